@@ -1,0 +1,3 @@
+"""Container networking put to the test on real machines."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,193 @@
+"""Every error that ``testbed`` raises on purpose, as one tree.
+
+::
+
+    TestbedError                 exit code
+    ├── UsageError                   2   the command or the topology is wrong
+    │   └── TopologyError            2   one topology file, all its problems at once
+    ├── MachineError                 3   this machine lacks something
+    │   └── ArtifactError            3   a binary or an image could not be had
+    ├── LabError                     4   the lab did not come up, or is not there
+    │   ├── CommandError             4   a command failed (argv, exit status, output)
+    │   ├── ServiceError             4   a daemon died or never became ready (its last log lines)
+    │   ├── TimeoutExpired           4   something did not happen in time
+    │   ├── StepsFailed              4   one or more steps of ``up`` failed (all of them)
+    │   ├── LabBusy                  4   another testbed process holds the lab
+    │   └── NoSuchLab                4   no lab, node, container or service of that name
+    ├── ChecksFailed                 1   a claim's verdict was not the expected one
+    └── Interrupted                130   Ctrl-C (130) or SIGTERM (143)
+
+Each error says what was wanted and what was seen in its message, and what to
+do about it in :attr:`TestbedError.hint`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "ArtifactError",
+    "ChecksFailed",
+    "CommandError",
+    "Interrupted",
+    "LabBusy",
+    "LabError",
+    "MachineError",
+    "NoSuchLab",
+    "Problem",
+    "ServiceError",
+    "StepsFailed",
+    "TestbedError",
+    "TimeoutExpired",
+    "TopologyError",
+    "UsageError",
+]
+
+
+class TestbedError(Exception):
+    """Base of all errors; ``hint`` is one sentence on what to do next."""
+
+    __test__ = False  # pytest would otherwise take the name for a test class
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
+
+
+class UsageError(TestbedError, ValueError):
+    """The command line, or a value given by the user, is wrong."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong with a topology file.
+
+    ``line`` and ``column`` count from 1; 0 means the file as a whole.
+    """
+
+    line: int
+    column: int
+    wanted: str
+    seen: str
+    hint: str
+
+    def format(self, source: str) -> str:
+        place = f"{source}:{self.line}:{self.column}" if self.line else source
+        return f"{place}: wanted {self.wanted}, saw {self.seen}; {self.hint}"
+
+
+class TopologyError(UsageError):
+    """A topology file with one or more problems, in the order of its lines."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(p.format(source) for p in self.problems))
+
+
+class MachineError(TestbedError, OSError):
+    """This machine lacks something that was asked of it."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        # OSError.__init__ is skipped on purpose: it would read the message as an errno.
+        TestbedError.__init__(self, message, hint=hint)
+
+    __str__ = TestbedError.__str__
+
+
+class ArtifactError(MachineError):
+    """A binary or an image could not be found, built, downloaded or trusted."""
+
+
+class LabError(TestbedError, RuntimeError):
+    """The lab did not come up, or is not in the state that was asked for."""
+
+    exit_code = 4
+
+
+class CommandError(LabError):
+    """A command ended with a status that was not expected."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        where: str,
+        status: int,
+        stdout: str = "",
+        stderr: str = "",
+        hint: str | None = None,
+    ) -> None:
+        self.argv = tuple(argv)
+        self.where = where
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        lines = [f"on {where}: {shlex.join(argv)}: {how}"]
+        lines += [f"    {line}" for line in (stderr.strip() or stdout.strip()).splitlines()[-12:]]
+        super().__init__("\n".join(lines), hint=hint)
+
+
+class ServiceError(LabError):
+    """A daemon died, or did not become ready; carries the end of its log."""
+
+    def __init__(self, service: str, node: str, what: str, log: str, *, hint: str | None = None) -> None:
+        self.service = service
+        self.node = node
+        self.log = log
+        tail = [f"    {line}" for line in log.strip().splitlines()[-12:]]
+        super().__init__("\n".join([f"{service} on {node} {what}", *tail]), hint=hint)
+
+
+class TimeoutExpired(LabError, TimeoutError):
+    """Something that was waited for did not happen in time."""
+
+
+class StepsFailed(LabError):
+    """``up`` failed: every step that did, not only the first."""
+
+    def __init__(self, failures: Sequence[tuple[str, Exception]], *, hint: str | None = None) -> None:
+        self.failures = tuple(failures)
+        lines = []
+        for step, error in self.failures:
+            first, *rest = str(error).splitlines() or [type(error).__name__]
+            lines += [f"{step}: {first}", *(f"  {line}" for line in rest)]
+        super().__init__("\n".join(lines), hint=hint)
+        worst = [e.exit_code for _, e in self.failures if isinstance(e, MachineError)]
+        if worst and len(worst) == len(self.failures):
+            self.exit_code = MachineError.exit_code
+
+
+class LabBusy(LabError):
+    """Another ``testbed`` process is working on the same lab."""
+
+
+class NoSuchLab(LabError, LookupError):
+    """No lab, node, container or service has the name that was asked for."""
+
+
+class ChecksFailed(TestbedError):
+    """At least one claim ended in a verdict other than the expected one."""
+
+    exit_code = 1
+
+
+class Interrupted(TestbedError):
+    """The user, or the system, asked the process to stop."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        self.exit_code = 128 + signum
+        super().__init__(f"interrupted by signal {signum}")

@@ -1,0 +1,234 @@
+"""The contract of a node and of a provider: what the rest of the house may assume.
+
+A *node* is a machine: commands run on it, files go to and fro, services start
+and stop.  A *provider* makes nodes, finds those that run, and removes them; it
+knows nothing of Docker or flannel.  Roles and suites use nothing but what is
+written here, so they run unchanged on every provider.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from testbed.errors import CommandError
+
+if TYPE_CHECKING:
+    import testinfra.host
+
+    from testbed.topology.model import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command on a node did.
+
+    >>> Result(("true",), 0, b"", b"").ok
+    True
+    """
+
+    argv: tuple[str, ...]
+    status: int  #: exit status; minus the signal's number when one ended it
+    out: bytes
+    err: bytes
+    seconds: float = 0.0  #: wall time from request to end
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0
+
+    @property
+    def stdout(self) -> str:
+        return self.out.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.err.decode(errors="replace")
+
+    def json(self) -> Any:
+        """The standard output, decoded as JSON; empty output is None (as ``ip -j`` prints)."""
+        return json.loads(self.out) if self.out.strip() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A daemon, as systemd would see it.
+
+    ``notify`` services tell when they are ready (sd_notify(3), READY=1); others
+    count as ready once started.  ``digest`` is any string that says which
+    settings it was started with, so that a later ``up`` can tell a change.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    notify: bool = False
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """A service on a node as it is now."""
+
+    name: str
+    state: Literal["starting", "ready", "dead"]
+    pid: int  #: as the node sees it; 0 when dead
+    status: int | None  #: exit status of a dead one, minus the signal's number
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """All a provider needs to make one node of a lab."""
+
+    name: str
+    digest: str
+    cpus: float | None = None
+    memory: int | None = None
+
+
+class Node(ABC):
+    """One machine of a lab.  Safe to use from several threads at once."""
+
+    name: str
+    digest: str  #: the settings that it was made with (``Topology.node_digest``)
+
+    @abstractmethod
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
+        """Run a command to its end and return what it did.
+
+        ``timeout`` is in seconds; at its end the command and its children are
+        killed.  Raises CommandError when ``check`` and the status is not 0,
+        TimeoutExpired at the time-out, NoSuchLab when the node is gone.
+        """
+
+    @abstractmethod
+    def attach(self, argv: Sequence[str], *, tty: bool) -> int:
+        """Run a command on the caller's own terminal or pipes; return its exit status."""
+
+    @abstractmethod
+    def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        """Write a file on the node, its folders made; replaced in one step."""
+
+    @abstractmethod
+    def get(self, path: str) -> bytes:
+        """Read a file of the node.  Raises FileNotFoundError."""
+
+    @abstractmethod
+    def provide(self, path: Path) -> str:
+        """Make a file or folder of this machine readable on the node; return its path there."""
+
+    @abstractmethod
+    def socket(self, path: str) -> str:
+        """A path on this machine that reaches a unix socket of the node."""
+
+    @abstractmethod
+    def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        """Start a service and wait until it is ready.
+
+        Raises ServiceError, with the end of its log, as soon as it dies.
+        Starting one that runs with the same digest only waits for it; with
+        another digest it is stopped first.
+        """
+
+    @abstractmethod
+    def stop(self, service: str, *, grace: float = 5.0) -> None:
+        """Stop a service: SIGTERM, and SIGKILL after ``grace`` seconds.  A dead one is fine."""
+
+    @abstractmethod
+    def services(self) -> dict[str, ServiceState]:
+        """Every service ever started on the node, by name."""
+
+    @abstractmethod
+    def logs(self, service: str) -> str:
+        """All that a service has written.  Raises NoSuchLab for an unknown one."""
+
+    @property
+    @abstractmethod
+    def host(self) -> testinfra.host.Host:
+        """The node as testinfra sees it."""
+
+    def require(self, result: Result) -> Result:
+        """Return a result that ended well, raise CommandError for any other."""
+        if result.ok:
+            return result
+        raise CommandError(
+            result.argv,
+            where=self.name,
+            status=result.status,
+            stdout=result.stdout,
+            stderr=result.stderr,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing a machine has or lacks, and how to mend it."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    needed_by: tuple[str, ...] = ()
+
+
+class Provider(ABC):
+    """Makes, finds and removes the nodes of labs.  Nine methods, no more."""
+
+    name: str
+
+    @abstractmethod
+    def probe(self) -> list[Finding]:
+        """What this machine must have for the provider, each item tried, nothing changed."""
+
+    @abstractmethod
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        """Make what joins the nodes.  Does nothing when it is there."""
+
+    @abstractmethod
+    def create(self, lab: str, spec: NodeSpec) -> Node:
+        """Make one node, not yet joined to anything.  Several may be made at once.
+
+        May assume that no node of that name runs.
+        """
+
+    @abstractmethod
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        """Join a node to its networks: addresses, default route."""
+
+    @abstractmethod
+    def nodes(self, lab: str) -> dict[str, Node]:
+        """The nodes of a lab that run now, by name: read from the machine, not from a file."""
+
+    @abstractmethod
+    def labs(self) -> list[str]:
+        """The labs of which anything runs now, read from the machine."""
+
+    @abstractmethod
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        """Remove the named nodes, or with None all of the lab; return when they are gone.
+
+        What is not there is fine.  Nothing of another lab is touched.
+        """
+
+    @abstractmethod
+    def fabric(self, lab: str) -> Node | None:
+        """The place where the networks can be looked at, if the provider has one."""
+
+    def interrupt(self) -> None:
+        """Make every wait in progress end soon; called once, on the way out."""
+
+
+ProviderFactory = Callable[[Path], Provider]

@@ -1,0 +1,302 @@
+"""The topology as a value: frozen dataclasses, nothing of files or machines.
+
+A :class:`Topology` is complete: every default is filled in, every reference
+holds, every address has its network.  :mod:`testbed.topology.load` makes one
+from a file, or says everything that is wrong with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any, Literal
+
+Backend = Literal["udp", "vxlan", "host-gw"]
+BACKENDS: tuple[Backend, ...] = ("udp", "vxlan", "host-gw")
+ROLES = ("docker", "etcd", "flannel", "namespaces")
+
+#: Bytes that each flannel backend takes from the node's MTU of 1500 octets:
+#: udp puts IP+UDP (28) before a packet, vxlan outer IP+UDP+VXLAN+inner Ethernet (50),
+#: host-gw nothing (flannel, Documentation/backends.md; RFC 7348 section 5).
+OVERHEAD: Mapping[Backend, int] = {"udp": 28, "vxlan": 50, "host-gw": 0}
+MTU = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A layer-2 segment that nodes are plugged into, and the subnet used on it."""
+
+    name: str
+    subnet: IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine.  ``networks`` is in the order of the file: eth0, eth1, ...
+
+    ``cpus`` is a number of CPUs (0.5 is half of one), ``memory`` is in bytes;
+    None means no limit.  A ``gateway`` node is the default route of its peers.
+    """
+
+    name: str
+    networks: Mapping[str, IPv4Address] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+    gateway: bool = False
+    cpus: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """Docker's settings: the address of docker0 with its prefix, per node."""
+
+    bip: Mapping[str, IPv4Interface] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Flannel:
+    """The overlay: its backend, its network, and the subnet reserved for each node.
+
+    ``port`` is the UDP port of the udp (8285) or vxlan (8472) backend, None for
+    host-gw; ``vni`` is the VXLAN network identifier (RFC 7348), flannel's default 1.
+    """
+
+    backend: Backend
+    network: IPv4Network
+    subnets: Mapping[str, IPv4Network]
+    port: int | None = None
+    vni: int = 1
+
+    @property
+    def mtu(self) -> int:
+        """MTU for containers, in bytes: the node's less what the backend adds."""
+        return MTU - OVERHEAD[self.backend]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A published port: ``[address:]host_port:container_port/protocol``."""
+
+    host_port: int
+    container_port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+    address: IPv4Address | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.address}:" if self.address else ""
+        return f"{where}{self.host_port}:{self.container_port}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container on a node.
+
+    ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``;
+    ``command`` None means the image's own.
+    """
+
+    name: str
+    node: str
+    image: str
+    network: str = "bridge"
+    publish: tuple[Publish, ...] = ()
+    command: tuple[str, ...] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A plain network namespace on a node, as ``ip netns add`` makes it."""
+
+    name: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A Linux bridge on a node, without an address of its own."""
+
+    name: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class VethEnd:
+    """One end of a veth pair: in a namespace with an address, or a port of a bridge."""
+
+    name: str
+    namespace: str | None = None
+    bridge: str | None = None
+    address: IPv4Interface | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """A veth pair on a node."""
+
+    node: str
+    ends: tuple[VethEnd, VethEnd]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole lab, as asked for.  ``source`` is the file's name, for messages only."""
+
+    name: str
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    docker: Docker = field(default_factory=Docker)
+    flannel: Flannel | None = None
+    containers: Mapping[str, Container] = field(default_factory=dict)
+    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+    bridges: Mapping[str, Bridge] = field(default_factory=dict)
+    veths: tuple[Veth, ...] = ()
+    description: str = ""
+    provider: str = "netns"
+    source: str = field(default="", compare=False)
+
+    def with_role(self, role: str) -> tuple[Node, ...]:
+        """The nodes that have a role, in the order of the file."""
+        return tuple(n for n in self.nodes.values() if role in n.roles)
+
+    @property
+    def etcd(self) -> Node | None:
+        """The node that runs etcd, if any does."""
+        return next(iter(self.with_role("etcd")), None)
+
+    def address(self, node: str) -> IPv4Address:
+        """A node's first address.
+
+        Raises KeyError for an unknown node, StopIteration for one without a network.
+        """
+        return next(iter(self.nodes[node].networks.values()))
+
+    def gateway_of(self, node: str) -> IPv4Address | None:
+        """The default gateway of a node: the first gateway node on one of its networks."""
+        me = self.nodes[node]
+        for network in me.networks:
+            for peer in self.nodes.values():
+                if peer.gateway and peer.name != node and network in peer.networks:
+                    return peer.networks[network]
+        return None
+
+    def containers_on(self, node: str) -> tuple[Container, ...]:
+        return tuple(c for c in self.containers.values() if c.node == node)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The topology in the form of a file, with every default written out."""
+        return _plain(self)
+
+    def node_digest(self, node: str) -> str:
+        """A digest of all that makes a node what it is, containers aside.
+
+        Two topologies that give a node the same digest can share the running node.
+        """
+        me = self.nodes[node]
+        parts: dict[str, Any] = {
+            "provider": self.provider,
+            "node": _node(me),
+            "networks": {n: str(self.networks[n].subnet) for n in me.networks},
+            "gateway": str(self.gateway_of(node)),
+            "bip": str(self.docker.bip.get(node)),
+            "namespaces": [n.name for n in self.namespaces.values() if n.node == node],
+            "bridges": [b.name for b in self.bridges.values() if b.node == node],
+            "veths": [_veth(v) for v in self.veths if v.node == node],
+        }
+        if self.flannel and "flannel" in me.roles:
+            flannel = _flannel(self.flannel)
+            flannel["subnets"] = flannel["subnets"].get(node)
+            parts["flannel"] = flannel
+            etcd = self.etcd
+            parts["etcd"] = etcd and str(self.address(etcd.name))
+        return _digest(parts)
+
+    def container_digest(self, container: str) -> str:
+        """A digest of one container's settings."""
+        return _digest(_container(self.containers[container]))
+
+
+def _digest(value: Any) -> str:
+    data = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(data.encode()).hexdigest()[:12]
+
+
+def _node(node: Node) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if node.networks:
+        out["networks"] = {k: str(v) for k, v in node.networks.items()}
+    if node.roles:
+        out["roles"] = list(node.roles)
+    if node.gateway:
+        out["gateway"] = True
+    if node.cpus is not None:
+        out["cpus"] = node.cpus
+    if node.memory is not None:
+        out["memory"] = node.memory
+    return out
+
+
+def _flannel(flannel: Flannel) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "backend": flannel.backend,
+        "network": str(flannel.network),
+        "subnets": {k: str(v) for k, v in flannel.subnets.items()},
+    }
+    if flannel.port is not None:
+        out["port"] = flannel.port
+    if flannel.backend == "vxlan":
+        out["vni"] = flannel.vni
+    return out
+
+
+def _container(container: Container) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "node": container.node,
+        "image": container.image,
+        "network": container.network,
+    }
+    if container.publish:
+        out["publish"] = [str(p) for p in container.publish]
+    if container.command is not None:
+        out["command"] = list(container.command)
+    if container.env:
+        out["env"] = dict(container.env)
+    return out
+
+
+def _veth(veth: Veth) -> dict[str, Any]:
+    ends = []
+    for end in veth.ends:
+        one: dict[str, Any] = {"name": end.name}
+        for key in ("namespace", "bridge", "address"):
+            value = getattr(end, key)
+            if value is not None:
+                one[key] = str(value)
+        ends.append(one)
+    return {"node": veth.node, "ends": ends}
+
+
+def _plain(topology: Topology) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": topology.name}
+    if topology.description:
+        out["description"] = topology.description
+    out["provider"] = topology.provider
+    if topology.networks:
+        out["networks"] = {n.name: {"subnet": str(n.subnet)} for n in topology.networks.values()}
+    out["nodes"] = {n.name: _node(n) for n in topology.nodes.values()}
+    if topology.docker.bip:
+        out["docker"] = {"bip": {k: str(v) for k, v in topology.docker.bip.items()}}
+    if topology.flannel:
+        out["flannel"] = _flannel(topology.flannel)
+    if topology.containers:
+        out["containers"] = {c.name: _container(c) for c in topology.containers.values()}
+    if topology.namespaces:
+        out["namespaces"] = {n.name: {"node": n.node} for n in topology.namespaces.values()}
+    if topology.bridges:
+        out["bridges"] = {b.name: {"node": b.node} for b in topology.bridges.values()}
+    if topology.veths:
+        out["veths"] = [_veth(v) for v in topology.veths]
+    return out
