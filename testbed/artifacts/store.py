@@ -1,0 +1,318 @@
+"""The one place to ask for a binary or an image: made on first use, at once afterwards."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from testbed.artifacts import config as settings
+from testbed.artifacts.cache import Cache, Record, remove_tree
+from testbed.artifacts.config import Config, Local, Remote
+from testbed.artifacts.source import Job, Origin, Runner, Source
+from testbed.errors import ArtifactError, CommandError, UsageError
+from testbed.process import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from testbed.artifacts.catalog import Catalog
+    from testbed.artifacts.url import Download
+
+CONFIG_HINT = (
+    'write into {path}: [{section}] {name} = {{path = "..."}}'
+    ' or {{url = "https://...", sha256 = "..."}}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One artifact: what it is, where it comes from, and whether it is here."""
+
+    name: str
+    version: str  #: empty while it is not known
+    key: str  #: twelve hex digits of the content's recipe; empty for a user's path
+    path: Path | None  #: the folder in the cache, or the user's file; None when missing
+    size: int  #: bytes; 0 when missing
+    origin: Origin
+    state: Literal["cached", "missing", "old"]  #: "old": made by an earlier recipe, used no more
+
+
+def default_cache() -> Path:
+    """``$TESTBED_CACHE``, or testbed in the user's cache folder."""
+    if given := os.environ.get("TESTBED_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(base) / "testbed"
+
+
+class Store:
+    """Binaries and images by name.  Safe to use from several threads and processes at once.
+
+    ``overrides`` maps a name to the user's own file and wins over ``config``,
+    the configuration file (None: the default one, if it exists).  ``progress``
+    is called with the artifact's name and what is being done, from whatever
+    thread asked.  ``runner`` and ``catalog`` are for tests.
+    """
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        overrides: Mapping[str, str] | None = None,
+        config: Path | None = None,
+        progress: Callable[[str, str], None] = lambda _name, _message: None,
+        *,
+        runner: Runner = run,
+        catalog: Catalog | None = None,
+    ) -> None:
+        self._cache = Cache((cache or default_cache()).absolute())
+        self._overrides = settings.overrides(overrides or {})
+        self._config_path = config
+        self._config: Config | None = None
+        self._progress = progress
+        self._runner = runner
+        self._given = catalog
+        self._cancel = threading.Event()
+        self._versions: dict[str, str] | None = None
+        self._known: dict[str, Path] = {}  # what was found whole, so that a second look is one stat
+
+    @property
+    def folder(self) -> Path:
+        """The cache folder."""
+        return self._cache.folder
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """Parts that only the making of others may need, so that none is missed when missing."""
+        return self._catalog.tools
+
+    def binary(self, name: str) -> Path:
+        """The path of a program; made first if it is not in the cache.
+
+        Raises UsageError for a bad configuration, ArtifactError when the
+        program is unknown or cannot be had, Interrupted after interrupt().
+        """
+        own = self._own(name, "artifacts")
+        if own:
+            return self._users(name, own, executable=True)
+        part = self._catalog.programs.get(name)
+        if part is None:
+            raise ArtifactError(f"no artifact is named {name!r}", hint=self._how(name, "artifacts"))
+        path = self._file(part, f"bin/{name}")
+        if not path.exists():
+            raise ArtifactError(
+                f"the part {part} of this system brings no {name}",
+                hint=self._how(name, "artifacts"),
+            )
+        return path
+
+    def image(self, name: str) -> Path:
+        """The path of an image as a docker-archive, as ``docker load`` reads it.
+
+        "nginx" and "nginx:latest" are the same.  Raises as :meth:`binary` does.
+        """
+        plain = name.removesuffix(":latest")
+        own = self._own(plain, "images")
+        if own:
+            return self._users(plain, own, executable=False)
+        part = self._catalog.images.get(plain)
+        if part is None:
+            known = ", ".join(sorted({*self._catalog.images, *self._read().images}))
+            raise ArtifactError(
+                f"the image {name!r} is not known here; known: {known}",
+                hint=self._how(plain, "images"),
+            )
+        return self._file(part, "image.tar")
+
+    def path_dirs(self, part: str) -> list[Path]:
+        """The folders that hold all programs of a part, and nothing else, to be put on PATH."""
+        programs = [name for name, of in self._catalog.programs.items() if of == part]
+        if not programs:
+            raise ArtifactError(f"no part is named {part!r} and brings programs")
+        owned = [name for name in programs if self._own(name, "artifacts")]
+        if not owned:
+            return [self._folder(part) / "bin"]
+        # All of them are looked up by name, so the user's must not bring its neighbours along.
+        chosen = {name: self.binary(name) for name in owned}
+        rest = [name for name in programs if name not in chosen]
+        base = self._folder(part) / "bin" if rest else None
+        for name in rest:
+            if base and (base / name).exists():
+                chosen[name] = base / name
+        from testbed.artifacts.links import Links  # noqa: PLC0415  few users have their own
+
+        return [self._make(f"{part}-path", Links(chosen)) / "bin"]
+
+    def versions(self) -> dict[str, str]:
+        """The version of each artifact that is here or pinned; a user's file counts as its path."""
+        return {entry.name: entry.version for entry in self._current() if entry.version}
+
+    def version(self, part: str) -> str:
+        """The version of a part, as :meth:`versions` has it; empty when it is not known."""
+        if self._versions is None:
+            self._versions = self.versions()
+        return self._versions.get(part, "")
+
+    def keep(self, name: str, source: Source) -> Path:
+        """The folder of an artifact that somebody else knows how to make; made first if need be."""
+        return self._make(name, source)
+
+    def kept(self, name: str, source: Source) -> Path | None:
+        """The folder of such an artifact if it has been made, else None."""
+        found = self._cache.find(name, source.key())
+        return found if found and source.whole(found) else None
+
+    def list(self) -> Sequence[Entry]:
+        """Every artifact that is known, chosen by the user, or in the cache."""
+        entries = list(self._current())
+        keys = {entry.key for entry in entries}
+        return entries + [
+            _cached(record, "old")
+            for record in self._cache.records()
+            if record.key not in keys and not record.name.endswith("-path")
+        ]
+
+    def fetch(self, name: str) -> None:
+        """Make an artifact now: a part, a program, an image, or one of the user's."""
+        if name in self._catalog.programs or (
+            name not in self._catalog.parts and self._own(name, "artifacts")
+        ):
+            self.binary(name)
+        elif name in self._catalog.images or name not in self._catalog.parts:
+            self.image(name)
+        else:
+            self._folder(name)
+
+    def remove(self, name: str | None = None) -> int:
+        """Remove an artifact from the cache, or with None all of them; return the bytes freed.
+
+        A program's name stands for the part that brings it.  A lab that runs
+        goes on with what it has open, yet cannot start a removed program again.
+        A user's own files are not touched.
+        """
+        wanted = name and self._catalog.programs.get(name, name)
+        freed = 0
+        for record in self._cache.records():
+            if wanted is None or record.name in {wanted, f"{wanted}-path"}:
+                self._cache.remove(record, cancel=self._cancel)
+                freed += record.size
+        if wanted is None:
+            remove_tree(self._cache.shared)
+        self._known.clear()
+        return freed
+
+    def interrupt(self) -> None:
+        """Make every step in progress, in whatever thread, end soon; called on the way out."""
+        self._cancel.set()
+
+    @functools.cached_property
+    def _catalog(self) -> Catalog:
+        from testbed.artifacts.catalog import CATALOG  # noqa: PLC0415  most commands want none of it
+
+        return self._given or CATALOG
+
+    def _read(self) -> Config:
+        if self._config is None:
+            self._config = settings.load(self._config_path)
+        return self._config
+
+    def _own(self, name: str, section: Literal["artifacts", "images"]) -> Local | Remote | None:
+        table = self._read().artifacts if section == "artifacts" else self._read().images
+        return self._overrides.get(name) or table.get(name)
+
+    def _how(self, name: str, section: str) -> str:
+        path = self._config_path or settings.default_path()
+        return CONFIG_HINT.format(path=path, section=section, name=name)
+
+    def _users(self, name: str, own: Local | Remote, *, executable: bool) -> Path:
+        if isinstance(own, Local):
+            if not own.path.is_file():
+                raise UsageError(f"{own.given_by}: there is no file {own.path}")
+            if executable and not os.access(own.path, os.X_OK):
+                raise UsageError(
+                    f"{own.given_by}: {own.path} is not executable", hint=f"chmod +x {own.path}"
+                )
+            return own.path
+        source = _download(own, name, executable=executable)
+        return self._make(name, source) / source.place
+
+    def _folder(self, part: str) -> Path:
+        return self._make(part, self._catalog.parts[part])
+
+    def _file(self, part: str, place: str) -> Path:
+        return self._folder(part) / place
+
+    def _make(self, name: str, source: Source) -> Path:
+        known = self._known.get(name)
+        if known and source.whole(known):
+            return known
+        key = source.key()
+        found = self._cache.find(name, key)
+        if found is None or not source.whole(found):
+            found = self._fill(name, key, source)
+        self._known[name] = found
+        return found
+
+    def _fill(self, name: str, key: str, source: Source) -> Path:
+        def say(message: str) -> None:
+            self._progress(name, message)
+
+        def build(folder: Path) -> str:
+            job = Job(folder, self._cache.shared, say, self._runner, self._cancel, self._folder)
+            job.shared.mkdir(exist_ok=True)
+            version = source.fill(job)
+            say(f"ready, {version}")
+            return version
+
+        try:
+            return self._cache.fill(
+                name, key, source.origin, build, valid=source.whole, say=say, cancel=self._cancel
+            )
+        except ArtifactError as error:
+            raise ArtifactError(f"{name}: {error.message}", hint=error.hint) from error
+        except CommandError as error:
+            raise ArtifactError(
+                f"{name} cannot be made\n{error.message}", hint=error.hint
+            ) from error
+
+    def _current(self) -> Iterator[Entry]:
+        records = {record.key: record for record in self._cache.records()}
+        read = self._read()
+        users: dict[str, Local | Remote] = {**read.images, **read.artifacts, **self._overrides}
+        for name, source in self._catalog.parts.items():
+            if all(made in users for made in source.brings() or (name,)):
+                continue  # nothing of it is used
+            yield _entry(name, source, records.get(source.key()))
+        for name, own in users.items():
+            if isinstance(own, Remote):
+                source = _download(own, name, executable=name not in read.images)
+                yield _entry(name, source, records.get(source.key()))
+                continue
+            here = own.path.is_file()
+            size = own.path.stat().st_size if here else 0
+            path = own.path if here else None
+            yield Entry(
+                name, f"from {own.path}", "", path, size, "path", "cached" if here else "missing"
+            )
+
+
+def _download(own: Remote, name: str, *, executable: bool) -> Download:
+    from testbed.artifacts.url import Download  # noqa: PLC0415  few users have one
+
+    place = f"bin/{name}" if executable else "image.tar"
+    return Download(own.url, own.sha256, place, own.member)
+
+
+def _entry(name: str, source: Source, record: Record | None) -> Entry:
+    if record is None:
+        return Entry(name, source.version() or "", source.key(), None, 0, source.origin, "missing")
+    return _cached(record, "cached")
+
+
+def _cached(record: Record, state: Literal["cached", "old"]) -> Entry:
+    return Entry(
+        record.name, record.version, record.key, record.path, record.size, record.origin, state
+    )

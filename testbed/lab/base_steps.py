@@ -1,0 +1,55 @@
+"""The steps that every lab has: the fabric and the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from testbed.lab.marks import is_marked, mark
+from testbed.lab.plan import Step
+from testbed.nodes.base import NodeSpec
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.topology.model import Node as NodeModel
+    from testbed.topology.model import Topology
+
+FABRIC = "fabric"
+
+
+def node_step(name: str) -> str:
+    """The name of the step after which a node is there and joined to its networks."""
+    return f"node {name}"
+
+
+def steps(topology: Topology) -> Iterator[Step]:
+    networks = ", ".join(f"{n.name} {n.subnet}" for n in topology.networks.values())
+    yield Step(FABRIC, f"networks: {networks or 'none'}", (), _make_fabric)
+    for node in topology.nodes.values():
+        yield _make_node(topology, node)
+
+
+def _make_fabric(context: Context) -> tuple[str, bool]:
+    before = context.provider.fabric(context.lab) is not None
+    context.provider.create_fabric(context.lab, context.topology)
+    return f"{len(context.topology.networks)} network(s), no uplink", not before
+
+
+def _make_node(topology: Topology, node: NodeModel) -> Step:
+    digest = topology.node_digest(node.name)
+    addresses = ", ".join(str(a) for a in node.networks.values()) or "no network"
+
+    def act(context: Context) -> tuple[str, bool]:
+        found = context.nodes.get(node.name)
+        if found is not None and found.digest == digest and is_marked(found, "connected"):
+            return addresses, False
+        if found is not None:
+            context.provider.destroy(context.lab, [node.name])
+        spec = NodeSpec(node.name, digest, node.cpus, node.memory)
+        made = context.provider.create(context.lab, spec)
+        context.provider.connect(context.lab, topology, made)
+        mark(made, "connected")
+        context.nodes[node.name] = made
+        return addresses, True
+
+    return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act)

@@ -1,0 +1,43 @@
+"""What a step of a plan can use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from testbed.errors import NoSuchLab
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+    from testbed.nodes.base import Node, Provider
+    from testbed.roles.engine import ContainerState
+    from testbed.topology.model import Topology
+
+
+@dataclass(slots=True)
+class Context:
+    """One lab in the making, or one that is up.
+
+    ``nodes`` are those that run, ``containers`` those seen to run; the steps that
+    make them add to both.
+    """
+
+    topology: Topology
+    provider: Provider
+    store: Store
+    nodes: dict[str, Node] = field(default_factory=dict)
+    containers: dict[str, ContainerState] = field(default_factory=dict)
+
+    @property
+    def lab(self) -> str:
+        return self.topology.name
+
+    def node(self, name: str) -> Node:
+        """A node that runs.  Raises NoSuchLab."""
+        try:
+            return self.nodes[name]
+        except KeyError:
+            known = ", ".join(sorted(self.nodes)) or "none"
+            raise NoSuchLab(
+                f"no node {name!r} runs in lab {self.lab}", hint=f"running nodes: {known}"
+            ) from None

@@ -1,0 +1,261 @@
+"""The lab: brought up, looked at, taken down.  What the commands and the suites use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from testbed.errors import NoSuchLab, UsageError
+from testbed.lab import plan as planning
+from testbed.lab import run as running
+from testbed.lab.context import Context
+from testbed.lab.state import Record, State
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+    from testbed.nodes.base import Node, Provider
+    from testbed.topology.model import Topology
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a lab works with: where its record is, what makes its nodes, where parts come from."""
+
+    state: State
+    store: Store
+    providers: Mapping[str, Provider]
+
+    def provider(self, name: str) -> Provider:
+        try:
+            return self.providers[name]
+        except KeyError:
+            known = ", ".join(sorted(self.providers))
+            raise UsageError(f"no provider {name!r}", hint=f"there are: {known}") from None
+
+
+@dataclass(slots=True)
+class Watch:
+    """What an operation tells as it goes on."""
+
+    step: Callable[[running.Done], None] = lambda _: None
+    idle: Callable[[list[str]], None] = lambda _: None
+    words: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How ``up`` ended well.  ``seconds`` is wall time; ``changed`` what was not there before."""
+
+    topology: Topology
+    seconds: float
+    steps: list[running.Done] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> list[running.Done]:
+        return [done for done in self.steps if done.changed]
+
+
+class Lab:
+    """One lab by name, whether it is up or not."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+
+    # -- up ---------------------------------------------------------------
+
+    def up(
+        self,
+        topology: Topology,
+        *,
+        keep: bool = False,
+        replace: bool = False,
+        watch: Watch | None = None,
+    ) -> Outcome:
+        """Bring the topology up, or what of it is missing or different.
+
+        On failure, what this call has made is removed, unless ``keep``.
+        ``replace`` allows a lab that is up from another file to be turned into
+        this one.  Raises UsageError, MachineError, LabError, Interrupted.
+        """
+        watch = watch or Watch()
+        plan = planning.make(topology)
+        provider = self.settings.provider(topology.provider)
+        began = time.monotonic()
+        with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
+            self._fetch(topology)
+            record = self.settings.state.read(self.name)
+            nodes = provider.nodes(self.name)
+            self._refuse_other(record, topology, nodes, replace=replace)
+            context = Context(topology, provider, self.settings.store, nodes)
+            existed = bool(nodes)
+            removed = self._remove_strangers(context)
+            before = {name for name, node in nodes.items() if name not in removed}
+            # Written before anything is made: what is found half-made has its topology.
+            self.settings.state.write(_record(topology, began, [], {}))
+            try:
+                done = self._carry_out(plan, context, watch)
+            except BaseException:
+                if not keep:
+                    self._roll_back(context, before if existed else None)
+                raise
+            outcome = Outcome(topology, time.monotonic() - began, done, removed)
+            versions = self.settings.store.versions()
+            self.settings.state.write(_record(topology, began, done, versions))
+            return outcome
+
+    def _fetch(self, topology: Topology) -> None:
+        from testbed.roles import ROLES
+
+        names = {
+            name for node in topology.nodes.values() for role in node.roles
+            for name in ROLES[role].artifacts
+        }  # fmt: skip
+        for name in sorted(names):
+            self.settings.store.binary(name)
+        for image in sorted({c.image for c in topology.containers.values()}):
+            self.settings.store.image(image)
+
+    def _refuse_other(
+        self,
+        record: Record | None,
+        topology: Topology,
+        nodes: Mapping[str, Node],
+        *,
+        replace: bool,
+    ) -> None:
+        if not nodes or record is None or replace or record.source == topology.source:
+            return
+        if record.topology == topology.to_dict():
+            return
+        raise UsageError(
+            f"lab {self.name} is already up, from {record.source or 'another topology'}, "
+            f"not from {topology.source or 'this one'}",
+            hint=f"take it down (testbed down {self.name}), give this one another name "
+            "(--name), or turn the one into the other (--replace)",
+        )
+
+    def _remove_strangers(self, context: Context) -> list[str]:
+        """Remove nodes that are not asked for, or were made with other settings."""
+        topology = context.topology
+        strangers = [
+            name
+            for name, node in context.nodes.items()
+            if name not in topology.nodes or node.digest != topology.node_digest(name)
+        ]
+        if strangers:
+            context.provider.destroy(self.name, strangers)
+        for name in strangers:
+            del context.nodes[name]
+        return sorted(strangers)
+
+    def _carry_out(
+        self, plan: planning.Plan, context: Context, watch: Watch
+    ) -> list[running.Done]:
+        def give_up() -> None:
+            self.settings.store.interrupt()
+            # Every wait on a node ends with the node; those made before this call come back
+            # by themselves with the next `up`, their services were not touched.
+            fresh = [n for n in context.nodes if n not in already]
+            context.provider.destroy(self.name, fresh)
+
+        already = set(context.nodes)
+        progress = running.Progress(done=watch.step, idle=watch.idle)
+        return running.carry_out(plan, context, progress=progress, give_up=give_up)
+
+    def _roll_back(self, context: Context, before: set[str] | None) -> None:
+        """Remove what this ``up`` made: all of a lab that was not there, else its new nodes."""
+        if before is None:
+            context.provider.destroy(self.name)
+            self.settings.state.remove(self.name)
+            return
+        fresh = set(context.provider.nodes(self.name)) - before
+        context.provider.destroy(self.name, fresh)
+
+    # -- down -------------------------------------------------------------
+
+    def down(self, watch: Watch | None = None) -> bool:
+        """Remove all of the lab; True if there was anything.
+
+        What runs is found on the machine, so it does not matter how the lab
+        came to be in the state it is in.
+        """
+        watch = watch or Watch()
+        state = self.settings.state
+        with state.lock(self.name, f"down {self.name}", waiting=_waits(watch)):
+            there = state.read(self.name) is not None or self.name in state.labs()
+            for provider in self.settings.providers.values():
+                if self.name in provider.labs():
+                    there = True
+                    provider.destroy(self.name)
+            state.remove(self.name)
+        return there
+
+    # -- looking ----------------------------------------------------------
+
+    def record(self) -> Record:
+        """The record of the lab.  Raises NoSuchLab where there is none."""
+        record = self.settings.state.read(self.name)
+        if record is None:
+            known = ", ".join(self.settings.state.labs()) or "none"
+            raise NoSuchLab(
+                f"lab {self.name} is not up",
+                hint=f"testbed up {self.name}; labs that are up: {known}",
+            )
+        return record
+
+    def topology(self) -> Topology:
+        """The topology that is up, as recorded.  Raises NoSuchLab."""
+        from testbed.topology.load import load_data
+
+        record = self.record()
+        return load_data(record.topology, f"the record of lab {self.name}")
+
+    def context(self) -> Context:
+        """The lab as it runs now, for looking at it.  Raises NoSuchLab."""
+        topology = self.topology()
+        provider = self.settings.provider(topology.provider)
+        nodes = provider.nodes(self.name)
+        return Context(topology, provider, self.settings.store, nodes)
+
+    def node(self, name: str) -> Node:
+        """A node that runs.  Raises NoSuchLab."""
+        return self.context().node(name)
+
+
+def _waits(watch: Watch) -> Callable[[str], None]:
+    def waiting(holder: str) -> None:
+        watch.words(f"waiting for {holder or 'another testbed'}")
+
+    return waiting
+
+
+def _record(
+    topology: Topology, began: float, done: list[running.Done], versions: Mapping[str, str]
+) -> Record:
+    seconds = time.monotonic() - began
+    return Record(
+        lab=topology.name,
+        topology=topology.to_dict(),
+        source=topology.source,
+        created=time.time() - seconds,
+        seconds=round(seconds, 3) if done else 0.0,
+        steps=[
+            {"name": d.step.name, "began": round(d.began, 3), "seconds": round(d.seconds, 3)}
+            for d in done
+        ],
+        versions=dict(versions),
+    )
+
+
+def labs(settings: Settings) -> list[str]:
+    """Every lab that has a record or of which anything runs."""
+    names = set(settings.state.labs())
+    for provider in settings.providers.values():
+        names |= set(provider.labs())
+    return sorted(names)
+
+

@@ -1,0 +1,169 @@
+"""The record of a lab and its lock, in the state folder.
+
+The record says what was asked for and how it went; what runs is asked of the
+machine.  It is replaced in one step, and one that cannot be read counts as
+none.  The lock is the kernel's (flock(2)), so it ends with its holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import LabBusy, MachineError
+
+VERSION = 1
+
+
+def folder() -> Path:
+    """``$TESTBED_STATE``, or ``testbed`` in ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    given = os.environ.get("TESTBED_STATE")
+    if given:
+        return Path(given).absolute()
+    base = os.environ.get("XDG_STATE_HOME")
+    # The specification has relative paths ignored.
+    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
+    return root / "testbed"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What ``up`` was asked for, and how it went.  Times are Unix seconds or seconds."""
+
+    lab: str
+    topology: dict[str, Any]
+    source: str = ""
+    created: float = 0.0
+    seconds: float = 0.0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class State:
+    """The state folder: one record and one lock a lab."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def _record(self, lab: str) -> Path:
+        return self.path / f"{lab}.json"
+
+    def ensure(self) -> None:
+        """Make the folder, for its owner only.  Raises MachineError if that can't be done."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise MachineError(
+                f"cannot write to the state folder {self.path}: {error.strerror}",
+                hint="mend its permissions or free space there, or set TESTBED_STATE to another",
+            ) from error
+
+    def labs(self) -> list[str]:
+        """The labs that have a record, readable or not."""
+        try:
+            return sorted(p.stem for p in self.path.glob("*.json"))
+        except OSError:
+            return []
+
+    def read(self, lab: str) -> Record | None:
+        """The record of a lab; None if there is none or it can't be understood."""
+        try:
+            data = json.loads(self._record(lab).read_text())
+            if data.pop("version") != VERSION:
+                return None
+            record = Record(**data)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return record if record.lab == lab and isinstance(record.topology, dict) else None
+
+    def write(self, record: Record) -> None:
+        """Put a record in place of the one before, wholly or not at all."""
+        self.ensure()
+        values = {name: getattr(record, name) for name in record.__dataclass_fields__}
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", dir=self.path, prefix=f".{record.lab}.part-", delete=False
+            ) as file:
+                try:
+                    json.dump({"version": VERSION, **values}, file, indent=1)
+                    file.flush()
+                    os.replace(file.name, self._record(record.lab))
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        except OSError as error:
+            raise MachineError(
+                f"cannot write the record of lab {record.lab} in {self.path}: {error.strerror}",
+                hint="free space there, or set TESTBED_STATE to another folder",
+            ) from error
+
+    def remove(self, lab: str) -> None:
+        """Remove the record, and the pieces that a killed writer may have left."""
+        for path in (self._record(lab), *self.path.glob(f".{lab}.part-*")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    @contextlib.contextmanager
+    def lock(
+        self,
+        lab: str,
+        purpose: str,
+        *,
+        timeout: float = 120.0,
+        waiting: Callable[[str], None] = lambda _: None,
+    ) -> Iterator[None]:
+        """Hold a lab's lock.
+
+        ``waiting`` is told once who holds it.  Raises LabBusy after ``timeout`` seconds.
+        """
+        self.ensure()
+        path = self.path / f".{lab}.lock"
+        deadline = time.monotonic() + timeout
+        told = False
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(fd, path):
+                    break
+                os.close(fd)  # the last holder has removed it as it left
+                continue
+            except BlockingIOError:
+                holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
+                os.close(fd)
+            if not told:
+                waiting(holder)
+                told = True
+            if time.monotonic() > deadline:
+                raise LabBusy(
+                    f"lab {lab} is held by {holder or 'another testbed'}",
+                    hint=f"wait for it to end (waited {timeout:g} s), then try again",
+                )
+            time.sleep(0.02)
+        try:
+            os.truncate(fd, 0)
+            os.pwrite(fd, f"testbed {purpose} (pid {os.getpid()})\n".encode(), 0)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)

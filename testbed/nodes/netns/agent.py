@@ -1,0 +1,223 @@
+"""The client of ``testbed-init``, pid 1 of a namespace node (see ``init.c``).
+
+One connection carries one request at a time.  Files travel with the request,
+so a command writes straight into ours and nothing has to be copied.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from testbed.errors import LabError, NoSuchLab, TimeoutExpired
+from testbed.nodes.base import Result, Running
+
+#: What a command on a node finds in its environment, whatever the caller's looks like:
+#: DOCKER_HOST, ETCDCTL_*, proxies and locale of the user stay outside.
+ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "TERM": "dumb",
+}
+LIMIT = 192 * 1024  # MAX_MESSAGE of init.c
+SOCKET = "/run/testbed/init.sock"
+
+
+class Connection:
+    """One connection to a node's pid 1.
+
+    ``node`` is the name used in errors, ``pid`` pid 1's number on this machine.
+    """
+
+    def __init__(self, node: str, pid: int) -> None:
+        self._node = node
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # A message is sent whole or not at all: room for the longest one.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LIMIT)
+        try:
+            self._socket.connect(f"/proc/{pid}/root{SOCKET}")
+        except OSError as error:
+            self._socket.close()
+            raise self._gone() from error
+
+    def _gone(self) -> NoSuchLab:
+        return NoSuchLab(
+            f"node {self._node} is not there: its pid 1 does not answer",
+            hint="`testbed status` shows what runs, `testbed up` mends the lab",
+        )
+
+    def send(self, fields: Iterable[str], files: Sequence[int] = ()) -> None:
+        """Send one request.  A field may not hold a NUL; ValueError if one does."""
+        parts = [field.encode("utf-8", "surrogateescape") for field in fields]
+        if any(b"\0" in part for part in parts):
+            raise ValueError("an argument holds a NUL character, which no command can be given")
+        data = b"".join(part + b"\0" for part in parts)
+        if len(data) > LIMIT:
+            raise LabError(
+                f"a command for {self._node} is {len(data)} bytes long, more than {LIMIT}",
+                hint="put the data into a file, or hand it over as input",
+            )
+        try:
+            if files:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))
+                self._socket.sendmsg([data], [rights])
+            else:
+                self._socket.send(data)
+        except OSError as error:
+            raise self._gone() from error
+
+    def receive(self, timeout: float | None = None) -> tuple[list[str], list[int]]:
+        """The next answer: its words, and the files that came with it.
+
+        Raises NoSuchLab when the node ends, TimeoutExpired after ``timeout`` seconds.
+        """
+        text, files = self.receive_text(timeout)
+        return text.split(), files
+
+    def receive_text(self, timeout: float | None = None) -> tuple[str, list[int]]:
+        self._socket.settimeout(timeout)
+        try:
+            data, control, _, _ = self._socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+        except TimeoutError:
+            raise TimeoutExpired(f"{self._node}: no answer within {timeout:g} s") from None
+        except OSError as error:
+            raise self._gone() from error
+        if not data:
+            raise self._gone()
+        files: list[int] = []
+        for level, kind, payload in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                files += array.array("i", payload[: len(payload) // 4 * 4])
+        return data.decode(errors="replace"), files
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def status_of(words: Sequence[str]) -> int:
+    """The exit status in ``exit N`` or, negative, the signal in ``signal N``."""
+    number = int(words[1])
+    return -number if words[0] == "signal" else number
+
+
+def environment(extra: Mapping[str, str] | None) -> list[str]:
+    """Count and ``NAME=value`` fields, as a request carries them."""
+    merged = {**ENVIRONMENT, **(extra or {})}
+    return [str(len(merged)), *(f"{key}={value}" for key, value in merged.items())]
+
+
+def _memory_file(data: bytes | None = None) -> int:
+    fd = os.memfd_create("testbed")
+    if data:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _contents(fd: int) -> bytes:
+    # pread: the offset is shared with the command that writes.
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+class Command(Running):
+    """A command that pid 1 runs for us; its output is collected in memory."""
+
+    def __init__(
+        self,
+        node: str,
+        init: int,
+        argv: Sequence[str],
+        *,
+        input: bytes | None,
+        env: Mapping[str, str] | None,
+    ) -> None:
+        self.argv = tuple(argv)
+        self._node = node
+        self._result: Result | None = None
+        self._began = time.monotonic()
+        self._out = _memory_file()
+        self._err = _memory_file()
+        stdin = _memory_file(input) if input is not None else os.open(os.devnull, os.O_RDONLY)
+        try:
+            self._connection = Connection(node, init)
+            try:
+                self._connection.send(
+                    ["run", "/", "0", *environment(env), *self.argv],
+                    [stdin, self._out, self._err],
+                )
+                words, _ = self._connection.receive(30.0)
+                if words[0] != "pid":
+                    raise LabError(f"{node}: {' '.join(words)}")
+                self.pid = int(words[1])
+            except BaseException:
+                self._connection.close()
+                raise
+        except BaseException:
+            os.close(self._out)
+            os.close(self._err)
+            self._out = self._err = -1
+            raise
+        finally:
+            os.close(stdin)
+
+    @property
+    def out(self) -> bytes:
+        return self._result.out if self._result else _contents(self._out)
+
+    @property
+    def err(self) -> bytes:
+        return self._result.err if self._result else _contents(self._err)
+
+    def wait(self, timeout: float | None = None) -> Result:
+        if self._result is None:
+            try:
+                words, _ = self._connection.receive(timeout)
+            except TimeoutExpired:
+                raise TimeoutExpired(
+                    f"on {self._node}: {' '.join(self.argv)}: still running after {timeout:g} s",
+                    hint="look at the node with `testbed shell`",
+                ) from None
+            self._finish(status_of(words))
+        assert self._result is not None
+        return self._result
+
+    def kill(self) -> None:
+        if self._result is None:
+            # Hanging up is enough: pid 1 kills what it ran for us.
+            self._finish(-signal.SIGKILL)
+
+    def _finish(self, status: int) -> None:
+        seconds = time.monotonic() - self._began
+        out, err = _contents(self._out), _contents(self._err)
+        self._result = Result(self.argv, status, out, err, seconds)
+        self._connection.close()
+        os.close(self._out)
+        os.close(self._err)
+
+    def __del__(self) -> None:
+        if self._result is None and getattr(self, "_out", -1) >= 0:
+            self.kill()
+
+
+def wait_readable(fd: int, timeout: float) -> bool:
+    """True once ``fd`` is readable, False after ``timeout`` seconds."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(max(0, int(timeout * 1000))))

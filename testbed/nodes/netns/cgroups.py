@@ -1,0 +1,184 @@
+"""The cgroup of a node, in version 1, version 2 and mixed hierarchies.
+
+Every node has one folder, ``testbed/LAB/NODE``, in each hierarchy that is
+mounted.  All of the node runs below it, containers included, because the node
+sees that folder as its root (cgroup_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.errors import LabError
+
+TOP = "testbed"
+PERIOD = 100_000  # microseconds, the kernel's own default for cpu.cfs_period_us
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One mounted cgroup hierarchy; ``controllers`` as in the mount's options."""
+
+    mount: Path
+    version: int
+    controllers: tuple[str, ...]
+
+    @property
+    def option(self) -> tuple[str, str]:
+        """How ``testbed-init`` is told to show it (see ``init.c``)."""
+        if self.version == 2:
+            unified = self.mount == Path("/sys/fs/cgroup")
+            return ("mount2", "." if unified else self.mount.name)
+        return ("mount1", f"{self.mount.name}={','.join(self.controllers)}")
+
+
+def hierarchies(mountinfo: str | None = None) -> list[Hierarchy]:
+    """The hierarchies mounted below /sys/fs/cgroup, from proc_pid_mountinfo(5) text."""
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    found: dict[Path, Hierarchy] = {}
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, super_options = after.split(" ")[:3]
+        mount = Path(before.split(" ")[4])
+        if not mount.is_relative_to("/sys/fs/cgroup"):
+            continue
+        if kind == "cgroup2":
+            found[mount] = Hierarchy(mount, 2, ())
+        elif kind == "cgroup":
+            names = tuple(o for o in super_options.split(",") if _is_controller(o))
+            found[mount] = Hierarchy(mount, 1, names)
+    return list(found.values())
+
+
+def _is_controller(option: str) -> bool:
+    other = ("rw", "ro", "xattr", "clone_children", "noprefix", "nsdelegate", "none")
+    return option not in other and not option.startswith(("release_agent=", "cpuset_v2_mode"))
+
+
+def folder_name(lab: str, state: Path) -> str:
+    """A lab's folder: its name, and which state folder it belongs to."""
+    return f"{lab}.{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
+
+
+def create(name: str, node: str, *, cpus: float | None, memory: int | None) -> list[str]:
+    """Make a node's folders with their limits; return them for ``testbed-init``.
+
+    ``memory`` is in bytes.  Raises LabError when a limit cannot be set here.
+    """
+    options: list[str] = []
+    limited: set[str] = set()
+    for hierarchy in hierarchies():
+        folder = hierarchy.mount / TOP / name / node
+        _make(hierarchy, folder)
+        limited |= _limit(hierarchy, folder, cpus, memory)
+        options += ["cgroup", str(folder), *hierarchy.option]
+    wanted = {k for k, v in (("cpu", cpus), ("memory", memory)) if v is not None}
+    if wanted - limited:
+        raise LabError(
+            f"{node}: no cgroup controller here limits {' or '.join(sorted(wanted - limited))}",
+            hint="remove the limit from the topology, or mount that controller",
+        )
+    return options
+
+
+def _make(hierarchy: Hierarchy, folder: Path) -> None:
+    for _ in range(100):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            break
+        except FileNotFoundError:  # a `down` beside us has just removed the parent
+            continue
+    ladder = [hierarchy.mount, *reversed(list(folder.parents)[:2]), folder]
+    if "cpuset" in hierarchy.controllers:
+        for above, below in zip(ladder, ladder[1:], strict=False):
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                # Empty sets refuse processes; a child starts empty in version 1.
+                if not (below / file).read_text().strip():
+                    (below / file).write_text((above / file).read_text())
+    if hierarchy.version == 2:
+        # Not the mount itself: which controllers the machine hands on is the machine's affair.
+        for above in ladder[1:-1]:
+            for controller in (above / "cgroup.controllers").read_text().split():
+                try:
+                    (above / "cgroup.subtree_control").write_text(f"+{controller}")
+                except OSError as error:
+                    # Busy or unsupported for this controller: the node does without it.
+                    if error.errno not in (errno.EBUSY, errno.EINVAL, errno.ENOTSUP):
+                        raise
+
+
+def _limit(
+    hierarchy: Hierarchy, folder: Path, cpus: float | None, memory: int | None
+) -> set[str]:
+    done = set()
+    quota = None if cpus is None else max(1000, int(cpus * PERIOD))
+    if hierarchy.version == 2:
+        values = {
+            "cpu": ("cpu.max", None if quota is None else f"{quota} {PERIOD}"),
+            "memory": ("memory.max", memory),
+        }
+    else:
+        values = {
+            "cpu": ("cpu.cfs_quota_us", quota),
+            "memory": ("memory.limit_in_bytes", memory),
+        }
+    for name, (file, value) in values.items():
+        if value is not None and (folder / file).exists():
+            (folder / file).write_text(str(value))
+            done.add(name)
+    return done
+
+
+def labs() -> Iterator[str]:
+    """The names (see :func:`folder_name`) of all labs that have a folder."""
+    seen = set()
+    for hierarchy in hierarchies():
+        top = hierarchy.mount / TOP
+        if top.is_dir():
+            seen |= {entry.name for entry in os.scandir(top) if entry.is_dir()}
+    yield from sorted(seen)
+
+
+def remove(name: str, node: str | None = None, *, timeout: float = 10.0) -> None:
+    """Remove the folders of a node, or of the whole lab, once nothing runs there.
+
+    Raises LabError when a process is still in one after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    for hierarchy in hierarchies():
+        lab = hierarchy.mount / TOP / name
+        for path in _bottom_up(lab / node if node else lab):
+            _remove_folder(path, deadline)
+        for parent in (lab, lab.parent):
+            with contextlib.suppress(OSError):  # other nodes or labs are in it, or it is gone
+                parent.rmdir()
+
+
+def _bottom_up(path: Path) -> Iterator[Path]:
+    for folder, _, _ in os.walk(path, topdown=False):
+        yield Path(folder)
+
+
+def _remove_folder(path: Path, deadline: float) -> None:
+    while True:
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # The kernel still counts a process that has just been killed.
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise LabError(
+                    f"cannot remove the cgroup {path}: {error.strerror}",
+                    hint=f"see which process is in it: cat {path}/cgroup.procs",
+                ) from error
+            time.sleep(0.002)
+        else:
+            return

@@ -1,0 +1,690 @@
+/* testbed-init: pid 1 of a namespace node.
+ *
+ *   testbed-init KIND LAB NODE DIGEST STATE [OPTION VALUE]...
+ *
+ * The process that is started joins the cgroups it is given, makes the node's
+ * namespaces, forks pid 1 into them, prints pid 1's number as the caller sees
+ * it, and ends.  Pid 1 mounts what is private to the node, reaps, and serves
+ * requests on /run/testbed/init.sock: run a command, keep a service, open a
+ * file.  When pid 1 ends, the kernel ends all of the node with it.  The first
+ * five arguments stay readable in /proc/PID/cmdline: they are how a node is
+ * found again.
+ *
+ * Options:
+ *   cgroup PATH        a cgroup folder to join (its cgroup.procs)
+ *   mount1 DIR=OPTS    a cgroup v1 hierarchy to show below /sys/fs/cgroup
+ *   mount2 DIR         a cgroup v2 hierarchy to show there; "." is /sys/fs/cgroup itself
+ *   expose PATH        a folder that one of the private mounts would hide; it is
+ *                      put, read-only, below /run/testbed/host
+ *
+ * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
+ * passed along (SCM_RIGHTS); the answers are messages of one line:
+ *   run   CWD TTY NENV ENV... ARGV...  + files 0,1,2   -> pid N, then exit N | signal N
+ *   start NAME DIGEST NOTIFY NENV ENV... ARGV...       -> ready | exit N | signal N | differs
+ *   stop  NAME GRACE_MS                                -> exit N | signal N | unknown
+ *   list                                               -> ok, then NAME STATE PID STATUS DIGEST lines
+ *   open  PATH FLAGS MODE                              -> ok + file | errno N
+ *   move  FROM TO                                      -> ok | errno N
+ * A client that hangs up ends what it had running; services stay.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef CLONE_NEWCGROUP
+#define CLONE_NEWCGROUP 0x02000000
+#endif
+/* The C library of Debian 12 may lack these; the numbers are the same on every architecture. */
+#define NR_OPEN_TREE 428
+#define NR_MOVE_MOUNT 429
+#define NR_MOUNT_SETATTR 442
+#define TREE_CLONE 1
+#define MOVE_F_EMPTY_PATH 4
+#define ATTR_RDONLY 1
+struct attr { unsigned long long set, clr, propagation, userns; };
+
+#define MAX_MESSAGE (192 * 1024)
+#define MAX_FIELDS 8192
+#define MAX_CLIENTS 512
+#define MAX_SERVICES 64
+#define SOCKET_PATH "/run/testbed/init.sock"
+#define NOTIFY_FOLDER "/run/testbed/notify/"
+
+static int report_fd = -1; /* where set-up failures go */
+
+__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
+    char text[1024];
+    int saved = errno;
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text - 64, format, args);
+    va_end(args);
+    n += snprintf(text + n, 64, ": %s\n", strerror(saved));
+    if (write(report_fd >= 0 ? report_fd : 2, text, n) < 0) _exit(2);
+    _exit(1);
+}
+
+static void make_dir(const char *path, mode_t mode) {
+    if (mkdir(path, mode) && errno != EEXIST) die("mkdir %s", path);
+}
+
+static void make_parents(const char *path) {
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof copy, "%s", path);
+    for (char *p = copy + 1; *p; p++)
+        if (*p == '/') {
+            *p = 0;
+            mkdir(copy, 0755); /* the open that follows tells if this did not work */
+            *p = '/';
+        }
+}
+
+static void do_mount(const char *source, const char *target, const char *type, unsigned long flags,
+                     const char *data) {
+    if (mount(source, target, type, flags, data)) die("mount %s on %s", type ? type : source, target);
+}
+
+/* What the machine has mounted there stays out of the node: fewer mounts, faster containers. */
+static void uncover(const char *path) {
+    while (umount2(path, MNT_DETACH) == 0) continue;
+}
+
+static void private_tmpfs(const char *target, const char *data) {
+    struct stat st;
+    if (stat(target, &st)) return; /* a machine without the folder needs no private one */
+    do_mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, data);
+}
+
+static void write_text(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0) die("write %s", path);
+    close(fd);
+}
+
+/* ------------------------------------------------------------------ set-up of the node */
+
+static void mount_dev(void) {
+    static const struct { const char *path; unsigned major, minor; } nodes[] = {
+        {"/dev/null", 1, 3},   {"/dev/zero", 1, 5}, {"/dev/full", 1, 7},    {"/dev/random", 1, 8},
+        {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},  {"/dev/net/tun", 10, 200}, {"/dev/fuse", 10, 229},
+    };
+    do_mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "mode=755,size=64k");
+    make_dir("/dev/net", 0755);
+    for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++) {
+        if (mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)))
+            die("mknod %s", nodes[i].path);
+        chmod(nodes[i].path, 0666);
+    }
+    make_dir("/dev/pts", 0755);
+    do_mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5");
+    make_dir("/dev/shm", 01777);
+    do_mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
+    make_dir("/dev/mqueue", 0755);
+    if (mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)) rmdir("/dev/mqueue");
+    if (symlink("pts/ptmx", "/dev/ptmx") || symlink("/proc/self/fd", "/dev/fd") ||
+        symlink("/proc/self/fd/0", "/dev/stdin") || symlink("/proc/self/fd/1", "/dev/stdout") ||
+        symlink("/proc/self/fd/2", "/dev/stderr"))
+        die("symlink in /dev");
+}
+
+static void read_only(const char *path) {
+    do_mount(path, path, NULL, MS_BIND, NULL);
+    do_mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL);
+}
+
+/* A node may set what is its own (net.*, by the network namespace), and nothing of the machine. */
+static void mount_proc(void) {
+    do_mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    read_only("/proc/sys");
+    do_mount("/proc/sys/net", "/proc/sys/net", NULL, MS_BIND, NULL);
+    do_mount(NULL, "/proc/sys/net", NULL, MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    if (access("/proc/sysrq-trigger", F_OK) == 0) read_only("/proc/sysrq-trigger");
+    if (access("/proc/irq", F_OK) == 0) read_only("/proc/irq");
+}
+
+/* cgroup v2 keeps processes in leaves only: pid 1 moves down before controllers are handed on. */
+static void delegate_v2(const char *root) {
+    char path[PATH_MAX], controllers[512] = "";
+    snprintf(path, sizeof path, "%s/init", root);
+    make_dir(path, 0755);
+    snprintf(path, sizeof path, "%s/init/cgroup.procs", root);
+    write_text(path, "0");
+    snprintf(path, sizeof path, "%s/cgroup.controllers", root);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) die("open %s", path);
+    if (read(fd, controllers, sizeof controllers - 1) < 0) die("read %s", path);
+    close(fd);
+    snprintf(path, sizeof path, "%s/cgroup.subtree_control", root);
+    for (char *save = NULL, *c = strtok_r(controllers, " \n", &save); c; c = strtok_r(NULL, " \n", &save)) {
+        char enable[64];
+        snprintf(enable, sizeof enable, "+%s", c);
+        fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0) die("open %s", path);
+        /* Some controllers refuse while real-time tasks run; the node does without that one. */
+        if (write(fd, enable, strlen(enable)) < 0 && errno == EIO) die("write %s", path);
+        close(fd);
+    }
+}
+
+static void mount_cgroups(int argc, char **argv) {
+    char path[PATH_MAX];
+    int tmpfs = 0;
+    for (int i = 6; i + 1 < argc; i += 2) {
+        if (!strcmp(argv[i], "mount2") && !strcmp(argv[i + 1], ".")) {
+            do_mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+            delegate_v2("/sys/fs/cgroup");
+            return;
+        }
+    }
+    for (int i = 6; i + 1 < argc; i += 2) {
+        int v1 = !strcmp(argv[i], "mount1"), v2 = !strcmp(argv[i], "mount2");
+        if (!v1 && !v2) continue;
+        if (!tmpfs++) do_mount("tmpfs", "/sys/fs/cgroup", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755");
+        char *dir = strdup(argv[i + 1]), *options = strchr(dir, '=');
+        if (options) *options++ = 0;
+        snprintf(path, sizeof path, "/sys/fs/cgroup/%s", dir);
+        make_dir(path, 0755);
+        do_mount("cgroup", path, v1 ? "cgroup" : "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, v1 ? options : NULL);
+        free(dir);
+    }
+}
+
+static void loopback_up(void) {
+    struct ifreq request = {0};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    strcpy(request.ifr_name, "lo");
+    if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request)) die("loopback");
+    request.ifr_flags |= IFF_UP;
+    if (ioctl(fd, SIOCSIFFLAGS, &request)) die("loopback up");
+    close(fd);
+}
+
+static void set_up(int argc, char **argv) {
+    int trees[16], count = 0;
+    const char *exposed[16];
+    char path[PATH_MAX];
+    do_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    for (int i = 6; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "expose") || count == 16) continue;
+        trees[count] = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
+        if (trees[count] < 0) die("open_tree %s", argv[i + 1]);
+        exposed[count++] = argv[i + 1];
+    }
+    struct attr attr = {.set = ATTR_RDONLY};
+    if (syscall(NR_MOUNT_SETATTR, AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof attr))
+        die("making the machine's own mounts read-only (mount_setattr, Linux 5.12)");
+    static const char *const replaced[] = {"/run", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys"};
+    for (size_t i = 0; i < sizeof replaced / sizeof *replaced; i++) uncover(replaced[i]);
+    private_tmpfs("/run", "mode=755");
+    make_dir("/run/lock", 01777);
+    make_dir("/run/testbed", 0700);
+    make_dir("/run/testbed/notify", 0700);
+    make_dir("/run/testbed/etc", 0755);
+    make_dir("/run/testbed/etc/upper", 0755);
+    make_dir("/run/testbed/etc/work", 0755);
+    do_mount("overlay", "/etc", "overlay", 0,
+             "lowerdir=/etc,upperdir=/run/testbed/etc/upper,workdir=/run/testbed/etc/work");
+    private_tmpfs("/var/lib", "mode=755");
+    private_tmpfs("/var/log", "mode=755");
+    private_tmpfs("/tmp", "mode=1777");
+    private_tmpfs("/var/tmp", "mode=1777");
+    make_dir("/var/log/testbed", 0755);
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "/run/testbed/host%s/", exposed[i]);
+        make_parents(path);
+        path[strlen(path) - 1] = 0;
+        if (syscall(NR_MOVE_MOUNT, trees[i], "", AT_FDCWD, path, MOVE_F_EMPTY_PATH)) die("move_mount %s", path);
+        if (syscall(NR_MOUNT_SETATTR, AT_FDCWD, path, AT_RECURSIVE, &attr, sizeof attr)) die("mount_setattr %s", path);
+        close(trees[i]);
+    }
+    mount_proc();
+    mount_dev();
+    do_mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL);
+    mount_cgroups(argc, argv);
+    if (sethostname(argv[3], strlen(argv[3]))) die("sethostname");
+    loopback_up();
+}
+
+/* ------------------------------------------------------------------ services and clients */
+
+struct service {
+    char name[64], digest[128];
+    pid_t pid;
+    int ready, dead, status, notify;
+};
+
+enum wish { NOTHING, RUN, READY, STOP };
+
+struct client {
+    int fd;
+    enum wish wish;
+    pid_t pid;               /* of a RUN */
+    struct service *service; /* of a READY or STOP */
+    long long deadline;      /* of a STOP, in ms */
+};
+
+static struct service services[MAX_SERVICES];
+static int service_count;
+static struct client clients[MAX_CLIENTS];
+static int client_count;
+static sigset_t no_signals;
+
+static long long now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+__attribute__((format(printf, 2, 3))) static void answer(int fd, const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT); /* a client that is gone is noticed by poll */
+}
+
+static void answer_status(int fd, int status) {
+    if (WIFSIGNALED(status)) answer(fd, "signal %d", WTERMSIG(status));
+    else answer(fd, "exit %d", WEXITSTATUS(status));
+}
+
+static void answer_file(int fd, int file) {
+    char data[] = "ok", control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec part = {data, 2};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(head), &file, sizeof(int));
+    sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void drop_client(int i) {
+    /* Whoever started a command and hung up will not want it to go on. */
+    if (clients[i].wish == RUN) kill(-clients[i].pid, SIGKILL);
+    close(clients[i].fd);
+    clients[i] = clients[--client_count];
+}
+
+/* Ends the child's life as a copy of pid 1: own session, own signals, then the program. */
+__attribute__((noreturn)) static void become(const int files[3], const char *cwd, int tty, char **env, char **argv) {
+    const char *path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    setsid();
+    for (int i = 0; i < 3; i++)
+        if (dup2(files[i], i) < 0) _exit(126);
+    if (tty) ioctl(0, TIOCSCTTY, 0);
+    sigprocmask(SIG_SETMASK, &no_signals, NULL);
+    if (chdir(*cwd ? cwd : "/")) {
+        dprintf(2, "testbed-init: chdir %s: %s\n", cwd, strerror(errno));
+        _exit(126);
+    }
+    for (char **e = env; *e; e++)
+        if (!strncmp(*e, "PATH=", 5)) path = *e + 5;
+    setenv("PATH", path, 1); /* execvpe searches the caller's PATH, not the one in env */
+    execvpe(argv[0], argv, env);
+    int missing = errno == ENOENT;
+    dprintf(2, "testbed-init: %s: %s\n", argv[0], strerror(errno));
+    _exit(missing ? 127 : 126);
+}
+
+static struct service *find_service(const char *name) {
+    for (int i = 0; i < service_count; i++)
+        if (!strcmp(services[i].name, name)) return &services[i];
+    return NULL;
+}
+
+static int notify_socket(const char *name) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, NOTIFY_FOLDER "%s", name);
+    unlink(address.sun_path);
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address)) die("bind %s", address.sun_path);
+    return fd;
+}
+
+/* Splits NENV ENV... ARGV... ; the arrays are the message's own fields. */
+static int split(char **field, int n, int at, char ***env, char ***argv, char *extra) {
+    static char *environment[MAX_FIELDS + 2];
+    int count = at < n ? atoi(field[at]) : -1, kept = 0;
+    if (count < 0 || at + 1 + count >= n) return -1;
+    for (int i = 0; i < count; i++) environment[kept++] = field[at + 1 + i];
+    if (extra) environment[kept++] = extra;
+    environment[kept] = NULL;
+    field[n] = NULL;
+    *env = environment;
+    *argv = field + at + 1 + count;
+    return 0;
+}
+
+static void request_run(struct client *c, char **field, int n, int *files, int file_count) {
+    char **env, **argv;
+    if (file_count != 3 || n < 5 || split(field, n, 3, &env, &argv, NULL)) {
+        answer(c->fd, "error malformed run");
+        return;
+    }
+    pid_t pid = fork();
+    if (pid == 0) become(files, field[1], atoi(field[2]), env, argv);
+    if (pid < 0) {
+        answer(c->fd, "error fork: %s", strerror(errno));
+        return;
+    }
+    setpgid(pid, pid); /* the child's setsid may come later than a hang-up */
+    c->wish = RUN;
+    c->pid = pid;
+    answer(c->fd, "pid %d", pid);
+}
+
+static void launch(struct service *s, char **field, int n) {
+    char variable[160], log[PATH_MAX], **env, **argv;
+    snprintf(s->digest, sizeof s->digest, "%s", field[2]);
+    s->ready = s->dead = s->status = 0;
+    s->notify = -1;
+    if (!strcmp(field[3], "1")) s->notify = notify_socket(s->name);
+    else s->ready = 1;
+    snprintf(variable, sizeof variable, "NOTIFY_SOCKET=" NOTIFY_FOLDER "%s", s->name);
+    split(field, n, 4, &env, &argv, s->notify >= 0 ? variable : NULL);
+    snprintf(log, sizeof log, "/var/log/testbed/%s.log", s->name);
+    int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    int in = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int files[3] = {in, out, out};
+    s->pid = fork();
+    if (s->pid == 0) become(files, "/", 0, env, argv);
+    if (s->pid < 0) s->dead = 1, s->status = 126 << 8;
+    close(in);
+    close(out);
+}
+
+static void request_start(struct client *c, char **field, int n) {
+    char **env, **argv;
+    if (n < 6 || split(field, n, 4, &env, &argv, NULL) || !*field[1] || strlen(field[1]) >= sizeof services->name ||
+        strchr(field[1], '/')) {
+        answer(c->fd, "error malformed start");
+        return;
+    }
+    struct service *s = find_service(field[1]);
+    if (!s && service_count == MAX_SERVICES) {
+        answer(c->fd, "error too many services");
+        return;
+    }
+    if (!s) {
+        s = &services[service_count++];
+        snprintf(s->name, sizeof s->name, "%s", field[1]);
+        s->dead = 1;
+    }
+    if (s->dead) launch(s, field, n);
+    else if (strcmp(s->digest, field[2])) {
+        answer(c->fd, "differs");
+        return;
+    }
+    if (s->dead) answer_status(c->fd, s->status);
+    else if (s->ready) answer(c->fd, "ready");
+    else c->wish = READY, c->service = s;
+}
+
+static void request_stop(struct client *c, char **field, int n) {
+    struct service *s = n == 3 ? find_service(field[1]) : NULL;
+    if (!s) answer(c->fd, "unknown");
+    else if (s->dead) answer_status(c->fd, s->status);
+    else {
+        kill(s->pid, SIGTERM);
+        c->wish = STOP;
+        c->service = s;
+        c->deadline = now_ms() + atoi(field[2]);
+    }
+}
+
+static void request_list(struct client *c) {
+    char text[MAX_SERVICES * 256] = "ok\n";
+    size_t used = 3; /* an empty message would look like a hang-up */
+    for (int i = 0; i < service_count; i++) {
+        struct service *s = &services[i];
+        int status = !s->dead ? 0 : WIFSIGNALED(s->status) ? -WTERMSIG(s->status) : WEXITSTATUS(s->status);
+        used += snprintf(text + used, sizeof text - used, "%s %s %d %d %s\n", s->name,
+                         s->dead ? "dead" : s->ready ? "ready" : "starting", s->dead ? 0 : s->pid, status, s->digest);
+    }
+    send(c->fd, text, used, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void request_open(struct client *c, char **field) {
+    int flags = atoi(field[2]);
+    if (flags & O_CREAT) make_parents(field[1]);
+    int file = open(field[1], flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, atoi(field[3]));
+    if (file < 0) answer(c->fd, "errno %d", errno);
+    else {
+        if (flags & O_CREAT) fchmod(file, atoi(field[3]));
+        answer_file(c->fd, file);
+        close(file);
+    }
+}
+
+static void serve(struct client *c, char *data, size_t size, int *files, int file_count) {
+    static char *field[MAX_FIELDS + 1];
+    int n = 0;
+    if (!size || data[size - 1]) {
+        answer(c->fd, "error unfinished message");
+        return;
+    }
+    for (char *p = data; p < data + size && n < MAX_FIELDS; p += strlen(p) + 1) field[n++] = p;
+    if (!strcmp(field[0], "run")) request_run(c, field, n, files, file_count);
+    else if (!strcmp(field[0], "start")) request_start(c, field, n);
+    else if (!strcmp(field[0], "stop")) request_stop(c, field, n);
+    else if (!strcmp(field[0], "list")) request_list(c);
+    else if (!strcmp(field[0], "open") && n == 4) request_open(c, field);
+    else if (!strcmp(field[0], "move") && n == 3) {
+        if (rename(field[1], field[2])) answer(c->fd, "errno %d", errno);
+        else answer(c->fd, "ok");
+    } else answer(c->fd, "error unknown request");
+}
+
+/* Returns 0 when the client has hung up. */
+static int receive(struct client *c) {
+    static char data[MAX_MESSAGE];
+    char control[CMSG_SPACE(3 * sizeof(int))];
+    int files[3], file_count = 0;
+    struct iovec part = {data, sizeof data};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t size = recvmsg(c->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (size < 0) return errno == EAGAIN || errno == EINTR;
+    if (size == 0) return 0;
+    for (struct cmsghdr *h = CMSG_FIRSTHDR(&message); h; h = CMSG_NXTHDR(&message, h))
+        if (h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS) {
+            file_count = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            memcpy(files, CMSG_DATA(h), file_count * sizeof(int));
+        }
+    if (c->wish != NOTHING) answer(c->fd, "error one request at a time");
+    else if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) answer(c->fd, "error message too long");
+    else serve(c, data, size, files, file_count);
+    for (int i = 0; i < file_count; i++) close(files[i]);
+    return 1;
+}
+
+static void service_died(struct service *s, int status) {
+    s->dead = 1;
+    s->ready = 0;
+    s->status = status;
+    if (s->notify >= 0) close(s->notify);
+    s->notify = -1;
+    for (int i = 0; i < client_count; i++)
+        if (clients[i].service == s && (clients[i].wish == READY || clients[i].wish == STOP)) {
+            answer_status(clients[i].fd, status);
+            clients[i].wish = NOTHING;
+        }
+}
+
+static void reap(void) {
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        for (int i = 0; i < client_count; i++)
+            if (clients[i].wish == RUN && clients[i].pid == pid) {
+                answer_status(clients[i].fd, status);
+                clients[i].wish = NOTHING;
+            }
+        for (int i = 0; i < service_count; i++)
+            if (!services[i].dead && services[i].pid == pid) service_died(&services[i], status);
+    }
+}
+
+static void notified(struct service *s) {
+    char text[4096];
+    ssize_t size;
+    while ((size = recv(s->notify, text, sizeof text - 1, MSG_DONTWAIT)) > 0) {
+        text[size] = 0;
+        char *at = strstr(text, "READY=1");
+        if (!at || (at != text && at[-1] != '\n')) continue;
+        s->ready = 1;
+        for (int i = 0; i < client_count; i++)
+            if (clients[i].wish == READY && clients[i].service == s) {
+                answer(clients[i].fd, "ready");
+                clients[i].wish = NOTHING;
+            }
+    }
+}
+
+static void accept_client(int listener) {
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0) return;
+    int big = MAX_MESSAGE * 2;
+    if (client_count == MAX_CLIENTS || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != 0) {
+        close(fd);
+        return;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &big, sizeof big);
+    clients[client_count++] = (struct client){.fd = fd};
+}
+
+static int stop_overdue(void) {
+    long long now = now_ms(), next = -1;
+    for (int i = 0; i < client_count; i++) {
+        if (clients[i].wish != STOP) continue;
+        if (clients[i].deadline <= now) {
+            kill(-clients[i].service->pid, SIGKILL);
+            clients[i].deadline = now + 1000;
+        }
+        if (next < 0 || clients[i].deadline - now < next) next = clients[i].deadline - now;
+    }
+    return (int)next;
+}
+
+__attribute__((noreturn)) static void serve_forever(int listener, int signals) {
+    static struct pollfd polled[2 + MAX_CLIENTS + MAX_SERVICES];
+    for (;;) {
+        int n = 0, first_client, first_service;
+        polled[n++] = (struct pollfd){listener, POLLIN, 0};
+        polled[n++] = (struct pollfd){signals, POLLIN, 0};
+        first_client = n;
+        int listened = client_count;
+        for (int i = 0; i < listened; i++) polled[n++] = (struct pollfd){clients[i].fd, POLLIN, 0};
+        first_service = n;
+        for (int i = 0; i < service_count; i++) polled[n++] = (struct pollfd){services[i].notify, POLLIN, 0};
+        int known = n - first_service;
+        if (poll(polled, n, stop_overdue()) < 0 && errno != EINTR) _exit(1);
+        /* Readiness first: a service that says READY and ends at once was ready. */
+        for (int i = 0; i < known; i++)
+            if (services[i].notify >= 0 && polled[first_service + i].revents & POLLIN) notified(&services[i]);
+        if (polled[1].revents & POLLIN) {
+            struct signalfd_siginfo info;
+            while (read(signals, &info, sizeof info) == sizeof info)
+                if (info.ssi_signo != SIGCHLD) _exit(0); /* the kernel ends the rest */
+            reap();
+        }
+        for (int i = listened - 1; i >= 0; i--) /* backwards: dropping moves the last one here */
+            if (polled[first_client + i].revents && !receive(&clients[i])) drop_client(i);
+        if (polled[0].revents & POLLIN) accept_client(listener);
+    }
+}
+
+__attribute__((noreturn)) static void node(int argc, char **argv) {
+    sigset_t wanted;
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET_PATH};
+    struct rlimit files;
+    setsid();
+    set_up(argc, argv);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    umask(022);
+    sigemptyset(&no_signals);
+    sigemptyset(&wanted);
+    sigaddset(&wanted, SIGCHLD);
+    sigaddset(&wanted, SIGTERM);
+    sigaddset(&wanted, SIGINT);
+    sigprocmask(SIG_SETMASK, &wanted, NULL);
+    int signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
+    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (signals < 0 || listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) ||
+        chmod(SOCKET_PATH, 0600) || listen(listener, 128))
+        die("%s", SOCKET_PATH);
+    /* ps shows what a node is, not how it was made. */
+    for (int i = 6; i < argc; i++) memset(argv[i], 0, strlen(argv[i]));
+    if (write(report_fd, "ok", 2) != 2) _exit(1);
+    int null = open("/dev/null", O_RDWR);
+    for (int i = 0; i < 3; i++) dup2(null, i);
+    /* Nothing of the caller stays open: a pipe held here would keep its reader waiting. */
+    for (int fd = 3; fd < 256; fd++)
+        if (fd != signals && fd != listener) close(fd);
+    serve_forever(listener, signals);
+}
+
+int main(int argc, char **argv) {
+    int report[2];
+    char text[1100] = "";
+    if (argc < 6 || argc % 2) {
+        fputs("usage: testbed-init KIND LAB NODE DIGEST STATE [OPTION VALUE]...\n", stderr);
+        return 2;
+    }
+    for (int i = 6; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "cgroup")) continue;
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/cgroup.procs", argv[i + 1]);
+        int fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, "0", 1) < 0) die("join %s", argv[i + 1]);
+        close(fd);
+    }
+    if (pipe2(report, O_CLOEXEC)) die("pipe");
+    if (unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP))
+        die("unshare");
+    pid_t pid = fork();
+    if (pid < 0) die("fork");
+    if (pid == 0) {
+        report_fd = report[1];
+        node(argc, argv);
+    }
+    close(report[1]);
+    ssize_t size = 0, more;
+    while ((more = read(report[0], text + size, sizeof text - 1 - size)) > 0) size += more;
+    if (size == 2 && !memcmp(text, "ok", 2)) {
+        printf("%d\n", pid);
+        return 0;
+    }
+    kill(pid, SIGKILL);
+    fprintf(stderr, "testbed-init: %s", size ? text : "pid 1 died while setting the node up\n");
+    return 1;
+}

@@ -1,0 +1,165 @@
+"""A namespace node: everything goes through its pid 1."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
+from testbed.nodes.base import Node, Service, ServiceState
+from testbed.nodes.netns.agent import Command, Connection, environment
+from testbed.nodes.netns.find import Init
+
+if TYPE_CHECKING:
+    import testinfra.host
+
+#: Folders of the machine that a node has its own of (see ``set_up`` in ``init.c``).
+PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys")  # noqa: S108
+#: Where a node finds what one of those would hide.
+EXPOSED = "/run/testbed/host"
+LOGS = "/var/log/testbed"
+
+
+def is_hidden(path: Path) -> bool:
+    """True if a folder of this machine cannot be seen on a node at its own path."""
+    return any(path.is_relative_to(private) for private in PRIVATE)
+
+
+class NetnsNode(Node):
+    """One namespace node, found or just made."""
+
+    def __init__(self, init: Init) -> None:
+        self.init = init
+        self.name = init.node
+        self.digest = init.digest
+
+    def __repr__(self) -> str:
+        return f"<namespace node {self.name} of {self.init.lab}, pid {self.init.pid}>"
+
+    def _connect(self) -> Connection:
+        if not self.init.alive():
+            raise NoSuchLab(
+                f"node {self.name} of lab {self.init.lab} has ended",
+                hint=f"`testbed up {self.init.lab}` makes it anew",
+            )
+        return Connection(self.name, self.init.pid)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Command:
+        return Command(self.name, self.init.pid, argv, input=input, env=env)
+
+    def attach(self, argv: Sequence[str], *, tty: bool) -> int:
+        from testbed.nodes.netns.terminal import attach
+
+        return attach(self._connect(), argv, tty=tty)
+
+    def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        part = f"{path}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        fd = self._open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        with self._connect() as connection:
+            connection.send(["move", part, path])
+            words, _ = connection.receive(30.0)
+        self._refuse_errno(words, path)
+
+    def get(self, path: str) -> bytes:
+        with os.fdopen(self._open(path, os.O_RDONLY, 0), "rb") as file:
+            return file.read()
+
+    def _open(self, path: str, flags: int, mode: int) -> int:
+        # Pid 1 opens it: a link on the node then leads to a place on the node, not here.
+        with self._connect() as connection:
+            connection.send(["open", path, str(flags), str(mode)])
+            words, files = connection.receive(30.0)
+        self._refuse_errno(words, path)
+        return files[0]
+
+    def _refuse_errno(self, words: Sequence[str], path: str) -> None:
+        if words[0] == "errno":
+            number = int(words[1])
+            raise OSError(number, os.strerror(number), f"{self.name}:{path}")
+        if words[0] != "ok":
+            raise LabError(f"{self.name}: {' '.join(words)}")
+
+    def provide(self, path: Path) -> str:
+        path = path.resolve()
+        return f"{EXPOSED}{path}" if is_hidden(path) else str(path)
+
+    def socket(self, path: str) -> str:
+        return f"/proc/{self.init.pid}/root{path}"
+
+    def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        fields = ["start", service.name, service.digest or "-", "1" if service.notify else "0"]
+        with self._connect() as connection:
+            connection.send([*fields, *environment(service.env), *service.argv])
+            words = self._await(connection, service.name, "ready", timeout)
+            if words[0] == "differs":
+                self.stop(service.name)
+                connection.send([*fields, *environment(service.env), *service.argv])
+                words = self._await(connection, service.name, "ready", timeout)
+        if words[0] != "ready":
+            how = "could not be started" if words[0] == "error" else "died before it was ready"
+            raise ServiceError(
+                service.name, self.name, f"{how} ({' '.join(words)})", self._log(service.name)
+            )
+
+    def _await(
+        self, connection: Connection, service: str, what: str, timeout: float
+    ) -> list[str]:
+        try:
+            words, _ = connection.receive(timeout)
+        except TimeoutExpired:
+            raise ServiceError(
+                service, self.name, f"was not {what} within {timeout:g} s", self._log(service)
+            ) from None
+        return words
+
+    def stop(self, service: str, *, grace: float = 5.0) -> None:
+        with self._connect() as connection:
+            connection.send(["stop", service, str(int(grace * 1000))])
+            self._await(connection, service, "dead", grace + 10)
+
+    def services(self) -> dict[str, ServiceState]:
+        with self._connect() as connection:
+            connection.send(["list"])
+            text, _ = connection.receive_text(10.0)
+        states = {}
+        for line in text.splitlines()[1:]:
+            name, state, pid, status, digest = line.split(" ", 4)
+            states[name] = ServiceState(
+                name=name,
+                state=cast('Literal["starting", "ready", "dead"]', state),
+                pid=int(pid),
+                status=int(status) if state == "dead" else None,
+                digest="" if digest == "-" else digest,
+            )
+        return states
+
+    def logs(self, service: str) -> str:
+        if service not in self.services():
+            raise NoSuchLab(
+                f"no service {service!r} on {self.name}",
+                hint=f"there are: {', '.join(sorted(self.services())) or 'none'}",
+            )
+        return self._log(service)
+
+    def _log(self, service: str) -> str:
+        with contextlib.suppress(OSError, NoSuchLab):
+            return self.get(f"{LOGS}/{service}.log").decode(errors="replace")
+        return ""
+
+    @property
+    def host(self) -> testinfra.host.Host:
+        from testbed.nodes.testinfra_backend import host_of
+
+        return host_of(self)

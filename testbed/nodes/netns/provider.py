@@ -1,0 +1,196 @@
+"""Makes, finds and removes namespace nodes, and the fabric that joins them.
+
+The fabric is a namespace node too, without an uplink: it holds one bridge per
+network (``br-NETWORK``), and for each node a port named after it.  Nothing of
+a lab is ever in the machine's own network namespace.  Links are set by
+iproute2 in batches, a process per node: what runs it is loaded anyway, where a
+netlink library's import alone takes a quarter of a lab's whole start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import CommandError, LabError
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+from testbed.nodes.netns import cgroups, find
+from testbed.nodes.netns.node import NetnsNode, is_hidden
+from testbed.process import run
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Topology
+
+FABRIC = "fabric"
+
+
+class NetnsProvider(Provider):
+    """Nodes as namespaces of this machine.
+
+    ``state`` is the state folder: labs of another folder are not ours.
+    ``init`` gives the path of the ``testbed-init`` program when it is first needed.
+    ``exposed`` are folders of this machine that nodes read programs and images from.
+    """
+
+    name = "netns"
+
+    def __init__(
+        self, state: Path, init: Callable[[], Path], exposed: Iterable[Path] = ()
+    ) -> None:
+        self._state = state.resolve()
+        self._init = init
+        self._exposed = [path.resolve() for path in exposed]
+
+    def probe(self) -> list[Finding]:
+        root = os.geteuid() == 0
+        return [
+            Finding(
+                "root",
+                root,
+                "namespaces, links and mounts are made by root only",
+                "" if root else "run it as root: sudo testbed ...",
+                needed_by=("netns",),
+            )
+        ]
+
+    # -- finding ----------------------------------------------------------
+
+    def _ours(self, lab: str | None = None) -> list[find.Init]:
+        state = str(self._state)
+        return [i for i in find.inits() if i.state == state and lab in (None, i.lab)]
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        return {i.node: NetnsNode(i) for i in self._ours(lab) if i.kind == "node"}
+
+    def fabric(self, lab: str) -> NetnsNode | None:
+        for init in self._ours(lab):
+            if init.kind == "fabric":
+                return NetnsNode(init)
+        return None
+
+    def labs(self) -> list[str]:
+        names = {init.lab for init in self._ours()}
+        for folder in cgroups.labs():
+            name = folder.rpartition(".")[0]
+            if cgroups.folder_name(name, self._state) == folder:
+                names.add(name)
+        return sorted(names)
+
+    # -- making -----------------------------------------------------------
+
+    def _launch(self, kind: str, lab: str, spec: NodeSpec) -> NetnsNode:
+        folder = cgroups.folder_name(lab, self._state)
+        options = cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
+        for path in self._exposed:
+            if is_hidden(path) and path.is_dir():
+                options += ["expose", str(path)]
+        argv = [self._init(), kind, lab, spec.name, spec.digest, str(self._state), *options]
+        done = run(argv, timeout=60)
+        init = find.at(int(done.stdout))
+        if init is None:
+            raise LabError(f"node {spec.name} of lab {lab} ended as soon as it was made")
+        return NetnsNode(init)
+
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        fabric = self.fabric(lab)
+        if fabric is None:
+            fabric = self._launch("fabric", lab, NodeSpec(FABRIC, "-"))
+        lines = []
+        for network in topology.networks:
+            bridge = f"br-{network}"
+            if not self._has_link(fabric, bridge):
+                lines += [f"link add name {bridge} type bridge mcast_snooping 0", f"link set dev {bridge} up"]
+        if lines:
+            self._batch(fabric.init.pid, FABRIC, lines)
+
+    @staticmethod
+    def _has_link(node: Node, name: str) -> bool:
+        return node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
+
+    def create(self, lab: str, spec: NodeSpec) -> NetnsNode:
+        return self._launch("node", lab, spec)
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        assert isinstance(node, NetnsNode)
+        fabric = self.fabric(lab)
+        if fabric is None:
+            raise LabError(f"the fabric of lab {lab} is gone", hint=f"testbed up {lab}")
+        spec = topology.nodes[node.name]
+        inside, outside = [], []
+        for index, (network, address) in enumerate(spec.networks.items()):
+            port = node.name if index == 0 else f"{node.name}.{index}"
+            prefix = topology.networks[network].subnet.prefixlen
+            outside += [
+                f"link add name {port} type veth peer name eth{index} netns {node.init.pid}",
+                f"link set dev {port} master br-{network} up",
+            ]
+            inside += [
+                f"link set dev eth{index} up",
+                f"address add {address}/{prefix} broadcast + dev eth{index}",
+            ]
+        gateway = topology.gateway_of(node.name)
+        if gateway is not None:
+            inside.append(f"route add default via {gateway}")
+        if outside:
+            self._batch(fabric.init.pid, FABRIC, outside)
+        if inside:
+            node.run(["ip", "-batch", "-"], input="\n".join(inside).encode())
+        if spec.gateway:
+            node.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+        node.put(_hosts(topology, node.name).encode(), "/etc/hosts")
+        node.put(f"{node.name}\n".encode(), "/etc/hostname")
+
+    def _batch(self, pid: int, where: str, lines: list[str]) -> None:
+        # From this machine's pid namespace: the far end is named by a pid as seen here.
+        argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-batch", "-"]
+        try:
+            run(argv, input="\n".join(lines).encode(), timeout=60)
+        except CommandError as error:
+            raise CommandError(
+                ["ip", *_failed_line(error.stderr, lines).split()],
+                where=where,
+                status=error.status,
+                stderr=error.stderr,
+            ) from None
+
+    # -- removing ---------------------------------------------------------
+
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        wanted = None if nodes is None else set(nodes)
+        inits = [
+            i
+            for i in self._ours(lab)
+            if wanted is None or (i.kind == "node" and i.node in wanted)
+        ]
+        for init in inits:
+            init.kill()
+        for init in inits:
+            if not init.wait_dead(30):
+                raise LabError(
+                    f"node {init.node} of lab {lab} does not end (pid {init.pid})",
+                    hint="a process in it hangs in the kernel: see /proc/PID/stack of its children",
+                )
+        folder = cgroups.folder_name(lab, self._state)
+        if wanted is None:
+            cgroups.remove(folder)
+        else:
+            for name in sorted(wanted):
+                cgroups.remove(folder, name)
+
+
+def _failed_line(stderr: str, lines: list[str]) -> str:
+    """The line that ``ip -batch`` names in ``Command failed -:N``."""
+    _, found, rest = stderr.partition("Command failed -:")
+    number = rest.split()[0] if found and rest.split() else ""
+    return lines[int(number) - 1] if number.isdigit() and int(number) <= len(lines) else "-batch -"
+
+
+def _hosts(topology: Topology, me: str) -> str:
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    if not topology.nodes[me].networks:
+        lines.append(f"127.0.1.1 {me}")
+    for node in topology.nodes.values():
+        lines += [f"{address} {node.name}" for address in list(node.networks.values())[:1]]
+    return "\n".join(lines) + "\n"

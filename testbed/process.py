@@ -1,0 +1,255 @@
+"""The one door through which ``testbed`` runs commands on this machine.
+
+Commands on a node go through :class:`testbed.nodes.base.Node` instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from testbed.errors import CommandError, Interrupted, TimeoutExpired
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Completed", "run", "which"]
+
+WHERE = "this machine"
+CANCEL_POLL = 0.1  # seconds; how late a cancel may be noticed
+TICK = 1.0  # seconds between two calls of on_tick
+ADMIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # an ordinary user's PATH often lacks these
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a command on this machine did.
+
+    >>> Completed(("true",), 0, b"", b"").stdout
+    ''
+    """
+
+    argv: tuple[str, ...]
+    status: int  #: exit status; minus the signal's number when one ended it
+    out: bytes
+    err: bytes
+
+    @property
+    def stdout(self) -> str:
+        return self.out.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.err.decode(errors="replace")
+
+
+def which(name: str) -> str | None:
+    """The path of a program, looked for on PATH and then in the administrator's folders."""
+    found = shutil.which(name)
+    return found or shutil.which(name, path=os.pathsep.join(ADMIN))
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    input: bytes | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+    on_line: Callable[[str], None] | None = None,
+    on_tick: Callable[[float], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Completed:
+    """Run a command on this machine to its end and return what it did.
+
+    The command gets a session, and so a process group, of its own.  ``env`` is
+    the whole environment (None: ours), ``timeout`` is in seconds.  ``on_line``
+    is called with each line of either output, without its end; ``on_tick``
+    about once a second with the seconds gone by.
+
+    The whole process group is killed at the time-out, when ``cancel`` is set,
+    and when an exception (KeyboardInterrupt, or one from a callback) passes
+    through.  A child that outlives the command keeps running, but is not
+    waited for.
+
+    Raises CommandError when ``check`` and the status is not 0, and always when
+    the program cannot be started; TimeoutExpired; Interrupted when cancelled.
+    """
+    args = tuple(str(arg) for arg in argv)
+    try:
+        # Ours to end, not the terminal's: Ctrl-C reaches us first, and we clean up behind it.
+        child = subprocess.Popen(
+            args,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as error:
+        _not_started(args, error)
+    try:
+        with _Pump(child, input or b"", on_line) as pump:
+            _until_ended(pump, args, timeout, on_tick, cancel)
+            out, err = pump.result()
+        status = child.wait()
+    except BaseException:
+        _kill(child)
+        raise
+    if check and status:
+        raise CommandError(
+            args,
+            where=WHERE,
+            status=status,
+            stdout=out.decode(errors="replace"),
+            stderr=err.decode(errors="replace"),
+        )
+    return Completed(args, status, out, err)
+
+
+def _not_started(args: tuple[str, ...], error: OSError) -> NoReturn:
+    missing = isinstance(error, FileNotFoundError)
+    raise CommandError(
+        args,
+        where=WHERE,
+        status=127 if missing else 126,  # as a shell says "not found" and "cannot execute"
+        stderr=f"{error.filename or args[0]}: {error.strerror}",
+        hint="see what is missing with: testbed doctor" if missing else None,
+    ) from error
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    # Not reaped yet, so its number cannot belong to anybody else's group.
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _until_ended(
+    pump: _Pump,
+    args: tuple[str, ...],
+    timeout: float | None,
+    on_tick: Callable[[float], None] | None,
+    cancel: threading.Event | None,
+) -> None:
+    begin = time.monotonic()
+    next_tick = TICK
+    while True:
+        gone = time.monotonic() - begin
+        waits = [] if timeout is None else [timeout - gone]
+        if on_tick:
+            waits.append(next_tick - gone)
+        if cancel:
+            waits.append(CANCEL_POLL)
+        if pump.step(max(0.0, min(waits)) if waits else None):
+            return
+        gone = time.monotonic() - begin
+        if cancel and cancel.is_set():
+            raise Interrupted(signal.SIGINT)
+        if on_tick and gone >= next_tick:
+            on_tick(gone)
+            next_tick = gone + TICK
+        if timeout is not None and gone >= timeout:
+            command = " ".join(args)
+            raise TimeoutExpired(f"on {WHERE}: {command}: not done after {timeout:g} s; killed")
+
+
+@dataclass
+class _Pump:
+    """Feeds a child and collects what it writes until it has ended."""
+
+    child: subprocess.Popen[bytes]
+    feed: bytes
+    on_line: Callable[[str], None] | None
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    ended: int = -1  # a pidfd: readable once the child is dead
+    taken: dict[int, bytearray] = field(default_factory=dict)
+    told: dict[int, int] = field(default_factory=dict)  # how far on_line has heard each output
+
+    def __enter__(self) -> Self:
+        assert self.child.stdout
+        assert self.child.stderr
+        self.ended = os.pidfd_open(self.child.pid)
+        self.selector.register(self.ended, selectors.EVENT_READ)
+        for pipe in (self.child.stdout, self.child.stderr):
+            os.set_blocking(pipe.fileno(), False)
+            self.taken[pipe.fileno()] = bytearray()
+            self.told[pipe.fileno()] = 0
+            self.selector.register(pipe.fileno(), selectors.EVENT_READ)
+        if self.child.stdin:
+            os.set_blocking(self.child.stdin.fileno(), False)
+            self.selector.register(self.child.stdin.fileno(), selectors.EVENT_WRITE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.selector.close()
+        os.close(self.ended)
+        for pipe in (self.child.stdin, self.child.stdout, self.child.stderr):
+            if pipe:
+                pipe.close()
+
+    def result(self) -> tuple[bytes, bytes]:
+        out, err = self.taken.values()
+        return bytes(out), bytes(err)
+
+    def step(self, wait: float | None) -> bool:
+        """Move what can be moved within ``wait`` seconds; True once the child has ended."""
+        ready = {key.fd for key, _ in self.selector.select(wait)}
+        dead = self.ended in ready
+        for fd in self.taken:
+            if (fd in ready or dead) and fd in self.selector.get_map():
+                self._take(fd, all_of_it=dead)
+        if self.child.stdin and self.child.stdin.fileno() in ready:
+            self._give(self.child.stdin.fileno())
+        return dead
+
+    def _take(self, fd: int, *, all_of_it: bool) -> None:
+        while True:
+            try:
+                data = os.read(fd, 1 << 16)
+            except BlockingIOError:
+                break
+            self.taken[fd] += data
+            if not data:
+                self.selector.unregister(fd)
+                break
+            if not all_of_it:
+                break
+        self._tell(fd, last=all_of_it)
+
+    def _tell(self, fd: int, *, last: bool) -> None:
+        if not self.on_line:
+            return
+        text = self.taken[fd]
+        end = len(text) if last else text.rfind(b"\n") + 1
+        if end > self.told[fd]:
+            fresh = text[self.told[fd] : end].decode(errors="replace")
+            self.told[fd] = end
+            for line in fresh.splitlines():
+                self.on_line(line)
+
+    def _give(self, fd: int) -> None:
+        assert self.child.stdin
+        try:
+            self.feed = self.feed[os.write(fd, self.feed[: 1 << 16]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # it does not want to read: its exit status will tell
+            self.feed = b""
+        if not self.feed:
+            self.selector.unregister(fd)
+            self.child.stdin.close()
+            self.child.stdin = None

@@ -1,0 +1,31 @@
+"""A role: software that is put on a node, as steps of the plan.
+
+A role reaches nodes through their own interface only, so it works on every
+provider.  A new role is one new file and one line in :data:`testbed.roles.ROLES`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from testbed.lab.plan import Step
+    from testbed.topology.model import Node, Topology
+
+
+class Role(ABC):
+    """One kind of software."""
+
+    name: ClassVar[str]
+    #: Artifacts that must be at hand before a plan with this role is carried out.
+    artifacts: ClassVar[tuple[str, ...]] = ()
+    #: Programs of the node that it calls, by Debian package.
+    programs: ClassVar[dict[str, str]] = {}
+    #: Daemons that it starts: ``status`` expects them to run.
+    services: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+        """The steps that put it on one node.  Pure: nothing is done yet."""

@@ -1,0 +1,135 @@
+"""The containers of a topology, and the page that is fetched from one node's to the next's."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError, ServiceError, TimeoutExpired
+from testbed.lab.plan import Step
+from testbed.roles.engine import ContainerState, Engine, enter
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.topology.model import Container, Topology
+
+PAGE_IMAGE = "nginx"  # the image whose page tells its name and its client
+PORT_VARIABLE = "PORT"
+REACH_SECONDS = 30.0
+POLL_SECONDS = 0.01
+
+
+def container_step(container: Container) -> str:
+    """The name of the step after which the container runs."""
+    return f"container {container.node}/{container.name}"
+
+
+def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]:
+    """A step for each container of a node, in the order of the file.
+
+    One after the other: Docker hands out a bridge's addresses in the order of
+    the starts, so the first container of the file has the first address.
+    """
+    for container in _joined_last(topology, node):
+        about = f"{container.image}, network {container.network}"
+        if container.publish:
+            about += f", publishes {', '.join(map(str, container.publish))}"
+        step = Step(container_step(container), about, (after,), _make(topology, container))
+        yield step
+        after = step.name
+
+
+def _joined_last(topology: Topology, node: str) -> list[Container]:
+    """The containers of a node, each after the one whose network it joins."""
+    return sorted(topology.containers_on(node), key=lambda c: c.network.startswith("container:"))
+
+
+def _make(topology: Topology, container: Container) -> Callable[[Context], tuple[str, bool]]:
+    digest = topology.container_digest(container.name)
+
+    def act(context: Context) -> tuple[str, bool]:
+        with Engine(context.node(container.node)) as engine:
+            found = engine.find(container.name)
+            if found and found.running and _as_wanted(context, found, container, digest):
+                context.containers[container.name] = found
+                return _words(found), False
+            if found:
+                engine.remove(container.name)
+            engine.start(context.lab, container, digest)
+            made = engine.inspect(container.name)
+        if not made.running:
+            raise LabError(
+                f"the container {container.name} on {container.node} ended at once ({made.status})",
+                hint="give it a command that stays, or look at its image",
+            )
+        context.containers[container.name] = made
+        return _words(made), True
+
+    return act
+
+
+def _as_wanted(
+    context: Context, found: ContainerState, container: Container, digest: str
+) -> bool:
+    joined = container.network.removeprefix("container:")
+    if joined != container.network:
+        # Docker keeps the id: one whose partner was made anew hangs on to the old namespace.
+        return found.digest == digest and found.network.endswith(context.containers[joined].id)
+    return found.digest == digest
+
+
+def _words(state: ContainerState) -> str:
+    return state.address or state.network.partition(":")[0]
+
+
+def reach_steps(topology: Topology) -> Iterator[Step]:
+    """From each flannel node to the next, round in a ring: what is up has been seen to work."""
+    from testbed.roles.flannel import flannel_step
+
+    servers = []
+    for node in topology.with_role("flannel"):
+        containers = topology.containers_on(node.name)
+        pages = [c for c in containers if c.network == "bridge" and c.image == PAGE_IMAGE]
+        servers += pages[:1]
+    if len(servers) < 2:
+        return
+    for client, server in zip(servers, [*servers[1:], servers[0]], strict=True):
+        needs = tuple(
+            name
+            for container in (client, server)
+            for name in (container_step(container), flannel_step(container.node))
+        )
+        about = f"{client.name} on {client.node} fetches the page of {server.name} on {server.node}"
+        yield Step(f"reach {client.name} -> {server.name}", about, needs, _reach(client, server))
+
+
+def _reach(client: Container, server: Container) -> Callable[[Context], tuple[str, bool]]:
+    def act(context: Context) -> tuple[str, bool]:
+        source, target = context.containers[client.name], context.containers[server.name]
+        url = f"http://{target.address}:{server.env.get(PORT_VARIABLE, '80')}/"
+        argv = [*enter(source.pid, mounts=False), "curl", "-sS", "--max-time", "2", url]
+        node = context.node(client.node)
+        deadline = time.monotonic() + REACH_SECONDS
+        while not (result := node.run(argv, check=False)).ok:
+            _still_alive(context, client.node)
+            if time.monotonic() > deadline:
+                raise TimeoutExpired(
+                    f"{client.name} on {client.node} does not reach {url} ({server.name} on "
+                    f"{server.node}) within {REACH_SECONDS:g} s: {result.stderr.strip()}",
+                    hint="keep the lab with --keep, and look at its routes with `testbed shell`",
+                )
+            time.sleep(POLL_SECONDS)
+        page = json.loads(result.stdout)
+        return f"{page['name']} saw {page['client'].rpartition(':')[0]}", False
+
+    return act
+
+
+def _still_alive(context: Context, node: str) -> None:
+    """Raise ServiceError for a daemon of the node that has died: waiting on is no use."""
+    machine = context.node(node)
+    for state in machine.services().values():
+        if state.state == "dead":
+            raise ServiceError(state.name, node, "has died", machine.logs(state.name))

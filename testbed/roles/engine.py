@@ -1,0 +1,211 @@
+"""The one door to the Engine API: the docker SDK on a node's own socket.
+
+The SDK is loaded when the first daemon is ready, not before: its import costs
+more than a container's start.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Container
+
+SOCKET = "/run/docker.sock"
+DIGEST = "testbed.digest"  # label: the settings a container was made with
+LAB = "testbed.lab"
+NAME_VARIABLE = "NAME"  # what the image's page calls itself
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """A container of a node, as its daemon sees it now.
+
+    ``pid`` is that of its first process in the node's pid namespace, 0 when it
+    does not run; ``address`` is empty where it has none of its own.
+    """
+
+    name: str
+    id: str
+    running: bool
+    pid: int
+    network: str
+    address: str
+    gateway: str
+    image: str
+    digest: str | None
+    status: str
+
+
+class Engine:
+    """The daemon of one node."""
+
+    def __init__(self, node: Node) -> None:
+        import docker
+
+        self._node = node
+        # A long time-out: on a machine that is short of CPU a start takes as long as it takes.
+        self.api = docker.APIClient(
+            base_url=f"unix://{node.socket(SOCKET)}", version="auto", timeout=300
+        )
+
+    def close(self) -> None:
+        self.api.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, what: str, method: Any, *args: Any, **kwargs: Any) -> Any:
+        import docker.errors
+        import requests.exceptions
+
+        try:
+            return method(*args, **kwargs)
+        except docker.errors.NotFound as error:
+            raise LabError(
+                f"dockerd on {self._node.name}: cannot {what}: {error.explanation}",
+                hint="see `testbed status` for what is there",
+            ) from error
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+            words = getattr(error, "explanation", None) or str(error)
+            raise LabError(f"dockerd on {self._node.name}: cannot {what}: {words}") from error
+
+    @functools.cached_property
+    def version(self) -> dict[str, Any]:
+        """``GET /version``, as the daemon gives it."""
+        answer: dict[str, Any] = self._call("tell its version", self.api.version)
+        return answer
+
+    def has_image(self, name: str) -> bool:
+        return bool(self._call("list images", self.api.images, name))
+
+    def load(self, archive: Path) -> None:
+        """Load a docker-archive."""
+        with archive.open("rb") as file:
+            self._call(f"load the image {archive.name}", self.api.load_image, file)
+
+    def names(self, *, label: str | None = None) -> set[str]:
+        """The names of all containers, running or not; of those with a label ``key=value``."""
+        filters = {"label": label} if label else None
+        listed = self._call("list containers", self.api.containers, all=True, filters=filters)
+        return {entry["Names"][0].lstrip("/") for entry in listed}
+
+    def containers(self) -> dict[str, ContainerState]:
+        """Every container of the daemon, running or not, by name."""
+        return {name: self.inspect(name) for name in sorted(self.names())}
+
+    def find(self, container: str) -> ContainerState | None:
+        """The container of that name, or None."""
+        import docker.errors
+
+        try:
+            return self.inspect(container)
+        except LabError as error:
+            if isinstance(error.__cause__, docker.errors.NotFound):
+                return None
+            raise
+
+    def inspect_raw(self, container: str) -> dict[str, Any]:
+        """``GET /containers/{id}/json``, as the daemon gives it."""
+        answer: dict[str, Any] = self._call(
+            f"inspect the container {container}", self.api.inspect_container, container
+        )
+        return answer
+
+    def inspect(self, container: str) -> ContainerState:
+        data = self.inspect_raw(container)
+        networks = data["NetworkSettings"]["Networks"] or {}
+        first: Mapping[str, Any] = next(iter(networks.values()), {})
+        return ContainerState(
+            name=data["Name"].lstrip("/"),
+            id=data["Id"],
+            running=data["State"]["Running"],
+            pid=data["State"]["Pid"],
+            network=data["HostConfig"]["NetworkMode"],
+            address=first.get("IPAddress") or "",
+            gateway=first.get("Gateway") or "",
+            image=data["Config"]["Image"],
+            digest=(data["Config"]["Labels"] or {}).get(DIGEST),
+            status=data["State"]["Status"],
+        )
+
+    def start(self, lab: str, container: Container, digest: str) -> None:
+        """Create a container and start it."""
+        ports = [(p.container_port, p.protocol) for p in container.publish]
+        bindings: dict[str, list[Any]] = {}
+        for port in container.publish:
+            where = (str(port.address), port.host_port) if port.address else port.host_port
+            bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(where)
+        shares = container.network == "host" or container.network.startswith("container:")
+        config = self.api.create_host_config(
+            network_mode=container.network, port_bindings=bindings or None
+        )
+        self._call(
+            f"create the container {container.name}",
+            self.api.create_container,
+            image=container.image,
+            command=list(container.command) if container.command is not None else None,
+            name=container.name,
+            # A container that shares a network namespace shares its host name too.
+            hostname=None if shares else container.name,
+            environment={NAME_VARIABLE: container.name, **container.env},
+            labels={DIGEST: digest, LAB: lab},
+            ports=ports or None,
+            host_config=config,
+        )
+        self._call(f"start the container {container.name}", self.api.start, container.name)
+
+    def remove(self, container: str) -> None:
+        """End a container at once and remove it."""
+        self._call(
+            f"remove the container {container}", self.api.remove_container, container, force=True
+        )
+
+
+def parse_version(text: str) -> tuple[int, int, int]:
+    """The version in ``Docker version 20.10.24+dfsg1, build ...`` or in a bare number.
+
+    A text without one counts as (0, 0, 0).
+
+    >>> parse_version("Docker version 28.0.2, build 123")
+    (28, 0, 2)
+    """
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    if not found:
+        return (0, 0, 0)
+    return (int(found[1]), int(found[2]), int(found[3] or 0))
+
+
+def engine_version(context: Context, node: str) -> str:
+    """The version of the dockerd that a node runs, or is to run.
+
+    Asked of the program itself where it is the user's own.
+    """
+    known = context.store.version("docker")
+    if parse_version(known) > (0, 0, 0) and not known.startswith("from "):
+        return known
+    machine = context.node(node)
+    return machine.run([machine.provide(context.store.binary("dockerd")), "--version"]).stdout.strip()
+
+
+def enter(pid: int, *, mounts: bool = True) -> Sequence[str]:
+    """The prefix that runs a command, on the node, inside a container.
+
+    With ``mounts`` False only the network is the container's: the command is
+    the node's own, which the image need not have.
+    """
+    if not mounts:
+        return ("nsenter", f"--target={pid}", "--net")
+    return ("nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid")

@@ -1,0 +1,75 @@
+"""etcd: a single member, on the node's first address, speaking the v3 API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from testbed.lab.base_steps import node_step
+from testbed.lab.plan import Step
+from testbed.nodes.base import Service
+from testbed.roles.base import Role
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.topology.model import Node, Topology
+
+SERVICE = "etcd"
+CLIENT_PORT = 2379  # IANA: etcd-client
+PEER_PORT = 2380  # IANA: etcd-server
+# A single member still waits a whole election time-out before it leads; the
+# defaults of 100 ms and 1000 ms are meant for members that are far apart.
+HEARTBEAT_MS = 10
+ELECTION_MS = 50
+
+
+def etcd_step(node: str) -> str:
+    """The name of the step after which etcd answers on the node."""
+    return f"etcd {node}"
+
+
+def endpoint(topology: Topology) -> str:
+    """The URL that clients use.  The topology must have an etcd node."""
+    node = topology.etcd
+    assert node is not None, "a checked topology that uses etcd has a node with it"
+    return f"http://{topology.address(node.name)}:{CLIENT_PORT}"
+
+
+def etcdctl(topology: Topology, context: Context, *args: str) -> list[str]:
+    """The argv of etcdctl, to be run on any node of the lab."""
+    assert topology.etcd is not None
+    program = context.node(topology.etcd.name).provide(context.store.binary("etcdctl"))
+    return [program, f"--endpoints={endpoint(topology)}", "--dial-timeout=5s", *args]
+
+
+class Etcd(Role):
+    name = "etcd"
+    artifacts = ("etcd", "etcdctl")
+    services = (SERVICE,)
+
+    def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+        address = topology.address(node.name)
+
+        def act(context: Context) -> tuple[str, bool]:
+            machine = context.node(node.name)
+            before = machine.services().get(SERVICE)
+            argv = (
+                machine.provide(context.store.binary("etcd")),
+                "--name=default",
+                "--data-dir=/var/lib/etcd",
+                f"--listen-client-urls=http://{address}:{CLIENT_PORT},http://127.0.0.1:{CLIENT_PORT}",
+                f"--advertise-client-urls=http://{address}:{CLIENT_PORT}",
+                f"--listen-peer-urls=http://127.0.0.1:{PEER_PORT}",
+                f"--heartbeat-interval={HEARTBEAT_MS}",
+                f"--election-timeout={ELECTION_MS}",
+                "--logger=zap",
+                "--log-level=warn",
+                "--unsafe-no-fsync",  # the lab's data end with the lab
+            )
+            machine.start(Service(SERVICE, argv, notify=True, digest=topology.node_digest(node.name)))
+            changed = before is None or before.state == "dead"
+            return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
+
+        yield Step(
+            etcd_step(node.name), f"etcd on {address}:{CLIENT_PORT}", (node_step(node.name),), act
+        )

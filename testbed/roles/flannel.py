@@ -1,0 +1,162 @@
+"""flannel: an overlay with one subnet a node, kept in etcd.
+
+A subnet is reserved before flanneld starts: a key under
+``/coreos.com/network/subnets/`` without a lease, with the node's public
+address, is taken over by the flanneld of that address (flannel,
+Documentation/reservations.md).  So the addresses are those of the topology,
+and dockerd need not wait for flanneld to learn its own.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any
+
+from testbed.lab.base_steps import node_step
+from testbed.lab.marks import mark, marked
+from testbed.lab.plan import Step
+from testbed.nodes.base import Service
+from testbed.roles.base import Role
+from testbed.roles.etcd import endpoint, etcd_step, etcdctl
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.topology.model import Flannel as FlannelModel
+    from testbed.topology.model import Node, Topology
+
+SERVICE = "flanneld"
+PREFIX = "/coreos.com/network"
+CONFIG_STEP = "flannel config"
+SUBNET_FILE = "/run/flannel/subnet.env"
+
+
+def flannel_step(node: str) -> str:
+    """The name of the step after which the node's routes to its peers are set."""
+    return f"flannel {node}"
+
+
+def network_config(flannel: FlannelModel) -> dict[str, Any]:
+    """The value of ``/coreos.com/network/config`` (flannel, Documentation/configuration.md)."""
+    backend: dict[str, Any] = {"Type": flannel.backend}
+    if flannel.port is not None:
+        backend["Port"] = flannel.port
+    if flannel.backend == "vxlan":
+        backend["VNI"] = flannel.vni
+    return {
+        "Network": str(flannel.network),
+        "SubnetLen": min(s.prefixlen for s in flannel.subnets.values()),
+        "SubnetMin": str(_first_subnet(flannel)),
+        "Backend": backend,
+    }
+
+
+def _first_subnet(flannel: FlannelModel) -> Any:
+    return min(s.network_address for s in flannel.subnets.values())
+
+
+def subnet_key(subnet: IPv4Network) -> str:
+    """The etcd key of a subnet: 100.96.1.0/24 is ``.../subnets/100.96.1.0-24``."""
+    return f"{PREFIX}/subnets/{str(subnet).replace('/', '-')}"
+
+
+def reservations(topology: Topology) -> dict[str, str]:
+    """All etcd keys that are written before any flanneld starts, with their values."""
+    flannel = topology.flannel
+    assert flannel is not None
+    keys = {f"{PREFIX}/config": json.dumps(network_config(flannel))}
+    for node, subnet in flannel.subnets.items():
+        value = {"PublicIP": str(topology.address(node)), "PublicIPv6": None}
+        keys[subnet_key(subnet)] = json.dumps(value)
+    return keys
+
+
+class Flannel(Role):
+    name = "flannel"
+    artifacts = ("flanneld", "etcdctl")
+    services = (SERVICE,)
+
+    def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+        flannel, etcd = topology.flannel, topology.etcd
+        assert flannel is not None
+        assert etcd is not None
+        if node is topology.with_role(self.name)[0]:
+            yield Step(
+                CONFIG_STEP,
+                f"{flannel.backend} over {flannel.network}, {len(flannel.subnets)} subnets reserved",
+                (etcd_step(etcd.name),),
+                self._configure,
+            )
+
+        def act(context: Context) -> tuple[str, bool]:
+            return self._start(context, node, flannel)
+
+        subnet = flannel.subnets[node.name]
+        yield Step(
+            flannel_step(node.name),
+            f"flanneld {flannel.backend} with {subnet}",
+            (CONFIG_STEP, node_step(node.name)),
+            act,
+        )
+
+    @staticmethod
+    def _configure(context: Context) -> tuple[str, bool]:
+        topology = context.topology
+        assert topology.etcd is not None
+        node = context.node(topology.etcd.name)
+        keys = reservations(topology)
+        wanted = json.dumps(keys, sort_keys=True)
+        if _epoch(context) is not None and marked(node, "flannel-keys") == wanted:
+            return f"{len(keys) - 1} subnets reserved", False
+        # One transaction: a flanneld never sees the network without the reservations.
+        # A key that is there may hold a lease: it is left to the flanneld that owns it.
+        new = [k for k in keys if k.endswith("/config") or not _exists(context, k)]
+        puts = "".join(f"put {key} {_quote(keys[key])}\n" for key in new)
+        node.run(etcdctl(topology, context, "txn"), input=f"\n{puts}\n\n".encode())
+        if _epoch(context) is None:
+            mark(node, "flannel-epoch", uuid.uuid4().hex)
+        mark(node, "flannel-keys", wanted)
+        return f"{len(keys) - 1} subnets reserved", True
+
+    @staticmethod
+    def _start(context: Context, node: Node, flannel: FlannelModel) -> tuple[str, bool]:
+        topology = context.topology
+        machine = context.node(node.name)
+        before = machine.services().get(SERVICE)
+        # A new etcd knows nothing of the leases: every flanneld must register again.
+        digest = f"{topology.node_digest(node.name)}.{_epoch(context)}"
+        index = next(iter(node.networks))
+        interface = f"eth{list(node.networks).index(index)}"
+        argv = (
+            machine.provide(context.store.binary("flanneld")),
+            f"--etcd-endpoints={endpoint(topology)}",
+            f"--iface={interface}",
+            f"--subnet-file={SUBNET_FILE}",
+            "--ip-masq",
+        )
+        service = Service(SERVICE, argv, notify=True, digest=digest)
+        machine.start(service)
+        changed = before is None or before.state == "dead" or before.digest != digest
+        return f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}", changed
+
+
+def _epoch(context: Context) -> str | None:
+    """Which life of etcd this is: None when this etcd has not been configured yet."""
+    assert context.topology.etcd is not None
+    return marked(context.node(context.topology.etcd.name), "flannel-epoch")
+
+
+def _exists(context: Context, key: str) -> bool:
+    assert context.topology.etcd is not None
+    if _epoch(context) is None:
+        return False  # nobody but us writes to an etcd that has just been started
+    node = context.node(context.topology.etcd.name)
+    argv = etcdctl(context.topology, context, "get", "--keys-only", key)
+    return bool(node.run(argv).stdout.strip())
+
+
+def _quote(value: str) -> str:
+    """A value as etcdctl's transaction reader takes it: a Go string, as JSON's are for ASCII."""
+    return json.dumps(value)

@@ -1,0 +1,143 @@
+"""Images on a node: loaded by its daemon once, then shared by every node after it.
+
+Loading an image costs a node about as much CPU as starting its daemon.  What a
+daemon has made of its images is therefore kept in the cache, as its own files
+below the data root, and put under the data root of the next daemon before that
+starts: the small files are copied; the layers, which overlayfs only ever
+reads, are linked to.  A seed belongs to one engine version and one set of images.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, ClassVar
+
+from testbed.artifacts.source import Job, Origin, Source
+from testbed.lab.marks import is_marked, mark
+from testbed.lab.plan import Step
+from testbed.process import run
+from testbed.roles.engine import LAB, Engine, engine_version
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
+
+DATA_ROOT = "/var/lib/docker"
+PARTS = ("image", "overlay2")  # of the data root, as the overlay2 driver lays it out
+LAYERS = "/run/testbed/layers"  # where a node finds the layers of its seed
+SEEDED = "image-seed"
+
+# Argument 1 is the seed.  Two programs, since every node of a large lab pays for them.
+INSTALL = f'ln -sfn "$1/layers" {LAYERS} && cp -a "$1/root/." {DATA_ROOT}'
+
+
+def images_step(node: str) -> str:
+    """The name of the step after which the node's daemon has all images it needs."""
+    return f"images {node}"
+
+
+def wanted(topology: Topology, node: str) -> list[str]:
+    """The images of a node's containers, each once."""
+    return sorted({c.image for c in topology.containers_on(node)})
+
+
+@dataclass(frozen=True)
+class Seed(Source):
+    """What one engine makes of a set of images; ``harvest`` gives it as a tar of its data root."""
+
+    engine: str
+    archives: Sequence[Path]
+    harvest: Callable[[], bytes] = field(compare=False)
+    origin: ClassVar[Origin] = "engine"
+
+    def recipe(self) -> Mapping[str, object]:
+        files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.archives]
+        return {"engine": self.engine, "archives": files, "layers": LAYERS, "form": 1}
+
+    def whole(self, folder: Path) -> bool:
+        return (folder / "layers").is_dir() and (folder / "root").is_dir()
+
+    def fill(self, job: Job) -> str:
+        job.say("keep what the engine made of the image")
+        (job.into / "root").mkdir()
+        (job.into / "layers").mkdir()
+        # tar itself: owners, modes and absolute links of a layer must stay as they are.
+        run(["tar", "-C", job.into / "root", "-xpf", "-", "--numeric-owner"], input=self.harvest())
+        for diff in sorted((job.into / "root" / "overlay2").glob("*/diff")):
+            layer = diff.parent.name
+            (job.into / "layers" / layer).mkdir()
+            diff.rename(job.into / "layers" / layer / "diff")
+            diff.symlink_to(f"{LAYERS}/{layer}/diff")
+        return self.engine
+
+
+def install_seed(context: Context, node: Node, engine: str) -> None:
+    """Put the seed under the data root of a daemon that has never run; none yet is fine."""
+    found = context.store.kept(SEEDED, _seed(context, node.name, engine, bytes))
+    if found is not None:
+        node.run(["mkdir", "-p", DATA_ROOT])
+        node.run(["sh", "-c", INSTALL, "sh", node.provide(found)])
+        mark(node, SEEDED)
+
+
+def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]) -> Seed:
+    names = wanted(context.topology, node)
+    return Seed(engine, [context.store.image(name) for name in names], harvest)
+
+
+def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
+    """The step that makes sure of the images, and ends containers that are not asked for."""
+    names = wanted(topology, node)
+
+    def act(context: Context) -> tuple[str, bool]:
+        with Engine(context.node(node)) as engine:
+            changed = _remove_others(context, engine, node)
+            missing = [name for name in names if not engine.has_image(name)]
+            for name in missing:
+                engine.load(context.store.image(name))
+            if missing and not is_marked(context.node(node), SEEDED) and not changed:
+                _keep(context, node, engine)
+        how = "loaded" if missing else "there"
+        return f"{', '.join(names) or 'none'} {how}", changed or bool(missing)
+
+    yield Step(images_step(node), f"images: {', '.join(names) or 'none'}", (docker,), act)
+
+
+def _remove_others(context: Context, engine: Engine, node: str) -> bool:
+    keep = {c.name for c in context.topology.containers_on(node)}
+    others = engine.names(label=f"{LAB}={context.lab}") - keep
+    for name in sorted(others):
+        engine.remove(name)
+    return bool(others)
+
+
+def _keep(context: Context, node: str, engine: Engine) -> None:
+    """Make the seed from a daemon that has the images and no container yet."""
+    if engine.names():
+        return
+    machine = context.node(node)
+
+    def harvest() -> bytes:
+        argv = ["tar", "-C", DATA_ROOT, "-cf", "-", "--numeric-owner", *PARTS]
+        return _without_devices(machine.run(argv).out)
+
+    version = engine_version(context, node)
+    context.store.keep(SEEDED, _seed(context, node, version, harvest))
+
+
+def _without_devices(data: bytes) -> bytes:
+    """The tar without device nodes: the driver makes its own for the file system it is on."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as source:
+        if not any(member.isdev() for member in source):
+            return data
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as target:
+            for member in source:
+                if not member.isdev() and ".." not in PurePosixPath(member.name).parts:
+                    target.addfile(member, source.extractfile(member) if member.isreg() else None)
+        return out.getvalue()

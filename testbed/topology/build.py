@@ -1,0 +1,376 @@
+"""A tree to a :class:`Topology`: each section read, every default filled in.
+
+What cannot be read is noted and left out; whether the parts fit together is
+the business of :mod:`testbed.topology.check`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Literal, cast
+
+from testbed.topology import keys, tree
+from testbed.topology.check import check
+from testbed.topology.model import (
+    BACKENDS,
+    ROLES,
+    Backend,
+    Bridge,
+    Container,
+    Docker,
+    Flannel,
+    Namespace,
+    Network,
+    Node,
+    Publish,
+    Topology,
+    Veth,
+    VethEnd,
+)
+from testbed.topology.read import Reader
+from testbed.topology.tree import Problems, Tree, quote
+
+if TYPE_CHECKING:
+    from collections import abc
+
+__all__ = ["build"]
+
+
+def build(root: Tree, problems: Problems) -> Topology:
+    """The topology that a tree describes.  Raises TopologyError with all its problems."""
+    read = Reader(problems)
+    top = read.mapping(root, keys.TOPOLOGY, "a mapping with 'name' and 'nodes'")
+    if top is None:
+        raise problems.error()
+    topology = _topology(read, top, problems)
+    check(topology, top, problems)
+    if problems:
+        raise problems.error()
+    return topology
+
+
+def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
+    name = top.get("name")
+    nodes = _nodes(read, top)
+    flannel = _flannel(read, top, nodes)
+    return Topology(
+        name=(name and read.name(name, "a lab", keys.LABEL, keys.LAB_MAX)) or "",
+        description=read.text(top.get("description")) or "",
+        provider=read.choice(top.get("provider"), "a provider", keys.PROVIDERS)
+        or keys.DEFAULT_PROVIDER,
+        networks=_networks(read, top),
+        nodes=nodes,
+        docker=Docker(_bips(read, top, nodes, flannel)),
+        flannel=flannel,
+        containers=_containers(read, top),
+        namespaces=_namespaces(read, top),
+        bridges=_bridges(read, top),
+        veths=_veths(read, top),
+        source=problems.source,
+    )
+
+
+def _named(
+    read: Reader, section: Tree | None, what: str, pattern: str, limit: int
+) -> abc.Iterator[tuple[str, Tree]]:
+    """The entries of a section whose keys are names.
+
+    Those with a wrong name are read too, so that what is wrong in them is said as well.
+    """
+    found = read.table(section)
+    for entry in found.entries.values() if found else ():
+        read.name(entry.key, what, pattern, limit)
+        yield entry.key.text, entry.value
+
+
+def _networks(read: Reader, top: tree.Mapping) -> dict[str, Network]:
+    out = {}
+    section = top.get("networks")
+    for name, at in _named(read, section, "a network", keys.LABEL, keys.NETWORK_MAX):
+        body = read.mapping(at, keys.NETWORK)
+        # A segment needs two host addresses at least, and one of its own, and one for all.
+        subnet = read.network(body and body.get("subnet"), 8, 30)
+        if subnet is not None:
+            out[name] = Network(name, subnet)
+    return out
+
+
+def _nodes(read: Reader, top: tree.Mapping) -> dict[str, Node]:
+    out = {}
+    section = top.get("nodes")
+    for name, at in _named(read, section, "a node", keys.LABEL, keys.NODE_MAX):
+        body = read.mapping(at, keys.NODE)
+        out[name] = _node(read, name, body) if body else Node(name)
+        if name.startswith("br-"):
+            wanted = "a name for a node that does not begin with 'br-'"
+            section_key = section.entries[name].key if isinstance(section, tree.Mapping) else at
+            hint = "the bridges between nodes are named so; choose another"
+            read.problems.add(section_key, wanted, quote(name), hint)
+    if isinstance(section, tree.Mapping) and not (
+        section.entries or read.problems.touched("nodes")
+    ):
+        read.problems.add(section, "at least one node", "none", "add one: 'node1: {}'")
+    return out
+
+
+def _node(read: Reader, name: str, body: tree.Mapping) -> Node:
+    networks = {}
+    plugged = read.table(body.get("networks"), "a mapping of network to address")
+    for network, entry in plugged.entries.items() if plugged else ():
+        address = read.address(entry.value)
+        if address is not None:
+            networks[network] = address
+    roles: dict[str, None] = {}
+    for item in read.items(body.get("roles"), "a list of roles"):
+        role = read.choice(item, "a role", ROLES)
+        if role in roles:
+            read.problems.add(item, "each role once", f"{quote(role)} again", "remove one")
+        elif role:
+            roles[role] = None
+    return Node(
+        name=name,
+        networks=networks,
+        roles=tuple(roles),
+        gateway=read.boolean(body.get("gateway")) or False,
+        cpus=read.cpus(body.get("cpus")),
+        memory=read.memory(body.get("memory")),
+    )
+
+
+def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> Flannel | None:
+    body = read.mapping(top.get("flannel"), keys.FLANNEL)
+    if body is None:
+        return None
+    backend = cast(
+        "Backend",
+        read.choice(body.get("backend"), "a backend", BACKENDS) or keys.DEFAULT_BACKEND,
+    )
+    network = IPv4Network(keys.DEFAULT_FLANNEL)
+    if (at := body.get("network")) is not None:
+        # Flannel wants room for four subnets of four addresses (pkg/subnet/config.go).
+        network = read.network(at, 8, 28) or network
+    given: dict[str, IPv4Network] = {}
+    table = read.table(body.get("subnets"), "a mapping of node to subnet")
+    for node, entry in table.entries.items() if table else ():
+        subnet = read.network(entry.value, 8, 30)
+        if subnet is not None:
+            given[node] = subnet
+    port = read.integer(body.get("port"), "a UDP port", 1, 65535)
+    return Flannel(
+        backend=backend,
+        network=network,
+        subnets=_all_subnets(read, body, nodes, network, given),
+        port=port or keys.DEFAULT_PORT.get(backend),
+        vni=read.integer(body.get("vni"), "a VXLAN network identifier", 1, keys.MAX_VNI) or 1,
+    )
+
+
+def subnet_length(network: IPv4Network, given: abc.Iterable[IPv4Network] = ()) -> int:
+    """The prefix length of a node's subnet.
+
+    That of those given, else flannel's rule: 24 bits, or a quarter of a network
+    that is smaller than a /22 (flannel, pkg/subnet/config.go).
+    """
+    for subnet in given:
+        return subnet.prefixlen
+    return 24 if network.prefixlen <= 22 else network.prefixlen + 2
+
+
+def _all_subnets(
+    read: Reader,
+    body: tree.Mapping,
+    nodes: abc.Mapping[str, Node],
+    network: IPv4Network,
+    given: dict[str, IPv4Network],
+) -> dict[str, IPv4Network]:
+    """A subnet for every flannel node: what the file reserves, and the next free ones."""
+    members = [n.name for n in nodes.values() if "flannel" in n.roles]
+    missing = [n for n in members if n not in given]
+    length = subnet_length(network, given.values())
+    # After a problem with a given subnet, numbers counted past it would only confuse.
+    if not missing or read.problems.touched("flannel") or length < network.prefixlen + 2:
+        return given
+    taken = set(given.values())
+    free = (s for s in network.subnets(new_prefix=length) if s not in taken)
+    # Flannel leaves the network's first subnet out (SubnetMin, pkg/subnet/config.go).
+    first = next(network.subnets(new_prefix=length))
+    counted = dict(zip(missing, (s for s in free if s != first), strict=False))
+    if len(counted) < len(missing):
+        room = (1 << (length - network.prefixlen)) - 1
+        seen = f"{network} with room for {room} of /{length}"
+        at = body.get("network") or body
+        hint = "use a larger network, or fewer nodes"
+        read.problems.add(at, f"a subnet for each of {len(members)} flannel nodes", seen, hint)
+    both = given | counted
+    return {n: both[n] for n in members if n in both} | given
+
+
+def _bips(
+    read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node], flannel: Flannel | None
+) -> dict[str, IPv4Interface]:
+    """docker0's address for every Docker node: what the file says, and the defaults."""
+    body = read.mapping(top.get("docker"), keys.DOCKER)
+    at = body.get("bip") if body else None
+    plain = IPv4Interface(keys.DEFAULT_BIP)
+    given: dict[str, IPv4Interface] = {}
+    if isinstance(at, tree.Mapping):
+        for name, entry in at.entries.items():
+            bip = read.interface(entry.value, longest=30)
+            if bip is not None:
+                given[name] = bip
+    elif at is not None:
+        plain = read.interface(at, longest=30) or plain
+        if not any("docker" in n.roles and "flannel" not in n.roles for n in nodes.values()):
+            wanted = "a node with the role docker and without flannel"
+            hint = "write {node: address} for other nodes, or leave bip out"
+            read.problems.add(at, wanted, "none", hint)
+    out: dict[str, IPv4Interface] = {}
+    for node in nodes.values():
+        if node.name in given or "docker" not in node.roles:
+            continue
+        if "flannel" not in node.roles:
+            out[node.name] = plain
+        elif flannel and (subnet := flannel.subnets.get(node.name)):
+            out[node.name] = IPv4Interface((subnet.network_address + 1, subnet.prefixlen))
+    return given | out
+
+
+def _containers(read: Reader, top: tree.Mapping) -> dict[str, Container]:
+    out = {}
+    section = top.get("containers")
+    for name, at in _named(read, section, "a container", keys.CONTAINER, keys.LABEL_MAX):
+        body = read.mapping(at, keys.CONTAINER_KEYS)
+        if body is not None:
+            out[name] = _container(read, name, body)
+    return out
+
+
+def _container(read: Reader, name: str, body: tree.Mapping) -> Container:
+    image = read.matching(
+        body.get("image"),
+        keys.IMAGE,
+        "an image, like nginx or registry.example:5000/team/web:1.2",
+        "a repository is written in lower case, its tag after a colon",
+    )
+    if image is not None and len(image) > keys.IMAGE_MAX:
+        wanted = f"an image of at most {keys.IMAGE_MAX} characters"
+        read.problems.add(body, wanted, f"one with {len(image)}", "shorten it")
+    network = read.matching(
+        body.get("network"),
+        keys.NETWORK_MODE,
+        "bridge, host, none or container:NAME",
+        "a container's place on the lab's networks is its node's",
+    )
+    ports = (_publish(read, p) for p in read.items(body.get("publish"), "a list of ports"))
+    return Container(
+        name=name,
+        node=read.text(body.get("node"), "the name of a node") or "",
+        image=image or keys.DEFAULT_IMAGE,
+        network=network or "bridge",
+        publish=tuple(p for p in ports if p),
+        command=_command(read, body.get("command")),
+        env=_env(read, body.get("env")),
+    )
+
+
+def _publish(read: Reader, at: Tree) -> Publish | None:
+    wanted = "a port as [address:]host_port:container_port[/tcp|/udp]"
+    value = read.matching(at, keys.PUBLISH, wanted, 'like "8080:80" or "10.168.0.2:8080:80/udp"')
+    if value is None:
+        return None
+    ports, _, protocol = value.partition("/")
+    *address, outer, inner = ports.split(":")
+    for port in (outer, inner):
+        if not 1 <= int(port) <= 65535 or port != str(int(port)):
+            read.problems.add(at, "ports from 1 to 65535", port, "change it")
+            return None
+    try:
+        ip = IPv4Address(address[0]) if address else None
+    except ValueError:
+        hint = "write four numbers from 0 to 255 with dots between"
+        read.problems.add(at, "an IPv4 address", quote(address[0]), hint)
+        return None
+    # An omitted protocol is TCP, as for docker run.
+    kind = cast("Literal['tcp', 'udp']", protocol or "tcp")
+    return Publish(int(outer), int(inner), kind, ip)
+
+
+def _command(read: Reader, at: Tree | None) -> tuple[str, ...] | None:
+    if at is None:
+        return None
+    items = read.items(at, "a list: the command and its arguments")
+    if isinstance(at, tree.Sequence) and not items:
+        hint = "leave the key out for the image's own command"
+        read.problems.add(at, "a command", "an empty list", hint)
+    words = [read.text(item, "an argument as text") for item in items]
+    return tuple(word for word in words if word is not None)
+
+
+def _env(read: Reader, at: Tree | None) -> dict[str, str]:
+    out = {}
+    table = read.table(at, "a mapping of variables")
+    for entry in table.entries.values() if table else ():
+        name = read.matching(
+            entry.key,
+            keys.VARIABLE,
+            "a variable of letters, digits and '_', no digit first",
+            "rename it",
+        )
+        value = read.text(entry.value, "a variable's value as text")
+        if name is not None and value is not None:
+            out[name] = value
+    return out
+
+
+def _on_node(read: Reader, at: Tree, known: keys.Keys) -> str | None:
+    body = read.mapping(at, known)
+    return read.text(body.get("node"), "the name of a node") if body else None
+
+
+def _namespaces(read: Reader, top: tree.Mapping) -> dict[str, Namespace]:
+    out = {}
+    section = top.get("namespaces")
+    for name, at in _named(read, section, "a namespace", keys.NAMESPACE, keys.LABEL_MAX):
+        out[name] = Namespace(name, _on_node(read, at, keys.NAMESPACE_KEYS) or "")
+    return out
+
+
+def _bridges(read: Reader, top: tree.Mapping) -> dict[str, Bridge]:
+    out = {}
+    section = top.get("bridges")
+    for name, at in _named(read, section, "a bridge", keys.INTERFACE, keys.INTERFACE_MAX):
+        out[name] = Bridge(name, _on_node(read, at, keys.BRIDGE_KEYS) or "")
+    return out
+
+
+def _veths(read: Reader, top: tree.Mapping) -> tuple[Veth, ...]:
+    # One for each item of the file, whatever is wrong with it: places count by index.
+    return tuple(_veth(read, at) for at in read.items(top.get("veths"), "a list of pairs"))
+
+
+def _veth(read: Reader, at: Tree) -> Veth:
+    nothing = VethEnd("")
+    body = read.mapping(at, keys.VETH)
+    if body is None:
+        return Veth("", (nothing, nothing))
+    node = read.text(body.get("node"), "the name of a node") or ""
+    section = body.get("ends")
+    ends = [_veth_end(read, item) for item in read.items(section, "a list of two ends")]
+    if isinstance(section, tree.Sequence) and len(ends) != 2:
+        hint = "a veth pair has two ends, each with a name"
+        read.problems.add(section, "two ends", str(len(ends)), hint)
+    first, second = (*ends, nothing, nothing)[:2]
+    return Veth(node, (first, second))
+
+
+def _veth_end(read: Reader, at: Tree) -> VethEnd:
+    body = read.mapping(at, keys.VETH_END)
+    if body is None:
+        return VethEnd("")
+    named = body.get("name")
+    return VethEnd(
+        name=(named and read.name(named, "an interface", keys.INTERFACE, keys.INTERFACE_MAX)) or "",
+        namespace=read.text(body.get("namespace"), "the name of a namespace"),
+        bridge=read.text(body.get("bridge"), "the name of a bridge"),
+        address=read.interface(body.get("address")),
+    )

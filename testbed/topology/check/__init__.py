@@ -1,0 +1,30 @@
+"""Do the parts of a topology fit together?  One rule to a method, one subject to a file.
+
+A rule says nothing of a value that has been refused already: one mistake in a
+file is one problem in the report.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.topology.check.containers import Containers
+from testbed.topology.check.flannel import Flannel
+from testbed.topology.check.namespaces import Namespaces
+from testbed.topology.check.networks import Networks
+
+if TYPE_CHECKING:
+    from testbed.topology.check.look import Look
+    from testbed.topology.model import Topology
+    from testbed.topology.tree import Problems, Tree
+
+__all__ = ["check"]
+
+_SUBJECTS: tuple[type[Look], ...] = (Networks, Flannel, Containers, Namespaces)
+
+
+def check(topology: Topology, root: Tree, problems: Problems) -> None:
+    """Note everything that does not fit.  Raises TopologyError at one problem too many."""
+    for look in [subject(topology, root, problems) for subject in _SUBJECTS]:
+        for rule in look.rules():
+            rule()

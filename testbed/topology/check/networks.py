@@ -1,0 +1,80 @@
+"""Networks and the nodes on them: subnets, addresses, gateways."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.topology import tree
+from testbed.topology.check.look import Look
+from testbed.topology.read import host_in
+from testbed.topology.tree import nearest, quote
+
+if TYPE_CHECKING:
+    from collections import abc
+    from ipaddress import IPv4Address
+
+__all__ = ["Networks"]
+
+
+class Networks(Look):
+    """Rules on networks and the nodes on them."""
+
+    def rules(self) -> tuple[abc.Callable[[], None], ...]:
+        return (
+            self.networks_are_apart,
+            self.addresses_are_in_their_networks,
+            self.one_gateway_per_network,
+            self.roles_have_a_network,
+        )
+
+    def networks_are_apart(self) -> None:
+        subnets = [
+            (n.subnet, n.name, self.value("networks", n.name, "subnet"))
+            for n in self.t.networks.values()
+        ]
+        self.apart(subnets, "networks")
+
+    def addresses_are_in_their_networks(self) -> None:
+        declared = tree.keys_at(self.root, "networks")
+        holders: dict[tuple[str, IPv4Address], str] = {}
+        for node in self.t.nodes.values():
+            for name in tree.keys_at(self.root, "nodes", node.name, "networks"):
+                path = ("nodes", node.name, "networks", name)
+                if name not in declared:
+                    hint = nearest(name, declared)
+                    self.add(self.key(*path), "the name of a network", quote(name), hint)
+                    continue
+                network, address = self.t.networks.get(name), node.networks.get(name)
+                if address is None or network is None:
+                    continue
+                label = f"{name} ({network.subnet})"
+                at = self.value(*path)
+                if not host_in(self.problems, at, address, network.subnet, label):
+                    continue
+                holder = holders.setdefault((name, address), node.name)
+                if holder != node.name:
+                    seen = f"{address} again, the address of {holder}"
+                    self.add(at, f"each address of {name} once", seen, "take another")
+
+    def one_gateway_per_network(self) -> None:
+        gateways: dict[str, str] = {}
+        for node in self.t.nodes.values():
+            if not node.gateway:
+                continue
+            at = self.value("nodes", node.name, "gateway")
+            if not node.networks and not self.unsure(node.name, "networks"):
+                hint = "add it to the network whose gateway it is"
+                self.add(at, "a gateway on a network", f"{node.name} on none", hint)
+            for network in node.networks:
+                first = gateways.setdefault(network, node.name)
+                if first != node.name:
+                    wanted = f"at most one gateway on {network}"
+                    self.add(at, wanted, f"{node.name} besides {first}", "keep one of them")
+
+    def roles_have_a_network(self) -> None:
+        for node in self.t.nodes.values():
+            roles = [r for r in node.roles if r != "namespaces"]
+            if roles and not node.networks and not self.unsure(node.name, "networks"):
+                wanted = f"a network for a node with the role {roles[0]}"
+                hint = "add networks: {NAME: ADDRESS}"
+                self.add(self.key("nodes", node.name), wanted, "none", hint)

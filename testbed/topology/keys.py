@@ -1,0 +1,247 @@
+"""Every key that a topology file may hold: what it means, and the form of its value.
+
+The loader takes the known keys, the enumerations and the patterns from here,
+the JSON schema takes all of it, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.topology.model import BACKENDS, ROLES
+
+#: Ways of making nodes.
+PROVIDERS = ("netns", "vagrant", "containerlab", "kubernetes")
+
+DEFAULT_PROVIDER = "netns"
+DEFAULT_BACKEND = "vxlan"
+DEFAULT_IMAGE = "nginx"
+#: The overlay's network; the documents' own.
+DEFAULT_FLANNEL = "100.96.0.0/16"
+#: docker0 of a daemon that was told nothing: the first address of Docker's first pool.
+DEFAULT_BIP = "172.17.0.1/16"
+#: UDP ports that flannel's backends listen on (flannel, Documentation/backends.md).
+#: 8472 is the Linux kernel's own choice; IANA's port for VXLAN is 4789 (RFC 7348, section 8).
+DEFAULT_PORT: Mapping[str, int] = {"udp": 8285, "vxlan": 8472}
+
+#: A VXLAN network identifier holds 24 bits (RFC 7348, section 5).
+MAX_VNI = (1 << 24) - 1
+#: Below this many bytes dockerd and etcd do not start.
+MIN_MEMORY = 32 << 20
+#: The kernel's smallest CPU quota is 1 ms, of a period of 100 ms (sched-bwc.rst).
+MIN_CPUS = 0.01
+
+LAB_MAX = 30
+#: IFNAMSIZ is 16 with the final NUL, and ports of the fabric are named after the node.
+NODE_MAX = 12
+NETWORK_MAX = 12
+INTERFACE_MAX = 15
+#: A DNS label is at most 63 octets long (RFC 1035, section 2.3.4).
+LABEL_MAX = 63
+
+#: A host name's label: letters, digits, hyphens inside (RFC 952, RFC 1123 section 2.1),
+#: in lower case, since names are compared as they are written.
+LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+#: As above, of two characters at least: Docker's own names are [a-zA-Z0-9][a-zA-Z0-9_.-]+.
+CONTAINER = r"[a-z0-9][a-z0-9-]*[a-z0-9]"
+#: Less than what the kernel's dev_valid_name() lets pass: nothing that ip(8) reads otherwise.
+INTERFACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+ADDRESS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
+PREFIXED = ADDRESS + r"/[0-9]{1,2}"
+PUBLISH = r"(" + ADDRESS + r":)?[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp))?"
+MEMORY = r"[0-9]{1,15}[KMGT]?"
+NETWORK_MODE = r"bridge|host|none|container:" + CONTAINER
+#: [registry[:port]/]path[:tag][@digest], after the grammar of the distribution project.
+IMAGE = (
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?"
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(@sha256:[0-9a-f]{64})?"
+)
+IMAGE_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One known key of a mapping, with the JSON schema of its value."""
+
+    description: str
+    schema: Mapping[str, Any]
+    required: bool = False
+
+
+Keys = Mapping[str, Key]
+
+
+def _whole(pattern: str, **more: Any) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^({pattern})$", **more}
+
+
+def _object(keys: Keys) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "type": "object",
+        "properties": {k: {"description": v.description, **v.schema} for k, v in keys.items()},
+        "additionalProperties": False,
+    }
+    required = [name for name, key in keys.items() if key.required]
+    return out | ({"required": required} if required else {})
+
+
+def _named(names: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "propertyNames": dict(names), "additionalProperties": dict(values)}
+
+
+_LAB_NAME = _whole(LABEL, maxLength=LAB_MAX)
+_NODE_NAME = _whole(LABEL, maxLength=NODE_MAX) | {"not": {"pattern": "^br-"}}
+_NETWORK_NAME = _whole(LABEL, maxLength=NETWORK_MAX)
+_CONTAINER_NAME = _whole(CONTAINER, maxLength=LABEL_MAX)
+_NAMESPACE_NAME = _whole(NAMESPACE, maxLength=LABEL_MAX)
+_INTERFACE_NAME = _whole(INTERFACE, maxLength=INTERFACE_MAX)
+_ADDRESS = _whole(ADDRESS)
+_PREFIXED = _whole(PREFIXED)
+
+_NODE_OF = Key("The node that it is on.", _NODE_NAME, required=True)
+
+NETWORK: Keys = {
+    "subnet": Key("The IPv4 subnet used on the segment: 10.168.0.0/24.", _PREFIXED, required=True),
+}
+
+NODE: Keys = {
+    "networks": Key(
+        "The networks that the node is plugged into, in order: eth0, eth1, ...; "
+        "each with the node's address there.",
+        _named(_NETWORK_NAME, _ADDRESS),
+    ),
+    "roles": Key(
+        "The software that the node runs.",
+        {"type": "array", "items": {"enum": list(ROLES)}, "uniqueItems": True},
+    ),
+    "gateway": Key("Is it the default route of its peers?", {"type": "boolean", "default": False}),
+    "cpus": Key(
+        "How many CPUs it may use; 0.5 is half of one. Without it, no limit.",
+        {"type": "number", "minimum": MIN_CPUS},
+    ),
+    "memory": Key(
+        "How much memory it may use, in bytes, or with K, M, G or T (powers of 1024). "
+        "Without it, no limit.",
+        {"anyOf": [{"type": "integer", "minimum": MIN_MEMORY}, _whole(MEMORY)]},
+    ),
+}
+
+DOCKER: Keys = {
+    "bip": Key(
+        "The address of docker0 with its prefix: one for every Docker node without flannel, "
+        "or one for each node.",
+        {
+            "anyOf": [_PREFIXED, _named(_NODE_NAME, _PREFIXED)],
+            "default": DEFAULT_BIP,
+        },
+    ),
+}
+
+FLANNEL: Keys = {
+    "backend": Key(
+        "How packets cross from node to node.",
+        {"enum": list(BACKENDS), "default": DEFAULT_BACKEND},
+    ),
+    "network": Key("The network of all containers.", _PREFIXED | {"default": DEFAULT_FLANNEL}),
+    "subnets": Key(
+        "The subnet reserved for each node; those left out are counted on.",
+        _named(_NODE_NAME, _PREFIXED),
+    ),
+    "port": Key(
+        "The UDP port of the udp (8285) or vxlan (8472) backend.",
+        {"type": "integer", "minimum": 1, "maximum": 65535},
+    ),
+    "vni": Key(
+        "The VXLAN network identifier (RFC 7348).",
+        {"type": "integer", "minimum": 1, "maximum": MAX_VNI, "default": 1},
+    ),
+}
+
+CONTAINER_KEYS: Keys = {
+    "node": _NODE_OF,
+    "image": Key(
+        "The image that it is made of.",
+        _whole(IMAGE, maxLength=IMAGE_MAX, default=DEFAULT_IMAGE),
+    ),
+    "network": Key(
+        "Its network: bridge, host, none, or container:NAME to share another container's.",
+        _whole(NETWORK_MODE, default="bridge"),
+    ),
+    "publish": Key(
+        "Published ports: [address:]host_port:container_port[/tcp|/udp].",
+        {"type": "array", "items": _whole(PUBLISH), "uniqueItems": True},
+    ),
+    "command": Key(
+        "The command and its arguments, instead of the image's own.",
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    ),
+    "env": Key(
+        "Environment variables.",
+        _named(_whole(VARIABLE), {"type": "string"}),
+    ),
+}
+
+NAMESPACE_KEYS: Keys = {"node": _NODE_OF}
+BRIDGE_KEYS: Keys = {"node": _NODE_OF}
+
+VETH_END: Keys = {
+    "name": Key("The interface's name.", _INTERFACE_NAME, required=True),
+    "namespace": Key("The namespace that it is put into.", _NAMESPACE_NAME),
+    "bridge": Key("The bridge that it becomes a port of.", _INTERFACE_NAME),
+    "address": Key("Its address with the prefix, in a namespace: 192.168.10.200/24.", _PREFIXED),
+}
+
+VETH: Keys = {
+    "node": _NODE_OF,
+    "ends": Key(
+        "The two ends of the pair.",
+        {
+            "type": "array",
+            "items": _object(VETH_END)
+            | {
+                "oneOf": [{"required": ["namespace"]}, {"required": ["bridge"]}],
+                "dependentRequired": {"address": ["namespace"]},
+            },
+            "minItems": 2,
+            "maxItems": 2,
+        },
+        required=True,
+    ),
+}
+
+TOPOLOGY: Keys = {
+    "name": Key("The lab's name.", _LAB_NAME, required=True),
+    "description": Key("What the lab is for, in a sentence or two.", {"type": "string"}),
+    "provider": Key(
+        "What makes the nodes.",
+        {"enum": list(PROVIDERS), "default": DEFAULT_PROVIDER},
+    ),
+    "networks": Key(
+        "Layer-2 segments that join nodes, by name.",
+        _named(_NETWORK_NAME, _object(NETWORK)),
+    ),
+    "nodes": Key(
+        "The machines, by name.",
+        _named(_NODE_NAME, _object(NODE)) | {"minProperties": 1},
+        required=True,
+    ),
+    "docker": Key("Docker's settings.", _object(DOCKER)),
+    "flannel": Key("The overlay network; wanted when a node has the role.", _object(FLANNEL)),
+    "containers": Key("Containers, by name.", _named(_CONTAINER_NAME, _object(CONTAINER_KEYS))),
+    "namespaces": Key(
+        "Plain network namespaces, by name.", _named(_NAMESPACE_NAME, _object(NAMESPACE_KEYS))
+    ),
+    "bridges": Key("Linux bridges, by name.", _named(_INTERFACE_NAME, _object(BRIDGE_KEYS))),
+    "veths": Key(
+        "Pairs of virtual Ethernet interfaces.", {"type": "array", "items": _object(VETH)}
+    ),
+}
+
+#: The whole file as one JSON schema, without the head that names it.
+FILE: Mapping[str, Any] = _object(TOPOLOGY)

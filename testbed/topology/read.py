@@ -1,0 +1,280 @@
+"""A value out of a tree, or a problem: one method for each form that a value can have.
+
+Every method takes None for a key that is not there, and returns None for it and
+for a value that it had to refuse; so a reader says what it wants, and no more.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING
+
+from testbed.topology import keys, tree
+from testbed.topology.tree import Problems, Tree, describe, nearest, quote
+
+if TYPE_CHECKING:
+    from collections import abc
+
+__all__ = ["Reader", "host_in"]
+
+_MEMORY_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+#: Addresses that no host of a lab can have: this network (RFC 1122), loopback,
+#: multicast (RFC 5771) and what is reserved (RFC 1112, section 4).
+_NO_HOSTS = tuple(
+    IPv4Network(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")
+)
+
+
+class Reader:
+    """Reads values; notes each one that has the wrong form in ``problems``."""
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+
+    def mapping(
+        self, at: Tree | None, known: keys.Keys, wanted: str = "a mapping"
+    ) -> tree.Mapping | None:
+        """A mapping with known keys only, and no required one missing."""
+        found = self.table(at, wanted)
+        if found is None:
+            return None
+        for name, entry in found.entries.items():
+            if name not in known:
+                wanted_key = "a known key"
+                self.problems.add(entry.key, wanted_key, quote(name), nearest(name, known))
+        for name, key in known.items():
+            if key.required and name not in found.entries:
+                hint = f"add it: {key.description[0].lower()}{key.description[1:].rstrip('.')}"
+                self.problems.add(found, f"the key {name!r}", "none", hint)
+        return found
+
+    def table(self, at: Tree | None, wanted: str = "a mapping") -> tree.Mapping | None:
+        """A mapping whose keys are names."""
+        if isinstance(at, tree.Mapping):
+            return at
+        if at is not None and not isinstance(at, tree.Broken):
+            hint = "write 'key: value' lines below it, or {} for none"
+            self.problems.add(at, wanted, describe(at), hint)
+        return None
+
+    def items(self, at: Tree | None, wanted: str) -> tuple[Tree, ...]:
+        """The items of a list."""
+        if isinstance(at, tree.Sequence):
+            return at.items
+        if at is not None and not isinstance(at, tree.Broken):
+            self.problems.add(at, wanted, describe(at), "write a list: [a, b]")
+        return ()
+
+    def text(self, at: Tree | None, wanted: str = "text") -> str | None:
+        """A text, as it stands."""
+        if at is None or isinstance(at, tree.Broken):
+            return None
+        if isinstance(at, tree.Scalar) and isinstance(at.value, str) and not at.surprise:
+            if "\0" not in at.value and at.value.isprintable():
+                return at.value
+            return self._long_text(at, at.value)
+        hint = "write text here"
+        if isinstance(at, tree.Scalar) and at.value is not None:
+            hint = f'quote it: "{at.text}"' if len(at.text) < 60 else "quote it"
+        self.problems.add(at, wanted, describe(at), hint)
+        return None
+
+    def _long_text(self, at: Tree, value: str) -> str | None:
+        # Neither an argument nor a variable can hold a NUL, or what UTF-8 cannot say.
+        if "\0" not in value and not re.search("[\ud800-\udfff]", value):
+            return value
+        self.problems.add(at, "text without NUL and surrogates", quote(value), "remove them")
+        return None
+
+    def matching(self, at: Tree | None, pattern: str, wanted: str, hint: str) -> str | None:
+        """A text that a pattern matches as a whole."""
+        value = self.text(at, wanted)
+        if at is None or value is None:
+            return None
+        if re.fullmatch(pattern, value):
+            return value
+        self.problems.add(at, wanted, quote(value), hint)
+        return None
+
+    def name(self, at: Tree, what: str, pattern: str, limit: int) -> str | None:
+        """A name of at most ``limit`` characters that a pattern matches."""
+        value = self.text(at, f"the name of {what}")
+        if value is None:
+            return None
+        if len(value) > limit:
+            wanted = f"a name of at most {limit} characters for {what}"
+            seen = f"{quote(value)} with {len(value)}"
+            self.problems.add(at, wanted, seen, "shorten it")
+        elif not re.fullmatch(pattern, value):
+            self.problems.add(at, *_wanted_name(what, value, pattern))
+        else:
+            return value
+        return None
+
+    def choice(self, at: Tree | None, what: str, known: abc.Sequence[str]) -> str | None:
+        """One of a few words."""
+        wanted = f"{what}: {', '.join(known)}"
+        value = self.text(at, wanted)
+        if at is None or value is None or value in known:
+            return value
+        self.problems.add(at, wanted, quote(value), nearest(value, known))
+        return None
+
+    def boolean(self, at: Tree | None) -> bool | None:
+        """``true`` or ``false``."""
+        if at is None or isinstance(at, tree.Broken):
+            return None
+        if isinstance(at, tree.Scalar) and isinstance(at.value, bool):
+            return at.value
+        self.problems.add(at, "true or false", describe(at), "write true or false, unquoted")
+        return None
+
+    def integer(self, at: Tree | None, what: str, low: int, high: int) -> int | None:
+        """An integer from ``low`` to ``high``."""
+        if at is None or isinstance(at, tree.Broken):
+            return None
+        value = at.value if isinstance(at, tree.Scalar) else None
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        wanted = f"{what}, an integer from {low} to {high}"
+        self.problems.add(at, wanted, describe(at), "change it")
+        return None
+
+    def cpus(self, at: Tree | None) -> float | None:
+        """A number of CPUs."""
+        if at is None or isinstance(at, tree.Broken):
+            return None
+        value = at.value if isinstance(at, tree.Scalar) else None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if isinstance(value, (int, float)) and number and value >= keys.MIN_CPUS:
+            return float(value)
+        wanted = f"a number of CPUs, {keys.MIN_CPUS} or more"
+        self.problems.add(at, wanted, describe(at), "0.5 is half of one; leave it out for no limit")
+        return None
+
+    def memory(self, at: Tree | None) -> int | None:
+        """An amount of memory, in bytes."""
+        if at is None or isinstance(at, tree.Broken):
+            return None
+        value: object = at.value if isinstance(at, tree.Scalar) and not at.surprise else None
+        if isinstance(value, str) and re.fullmatch(keys.MEMORY, value):
+            digits = value.rstrip("KMGT")
+            value = int(digits) << _MEMORY_UNITS[value[len(digits) :]]
+        # A limit of memory is a signed 64-bit number for the kernel.
+        if isinstance(value, int) and keys.MIN_MEMORY <= value < 1 << 63:
+            return int(value)
+        wanted = f"an amount of memory, {keys.MIN_MEMORY >> 20}M or more"
+        hint = "write bytes, or 512M, 2G; leave it out for no limit"
+        self.problems.add(at, wanted, describe(at), hint)
+        return None
+
+    def address(self, at: Tree | None) -> IPv4Address | None:
+        """An IPv4 address without a prefix."""
+        wanted = "an IPv4 address, like 10.168.0.2"
+        value = self.text(at, wanted)
+        if at is None or value is None:
+            return None
+        try:
+            return IPv4Address(value)
+        except ValueError:
+            hint = _address_hint(value)
+            if "/" in value:
+                hint = "leave the prefix out, the network knows it"
+            self.problems.add(at, wanted, quote(value), hint)
+            return None
+
+    def interface(self, at: Tree | None, longest: int = 32) -> IPv4Interface | None:
+        """An IPv4 host address with its prefix, of at most ``longest`` bits."""
+        wanted = "an IPv4 address with its prefix, like 192.168.10.200/24"
+        value = self.text(at, wanted)
+        if at is None or value is None:
+            return None
+        try:
+            found = IPv4Interface(_with_prefix(value))
+        except ValueError:
+            hint = "add the prefix" if "/" not in value else _address_hint(value)
+            self.problems.add(at, wanted, quote(value), hint)
+            return None
+        if found.network.prefixlen > longest:
+            wanted = f"a prefix of at most {longest} bits"
+            self.problems.add(at, wanted, quote(value), "use a larger network")
+            return None
+        if not host_in(self.problems, at, found.ip, found.network, str(found.network)):
+            return None
+        return found if self._unicast(at, found.network) else None
+
+    def network(self, at: Tree | None, low: int, high: int) -> IPv4Network | None:
+        """An IPv4 network whose prefix is ``low`` to ``high`` bits long."""
+        wanted = "an IPv4 network, like 10.168.0.0/24"
+        value = self.text(at, wanted)
+        if at is None or value is None:
+            return None
+        try:
+            found = IPv4Network(_with_prefix(value), strict=False)
+        except ValueError:
+            hint = "add the prefix" if "/" not in value else _address_hint(value)
+            self.problems.add(at, wanted, quote(value), hint)
+            return None
+        if str(found) != value:
+            hint = f"write {found}, the bits behind the prefix are for hosts"
+            self.problems.add(at, "a network's own address", quote(value), hint)
+        elif not low <= found.prefixlen <= high:
+            self.problems.add(at, f"a prefix of {low} to {high} bits", quote(value), "change it")
+        elif self._unicast(at, found):
+            return found
+        return None
+
+    def _unicast(self, at: Tree, network: IPv4Network) -> bool:
+        for taken in _NO_HOSTS:
+            if network.overlaps(taken):
+                hint = "take a private one: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 (RFC 1918)"
+                self.problems.add(at, f"addresses outside {taken}", str(network), hint)
+                return False
+        return True
+
+
+def host_in(problems: Problems, at: Tree, ip: IPv4Address, network: IPv4Network, name: str) -> bool:
+    """Is it an address that a host of the network can have?  If not, say so at ``at``."""
+    if ip not in network:
+        wanted, hint = f"an address inside {name}", "change it, or the network's subnet"
+    elif network.prefixlen >= 31:  # RFC 3021: both addresses of a /31 are for hosts
+        return True
+    elif ip == network.network_address:
+        wanted, hint = "a host's address", f"it is the address of {name} itself, take another"
+    elif ip == network.broadcast_address:
+        wanted, hint = "a host's address", f"it is the broadcast address of {name}, take another"
+    else:
+        return True
+    problems.add(at, wanted, str(ip), hint)
+    return False
+
+
+def _wanted_name(what: str, value: str, pattern: str) -> tuple[str, str, str]:
+    """Wanted, seen and hint for a name that its pattern does not match."""
+    if pattern in (keys.LABEL, keys.CONTAINER):
+        wanted = f"a name for {what} of lower-case letters, digits and inner hyphens (RFC 1123)"
+        if pattern == keys.CONTAINER and len(value) == 1:
+            return f"a name for {what} of two characters at least", quote(value), "lengthen it"
+        better = re.sub("[^a-z0-9]+", "-", value.lower()).strip("-")
+        hint = f"{better!r} would do" if re.fullmatch(pattern, better) else "choose another"
+        return wanted, quote(value), hint
+    wanted = f"a name for {what} of letters, digits and '_', '-', '.'"
+    return wanted, quote(value), "choose another"
+
+
+def _with_prefix(value: str) -> str:
+    """The value itself, when it has a prefix length: the library takes netmasks too, and none."""
+    if re.fullmatch(keys.PREFIXED, value):
+        return value
+    raise ValueError(value)
+
+
+def _address_hint(value: str) -> str:
+    if ":" in value:
+        return "IPv6 is not supported, use an IPv4 address"
+    if re.search(r"(^|\.)0[0-9]", value):
+        return "remove the leading zeros"
+    if "/" in value:
+        return "write four numbers from 0 to 255 with dots between, and a prefix from 0 to 32"
+    return "write four numbers from 0 to 255 with dots between"

@@ -1,0 +1,180 @@
+"""Variants of a topology: another backend, provider or name, more or fewer nodes.
+
+A variant is the plain form of a topology, edited, and read again by the same
+rules as a file: nothing reaches a lab that a file could not say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import UsageError
+from testbed.topology import keys
+from testbed.topology.build import build
+from testbed.topology.model import BACKENDS, Node, Topology
+from testbed.topology.source import from_data
+from testbed.topology.tree import Problems, nearest, quote
+
+if TYPE_CHECKING:
+    from collections import abc
+
+__all__ = ["MAX_NODES", "Overrides", "vary"]
+
+MAX_NODES = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What a command line may change of a topology; None leaves it as it is."""
+
+    backend: str | None = None  #: flannel's: udp, vxlan or host-gw
+    provider: str | None = None
+    nodes: int | None = None  #: how many flannel nodes, 1 to 250
+    name: str | None = None  #: the lab's
+
+
+def vary(topology: Topology, overrides: Overrides) -> Topology:
+    """The topology with some of its settings changed.
+
+    Raises UsageError for an override that makes no sense here, TopologyError
+    when the parts no longer fit.
+    """
+    if overrides == Overrides():
+        return topology
+    data = topology.to_dict()
+    if overrides.nodes is not None:
+        _set_nodes(data, topology, overrides.nodes)
+    if overrides.backend is not None:
+        _set_backend(data, topology, overrides.backend)
+    if overrides.provider is not None:
+        _known("provider", overrides.provider, keys.PROVIDERS)
+        data["provider"] = overrides.provider
+    if overrides.name is not None:
+        data["name"] = overrides.name
+    problems = Problems(topology.source)
+    return build(from_data(data, problems), problems)
+
+
+def _known(what: str, word: str, known: abc.Sequence[str]) -> None:
+    if word not in known:
+        hint = nearest(word, known)
+        if hint.startswith("did"):
+            hint += f" known: {', '.join(known)}"
+        raise UsageError(f"no {what} {quote(word)}", hint=hint)
+
+
+def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
+    _known("backend", backend, BACKENDS)
+    if topology.flannel is None:
+        raise UsageError(
+            f"{topology.name} has no flannel network whose backend could be {backend}",
+            hint="choose a topology with a flannel section, like two-node",
+        )
+    if backend != topology.flannel.backend:
+        # A port or VNI belongs to the backend that it was written for.
+        data["flannel"].pop("port", None)
+        data["flannel"].pop("vni", None)
+    data["flannel"]["backend"] = backend
+
+
+def _set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
+    """Replace the flannel nodes by ``count`` ones after the pattern of the first two.
+
+    What is on other nodes stays, what was on the replaced ones goes; in its
+    place each node that runs Docker gets one container.
+    """
+    old = [n for n in topology.with_role("flannel") if not n.gateway]
+    _check_count(topology, old, count)
+    kept = [n for n in topology.nodes.values() if n not in old]
+    new = _new_nodes(topology, old, kept, count)
+    data["nodes"] = new | {n.name: data["nodes"][n.name] for n in kept}
+    subnets = data["flannel"]["subnets"]
+    reserved = {name: subnets[was.name] for name, was in zip(new, old, strict=False)}
+    data["flannel"]["subnets"] = reserved | {
+        n.name: subnets[n.name] for n in kept if n.name in subnets
+    }
+    bips = data.pop("docker", {}).get("bip", {})
+    if bips := {k: v for k, v in bips.items() if any(k == n.name for n in kept)}:
+        data["docker"] = {"bip": bips}
+    stays = {n.name for n in kept}
+    for section in ("namespaces", "bridges"):
+        data[section] = {k: v for k, v in data.get(section, {}).items() if v["node"] in stays}
+    data["veths"] = [v for v in data.get("veths", []) if v["node"] in stays]
+    containers = {k: v for k, v in data.get("containers", {}).items() if v["node"] in stays}
+    data["containers"] = _new_containers(topology, old, new, containers) | containers
+
+
+def _check_count(topology: Topology, old: abc.Sequence[Node], count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_NODES:
+        raise UsageError(f"{count} nodes", hint=f"from 1 to {MAX_NODES} are possible")
+    if topology.flannel is None or not old:
+        raise UsageError(
+            f"{topology.name} has no flannel nodes whose number could be {count}",
+            hint="choose a topology with a flannel section, like two-node",
+        )
+
+
+def _new_nodes(
+    topology: Topology, old: abc.Sequence[Node], kept: abc.Sequence[Node], count: int
+) -> dict[str, Any]:
+    """``count`` nodes in the form of a file: etcd on the first, unless it runs on a kept one."""
+    first, other = old[0], old[1] if len(old) > 1 else old[0]
+    roles = [r for r in other.roles if r != "etcd"]
+    first_roles = [r for r in first.roles if r != "etcd"]
+    if not any("etcd" in n.roles for n in kept):
+        first_roles.insert(0, "etcd")
+    taken = {n.name for n in kept}
+    numbers = (f"node{i}" for i in range(1, count + len(kept) + 1))
+    free = [name for name in numbers if name not in taken][:count]
+    addresses = {net: _addresses(topology, net, first, kept, count) for net in first.networks}
+    out: dict[str, Any] = {}
+    for i, name in enumerate(free):
+        pattern = other if i else first
+        out[name] = {
+            "networks": {net: str(found[i]) for net, found in addresses.items()},
+            "roles": roles if i else first_roles,
+        }
+        if pattern.cpus is not None:
+            out[name]["cpus"] = pattern.cpus
+        if pattern.memory is not None:
+            out[name]["memory"] = pattern.memory
+    return out
+
+
+def _addresses(
+    topology: Topology, network: str, first: Node, kept: abc.Sequence[Node], count: int
+) -> list[IPv4Address]:
+    """Addresses counted on from the first node's, without those of nodes that stay."""
+    subnet = topology.networks[network].subnet
+    taken = {n.networks[network] for n in kept if network in n.networks}
+    start = int(first.networks[network])
+    last = int(subnet.broadcast_address) - 1
+    candidates = (IPv4Address(i) for i in range(start, min(last, start + count + len(taken)) + 1))
+    found = [a for a in candidates if a not in taken][:count]
+    if len(found) < count:
+        raise UsageError(
+            f"{network} ({subnet}) has room for {len(found)} nodes from {first.networks[network]} "
+            f"on, not for {count}",
+            hint="ask for fewer, or give the network a larger subnet",
+        )
+    return found
+
+
+def _new_containers(
+    topology: Topology, old: abc.Sequence[Node], new: abc.Iterable[str], kept: abc.Container[str]
+) -> dict[str, Any]:
+    """One container-i on each node, of the first replaced container's making."""
+    if "docker" not in old[0].roles:
+        return {}
+    names = {n.name for n in old}
+    pattern: dict[str, Any] = {"image": keys.DEFAULT_IMAGE}
+    for container in topology.containers.values():
+        if container.node in names and container.network == "bridge":
+            pattern = {"image": container.image, "env": dict(container.env)}
+            if container.command is not None:
+                pattern["command"] = list(container.command)
+            break
+    out = {f"container-{i}": {"node": node, **pattern} for i, node in enumerate(new, 1)}
+    return {name: body for name, body in out.items() if name not in kept}

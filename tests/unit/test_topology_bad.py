@@ -1,0 +1,476 @@
+"""Wrong topology files: every problem is reported, at its place, in words that help."""
+
+from __future__ import annotations
+
+import pytest
+from topology_texts import DOCKER, FLANNEL, LAN, NETNS, NODES, Bad, bad, veth
+
+from testbed.errors import Problem, TopologyError
+from testbed.topology import load_data, load_text
+
+OK = "nodes: {a: {}}\n"
+
+SYNTAX = {
+    "tab": bad("name: t\nnodes:\n§\ta: {}\n", "a tab|spaces"),
+    "unclosed list": bad("name: [t\n§", "YAML|while parsing a flow sequence|line 1"),
+    "colon in plain text": bad(f"name: t\ndescription: a§: b\n{OK}", "mapping values|quote"),
+    "reserved character": bad("name: §@x\n", "cannot start any token|quote"),
+    "unclosed quote": bad('name: "t\n§', "unexpected end"),
+    "second document": bad(f"name: t\n{OK}§---\nname: u\n", "one document|second"),
+    "anchor and alias": bad(
+        "name: t\nnodes:\n  a: §&x {}\n  b: §*x\n", "anchor &x|remove", "alias *x|write the value"
+    ),
+    "merge key": bad("name: t\nnodes:\n  a: {§<<: {cpus: 1}}\n", "merge key <<"),
+    "alias as a key": bad(f"name: t\n{OK}§*x : 1\n", "alias *x"),
+    "python tag": bad(f"name: §!!python/object/apply:os.system [ls]\n{OK}", "tag|python/object"),
+    "standard tag": bad(f"name: §!!str t\n{OK}", "!!str|remove the tag"),
+    "own tag": bad(f"name: §!x t\n{OK}", "'!x'"),
+    "integer key": bad("name: t\nnodes: {§1: {}}\n", 'text for a key|integer 1|quote it: "1"'),
+    "boolean key": bad("name: t\nnodes: {§no: {}}\n", "boolean false|YAML 1.1|quote it"),
+    "null key": bad("name: t\nnodes: {§~: {}}\n", "nothing"),
+    "list key": bad(f"name: t\n{OK}? §[a]\n: 1\n", "a list|use a name"),
+    "mapping key": bad(f"name: t\n{OK}? §{{a: 1}}\n: 1\n", "a mapping"),
+    "duplicate key": bad("name: t\nnodes:\n  a: {}\n  §a: {cpus: 1}\n", "'a' again|line 3"),
+    "duplicate quoted key": bad(f'name: t\n§"name": u\n{OK}', "'name' again|line 1"),
+    "too deep": bad("name: " + "[" * 20 + "§[" + "]" * 21, "at most 20 levels"),
+    "control character": bad("name: t§\x07\n", "U+0007|remove"),
+    "NUL": bad("name: t§\0\n", "NUL"),
+    "NUL by escape": bad(f'name: t\ndescription: §"\\0"\n{OK}', "NUL"),
+}
+
+FORM = {
+    "a list": bad("§- a\n", "a mapping with 'name'|a list"),
+    "a text": bad("§hello\n", "a mapping|'hello'"),
+    "unknown key": bad(f"name: t\n{OK}§container: {{}}\n", "'container'|did you mean 'containers'"),
+    "unknown key, nothing near": bad(f"name: t\n{OK}§qqq: 1\n", "known: name, description"),
+    "missing keys": bad("§§{}\n", "'name'|none|add it: the lab's name", "'nodes'"),
+    "list for a mapping": bad("name: t\nnodes: §[a, b]\n", "a mapping|a list"),
+    "null for a mapping": bad("name: t\nnodes:\n  a:§\n", "a mapping|nothing|{} for none"),
+    "mapping for text": bad(f"name: §{{a: b}}\n{OK}", "name of a lab|a mapping"),
+    "text for a list": bad("name: t\nnodes: {a: {roles: §docker}}\n", "list of roles|[a, b]"),
+    "no is false": bad(f"name: §no\n{OK}", 'boolean false|YAML 1.1|quote it: "no"'),
+    "integer": bad(f"name: §123\n{OK}", 'integer 123|quote it: "123"'),
+    "float": bad(f"name: §1.5\n{OK}", "number 1.5|quote it"),
+    "octal": bad(f"name: §010\n{OK}", 'octal|quote it: "010"'),
+    "base 60": bad(f"name: §22:22\n{OK}", "base 60|quote it"),
+    "date": bad(f"name: §2024-01-02\n{OK}", "a date|quote it"),
+    "exponent": bad(f"name: §1e3\n{OK}", "a number|quote it"),
+    "hexadecimal": bad(f"name: §0x1f\n{OK}", "hexadecimal"),
+    "binary": bad(f"name: §0b11\n{OK}", "binary"),
+    "infinite": bad("name: t\nnodes: {a: {cpus: §.inf}}\n", "number of CPUs"),
+    "gateway yes": bad("name: t\nnodes: {a: {gateway: §yes}}\n", "true or false|'yes'"),
+    "gateway quoted": bad('name: t\nnodes: {a: {gateway: §"true"}}\n', "true or false|unquoted"),
+    "no node": bad("name: t\nnodes: §{}\n", "at least one node"),
+    "name too long": bad(f"name: §{'a' * 31}\n{OK}", "at most 30|31|shorten"),
+    "name in capitals": bad(f"name: §My_Lab\n{OK}", "RFC 1123|'My_Lab'|'my-lab' would do"),
+    "name with final hyphen": bad(f"name: §a-\n{OK}", "RFC 1123|'a' would do"),
+    "name with newline": bad(f'name: §"a\\n"\n{OK}', "RFC 1123"),
+    "name in other letters": bad(f"name: §ä٣\n{OK}", "RFC 1123|choose another"),
+    "empty name": bad(f'name: §""\n{OK}', "RFC 1123"),
+    "node name too long": bad("name: t\nnodes: {§abcdefghijklm: {}}\n", "at most 12|a node"),
+    "node named like a bridge": bad("name: t\nnodes: {§br-x: {}}\n", "br-|bridges"),
+    "node with a dot": bad("name: t\nnodes: {§a.b: {}}\n", "RFC 1123|'a-b'"),
+    "network name": bad(f"name: t\nnetworks: {{§LAN: {{subnet: 10.0.0.0/24}}}}\n{OK}", "'lan'"),
+    "unknown provider": bad(f"name: t\nprovider: §vargant\n{OK}", "netns, vagrant|'vagrant'?"),
+    "unknown role": bad(
+        "name: t\nnodes: {a: {roles: [§dokcer]}}\n", "a role|'dokcer'|mean 'docker'"
+    ),
+    "role twice": bad(
+        "name: t\nnodes: {a: {roles: [namespaces, §namespaces]}}\n", "each role once|again"
+    ),
+    "cpus zero": bad("name: t\nnodes: {a: {cpus: §0}}\n", "0.01 or more|integer 0"),
+    "cpus negative": bad("name: t\nnodes: {a: {cpus: §-1}}\n", "number of CPUs"),
+    "cpus true": bad("name: t\nnodes: {a: {cpus: §true}}\n", "number of CPUs|boolean"),
+    "cpus text": bad("name: t\nnodes: {a: {cpus: §two}}\n", "number of CPUs|'two'"),
+    "memory too small": bad("name: t\nnodes: {a: {memory: §31M}}\n", "32M or more|'31M'"),
+    "memory unit": bad("name: t\nnodes: {a: {memory: §512MB}}\n", "512M, 2G"),
+    "memory float": bad("name: t\nnodes: {a: {memory: §1.5}}\n", "amount of memory"),
+    "memory huge": bad("name: t\nnodes: {a: {memory: §999999999T}}\n", "amount of memory"),
+    "description": bad(f"name: t\ndescription: §[a]\n{OK}", "text|a list"),
+}
+
+NETWORKS = {
+    "outside": bad(
+        LAN + "nodes: {a: {networks: {lan: §10.169.0.2}}}\n",
+        "an address inside lan (10.168.0.0/24)|10.169.0.2|or the network's subnet",
+    ),
+    "network address": bad(
+        LAN + "nodes: {a: {networks: {lan: §10.168.0.0}}}\n", "a host's address|itself"
+    ),
+    "broadcast": bad(LAN + "nodes: {a: {networks: {lan: §10.168.0.255}}}\n", "host's|broadcast"),
+    "duplicate": bad(
+        LAN + "nodes:\n  a: {networks: {lan: 10.168.0.2}}\n  b: {networks: {lan: §10.168.0.2}}\n",
+        "each address of lan once|address of a|take another",
+    ),
+    "unknown": bad(
+        LAN + "nodes: {a: {networks: {§lam: 10.168.0.2}}}\n", "name of a network|mean 'lan'"
+    ),
+    "with prefix": bad(
+        LAN + "nodes: {a: {networks: {lan: §10.168.0.2/24}}}\n", "IPv4 address|leave the prefix"
+    ),
+    "leading zeros": bad(LAN + "nodes: {a: {networks: {lan: §10.168.0.02}}}\n", "leading zeros"),
+    "IPv6": bad(LAN + 'nodes: {a: {networks: {lan: §"fd00::2"}}}\n', "IPv6 is not supported"),
+    "no address": bad(LAN + "nodes: {a: {networks: {lan: §12}}}\n", "IPv4 address|integer 12"),
+    "list of networks": bad(LAN + "nodes: {a: {networks: §[lan]}}\n", "network to address|a list"),
+    "host bits": bad(
+        f"name: t\nnetworks: {{lan: {{subnet: §10.168.0.2/24}}}}\n{OK}", "write 10.168.0.0/24"
+    ),
+    "no prefix": bad(
+        f"name: t\nnetworks: {{lan: {{subnet: §10.168.0.0}}}}\n{OK}", "add the prefix"
+    ),
+    "netmask": bad(
+        f"name: t\nnetworks: {{lan: {{subnet: §10.168.0.0/255.255.255.0}}}}\n{OK}", "prefix from 0"
+    ),
+    "prefix 33": bad(f"name: t\nnetworks: {{lan: {{subnet: §10.0.0.0/33}}}}\n{OK}", "0 to 32"),
+    "prefix 31": bad(f"name: t\nnetworks: {{lan: {{subnet: §10.0.0.0/31}}}}\n{OK}", "8 to 30"),
+    "multicast": bad(f"name: t\nnetworks: {{lan: {{subnet: §224.1.0.0/24}}}}\n{OK}", "RFC 1918"),
+    "loopback": bad(f"name: t\nnetworks: {{lan: {{subnet: §127.0.0.0/8}}}}\n{OK}", "127.0.0.0/8"),
+    "no subnet": bad(f"name: t\nnetworks:\n  lan: §{{}}\n{OK}", "key 'subnet'|none"),
+    "same subnet": bad(
+        "name: t\nnetworks:\n  a: {subnet: 10.0.0.0/24}\n  b: {subnet: §10.0.0.0/24}\n" + OK,
+        "do not overlap|again, the subnet of a",
+    ),
+    "overlap, the wider last": bad(
+        "name: t\nnetworks:\n  a: {subnet: 10.0.1.0/24}\n  b: {subnet: §10.0.0.0/16}\n"
+        "  c: {subnet: §10.0.9.0/24}\n" + OK,
+        "do not overlap|10.0.1.0/24 of a",
+        "10.0.0.0/16 of b",
+    ),
+    "two gateways": bad(
+        LAN + "nodes:\n  a: {networks: {lan: 10.168.0.1}, gateway: true}\n"
+        "  b: {networks: {lan: 10.168.0.2}, gateway: §true}\n",
+        "at most one gateway on lan|b besides a",
+    ),
+    "gateway to nowhere": bad("name: t\nnodes: {a: {gateway: §true}}\n", "a gateway on a network"),
+    "docker without network": bad("name: t\nnodes: {§a: {roles: [docker]}}\n", "role docker|none"),
+}
+
+OVERLAY = {
+    "no section": bad(NODES.replace(", flannel]", ", §flannel]", 1), "a flannel section|none"),
+    "no member": bad(DOCKER + "§flannel: {}\n", "role flannel|remove the section"),
+    "no etcd": bad(
+        FLANNEL.replace("[etcd, docker, flannel]", "[docker, §flannel]"), "role etcd|leases"
+    ),
+    "two etcds": bad(
+        FLANNEL.replace("[docker, flannel]", "[docker, flannel, §etcd]"), "single member|n2 besides"
+    ),
+    "no network": bad(
+        FLANNEL.replace("  out:", "  §n3: {roles: [flannel]}\n  out:"), "role flannel|none"
+    ),
+    "backend": bad(NODES + "flannel: {backend: §vxlna}\n", "udp, vxlan, host-gw|mean 'vxlan'"),
+    "host-gw port": bad(NODES + "flannel: {backend: host-gw, §port: 1}\n", "no port|remove it"),
+    "udp vni": bad(NODES + "flannel: {backend: udp, §vni: 1}\n", "no vni with udp"),
+    "port": bad(NODES + "flannel: {port: §65536}\n", "from 1 to 65535|65536"),
+    "port text": bad(NODES + 'flannel: {port: §"8472"}\n', "an integer|'8472'"),
+    "vni": bad(NODES + "flannel: {vni: §16777216}\n", "1 to 16777215"),
+    "lan overlaps": bad(
+        (NODES + "flannel: {network: 10.0.0.0/8}\n").replace("10.168.0.0", "§10.168.0.0"),
+        "apart from flannel|10.0.0.0/8",
+    ),
+    "network too small": bad(NODES + "flannel: {network: §100.96.0.0/29}\n", "8 to 28"),
+    "network full": bad(
+        (NODES + "flannel: {network: §100.96.0.0/24}\n").replace(
+            "  out:",
+            "  n3: {networks: {lan: 10.168.0.4}, roles: [flannel]}\n"
+            "  n4: {networks: {lan: 10.168.0.5}, roles: [flannel]}\n  out:",
+        ),
+        "4 flannel nodes|room for 3 of /26",
+    ),
+    "subnet outside": bad(
+        NODES + "flannel: {subnets: {n1: §100.97.1.0/24}}\n", "inside flannel's network|100.97"
+    ),
+    "subnet too large": bad(NODES + "flannel: {subnets: {n1: §100.96.128.0/17}}\n", "/18 or small"),
+    "first subnet": bad(
+        NODES + "flannel: {subnets: {n1: §100.96.0.0/24}}\n", "first|take the next"
+    ),
+    "same subnet": bad(
+        NODES + "flannel: {subnets: {n1: 100.96.1.0/24, n2: §100.96.1.0/24}}\n",
+        "flannel subnets that do not overlap|subnet of n1",
+    ),
+    "overlapping, of two sizes": bad(
+        NODES + "flannel: {subnets: {n1: 100.96.2.0/23, n2: §§100.96.3.0/24}}\n",
+        "overlap",
+        "one size, /23",
+    ),
+    "unknown node": bad(NODES + "flannel: {subnets: {§n9: 100.96.1.0/24}}\n", "name of a node"),
+    "node without flannel": bad(
+        NODES + "flannel: {subnets: {§out: 100.96.1.0/24}}\n", "role flannel|'out'"
+    ),
+    "host-gw over a router": bad(
+        "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}\nnodes:\n"
+        "  n1: {networks: {a: 10.1.0.2}, roles: [etcd, flannel]}\n"
+        "  n2: {networks: {§b: 10.2.0.2}, roles: [flannel]}\n"
+        "flannel: {backend: host-gw}\n",
+        "all flannel nodes on a|n2 on b",
+    ),
+    "bip outside the subnet": bad(
+        FLANNEL + "docker: {bip: {n1: §100.96.9.1/24}}\n", "inside the flannel subnet of n1"
+    ),
+    "bip for all, no plain node": bad(
+        FLANNEL + "docker: {bip: §10.1.27.1/24}\n", "without flannel"
+    ),
+}
+
+CONTAINERS = {
+    "bip is a network": bad(DOCKER + "docker: {bip: §172.17.0.0/16}\n", "a host's address|itself"),
+    "bip without prefix": bad(DOCKER + "docker: {bip: §172.17.0.1}\n", "add the prefix"),
+    "bip too small": bad(DOCKER + "docker: {bip: §172.17.0.1/32}\n", "at most 30 bits"),
+    "bip type": bad(DOCKER + "docker: {bip: §[a]}\n", "IPv4 address|a list"),
+    "bip unknown node": bad(DOCKER + "docker: {bip: {§n2: 10.1.27.1/24}}\n", "known: n1"),
+    "bip no docker": bad(
+        DOCKER + "  n2: {}\ndocker: {bip: {§n2: 10.1.27.1/24}}\n", "role docker|'n2'"
+    ),
+    "bip in the lan": bad(
+        DOCKER + "docker: {bip: §10.168.0.1/16}\n", "docker0|10.168.0.0/24 of lan"
+    ),
+    "lan in the default bip": bad(
+        "name: t\nnetworks: {lan: {subnet: §172.17.3.0/24}}\nnodes:\n"
+        "  a: {networks: {lan: 172.17.3.2}, roles: [docker]}\n"
+        "  b: {networks: {lan: 172.17.3.3}, roles: [docker]}\n",
+        "apart|172.17.0.0/16 of docker0 on a|docker: {bip",
+    ),
+    "bip in flannel's network": bad(
+        FLANNEL.replace("  out:", "  n3: {networks: {lan: 10.168.0.9}, roles: [docker]}\n  out:")
+        + "docker: {bip: §100.96.7.1/24}\n",
+        "overlaps with 100.96.0.0/16 of flannel",
+    ),
+    "no node": bad(DOCKER + "containers:\n  c1: §{}\n", "key 'node'"),
+    "unknown node": bad(DOCKER + "containers:\n  c1: {node: §n2}\n", "name of a node|known: n1"),
+    "no docker": bad(DOCKER + "  n2: {}\ncontainers:\n  c1: {node: §n2}\n", "role docker|'n2'"),
+    "node type": bad(DOCKER + "containers:\n  c1: {node: §1}\n", "name of a node|integer"),
+    "name": bad(DOCKER + "containers:\n  §my_c: {node: n1}\n", "RFC 1123|'my-c'"),
+    "short name": bad(DOCKER + "containers:\n  §c: {node: n1}\n", "two characters"),
+    "long name": bad(DOCKER + f"containers:\n  §{'c' * 64}: {{node: n1}}\n", "at most 63"),
+    "image": bad(DOCKER + "containers:\n  c1: {node: n1, image: §Nginx}\n", "an image|lower case"),
+    "image with blank": bad(DOCKER + "containers:\n  c1: {node: n1, image: §a b}\n", "an image"),
+    "mode": bad(DOCKER + "containers:\n  c1: {node: n1, network: §lan}\n", "bridge, host, none"),
+    "container mode, no name": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, network: §"container:"}\n', "container:NAME"
+    ),
+    "container mode, unknown": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, network: §"container:c2"}\n', "name of a container"
+    ),
+    "container mode, itself": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, network: §"container:c1"}\n', "another|itself"
+    ),
+    "container mode, a ring": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, network: §"container:c2"}\n'
+        '  c2: {node: n1, network: §"container:c1"}\n',
+        "network of its own|c2, which shares that of c1",
+        "c1, which shares that of c2",
+    ),
+    "container mode, other node": bad(
+        FLANNEL + 'containers:\n  c1: {node: n1, network: §"container:c2"}\n  c2: {node: n2}\n',
+        "same node, n1|c2 on n2",
+    ),
+    "port alone": bad(DOCKER + "containers:\n  c1: {node: n1, publish: [§80]}\n", "host_port|80"),
+    "port zero": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: [§"0:80"]}\n', "1 to 65535"),
+    "port large": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: [§"80:65536"]}\n', "65536"),
+    "port in base 60": bad(
+        DOCKER + "containers:\n  c1: {node: n1, publish: [§22:22]}\n", "base 60|quote it"
+    ),
+    "protocol": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: [§"1:1/sctp"]}\n', "/udp"),
+    "no list": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: §"1:1"}\n', "list of ports"),
+    "bad address": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, publish: [§"10.0.0.256:1:1"]}\n', "IPv4 address"
+    ),
+    "foreign address": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, publish: [§"10.168.0.3:1:1"]}\n',
+        "an address of n1|10.168.0.2, 172.17.0.1",
+    ),
+    "port twice": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, publish: ["8080:80"]}\n'
+        '  c2: {node: n1, publish: [§"10.168.0.2:8080:80", "8080:80/udp"]}\n',
+        "published once|8080/tcp again, published for c1",
+    ),
+    "port twice in one": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, publish: ["1:1", §"1:2"]}\n', "1/tcp again"
+    ),
+    "port and no network": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, network: none, §publish: ["1:1"]}\n', "network none"
+    ),
+    "port and host network": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, network: host, §publish: ["1:1"]}\n', "network host"
+    ),
+    "command text": bad(DOCKER + "containers:\n  c1: {node: n1, command: §ls}\n", "a list"),
+    "command empty": bad(DOCKER + "containers:\n  c1: {node: n1, command: §[]}\n", "image's own"),
+    "command number": bad(
+        DOCKER + "containers:\n  c1: {node: n1, command: [sleep, §3600]}\n", 'quote it: "3600"'
+    ),
+    "env number": bad(DOCKER + "containers:\n  c1: {node: n1, env: {PORT: §80}}\n", 'it: "80"'),
+    "env name": bad(DOCKER + 'containers:\n  c1: {node: n1, env: {§a-b: "1"}}\n', "a variable"),
+    "env list": bad(
+        DOCKER + "containers:\n  c1: {node: n1, env: §[A=1]}\n", "mapping of variables"
+    ),
+}
+
+NAMESPACES = {
+    "namespace unknown node": bad(NETNS.replace("ns3: {node: i}", "ns3: {node: §j}"), "of a node"),
+    "bridge unknown node": bad(NETNS.replace("br1: {node: i}", "br1: {node: §j}"), "of a node"),
+    "namespace no role": bad(
+        DOCKER + "namespaces:\n  ns1: {node: §n1}\n", "role namespaces|add the role"
+    ),
+    "namespace name": bad(NETNS.replace("ns3:", "§../x:"), "a name for a namespace"),
+    "bridge name": bad(NETNS.replace("br1:", "§a/b:"), "a name for a bridge"),
+    "bridge name too long": bad(NETNS.replace("br1:", "§abcdefghijklmnop:"), "at most 15|16"),
+    "bridge is lo": bad(NETNS.replace("br1:", "§lo:"), "loopback"),
+    "unknown node": bad(
+        veth("{name: a, namespace: ns1}", "{name: b, namespace: ns2}", "§k"), "name of a node"
+    ),
+    "one end": bad(
+        NETNS + "veths:\n  - {node: h, ends: §[{name: a, namespace: ns1}]}\n", "two ends"
+    ),
+    "no ends": bad(NETNS + "veths:\n  - §{node: h}\n", "key 'ends'"),
+    "no list": bad(NETNS + "veths: §{node: h}\n", "list of pairs"),
+    "end is text": bad(veth("§a", "{name: b, namespace: ns2}"), "a mapping|'a'"),
+    "no name": bad(veth("§{namespace: ns1}", "{name: b, namespace: ns2}"), "key 'name'"),
+    "name too long": bad(
+        veth("{name: §abcdefghijklmnop, namespace: ns1}", "{name: b, namespace: ns2}"), "at most 15"
+    ),
+    "name with slash": bad(
+        veth("{name: §a/b, namespace: ns1}", "{name: b, namespace: ns2}"), "for an interface"
+    ),
+    "neither": bad(veth("§{name: a}", "{name: b, namespace: ns2}"), "either|neither"),
+    "both": bad(
+        veth("§{name: a, namespace: ns1, bridge: br0}", "{name: b, namespace: ns2}"), "either|both"
+    ),
+    "address on a bridge": bad(
+        veth("{name: a, bridge: br0, §address: 10.0.0.1/24}", "{name: b, namespace: ns2}"),
+        "in a namespace only|remove it",
+    ),
+    "address without prefix": bad(
+        veth("{name: a, namespace: ns1, address: §10.0.0.1}", "{name: b, namespace: ns2}"),
+        "add the prefix",
+    ),
+    "broadcast": bad(
+        veth("{name: a, namespace: ns1, address: §10.0.0.255/24}", "{name: b, namespace: ns2}"),
+        "a host's address|broadcast",
+    ),
+    "unknown namespace": bad(
+        veth("{name: a, namespace: §ns8}", "{name: b, bridge: §br8}"),
+        "of a namespace|mean 'ns",
+        "of a bridge|mean 'br",
+    ),
+    "namespace elsewhere": bad(
+        veth("{name: a, namespace: §ns3}", "{name: b, bridge: §br1}"),
+        "a namespace on the same node, h|ns3 on i",
+        "a bridge on the same node, h|br1 on i",
+    ),
+    "a loop": bad(veth("{name: a, bridge: br0}", "{name: b, bridge: §br0}"), "one end|both in br0"),
+    "name taken by a bridge": bad(
+        veth("{name: §br0, bridge: br0}", "{name: b, namespace: ns2}"), "once in h|'br0'"
+    ),
+    "name taken in the namespace": bad(
+        veth("{name: a, namespace: ns1}", "{name: §a, namespace: ns1}"), "once in ns1"
+    ),
+    "address twice": bad(
+        veth(
+            "{name: a, namespace: ns1, address: 10.0.0.1/24}",
+            "{name: a, namespace: ns2, address: §10.0.0.1/24}",
+        ),
+        "each address of a segment once|again",
+    ),
+    "docker0 is taken": bad(
+        DOCKER.replace("[docker]", "[docker, namespaces]") + "bridges:\n  §docker0: {node: n1}\n",
+        "Docker's bridge",
+    ),
+    "eth0 is taken": bad(
+        DOCKER.replace("[docker]", "[docker, namespaces]") + "bridges:\n  §eth0: {node: n1}\n",
+        "the node's own",
+    ),
+}
+
+TABLE = {
+    f"{part}: {name}": case
+    for part, cases in {
+        "syntax": SYNTAX,
+        "form": FORM,
+        "networks": NETWORKS,
+        "overlay": OVERLAY,
+        "containers": CONTAINERS,
+        "namespaces": NAMESPACES,
+    }.items()
+    for name, case in cases.items()
+}
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(TopologyError) as caught:
+        load_text(text, "t.yaml")
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("case", TABLE.values(), ids=TABLE.keys())
+def test_each_problem_is_reported_at_its_place(case: Bad) -> None:
+    found = problems(case.plain)
+    report = "\n".join(p.format("t.yaml") for p in found)
+    assert [(p.line, p.column) for p in found] == case.places, report
+    for problem, words in zip(found, case.words, strict=True):
+        for word in words:
+            assert word in problem.format("t.yaml"), report
+        assert problem.wanted
+        assert problem.seen
+        assert problem.hint
+
+
+def test_all_problems_of_a_file_at_once() -> None:
+    text = (
+        "name: My Lab\n"
+        "provdier: netns\n"
+        "networks:\n"
+        "  lan: {subnet: 10.168.0.1/24}\n"
+        "nodes:\n"
+        "  node1: {networks: {lan: 10.168.0.2}, roles: [etcd, dokcer, flannel]}\n"
+        "  node2: {networks: {lam: 10.168.0.3}, roles: [docker], cpus: 0}\n"
+        "flannel: {backend: vxlna, subnets: {node2: 100.96.1.0/24}}\n"
+        "containers:\n"
+        "  web: {node: node3, publish: [80], network: none}\n"
+        "  web: {node: node1}\n"
+        "  db: {node: node1, image: UPPER}\n"
+    )
+    places = [(p.line, p.column) for p in problems(text)]
+    assert places == [
+        (1, 7), (2, 1), (4, 17), (6, 54), (7, 22), (7, 63), (8, 20), (8, 37),
+        (10, 15), (10, 32), (11, 3), (12, 28),
+    ]  # fmt: skip
+
+
+def test_one_mistake_is_one_problem() -> None:
+    """What follows from a refused value is not reported again."""
+    text = FLANNEL + "containers:\n  c1: {node: n2}\n"
+    for broken in (
+        text.replace("[etcd, docker, flannel]", "etcd"),
+        text.replace("[docker, flannel]", "[dokcer, flannel]"),
+        text.replace("roles: [docker", "rolse: [docker"),
+        text.replace("{lan: 10.168.0.2}", "{lan: x}"),
+        text.replace("10.168.0.0/24", "10.168.0.0"),
+        text.replace("n2: {networks: {lan: 10.168.0.3}, roles: [docker, flannel]}", "n2: [docker]"),
+        text.replace("flannel: {}", "flannel: []"),
+        text.replace("flannel: {}", "flannel: {network: 7}"),
+        text.replace("c1:", "C1:"),
+    ):
+        assert len(problems(broken)) == 1, broken
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "\n\n", "---\n...\n", "\ufeff"])
+def test_empty_file(text: str) -> None:
+    (problem,) = problems(text)
+    assert "a mapping with 'name' and 'nodes'" in problem.wanted
+
+
+def test_a_record_names_the_path_of_a_problem() -> None:
+    data = {"name": "t", "nodes": {"a": {"cpus": "many"}, "b": {"roles": [7]}}}
+    with pytest.raises(TopologyError) as caught:
+        load_data(data, "record")
+    first, second = caught.value.problems
+    assert (first.line, first.column) == (0, 0)
+    assert "at nodes.a.cpus" in first.wanted
+    assert "at nodes.b.roles.0" in second.wanted
+    assert str(caught.value).startswith("record: wanted a number of CPUs")
+
+
+def test_a_file_of_nothing_but_problems_stays_readable() -> None:
+    text = "name: t\nnodes:\n" + "".join(f"  n{i}: {{x: 1, y: 2}}\n" for i in range(5000))
+    found = problems(text)
+    assert len(found) == 501
+    assert "fewer than 500" in found[0].wanted

@@ -1,0 +1,155 @@
+"""The JSON schema: valid itself, in step with the loader, true to the shipped files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from test_topology_bad import TABLE
+
+from testbed.topology import keys, load, load_data, names, schema
+from testbed.topology.model import BACKENDS, ROLES
+
+VALIDATOR = Draft202012Validator(schema())
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(schema())
+    json.dumps(schema())
+    assert schema() is not schema()
+    schema()["properties"].clear()
+    assert schema()["properties"]
+
+
+@pytest.mark.parametrize("name", sorted(names()))
+def test_shipped_topologies_validate(name: str) -> None:
+    VALIDATOR.validate(yaml.safe_load(names()[name].read_text()))
+    VALIDATOR.validate(load(name).to_dict())
+
+
+#: Those of the loader's refusals that a schema can see: parts of the table, less these.
+NOT_SEEN = {
+    "form: gateway yes",  # PyYAML's own reading of it is a boolean
+    "form: name with newline",  # $ matches before a final newline in Python
+    "form: exponent",  # text for PyYAML, a number for YAML 1.2
+    "form: infinite",  # JSON has no infinity
+    "form: memory too small",
+    "form: memory huge",
+    "form: duplicate key",
+}
+SEEN = [
+    name
+    for name in TABLE
+    if name.startswith("form:") and name not in NOT_SEEN
+] + [
+    "networks: no subnet", "networks: no prefix", "networks: IPv6", "networks: with prefix",
+    "overlay: backend", "overlay: port", "overlay: vni", "containers: no node",
+    "containers: name", "containers: long name", "containers: image", "containers: mode",
+    "containers: protocol", "containers: command empty", "containers: env number",
+    "containers: env name", "namespaces: one end", "namespaces: neither", "namespaces: both",
+    "namespaces: address on a bridge", "namespaces: bridge name too long",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_bad_topologies_do_not_validate(name: str) -> None:
+    data = yaml.safe_load(TABLE[name].plain)
+    assert not VALIDATOR.is_valid(data), data
+
+
+def test_keys_are_those_of_the_loader() -> None:
+    top = schema()["properties"]
+    below = {name: top[name]["additionalProperties"] for name in ("networks", "nodes")}
+    assert set(top) == set(keys.TOPOLOGY)
+    assert set(below["networks"]["properties"]) == set(keys.NETWORK)
+    assert set(below["nodes"]["properties"]) == set(keys.NODE)
+    assert set(top["docker"]["properties"]) == set(keys.DOCKER)
+    assert set(top["flannel"]["properties"]) == set(keys.FLANNEL)
+    pair = top["veths"]["items"]
+    assert set(pair["properties"]) == set(keys.VETH)
+    assert set(pair["properties"]["ends"]["items"]["properties"]) == set(keys.VETH_END)
+    for section, known in (
+        ("containers", keys.CONTAINER_KEYS),
+        ("namespaces", keys.NAMESPACE_KEYS),
+        ("bridges", keys.BRIDGE_KEYS),
+    ):
+        assert set(top[section]["additionalProperties"]["properties"]) == set(known)
+
+
+def test_enumerations_are_those_of_the_model() -> None:
+    top = schema()["properties"]
+    node = top["nodes"]["additionalProperties"]["properties"]
+    assert node["roles"]["items"]["enum"] == list(ROLES)
+    assert top["flannel"]["properties"]["backend"]["enum"] == list(BACKENDS)
+    assert top["provider"]["enum"] == list(keys.PROVIDERS)
+
+
+def test_every_key_is_described() -> None:
+    def walk(at: Any) -> None:
+        if isinstance(at, dict):
+            for name, value in at.get("properties", {}).items():
+                assert value["description"], name
+            for value in at.values():
+                walk(value)
+        elif isinstance(at, list):
+            for value in at:
+                walk(value)
+
+    walk(schema())
+
+
+def test_every_key_reaches_the_model_and_comes_back() -> None:
+    """A file with every known key: none is known to the tables and forgotten by the reader."""
+    everything: dict[str, Any] = {
+        "name": "all",
+        "description": "every key",
+        "provider": "vagrant",
+        "networks": {"lan": {"subnet": "10.168.0.0/24"}},
+        "nodes": {
+            "n1": {
+                "networks": {"lan": "10.168.0.2"},
+                "roles": ["etcd", "docker", "flannel", "namespaces"],
+                "gateway": True,
+                "cpus": 0.5,
+                "memory": 1 << 30,
+            },
+        },
+        "docker": {"bip": {"n1": "100.96.3.1/24"}},
+        "flannel": {
+            "backend": "vxlan",
+            "network": "100.96.0.0/16",
+            "subnets": {"n1": "100.96.3.0/24"},
+            "port": 4789,
+            "vni": 7,
+        },
+        "containers": {
+            "c1": {
+                "node": "n1",
+                "image": "alpine:3",
+                "network": "bridge",
+                "publish": ["8080:80/tcp"],
+                "command": ["sleep", "1"],
+                "env": {"A": "b"},
+            },
+        },
+        "namespaces": {"ns1": {"node": "n1"}},
+        "bridges": {"br0": {"node": "n1"}},
+        "veths": [
+            {
+                "node": "n1",
+                "ends": [
+                    {"name": "a", "namespace": "ns1", "address": "10.9.0.1/24"},
+                    {"name": "b", "bridge": "br0"},
+                ],
+            }
+        ],
+    }
+    assert set(everything) == set(keys.TOPOLOGY)
+    assert set(everything["nodes"]["n1"]) == set(keys.NODE)
+    assert set(everything["flannel"]) == set(keys.FLANNEL)
+    assert set(everything["containers"]["c1"]) == set(keys.CONTAINER_KEYS)
+    assert load_data(everything, "record").to_dict() == everything
+    VALIDATOR.validate(everything)
