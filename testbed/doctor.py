@@ -37,6 +37,9 @@ GIB = 1 << 30
 INSTALL = "apt-get install -y --no-install-recommends"
 
 
+LABS = ("every lab",)
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """Something of the kernel, the command that tries it, and what it is for."""
@@ -44,66 +47,84 @@ class Feature:
     name: str
     try_it: str  #: run by a shell in namespaces of its own; status 0 says yes
     option: str  #: the kernel's build option, or what else may be missing
-    needed_by: tuple[str, ...] = ()
-    required: bool = False
+    needed_by: tuple[str, ...] = LABS
 
 
-LABS = ("every lab",)
-FEATURES = (
-    *(
-        Feature(f"{kind} namespace", f"unshare --{kind} --fork true", f"CONFIG_{option}", LABS, True)
-        for kind, option in (
-            ("mount", "NAMESPACES"), ("net", "NET_NS"), ("pid", "PID_NS"), ("uts", "UTS_NS"),
-            ("ipc", "IPC_NS"), ("cgroup", "CGROUPS"),
-        )
-    ),
-    Feature("veth", "ip link add t0 type veth peer name t1", "CONFIG_VETH", LABS, True),
-    Feature("bridge", "ip link add t2 type bridge", "CONFIG_BRIDGE", LABS, True),
+NEEDED = (
+    Feature("mount namespace", "unshare --mount true", "CONFIG_NAMESPACES"),
+    Feature("net namespace", "unshare --net true", "CONFIG_NET_NS"),
+    Feature("pid namespace", "unshare --pid --fork true", "CONFIG_PID_NS"),
+    Feature("uts namespace", "unshare --uts true", "CONFIG_UTS_NS"),
+    Feature("ipc namespace", "unshare --ipc true", "CONFIG_IPC_NS"),
+    Feature("cgroup namespace", "unshare --cgroup true", "CONFIG_CGROUPS"),
+    Feature("veth", "ip link add t0 type veth peer name t1", "CONFIG_VETH"),
+    Feature("bridge", "ip link add t2 type bridge", "CONFIG_BRIDGE"),
     Feature(
-        "forwarding", "echo 1 > /proc/sys/net/ipv4/ip_forward", "a /proc/sys that can be written",
-        LABS, True,
+        "forwarding",
+        "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        "/proc/sys must be writable",
     ),
-    Feature("overlay", "overlay", "CONFIG_OVERLAY_FS", ("docker",), True),
+    Feature("overlay", "overlay", "CONFIG_OVERLAY_FS", ("docker",)),
+    Feature("iptables variant", "iptables --version", "the package iptables", ("docker",)),
     Feature(
-        "iptables nat", "iptables -w -t nat -A POSTROUTING -j MASQUERADE",
-        "CONFIG_NF_NAT and CONFIG_NETFILTER_XT_TARGET_MASQUERADE", ("docker", "flannel"), True,
+        "iptables nat",
+        "iptables -w -t nat -A POSTROUTING -j MASQUERADE",
+        "CONFIG_NF_NAT and CONFIG_NETFILTER_XT_TARGET_MASQUERADE",
+        ("docker", "flannel"),
     ),
     Feature(
         "iptables conntrack",
         "iptables -w -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
-        "CONFIG_NETFILTER_XT_MATCH_CONNTRACK", ("docker",), True,
+        "CONFIG_NETFILTER_XT_MATCH_CONNTRACK",
+        ("docker",),
     ),
     Feature(
-        "iptables addrtype", "iptables -w -t nat -A PREROUTING -m addrtype --dst-type LOCAL",
-        "CONFIG_NETFILTER_XT_MATCH_ADDRTYPE", ("docker",), True,
+        "iptables addrtype",
+        "iptables -w -t nat -A PREROUTING -m addrtype --dst-type LOCAL",
+        "CONFIG_NETFILTER_XT_MATCH_ADDRTYPE",
+        ("docker",),
     ),
+)
+WANTED = (
     Feature("nf_tables", "nft add table ip t", "CONFIG_NF_TABLES", ("nftables rules",)),
     Feature(
         "br_netfilter",
         "test -e /proc/sys/net/bridge/bridge-nf-call-iptables || modprobe -n -q br_netfilter",
-        "CONFIG_BRIDGE_NETFILTER", ("docker with --icc=false", "kubernetes"),
+        "CONFIG_BRIDGE_NETFILTER",
+        ("docker with --icc=false", "kubernetes"),
     ),
     Feature(
-        "vxlan", "ip link add t3 type vxlan id 1 dstport 8472 local 127.0.0.1", "CONFIG_VXLAN",
+        "vxlan",
+        "ip link add t3 type vxlan id 1 dstport 8472 local 127.0.0.1",
+        "CONFIG_VXLAN",
         ("flannel vxlan",),
     ),
-    Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN and /dev/net/tun", ("flannel udp",)),
+    Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN", ("flannel udp",)),
     Feature(
-        "macvlan", "ip link add t5 link t0 type macvlan mode bridge", "CONFIG_MACVLAN",
+        "macvlan",
+        "ip link add t5 link t0 type macvlan mode bridge",
+        "CONFIG_MACVLAN",
         ("macvlan networks",),
     ),
     Feature(
-        "ipvlan", "ip link add t6 link t1 type ipvlan mode l2", "CONFIG_IPVLAN", ("ipvlan networks",)
+        "ipvlan",
+        "ip link add t6 link t1 type ipvlan mode l2",
+        "CONFIG_IPVLAN",
+        ("ipvlan networks",),
     ),
     Feature(
-        "netem", "tc qdisc add dev t0 root netem delay 1ms", "CONFIG_NET_SCH_NETEM",
+        "netem",
+        "tc qdisc add dev t0 root netem delay 1ms",
+        "CONFIG_NET_SCH_NETEM",
         ("delay and loss on links",),
     ),
     Feature(
-        "TRACE", "iptables -w -t raw -A PREROUTING -j TRACE", "CONFIG_NETFILTER_XT_TARGET_TRACE",
+        "TRACE",
+        "iptables -w -t raw -A PREROUTING -j TRACE",
+        "CONFIG_NETFILTER_XT_TARGET_TRACE",
         ("packet walks",),
     ),
-)  # fmt: skip
+)
 
 # A tmpfs on /run: iptables' lock there is the host's. Another for overlay: not all file systems do.
 SCRIPT = """
@@ -146,10 +167,10 @@ TOOLS = (
 
 def findings(
     store: Store,
-    full: bool = True,
     *,
+    full: bool = True,
     state: Path | None = None,
-    runner: Runner = run,  # noqa: FBT001, FBT002  as the command line has it
+    runner: Runner = run,
 ) -> list[Finding]:
     """All there is to say about this machine, in the order in which a person would ask.
 
@@ -195,14 +216,12 @@ def fix(
 def kvm(runner: Runner = run, *, timeout: float = 3.0, accelerator: str = "kvm") -> Finding:
     """Whether a guest runs under KVM: a BIOS of a few instructions, given ``timeout`` seconds.
 
-    The device file alone says little: under some hypervisors it is there, and
-    no guest gets anywhere.  Only the providers with real machines need it.
+    The device file alone says little: some hypervisors offer one that
+    interprets each instruction.  Only providers with real machines need it.
     """
-    needed = ("vagrant",)
-    name = "KVM"
 
-    def no(detail: str, fix: str, packages: tuple[str, ...] = ()) -> Finding:
-        return Finding(name, False, detail, fix, needed, required=False, packages=packages)
+    def no(detail: str, fix: str) -> Finding:
+        return _finding("KVM", detail, ("vagrant",), ok=False, fix=fix, required=False)
 
     if accelerator == "kvm" and not Path("/dev/kvm").exists():
         return no("there is no /dev/kvm", "turn on virtualization in the firmware or hypervisor")
@@ -225,49 +244,67 @@ def kvm(runner: Runner = run, *, timeout: float = 3.0, accelerator: str = "kvm")
             answer = runner(command, timeout=timeout, check=False)
         except TimeoutExpired:
             return no(
-                f"/dev/kvm is there, yet a guest got nowhere in {timeout:g} s",
+                f"/dev/kvm is there, yet a guest did not count to {GUEST_LOOPS} in {timeout:g} s",
                 "none on this machine: virtual machines are emulated, and slow",
             )
     if answer.status != GUEST_SAYS:
         said = (answer.stderr.strip().splitlines() or [f"status {answer.status}"])[-1]
         return no(f"a guest did not run: {said}", "see that /dev/kvm may be opened by this user")
-    return Finding(
-        name, True, f"a guest ran in {time.monotonic() - begin:.2f} s", "", needed, False
-    )
+    took = f"a guest ran in {time.monotonic() - begin:.2f} s"
+    return _finding("KVM", took, ("vagrant",), ok=True, required=False)
 
 
 GUEST_CODE = 0x31
 GUEST_SAYS = GUEST_CODE << 1 | 1  # how isa-debug-exit makes an exit status of what a guest writes
+GUEST_LOOPS = 50_000_000  # a tenth of a second at a processor's own speed, minutes if interpreted
 
 
 def bios_image() -> bytes:
-    """A 64 KiB BIOS that counts to a million and then writes GUEST_CODE to port 0xf4."""
-    # mov ecx, 1000000; loop $ (by ecx); mov al, GUEST_CODE; out 0xf4, al; hlt
-    code = bytes.fromhex("66b940420f00 67e2fd b031 e6f4 f4")
+    """A 64 KiB BIOS that counts GUEST_LOOPS and then writes GUEST_CODE to port 0xf4."""
+    code = b"\x66\xb9" + GUEST_LOOPS.to_bytes(4, "little")  # mov ecx, GUEST_LOOPS
+    code += b"\x67\xe2\xfd"  # loop to itself, counting in ecx
+    code += bytes((0xB0, GUEST_CODE, 0xE6, 0xF4, 0xF4))  # mov al, GUEST_CODE; out 0xf4, al; hlt
     image = bytearray(b"\xf4" * 0x10000)  # hlt, wherever it should stray to
     image[0xFF00 : 0xFF00 + len(code)] = code
     image[0xFFF0:0xFFF3] = b"\xe9" + (0xFF00 - 0xFFF3 & 0xFFFF).to_bytes(2, "little")  # jmp there
     return bytes(image)
 
 
+def _finding(
+    name: str,
+    detail: str,
+    needed_by: tuple[str, ...] = LABS,
+    *,
+    ok: bool,
+    fix: str = "",
+    required: bool = True,
+    packages: tuple[str, ...] = (),
+) -> Finding:
+    """A finding whose fix goes when there is nothing to mend, and is the packages' by default."""
+    if ok:
+        fix, packages = "", ()
+    elif packages and not fix:
+        fix = f"{INSTALL} {' '.join(packages)}"
+    return Finding(name, ok, detail, fix, needed_by, required, packages)
+
+
 def _root() -> Finding:
-    root = os.geteuid() == 0
-    return Finding(
-        "root", root, "yes" if root else f"no, user {os.geteuid()}",
-        "" if root else "run it as root, for example with sudo", LABS,
-    )  # fmt: skip
+    user = os.geteuid()
+    detail = "yes" if user == 0 else f"no, user {user}"
+    return _finding("root", detail, ok=user == 0, fix="run it as root, for example with sudo")
 
 
 def _kernel() -> Finding:
     release = os.uname().release
     version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     wanted = ".".join(map(str, KERNEL))
-    fix = "" if version >= KERNEL else f"boot a kernel of {wanted} or later"
-    return Finding("kernel", version >= KERNEL, release, fix, LABS)
+    return _finding(
+        "kernel", release, ok=version >= KERNEL, fix=f"boot a kernel of {wanted} or later"
+    )
 
 
 def _features(runner: Runner) -> list[Finding]:
-    lines = [f"try '{item.name}' '{item.try_it}'" for item in FEATURES]
+    lines = [f"try '{item.name}' '{item.try_it}'" for item in NEEDED + WANTED]
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         unshare += ["--user", "--map-root-user"]
@@ -287,28 +324,28 @@ def _features(runner: Runner) -> list[Finding]:
         seen[name] = (status, said)
     if not seen:
         return [_no_namespaces((answer.stderr.strip().splitlines() or ["no answer"])[-1])]
-    return [_feature(item, *seen.get(item.name, ("1", "not tried"))) for item in FEATURES]
+    return [_feature(item, *seen.get(item.name, ("1", "not tried"))) for item in NEEDED + WANTED]
 
 
 def _no_namespaces(said: str) -> Finding:
-    return Finding(
-        "namespaces", False, f"none can be made here: {said}",
-        "run it as root; inside a container, give the container all capabilities", LABS,
-    )  # fmt: skip
+    return _finding(
+        "namespaces",
+        f"none can be made here: {said}",
+        ok=False,
+        fix="run it as root; inside a container, give the container all capabilities",
+    )
 
 
 def _feature(item: Feature, status: str, said: str) -> Finding:
-    if status == "127":  # the tool is missing: which finding of the tools already says
-        return Finding(
-            item.name, False, f"not tried: {said}", "install the tool first", item.needed_by,
-            item.required,
-        )  # fmt: skip
-    if status == "0":
-        return Finding(item.name, True, "works", "", item.needed_by, item.required)
-    fix = f"a kernel with {item.option} (built in, or as a module)"
-    if not item.option.startswith("CONFIG_"):
-        fix = f"wanted: {item.option}"
-    return Finding(item.name, False, f"failed: {said}", fix, item.needed_by, item.required)
+    ok = status == "0"
+    detail, fix = said or "works", item.option
+    if status == "127":  # the finding of that tool says how to get it
+        detail, fix = f"not tried: {said}", "install the tool first"
+    elif not ok:
+        detail = f"failed: {said}"
+        if item.option.startswith("CONFIG_"):
+            fix = f"a kernel with {item.option}, built in or as a module"
+    return _finding(item.name, detail, item.needed_by, ok=ok, fix=fix, required=item in NEEDED)
 
 
 def _cgroups() -> list[Finding]:
@@ -333,17 +370,26 @@ def _cgroups() -> list[Finding]:
     wanted = {"cpu", "memory", "pids"} | ({"devices"} if one else set())
     missing = sorted(wanted - controllers)
     detail = f"{version}: {', '.join(sorted(controllers)) or 'no controllers'}"
-    fix = f"mount the cgroup controllers {', '.join(missing)}" if missing else ""
-    found = [Finding("cgroups", not missing, detail, fix, ("docker",))]
+    found = [
+        _finding(
+            "cgroups",
+            detail,
+            ("docker",),
+            ok=not missing,
+            fix=f"mount the cgroup controllers {', '.join(missing)}",
+        )
+    ]
     locked = [str(place) for place in where if not os.access(place, os.W_OK)]
     if locked and os.geteuid() == 0:
         found.append(
-            Finding(
-                "cgroups writable", False, f"read-only: {', '.join(locked[:3])}",
-                "mount -o remount,rw FOLDER; inside a container, run that one as privileged",
+            _finding(
+                "cgroups writable",
+                f"read-only: {', '.join(locked[:3])}",
                 ("docker",),
+                ok=False,
+                fix="mount -o remount,rw FOLDER; inside a container, run that one as privileged",
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -351,12 +397,14 @@ def _resource() -> Finding:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     effective = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
     has = bool(effective and int(effective[1], 16) >> CAP_SYS_RESOURCE & 1)
-    return Finding(
-        "CAP_SYS_RESOURCE", has,
+    return _finding(
+        "CAP_SYS_RESOURCE",
         "yes" if has else "no: docker run --privileged fails, limits cannot be raised",
-        "" if has else "give the capability to the container or service that this runs in",
-        ("privileged containers",), required=False,
-    )  # fmt: skip
+        ("privileged containers",),
+        ok=has,
+        fix="give the capability to the container or service that this runs in",
+        required=False,
+    )
 
 
 def _tools() -> list[Finding]:
@@ -364,12 +412,15 @@ def _tools() -> list[Finding]:
     for tool in TOOLS:
         path = which(tool.name)
         found.append(
-            Finding(
-                tool.name, path is not None, path or "not found",
-                "" if path else f"{INSTALL} {tool.package}", tool.needed_by, tool.required,
-                () if path else (tool.package,),
+            _finding(
+                tool.name,
+                path or "not found",
+                tool.needed_by,
+                ok=path is not None,
+                required=tool.required,
+                packages=(tool.package,),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -385,11 +436,14 @@ def _compiler(store: Store, runner: Runner) -> Finding:
             answer = runner([compiler, "-fsyntax-only", source], check=False, timeout=30)
         ok = answer.status == 0
         detail = compiler if ok else f"{compiler} finds no headers of the C library or the kernel"
-    return Finding(
-        "C compiler", ok, detail, "" if ok else f"{INSTALL} gcc libc6-dev",
-        ("testbed-init", "flanneld"), bool(missing & {"testbed-init", "flanneld"}),
-        () if ok else ("gcc", "libc6-dev"),
-    )  # fmt: skip
+    return _finding(
+        "C compiler",
+        detail,
+        ("testbed-init", "flanneld"),
+        ok=ok,
+        required=bool(missing & {"testbed-init", "flanneld"}),
+        packages=("gcc", "libc6-dev"),
+    )
 
 
 def _go(store: Store) -> Finding:
@@ -398,7 +452,7 @@ def _go(store: Store) -> Finding:
     detail = f"{version} ({present[0]})" if present else "none on PATH"
     if "flanneld" in {entry.name for entry in store.list() if entry.state == "missing"}:
         detail += "; a later one is fetched from PyPI if flanneld needs it"
-    return Finding("Go", True, detail, "", ("flanneld",), required=False)
+    return _finding("Go", detail, ("flanneld",), ok=True, required=False)
 
 
 def _libraries() -> list[Finding]:
@@ -406,22 +460,13 @@ def _libraries() -> list[Finding]:
 
     found = []
     for library, package in LIBRARIES.items():
+        detail = "loads"
         try:
             ctypes.CDLL(library)
         except OSError as error:
-            found.append(
-                Finding(
-                    library,
-                    False,
-                    str(error),
-                    f"{INSTALL} {package}",
-                    ("docker",),
-                    True,
-                    (package,),
-                )
-            )
-        else:
-            found.append(Finding(library, True, "loads", "", ("docker",)))
+            detail = str(error)
+        ok = detail == "loads"
+        found.append(_finding(library, detail, ("docker",), ok=ok, packages=(package,)))
     return found
 
 
@@ -435,19 +480,24 @@ def _artifacts(store: Store) -> list[Finding]:
         detail = f"{entry.version}, {entry.size / 1e6:.0f} MB" if here else "missing"
         if not here:
             detail += f": {entry.version}" if users else ", made on first use"
-        fix = "" if here else "give the right path" if users else "testbed doctor --fix"
-        name = f"artifact {entry.name}"
-        found.append(Finding(name, here, detail, fix, (), required=users))
+        found.append(
+            _finding(
+                f"artifact {entry.name}",
+                detail,
+                (),
+                ok=here,
+                fix="give the right path" if users else "testbed doctor --fix",
+                required=users,
+            )
+        )
     return found
 
 
 def _forwarding() -> Finding:
     path = Path("/proc/sys/net/ipv4/ip_forward")
     on = path.exists() and path.read_text(encoding="utf-8").strip() == "1"
-    return Finding(
-        "ip_forward of the host", True,
-        f"{'on' if on else 'off'}; labs have their own and leave it alone", required=False,
-    )  # fmt: skip
+    detail = f"{'on' if on else 'off'}; labs have their own and leave it alone"
+    return _finding("ip_forward of the host", detail, (), ok=True, required=False)
 
 
 def _memory() -> Finding:
@@ -455,21 +505,22 @@ def _memory() -> Finding:
     free = re.search(r"^MemAvailable:\s+(\d+)", text, re.MULTILINE)
     available = int(free[1]) * 1024 if free else 0
     nodes = available // MEMORY_PER_NODE
-    return Finding(
-        "memory", nodes >= 4, f"{available / GIB:.1f} GiB free, enough for about {nodes} nodes",
-        "" if nodes >= 4 else "end other programs", LABS, required=False,
-    )  # fmt: skip
+    detail = f"{available / GIB:.1f} GiB free, enough for about {nodes} nodes"
+    return _finding("memory", detail, ok=nodes >= 4, fix="end other programs", required=False)
 
 
 def _files() -> Finding:
     import resource  # noqa: PLC0415  wanted here alone
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    ok = hard in {resource.RLIM_INFINITY} or hard >= FILES
-    return Finding(
-        "file descriptors", ok, f"{soft}, at most {hard}",
-        "" if ok else f"ulimit -n {FILES}", ("large labs",), required=False,
-    )  # fmt: skip
+    return _finding(
+        "file descriptors",
+        f"{soft}, at most {hard}",
+        ("large labs",),
+        ok=hard == resource.RLIM_INFINITY or hard >= FILES,
+        fix=f"ulimit -n {FILES}",
+        required=False,
+    )
 
 
 def _disk(name: str, folder: Path) -> Finding:
@@ -479,8 +530,8 @@ def _disk(name: str, folder: Path) -> Finding:
     free = shutil.disk_usage(place).free
     writable = os.access(place, os.W_OK)
     detail = f"{free / GIB:.1f} GiB free in {folder}" + ("" if writable else ", which is read-only")
-    fix = "" if free >= DISK and writable else "make room, or choose another folder"
-    return Finding(name, free >= DISK and writable, detail, fix, LABS)
+    fix = "make room, or choose another folder"
+    return _finding(name, detail, ok=free >= DISK and writable, fix=fix)
 
 
 def _install(packages: Sequence[str], say: Callable[[str], None], runner: Runner) -> None:

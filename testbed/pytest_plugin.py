@@ -1,1 +1,189 @@
-"""pytest plugin."""
+"""The pytest plugin: a live lab as fixtures, and tests that are checks of claims.
+
+It is loaded by pytest wherever ``testbed`` is installed, and does nothing
+until a test asks for one of its fixtures.  ``--testbed-lab NAME`` (or the
+variable TESTBED_LAB) names the lab; it must be up.
+
+::
+
+    def test_docker0(lab):
+        docker0 = lab.node("node1").host.interface("docker0")
+        assert docker0.addresses == ["100.96.1.1"]
+
+    @pytest.mark.claim("bridge-docker0-first-address")
+    @pytest.mark.needs("docker")
+    def test_first_address(lab, observe): ...
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.claims.model import Finding
+from testbed.claims.observation import Observation
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
+
+LAB = pytest.StashKey["LiveLab"]()
+FINDINGS = pytest.StashKey[list[Finding]]()
+NOTES = pytest.StashKey[Observation]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("testbed", "labs of container networks")
+    group.addoption(
+        "--testbed-lab",
+        default=os.environ.get("TESTBED_LAB"),
+        metavar="NAME",
+        help="the lab, brought up before, that the fixtures `lab` and `nodes` give",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "claim(id): the test decides this claim of the catalogue")
+    config.addinivalue_line(
+        "markers", "needs(*features): what the lab must have: docker, flannel, flannel-udp, ..."
+    )
+    config.stash[FINDINGS] = []
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest) -> Iterator[LiveLab]:
+    """The lab that runs, as a :class:`testbed.lab.live.LiveLab`."""
+    given = request.config.stash.get(LAB, None)
+    if given is not None:
+        yield given
+        return
+    name = request.config.getoption("--testbed-lab")
+    if not name:
+        pytest.skip("no lab was named: use --testbed-lab NAME, after `testbed up NAME`")
+    from testbed.errors import NoSuchLab
+    from testbed.lab.lab import Lab
+    from testbed.lab.live import LiveLab
+    from testbed.settings import settings
+
+    try:
+        live = LiveLab(Lab(name, settings()).context())
+    except NoSuchLab as error:
+        pytest.skip(str(error))
+    yield live
+    live.close()
+
+
+@pytest.fixture(scope="session")
+def nodes(lab: LiveLab) -> dict[str, Node]:
+    """The lab's nodes by name; ``nodes["node1"].host`` is testinfra's Host."""
+    return dict(lab.nodes)
+
+
+@pytest.fixture
+def observe(request: pytest.FixtureRequest) -> Observation:
+    """Where a check of a claim writes down what it sees and what follows from it."""
+    notes = Observation()
+    request.node.stash[NOTES] = notes
+    return notes
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    """Skip, with the reason, a test whose lab lacks what it needs."""
+    wanted = [name for mark in request.node.iter_markers("needs") for name in mark.args]
+    if wanted:
+        missing = sorted(set(wanted) - features(request.getfixturevalue("lab")))
+        if missing:
+            pytest.skip(f"the lab has no {', '.join(missing)}")
+
+
+def features(lab: LiveLab) -> set[str]:
+    """What a lab has, in the words that ``needs`` uses."""
+    topology = lab.topology
+    found = {role for node in topology.nodes.values() for role in node.roles}
+    found |= {"netns", "none"}
+    if topology.flannel:
+        found.add(f"flannel-{topology.flannel.backend}")
+    if any(node.gateway for node in topology.nodes.values()):
+        found.add("gateway")
+    docker = topology.with_role("docker")
+    if docker and not topology.flannel:
+        found.add("plain-docker")
+    if len(docker) > 1:
+        found.add("two-docker-nodes")
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    claim = claim_of(item)
+    if claim is None:
+        return (yield)
+    began = time.monotonic()
+    finding = Finding(claim, None)
+    try:
+        outcome = yield
+    except pytest.skip.Exception as skip:
+        finding.verdict, finding.reason = "not here", str(skip)
+        raise
+    except BaseException as error:
+        finding.problem = f"{type(error).__name__}: {error}"
+        raise
+    else:
+        _judge(item, claim, finding)
+        return outcome
+    finally:
+        finding.seconds = time.monotonic() - began
+        notes = item.stash.get(NOTES, None)
+        finding.evidence = notes.evidence if notes else []
+        item.config.stash[FINDINGS].append(finding)
+
+
+def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
+    """Hold what was observed against what the catalogue expects; fail the test if they differ."""
+    from testbed.claims.catalogue import claims
+
+    notes = item.stash.get(NOTES, None)
+    finding.verdict = notes.verdict if notes else None
+    if finding.verdict is None:
+        finding.problem = "the check has tested nothing"
+        pytest.fail(f"{claim}: {finding.problem}")
+    expected = claims()[claim].expect
+    if finding.verdict != expected:
+        refuted = "; ".join(notes.refuted_by) if notes else ""
+        finding.reason = f"expected {expected}" + (f": {refuted}" if refuted else "")
+        pytest.fail(f"{claim}: {finding.verdict}, {finding.reason}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Any:
+    try:
+        return (yield)
+    except pytest.skip.Exception as skip:
+        claim = claim_of(item)
+        if claim is not None:
+            finding = Finding(claim, "not here", reason=str(skip))
+            item.config.stash[FINDINGS].append(finding)
+        raise
+
+
+def claim_of(item: pytest.Item) -> str | None:
+    """The id of the claim that a test decides, or None for an ordinary test."""
+    mark = item.get_closest_marker("claim")
+    return str(mark.args[0]) if mark and mark.args else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a mark with an id that the catalogue does not have."""
+    marked = [(item, claim_of(item)) for item in items]
+    if not any(claim for _, claim in marked):
+        return
+    from testbed.claims.catalogue import claims
+
+    for item, claim in marked:
+        if claim is not None and claim not in claims():
+            raise pytest.UsageError(f"{item.nodeid}: no claim {claim!r} in the catalogue")

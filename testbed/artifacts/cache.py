@@ -193,13 +193,10 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder, also one whose own folders are read-only (Go's module cache)."""
     import shutil  # noqa: PLC0415  wanted only when something is removed
 
-    def allow(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            function(path)
-
     if folder.exists():
-        shutil.rmtree(folder, onerror=allow)
+        for root, _, _ in os.walk(folder):
+            Path(root).chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def _flush(folder: Path) -> None:

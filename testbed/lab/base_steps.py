@@ -24,7 +24,7 @@ def node_step(name: str) -> str:
 
 def steps(topology: Topology) -> Iterator[Step]:
     networks = ", ".join(f"{n.name} {n.subnet}" for n in topology.networks.values())
-    yield Step(FABRIC, f"networks: {networks or 'none'}", (), _make_fabric)
+    yield Step(FABRIC, f"networks: {networks or 'none'}", (), act=_make_fabric)
     for node in topology.nodes.values():
         yield _make_node(topology, node)
 
@@ -52,4 +52,4 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         context.nodes[node.name] = made
         return addresses, True
 
-    return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act)
+    return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act=act)

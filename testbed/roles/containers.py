@@ -36,7 +36,9 @@ def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]
         about = f"{container.image}, network {container.network}"
         if container.publish:
             about += f", publishes {', '.join(map(str, container.publish))}"
-        step = Step(container_step(container), about, (after,), _make(topology, container))
+        step = Step(
+            container_step(container), about, (after,), heavy=True, act=_make(topology, container)
+        )
         yield step
         after = step.name
 
@@ -102,7 +104,7 @@ def reach_steps(topology: Topology) -> Iterator[Step]:
             for name in (container_step(container), flannel_step(container.node))
         )
         about = f"{client.name} on {client.node} fetches the page of {server.name} on {server.node}"
-        yield Step(f"reach {client.name} -> {server.name}", about, needs, _reach(client, server))
+        yield Step(f"reach {client.name} -> {server.name}", about, needs, act=_reach(client, server))
 
 
 def _reach(client: Container, server: Container) -> Callable[[Context], tuple[str, bool]]:

@@ -12,7 +12,7 @@ from testbed.nodes.base import Service
 from testbed.roles import images
 from testbed.roles.base import Role
 from testbed.roles.containers import container_steps
-from testbed.roles.engine import SOCKET, engine_version, parse_version
+from testbed.roles.engine import SOCKET, engine_version, parse_version, preload
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -80,7 +80,7 @@ class Docker(Role):
             return self._start(context, node.name)
 
         about = f"dockerd with docker0 at {bip}"
-        yield Step(docker_step(node.name), about, (node_step(node.name),), act)
+        yield Step(docker_step(node.name), about, (node_step(node.name),), heavy=True, act=act)
         yield from images.images_steps(topology, node.name, docker_step(node.name))
         yield from container_steps(topology, node.name, images.images_step(node.name))
 
@@ -99,6 +99,7 @@ class Docker(Role):
         folders = [machine.provide(p) for p in context.store.path_dirs("docker")]
         path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
         program = machine.provide(context.store.binary("dockerd"))
+        preload()
         machine.start(
             Service(
                 SERVICE,

@@ -1,13 +1,16 @@
 """The one door to the Engine API: the docker SDK on a node's own socket.
 
-The SDK is loaded when the first daemon is ready, not before: its import costs
-more than a container's start.
+The SDK's import costs more than a container's start, so it is loaded while the
+first daemon is starting, and by nothing that needs no daemon.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import re
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +47,12 @@ class ContainerState:
     image: str
     digest: str | None
     status: str
+
+
+def preload() -> None:
+    """Start to load the SDK beside whatever else goes on; the first Engine waits for it."""
+    if "docker" not in sys.modules:
+        threading.Thread(target=importlib.import_module, args=("docker",), daemon=True).start()
 
 
 class Engine:

@@ -71,5 +71,5 @@ class Etcd(Role):
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
 
         yield Step(
-            etcd_step(node.name), f"etcd on {address}:{CLIENT_PORT}", (node_step(node.name),), act
+            etcd_step(node.name), f"etcd on {address}:{CLIENT_PORT}", (node_step(node.name),), act=act
         )

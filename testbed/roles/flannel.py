@@ -87,7 +87,7 @@ class Flannel(Role):
                 CONFIG_STEP,
                 f"{flannel.backend} over {flannel.network}, {len(flannel.subnets)} subnets reserved",
                 (etcd_step(etcd.name),),
-                self._configure,
+                act=self._configure,
             )
 
         def act(context: Context) -> tuple[str, bool]:
@@ -98,7 +98,8 @@ class Flannel(Role):
             flannel_step(node.name),
             f"flanneld {flannel.backend} with {subnet}",
             (CONFIG_STEP, node_step(node.name)),
-            act,
+            heavy=True,
+            act=act,
         )
 
     @staticmethod

@@ -65,7 +65,7 @@ class Namespaces(Role):
             return about, True
 
         about = f"namespaces {', '.join(names)}, bridges, veth pairs"
-        yield Step(f"namespaces {node.name}", about, (node_step(node.name),), act)
+        yield Step(f"namespaces {node.name}", about, (node_step(node.name),), act=act)
 
     @staticmethod
     def _clear(context: Context, node: str, lines: dict[str, list[str]]) -> None:

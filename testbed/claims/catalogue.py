@@ -1,0 +1,58 @@
+"""The catalogue: every claim, read from the YAML files beside this module."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from testbed.claims.model import Claim, Kind, Verdict
+
+FOLDER = Path(__file__).parent
+
+
+@functools.cache
+def claims() -> Mapping[str, Claim]:
+    """All claims by id, in the order of the documents.
+
+    Raises ValueError naming file and id when an entry is not as it should be.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found: dict[str, Claim] = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        for entry in yaml.load(path.read_text(encoding="utf-8"), loader):
+            claim = _claim(path.name, entry)
+            if claim.id in found:
+                raise ValueError(f"{path.name}: {claim.id} is there twice")
+            found[claim.id] = claim
+    return found
+
+
+def _claim(file: str, entry: dict[str, Any]) -> Claim:
+    where = f"{file}: {entry.get('id', '?')}"
+    try:
+        claim = Claim(
+            id=entry["id"],
+            document=entry["document"],
+            place=entry["place"],
+            claim=entry["claim"],
+            kind=entry["kind"],
+            needs=tuple(entry["needs"]),
+            expect=entry["expect"],
+            check=entry["check"],
+            why=entry.get("why", ""),
+            quoted=tuple(entry.get("quoted", ())),
+        )
+    except KeyError as error:
+        raise ValueError(f"{where}: {error} is missing") from None
+    unknown = set(entry) - set(claim.to_dict())
+    if unknown:
+        raise ValueError(f"{where}: unknown keys {sorted(unknown)}")
+    if claim.kind not in get_args(Kind) or claim.expect not in get_args(Verdict):
+        raise ValueError(f"{where}: unknown kind {claim.kind!r} or verdict {claim.expect!r}")
+    if claim.expect != "confirmed" and not claim.why:
+        raise ValueError(f"{where}: expects {claim.expect!r} and does not say why")
+    return claim

@@ -1,0 +1,102 @@
+"""What a check writes down while it looks: evidence, and what follows for the claim."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from testbed.claims.model import Evidence, Verdict
+from testbed.nodes.base import Result
+
+LIMIT = 4000  # characters of one piece of evidence; a report is to be read
+
+
+class Runs(Protocol):
+    """A node or a container: something with a name that runs commands."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
+
+
+class Observation:
+    """The notes of one check.
+
+    The document's statement is put to the test by :meth:`holds` as it stands,
+    once or more often; where it is true only sometimes, by :meth:`holds_when`
+    and :meth:`fails_when`, each with its condition.  A check that tests nothing
+    has no verdict, and that is an error.
+
+    >>> notes = Observation()
+    >>> notes.holds(True, "docker0 is there")
+    >>> notes.verdict
+    'confirmed'
+    """
+
+    def __init__(self) -> None:
+        self.evidence: list[Evidence] = []
+        self._tested: list[tuple[bool, bool, str]] = []  # (as wanted, holds, what)
+
+    # -- looking ----------------------------------------------------------
+
+    def note(self, what: str, seen: object) -> None:
+        """Keep something that was seen; data is kept as JSON."""
+        text = seen if isinstance(seen, str) else json.dumps(seen, default=str, indent=1)
+        if len(text) > LIMIT:
+            text = f"{text[:LIMIT]}\n[{len(text) - LIMIT} more characters]"
+        self.evidence.append(Evidence(what, text.rstrip()))
+
+    def run(
+        self, where: Runs, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True
+    ) -> Result:
+        """Run a command and keep it with its output."""
+        result = where.run(argv, timeout=timeout, check=False)
+        seen = result.stdout + (f"\n{result.stderr}" if result.stderr else "")
+        if not result.ok:
+            seen += f"\n[exit status {result.status}]"
+        self.note(f"{where.name}# {shlex.join(argv)}", seen)
+        if check and not result.ok:
+            where.run(argv, timeout=timeout, check=True)  # raises as the node words it
+        return result
+
+    def json(self, where: Runs, argv: Sequence[str], *, timeout: float = 60.0) -> Any:
+        """Run a command that prints JSON, keep it, and return what it printed, decoded."""
+        return self.run(where, argv, timeout=timeout).json()
+
+    # -- judging ----------------------------------------------------------
+
+    def holds(self, holds: object, what: str) -> None:
+        """The statement, or a part of it, as it stands: does it hold?  ``what`` was looked at."""
+        self._tested.append((True, bool(holds), what))
+        self.note("holds" if holds else "does not hold", what)
+
+    def holds_when(self, condition: str, holds: object) -> None:
+        """Under a condition that the document does not name, the statement should hold."""
+        self._tested.append((True, bool(holds), condition))
+        self.note("holds when" if holds else "does not hold even when", condition)
+
+    def fails_when(self, condition: str, fails: object) -> None:
+        """Under a condition, the statement should fail: ``fails`` is True if it does."""
+        self._tested.append((False, not fails, condition))
+        self.note("fails when" if fails else "does not fail even when", condition)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What follows; None when nothing was tested."""
+        if not self._tested:
+            return None
+        positive = [holds for wanted, holds, _ in self._tested if wanted]
+        negative = [not holds for wanted, holds, _ in self._tested if not wanted]
+        if not negative:
+            return "confirmed" if all(positive) else "contradicted"
+        if all(negative):
+            return "depends" if positive and all(positive) else "contradicted"
+        return "confirmed" if all(positive) else "inconclusive"
+
+    @property
+    def refuted_by(self) -> list[str]:
+        """What was looked at and did not hold."""
+        return [what for wanted, holds, what in self._tested if wanted and not holds]

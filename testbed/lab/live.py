@@ -1,0 +1,147 @@
+"""A lab that is up, as suites and commands look at it: nodes, containers, engines."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import NoSuchLab
+from testbed.roles.engine import ContainerState, Engine, enter
+
+if TYPE_CHECKING:
+    import testinfra.host
+
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node, Result, Running
+    from testbed.topology.model import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class LiveContainer:
+    """A container that runs.  ``state`` is as it was when it was looked up."""
+
+    node: Node
+    state: ContainerState
+
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+    @property
+    def address(self) -> str:
+        return self.state.address
+
+    @property
+    def pid(self) -> int:
+        """Its first process, as the node sees it."""
+        return self.state.pid
+
+    def argv(self, argv: Sequence[str], *, mounts: bool) -> list[str]:
+        """``argv`` as it is to be run on the node."""
+        return [*enter(self.pid, mounts=mounts), *argv]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        mounts: bool = False,
+        input: bytes | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
+        """Run a command in the container's network namespace.
+
+        The program is the node's own, unless ``mounts``: then it is the
+        image's, and sees the container's files and processes.
+        """
+        argv = self.argv(argv, mounts=mounts)
+        return self.node.run(argv, input=input, timeout=timeout, check=check)
+
+    def spawn(self, argv: Sequence[str], *, mounts: bool = False) -> Running:
+        """Start a command as :meth:`run` does, and return at once."""
+        return self.node.spawn(self.argv(argv, mounts=mounts))
+
+    @property
+    def host(self) -> testinfra.host.Host:
+        """The container as testinfra sees it, with the image's own programs."""
+        from testbed.nodes.testinfra_backend import host_of
+
+        prefix = enter(self.pid)
+        return host_of(self.node, container=self.name, prefix=prefix)
+
+
+class LiveLab:
+    """A lab that is up.  Engines are opened once and closed by :meth:`close`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._engines: dict[str, Engine] = {}
+
+    @property
+    def name(self) -> str:
+        return self.context.lab
+
+    @property
+    def topology(self) -> Topology:
+        return self.context.topology
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        return self.context.nodes
+
+    def node(self, name: str) -> Node:
+        """A node by its name.  Raises NoSuchLab."""
+        return self.context.node(name)
+
+    @functools.cached_property
+    def fabric(self) -> Node | None:
+        """Where the networks' bridges are, if the provider lets one look."""
+        return self.context.provider.fabric(self.name)
+
+    def engine(self, node: str) -> Engine:
+        """The Engine API of a node that has the docker role."""
+        if node not in self._engines:
+            self._engines[node] = Engine(self.node(node))
+        return self._engines[node]
+
+    def container(self, name: str, *, node: str | None = None) -> LiveContainer:
+        """A container by its name, looked up anew.
+
+        ``node`` is needed only for one that the topology does not know.
+        Raises NoSuchLab when it does not run.
+        """
+        if node is None:
+            spec = self.topology.containers.get(name)
+            if spec is None:
+                known = ", ".join(self.topology.containers) or "none"
+                raise NoSuchLab(
+                    f"no container {name!r} in lab {self.name}", hint=f"there are: {known}"
+                )
+            node = spec.node
+        state = self.engine(node).find(name)
+        if state is None or not state.running:
+            raise NoSuchLab(
+                f"the container {name} does not run on {node}",
+                hint=f"`testbed up {self.name}` starts it again",
+            )
+        return LiveContainer(self.node(node), state)
+
+    @property
+    def containers(self) -> dict[str, LiveContainer]:
+        """All containers of the topology, looked up anew."""
+        return {name: self.container(name) for name in self.topology.containers}
+
+    def versions(self) -> dict[str, Any]:
+        """What runs: engine versions by node, and the lab's own parts."""
+        return {
+            node.name: self.engine(node.name).version["Version"]
+            for node in self.topology.with_role("docker")
+            if node.name in self.nodes
+        }
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()

@@ -1,0 +1,27 @@
+"""What the commands and the plugin work with, put together from the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from testbed.artifacts import Store
+from testbed.lab.lab import Settings
+from testbed.lab.state import State, folder
+from testbed.nodes.netns.provider import NetnsProvider
+
+
+def settings(
+    *,
+    overrides: Mapping[str, str] | None = None,
+    progress: Callable[[str, str], None] = lambda _name, _words: None,
+    config: Path | None = None,
+) -> Settings:
+    """The settings of this user; nothing is read or made before it is needed.
+
+    ``overrides`` and ``progress`` are the store's (see :class:`testbed.artifacts.Store`).
+    """
+    store = Store(overrides=overrides, config=config, progress=progress)
+    state = State(folder())
+    netns = NetnsProvider(state.path, lambda: store.binary("testbed-init"), [store.folder])
+    return Settings(state=state, store=store, providers={netns.name: netns})

@@ -1,0 +1,95 @@
+"""The configuration file: each mistake names the file and the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.artifacts import config
+from testbed.artifacts.config import Local, Remote
+from testbed.errors import UsageError
+
+SUM = "ab" * 32
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_paths_start_at_the_file_and_downloads_keep_their_sum(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        f"""
+        [artifacts]
+        flanneld = {{path = "bin/flanneld"}}
+        containerd = {{url = "https://example.org/c.tgz", sha256 = "{SUM}", member = "bin/c"}}
+        [images]
+        redis = {{path = "/srv/redis.tar"}}
+        [something.else]
+        is = "ignored"
+        """,
+    )
+    read = config.load(path)
+    flanneld = Local(tmp_path / "bin/flanneld", f"{path}: artifacts.flanneld")
+    assert read.artifacts["flanneld"] == flanneld
+    where = f"{path}: artifacts.containerd"
+    assert read.artifacts["containerd"] == Remote("https://example.org/c.tgz", SUM, "bin/c", where)
+    assert read.images["redis"] == Local(Path("/srv/redis.tar"), f"{path}: images.redis")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "what"),
+    [
+        ("artifacts = 3", "artifacts", "a table"),
+        ("[artifacts]\nflanneld = 'x'", "artifacts.flanneld", "a table"),
+        ("[artifacts]\nflanneld = {}", "artifacts.flanneld", "exactly one of path and url"),
+        ("[artifacts]\nx = {path='a', url='https://b/'}", "artifacts.x", "exactly one"),
+        ("[artifacts]\nx = {pth='a'}", "artifacts.x.pth", "not a known key"),
+        ("[artifacts]\nx = {path=3}", "artifacts.x.path", "a text is wanted"),
+        ("[artifacts]\nx = {path=''}", "artifacts.x.path", "a text is wanted"),
+        ("[artifacts]\nx = {path='a', member='b'}", "artifacts.x.member", "goes with url"),
+        ("[artifacts]\nx = {url='https://b/c'}", "artifacts.x.sha256", "missing"),
+        ("[artifacts]\nx = {url='https://b/c', sha256='12'}", "artifacts.x.sha256", "64 hex"),
+        (f"[artifacts]\nx = {{url='file:///c', sha256='{SUM}'}}", "artifacts.x.url", "http"),
+        ("[artifacts]\n'../x' = {path='a'}", "artifacts.../x", "no name"),
+        ("[images]\nx = {}", "images.x", "exactly one"),
+        ("[artifacts", "", "Expected"),
+    ],
+)
+def test_a_mistake_names_file_and_key(tmp_path: Path, text: str, key: str, what: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        config.load(path)
+    message = caught.value.message
+    assert message.startswith(f"{path}: {key}")
+    assert what in message
+
+
+def test_no_default_file_is_fine_a_missing_given_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TESTBED_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config.load(None) == config.Config()
+    with pytest.raises(UsageError, match="no such configuration file"):
+        config.load(tmp_path / "x.toml")
+    monkeypatch.setenv("TESTBED_CONFIG", str(tmp_path / "y.toml"))
+    with pytest.raises(UsageError, match=r"y\.toml"):
+        config.load(None)
+
+
+def test_the_default_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TESTBED_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "testbed").mkdir()
+    write(tmp_path / "testbed", "[images]\nx = {path='a'}")
+    assert list(config.load(None).images) == ["x"]
+
+
+@pytest.mark.parametrize("pair", [("", "x"), ("Flanneld", "x"), ("flanneld", ""), ("a/b", "x")])
+def test_a_bad_pair_on_the_command_line(pair: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="not NAME=PATH"):
+        config.overrides(dict([pair]))

