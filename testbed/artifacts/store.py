@@ -158,7 +158,8 @@ class Store:
 
     def keep(self, name: str, source: Source) -> Path:
         """The folder of an artifact that somebody else knows how to make; made first if need be."""
-        return self._make(name, source)
+        found = self.kept(name, source)  # not by name alone: several may bear it
+        return found or self._fill(name, source.key(), source)
 
     def kept(self, name: str, source: Source) -> Path | None:
         """The folder of such an artifact if it has been made, else None."""
@@ -169,22 +170,21 @@ class Store:
         """Every artifact that is known, chosen by the user, or in the cache."""
         entries = list(self._current())
         keys = {entry.key for entry in entries}
+        names = {entry.name for entry in entries}
         return entries + [
-            _cached(record, "old")
+            _cached(record, "old" if record.name in names else "cached")
             for record in self._cache.records()
             if record.key not in keys and not record.name.endswith("-path")
         ]
 
     def fetch(self, name: str) -> None:
         """Make an artifact now: a part, a program, an image, or one of the user's."""
-        if name in self._catalog.programs or (
-            name not in self._catalog.parts and self._own(name, "artifacts")
-        ):
-            self.binary(name)
-        elif name in self._catalog.images or name not in self._catalog.parts:
+        if name in self._catalog.parts and not self._own(name, "artifacts"):
+            self._folder(name)
+        elif name in self._catalog.images or name in self._read().images:
             self.image(name)
         else:
-            self._folder(name)
+            self.binary(name)
 
     def remove(self, name: str | None = None) -> int:
         """Remove an artifact from the cache, or with None all of them; return the bytes freed.
@@ -264,6 +264,7 @@ class Store:
             job = Job(folder, self._cache.shared, say, self._runner, self._cancel, self._folder)
             job.shared.mkdir(exist_ok=True)
             version = source.fill(job)
+            self._versions = None
             say(f"ready, {version}")
             return version
 

@@ -1,5 +1,169 @@
-"""The command line."""
+"""The command line: one file a command, each loaded only when it is called.
+
+Exit status: 0 fine; 1 a claim or a check failed; 2 wrong use or a bad
+topology; 3 this machine lacks something; 4 the lab failed to come up or is not
+there; 130 and 143 when ended by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from testbed import __version__
+
+COMMANDS = {
+    "up": "up",
+    "down": "down",
+    "status": "status",
+    "ls": "ls",
+    "verify": "verify",
+    "exec": "exec_",
+    "shell": "shell",
+    "logs": "logs",
+    "plan": "plan",
+    "doctor": "doctor",
+    "topologies": "topologies",
+    "schema": "schema",
+    "artifacts": "artifacts",
+    "completion": "completion",
+}
+
+HELP = """Bring up container networks on machines of their own, put what is said about
+them to the test, and take everything down without a trace.
+
+\b
+  testbed up two-node        two machines, Docker, etcd, flannel, two containers
+  testbed verify two-node    every claim that this lab can decide, with evidence
+  testbed shell node1        look around
+  testbed down two-node      all gone
+"""
+
+EPILOG = """\b
+Exit status:
+  0 fine · 1 a claim or check failed · 2 wrong use or bad topology ·
+  3 this machine lacks something · 4 the lab failed to come up or is not there ·
+  130/143 ended by Ctrl-C/SIGTERM
+
+\b
+Variables:
+  TESTBED_STATE   folder of the labs' records (~/.local/state/testbed)
+  TESTBED_CACHE   folder of binaries and images (~/.cache/testbed)
+  TESTBED_CONFIG  configuration file (~/.config/testbed/config.toml)
+  TESTBED_LAB     the lab meant where none is named
+  NO_COLOR        no colours
+"""
 
 
-def main() -> None:
-    """Placeholder until the commands are in."""
+class Commands(click.Group):
+    """Finds a command's module by its name, and loads no other."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"testbed.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, 1)
+            hint = f"did you mean `testbed {close[0]}`?" if close else "see `testbed --help`"
+            raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # Not by loading every command: --help is to be there at once.
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, ABOUT[name]) for name in COMMANDS])
+
+
+ABOUT = {
+    "up": "Bring a lab up, or what of it is missing or different.",
+    "down": "Take a lab down, or all of them.",
+    "status": "Show what runs of a lab, as it is now.",
+    "ls": "List the labs of this machine.",
+    "verify": "Put the claims to the test on a lab that is up.",
+    "exec": "Run a command on a node or in a container.",
+    "shell": "Open a shell on a node or in a container.",
+    "logs": "Show what a node's daemons have written.",
+    "plan": "Show what `up` would do; nothing is touched.",
+    "doctor": "Say what this machine can do, and how to mend what it can't.",
+    "topologies": "List the topologies that come with testbed, or show one.",
+    "schema": "Print the JSON Schema of topology files, for editors.",
+    "artifacts": "List, build or remove binaries and images.",
+    "completion": "Print the script that completes commands in a shell.",
+}
+
+
+@click.group(
+    cls=Commands,
+    help=HELP,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="testbed", message="%(prog)s %(version)s")
+def cli() -> None:
+    """The group of all commands."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command line and exit with its status."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Run a command line; return its exit status.  Nothing but a defect leaves as a traceback."""
+    from testbed.errors import Interrupted, TestbedError
+
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
+    try:
+        result = cli.main(args=argv, prog_name="testbed", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("testbed: interrupted", err=True)
+        return 128 + signal.SIGINT
+    except Interrupted as error:
+        click.echo(f"testbed: {error}", err=True)
+        return error.exit_code
+    except TestbedError as error:
+        complain(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has had enough; keep Python from saying so once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return result if isinstance(result, int) else 0
+
+
+def complain(error: Any) -> None:
+    """Print an error and what to do about it, on standard error."""
+    click.echo(click.style("testbed: ", fg="red", bold=True) + error.message, err=True)
+    if error.hint:
+        click.echo(click.style("  -> ", fg="yellow") + error.hint, err=True)
+
+
+def _interrupt(signum: int, _: Any) -> None:
+    from testbed.errors import Interrupted
+
+    raise Interrupted(signum)

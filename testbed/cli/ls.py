@@ -1,0 +1,59 @@
+"""``testbed ls``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from testbed.cli import common
+
+
+@click.command("ls")
+@common.json_option
+def command(as_json: bool) -> None:  # noqa: FBT001  (click's way)
+    """List the labs of this machine that belong to this state folder."""
+    common.need_root("`testbed ls`")
+    from testbed.lab.lab import labs
+
+    settings = common.make_settings()
+    rows = []
+    for name in labs(settings):
+        record = settings.state.read(name)
+        running = sum(len(p.nodes(name)) for p in settings.providers.values())
+        asked = len(record.topology.get("nodes", {})) if record else 0
+        rows.append(
+            {
+                "lab": name,
+                "nodes": running,
+                "asked": asked,
+                "source": record.source if record else "",
+                "created": record.created if record else None,
+                "seconds": record.seconds if record else None,
+            }
+        )
+    if as_json:
+        common.print_json(rows)
+    elif not rows:
+        click.echo("no lab is up")
+    else:
+        lines = [
+            (
+                str(row["lab"]),
+                f"{row['nodes']} of {row['asked']}" if row["asked"] else f"{row['nodes']}",
+                _age(row["created"]),
+                str(row["source"]) or "(no record: `testbed down` removes it)",
+            )
+            for row in rows
+        ]
+        common.table(lines, ("LAB", "NODES", "AGE", "FROM"))
+
+
+def _age(created: object) -> str:
+    if not isinstance(created, int | float):
+        return "?"
+    seconds = max(0, int(time.time() - created))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,53 @@
+"""``testbed status``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.cli import common
+
+if TYPE_CHECKING:
+    from testbed.lab.status import NodeStatus, Part
+
+EXIT_NOT_OK = 1
+
+
+@click.command("status")
+@click.argument("lab", required=False, shell_complete=common.complete_labs)
+@common.json_option
+def command(lab: str | None, as_json: bool) -> int:  # noqa: FBT001  (click's way)
+    """Show what runs of a lab, as it is now.
+
+    Exit status 1 when something that should run does not.  LAB may be left out
+    when one lab is up.
+    """
+    common.need_root("`testbed status`")
+    from testbed.lab.status import status
+
+    found = status(common.lab_meant(common.make_settings(), lab).context())
+    if as_json:
+        common.print_json(found.to_dict())
+    else:
+        state = click.style("up", fg="green") if found.ok else click.style("not whole", fg="red")
+        click.echo(f"{click.style(found.lab, bold=True)}: {state}")
+        for node in found.nodes:
+            _show(node)
+        if not found.ok:
+            click.echo(f"  -> `testbed up {found.lab}` mends it")
+    return 0 if found.ok else EXIT_NOT_OK
+
+
+def _show(node: NodeStatus) -> None:
+    name = f"{node.name:<12}"
+    colour = "green" if node.state == "up" else "red"
+    click.echo(f"  {name} {click.style(node.state, fg=colour)}  {', '.join(node.addresses)}")
+    for kind, parts in (("service", node.services), ("container", node.containers)):
+        for part in parts:
+            click.echo(f"    {kind:<9}  {_part(part)}")
+
+
+def _part(part: Part) -> str:
+    state = click.style(f"{part.state:<8}", fg="green" if part.ok else "red")
+    return f"{part.name:<16} {state} {part.detail}".rstrip()

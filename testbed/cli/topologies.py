@@ -1,0 +1,30 @@
+"""``testbed topologies``."""
+
+from __future__ import annotations
+
+import click
+
+from testbed.cli import common
+
+
+@click.command("topologies")
+@click.argument("name", required=False, shell_complete=common.complete_topologies)
+@common.json_option
+def command(name: str | None, as_json: bool) -> None:  # noqa: FBT001  (click's way)
+    """List the topologies that come with testbed, or show the file of one."""
+    from testbed.topology.load import load, names
+
+    if name:
+        topology = load(name)
+        if as_json:
+            common.print_json(topology.to_dict())
+        else:
+            from pathlib import Path
+
+            click.echo(Path(topology.source).read_text(encoding="utf-8"), nl=False)
+        return
+    found = {n: load(n) for n in names()}
+    if as_json:
+        common.print_json({n: t.to_dict() for n, t in found.items()})
+        return
+    common.table([(n, t.description.strip()) for n, t in found.items()], ("NAME", "WHAT IT IS"))

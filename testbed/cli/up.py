@@ -1,0 +1,124 @@
+"""``testbed up``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.cli import common
+
+if TYPE_CHECKING:
+    from testbed.lab.lab import Outcome
+    from testbed.lab.run import Done
+    from testbed.topology.model import Topology
+
+
+@click.command("up")
+@click.argument("topology", shell_complete=common.complete_topologies)
+@common.variant_options
+@common.artifact_option
+@click.option("--keep", is_flag=True, help="On failure leave what there is, for a look.")
+@click.option("--replace", is_flag=True, help="Turn a lab that is up from another file into this.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@common.json_option
+def command(
+    topology: str,
+    artifacts: tuple[str, ...],
+    as_json: bool,  # noqa: FBT001  (click passes flags by name)
+    keep: bool,  # noqa: FBT001
+    replace: bool,  # noqa: FBT001
+    quiet: bool,  # noqa: FBT001
+    **variant: str | int | None,
+) -> None:
+    """Bring a lab up, or what of it is missing or different.
+
+    TOPOLOGY is a name that `testbed topologies` lists, or a file.  A second
+    `up` does nothing; after a change in the file it changes what differs.
+    When it fails, what it made is removed again, unless --keep.
+    """
+    wanted = common.load_variant(topology, **variant)
+    common.need_root("`testbed up`")
+    from testbed.lab.lab import Lab, Watch
+
+    settings = common.make_settings(artifacts=artifacts)
+    silent = quiet or as_json
+    if not silent:
+        click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
+    watch = Watch(words=tell) if silent else Watch(step=show_step, idle=show_idle, words=tell)
+    outcome = Lab(wanted.name, settings).up(wanted, keep=keep, replace=replace, watch=watch)
+    if as_json:
+        common.print_json(_to_dict(outcome))
+    elif not quiet:
+        show_outcome(outcome)
+
+
+def summary(topology: Topology) -> str:
+    """What a topology has, in a line."""
+    parts = [f"{len(topology.nodes)} node{'s' if len(topology.nodes) != 1 else ''}"]
+    roles = {role for node in topology.nodes.values() for role in node.roles}
+    if topology.flannel:
+        parts.append(f"flannel {topology.flannel.backend}")
+    elif "docker" in roles:
+        parts.append("docker")
+    if topology.containers:
+        parts.append(f"{len(topology.containers)} containers")
+    if topology.namespaces:
+        parts.append(f"{len(topology.namespaces)} namespaces")
+    return ", ".join(parts)
+
+
+def tell(words: str) -> None:
+    click.echo(f"  {words} ...", err=True)
+
+
+def show_step(done: Done) -> None:
+    if done.error is not None:
+        first = str(done.error).partition("\n")[0]
+        mark, words = click.style("failed", fg="red"), first
+    elif done.changed:
+        mark, words = click.style(f"{done.seconds:5.2f}s", fg="green"), done.words
+    else:
+        mark, words = click.style("     =", dim=True), done.words
+    click.echo(f"  {mark}  {done.step.name:<34}  {words}")
+
+
+def show_idle(steps: list[str]) -> None:
+    shown = ", ".join(steps[:3]) + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
+    click.echo(click.style(f"         still at: {shown}", dim=True))
+
+
+def show_outcome(outcome: Outcome) -> None:
+    name = outcome.topology.name
+    ok = click.style(f"{name} is up", fg="green", bold=True)
+    if outcome.removed:
+        click.echo(f"  removed: {', '.join(outcome.removed)}")
+    if not outcome.changed and not outcome.removed:
+        click.echo(f"{ok}, as it was ({outcome.seconds:.2f} s)")
+        return
+    click.echo(f"{ok} ({outcome.seconds:.2f} s)")
+    node = next(iter(outcome.topology.nodes))
+    click.echo(
+        click.style(
+            f"  next: testbed verify {name} · testbed shell {node} · testbed down {name}", dim=True
+        )
+    )
+
+
+def _to_dict(outcome: Outcome) -> dict[str, object]:
+    return {
+        "lab": outcome.topology.name,
+        "seconds": round(outcome.seconds, 3),
+        "changed": [done.step.name for done in outcome.changed],
+        "removed": outcome.removed,
+        "steps": [
+            {
+                "name": done.step.name,
+                "began": round(done.began, 3),
+                "seconds": round(done.seconds, 3),
+                "changed": done.changed,
+                "words": done.words,
+            }
+            for done in outcome.steps
+        ],
+    }

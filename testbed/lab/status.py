@@ -1,0 +1,118 @@
+"""The state of a lab as it is now, read from what runs and held against what was asked for."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A service or a container: what it is, and whether it is as it should be."""
+
+    name: str
+    state: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node.  ``state`` is up, missing (asked for, does not run) or stranger (not asked for)."""
+
+    name: str
+    state: str
+    addresses: list[str] = field(default_factory=list)
+    services: list[Part] = field(default_factory=list)
+    containers: list[Part] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return self.state == "up" and all(p.ok for p in (*self.services, *self.containers))
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A lab.  ``ok`` means: everything that was asked for runs, and nothing else."""
+
+    lab: str
+    nodes: list[NodeStatus]
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.nodes) and all(node.ok for node in self.nodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        nodes = [{**asdict(node), "ok": node.ok} for node in self.nodes]
+        return {"lab": self.lab, "ok": self.ok, "nodes": nodes}
+
+
+def status(context: Context) -> Status:
+    """Look at every node of a lab, all at once."""
+    names = [*context.topology.nodes, *(n for n in context.nodes if n not in context.topology.nodes)]
+    with ThreadPoolExecutor(max_workers=min(16, max(1, len(names)))) as pool:
+        nodes = list(pool.map(lambda name: _node(context, name), names))
+    return Status(context.lab, nodes)
+
+
+def _node(context: Context, name: str) -> NodeStatus:
+    spec = context.topology.nodes.get(name)
+    addresses = [str(a) for a in spec.networks.values()] if spec else []
+    node = context.nodes.get(name)
+    if node is None:
+        return NodeStatus(name, "missing", addresses)
+    try:
+        return NodeStatus(
+            name,
+            "up" if spec else "stranger",
+            addresses,
+            _services(context, node) if spec else [],
+            _containers(context, node) if spec and "docker" in spec.roles else [],
+        )
+    except LabError:  # it ended while we looked
+        return NodeStatus(name, "missing", addresses)
+
+
+def _services(context: Context, node: Node) -> list[Part]:
+    from testbed.roles import ROLES
+
+    found = node.services()
+    roles = context.topology.nodes[node.name].roles
+    expected = [service for role in roles for service in ROLES[role].services]
+    parts = []
+    for name in [*expected, *(n for n in found if n not in expected)]:
+        state = found.get(name)
+        if state is None:
+            parts.append(Part(name, "missing", ok=False))
+        else:
+            how = "" if state.status is None else f"exit status {state.status}"
+            parts.append(Part(name, state.state, state.state == "ready", how or f"pid {state.pid}"))
+    return parts
+
+
+def _containers(context: Context, node: Node) -> list[Part]:
+    from testbed.roles import glance
+
+    wanted = context.topology.containers_on(node.name)
+    try:
+        found = glance.containers(node)
+    except LabError as error:
+        return [Part(c.name, "unknown", ok=False, detail=str(error)) for c in wanted]
+    parts = []
+    for container in wanted:
+        seen = found.pop(container.name, None)
+        if seen is None:
+            parts.append(Part(container.name, "missing", ok=False))
+        else:
+            detail = seen.address or container.network
+            parts.append(Part(seen.name, seen.state, seen.state == "running", detail))
+    # Containers that the user has started are welcome, and not ours to judge.
+    parts += [Part(s.name, s.state, ok=True, detail=s.address) for s in found.values()]
+    return parts

@@ -1,0 +1,367 @@
+"""Packets as they pass an interface: tcpdump on a node or in a container, decoded.
+
+::
+
+    with capture(node, "docker0", "tcp port 80") as seen:
+        container.run(["curl", "-s", "http://172.17.0.3/"])
+    assert [p.dport for p in seen.packets if p.flags == {"SYN"}] == [80]
+
+A capture listens before the ``with`` block begins, and ends when no more
+packets come.  Several places at once: :func:`captures`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dpkt
+
+from testbed.errors import LabError, TimeoutExpired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from testbed.nodes.base import Result, Running
+
+VXLAN_PORT = 8472  # the Linux kernel's own, and flannel's; RFC 7348 has 4789
+FLANNEL_UDP_PORT = 8285
+POLL_SECONDS = 0.005
+QUIET_SECONDS = 0.04
+MAX_SETTLE_SECONDS = 2.0
+START_SECONDS = 10.0
+FLAGS = {
+    dpkt.tcp.TH_FIN: "FIN",
+    dpkt.tcp.TH_SYN: "SYN",
+    dpkt.tcp.TH_RST: "RST",
+    dpkt.tcp.TH_PUSH: "PSH",
+    dpkt.tcp.TH_ACK: "ACK",
+    dpkt.tcp.TH_URG: "URG",
+}
+LINK_ETHERNET = 1
+LINK_RAW = (101, 12, 14, 228)  # packets without a frame: tun devices
+BAD = (dpkt.UnpackError, struct.error, ValueError, IndexError)
+
+
+class Place(Protocol):
+    """Where one can listen: a node, or a container's network namespace."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
+
+    def spawn(self, argv: Sequence[str]) -> Running: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Icmp:
+    """An ICMP header; ``id`` and ``seq`` are 0 in what is not an echo."""
+
+    type: int
+    code: int
+    id: int = 0
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arp:
+    """An ARP packet for IPv4; ``op`` is 1 for who-has, 2 for is-at."""
+
+    op: int
+    sender_mac: str
+    sender: str
+    target_mac: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet.  What it does not have is empty: "", 0, None."""
+
+    time: float = 0.0  #: seconds since the epoch, as the kernel stamped it
+    length: int = 0  #: octets on the wire, frame header included
+    src_mac: str = ""
+    dst_mac: str = ""
+    ethertype: int = 0
+    src: str = ""
+    dst: str = ""
+    protocol: int = 0  #: of IP: 1 ICMP, 6 TCP, 17 UDP
+    ttl: int = 0
+    ip_id: int = 0
+    ip_length: int = 0  #: the IP header's total length
+    df: bool = False  #: don't fragment
+    sport: int = 0
+    dport: int = 0
+    flags: frozenset[str] = frozenset()
+    seq: int = 0
+    ack: int = 0
+    icmp: Icmp | None = None
+    arp: Arp | None = None
+    payload: bytes = b""  #: what TCP or UDP carries, or else what IP carries
+    frame: bytes = b""  #: all of it, as captured
+
+    @property
+    def flow(self) -> tuple[str, int, str, int]:
+        """Source and destination, each with its port."""
+        return (self.src, self.sport, self.dst, self.dport)
+
+    @property
+    def is_echo_request(self) -> bool:
+        return self.icmp is not None and self.icmp.type == 8
+
+    @property
+    def is_echo_reply(self) -> bool:
+        return self.icmp is not None and self.icmp.type == 0
+
+    @property
+    def is_syn(self) -> bool:
+        """True for the first packet of a TCP connection."""
+        return self.flags >= {"SYN"} and "ACK" not in self.flags
+
+    def vxlan(self, port: int = VXLAN_PORT) -> tuple[int, Packet] | None:
+        """VNI and inner packet of a VXLAN datagram (RFC 7348 section 5), else None."""
+        if self.protocol != socket.IPPROTO_UDP or self.dport != port or len(self.payload) < 8:
+            return None
+        if not self.payload[0] & 0x08:  # the I flag: "the VNI is valid"
+            return None
+        vni = int.from_bytes(self.payload[4:7], "big")
+        return vni, decode(self.payload[8:], LINK_ETHERNET, self.time)
+
+    def inner_ip(self, port: int = FLANNEL_UDP_PORT) -> Packet | None:
+        """The bare IP packet in a datagram of flannel's udp backend, else None."""
+        if self.protocol != socket.IPPROTO_UDP or port not in (self.sport, self.dport):
+            return None
+        if not self.payload or self.payload[0] >> 4 != 4:
+            return None
+        return decode(self.payload, LINK_RAW[0], self.time)
+
+    def __str__(self) -> str:
+        frame = f"{self.src_mac} > {self.dst_mac} " if self.src_mac else ""
+        if self.arp:
+            words = (
+                f"ARP who-has {self.arp.target} tell {self.arp.sender}"
+                if self.arp.op == 1
+                else f"ARP {self.arp.sender} is-at {self.arp.sender_mac}"
+            )
+            return f"{self.time:.6f} {frame}{words}"
+        if not self.src:
+            return f"{self.time:.6f} {frame}ethertype {self.ethertype:#06x}"
+        ends = f"{self.src}:{self.sport} > {self.dst}:{self.dport}"
+        if self.icmp:
+            ends = f"{self.src} > {self.dst}"
+            what = f"ICMP {self.icmp.type}/{self.icmp.code} id {self.icmp.id} seq {self.icmp.seq}"
+        elif self.protocol == socket.IPPROTO_TCP:
+            what = f"TCP {'+'.join(sorted(self.flags))}"
+        elif self.protocol == socket.IPPROTO_UDP:
+            what = "UDP"
+        else:
+            what = f"protocol {self.protocol}"
+        return (
+            f"{self.time:.6f} {frame}{ends} {what} "
+            f"ttl {self.ttl} ip-id {self.ip_id} length {self.ip_length}"
+        )
+
+
+def decode(data: bytes, link: int = LINK_ETHERNET, at: float = 0.0) -> Packet:
+    """Decode one packet; what is cut short or unknown is left empty.
+
+    Raises ValueError for a link type other than Ethernet and raw IP.
+    """
+    fields: dict[str, Any] = {"time": at, "length": len(data), "frame": data}
+    inner: Any = None
+    with contextlib.suppress(*BAD):
+        if link == LINK_ETHERNET:
+            ethernet = dpkt.ethernet.Ethernet(data)
+            fields |= {
+                "src_mac": _mac(ethernet.src),
+                "dst_mac": _mac(ethernet.dst),
+                "ethertype": ethernet.type,
+            }
+            inner = ethernet.data
+        elif link in LINK_RAW:
+            inner = dpkt.ip6.IP6(data) if data[:1] and data[0] >> 4 == 6 else dpkt.ip.IP(data)
+            fields["ethertype"] = 0x0800 if isinstance(inner, dpkt.ip.IP) else 0x86DD
+        else:
+            raise LookupError(link)
+        fields |= _network(inner)
+    return Packet(**fields)
+
+
+def _network(inner: Any) -> dict[str, Any]:
+    if isinstance(inner, dpkt.arp.ARP) and inner.pln == 4:
+        arp = Arp(
+            inner.op, _mac(inner.sha), _address(inner.spa), _mac(inner.tha), _address(inner.tpa)
+        )
+        return {"arp": arp}
+    if isinstance(inner, dpkt.ip6.IP6):
+        fields = {"src": _address(inner.src), "dst": _address(inner.dst), "ttl": inner.hlim}
+        fields |= {"protocol": inner.nxt, "ip_length": inner.plen + 40}
+        return fields | _transport(inner.data)
+    if not isinstance(inner, dpkt.ip.IP):
+        return {}
+    fields = {
+        "src": _address(inner.src),
+        "dst": _address(inner.dst),
+        "protocol": inner.p,
+        "ttl": inner.ttl,
+        "ip_id": inner.id,
+        "ip_length": inner.len,
+        "df": bool(inner.df),
+    }
+    return fields | _transport(inner.data)
+
+
+def _transport(data: Any) -> dict[str, Any]:
+    if isinstance(data, dpkt.tcp.TCP):
+        return {
+            "sport": data.sport,
+            "dport": data.dport,
+            "seq": data.seq,
+            "ack": data.ack,
+            "flags": frozenset(name for bit, name in FLAGS.items() if data.flags & bit),
+            "payload": bytes(data.data),
+        }
+    if isinstance(data, dpkt.udp.UDP):
+        return {"sport": data.sport, "dport": data.dport, "payload": bytes(data.data)}
+    if isinstance(data, dpkt.icmp.ICMP):
+        echo = data.data
+        if isinstance(echo, dpkt.icmp.ICMP.Echo):
+            icmp = Icmp(data.type, data.code, echo.id, echo.seq)
+        else:
+            icmp = Icmp(data.type, data.code)
+        return {"icmp": icmp, "payload": bytes(echo)}
+    return {"payload": bytes(data)}
+
+
+def _mac(data: bytes) -> str:
+    return data.hex(":")
+
+
+def _address(data: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
+
+
+def read(data: bytes) -> list[Packet]:
+    """The packets of a capture file that may still grow; a last, unfinished one is left out.
+
+    Raises LabError for a link type that is not known.
+    """
+    if len(data) < 24:
+        return []
+    reader = dpkt.pcap.Reader(io.BytesIO(data))
+    link = reader.datalink()
+    if link not in (LINK_ETHERNET, *LINK_RAW):
+        raise LabError(f"a capture with link type {link}, wanted Ethernet or raw IP")
+    packets = []
+    with contextlib.suppress(dpkt.UnpackError, ValueError):
+        for at, frame in reader:
+            packets.append(decode(frame, link, float(at)))
+    return packets
+
+
+class Capture:
+    """A tcpdump that runs, or has run.  :attr:`packets` is what it has seen so far."""
+
+    def __init__(self, place: Place, interface: str, filter: str = "") -> None:
+        self.place = place
+        self.interface = interface
+        self.filter = filter
+        argv = ["tcpdump", "-i", interface, "-n", "-U", "-w", "-", "--immediate-mode"]
+        argv += ["--time-stamp-precision=nano", *([filter] if filter else [])]
+        self._running = place.spawn(argv)
+        self._decoded: tuple[int, list[Packet]] = (0, [])
+
+    def __str__(self) -> str:
+        return f"{self.place.name}:{self.interface}"
+
+    @property
+    def packets(self) -> list[Packet]:
+        data = self._running.out
+        if len(data) != self._decoded[0]:
+            self._decoded = (len(data), read(data))
+        return self._decoded[1]
+
+    def lines(self) -> str:
+        """All packets, a line each, to keep as evidence."""
+        return "\n".join(map(str, self.packets)) or "no packets"
+
+    def wait_for(self, seen: Callable[[list[Packet]], object], seconds: float = 5.0) -> bool:
+        """Wait until ``seen(packets)`` is true; False if it is not within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while not seen(self.packets):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def wait_listening(self) -> None:
+        """Return once tcpdump listens.  Raises LabError when it cannot."""
+        deadline = time.monotonic() + START_SECONDS
+        while b"listening on" not in self._running.err:
+            with contextlib.suppress(TimeoutExpired):
+                result = self._running.wait(POLL_SECONDS)
+                raise LabError(f"cannot capture on {self}: {result.stderr.strip()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise LabError(f"tcpdump does not listen on {self}")
+
+    def size(self) -> int:
+        """Octets captured so far."""
+        return len(self._running.out)
+
+    def stop(self) -> None:
+        """End tcpdump.  Raises LabError when the kernel dropped packets before it saw them."""
+        self.place.run(["kill", "-INT", str(self._running.pid)], check=False)
+        try:
+            result = self._running.wait(5)
+        except TimeoutExpired:
+            self.kill()
+            raise
+        dropped = re.search(r"(\d+) packets? dropped by kernel", result.stderr)
+        if dropped and int(dropped[1]):
+            raise LabError(f"the capture on {self} missed {dropped[1]} packets")
+
+    def kill(self) -> None:
+        self._running.kill()
+
+
+@contextlib.contextmanager
+def capture(place: Place, interface: str, filter: str = "") -> Iterator[Capture]:
+    """Capture while the ``with`` block runs, and until it has been quiet for a moment."""
+    with captures((place, interface, filter)) as (one,):
+        yield one
+
+
+@contextlib.contextmanager
+def captures(*points: tuple[Place, str, str]) -> Iterator[list[Capture]]:
+    """Capture at several points at once, each a place, an interface and a filter."""
+    started: list[Capture] = []
+    try:
+        started.extend(Capture(*point) for point in points)
+        for one in started:
+            one.wait_listening()
+        yield started
+        _settle(started)
+        for one in started:
+            one.stop()
+    finally:
+        for one in started:
+            one.kill()
+
+
+def _settle(started: Sequence[Capture]) -> None:
+    """Return once no capture has grown for a moment."""
+    deadline = time.monotonic() + MAX_SETTLE_SECONDS
+    sizes, since = [one.size() for one in started], time.monotonic()
+    while time.monotonic() - since < QUIET_SECONDS and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        now = [one.size() for one in started]
+        if now != sizes:
+            sizes, since = now, time.monotonic()

@@ -1,0 +1,231 @@
+"""What the doctor says, with a stand-in for the machine; the real one is for the live tests."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed import doctor
+from testbed.artifacts import Store
+from testbed.artifacts.debian import LIBRARIES
+from testbed.errors import CommandError, MachineError, TimeoutExpired
+from testbed.nodes.base import Finding
+from testbed.process import Completed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class Machine:
+    """Answers by program; notes what was run."""
+
+    def __init__(self, **answers: Completed | Exception) -> None:
+        self.answers = answers
+        self.calls: list[list[str]] = []
+
+    def __call__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        cwd: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        on_line: Callable[[str], None] | None = None,
+        on_tick: Callable[[float], None] | None = None,
+        cancel: object = None,
+    ) -> Completed:
+        self.calls.append([str(arg) for arg in argv])
+        answer = self.answers.get(Path(argv[0]).name.replace("-", "_"), completed())
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def completed(out: str = "", status: int = 0, err: str = "") -> Completed:
+    return Completed((), status, out.encode(), err.encode())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    config = tmp_path / "config.toml"
+    config.touch()
+    return Store(tmp_path / "cache", {}, config)
+
+
+def features(output: str) -> dict[str, Finding]:
+    machine = Machine(unshare=completed(output))
+    return {item.name: item for item in doctor._features(machine)}
+
+
+def test_a_feature_is_what_its_try_said() -> None:
+    found = features(
+        "veth\t0\t\niptables variant\t0\tiptables v1.8.9 (nf_tables)\n"
+        "netem\t2\tError: Specified qdisc kind is unknown.\nnf_tables\t127\tsh: nft: not found\n"
+    )
+    assert found["veth"].ok
+    assert found["iptables variant"].detail == "iptables v1.8.9 (nf_tables)"
+    netem = found["netem"]
+    assert (netem.ok, netem.required) == (False, False)
+    assert "qdisc kind is unknown" in netem.detail
+    assert "CONFIG_NET_SCH_NETEM" in netem.fix
+    assert found["nf_tables"].fix == "install the tool first"
+    assert not found["bridge"].ok  # the script ended before it came to that
+    assert found["bridge"].required
+
+
+def test_no_namespaces_is_one_finding_not_twenty() -> None:
+    machine = Machine(unshare=completed("", 1, "unshare: unshare failed: Operation not permitted"))
+    (finding,) = doctor._features(machine)
+    assert (finding.ok, finding.required) == (False, True)
+    assert "Operation not permitted" in finding.detail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CommandError(["unshare"], where="this machine", status=127, stderr="not found"),
+        TimeoutExpired("not done"),
+    ],
+)
+def test_a_probe_that_cannot_run_is_a_finding(error: Exception) -> None:
+    (finding,) = doctor._features(Machine(unshare=error))
+    assert not finding.ok
+
+
+def test_every_try_is_one_shell_word_and_named_once() -> None:
+    names = [item.name for item in doctor.NEEDED + doctor.WANTED]
+    assert len(names) == len(set(names))
+    for item in doctor.NEEDED + doctor.WANTED:
+        assert "'" not in item.try_it
+        assert shlex.split(item.try_it)
+
+
+def test_nothing_is_tried_outside_of_namespaces(store: Store) -> None:
+    machine = Machine(unshare=completed("veth\t0\t\n"))
+    doctor.findings(store, full=False, runner=machine)
+    programs = {Path(call[0]).name for call in machine.calls}
+    assert programs <= {"unshare", "cc", "gcc"}
+    (unshare,) = (call for call in machine.calls if call[0] == "unshare")
+    assert {"--net", "--mount", "--pid"} <= set(unshare)
+
+
+def test_each_finding_that_is_not_ok_has_a_fix(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "which", lambda _: None)
+    monkeypatch.setattr(doctor, "go_on_path", lambda: None)
+    monkeypatch.setattr(doctor, "DISK", 1 << 60)
+    machine = Machine(unshare=completed("veth\t1\tno\n"))
+    found = doctor.findings(store, state=tmp_path, runner=machine)
+    bad = [item for item in found if not item.ok]
+    assert len(bad) > 20
+    assert [item.name for item in bad if not item.fix] == []
+    assert [item.name for item in found if item.ok and (item.fix or item.packages)] == []
+    ip = next(item for item in found if item.name == "ip")
+    assert (ip.required, ip.packages) == (True, ("iproute2",))
+    assert ip.fix == "apt-get install -y --no-install-recommends iproute2"
+    kvm = next(item for item in found if item.name == "KVM")
+    assert not kvm.required
+    assert not kvm.packages  # --fix must not bring a hypervisor
+
+
+def test_artifacts_that_are_missing_are_no_failure_but_a_users_wrong_path_is(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[artifacts]\nflanneld = {path = '/nowhere'}\n")
+    found = {item.name: item for item in doctor._artifacts(Store(tmp_path, {}, config))}
+    assert not found["artifact docker"].required
+    assert found["artifact flanneld"].required
+    assert "/nowhere" in found["artifact flanneld"].detail
+    assert "artifact go" not in found
+
+
+def test_fix_installs_in_one_go_and_makes_what_is_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    made: list[str] = []
+    monkeypatch.setattr(store, "fetch", made.append)
+    machine = Machine()
+    said: list[str] = []
+    given = [
+        Finding("ip", False, "", packages=("iproute2",)),
+        Finding("C compiler", False, "", packages=("gcc", "libc6-dev")),
+        Finding("nft", True, "", packages=("nftables",)),
+        Finding("KVM", False, ""),
+    ]
+    doctor.fix(given, store, say=said.append, runner=machine)
+    assert machine.calls == [
+        [
+            *("apt-get", "--yes", "--no-install-recommends", "--quiet", "install"),
+            *("gcc", "iproute2", "libc6-dev"),
+        ]
+    ]
+    assert made == ["docker", "etcd", "flanneld", "testbed-init", "nginx"]
+    assert said[0] == "install gcc iproute2 libc6-dev"
+
+
+def test_fix_updates_the_lists_when_the_packages_are_not_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(store, "fetch", lambda _: None)
+    failure = CommandError(["apt-get"], where="this machine", status=100)
+    machine = Machine(apt_get=failure)
+    with pytest.raises(CommandError):
+        doctor.fix([Finding("ip", False, "", packages=("iproute2",))], store, runner=machine)
+    assert [call[-1] for call in machine.calls] == ["iproute2", "update"]
+
+
+def test_fix_needs_root_for_packages_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(store, "fetch", lambda _: None)
+    doctor.fix([], store)
+    with pytest.raises(MachineError, match="only be installed by root: iproute2"):
+        doctor.fix([Finding("ip", False, "", packages=("iproute2",))], store)
+
+
+def test_docker_and_etcd_are_never_installed() -> None:
+    packages = {tool.package for tool in doctor.TOOLS} | set(LIBRARIES.values())
+    assert not {"docker.io", "etcd-server", "etcd-client", "containerd", "runc"} & packages
+
+
+@pytest.fixture
+def with_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "which", lambda name: f"/usr/bin/{name}")
+    if os.uname().machine != "x86_64":
+        pytest.skip("the guest is for x86_64")
+
+
+@pytest.mark.usefixtures("with_qemu")
+@pytest.mark.parametrize(
+    ("answer", "ok", "detail"),
+    [
+        (completed(status=doctor.GUEST_SAYS), True, "a guest ran in"),
+        (completed(status=1, err="x\nCould not access KVM"), False, "Could not access KVM"),
+        (completed(status=-6), False, "status -6"),
+        (TimeoutExpired("no"), False, "did not count to"),
+    ],
+)
+def test_kvm_is_what_its_guest_said(answer: Completed | Exception, ok: bool, detail: str) -> None:
+    machine = Machine(qemu_system_x86_64=answer)
+    finding = doctor.kvm(machine, accelerator="tcg")
+    assert finding.ok == ok
+    assert detail in finding.detail
+    assert not finding.required
+    assert not Path(machine.calls[0][machine.calls[0].index("-bios") + 1]).exists()
+
+
+def test_the_guest_is_a_bios_that_starts_at_its_reset_vector() -> None:
+    image = doctor.bios_image()
+    assert len(image) == 0x10000
+    assert image[0xFFF0] == 0xE9  # jmp rel16, counted from the next instruction
+    offset = int.from_bytes(image[0xFFF1:0xFFF3], "little", signed=True)
+    assert 0xFFF3 + offset == 0xFF00
+    assert bytes((0xB0, doctor.GUEST_CODE, 0xE6, 0xF4)) in image[0xFF00:0xFF20]
