@@ -1,0 +1,114 @@
+"""What came of a run, for the terminal: a line a claim, then who said what and was it so."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.claims.catalogue import claims
+from testbed.claims.model import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from testbed.suites.runner import Check, Results
+
+COLOURS = {
+    "confirmed": "green",
+    "contradicted": "magenta",
+    "depends": "cyan",
+    "inconclusive": "yellow",
+    "not here": "bright_black",
+}
+ORDER = ("confirmed", "depends", "contradicted", "inconclusive", "not here")
+
+
+def line(found: Finding | Check) -> str:
+    """One finding, or one ordinary check, as a line."""
+    if not isinstance(found, Finding):
+        colour = {"passed": "green", "skipped": "bright_black"}.get(found.outcome, "red")
+        return f"  {click.style(f'{found.outcome:<12}', fg=colour)}  {found.name}"
+    claim = claims()[found.claim]
+    verdict = found.verdict or "error"
+    good = found.as_expected(claim)
+    shown = click.style(f"{verdict:<12}", fg=COLOURS.get(verdict, "red") if good else "red")
+    text = textwrap.shorten(claim.claim, 96, placeholder=" …")
+    return f"  {shown}  {claim.document}  {text}"
+
+
+def failures(results: Results) -> Iterable[str]:
+    """Every claim that did not end as expected, with its evidence, and every failed check."""
+    for finding in results.findings:
+        claim = claims()[finding.claim]
+        if finding.as_expected(claim):
+            continue
+        yield click.style(f"\n{claim.id}", fg="red", bold=True) + f"  ({claim.document}, {claim.place})"
+        yield f"  claim:    {claim.claim}"
+        yield f"  expected: {claim.expect}" + (f", {claim.why}" if claim.why else "")
+        seen = finding.problem or f"{finding.verdict}; {finding.reason}"
+        yield f"  seen:     {seen}"
+        for piece in finding.evidence:
+            yield f"  {piece.what}"
+            yield textwrap.indent(piece.seen, "      ")
+    for check in results.checks:
+        if check.outcome == "failed":
+            yield click.style(f"\n{check.name}", fg="red", bold=True)
+            yield textwrap.indent(check.problem, "  ")
+    for text in results.broken:
+        yield click.style("\na suite that cannot be loaded", fg="red", bold=True)
+        yield textwrap.indent(text, "  ")
+
+
+def table(results: Results) -> Iterable[str]:
+    """Documents by verdicts, and what is not as the documents say."""
+    documents = sorted({claims()[f.claim].document for f in results.findings})
+    verdicts = [v for v in ORDER if any(f.verdict == v for f in results.findings)]
+    if documents:
+        yield click.style(
+            "\n  document" + "".join(f"{v:>14}" for v in verdicts) + f"{'unexpected':>14}", bold=True
+        )
+    for document in documents:
+        mine = [f for f in results.findings if claims()[f.claim].document == document]
+        counts = Counter(f.verdict for f in mine)
+        bad = sum(not f.as_expected(claims()[f.claim]) for f in mine)
+        cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
+        unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
+        yield f"  {document:<8}{cells}{unexpected}"
+    wrong = [f for f in results.findings if f.verdict in ("contradicted", "depends")]
+    wrong = [f for f in wrong if f.as_expected(claims()[f.claim])]
+    if wrong:
+        yield click.style("\n  Not as the documents say:", bold=True)
+    for finding in wrong:
+        claim = claims()[finding.claim]
+        yield textwrap.fill(
+            f"{claim.claim} {click.style(f'{finding.verdict}:', fg=COLOURS[str(finding.verdict)])} "
+            f"{claim.why}",
+            100,
+            initial_indent=f"  {claim.document}  ",
+            subsequent_indent="       ",
+        )
+
+
+def closing(results: Results, lab: str, seconds: float) -> str:
+    """The last line."""
+    total = len(results.findings)
+    bad = sum(not f.as_expected(claims()[f.claim]) for f in results.findings)
+    failed = sum(c.outcome == "failed" for c in results.checks) + len(results.broken)
+    words = f"{total} claims put to the test on {lab}, {total - bad} as expected"
+    if results.checks:
+        words += f"; {len(results.checks)} other checks, {failed} failed"
+    if results.elsewhere:
+        words += f"; {len(results.elsewhere)} need another lab"
+    if results.interrupted:
+        words += "; interrupted"
+    colour = "red" if bad or failed else "green"
+    return click.style(f"\n{words} ({seconds:.1f} s)", fg=colour, bold=True)
+
+
+def is_good(results: Results) -> bool:
+    """True when every claim ended as expected and no check failed."""
+    bad = any(not f.as_expected(claims()[f.claim]) for f in results.findings)
+    return not bad and not results.broken and all(c.outcome != "failed" for c in results.checks)
