@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
 
-KERNEL = (5, 6)  # pidfds and time-outs on them; older ones were never tried
+KERNEL = (5, 12)  # mount_setattr(2), with which a node sees the machine read-only
 CAP_SYS_RESOURCE = 24  # its bit, see capabilities(7)
 DISK = 2 << 30  # bytes: every artifact, or the data of a small lab
 FILES = 4096  # file descriptors: a lab of 30 nodes uses about a thousand

@@ -1,0 +1,71 @@
+"""``testbed doctor``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.cli import common
+from testbed.errors import MachineError
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Finding
+
+
+@click.command("doctor")
+@click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
+@click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
+@common.json_option
+def command(mend: bool, quick: bool, as_json: bool) -> int:  # noqa: FBT001  (click's way)
+    """Say what this machine can do, and how to mend what it can't.
+
+    Everything is tried, nothing is assumed, and nothing is changed unless
+    --fix.  Exit status 3 when something is missing that every lab needs.
+    """
+    from testbed import doctor
+
+    settings = common.make_settings()
+
+    def look(*, full: bool) -> list[Finding]:
+        return list(doctor.findings(settings.store, full=full, state=settings.state.path))
+
+    if mend:
+        doctor.fix(look(full=False), settings.store, say=lambda words: click.echo(f"  {words}"))
+    found = look(full=not quick)
+    if as_json:
+        common.print_json([_to_dict(item) for item in found])
+    else:
+        for item in found:
+            _show(item)
+    missing = [item for item in found if not item.ok and item.required]
+    if missing and not as_json:
+        names = ", ".join(item.name for item in missing)
+        click.echo(f"{len(missing)} missing that labs need: {names}; `testbed doctor --fix`", err=True)
+    return MachineError.exit_code if missing else 0
+
+
+def _show(item: Finding) -> None:
+    if item.ok:
+        mark = click.style("ok     ", fg="green")
+    elif item.required:
+        mark = click.style("missing", fg="red")
+    else:
+        mark = click.style("without", fg="yellow")
+    click.echo(f"  {mark}  {item.name:<22} {item.detail}")
+    if not item.ok and item.fix:
+        click.echo(f"           {'':<22} -> {item.fix}")
+    if not item.ok and item.needed_by and not item.required:
+        click.echo(click.style(f"           {'':<22} only for {', '.join(item.needed_by)}", dim=True))
+
+
+def _to_dict(item: Finding) -> dict[str, object]:
+    return {
+        "name": item.name,
+        "ok": item.ok,
+        "required": item.required,
+        "detail": item.detail,
+        "fix": item.fix,
+        "packages": list(item.packages),
+        "needed_by": list(item.needed_by),
+    }
