@@ -456,7 +456,7 @@ def _go(store: Store) -> Finding:
 
 
 def _libraries() -> list[Finding]:
-    import ctypes  # noqa: PLC0415  wanted here alone
+    import ctypes
 
     found = []
     for library, package in LIBRARIES.items():
@@ -510,7 +510,7 @@ def _memory() -> Finding:
 
 
 def _files() -> Finding:
-    import resource  # noqa: PLC0415  wanted here alone
+    import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _finding(

@@ -95,7 +95,7 @@ class TopologyError(UsageError):
 
 
 class MachineError(TestbedError, OSError):
-    """This machine lacks something that was asked of it."""
+    """Something that was asked for is not to be had on this machine that was asked of it."""
 
     exit_code = 3
 
@@ -143,7 +143,9 @@ class CommandError(LabError):
 class ServiceError(LabError):
     """A daemon died, or did not become ready; carries the end of its log."""
 
-    def __init__(self, service: str, node: str, what: str, log: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, service: str, node: str, what: str, log: str, *, hint: str | None = None
+    ) -> None:
         self.service = service
         self.node = node
         self.log = log
@@ -158,7 +160,9 @@ class TimeoutExpired(LabError, TimeoutError):
 class StepsFailed(LabError):
     """``up`` failed: every step that did, not only the first."""
 
-    def __init__(self, failures: Sequence[tuple[str, Exception]], *, hint: str | None = None) -> None:
+    def __init__(
+        self, failures: Sequence[tuple[str, Exception]], *, hint: str | None = None
+    ) -> None:
         self.failures = tuple(failures)
         lines = []
         for step, error in self.failures:

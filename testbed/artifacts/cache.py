@@ -191,7 +191,7 @@ def size(folder: Path) -> int:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder, also one whose own folders are read-only (Go's module cache)."""
-    import shutil  # noqa: PLC0415  wanted only when something is removed
+    import shutil
 
     if folder.exists():
         for root, _, _ in os.walk(folder):

@@ -77,7 +77,7 @@ def load(path: Path | None) -> Config:
         raise UsageError(f"{path}: there is no such configuration file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
-    import tomllib  # noqa: PLC0415  most users have no such file
+    import tomllib
 
     try:
         data = tomllib.loads(text)

@@ -142,7 +142,7 @@ class NginxImage(Source):
 
 def build_root(job: Job, debian: Path, root: Path) -> None:
     """Copy the programs, what they load, and our own files into a tree of their own."""
-    import shutil  # noqa: PLC0415  wanted only when the image is made
+    import shutil
 
     for folder in (*FOLDERS, "etc", "usr/bin", "usr/sbin"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -218,7 +218,7 @@ def _library(debian: Path, name: str, path: Path) -> dict[str, Path]:
 
 def docker_archive(root: Path, target: Path, *, tag: str, config: Mapping[str, object]) -> None:
     """Write a tree as an image of one layer; the same tree gives the same bytes."""
-    import tarfile  # noqa: PLC0415  as above
+    import tarfile
 
     layer = target.with_suffix(".layer")
     with layer.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:

@@ -98,7 +98,7 @@ class Source(ABC):
 
     def key(self) -> str:
         """Twelve hex digits that change when the recipe does."""
-        import hashlib  # noqa: PLC0415  a good part of what importing this file would cost
+        import hashlib
 
         text = json.dumps([self.origin, self.recipe()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -142,7 +142,7 @@ class Store:
         for name in rest:
             if base and (base / name).exists():
                 chosen[name] = base / name
-        from testbed.artifacts.links import Links  # noqa: PLC0415  few users have their own
+        from testbed.artifacts.links import Links
 
         return [self._make(f"{part}-path", Links(chosen)) / "bin"]
 
@@ -210,7 +210,7 @@ class Store:
 
     @functools.cached_property
     def _catalog(self) -> Catalog:
-        from testbed.artifacts.catalog import CATALOG  # noqa: PLC0415  most commands want none of it
+        from testbed.artifacts.catalog import CATALOG
 
         return self._given or CATALOG
 
@@ -301,7 +301,7 @@ class Store:
 
 
 def _download(own: Remote, name: str, *, executable: bool) -> Download:
-    from testbed.artifacts.url import Download  # noqa: PLC0415  few users have one
+    from testbed.artifacts.url import Download
 
     place = f"bin/{name}" if executable else "image.tar"
     return Download(own.url, own.sha256, place, own.member)

@@ -59,9 +59,9 @@ class Download(Source):
         return self.version()
 
     def _fetch(self, job: Job, target: Path) -> None:
-        import http.client  # noqa: PLC0415  heavy, and few users download
-        import urllib.error  # noqa: PLC0415  as above
-        import urllib.request  # noqa: PLC0415  as above
+        import http.client
+        import urllib.error
+        import urllib.request
 
         digest = hashlib.sha256()
         request = urllib.request.Request(self.url, headers={"User-Agent": "testbed"})  # noqa: S310 - http(s) only, as the configuration is checked for
@@ -100,7 +100,7 @@ class Download(Source):
             )
 
     def _unpack(self, job: Job, archive: Path, target: Path, member: str) -> None:
-        import tarfile  # noqa: PLC0415  as above
+        import tarfile
 
         try:
             with tarfile.open(archive, "r:*") as tar:

@@ -19,11 +19,11 @@ def claims() -> Mapping[str, Claim]:
     Raises ValueError naming file and id when an entry is not as it should be.
     """
     import yaml
+    from yaml import CSafeLoader
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     found: dict[str, Claim] = {}
     for path in sorted(FOLDER.glob("*.yaml")):
-        for entry in yaml.load(path.read_text(encoding="utf-8"), loader):
+        for entry in yaml.load(path.read_text(encoding="utf-8"), CSafeLoader):
             claim = _claim(path.name, entry)
             if claim.id in found:
                 raise ValueError(f"{path.name}: {claim.id} is there twice")

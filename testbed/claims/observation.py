@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from testbed.claims.model import Evidence, Verdict
-from testbed.nodes.base import Result
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Result
 
 LIMIT = 4000  # characters of one piece of evidence; a report is to be read
 

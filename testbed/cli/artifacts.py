@@ -10,7 +10,7 @@ from testbed.cli import common
 @click.group("artifacts", invoke_without_command=True)
 @common.json_option
 @click.pass_context
-def command(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001  (click's way)
+def command(ctx: click.Context, as_json: bool) -> None:
     """List, build or remove binaries and images.
 
     They are unpacked or built once into the cache folder, and never installed.
@@ -52,7 +52,7 @@ def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
 @command.command("rm")
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Remove everything from the cache.")
-def remove(names: tuple[str, ...], everything: bool) -> None:  # noqa: FBT001  (click's way)
+def remove(names: tuple[str, ...], everything: bool) -> None:
     """Remove artifacts from the cache."""
     if bool(names) == everything:
         raise click.UsageError("name artifacts, or say --all")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -70,7 +71,7 @@ def _name_of(settings: Settings, name: str) -> str:
     for lab in settings.state.labs():
         record = settings.state.read(lab)
         # The file may be gone: the record knows which lab came from it.
-        if record and record.source and os.path.abspath(record.source) == os.path.abspath(name):
+        if record and record.source and Path(record.source).absolute() == Path(name).absolute():
             return lab
     from testbed.topology.load import load
 
@@ -81,9 +82,9 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 
 
-def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
     """Print rows in columns, as wide as they need to be."""
-    everything = [header, *rows] if header else rows
+    everything = [header, *rows] if header else [*rows]
     if not everything:
         return
     widths = [max(len(row[i]) for row in everything) for i in range(len(everything[0]))]
@@ -105,7 +106,7 @@ def lab_option(function: F) -> F:
 
 
 def variant_options(function: F) -> F:
-    """``--backend``, ``--provider``, ``--nodes`` and ``--name``: a variant without a second file."""
+    """``--backend``, ``--provider``, ``--nodes``, ``--name``: a variant without a second file."""
     options = [
         click.option("--backend", metavar="NAME", help="flannel's backend: udp, vxlan, host-gw."),
         click.option("--provider", metavar="NAME", help="What makes the nodes: netns."),

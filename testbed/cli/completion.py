@@ -8,7 +8,7 @@ import click
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that completes commands, labs and nodes in a shell.
+    r"""Print the script that completes commands, labs and nodes in a shell.
 
     \b
       bash: testbed completion bash > /etc/bash_completion.d/testbed

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
 @click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
 @common.json_option
-def command(mend: bool, quick: bool, as_json: bool) -> int:  # noqa: FBT001  (click's way)
+def command(mend: bool, quick: bool, as_json: bool) -> int:
     """Say what this machine can do, and how to mend what it can't.
 
     Everything is tried, nothing is assumed, and nothing is changed unless
@@ -41,7 +41,9 @@ def command(mend: bool, quick: bool, as_json: bool) -> int:  # noqa: FBT001  (cl
     missing = [item for item in found if not item.ok and item.required]
     if missing and not as_json:
         names = ", ".join(item.name for item in missing)
-        click.echo(f"{len(missing)} missing that labs need: {names}; `testbed doctor --fix`", err=True)
+        click.echo(
+            f"{len(missing)} missing that labs need: {names}; `testbed doctor --fix`", err=True
+        )
     return MachineError.exit_code if missing else 0
 
 
@@ -56,7 +58,9 @@ def _show(item: Finding) -> None:
     if not item.ok and item.fix:
         click.echo(f"           {'':<22} -> {item.fix}")
     if not item.ok and item.needed_by and not item.required:
-        click.echo(click.style(f"           {'':<22} only for {', '.join(item.needed_by)}", dim=True))
+        click.echo(
+            click.style(f"           {'':<22} only for {', '.join(item.needed_by)}", dim=True)
+        )
 
 
 def _to_dict(item: Finding) -> dict[str, object]:

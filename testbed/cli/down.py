@@ -14,7 +14,7 @@ from testbed.errors import TestbedError
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
 @click.option("--all", "everything", is_flag=True, help="Take every lab down.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def command(lab: str | None, everything: bool, quiet: bool) -> int:  # noqa: FBT001  (click's way)
+def command(lab: str | None, everything: bool, quiet: bool) -> int:
     """Take a lab down, or all of them.
 
     LAB may be left out when one lab is up.  Whatever state the lab is in, all

@@ -15,8 +15,8 @@ from testbed.errors import UsageError
 @click.option("-t", "--tty/--no-tty", default=None, help="Give it a terminal, or none.")
 @click.argument("where", metavar="NODE[/CONTAINER]", shell_complete=common.complete_nodes)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
-def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool | None) -> int:  # noqa: FBT001
-    """Run a command on a node or in a container; exit with its status.
+def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool | None) -> int:
+    r"""Run a command on a node or in a container; exit with its status.
 
     \b
       testbed exec node1 -- ip -d link show flannel.1

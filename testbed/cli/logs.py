@@ -22,7 +22,7 @@ def command(
     node: str,
     service: str | None,
     lines: int | None,
-    follow: bool,  # noqa: FBT001  (click's way)
+    follow: bool,
 ) -> None:
     """Show what a node's daemons have written; of one SERVICE, or of all."""
     common.need_root("`testbed logs`")
@@ -30,7 +30,7 @@ def command(
     names = [service] if service else sorted(machine.services())
     if not names:
         click.echo(f"{node} runs no service", err=True)
-    shown = {name: 0 for name in names}
+    shown = dict.fromkeys(names, 0)
     while True:
         for name in names:
             text = machine.logs(name)

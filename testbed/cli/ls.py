@@ -11,7 +11,7 @@ from testbed.cli import common
 
 @click.command("ls")
 @common.json_option
-def command(as_json: bool) -> None:  # noqa: FBT001  (click's way)
+def command(as_json: bool) -> None:
     """List the labs of this machine that belong to this state folder."""
     common.need_root("`testbed ls`")
     from testbed.lab.lab import labs

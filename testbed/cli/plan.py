@@ -12,7 +12,7 @@ from testbed.cli.up import summary
 @click.argument("topology", shell_complete=common.complete_topologies)
 @common.variant_options
 @common.json_option
-def command(topology: str, as_json: bool, **variant: str | int | None) -> None:  # noqa: FBT001
+def command(topology: str, as_json: bool, **variant: str | int | None) -> None:
     """Show what `up` would do; nothing is touched, and no root is needed."""
     wanted = common.load_variant(topology, **variant)
     from testbed.lab.plan import make

@@ -17,7 +17,7 @@ EXIT_NOT_OK = 1
 @click.command("status")
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
 @common.json_option
-def command(lab: str | None, as_json: bool) -> int:  # noqa: FBT001  (click's way)
+def command(lab: str | None, as_json: bool) -> int:
     """Show what runs of a lab, as it is now.
 
     Exit status 1 when something that should run does not.  LAB may be left out

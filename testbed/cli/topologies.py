@@ -10,7 +10,7 @@ from testbed.cli import common
 @click.command("topologies")
 @click.argument("name", required=False, shell_complete=common.complete_topologies)
 @common.json_option
-def command(name: str | None, as_json: bool) -> None:  # noqa: FBT001  (click's way)
+def command(name: str | None, as_json: bool) -> None:
     """List the topologies that come with testbed, or show the file of one."""
     from testbed.topology.load import load, names
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 def command(
     topology: str,
     artifacts: tuple[str, ...],
-    as_json: bool,  # noqa: FBT001  (click passes flags by name)
-    keep: bool,  # noqa: FBT001
-    replace: bool,  # noqa: FBT001
-    quiet: bool,  # noqa: FBT001
+    as_json: bool,
+    keep: bool,
+    replace: bool,
+    quiet: bool,
     **variant: str | int | None,
 ) -> None:
     """Bring a lab up, or what of it is missing or different.

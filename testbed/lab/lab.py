@@ -152,9 +152,7 @@ class Lab:
             del context.nodes[name]
         return sorted(strangers)
 
-    def _carry_out(
-        self, plan: planning.Plan, context: Context, watch: Watch
-    ) -> list[running.Done]:
+    def _carry_out(self, plan: planning.Plan, context: Context, watch: Watch) -> list[running.Done]:
         def give_up() -> None:
             self.settings.store.interrupt()
             # Every wait on a node ends with the node; those made before this call come back
@@ -257,5 +255,3 @@ def labs(settings: Settings) -> list[str]:
     for provider in settings.providers.values():
         names |= set(provider.labs())
     return sorted(names)
-
-

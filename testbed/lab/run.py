@@ -3,8 +3,9 @@
 Steps run in threads; the caller's thread waits for them, so that a signal
 reaches it.  Of the heavy steps only a few run at once, and those furthest
 along in the plan first: daemons that start all together fight for the kernel's
-one lock on network settings (RTNL), and the losers spin.  When a step fails no new one starts, those under way are brought
-to an end, and all failures are reported together.
+one lock on network settings (RTNL), and the losers spin.  When a step fails no
+new one starts, those under way are brought to an end, and all failures are
+reported together.
 """
 
 from __future__ import annotations
@@ -70,12 +71,11 @@ class _Run:
 
     def carry_out(self, step: Step) -> Done:
         began = time.monotonic()
+        failure: Exception | None = None
         try:
             words, changed = step.act(self.context)
         except Exception as error:  # noqa: BLE001  (every error is reported, by the caller's thread)
             words, changed, failure = "", True, error
-        else:
-            failure = None
         now = time.monotonic()
         return Done(step, began - self.began, now - began, words, changed, failure)
 

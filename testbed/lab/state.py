@@ -97,9 +97,9 @@ class State:
                 try:
                     json.dump({"version": VERSION, **values}, file, indent=1)
                     file.flush()
-                    os.replace(file.name, self._record(record.lab))
+                    Path(file.name).replace(self._record(record.lab))
                 except BaseException:
-                    os.unlink(file.name)
+                    Path(file.name).unlink()
                     raise
         except OSError as error:
             raise MachineError(

@@ -56,7 +56,10 @@ class Status:
 
 def status(context: Context) -> Status:
     """Look at every node of a lab, all at once."""
-    names = [*context.topology.nodes, *(n for n in context.nodes if n not in context.topology.nodes)]
+    names = [
+        *context.topology.nodes,
+        *(n for n in context.nodes if n not in context.topology.nodes),
+    ]
     with ThreadPoolExecutor(max_workers=min(16, max(1, len(names)))) as pool:
         nodes = list(pool.map(lambda name: _node(context, name), names))
     return Status(context.lab, nodes)

@@ -275,4 +275,3 @@ class Provider(ABC):
     @abstractmethod
     def fabric(self, lab: str) -> Node | None:
         """The place where the networks can be looked at, if the provider has one."""
-

@@ -38,4 +38,3 @@ def host_of(node: Node, *, container: str | None = None, prefix: Sequence[str] =
     """A testinfra Host for a node, or for a container that ``prefix`` leads into."""
     name = f"{node.name}/{container}" if container else node.name
     return testinfra.host.Host(NodeBackend(node, name, prefix))
-

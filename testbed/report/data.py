@@ -18,7 +18,7 @@ VERSION = 1
 def to_dict(
     results: Results, *, lab: str, seconds: float, versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All of it: each claim with its verdict and evidence, each check, the versions of the parts."""
+    """Each claim with its verdict and evidence, each check, the versions of the parts."""
     findings = []
     for finding in results.findings:
         claim = claims()[finding.claim]

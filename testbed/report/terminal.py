@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.claims.catalogue import claims
-from testbed.claims.model import Finding
+from testbed.claims.model import Finding, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from testbed.suites.everything import LabRun
     from testbed.suites.runner import Check, Results
 
 COLOURS = {
@@ -23,7 +24,7 @@ COLOURS = {
     "inconclusive": "yellow",
     "not here": "bright_black",
 }
-ORDER = ("confirmed", "depends", "contradicted", "inconclusive", "not here")
+ORDER: tuple[Verdict, ...] = ("confirmed", "depends", "contradicted", "inconclusive", "not here")
 
 
 def line(found: Finding | Check) -> str:
@@ -45,7 +46,10 @@ def failures(results: Results) -> Iterable[str]:
         claim = claims()[finding.claim]
         if finding.as_expected(claim):
             continue
-        yield click.style(f"\n{claim.id}", fg="red", bold=True) + f"  ({claim.document}, {claim.place})"
+        yield (
+            click.style(f"\n{claim.id}", fg="red", bold=True)
+            + f"  ({claim.document}, {claim.place})"
+        )
         yield f"  claim:    {claim.claim}"
         yield f"  expected: {claim.expect}" + (f", {claim.why}" if claim.why else "")
         seen = finding.problem or f"{finding.verdict}; {finding.reason}"
@@ -68,7 +72,8 @@ def table(results: Results) -> Iterable[str]:
     verdicts = [v for v in ORDER if any(f.verdict == v for f in results.findings)]
     if documents:
         yield click.style(
-            "\n  document" + "".join(f"{v:>14}" for v in verdicts) + f"{'unexpected':>14}", bold=True
+            "\n  document" + "".join(f"{v:>14}" for v in verdicts) + f"{'unexpected':>14}",
+            bold=True,
         )
     for document in documents:
         mine = [f for f in results.findings if claims()[f.claim].document == document]
@@ -112,3 +117,65 @@ def is_good(results: Results) -> bool:
     """True when every claim ended as expected and no check failed."""
     bad = any(not f.as_expected(claims()[f.claim]) for f in results.findings)
     return not bad and not results.broken and all(c.outcome != "failed" for c in results.checks)
+
+
+def overview(runs: Sequence[LabRun]) -> Iterable[str]:
+    """Labs by verdicts, then all documents together."""
+    verdicts = [v for v in ORDER if any(f.verdict == v for r in runs for f in r.results.findings)]
+    columns = "".join(f"{v:>14}" for v in verdicts)
+    yield click.style(
+        f"\n  {'lab':<18}{'up':>8}{columns}{'unexpected':>14}{'checks':>8}", bold=True
+    )
+    for run in runs:
+        counts = Counter(f.verdict for f in run.results.findings)
+        bad = sum(not f.as_expected(claims()[f.claim]) for f in run.results.findings)
+        cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
+        unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
+        checks = f"{len(run.results.checks) or '-':>8}"
+        yield f"  {run.topology:<18}{run.up:>7.2f}s{cells}{unexpected}{checks}"
+    yield from table(merged(runs))
+
+
+def merged(runs: Sequence[LabRun]) -> Results:
+    """The results of several labs as one: a claim is as good as its worst finding."""
+    from testbed.suites.runner import Results
+
+    by_claim: dict[str, Finding] = {}
+    for run in runs:
+        for finding in run.results.findings:
+            seen = by_claim.get(finding.claim)
+            if seen is None or _rank(finding) > _rank(seen):
+                by_claim[finding.claim] = finding
+    order = {claim: index for index, claim in enumerate(claims())}
+    return Results(
+        findings=sorted(by_claim.values(), key=lambda f: order[f.claim]),
+        checks=[check for run in runs for check in run.results.checks],
+        broken=[text for run in runs for text in run.results.broken],
+        interrupted=any(run.results.interrupted for run in runs),
+    )
+
+
+def _rank(finding: Finding) -> int:
+    if not finding.as_expected(claims()[finding.claim]):
+        return 2
+    return 0 if finding.verdict == "not here" else 1
+
+
+def closing_all(runs: Sequence[LabRun], seconds: float) -> str:
+    """The last line of a run over several labs."""
+    names = ", ".join(run.topology for run in runs)
+    return closing(merged(runs), f"{len(runs)} labs ({names})", seconds)
+
+
+def machine(left: Sequence[str]) -> Iterable[str]:
+    """What differs on this machine from before, or that nothing does."""
+    if not left:
+        yield click.style(
+            "the machine is as it was: "
+            "namespaces, links, rules, mounts, cgroups, processes, sysctls",
+            fg="green",
+        )
+        return
+    yield click.style("the machine is not as it was:", fg="red", bold=True)
+    for line in left:
+        yield f"  {line}"

@@ -72,9 +72,7 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
     return act
 
 
-def _as_wanted(
-    context: Context, found: ContainerState, container: Container, digest: str
-) -> bool:
+def _as_wanted(context: Context, found: ContainerState, container: Container, digest: str) -> bool:
     joined = container.network.removeprefix("container:")
     if joined != container.network:
         # Docker keeps the id: one whose partner was made anew hangs on to the old namespace.
@@ -104,7 +102,9 @@ def reach_steps(topology: Topology) -> Iterator[Step]:
             for name in (container_step(container), flannel_step(container.node))
         )
         about = f"{client.name} on {client.node} fetches the page of {server.name} on {server.node}"
-        yield Step(f"reach {client.name} -> {server.name}", about, needs, act=_reach(client, server))
+        yield Step(
+            f"reach {client.name} -> {server.name}", about, needs, act=_reach(client, server)
+        )
 
 
 def _reach(client: Container, server: Container) -> Callable[[Context], tuple[str, bool]]:

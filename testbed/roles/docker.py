@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.lab.base_steps import node_step
 from testbed.lab.plan import Step
@@ -27,9 +27,7 @@ def docker_step(node: str) -> str:
     return f"docker {node}"
 
 
-def daemon_config(
-    topology: Topology, node: str, version: tuple[int, int, int]
-) -> dict[str, Any]:
+def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) -> dict[str, Any]:
     """The node's daemon.json.
 
     Under flannel, addresses are translated by flanneld where they leave the
@@ -70,7 +68,11 @@ def daemon_env(
 class Docker(Role):
     name = "docker"
     artifacts = ("dockerd", "containerd", "runc")
-    programs = {"iptables": "iptables", "nsenter": "util-linux", "curl": "curl"}
+    programs: ClassVar[dict[str, str]] = {
+        "iptables": "iptables",
+        "nsenter": "util-linux",
+        "curl": "curl",
+    }
     services = (SERVICE,)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:

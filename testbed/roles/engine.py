@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from testbed.errors import LabError
 
@@ -70,7 +70,7 @@ class Engine:
     def close(self) -> None:
         self.api.close()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +206,9 @@ def engine_version(context: Context, node: str) -> str:
     if parse_version(known) > (0, 0, 0) and not known.startswith("from "):
         return known
     machine = context.node(node)
-    return machine.run([machine.provide(context.store.binary("dockerd")), "--version"]).stdout.strip()
+    return machine.run(
+        [machine.provide(context.store.binary("dockerd")), "--version"]
+    ).stdout.strip()
 
 
 def enter(pid: int, *, mounts: bool = True) -> Sequence[str]:

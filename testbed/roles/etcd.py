@@ -66,10 +66,15 @@ class Etcd(Role):
                 "--log-level=warn",
                 "--unsafe-no-fsync",  # the lab's data end with the lab
             )
-            machine.start(Service(SERVICE, argv, notify=True, digest=topology.node_digest(node.name)))
+            machine.start(
+                Service(SERVICE, argv, notify=True, digest=topology.node_digest(node.name))
+            )
             changed = before is None or before.state == "dead"
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
 
         yield Step(
-            etcd_step(node.name), f"etcd on {address}:{CLIENT_PORT}", (node_step(node.name),), act=act
+            etcd_step(node.name),
+            f"etcd on {address}:{CLIENT_PORT}",
+            (node_step(node.name),),
+            act=act,
         )

@@ -85,7 +85,7 @@ class Flannel(Role):
         if node is topology.with_role(self.name)[0]:
             yield Step(
                 CONFIG_STEP,
-                f"{flannel.backend} over {flannel.network}, {len(flannel.subnets)} subnets reserved",
+                f"{flannel.backend} over {flannel.network}, {len(flannel.subnets)} subnets",
                 (etcd_step(etcd.name),),
                 act=self._configure,
             )
@@ -140,7 +140,10 @@ class Flannel(Role):
         service = Service(SERVICE, argv, notify=True, digest=digest)
         machine.start(service)
         changed = before is None or before.state == "dead" or before.digest != digest
-        return f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}", changed
+        return (
+            f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
+            changed,
+        )
 
 
 def _epoch(context: Context) -> str | None:

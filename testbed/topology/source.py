@@ -96,7 +96,7 @@ def from_text(text: str, problems: Problems) -> Tree:
         problems.add_at(line, column, "printable text", what, "remove it")
         raise problems.error()
 
-    import yaml  # noqa: PLC0415  a command that reads no file does not pay for it
+    import yaml
 
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     try:
@@ -153,7 +153,7 @@ class _Composer:
     """The events of a parser to a tree."""
 
     def __init__(self, events: abc.Iterator[yaml.Event], problems: Problems) -> None:
-        import yaml  # noqa: PLC0415  as in from_text
+        import yaml
 
         self._yaml = yaml
         self._events = events

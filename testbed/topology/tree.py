@@ -153,7 +153,7 @@ def nearest(word: str, known: abc.Iterable[str]) -> str:
     >>> nearest("dokcer", ["docker", "etcd"])
     "did you mean 'docker'?"
     """
-    import difflib  # noqa: PLC0415  wanted only when something is wrong
+    import difflib
 
     words = list(known)
     # difflib takes quadratic time, and nobody mistypes a page of text.

@@ -12,7 +12,8 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self
 
 from testbed.errors import LabError, NoSuchLab, TimeoutExpired
 from testbed.nodes.base import Result, Running
@@ -102,7 +103,7 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,7 +143,7 @@ class Command(Running):
     def __init__(
         self,
         node: str,
-        init: int,
+        connect: Callable[[], Connection],
         argv: Sequence[str],
         *,
         input: bytes | None,
@@ -156,16 +157,13 @@ class Command(Running):
         self._err = _memory_file()
         stdin = _memory_file(input) if input is not None else os.open(os.devnull, os.O_RDONLY)
         try:
-            self._connection = Connection(node, init)
+            self._connection = connect()
             try:
                 self._connection.send(
                     ["run", "/", "0", *environment(env), *self.argv],
                     [stdin, self._out, self._err],
                 )
-                words, _ = self._connection.receive(30.0)
-                if words[0] != "pid":
-                    raise LabError(f"{node}: {' '.join(words)}")
-                self.pid = int(words[1])
+                self.pid = self._begun(*self._connection.receive(30.0))
             except BaseException:
                 self._connection.close()
                 raise
@@ -176,6 +174,11 @@ class Command(Running):
             raise
         finally:
             os.close(stdin)
+
+    def _begun(self, words: list[str], _: list[int]) -> int:
+        if words[0] != "pid":
+            raise LabError(f"{self._node}: {' '.join(words)}")
+        return int(words[1])
 
     @property
     def out(self) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
             continue
     ladder = [hierarchy.mount, *reversed(list(folder.parents)[:2]), folder]
     if "cpuset" in hierarchy.controllers:
-        for above, below in zip(ladder, ladder[1:], strict=False):
+        for above, below in itertools.pairwise(ladder):
             for file in ("cpuset.cpus", "cpuset.mems"):
                 # Empty sets refuse processes; a child starts empty in version 1.
                 if not (below / file).read_text().strip():
@@ -114,9 +115,7 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
                         raise
 
 
-def _limit(
-    hierarchy: Hierarchy, folder: Path, cpus: float | None, memory: int | None
-) -> set[str]:
+def _limit(hierarchy: Hierarchy, folder: Path, cpus: float | None, memory: int | None) -> set[str]:
     done = set()
     quota = None if cpus is None else max(1000, int(cpus * PERIOD))
     if hierarchy.version == 2:

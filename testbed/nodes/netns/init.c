@@ -325,7 +325,10 @@ static void answer_file(int fd, int file) {
 
 static void drop_client(int i) {
     /* Whoever started a command and hung up will not want it to go on. */
-    if (clients[i].wish == RUN) kill(-clients[i].pid, SIGKILL);
+    if (clients[i].wish == RUN) {
+        kill(clients[i].pid, SIGKILL); /* it may not lead its group yet, and then has no children */
+        kill(-clients[i].pid, SIGKILL);
+    }
     close(clients[i].fd);
     clients[i] = clients[--client_count];
 }
@@ -392,7 +395,6 @@ static void request_run(struct client *c, char **field, int n, int *files, int f
         answer(c->fd, "error fork: %s", strerror(errno));
         return;
     }
-    setpgid(pid, pid); /* the child's setsid may come later than a hang-up */
     c->wish = RUN;
     c->pid = pid;
     answer(c->fd, "pid %d", pid);
@@ -488,15 +490,19 @@ static void serve(struct client *c, char *data, size_t size, int *files, int fil
         answer(c->fd, "error unfinished message");
         return;
     }
-    for (char *p = data; p < data + size && n < MAX_FIELDS; p += strlen(p) + 1) field[n++] = p;
-    if (!strcmp(field[0], "run")) request_run(c, field, n, files, file_count);
+    char *p = data;
+    for (; p < data + size && n < MAX_FIELDS; p += strlen(p) + 1) field[n++] = p;
+    if (p < data + size) answer(c->fd, "error more than %d arguments", MAX_FIELDS);
+    else if (!strcmp(field[0], "run")) request_run(c, field, n, files, file_count);
     else if (!strcmp(field[0], "start")) request_start(c, field, n);
     else if (!strcmp(field[0], "stop")) request_stop(c, field, n);
     else if (!strcmp(field[0], "list")) request_list(c);
     else if (!strcmp(field[0], "open") && n == 4) request_open(c, field);
     else if (!strcmp(field[0], "move") && n == 3) {
-        if (rename(field[1], field[2])) answer(c->fd, "errno %d", errno);
-        else answer(c->fd, "ok");
+        if (rename(field[1], field[2])) {
+            answer(c->fd, "errno %d", errno);
+            unlink(field[1]);
+        } else answer(c->fd, "ok");
     } else answer(c->fd, "error unknown request");
 }
 
@@ -504,7 +510,7 @@ static void serve(struct client *c, char *data, size_t size, int *files, int fil
 static int receive(struct client *c) {
     static char data[MAX_MESSAGE];
     char control[CMSG_SPACE(3 * sizeof(int))];
-    int files[3], file_count = 0;
+    int files[4], file_count = 0; /* four: what the buffer's padding has room for */
     struct iovec part = {data, sizeof data};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
     ssize_t size = recvmsg(c->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
@@ -625,6 +631,7 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET_PATH};
     struct rlimit files;
     setsid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* until the node is whole */
     set_up(argc, argv);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
@@ -644,6 +651,7 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
         die("%s", SOCKET_PATH);
     /* ps shows what a node is, not how it was made. */
     for (int i = 6; i < argc; i++) memset(argv[i], 0, strlen(argv[i]));
+    prctl(PR_SET_PDEATHSIG, 0); /* before the answer: who asked ends as soon as it has it */
     if (write(report_fd, "ok", 2) != 2) _exit(1);
     int null = open("/dev/null", O_RDWR);
     for (int i = 0; i < 3; i++) dup2(null, i);
@@ -655,6 +663,7 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     int report[2];
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a caller that is killed leaves a whole node or none */
     char text[1100] = "";
     if (argc < 6 || argc % 2) {
         fputs("usage: testbed-init KIND LAB NODE DIGEST STATE [OPTION VALUE]...\n", stderr);

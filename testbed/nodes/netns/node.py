@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import testinfra.host
 
 #: Folders of the machine that a node has its own of (see ``set_up`` in ``init.c``).
-PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys")  # noqa: S108
+PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys")
 #: Where a node finds what one of those would hide.
 EXPOSED = "/run/testbed/host"
 LOGS = "/var/log/testbed"
@@ -41,12 +41,18 @@ class NetnsNode(Node):
         return f"<namespace node {self.name} of {self.init.lab}, pid {self.init.pid}>"
 
     def _connect(self) -> Connection:
-        if not self.init.alive():
-            raise NoSuchLab(
-                f"node {self.name} of lab {self.init.lab} has ended",
-                hint=f"`testbed up {self.init.lab}` makes it anew",
-            )
-        return Connection(self.name, self.init.pid)
+        # Alive now, so it was when the connection was made: nobody else had its number.
+        connection = None
+        with contextlib.suppress(NoSuchLab):
+            connection = Connection(self.name, self.init.pid)
+        if connection is not None and self.init.alive():
+            return connection
+        if connection is not None:
+            connection.close()
+        raise NoSuchLab(
+            f"node {self.name} of lab {self.init.lab} has ended",
+            hint=f"`testbed up {self.init.lab}` makes it anew",
+        )
 
     def spawn(
         self,
@@ -55,7 +61,7 @@ class NetnsNode(Node):
         input: bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Command:
-        return Command(self.name, self.init.pid, argv, input=input, env=env)
+        return Command(self.name, self._connect, argv, input=input, env=env)
 
     def attach(self, argv: Sequence[str], *, tty: bool) -> int:
         from testbed.nodes.netns.terminal import attach
@@ -113,9 +119,7 @@ class NetnsNode(Node):
                 service.name, self.name, f"{how} ({' '.join(words)})", self._log(service.name)
             )
 
-    def _await(
-        self, connection: Connection, service: str, what: str, timeout: float
-    ) -> list[str]:
+    def _await(self, connection: Connection, service: str, what: str, timeout: float) -> list[str]:
         try:
             words, _ = connection.receive(timeout)
         except TimeoutExpired:

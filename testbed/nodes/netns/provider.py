@@ -36,9 +36,7 @@ class NetnsProvider(Provider):
 
     name = "netns"
 
-    def __init__(
-        self, state: Path, init: Callable[[], Path], exposed: Iterable[Path] = ()
-    ) -> None:
+    def __init__(self, state: Path, init: Callable[[], Path], exposed: Iterable[Path] = ()) -> None:
         self._state = state.resolve()
         self._init = init
         self._exposed = [path.resolve() for path in exposed]
@@ -82,12 +80,16 @@ class NetnsProvider(Provider):
 
     def _launch(self, kind: str, lab: str, spec: NodeSpec) -> NetnsNode:
         folder = cgroups.folder_name(lab, self._state)
-        options = cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
-        for path in self._exposed:
-            if is_hidden(path) and path.is_dir():
-                options += ["expose", str(path)]
-        argv = [self._init(), kind, lab, spec.name, spec.digest, str(self._state), *options]
-        done = run(argv, timeout=60)
+        exposed = [path for path in self._exposed if is_hidden(path) and path.is_dir()]
+        argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
+        try:
+            argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
+            done = run(
+                [*argv, *(word for path in exposed for word in ("expose", path))], timeout=60
+            )
+        except LabError:
+            cgroups.remove(folder, spec.name)
+            raise
         init = find.at(int(done.stdout))
         if init is None:
             raise LabError(f"node {spec.name} of lab {lab} ended as soon as it was made")
@@ -101,7 +103,10 @@ class NetnsProvider(Provider):
         for network in topology.networks:
             bridge = f"br-{network}"
             if not self._has_link(fabric, bridge):
-                lines += [f"link add name {bridge} type bridge mcast_snooping 0", f"link set dev {bridge} up"]
+                lines += [
+                    f"link add name {bridge} type bridge mcast_snooping 0",
+                    f"link set dev {bridge} up",
+                ]
         if lines:
             self._batch(fabric.init.pid, FABRIC, lines)
 
@@ -118,9 +123,10 @@ class NetnsProvider(Provider):
         if fabric is None:
             raise LabError(f"the fabric of lab {lab} is gone", hint=f"testbed up {lab}")
         spec = topology.nodes[node.name]
-        inside, outside = [], []
+        inside, outside, ports = [], [], []
         for index, (network, address) in enumerate(spec.networks.items()):
             port = node.name if index == 0 else f"{node.name}.{index}"
+            ports.append(port)
             prefix = topology.networks[network].subnet.prefixlen
             outside += [
                 f"link add name {port} type veth peer name eth{index} netns {node.init.pid}",
@@ -134,13 +140,24 @@ class NetnsProvider(Provider):
         if gateway is not None:
             inside.append(f"route add default via {gateway}")
         if outside:
-            self._batch(fabric.init.pid, FABRIC, outside)
+            self._plug(fabric, ports, outside)
         if inside:
             node.run(["ip", "-batch", "-"], input="\n".join(inside).encode())
         if spec.gateway:
             node.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
         node.put(_hosts(topology, node.name).encode(), "/etc/hosts")
         node.put(f"{node.name}\n".encode(), "/etc/hostname")
+
+    def _plug(self, fabric: NetnsNode, ports: list[str], lines: list[str]) -> None:
+        try:
+            self._batch(fabric.init.pid, FABRIC, lines)
+        except CommandError as error:
+            if "File exists" not in error.stderr:
+                raise
+            # A node of that name has just ended, and the kernel takes its links away in its own time.
+            for port in ports:
+                fabric.run(["ip", "link", "delete", "dev", port], check=False)
+            self._batch(fabric.init.pid, FABRIC, lines)
 
     def _batch(self, pid: int, where: str, lines: list[str]) -> None:
         # From this machine's pid namespace: the far end is named by a pid as seen here.
@@ -160,9 +177,7 @@ class NetnsProvider(Provider):
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
         wanted = None if nodes is None else set(nodes)
         inits = [
-            i
-            for i in self._ours(lab)
-            if wanted is None or (i.kind == "node" and i.node in wanted)
+            i for i in self._ours(lab) if wanted is None or (i.kind == "node" and i.node in wanted)
         ]
         for init in inits:
             init.kill()

@@ -1,0 +1,53 @@
+# Everything is set up by these targets, from a bare Debian 12 with make and git:
+#   make demo    the main job: labs up, every claim put to the test, labs down
+#   make test    lint, types, unit tests, live tests
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help demo test lint unit live bench lock setup clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup  ## bring every lab up, put every claim to the test, take it down, show what is left
+	$(SUDO) $(BIN)/testbed verify --all --check-machine
+
+test: lint unit live  ## everything that this machine can run
+
+lint: $(VENV)/ready  ## style, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/ready  ## tests that need no root
+	$(BIN)/python -m pytest tests/unit
+
+live: setup  ## tests on real labs (root)
+	$(SUDO) $(BIN)/python -m pytest tests/live
+
+bench: setup  ## times and ratios against a bare shell script (root)
+	command -v busybox > /dev/null || $(SUDO) apt-get install -y --no-install-recommends busybox-static
+	$(SUDO) $(BIN)/python bench/bench.py
+
+setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
+	$(SUDO) $(BIN)/testbed doctor --fix --quick
+
+# Hashes are checked; nothing is resolved anew.
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  $(SUDO) apt-get update -qq && \
+	  $(SUDO) apt-get install -y --no-install-recommends python3 python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+lock:  ## write requirements.txt anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra dev \
+	  --python-version 3.11 -o requirements.txt pyproject.toml
+
+clean:  ## remove what these targets made in this folder
+	rm -rf $(VENV) build dist

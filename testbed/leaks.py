@@ -1,0 +1,232 @@
+"""Has this machine anything that it did not have before?
+
+:func:`snapshot` looks at all that a lab could leave behind outside its own
+namespaces; :func:`differences` says what is new, gone or changed between two
+looks.  Nothing is changed by looking.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed.nodes.netns import cgroups, find
+from testbed.process import run, which
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+#: Programs of a lab that would be left over when they run after it.
+PROGRAMS = (
+    "testbed-init", "dockerd", "containerd", "containerd-shim", "docker-proxy", "runc",
+    "etcd", "flanneld", "tcpdump",
+)  # fmt: skip
+SYSCTLS = (
+    "net/ipv4/ip_forward", "net/ipv4/conf/all", "net/ipv4/conf/default", "net/ipv6/conf/all",
+    "net/bridge", "kernel", "vm",
+)  # fmt: skip
+#: What counts by itself, or does something when it is read.
+RESTLESS = re.compile(
+    r"^kernel/(random/|ns_last_pid$|pty/nr$|perf_event_max_sample_rate$|perf_cpu_time_max)"
+    r"|^vm/(stat_refresh|drop_caches|compact_memory)$"
+)
+COUNTERS = re.compile(r"\[\d+:\d+\]|packets \d+ bytes \d+")
+FOLDERS = ("/etc", "/run", "/var/lib/docker", "/var/lib/containerd", "/var/lib/etcd")
+ONLY_NEW = frozenset({"process"})  # areas where what is gone is no difference
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was seen: area (``link``, ``mount``, ...) to item to its value."""
+
+    areas: Mapping[str, Mapping[str, str]]
+
+
+def snapshot(below: Path | None = None) -> Snapshot:
+    """Look at the machine; takes a tenth of a second.
+
+    With ``below``, labs whose state folder is not below it are somebody else's,
+    and may come and go.
+    """
+    others = [] if below is None else _others(below)
+    return Snapshot(
+        {
+            "named network namespace": dict.fromkeys(_names("/run/netns"), "there"),
+            "link": dict(_links()),
+            "route": _counted(_routes()),
+            "process": dict(_processes(others)),
+            "mount": _counted(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
+            "cgroup": dict.fromkeys(_cgroups(others), "there"),
+            "cgroup controllers": dict(_controllers()),
+            "firewall": _counted(_firewall()),
+            "sysctl": dict(_sysctls()),
+            "file": dict(_files()),
+        }
+    )
+
+
+def differences(before: Snapshot, after: Snapshot) -> list[str]:
+    """What is new, gone or changed, a line each."""
+    lines = []
+    for area, now in after.areas.items():
+        then = before.areas.get(area, {})
+        lines += [f"new {area}: {key} ({now[key]})" for key in now if key not in then]
+        if area not in ONLY_NEW:
+            lines += [f"{area} is gone: {key}" for key in then if key not in now]
+        lines += [
+            f"{area} has changed: {key}: {then[key]} -> {now[key]}"
+            for key in now
+            if key in then and then[key] != now[key]
+        ]
+    return lines
+
+
+def left(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -> list[str]:
+    """The differences that are still there after ``seconds``; the kernel may need a moment."""
+    deadline = time.monotonic() + seconds
+    while True:
+        lines = differences(before, snapshot(below))
+        if not lines or time.monotonic() > deadline:
+            return lines
+        time.sleep(0.1)
+
+
+def _others(below: Path) -> list[find.Init]:
+    below = below.resolve()
+    return [init for init in find.inits() if not Path(init.state).is_relative_to(below)]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(path.name for path in Path(folder).iterdir())
+    except OSError:
+        return []
+
+
+def _counted(lines: Iterable[str]) -> dict[str, str]:
+    return {line: f"{n} of it" for line, n in collections.Counter(lines).items()}
+
+
+def _ip(*args: str) -> str:
+    return run(["ip", *args], check=False, timeout=10).stdout if which("ip") else ""
+
+
+def _links() -> Iterator[tuple[str, str]]:
+    links: list[dict[str, Any]] = json.loads(_ip("-j", "link", "show") or "[]")
+    for link in links:
+        kept = ("ifindex", "mtu", "master", "operstate", "address")
+        yield link["ifname"], " ".join(f"{key} {link[key]}" for key in kept if key in link)
+
+
+def _routes() -> Iterator[str]:
+    for family in ("-4", "-6"):
+        for line in _ip(family, "route", "show", "table", "all").splitlines():
+            yield re.sub(r" expires \d+sec", "", line).strip()
+
+
+def _processes(others: Iterable[find.Init]) -> Iterator[tuple[str, str]]:
+    foreign = {_pid_namespace(init.pid) for init in others}
+    for entry in filter(str.isdigit, _names("/proc")):
+        try:
+            name, rest = Path("/proc", entry, "stat").read_text(encoding="utf-8").rsplit(")", 1)
+            fields = rest.split()
+            argv = Path("/proc", entry, "cmdline").read_bytes()
+        except OSError:
+            continue
+        program = name.partition("(")[2]
+        if fields[0] in "ZX" or not program.startswith(PROGRAMS):
+            continue
+        # Containers have namespaces of their own: the node is the one that is above.
+        if foreign and not foreign.isdisjoint(_pid_namespaces(int(entry))):
+            continue
+        line = argv.replace(b"\0", b" ").decode(errors="replace").strip()
+        yield f"{program} pid {entry} since {fields[19]}", line[:200]
+
+
+def _pid_namespace(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _pid_namespaces(pid: int) -> set[str]:
+    """The pid namespaces of a process and of all its ancestors."""
+    found = set()
+    while pid > 1:
+        found.add(_pid_namespace(pid))
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1]
+        except OSError:
+            break
+        pid = int(fields.split()[1])
+    return found - {""}
+
+
+def _cgroups(others: Iterable[find.Init]) -> Iterator[str]:
+    foreign = {cgroups.folder_name(init.lab, Path(init.state)) for init in others}
+    for hierarchy in cgroups.hierarchies():
+        top = hierarchy.mount / cgroups.TOP
+        if not top.is_dir():
+            continue
+        labs = [entry.name for entry in top.iterdir() if entry.is_dir()]
+        if not labs:
+            yield str(top)
+        yield from (str(top / lab) for lab in sorted(labs) if lab not in foreign)
+
+
+def _controllers() -> Iterator[tuple[str, str]]:
+    for hierarchy in cgroups.hierarchies():
+        file = hierarchy.mount / "cgroup.subtree_control"
+        if file.exists():
+            yield str(hierarchy.mount), file.read_text(encoding="utf-8").strip() or "none"
+
+
+def _firewall() -> Iterator[str]:
+    for program in ("iptables-save", "ip6tables-save"):
+        if which(program):
+            for line in run([program], check=False, timeout=10).stdout.splitlines():
+                if not line.startswith("#"):
+                    yield f"{program}: {COUNTERS.sub('', line).strip()}"
+    if which("nft"):
+        for line in run(["nft", "list", "ruleset"], check=False, timeout=10).stdout.splitlines():
+            yield f"nft: {COUNTERS.sub('', line)}"
+
+
+def _sysctls() -> Iterator[tuple[str, str]]:
+    root = Path("/proc/sys")
+    for name in SYSCTLS:
+        top = root / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            key = str(path.relative_to(root))
+            try:
+                readable = stat.S_ISREG(path.stat().st_mode) and path.stat().st_mode & 0o400
+                if readable and not RESTLESS.search(key):
+                    yield key.replace("/", "."), path.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError):
+                continue
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    for top in FOLDERS:
+        for path in _two_levels(Path(top)):
+            try:
+                status = path.lstat()
+            except OSError:
+                continue
+            folder = stat.S_ISDIR(status.st_mode)
+            yield str(path), "folder" if folder else f"written at {status.st_mtime_ns}"
+
+
+def _two_levels(top: Path) -> Iterator[Path]:
+    for name in _names(str(top)):
+        path = top / name
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from (path / below for below in _names(str(path)))

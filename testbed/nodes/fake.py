@@ -1,0 +1,452 @@
+r"""Nodes in memory: what unit tests use where a lab would need machines.
+
+Nothing is executed.  A command succeeds without output, a service becomes
+ready at once, unless a script says otherwise.  All that is asked of the nodes
+is kept, in order, in :attr:`FakeMachine.calls`.
+
+>>> provider = FakeProvider()
+>>> provider.script(["uname", "-r"], Answer(out=b"6.1\n"))
+>>> node = provider.create("lab", NodeSpec("node1", "digest"))
+>>> node.run(["uname", "-r"]).stdout
+'6.1\n'
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from testbed.errors import NoSuchLab, ServiceError, TimeoutExpired
+from testbed.nodes.base import (
+    Finding,
+    Node,
+    NodeSpec,
+    Provider,
+    Result,
+    Running,
+    Service,
+    ServiceState,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import testinfra.host
+
+    from testbed.topology.model import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a command ends: its status (minus a signal's number), its output, after how long."""
+
+    status: int = 0
+    out: bytes = b""
+    err: bytes = b""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One thing that was asked: of a node, or of the provider about one.
+
+    ``what`` is the method's name; ``words`` is a command, a path, or a service's name.
+    """
+
+    lab: str
+    node: str
+    what: str
+    words: tuple[str, ...] = ()
+    input: bytes | None = field(default=None, repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    at: FakeNode | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What becomes of a service: ready after ``seconds``, or dead with a status, or neither.
+
+    ``log`` is what it writes.
+    """
+
+    log: str = ""
+    dies: int | None = None
+    never_ready: bool = False
+    seconds: float = 0.0
+
+
+Handler = Answer | Callable[[Call], Answer]
+UNKNOWN = 127  # as a shell says that there is no such program
+
+
+class FakeMachine:
+    """What all providers on one machine see, as they would the kernel's namespaces.
+
+    In a ``strict`` one a command without a script ends as an unknown program does.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.lock = threading.RLock()
+        self.nodes: dict[tuple[str, str], FakeNode] = {}
+        self.fabrics: dict[str, FakeNode] = {}
+        self.calls: list[Call] = []
+        self.pids = itertools.count(2)
+        self._scripts: list[tuple[tuple[str, ...], str | None, Handler]] = []
+        self._behaviours: dict[tuple[str, str | None], Behaviour] = {}
+        self._faults: dict[tuple[str, str], Exception] = {}
+
+    def script(self, argv: Sequence[str], answer: Handler, node: str | None = None) -> None:
+        with self.lock:
+            self._scripts.insert(0, (tuple(argv), node, answer))
+
+    def behave(self, service: str, behaviour: Behaviour, node: str | None = None) -> None:
+        with self.lock:
+            self._behaviours[service, node] = behaviour
+
+    def fail(self, method: str, node: str, error: Exception | None) -> None:
+        with self.lock:
+            if error is None:
+                self._faults.pop((method, node), None)
+            else:
+                self._faults[method, node] = error
+
+    def behaviour(self, service: str, node: str) -> Behaviour:
+        with self.lock:
+            common = self._behaviours.get((service, None), Behaviour())
+            return self._behaviours.get((service, node), common)
+
+    def note(self, call: Call) -> None:
+        """Keep a call; raise what was asked for with :meth:`fail`."""
+        with self.lock:
+            self.calls.append(call)
+            fault = self._faults.get((call.what, call.node))
+        if fault is not None:
+            raise fault
+
+    def answer(self, call: Call) -> Answer:
+        with self.lock:
+            fitting = [
+                handler
+                for prefix, node, handler in self._scripts
+                if node in (None, call.node) and call.words[: len(prefix)] == prefix
+            ]
+        if fitting:
+            return fitting[0] if isinstance(fitting[0], Answer) else fitting[0](call)
+        if self.strict:
+            return Answer(UNKNOWN, err=f"{call.words[0]}: not found\n".encode())
+        return Answer()
+
+
+class FakeRunning(Running):
+    """A command that ends by itself when its time has come."""
+
+    def __init__(self, node: FakeNode, argv: Sequence[str], answer: Answer, pid: int) -> None:
+        self.argv = tuple(argv)
+        self.pid = pid
+        self._node = node
+        self._answer = answer
+        self._began = time.monotonic()
+        self._killed = threading.Event()
+        self._result: Result | None = None
+
+    @property
+    def out(self) -> bytes:
+        return self._answer.out
+
+    @property
+    def err(self) -> bytes:
+        return self._answer.err
+
+    def wait(self, timeout: float | None = None) -> Result:
+        if self._result is None:
+            left = max(0.0, self._began + self._answer.seconds - time.monotonic())
+            enough = timeout is None or left <= timeout
+            self._killed.wait(left if enough else timeout)
+            self._node.require_there()
+            if not enough and not self._killed.is_set():
+                raise TimeoutExpired(
+                    f"on {self._node.name}: {' '.join(self.argv)}: "
+                    f"still running after {timeout:g} s"
+                )
+            self._end(-signal.SIGKILL if self._killed.is_set() else self._answer.status)
+        assert self._result is not None
+        return self._result
+
+    def kill(self) -> None:
+        self._killed.set()
+        if self._result is None:
+            self._end(-signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Wake whoever waits: the node is gone."""
+        self._killed.set()
+
+    def _end(self, status: int) -> None:
+        seconds = time.monotonic() - self._began
+        self._result = Result(self.argv, status, self._answer.out, self._answer.err, seconds)
+        self._node.ended(self)
+
+
+class FakeNode(Node):
+    """One node in memory.  ``files`` and ``modes`` are by absolute path."""
+
+    def __init__(self, machine: FakeMachine, lab: str, spec: NodeSpec) -> None:
+        self.name = spec.name
+        self.digest = spec.digest
+        self.spec = spec
+        self.lab = lab
+        self.files: dict[str, bytes] = {}
+        self.modes: dict[str, int] = {}
+        self.gone = threading.Event()
+        self._machine = machine
+        self._running: set[FakeRunning] = set()
+        self._services: dict[str, ServiceState] = {}
+        self._logs: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<fake node {self.name} of {self.lab}>"
+
+    def require_there(self) -> None:
+        """Raise NoSuchLab once the node has been removed."""
+        if self.gone.is_set():
+            raise NoSuchLab(f"node {self.name} of lab {self.lab} has ended")
+
+    def _note(self, what: str, *words: str) -> None:
+        self.require_there()
+        self._machine.note(Call(self.lab, self.name, what, words, at=self))
+
+    # -- commands ---------------------------------------------------------
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> FakeRunning:
+        self.require_there()
+        if any("\0" in word for word in argv):
+            raise ValueError("an argument holds a NUL character, which no command can be given")
+        call = Call(self.lab, self.name, "run", tuple(argv), input, dict(env or {}), self)
+        self._machine.note(call)
+        running = FakeRunning(self, argv, self._machine.answer(call), next(self._machine.pids))
+        with self._machine.lock:
+            self.require_there()
+            self._running.add(running)
+        return running
+
+    def ended(self, running: FakeRunning) -> None:
+        """A command tells that it need not be woken any more."""
+        with self._machine.lock:
+            self._running.discard(running)
+
+    def attach(self, argv: Sequence[str], *, tty: bool) -> int:  # noqa: ARG002  (no terminal here)
+        status = self.run(argv, check=False).status
+        return status if status >= 0 else 128 - status
+
+    # -- files ------------------------------------------------------------
+
+    def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        self._note("put", path)
+        with self._machine.lock:
+            self._refuse_folder(path)
+            self.files[path] = bytes(data)
+            self.modes[path] = mode
+
+    def get(self, path: str) -> bytes:
+        self._note("get", path)
+        with self._machine.lock:
+            self._refuse_folder(path)
+            try:
+                return self.files[path]
+            except KeyError:
+                raise _os_error(errno.ENOENT, f"{self.name}:{path}") from None
+
+    def _refuse_folder(self, path: str) -> None:
+        if any(PurePosixPath(path) in PurePosixPath(file).parents for file in self.files):
+            raise _os_error(errno.EISDIR, f"{self.name}:{path}")
+
+    def provide(self, path: Path) -> str:
+        return str(path)
+
+    def socket(self, path: str) -> str:
+        return f"/nowhere/{self.lab}/{self.name}{path}"
+
+    # -- services ---------------------------------------------------------
+
+    def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        self._note("start", service.name)
+        before = self._services.get(service.name)
+        if before is not None and before.state != "dead" and before.digest != service.digest:
+            self.stop(service.name)
+        behaviour = self._machine.behaviour(service.name, self.name)
+        with self._machine.lock:
+            before = self._services.get(service.name)
+            if before is None or before.state == "dead":
+                self._logs[service.name] = self._logs.get(service.name, "") + behaviour.log
+                self._set(service, "starting", None)
+            elif before.state == "ready":
+                return
+        if service.notify:
+            self._become_ready(service, behaviour, timeout)
+        elif behaviour.dies is not None:
+            self._set(service, "dead", behaviour.dies)
+        else:
+            self._set(service, "ready", None)
+
+    def _become_ready(self, service: Service, behaviour: Behaviour, timeout: float) -> None:
+        late = behaviour.never_ready or behaviour.seconds > timeout
+        self.gone.wait(timeout if late else behaviour.seconds)
+        self.require_there()
+        log = self._logs[service.name]
+        if late:
+            raise ServiceError(service.name, self.name, f"was not ready within {timeout:g} s", log)
+        if behaviour.dies is not None:
+            self._set(service, "dead", behaviour.dies)
+            how = f"exit {behaviour.dies}" if behaviour.dies >= 0 else f"signal {-behaviour.dies}"
+            raise ServiceError(service.name, self.name, f"died before it was ready ({how})", log)
+        self._set(service, "ready", None)
+
+    def _set(self, service: Service, state: str, status: int | None) -> None:
+        with self._machine.lock:
+            before = self._services.get(service.name)
+            alive = before is not None and before.state != "dead"
+            pid = before.pid if before is not None and alive else next(self._machine.pids)
+            if state == "dead":
+                new = ServiceState(service.name, "dead", 0, status, service.digest)
+            else:
+                ready = state == "ready"
+                new = ServiceState(
+                    service.name, "ready" if ready else "starting", pid, None, service.digest
+                )
+            self._services[service.name] = new
+
+    def stop(self, service: str, *, grace: float = 5.0) -> None:  # noqa: ARG002  (it obeys at once)
+        self._note("stop", service)
+        self.end(service, -signal.SIGTERM)
+
+    def end(self, service: str, status: int, log: str = "") -> None:
+        """Let a service die by itself, with some last words."""
+        with self._machine.lock:
+            before = self._services.get(service)
+            if before is not None and before.state != "dead":
+                self._services[service] = ServiceState(service, "dead", 0, status, before.digest)
+                self._logs[service] += log
+
+    def services(self) -> dict[str, ServiceState]:
+        self.require_there()
+        with self._machine.lock:
+            return dict(self._services)
+
+    def logs(self, service: str) -> str:
+        self.require_there()
+        try:
+            return self._logs[service]
+        except KeyError:
+            known = ", ".join(sorted(self._logs)) or "none"
+            raise NoSuchLab(
+                f"no service {service!r} on {self.name}", hint=f"there are: {known}"
+            ) from None
+
+    @property
+    def host(self) -> testinfra.host.Host:
+        from testbed.nodes.testinfra_backend import host_of
+
+        return host_of(self)
+
+    def remove(self) -> None:
+        """End the node, and every wait on it."""
+        with self._machine.lock:
+            self.gone.set()
+            for running in self._running:
+                running.let_go()
+
+
+class FakeProvider(Provider):
+    """Nodes in memory.  Providers with the same ``machine`` see the same nodes."""
+
+    name = "fake"
+
+    def __init__(self, machine: FakeMachine | None = None) -> None:
+        self.machine = machine or FakeMachine()
+
+    # -- scripting --------------------------------------------------------
+
+    def script(self, argv: Sequence[str], answer: Handler, node: str | None = None) -> None:
+        """Say how commands that begin with ``argv`` end, on all nodes or one; the latest counts."""
+        self.machine.script(argv, answer, node)
+
+    def behave(self, service: str, behaviour: Behaviour, node: str | None = None) -> None:
+        """Say what becomes of a service, on all nodes or one."""
+        self.machine.behave(service, behaviour, node)
+
+    def fail(self, method: str, node: str, error: Exception | None) -> None:
+        """Let a method (``create``, ``connect``, ``put``, ...) fail for a node; None ends that."""
+        self.machine.fail(method, node, error)
+
+    @property
+    def calls(self) -> list[Call]:
+        """All that was asked so far, in order."""
+        with self.machine.lock:
+            return list(self.machine.calls)
+
+    def asked(self, what: str, node: str | None = None) -> list[tuple[str, ...]]:
+        """The words of all calls of one kind."""
+        return [c.words for c in self.calls if c.what == what and node in (None, c.node)]
+
+    # -- the contract -----------------------------------------------------
+
+    def probe(self) -> list[Finding]:
+        return [Finding("memory", ok=True, detail="a fake node needs nothing")]
+
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        self.machine.note(Call(lab, "fabric", "create_fabric", tuple(topology.networks)))
+        with self.machine.lock:
+            if lab not in self.machine.fabrics:
+                self.machine.fabrics[lab] = FakeNode(self.machine, lab, NodeSpec("fabric", "-"))
+
+    def create(self, lab: str, spec: NodeSpec) -> FakeNode:
+        self.machine.note(Call(lab, spec.name, "create"))
+        with self.machine.lock:
+            assert (lab, spec.name) not in self.machine.nodes, f"{spec.name} runs already"
+            node = self.machine.nodes[lab, spec.name] = FakeNode(self.machine, lab, spec)
+        return node
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        words = tuple(str(a) for a in topology.nodes[node.name].networks.values())
+        self.machine.note(Call(lab, node.name, "connect", words))
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        with self.machine.lock:
+            return {node: found for (of, node), found in self.machine.nodes.items() if of == lab}
+
+    def labs(self) -> list[str]:
+        with self.machine.lock:
+            return sorted({lab for lab, _ in self.machine.nodes} | set(self.machine.fabrics))
+
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        names = None if nodes is None else sorted(set(nodes))
+        self.machine.note(Call(lab, "", "destroy", tuple(names or ())))
+        with self.machine.lock:
+            for key in [k for k in self.machine.nodes if k[0] == lab]:
+                if names is None or key[1] in names:
+                    self.machine.nodes.pop(key).remove()
+            if names is None and lab in self.machine.fabrics:
+                self.machine.fabrics.pop(lab).remove()
+
+    def fabric(self, lab: str) -> Node | None:
+        with self.machine.lock:
+            return self.machine.fabrics.get(lab)
+
+
+def _os_error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)

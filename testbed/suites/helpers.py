@@ -1,0 +1,566 @@
+"""What the suites share: ways to look that keep evidence, and things to do that are undone.
+
+Functions that look take the check's ``observe`` first, so that every command
+shows in the report.  Functions that change anything are context managers that
+put back what they found.  What a lab lacks is a skip that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shlex
+import socket
+import struct
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from testbed.errors import LabError, TimeoutExpired
+from testbed.roles.engine import LAB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from testbed.claims.observation import Observation, Runs
+    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.nodes.base import Node, Result, Running
+    from testbed.observe.capture import Capture, Packet, Place
+    from testbed.topology.model import Publish
+
+T = TypeVar("T")
+POLL_SECONDS = 0.01
+IMAGE = "nginx"
+BRIDGE = "docker0"
+SOON = 0.3  #: seconds to wait for an answer that is not expected to come
+LATE = 5.0  #: seconds to wait for an answer that is
+
+
+# -- who is there -------------------------------------------------------------
+
+
+def docker_node(lab: LiveLab) -> Node:
+    """The first node with Docker."""
+    nodes = lab.topology.with_role("docker")
+    if not nodes:
+        pytest.skip("the lab has no node with Docker")
+    return lab.node(nodes[0].name)
+
+
+def outside_node(lab: LiveLab) -> Node:
+    """The gateway node, which stands for the rest of the world."""
+    for node in lab.topology.nodes.values():
+        if node.gateway:
+            return lab.node(node.name)
+    pytest.skip("the lab has no gateway node outside")
+
+
+def node_address(lab: LiveLab, node: Runs) -> str:
+    """A node's address on its first network."""
+    if not lab.topology.nodes[node.name].networks:
+        pytest.skip(f"the node {node.name} is on no network")
+    return str(lab.topology.address(node.name))
+
+
+def in_mode(lab: LiveLab, node: Node, mode: str, wanted: int = 1) -> list[LiveContainer]:
+    """The containers of a node in a network mode (``container`` for any ``container:NAME``)."""
+    found = [
+        lab.container(container.name)
+        for container in lab.topology.containers_on(node.name)
+        if container.network.partition(":")[0] == mode
+    ]
+    if len(found) < wanted:
+        pytest.skip(
+            f"the lab has {len(found)} containers in {mode} mode on {node.name}, not {wanted}"
+        )
+    return found
+
+
+def bridge_containers(lab: LiveLab, node: Node, wanted: int = 1) -> list[LiveContainer]:
+    """The containers of a node on docker0, in the order of the topology's file."""
+    return in_mode(lab, node, "bridge", wanted)
+
+
+def web_port(lab: LiveLab, container: LiveContainer) -> int:
+    """The port that the container's own web server listens on."""
+    return int(lab.topology.containers[container.name].env.get("PORT", "80"))
+
+
+def published(lab: LiveLab, node: Node) -> tuple[LiveContainer, Publish]:
+    """A container with a published TCP port, and that port."""
+    for container in lab.topology.containers_on(node.name):
+        for port in container.publish:
+            if port.protocol == "tcp" and port.address is None:
+                return lab.container(container.name), port
+    pytest.skip(f"the lab has no container with a published port on {node.name}")
+
+
+# -- looking ------------------------------------------------------------------
+
+
+def links(observe: Observation, where: Runs, *selector: str) -> list[dict[str, Any]]:
+    """``ip -j -d link show``: all links, or those that a selector such as "type veth" names."""
+    found = observe.json(where, ["ip", "-j", "-d", "link", "show", *selector])
+    return [link for link in found or [] if link]  # iproute2 prints {} for what it leaves out
+
+
+def link(observe: Observation, where: Runs, name: str) -> dict[str, Any]:
+    """One link by its name, {} when there is none."""
+    result = observe.run(where, ["ip", "-j", "-d", "link", "show", "dev", name], check=False)
+    found = result.json() if result.ok else None
+    return dict(found[0]) if found else {}
+
+
+def kind(link: Mapping[str, Any]) -> str:
+    """What a link is: "veth", "bridge", "vxlan", ...; "" for hardware and loopback."""
+    return str(link.get("linkinfo", {}).get("info_kind", ""))
+
+
+def is_up(link: Mapping[str, Any]) -> bool:
+    return "UP" in link.get("flags", ())
+
+
+def ports(observe: Observation, where: Runs, bridge: str = BRIDGE) -> list[dict[str, Any]]:
+    """The links that are ports of a bridge."""
+    return links(observe, where, "master", bridge)
+
+
+def port_of(observe: Observation, container: LiveContainer) -> dict[str, Any]:
+    """The host's end of a container's veth pair, found by its link id."""
+    inner = link(observe, container, "eth0")
+    for one in links(observe, container.node, "type", "veth"):
+        if one["ifindex"] == inner["link_index"]:
+            return one
+    raise LabError(f"no link of {container.node.name} is the peer of eth0 in {container.name}")
+
+
+def addresses(
+    observe: Observation, where: Runs, interface: str | None = None
+) -> list[IPv4Interface]:
+    """The IPv4 addresses of an interface or of all, each with its prefix length."""
+    selector = ["dev", interface] if interface else []
+    found = observe.json(where, ["ip", "-j", "-4", "addr", "show", *selector])
+    return [
+        IPv4Interface(f"{address['local']}/{address['prefixlen']}")
+        for one in found or []
+        for address in one.get("addr_info", ())
+    ]
+
+
+def bridge_address(observe: Observation, node: Runs, bridge: str = BRIDGE) -> IPv4Interface:
+    """The one IPv4 address of a bridge."""
+    found = addresses(observe, node, bridge)
+    assert len(found) == 1, f"{bridge} has {len(found)} addresses"
+    return found[0]
+
+
+def routes(observe: Observation, where: Runs, *selector: str) -> list[dict[str, Any]]:
+    """``ip -j route show``: all of the main table, or what a selector names."""
+    return list(observe.json(where, ["ip", "-j", "route", "show", *selector]) or [])
+
+
+def route_to(observe: Observation, where: Runs, address: object) -> dict[str, Any]:
+    """``ip -j route get``: the way that a packet to the address takes."""
+    return dict(observe.json(where, ["ip", "-j", "route", "get", str(address)])[0])
+
+
+def namespace(observe: Observation, node: Runs, pid: int | str) -> str:
+    """The network namespace of a process, as the kernel names it: ``net:[4026532...]``."""
+    return observe.run(node, ["readlink", f"/proc/{pid}/ns/net"]).stdout.strip()
+
+
+def sysctl(observe: Observation, where: Runs, name: str) -> str:
+    """The value of a kernel setting."""
+    return observe.run(where, ["sysctl", "-n", name]).stdout.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP socket that waits for connections.  ``inode`` is what /proc/PID/fd shows."""
+
+    address: str
+    port: int
+    inode: int
+
+
+def listeners(observe: Observation, where: Runs) -> list[Listener]:
+    """The listening TCP sockets of a network namespace, from /proc/net/tcp."""
+    found = []
+    for line in observe.run(where, ["cat", "/proc/net/tcp"]).stdout.splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A":
+            address, _, port = fields[1].partition(":")
+            raw = struct.pack("=I", int(address, 16))
+            found.append(Listener(socket.inet_ntoa(raw), int(port, 16), int(fields[9])))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of iptables.  ``matches`` has options as iptables-save prints them."""
+
+    table: str
+    chain: str
+    target: str
+    matches: Mapping[str, str]
+    negated: frozenset[str]  #: those of ``matches`` that stand after "!"
+    packets: int
+
+    def get(self, option: str, default: str = "") -> str:
+        return self.matches.get(option, default)
+
+
+def rules(observe: Observation, where: Runs, table: str) -> list[Rule]:
+    """The rules of a table, in order, with their packet counters."""
+    text = observe.run(where, ["iptables-save", "-c", "-t", table]).stdout
+    return [_rule(table, line) for line in text.splitlines() if line.startswith("[")]
+
+
+def _rule(table: str, line: str) -> Rule:
+    """Parse ``[3:180] -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE``."""
+    counters, *words = shlex.split(line)
+    matches: dict[str, list[str]] = {}
+    negated = set()
+    negate, option = False, ""
+    for word in words:
+        if word == "!":
+            negate = True
+        elif word.startswith("-") and not word.lstrip("-").isdigit():
+            option = word
+            matches.setdefault(option, [])
+            if negate:
+                negated.add(option)
+            negate = False
+        else:
+            matches[option].append(word)
+    values = {name: " ".join(value) for name, value in matches.items()}
+    chain, target = values.pop("-A"), values.pop("-j", values.pop("-g", ""))
+    packets = int(counters.strip("[]").partition(":")[0])
+    return Rule(table, chain, target, values, frozenset(negated), packets)
+
+
+def policies(observe: Observation, where: Runs, table: str) -> dict[str, str]:
+    """The policy of each built-in chain of a table."""
+    text = observe.run(where, ["iptables-save", "-t", table]).stdout
+    words = [line[1:].split() for line in text.splitlines() if line.startswith(":")]
+    return {chain: policy for chain, policy, *_ in words if policy != "-"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuple:
+    """One direction of a tracked connection."""
+
+    src: str
+    dst: str
+    sport: int
+    dport: int
+
+    def reversed(self) -> Tuple:
+        return Tuple(self.dst, self.src, self.dport, self.sport)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A tracked connection: what came, and what is expected to come back.
+
+    Without address translation the one is the other turned round.
+    """
+
+    original: Tuple
+    reply: Tuple
+
+    @property
+    def is_translated(self) -> bool:
+        return self.reply != self.original.reversed()
+
+
+def flows(observe: Observation, node: Runs, *selector: str) -> list[Flow]:
+    """``conntrack -L``: the tracked TCP connections that a selector names."""
+    argv = ["conntrack", "-L", "-p", "tcp", "-o", "xml", *selector]
+    text = observe.run(node, argv).stdout
+    if not text.strip():
+        return []
+    found = []
+    for flow in ET.fromstring(text).iter("flow"):  # noqa: S314  our own kernel wrote it
+        ways = {}
+        for meta in flow.iter("meta"):
+            values = {element.tag: element.text or "" for element in meta.iter()}
+            if meta.get("direction") in {"original", "reply"}:
+                ways[meta.get("direction")] = Tuple(
+                    values["src"], values["dst"], int(values["sport"]), int(values["dport"])
+                )
+        found.append(Flow(ways["original"], ways["reply"]))
+    return found
+
+
+# -- trying -------------------------------------------------------------------
+
+
+def fetch(
+    observe: Observation, where: Runs, url: str, *, seconds: float = LATE
+) -> dict[str, Any] | None:
+    """The page at ``url``, which is JSON with name, client and server; None if it does not come."""
+    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", str(seconds), url]
+    result = observe.run(where, argv, check=False)
+    return dict(result.json()) if result.ok else None
+
+
+def client_of(page: Mapping[str, Any]) -> str:
+    """The address that the server saw its client under."""
+    return str(page["client"]).rpartition(":")[0]
+
+
+def ping(
+    observe: Observation, where: Runs, address: object, *, count: int = 1, seconds: float = 2.0
+) -> bool:
+    """Whether every one of ``count`` echo requests is answered within ``seconds``."""
+    argv = ["ping", "-n", "-q", f"-c{count}", "-i0.01", f"-W{seconds:g}", str(address)]
+    return observe.run(where, argv, check=False).ok
+
+
+def wait_until(seen: Callable[[], T], seconds: float = LATE, what: str = "") -> T:
+    """Ask until the answer is true, and return it.  Raises TimeoutExpired."""
+    deadline = time.monotonic() + seconds
+    while not (answer := seen()):
+        if time.monotonic() > deadline:
+            raise TimeoutExpired(f"{what or 'what was waited for'} did not come in {seconds:g} s")
+        time.sleep(POLL_SECONDS)
+    return answer
+
+
+# -- packets ------------------------------------------------------------------
+
+
+def note(observe: Observation, *seen: Capture) -> None:
+    """Keep the packets of captures as evidence."""
+    for one in seen:
+        observe.note(f"tcpdump on {one}", one.lines())
+
+
+def between(packets: Sequence[Packet], one: str, other: str) -> list[Packet]:
+    """The packets that go between two addresses, either way."""
+    return [p for p in packets if {p.src, p.dst} == {one, other}]
+
+
+def same(packet: Packet) -> tuple[object, ...]:
+    """What of a TCP packet stays as it is on its way where nothing is translated."""
+    return (*packet.flow, packet.ip_id, packet.seq, packet.ack, packet.flags, packet.payload)
+
+
+# -- places -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A place on a node that is reached through a prefix, as ``ip netns exec NAME``."""
+
+    node: Node
+    name: str
+    prefix: tuple[str, ...] = ()
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
+        """Run a command there to its end."""
+        return self.node.run([*self.prefix, *argv], input=input, timeout=timeout, check=check)
+
+    def spawn(self, argv: Sequence[str]) -> Running:
+        """Start a command there."""
+        return self.node.spawn([*self.prefix, *argv])
+
+    def netns(self, name: str) -> Inside:
+        """The named network namespace there."""
+        return Inside(self.node, name, (*self.prefix, "ip", "netns", "exec", name))
+
+
+def netns(node: Node, name: str) -> Inside:
+    """A named network namespace of a node, as ``ip netns add`` makes it."""
+    return Inside(node, name).netns(name)
+
+
+READY = b"ready\n"
+
+
+@contextlib.contextmanager
+def scratch_machine(node: Node, name: str = "scratch") -> Iterator[Inside]:
+    """A network stack and a /run of its own on the node, fresh as after a boot.
+
+    Experiments are made in there under whatever names they like.  All of it
+    ends with the block, named namespaces included.
+    """
+    script = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec sleep infinity"
+    argv = ["unshare", "--net", "--mount", "sh", "-c", script]
+    with node.spawn(argv) as running:
+        await_output(running, READY)
+        yield Inside(node, name, ("nsenter", f"--target={running.pid}", "--net", "--mount"))
+
+
+def await_output(running: Running, wanted: bytes, seconds: float = 10.0) -> None:
+    """Wait until a command has printed ``wanted``.  Raises LabError when it ends before."""
+    deadline = time.monotonic() + seconds
+    while wanted not in running.out:
+        with contextlib.suppress(TimeoutExpired):
+            result = running.wait(POLL_SECONDS)
+            if wanted in result.out:
+                return
+            raise LabError(f"{shlex.join(running.argv)} ended: {result.stderr.strip()}")
+        if time.monotonic() > deadline:
+            raise TimeoutExpired(f"{shlex.join(running.argv)} has not printed {wanted!r}")
+
+
+# -- doing --------------------------------------------------------------------
+
+
+SERVER = """
+import json, socket, sys
+name, address, port = sys.argv[1:]
+server = socket.create_server((address, int(port)))
+print("ready", flush=True)
+while True:
+    connection, client = server.accept()
+    with connection:
+        connection.recv(65536)
+        page = json.dumps({"name": name, "client": "%s:%d" % client}).encode()
+        head = "HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(page)
+        connection.sendall(head.encode() + page)
+"""
+
+
+@contextlib.contextmanager
+def serving(place: Place, port: int, address: str = "0.0.0.0") -> Iterator[Running]:
+    """A web server at a place whose page tells ``name``, the place's, and ``client``."""
+    argv = ["python3", "-c", SERVER, place.name, address, str(port)]
+    with place.spawn(argv) as running:
+        await_output(running, READY)
+        yield running
+
+
+_numbers = itertools.count(1)
+
+
+def fresh_name(prefix: str = "check") -> str:
+    """A name for a container or network that nothing of the lab has."""
+    return f"{prefix}-{next(_numbers)}"
+
+
+@contextlib.contextmanager
+def extra_container(
+    lab: LiveLab,
+    node: Node,
+    *,
+    mode: str | None = None,
+    command: Sequence[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    expose: Sequence[int] = (),
+    start: bool = True,
+    **host_config: Any,
+) -> Iterator[str]:
+    """One more container, of which the name is given; gone after the block.
+
+    ``mode`` None means that no network option is given at all.  Further
+    options are the SDK's for a container's host config.
+    """
+    engine = lab.engine(node.name)
+    if not engine.has_image(IMAGE):
+        pytest.skip(f"the node {node.name} has no image {IMAGE}")
+    name = fresh_name()
+    if mode is not None:
+        host_config["network_mode"] = mode
+    shares = mode is not None and (mode == "host" or mode.startswith("container:"))
+    engine.api.create_container(
+        IMAGE,
+        list(command) if command is not None else None,
+        name=name,
+        hostname=None if shares else name,
+        environment={"NAME": name, **(env or {})},
+        labels={LAB: lab.name},  # the next `up` removes one that was left by a kill
+        ports=[(port, "tcp") for port in expose] or None,
+        host_config=engine.api.create_host_config(**host_config),
+    )
+    try:
+        if start:
+            engine.api.start(name)
+        yield name
+    finally:
+        engine.remove(name)
+
+
+@contextlib.contextmanager
+def extra_network(lab: LiveLab, node: Node) -> Iterator[str]:
+    """A user-defined bridge network, of which the name is given; gone after the block."""
+    api = lab.engine(node.name).api
+    name = fresh_name("net")
+    identity = api.create_network(name, driver="bridge")["Id"]
+    try:
+        yield name
+    finally:
+        api.remove_network(identity)
+
+
+@contextlib.contextmanager
+def undone(
+    observe: Observation, where: Runs, do: Sequence[str], undo: Sequence[str]
+) -> Iterator[None]:
+    """Run a command for the time of the block, and another after it, come what may."""
+    observe.run(where, do)
+    try:
+        yield
+    finally:
+        observe.run(where, undo)
+
+
+@contextlib.contextmanager
+def link_down(observe: Observation, where: Runs, name: str) -> Iterator[None]:
+    """An interface that is down for the time of the block."""
+    down, up = (["ip", "link", "set", "dev", name, state] for state in ("down", "up"))
+    with undone(observe, where, down, up):
+        yield
+
+
+@contextlib.contextmanager
+def sysctl_set(observe: Observation, where: Runs, name: str, value: str) -> Iterator[None]:
+    """A kernel setting for the time of the block."""
+    before = sysctl(observe, where, name)
+    argv = ["sysctl", "-q", "-w"]
+    with undone(observe, where, [*argv, f"{name}={value}"], [*argv, f"{name}={before}"]):
+        yield
+
+
+def last_host(subnet: IPv4Network) -> IPv4Address:
+    """The last address of a subnet that a host may have: the last that Docker would hand out."""
+    return subnet.broadcast_address - 1
+
+
+def is_address(text: str) -> bool:
+    """True for a bare IP address, without a prefix length."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer, with what was seen of it at several points."""
+
+    page: dict[str, Any] | None
+    seen: Mapping[str, Capture] = field(default_factory=dict)
+
+    def at(self, point: str) -> list[Packet]:
+        return self.seen[point].packets
+
+    def note(self, observe: Observation, *points: str) -> None:
+        """Keep the page and the packets at these points as evidence."""
+        observe.note("the page", json.dumps(self.page))
+        note(observe, *(self.seen[point] for point in points))

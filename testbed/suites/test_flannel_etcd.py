@@ -1,0 +1,141 @@
+"""Documents 003 and 004, what flannel keeps in etcd.  Labs: two-node and its variants."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.observe.capture import captures
+from testbed.roles.flannel import subnet_key
+from testbed.suites.overlay import (
+    HOST_SIDE,
+    SUBNETS,
+    ThirdHost,
+    ends,
+    etcd,
+    eventually,
+    key,
+    keys,
+    ping,
+    routes,
+    third_subnet,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ipaddress import IPv4Network
+
+    from testbed.claims.observation import Observation
+    from testbed.lab.live import LiveLab
+
+#: A host that is not there: what the others do for it shows that they go by etcd alone.
+ABSENT = "10.168.0.99"
+ABSENT_VTEP = "02:00:5e:00:53:99"
+
+
+@pytest.mark.claim("flannel-subnet-mapping-in-etcd")
+@pytest.mark.needs("etcd", "flannel", "docker")
+def test_etcd_says_which_host_has_which_subnet(lab: LiveLab, observe: Observation) -> None:
+    flannel = lab.topology.flannel
+    assert flannel is not None
+    kept = {name: found.value["PublicIP"] for name, found in keys(lab).items()}
+    observe.note("etcdctl get --prefix /coreos.com/network/subnets", kept)
+    for node, subnet in flannel.subnets.items():
+        address = str(lab.topology.address(node))
+        observe.holds(kept.get(subnet_key(subnet)) == address, f"{subnet} is {node}'s, {address}")
+    subnet = third_subnet(lab)
+    hosts = _hosts_follow(lab, observe, subnet)
+    observe.holds(hosts, f"a key put by hand sends {subnet} to {ABSENT}")
+
+
+def _hosts_follow(lab: LiveLab, observe: Observation, subnet: IPv4Network) -> bool:
+    """True if the first host sends packets for a subnet where a new key of etcd says."""
+    flannel = lab.topology.flannel
+    assert flannel is not None
+    node = ends(lab)[0].node
+    value: dict[str, Any] = {"PublicIP": ABSENT, "PublicIPv6": None}
+    if flannel.backend != "udp":
+        value["BackendType"] = flannel.backend
+    if flannel.backend == "vxlan":
+        value["BackendData"] = {"VNI": flannel.vni, "VtepMAC": ABSENT_VTEP}
+    with key(lab, subnet_key(subnet), value):
+        if flannel.backend == "udp":
+            return _sends_to(lab, observe, str(subnet[2]), ABSENT)
+        routed = eventually(lambda: str(subnet) in routes(node))
+        observe.note(f"{node.name}# ip -j route", routes(node).get(str(subnet), "no route"))
+        if routed and flannel.backend == "vxlan":
+            argv = ["bridge", "-j", "fdb", "show", "dev", f"flannel.{flannel.vni}"]
+            table = {entry["mac"]: entry.get("dst") for entry in observe.json(node, argv)}
+            routed = table.get(ABSENT_VTEP) == ABSENT
+        elif routed:
+            routed = routes(node)[str(subnet)]["gateway"] == ABSENT
+    gone = eventually(lambda: str(subnet) not in routes(node))
+    observe.note("the key deleted", "the route is gone" if gone else "the route stays")
+    return routed and gone
+
+
+def _sends_to(lab: LiveLab, observe: Observation, target: str, host: str) -> bool:
+    """True if a datagram with a packet for ``target`` is on its way to a host, by ARP for it."""
+    one = ends(lab)[0]
+    # Nobody answers for the absent host, so its datagram waits for ARP: the question shows.
+    with captures((one.node, "eth0", f"arp and host {host}")) as (seen,):
+
+        def asked() -> bool:
+            ping(one.container, target)
+            return any(p.arp and p.arp.target == host for p in seen.packets)
+
+        found = eventually(asked)
+    observe.note(f"{seen} while {one.container.name} sends to {target}", seen.lines())
+    one.node.run(["ip", "neigh", "flush", "to", host], check=False)
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name.rpartition("/")[2] for name in sorted(names))
+
+
+@pytest.mark.claim("flannel-etcd-subnet-keys")
+@pytest.mark.needs("etcd", "flannel", "gateway")
+def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observation) -> None:
+    printed = {f"{SUBNETS}/100.96.{number}.0-24" for number in (1, 2, 3)}
+    with ThirdHost(lab, "eth0") as third:
+        with third.joined():
+            found = keys(lab)
+        observe.note("keys, the third host's subnet reserved for it", _listed([*found]))
+        observe.holds_when("each host's subnet is reserved for it", printed <= set(found))
+        # Taken by another host, so that chance cannot give it to the third.
+        taken = {"PublicIP": ABSENT, "PublicIPv6": None}
+        with key(lab, subnet_key(third_subnet(lab)), taken), third.flanneld() as chosen:
+            own = [k for k, v in keys(lab).items() if v.value["PublicIP"] == HOST_SIDE]
+        observe.note("keys of the third host, nothing reserved for it", _listed(own))
+        observe.fails_when("the host chooses a free subnet itself", not set(own) & printed)
+        assert own == [subnet_key(chosen)]
+
+
+@pytest.mark.claim("flannel-etcd-key-naming")
+@pytest.mark.needs("etcd", "flannel")
+def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Observation) -> None:
+    found = keys(lab)
+    observe.note("keys", sorted(found))
+    for node in lab.topology.with_role("flannel"):
+        argv = ["cat", "/run/flannel/subnet.env"]
+        text = observe.run(lab.node(node.name), argv).stdout
+        settings = dict(line.split("=", 1) for line in text.split())
+        wanted = str(IPv4Interface(settings["FLANNEL_SUBNET"]).network).replace("/", "-")
+        observe.holds(f"{SUBNETS}/{wanted}" in found, f"{node.name}: {SUBNETS}/{wanted}")
+
+
+@pytest.mark.claim("flannel-etcdctl-ls")
+@pytest.mark.needs("etcd", "flannel")
+def test_etcdctl_ls_lists_the_keys(lab: LiveLab, observe: Observation) -> None:
+    result = etcd(lab, "ls", SUBNETS, check=False)
+    observe.note(f"etcdctl ls {SUBNETS}", f"exit status {result.status}\n{result.stderr}")
+    observe.holds(result.ok and subnet_key(ends(lab)[0].subnet) in result.stdout, "etcdctl ls")
+    assert not result.ok
+    answer = etcd(lab, "get", "--prefix", "--keys-only", SUBNETS).stdout.split()
+    observe.note(f"etcdctl get --prefix --keys-only {SUBNETS}", "\n".join(answer))
+    flannel = lab.topology.flannel
+    assert flannel is not None
+    assert {subnet_key(subnet) for subnet in flannel.subnets.values()} <= set(answer)

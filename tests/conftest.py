@@ -1,0 +1,57 @@
+"""For all tests: a state folder of their own, and a look at what they left on the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed import leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT_ONLY = ("live", "crash", "vm")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root: namespaces, links and mounts are made by root only")
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in ROOT_ONLY:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the user's labs; and labs of other folders are not ours (see below)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the run when the machine is not as it was: namespaces, links, processes, mounts, ..."""
+    if os.geteuid() != 0:
+        yield
+        return
+    # A lab of another folder, that comes or goes meanwhile, is none of ours.
+    below = tmp_path_factory.getbasetemp()
+    before = leaks.snapshot(below)
+    yield
+    rest = leaks.left(before, seconds=10, below=below)
+    if rest:
+        pytest.fail("the tests left the machine changed:\n  " + "\n  ".join(rest), pytrace=False)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder for one test alone."""
+    path = tmp_path / "state"
+    monkeypatch.setenv("TESTBED_STATE", str(path))
+    return path
