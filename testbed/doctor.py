@@ -177,7 +177,7 @@ def findings(
     ``full`` adds what takes long: a guest under KVM, for up to 3 s.  ``state``
     is the folder that labs keep their data in.  Changes nothing.
     """
-    found = [_root(), _kernel(), *_features(runner), *_cgroups(), _resource()]
+    found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
     found += [*_tools(), _compiler(store, runner), _go(store), *_libraries()]
     found += [*_artifacts(store), _forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
@@ -303,7 +303,8 @@ def _kernel() -> Finding:
     )
 
 
-def _features(runner: Runner) -> list[Finding]:
+def features(runner: Runner = run) -> list[Finding]:
+    """Every feature of the kernel that labs use, each tried in namespaces of its own."""
     lines = [f"try '{item.name}' '{item.try_it}'" for item in NEEDED + WANTED]
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:

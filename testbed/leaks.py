@@ -49,7 +49,7 @@ class Snapshot:
 
 
 def snapshot(below: Path | None = None) -> Snapshot:
-    """Look at the machine; takes a tenth of a second.
+    """Look at the machine.
 
     With ``below``, labs whose state folder is not below it are somebody else's,
     and may come and go.
@@ -87,14 +87,19 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     return lines
 
 
-def left(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -> list[str]:
-    """The differences that are still there after ``seconds``; the kernel may need a moment."""
+def settled(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -> Snapshot:
+    """Look until nothing differs, at most for ``seconds``: the kernel may need a moment."""
     deadline = time.monotonic() + seconds
     while True:
-        lines = differences(before, snapshot(below))
-        if not lines or time.monotonic() > deadline:
-            return lines
+        now = snapshot(below)
+        if not differences(before, now) or time.monotonic() > deadline:
+            return now
         time.sleep(0.1)
+
+
+def left(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -> list[str]:
+    """The differences that are still there after ``seconds``."""
+    return differences(before, settled(before, seconds=seconds, below=below))
 
 
 def _others(below: Path) -> list[find.Init]:

@@ -23,5 +23,5 @@ def settings(
     """
     store = Store(overrides=overrides, config=config, progress=progress)
     state = State(folder())
-    netns = NetnsProvider(state.path, lambda: store.binary("testbed-init"), [store.folder])
+    netns = NetnsProvider(state.path, lambda: store.binary("testbed-init"), lambda: store.folders)
     return Settings(state=state, store=store, providers={netns.name: netns})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fakes import Bench
 
 from testbed import leaks
 
@@ -55,3 +56,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "state"
     monkeypatch.setenv("TESTBED_STATE", str(path))
     return path
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Settings with fakes all through."""
+    made = Bench(tmp_path / "state")
+    made.install(monkeypatch)
+    return made

@@ -89,6 +89,14 @@ class Store:
         """Parts that only the making of others may need, so that none is missed when missing."""
         return self._catalog.tools
 
+    @property
+    def folders(self) -> list[Path]:
+        """Every folder that programs or images may be read from: the cache, and the user's own."""
+        read = self._read()
+        users = [*self._overrides.values(), *read.artifacts.values(), *read.images.values()]
+        own = [one.path.resolve().parent for one in users if isinstance(one, Local)]
+        return list(dict.fromkeys([self.folder, *own]))
+
     def binary(self, name: str) -> Path:
         """The path of a program; made first if it is not in the cache.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from testbed.claims.model import Evidence, Verdict
+from testbed.errors import CommandError
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Result
@@ -61,7 +62,13 @@ class Observation:
             seen += f"\n[exit status {result.status}]"
         self.note(f"{where.name}# {shlex.join(argv)}", seen)
         if check and not result.ok:
-            where.run(argv, timeout=timeout, check=True)  # raises as the node words it
+            raise CommandError(
+                argv,
+                where=where.name,
+                status=result.status,
+                stdout=result.stdout,
+                stderr=result.stderr,
+            )
         return result
 
     def json(self, where: Runs, argv: Sequence[str], *, timeout: float = 60.0) -> Any:

@@ -180,6 +180,7 @@ def _all(settings: Settings, selection: Selection, output: _Output, *, check_mac
 def _status(all_results: list[Results]) -> int:
     from testbed.report import terminal
 
-    if any(results.interrupted for results in all_results):
-        return 130
+    for results in all_results:
+        if results.signum is not None:
+            return 128 + results.signum
     return 0 if all(terminal.is_good(results) for results in all_results) else 1

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from testbed.lab.marks import is_marked, mark
+from testbed.lab.marks import mark, marked
 from testbed.lab.plan import Step
 from testbed.nodes.base import NodeSpec
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
+    from testbed.nodes.base import Node
     from testbed.topology.model import Node as NodeModel
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
+CONNECTED = "connected"  # mark: joined to its networks, and these are its peers' names
 
 
 def node_step(name: str) -> str:
@@ -41,15 +43,34 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
 
     def act(context: Context) -> tuple[str, bool]:
         found = context.nodes.get(node.name)
-        if found is not None and found.digest == digest and is_marked(found, "connected"):
-            return addresses, False
+        names = hosts(topology, node.name)
+        known = None if found is None else marked(found, CONNECTED)
+        if found is not None and found.digest == digest and known is not None:
+            if known != names:  # it stays, but a peer has come or gone
+                _introduce(found, names)
+            return addresses, known != names
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
         spec = NodeSpec(node.name, digest, node.cpus, node.memory)
         made = context.provider.create(context.lab, spec)
         context.provider.connect(context.lab, topology, made)
-        mark(made, "connected")
+        _introduce(made, names)
         context.nodes[node.name] = made
         return addresses, True
 
     return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act=act)
+
+
+def _introduce(node: Node, names: str) -> None:
+    node.put(names.encode(), "/etc/hosts")
+    mark(node, CONNECTED, names)
+
+
+def hosts(topology: Topology, me: str) -> str:
+    """What /etc/hosts says on a node: itself, and the first address of every node."""
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    if not topology.nodes[me].networks:
+        lines.append(f"127.0.1.1 {me}")
+    for node in topology.nodes.values():
+        lines += [f"{address} {node.name}" for address in list(node.networks.values())[:1]]
+    return "\n".join(lines) + "\n"

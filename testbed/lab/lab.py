@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from testbed import signals
 from testbed.errors import NoSuchLab, UsageError
 from testbed.lab import plan as planning
+from testbed.lab import preflight
 from testbed.lab import run as running
 from testbed.lab.context import Context
 from testbed.lab.state import Record, State
@@ -85,27 +87,42 @@ class Lab:
         plan = planning.make(topology)
         provider = self.settings.provider(topology.provider)
         began = time.monotonic()
+        preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
             self._fetch(topology)
             record = self.settings.state.read(self.name)
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, replace=replace)
             context = Context(topology, provider, self.settings.store, nodes)
-            existed = bool(nodes)
-            removed = self._remove_strangers(context)
-            before = {name for name, node in nodes.items() if name not in removed}
-            # Written before anything is made: what is found half-made has its topology.
-            self.settings.state.write(_record(topology, began, [], {}))
-            try:
-                done = self._carry_out(plan, context, watch)
-            except BaseException:
-                if not keep:
-                    self._roll_back(context, before if existed else None)
-                raise
-            outcome = Outcome(topology, time.monotonic() - began, done, removed)
-            versions = self.settings.store.versions()
-            self.settings.state.write(_record(topology, began, done, versions))
-            return outcome
+            with signals.held() as held:
+                return self._make(plan, context, watch, held, keep=keep, began=began)
+
+    def _make(
+        self,
+        plan: planning.Plan,
+        context: Context,
+        watch: Watch,
+        held: signals.Held,
+        *,
+        keep: bool,
+        began: float,
+    ) -> Outcome:
+        topology, state = context.topology, self.settings.state
+        existed = bool(context.nodes)
+        removed = self._remove_strangers(context)
+        before = set(context.nodes)
+        # Written before anything is made: what is found half-made has its topology.
+        state.write(_record(topology, began, [], {}))
+        try:
+            done = self._carry_out(plan, context, watch, held, keep=keep)
+            held.check()
+        except BaseException:
+            if not keep:
+                self._roll_back(context, before if existed else None)
+            raise
+        outcome = Outcome(topology, time.monotonic() - began, done, removed)
+        state.write(_record(topology, began, done, self.settings.store.versions()))
+        return outcome
 
     def _fetch(self, topology: Topology) -> None:
         from testbed.roles import ROLES
@@ -152,17 +169,29 @@ class Lab:
             del context.nodes[name]
         return sorted(strangers)
 
-    def _carry_out(self, plan: planning.Plan, context: Context, watch: Watch) -> list[running.Done]:
+    def _carry_out(
+        self,
+        plan: planning.Plan,
+        context: Context,
+        watch: Watch,
+        held: signals.Held,
+        *,
+        keep: bool,
+    ) -> list[running.Done]:
         def give_up() -> None:
             self.settings.store.interrupt()
+            if keep:
+                return  # the other steps go on to their own end, for a whole picture
             # Every wait on a node ends with the node; those made before this call come back
             # by themselves with the next `up`, their services were not touched.
-            fresh = [n for n in context.nodes if n not in already]
+            fresh = [n for n in list(context.nodes) if n not in already]  # steps still add to it
             context.provider.destroy(self.name, fresh)
 
         already = set(context.nodes)
         progress = running.Progress(done=watch.step, idle=watch.idle)
-        return running.carry_out(plan, context, progress=progress, give_up=give_up)
+        return running.carry_out(
+            plan, context, progress=progress, give_up=give_up, signals=held
+        )
 
     def _roll_back(self, context: Context, before: set[str] | None) -> None:
         """Remove what this ``up`` made: all of a lab that was not there, else its new nodes."""
@@ -184,12 +213,14 @@ class Lab:
         watch = watch or Watch()
         state = self.settings.state
         with state.lock(self.name, f"down {self.name}", waiting=_waits(watch)):
-            there = state.read(self.name) is not None or self.name in state.labs()
-            for provider in self.settings.providers.values():
-                if self.name in provider.labs():
-                    there = True
-                    provider.destroy(self.name)
-            state.remove(self.name)
+            with signals.held() as held:  # half a clean-up is none
+                there = self.name in state.labs()
+                for provider in self.settings.providers.values():
+                    if self.name in provider.labs():
+                        there = True
+                        provider.destroy(self.name)
+                state.remove(self.name)
+            held.check()
         return there
 
     # -- looking ----------------------------------------------------------

@@ -55,8 +55,8 @@ class Plan:
 def make(topology: Topology) -> Plan:
     """The plan for a topology.
 
-    Raises ValueError for a need without a step, or for steps that need each
-    other: both are mistakes in a role, not in a topology.
+    Raises ValueError for a need without a step, two steps of one name, or steps
+    that need each other: all are mistakes in a role, not in a topology.
     """
     from testbed.lab import base_steps
     from testbed.roles import ROLES
@@ -72,7 +72,12 @@ def make(topology: Topology) -> Plan:
 
 def order(steps: Iterable[Step]) -> dict[str, Step]:
     """The steps by name, each after those that it needs, else in the order given."""
+    steps = list(steps)
     by_name = {step.name: step for step in steps}
+    if len(by_name) < len(steps):
+        names = [step.name for step in steps]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the plan does not work out: twice {twice}")
     ordered: dict[str, Step] = {}
     waiting = dict(by_name)
     while waiting:

@@ -18,13 +18,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from testbed.errors import NoSuchLab, StepsFailed
+from testbed.errors import Interrupted, NoSuchLab, StepsFailed
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
     from testbed.lab.plan import Plan, Step
+    from testbed.signals import Held
 
 
+IDLE_SECONDS = 1.0  # how long nothing may end before it is told what is being waited for
 HEAVY_PER_CPU = 3  # measured: with 2 a CPU idles now and then, from 4 on large labs slow down
 
 
@@ -54,7 +56,7 @@ class _Run:
     context: Context
     workers: int
     began: float = field(default_factory=time.monotonic)
-    ended: queue.SimpleQueue[Done] = field(default_factory=queue.SimpleQueue)
+    ended: queue.SimpleQueue[Done | int] = field(default_factory=queue.SimpleQueue)
     work: queue.SimpleQueue[Step | None] = field(default_factory=queue.SimpleQueue)
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -93,15 +95,20 @@ def carry_out(
     progress: Progress | None = None,
     workers: int = 64,
     give_up: Callable[[], None] = lambda: None,
+    signals: Held | None = None,
 ) -> list[Done]:
     """Run all steps; return how each ended, in the order in which they did.
 
-    ``give_up`` is called once when a step fails or the caller is interrupted:
-    it makes the waits of the steps under way fail.  No thread is left when
-    this returns or raises.  Raises StepsFailed with every failure.
+    ``give_up`` is called once when a step fails or a signal comes to
+    ``signals``: it makes the waits of the steps under way fail.  No thread is
+    left when this returns or raises.  Raises StepsFailed with every failure,
+    Interrupted.
     """
     progress = progress or Progress()
     run = _Run(plan, context, workers)
+    if signals is not None:
+        signals.told = run.ended.put  # reentrant: safe in a signal handler
+        signals.check()
     waiting = dict(plan.steps)
     running: set[str] = set()
     finished: dict[str, Done] = {}
@@ -116,20 +123,26 @@ def carry_out(
             if not running:
                 break
             try:
-                done = run.ended.get(timeout=1.0)
+                done = run.ended.get(timeout=IDLE_SECONDS)
             except queue.Empty:
                 progress.idle(sorted(running))
                 continue
+            if isinstance(done, int):
+                raise Interrupted(done)
             running.discard(done.step.name)
             progress.done(done)
             if done.error is None:
                 finished[done.step.name] = done
                 continue
-            if not failures:
-                give_up()
             failures.append((done.step.name, done.error))
+            if len(failures) == 1:
+                try:
+                    give_up()
+                except Exception as error:  # noqa: BLE001  (the first failure must not be lost)
+                    failures.append(("giving up", error))
     except BaseException:
-        give_up()
+        if not failures:
+            give_up()
         raise
     finally:
         run.close()

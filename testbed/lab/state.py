@@ -21,6 +21,7 @@ from typing import Any
 from testbed.errors import LabBusy, MachineError
 
 VERSION = 1
+UNSIGNED = 0.5  # seconds; a lock without a name after so long will not get one
 
 
 def folder() -> Path:
@@ -82,7 +83,7 @@ class State:
             if data.pop("version") != VERSION:
                 return None
             record = Record(**data)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         return record if record.lab == lab and isinstance(record.topology, dict) else None
 
@@ -141,7 +142,8 @@ class State:
             except BlockingIOError:
                 holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
                 os.close(fd)
-            if not told:
+            # Between taking the lock and signing it the holder has no name.
+            if not told and (holder or time.monotonic() > deadline - timeout + UNSIGNED):
                 waiting(holder)
                 told = True
             if time.monotonic() > deadline:
@@ -151,8 +153,9 @@ class State:
                 )
             time.sleep(0.02)
         try:
-            os.truncate(fd, 0)
-            os.pwrite(fd, f"testbed {purpose} (pid {os.getpid()})\n".encode(), 0)
+            with contextlib.suppress(OSError):  # a full disk: held all the same
+                os.truncate(fd, 0)
+                os.pwrite(fd, f"testbed {purpose} (pid {os.getpid()})\n".encode(), 0)
             yield
         finally:
             with contextlib.suppress(OSError):

@@ -234,8 +234,7 @@ class FakeNode(Node):
         env: Mapping[str, str] | None = None,
     ) -> FakeRunning:
         self.require_there()
-        if any("\0" in word for word in argv):
-            raise ValueError("an argument holds a NUL character, which no command can be given")
+        _refuse_nul(argv)
         call = Call(self.lab, self.name, "run", tuple(argv), input, dict(env or {}), self)
         self._machine.note(call)
         running = FakeRunning(self, argv, self._machine.answer(call), next(self._machine.pids))
@@ -284,6 +283,7 @@ class FakeNode(Node):
     # -- services ---------------------------------------------------------
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        _refuse_nul(service.argv)
         self._note("start", service.name)
         before = self._services.get(service.name)
         if before is not None and before.state != "dead" and before.digest != service.digest:
@@ -446,6 +446,11 @@ class FakeProvider(Provider):
     def fabric(self, lab: str) -> Node | None:
         with self.machine.lock:
             return self.machine.fabrics.get(lab)
+
+
+def _refuse_nul(argv: Sequence[str]) -> None:
+    if any("\0" in word for word in argv):
+        raise ValueError("an argument holds a NUL character, which no command can be given")
 
 
 def _os_error(number: int, path: str) -> OSError:

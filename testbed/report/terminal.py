@@ -151,7 +151,7 @@ def merged(runs: Sequence[LabRun]) -> Results:
         findings=sorted(by_claim.values(), key=lambda f: order[f.claim]),
         checks=[check for run in runs for check in run.results.checks],
         broken=[text for run in runs for text in run.results.broken],
-        interrupted=any(run.results.interrupted for run in runs),
+        signum=next((r.results.signum for r in runs if r.results.interrupted), None),
     )
 
 

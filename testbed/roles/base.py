@@ -23,6 +23,8 @@ class Role(ABC):
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs of the node that it calls, by Debian package.
     programs: ClassVar[dict[str, str]] = {}
+    #: Features of the kernel that it needs, as :mod:`testbed.doctor` names them.
+    kernel: ClassVar[tuple[str, ...]] = ()
     #: Daemons that it starts: ``status`` expects them to run.
     services: ClassVar[tuple[str, ...]] = ()
 

@@ -73,6 +73,7 @@ class Docker(Role):
         "nsenter": "util-linux",
         "curl": "curl",
     }
+    kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
     services = (SERVICE,)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SERVICE = "flanneld"
 PREFIX = "/coreos.com/network"
 CONFIG_STEP = "flannel config"
+#: What a backend needs of the kernel, as :mod:`testbed.doctor` names it.
+BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
 SUBNET_FILE = "/run/flannel/subnet.env"
 
 
@@ -76,6 +78,7 @@ def reservations(topology: Topology) -> dict[str, str]:
 class Flannel(Role):
     name = "flannel"
     artifacts = ("flanneld", "etcdctl")
+    kernel = ("iptables nat",)
     services = (SERVICE,)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:

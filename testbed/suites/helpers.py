@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from testbed.errors import LabError, TimeoutExpired
+from testbed.roles import docker
 from testbed.roles.engine import LAB
 
 if TYPE_CHECKING:
@@ -75,9 +76,8 @@ def in_mode(lab: LiveLab, node: Node, mode: str, wanted: int = 1) -> list[LiveCo
         if container.network.partition(":")[0] == mode
     ]
     if len(found) < wanted:
-        pytest.skip(
-            f"the lab has {len(found)} containers in {mode} mode on {node.name}, not {wanted}"
-        )
+        few = f"only {len(found)}, not {wanted}, of its" if found else "no"
+        pytest.skip(f"the lab has {few} containers on {node.name} in {mode} mode")
     return found
 
 
@@ -189,15 +189,22 @@ class Listener:
 
 
 def listeners(observe: Observation, where: Runs) -> list[Listener]:
-    """The listening TCP sockets of a network namespace, from /proc/net/tcp."""
+    """The listening TCP sockets of a network namespace, from /proc/net/tcp and tcp6."""
     found = []
-    for line in observe.run(where, ["cat", "/proc/net/tcp"]).stdout.splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A":
-            address, _, port = fields[1].partition(":")
-            raw = struct.pack("=I", int(address, 16))
-            found.append(Listener(socket.inet_ntoa(raw), int(port, 16), int(fields[9])))
+    # Without IPv6 there is no tcp6.
+    text = observe.run(where, ["cat", "/proc/net/tcp", "/proc/net/tcp6"], check=False).stdout
+    for fields in map(str.split, text.splitlines()):
+        if len(fields) > 9 and fields[3] == "0A":
+            number, _, port = fields[1].partition(":")
+            found.append(Listener(_kernel_address(number), int(port, 16), int(fields[9])))
     return found
+
+
+def _kernel_address(number: str) -> str:
+    """An address as /proc/net writes it: words of four octets, each in the machine's order."""
+    words = [int(number[i : i + 8], 16) for i in range(0, len(number), 8)]
+    raw = struct.pack(f"={len(words)}I", *words)
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +330,7 @@ def ping(
     return observe.run(where, argv, check=False).ok
 
 
-def wait_until(seen: Callable[[], T], seconds: float = LATE, what: str = "") -> T:
+def wait_until(seen: Callable[[], T | None], seconds: float = LATE, what: str = "") -> T:
     """Ask until the answer is true, and return it.  Raises TimeoutExpired."""
     deadline = time.monotonic() + seconds
     while not (answer := seen()):
@@ -389,6 +396,7 @@ def netns(node: Node, name: str) -> Inside:
 
 
 READY = b"ready\n"
+DOCKER = "/run/docker"  #: where a second daemon keeps all that it has, on its own /run
 
 
 @contextlib.contextmanager
@@ -398,11 +406,53 @@ def scratch_machine(node: Node, name: str = "scratch") -> Iterator[Inside]:
     Experiments are made in there under whatever names they like.  All of it
     ends with the block, named namespaces included.
     """
-    script = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec sleep infinity"
+    script = (
+        "mount -n -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec sleep infinity"
+    )
     argv = ["unshare", "--net", "--mount", "sh", "-c", script]
     with node.spawn(argv) as running:
         await_output(running, READY)
         yield Inside(node, name, ("nsenter", f"--target={running.pid}", "--net", "--mount"))
+
+
+@dataclass(frozen=True, slots=True)
+class FreshDocker:
+    """A Docker daemon that has never run before, without a container, on a scratch machine."""
+
+    machine: Inside
+
+    def api(self, observe: Observation, path: str) -> Any:
+        """``GET path`` of its Engine API."""
+        argv = ["curl", "-sS", "--unix-socket", f"{DOCKER}/socket", f"http://docker{path}"]
+        return observe.json(self.machine, argv)
+
+
+@contextlib.contextmanager
+def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
+    """Start the node's own dockerd on a scratch machine, with nothing but these options set."""
+    pid = machine.node.services()[docker.SERVICE].pid
+    environment = machine.node.run(["cat", f"/proc/{pid}/environ"]).stdout.split("\0")
+    folders = next(value for value in environment if value.startswith("PATH="))[5:].split(":")
+    # By way of the running daemon: what it sees below /run is not seen here.
+    path = ":".join(f"/proc/{pid}/root{folder}" for folder in folders)
+    machine.run(["sh", "-c", f"mkdir {DOCKER} && echo '{{}}' > {DOCKER}/daemon.json"])
+    argv = [
+        *("env", f"PATH={path}", f"/proc/{pid}/exe", "--storage-driver=vfs", "--log-level=warn"),
+        *(f"--config-file={DOCKER}/daemon.json", f"--host=unix://{DOCKER}/socket"),
+        *(f"--data-root={DOCKER}/data", f"--exec-root={DOCKER}/exec"),
+        f"--pidfile={DOCKER}/pid",
+        *options,
+    ]
+    asked = ["curl", "-sf", "--unix-socket", f"{DOCKER}/socket", "http://docker/_ping"]
+    with machine.spawn(argv) as running:
+        deadline = time.monotonic() + 60
+        while not machine.run(asked, check=False).ok:
+            with contextlib.suppress(TimeoutExpired):
+                result = running.wait(POLL_SECONDS)
+                raise LabError(f"a second dockerd on {machine.node.name} died: {result.stderr}")
+            if time.monotonic() > deadline:
+                raise TimeoutExpired(f"a second dockerd on {machine.node.name} does not answer")
+        yield FreshDocker(machine)
 
 
 def await_output(running: Running, wanted: bytes, seconds: float = 10.0) -> None:

@@ -1,4 +1,4 @@
-"""What the checks of flannel share: the two ends of an overlay, a walk between them, a third host."""
+"""What the checks of flannel share: the ends of an overlay, the way between them, a third host."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.claims.observation import Observation
 from testbed.errors import LabError, TimeoutExpired
 from testbed.observe.capture import Capture, Packet, captures
 from testbed.pytest_plugin import features
-from testbed.roles.containers import PAGE_IMAGE
 from testbed.roles.etcd import endpoint, etcdctl
-from testbed.roles.flannel import PREFIX, SERVICE, subnet_key
+from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, subnet_key
+from testbed.suites.helpers import IMAGE, Inside, outside_node, ping, scratch_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from testbed.claims.observation import Runs
     from testbed.lab.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Result, Running
+    from testbed.observe.capture import Place
 
 SUBNETS = f"{PREFIX}/subnets"
+OTHER_PREFIX = "/testbed/other-network"
 DEVICES = {"udp": "flannel0", "vxlan": "flannel.1"}
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 5.0
 POLL_SECONDS = 0.01
 
 
@@ -54,9 +58,9 @@ def ends(lab: LiveLab) -> tuple[End, End]:
     """The first two hosts of the overlay that have a container with the page."""
     flannel = lab.topology.flannel
     assert flannel is not None
-    found = []
+    found: list[End] = []
     for node in lab.topology.with_role("flannel"):
-        pages = [c for c in lab.topology.containers_on(node.name) if c.image == PAGE_IMAGE]
+        pages = [c for c in lab.topology.containers_on(node.name) if c.image == IMAGE]
         bridged = [c.name for c in pages if c.network == "bridge"]
         if bridged and len(found) < 2:
             found.append(
@@ -89,43 +93,7 @@ def eventually(seen: Callable[[], object], seconds: float = WAIT_SECONDS) -> boo
     return True
 
 
-def links(where: Node | LiveContainer | ThirdHost) -> dict[str, dict[str, Any]]:
-    """``ip -j -d addr``, by interface."""
-    listed = where.run(["ip", "-j", "-d", "addr"]).json() or []
-    return {link["ifname"]: link for link in listed if "ifname" in link}
-
-
-def addresses(link: dict[str, Any]) -> list[str]:
-    """The IPv4 addresses of an interface, as ``local/prefixlen``."""
-    info = [a for a in link["addr_info"] if a["family"] == "inet"]
-    return [f"{a['local']}/{a['prefixlen']}" for a in info]
-
-
-def routes(where: Node | LiveContainer | ThirdHost) -> dict[str, dict[str, Any]]:
-    """``ip -j -d route``, by destination."""
-    listed = where.run(["ip", "-j", "-d", "route"]).json() or []
-    return {route["dst"]: route for route in listed}
-
-
 # -- packets -------------------------------------------------------------
-
-
-def ping(where: LiveContainer | ThirdHost, address: str, *options: str) -> Result:
-    """One echo request, and at most a second's wait for its reply."""
-    argv = ["ping", "-n", "-c", "1", "-W", "1", *options, address]
-    return where.run(argv, check=False)
-
-
-def page(where: LiveContainer, address: str) -> dict[str, str]:
-    """The page of the server at an address: its name, and the client that it saw."""
-    argv = ["curl", "-sS", "--max-time", "3", f"http://{address}/"]
-    answer: dict[str, str] = where.run(argv).json()
-    return answer
-
-
-def client_of(answer: dict[str, str]) -> str:
-    """The client's address, as the server saw it."""
-    return answer["client"].rpartition(":")[0]
 
 
 def bare(packet: Packet) -> Packet:
@@ -188,17 +156,16 @@ def walk(lab: LiveLab) -> Walk:
     assert flannel is not None
     device = DEVICES.get(flannel.backend)
     outward = ["docker0", *([device] if device else []), "eth0"]
-    places = [(one.container, "eth0", "icmp")]
+    places: list[tuple[Place, str, str]] = [(one.container, "eth0", "icmp")]
     points = [f"{one.container.name} eth0"]
     for end, interfaces in ((one, outward), (other, outward[::-1])):
         for interface in interfaces:
-            filter = TUNNELLED if interface == "eth0" else "icmp"
-            places.append((end.node, interface, filter))  # type: ignore[arg-type]
+            places.append((end.node, interface, TUNNELLED if interface == "eth0" else "icmp"))
             points.append(f"{end.name} {interface}")
     places.append((other.container, "eth0", "icmp"))
     points.append(f"{other.container.name} eth0")
     with captures(*places) as seen:
-        answered = ping(one.container, other.container.address).ok
+        answered = ping(Observation(), one.container, other.container.address)
     return Walk((one, other), dict(zip(points, seen, strict=True)), answered)
 
 
@@ -206,10 +173,11 @@ def walk(lab: LiveLab) -> Walk:
 def stopped(*nodes: Node) -> Iterator[None]:
     """Keep flanneld from running on some nodes (SIGSTOP), and let it go on afterwards."""
     pids = [(node, node.services()[SERVICE].pid) for node in nodes]
+    assert all(pid for _, pid in pids), "flanneld does not run"
     try:
         for node, pid in pids:
             node.run(["kill", "-STOP", str(pid)])
-            assert eventually(lambda node=node, pid=pid: _state(node, pid) == "T")
+        assert eventually(lambda: all(_state(node, pid) == "T" for node, pid in pids))
         yield
     finally:
         for node, pid in pids:
@@ -231,6 +199,14 @@ class Key:
     name: str
     value: Any
     lease: int
+
+
+@contextlib.contextmanager
+def other_network(lab: LiveLab, backend: str) -> Iterator[str]:
+    """A flannel network beside the lab's, in the lab's etcd; gives the prefix of its keys."""
+    config = {"Network": "198.18.0.0/16", "Backend": {"Type": backend}}  # RFC 2544: for tests
+    with key(lab, f"{OTHER_PREFIX}/config", config):
+        yield OTHER_PREFIX
 
 
 def etcd_node(lab: LiveLab) -> Node:
@@ -268,10 +244,14 @@ def key(lab: LiveLab, name: str, value: Any) -> Iterator[None]:
 
 # -- a third host ----------------------------------------------------------
 
-NETNS = "third"
 UPLINK = "third0"  # the gateway's end
 GATEWAY_SIDE, HOST_SIDE = "192.0.2.1", "192.0.2.2"  # RFC 5737, TEST-NET-1
-OTHER_PREFIX = "/testbed/other-network"  # a flannel network of its own, in the lab's etcd
+
+
+def leased(observe: Observation, where: Runs) -> dict[str, str]:
+    """What flanneld has written to subnet.env on a host."""
+    text = observe.run(where, ["cat", SUBNET_FILE]).stdout
+    return dict(line.split("=", 1) for line in text.split())
 
 
 def third_subnet(lab: LiveLab) -> IPv4Network:
@@ -282,53 +262,21 @@ def third_subnet(lab: LiveLab) -> IPv4Network:
     return IPv4Network((int(last.broadcast_address) + 1, last.prefixlen))
 
 
+@dataclass(frozen=True)
 class ThirdHost:
     """One more host, in a subnet of its own behind the lab's gateway.
 
-    A network namespace of the gateway with one interface; flanneld runs in it
-    as on any host.  It has no Docker: an address on ``lo`` is its container.
+    It has no Docker: an address on its ``lo`` stands for a container.
     """
 
-    name = NETNS
-    address = HOST_SIDE
+    lab: LiveLab
+    inside: Inside  # what runs commands in it
+    interface: str
+    address: str = HOST_SIDE
 
-    def __init__(self, lab: LiveLab, interface: str) -> None:
-        self.lab = lab
-        self.interface = interface
-        gateway = next(n for n in lab.topology.nodes.values() if n.gateway)
-        self.node = lab.node(gateway.name)
-
-    def __enter__(self) -> ThirdHost:
-        self._remove()
-        make = [
-            f"netns add {NETNS}",
-            f"link add {UPLINK} type veth peer name {self.interface} netns {NETNS}",
-            f"address add {GATEWAY_SIDE}/24 dev {UPLINK}",
-            f"link set {UPLINK} up",
-        ]
-        within = [
-            "link set lo up",
-            f"address add {HOST_SIDE}/24 dev {self.interface}",
-            f"link set {self.interface} up",
-            f"route add default via {GATEWAY_SIDE}",
-        ]
-        try:
-            self.node.run(["ip", "-batch", "-"], input="\n".join(make).encode())
-            self.run(["ip", "-batch", "-"], input="\n".join(within).encode())
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._remove()
-
-    def _remove(self) -> None:
-        self.node.run(["ip", "link", "delete", UPLINK], check=False)
-        self.node.run(["ip", "netns", "delete", NETNS], check=False)
-
-    def argv(self, argv: Sequence[str]) -> list[str]:
-        return ["nsenter", f"--net=/run/netns/{NETNS}", *argv]
+    @property
+    def name(self) -> str:
+        return self.inside.name
 
     def run(
         self,
@@ -338,55 +286,55 @@ class ThirdHost:
         timeout: float = 60.0,
         check: bool = True,
     ) -> Result:
-        return self.node.run(self.argv(argv), input=input, timeout=timeout, check=check)
+        """Run a command on the host to its end."""
+        return self.inside.run(argv, input=input, timeout=timeout, check=check)
 
     def spawn(self, argv: Sequence[str]) -> Running:
-        return self.node.spawn(self.argv(argv))
+        """Start a command on the host."""
+        return self.inside.spawn(argv)
 
     @contextlib.contextmanager
-    def flanneld(self, *options: str, prefix: str = PREFIX) -> Iterator[IPv4Network]:
-        """Flanneld in the host; gives the subnet that it has leased, and gives that back.
+    def flanneld(
+        self, *options: str, iface: str = "", prefix: str = PREFIX
+    ) -> Iterator[IPv4Network]:
+        """Run flanneld; gives the subnet that it has leased, and takes that back afterwards.
 
-        Raises LabError when it ends before it has one.
+        ``iface`` is the host's own interface unless given.  Raises LabError when
+        flanneld ends before it has a subnet.
         """
-        file = f"/run/testbed/{NETNS}.env"
-        self.node.run(["rm", "-f", file])
-        program = self.node.provide(self.lab.context.store.binary("flanneld"))
         argv = [
-            program,
+            self.inside.node.provide(self.lab.context.store.binary("flanneld")),
             f"--etcd-endpoints={endpoint(self.lab.topology)}",
             f"--etcd-prefix={prefix}",
-            f"--subnet-file={file}",
+            f"--subnet-file={SUBNET_FILE}",
             "--iptables-forward-rules=false",
-            *(options or (f"--iface={self.interface}",)),
+            f"--iface={iface or self.interface}",
+            *options,
         ]
+        self.run(["rm", "-f", SUBNET_FILE])
         try:
             with self.spawn(argv) as running:
-                settings = self._wait_ready(running, file)
-                subnet = IPv4Network(settings["FLANNEL_SUBNET"], strict=False)
-                yield subnet
+                self._await_lease(running)
+                own = leased(Observation(), self)["FLANNEL_SUBNET"]
+                yield IPv4Network(own, strict=False)
         finally:
-            self.node.run(["rm", "-f", file])
             self._give_back(prefix)
             # vxlan's device outlives flanneld, udp's does not.
             self.run(["ip", "link", "delete", DEVICES["vxlan"]], check=False)
 
-    def _wait_ready(self, running: Running, file: str) -> dict[str, str]:
+    def _await_lease(self, running: Running) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
-        while True:
+        while not self.run(["test", "-s", SUBNET_FILE], check=False).ok:
             with contextlib.suppress(TimeoutExpired):
                 result = running.wait(POLL_SECONDS)
-                last = result.stderr.strip().splitlines()[-1:]
-                raise LabError(f"flanneld of the third host ended: {''.join(last)}")
-            with contextlib.suppress(FileNotFoundError):
-                text = self.node.get(file).decode()
-                return dict(line.split("=", 1) for line in text.split())
+                end = "".join(result.stderr.strip().splitlines()[-1:])
+                raise LabError(f"flanneld of the third host ended: {end}")
             if time.monotonic() > deadline:
                 raise TimeoutExpired("flanneld of the third host leases no subnet")
 
     def _give_back(self, prefix: str) -> None:
         for held in keys(self.lab, f"{prefix}/subnets").values():
-            if held.value["PublicIP"] == HOST_SIDE:
+            if held.value["PublicIP"] == self.address:
                 etcd(self.lab, "del", held.name)
                 if held.lease:
                     etcd(self.lab, "lease", "revoke", f"{held.lease:x}", check=False)
@@ -398,7 +346,28 @@ class ThirdHost:
         The first address of the subnet is its own, in place of a container.
         """
         wanted = third_subnet(self.lab)
-        with key(self.lab, subnet_key(wanted), {"PublicIP": HOST_SIDE, "PublicIPv6": None}):
+        with key(self.lab, subnet_key(wanted), {"PublicIP": self.address, "PublicIPv6": None}):
             self.run(["ip", "address", "replace", f"{wanted[1]}/32", "dev", "lo"])
             with self.flanneld(*options) as subnet:
                 yield subnet
+
+
+@contextlib.contextmanager
+def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
+    """A third host with one interface, in a network stack of its own on the gateway."""
+    gateway = outside_node(lab)
+    within = [
+        # The other end goes to the gateway's own network namespace, that of its init.
+        f"link add {interface} type veth peer name {UPLINK} netns 1",
+        f"address add {HOST_SIDE}/24 dev {interface}",
+        f"link set {interface} up",
+    ]
+    beside = [f"address add {GATEWAY_SIDE}/24 dev {UPLINK}", f"link set {UPLINK} up"]
+    with scratch_machine(gateway, "third") as inside:
+        try:
+            inside.run(["ip", "-batch", "-"], input="\n".join(within).encode())
+            gateway.run(["ip", "-batch", "-"], input="\n".join(beside).encode())
+            inside.run(["ip", "route", "add", "default", "via", GATEWAY_SIDE])
+            yield ThirdHost(lab, inside, interface)
+        finally:
+            gateway.run(["ip", "link", "delete", UPLINK], check=False)

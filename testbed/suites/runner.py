@@ -7,11 +7,12 @@ without its own terminal output: the caller is told of each finding as it comes.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -45,7 +46,11 @@ class Results:
     checks: list[Check] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
-    interrupted: bool = False
+    signum: int | None = None  #: the signal that ended the run early
+
+    @property
+    def interrupted(self) -> bool:
+        return self.signum is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +166,11 @@ def run(
         arguments += ["-k", selection.expression]
     if junit:
         arguments += ["--junit-xml", str(junit)]
-    with _own_environment():
-        status = pytest.main(arguments, plugins=[collector])
     results = collector.results
-    results.interrupted = status == pytest.ExitCode.INTERRUPTED
+    with _own_environment(), _signals_interrupt(results):
+        status = pytest.main(arguments, plugins=[collector])
+    if status == pytest.ExitCode.INTERRUPTED and results.signum is None:
+        results.signum = signal.SIGINT
     if status == pytest.ExitCode.USAGE_ERROR:
         raise UsageError("pytest refuses these arguments", hint="check -k and the paths")
     if not (results.findings or results.checks or results.broken or results.interrupted):
@@ -192,6 +198,23 @@ def _refuse_unknown(selection: Selection) -> None:
     for path in selection.paths:
         if not path.exists():
             raise UsageError(f"no file or folder {path}")
+
+
+@contextmanager
+def _signals_interrupt(results: Results) -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does: pytest then still tells what it has."""
+
+    def came(signum: int, _: Any) -> None:
+        results.signum = signum
+        raise KeyboardInterrupt
+
+    wanted = (signal.SIGTERM, signal.SIGHUP)
+    before = {signum: signal.signal(signum, came) for signum in wanted}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.claims.observation import Observation
 from testbed.observe.capture import captures
 from testbed.roles.flannel import subnet_key
+from testbed.suites.helpers import SOON, note, ping, routes
 from testbed.suites.overlay import (
     HOST_SIDE,
     SUBNETS,
-    ThirdHost,
     ends,
     etcd,
     eventually,
     key,
     keys,
-    ping,
-    routes,
+    leased,
+    third_host,
     third_subnet,
 )
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from ipaddress import IPv4Network
 
-    from testbed.claims.observation import Observation
     from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
 
 #: A host that is not there: what the others do for it shows that they go by etcd alone.
 ABSENT = "10.168.0.99"
@@ -63,17 +64,23 @@ def _hosts_follow(lab: LiveLab, observe: Observation, subnet: IPv4Network) -> bo
     with key(lab, subnet_key(subnet), value):
         if flannel.backend == "udp":
             return _sends_to(lab, observe, str(subnet[2]), ABSENT)
-        routed = eventually(lambda: str(subnet) in routes(node))
-        observe.note(f"{node.name}# ip -j route", routes(node).get(str(subnet), "no route"))
+        routed = eventually(lambda: _gateway(node, subnet) is not None)
+        routes(observe, node, "exact", str(subnet))
         if routed and flannel.backend == "vxlan":
             argv = ["bridge", "-j", "fdb", "show", "dev", f"flannel.{flannel.vni}"]
             table = {entry["mac"]: entry.get("dst") for entry in observe.json(node, argv)}
             routed = table.get(ABSENT_VTEP) == ABSENT
         elif routed:
-            routed = routes(node)[str(subnet)]["gateway"] == ABSENT
-    gone = eventually(lambda: str(subnet) not in routes(node))
+            routed = _gateway(node, subnet) == ABSENT
+    gone = eventually(lambda: _gateway(node, subnet) is None)
     observe.note("the key deleted", "the route is gone" if gone else "the route stays")
     return routed and gone
+
+
+def _gateway(node: Node, subnet: IPv4Network) -> str | None:
+    """The gateway of a node's route to a subnet, None when there is no such route."""
+    found = routes(Observation(), node, "exact", str(subnet))
+    return str(found[0]["gateway"]) if found else None
 
 
 def _sends_to(lab: LiveLab, observe: Observation, target: str, host: str) -> bool:
@@ -83,11 +90,11 @@ def _sends_to(lab: LiveLab, observe: Observation, target: str, host: str) -> boo
     with captures((one.node, "eth0", f"arp and host {host}")) as (seen,):
 
         def asked() -> bool:
-            ping(one.container, target)
+            ping(Observation(), one.container, target, seconds=SOON)
             return any(p.arp and p.arp.target == host for p in seen.packets)
 
         found = eventually(asked)
-    observe.note(f"{seen} while {one.container.name} sends to {target}", seen.lines())
+    note(observe, seen)
     one.node.run(["ip", "neigh", "flush", "to", host], check=False)
     return found
 
@@ -100,7 +107,7 @@ def _listed(names: Sequence[str]) -> str:
 @pytest.mark.needs("etcd", "flannel", "gateway")
 def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observation) -> None:
     printed = {f"{SUBNETS}/100.96.{number}.0-24" for number in (1, 2, 3)}
-    with ThirdHost(lab, "eth0") as third:
+    with third_host(lab) as third:
         with third.joined():
             found = keys(lab)
         observe.note("keys, the third host's subnet reserved for it", _listed([*found]))
@@ -120,10 +127,8 @@ def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Ob
     found = keys(lab)
     observe.note("keys", sorted(found))
     for node in lab.topology.with_role("flannel"):
-        argv = ["cat", "/run/flannel/subnet.env"]
-        text = observe.run(lab.node(node.name), argv).stdout
-        settings = dict(line.split("=", 1) for line in text.split())
-        wanted = str(IPv4Interface(settings["FLANNEL_SUBNET"]).network).replace("/", "-")
+        own = leased(observe, lab.node(node.name))["FLANNEL_SUBNET"]
+        wanted = str(IPv4Interface(own).network).replace("/", "-")
         observe.holds(f"{SUBNETS}/{wanted}" in found, f"{node.name}: {SUBNETS}/{wanted}")
 
 

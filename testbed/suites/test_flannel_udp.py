@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
+from testbed.observe.capture import LINK_RAW, Packet, captures, decode
+from testbed.roles.flannel import SERVICE
+from testbed.suites.helpers import (
+    SOON,
+    addresses,
+    client_of,
+    extra_container,
+    fetch,
+    link,
+    note,
+    ping,
+    route_to,
+    routes,
+    undone,
+)
 from testbed.suites.overlay import (
     Walk,
-    addresses,
+    ends,
+    eventually,
+    leased,
     need,
+    requests,
+    stopped,
+    third_host,
+    third_subnet,
     walk,
 )
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveLab
+    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.nodes.base import Node, Running
 
 PORT = 8285
 OVERHEAD = 28  # octets: an IP and a UDP header
 TUN = "/dev/net/tun"
-
-udp = pytest.mark.needs("flannel-udp")
-udp_docker = pytest.mark.needs("flannel-udp", "docker")
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +57,394 @@ def way(lab: LiveLab) -> Walk:
 
 
 @pytest.mark.claim("flannel-udp-node1-addresses")
-@udp_docker
+@pytest.mark.needs("flannel-udp", "docker")
 def test_node1_and_container_1_have_the_printed_addresses(
     lab: LiveLab, observe: Observation
 ) -> None:
-    _holds_addresses(lab, observe, "node1", "100.96.1.1/24")
+    _docker0_is(lab, observe, "node1", "100.96.1.1/24")
     address = lab.container("container-1").address
     observe.holds(address == "100.96.1.2", f"container-1 is {address}")
 
 
 @pytest.mark.claim("flannel-udp-node2-addresses")
-@udp_docker
+@pytest.mark.needs("flannel-udp", "docker")
 def test_node2_and_its_second_container_have_the_printed_addresses(
-    lab: LiveLab, observe: Observation, extra: ExtraContainers
+    lab: LiveLab, observe: Observation
 ) -> None:
-    _holds_addresses(lab, observe, "node2", "100.96.2.1/24")
-    # The document's container-2 has the second free address: the lab's has the first.
-    second = extra("node2")
-    observe.note(
-        "containers of node2", {c: s.address for c, s in _containers(lab, "node2").items()}
+    _docker0_is(lab, observe, "node2", "100.96.2.1/24")
+    # 100.96.2.3 is the second container of its host: the lab's container-2 is the first.
+    with extra_container(lab, lab.node("node2")) as name:
+        second = lab.container(name, node="node2").address
+        observe.holds(second == "100.96.2.3", f"the second one is {second}")
+        assert ping(observe, lab.container("container-1"), second)
+
+
+def _docker0_is(lab: LiveLab, observe: Observation, node: str, wanted: str) -> None:
+    found = [str(address) for address in addresses(observe, lab.node(node), "docker0")]
+    observe.holds(found == [wanted], f"docker0 of {node} is {', '.join(found)}")
+
+
+@pytest.mark.claim("flannel-udp-docker0-in-host-subnet")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_docker0_lies_in_the_subnet_that_flannel_leased(lab: LiveLab, observe: Observation) -> None:
+    for node in lab.topology.with_role("flannel"):
+        own = leased(observe, lab.node(node.name))["FLANNEL_SUBNET"]
+        _docker0_is(lab, observe, node.name, own)
+
+
+def _route(lab: LiveLab, observe: Observation, to: str) -> dict[str, str]:
+    """Node1's route to a destination, its own fields alone; empty when there is none."""
+    listed = observe.json(lab.node("node1"), ["ip", "-j", "-d", "route", "show", "exact", to])
+    wanted = ("dst", "gateway", "dev", "protocol", "scope", "prefsrc")
+    return {k: v for route in listed[:1] for k, v in route.items() if k in wanted}
+
+
+@pytest.mark.claim("flannel-udp-route-default")
+@pytest.mark.needs("flannel-udp", "gateway")
+def test_default_route_is_via_the_gateway_on_eth0(lab: LiveLab, observe: Observation) -> None:
+    route = _route(lab, observe, "default")
+    observe.holds(
+        (route.get("gateway"), route.get("dev")) == ("10.168.0.1", "eth0"),
+        "default via 10.168.0.1 dev eth0",
     )
-    observe.holds(second.address == "100.96.2.3", f"a second container is {second.address}")
 
 
-def _holds_addresses(lab: LiveLab, observe: Observation, node: str, wanted: str) -> None:
-    docker0 = observe.json(lab.node(node), ["ip", "-j", "addr", "show", "docker0"])[0]
-    observe.holds(addresses(docker0) == [wanted], f"docker0 of {node} is {addresses(docker0)}")
+@pytest.mark.claim("flannel-udp-route-overlay")
+@pytest.mark.needs("flannel-udp")
+def test_overlay_is_routed_to_flannel0(lab: LiveLab, observe: Observation) -> None:
+    route = _route(lab, observe, "100.96.0.0/16")
+    observe.holds(
+        route.get("dev") == "flannel0" and "gateway" not in route, "100.96.0.0/16 dev flannel0"
+    )
+
+
+@pytest.mark.claim("flannel-udp-route-overlay-attributes")
+@pytest.mark.needs("flannel-udp")
+def test_overlay_route_is_the_kernels_own_with_a_source(lab: LiveLab, observe: Observation) -> None:
+    route = _route(lab, observe, "100.96.0.0/16")
+    observe.holds(route.get("protocol") == "kernel", "proto kernel")
+    observe.holds(route.get("scope") == "link", "scope link")
+    observe.holds(route.get("prefsrc") == "100.96.1.0", "src 100.96.1.0")
+    assert (route["protocol"], route["scope"]) == ("boot", "global")
+    assert "prefsrc" not in route
+    # The kernel would make such a route from an address 100.96.1.0/16: it is a /32 now.
+    own = addresses(observe, lab.node("node1"), "flannel0")
+    assert [str(address) for address in own] == ["100.96.1.0/32"]
+    # The source that the document prints is chosen all the same: there is but one address.
+    assert route_to(observe, lab.node("node1"), "100.96.2.3")["prefsrc"] == "100.96.1.0"
+
+
+@pytest.mark.claim("flannel-udp-flannel0-address")
+@pytest.mark.needs("flannel-udp")
+def test_flannel0_has_the_zero_address_of_the_hosts_subnet(
+    lab: LiveLab, observe: Observation
+) -> None:
+    found = [str(address.ip) for address in addresses(observe, lab.node("node1"), "flannel0")]
+    observe.holds(found == ["100.96.1.0"], f"flannel0 of node1 is {', '.join(found)}")
+
+
+@pytest.mark.claim("flannel-udp-route-local-subnet")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_own_subnet_is_routed_to_docker0(lab: LiveLab, observe: Observation) -> None:
+    wanted = {"dst": "100.96.1.0/24", "dev": "docker0", "protocol": "kernel", "scope": "link"}
+    wanted |= {"prefsrc": "100.96.1.1"}
+    observe.holds(
+        _route(lab, observe, "100.96.1.0/24") == wanted,
+        "100.96.1.0/24 dev docker0 proto kernel scope link src 100.96.1.1",
+    )
+
+
+@pytest.mark.claim("flannel-udp-route-host-network")
+@pytest.mark.needs("flannel-udp")
+def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> None:
+    wanted = {"dst": "10.168.0.0/24", "dev": "eth0", "protocol": "kernel", "scope": "link"}
+    wanted |= {"prefsrc": "10.168.0.2"}
+    observe.holds(
+        _route(lab, observe, "10.168.0.0/24") == wanted,
+        "10.168.0.0/24 dev eth0 proto kernel scope link src 10.168.0.2",
+    )
+
+
+@pytest.mark.claim("flannel-udp-longest-prefix")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_longest_prefix_decides_between_flannel0_and_docker0(
+    lab: LiveLab, observe: Observation
+) -> None:
+    node1 = lab.node("node1")
+    for to, device in (("100.96.2.3", "flannel0"), ("100.96.1.2", "docker0")):
+        observe.holds(route_to(observe, node1, to)["dev"] == device, f"{to} goes to {device}")
+    # Both routes match 100.96.1.2: it is the length that decides.
+    matching = {route["dst"] for route in routes(observe, node1, "match", "100.96.1.2")}
+    assert {"100.96.0.0/16", "100.96.1.0/24"} <= matching
+
+
+# -- the TUN device ------------------------------------------------------
+
+
+@pytest.mark.claim("flannel-udp-tun-is-l3")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_flannel0_is_a_tun_device_without_link_layer(
+    lab: LiveLab, observe: Observation, way: Walk
+) -> None:
+    device = link(observe, lab.node("node1"), "flannel0")
+    info = device["linkinfo"]
+    observe.holds(info["info_kind"] == "tun" and info["info_data"]["type"] == "tun", "a tun device")
+    observe.holds(
+        device["link_type"] == "none" and "address" not in device, "no link layer, no MAC"
+    )
+    observe.holds({"NOARP", "POINTOPOINT"} <= set(device["flags"]), "NOARP, POINTOPOINT")
+    request = way.at("node1 flannel0")
+    observe.note("captured on flannel0", request.frame.hex(" "))
+    observe.holds(request.frame[0] == 0x45, "what passes begins with an IP header")
+
+
+@pytest.mark.claim("flannel-udp-tun-kernel-user")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    pid = one.node.services()[SERVICE].pid
+    argv = ["find", f"/proc/{pid}/fd", "-lname", TUN, "-printf", "%l\\n"]
+    opened = observe.run(one.node, argv).stdout.split()
+    observe.holds(TUN in opened, f"flanneld holds {TUN}")
+    points = (one.node, "flannel0", "icmp"), (one.node, "eth0", f"udp port {PORT}")
+    pair = one.container.address, other.container.address
+    with captures(*points) as (tun, wire):
+        with stopped(one.node):
+            answered = ping(observe, one.container, other.container.address, seconds=SOON)
+            handed = tun.wait_for(lambda _: requests(tun, *pair))
+            kept = not requests(wire, *pair)
+        sent = wire.wait_for(lambda _: requests(wire, *pair))
+    note(observe, tun, wire)
+    observe.holds(handed and kept and not answered, "flanneld stopped: into flannel0, not out")
+    observe.holds(sent, "flanneld goes on: the same packet leaves")
+    assert ping(observe, one.container, other.container.address)
+
+
+# -- the way of a packet -------------------------------------------------
+
+
+@pytest.mark.claim("flannel-udp-path-docker0-to-flannel0")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
+    observe: Observation, way: Walk
+) -> None:
+    observe.note("one echo request", way.lines())
+    sent, bridged = way.at(f"{way.ends[0].container.name} eth0"), way.at("node1 docker0")
+    routed = way.at("node1 flannel0")
+    observe.holds(sent.ip_id == bridged.ip_id == routed.ip_id, "one IP id: one packet")
+    observe.holds(sent.ttl == bridged.ttl, "docker0 leaves its ttl alone")
+    observe.holds(routed.ttl == bridged.ttl - 1, "the host routes it: ttl is one less on flannel0")
+    observe.holds(sent.time <= bridged.time <= routed.time, "in this order")
+
+
+@pytest.mark.claim("flannel-udp-flanneld-receives")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Calls) -> None:
+    observe.note("system calls of flanneld", "\n".join(map(str, calls.flanneld)))
+    reads = [c for c in calls.flanneld if c.name == "read" and c.packet.src == calls.source]
+    observe.holds(
+        [c.path for c in reads] == [TUN], f"one read() of {TUN} gives the container's packet"
+    )
+
+
+@pytest.mark.claim("flannel-udp-forwards-by-destination")
+@pytest.mark.needs("flannel-udp", "docker", "gateway")
+def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
+    lab: LiveLab, observe: Observation
+) -> None:
+    one, other = ends(lab)
+    with third_host(lab) as third, third.joined() as subnet:
+        hosts = {other.container.address: other.address, str(subnet[1]): third.address}
+        far = str(subnet[1])
+        there = eventually(lambda: ping(observe, one.container, far, seconds=SOON))
+        assert there, "the third host has not joined"
+        with captures((one.node, "eth0", f"udp dst port {PORT} and src {one.address}")) as (seen,):
+            for target in hosts:
+                ping(observe, one.container, target)
+    note(observe, seen)
+    for target, host in hosts.items():
+        outer = {packet.dst for packet in requests(seen, one.container.address, target)}
+        observe.holds(outer == {host}, f"for {target} to {host} and nowhere else: {outer}")
+    assert third_subnet(lab) == subnet
+
+
+@pytest.mark.claim("flannel-udp-ip-in-udp")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_payload_is_the_bare_ip_packet(lab: LiveLab, observe: Observation, way: Walk) -> None:
+    outer, inner = way.at("node1 eth0"), way.inner("node1 eth0")
+    entered = way.at("node1 flannel0")
+    observe.note("UDP payload on eth0", outer.payload.hex(" "))
+    observe.holds(outer.payload[0] == 0x45, "the payload begins with an IPv4 header")
+    observe.holds(
+        (inner.ip_id, inner.src, inner.dst, inner.payload)
+        == (entered.ip_id, entered.src, entered.dst, entered.payload),
+        "it is the packet that entered flannel0",
+    )
+    observe.holds(outer.ip_length - inner.ip_length == OVERHEAD, f"{OVERHEAD} octets are added")
+    mtu = {name: link(observe, lab.node("node1"), name)["mtu"] for name in ("flannel0", "eth0")}
+    assert mtu["flannel0"] == mtu["eth0"] - OVERHEAD
+    assert inner.ttl == entered.ttl - 1, "flanneld, a hop of its own, takes one off the ttl"
+
+
+@pytest.mark.claim("flannel-udp-outer-node-addresses")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_outer_packet_goes_from_host_to_host(observe: Observation, way: Walk) -> None:
+    for point in ("node1 eth0", "node2 eth0"):
+        outer = way.at(point)
+        observe.note(point, str(outer))
+        observe.holds(
+            (outer.src, outer.dst) == ("10.168.0.2", "10.168.0.3"), f"{point}: 10.168.0.2 > .3"
+        )
+
+
+@pytest.mark.claim("flannel-udp-inner-addresses-kept")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    pair = one.container.address, other.container.address
+    kept = _seen_by_server(one.node, one.container, pair[1], observe)
+    observe.holds_when("Docker masquerades nothing (ip-masq false)", kept == (pair[0], pair[0]))
+    rule = ["POSTROUTING", "-s", str(one.subnet), "!", "-o", "docker0", "-j", "MASQUERADE"]
+    add, delete = (["iptables", "-w", "-t", "nat", option, *rule] for option in ("-I", "-D"))
+    with undone(observe, one.node, add, delete):
+        changed = _seen_by_server(one.node, one.container, pair[1], observe)
+    zero = str(one.subnet.network_address)
+    observe.fails_when("Docker's own masquerade rule is there", changed == (zero, zero))
+
+
+def _seen_by_server(
+    node: Node, client: LiveContainer, server: str, observe: Observation
+) -> tuple[str, str]:
+    """Source of the inner packet of a request for the page, and the client the server saw."""
+    with captures((node, "eth0", f"udp dst port {PORT}")) as (wire,):
+        answer = fetch(observe, client, f"http://{server}/")
+    inner = [inner for packet in wire.packets if (inner := packet.inner_ip()) and inner.is_syn]
+    observe.note(f"tcpdump on {wire}, unpacked", "\n".join(map(str, inner)))
+    assert answer is not None, "the page does not come"
+    return inner[0].src, client_of(answer)
+
+
+@pytest.mark.claim("flannel-udp-port-8285-listen")
+@pytest.mark.needs("flannel-udp")
+def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observation) -> None:
+    for role in lab.topology.with_role("flannel"):
+        node = lab.node(role.name)
+        pid = node.services()[SERVICE].pid
+        table = observe.run(node, ["cat", "/proc/net/udp"]).stdout.splitlines()[1:]
+        # proc_net_udp: sl, local address:port in hex, ..., inode as the tenth field.
+        rows = [line.split() for line in table]
+        inodes = {r[9] for r in rows if int(r[1].rpartition(":")[2], 16) == PORT}
+        argv = ["find", f"/proc/{pid}/fd", "-lname", "socket:*", "-printf", "%l\\n"]
+        own = {link.strip("socket:[]") for link in node.run(argv).stdout.split()}
+        observe.note(f"sockets of flanneld on {node.name}", sorted(own))
+        observe.holds(inodes and inodes <= own, f"{node.name}: flanneld's is the one on {PORT}")
+
+
+@pytest.mark.claim("flannel-udp-port-8285-destination")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: Walk) -> None:
+    outer = way.at("node2 eth0")
+    observe.note("node2 eth0", str(outer))
+    observe.holds((outer.dst, outer.dport) == ("10.168.0.3", PORT), f"10.168.0.3:{PORT}")
+    assert outer.sport == PORT, "and come from it"
+
+
+@pytest.mark.claim("flannel-udp-remote-delivery")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_other_host_unpacks_and_delivers_over_docker0(observe: Observation, way: Walk) -> None:
+    name = way.ends[1].container.name
+    points = ["node2 eth0", "node2 flannel0", "node2 docker0", f"{name} eth0"]
+    observe.note("one echo request", way.lines())
+    steps = [way.inner(point) for point in points]
+    observe.holds(len({p.ip_id for p in steps}) == 1, f"one packet passes {', '.join(points)}")
+    observe.holds(sorted(p.time for p in steps) == [p.time for p in steps], "in this order")
+    observe.holds(
+        [steps[0].ttl - p.ttl for p in steps] == [0, 1, 2, 2], "flanneld and the host route it"
+    )
+    observe.holds(way.answered, "the container answers")
+
+
+# -- system calls --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """A system call that carried a packet."""
+
+    name: str
+    path: str  # of the file, or socket:[inode]
+    packet: Packet
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.path}) {self.packet}"
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What flanneld and the sender asked of the kernel while one echo request was sent."""
+
+    source: str
+    target: str
+    flanneld: list[Call]
+    sender: int  # calls by which the sender handed the request to the kernel
+
+
+#: A finished call of strace -xx -y: name, hex of the file's name, hex of the data, result.
+CALL = re.compile(
+    rb'(\w+)\(\d+<([\\xa-f0-9]+)>, "([\\xa-f0-9]+)"(?:\.\.\.)?,.* = \d+$', re.MULTILINE
+)
+STRACE = ["strace", "-f", "-y", "-xx", "-s", "2048"]
+MARK = "5445535442454421"  # the sender's payload repeats it
+
+
+def _unhex(text: bytes) -> bytes:
+    return bytes.fromhex(text.replace(rb"\x", b"").decode())
+
+
+@pytest.fixture(scope="module")
+def calls(lab: LiveLab) -> Calls:
+    """The system calls by which one echo request leaves node1, as strace shows them."""
+    need(lab, "flannel-udp", "docker")
+    one, other = ends(lab)
+    if not one.node.run(["which", "strace"], check=False).ok:
+        pytest.skip("the node has no strace")
+    target = other.container.address
+    pid = one.node.services()[SERVICE].pid
+    trace = [*STRACE, "-e", "trace=read,write,sendto,recvfrom", "-p", str(pid)]
+    with one.node.spawn(trace) as running:
+        if not eventually(lambda: b"attached" in running.err, 3):
+            pytest.skip(f"strace cannot attach to flanneld: {running.err.decode().strip()}")
+        sender = [*STRACE, "-e", "trace=sendto,sendmsg,write"]
+        argv = [*sender, "ping", "-n", "-c", "1", "-W", "2", "-p", MARK, target]
+        sent = one.container.run(argv, check=False)
+        eventually(lambda: len(_packets(running)) >= 4, 2)
+        one.node.run(["kill", "-INT", str(running.pid)])
+        running.wait(5)
+        found = _packets(running)
+    marked = [_unhex(call[2]) for call in CALL.findall(sent.err)]
+    handed = [d for d in marked if bytes.fromhex(MARK) in d and d[:1] == b"\x08"]
+    return Calls(one.container.address, target, found, len(handed))
+
+
+def _packets(running: Running) -> list[Call]:
+    found = []
+    for name, path, data in CALL.findall(running.err):
+        packet = decode(_unhex(data), LINK_RAW[0])
+        if packet.icmp and bytes.fromhex(MARK) in packet.payload:
+            found.append(Call(name.decode(), _unhex(path).decode(), packet))
+    return found
+
+
+@pytest.mark.claim("flannel-udp-three-crossings")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_sending_a_packet_crosses_between_user_and_kernel_three_times(
+    observe: Observation, calls: Calls
+) -> None:
+    outward = [c for c in calls.flanneld if c.packet.dst == calls.target]
+    observe.note("the sender", f"{calls.sender} call hands the request to the kernel")
+    observe.note("flanneld", "\n".join(map(str, outward)))
+    names = [call.name for call in outward]
+    observe.holds(calls.sender == 1, "the sender's own call")
+    observe.holds(names.count("read") == 1, "flanneld reads the packet from the TUN device")
+    observe.holds(names.count("sendto") == 1, "flanneld sends it in a datagram")
+    observe.holds(calls.sender + len(names) == 3, "three crossings in all")

@@ -59,7 +59,7 @@ def store(tmp_path: Path) -> Store:
 
 def features(output: str) -> dict[str, Finding]:
     machine = Machine(unshare=completed(output))
-    return {item.name: item for item in doctor._features(machine)}
+    return {item.name: item for item in doctor.features(machine)}
 
 
 def test_a_feature_is_what_its_try_said() -> None:
@@ -80,7 +80,7 @@ def test_a_feature_is_what_its_try_said() -> None:
 
 def test_no_namespaces_is_one_finding_not_twenty() -> None:
     machine = Machine(unshare=completed("", 1, "unshare: unshare failed: Operation not permitted"))
-    (finding,) = doctor._features(machine)
+    (finding,) = doctor.features(machine)
     assert (finding.ok, finding.required) == (False, True)
     assert "Operation not permitted" in finding.detail
 
@@ -93,7 +93,7 @@ def test_no_namespaces_is_one_finding_not_twenty() -> None:
     ],
 )
 def test_a_probe_that_cannot_run_is_a_finding(error: Exception) -> None:
-    (finding,) = doctor._features(Machine(unshare=error))
+    (finding,) = doctor.features(Machine(unshare=error))
     assert not finding.ok
 
 

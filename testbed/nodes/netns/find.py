@@ -83,12 +83,12 @@ def at(pid: int) -> Init | None:
 def _arguments(pid: int) -> list[str] | None:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123  (Path costs 3x in this loop)
-            line = file.read(4096)
+            line = file.read(8192)  # the state folder alone may take PATH_MAX
     except OSError:
         return None
     fields = line.split(b"\0")
     named = fields[0].rpartition(b"/")[2] == PROGRAM
-    if not named or len(fields) < 6 or fields[1] not in (b"node", b"fabric"):
+    if not named or len(fields) < 7 or fields[1] not in (b"node", b"fabric"):
         return None
     return [os.fsdecode(field) for field in fields[1:6]]
 

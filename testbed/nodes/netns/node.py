@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal, cast
 from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
 from testbed.nodes.base import Node, Service, ServiceState
 from testbed.nodes.netns.agent import Command, Connection, environment
-from testbed.nodes.netns.find import Init
 
 if TYPE_CHECKING:
     import testinfra.host
+
+    from testbed.nodes.netns.find import Init
 
 #: Folders of the machine that a node has its own of (see ``set_up`` in ``init.c``).
 PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys")
@@ -79,8 +80,14 @@ class NetnsNode(Node):
         self._refuse_errno(words, path)
 
     def get(self, path: str) -> bytes:
-        with os.fdopen(self._open(path, os.O_RDONLY, 0), "rb") as file:
-            return file.read()
+        fd = self._open(path, os.O_RDONLY, 0)
+        try:
+            with open(fd, "rb", closefd=False) as file:
+                return file.read()
+        except IsADirectoryError as error:  # names our file descriptor, which says nothing
+            raise IsADirectoryError(error.errno, error.strerror, f"{self.name}:{path}") from None
+        finally:
+            os.close(fd)
 
     def _open(self, path: str, flags: int, mode: int) -> int:
         # Pid 1 opens it: a link on the node then leads to a place on the node, not here.

@@ -21,6 +21,8 @@ from testbed.nodes.netns.node import NetnsNode, is_hidden
 from testbed.process import run
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
@@ -31,15 +33,17 @@ class NetnsProvider(Provider):
 
     ``state`` is the state folder: labs of another folder are not ours.
     ``init`` gives the path of the ``testbed-init`` program when it is first needed.
-    ``exposed`` are folders of this machine that nodes read programs and images from.
+    ``exposed`` gives the folders of this machine that nodes read programs and images from.
     """
 
     name = "netns"
 
-    def __init__(self, state: Path, init: Callable[[], Path], exposed: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, state: Path, init: Callable[[], Path], exposed: Callable[[], Iterable[Path]] = tuple
+    ) -> None:
         self._state = state.resolve()
         self._init = init
-        self._exposed = [path.resolve() for path in exposed]
+        self._exposed = exposed
 
     def probe(self) -> list[Finding]:
         root = os.geteuid() == 0
@@ -80,7 +84,8 @@ class NetnsProvider(Provider):
 
     def _launch(self, kind: str, lab: str, spec: NodeSpec) -> NetnsNode:
         folder = cgroups.folder_name(lab, self._state)
-        exposed = [path for path in self._exposed if is_hidden(path) and path.is_dir()]
+        given = (path.resolve() for path in self._exposed())
+        exposed = [path for path in given if is_hidden(path) and path.is_dir()]
         argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
@@ -129,7 +134,8 @@ class NetnsProvider(Provider):
             ports.append(port)
             prefix = topology.networks[network].subnet.prefixlen
             outside += [
-                f"link add name {port} type veth peer name eth{index} netns {node.init.pid}",
+                f"link add name {port} type veth peer name eth{index} address {_mac(address)} "
+                f"netns {node.init.pid}",
                 f"link set dev {port} master br-{network} up",
             ]
             inside += [
@@ -145,7 +151,6 @@ class NetnsProvider(Provider):
             node.run(["ip", "-batch", "-"], input="\n".join(inside).encode())
         if spec.gateway:
             node.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
-        node.put(_hosts(topology, node.name).encode(), "/etc/hosts")
         node.put(f"{node.name}\n".encode(), "/etc/hostname")
 
     def _plug(self, fabric: NetnsNode, ports: list[str], lines: list[str]) -> None:
@@ -154,7 +159,7 @@ class NetnsProvider(Provider):
         except CommandError as error:
             if "File exists" not in error.stderr:
                 raise
-            # A node of that name has just ended, and the kernel takes its links away in its own time.
+            # A node of that name has just ended; the kernel takes its links away in its own time.
             for port in ports:
                 fabric.run(["ip", "link", "delete", "dev", port], check=False)
             self._batch(fabric.init.pid, FABRIC, lines)
@@ -195,17 +200,16 @@ class NetnsProvider(Provider):
                 cgroups.remove(folder, name)
 
 
+def _mac(address: IPv4Address) -> str:
+    """A locally administered MAC address (RFC 9542) that a node keeps when it is made anew.
+
+    Its peers' ARP caches hold the old one for half a minute, and would be wrong with another.
+    """
+    return (b"\x02\x54" + address.packed).hex(":")
+
+
 def _failed_line(stderr: str, lines: list[str]) -> str:
     """The line that ``ip -batch`` names in ``Command failed -:N``."""
     _, found, rest = stderr.partition("Command failed -:")
     number = rest.split()[0] if found and rest.split() else ""
     return lines[int(number) - 1] if number.isdigit() and int(number) <= len(lines) else "-batch -"
-
-
-def _hosts(topology: Topology, me: str) -> str:
-    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
-    if not topology.nodes[me].networks:
-        lines.append(f"127.0.1.1 {me}")
-    for node in topology.nodes.values():
-        lines += [f"{address} {node.name}" for address in list(node.networks.values())[:1]]
-    return "\n".join(lines) + "\n"

@@ -81,7 +81,7 @@ def _copy(connection: Connection, ours: int) -> int:
 @contextlib.contextmanager
 def _raw(fd: int) -> Iterator[None]:
     before = termios.tcgetattr(fd)
-    terminal_modes.setraw(fd)
+    terminal_modes.setraw(fd, termios.TCSANOW)  # what was typed ahead is kept
     try:
         yield
     finally:

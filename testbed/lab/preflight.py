@@ -1,0 +1,109 @@
+"""What a topology needs of this machine, checked before anything is made.
+
+Kernel features are tried for real once a boot; what worked is kept in the
+cache folder, so that later calls cost nothing.  What did not work is tried
+again each time: somebody may have mended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import MachineError
+from testbed.process import which
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Topology
+
+EVERY_LAB = (
+    "mount namespace",
+    "net namespace",
+    "pid namespace",
+    "uts namespace",
+    "ipc namespace",
+    "cgroup namespace",
+    "veth",
+    "bridge",
+)
+PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def kernel_features(topology: Topology) -> set[str]:
+    """The features that the topology needs, as :mod:`testbed.doctor` names them."""
+    from testbed.roles import ROLES
+    from testbed.roles.flannel import BACKEND_KERNEL
+
+    wanted = set(EVERY_LAB)
+    for node in topology.nodes.values():
+        for role in node.roles:
+            wanted |= set(ROLES[role].kernel)
+    if topology.flannel:
+        wanted |= set(BACKEND_KERNEL.get(topology.flannel.backend, ()))
+    return wanted
+
+
+def programs(topology: Topology) -> dict[str, str]:
+    """The programs that the topology's steps call, each with its Debian package."""
+    from testbed.roles import ROLES
+
+    wanted = dict(PROGRAMS)
+    for node in topology.nodes.values():
+        for role in node.roles:
+            wanted |= ROLES[role].programs
+    return wanted
+
+
+def check(topology: Topology, cache: Path) -> None:
+    """Raise MachineError, naming all that is missing, unless this machine has what is needed."""
+    missing = {name: of for name, of in programs(topology).items() if which(name) is None}
+    if missing:
+        packages = " ".join(sorted(set(missing.values())))
+        raise MachineError(
+            f"this machine lacks {', '.join(sorted(missing))}",
+            hint=f"apt-get install {packages}, or let `testbed doctor --fix` do it",
+        )
+    wanted = kernel_features(topology)
+    if wanted <= _known(cache):
+        return
+    from testbed import doctor
+
+    found = {item.name: item for item in doctor.features()}
+    lacking = [found[name] for name in sorted(wanted) if name in found and not found[name].ok]
+    if not any(name in found for name in wanted):  # no namespaces at all: one finding says why
+        lacking = [item for item in found.values() if not item.ok]
+    if lacking:
+        raise MachineError(
+            "the kernel here lacks what this topology needs\n"
+            + "\n".join(f"    {item.name}: {item.detail}; {item.fix}" for item in lacking),
+            hint="`testbed doctor` shows all of it; another flannel backend may do (--backend)",
+        )
+    _keep(cache, {name for name, item in found.items() if item.ok})
+
+
+def _boot() -> str:
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:  # hidden in some containers: then nothing is remembered
+        return ""
+
+
+def _known(cache: Path) -> set[str]:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        data = json.loads((cache / ".machine.json").read_text())
+        if data["boot"] == _boot() != "":
+            return set(data["works"])
+    return set()
+
+
+def _keep(cache: Path, works: set[str]) -> None:
+    part = cache / f".machine.{os.getpid()}"
+    # What cannot be kept is tried again: no reason to fail.
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"boot": _boot(), "works": sorted(works)}))
+        part.replace(cache / ".machine.json")

@@ -1,0 +1,563 @@
+"""Document 003, flannel's vxlan back end: the kernel wraps frames.  Lab: two-node."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.claims.observation import Observation
+from testbed.observe.capture import VXLAN_PORT, Capture, capture, captures
+from testbed.suites.helpers import (
+    SOON,
+    addresses,
+    client_of,
+    fetch,
+    kind,
+    link,
+    links,
+    node_address,
+    note,
+    outside_node,
+    ping,
+    route_to,
+    routes,
+    undone,
+)
+from testbed.suites.overlay import (
+    End,
+    Walk,
+    ends,
+    eventually,
+    need,
+    requests,
+    stopped,
+    third_host,
+    third_subnet,
+    walk,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Network
+
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
+
+VTEP = "flannel.1"
+OVERHEAD = 50  # octets: IP, UDP and VXLAN headers, and the inner frame's (RFC 7348, section 5)
+WIRE = f"udp dst port {VXLAN_PORT}"
+SPARE_MAC = "02:00:5e:00:53:01"  # RFC 7042 has 00-00-5e-00-53 for documents; locally administered
+EXPERIMENTAL = 0x88B5  # IEEE 802: an EtherType for local experiments, which nothing answers
+OWN_FRAMES = f"ether proto {EXPERIMENTAL:#x}"
+
+#: Argument 1 is the interface, 2 the frame in hex.
+SEND_FRAME = """
+import socket, sys
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as door:
+    door.bind((sys.argv[1], 0))
+    door.send(bytes.fromhex(sys.argv[2]))
+"""
+#: Arguments are address, port, and the payload in hex.
+SEND_DATAGRAM = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
+    door.sendto(bytes.fromhex(sys.argv[3]), (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@pytest.fixture(scope="module")
+def way(lab: LiveLab) -> Walk:
+    """The way of one echo request from container to container, over every interface."""
+    need(lab, "flannel-vxlan", "docker")
+    return walk(lab)
+
+
+def mac_of(observe: Observation, node: Node) -> str:
+    """The MAC of a host's VTEP."""
+    return str(link(observe, node, VTEP)["address"])
+
+
+def fdb(observe: Observation, node: Node) -> list[dict[str, Any]]:
+    """The forwarding database of a host's VTEP."""
+    return list(observe.json(node, ["bridge", "-j", "fdb", "show", "dev", VTEP]))
+
+
+def neighbours(observe: Observation, node: Node) -> dict[str, dict[str, Any]]:
+    """The neighbour entries on a host's VTEP, by address."""
+    found = observe.json(node, ["ip", "-j", "neigh", "show", "dev", VTEP]) or []
+    return {entry["dst"]: entry for entry in found}
+
+
+def frame(to: str, sender: str, text: bytes) -> bytes:
+    """A frame of our own EtherType."""
+    header = bytes.fromhex((to + sender).replace(":", "")) + EXPERIMENTAL.to_bytes(2, "big")
+    return header + text.ljust(46, b".")
+
+
+def send_frame(node: Node, interface: str, data: bytes) -> None:
+    """Put a frame on an interface as it is."""
+    node.run(["python3", "-c", SEND_FRAME, interface, data.hex()])
+
+
+# -- what is on the wire -------------------------------------------------
+
+
+@pytest.mark.claim("flannel-vxlan-frame-in-udp")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_datagram_holds_a_whole_frame(lab: LiveLab, observe: Observation, way: Walk) -> None:
+    one, other = way.ends
+    outer, inner = way.at(f"{one.name} eth0"), way.inner(f"{one.name} eth0")
+    observe.note("UDP payload on eth0", outer.payload.hex(" "))
+    observe.note("after 8 octets", str(inner))
+    observe.holds(outer.dport == VXLAN_PORT, f"UDP to port {VXLAN_PORT}")
+    macs = mac_of(observe, one.node), mac_of(observe, other.node)
+    observe.holds((inner.src_mac, inner.dst_mac) == macs, "a frame from VTEP to VTEP")
+    pair = one.container.address, other.container.address
+    observe.holds((inner.src, inner.dst) == pair, "in it the container's packet")
+
+
+@pytest.mark.claim("flannel-vxlan-packet-structure")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
+    lab: LiveLab, observe: Observation, way: Walk
+) -> None:
+    one, other = way.ends
+    outer, inner = way.at(f"{one.name} eth0"), way.inner(f"{one.name} eth0")
+    observe.note("the frame on eth0", outer.frame.hex(" "))
+    macs = [link(observe, end.node, "eth0")["address"] for end in (one, other)]
+    observe.holds([outer.src_mac, outer.dst_mac] == macs, "outer Ethernet: host to host")
+    observe.holds((outer.ethertype, outer.protocol) == (0x0800, 17), "then IP, then UDP")
+    header = outer.payload[:8]
+    vni = int.from_bytes(header[4:7], "big")
+    observe.holds(header[0] == 0x08 and vni == 1, "then VXLAN: flag I, VNI 1")
+    observe.holds(inner.frame == outer.payload[8:], "then the frame, to the end")
+    observe.holds(inner.ethertype == 0x0800 and inner.is_echo_request, "with an IP packet")
+    assert outer.ip_length - inner.ip_length == OVERHEAD
+    assert link(observe, one.node, VTEP)["mtu"] == link(observe, one.node, "eth0")["mtu"] - OVERHEAD
+
+
+@pytest.mark.claim("flannel-vxlan-over-l3")
+@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
+    one, _ = ends(lab)
+    with third_host(lab) as third, third.joined() as subnet:
+        networks = {a.network for a in addresses(observe, one.node, "eth0")}
+        networks |= {a.network for a in addresses(observe, third, "eth0")}
+        far = str(subnet[1])
+        there = eventually(lambda: ping(observe, one.container, far, seconds=SOON))
+        with captures((one.node, "eth0", WIRE), (third, "eth0", WIRE)) as (sent, arrived):
+            ping(observe, one.container, far)
+        note(observe, sent, arrived)
+    observe.holds(len(networks) == 2, f"the hosts are in {' and '.join(map(str, networks))}")
+    observe.holds(there, f"{one.container.name} reaches {far} behind the router")
+    pair = one.container.address, far
+    before, behind = ([p.ttl for p in requests(c, *pair)] for c in (sent, arrived))
+    observe.holds(
+        len(before) == 1 and behind == [before[0] - 1], "the outer ttl is one less behind it"
+    )
+
+
+@pytest.mark.claim("l2-vxlan-one-broadcast-domain")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_frames_move_as_in_one_broadcast_domain(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    with _flooding(observe, one, other) as device:
+        got, _ = _broadcast(observe, one, other, device, "ff:ff:ff:ff:ff:ff")
+    observe.holds_when("the VXLAN floods (an all-zero FDB entry)", got)
+    zero = [e for e in fdb(observe, one.node) if e["mac"] == "00:00:00:00:00:00"]
+    got, left = _broadcast(observe, one, other, VTEP, "ff:ff:ff:ff:ff:ff")
+    observe.fails_when("the VXLAN is flannel's", not zero and not got and not left)
+    got, left = _broadcast(observe, one, other, VTEP, mac_of(observe, other.node))
+    assert got, "a frame for the peer's VTEP does arrive"
+    assert left
+
+
+@contextlib.contextmanager
+def _flooding(observe: Observation, one: End, other: End) -> Iterator[str]:
+    """A VXLAN between two hosts beside flannel's, with head-end replication."""
+    device, settings = "vxlan42", ["type", "vxlan", "id", "42", "dstport", "4789", "dev", "eth0"]
+    with contextlib.ExitStack() as stack:
+        for here, there in ((one, other), (other, one)):
+            add = ["ip", "link", "add", device, *settings]
+            add += ["local", here.address, "remote", there.address]
+            delete = ["ip", "link", "delete", device]
+            stack.enter_context(undone(observe, here.node, add, delete))
+            here.node.run(["ip", "link", "set", device, "up"])
+        yield device
+
+
+def _broadcast(
+    observe: Observation, one: End, other: End, device: str, to: str
+) -> tuple[bool, bool]:
+    """Send a frame into a device: whether it came out at the other end, and left the host."""
+    data = frame(to, link(observe, one.node, device)["address"], b"testbed broadcast")
+    wire = "udp dst port 4789 or udp dst port 8472"
+    with captures((other.node, device, OWN_FRAMES), (one.node, "eth0", wire)) as (got, left):
+        send_frame(one.node, device, data)
+        got.wait_for(lambda packets: packets, SOON)
+    note(observe, got)
+    arrived = any(p.frame.startswith(data) for p in got.packets)
+    return arrived, any(data in p.payload for p in left.packets)
+
+
+# -- the device ----------------------------------------------------------
+
+
+@pytest.mark.claim("flannel-vxlan-kernel-l2-over-l3")
+@pytest.mark.needs("flannel-vxlan")
+def test_flannel_1_is_the_kernels_layer_2_over_the_hosts_layer_3(
+    lab: LiveLab, observe: Observation
+) -> None:
+    for role in lab.topology.with_role("flannel"):
+        device = link(observe, lab.node(role.name), VTEP)
+        info = device["linkinfo"]["info_data"]
+        observe.holds(kind(device) == "vxlan", f"{role.name}: a vxlan device of the kernel's")
+        observe.holds(device["link_type"] == "ether" and "address" in device, "with a MAC")
+        below = str(lab.topology.address(role.name))
+        observe.holds((info["local"], info["link"]) == (below, "eth0"), f"over eth0, {below}")
+
+
+@pytest.mark.claim("flannel-vxlan-device-name")
+@pytest.mark.needs("flannel-vxlan")
+def test_vxlan_device_is_called_as_printed(lab: LiveLab, observe: Observation) -> None:
+    for role in lab.topology.with_role("flannel"):
+        found = links(observe, lab.node(role.name), "type", "vxlan")
+        names = {device["ifname"]: device["linkinfo"]["info_data"]["id"] for device in found}
+        observe.holds_when("flannel.1, as in line 52", names == {"flannel.1": 1})
+        observe.fails_when("flannel1.1, as in lines 57-58", "flannel1.1" not in names)
+
+
+@pytest.mark.claim("flannel-vxlan-acts-as-bridge")
+@pytest.mark.needs("flannel-vxlan")
+def test_vtep_acts_as_a_bridge(lab: LiveLab, observe: Observation) -> None:
+    for end in ends(lab):
+        device = link(observe, end.node, VTEP)
+        forwards = [entry for entry in fdb(observe, end.node) if "dst" in entry]
+        observe.holds_when("a bridge is what forwards by a table of MACs", forwards)
+        ports = links(observe, end.node, "master", VTEP) if kind(device) == "bridge" else []
+        learns = device["linkinfo"]["info_data"]["learning"]
+        observe.fails_when(
+            "a bridge is a device with ports, which learns",
+            kind(device) == "vxlan" and not ports and not learns,
+        )
+
+
+@pytest.mark.claim("flannel-vxlan-no-userspace-datapath")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    with stopped(one.node, other.node), capture(one.node, "eth0", WIRE) as wire:
+        answered = ping(observe, one.container, other.container.address)
+        answer = fetch(observe, one.container, f"http://{other.container.address}/")
+    note(observe, wire)
+    sent = requests(wire, one.container.address, other.container.address)
+    observe.holds(answered and answer, "flanneld stopped on both hosts: the container answers")
+    observe.holds(len(sent) == 1 and sent[0].vxlan(), "in VXLAN datagrams as before")
+
+
+@pytest.mark.claim("flannel-vxlan-vni-selects-frames")
+@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    outside = outside_node(lab)
+    from_outside = f"{WIRE} and src {node_address(lab, outside)}"
+    data = frame(mac_of(observe, one.node), mac_of(observe, other.node), b"testbed vni")
+    for vni, wanted in ((2, False), (1, True)):
+        payload = b"\x08\0\0\0" + vni.to_bytes(3, "big") + b"\0" + data
+        argv = ["python3", "-c", SEND_DATAGRAM, one.address, str(VXLAN_PORT), payload.hex()]
+        points = (one.node, "eth0", from_outside), (one.node, VTEP, OWN_FRAMES)
+        with captures(*points) as (wire, vtep):
+            outside.run(argv)
+            came = wire.wait_for(lambda packets: packets)
+            vtep.wait_for(lambda packets: packets, SOON)
+        note(observe, wire, vtep)
+        assert came
+        assert wire.packets[0].payload == payload, f"the datagram with VNI {vni} reaches eth0"
+        taken = any(p.frame == data for p in vtep.packets)
+        words = "comes out of" if wanted else "does not come out of"
+        observe.holds(taken == wanted, f"a frame with VNI {vni} {words} {VTEP}")
+
+
+# -- reaching ------------------------------------------------------------
+
+
+@pytest.mark.claim("flannel-vxlan-container1-to-container4")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_containers_of_two_hosts_reach_each_other(lab: LiveLab, observe: Observation) -> None:
+    for here, there in (ends(lab), ends(lab)[::-1]):
+        source, target = here.container, there.container
+        observe.holds(ping(observe, source, target.address), f"{source.name} pings {target.name}")
+        answer = fetch(observe, source, f"http://{target.address}/")
+        observe.holds(answer and answer["name"] == target.name, "and fetches its page")
+        assert answer is not None
+        assert client_of(answer) == source.address, "the server sees the client's own address"
+
+
+# -- the route -----------------------------------------------------------
+
+
+@pytest.mark.claim("flannel-vxlan-route-added-on-join")
+@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation) -> None:
+    subnet = third_subnet(lab)
+    nodes = [end.node for end in ends(lab)]
+
+    def devices() -> list[str]:
+        """The device of each host's route to the subnet, "" where it has none."""
+        found = [_route(Observation(), node, subnet) for node in nodes]
+        return [str(route.get("dev", "")) for route in found]
+
+    observe.holds(devices() == ["", ""], f"before: no route to {subnet}")
+    with third_host(lab) as third, third.joined():
+        joined = eventually(lambda: devices() == [VTEP, VTEP])
+        for node in nodes:
+            _route(observe, node, subnet)
+    observe.holds(joined, f"a third host joins: {subnet} by {VTEP} on both others")
+    assert eventually(lambda: devices() == ["", ""]), "it leaves: the routes go"
+
+
+@pytest.mark.claim("flannel-vxlan-route-entry")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_route_has_the_subnets_zero_address_as_gateway(lab: LiveLab, observe: Observation) -> None:
+    for here, there in (ends(lab), ends(lab)[::-1]):
+        route = _route(observe, here.node, there.subnet)
+        zero = str(there.subnet.network_address)
+        observe.holds(
+            (route.get("gateway"), route.get("dev")) == (zero, VTEP),
+            f"{here.name}: {there.subnet} via {zero} dev {VTEP}",
+        )
+        assert route["flags"] == ["onlink"]
+
+
+def _route(observe: Observation, node: Node, subnet: IPv4Network) -> dict[str, Any]:
+    found = routes(observe, node, "exact", str(subnet))
+    return found[0] if found else {}
+
+
+@pytest.mark.claim("flannel-vxlan-route-used")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_packets_take_that_route(lab: LiveLab, observe: Observation, way: Walk) -> None:
+    one, other = way.ends
+    chosen = route_to(observe, one.node, other.container.address)
+    zero = str(other.subnet.network_address)
+    observe.holds((chosen["gateway"], chosen["dev"]) == (zero, VTEP), f"via {zero} dev {VTEP}")
+    observe.note("one echo request", way.lines())
+    inner = way.inner(f"{one.name} eth0")
+    observe.holds(inner.dst_mac == mac_of(observe, other.node), "in a frame for the peer's VTEP")
+
+
+@pytest.mark.claim("flannel-vxlan-vtep-address")
+@pytest.mark.needs("flannel-vxlan")
+def test_vtep_has_the_zero_address_of_its_hosts_subnet(lab: LiveLab, observe: Observation) -> None:
+    for end in ends(lab):
+        found = [str(address) for address in addresses(observe, end.node, VTEP)]
+        wanted = f"{end.subnet.network_address}/32"
+        observe.holds(found == [wanted], f"{VTEP} of {end.name} is {', '.join(found)}")
+
+
+# -- the ARP table -------------------------------------------------------
+
+
+@pytest.mark.claim("flannel-vxlan-arp-entry")
+@pytest.mark.needs("flannel-vxlan")
+def test_peers_vtep_has_a_permanent_arp_entry(lab: LiveLab, observe: Observation) -> None:
+    for here, there in (ends(lab), ends(lab)[::-1]):
+        vtep = str(there.subnet.network_address)
+        entry = neighbours(observe, here.node).get(vtep, {})
+        observe.holds(
+            entry.get("lladdr") == mac_of(observe, there.node),
+            f"{here.name}: {vtep} is at the MAC of {there.name}'s {VTEP}",
+        )
+        observe.holds(entry.get("state") == ["PERMANENT"], "permanent")
+
+
+@pytest.mark.claim("flannel-vxlan-arp-notation")
+@pytest.mark.needs("flannel-vxlan")
+def test_arp_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
+    node = ends(lab)[0].node
+    after = ["dev", VTEP, "nud", "permanent"]
+    argv = ["ip", "neigh", "add", "10.1.16.0", "lladrr", "5e.f8.4f.00.e3.37", *after]
+    observe.holds(observe.run(node, argv, check=False).ok, "lladrr 5e.f8.4f.00.e3.37")
+    argv[4] = "lladdr"
+    assert not observe.run(node, argv, check=False).ok, "a MAC has no dots"
+    argv[5] = "5e:f8:4f:00:e3:37"
+    with undone(observe, node, argv, ["ip", "neigh", "del", "10.1.16.0", "dev", VTEP]):
+        entry = neighbours(observe, node)["10.1.16.0"]
+    assert entry["lladdr"] == "5e:f8:4f:00:e3:37"
+    assert entry["state"] == ["PERMANENT"]
+
+
+def arp_entry(verb: str, entry: dict[str, Any]) -> list[str]:
+    """The command that adds, changes or deletes an entry as :func:`neighbours` lists it."""
+    state = ["nud", entry["state"][0].lower()]
+    return ["ip", "neigh", verb, entry["dst"], "lladdr", entry["lladdr"], "dev", VTEP, *state]
+
+
+@contextlib.contextmanager
+def another_mac(observe: Observation, here: End, there: End) -> Iterator[None]:
+    """The peer's VTEP at another MAC, in the ARP table and in the FDB of a host."""
+    found = neighbours(observe, here.node)[str(there.subnet.network_address)]
+    change, restore = (arp_entry("replace", e) for e in ({**found, "lladdr": SPARE_MAC}, found))
+    exit_ = {"mac": SPARE_MAC, "dst": there.address, "flags": ["self"], "state": "permanent"}
+    add, delete = (fdb_entry(verb, exit_) for verb in ("append", "del"))
+    with undone(observe, here.node, add, delete), undone(observe, here.node, change, restore):
+        yield
+
+
+@pytest.mark.claim("flannel-vxlan-mac-from-arp-table")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+
+    def inner_macs() -> list[str]:
+        with capture(one.node, "eth0", WIRE) as wire:
+            ping(observe, one.container, other.container.address, seconds=SOON)
+        note(observe, wire)
+        sent = requests(wire, one.container.address, other.container.address)
+        return [inner[1].dst_mac for p in sent if (inner := p.vxlan())]
+
+    vtep = str(other.subnet.network_address)
+    listed = neighbours(observe, one.node)[vtep]["lladdr"]
+    observe.holds(inner_macs() == [listed], f"frames go to {listed}, as the table says")
+    with another_mac(observe, one, other):
+        observe.holds(inner_macs() == [SPARE_MAC], f"the table changed, to {SPARE_MAC}")
+    assert inner_macs() == [listed]
+
+
+@pytest.mark.claim("flannel-vxlan-arp-no-requests")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+
+    def asked(seconds: float) -> tuple[bool, set[str]]:
+        """Whether the container answered, and for whom ARP asked."""
+        with captures((one.node, VTEP, "arp"), (other.node, VTEP, "arp")) as seen:
+            answered = ping(observe, one.container, other.container.address, seconds=seconds)
+        note(observe, *seen)
+        return answered, {p.arp.target for c in seen for p in c.packets if p.arp}
+
+    answered, targets = asked(2)
+    observe.holds(answered and not targets, "the container answers, and there is no ARP")
+    vtep = str(other.subnet.network_address)
+    entry = neighbours(observe, one.node)[vtep]
+    with undone(observe, one.node, arp_entry("del", entry), arp_entry("replace", entry)):
+        _, targets = asked(SOON)
+    assert targets == {vtep}, "without the entry the kernel does ask"
+
+
+@pytest.mark.claim("flannel-vxlan-arp-distributed")
+@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+def test_hosts_record_is_on_all_others_once_it_has_joined(
+    lab: LiveLab, observe: Observation
+) -> None:
+    hosts = ends(lab)
+    with third_host(lab) as third, third.joined() as subnet:
+        vtep, mac = str(subnet.network_address), link(observe, third, VTEP)["address"]
+        wanted = {"dst": vtep, "lladdr": mac, "state": ["PERMANENT"]}
+        eventually(lambda: all(vtep in neighbours(Observation(), e.node) for e in hosts))
+        for end in hosts:
+            entry = neighbours(observe, end.node).get(vtep)
+            observe.holds(entry == wanted, f"{end.name}: {vtep} at {mac}, permanent")
+        own = observe.json(third, ["ip", "-j", "neigh", "show", "dev", VTEP])
+    known = {entry["dst"]: entry["lladdr"] for entry in own if entry["state"] == ["PERMANENT"]}
+    peers = {str(e.subnet.network_address): mac_of(observe, e.node) for e in hosts}
+    observe.holds(known.items() >= peers.items(), "the third host has the others' records")
+
+
+# -- the FDB -------------------------------------------------------------
+
+
+def fdb_entry(verb: str, entry: dict[str, Any]) -> list[str]:
+    """The command that adds, changes or deletes an entry as :func:`fdb` lists it."""
+    words = [entry["mac"], "dev", VTEP, "dst", entry["dst"], *entry["flags"], entry["state"]]
+    return ["bridge", "fdb", verb, *filter(None, words)]
+
+
+@contextlib.contextmanager
+def no_exit(observe: Observation, here: End, there: End) -> Iterator[None]:
+    """The peer's FDB entry deleted on a host."""
+    mac = mac_of(observe, there.node)
+    with contextlib.ExitStack() as stack:
+        for entry in fdb(observe, here.node):
+            if entry["mac"] == mac:
+                delete, restore = fdb_entry("del", entry), fdb_entry("append", entry)
+                stack.enter_context(undone(observe, here.node, delete, restore))
+        yield
+
+
+def _sent(observe: Observation, one: End, other: End) -> tuple[bool, Capture, Capture]:
+    """One echo request: whether it was answered, and what the VTEP and eth0 saw of it."""
+    with captures((one.node, VTEP, "icmp"), (one.node, "eth0", WIRE)) as (vtep, wire):
+        answered = ping(observe, one.container, other.container.address, seconds=SOON)
+    note(observe, vtep, wire)
+    return answered, vtep, wire
+
+
+@pytest.mark.claim("flannel-vxlan-needs-tunnel-exit")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    pair = one.container.address, other.container.address
+    with no_exit(observe, one, other):
+        answered, vtep, wire = _sent(observe, one, other)
+    entered, left = requests(vtep, *pair), requests(wire, *pair)
+    observe.holds(entered and not left and not answered, "no FDB entry: into flannel.1, not out")
+    answered, _, wire = _sent(observe, one, other)
+    observe.holds(answered and requests(wire, *pair), "the entry back: it leaves, and is answered")
+
+
+@pytest.mark.claim("flannel-vxlan-device-knows-mac-only")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_vtep_knows_the_peers_mac_and_not_its_host(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    pair = one.container.address, other.container.address
+    mac = mac_of(observe, other.node)
+    with no_exit(observe, one, other):
+        table = neighbours(observe, one.node)
+        _, vtep, wire = _sent(observe, one, other)
+    assert table[str(other.subnet.network_address)]["lladdr"] == mac
+    observe.holds(
+        [p.dst_mac for p in requests(vtep, *pair)] == [mac], f"the frame is addressed to {mac}"
+    )
+    observe.holds(not requests(wire, *pair), "and goes to no host")
+
+
+@pytest.mark.claim("flannel-vxlan-fdb-maps-mac-to-host")
+@pytest.mark.needs("flannel-vxlan")
+def test_fdb_has_the_host_of_every_peers_mac(lab: LiveLab, observe: Observation) -> None:
+    roles = lab.topology.with_role("flannel")
+    macs = {role.name: mac_of(observe, lab.node(role.name)) for role in roles}
+    for role in roles:
+        table = {entry["mac"]: entry.get("dst") for entry in fdb(observe, lab.node(role.name))}
+        wanted = {m: str(lab.topology.address(n)) for n, m in macs.items() if n != role.name}
+        observe.holds(table == wanted, f"{role.name}: {wanted}")
+
+
+@pytest.mark.claim("flannel-vxlan-fdb-entry")
+@pytest.mark.needs("flannel-vxlan")
+def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observation) -> None:
+    mac = mac_of(observe, lab.node("node2"))
+    entries = [entry for entry in fdb(observe, lab.node("node1")) if entry["mac"] == mac]
+    wanted = {"mac": mac, "dst": "10.168.0.3", "flags": ["self"], "state": "permanent"}
+    observe.holds(entries == [wanted], f"{mac} dev {VTEP} dst 10.168.0.3 self permanent")
+
+
+@pytest.mark.claim("flannel-vxlan-outer-destination")
+@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+def test_frames_for_that_mac_go_to_the_fdbs_host(lab: LiveLab, observe: Observation) -> None:
+    one, other = ends(lab)
+    pair = one.container.address, other.container.address
+
+    def hosts() -> list[str]:
+        return [packet.dst for packet in requests(_sent(observe, one, other)[2], *pair)]
+
+    observe.holds(hosts() == ["10.168.0.3"], "to 10.168.0.3, the entry's host")
+    elsewhere = node_address(lab, outside_node(lab))
+    mac = mac_of(observe, other.node)
+    (found,) = (entry for entry in fdb(observe, one.node) if entry["mac"] == mac)
+    change, restore = (fdb_entry("replace", e) for e in ({**found, "dst": elsewhere}, found))
+    with undone(observe, one.node, change, restore):
+        observe.holds(hosts() == [elsewhere], f"the entry changed: to {elsewhere}")
+    assert hosts() == [found["dst"]]

@@ -1,0 +1,175 @@
+"""Stand-ins for what a lab needs beside its nodes: the store, and the daemons' API."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from testbed.artifacts import Store
+from testbed.lab.lab import Settings
+from testbed.lab.state import State
+from testbed.nodes.fake import Answer, Call, FakeProvider
+from testbed.roles.engine import ContainerState, Engine
+
+if TYPE_CHECKING:
+    import pytest
+
+    from testbed.artifacts.source import Source
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Container
+
+Containers = weakref.WeakKeyDictionary["Node", dict[str, ContainerState]]
+VERSIONS = {"docker": "20.10.24+dfsg1", "etcd": "3.4.23", "flanneld": "0.25.7"}
+
+
+class FakeStore(Store):
+    """Has everything, makes nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.missing: Exception | None = None
+        self.interrupted = 0
+
+    @property
+    def folder(self) -> Path:
+        return Path("/nowhere/cache")
+
+    def _path(self, name: str) -> Path:
+        self.asked.append(name)
+        if self.missing:
+            raise self.missing
+        return Path("/nowhere/cache", name)
+
+    def binary(self, name: str) -> Path:
+        return self._path(name)
+
+    def image(self, name: str) -> Path:
+        return self._path(name)
+
+    def path_dirs(self, part: str) -> list[Path]:
+        return [Path("/nowhere/cache", part)]
+
+    def versions(self) -> dict[str, str]:
+        return dict(VERSIONS)
+
+    def version(self, part: str) -> str:
+        return VERSIONS.get(part, "")
+
+    def keep(self, name: str, source: Source) -> Path:
+        return self._path(name)
+
+    def kept(self, name: str, source: Source) -> Path | None:
+        return None
+
+    def interrupt(self) -> None:
+        self.interrupted += 1
+
+
+class FakeEngine(Engine):
+    """A daemon's containers, kept with the node they are on."""
+
+    _all: ClassVar[Containers] = weakref.WeakKeyDictionary()
+    _images: ClassVar[weakref.WeakKeyDictionary[Node, set[str]]] = weakref.WeakKeyDictionary()
+    _pids = itertools.count(1000)
+    #: What was done, on which node: "load", "start NAME", "remove NAME".
+    log: list[tuple[str, str]]
+    refuse: Mapping[str, Exception] = {}
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._here = self._all.setdefault(node, {})
+        self._images.setdefault(node, set())
+
+    def close(self) -> None:
+        return
+
+    def _note(self, what: str) -> None:
+        self.log.append((self._node.name, what))
+
+    @property
+    def version(self) -> dict[str, Any]:
+        return {"Version": VERSIONS["docker"]}
+
+    def has_image(self, name: str) -> bool:
+        return name in self._images[self._node]
+
+    def load(self, archive: Path) -> None:
+        self._note(f"load {archive.name}")
+        self._images[self._node].add(archive.name)
+
+    def names(self, *, label: str | None = None) -> set[str]:
+        return set(self._here)
+
+    def find(self, container: str) -> ContainerState | None:
+        return self._here.get(container)
+
+    def inspect(self, container: str) -> ContainerState:
+        return self._here[container]
+
+    def start(self, lab: str, container: Container, digest: str) -> None:
+        if container.name in self.refuse:
+            raise self.refuse[container.name]
+        self._note(f"start {container.name}")
+        pid = next(self._pids)
+        network = container.network
+        joined = network.removeprefix("container:")
+        if joined != network:
+            network = f"container:{self._here[joined].id}"
+        self._here[container.name] = ContainerState(
+            name=container.name,
+            id=f"{pid:064x}",
+            running=True,
+            pid=pid,
+            network=network,
+            address=f"172.17.0.{len(self._here) + 2}" if network == "bridge" else "",
+            gateway="172.17.0.1",
+            image=container.image,
+            digest=digest,
+            status="running",
+        )
+
+    def remove(self, container: str) -> None:
+        self._note(f"remove {container}")
+        del self._here[container]
+
+
+def page(call: Call) -> Answer:
+    """The page of a container, when a node is asked to fetch one."""
+    if "curl" not in call.words:
+        return Answer()
+    return Answer(out=json.dumps({"name": "server", "client": "100.96.1.2:4711"}).encode())
+
+
+class Bench:
+    """Settings with fakes all through, and what they were asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = State(folder)
+        self.store = FakeStore()
+        self.provider = FakeProvider()
+        self.provider.script(["nsenter"], page)
+        self.settings = Settings(self.state, self.store, {"netns": self.provider})
+        self.engine_log: list[tuple[str, str]] = []
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(FakeEngine, "log", self.engine_log, raising=False)
+        patch.setattr(FakeEngine, "refuse", {})
+        for module in ("containers", "images"):
+            patch.setattr(f"testbed.roles.{module}.Engine", FakeEngine)
+        patch.setattr("testbed.roles.docker.preload", lambda: None)
+        patch.setattr("testbed.lab.preflight.check", lambda *_: None)
+
+    def again(self) -> Settings:
+        """As another process on the same machine would have it."""
+        return Settings(
+            State(self.state.path), FakeStore(), {"netns": FakeProvider(self.provider.machine)}
+        )
+
+    def forget(self) -> None:
+        """Start the notes anew."""
+        self.provider.machine.calls.clear()
+        self.engine_log.clear()

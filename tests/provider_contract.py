@@ -1,0 +1,477 @@
+"""What every provider must do, whatever its machines are: one suite for all of them.
+
+A provider's own test module derives a class from :class:`ProviderContract`
+and gives it a fixture ``provider``.  Programs are few and plain, so that the
+fake can be taught them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import pytest
+
+from testbed.errors import CommandError, LabError, NoSuchLab, ServiceError, TimeoutExpired
+from testbed.nodes.base import Node, NodeSpec, Provider, Service
+from testbed.topology import Topology, load_text
+
+#: Commands of more than one word of shell, for a fake to know them by.
+BOTH = ("sh", "-c", "echo out; echo err >&2; exit 3")
+SIGNALLED = ("sh", "-c", "kill -TERM $$")
+ODD = ["", " ", "a b", "$HOME", "`id`", "'\"\\", "*", "-n", "\n", "é中", "a;b|c&d>e", "\udcff"]
+HARD = "trap '' TERM; echo ignoring; sleep 60 & wait; wait; wait"  # a service that will not go
+DIES = "dies"  # services of this name write "no luck" and die with 7 before they are ready
+NEVER = "never"  # services of this name never become ready
+
+NOTIFY = (
+    "import os, socket, time\n"
+    "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+    "print('ready soon', flush=True)\n"
+    "s.sendto(b'STATUS=well\\nREADY=1', os.environ['NOTIFY_SOCKET'])\n"
+    "time.sleep(60)\n"
+)
+PYTHON = "/usr/bin/python3"
+
+TWO = """
+name: contract
+networks: {lan: {subnet: 10.168.0.0/24}, wan: {subnet: 10.169.0.0/24}}
+nodes:
+  node1: {networks: {lan: 10.168.0.2, wan: 10.169.0.2}}
+  node2: {networks: {lan: 10.168.0.3}}
+  outside: {networks: {lan: 10.168.0.1}, gateway: true}
+"""
+
+
+def until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def spec(name: str, digest: str = "digest-1") -> NodeSpec:
+    return NodeSpec(name, digest)
+
+
+class ProviderContract:
+    """Derive, and give a fixture ``provider`` that leaves nothing behind."""
+
+    #: Tests that make no sense for a provider, each with the reason.
+    skips: ClassVar[Mapping[str, str]] = {}
+
+    def again(self, provider: Provider) -> Provider:
+        """Another object for the same machine, as another process would make it."""
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def _skips(self, request: pytest.FixtureRequest) -> None:
+        reason = self.skips.get(request.node.originalname)
+        if reason:
+            pytest.skip(reason)
+
+    @pytest.fixture
+    def provider(self) -> Iterator[Provider]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def topology(self) -> Topology:
+        return load_text(TWO, "contract.yaml")
+
+    @pytest.fixture
+    def node(self, provider: Provider, topology: Topology) -> Node:
+        provider.create_fabric("contract", topology)
+        return provider.create("contract", spec("node1"))
+
+    # -- nodes --------------------------------------------------------------
+
+    def test_a_lab_that_is_not_there_has_no_nodes(self, provider: Provider) -> None:
+        assert provider.nodes("nowhere") == {}
+        assert provider.fabric("nowhere") is None
+        assert provider.labs() == []
+
+    def test_a_node_that_is_made_is_found(self, provider: Provider, node: Node) -> None:
+        assert (node.name, node.digest) == ("node1", "digest-1")
+        found = provider.nodes("contract")
+        assert [(n, found[n].name, found[n].digest) for n in found] == [
+            ("node1", "node1", "digest-1")
+        ]
+        assert provider.labs() == ["contract"]
+
+    def test_it_is_found_by_another_object_too(self, provider: Provider, node: Node) -> None:
+        other = self.again(provider)
+        node.put(b"seen", "/run/mark")
+        assert other.nodes("contract")["node1"].get("/run/mark") == b"seen"
+        other.destroy("contract")
+        assert provider.nodes("contract") == {}
+        assert provider.labs() == []
+
+    def test_one_node_is_removed_the_others_stay(self, provider: Provider, node: Node) -> None:
+        provider.create("contract", spec("node2"))
+        provider.destroy("contract", ["node1"])
+        assert list(provider.nodes("contract")) == ["node2"]
+        assert provider.labs() == ["contract"]
+
+    def test_what_is_not_there_can_be_removed(self, provider: Provider, node: Node) -> None:
+        provider.destroy("nowhere")
+        provider.destroy("nowhere", ["node1"])
+        provider.destroy("contract", [])
+        provider.destroy("contract", ["node9"])
+        assert list(provider.nodes("contract")) == ["node1"]
+        provider.destroy("contract")
+        provider.destroy("contract")
+        assert provider.labs() == []
+
+    def test_labs_do_not_touch_each_other(
+        self, provider: Provider, node: Node, topology: Topology
+    ) -> None:
+        for lab in ("other", "contract-2"):
+            provider.create_fabric(lab, topology)
+            provider.create(lab, spec("node1", lab)).put(lab.encode(), "/run/mark")
+        assert provider.labs() == ["contract", "contract-2", "other"]
+        provider.destroy("contract")
+        assert provider.labs() == ["contract-2", "other"]
+        assert provider.nodes("contract-2")["node1"].get("/run/mark") == b"contract-2"
+        assert provider.nodes("other")["node1"].digest == "other"
+
+    def test_the_fabric_is_made_once(self, provider: Provider, topology: Topology) -> None:
+        provider.create_fabric("contract", topology)
+        first = provider.fabric("contract")
+        provider.create_fabric("contract", topology)
+        assert provider.labs() == (["contract"] if first else [])
+        assert provider.nodes("contract") == {}
+        provider.destroy("contract")
+        assert provider.fabric("contract") is None
+
+    def test_many_nodes_are_made_at_once(self, provider: Provider, topology: Topology) -> None:
+        provider.create_fabric("contract", topology)
+        names = [f"node{i}" for i in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda n: provider.create("contract", spec(n)), names))
+        assert [n.name for n in made] == names
+        assert sorted(provider.nodes("contract")) == names
+
+    def test_a_node_made_anew_knows_nothing_of_the_one_before(
+        self, provider: Provider, node: Node
+    ) -> None:
+        node.put(b"old", "/etc/mark")
+        provider.destroy("contract", ["node1"])
+        new = provider.create("contract", spec("node1", "digest-2"))
+        with pytest.raises(FileNotFoundError):
+            new.get("/etc/mark")
+        assert provider.nodes("contract")["node1"].digest == "digest-2"
+
+    def test_a_node_is_removed_and_joined_again_at_once(
+        self, provider: Provider, node: Node, topology: Topology
+    ) -> None:
+        provider.connect("contract", topology, node)
+        for _ in range(8):
+            provider.destroy("contract", ["node1"])
+            provider.connect("contract", topology, provider.create("contract", spec("node1")))
+
+    def test_a_node_that_is_gone_says_so(self, provider: Provider, node: Node) -> None:
+        provider.destroy("contract", ["node1"])
+        for ask in (
+            lambda: node.run(["true"]),
+            lambda: node.get("/etc/hostname"),
+            lambda: node.put(b"", "/run/x"),
+            node.services,
+            lambda: node.start(Service("s", ("true",))),
+        ):
+            with pytest.raises(NoSuchLab):
+                ask()
+
+    # -- commands -----------------------------------------------------------
+
+    def test_status_and_both_outputs_come_back_apart(self, node: Node) -> None:
+        result = node.run(BOTH, check=False)
+        assert (result.status, result.out, result.err) == (3, b"out\n", b"err\n")
+        assert result.argv == BOTH
+        assert not result.ok
+
+    def test_a_failure_shows_command_place_and_output(self, node: Node) -> None:
+        with pytest.raises(CommandError) as caught:
+            node.run(BOTH)
+        error = caught.value
+        assert (error.status, error.where, error.argv) == (3, "node1", BOTH)
+        assert (error.stdout, error.stderr) == ("out\n", "err\n")
+        assert "on node1: sh -c 'echo out; echo err >&2; exit 3': exit status 3" in str(error)
+
+    def test_a_signal_is_a_negative_status(self, node: Node) -> None:
+        assert node.run(SIGNALLED, check=False).status == -15
+        with pytest.raises(CommandError, match="signal 15"):
+            node.run(SIGNALLED)
+
+    def test_an_unknown_program_ends_with_127(self, node: Node) -> None:
+        with pytest.raises(CommandError, match=r"on node1: no-such-program --at-all: .* 127"):
+            node.run(["no-such-program", "--at-all"])
+
+    def test_input_reaches_a_command_and_has_an_end(self, node: Node) -> None:
+        assert node.run(["cat"], input=b"one\ntwo\0\xff").out == b"one\ntwo\0\xff"
+        assert node.run(["cat"], input=b"").out == b""
+        assert node.run(["cat"]).out == b""
+
+    def test_the_environment_is_the_nodes_and_what_is_given(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_HOST", "tcp://elsewhere")
+        seen = node.run(["env"], env={"A": "b c", "LANG": "C"}).stdout.splitlines()
+        assert "A=b c" in seen
+        assert "LANG=C" in seen
+        assert not [line for line in seen if line.startswith("DOCKER_HOST")]
+
+    def test_odd_arguments_arrive_as_they_are(self, node: Node) -> None:
+        out = node.run(["printf", "%s\\0", *ODD]).out
+        assert out.split(b"\0")[:-1] == [word.encode("utf-8", "surrogateescape") for word in ODD]
+
+    def test_a_nul_in_an_argument_is_refused(self, node: Node) -> None:
+        with pytest.raises(ValueError, match="NUL"):
+            node.run(["echo", "a\0b"])
+
+    @pytest.mark.parametrize("count", [1000, 9000])
+    def test_many_arguments_arrive_all_or_are_refused(self, node: Node, count: int) -> None:
+        seen = 0
+        with contextlib.suppress(LabError):
+            seen = len(node.run(["echo", *["a"] * count]).stdout.split())
+        assert seen in ({count} if count < 4000 else {count, 0})  # refused, but never cut short
+
+    def test_a_command_line_that_is_too_long_is_refused(self, node: Node) -> None:
+        with pytest.raises(LabError, match="bytes long"):
+            node.run(["true", "x" * (1 << 20)])
+        assert node.run(["true"]).ok
+
+    def test_much_output(self, node: Node) -> None:
+        out = node.run(["head", "-c", "5000000", "/dev/zero"]).out
+        assert len(out) == 5_000_000
+        assert not out.strip(b"\0")
+
+    def test_much_input(self, node: Node) -> None:
+        data = os.urandom(5_000_000)
+        assert node.run(["cat"], input=data).out == data
+
+    def test_a_time_out_ends_the_command(self, node: Node) -> None:
+        began = time.monotonic()
+        with pytest.raises(TimeoutExpired, match=r"sleep 61.*0\.1 s"):
+            node.run(["sleep", "61"], timeout=0.1)
+        assert time.monotonic() - began < 5
+
+    def test_a_time_out_ends_its_children_too(self, node: Node) -> None:
+        with pytest.raises(TimeoutExpired):
+            node.run(["sh", "-c", "sleep 62 & sleep 63"], timeout=0.3)
+        gone = ["sh", "-c", "! grep -lzE '^6[23]$' /proc/[0-9]*/cmdline"]
+        assert until(lambda: node.run(gone, check=False).ok)
+
+    def test_json(self, node: Node) -> None:
+        assert node.run(["cat"], input=b'{"a": [1]}').json() == {"a": [1]}
+        assert node.run(["true"]).json() is None
+
+    def test_twenty_threads_at_once(self, node: Node) -> None:
+        def ask(i: int) -> bytes:
+            node.put(str(i).encode(), f"/run/threads/{i}")
+            return node.run(["cat"], input=node.get(f"/run/threads/{i}")).out
+
+        with ThreadPoolExecutor(20) as pool:
+            assert list(pool.map(ask, range(100))) == [str(i).encode() for i in range(100)]
+
+    def test_spawn_returns_at_once_and_the_output_so_far_can_be_read(self, node: Node) -> None:
+        with node.spawn(["sh", "-c", "echo begun; sleep 64"]) as running:
+            assert running.pid > 1
+            assert until(lambda: running.out == b"begun\n")
+            with pytest.raises(TimeoutExpired):
+                running.wait(0.1)
+            assert running.out == b"begun\n"
+        assert running.wait().status == -9
+        assert running.out == b"begun\n"
+
+    def test_wait_gives_the_result_as_often_as_asked(self, node: Node) -> None:
+        running = node.spawn(BOTH)
+        assert running.wait(10) == running.wait()
+        running.kill()
+        assert running.wait().status == 3
+        assert running.err == b"err\n"
+
+    def test_kill_ends_it(self, node: Node) -> None:
+        running = node.spawn(["sleep", "65"])
+        running.kill()
+        running.kill()
+        assert running.wait(5).status == -9
+        gone = ["sh", "-c", "! grep -lzx 65 /proc/[0-9]*/cmdline"]
+        assert until(lambda: node.run(gone, check=False).ok)
+
+    def test_who_waits_on_a_node_that_goes_is_told(self, provider: Provider, node: Node) -> None:
+        running = node.spawn(["sleep", "66"])
+        threading.Timer(0.05, provider.destroy, ("contract",)).start()
+        with pytest.raises(NoSuchLab):
+            running.wait(20)
+
+    # -- files --------------------------------------------------------------
+
+    def test_what_is_put_can_be_got(self, node: Node) -> None:
+        data = bytes(range(256)) * 5000
+        node.put(data, "/run/deep/folder/file")
+        assert node.get("/run/deep/folder/file") == data
+        node.put(b"", "/run/deep/folder/file")
+        assert node.get("/run/deep/folder/file") == b""
+
+    @pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o4711])
+    def test_modes(self, node: Node, mode: int) -> None:
+        node.put(b"#!/bin/sh\n", "/run/file", mode=mode)
+        assert node.run(["stat", "-c", "%a", "/run/file"]).stdout.strip() == f"{mode:o}"
+        node.put(b"#!/bin/sh\n", "/run/file")
+        assert node.run(["stat", "-c", "%a", "/run/file"]).stdout.strip() == "644"
+
+    def test_odd_paths(self, node: Node) -> None:
+        path = "/run/a b/$x'é\n"
+        node.put(b"odd", path)
+        assert node.get(path) == b"odd"
+
+    def test_a_file_that_is_not_there(self, node: Node) -> None:
+        with pytest.raises(FileNotFoundError, match="node1:/run/no/such"):
+            node.get("/run/no/such")
+        with pytest.raises(FileNotFoundError):
+            node.get("/nowhere/at/all")
+
+    def test_a_folder_is_no_file(self, node: Node) -> None:
+        node.put(b"", "/run/folder/file")
+        with pytest.raises(IsADirectoryError):
+            node.get("/run/folder")
+        with pytest.raises(IsADirectoryError):
+            node.put(b"", "/run/folder")
+        assert node.get("/run/folder/file") == b""
+
+    def test_a_file_is_replaced_in_one_step(self, node: Node) -> None:
+        texts = [letter * 200_000 for letter in (b"a", b"b")]
+        node.put(texts[0], "/run/file")
+        stop = threading.Event()
+
+        def write() -> None:
+            for i in range(30):
+                node.put(texts[i % 2], "/run/file")
+            stop.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(write)
+            while not stop.is_set() and not done.done():
+                assert node.get("/run/file") in texts
+            done.result()
+
+    def test_a_failed_put_leaves_nothing(self, node: Node) -> None:
+        node.put(b"", "/run/testing/folder/file")
+        with pytest.raises(OSError, match="node1"):
+            node.put(b"x", "/run/testing/folder")
+        assert node.run(["ls", "-A", "/run/testing"]).stdout.split() == ["folder"]
+
+    def test_testinfra_sees_the_node(self, node: Node) -> None:
+        node.put(b"hello\n", "/run/greeting")
+        assert node.host.run("cat /run/greeting").stdout == "hello\n"
+
+    # -- services -----------------------------------------------------------
+
+    def service(
+        self, name: str = "good", digest: str = "d1", *, program: str = NOTIFY, notify: bool = True
+    ) -> Service:
+        return Service(name, (PYTHON, "-S", "-c", program), notify=notify, digest=digest)
+
+    def test_a_service_is_waited_for_until_it_says_it_is_ready(self, node: Node) -> None:
+        assert node.services() == {}
+        node.start(self.service())
+        state = node.services()["good"]
+        assert (state.name, state.state, state.status, state.digest) == (
+            "good",
+            "ready",
+            None,
+            "d1",
+        )
+        assert state.pid > 1
+        assert until(lambda: "ready soon" in node.logs("good"))
+
+    def test_a_service_that_does_not_tell_is_ready_once_started(self, node: Node) -> None:
+        node.start(Service("plain", ("sleep", "67")))
+        state = node.services()["plain"]
+        assert (state.state, state.digest) == ("ready", "")
+
+    def test_starting_it_again_does_nothing(self, node: Node) -> None:
+        node.start(self.service())
+        before = node.services()
+        node.start(self.service())
+        assert node.services() == before
+
+    def test_with_another_digest_it_is_started_anew(self, node: Node) -> None:
+        node.start(self.service())
+        before = node.services()["good"]
+        node.start(self.service(digest="d2 with a space"))
+        after = node.services()["good"]
+        assert (after.state, after.digest) == ("ready", "d2 with a space")
+        assert after.pid != before.pid
+
+    def test_one_that_dies_is_reported_with_its_log_at_once(self, node: Node) -> None:
+        program = "print('no luck', flush=True); raise SystemExit(7)"
+        began = time.monotonic()
+        with pytest.raises(ServiceError, match=r"dies on node1 died.* 7.*\n.*no luck") as caught:
+            node.start(self.service(DIES, program=program))
+        assert time.monotonic() - began < 10
+        assert (caught.value.service, caught.value.node) == (DIES, "node1")
+        state = node.services()[DIES]
+        assert (state.state, state.status, state.pid) == ("dead", 7, 0)
+
+    def test_a_program_that_is_not_there(self, node: Node) -> None:
+        with pytest.raises(ServiceError, match="dies"):
+            node.start(Service(DIES, ("/no/such/program",), notify=True))
+
+    def test_one_that_is_never_ready_is_reported_when_the_time_is_over(self, node: Node) -> None:
+        with pytest.raises(ServiceError, match=r"never on node1 was not ready within 0\.2 s"):
+            node.start(self.service(NEVER, program="import time; time.sleep(60)"), timeout=0.2)
+        assert node.services()[NEVER].state == "starting"
+        node.stop(NEVER)
+        assert node.services()[NEVER].state == "dead"
+
+    def test_stop(self, node: Node) -> None:
+        node.start(self.service())
+        node.stop("good")
+        state = node.services()["good"]
+        assert (state.state, state.status, state.pid) == ("dead", -15, 0)
+        node.stop("good")
+        node.stop("no-such-service")
+        assert "ready soon" in node.logs("good")
+        node.start(self.service())
+        assert node.services()["good"].state == "ready"
+
+    def test_stop_kills_what_does_not_obey(self, node: Node) -> None:
+        node.start(Service("hard", ("sh", "-c", HARD)))
+        assert until(lambda: "ignoring" in node.logs("hard"))
+        node.stop("hard", grace=0.2)
+        assert node.services()["hard"].status == -9
+
+    def test_the_log_of_an_unknown_service(self, node: Node) -> None:
+        node.start(self.service())
+        with pytest.raises(NoSuchLab, match="there are: good"):
+            node.logs("no-such-service")
+
+    def test_services_outlive_who_started_them(self, provider: Provider, node: Node) -> None:
+        node.start(self.service())
+        again = self.again(provider).nodes("contract")["node1"]
+        assert again.services() == node.services()
+
+    def test_who_waits_for_a_service_is_told_when_the_node_goes(
+        self, provider: Provider, node: Node
+    ) -> None:
+        threading.Timer(0.05, provider.destroy, ("contract",)).start()
+        with pytest.raises(NoSuchLab):
+            node.start(self.service(NEVER, program="import time; time.sleep(60)"), timeout=20)
+
+    def test_two_who_start_the_same_service_get_one(self, node: Node) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: node.start(self.service()), range(8)))
+        assert node.logs("good").count("ready soon") == 1
+
+    def test_a_nul_in_a_service_is_refused(self, node: Node) -> None:
+        with pytest.raises(ValueError, match="NUL"):
+            node.start(Service("bad", ("echo", "a\0b")))

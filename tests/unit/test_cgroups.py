@@ -1,0 +1,201 @@
+"""cgroup hierarchies as machines have them: version 1, version 2, both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.errors import LabError
+from testbed.nodes.netns import cgroups
+from testbed.nodes.netns.cgroups import Hierarchy, folder_name, hierarchies
+
+ROOT = Path("/sys/fs/cgroup")
+
+# Debian 12, Fedora, Ubuntu 22.04: version 2 alone (proc_pid_mountinfo(5) for the columns).
+V2 = """\
+22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+24 22 0:22 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+29 24 0:26 / /sys/fs/cgroup rw,nosuid,nodev shared:9 - cgroup2 cgroup2 rw,nsdelegate
+"""
+
+# systemd's "legacy" or "hybrid" layout, as Debian 10 and Amazon Linux 2 have it.
+HYBRID = """\
+22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+30 24 0:26 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:9 - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw,nsdelegate
+32 30 0:28 / /sys/fs/cgroup/systemd rw,nosuid shared:11 - cgroup cgroup rw,xattr,name=systemd
+36 30 0:32 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:16 - cgroup cgroup rw,cpu,cpuacct
+37 30 0:33 / /sys/fs/cgroup/memory rw,nosuid shared:17 - cgroup cgroup rw,memory
+38 30 0:34 / /sys/fs/cgroup/net_cls,net_prio rw shared:18 - cgroup cgroup rw,net_cls,net_prio
+39 30 0:35 / /sys/fs/cgroup/cpuset rw shared:19 - cgroup cgroup rw,cpuset,clone_children
+"""
+
+# Version 1 alone, without systemd; optional fields missing, and a mount that is none of it.
+V1 = """\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory,release_agent=/bin/x
+40 31 0:37 / /mnt/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+"""
+
+
+def test_version_2() -> None:
+    (found,) = hierarchies(V2)
+    assert found == Hierarchy(ROOT, 2, ())
+    assert found.option == ("mount2", ".")
+
+
+def test_both() -> None:
+    found = {h.mount.name: h for h in hierarchies(HYBRID)}
+    assert {n: (h.version, h.controllers) for n, h in found.items()} == {
+        "unified": (2, ()),
+        "systemd": (1, ("name=systemd",)),
+        "cpu,cpuacct": (1, ("cpu", "cpuacct")),
+        "memory": (1, ("memory",)),
+        "net_cls,net_prio": (1, ("net_cls", "net_prio")),
+        "cpuset": (1, ("cpuset",)),
+    }
+    assert found["unified"].option == ("mount2", "unified")
+    assert found["cpu,cpuacct"].option == ("mount1", "cpu,cpuacct=cpu,cpuacct")
+    assert found["systemd"].option == ("mount1", "systemd=name=systemd")
+
+
+def test_version_1() -> None:
+    assert hierarchies(V1) == [
+        Hierarchy(ROOT / "cpu", 1, ("cpu",)),
+        Hierarchy(ROOT / "memory", 1, ("memory",)),
+    ]
+
+
+def test_none() -> None:
+    assert hierarchies("") == []
+    assert hierarchies(V2.splitlines()[0]) == []
+
+
+def test_what_is_mounted_over_another_counts() -> None:
+    over = V2 + "50 24 0:50 / /sys/fs/cgroup rw - cgroup2 none rw\n"
+    assert hierarchies(over) == [Hierarchy(ROOT, 2, ())]
+
+
+def test_this_machines_own_can_be_read() -> None:
+    for hierarchy in hierarchies():
+        assert (hierarchy.mount / "cgroup.procs").exists()
+
+
+def test_a_folder_belongs_to_a_lab_and_a_state_folder() -> None:
+    one = folder_name("two-node", Path("/a"))
+    assert one == folder_name("two-node", Path("/a"))
+    assert one.rpartition(".")[0] == "two-node"
+    assert len({one, folder_name("two-node", Path("/b")), folder_name("two", Path("/a"))}) == 3
+    assert "/" not in folder_name("lab", Path("/a/b"))
+
+
+# The files of a hierarchy can be made in any folder: what is written where, without root.
+
+
+@pytest.fixture
+def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(tmp_path, 2, ())])
+    top = tmp_path / "testbed" / "lab"
+    for folder in (top.parent, top, top / "node1"):
+        folder.mkdir()
+        (folder / "cgroup.controllers").write_text("cpu memory pids\n")
+        (folder / "cgroup.subtree_control").touch()
+    for file in ("cpu.max", "memory.max"):
+        (top / "node1" / file).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    found = [Hierarchy(tmp_path / c, 1, (c,)) for c in ("cpu", "memory", "cpuset")]
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: found)
+    for controller, files in {
+        "cpu": ["cpu.cfs_quota_us"],
+        "memory": ["memory.limit_in_bytes"],
+        "cpuset": ["cpuset.cpus", "cpuset.mems"],
+    }.items():
+        mount = tmp_path / controller
+        for folder in (
+            mount,
+            mount / "testbed",
+            mount / "testbed/lab",
+            mount / "testbed/lab/node1",
+        ):
+            folder.mkdir()
+            for file in files:
+                (folder / file).write_text("\n")
+    (tmp_path / "cpuset/cpuset.cpus").write_text("0-3\n")
+    (tmp_path / "cpuset/cpuset.mems").write_text("0\n")
+    return tmp_path
+
+
+def test_limits_of_version_2(v2: Path) -> None:
+    options = cgroups.create("lab", "node1", cpus=1.5, memory=1 << 30)
+    node = v2 / "testbed/lab/node1"
+    assert options[:3] == ["cgroup", str(node), "mount2"]
+    # cgroup-v2.rst: "$MAX $PERIOD", in microseconds; memory in bytes.
+    assert (node / "cpu.max").read_text() == "150000 100000"
+    assert (node / "memory.max").read_text() == "1073741824"
+    # The machine's own hands nothing on that it did not before.
+    assert not (v2 / "cgroup.subtree_control").exists()
+    assert (v2 / "testbed/cgroup.subtree_control").read_text() == "+pids"  # the last one written
+    assert (node / "cgroup.subtree_control").read_text() == ""
+
+
+def test_limits_of_version_1(v1: Path) -> None:
+    cgroups.create("lab", "node1", cpus=0.25, memory=1 << 20)
+    # sched-bwc.rst: quota per period of 100 ms, in microseconds.
+    assert (v1 / "cpu/testbed/lab/node1/cpu.cfs_quota_us").read_text() == "25000"
+    assert (v1 / "memory/testbed/lab/node1/memory.limit_in_bytes").read_text() == "1048576"
+    for folder in ("testbed", "testbed/lab", "testbed/lab/node1"):
+        assert (v1 / "cpuset" / folder / "cpuset.cpus").read_text() == "0-3\n"
+        assert (v1 / "cpuset" / folder / "cpuset.mems").read_text() == "0\n"
+
+
+def test_without_limits_none_is_written(v2: Path) -> None:
+    cgroups.create("lab", "node1", cpus=None, memory=None)
+    assert (v2 / "testbed/lab/node1/cpu.max").read_text() == ""
+
+
+def test_the_kernels_smallest_quota(v2: Path) -> None:
+    cgroups.create("lab", "node1", cpus=0.001, memory=None)
+    assert (v2 / "testbed/lab/node1/cpu.max").read_text() == "1000 100000"
+
+
+def test_a_limit_that_nothing_sets(v2: Path) -> None:
+    (v2 / "testbed/lab/node1/memory.max").unlink()
+    with pytest.raises(LabError, match="node1: no cgroup controller here limits memory"):
+        cgroups.create("lab", "node1", cpus=1, memory=1 << 30)
+
+
+def test_folders_are_removed_from_the_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(tmp_path, 2, ())])
+    (tmp_path / "testbed/lab/node1/docker/abc").mkdir(parents=True)
+    (tmp_path / "testbed/lab/node2").mkdir()
+    (tmp_path / "testbed/other/node1").mkdir(parents=True)
+    assert list(cgroups.labs()) == ["lab", "other"]
+    cgroups.remove("lab", "node1")
+    assert sorted(p.name for p in (tmp_path / "testbed/lab").iterdir()) == ["node2"]
+    cgroups.remove("lab")
+    assert list(cgroups.labs()) == ["other"]
+    cgroups.remove("lab")
+    cgroups.remove("other")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_does_not_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(tmp_path, 2, ())])
+    (tmp_path / "testbed/lab/node1").mkdir(parents=True)
+
+    def busy(_: Path) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rmdir", busy)
+    with pytest.raises(
+        LabError, match=r"cannot remove the cgroup .*node1: Device or resource busy"
+    ):
+        cgroups.remove("lab", timeout=0.02)

@@ -1,0 +1,128 @@
+"""daemon.json and the daemon's environment, for the versions of Docker that differ."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+import pytest
+from fakes import VERSIONS, Bench, FakeStore
+
+from testbed.lab.context import Context
+from testbed.lab.lab import Lab
+from testbed.nodes.fake import Answer, FakeProvider
+from testbed.roles.docker import daemon_config, daemon_env
+from testbed.roles.engine import engine_version, enter, parse_version
+from testbed.topology import load
+
+ALWAYS = {
+    "storage-driver": "overlay2",
+    "hosts": ["unix:///run/docker.sock"],
+    "data-root": "/var/lib/docker",
+    "exec-root": "/run/docker",
+    "pidfile": "/run/docker.pid",
+}
+SNAPSHOTTER = {"features": {"containerd-snapshotter": False}}
+DIRECT = {"allow-direct-routing": True}
+RAW = {"DOCKER_INSECURE_NO_IPTABLES_RAW": "1"}
+VERSION_TABLE = [
+    # version, more in daemon.json under flannel, more in the environment under flannel
+    ((20, 10, 24), {}, {}),
+    ((27, 5, 1), {}, {}),
+    ((28, 0, 0), {}, RAW),  # 28.0: packages to a container's address from outside are dropped
+    ((28, 0, 1), {}, RAW),
+    ((28, 1, 1), {}, RAW),
+    ((28, 2, 0), DIRECT, {}),  # 28.2: the daemon has an option for it
+    ((28, 5, 2), DIRECT, {}),
+    ((29, 0, 0), {**DIRECT, **SNAPSHOTTER}, {}),  # 29: images are containerd's by default
+    ((30, 1, 0), {**DIRECT, **SNAPSHOTTER}, {}),
+]
+
+
+@pytest.mark.parametrize(("version", "more", "env"), VERSION_TABLE)
+def test_under_flannel(
+    version: tuple[int, int, int], more: dict[str, object], env: dict[str, str]
+) -> None:
+    topology = load("two-node")
+    # mk-docker-opts.sh: --bip of the subnet, the backend's --mtu, and --ip-masq=false when
+    # flanneld masquerades (--ip-masq), for two would translate twice.
+    assert daemon_config(topology, "node1", version) == {
+        "bip": "100.96.1.1/24",
+        "mtu": 1450,
+        "ip-masq": False,
+        **ALWAYS,
+        **more,
+    }
+    assert daemon_env(topology, "node1", version, "/a:/b") == {"PATH": "/a:/b", **env}
+
+
+@pytest.mark.parametrize("version", [version for version, _, _ in VERSION_TABLE])
+def test_alone(version: tuple[int, int, int]) -> None:
+    topology = load("docker-single")
+    more = SNAPSHOTTER if version >= (29, 0, 0) else {}
+    assert daemon_config(topology, "host", version) == {"bip": "172.17.0.1/16", **ALWAYS, **more}
+    assert daemon_env(topology, "host", version, "/a") == {"PATH": "/a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mtu"), [("two-node-udp", 1472), ("two-node", 1450), ("two-node-host-gw", 1500)]
+)
+def test_the_mtu_is_the_backends(name: str, mtu: int) -> None:
+    assert daemon_config(load(name), "node2", (20, 10, 24))["mtu"] == mtu
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("Docker version 20.10.24+dfsg1, build 297e128", (20, 10, 24)),
+        ("Docker version 28.0.2, build 123", (28, 0, 2)),
+        ("20.10.24+dfsg1-1+deb12u1", (20, 10, 24)),
+        ("5:29.0.0-1~debian.12~bookworm", (29, 0, 0)),
+        ("29.1", (29, 1, 0)),
+        ("v28.2.0-rc.1", (28, 2, 0)),
+        ("Docker version dev, build abc", (0, 0, 0)),
+        ("", (0, 0, 0)),
+        ("28", (0, 0, 0)),
+    ],
+)
+def test_parse_version(text: str, version: tuple[int, int, int]) -> None:
+    assert parse_version(text) == version
+
+
+def context(store: FakeStore, provider: FakeProvider) -> Context:
+    from testbed.nodes.base import NodeSpec
+
+    node = provider.create("two-node", NodeSpec("node1", "d"))
+    return Context(load("two-node"), provider, store, {"node1": node})
+
+
+def test_the_version_of_the_stores_own_daemon_is_known() -> None:
+    provider = FakeProvider()
+    assert engine_version(context(FakeStore(), provider), "node1") == VERSIONS["docker"]
+    assert provider.asked("run") == []
+
+
+@pytest.mark.parametrize("known", ["", "from /opt/dockerd-28.0.1/dockerd"])
+def test_a_users_own_daemon_is_asked(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    provider = FakeProvider()
+    store = FakeStore()
+    monkeypatch.setattr(store, "version", lambda _: known)
+    provider.script(["/nowhere/cache/dockerd", "--version"], Answer(out=b"Docker version 28.3.0\n"))
+    assert engine_version(context(store, provider), "node1") == "Docker version 28.3.0"
+
+
+def test_what_is_put_on_the_node(bench: Bench) -> None:
+    topology = load("two-node")
+    Lab("two-node", bench.settings).up(topology)
+    node = bench.provider.nodes("two-node")["node2"]
+    config = json.loads(node.get("/etc/docker/daemon.json"))
+    assert config == daemon_config(topology, "node2", (20, 10, 24))
+    puts = bench.provider.asked("put", "node2")
+    assert ("/etc/docker/daemon.json",) in puts
+    calls = [(c.what, c.words) for c in bench.provider.calls if c.node == "node2"]
+    assert calls.index(("put", ("/etc/docker/daemon.json",))) < calls.index(("start", ("dockerd",)))
+
+
+def test_the_way_into_a_container() -> None:
+    assert cast("tuple[str, ...]", enter(42, mounts=False)) == ("nsenter", "--target=42", "--net")
+    assert "--mount" in enter(42)

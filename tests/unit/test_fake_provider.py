@@ -1,0 +1,180 @@
+"""The fake provider keeps the contract of the real ones; what else it can do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from provider_contract import BOTH, DIES, NEVER, SIGNALLED, ProviderContract, spec
+
+from testbed.errors import CommandError, LabError, NoSuchLab, ServiceError
+from testbed.nodes.base import Provider, Service
+from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeProvider
+
+REAL = "a fake node has no "
+
+
+def stat(call: Call) -> Answer:
+    assert call.at is not None
+    return Answer(out=f"{call.at.modes[call.words[-1]]:o}\n".encode())
+
+
+def list_folder(call: Call) -> Answer:
+    assert call.at is not None
+    top = call.words[-1].rstrip("/") + "/"
+    names = {f.removeprefix(top).split("/")[0] for f in call.at.files if f.startswith(top)}
+    return Answer(out="\n".join(sorted(names)).encode())
+
+
+def environment(call: Call) -> Answer:
+    return Answer(out="\n".join(f"{key}={value}" for key, value in call.env.items()).encode())
+
+
+def printf(call: Call) -> Answer:
+    return Answer(
+        out=b"".join(w.encode("utf-8", "surrogateescape") + b"\0" for w in call.words[2:])
+    )
+
+
+def shell(call: Call) -> Answer:
+    assert call.at is not None
+    path = call.words[-1].removeprefix("cat ")
+    return Answer(out=call.at.files[path]) if path in call.at.files else Answer(127)
+
+
+def true(call: Call) -> Answer:
+    if len(" ".join(call.words)) > 200_000:
+        raise LabError("a command is too many bytes long")
+    return Answer()
+
+
+def taught() -> FakeProvider:
+    """A provider whose nodes know the programs of the contract, and no others."""
+    provider = FakeProvider(FakeMachine(strict=True))
+    provider.script(["true"], true)
+    provider.script(["cat"], lambda call: Answer(out=call.input or b""))
+    provider.script(["echo"], lambda call: Answer(out=" ".join(call.words[1:]).encode()))
+    provider.script(["printf"], printf)
+    provider.script(["env"], environment)
+    provider.script(["stat"], stat)
+    provider.script(["ls"], list_folder)
+    provider.script(["head"], lambda call: Answer(out=b"\0" * int(call.words[2])))
+    provider.script(["sleep"], lambda call: Answer(seconds=float(call.words[1])))
+    provider.script(["/bin/sh", "-c"], shell)
+    provider.script(BOTH, Answer(3, b"out\n", b"err\n"))
+    provider.script(SIGNALLED, Answer(-15))
+    provider.script(["sh", "-c", "echo begun; sleep 64"], Answer(out=b"begun\n", seconds=64))
+    provider.behave("good", Behaviour(log="ready soon\n"))
+    provider.behave(DIES, Behaviour(log="no luck\n", dies=7))
+    provider.behave(NEVER, Behaviour(never_ready=True))
+    return provider
+
+
+class TestContract(ProviderContract):
+    skips: ClassVar = {
+        "test_a_time_out_ends_its_children_too": REAL + "processes",
+        "test_kill_ends_it": REAL + "processes",
+        "test_stop_kills_what_does_not_obey": REAL + "signals: its services obey",
+    }
+
+    @pytest.fixture
+    def provider(self) -> Provider:
+        return taught()
+
+    def again(self, provider: Provider) -> Provider:
+        assert isinstance(provider, FakeProvider)
+        return FakeProvider(provider.machine)
+
+
+def test_unscripted_commands_succeed_in_silence() -> None:
+    node = FakeProvider().create("lab", spec("n"))
+    result = node.run(["ip", "link", "add"])
+    assert (result.status, result.out, result.err) == (0, b"", b"")
+
+
+def test_the_latest_script_that_fits_counts() -> None:
+    provider = FakeProvider()
+    one, two = provider.create("lab", spec("one")), provider.create("lab", spec("two"))
+    provider.script(["ip"], Answer(out=b"any"))
+    provider.script(["ip", "link"], Answer(out=b"link"))
+    provider.script(["ip"], Answer(1, err=b"no"), node="two")
+    assert [one.run(["ip", w]).out for w in ("link", "route")] == [b"link", b"any"]
+    with pytest.raises(CommandError, match="on two: ip link: exit status 1\n    no"):
+        two.run(["ip", "link"])
+
+
+def test_calls_are_kept_in_order() -> None:
+    provider = FakeProvider()
+    node = provider.create("lab", spec("n"))
+    node.put(b"x", "/etc/x")
+    node.run(["ip", "link"], input=b"in", env={"A": "b"})
+    node.start(Service("s", ("s",)))
+    provider.destroy("lab", ["n"])
+    assert [(c.node, c.what, c.words) for c in provider.calls] == [
+        ("n", "create", ()),
+        ("n", "put", ("/etc/x",)),
+        ("n", "run", ("ip", "link")),
+        ("n", "start", ("s",)),
+        ("", "destroy", ("n",)),
+    ]
+    assert (provider.calls[2].input, provider.calls[2].env) == (b"in", {"A": "b"})
+    assert provider.asked("run", "n") == [("ip", "link")]
+
+
+def test_a_method_can_be_made_to_fail() -> None:
+    provider = FakeProvider()
+    provider.fail("create", "n", LabError("no room"))
+    with pytest.raises(LabError, match="no room"):
+        provider.create("lab", spec("n"))
+    assert provider.nodes("lab") == {}
+    provider.create("lab", spec("m"))
+    provider.fail("create", "n", None)
+    provider.create("lab", spec("n"))
+
+
+def test_a_service_can_be_slow_and_die_later() -> None:
+    provider = FakeProvider()
+    provider.behave("s", Behaviour(log="up\n", seconds=0.05))
+    node = provider.create("lab", spec("n"))
+    began = time.monotonic()
+    node.start(Service("s", ("s",), notify=True))
+    assert time.monotonic() - began >= 0.05
+    node.end("s", -11, "oops\n")
+    state = node.services()["s"]
+    assert (state.state, state.status) == ("dead", -11)
+    assert node.logs("s") == "up\noops\n"
+
+
+def test_behaviour_of_one_node_only() -> None:
+    provider = FakeProvider()
+    provider.behave("s", Behaviour(dies=1), node="two")
+    provider.create("lab", spec("one")).start(Service("s", ("s",), notify=True))
+    with pytest.raises(ServiceError):
+        provider.create("lab", spec("two")).start(Service("s", ("s",), notify=True))
+
+
+def test_a_long_command_ends_when_its_node_does() -> None:
+    provider = FakeProvider()
+    provider.script(["sleep"], Answer(seconds=60))
+    node = provider.create("lab", spec("n"))
+    threading.Timer(0.05, provider.destroy, ("lab",)).start()
+    with pytest.raises(NoSuchLab):
+        node.run(["sleep"])
+
+
+def test_attach_gives_the_shells_status() -> None:
+    provider = FakeProvider()
+    node = provider.create("lab", spec("n"))
+    provider.script(["a"], Answer(4))
+    provider.script(["b"], Answer(-9))
+    assert [node.attach([w], tty=False) for w in "ab"] == [4, 137]
+
+
+def test_nothing_of_it_is_on_this_machine() -> None:
+    node = FakeProvider().create("lab", spec("n"))
+    node.put(b"", "/run/no-such-file-here")
+    assert not Path("/run/no-such-file-here").exists()
+    assert not Path(node.socket("/run/docker.sock")).exists()

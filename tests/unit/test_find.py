@@ -1,0 +1,121 @@
+"""Which processes are nodes, told by what they are.
+
+A node itself needs root (see tests/live); what is not one must not be taken
+for one, whatever it calls itself, and that can be tried by anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.nodes.netns import find
+from testbed.nodes.netns.find import PROGRAM
+
+ARGUMENTS = ["node", "lab", "node1", "digest", "/state"]
+
+
+@pytest.fixture
+def pretender() -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a node's arguments that is pid 1 of nothing."""
+    process = subprocess.Popen(
+        [f"/x/{PROGRAM.decode()}", *ARGUMENTS, "-c", "read line"],
+        executable="/bin/sh",
+        stdin=subprocess.PIPE,
+    )
+    # Popen returns once the program is there, so its arguments are, too.
+    yield process
+    process.kill()
+    process.wait()
+    assert process.stdin
+    process.stdin.close()
+
+
+def test_a_pretender_is_no_node(pretender: subprocess.Popen[bytes]) -> None:
+    assert find.at(pretender.pid) is None
+    assert pretender.pid not in [init.pid for init in find.inits()]
+
+
+def test_nor_is_any_other_process() -> None:
+    assert find.at(os.getpid()) is None
+    assert find.at(1) is None
+
+
+def test_a_pid_that_is_nobodys() -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert find.at(process.pid) is None
+
+
+def test_no_file_descriptor_is_left(pretender: subprocess.Popen[bytes]) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(10):
+        find.at(pretender.pid)
+        list(find.inits())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            b"/cache/bin/testbed-init\0node\0lab\0n1\0d\0/state\0",
+            ["node", "lab", "n1", "d", "/state"],
+        ),
+        (b"testbed-init\0fabric\0lab\0fabric\0-\0/s\0", ["fabric", "lab", "fabric", "-", "/s"]),
+        # pid 1 overwrites what follows with NULs
+        (b"testbed-init\0node\0l\0n\0d\0/s\0\0\0\0\0\0", ["node", "l", "n", "d", "/s"]),
+        (b"testbed-init\0node\0l\0n\0d\0/s p\xff\0", ["node", "l", "n", "d", "/s p\udcff"]),
+        (b"testbed-init\0node\0l\0n\0d\0", None),  # cut short
+        (b"testbed-init\0other\0l\0n\0d\0/s\0", None),
+        (b"my-testbed-init\0node\0l\0n\0d\0/s\0", None),
+        (b"sh\0testbed-init\0node\0l\0n\0d\0/s\0", None),
+        (b"", None),  # a kernel thread, or a zombie
+    ],
+)
+def test_arguments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: bytes, expected: list[str] | None
+) -> None:
+    (tmp_path / "cmdline").write_bytes(line)
+    monkeypatch.setattr(find, "open", lambda *_: (tmp_path / "cmdline").open("rb"), raising=False)
+    assert find._arguments(1234) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("Name:\ttestbed-init\nUid:\t0\t0\t0\t0\nNSpid:\t4711\t1\n", True),
+        ("Uid:\t0\t0\t0\t0\nNSpid:\t99\t4711\t1\n", True),  # seen from further outside
+        ("Uid:\t0\t0\t0\t0\nNSpid:\t4711\n", False),  # in our own pid namespace
+        ("Uid:\t0\t0\t0\t0\nNSpid:\t1\n", False),  # our own pid 1
+        ("Uid:\t0\t0\t0\t0\nNSpid:\t4711\t2\n", False),  # on a node, but not its pid 1
+        ("Uid:\t1000\t0\t0\t0\nNSpid:\t4711\t1\n", False),  # anybody can unshare
+        ("Uid:\t0\t0\t0\t0\n", False),
+        ("", False),
+    ],
+)
+def test_pid_one_of_root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: str, expected: bool
+) -> None:
+    (tmp_path / "status").write_text(status, encoding="utf-8")
+    monkeypatch.setattr(find, "open", lambda *_: (tmp_path / "status").open("rb"), raising=False)
+    assert find._is_pid_one(1234) is expected
+
+
+def test_a_held_process_is_waited_for() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    init = find.Init(process.pid, "node", "l", "n", "d", "/s", os.pidfd_open(process.pid))
+    assert init.alive()
+    assert not init.wait_dead(0.01)
+    init.kill()
+    began = time.monotonic()
+    assert init.wait_dead(10)
+    assert time.monotonic() - began < 5
+    assert not init.alive()
+    process.wait()
+    init.kill()  # gone already, and nobody else is hit

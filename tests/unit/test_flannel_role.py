@@ -1,0 +1,126 @@
+"""flannel's settings in etcd, for each backend, as flannel's own documents have them."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.lab.lab import Lab
+from testbed.nodes.fake import Answer, Call
+from testbed.roles.flannel import network_config, reservations, subnet_key
+from testbed.topology import load
+from testbed.topology.model import Flannel
+
+if TYPE_CHECKING:
+    from fakes import Bench
+
+    from testbed.topology import Topology
+
+# Documentation/configuration.md: Network, SubnetLen, SubnetMin, Backend are the keys of the
+# network's configuration.  Documentation/backends.md: Type is the backend's name; udp has Port
+# (8285), vxlan has VNI (1) and Port (the kernel's 8472), host-gw has nothing else.
+BACKENDS = {
+    "two-node-udp": {"Type": "udp", "Port": 8285},
+    "two-node": {"Type": "vxlan", "Port": 8472, "VNI": 1},
+    "two-node-host-gw": {"Type": "host-gw"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_network_config(name: str) -> None:
+    flannel = load(name).flannel
+    assert flannel is not None
+    config = network_config(flannel)
+    # 100.96.0.0/16 in /24s; SubnetMin is the first that is handed out, and by default that
+    # would be 100.96.1.0, the same as here: the first subnet of a network is left free.
+    assert config == {
+        "Network": "100.96.0.0/16",
+        "SubnetLen": 24,
+        "SubnetMin": "100.96.1.0",
+        "Backend": BACKENDS[name],
+    }
+
+
+def test_the_first_subnet_can_be_the_networks_own() -> None:
+    # Document 003 has 10.1.15.0/24 and .16.0/24; flannel itself would begin at 10.1.1.0.
+    subnets = {"a": IPv4Network("10.1.16.0/24"), "b": IPv4Network("10.1.0.0/24")}
+    flannel = Flannel("vxlan", IPv4Network("10.1.0.0/16"), subnets, port=4789, vni=7)
+    config = network_config(flannel)
+    assert config["SubnetMin"] == "10.1.0.0"
+    # RFC 7348 section 8: IANA's port for VXLAN; section 5: a VNI of 24 bits.
+    assert config["Backend"] == {"Type": "vxlan", "Port": 4789, "VNI": 7}
+
+
+def test_keys_have_a_hyphen_for_the_slash() -> None:
+    # pkg/subnet: MakeSubnetKey joins address and length by "-", for a key must not hold a "/".
+    assert subnet_key(IPv4Network("100.96.1.0/24")) == "/coreos.com/network/subnets/100.96.1.0-24"
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_reservations(name: str) -> None:
+    keys = reservations(load(name))
+    assert list(keys) == [
+        "/coreos.com/network/config",
+        "/coreos.com/network/subnets/100.96.1.0-24",
+        "/coreos.com/network/subnets/100.96.2.0-24",
+    ]
+    # Documentation/reservations.md: the value of a reservation is the node's public address;
+    # BackendType and BackendData are left for the flanneld that takes it over.
+    values = [json.loads(value) for value in list(keys.values())[1:]]
+    assert values == [
+        {"PublicIP": "10.168.0.2", "PublicIPv6": None},
+        {"PublicIP": "10.168.0.3", "PublicIPv6": None},
+    ]
+    assert json.loads(keys["/coreos.com/network/config"])["Backend"] == BACKENDS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "mtu"),
+    [
+        # 1500 less IPv4 (20) and UDP (8): backends.md and RFC 768, 791.
+        ("two-node-udp", 1472),
+        # Less IPv4 (20), UDP (8), VXLAN (8) and the inner Ethernet header (14): RFC 7348.
+        ("two-node", 1450),
+        ("two-node-host-gw", 1500),
+    ],
+)
+def test_mtu(name: str, mtu: int) -> None:
+    flannel = load(name).flannel
+    assert flannel is not None
+    assert flannel.mtu == mtu
+
+
+def started(bench: Bench, topology: Topology) -> None:
+    Lab(topology.name, bench.settings).up(topology)
+
+
+def test_a_value_is_quoted_for_etcdctls_transaction(bench: Bench) -> None:
+    started(bench, load("two-node"))
+    (text,) = [(c.input or b"").decode() for c in bench.provider.calls if c.words[-1:] == ("txn",)]
+    # etcdctl reads a line as Go's %q has it, so the value is one quoted word.
+    _, _, quoted = text.splitlines()[1].split(" ", 2)
+    assert json.loads(json.loads(quoted))["Network"] == "100.96.0.0/16"
+
+
+def test_keys_that_hold_a_lease_are_left_alone(bench: Bench) -> None:
+    topology = load("two-node")
+    started(bench, topology)
+    node = bench.provider.nodes("two-node")["node1"]
+    epoch = node.get("/run/testbed/done/flannel-epoch")
+    node.put(b"{}", "/run/testbed/done/flannel-keys")  # as if other subnets had been asked for
+    bench.forget()
+
+    def get(call: Call) -> Answer:
+        *options, key = call.words
+        there = "--keys-only" in options and key.endswith("100.96.1.0-24")
+        return Answer(out=key.encode() + b"\n" if there else b"")
+
+    bench.provider.script([str(bench.store.binary("etcdctl"))], get)
+    started(bench, topology)
+    (text,) = [(c.input or b"").decode() for c in bench.provider.calls if c.words[-1:] == ("txn",)]
+    puts = [line.split()[1] for line in text.splitlines() if line]
+    assert puts == ["/coreos.com/network/config", "/coreos.com/network/subnets/100.96.2.0-24"]
+    assert node.get("/run/testbed/done/flannel-epoch") == epoch

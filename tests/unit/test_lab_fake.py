@@ -1,0 +1,486 @@
+"""Up, up again, edited, failed, down: a whole lab on fake nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from fakes import Bench, FakeEngine
+
+from testbed.errors import (
+    ArtifactError,
+    LabBusy,
+    LabError,
+    NoSuchLab,
+    StepsFailed,
+    UsageError,
+)
+from testbed.lab.lab import Lab, Outcome, Watch, labs
+from testbed.nodes.fake import Answer, Behaviour
+from testbed.topology import Topology, load, load_text, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from testbed.lab.run import Done
+
+TEXT = """
+name: two-node
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  node1: {networks: {lan: 10.168.0.2}, roles: [etcd, docker, flannel]}
+  node2: {networks: {lan: 10.168.0.3}, roles: [docker, flannel]}
+  outside: {networks: {lan: 10.168.0.1}, gateway: true}
+flannel:
+  backend: vxlan
+  network: 100.96.0.0/16
+  subnets: {node1: 100.96.1.0/24, node2: 100.96.2.0/24}
+containers:
+  container-1: {node: node1, image: nginx}
+  container-2: {node: node2, image: nginx}
+  container-3: {node: node1, image: nginx}
+"""
+NODES = ["node1", "node2", "outside"]
+
+
+def two(edit: Callable[[str], str] = lambda text: text, source: str = "two.yaml") -> Topology:
+    return load_text(edit(TEXT), source)
+
+
+def up(
+    bench: Bench, topology: Topology | None = None, *, keep: bool = False, replace: bool = False
+) -> Outcome:
+    topology = topology or two()
+    return Lab(topology.name, bench.settings).up(topology, keep=keep, replace=replace)
+
+
+def changed(outcome: Outcome) -> set[str]:
+    return {done.step.name for done in outcome.changed}
+
+
+def nodes(bench: Bench) -> list[str]:
+    return sorted(bench.provider.nodes("two-node"))
+
+
+# -- up ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(names()))
+def test_every_shipped_topology_comes_up_and_goes(bench: Bench, name: str) -> None:
+    topology = load(name)
+    lab = Lab(name, bench.settings)
+    outcome = lab.up(topology)
+    assert sorted(bench.provider.nodes(name)) == sorted(topology.nodes)
+    assert {n for n, what in bench.engine_log if what.startswith("start")} == {
+        c.node for c in topology.containers.values()
+    }
+    assert lab.topology() == topology
+    assert outcome.removed == []
+    again = lab.up(topology)
+    assert again.changed == []
+    assert lab.down()
+    assert labs(bench.settings) == []
+
+
+def test_what_is_done_to_the_nodes(bench: Bench) -> None:
+    up(bench)
+    started = sorted((c.node, c.words[0]) for c in bench.provider.calls if c.what == "start")
+    assert started == [
+        ("node1", "dockerd"),
+        ("node1", "etcd"),
+        ("node1", "flanneld"),
+        ("node2", "dockerd"),
+        ("node2", "flanneld"),
+    ]
+    assert bench.provider.asked("connect", "node2") == [("10.168.0.3",)]
+    order = [what for node, what in bench.engine_log if node == "node1"]
+    assert order == ["load nginx", "start container-1", "start container-3"]
+
+
+def test_flannels_keys_are_written_in_one_transaction_before_any_flanneld(bench: Bench) -> None:
+    up(bench)
+    calls = bench.provider.calls
+    (at,) = [i for i, c in enumerate(calls) if c.what == "run" and c.words[-1] == "txn"]
+    assert not [c for c in calls[:at] if c.what == "start" and c.words == ("flanneld",)]
+    text = (calls[at].input or b"").decode()
+    assert text.startswith("\nput /coreos.com/network/config ")  # no comparison, then what to do
+    assert (
+        len(re.findall(r"^put /coreos.com/network/subnets/100.96.[12].0-24 ", text, re.MULTILINE))
+        == 2
+    )
+    assert text.endswith("\n\n\n")  # end of what to do, and nothing to do otherwise
+
+
+def test_the_record_says_what_ran(bench: Bench) -> None:
+    up(bench)
+    record = Lab("two-node", bench.settings).record()
+    assert record.topology == two().to_dict()
+    assert record.source == "two.yaml"
+    assert record.versions["etcd"] == "3.4.23"
+    assert record.seconds > 0
+    assert {s["name"] for s in record.steps} >= {"fabric", "reach container-1 -> container-2"}
+
+
+def test_progress_is_told_from_the_callers_thread(bench: Bench) -> None:
+    told: list[tuple[str, threading.Thread]] = []
+    watch = Watch(step=lambda done: told.append((done.step.name, threading.current_thread())))
+    Lab("two-node", bench.settings).up(two(), watch=watch)
+    assert {thread for _, thread in told} == {threading.current_thread()}
+    assert told[0][0] == "fabric"
+
+
+def test_artifacts_are_had_before_anything_is_made(bench: Bench) -> None:
+    bench.store.missing = ArtifactError("no such thing")
+    with pytest.raises(ArtifactError):
+        up(bench)
+    assert bench.provider.calls == []
+    assert labs(bench.settings) == []
+
+
+def test_an_unknown_provider(bench: Bench) -> None:
+    topology = dataclasses.replace(two(), provider="moon")
+    with pytest.raises(UsageError, match="no provider 'moon'") as caught:
+        up(bench, topology)
+    assert caught.value.hint == "there are: netns"
+
+
+# -- up again ---------------------------------------------------------------
+
+
+def test_a_second_up_does_nothing(bench: Bench) -> None:
+    up(bench)
+    before = bench.provider.nodes("two-node")
+    bench.forget()
+    outcome = up(bench)
+    assert changed(outcome) == set()
+    assert bench.provider.nodes("two-node") == before
+    assert bench.engine_log == []
+    assert bench.provider.asked("create") == []
+    # It puts nothing on the nodes: daemons are only waited for, pages fetched.
+    assert bench.provider.asked("put") == []
+    assert {w[0] for w in bench.provider.asked("run")} == {"nsenter"}
+
+
+def test_so_does_one_of_another_process(bench: Bench) -> None:
+    up(bench)
+    outcome = Lab("two-node", bench.again()).up(two())
+    assert changed(outcome) == set()
+
+
+def test_a_node_that_has_died_is_made_again(bench: Bench) -> None:
+    up(bench)
+    others = {n: bench.provider.nodes("two-node")[n] for n in ("node1", "outside")}
+    bench.provider.destroy("two-node", ["node2"])
+    outcome = up(bench)
+    assert changed(outcome) == {
+        "node node2",
+        "docker node2",
+        "images node2",
+        "container node2/container-2",
+        "flannel node2",
+    }
+    assert {n: bench.provider.nodes("two-node")[n] for n in others} == others
+
+
+def test_a_daemon_that_has_died_is_started_again(bench: Bench) -> None:
+    up(bench)
+    node = bench.provider.nodes("two-node")["node2"]
+    node.end("flanneld", 1, "gone\n")  # type: ignore[attr-defined]
+    outcome = up(bench)
+    assert changed(outcome) == {"flannel node2"}
+    assert node.services()["flanneld"].state == "ready"
+
+
+def test_with_a_new_etcd_every_flanneld_registers_again(bench: Bench) -> None:
+    up(bench)
+    bench.provider.destroy("two-node", ["node1"])
+    outcome = up(bench)
+    assert {"flannel config", "flannel node1", "flannel node2"} <= changed(outcome)
+    assert {"docker node2", "container node2/container-2"}.isdisjoint(changed(outcome))
+
+
+def test_a_node_half_made_is_made_anew(bench: Bench) -> None:
+    bench.provider.fail("connect", "node2", KeyError("killed here"))
+    with pytest.raises(StepsFailed):
+        up(bench, keep=True)
+    half = bench.provider.nodes("two-node")["node2"]
+    bench.provider.fail("connect", "node2", None)
+    up(bench)
+    assert bench.provider.nodes("two-node")["node2"] is not half
+    assert nodes(bench) == NODES
+
+
+# -- an edited topology -----------------------------------------------------
+
+
+def added(text: str) -> str:
+    text = text.replace(
+        "  outside:", "  node3: {networks: {lan: 10.168.0.4}, roles: [docker]}\n  outside:"
+    )
+    return text + "  container-4: {node: node3, image: nginx}\n"
+
+
+def test_a_node_that_is_added_is_all_that_changes(bench: Bench) -> None:
+    up(bench)
+    before = bench.provider.nodes("two-node")
+    outcome = up(bench, two(added))
+    # The others stay; they learn its name.
+    assert changed(outcome) == {
+        *(f"node {name}" for name in NODES),
+        "node node3",
+        "docker node3",
+        "images node3",
+        "container node3/container-4",
+    }
+    after = bench.provider.nodes("two-node")
+    assert {n: after[n] for n in before} == before
+    for name in after:
+        assert b"10.168.0.4 node3\n" in after[name].get("/etc/hosts")
+
+
+def test_a_node_that_is_taken_out_is_removed(bench: Bench) -> None:
+    up(bench, two(added))
+    outcome = up(bench)
+    assert outcome.removed == ["node3"]
+    assert changed(outcome) == {f"node {name}" for name in NODES}
+    for node in bench.provider.nodes("two-node").values():
+        assert b"node3" not in node.get("/etc/hosts")
+    assert nodes(bench) == NODES
+
+
+def test_a_node_with_another_role_is_made_anew(bench: Bench) -> None:
+    up(bench)
+    before = bench.provider.nodes("two-node")
+    outcome = up(
+        bench, two(lambda t: t.replace("gateway: true}", "gateway: true, roles: [docker]}"))
+    )
+    assert outcome.removed == ["outside"]
+    assert changed(outcome) == {"node outside", "docker outside"}
+    assert bench.provider.nodes("two-node")["node1"] is before["node1"]
+    assert bench.provider.nodes("two-node")["outside"] is not before["outside"]
+
+
+def test_another_backend_makes_the_flannel_nodes_anew(bench: Bench) -> None:
+    up(bench)
+    outcome = up(bench, two(lambda t: t.replace("backend: vxlan", "backend: udp")))
+    assert outcome.removed == ["node1", "node2"]
+
+
+def test_a_changed_container_is_all_that_changes(bench: Bench) -> None:
+    up(bench)
+    bench.forget()
+    one = "container-3: {node: node1, image: nginx"
+    outcome = up(bench, two(lambda t: t.replace(one, one + ", env: {A: b}")))
+    assert changed(outcome) == {"container node1/container-3"}
+    assert bench.engine_log == [("node1", "remove container-3"), ("node1", "start container-3")]
+
+
+def test_a_container_that_is_taken_out_is_ended(bench: Bench) -> None:
+    up(bench)
+    bench.forget()
+    up(bench, two(lambda t: t.replace("  container-3: {node: node1, image: nginx}\n", "")))
+    assert bench.engine_log == [("node1", "remove container-3")]
+
+
+def test_a_sidecar_follows_the_container_whose_network_it_has(bench: Bench) -> None:
+    topology = load("docker-single")
+    up(bench, topology)
+    bench.forget()
+    first = dataclasses.replace(topology.containers["nginx-1"], env={"A": "b"})
+    edited = dataclasses.replace(topology, containers={**topology.containers, "nginx-1": first})
+    outcome = up(bench, edited)
+    assert changed(outcome) == {"container host/nginx-1", "container host/sidecar"}
+
+
+def test_the_record_is_that_of_the_edited_one(bench: Bench) -> None:
+    up(bench)
+    up(bench, two(added))
+    assert Lab("two-node", bench.settings).topology() == two(added)
+
+
+def test_another_file_is_refused_unless_it_may_replace(bench: Bench) -> None:
+    up(bench)
+    other = two(added, source="other.yaml")
+    with pytest.raises(UsageError, match=r"already up, from two\.yaml, not from other\.yaml"):
+        up(bench, other)
+    assert nodes(bench) == NODES
+    up(bench, two(source="copy.yaml"))  # the same in another place is the same
+    up(bench, other, replace=True)
+    assert nodes(bench) == ["node1", "node2", "node3", "outside"]
+
+
+# -- failure ----------------------------------------------------------------
+
+
+def test_a_failed_up_leaves_nothing(bench: Bench) -> None:
+    bench.provider.behave("etcd", Behaviour(log="bind: address already in use\n", dies=1))
+    with pytest.raises(StepsFailed, match="etcd node1: etcd on node1 died") as caught:
+        up(bench)
+    assert "bind: address already in use" in str(caught.value)
+    assert labs(bench.settings) == []
+    assert bench.provider.fabric("two-node") is None
+    assert bench.store.interrupted == 1
+
+
+def test_keep_leaves_it_for_a_look(bench: Bench) -> None:
+    bench.provider.fail("start", "node2", LabError("no"))
+    with pytest.raises(StepsFailed):
+        up(bench, keep=True)
+    assert labs(bench.settings) == ["two-node"]
+    assert Lab("two-node", bench.settings).topology() == two()
+
+
+def test_a_failed_change_removes_the_new_nodes_only(bench: Bench) -> None:
+    up(bench)
+    before = bench.provider.nodes("two-node")
+    bench.provider.behave("dockerd", Behaviour(dies=1), node="node3")
+    with pytest.raises(StepsFailed, match="docker node3"):
+        up(bench, two(added))
+    assert bench.provider.nodes("two-node") == before
+    assert bench.provider.fabric("two-node") is not None
+    assert changed(up(bench)) <= {f"node {name}" for name in NODES}
+    assert changed(up(bench)) == set()
+
+
+def test_every_failure_is_reported(bench: Bench) -> None:
+    bench.provider.fail("create", "node1", LabError("first"))
+    bench.provider.fail("create", "node2", LabError("second"))
+    barrier = threading.Barrier(2)
+    fail = bench.provider.machine.note
+
+    def together(call: object) -> None:
+        if getattr(call, "what", "") == "create" and getattr(call, "node", "") != "outside":
+            barrier.wait(5)
+        fail(call)  # type: ignore[arg-type]
+
+    bench.provider.machine.note = together  # type: ignore[method-assign]
+    with pytest.raises(StepsFailed) as caught:
+        up(bench)
+    assert {step for step, _ in caught.value.failures} == {"node node1", "node node2"}
+
+
+def test_an_error_of_the_engine_is_the_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = {"container-2": LabError("dockerd on node2: cannot start")}
+    monkeypatch.setattr(FakeEngine, "refuse", refused)
+    with pytest.raises(StepsFailed, match="container node2/container-2: dockerd on node2"):
+        up(bench)
+
+
+def test_a_page_that_is_not_had_says_what_has_died(bench: Bench) -> None:
+    def curl(_: object) -> Answer:
+        node = bench.provider.nodes("two-node")["node1"]
+        node.end("flanneld", -9, "panic: no route\n")  # type: ignore[attr-defined]
+        return Answer(7, err=b"curl: (7) no route to host\n")
+
+    bench.provider.script(["nsenter"], curl, node="node1")
+    with pytest.raises(StepsFailed, match=r"flanneld on node1 has died\n.*panic: no route"):
+        up(bench)
+
+
+def test_an_interrupt_ends_the_waits_and_leaves_nothing(bench: Bench) -> None:
+    bench.provider.behave("dockerd", Behaviour(seconds=60))
+
+    def step(done: Done) -> None:
+        if done.step.name == "etcd node1":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Lab("two-node", bench.settings).up(two(), watch=Watch(step=step))
+    assert labs(bench.settings) == []
+    assert [t for t in threading.enumerate() if t.name == "testbed step"] == []
+
+
+def test_up_after_a_failure(bench: Bench) -> None:
+    bench.provider.behave("etcd", Behaviour(dies=1))
+    with pytest.raises(StepsFailed):
+        up(bench)
+    bench.provider.behave("etcd", Behaviour())
+    up(bench)
+    assert nodes(bench) == NODES
+
+
+# -- down and looking -------------------------------------------------------
+
+
+def test_down_of_nothing(bench: Bench) -> None:
+    assert not Lab("two-node", bench.settings).down()
+
+
+def test_down_with_a_record_but_no_nodes(bench: Bench) -> None:
+    up(bench)
+    bench.provider.destroy("two-node")
+    lab = Lab("two-node", bench.settings)
+    assert lab.down()
+    assert not lab.down()
+
+
+def test_down_with_nodes_but_no_record(bench: Bench) -> None:
+    up(bench)
+    bench.state.remove("two-node")
+    assert labs(bench.settings) == ["two-node"]
+    assert Lab("two-node", bench.settings).down()
+    assert labs(bench.settings) == []
+
+
+def test_up_with_nodes_but_no_record(bench: Bench) -> None:
+    up(bench)
+    bench.state.remove("two-node")
+    assert changed(up(bench, two(source="other.yaml"))) == set()
+
+
+def test_down_leaves_other_labs(bench: Bench) -> None:
+    up(bench)
+    up(bench, load("docker-single"))
+    Lab("two-node", bench.settings).down()
+    assert labs(bench.settings) == ["docker-single"]
+
+
+def test_a_lab_that_is_not_up(bench: Bench) -> None:
+    up(bench, load("docker-single"))
+    with pytest.raises(NoSuchLab, match="two-node is not up") as caught:
+        Lab("two-node", bench.settings).context()
+    assert "labs that are up: docker-single" in str(caught.value.hint)
+
+
+def test_a_node_by_name(bench: Bench) -> None:
+    up(bench)
+    lab = Lab("two-node", bench.settings)
+    assert lab.node("node1").name == "node1"
+    with pytest.raises(NoSuchLab, match="no node 'node9'") as caught:
+        lab.node("node9")
+    assert caught.value.hint == "running nodes: node1, node2, outside"
+
+
+def test_two_at_once_are_one_after_the_other(bench: Bench) -> None:
+    words: list[str] = []
+    seen: list[set[str]] = []
+    bench.provider.behave("etcd", Behaviour(seconds=0.1))
+    both = threading.Barrier(2)
+
+    def one() -> None:
+        both.wait()
+        watch = Watch(words=words.append)
+        seen.append(changed(Lab("two-node", bench.again()).up(two(), watch=watch)))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(len(s) for s in seen) == 0
+    assert len(words) == 1
+    assert re.fullmatch(r"waiting for testbed up two-node \(pid \d+\)", words[0])
+
+
+def test_a_lab_that_is_held_for_too_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = bench.state.lock
+
+    def impatient(lab: str, purpose: str, **options: object) -> object:
+        return lock(lab, purpose, timeout=0.05)
+
+    monkeypatch.setattr(bench.state, "lock", impatient)
+    with lock("two-node", "up two-node"), pytest.raises(LabBusy, match="testbed up two-node"):
+        Lab("two-node", bench.settings).down()

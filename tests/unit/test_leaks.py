@@ -1,0 +1,90 @@
+"""What is new, gone or changed between two looks at a machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from testbed import leaks
+from testbed.leaks import RESTLESS, Snapshot, differences
+
+
+def seen(**areas: dict[str, str]) -> Snapshot:
+    return Snapshot(areas)
+
+
+def test_nothing_changed() -> None:
+    one = seen(link={"eth0": "mtu 1500"}, process={})
+    assert differences(one, one) == []
+
+
+def test_new_gone_and_changed() -> None:
+    before = seen(link={"eth0": "mtu 1500", "eth1": "up"}, sysctl={"a": "0"})
+    after = seen(link={"eth0": "mtu 1450", "br-lan": "up"}, sysctl={"a": "1"})
+    assert differences(before, after) == [
+        "new link: br-lan (up)",
+        "link is gone: eth1",
+        "link has changed: eth0: mtu 1500 -> mtu 1450",
+        "sysctl has changed: a: 0 -> 1",
+    ]
+
+
+def test_a_process_that_has_ended_is_no_leak() -> None:
+    before = seen(process={"etcd pid 1 since 2": "etcd"})
+    assert differences(before, seen(process={})) == []
+    assert differences(seen(process={}), before) == ["new process: etcd pid 1 since 2 (etcd)"]
+
+
+@pytest.mark.parametrize(
+    ("key", "skipped"),
+    [
+        ("kernel/random/entropy_avail", True),
+        ("kernel/ns_last_pid", True),
+        ("kernel/pty/nr", True),
+        ("kernel/pty/max", False),
+        ("kernel/core_pattern", False),
+        ("vm/drop_caches", True),
+        ("vm/swappiness", False),
+        ("net/ipv4/ip_forward", False),
+    ],
+)
+def test_what_counts_by_itself_is_not_looked_at(key: str, skipped: bool) -> None:
+    assert bool(RESTLESS.search(key)) is skipped
+
+
+def test_counters_of_a_firewall_are_no_change() -> None:
+    assert leaks.COUNTERS.sub("", ":INPUT ACCEPT [12:3456]") == ":INPUT ACCEPT "
+    assert leaks.COUNTERS.sub("", "counter packets 1 bytes 2 drop") == "counter  drop"
+
+
+def test_a_process_of_a_lab_is_seen_and_its_zombie_is_not(tmp_path: Path) -> None:
+    program = tmp_path / "tcpdump"
+    program.symlink_to("/bin/sleep")
+    process = subprocess.Popen([program, "60"])
+    try:
+        found = dict(leaks._processes([]))
+        (key,) = [k for k in found if k.startswith(f"tcpdump pid {process.pid} ")]
+        assert found[key] == f"{program} 60"
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert key not in dict(leaks._processes([]))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_lines_that_are_there_twice_count() -> None:
+    before, after = leaks._counted(["tmpfs /a"]), leaks._counted(["tmpfs /a", "tmpfs /a"])
+    assert differences(Snapshot({"mount": before}), Snapshot({"mount": after})) == [
+        "mount has changed: tmpfs /a: 1 of it -> 2 of it"
+    ]
+
+
+def test_two_looks_at_this_machine_are_the_same() -> None:
+    before = leaks.snapshot()
+    assert {"link", "mount", "sysctl", "file", "process"} <= set(before.areas)
+    lines = differences(before, leaks.snapshot())
+    assert [line for line in lines if "sysctl" in line or "link" in line] == []

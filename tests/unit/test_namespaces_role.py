@@ -1,0 +1,90 @@
+"""What `ip` is told for plain namespaces, bridges and veth pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.errors import StepsFailed
+from testbed.lab.lab import Lab
+from testbed.nodes.fake import Answer
+from testbed.roles.namespaces import batches
+from testbed.topology import load, load_text
+
+if TYPE_CHECKING:
+    from fakes import Bench
+
+# Document 002's own names and addresses, as `ip -batch` takes them.
+NODE = """\
+netns add ns1
+netns add ns2
+link add name br0 type bridge
+link set dev br0 up
+link add name veth0 type veth peer name veth1
+link set dev veth0 netns ns1
+link set dev veth1 netns ns2
+link add name br-veth0 type veth peer name brvethotherend0
+link set dev br-veth0 netns ns1
+link set dev brvethotherend0 master br0 up
+link add name br-veth1 type veth peer name brvethotherend1
+link set dev br-veth1 netns ns2
+link set dev brvethotherend1 master br0 up
+"""
+NS1 = """\
+link set dev lo up
+address add 192.168.10.200/24 dev veth0
+link set dev veth0 up
+address add 192.168.11.200/24 dev br-veth0
+link set dev br-veth0 up
+"""
+NS2 = NS1.replace("veth0", "veth1").replace(".200/", ".201/")
+
+
+def test_netns_experiments() -> None:
+    lines = batches(load("netns-experiments"), "host")
+    assert {name: "\n".join(of) + "\n" for name, of in lines.items()} == {
+        "": NODE,
+        "ns1": NS1,
+        "ns2": NS2,
+    }
+
+
+def test_a_node_gets_its_own_only() -> None:
+    text = (
+        "name: t\nnodes:\n  h: {roles: [namespaces]}\n  i: {roles: [namespaces]}\n"
+        "namespaces:\n  a: {node: h}\n  b: {node: i}\nbridges:\n  br0: {node: i}\n"
+        "veths:\n  - node: i\n    ends:\n"
+        "      - {name: v0, namespace: b, address: 192.0.2.1/24}\n      - {name: v1, bridge: br0}\n"
+    )
+    topology = load_text(text, "t")
+    assert batches(topology, "h") == {"": ["netns add a"], "a": ["link set dev lo up"]}
+    assert "netns add a" not in batches(topology, "i")[""]
+    assert list(batches(topology, "i")) == ["", "b"]
+
+
+def test_they_are_made_once(bench: Bench) -> None:
+    lab = Lab("netns-experiments", bench.settings)
+    lab.up(load("netns-experiments"))
+    inputs = [(c.words, (c.input or b"").decode()) for c in bench.provider.calls if c.input]
+    assert inputs == [
+        (("ip", "-batch", "-"), NODE.rstrip("\n")),
+        (("ip", "-n", "ns1", "-batch", "-"), NS1.rstrip("\n")),
+        (("ip", "-n", "ns2", "-batch", "-"), NS2.rstrip("\n")),
+    ]
+    bench.forget()
+    assert lab.up(load("netns-experiments")).changed == []
+    assert bench.provider.asked("run") == []
+
+
+def test_what_was_cut_off_is_cleared_first(bench: Bench) -> None:
+    lab = Lab("netns-experiments", bench.settings)
+    bench.provider.script(["ip", "-n", "ns2"], Answer(1, err=b"killed"))
+    with pytest.raises(StepsFailed):
+        lab.up(load("netns-experiments"), keep=True)
+    bench.forget()
+    bench.provider.script(["ip", "-n", "ns2"], Answer())
+    lab.up(load("netns-experiments"))
+    ran = [" ".join(words) for words in bench.provider.asked("run")]
+    first = ran.index("ip -batch -")
+    assert {"ip netns delete ns1", "ip netns delete ns2", "ip link delete br0"} <= set(ran[:first])

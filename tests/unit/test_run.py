@@ -1,0 +1,297 @@
+"""Carrying out a plan: at once what can be, all failures together, no thread left."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from testbed.errors import LabError, MachineError, NoSuchLab, StepsFailed
+from testbed.lab import run as running
+from testbed.lab.plan import Plan, Step, order
+from testbed.lab.run import Done, Progress, carry_out
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+
+NOTHING = cast("Context", None)
+Act = Callable[[], None]
+
+
+def step(
+    name: str, needs: Iterable[str] = (), act: Act = lambda: None, *, heavy: bool = False
+) -> Step:
+    def do(_: Context) -> tuple[str, bool]:
+        act()
+        return f"{name} is there", True
+
+    return Step(name, name, tuple(needs), heavy=heavy, act=do)
+
+
+def plan(*steps: Step) -> Plan:
+    return Plan("lab", order(steps))
+
+
+def left_over() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "testbed step"]
+
+
+class Wait:
+    """A step that ends when it is given up, as a wait on a node does."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.gone = threading.Event()
+        self.given_up = 0
+
+    def act(self) -> None:
+        self.begun.set()
+        assert self.gone.wait(10)
+        raise NoSuchLab("node has ended")
+
+    def give_up(self) -> None:
+        self.given_up += 1
+        self.gone.set()
+
+
+def fail(error: Exception) -> Act:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def test_how_each_step_ended_in_the_order_in_which_they_did() -> None:
+    told: list[Done] = []
+    done = carry_out(
+        plan(step("b", ["a"]), step("a"), step("c", ["b"])),
+        NOTHING,
+        progress=Progress(done=told.append),
+    )
+    assert [(d.step.name, d.words, d.changed, d.error) for d in done] == [
+        (name, f"{name} is there", True, None) for name in "abc"
+    ]
+    assert told == done
+    assert done[0].began <= done[1].began <= done[2].began
+    assert left_over() == []
+
+
+def test_an_empty_plan() -> None:
+    assert carry_out(plan(), NOTHING) == []
+
+
+def test_what_can_be_at_once_is() -> None:
+    all_here = threading.Barrier(8)
+    steps = [step(f"s{i}", act=lambda: (all_here.wait(5), None)[1]) for i in range(8)]
+    assert len(carry_out(plan(*steps), NOTHING)) == 8
+
+
+def test_nothing_begins_before_what_it_needs_has_ended() -> None:
+    ended: list[str] = []
+
+    def act(name: str, needs: list[str]) -> Act:
+        def do() -> None:
+            assert set(needs) <= set(ended)
+            time.sleep(0.002)
+            ended.append(name)
+
+        return do
+
+    needs = {f"s{i}": [f"s{j}" for j in range(i) if (i * 7 + j) % 3 == 0] for i in range(20)}
+    carry_out(plan(*(step(n, of, act(n, of)) for n, of in needs.items())), NOTHING)
+    assert sorted(ended) == sorted(needs)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_only_so_many_heavy_ones_at_once(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "heavy_limit", lambda: limit)
+    lock = threading.Lock()
+    now, most = 0, 0
+
+    def act() -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+
+    carry_out(plan(*(step(f"s{i}", act=act, heavy=True) for i in range(10))), NOTHING)
+    assert most == limit
+
+
+def test_light_ones_do_not_wait_for_heavy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "heavy_limit", lambda: 1)
+    light = threading.Barrier(4)  # one heavy step and three light ones, all at once
+
+    def meet() -> None:
+        light.wait(5)
+
+    steps = [step("h", act=meet, heavy=True), *(step(f"l{i}", act=meet) for i in range(3))]
+    assert len(carry_out(plan(*steps), NOTHING)) == 4
+
+
+def test_those_furthest_along_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "heavy_limit", lambda: 1)
+    began: list[str] = []
+    steps = [
+        step("start"),
+        *(step(n, ["start"], partial(began.append, n), heavy=True) for n in "abc"),
+    ]
+    carry_out(plan(*steps), NOTHING)
+    assert began == ["c", "b", "a"]
+
+
+def test_no_more_threads_than_workers() -> None:
+    lock = threading.Lock()
+    names: set[int] = set()
+
+    def act() -> None:
+        with lock:
+            names.add(threading.get_ident())
+        time.sleep(0.005)
+
+    carry_out(plan(*(step(f"s{i}", act=act) for i in range(30))), NOTHING, workers=3)
+    assert len(names) <= 3
+
+
+def test_a_failure_stops_what_has_not_begun() -> None:
+    begun: list[str] = []
+    with pytest.raises(StepsFailed) as caught:
+        carry_out(
+            plan(
+                step("a", act=fail(LabError("no"))),
+                step("b", ["a"], lambda: begun.append("b")),
+            ),
+            NOTHING,
+        )
+    assert begun == []
+    assert str(caught.value) == "a: no"
+    assert caught.value.exit_code == 4
+
+
+def test_a_failure_gives_up_what_is_under_way_once() -> None:
+    wait = Wait()
+
+    def act() -> None:
+        assert wait.begun.wait(5)
+        raise LabError("no")
+
+    with pytest.raises(StepsFailed) as caught:
+        carry_out(plan(step("w", act=wait.act), step("a", act=act)), NOTHING, give_up=wait.give_up)
+    assert wait.given_up == 1
+    # That the node went away is what giving up does, no failure of its own.
+    assert [name for name, _ in caught.value.failures] == ["a"]
+    assert left_over() == []
+
+
+def test_all_failures_are_told() -> None:
+    together = threading.Barrier(3)
+
+    def act(error: Exception) -> Act:
+        def do() -> None:
+            together.wait(5)
+            raise error
+
+        return do
+
+    given_up: list[int] = []
+    steps = [step(n, act=act(LabError(f"no {n}\nmore of {n}"))) for n in "abc"]
+    with pytest.raises(StepsFailed) as caught:
+        carry_out(plan(*steps), NOTHING, give_up=lambda: given_up.append(1))
+    assert sorted(name for name, _ in caught.value.failures) == ["a", "b", "c"]
+    assert "b: no b\n  more of b" in str(caught.value)
+    assert given_up == [1]
+
+
+def test_an_error_that_is_no_lab_error_is_told_too() -> None:
+    with pytest.raises(StepsFailed, match="a: 'key'"):
+        carry_out(plan(step("a", act=fail(KeyError("key")))), NOTHING)
+
+
+def test_if_the_machine_lacks_something_the_exit_code_says_so() -> None:
+    with pytest.raises(StepsFailed) as caught:
+        carry_out(plan(step("a", act=fail(MachineError("no veth")))), NOTHING)
+    assert caught.value.exit_code == 3
+
+
+def test_giving_up_that_fails_does_not_hide_why() -> None:
+    def give_up() -> None:
+        raise LabError("node1 does not end")
+
+    with pytest.raises(StepsFailed) as caught:
+        carry_out(plan(step("a", act=fail(LabError("no")))), NOTHING, give_up=give_up)
+    assert [(n, str(e)) for n, e in caught.value.failures] == [
+        ("a", "no"),
+        ("giving up", "node1 does not end"),
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LabError])
+def test_an_exception_of_a_callback_ends_all(error: type[BaseException]) -> None:
+    wait = Wait()
+
+    def told(_: Done) -> None:
+        raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        carry_out(
+            plan(step("w", act=wait.act), step("a")),
+            NOTHING,
+            progress=Progress(done=told),
+            give_up=wait.give_up,
+        )
+    assert wait.given_up == 1
+    assert left_over() == []
+
+
+def test_ctrl_c_in_the_caller_joins_the_threads() -> None:
+    wait = Wait()
+
+    def interrupt() -> None:
+        assert wait.begun.wait(5)
+        _thread.interrupt_main()  # as SIGINT would, while the caller waits
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(
+            plan(step("w", act=wait.act), step("i", act=interrupt)),
+            NOTHING,
+            give_up=wait.give_up,
+        )
+    assert wait.given_up == 1
+    assert left_over() == []
+
+
+def test_an_interrupt_after_a_failure_does_not_give_up_again() -> None:
+    wait = Wait()
+    told: list[str] = []
+
+    def done(of: Done) -> None:
+        told.append(of.step.name)
+        if of.step.name == "w":
+            raise KeyboardInterrupt
+
+    steps = [step("w", act=wait.act), step("a", act=fail(LabError("no")))]
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(plan(*steps), NOTHING, progress=Progress(done=done), give_up=wait.give_up)
+    assert (told, wait.given_up) == (["a", "w"], 1)
+
+
+def test_what_runs_is_told_while_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "IDLE_SECONDS", 0.05)
+    idle: list[list[str]] = []
+    free = threading.Event()
+
+    def told(names: list[str]) -> None:
+        idle.append(names)
+        free.set()
+
+    acts = [step(n, act=lambda: (free.wait(5), None)[1]) for n in "ba"]
+    carry_out(plan(*acts), NOTHING, progress=Progress(idle=told))
+    assert idle[0] == ["a", "b"]
