@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.errors import LabError
-from testbed.observe.capture import Packet, capture, captures
+from testbed.observe.capture import Capture, Packet, capture, captures
 from testbed.suites.helpers import (
     SOON,
     addresses,
@@ -95,6 +95,9 @@ def test_broadcast_address_reaches_all_neighbours(
     target = str(network.broadcast_address)
     wanted = {container.address for container in others}
 
+    def replies(own: Capture) -> set[str]:
+        return {packet.src for packet in own.packets if packet.is_echo_reply} & wanted
+
     def answers(setting: str) -> set[str]:
         """Which neighbours answer, with their setting; all of them must have seen the request."""
         points = [(place, "eth0", "icmp") for place in neighbours]
@@ -103,11 +106,13 @@ def test_broadcast_address_reaches_all_neighbours(
                 stack.enter_context(sysctl_set(observe, container, IGNORE, setting))
             with captures(*points) as (own, *seen):
                 observe.run(sender, ["ping", "-n", "-b", "-c1", "-W0.3", target], check=False)
+                if setting == "0":
+                    own.wait_for(lambda _: replies(own) == wanted)
         note(observe, own, *seen)
         for one in seen:
             arrived = requests(one, sender.address, target)
             assert [packet.dst_mac for packet in arrived] == [BROADCAST_MAC]
-        return {packet.src for packet in own.packets if packet.is_echo_reply} & wanted
+        return replies(own)
 
     observe.holds_when(f"{IGNORE} is 0: all receive it, and answer", answers("0") == wanted)
     observe.fails_when(
@@ -275,10 +280,10 @@ def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Obser
         assert link(observe, end.container, "eth0")["mtu"] == mtu
         assert leased(observe, end.node)["FLANNEL_MTU"] == str(mtu)
     # 28 octets of IP and ICMP header; a full packet arrives whole, one more octet is refused.
-    argv = ["ping", "-n", "-c1", "-W2", "-M", "do", "-s"]
-    target = other.container.address
-    assert observe.run(one.container, [*argv, str(mtu - 28), target], check=False).ok
-    assert not observe.run(one.container, [*argv, str(mtu - 27), target], check=False).ok
+    argv = ["ping", "-n", "-c1", "-M", "do", other.container.address]
+    full, over = ([*argv, "-s", str(mtu - 28)], [*argv, "-s", str(mtu - 27), "-W0.2"])
+    assert observe.run(one.container, full, check=False).ok
+    assert not observe.run(one.container, over, check=False).ok
 
 
 # -- document 004 --------------------------------------------------------

@@ -332,11 +332,15 @@ class TestNetns:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-        time.sleep(0.01)  # those that were not whole die now
-        nodes = provider.nodes(LAB)
-        assert nodes
-        for node in nodes.values():
-            assert node.run(["hostname"]).stdout.strip() == node.name
+
+        def all_whole() -> bool:
+            nodes = provider.nodes(LAB)
+            assert nodes
+            with contextlib.suppress(NoSuchLab):  # one that was not whole is dying now
+                return all(n.run(["hostname"]).stdout.strip() == n.name for n in nodes.values())
+            return False
+
+        assert until(all_whole)
         provider.destroy(LAB)
         assert provider.labs() == []
 

@@ -12,7 +12,7 @@ from testbed.topology import load, load_text, names
 SHIPPED = sorted(names())
 FLANNEL = ["two-node", "two-node-host-gw", "two-node-udp"]
 
-#: name: what it needs.  Containers of a node are a chain, in the order of the file.
+#: Each step and what it needs.
 TWO_NODE = {
     "fabric": (),
     "node node1": ("fabric",),
@@ -27,7 +27,6 @@ TWO_NODE = {
     "flannel node1": ("flannel config", "node node1"),
     "flannel node2": ("flannel config", "node node2"),
     "container node1/container-1": ("images node1",),
-    "container node1/container-3": ("container node1/container-1",),
     "container node2/container-2": ("images node2",),
     "reach container-1 -> container-2": (
         "container node1/container-1",
