@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import click
 
+HELP = """Print the script that completes commands, labs and nodes in a shell.
 
-@click.command("completion")
+\b
+  bash: testbed completion bash > /etc/bash_completion.d/testbed
+  zsh:  testbed completion zsh > "${fpath[1]}/_testbed"
+  fish: testbed completion fish > ~/.config/fish/completions/testbed.fish
+"""
+
+
+@click.command("completion", help=HELP)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    r"""Print the script that completes commands, labs and nodes in a shell.
-
-    \b
-      bash: testbed completion bash > /etc/bash_completion.d/testbed
-      zsh:  testbed completion zsh > "${fpath[1]}/_testbed"
-      fish: testbed completion fish > ~/.config/fish/completions/testbed.fish
-    """
+    """See HELP."""
     from click.shell_completion import get_completion_class
 
     from testbed.cli import cli

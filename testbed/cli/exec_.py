@@ -9,22 +9,23 @@ import click
 from testbed.cli import common
 from testbed.errors import UsageError
 
+HELP = """Run a command on a node or in a container; exit with its status.
 
-@click.command("exec", context_settings={"ignore_unknown_options": True})
+\b
+  testbed exec node1 -- ip -d link show flannel.1
+  testbed exec node1/container-1 -- curl -s 100.96.2.2
+"""
+
+
+@click.command("exec", help=HELP, context_settings={"ignore_unknown_options": True})
 @common.lab_option
 @click.option("-t", "--tty/--no-tty", default=None, help="Give it a terminal, or none.")
 @click.argument("where", metavar="NODE[/CONTAINER]", shell_complete=common.complete_nodes)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool | None) -> int:
-    r"""Run a command on a node or in a container; exit with its status.
-
-    \b
-      testbed exec node1 -- ip -d link show flannel.1
-      testbed exec node1/container-1 -- curl -s 100.96.2.2
-    """
+    """See HELP."""
     common.need_root("`testbed exec`")
-    if tty is None:
-        tty = False
+    tty = bool(tty)
     if tty and not sys.stdin.isatty():
         raise UsageError("--tty: standard input is no terminal", hint="leave --tty out")
     return attach(lab_name, where, list(argv), tty=tty)

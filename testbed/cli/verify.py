@@ -171,7 +171,7 @@ def _all(settings: Settings, selection: Selection, output: _Output, *, check_mac
     if not output.quiet:
         output.show(terminal.overview(runs))
     output.show([terminal.closing_all(runs, seconds)])
-    left = leaks.differences(before, leaks.settled(before)) if before else []
+    left = leaks.left(before) if before else []
     if before:
         output.show(terminal.machine(left))
     return _status([r.results for r in runs]) or (1 if left else 0)

@@ -83,16 +83,18 @@ class Lab:
         ``replace`` allows a lab that is up from another file to be turned into
         this one.  Raises UsageError, MachineError, LabError, Interrupted.
         """
+        if topology.name != self.name:
+            raise ValueError(f"a topology named {topology.name} is not one for lab {self.name}")
         watch = watch or Watch()
         plan = planning.make(topology)
         provider = self.settings.provider(topology.provider)
         began = time.monotonic()
         preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
-            self._fetch(topology)
             record = self.settings.state.read(self.name)
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, replace=replace)
+            self._fetch(topology)
             context = Context(topology, provider, self.settings.store, nodes)
             with signals.held() as held:
                 return self._make(plan, context, watch, held, keep=keep, began=began)
@@ -179,7 +181,6 @@ class Lab:
         keep: bool,
     ) -> list[running.Done]:
         def give_up() -> None:
-            self.settings.store.interrupt()
             if keep:
                 return  # the other steps go on to their own end, for a whole picture
             # Every wait on a node ends with the node; those made before this call come back
@@ -189,9 +190,7 @@ class Lab:
 
         already = set(context.nodes)
         progress = running.Progress(done=watch.step, idle=watch.idle)
-        return running.carry_out(
-            plan, context, progress=progress, give_up=give_up, signals=held
-        )
+        return running.carry_out(plan, context, progress=progress, give_up=give_up, signals=held)
 
     def _roll_back(self, context: Context, before: set[str] | None) -> None:
         """Remove what this ``up`` made: all of a lab that was not there, else its new nodes."""

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,26 +52,76 @@ class Progress:
 
 @dataclass(slots=True)
 class _Run:
+    """One run: what waits, what runs, what has ended.  Used by the caller's thread alone."""
+
     plan: Plan
     context: Context
+    progress: Progress
     workers: int
+    give_up: Callable[[], None]
     began: float = field(default_factory=time.monotonic)
+    #: What the threads hand back, or the number of a signal.
     ended: queue.SimpleQueue[Done | int] = field(default_factory=queue.SimpleQueue)
     work: queue.SimpleQueue[Step | None] = field(default_factory=queue.SimpleQueue)
     threads: list[threading.Thread] = field(default_factory=list)
+    waiting: dict[str, Step] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    finished: dict[str, Done] = field(default_factory=dict)
+    failures: list[tuple[str, Exception]] = field(default_factory=list)
 
-    def submit(self, step: Step, running: int) -> None:
-        self.work.put(step)
-        if len(self.threads) < min(self.workers, running):
-            thread = threading.Thread(target=self.worker, name="testbed step", daemon=True)
-            self.threads.append(thread)
-            thread.start()
+    def carry_out(self) -> None:
+        """Run to the end.  Raises Interrupted for a signal; failures are kept."""
+        self.waiting = dict(self.plan.steps)
+        self.start_ready()
+        while self.running:
+            try:
+                done = self.ended.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self.progress.idle(sorted(self.running))
+                continue
+            if isinstance(done, int):
+                raise Interrupted(done)
+            self.running.discard(done.step.name)
+            self.progress.done(done)
+            if done.error is None:
+                self.finished[done.step.name] = done
+            else:
+                self.failed(done.step.name, done.error)
+            self.start_ready()
+
+    def start_ready(self) -> None:
+        if self.failures:
+            return
+        for step in self.ready():
+            del self.waiting[step.name]
+            self.running.add(step.name)
+            self.work.put(step)
+            if len(self.threads) < min(self.workers, len(self.running)):
+                thread = threading.Thread(target=self.worker, name="testbed step", daemon=True)
+                self.threads.append(thread)
+                thread.start()
+
+    def ready(self) -> list[Step]:
+        """The steps to start now, those furthest along in the plan first."""
+        ready = [s for s in self.waiting.values() if all(n in self.finished for n in s.needs)]
+        room = heavy_limit() - sum(self.plan.steps[name].heavy for name in self.running)
+        light = [step for step in ready if not step.heavy]
+        return light + [step for step in reversed(ready) if step.heavy][: max(0, room)]
+
+    def failed(self, step: str, error: Exception) -> None:
+        self.failures.append((step, error))
+        if len(self.failures) == 1:
+            try:
+                self.give_up()
+            except Exception as second:  # noqa: BLE001  (the first failure must not be lost)
+                self.failures.append(("giving up", second))
 
     def worker(self) -> None:
+        """A thread: takes steps until there is no more work."""
         while (step := self.work.get()) is not None:
-            self.ended.put(self.carry_out(step))
+            self.ended.put(self.act(step))
 
-    def carry_out(self, step: Step) -> Done:
+    def act(self, step: Step) -> Done:
         began = time.monotonic()
         failure: Exception | None = None
         try:
@@ -104,66 +154,26 @@ def carry_out(
     left when this returns or raises.  Raises StepsFailed with every failure,
     Interrupted.
     """
-    progress = progress or Progress()
-    run = _Run(plan, context, workers)
+    run = _Run(plan, context, progress or Progress(), workers, give_up)
     if signals is not None:
         signals.told = run.ended.put  # reentrant: safe in a signal handler
         signals.check()
-    waiting = dict(plan.steps)
-    running: set[str] = set()
-    finished: dict[str, Done] = {}
-    failures: list[tuple[str, Exception]] = []
     try:
-        while True:
-            if not failures:
-                for step in _next(plan, waiting, running, finished):
-                    del waiting[step.name]
-                    running.add(step.name)
-                    run.submit(step, len(running))
-            if not running:
-                break
-            try:
-                done = run.ended.get(timeout=IDLE_SECONDS)
-            except queue.Empty:
-                progress.idle(sorted(running))
-                continue
-            if isinstance(done, int):
-                raise Interrupted(done)
-            running.discard(done.step.name)
-            progress.done(done)
-            if done.error is None:
-                finished[done.step.name] = done
-                continue
-            failures.append((done.step.name, done.error))
-            if len(failures) == 1:
-                try:
-                    give_up()
-                except Exception as error:  # noqa: BLE001  (the first failure must not be lost)
-                    failures.append(("giving up", error))
+        run.carry_out()
     except BaseException:
-        if not failures:
+        if not run.failures:
             give_up()
         raise
     finally:
         run.close()
-    if failures:
-        raise StepsFailed(_causes(failures))
-    return list(finished.values())
+    if run.failures:
+        raise StepsFailed(_causes(run.failures))
+    return list(run.finished.values())
 
 
 def heavy_limit() -> int:
     """How many heavy steps may run at once on this machine."""
     return HEAVY_PER_CPU * len(os.sched_getaffinity(0))
-
-
-def _next(
-    plan: Plan, waiting: Mapping[str, Step], running: set[str], finished: Mapping[str, Done]
-) -> list[Step]:
-    """The steps to start now, those furthest along in the plan first."""
-    ready = [s for s in waiting.values() if all(n in finished for n in s.needs)]
-    room = heavy_limit() - sum(plan.steps[name].heavy for name in running)
-    chosen = [s for s in ready if not s.heavy]
-    return chosen + [s for s in reversed(ready) if s.heavy][: max(0, room)]
 
 
 def _causes(failures: list[tuple[str, Exception]]) -> list[tuple[str, Exception]]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from testbed.claims.observation import Observation
 from testbed.errors import LabError, TimeoutExpired
 from testbed.roles import docker
 from testbed.roles.engine import LAB
@@ -28,7 +29,7 @@ from testbed.roles.engine import LAB
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from testbed.claims.observation import Observation, Runs
+    from testbed.claims.observation import Runs
     from testbed.lab.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Result, Running
     from testbed.observe.capture import Capture, Packet, Place
@@ -543,6 +544,17 @@ def extra_container(
         yield name
     finally:
         engine.remove(name)
+
+
+def wait_serving(lab: LiveLab, node: Node, name: str, port: int = 80) -> None:
+    """Wait until an extra container listens on a port: its server starts after it."""
+    container = lab.container(name, node=node.name)
+    quiet = Observation()
+
+    def listening() -> bool:
+        return port in {one.port for one in listeners(quiet, container)}
+
+    wait_until(listening, what=f"a server on port {port} of {name}")
 
 
 @contextlib.contextmanager

@@ -48,11 +48,6 @@ class End:
     def name(self) -> str:
         return self.node.name
 
-    @property
-    def docker0(self) -> str:
-        """docker0's address: the first one of the host's subnet."""
-        return str(self.subnet[1])
-
 
 def ends(lab: LiveLab) -> tuple[End, End]:
     """The first two hosts of the overlay that have a container with the page."""

@@ -36,6 +36,7 @@ from testbed.suites.helpers import (
     rules,
     serving,
     undone,
+    wait_serving,
     wait_until,
     web_port,
 )
@@ -240,21 +241,19 @@ def test_in_host_mode_a_port_can_be_taken(lab: LiveLab, node: Node, observe: Obs
         state: dict[str, Any] = engine.inspect_raw(name)["State"]
         return None if state["Running"] else state
 
-    def listens(name: str) -> bool:
-        container = lab.container(name, node=node.name)
-        return FREE_PORT in {one.port for one in listeners(Observation(), container)}
-
     with serving(node, FREE_PORT):
         with extra_container(lab, node, mode="host", command=command) as name:
             state = wait_until(lambda: ended(name), what=f"the end of {name}")
             observe.note(f"{node.name}: state of {name} in host mode", state)
             observe.holds(state["ExitCode"] != 0, "in host mode its server cannot start")
         with extra_container(lab, node, mode="bridge", command=command) as name:
-            runs = wait_until(lambda: listens(name), what=f"the server in {name}")
-            listeners(observe, lab.container(name, node=node.name))
-            observe.holds(runs, "in bridge mode it listens on the same number")
+            wait_serving(lab, node, name, FREE_PORT)
+            inner = listeners(observe, lab.container(name, node=node.name))
+            observe.holds(
+                FREE_PORT in {one.port for one in inner}, "in bridge mode it has that port"
+            )
     with extra_container(lab, node, mode="host", command=command) as name:
-        assert wait_until(lambda: listens(name), what=f"the server in {name}")
+        wait_serving(lab, node, name, FREE_PORT)
 
 
 @pytest.mark.claim("mode-host-no-nat")

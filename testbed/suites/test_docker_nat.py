@@ -34,6 +34,7 @@ from testbed.suites.helpers import (
     rules,
     serving,
     sysctl_set,
+    wait_serving,
 )
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def test_minus_p_opens_a_port_of_the_host(
     url = f"http://{node_address(lab, node)}:18080/"
     before = fetch(observe, outside, url, seconds=SOON)
     with extra_container(lab, node, port_bindings={80: 18080}, expose=[80]) as name:
+        wait_serving(lab, node, name)
         page = fetch(observe, outside, url)
         observe.holds(page and page["name"] == name, "with -p 18080:80 outsiders reach it")
     after = fetch(observe, outside, url, seconds=SOON)
@@ -108,6 +110,7 @@ def test_capital_p_opens_ports_of_the_host(
         observe.note(f"{node.name}: ports of {name}", mapped)
         observe.holds(set(mapped) == {"80/tcp"}, "what the image exposes, port 80, is published")
         number = mapped["80/tcp"][0]["HostPort"]
+        wait_serving(lab, node, name)
         page = fetch(observe, outside, f"http://{host}:{number}/")
         observe.holds(page and page["name"] == name, f"outsiders reach it at port {number}")
     with extra_container(lab, node) as name:

@@ -331,7 +331,9 @@ def test_every_host_has_a_range_of_its_own(lab: LiveLab, observe: Observation) -
         for role in lab.topology.with_role("flannel")
     }
     for (one, its), (other, others) in itertools.combinations(subnets.items(), 2):
-        observe.holds(not its.overlaps(others), f"{one} {its}, {other} {others}")
+        observe.holds(not its.overlaps(others), f"{one} {its}, {other} {others}: apart")
+    network = overlay(lab).network
+    observe.holds(all(s.subnet_of(network) for s in subnets.values()), f"all within {network}")
 
 
 @pytest.mark.claim("flannel-container-ip-in-node-range")

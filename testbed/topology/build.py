@@ -101,10 +101,10 @@ def _nodes(read: Reader, top: tree.Mapping) -> dict[str, Node]:
     for name, at in _named(read, section, "a node", keys.LABEL, keys.NODE_MAX):
         body = read.mapping(at, keys.NODE)
         out[name] = _node(read, name, body) if body else Node(name)
-        if name.startswith("br-"):
-            wanted = "a name for a node that does not begin with 'br-'"
+        if name.startswith("br-") or name in keys.NODE_RESERVED:
+            wanted = "a name for a node that the fabric between the nodes does not use itself"
             section_key = section.entries[name].key if isinstance(section, tree.Mapping) else at
-            hint = "the bridges between nodes are named so; choose another"
+            hint = "br-..., fabric and lo are taken; choose another"
             read.problems.add(section_key, wanted, quote(name), hint)
     if isinstance(section, tree.Mapping) and not (
         section.entries or read.problems.touched("nodes")

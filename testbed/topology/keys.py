@@ -96,7 +96,8 @@ def _named(names: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 _LAB_NAME = _whole(LABEL, maxLength=LAB_MAX)
-_NODE_NAME = _whole(LABEL, maxLength=NODE_MAX) | {"not": {"pattern": "^br-"}}
+NODE_RESERVED = ("fabric", "lo")  # with br-...: what the fabric calls itself and its links
+_NODE_NAME = _whole(LABEL, maxLength=NODE_MAX) | {"not": {"pattern": "^(br-.*|fabric|lo)$"}}
 _NETWORK_NAME = _whole(LABEL, maxLength=NETWORK_MAX)
 _CONTAINER_NAME = _whole(CONTAINER, maxLength=LABEL_MAX)
 _NAMESPACE_NAME = _whole(NAMESPACE, maxLength=LABEL_MAX)

@@ -43,9 +43,7 @@ def testbed(tmp_path: Path) -> Iterator[Testbed]:
     """Runs a command with a state folder of its own; whatever is up at the end goes."""
     state = tmp_path / "state"
 
-    def run(
-        *arguments: str, timeout: float = 120, **env: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*TESTBED, *arguments],
             env={**os.environ, "TESTBED_STATE": str(state), **env},
