@@ -8,6 +8,7 @@ put back what they found.  What a lab lacks is a skip that names it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import shlex
@@ -331,6 +332,30 @@ def ping(
     return observe.run(where, argv, check=False).ok
 
 
+def answers(observe: Observation, where: Runs, address: object) -> bool:
+    """Whether an address answers a ping before long: for links that have just been set up."""
+    deadline = time.monotonic() + LATE
+    while not ping(observe, where, address, seconds=SOON):
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def settle(*places: Runs) -> None:
+    """Wait until all veth devices work: the kernel switches them on a moment after they are up."""
+
+    def working(place: Runs) -> bool:
+        return all(
+            one["operstate"] == "UP"
+            and one["linkinfo"].get("info_slave_data", {}).get("state", "forwarding")
+            == "forwarding"
+            for one in links(Observation(), place, "type", "veth")
+        )
+
+    for place in places:
+        wait_until(functools.partial(working, place), what=f"the links of {place.name}")
+
+
 def wait_until(seen: Callable[[], T | None], seconds: float = LATE, what: str = "") -> T:
     """Ask until the answer is true, and return it.  Raises TimeoutExpired."""
     deadline = time.monotonic() + seconds
@@ -587,6 +612,7 @@ def link_down(observe: Observation, where: Runs, name: str) -> Iterator[None]:
     down, up = (["ip", "link", "set", "dev", name, state] for state in ("down", "up"))
     with undone(observe, where, down, up):
         yield
+    settle(where)
 
 
 @contextlib.contextmanager

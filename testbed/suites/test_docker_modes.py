@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.claims.observation import Observation
 from testbed.observe.capture import captures
 from testbed.suites.helpers import (
     BRIDGE,
     SOON,
     addresses,
+    answers,
     bridge_address,
     bridge_containers,
     client_of,
@@ -42,6 +42,7 @@ from testbed.suites.helpers import (
 )
 
 if TYPE_CHECKING:
+    from testbed.claims.observation import Observation
     from testbed.lab.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
 
@@ -411,7 +412,7 @@ def test_in_none_mode_a_network_can_be_made_by_hand(
             ["route", "add", "default", "via", str(docker0.ip)],
         ):
             observe.run(in_none_mode, ["ip", *words])
-        observe.holds(ping(observe, in_none_mode, docker0.ip), "it pings the gateway")
+        observe.holds(answers(observe, in_none_mode, docker0.ip), "it pings the gateway")
         observe.holds(ping(observe, in_none_mode, neighbour.address), "it pings a neighbour")
         page = fetch(observe, neighbour, f"http://{address}:{web_port(lab, in_none_mode)}/")
         observe.holds(page and page["name"] == in_none_mode.name, "the neighbour has its page")

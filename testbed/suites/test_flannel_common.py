@@ -187,7 +187,7 @@ def test_neighbours_fetch_each_others_page(
     url = f"http://{server.address}/"
     page = wait_until(lambda: fetch(observe, client, url, seconds=SOON), what="the page")
     assert page is not None
-    assert page["name"] == server.name
+    assert page["server"] == f"{server.address}:80"
     assert client_of(page) == client.address
 
 

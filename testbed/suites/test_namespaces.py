@@ -17,6 +17,7 @@ from testbed.suites.helpers import (
     SOON,
     Inside,
     addresses,
+    answers,
     fetch,
     is_up,
     kind,
@@ -33,6 +34,7 @@ from testbed.suites.helpers import (
     rules,
     scratch_machine,
     serving,
+    settle,
     sysctl,
     sysctl_set,
 )
@@ -177,7 +179,9 @@ def test_namespaces_reach_each_other_only_when_something_joins_them(
     for ns, address in ((ns1, "192.168.10.200/32"), (ns2, "192.168.10.201/32")):
         do(observe, ns, f"ip addr del {address} dev lo")
     do(observe, machine, *PAIR, *MOVE, *ADDRESS, *UP)
-    observe.fails_when("a veth pair joins the two namespaces", ping(observe, ns1, "192.168.10.201"))
+    observe.fails_when(
+        "a veth pair joins the two namespaces", answers(observe, ns1, "192.168.10.201")
+    )
 
 
 @pytest.mark.claim("netns-own-routing-table")
@@ -300,6 +304,7 @@ def test_what_goes_into_one_end_comes_out_of_the_other(
     machine: Inside, observe: Observation
 ) -> None:
     do(observe, machine, *PAIR, "ip link set veth0 up", "ip link set veth1 up")
+    settle(machine)
     ends = [link(observe, machine, name) for name in ("veth0", "veth1")]
     addressed = "".join(end["address"].replace(":", "") for end in reversed(ends))
     # 0x88b5 is IEEE 802's ethertype for local experiments: nothing else sends it.
@@ -387,7 +392,7 @@ def test_the_ends_work_only_once_they_are_up(machine: Inside, observe: Observati
     do(observe, machine, UP[0])
     observe.holds(not ping(observe, ns1, "192.168.10.201", seconds=SOON), "nor with one of them up")
     do(observe, machine, UP[1])
-    observe.holds(ping(observe, ns1, "192.168.10.201"), "once both are up it does")
+    observe.holds(answers(observe, ns1, "192.168.10.201"), "once both are up it does")
 
 
 @pytest.mark.claim("veth-direct-ping")
@@ -408,7 +413,7 @@ def test_the_pair_is_what_carries_packets_between_namespaces(
     ns1, ns2 = machine.netns("ns1"), machine.netns("ns2")
     url = "http://192.168.10.201:8000/"
     with serving(ns2, 8000):
-        observe.holds(ping(observe, ns1, "192.168.10.201"), "ping passes")
+        observe.holds(answers(observe, ns1, "192.168.10.201"), "ping passes")
         page = fetch(observe, ns1, url)
         observe.holds(page and page["name"] == "ns2", "a TCP exchange passes")
         do(observe, machine, "ip -n ns1 link delete veth0")
@@ -428,6 +433,7 @@ def test_a_bridge_switches_frames_by_their_address(machine: Inside, observe: Obs
     do(observe, machine, "ip link set brvethotherend2 master br0 up")
     ns1, ns2, ns3 = (machine.netns(name) for name in ("ns1", "ns2", "ns3"))
     do(observe, ns3, "ip addr add 192.168.11.202/24 dev br-veth2", "ip link set br-veth2 up")
+    settle(machine, ns1, ns2, ns3)
     with captures((ns2, "br-veth1", "arp or icmp"), (ns3, "br-veth2", "arp or icmp")) as (
         meant,
         bystander,
@@ -518,7 +524,7 @@ def test_the_end_at_the_bridge_must_be_up_too(machine: Inside, observe: Observat
     do(observe, machine, BRIDGE_PORTS_UP[0])
     after = port_state(observe, machine, "brvethotherend0")
     observe.holds(after == "forwarding", f"afterwards it is {after}")
-    observe.holds(ping(observe, ns1, "192.168.11.201"), "afterwards ping passes")
+    observe.holds(answers(observe, ns1, "192.168.11.201"), "afterwards ping passes")
 
 
 @pytest.mark.claim("bridge-second-pair")
@@ -553,6 +559,7 @@ def test_a_ping_through_the_bridge_may_be_stopped_by_iptables(
     if not observe.run(machine, ["sysctl", "-n", name], check=False).ok:
         pytest.skip("the kernel has no br_netfilter")
     ns1 = machine.netns("ns1")
+    settle(machine, ns1, machine.netns("ns2"))
     with sysctl_set(observe, machine, name, "1"):
         observe.holds_when(
             "iptables forwards what comes (policy ACCEPT)",
