@@ -27,4 +27,6 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         common.print_json({n: t.to_dict() for n, t in found.items()})
         return
-    common.table([(n, t.description.strip()) for n, t in found.items()], ("NAME", "WHAT IT IS"))
+    formatter = click.HelpFormatter(max_width=100)
+    formatter.write_dl([(click.style(n, bold=True), t.description) for n, t in found.items()])
+    click.echo(formatter.getvalue(), nl=False)

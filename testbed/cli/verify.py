@@ -150,7 +150,8 @@ def _all(settings: Settings, selection: Selection, output: _Output, *, check_mac
     from testbed.report import data, terminal
     from testbed.suites.everything import Watching, run_everything
 
-    before = leaks.snapshot() if check_machine else None
+    ours = settings.state.path  # labs of other folders may come and go meanwhile
+    before = leaks.snapshot(ours) if check_machine else None
     watching = Watching(
         lab=lambda name: output.say(click.style(f"\n{name}", bold=True)),
         up=lambda _, seconds: output.say(f"  up in {seconds:.2f} s"),
@@ -171,7 +172,7 @@ def _all(settings: Settings, selection: Selection, output: _Output, *, check_mac
     if not output.quiet:
         output.show(terminal.overview(runs))
     output.show([terminal.closing_all(runs, seconds)])
-    left = leaks.left(before) if before else []
+    left = leaks.left(before, below=ours) if before else []
     if before:
         output.show(terminal.machine(left))
     return _status([r.results for r in runs]) or (1 if left else 0)

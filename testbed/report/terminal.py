@@ -37,6 +37,9 @@ def line(found: Finding | Check) -> str:
     good = found.as_expected(claim)
     shown = click.style(f"{verdict:<12}", fg=COLOURS.get(verdict, "red") if good else "red")
     text = textwrap.shorten(claim.claim, 96, placeholder=" …")
+    if found.verdict == "not here":
+        reason = found.reason.removeprefix("Skipped: ")
+        text += click.style(f"  ({textwrap.shorten(reason, 60, placeholder=' …')})", dim=True)
     return f"  {shown}  {claim.document}  {text}"
 
 

@@ -74,8 +74,16 @@ class _Collector:
     ) -> None:
         self._lab = lab
         self._selection = selection
-        self._told = told
+        self._caller = told
         self.results = Results()
+        self.broken_off: Exception | None = None
+
+    def _told(self, found: Finding | Check) -> None:
+        try:
+            self._caller(found)
+        except Exception as error:  # the caller's own, such as BrokenPipeError: not pytest's affair
+            self.broken_off = error
+            raise KeyboardInterrupt from error
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[pytest_plugin.LAB] = self._lab
@@ -169,6 +177,10 @@ def run(
     results = collector.results
     with _own_environment(), _signals_interrupt(results):
         status = pytest.main(arguments, plugins=[collector])
+    if collector.broken_off is not None:
+        raise collector.broken_off
+    if status == pytest.ExitCode.INTERNAL_ERROR:
+        raise RuntimeError("pytest failed within itself; its own words are above")
     if status == pytest.ExitCode.INTERRUPTED and results.signum is None:
         results.signum = signal.SIGINT
     if status == pytest.ExitCode.USAGE_ERROR:

@@ -31,7 +31,7 @@ def names() -> dict[str, Path]:
     inside = _PACKAGE / "topologies"
     # In a source tree they lie beside the package, in a wheel inside it.
     folder = inside if inside.is_dir() else _PACKAGE.parent / "topologies"
-    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"), key=lambda p: p.stem)}
 
 
 def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = None) -> Topology:

@@ -40,7 +40,6 @@ def two_node() -> Iterator[str]:
 def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     out = tmp_path / "all.json"
     done = testbed("verify", "--all", "-q", "--json", str(out))
-    print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     labs = json.loads(out.read_text())
     verdicts: dict[str, set[str]] = {}
