@@ -217,6 +217,7 @@ class _Pump:
         return dead
 
     def _take(self, fd: int, *, all_of_it: bool) -> None:
+        last = all_of_it
         while True:
             try:
                 data = os.read(fd, 1 << 16)
@@ -225,10 +226,11 @@ class _Pump:
             self.taken[fd] += data
             if not data:
                 self.selector.unregister(fd)
+                last = True
                 break
             if not all_of_it:
                 break
-        self._tell(fd, last=all_of_it)
+        self._tell(fd, last=last)
 
     def _tell(self, fd: int, *, last: bool) -> None:
         if not self.on_line:

@@ -33,6 +33,7 @@ class FakeStore(Store):
         self.asked: list[str] = []
         self.missing: Exception | None = None
         self.interrupted = 0
+        self.own: set[str] = set()
 
     @property
     def folder(self) -> Path:
@@ -43,6 +44,9 @@ class FakeStore(Store):
         if self.missing:
             raise self.missing
         return Path("/nowhere/cache", name)
+
+    def is_users(self, name: str) -> bool:
+        return name in self.own
 
     def binary(self, name: str) -> Path:
         return self._path(name)

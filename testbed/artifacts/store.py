@@ -97,6 +97,10 @@ class Store:
         own = [one.path.resolve().parent for one in users if isinstance(one, Local)]
         return list(dict.fromkeys([self.folder, *own]))
 
+    def is_users(self, name: str) -> bool:
+        """Whether a program is the user's own, by an override or the configuration file."""
+        return self._own(name, "artifacts") is not None
+
     def binary(self, name: str) -> Path:
         """The path of a program; made first if it is not in the cache.
 

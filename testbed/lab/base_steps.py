@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from testbed.lab.marks import mark, marked
-from testbed.lab.plan import Step
+from testbed.lab.step import Step, node_step
 from testbed.nodes.base import NodeSpec
 
 if TYPE_CHECKING:
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 
 FABRIC = "fabric"
 CONNECTED = "connected"  # mark: joined to its networks, and these are its peers' names
-
-
-def node_step(name: str) -> str:
-    """The name of the step after which a node is there and joined to its networks."""
-    return f"node {name}"
 
 
 def steps(topology: Topology) -> Iterator[Step]:

@@ -17,6 +17,7 @@ from testbed.lab.state import Record, State
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.lab.step import Plan
     from testbed.nodes.base import Node, Provider
     from testbed.topology.model import Topology
 
@@ -101,7 +102,7 @@ class Lab:
 
     def _make(
         self,
-        plan: planning.Plan,
+        plan: Plan,
         context: Context,
         watch: Watch,
         held: signals.Held,
@@ -173,7 +174,7 @@ class Lab:
 
     def _carry_out(
         self,
-        plan: planning.Plan,
+        plan: Plan,
         context: Context,
         watch: Watch,
         held: signals.Held,

@@ -22,7 +22,7 @@ from testbed.errors import Interrupted, NoSuchLab, StepsFailed
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
-    from testbed.lab.plan import Plan, Step
+    from testbed.lab.step import Plan, Step
     from testbed.signals import Held
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from testbed.lab.plan import Step
+    from testbed.lab.step import Step
     from testbed.topology.model import Node, Topology
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, ServiceError, TimeoutExpired
-from testbed.lab.plan import Step
+from testbed.lab.step import Step
 from testbed.roles.engine import ContainerState, Engine, enter
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.lab.base_steps import node_step
-from testbed.lab.plan import Step
+from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles import images
 from testbed.roles.base import Role
@@ -91,7 +90,7 @@ class Docker(Role):
     def _start(context: Context, node: str) -> tuple[str, bool]:
         topology = context.topology
         machine = context.node(node)
-        version = engine_version(context, node)
+        version = engine_version(context.store, machine)
         number = parse_version(version)
         before = machine.services().get(SERVICE)
         digest = topology.node_digest(node)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from testbed.errors import LabError
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.artifacts import Store
     from testbed.nodes.base import Node
     from testbed.topology.model import Container
 
@@ -197,18 +197,15 @@ def parse_version(text: str) -> tuple[int, int, int]:
     return (int(found[1]), int(found[2]), int(found[3] or 0))
 
 
-def engine_version(context: Context, node: str) -> str:
+def engine_version(store: Store, machine: Node) -> str:
     """The version of the dockerd that a node runs, or is to run.
 
     Asked of the program itself where it is the user's own.
     """
-    known = context.store.version("docker")
-    if parse_version(known) > (0, 0, 0) and not known.startswith("from "):
-        return known
-    machine = context.node(node)
-    return machine.run(
-        [machine.provide(context.store.binary("dockerd")), "--version"]
-    ).stdout.strip()
+    if not store.is_users("dockerd"):
+        return store.version("docker")
+    argv = [machine.provide(store.binary("dockerd")), "--version"]
+    return machine.run(argv).stdout.strip()
 
 
 def enter(pid: int, *, mounts: bool = True) -> Sequence[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from testbed.lab.base_steps import node_step
-from testbed.lab.plan import Step
+from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role
 

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
-from testbed.lab.base_steps import node_step
 from testbed.lab.marks import mark, marked
-from testbed.lab.plan import Step
+from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role
 from testbed.roles.etcd import endpoint, etcd_step, etcdctl

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.lab.marks import is_marked, mark
-from testbed.lab.plan import Step
+from testbed.lab.step import Step
 from testbed.process import run
 from testbed.roles.engine import LAB, Engine, engine_version
 
@@ -126,7 +126,7 @@ def _keep(context: Context, node: str, engine: Engine) -> None:
         argv = ["tar", "-C", DATA_ROOT, "-cf", "-", "--numeric-owner", *PARTS]
         return _without_devices(machine.run(argv).out)
 
-    version = engine_version(context, node)
+    version = engine_version(context.store, machine)
     context.store.keep(SEEDED, _seed(context, node, version, harvest))
 
 

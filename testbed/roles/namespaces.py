@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from testbed.lab.base_steps import node_step
 from testbed.lab.marks import is_marked, mark
-from testbed.lab.plan import Step
+from testbed.lab.step import Step, node_step
 from testbed.roles.base import Role
 
 if TYPE_CHECKING:

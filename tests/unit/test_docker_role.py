@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 from fakes import VERSIONS, Bench, FakeStore
 
-from testbed.lab.context import Context
 from testbed.lab.lab import Lab
+from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.roles.docker import daemon_config, daemon_env
 from testbed.roles.engine import engine_version, enter, parse_version
@@ -89,26 +89,20 @@ def test_parse_version(text: str, version: tuple[int, int, int]) -> None:
     assert parse_version(text) == version
 
 
-def context(store: FakeStore, provider: FakeProvider) -> Context:
-    from testbed.nodes.base import NodeSpec
-
-    node = provider.create("two-node", NodeSpec("node1", "d"))
-    return Context(load("two-node"), provider, store, {"node1": node})
-
-
 def test_the_version_of_the_stores_own_daemon_is_known() -> None:
     provider = FakeProvider()
-    assert engine_version(context(FakeStore(), provider), "node1") == VERSIONS["docker"]
+    node = provider.create("two-node", NodeSpec("node1", "d"))
+    assert engine_version(FakeStore(), node) == VERSIONS["docker"]
     assert provider.asked("run") == []
 
 
-@pytest.mark.parametrize("known", ["", "from /opt/dockerd-28.0.1/dockerd"])
-def test_a_users_own_daemon_is_asked(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+def test_a_users_own_daemon_is_asked() -> None:
     provider = FakeProvider()
+    node = provider.create("two-node", NodeSpec("node1", "d"))
     store = FakeStore()
-    monkeypatch.setattr(store, "version", lambda _: known)
+    store.own.add("dockerd")
     provider.script(["/nowhere/cache/dockerd", "--version"], Answer(out=b"Docker version 28.3.0\n"))
-    assert engine_version(context(store, provider), "node1") == "Docker version 28.3.0"
+    assert engine_version(store, node) == "Docker version 28.3.0"
 
 
 def test_what_is_put_on_the_node(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import pytest
 from topology_texts import DOCKER, NODES
 
 from testbed.lab import plan
-from testbed.lab.plan import Step
+from testbed.lab.step import Step, order
 from testbed.topology import load, load_text, names
 
 SHIPPED = sorted(names())
@@ -133,7 +133,7 @@ def test_making_a_plan_does_nothing() -> None:
 
 def test_a_need_without_a_step() -> None:
     with pytest.raises(ValueError, match=r"no step \['node n9'\]"):
-        plan.order([Step("a", "a"), Step("b", "b", ("a", "node n9"))])
+        order([Step("a", "a"), Step("b", "b", ("a", "node n9"))])
 
 
 def test_a_circle() -> None:
@@ -144,19 +144,19 @@ def test_a_circle() -> None:
         Step("d", "d", ("c",)),
     ]
     with pytest.raises(ValueError, match=r"a circle among \['b', 'c', 'd'\]"):
-        plan.order(steps)
+        order(steps)
     with pytest.raises(ValueError, match="a circle"):
-        plan.order([Step("a", "a", ("a",))])
+        order([Step("a", "a", ("a",))])
 
 
 def test_two_steps_of_one_name() -> None:
     with pytest.raises(ValueError, match=r"twice \['a'\]"):
-        plan.order([Step("a", "one"), Step("a", "other"), Step("b", "b")])
+        order([Step("a", "one"), Step("a", "other"), Step("b", "b")])
 
 
 def test_the_order_given_is_kept_where_it_may_be() -> None:
     steps = [Step("c", "c"), Step("b", "b", ("a",)), Step("a", "a"), Step("d", "d")]
-    assert list(plan.order(steps)) == ["c", "a", "d", "b"]
+    assert list(order(steps)) == ["c", "a", "d", "b"]
 
 
 def test_the_plan_as_data() -> None:

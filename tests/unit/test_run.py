@@ -13,8 +13,8 @@ import pytest
 
 from testbed.errors import LabError, MachineError, NoSuchLab, StepsFailed
 from testbed.lab import run as running
-from testbed.lab.plan import Plan, Step, order
 from testbed.lab.run import Done, Progress, carry_out
+from testbed.lab.step import Plan, Step, order
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
