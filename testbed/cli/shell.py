@@ -9,9 +9,6 @@ import click
 from testbed.cli import common
 from testbed.cli.exec_ import attach
 
-# Bash where there is one; an image may have only sh.
-SHELL = ["/bin/sh", "-c", "exec bash -l 2>/dev/null || exec sh"]
-
 
 @click.command("shell")
 @common.lab_option
@@ -19,5 +16,7 @@ SHELL = ["/bin/sh", "-c", "exec bash -l 2>/dev/null || exec sh"]
 def command(lab_name: str | None, where: str) -> int:
     """Open a shell on a node or in a container."""
     common.need_root("`testbed shell`")
+    # An image may have no bash; neither reads start-up files, which would be this machine's.
     shell = ["/bin/sh"] if "/" in where else ["/bin/bash", "--norc"]
-    return attach(lab_name, where, shell, tty=sys.stdin.isatty())
+    prompt = f"PS1={where}:\\w# " if shell[0].endswith("bash") else f"PS1={where}# "
+    return attach(lab_name, where, ["env", prompt, *shell], tty=sys.stdin.isatty())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -36,7 +37,10 @@ def line(found: Finding | Check) -> str:
     verdict = found.verdict or "error"
     good = found.as_expected(claim)
     shown = click.style(f"{verdict:<12}", fg=COLOURS.get(verdict, "red") if good else "red")
-    text = textwrap.shorten(claim.claim, 96, placeholder=" …")
+    width = shutil.get_terminal_size((120, 24)).columns - len(
+        f"  {verdict:<12}  {claim.document}  "
+    )
+    text = textwrap.shorten(claim.claim, max(40, width), placeholder=" …")
     if found.verdict == "not here":
         reason = found.reason.removeprefix("Skipped: ")
         text += click.style(f"  ({textwrap.shorten(reason, 60, placeholder=' …')})", dim=True)
