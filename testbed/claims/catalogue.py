@@ -31,8 +31,13 @@ def claims() -> Mapping[str, Claim]:
     return found
 
 
-def _claim(file: str, entry: dict[str, Any]) -> Claim:
+def _claim(file: str, entry: Any) -> Claim:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{file}: wanted a claim, saw {entry!r}")  # noqa: TRY004  as all of these
     where = f"{file}: {entry.get('id', '?')}"
+    wrong = [key for key, value in entry.items() if not _fits(key, value)]
+    if wrong:
+        raise ValueError(f"{where}: not text, or not a list of texts: {', '.join(wrong)}")
     try:
         claim = Claim(
             id=entry["id"],
@@ -56,3 +61,10 @@ def _claim(file: str, entry: dict[str, Any]) -> Claim:
     if claim.expect != "confirmed" and not claim.why:
         raise ValueError(f"{where}: expects {claim.expect!r} and does not say why")
     return claim
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Lists for ``needs`` and ``quoted``, text for all else: YAML takes 003 for a number."""
+    if key in {"needs", "quoted"}:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, str)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 IDLE_SECONDS = 1.0  # how long nothing may end before it is told what is being waited for
-HEAVY_PER_CPU = 3  # measured: with 2 a CPU idles now and then, from 4 on large labs slow down
+HEAVY_PER_CPU = (
+    2  # measured: from 4 on a large lab may spend three times as long, most of it spinning
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,8 @@ def decode(data: bytes, link: int = LINK_ETHERNET, at: float = 0.0) -> Packet:
 
     Raises ValueError for a link type other than Ethernet and raw IP.
     """
+    if link not in (LINK_ETHERNET, *LINK_RAW):
+        raise ValueError(f"link type {link}, wanted Ethernet or raw IP")
     fields: dict[str, Any] = {"time": at, "length": len(data), "frame": data}
     inner: Any = None
     with contextlib.suppress(*BAD):
@@ -185,11 +187,9 @@ def decode(data: bytes, link: int = LINK_ETHERNET, at: float = 0.0) -> Packet:
                 "ethertype": ethernet.type,
             }
             inner = ethernet.data
-        elif link in LINK_RAW:
+        else:
             inner = dpkt.ip6.IP6(data) if data[:1] and data[0] >> 4 == 6 else dpkt.ip.IP(data)
             fields["ethertype"] = 0x0800 if isinstance(inner, dpkt.ip.IP) else 0x86DD
-        else:
-            raise LookupError(link)
         fields |= _network(inner)
     return Packet(**fields)
 
@@ -259,9 +259,15 @@ def read(data: bytes) -> list[Packet]:
     link = reader.datalink()
     if link not in (LINK_ETHERNET, *LINK_RAW):
         raise LabError(f"a capture with link type {link}, wanted Ethernet or raw IP")
-    packets = []
+    packets, end = [], dpkt.pcap.FileHdr.__hdr_len__
+    order = "<I" if data[:1] in b"\xd4\x4d" else ">I"  # the magic number's, as it was written
     with contextlib.suppress(dpkt.UnpackError, ValueError):
         for at, frame in reader:
+            # dpkt gives what there is of a record; its header says how much there will be.
+            (captured,) = struct.unpack_from(order, data, end + 8)
+            end += dpkt.pcap.PktHdr.__hdr_len__ + captured
+            if end > len(data):
+                break
             packets.append(decode(frame, link, float(at)))
     return packets
 

@@ -22,7 +22,7 @@ def to_dict(
     findings = []
     for finding in results.findings:
         claim = claims()[finding.claim]
-        entry = {**claim.to_dict(), **asdict(finding)}
+        entry = {**claim.to_dict(), **asdict(finding), "claim": claim.claim}
         entry["as_expected"] = finding.as_expected(claim)
         findings.append(entry)
     return {

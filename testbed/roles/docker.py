@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles import images
-from testbed.roles.base import Role
+from testbed.roles.base import GO, Role
 from testbed.roles.containers import container_steps
 from testbed.roles.engine import SOCKET, engine_version, parse_version, preload
 
@@ -57,7 +57,7 @@ def daemon_env(
     topology: Topology, node: str, version: tuple[int, int, int], path: str
 ) -> dict[str, str]:
     """The daemon's environment; ``path`` is the PATH that its helpers are found on."""
-    env = {"PATH": path}
+    env = {"PATH": path, **GO}
     routed = topology.flannel is not None and node in topology.flannel.subnets
     if routed and (28, 0, 0) <= version < (28, 2, 0):
         env["DOCKER_INSECURE_NO_IPTABLES_RAW"] = "1"  # moby 28.0 release notes

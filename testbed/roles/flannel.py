@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.lab.marks import mark, marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
-from testbed.roles.base import Role
+from testbed.roles.base import GO, Role
 from testbed.roles.etcd import endpoint, etcd_step, etcdctl
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Flannel(Role):
             f"--subnet-file={SUBNET_FILE}",
             "--ip-masq",
         )
-        service = Service(SERVICE, argv, notify=True, digest=digest)
+        service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
         machine.start(service)
         changed = before is None or before.state == "dead" or before.digest != digest
         return (

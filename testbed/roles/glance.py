@@ -10,7 +10,7 @@ import http.client
 import json
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
 from testbed.roles.engine import SOCKET
@@ -47,17 +47,22 @@ def containers(node: Node) -> dict[str, Glance]:
     try:
         connection.request("GET", "/containers/json?all=1")
         answer = connection.getresponse()
-        listed = json.loads(answer.read())
+        body = answer.read()
         if answer.status != http.client.OK:
-            raise LabError(f"dockerd on {node.name} answers {answer.status}: {listed}")
+            said = body.decode(errors="replace").strip()
+            raise LabError(f"dockerd on {node.name} answers {answer.status}: {said}")
+        # One that is being removed has lost its name already.
+        seen = [_glance(entry) for entry in json.loads(body) if entry["Names"]]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise LabError(f"dockerd on {node.name} does not list containers: {error!r}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise LabError(f"dockerd on {node.name} does not answer: {error}") from error
     finally:
         connection.close()
-    found = {}
-    for entry in listed:
-        name = entry["Names"][0].lstrip("/")
-        networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
-        address = next((n.get("IPAddress") or "" for n in networks.values()), "")
-        found[name] = Glance(name, entry["State"], address)
-    return found
+    return {one.name: one for one in seen}
+
+
+def _glance(entry: dict[str, Any]) -> Glance:
+    networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
+    address = next((n.get("IPAddress") or "" for n in networks.values()), "")
+    return Glance(entry["Names"][0].lstrip("/"), entry["State"], address)

@@ -1,0 +1,271 @@
+"""What a topology needs of a machine, and how what works is remembered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testbed import doctor
+from testbed.errors import MachineError
+from testbed.lab import preflight
+from testbed.nodes.base import Finding
+from testbed.topology import Topology, load, names
+
+EVERY = set(preflight.EVERY_LAB)
+DOCKER = {"overlay", "iptables nat", "iptables conntrack", "iptables addrtype"}
+PATH = Path("/usr/bin")
+
+FEATURES = {
+    "docker-10-1-27": EVERY | DOCKER,
+    "docker-single": EVERY | DOCKER,
+    "netns-experiments": EVERY,
+    "two-node": EVERY | DOCKER | {"vxlan"},
+    "two-node-udp": EVERY | DOCKER | {"tun"},
+    "two-node-host-gw": EVERY | DOCKER,
+}
+BASE = {"ip": "iproute2", "nsenter": "util-linux"}
+WITH_DOCKER = {**BASE, "iptables": "iptables", "curl": "curl"}
+
+
+class Probe:
+    """Stands in for testbed.doctor.features: all works but what is said not to."""
+
+    def __init__(self) -> None:
+        self.lacking: set[str] = set()
+        self.calls = 0
+        self.instead: list[Finding] | None = None
+
+    def __call__(self) -> list[Finding]:
+        self.calls += 1
+        if self.instead is not None:
+            return self.instead
+        found = []
+        for item in doctor.NEEDED + doctor.WANTED:
+            ok = item.name not in self.lacking
+            detail = "works" if ok else "failed: not supported"
+            fix = "" if ok else f"a kernel with {item.option}, built in or as a module"
+            found.append(Finding(item.name, ok, detail, fix))
+        return found
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Probe:
+    made = Probe()
+    monkeypatch.setattr(doctor, "features", made)
+    monkeypatch.setattr(preflight, "which", lambda name: f"/usr/bin/{name}")
+    boot = tmp_path / "boot_id"
+    boot.write_text("first-boot\n")
+    monkeypatch.setattr(preflight, "BOOT_ID", boot)
+    return made
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def two_node() -> Topology:
+    return load("two-node")
+
+
+# -- what is needed --------------------------------------------------------------
+
+
+def test_every_shipped_topology_is_in_the_table() -> None:
+    assert set(FEATURES) == set(names())
+
+
+@pytest.mark.parametrize(("name", "wanted"), FEATURES.items())
+def test_kernel_features(name: str, wanted: set[str]) -> None:
+    assert preflight.kernel_features(load(name)) == wanted
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_doctor_knows_each_feature(name: str) -> None:
+    assert FEATURES[name] <= {item.name for item in doctor.NEEDED + doctor.WANTED}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_programs(name: str) -> None:
+    wanted = preflight.programs(load(name))
+    assert wanted.items() >= (BASE if name == "netns-experiments" else WITH_DOCKER).items()
+    # ... and the doctor, who is to mend it, knows each by the same package.
+    packages = {tool.name: tool.package for tool in doctor.TOOLS}
+    assert {program: packages.get(program) for program in wanted} == wanted
+
+
+# -- what is missing --------------------------------------------------------------
+
+
+def test_all_is_well(probe: Probe, two_node: Topology, cache: Path) -> None:
+    preflight.check(two_node, cache)
+    assert probe.calls == 1
+
+
+def test_missing_programs_are_named_with_their_packages(
+    probe: Probe, two_node: Topology, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {"ip", "iptables"}
+    monkeypatch.setattr(preflight, "which", lambda name: None if name in gone else "/bin/x")
+    with pytest.raises(MachineError, match="^this machine lacks ip, iptables\n") as caught:
+        preflight.check(two_node, cache)
+    assert caught.value.hint == (
+        "apt-get install iproute2 iptables, or let `testbed doctor --fix` do it"
+    )
+    assert caught.value.exit_code == 3
+    assert probe.calls == 0  # the probe itself needs them
+
+
+def test_a_program_that_another_lab_needs_is_not_missed(
+    probe: Probe, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "which", lambda name: None if name == "iptables" else "/bin/x")
+    preflight.check(load("netns-experiments"), cache)
+
+
+def test_a_package_is_named_once(
+    probe: Probe, two_node: Topology, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "programs", lambda _: {"a": "pack", "b": "pack"})
+    monkeypatch.setattr(preflight, "which", lambda _: None)
+    with pytest.raises(MachineError, match="lacks a, b\n  -> apt-get install pack, or"):
+        preflight.check(two_node, cache)
+
+
+def test_missing_features_are_all_named_with_their_options(
+    probe: Probe, two_node: Topology, cache: Path
+) -> None:
+    probe.lacking = {"vxlan", "overlay", "tun", "nf_tables"}
+    with pytest.raises(MachineError) as caught:
+        preflight.check(two_node, cache)
+    text = caught.value.message
+    assert text.splitlines() == [
+        "the kernel here lacks what this topology needs",
+        "    overlay: failed: not supported; a kernel with CONFIG_OVERLAY_FS, "
+        "built in or as a module",
+        "    vxlan: failed: not supported; a kernel with CONFIG_VXLAN, built in or as a module",
+    ]
+    assert "--backend" in (caught.value.hint or "")
+    assert not cache.exists()  # nothing is remembered of it
+
+
+def test_what_another_backend_needs_is_not_missed(probe: Probe, cache: Path) -> None:
+    probe.lacking = {"vxlan", "tun"}
+    preflight.check(load("two-node-host-gw"), cache)
+    with pytest.raises(MachineError, match="CONFIG_TUN"):
+        preflight.check(load("two-node-udp"), cache)
+
+
+def test_no_namespaces_at_all_is_one_finding(
+    probe: Probe, two_node: Topology, cache: Path
+) -> None:
+    probe.instead = [Finding("namespaces", False, "unshare: not permitted", "run as root")]
+    with pytest.raises(MachineError, match="namespaces: unshare: not permitted; run as root"):
+        preflight.check(two_node, cache)
+
+
+# -- what is remembered ------------------------------------------------------------
+
+
+def test_what_works_is_tried_once_a_boot(probe: Probe, two_node: Topology, cache: Path) -> None:
+    for _ in range(3):
+        preflight.check(two_node, cache)
+    assert probe.calls == 1
+    preflight.check(load("docker-single"), cache)  # it needs less
+    preflight.check(load("two-node-udp"), cache)  # the probe tried tun as well
+    assert probe.calls == 1
+    assert [path.name for path in cache.iterdir()] == [".machine.json"]
+
+
+def test_what_does_not_work_is_tried_again(probe: Probe, two_node: Topology, cache: Path) -> None:
+    probe.lacking = {"vxlan"}
+    for _ in range(2):
+        with pytest.raises(MachineError):
+            preflight.check(two_node, cache)
+    assert probe.calls == 2
+    probe.lacking = set()  # somebody has loaded the module
+    preflight.check(two_node, cache)
+    preflight.check(two_node, cache)
+    assert probe.calls == 3
+
+
+def test_what_is_remembered_is_what_works_only(probe: Probe, two_node: Topology, cache: Path) -> None:
+    probe.lacking = {"tun"}
+    preflight.check(two_node, cache)
+    with pytest.raises(MachineError, match="CONFIG_TUN"):
+        preflight.check(load("two-node-udp"), cache)
+    assert probe.calls == 2
+    preflight.check(two_node, cache)
+    assert probe.calls == 2
+
+
+def test_after_a_boot_it_is_tried_again(probe: Probe, two_node: Topology, cache: Path) -> None:
+    preflight.check(two_node, cache)
+    preflight.BOOT_ID.write_text("second-boot\n")
+    preflight.check(two_node, cache)
+    preflight.check(two_node, cache)
+    assert probe.calls == 2
+
+
+def test_without_a_boot_id_nothing_is_remembered(
+    probe: Probe, two_node: Topology, cache: Path
+) -> None:
+    preflight.BOOT_ID.unlink()
+    preflight.check(two_node, cache)
+    preflight.check(two_node, cache)
+    assert probe.calls == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "4711",
+        '"first-boot"',
+        "{}",
+        '{"boot": "first-boot"}',
+        '{"boot": "first-boot", "works": null}',
+        '{"boot": "first-boot", "works": 1}',
+        '{"boot": "first-boot", "works": "vxlan"}',
+        '{"boot": "first-boot", "works": [[]]}',
+        '{"boot": "first-boot", "works": []}',
+        '{"boot": "first-boot", "works": ["vxlan"',
+        "\udcff",
+    ],
+)
+def test_a_file_that_is_spoilt_is_written_anew(
+    text: str, probe: Probe, two_node: Topology, cache: Path
+) -> None:
+    cache.mkdir()
+    file = cache / ".machine.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    preflight.check(two_node, cache)
+    assert probe.calls == 1
+    assert json.loads(file.read_text())["boot"] == "first-boot"
+    preflight.check(two_node, cache)
+    assert probe.calls == 1
+
+
+def blocked_by_a_file(cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+
+
+def blocked_by_a_folder(cache: Path) -> None:
+    (cache / ".machine.json" / "x").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("block", [blocked_by_a_file, blocked_by_a_folder])
+def test_what_cannot_be_kept_is_no_failure(
+    block: Callable[[Path], None], probe: Probe, two_node: Topology, cache: Path
+) -> None:
+    block(cache)
+    preflight.check(two_node, cache)
+    preflight.check(two_node, cache)
+    assert probe.calls == 2

@@ -1,0 +1,368 @@
+"""What runs of a lab, held against what was asked for; and the quick look at containers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeStore
+from provider_contract import spec
+
+from testbed.errors import LabError, NoSuchLab
+from testbed.lab.context import Context
+from testbed.lab.status import NodeStatus, Part, Status, status
+from testbed.nodes.base import Service
+from testbed.nodes.fake import FakeNode, FakeProvider
+from testbed.roles import glance
+from testbed.roles.glance import Glance
+from testbed.topology import load
+
+Found = dict[str, Glance] | Exception
+
+
+# -- glance: a dockerd that says what it is told to ----------------------------------
+
+
+@contextlib.contextmanager
+def daemon(path: Path, answer: bytes) -> Iterator[list[bytes]]:
+    """Answers one connection with these octets; gives what was asked."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        server.settimeout(5)
+
+        def work() -> None:
+            connection, _ = server.accept()
+            with connection:
+                asked.append(connection.recv(65536))
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def answer(body: Any, head: str = "200 OK") -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"HTTP/1.1 {head}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+@pytest.fixture
+def node() -> FakeNode:
+    return FakeProvider().create("lab", spec("node1"))
+
+
+@pytest.fixture
+def dockerd(tmp_path: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the node's socket is.  Relative: the path of a socket must be short."""
+    monkeypatch.chdir(tmp_path)
+
+    def where(path: str) -> str:
+        assert path == "/run/docker.sock"
+        return "docker.sock"
+
+    monkeypatch.setattr(node, "socket", where)
+    return Path("docker.sock")
+
+
+def entry(name: str, state: str = "running", **networks: Any) -> dict[str, Any]:
+    return {"Names": [f"/{name}"], "State": state, "NetworkSettings": {"Networks": networks}}
+
+
+def test_containers(node: FakeNode, dockerd: Path) -> None:
+    listed = [
+        entry("web", bridge={"IPAddress": "172.17.0.2"}),
+        entry("shares", "exited"),
+        entry("host", host={"IPAddress": ""}),
+        entry("two", a={"IPAddress": "172.18.0.2"}, b={"IPAddress": "172.19.0.2"}),
+        {"Names": ["/bare"], "State": "created"},
+        {"Names": ["/null"], "State": "dead", "NetworkSettings": None},
+        {"Names": ["/none"], "State": "dead", "NetworkSettings": {"Networks": None}},
+        {"Names": ["/empty"], "State": "paused", "NetworkSettings": {"Networks": {"x": {}}}},
+    ]
+    with daemon(dockerd, answer(listed)) as asked:
+        found = glance.containers(node)
+    assert asked[0].startswith(b"GET /containers/json?all=1 HTTP/1.1\r\n")
+    assert found == {
+        g.name: g
+        for g in (
+            Glance("web", "running", "172.17.0.2"),
+            Glance("shares", "exited", ""),
+            Glance("host", "running", ""),
+            Glance("two", "running", "172.18.0.2"),
+            Glance("bare", "created", ""),
+            Glance("null", "dead", ""),
+            Glance("none", "dead", ""),
+            Glance("empty", "paused", ""),
+        )
+    }
+
+
+def test_no_containers(node: FakeNode, dockerd: Path) -> None:
+    with daemon(dockerd, answer([])):
+        assert glance.containers(node) == {}
+
+
+@pytest.mark.parametrize("no_names", [None, []])
+def test_a_container_that_is_being_removed_has_no_name(
+    node: FakeNode, dockerd: Path, no_names: list[str] | None
+) -> None:
+    with daemon(dockerd, answer([{"Names": no_names, "State": "removing"}, entry("web")])):
+        assert list(glance.containers(node)) == ["web"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (answer({"message": "starting"}, "500 Internal Server Error"), "answers 500: .*starting"),
+        (answer(b"not JSON at all", "500 No"), "answers 500: not JSON at all"),
+        (answer(b"\xff\xfe", "503 No"), "answers 503"),
+        (answer(b"", "404 Not Found"), "answers 404"),
+        (answer(b"[{"), "does not answer: Expecting"),
+        (answer(b"\xff"), "does not answer"),
+        (answer({"message": "what?"}), "does not list containers"),
+        (answer(None), "does not list containers"),
+        (answer([{"Id": "x"}]), "does not list containers: KeyError.*Names"),
+        (answer([{"Names": ["/x"]}]), "does not list containers: KeyError.*State"),
+        (answer([{"Names": [7], "State": "running"}]), "does not list containers"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[]", "does not answer"),  # cut short
+        (b"", "does not answer"),
+    ],
+)
+def test_a_daemon_that_talks_nonsense_is_a_lab_error(
+    node: FakeNode, dockerd: Path, said: bytes, words: str
+) -> None:
+    with (
+        daemon(dockerd, said),
+        pytest.raises(LabError, match=rf"^dockerd on node1 {words}") as caught,
+    ):
+        glance.containers(node)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_socket_at_all(node: FakeNode, dockerd: Path) -> None:
+    with pytest.raises(LabError, match="dockerd on node1 does not answer: .*No such file"):
+        glance.containers(node)
+
+
+def test_nobody_listens(node: FakeNode, dockerd: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(dockerd))
+        with pytest.raises(LabError, match="does not answer: .*refused"):
+            glance.containers(node)
+
+
+def test_a_daemon_that_is_silent_is_not_waited_for_forever(
+    node: FakeNode, dockerd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(glance, "TIMEOUT", 0.05)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(dockerd))
+        server.listen()
+        with pytest.raises(LabError, match="does not answer: timed out"):
+            glance.containers(node)
+
+
+def test_a_path_that_is_too_long_for_a_socket(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "socket", lambda _: "/nowhere/" * 20)
+    with pytest.raises(LabError, match="does not answer"):
+        glance.containers(node)
+
+
+# -- status ---------------------------------------------------------------------------
+
+SERVICES = {
+    "node1": ("etcd", "dockerd", "flanneld"),
+    "node2": ("dockerd", "flanneld"),
+    "outside": (),
+}
+
+
+class Two:
+    """The shipped two-node, all of it running on fake nodes."""
+
+    def __init__(self) -> None:
+        self.provider = FakeProvider()
+        self.topology = load("two-node")
+        for name, services in SERVICES.items():
+            made = self.provider.create("two-node", spec(name))
+            for service in services:
+                made.start(Service(service, (service,), notify=True))
+        self.found: dict[str, Found] = {
+            "node1": {"container-1": Glance("container-1", "running", "100.96.1.2")},
+            "node2": {"container-2": Glance("container-2", "running", "100.96.2.2")},
+        }
+
+    def node(self, name: str) -> FakeNode:
+        return self.provider.machine.nodes["two-node", name]
+
+    def status(self) -> Status:
+        nodes = self.provider.nodes("two-node")
+        return status(Context(self.topology, self.provider, FakeStore(), nodes))
+
+    def of(self, name: str) -> NodeStatus:
+        (found,) = (node for node in self.status().nodes if node.name == name)
+        return found
+
+    def containers(self, node: FakeNode) -> dict[str, Glance]:
+        found = self.found[node.name]
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Two:
+    made = Two()
+    monkeypatch.setattr(glance, "containers", made.containers)
+    return made
+
+
+def test_a_lab_that_is_whole(two: Two) -> None:
+    found = two.status()
+    assert found.ok
+    assert [node.name for node in found.nodes] == ["node1", "node2", "outside"]
+    node1, _, outside = found.nodes
+    assert (node1.state, node1.addresses) == ("up", ["10.168.0.2/24"])
+    pids = {name: state.pid for name, state in two.node("node1").services().items()}
+    # In the order of the node's roles.
+    assert node1.services == [
+        Part(name, "ready", ok=True, detail=f"pid {pids[name]}")
+        for name in ("etcd", "dockerd", "flanneld")
+    ]
+    assert node1.containers == [Part("container-1", "running", ok=True, detail="100.96.1.2")]
+    assert (outside.services, outside.containers, outside.ok) == ([], [], True)
+
+
+def test_as_data(two: Two) -> None:
+    two.node("node2").end("dockerd", 1)
+    found = json.loads(json.dumps(two.status().to_dict()))
+    assert (found["lab"], found["ok"]) == ("two-node", False)
+    assert [node["ok"] for node in found["nodes"]] == [True, False, True]
+    assert found["nodes"][1]["services"][0] == {
+        **{"name": "dockerd", "state": "dead", "ok": False},
+        "detail": "exit status 1",
+    }
+
+
+def test_a_node_that_does_not_run(two: Two) -> None:
+    two.provider.destroy("two-node", ["node2"])
+    assert two.of("node2") == NodeStatus("node2", "missing", ["10.168.0.3/24"])
+    assert not two.of("node2").ok
+    assert not two.status().ok
+    assert two.of("node1").ok
+
+
+def test_a_node_that_nobody_asked_for(two: Two) -> None:
+    two.provider.create("two-node", spec("node3")).start(Service("sshd", ("sshd",)))
+    found = two.status()
+    assert found.nodes[-1] == NodeStatus("node3", "stranger")
+    assert not found.ok
+
+
+def test_a_node_that_ends_while_we_look(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise NoSuchLab("node2 has ended")
+
+    monkeypatch.setattr(two.node("node2"), "services", gone)
+    assert two.of("node2").state == "missing"
+
+
+def test_a_lab_without_nodes_is_not_ok() -> None:
+    assert not Status("lab", []).ok
+
+
+@pytest.mark.parametrize("exit_status", [0, 1, -9])
+def test_a_service_that_has_ended_says_how(two: Two, exit_status: int) -> None:
+    two.node("node1").end("flanneld", exit_status)
+    service = two.of("node1").services[-1]
+    assert service == Part("flanneld", "dead", ok=False, detail=f"exit status {exit_status}")
+
+
+def test_a_service_that_was_never_started(two: Two) -> None:
+    two.node("node2")._services.pop("flanneld")
+    assert two.of("node2").services[-1] == Part("flanneld", "missing", ok=False)
+
+
+def test_a_service_of_nobodys_is_shown_after_the_others(two: Two) -> None:
+    two.node("outside").start(Service("other", ("other",)))
+    (other,) = two.of("outside").services
+    assert (other.name, other.state, other.ok) == ("other", "ready", True)
+    two.node("outside").end("other", 1)
+    assert not two.of("outside").ok
+
+
+def test_a_container_that_is_missing(two: Two) -> None:
+    two.found["node1"] = {}
+    assert two.of("node1").containers == [Part("container-1", "missing", ok=False)]
+    assert not two.status().ok
+
+
+@pytest.mark.parametrize("state", ["exited", "created", "paused", "restarting", "dead"])
+def test_a_container_that_does_not_run(two: Two, state: str) -> None:
+    two.found["node1"] = {"container-1": Glance("container-1", state, "")}
+    # Without an address of its own, its network is told.
+    wanted = Part("container-1", state, ok=False, detail="bridge")
+    assert two.of("node1").containers == [wanted]
+
+
+def test_containers_of_the_users_are_welcome_in_any_state(two: Two) -> None:
+    there = two.found["node1"]
+    assert isinstance(there, dict)
+    there["mine"] = Glance("mine", "exited", "")
+    node = two.of("node1")
+    assert [part.name for part in node.containers] == ["container-1", "mine"]
+    assert node.containers[1].ok
+    assert node.ok
+
+
+def test_a_daemon_that_does_not_answer_leaves_containers_unknown(two: Two) -> None:
+    two.found["node1"] = LabError("dockerd on node1 does not answer: refused")
+    node = two.of("node1")
+    (part,) = node.containers
+    assert (part.state, part.ok) == ("unknown", False)
+    assert part.detail == "dockerd on node1 does not answer: refused"
+    assert node.state == "up"
+    assert not node.ok
+
+
+def test_nodes_are_looked_at_all_at_once(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting = threading.Barrier(2, timeout=5)
+
+    def containers(node: FakeNode) -> dict[str, Glance]:
+        meeting.wait()  # breaks unless both are here
+        return two.containers(node)
+
+    monkeypatch.setattr(glance, "containers", containers)
+    assert two.status().ok
+
+
+Change = Callable[[Two], object]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda two: two.node("node1").end("etcd", 0),
+        lambda two: two.provider.destroy("two-node", ["outside"]),
+        lambda two: two.found.update(node2={}),
+    ],
+)
+def test_whatever_is_not_as_asked_for_makes_the_lab_not_ok(two: Two, change: Change) -> None:
+    assert two.status().ok
+    change(two)
+    assert not two.status().ok
