@@ -7,10 +7,12 @@ there; 130 and 143 when ended by Ctrl-C or SIGTERM.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -60,8 +62,27 @@ Variables:
 """
 
 
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Whoever reads our output may have had enough: click would call that status 1, a failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Keep Python from saying so once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
+
+
 class Commands(click.Group):
     """Finds a command's module by its name, and loads no other."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_may_go():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_may_go():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -134,7 +155,7 @@ def run(argv: list[str]) -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
     try:
-        result = cli.main(args=argv, prog_name="testbed", standalone_mode=False)
+        result = cli.main(args=argv, prog_name="testbed", standalone_mode=False, color=_colours())
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -149,18 +170,20 @@ def run(argv: list[str]) -> int:
     except TestbedError as error:
         complain(error)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has had enough; keep Python from saying so once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     return result if isinstance(result, int) else 0
 
 
 def complain(error: Any) -> None:
     """Print an error and what to do about it, on standard error."""
-    click.echo(click.style("testbed: ", fg="red", bold=True) + error.message, err=True)
+    text = click.style("testbed: ", fg="red", bold=True) + error.message
     if error.hint:
-        click.echo(click.style("  -> ", fg="yellow") + error.hint, err=True)
+        text += click.style("\n  -> ", fg="yellow") + error.hint
+    click.echo(text, err=True, color=_colours())
+
+
+def _colours() -> bool | None:
+    """Not where NO_COLOR says so (no-color.org); None leaves it to the terminal."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def _interrupt(signum: int, _: Any) -> None:

@@ -106,10 +106,13 @@ def table(results: Results) -> Iterable[str]:
 
 def closing(results: Results, lab: str, seconds: float) -> str:
     """The last line."""
-    total = len(results.findings)
+    absent = sum(f.verdict == "not here" for f in results.findings)
+    total = len(results.findings) - absent
     bad = sum(not f.as_expected(claims()[f.claim]) for f in results.findings)
     failed = sum(c.outcome == "failed" for c in results.checks) + len(results.broken)
     words = f"{total} claims put to the test on {lab}, {total - bad} as expected"
+    if absent:
+        words += f"; {absent} not here"
     if results.checks:
         words += f"; {len(results.checks)} other checks, {failed} failed"
     if results.elsewhere:

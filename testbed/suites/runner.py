@@ -89,6 +89,7 @@ class _Collector:
         config.stash[pytest_plugin.LAB] = self._lab
         config.stash[pytest_plugin.FINDINGS] = self.results.findings
 
+    @pytest.hookimpl(trylast=True)  # after -k: what it leaves out is not selected
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
@@ -96,10 +97,12 @@ class _Collector:
         features = pytest_plugin.features(self._lab)
         kept = []
         for item in items:
+            if not self._is_selected(item):
+                continue
             needs = {n for mark in item.iter_markers("needs") for n in mark.args}
             if needs - features:
                 self.results.elsewhere.append(pytest_plugin.claim_of(item) or item.nodeid)
-            elif self._is_selected(item):
+            else:
                 kept.append(item)
         items[:] = kept
 
@@ -130,10 +133,10 @@ class _Collector:
                 self.results.checks.append(check)
                 self._told(check)
         elif call.when == "setup" and report.failed:
-            finding = self._failed(claim, f"the set-up failed: {call.excinfo}")
+            finding = self._failed(claim, f"the set-up failed: {_error(call)}")
             self._told(finding)
         elif call.when == "teardown" and report.failed:
-            self.results.findings[-1].problem = f"the clean-up failed: {call.excinfo}"
+            self.results.findings[-1].problem = f"the clean-up failed: {_error(call)}"
             self._told(self.results.findings[-1])
         elif call.when == "call" or report.skipped:
             self._told(self.results.findings[-1])
@@ -145,6 +148,11 @@ class _Collector:
         finding = Finding(claim, None, problem=problem)
         self.results.findings.append(finding)
         return finding
+
+
+def _error(call: pytest.CallInfo[None]) -> str:
+    assert call.excinfo is not None
+    return f"{call.excinfo.typename}: {call.excinfo.value}"
 
 
 def run(
@@ -169,6 +177,7 @@ def run(
         "-c", os.devnull,  # nothing of the folder that we happen to be in
         "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings",
         "-p", "testbed.pytest_plugin",
+        "--continue-on-collection-errors",  # one broken file does not keep the others from running
     ]  # fmt: skip
     if selection.expression:
         arguments += ["-k", selection.expression]

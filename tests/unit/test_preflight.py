@@ -160,9 +160,7 @@ def test_what_another_backend_needs_is_not_missed(probe: Probe, cache: Path) -> 
         preflight.check(load("two-node-udp"), cache)
 
 
-def test_no_namespaces_at_all_is_one_finding(
-    probe: Probe, two_node: Topology, cache: Path
-) -> None:
+def test_no_namespaces_at_all_is_one_finding(probe: Probe, two_node: Topology, cache: Path) -> None:
     probe.instead = [Finding("namespaces", False, "unshare: not permitted", "run as root")]
     with pytest.raises(MachineError, match="namespaces: unshare: not permitted; run as root"):
         preflight.check(two_node, cache)
@@ -193,7 +191,9 @@ def test_what_does_not_work_is_tried_again(probe: Probe, two_node: Topology, cac
     assert probe.calls == 3
 
 
-def test_what_is_remembered_is_what_works_only(probe: Probe, two_node: Topology, cache: Path) -> None:
+def test_what_is_remembered_is_what_works_only(
+    probe: Probe, two_node: Topology, cache: Path
+) -> None:
     probe.lacking = {"tun"}
     preflight.check(two_node, cache)
     with pytest.raises(MachineError, match="CONFIG_TUN"):

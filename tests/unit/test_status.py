@@ -144,12 +144,8 @@ def test_a_container_that_is_being_removed_has_no_name(
 def test_a_daemon_that_talks_nonsense_is_a_lab_error(
     node: FakeNode, dockerd: Path, said: bytes, words: str
 ) -> None:
-    with (
-        daemon(dockerd, said),
-        pytest.raises(LabError, match=rf"^dockerd on node1 {words}") as caught,
-    ):
+    with daemon(dockerd, said), pytest.raises(LabError, match=rf"^dockerd on node1 {words}"):
         glance.containers(node)
-    assert "\n" not in str(caught.value)
 
 
 def test_no_socket_at_all(node: FakeNode, dockerd: Path) -> None:
@@ -237,7 +233,7 @@ def test_a_lab_that_is_whole(two: Two) -> None:
     assert found.ok
     assert [node.name for node in found.nodes] == ["node1", "node2", "outside"]
     node1, _, outside = found.nodes
-    assert (node1.state, node1.addresses) == ("up", ["10.168.0.2/24"])
+    assert (node1.state, node1.addresses) == ("up", ["10.168.0.2"])
     pids = {name: state.pid for name, state in two.node("node1").services().items()}
     # In the order of the node's roles.
     assert node1.services == [
@@ -261,7 +257,7 @@ def test_as_data(two: Two) -> None:
 
 def test_a_node_that_does_not_run(two: Two) -> None:
     two.provider.destroy("two-node", ["node2"])
-    assert two.of("node2") == NodeStatus("node2", "missing", ["10.168.0.3/24"])
+    assert two.of("node2") == NodeStatus("node2", "missing", ["10.168.0.3"])
     assert not two.of("node2").ok
     assert not two.status().ok
     assert two.of("node1").ok

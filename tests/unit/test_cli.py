@@ -1,0 +1,509 @@
+"""The command line in this process: what it says, where it says it, and its exit status."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from fakes import Bench
+from provider_contract import spec
+
+from testbed import __version__, cli
+from testbed.cli import ABOUT, COMMANDS, common
+from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
+from testbed.lab.lab import Lab
+from testbed.lab.state import Record
+from testbed.topology import load, names
+
+ESCAPE = "\x1b"
+HANDLED = (signal.SIGTERM, signal.SIGHUP)
+VARIABLES = ("TESTBED_LAB", "NO_COLOR", "FORCE_COLOR", "TESTBED_CONFIG")
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    before = {signum: signal.getsignal(signum) for signum in HANDLED}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+class Said:
+    """Exit status and both outputs of a command line."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+
+Testbed = Callable[..., Said]
+
+
+@pytest.fixture
+def testbed(capsys: pytest.CaptureFixture[str]) -> Testbed:
+    def run(*argv: str) -> Said:
+        capsys.readouterr()
+        status = cli.run(list(argv))
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+# -- help ---------------------------------------------------------------------------
+
+
+def test_version(testbed: Testbed) -> None:
+    said = testbed("--version")
+    assert (said.status, said.out, said.err) == (0, f"testbed {__version__}\n", "")
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_every_command(option: str, testbed: Testbed) -> None:
+    said = testbed(option)
+    assert (said.status, said.err) == (0, "")
+    listed = [line.split()[0] for line in said.out.splitlines() if line.startswith("  ")]
+    assert set(COMMANDS) <= set(listed)
+    assert "Exit status:" in said.out
+
+
+def test_help_loads_no_command() -> None:
+    script = (
+        "import sys\nfrom testbed.cli import COMMANDS, run\nassert run(['--help']) == 0\n"
+        "assert not {f'testbed.cli.{m}' for m in COMMANDS.values()} & set(sys.modules)\n"
+        "assert 'pytest' not in sys.modules and 'docker' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(name: str, testbed: Testbed) -> None:
+    said = testbed(name, "--help")
+    assert (said.status, said.err) == (0, "")
+    assert said.out.startswith(f"Usage: testbed {name} ")
+    command = importlib.import_module(f"testbed.cli.{COMMANDS[name]}").command
+    assert command.name == name
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, (name, parameter.name)
+
+
+def test_each_command_is_about_something() -> None:
+    assert list(ABOUT) == list(COMMANDS)
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    assert modules == set(COMMANDS.values()) | {"__init__", "common"}
+
+
+# -- wrong use ----------------------------------------------------------------------
+
+
+def test_an_unknown_command_has_its_nearest(testbed: Testbed) -> None:
+    said = testbed("verfy", "two-node")
+    assert (said.status, said.out) == (2, "")
+    assert "no command 'verfy'; did you mean `testbed verify`?" in said.err
+    said = testbed("qqq")
+    assert said.status == 2
+    assert "see `testbed --help`" in said.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--no-such-option"],
+        ["plan"],
+        ["plan", "two-node", "--nodes", "many"],
+        ["plan", "two-node", "more"],
+        ["completion", "tcsh"],
+        ["logs", "node1", "-n", "-1"],
+        ["exec", "node1"],
+        ["artifacts", "rm"],
+        ["artifacts", "rm", "--all", "etcd"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_is_2_and_on_standard_error(argv: list[str], testbed: Testbed) -> None:
+    said = testbed(*argv)
+    assert (said.status, said.out) == (2, "")
+    assert "Usage: testbed" in said.err
+
+
+@pytest.mark.usefixtures("root", "state")
+@pytest.mark.parametrize(
+    "argv", [["verify", "--all", "two-node"], ["down", "--all", "two-node"]], ids=" ".join
+)
+def test_all_and_a_name_exclude_each_other(argv: list[str], testbed: Testbed) -> None:
+    said = testbed(*argv)
+    assert said.status == 2
+    assert "--all" in said.err
+
+
+def test_a_bad_topology_is_told_with_line_and_column(testbed: Testbed, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: bad\nnodes:\n  a: {rols: [docker]}\n")
+    for command in ("plan", "up", "topologies"):
+        said = testbed(command, str(path))
+        assert (said.status, said.out) == (2, ""), command
+        assert said.err == (
+            f"testbed: {path}:3:7: wanted a known key, saw 'rols'; did you mean 'roles'?\n"
+        )
+
+
+def test_an_unknown_topology_has_its_nearest(testbed: Testbed) -> None:
+    said = testbed("plan", "two-nod")
+    assert said.status == 2
+    assert "two-node" in said.err
+
+
+@pytest.mark.parametrize("given", ["flanneld", "flanneld=", "=/bin/true", "="])
+@pytest.mark.usefixtures("root", "state")
+@pytest.mark.parametrize("command", [["artifacts", "build"], ["up", "two-node", "-q"]])
+def test_a_malformed_artifact(command: list[str], given: str, testbed: Testbed) -> None:
+    said = testbed(*command, "--artifact", given)
+    assert (said.status, said.out) == (2, "")
+    assert said.err == f"testbed: --artifact {given}: want NAME=PATH\n"
+
+
+# -- without root -------------------------------------------------------------------
+
+NEED_ROOT = {
+    "up": ["two-node"],
+    "down": [],
+    "status": [],
+    "ls": ["--json"],
+    "verify": [],
+    "exec": ["node1", "--", "true"],
+    "shell": ["node1"],
+    "logs": ["node1"],
+}
+
+
+@pytest.mark.usefixtures("nobody", "state")
+@pytest.mark.parametrize("name", NEED_ROOT)
+def test_commands_that_need_root_say_so(name: str, testbed: Testbed) -> None:
+    said = testbed(name, *NEED_ROOT[name])
+    assert (said.status, said.out) == (3, "")
+    assert said.err.startswith(f"testbed: `testbed {name}` needs root")
+    assert "\n  -> run it again with sudo" in said.err
+
+
+@pytest.mark.usefixtures("nobody", "state")
+def test_commands_that_look_work_without_root(testbed: Testbed) -> None:
+    for argv in (["plan", "two-node"], ["topologies"], ["schema"], ["artifacts", "--json"]):
+        assert testbed(*argv).status == 0
+
+
+def test_the_hint_on_root_names_commands_that_there_are() -> None:
+    rest = set(COMMANDS) - set(NEED_ROOT)
+    assert {"plan", "topologies", "schema", "doctor"} <= rest
+
+
+# -- what is printed -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names())
+def test_plan(name: str, testbed: Testbed) -> None:
+    found = json.loads(testbed("plan", name, "--json").out)
+    assert found["lab"] == name
+    steps = {step["name"]: step for step in found["steps"]}
+    text = testbed("plan", name)
+    assert text.status == 0
+    assert text.out.startswith(f"{name}: ")
+    for step in steps:
+        assert f"\n  {step} " in text.out
+    for step in steps.values():
+        assert set(step["needs"]) <= set(steps)
+
+
+def test_plan_of_a_variant(testbed: Testbed) -> None:
+    argv = ["plan", "two-node", "--backend", "udp", "--nodes", "4", "--name", "four", "--json"]
+    found = json.loads(testbed(*argv).out)
+    assert found["lab"] == "four"
+    about = " ".join(step["about"] for step in found["steps"])
+    assert "flanneld udp" in about
+    assert "vxlan" not in about
+
+
+def test_topologies(testbed: Testbed) -> None:
+    said = testbed("topologies")
+    assert (said.status, said.err) == (0, "")
+    shown = [line.split()[0] for line in said.out.splitlines() if not line.startswith("   ")]
+    assert shown == list(names())
+    found = json.loads(testbed("topologies", "--json").out)
+    assert found == {name: json.loads(json.dumps(load(name).to_dict())) for name in names()}
+
+
+def test_one_topology(testbed: Testbed) -> None:
+    said = testbed("topologies", "two-node")
+    assert said.out == Path(load("two-node").source).read_text()
+    assert json.loads(testbed("topologies", "two-node", "--json").out)["name"] == "two-node"
+
+
+def test_schema(testbed: Testbed) -> None:
+    from jsonschema import Draft202012Validator
+
+    said = testbed("schema")
+    found = json.loads(said.out)
+    Draft202012Validator.check_schema(found)
+    assert "nodes" in found["properties"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, testbed: Testbed) -> None:
+    said = testbed("completion", shell)
+    assert said.status == 0
+    assert "_TESTBED_COMPLETE" in said.out
+
+
+def test_what_completes() -> None:
+    found = common.complete_topologies(None, None, "two")
+    assert [item.value for item in found[:-1]] == [n for n in names() if n.startswith("two")]
+    assert (found[-1].type, found[-1].value) == ("file", "two")
+
+
+def test_labs_complete(state: Path) -> None:
+    state.mkdir()
+    for name in ("one", "other", "two"):
+        (state / f"{name}.json").touch()
+    assert common.complete_labs(None, None, "o") == ["one", "other"]
+
+
+# -- colours -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [["topologies"], ["plan", "two-node"], ["plan", "nowhere"]])
+def test_no_escape_codes_where_there_is_no_terminal(argv: list[str], testbed: Testbed) -> None:
+    said = testbed(*argv)
+    assert ESCAPE not in said.out + said.err
+
+
+def on_a_terminal(*argv: str) -> str:
+    """What a command line writes to a terminal."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    with pytest.MonkeyPatch.context() as patch, os.fdopen(its, "w") as terminal:
+        patch.setattr(sys, "stdout", terminal)
+        patch.setattr(sys, "stderr", terminal)
+        cli.run(list(argv))
+        terminal.flush()
+        text = os.read(ours, 65536).decode()
+    os.close(ours)
+    return text
+
+
+@pytest.mark.parametrize("argv", [["topologies"], ["plan", "nowhere"]])
+def test_colours_on_a_terminal_unless_they_are_not_wanted(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ESCAPE in on_a_terminal(*argv)
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = on_a_terminal(*argv)
+    assert text
+    assert ESCAPE not in text
+    monkeypatch.setenv("NO_COLOR", "")  # no-color.org: only when it is not empty
+    assert ESCAPE in on_a_terminal(*argv)
+
+
+# -- how it ends ---------------------------------------------------------------------
+
+
+def ends(monkeypatch: pytest.MonkeyPatch, how: BaseException | int | str | None) -> None:
+    """Let `testbed schema` end so."""
+
+    def schema() -> Any:
+        if isinstance(how, BaseException):
+            raise how
+        return how
+
+    command = click.Command("schema", callback=schema)
+    monkeypatch.setattr("testbed.cli.schema.command", command)
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "words"),
+    [
+        (None, 0, ""),
+        (0, 0, ""),
+        (7, 7, ""),
+        ("text", 0, ""),
+        (LabError("no lab", hint="make one"), 4, "testbed: no lab\n  -> make one\n"),
+        (UsageError("wrong"), 2, "testbed: wrong\n"),
+        (Interrupted(signal.SIGTERM), 143, "testbed: interrupted by signal 15\n"),
+        (Interrupted(signal.SIGHUP), 129, "testbed: interrupted by signal 1\n"),
+        (KeyboardInterrupt(), 130, "\ntestbed: interrupted\n"),
+        (click.Abort(), 130, "testbed: interrupted\n"),
+        (click.exceptions.Exit(5), 5, ""),
+    ],
+)
+def test_exit_status(
+    how: BaseException | int | str | None,
+    status: int,
+    words: str,
+    testbed: Testbed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends(monkeypatch, how)
+    said = testbed("schema")
+    assert (said.status, said.out, said.err) == (status, "", words)
+
+
+def test_a_defect_leaves_as_a_traceback(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        testbed("schema")
+
+
+@pytest.mark.parametrize("signum", HANDLED)
+def test_signals_end_a_command(
+    signum: int, testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = click.Command("schema", callback=lambda: signal.raise_signal(signum))
+    monkeypatch.setattr("testbed.cli.schema.command", command)
+    assert testbed("schema").status == 128 + signum
+
+
+def test_main_exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    monkeypatch.setattr(sys, "argv", ["testbed", "verfy"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["topologies", "--json"], ["--help"], ["plan", "--help"]])
+def test_a_reader_that_goes_is_no_failure(argv: list[str]) -> None:
+    ours, its = os.pipe()
+    os.close(ours)
+    with os.fdopen(its, "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "testbed", *argv],
+            stdout=out, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+# -- which lab is meant -----------------------------------------------------------------
+
+
+def record(bench: Bench, name: str, source: str = "") -> None:
+    topology = {**load("two-node").to_dict(), "name": name}
+    bench.state.write(Record(name, topology, source))
+
+
+def meant(bench: Bench, name: str | None = None) -> str:
+    lab = common.lab_meant(bench.settings, name)
+    assert isinstance(lab, Lab)
+    assert lab.settings is bench.settings
+    return lab.name
+
+
+def test_none_is_up(bench: Bench) -> None:
+    with pytest.raises(NoSuchLab, match="^no lab is up\n  -> testbed up two-node$"):
+        meant(bench)
+
+
+def test_the_only_one(bench: Bench) -> None:
+    record(bench, "one")
+    assert meant(bench) == "one"
+
+
+def test_the_only_one_that_runs_though_its_record_is_lost(bench: Bench) -> None:
+    bench.provider.create("lost", spec("node1"))
+    assert meant(bench) == "lost"
+
+
+def test_several_are_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(bench, "two")
+    record(bench, "one")
+    bench.provider.create("lost", spec("node1"))
+    with pytest.raises(UsageError, match="which lab. there are: lost, one, two\n") as caught:
+        meant(bench)
+    assert caught.value.hint == "name it, or set TESTBED_LAB"
+    assert meant(bench, "two") == "two"
+    monkeypatch.setenv("TESTBED_LAB", "one")
+    assert meant(bench) == "one"
+    assert meant(bench, "two") == "two"  # what is typed counts for more
+
+
+def test_an_empty_variable_is_none(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESTBED_LAB", "")
+    with pytest.raises(NoSuchLab, match="no lab is up"):
+        meant(bench)
+
+
+def test_a_name_need_not_be_up(bench: Bench) -> None:
+    assert meant(bench, "anything") == "anything"  # the command says what it makes of it
+
+
+def test_a_file_means_the_lab_that_came_from_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text("name: of-the-file\nnodes: {a: {}}\n")
+    assert meant(bench, str(path)) == "of-the-file"
+    record(bench, "renamed", source=str(path))  # up --name renamed
+    assert meant(bench, str(path)) == "renamed"
+    path.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert meant(bench, "lab.yaml") == "renamed"
+    assert meant(bench, "./lab.yaml") == "renamed"
+    with pytest.raises(UsageError, match="no such file"):
+        meant(bench, "./other.yaml")
+
+
+@pytest.mark.usefixtures("root")
+def test_commands_on_no_lab(
+    bench: Bench, testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "make_settings", lambda **_: bench.settings)
+    for argv in (["status"], ["verify"], ["logs", "node1"], ["exec", "node1", "--", "true"]):
+        said = testbed(*argv)
+        assert (said.status, said.out) == (4, ""), argv
+        assert said.err == "testbed: no lab is up\n  -> testbed up two-node\n"
+    assert testbed("ls").out == "no lab is up\n"
+    assert testbed("ls", "--json").out == "[]\n"
+    down = testbed("down")
+    assert (down.status, down.out) == (0, "no lab is up\n")
+    assert testbed("down", "--all", "-q").out == ""
+    assert testbed("down", "other").out.startswith("other: was not up")
+    missing = testbed("status", "other")
+    assert missing.status == 4
+    assert "lab other is not up" in missing.err
+
+
+# -- rows --------------------------------------------------------------------------------
+
+
+def test_a_table_is_as_wide_as_it_needs_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    common.table([("a", "bbb", "c"), ("aaaa", "b", "")], ("X", "YY", "Z"))
+    assert capsys.readouterr().out == "X     YY   Z\na     bbb  c\naaaa  b\n"
+    common.table([])
+    assert capsys.readouterr().out == ""

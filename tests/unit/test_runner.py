@@ -1,0 +1,531 @@
+"""The runner, on small suites of our own and a lab that is a topology and no more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from testbed.claims.catalogue import claims
+from testbed.claims.model import Evidence, Finding
+from testbed.errors import UsageError
+from testbed.lab.live import LiveLab
+from testbed.suites import runner
+from testbed.suites.runner import Check, Results, Selection
+from testbed.topology.load import load
+
+CONFIRMED = [c.id for c in claims().values() if c.expect == "confirmed" and c.document == "000"]
+ONE, TWO = CONFIRMED[:2]
+OTHER = next(c.id for c in claims().values() if c.document == "003" and c.expect == "confirmed")
+DEPENDS = next(c.id for c in claims().values() if c.expect == "depends")
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class FakeLab:
+    """All that the runner and the plugin ask of a LiveLab."""
+
+    name = "two-node"
+
+    def __init__(self, topology: str = "two-node") -> None:
+        self.topology = load(topology)
+
+
+Told = list[Finding | Check]
+Suite = Callable[..., Path]
+
+
+def run(
+    selection: Selection,
+    told: Callable[[Finding | Check], None] = lambda _: None,
+    junit: Path | None = None,
+    topology: str = "two-node",
+) -> Results:
+    return runner.run(cast("LiveLab", FakeLab(topology)), selection, told=told, junit=junit)
+
+
+@pytest.fixture(autouse=True)
+def _our_pytest_stays_as_it_is() -> Iterator[None]:
+    """A pytest within a pytest leaves nothing in this process: modules, paths, handlers."""
+    modules, path = set(sys.modules), list(sys.path)
+    handlers = {signum: signal.getsignal(signum) for signum in HANDLED}
+    yield
+    for name in set(sys.modules) - modules:
+        if name.startswith(("test_", "conftest")):
+            del sys.modules[name]
+    sys.path[:] = path
+    now = {signum: signal.getsignal(signum) for signum in HANDLED}
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+    assert now == handlers, "the handlers of signals are put back"
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    def write(text: str, name: str = "test_small.py") -> Path:
+        path = tmp_path / name
+        path.write_text("import pytest\n\n" + textwrap.dedent(text))
+        return path
+
+    return write
+
+
+def own(path: Path, expression: str = "", **more: tuple[str, ...]) -> Selection:
+    return Selection(expression, paths=(path,), **more)
+
+
+def confirm(claim: str, name: str, needs: str = "docker") -> str:
+    """A test that confirms a claim."""
+    return textwrap.dedent(f"""
+        @pytest.mark.claim({claim!r})
+        @pytest.mark.needs({needs!r})
+        def test_{name}(observe):
+            observe.holds(True, "seen by {name}")
+    """)
+
+
+def ids(results: Results) -> list[str]:
+    return [finding.claim for finding in results.findings]
+
+
+# -- what comes of a run ----------------------------------------------------------
+
+
+def test_claims_and_checks_are_told_as_they_come(suite: Suite) -> None:
+    path = suite(
+        confirm(ONE, "one")
+        + "def test_passes():\n    pass\n"
+        + "def test_fails(lab):\n    assert lab.name == 'other'\n"
+        + "def test_skipped():\n    pytest.skip('no reason')\n"
+        + confirm(TWO, "two")
+    )
+    told: Told = []
+    results = run(own(path), told.append)
+    assert told == [
+        results.findings[0],
+        *results.checks,
+        results.findings[1],
+    ]
+    assert ids(results) == [ONE, TWO]
+    first = results.findings[0]
+    assert (first.verdict, first.problem, first.reason) == ("confirmed", "", "")
+    assert first.evidence == [Evidence("holds", "seen by one")]
+    assert first.seconds > 0
+    assert [(c.name.partition("::")[2], c.outcome) for c in results.checks] == [
+        ("test_passes", "passed"),
+        ("test_fails", "failed"),
+        ("test_skipped", "skipped"),
+    ]
+    assert results.checks[0].problem == ""
+    assert "'two-node' == 'other'" in results.checks[1].problem
+    assert (results.elsewhere, results.broken, results.interrupted) == ([], [], False)
+
+
+def test_an_unexpected_verdict_has_its_reason(suite: Suite) -> None:
+    path = suite(f"""
+        @pytest.mark.claim({ONE!r})
+        def test_it(observe):
+            observe.holds(False, "docker0 is there")
+
+        @pytest.mark.claim({DEPENDS!r})
+        def test_other(observe):
+            observe.holds(True, "always")
+    """)
+    one, other = run(own(path)).findings
+    assert (one.verdict, one.problem) == ("contradicted", "")
+    assert one.reason == "expected confirmed: docker0 is there"
+    assert not one.as_expected(claims()[ONE])
+    assert (other.verdict, other.reason) == ("confirmed", "expected depends")
+
+
+@pytest.mark.parametrize("arguments", ["", "observe"])
+def test_a_check_that_tests_nothing_fails(arguments: str, suite: Suite) -> None:
+    path = suite(f"""
+        @pytest.mark.claim({ONE!r})
+        def test_it({arguments}):
+            pass
+    """)
+    (finding,) = run(own(path)).findings
+    assert (finding.verdict, finding.problem) == (None, "the check has tested nothing")
+
+
+def test_a_check_that_breaks_off_keeps_what_it_saw(suite: Suite) -> None:
+    path = suite(f"""
+        @pytest.mark.claim({ONE!r})
+        def test_it(observe):
+            observe.holds(True, "so far")
+            raise LookupError("no such thing")
+    """)
+    (finding,) = run(own(path)).findings
+    assert (finding.verdict, finding.problem) == (None, "LookupError: no such thing")
+    assert finding.evidence == [Evidence("holds", "so far")]
+
+
+def test_a_skip_is_not_here_wherever_it_comes(suite: Suite) -> None:
+    path = suite(f"""
+        @pytest.fixture
+        def thing():
+            pytest.skip("the lab has no thing")
+
+        @pytest.mark.claim({ONE!r})
+        def test_it(observe):
+            pytest.skip("there is no tool")
+
+        @pytest.mark.claim({TWO!r})
+        def test_other(thing, observe):
+            raise AssertionError
+    """)
+    told: Told = []
+    results = run(own(path), told.append)
+    assert [(f.claim, f.verdict, f.reason) for f in results.findings] == [
+        (ONE, "not here", "there is no tool"),
+        (TWO, "not here", "the lab has no thing"),
+    ]
+    assert told == [*results.findings]
+
+
+def test_a_set_up_that_fails_is_a_problem_of_the_claim(suite: Suite) -> None:
+    path = suite(
+        f"""
+        @pytest.fixture
+        def thing():
+            raise OSError("no room")
+
+        @pytest.mark.claim({ONE!r})
+        def test_it(thing, observe):
+            observe.holds(True, "x")
+
+        def test_check(thing):
+            pass
+        """
+    )
+    told: Told = []
+    results = run(own(path), told.append)
+    (finding,) = results.findings
+    assert (finding.claim, finding.verdict) == (ONE, None)
+    assert finding.problem == "the set-up failed: OSError: no room"
+    (check,) = results.checks
+    assert check.outcome == "failed"
+    assert "no room" in check.problem
+    assert told == [finding, check]
+
+
+def test_a_clean_up_that_fails_spoils_the_claim(suite: Suite) -> None:
+    path = suite(
+        f"""
+        @pytest.fixture
+        def thing():
+            yield
+            raise OSError("still there")
+
+        @pytest.mark.claim({ONE!r})
+        def test_it(thing, observe):
+            observe.holds(True, "x")
+
+        def test_check(thing):
+            pass
+        """
+        + confirm(TWO, "after").replace("\n", "\n        ")
+    )
+    results = run(own(path))
+    one, after = results.findings
+    assert one.verdict == "confirmed"
+    assert one.problem == "the clean-up failed: OSError: still there"
+    assert not one.as_expected(claims()[ONE])
+    assert after.problem == ""
+    assert [check.outcome for check in results.checks] == ["passed", "failed"]
+    assert "still there" in results.checks[1].problem
+
+
+def test_a_file_that_cannot_be_loaded_is_told_and_the_others_run(
+    suite: Suite, tmp_path: Path
+) -> None:
+    suite("def test_it(:\n", "test_broken.py")
+    suite(confirm(ONE, "one"), "test_whole.py")
+    results = run(own(tmp_path))
+    assert len(results.broken) == 1
+    assert "test_broken.py" in results.broken[0]
+    assert "SyntaxError" in results.broken[0]
+    assert ids(results) == [ONE]
+    assert not results.interrupted  # nobody has pressed Ctrl-C
+
+
+def test_junit(suite: Suite, tmp_path: Path) -> None:
+    path = suite(confirm(ONE, "one") + "def test_fails():\n    assert False\n")
+    junit = tmp_path / "junit.xml"
+    run(own(path), junit=junit)
+    cases = list(ET.parse(junit).iter("testcase"))  # our own
+    assert [case.get("name") for case in cases] == ["test_one", "test_fails"]
+    assert len(list(ET.parse(junit).iter("failure"))) == 1
+
+
+# -- what is selected --------------------------------------------------------------
+
+
+@pytest.fixture
+def three(suite: Suite) -> Path:
+    return suite(
+        confirm(ONE, "one")
+        + confirm(OTHER, "other")
+        + confirm(TWO, "two", needs="flannel-udp")
+        + "def test_check():\n    pass\n"
+    )
+
+
+def test_all_of_it(three: Path) -> None:
+    results = run(own(three))
+    assert (ids(results), len(results.checks)) == ([ONE, OTHER], 1)
+    assert results.elsewhere == [TWO]  # it needs another lab
+
+
+def test_another_lab_runs_the_others(three: Path) -> None:
+    results = run(own(three), topology="two-node-udp")
+    assert (ids(results), results.elsewhere) == ([ONE, OTHER, TWO], [])
+    results = run(own(three), topology="netns-experiments")
+    assert (ids(results), results.elsewhere) == ([], [ONE, OTHER, TWO])
+    assert len(results.checks) == 1
+
+
+def test_a_check_that_needs_another_lab_is_named(suite: Suite) -> None:
+    path = suite("""
+        @pytest.mark.needs("plain-docker")
+        def test_check():
+            pass
+
+        def test_other():
+            pass
+    """)
+    results = run(own(path))
+    assert [name.partition("::")[2] for name in results.elsewhere] == ["test_check"]
+    assert len(results.checks) == 1
+
+
+def test_by_claim(three: Path) -> None:
+    results = run(own(three, claims=(OTHER,)))
+    assert (ids(results), results.checks) == ([OTHER], [])
+    assert results.elsewhere == []  # of what was selected
+    assert run(own(three, claims=(OTHER, TWO))).elsewhere == [TWO]
+
+
+def test_by_document(three: Path) -> None:
+    assert ids(run(own(three, documents=("003",)))) == [OTHER]
+    both = run(own(three, documents=("000", "003")))
+    assert (ids(both), both.checks, both.elsewhere) == ([ONE, OTHER], [], [TWO])
+
+
+def test_by_claim_and_document_means_both(three: Path) -> None:
+    assert ids(run(own(three, claims=(ONE,), documents=("000",)))) == [ONE]
+    with pytest.raises(UsageError, match="nothing that lab two-node can decide"):
+        run(own(three, claims=(ONE,), documents=("003",)))
+
+
+def test_by_expression(three: Path) -> None:
+    results = run(own(three, "other or check"))
+    assert (ids(results), len(results.checks), results.elsewhere) == ([OTHER], 1, [])
+    assert run(own(three, "one or two")).elsewhere == [TWO]
+
+
+def test_by_paths(suite: Suite, tmp_path: Path) -> None:
+    suite(confirm(ONE, "one"), "test_a.py")
+    other = suite(confirm(OTHER, "other"), "test_b.py")
+    assert ids(run(own(other))) == [OTHER]
+    assert sorted(ids(run(own(tmp_path)))) == sorted([ONE, OTHER])
+
+
+def test_without_paths_the_suites_are_run(
+    three: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runner, "SUITES", tmp_path)
+    assert ids(run(Selection(claims=(ONE,)))) == [ONE]
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection("nothing_is_called_so"),
+        Selection(claims=(TWO,)),  # it needs another lab
+        Selection(documents=("001",)),
+    ],
+)
+def test_nothing_selected(selection: Selection, three: Path) -> None:
+    with pytest.raises(UsageError, match="nothing that lab two-node can decide was selected"):
+        run(
+            Selection(
+                selection.expression,
+                claims=selection.claims,
+                documents=selection.documents,
+                paths=(three,),
+            )
+        )
+
+
+# -- what is refused ----------------------------------------------------------------
+
+
+def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=f"no claim '{ONE[:-1]}'") as caught:
+        run(Selection(claims=(ONE, ONE[:-1])))
+    assert caught.value.hint == f"did you mean {ONE}?"
+    with pytest.raises(UsageError) as caught:
+        run(Selection(claims=("zzz",)))
+    assert caught.value.hint == "the catalogue is in testbed/claims"
+
+
+def test_an_unknown_document_is_refused_with_all_there_are() -> None:
+    with pytest.raises(UsageError, match="no document '3'") as caught:
+        run(Selection(documents=("3",)))
+    assert caught.value.hint == "there are: 000, 001, 002, 003, 004"
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no file or folder .*/nowhere.py"):
+        run(own(tmp_path / "nowhere.py"))
+
+
+def test_a_mark_that_the_catalogue_does_not_have_is_refused(
+    suite: Suite, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="pytest refuses"):
+        run(own(suite(confirm("no-such-claim", "it"))))
+    assert "no claim 'no-such-claim' in the catalogue" in capfd.readouterr().err
+
+
+def test_an_expression_that_is_none_is_refused(three: Path) -> None:
+    with pytest.raises(UsageError, match="pytest refuses") as caught:
+        run(own(three, "one and ("))
+    assert "-k" in str(caught.value.hint)
+
+
+# -- whose pytest it is --------------------------------------------------------------
+
+
+def test_the_users_own_options_take_no_part(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing_is_called_so --no-such-option")
+    monkeypatch.setenv("PYTEST_PLUGINS", "no_such_plugin")
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", raising=False)
+    assert ids(run(own(three))) == [ONE, OTHER]
+    # ... and are there again for whatever comes next.
+    assert os.environ["PYTEST_ADDOPTS"].startswith("-k nothing")
+    assert os.environ["PYTEST_PLUGINS"] == "no_such_plugin"
+    assert "PYTEST_DISABLE_PLUGIN_AUTOLOAD" not in os.environ
+
+
+def test_the_configuration_of_the_folder_takes_no_part(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (three.parent / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    (three.parent / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = ['-x']\n")
+    monkeypatch.chdir(three.parent)
+    assert ids(run(own(three))) == [ONE, OTHER]
+
+
+def test_the_users_conftest_takes_part(suite: Suite) -> None:
+    suite("@pytest.fixture\ndef thing():\n    return 7\n", "conftest.py")
+    path = suite("def test_it(thing, nodes):\n    assert (thing, nodes) == (7, {})\n")
+    lab = FakeLab()
+    lab.nodes = {}  # type: ignore[attr-defined]
+    (check,) = runner.run(cast("LiveLab", lab), own(path)).checks
+    assert (check.outcome, check.problem) == ("passed", "")
+
+
+def test_nothing_is_left_behind_in_the_folder(three: Path) -> None:
+    run(own(three))
+    left = {path.name for path in three.parent.iterdir()} - {"__pycache__"}
+    assert left == {three.name}
+
+
+# -- what breaks it off ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ValueError("odd")])
+def test_what_the_caller_raises_comes_out_as_it_is(error: Exception, three: Path) -> None:
+    calls: Told = []
+
+    def told(found: Finding | Check) -> None:
+        calls.append(found)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run(own(three), told)
+    assert caught.value is error
+    assert len(calls) == 1  # and nothing more was run
+
+
+def test_a_callers_error_at_a_check_and_at_a_failed_set_up(suite: Suite) -> None:
+    path = suite(f"""
+        @pytest.fixture
+        def thing():
+            raise OSError
+
+        @pytest.mark.claim({ONE!r})
+        def test_it(thing):
+            pass
+    """)
+
+    def told(found: Finding | Check) -> None:
+        raise BrokenPipeError(str(found))
+
+    with pytest.raises(BrokenPipeError):
+        run(own(path), told)
+    with pytest.raises(BrokenPipeError):
+        run(own(suite("def test_check():\n    pass\n", "test_check.py")), told)
+
+
+@pytest.mark.parametrize("signum", HANDLED, ids=lambda s: signal.Signals(s).name)
+def test_a_signal_ends_the_run_and_what_there_is_is_told(signum: int, suite: Suite) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    path = suite(
+        confirm(ONE, "one")
+        + f"""
+@pytest.fixture
+def thing():
+    yield
+    open(__file__ + ".cleaned", "w").close()
+
+def test_that_is_interrupted(thing):
+    import os, time
+    os.kill(os.getpid(), {int(signum)})
+    time.sleep(10)
+"""
+        + confirm(TWO, "two")
+    )
+    results = run(own(path))
+    assert results.interrupted
+    assert results.signum == signum
+    assert ids(results) == [ONE]
+    assert results.findings[0].verdict == "confirmed"
+    assert results.checks == []
+    assert Path(f"{path}.cleaned").exists()  # fixtures have put back what they changed
+
+
+def test_a_broken_file_alone_is_no_wrong_use(suite: Suite) -> None:
+    results = run(own(suite("import no_such_module_at_all\n")))
+    assert len(results.broken) == 1
+    assert (results.interrupted, results.findings, results.checks) == (False, [], [])
+
+
+def test_a_signal_in_the_very_first_test_is_no_wrong_use(suite: Suite) -> None:
+    path = suite(
+        f"def test_it():\n    import os\n    os.kill(os.getpid(), {int(signal.SIGTERM)})\n"
+    )
+    results = run(own(path))
+    assert results == Results(signum=signal.SIGTERM)
+
+
+def test_a_claim_that_is_interrupted_has_no_verdict(suite: Suite) -> None:
+    path = suite(f"""
+        @pytest.mark.claim({ONE!r})
+        def test_it(observe):
+            observe.holds(True, "so far")
+            import os
+            os.kill(os.getpid(), {int(signal.SIGTERM)})
+    """)
+    results = run(own(path))
+    assert results.signum == signal.SIGTERM
+    assert [f.verdict for f in results.findings] in ([], [None])
