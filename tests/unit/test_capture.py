@@ -129,7 +129,11 @@ def test_tcp(flags: int, names: set[str], is_syn: bool) -> None:
     packet = decode(frame)
     wanted = {
         **common(6, data, frame),
-        **{"sport": 40000, "dport": 80, "seq": 1000, "ack": 2000, "payload": b"GET /"},
+        "sport": 40000,
+        "dport": 80,
+        "seq": 1000,
+        "ack": 2000,
+        "payload": b"GET /",
         "flags": frozenset(names),
     }
     assert packet == Packet(**wanted)  # type: ignore[arg-type]
@@ -245,7 +249,8 @@ def test_what_is_no_packet_is_empty(data: bytes) -> None:
         packet = decode(data, link)
         assert (packet.length, packet.frame) == (len(data), data)
         assert packet.payload in (b"", data[20:])
-        assert packet.arp is packet.icmp is None
+        assert packet.arp is None
+        assert packet.icmp is None
         assert str(packet)
 
 
@@ -426,7 +431,7 @@ def place(*running: Tcpdump) -> tuple[Somewhere, Place]:
 
 @pytest.mark.usefixtures("quick")
 def test_a_capture_begins_before_the_block_and_is_ended_after_it() -> None:
-    one, two = Tcpdump(), Tcpdump(err=b"listening on eth1\n12 packets dropped by kernel"[:17])
+    one, two = Tcpdump(), Tcpdump()
     where, at = place(one, two)
     with captures((at, "eth0", "udp"), (at, "eth1", "")) as (first, second):
         assert [argv[:3] for argv in where.argvs] == [
@@ -451,7 +456,7 @@ def test_a_capture_that_cannot_listen_says_why() -> None:
     running = Tcpdump(err=b"tcpdump: eth9: No such device exists\n", ends=1)
     _, at = place(running)
     with (
-        pytest.raises(LabError, match="cannot capture on node1:eth9: .*No such device"),
+        pytest.raises(LabError, match=r"cannot capture on node1:eth9: .*No such device"),
         captures((at, "eth9", "")),
     ):
         pytest.fail("nothing is captured")

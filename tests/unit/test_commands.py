@@ -13,11 +13,10 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
-from fakes import Bench
 from provider_contract import spec
 
 from testbed import __version__, cli
@@ -26,6 +25,9 @@ from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
 from testbed.lab.lab import Lab
 from testbed.lab.state import Record
 from testbed.topology import load, names
+
+if TYPE_CHECKING:
+    from fakes import Bench
 
 ESCAPE = "\x1b"
 HANDLED = (signal.SIGTERM, signal.SIGHUP)
@@ -426,7 +428,7 @@ def meant(bench: Bench, name: str | None = None) -> str:
 
 
 def test_none_is_up(bench: Bench) -> None:
-    with pytest.raises(NoSuchLab, match="^no lab is up\n  -> testbed up two-node$"):
+    with pytest.raises(NoSuchLab, match=r"^no lab is up\n  -> testbed up two-node$"):
         meant(bench)
 
 
@@ -444,7 +446,7 @@ def test_several_are_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     record(bench, "two")
     record(bench, "one")
     bench.provider.create("lost", spec("node1"))
-    with pytest.raises(UsageError, match="which lab. there are: lost, one, two\n") as caught:
+    with pytest.raises(UsageError, match=r"which lab. there are: lost, one, two\n") as caught:
         meant(bench)
     assert caught.value.hint == "name it, or set TESTBED_LAB"
     assert meant(bench, "two") == "two"

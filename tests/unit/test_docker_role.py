@@ -11,6 +11,7 @@ from fakes import VERSIONS, Bench, FakeStore
 from testbed.lab.lab import Lab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
+from testbed.roles.base import GO
 from testbed.roles.docker import daemon_config, daemon_env
 from testbed.roles.engine import engine_version, enter, parse_version
 from testbed.topology import load
@@ -53,7 +54,7 @@ def test_under_flannel(
         **ALWAYS,
         **more,
     }
-    assert daemon_env(topology, "node1", version, "/a:/b") == {"PATH": "/a:/b", **env}
+    assert daemon_env(topology, "node1", version, "/a:/b") == {**GO, "PATH": "/a:/b", **env}
 
 
 @pytest.mark.parametrize("version", [version for version, _, _ in VERSION_TABLE])
@@ -61,7 +62,7 @@ def test_alone(version: tuple[int, int, int]) -> None:
     topology = load("docker-single")
     more = SNAPSHOTTER if version >= (29, 0, 0) else {}
     assert daemon_config(topology, "host", version) == {"bip": "172.17.0.1/16", **ALWAYS, **more}
-    assert daemon_env(topology, "host", version, "/a") == {"PATH": "/a"}
+    assert daemon_env(topology, "host", version, "/a") == {**GO, "PATH": "/a"}
 
 
 @pytest.mark.parametrize(

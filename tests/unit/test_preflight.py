@@ -111,7 +111,7 @@ def test_missing_programs_are_named_with_their_packages(
 ) -> None:
     gone = {"ip", "iptables"}
     monkeypatch.setattr(preflight, "which", lambda name: None if name in gone else "/bin/x")
-    with pytest.raises(MachineError, match="^this machine lacks ip, iptables\n") as caught:
+    with pytest.raises(MachineError, match=r"^this machine lacks ip, iptables\n") as caught:
         preflight.check(two_node, cache)
     assert caught.value.hint == (
         "apt-get install iproute2 iptables, or let `testbed doctor --fix` do it"

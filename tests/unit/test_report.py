@@ -220,7 +220,7 @@ def test_a_broken_finding_is_in_the_table_as_unexpected() -> None:
         ),
         (
             Results([SKIPPED], elsewhere=["two", "three"]),
-            "1 claims put to the test on lab, 1 as expected; 2 need another lab",
+            "0 claims put to the test on lab, 0 as expected; 1 not here; 2 need another lab",
             True,
         ),
         (

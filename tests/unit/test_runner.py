@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -9,17 +10,19 @@ import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding
 from testbed.errors import UsageError
-from testbed.lab.live import LiveLab
 from testbed.suites import runner
 from testbed.suites.runner import Check, Results, Selection
 from testbed.topology.load import load
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
 
 CONFIRMED = [c.id for c in claims().values() if c.expect == "confirmed" and c.document == "000"]
 ONE, TWO = CONFIRMED[:2]
@@ -51,11 +54,14 @@ def run(
 
 
 @pytest.fixture(autouse=True)
-def _our_pytest_stays_as_it_is() -> Iterator[None]:
+def _our_pytest_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A pytest within a pytest leaves nothing in this process: modules, paths, handlers."""
+    monkeypatch.chdir(tmp_path)  # or pytest would look through all folders on the way there
+    gc.freeze()  # pytest collects garbage as it ends: that of the test alone is enough
     modules, path = set(sys.modules), list(sys.path)
     handlers = {signum: signal.getsignal(signum) for signum in HANDLED}
     yield
+    gc.unfreeze()
     for name in set(sys.modules) - modules:
         if name.startswith(("test_", "conftest")):
             del sys.modules[name]
@@ -384,7 +390,7 @@ def test_an_unknown_document_is_refused_with_all_there_are() -> None:
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no file or folder .*/nowhere.py"):
+    with pytest.raises(UsageError, match=r"no file or folder .*/nowhere.py"):
         run(own(tmp_path / "nowhere.py"))
 
 

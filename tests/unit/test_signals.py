@@ -113,7 +113,7 @@ def test_a_handler_that_python_did_not_set_becomes_the_default(
         return None if callable(handler) else real(signum, handler)
 
     with monkeypatch.context() as patch:
-        patch.setattr(signals.signal, "signal", fake)
+        patch.setattr(signal, "signal", fake)
         with signals.held():
             pass
     assert given[-3:] == [signal.SIG_DFL] * 3

@@ -149,14 +149,14 @@ def test_a_daemon_that_talks_nonsense_is_a_lab_error(
 
 
 def test_no_socket_at_all(node: FakeNode, dockerd: Path) -> None:
-    with pytest.raises(LabError, match="dockerd on node1 does not answer: .*No such file"):
+    with pytest.raises(LabError, match=r"dockerd on node1 does not answer: .*No such file"):
         glance.containers(node)
 
 
 def test_nobody_listens(node: FakeNode, dockerd: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(dockerd))
-        with pytest.raises(LabError, match="does not answer: .*refused"):
+        with pytest.raises(LabError, match=r"does not answer: .*refused"):
             glance.containers(node)
 
 
@@ -250,7 +250,9 @@ def test_as_data(two: Two) -> None:
     assert (found["lab"], found["ok"]) == ("two-node", False)
     assert [node["ok"] for node in found["nodes"]] == [True, False, True]
     assert found["nodes"][1]["services"][0] == {
-        **{"name": "dockerd", "state": "dead", "ok": False},
+        "name": "dockerd",
+        "state": "dead",
+        "ok": False,
         "detail": "exit status 1",
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -372,7 +372,7 @@ def test_answers_asks_until_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wait_until() -> None:
-    answers = iter([None, [], "there"])
+    answers: Iterator[object] = iter([None, [], "there"])
     assert helpers.wait_until(lambda: next(answers)) == "there"
     with pytest.raises(TimeoutExpired, match="the end did not come in 0 s"):
         helpers.wait_until(lambda: None, seconds=0, what="the end")
