@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LAB = pytest.StashKey["LiveLab"]()
 FINDINGS = pytest.StashKey[list[Finding]]()
 NOTES = pytest.StashKey[Observation]()
+INTERRUPTED = "interrupted"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -130,6 +131,9 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     except pytest.skip.Exception as skip:
         finding.verdict, finding.reason = "not here", str(skip)
         raise
+    except KeyboardInterrupt:
+        finding.reason = INTERRUPTED
+        raise
     except BaseException as error:
         finding.problem = f"{type(error).__name__}: {error}"
         raise
@@ -140,7 +144,8 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         finding.seconds = time.monotonic() - began
         notes = item.stash.get(NOTES, None)
         finding.evidence = notes.evidence if notes else []
-        item.config.stash[FINDINGS].append(finding)
+        if finding.reason != INTERRUPTED:  # a check that was cut off has found nothing
+            item.config.stash[FINDINGS].append(finding)
 
 
 def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:

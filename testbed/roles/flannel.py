@@ -13,7 +13,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.lab.marks import mark, marked
 from testbed.lab.step import Step, node_step
@@ -77,6 +77,7 @@ def reservations(topology: Topology) -> dict[str, str]:
 class Flannel(Role):
     name = "flannel"
     artifacts = ("flanneld", "etcdctl")
+    programs: ClassVar[dict[str, str]] = {"iptables": "iptables"}
     kernel = ("iptables nat",)
     services = (SERVICE,)
 
