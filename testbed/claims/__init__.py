@@ -1,1 +1,1 @@
-"""claims"""
+"""Claims: the catalogue, what a check writes down, the verdict."""

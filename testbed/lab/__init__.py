@@ -1,1 +1,1 @@
-"""lab"""
+"""Labs: planned, brought up, looked at, taken down."""

@@ -1,1 +1,1 @@
-"""observe"""
+"""What can be seen on a live lab: packets."""

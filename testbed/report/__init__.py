@@ -1,1 +1,1 @@
-"""report"""
+"""What came of a run, for people and for programs."""

@@ -1,1 +1,1 @@
-"""suites"""
+"""The checks of the claims, and what runs them on a lab."""

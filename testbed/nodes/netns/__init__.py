@@ -1,1 +1,1 @@
-"""nodes/netns"""
+"""Nodes as namespaces of this machine."""
