@@ -30,6 +30,7 @@ from testbed.claims.observation import Observation
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
 
 LAB = pytest.StashKey["LiveLab"]()
 FINDINGS = pytest.StashKey[list[Finding]]()
@@ -97,14 +98,13 @@ def _needs(request: pytest.FixtureRequest) -> None:
     """Skip, with the reason, a test whose lab lacks what it needs."""
     wanted = [name for mark in request.node.iter_markers("needs") for name in mark.args]
     if set(wanted) - {"none"}:  # arithmetic needs no lab at all
-        missing = sorted(set(wanted) - features(request.getfixturevalue("lab")))
+        missing = sorted(set(wanted) - features(request.getfixturevalue("lab").topology))
         if missing:
             pytest.skip(f"the lab has no {', '.join(missing)}")
 
 
-def features(lab: LiveLab) -> set[str]:
-    """What a lab has, in the words that ``needs`` uses."""
-    topology = lab.topology
+def features(topology: Topology) -> set[str]:
+    """What a lab of this topology has, in the words that ``needs`` uses."""
     found = {role for node in topology.nodes.values() for role in node.roles}
     found |= {"netns", "none"}
     if topology.flannel:

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from testbed.claims.catalogue import claims
 from testbed.errors import UsageError
 from testbed.lab.lab import Lab, Settings, Watch
 from testbed.lab.live import LiveLab
+from testbed.pytest_plugin import features
 from testbed.suites.runner import Check, Results, Selection, run
 from testbed.topology.load import Overrides, load, names
 
 if TYPE_CHECKING:
     from testbed.claims.model import Finding
+    from testbed.topology.model import Topology
 
 PREFIX = "verify-"  # of the labs' names: a lab of the user's stays as it is
 
@@ -52,6 +55,8 @@ def run_everything(
     watching = watching or Watching()
     runs = []
     for name in names():
+        if not _may_decide(load(name), selection):
+            continue
         try:
             runs.append(_one(settings, name, selection, watching))
         except _NothingHere:
@@ -64,6 +69,14 @@ def run_everything(
             hint="check -k, --claim and --document",
         )
     return runs
+
+
+def _may_decide(topology: Topology, selection: Selection) -> bool:
+    """False where a lab need not even be brought up: it has not what the chosen claims need."""
+    if not selection.claims:
+        return True
+    has = features(topology)
+    return any(set(claims()[claim].needs) <= has for claim in selection.claims if claim in claims())
 
 
 class _NothingHere(Exception):

@@ -73,7 +73,7 @@ def ends(lab: LiveLab) -> tuple[End, End]:
 
 def need(lab: LiveLab, *wanted: str) -> None:
     """Skip where the lab lacks something: for fixtures that outlive one test."""
-    missing = sorted(set(wanted) - features(lab))
+    missing = sorted(set(wanted) - features(lab.topology))
     if missing:
         pytest.skip(f"the lab has no {', '.join(missing)}")
 

@@ -94,7 +94,7 @@ class _Collector:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         del config
-        features = pytest_plugin.features(self._lab)
+        features = pytest_plugin.features(self._lab.topology)
         kept = []
         for item in items:
             if not self._is_selected(item):

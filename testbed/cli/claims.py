@@ -1,0 +1,116 @@
+"""``testbed claims``."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from testbed.claims.model import Kind, Verdict
+from testbed.cli import common
+from testbed.errors import UsageError
+
+if TYPE_CHECKING:
+    from testbed.claims.model import Claim
+
+
+@click.group("claims", invoke_without_command=True)
+@click.option("--document", "documents", multiple=True, metavar="NNN", help="Of this document.")
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(get_args(Kind)), help="Of this kind."
+)
+@click.option("--needs", "needs", multiple=True, metavar="FEATURE", help="Needing, say, docker.")
+@click.option(
+    "--verdict", "verdicts", multiple=True, type=click.Choice(get_args(Verdict)),
+    help="Expected to end so.",
+)  # fmt: skip
+@common.json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    documents: tuple[str, ...],
+    kinds: tuple[str, ...],
+    needs: tuple[str, ...],
+    verdicts: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """List the claims of the catalogue, or show one.
+
+    Each option narrows the list; one given twice means either.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from testbed.claims.catalogue import claims
+
+    found = [
+        claim
+        for claim in claims().values()
+        if (not documents or claim.document in documents)
+        and (not kinds or claim.kind in kinds)
+        and (not needs or set(needs) & set(claim.needs))
+        and (not verdicts or claim.expect in verdicts)
+    ]
+    if as_json:
+        common.print_json([claim.to_dict() for claim in found])
+        return
+    width = shutil.get_terminal_size((120, 24)).columns
+    longest = max((len(claim.id) for claim in found), default=0)
+    for claim in found:
+        start = f"{claim.document}  {claim.id:<{longest}}  {claim.expect:<12}  "
+        text = textwrap.shorten(claim.claim, max(30, width - len(start)), placeholder=" …")
+        click.echo(start + text)
+    click.echo(f"{len(found)} of {len(claims())} claims", err=True)
+
+
+def complete_claims(_ctx: object, _param: object, incomplete: str) -> list[str]:
+    """The ids that begin so, for the shell."""
+    from testbed.claims.catalogue import claims
+
+    return [name for name in claims() if name.startswith(incomplete)]
+
+
+@command.command("show")
+@click.argument("claim", shell_complete=complete_claims)
+@common.json_option
+def show(claim: str, as_json: bool) -> None:
+    """Show one claim, and how it is checked."""
+    from testbed.claims.catalogue import claims
+
+    found = claims().get(claim)
+    if found is None:
+        from difflib import get_close_matches
+
+        close = get_close_matches(claim, claims(), 1)
+        raise UsageError(
+            f"no claim {claim!r}",
+            hint=f"did you mean {close[0]}?" if close else "`testbed claims` lists them",
+        )
+    if as_json:
+        common.print_json(found.to_dict())
+    else:
+        _show(found)
+
+
+def _show(claim: Claim) -> None:
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    click.echo(click.style(claim.id, bold=True))
+    rows = [
+        ("document", f"{claim.document}, {claim.place}"),
+        ("claim", claim.claim),
+        ("quoted", " · ".join(claim.quoted)),
+        ("kind", claim.kind),
+        ("needs", ", ".join(claim.needs)),
+        ("check", claim.check),
+        ("expected", claim.expect),
+        ("why", claim.why),
+    ]
+    for name, text in rows:
+        if text:
+            click.echo(
+                textwrap.fill(
+                    text, width, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12
+                )
+            )
+    click.echo(f"  {'run it':<9} testbed verify --all --claim {claim.id}")

@@ -1,0 +1,49 @@
+"""`testbed claims`: lists, narrows, shows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from testbed import cli
+from testbed.claims.catalogue import claims
+
+if TYPE_CHECKING:
+    import pytest
+
+CONTRADICTED = [c.id for c in claims().values() if c.expect == "contradicted"]
+
+
+def test_all_are_listed_in_the_order_of_the_documents(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["claims"]) == 0
+    said = capsys.readouterr()
+    assert [line.split()[1] for line in said.out.splitlines()] == list(claims())
+    assert f"{len(claims())} of {len(claims())} claims" in said.err
+
+
+def test_options_narrow_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["claims", "--verdict", "contradicted", "--json"]) == 0
+    assert [c["id"] for c in json.loads(capsys.readouterr().out)] == CONTRADICTED
+    assert cli.run(["claims", "--document", "002", "--kind", "arith", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found
+    assert {(c["document"], c["kind"]) for c in found} == {("002", "arith")}
+    assert cli.run(["claims", "--needs", "flannel-udp", "--json"]) == 0
+    assert all("flannel-udp" in c["needs"] for c in json.loads(capsys.readouterr().out))
+    assert cli.run(["claims", "--kind", "nonsense"]) == 2
+
+
+def test_one_is_shown_with_its_check(capsys: pytest.CaptureFixture[str]) -> None:
+    name = CONTRADICTED[0]
+    assert cli.run(["claims", "show", name]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (claims()[name].claim, claims()[name].check, claims()[name].why):
+        assert " ".join(text.split()) in said
+    assert cli.run(["claims", "show", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == claims()[name].to_dict()
+
+
+def test_a_slip_of_the_pen_is_helped(capsys: pytest.CaptureFixture[str]) -> None:
+    name = CONTRADICTED[0]
+    assert cli.run(["claims", "show", name[:-1]]) == 2
+    assert f"did you mean {name}?" in capsys.readouterr().err
