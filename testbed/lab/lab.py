@@ -119,12 +119,12 @@ class Lab:
         try:
             done = self._carry_out(plan, context, watch, held, keep=keep)
             held.check()
+            outcome = Outcome(topology, time.monotonic() - began, done, removed)
+            state.write(_record(topology, began, done, self.settings.store.versions()))
         except BaseException:
             if not keep:
                 self._roll_back(context, before if existed else None)
             raise
-        outcome = Outcome(topology, time.monotonic() - began, done, removed)
-        state.write(_record(topology, began, done, self.settings.store.versions()))
         return outcome
 
     def _fetch(self, topology: Topology) -> None:

@@ -110,7 +110,8 @@ def closing(results: Results, lab: str, seconds: float) -> str:
     total = len(results.findings) - absent
     bad = sum(not f.as_expected(claims()[f.claim]) for f in results.findings)
     failed = sum(c.outcome == "failed" for c in results.checks) + len(results.broken)
-    words = f"{total} claims put to the test on {lab}, {total - bad} as expected"
+    what = "claim" if total == 1 else "claims"
+    words = f"{total} {what} put to the test on {lab}, {total - bad} as expected"
     if absent:
         words += f"; {absent} not here"
     if results.checks:

@@ -225,7 +225,7 @@ def test_a_broken_finding_is_in_the_table_as_unexpected() -> None:
         ),
         (
             Results(GOOD[:1], signum=15),
-            "1 claims put to the test on lab, 1 as expected; interrupted",
+            "1 claim put to the test on lab, 1 as expected; interrupted",
             True,
         ),
         (Results([]), "0 claims put to the test on lab, 0 as expected", True),
