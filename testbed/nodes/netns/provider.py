@@ -10,6 +10,7 @@ netlink library's import alone takes a quarter of a lab's whole start.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
+BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
 class NetnsProvider(Provider):
@@ -180,7 +182,23 @@ class NetnsProvider(Provider):
     # -- removing ---------------------------------------------------------
 
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
-        wanted = None if nodes is None else set(nodes)
+        wanted = None if nodes is None else sorted(set(nodes))
+        folder = cgroups.folder_name(lab, self._state)
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            self._end(lab, wanted)
+            try:
+                for name in [None] if wanted is None else wanted:
+                    cgroups.remove(folder, name, timeout=0.5)
+            except LabError:
+                # Somebody's half-made node, whose maker was killed: it is there once it is whole.
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
+    def _end(self, lab: str, wanted: list[str] | None) -> None:
+        """Kill the nodes that are there, and wait until they are gone."""
         inits = [
             i for i in self._ours(lab) if wanted is None or (i.kind == "node" and i.node in wanted)
         ]
@@ -192,12 +210,6 @@ class NetnsProvider(Provider):
                     f"node {init.node} of lab {lab} does not end (pid {init.pid})",
                     hint="a process in it hangs in the kernel: see /proc/PID/stack of its children",
                 )
-        folder = cgroups.folder_name(lab, self._state)
-        if wanted is None:
-            cgroups.remove(folder)
-        else:
-            for name in sorted(wanted):
-                cgroups.remove(folder, name)
 
 
 def _mac(address: IPv4Address) -> str:
