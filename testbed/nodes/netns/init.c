@@ -62,6 +62,7 @@
 #define NR_MOUNT_SETATTR 442
 #define TREE_CLONE 1
 #define MOVE_F_EMPTY_PATH 4
+#define MOVE_T_EMPTY_PATH 64
 #define ATTR_RDONLY 1
 struct attr { unsigned long long set, clr, propagation, userns; };
 
@@ -221,10 +222,42 @@ static void loopback_up(void) {
     close(fd);
 }
 
+static int mount_id(int fd) {
+    struct file_handle handle = {.handle_bytes = 0};
+    int id = -1; /* given even where the handle, which nobody wants, does not fit */
+    if (name_to_handle_at(fd, "", &handle, &id, AT_EMPTY_PATH) && errno != EOVERFLOW) die("mount id");
+    return id;
+}
+
+/* Who enters a mount namespace gets its topmost root, whatever the root of those inside: when
+ * testbed itself runs in a chroot, that would lead out of the node, and to files it can write.
+ * So the chroot becomes the root of the namespace, and the rest goes. */
+static void leave_chroot(void) {
+    struct stat ours, top;
+    int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int namespace = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    if (root < 0 || namespace < 0 || setns(namespace, CLONE_NEWNS)) die("/proc/self/ns/mnt");
+    int above = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (above < 0 || fstat(root, &ours) || fstat(above, &top)) die("stat /");
+    if (mount_id(root) != mount_id(above) || ours.st_ino != top.st_ino) {
+        do_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+        int tree = syscall(NR_OPEN_TREE, root, "", TREE_CLONE | O_CLOEXEC | AT_RECURSIVE | AT_EMPTY_PATH);
+        if (tree < 0) die("open_tree of the chroot");
+        if (syscall(NR_MOVE_MOUNT, tree, "", root, "", MOVE_F_EMPTY_PATH | MOVE_T_EMPTY_PATH) || fchdir(tree) ||
+            syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+            die("pivot_root out of the chroot");
+        close(tree);
+    }
+    close(above);
+    close(namespace);
+    close(root);
+}
+
 static void set_up(int argc, char **argv) {
     int trees[16], count = 0;
     const char *exposed[16];
     char path[PATH_MAX];
+    leave_chroot();
     do_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
     for (int i = 6; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "expose") || count == 16) continue;
