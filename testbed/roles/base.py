@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from testbed.lab.step import Step
+    from testbed.nodes.base import Node as Machine
+    from testbed.nodes.base import Service
     from testbed.topology.model import Node, Topology
 
 
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
 #: helpers that they start for each container then end before their first collection, and a lab
 #: of thirty nodes comes up in a tenth less CPU, for a few megabytes a daemon.
 GO = {"GOGC": "400"}
+
+
+def start(machine: Machine, service: Service, *, timeout: float = 60.0) -> bool:
+    """Start a service and wait until it is ready; True unless it was running as it should.
+
+    ``timeout`` is in seconds.  Raises as :meth:`testbed.nodes.base.Node.start` does.
+    """
+    before = machine.services().get(service.name)
+    machine.start(service, timeout=timeout)
+    return before is None or before.state == "dead" or before.digest != service.digest
 
 
 class Role(ABC):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles import images
-from testbed.roles.base import GO, Role
+from testbed.roles.base import GO, Role, start
 from testbed.roles.containers import container_steps
 from testbed.roles.engine import SOCKET, engine_version, parse_version, preload
 
@@ -92,9 +92,7 @@ class Docker(Role):
         machine = context.node(node)
         version = engine_version(context.store, machine)
         number = parse_version(version)
-        before = machine.services().get(SERVICE)
-        digest = topology.node_digest(node)
-        if before is None:
+        if SERVICE not in machine.services():  # its data root is still to be made
             config = daemon_config(topology, node, number)
             machine.put(json.dumps(config, indent=1).encode(), CONFIG)
             images.install_seed(context, machine, version)
@@ -102,15 +100,12 @@ class Docker(Role):
         path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
         program = machine.provide(context.store.binary("dockerd"))
         preload()
-        machine.start(
-            Service(
-                SERVICE,
-                (program, "--log-level=warn"),
-                env=daemon_env(topology, node, number, path),
-                notify=True,
-                digest=digest,
-            ),
-            timeout=180,
+        service = Service(
+            SERVICE,
+            (program, "--log-level=warn"),
+            env=daemon_env(topology, node, number, path),
+            notify=True,
+            digest=topology.node_digest(node),
         )
-        changed = before is None or before.state == "dead" or before.digest != digest
+        changed = start(machine, service, timeout=180)
         return f"dockerd {version}, docker0 {topology.docker.bip[node]}", changed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
-from testbed.roles.base import Role
+from testbed.roles.base import Role, start
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -51,7 +51,6 @@ class Etcd(Role):
 
         def act(context: Context) -> tuple[str, bool]:
             machine = context.node(node.name)
-            before = machine.services().get(SERVICE)
             argv = (
                 machine.provide(context.store.binary("etcd")),
                 "--name=default",
@@ -65,10 +64,8 @@ class Etcd(Role):
                 "--log-level=warn",
                 "--unsafe-no-fsync",  # the lab's data end with the lab
             )
-            machine.start(
-                Service(SERVICE, argv, notify=True, digest=topology.node_digest(node.name))
-            )
-            changed = before is None or before.state == "dead"
+            digest = topology.node_digest(node.name)
+            changed = start(machine, Service(SERVICE, argv, notify=True, digest=digest))
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
 
         yield Step(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.lab.marks import mark, marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
-from testbed.roles.base import GO, Role
+from testbed.roles.base import GO, Role, start
 from testbed.roles.etcd import endpoint, etcd_step, etcdctl
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ CONFIG_STEP = "flannel config"
 #: What a backend needs of the kernel, as :mod:`testbed.doctor` names it.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
 SUBNET_FILE = "/run/flannel/subnet.env"
+INTERFACE = "eth0"  # of the node's first network, whose address is the one reserved for
 
 
 def flannel_step(node: str) -> str:
@@ -128,21 +129,17 @@ class Flannel(Role):
     def _start(context: Context, node: Node, flannel: FlannelModel) -> tuple[str, bool]:
         topology = context.topology
         machine = context.node(node.name)
-        before = machine.services().get(SERVICE)
         # A new etcd knows nothing of the leases: every flanneld must register again.
         digest = f"{topology.node_digest(node.name)}.{_epoch(context)}"
-        index = next(iter(node.networks))
-        interface = f"eth{list(node.networks).index(index)}"
         argv = (
             machine.provide(context.store.binary("flanneld")),
             f"--etcd-endpoints={endpoint(topology)}",
-            f"--iface={interface}",
+            f"--iface={INTERFACE}",
             f"--subnet-file={SUBNET_FILE}",
             "--ip-masq",
         )
         service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
-        machine.start(service)
-        changed = before is None or before.state == "dead" or before.digest != digest
+        changed = start(machine, service)
         return (
             f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
             changed,

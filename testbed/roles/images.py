@@ -9,11 +9,9 @@ reads, are linked to.  A seed belongs to one engine version and one set of image
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
 DATA_ROOT = "/var/lib/docker"
 PARTS = ("image", "overlay2")  # of the data root, as the overlay2 driver lays it out
+OWN = "overlay2/backingFsBlockDev"  # the driver's, of the file system that it is on
 LAYERS = "/run/testbed/layers"  # where a node finds the layers of its seed
 SEEDED = "image-seed"
 
@@ -80,7 +79,6 @@ def install_seed(context: Context, node: Node, engine: str) -> None:
     """Put the seed under the data root of a daemon that has never run; none yet is fine."""
     found = context.store.kept(SEEDED, _seed(context, node.name, engine, bytes))
     if found is not None:
-        node.run(["mkdir", "-p", DATA_ROOT])
         node.run(["sh", "-c", INSTALL, "sh", node.provide(found)])
         mark(node, SEEDED)
 
@@ -123,21 +121,8 @@ def _keep(context: Context, node: str, engine: Engine) -> None:
     machine = context.node(node)
 
     def harvest() -> bytes:
-        argv = ["tar", "-C", DATA_ROOT, "-cf", "-", "--numeric-owner", *PARTS]
-        return _without_devices(machine.run(argv).out)
+        argv = ["tar", "-C", DATA_ROOT, "-cf", "-", "--numeric-owner", f"--exclude={OWN}", *PARTS]
+        return machine.run(argv).out
 
     version = engine_version(context.store, machine)
     context.store.keep(SEEDED, _seed(context, node, version, harvest))
-
-
-def _without_devices(data: bytes) -> bytes:
-    """The tar without device nodes: the driver makes its own for the file system it is on."""
-    with tarfile.open(fileobj=io.BytesIO(data)) as source:
-        if not any(member.isdev() for member in source):
-            return data
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as target:
-            for member in source:
-                if not member.isdev() and ".." not in PurePosixPath(member.name).parts:
-                    target.addfile(member, source.extractfile(member) if member.isreg() else None)
-        return out.getvalue()
