@@ -20,7 +20,6 @@ from testbed.suites.helpers import (
     answers,
     bridge_address,
     bridge_containers,
-    docker_node,
     extra_container,
     extra_network,
     fetch,
@@ -34,7 +33,6 @@ from testbed.suites.helpers import (
     links,
     node_address,
     note,
-    outside_node,
     ping,
     port_of,
     ports,
@@ -55,12 +53,6 @@ if TYPE_CHECKING:
     from testbed.suites.helpers import Inside
 
 pytestmark = pytest.mark.needs("docker")
-
-
-@pytest.fixture
-def node(lab: LiveLab) -> Node:
-    """The node with Docker."""
-    return docker_node(lab)
 
 
 @pytest.fixture
@@ -444,12 +436,6 @@ def test_docker0_delivers_and_does_not_route(
 
 
 # -- seen from outside --------------------------------------------------------------
-
-
-@pytest.fixture
-def outside(lab: LiveLab) -> Node:
-    """A machine that is not the host."""
-    return outside_node(lab)
 
 
 @pytest.mark.claim("bridge-not-addressable-from-outside")

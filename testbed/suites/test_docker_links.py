@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("docker")
 
 
-@pytest.fixture
-def node(lab: LiveLab) -> Node:
-    """The node with Docker."""
-    return docker_node(lab)
-
-
 def veths(observe: Observation, container: LiveContainer) -> list[dict[str, Any]]:
     """All links of a container but its loopback."""
     return [one for one in links(observe, container) if "LOOPBACK" not in one["flags"]]

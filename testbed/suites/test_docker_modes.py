@@ -18,7 +18,6 @@ from testbed.suites.helpers import (
     bridge_address,
     bridge_containers,
     client_of,
-    docker_node,
     extra_container,
     fetch,
     flows,
@@ -30,7 +29,6 @@ from testbed.suites.helpers import (
     namespace,
     node_address,
     note,
-    outside_node,
     ping,
     ports,
     rules,
@@ -50,18 +48,6 @@ pytestmark = pytest.mark.needs("docker")
 
 FREE_PORT = 18090  # nothing of a lab listens on it
 TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
-
-
-@pytest.fixture
-def node(lab: LiveLab) -> Node:
-    """The host: the node with Docker."""
-    return docker_node(lab)
-
-
-@pytest.fixture
-def outside(lab: LiveLab) -> Node:
-    """A machine that is not the host."""
-    return outside_node(lab)
 
 
 @pytest.fixture

@@ -47,18 +47,6 @@ pytestmark = pytest.mark.needs("docker", "gateway")
 SERVER_PORT = 18000  # of the machine outside
 
 
-@pytest.fixture
-def node(lab: LiveLab) -> Node:
-    """The host: the node with Docker."""
-    return docker_node(lab)
-
-
-@pytest.fixture
-def outside(lab: LiveLab) -> Node:
-    """A machine that is not the host."""
-    return outside_node(lab)
-
-
 def first(packets: list[Packet]) -> list[Packet]:
     """The first packet of the connection that was captured, none if there was none."""
     return [p for p in packets if p.is_syn][:1]

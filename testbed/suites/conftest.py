@@ -1,0 +1,25 @@
+"""Fixtures that several suites share; one that means another node by a name defines its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.suites.helpers import docker_node, outside_node
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
+
+
+@pytest.fixture
+def node(lab: LiveLab) -> Node:
+    """The host: the node with Docker."""
+    return docker_node(lab)
+
+
+@pytest.fixture
+def outside(lab: LiveLab) -> Node:
+    """A machine that is not the host."""
+    return outside_node(lab)
