@@ -126,6 +126,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         return (yield)
     began = time.monotonic()
     finding = Finding(claim, None)
+    _expect(item, finding)
     try:
         outcome = yield
     except pytest.skip.Exception as skip:
@@ -144,23 +145,30 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         finding.seconds = time.monotonic() - began
         notes = item.stash.get(NOTES, None)
         finding.evidence = notes.evidence if notes else []
+        finding.measurements = notes.measurements if notes else []
         if finding.reason != INTERRUPTED:  # a check that was cut off has found nothing
             item.config.stash[FINDINGS].append(finding)
 
 
-def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
-    """Hold what was observed against what the catalogue expects; fail the test if they differ."""
+def _expect(item: pytest.Item, finding: Finding) -> None:
+    """Enter what the catalogue expects of the claim on this lab."""
     from testbed.claims.catalogue import claims
 
+    live = item.config.stash.get(LAB, None) or getattr(item, "funcargs", {}).get("lab")
+    facts = live.facts if live else {}
+    finding.expected, finding.why = claims()[finding.claim].expected(facts)
+
+
+def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
+    """Hold what was observed against what is expected; fail the test if they differ."""
     notes = item.stash.get(NOTES, None)
     finding.verdict = notes.verdict if notes else None
     if finding.verdict is None:
         finding.problem = "the check has tested nothing"
         pytest.fail(f"{claim}: {finding.problem}")
-    expected = claims()[claim].expect
-    if finding.verdict != expected:
+    if not finding.as_expected:
         refuted = "; ".join(notes.refuted_by) if notes else ""
-        finding.reason = f"expected {expected}" + (f": {refuted}" if refuted else "")
+        finding.reason = f"expected {finding.expected}" + (f": {refuted}" if refuted else "")
         pytest.fail(f"{claim}: {finding.verdict}, {finding.reason}", pytrace=False)
 
 
@@ -172,6 +180,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Any:
         claim = claim_of(item)
         if claim is not None:
             finding = Finding(claim, "not here", reason=str(skip))
+            _expect(item, finding)
             item.config.stash[FINDINGS].append(finding)
         raise
 

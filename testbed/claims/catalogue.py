@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from testbed.claims.model import Claim, Kind, Verdict
+from testbed.claims.model import FACTS, Claim, Kind, Otherwise, Verdict
 
 FOLDER = Path(__file__).parent
 
@@ -50,6 +50,7 @@ def _claim(file: str, entry: Any) -> Claim:
             check=entry["check"],
             why=entry.get("why", ""),
             quoted=tuple(entry.get("quoted", ())),
+            otherwise=tuple(Otherwise(**other) for other in entry.get("otherwise", ())),
         )
     except KeyError as error:
         raise ValueError(f"{where}: {error} is missing") from None
@@ -58,13 +59,31 @@ def _claim(file: str, entry: Any) -> Claim:
         raise ValueError(f"{where}: unknown keys {sorted(unknown)}")
     if claim.kind not in get_args(Kind) or claim.expect not in get_args(Verdict):
         raise ValueError(f"{where}: unknown kind {claim.kind!r} or verdict {claim.expect!r}")
-    if claim.expect != "confirmed" and not claim.why:
+    if claim.expect not in ("confirmed", "not testable") and not claim.why:
         raise ValueError(f"{where}: expects {claim.expect!r} and does not say why")
+    if not claim.is_testable and claim.kind != "definition":
+        raise ValueError(f"{where}: only a definition is not testable")
     return claim
 
 
+OTHERWISE = {"when", "expect", "why"}
+
+
 def _fits(key: str, value: Any) -> bool:
-    """Lists for ``needs`` and ``quoted``, text for all else: YAML takes 003 for a number."""
+    """Lists for ``needs`` and ``quoted``, text for most else: YAML takes 003 for a number."""
+    if key == "otherwise":
+        return isinstance(value, list) and all(map(_is_otherwise, value))
     if key in {"needs", "quoted"}:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return isinstance(value, str)
+
+
+def _is_otherwise(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and set(entry) == OTHERWISE
+        and isinstance(entry["when"], dict)
+        and all(name in FACTS and isinstance(is_, str) for name, is_ in entry["when"].items())
+        and entry["expect"] in get_args(Verdict)
+        and isinstance(entry["why"], str)
+    )

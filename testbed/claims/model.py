@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 #: ``depends``: true under a condition that the document does not name, false otherwise.
-Verdict = Literal["confirmed", "contradicted", "depends", "not here", "inconclusive"]
+#: ``not testable``: a definition or a motive, which no machine can refute.
+#: ``inconclusive``: the spread of what was measured is larger than the difference.
+Verdict = Literal[
+    "confirmed", "contradicted", "depends", "not here", "inconclusive", "not testable"
+]
 Kind = Literal["state", "reach", "path", "isolation", "arith", "perf", "definition", "api"]
+
+
+#: What of a lab an expectation may depend on (see :attr:`testbed.lab.live.LiveLab.facts`).
+FACTS = ("docker", "firewall", "backend", "provider")
+COMPARISON = re.compile(r"(<|<=|>=|>) (\d+(?:\.\d+)*)")
+OPERATORS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge, ">": operator.gt}
+
+
+def fits(wanted: str, seen: str) -> bool:
+    """Whether a fact is what a condition wants: a word, or a version compared as ``>= 28``.
+
+    A version is compared in as many numbers as the condition has.
+
+    >>> fits(">= 28", "29.0.1"), fits("> 20.10", "20.10.24"), fits("nftables", "iptables-nft")
+    (True, False, False)
+    """
+    compared = COMPARISON.fullmatch(wanted)
+    if compared is None:
+        return wanted == seen
+    limit = [int(number) for number in compared[2].split(".")]
+    version = [int(number) for number in re.findall(r"\d+", seen)[: len(limit)]]
+    return bool(version) and OPERATORS[compared[1]](version, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """Another expectation, for labs whose facts all fit ``when``."""
+
+    when: Mapping[str, str]
+    expect: Verdict
+    why: str
+
+    def holds(self, facts: Mapping[str, str]) -> bool:
+        return all(name in facts and fits(value, facts[name]) for name, value in self.when.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +59,8 @@ class Claim:
     lines, ``quoted`` the values that it prints, ``needs`` what a lab must have
     (``netns``, ``docker``, ``flannel-udp``, ``flannel-vxlan``, ``none``),
     ``expect`` the verdict that a present-day system gives and ``why`` the reason
-    where that is not plainly "confirmed".
+    where that is not plainly "confirmed".  The first of ``otherwise`` whose
+    condition fits a lab takes the place of ``expect`` and ``why`` there.
     """
 
     id: str
@@ -31,6 +73,18 @@ class Claim:
     check: str
     why: str = ""
     quoted: tuple[str, ...] = ()
+    otherwise: tuple[Otherwise, ...] = ()
+
+    @property
+    def is_testable(self) -> bool:
+        return self.expect != "not testable"
+
+    def expected(self, facts: Mapping[str, str]) -> tuple[Verdict, str]:
+        """The verdict that is expected on a lab with these facts, and why."""
+        for other in self.otherwise:
+            if other.holds(facts):
+                return other.expect, other.why
+        return self.expect, self.why
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -44,6 +98,7 @@ class Claim:
             "check": self.check,
             "why": self.why,
             "quoted": list(self.quoted),
+            "otherwise": [asdict(other) for other in self.otherwise],
         }
 
 
@@ -55,9 +110,27 @@ class Evidence:
     seen: str
 
 
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Figures that were measured in rounds, side by side.
+
+    ``series`` maps what was measured to its figure of each round, all in
+    ``unit``; ``better`` says which way is good.
+    """
+
+    what: str
+    unit: str
+    series: Mapping[str, tuple[float, ...]]
+    better: Literal["higher", "lower"]
+
+
 @dataclass(slots=True)
 class Finding:
-    """What one check of one claim came to.  ``problem`` is set when the check itself failed."""
+    """What one check of one claim came to on one lab.
+
+    ``expected`` and ``why`` are the catalogue's for that lab.  ``problem`` is set
+    when the check itself failed.
+    """
 
     claim: str
     verdict: Verdict | None
@@ -65,6 +138,19 @@ class Finding:
     reason: str = ""
     problem: str = ""
     evidence: list[Evidence] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    expected: Verdict | None = None
+    why: str = ""
 
-    def as_expected(self, claim: Claim) -> bool:
-        return not self.problem and self.verdict in (claim.expect, "not here")
+    @property
+    def as_expected(self) -> bool:
+        """Whether nothing is to be said against it.
+
+        Only what was measured can be inconclusive: it says something of the
+        machine's quiet, nothing against the claim.
+        """
+        return not self.problem and self.verdict in {
+            self.expected or "confirmed",
+            "not here",
+            "inconclusive",
+        }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from testbed.claims.model import Evidence, Verdict
+from testbed.claims.model import Evidence, Measurement, Verdict
 from testbed.errors import CommandError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Observation:
 
     def __init__(self) -> None:
         self.evidence: list[Evidence] = []
+        self.measurements: list[Measurement] = []
+        self._unclear = False
         self._tested: list[tuple[bool, bool, str]] = []  # (as wanted, holds, what)
 
     # -- looking ----------------------------------------------------------
@@ -92,13 +95,43 @@ class Observation:
         self._tested.append((False, not fails, condition))
         self.note("fails when" if fails else "does not fail even when", condition)
 
+    # -- measuring --------------------------------------------------------
+
+    def measured(self, measurement: Measurement) -> None:
+        """Keep figures, as evidence and for the report's charts."""
+        self.measurements.append(measurement)
+        lines = [
+            f"{name}: median {statistics.median(figures):.4g} {measurement.unit}, "
+            f"spread {spread(figures):.2g} (rounds: {', '.join(f'{x:.4g}' for x in figures)})"
+            for name, figures in measurement.series.items()
+        ]
+        self.note(f"measured: {measurement.what}", "\n".join(lines))
+
+    def differ(self, measurement: Measurement, more: str, less: str) -> bool | None:
+        """Whether the series ``more`` has the larger figures; None when that is not clear.
+
+        It is clear when the medians differ by more than either series' spread.
+        """
+        larger, smaller = measurement.series[more], measurement.series[less]
+        difference = statistics.median(larger) - statistics.median(smaller)
+        if abs(difference) <= max(spread(larger), spread(smaller)):
+            return None
+        return difference > 0
+
+    def unclear(self, what: str) -> None:
+        """The figures decide nothing: the verdict is "inconclusive" unless something fails."""
+        self._unclear = True
+        self.note("not clear", what)
+
     @property
     def verdict(self) -> Verdict | None:
         """What follows; None when nothing was tested."""
         if not self._tested:
-            return None
+            return "inconclusive" if self._unclear else None
         positive = [holds for wanted, holds, _ in self._tested if wanted]
         negative = [not holds for wanted, holds, _ in self._tested if not wanted]
+        if self._unclear and all(positive) and all(negative):
+            return "inconclusive"
         if not negative:
             return "confirmed" if all(positive) else "contradicted"
         if all(negative):
@@ -109,3 +142,15 @@ class Observation:
     def refuted_by(self) -> list[str]:
         """What was looked at and did not hold."""
         return [what for wanted, holds, what in self._tested if wanted and not holds]
+
+
+def spread(figures: Sequence[float]) -> float:
+    """The distance between the quartiles, in the figures' unit; of fewer than four, the range.
+
+    >>> spread([1, 2, 3, 4, 100])
+    2
+    """
+    if len(figures) < 4:
+        return max(figures) - min(figures)
+    low, _, high = statistics.quantiles(figures, n=4, method="inclusive")
+    return high - low

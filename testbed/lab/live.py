@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import NoSuchLab
-from testbed.roles.engine import ContainerState, Engine, enter
+from testbed.roles.engine import ContainerState, Engine, engine_version, enter, parse_version
 
 if TYPE_CHECKING:
     import testinfra.host
@@ -99,6 +99,30 @@ class LiveLab:
     def fabric(self) -> Node | None:
         """Where the networks' bridges are, if the provider lets one look."""
         return self.context.provider.fabric(self.name)
+
+    @functools.cached_property
+    def facts(self) -> dict[str, str]:
+        """What an expectation of the catalogue may depend on (:data:`testbed.claims.model.FACTS`).
+
+        ``docker`` is the engine's version; ``firewall`` is what writes its
+        rules: iptables-legacy, iptables-nft or nftables.
+        """
+        found = {"provider": self.topology.provider}
+        if self.topology.flannel:
+            found["backend"] = self.topology.flannel.backend
+        docker = self.topology.with_role("docker")
+        if docker:
+            machine = self.node(docker[0].name)
+            version = parse_version(engine_version(self.context.store, machine))
+            found["docker"] = ".".join(map(str, version))
+            found["firewall"] = self._firewall(machine)
+        return found
+
+    @staticmethod
+    def _firewall(machine: Node) -> str:
+        """What iptables says in brackets: which of the kernel's two filters it speaks to."""
+        says = machine.run(["iptables", "--version"]).stdout
+        return "iptables-legacy" if "(legacy)" in says else "iptables-nft"
 
     def engine(self, node: str) -> Engine:
         """The Engine API of a node that has the docker role."""

@@ -23,7 +23,7 @@ def to_dict(
     for finding in results.findings:
         claim = claims()[finding.claim]
         entry = {**claim.to_dict(), **asdict(finding), "claim": claim.claim}
-        entry["as_expected"] = finding.as_expected(claim)
+        entry["as_expected"] = finding.as_expected
         findings.append(entry)
     return {
         "version": VERSION,

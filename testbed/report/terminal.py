@@ -24,8 +24,11 @@ COLOURS = {
     "depends": "cyan",
     "inconclusive": "yellow",
     "not here": "bright_black",
+    "not testable": "bright_black",
 }
-ORDER: tuple[Verdict, ...] = ("confirmed", "depends", "contradicted", "inconclusive", "not here")
+ORDER: tuple[Verdict, ...] = (
+    "confirmed", "depends", "contradicted", "inconclusive", "not here", "not testable",
+)  # fmt: skip
 
 
 def line(found: Finding | Check) -> str:
@@ -35,7 +38,7 @@ def line(found: Finding | Check) -> str:
         return f"  {click.style(f'{found.outcome:<12}', fg=colour)}  {found.name}"
     claim = claims()[found.claim]
     verdict = found.verdict or "error"
-    good = found.as_expected(claim)
+    good = found.as_expected
     shown = click.style(f"{verdict:<12}", fg=COLOURS.get(verdict, "red") if good else "red")
     width = shutil.get_terminal_size((120, 24)).columns - len(
         f"  {verdict:<12}  {claim.document}  "
@@ -51,14 +54,14 @@ def failures(results: Results) -> Iterable[str]:
     """Every claim that did not end as expected, with its evidence, and every failed check."""
     for finding in results.findings:
         claim = claims()[finding.claim]
-        if finding.as_expected(claim):
+        if finding.as_expected:
             continue
         yield (
             click.style(f"\n{claim.id}", fg="red", bold=True)
             + f"  ({claim.document}, {claim.place})"
         )
         yield f"  claim:    {claim.claim}"
-        yield f"  expected: {claim.expect}" + (f", {claim.why}" if claim.why else "")
+        yield f"  expected: {finding.expected}" + (f", {finding.why}" if finding.why else "")
         seen = finding.problem or f"{finding.verdict}; {finding.reason}"
         yield f"  seen:     {seen}"
         for piece in finding.evidence:
@@ -85,19 +88,19 @@ def table(results: Results) -> Iterable[str]:
     for document in documents:
         mine = [f for f in results.findings if claims()[f.claim].document == document]
         counts = Counter(f.verdict for f in mine)
-        bad = sum(not f.as_expected(claims()[f.claim]) for f in mine)
+        bad = sum(not f.as_expected for f in mine)
         cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
         unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
         yield f"  {document:<8}{cells}{unexpected}"
     wrong = [f for f in results.findings if f.verdict in ("contradicted", "depends")]
-    wrong = [f for f in wrong if f.as_expected(claims()[f.claim])]
+    wrong = [f for f in wrong if f.as_expected]
     if wrong:
         yield click.style("\n  Not as the documents say:", bold=True)
     for finding in wrong:
         claim = claims()[finding.claim]
         yield textwrap.fill(
             f"{claim.claim} {click.style(f'{finding.verdict}:', fg=COLOURS[str(finding.verdict)])} "
-            f"{claim.why}",
+            f"{finding.why}",
             100,
             initial_indent=f"  {claim.document}  ",
             subsequent_indent="       ",
@@ -108,7 +111,7 @@ def closing(results: Results, lab: str, seconds: float) -> str:
     """The last line."""
     absent = sum(f.verdict == "not here" for f in results.findings)
     total = len(results.findings) - absent
-    bad = sum(not f.as_expected(claims()[f.claim]) for f in results.findings)
+    bad = sum(not f.as_expected for f in results.findings)
     failed = sum(c.outcome == "failed" for c in results.checks) + len(results.broken)
     what = "claim" if total == 1 else "claims"
     words = f"{total} {what} put to the test on {lab}, {total - bad} as expected"
@@ -126,7 +129,7 @@ def closing(results: Results, lab: str, seconds: float) -> str:
 
 def is_good(results: Results) -> bool:
     """True when every claim ended as expected and no check failed."""
-    bad = any(not f.as_expected(claims()[f.claim]) for f in results.findings)
+    bad = any(not f.as_expected for f in results.findings)
     return not bad and not results.broken and all(c.outcome != "failed" for c in results.checks)
 
 
@@ -139,7 +142,7 @@ def overview(runs: Sequence[LabRun]) -> Iterable[str]:
     )
     for run in runs:
         counts = Counter(f.verdict for f in run.results.findings)
-        bad = sum(not f.as_expected(claims()[f.claim]) for f in run.results.findings)
+        bad = sum(not f.as_expected for f in run.results.findings)
         cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
         unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
         checks = f"{len(run.results.checks) or '-':>8}"
@@ -167,7 +170,7 @@ def merged(runs: Sequence[LabRun]) -> Results:
 
 
 def _rank(finding: Finding) -> int:
-    if not finding.as_expected(claims()[finding.claim]):
+    if not finding.as_expected:
         return 2
     return 0 if finding.verdict == "not here" else 1
 

@@ -129,7 +129,8 @@ def test_the_least_that_a_claim_has(folder: Path) -> None:
         "a-claim", "002", "line 1", "It is so.", "state", ("docker", "netns"), "confirmed", "Look."
     )
     assert set(claim.to_dict()) == {
-        *("id", "document", "place", "claim", "kind", "needs", "expect", "check", "why", "quoted")
+        *("id", "document", "place", "claim", "kind", "needs", "expect", "check", "why", "quoted"),
+        "otherwise",
     }
 
 

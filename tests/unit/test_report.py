@@ -55,13 +55,15 @@ def plain(lines: Iterable[str] | str) -> str:
 
 
 def good(name: str, **more: Any) -> Finding:
-    return Finding(name, CLAIMS[name].expect, **more)
+    expected, why = CLAIMS[name].expected({})
+    return Finding(name, expected, expected=expected, why=why, **more)
 
 
 GOOD = [good("one"), good("two"), good("three"), good("four")]
 WRONG = Finding(
     "two",
     "contradicted",
+    expected="confirmed",
     reason="expected confirmed: docker0 is there",
     evidence=[Evidence("node1# ip link", "1: lo\n2: eth0"), Evidence("does not hold", "docker0")],
 )
@@ -113,8 +115,11 @@ def red(text: str) -> bool:
         (good("four"), False),  # contradicted, as was expected
         (SKIPPED, False),
         (WRONG, True),
-        (Finding("four", "confirmed"), True),  # a surprise is one, whichever way it goes
-        (Finding("three", "inconclusive"), True),
+        (
+            Finding("four", "confirmed", expected="contradicted"),
+            True,
+        ),  # a surprise is one, whichever way it goes
+        (Finding("three", "inconclusive", expected="depends"), False),  # a noisy machine
         (BROKEN, True),
         (PASSED, False),
         (FAILED, True),
@@ -149,7 +154,8 @@ def test_an_unexpected_verdict_is_shown_with_its_evidence() -> None:
 def test_a_check_that_failed_itself_is_shown_with_its_problem() -> None:
     text = plain(terminal.failures(Results([BROKEN])))
     assert "  seen:     LabError: the node is gone" in text
-    text = plain(terminal.failures(Results([Finding("three", "confirmed", reason="so")])))
+    other = Finding("three", "confirmed", expected="depends", why="The reason of three.")
+    text = plain(terminal.failures(Results([other])))
     assert "  expected: depends, The reason of three." in text
 
 
@@ -339,6 +345,8 @@ def test_the_data_have_each_claim_in_full() -> None:
         "reason": "",
         "problem": "",
         "evidence": [],
+        "measurements": [],
+        "expected": "confirmed",
         "as_expected": True,
     }
     assert (two["id"], two["claim"]) == ("two", "The statement of two.")
