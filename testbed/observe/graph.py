@@ -1,0 +1,252 @@
+"""A lab's network as it is now: devices, bridges' ports, veth pairs, containers, routes.
+
+One look at each node, all at once: its own links, those of every named network
+namespace and of every container, and its routes.  The result is plain data,
+fit for JSON; :mod:`testbed.report.picture` draws it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, ip_address
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import TestbedError
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
+
+#: Arguments: a name and a network namespace for each container.  Every part is
+#: told by a line of its own, after a character that JSON text cannot hold.
+LOOK = r"""
+part() { printf '\036%s\n' "$1"; }
+part links; ip -j -d addr
+part routes; ip -j route
+for namespace in /run/netns/*; do
+    [ -e "$namespace" ] || continue
+    part "namespace ${namespace##*/}"; nsenter --net="$namespace" ip -j -d addr
+done
+while [ $# -gt 1 ]; do
+    part "container $1"; nsenter --net="$2" ip -j -d addr; shift 2
+done
+exit 0
+"""
+SEPARATOR = "\036"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A link as its peer sees it.  ``space`` is "" for the node's own network namespace."""
+
+    space: str
+    name: str
+    index: int
+    peer: int  #: the peer's index
+    netns: int | None  #: what this namespace calls the peer's; None when it is this one
+
+
+def graph(lab: LiveLab) -> dict[str, Any]:
+    """The networks and nodes of a lab that is up; a node that does not answer has an ``error``."""
+    names = [name for name in lab.topology.nodes if name in lab.nodes]
+    with ThreadPoolExecutor(max_workers=min(8, len(names) or 1)) as pool:
+        nodes = list(pool.map(lambda name: _node(lab, name), names))
+    return {"networks": _networks(lab), "nodes": nodes, "overlay": _overlay(lab)}
+
+
+def _networks(lab: LiveLab) -> list[dict[str, Any]]:
+    return [{"name": n.name, "subnet": str(n.subnet)} for n in lab.topology.networks.values()]
+
+
+def _overlay(lab: LiveLab) -> dict[str, Any] | None:
+    flannel = lab.topology.flannel
+    if flannel is None:
+        return None
+    found: dict[str, Any] = {"backend": flannel.backend, "network": str(flannel.network)}
+    if flannel.port is not None:
+        found["port"] = flannel.port
+    if flannel.backend == "vxlan":
+        found["vni"] = flannel.vni
+    return found
+
+
+def _node(lab: LiveLab, name: str) -> dict[str, Any]:
+    spec = lab.topology.nodes[name]
+    found: dict[str, Any] = {
+        "name": name,
+        "roles": list(spec.roles),
+        "gateway": spec.gateway,
+        "links": [],
+        "routes": [],
+        "spaces": [],
+        "pairs": [],
+        "error": "",
+    }
+    try:
+        containers = _containers(lab, name) if "docker" in spec.roles else []
+        parts = _look(lab.node(name), containers)
+    except TestbedError as error:
+        found["error"] = str(error)
+        return found
+    found["links"] = [_link(link) for link in parts.get("links", ()) if _shown(link)]
+    found["routes"] = [_route(route) for route in parts.get("routes", ())]
+    ends = list(_ends("", parts.get("links", ())))
+    for part, links in parts.items():
+        kind, _, space = part.partition(" ")
+        if kind == "namespace":
+            found["spaces"].append({"name": space, "kind": kind, "links": links})
+            ends += _ends(space, links)
+    for container in containers:
+        links = parts.get(f"container {container['name']}", [])
+        found["spaces"].append({**container, "kind": "container", "links": links})
+        ends += _ends(container["name"], links)
+    for one in found["spaces"]:
+        one["links"] = [_link(link) for link in one["links"] if _shown(link)]
+        one.pop("pid", None)
+    found["pairs"] = [[[a.space, a.name], [b.space, b.name]] for a, b in pairs(ends)]
+    return found
+
+
+def _containers(lab: LiveLab, node: str) -> list[dict[str, Any]]:
+    """The running containers of a node; what shares a network namespace says whose."""
+    engine = lab.engine(node)
+    seen = [engine.inspect_raw(name) for name in sorted(engine.names())]
+    names = {one["Id"]: one["Name"].lstrip("/") for one in seen}
+    found = []
+    for one in seen:
+        if not one["State"]["Running"]:
+            continue
+        mode, _, whose = one["HostConfig"]["NetworkMode"].partition(":")
+        container: dict[str, Any] = {
+            "name": names[one["Id"]],
+            "pid": one["State"]["Pid"],
+            "mode": mode,
+            "published": _published(one["NetworkSettings"].get("Ports") or {}),
+        }
+        if mode == "container":
+            container["shares"] = names.get(whose, whose)
+        found.append(container)
+    return found
+
+
+def _published(ports: Mapping[str, Any]) -> list[str]:
+    """Published ports as ``8080:80/tcp``, each once: the IPv6 one says no more."""
+    found = {
+        f"{binding['HostPort']}:{port}": None
+        for port, bindings in ports.items()
+        for binding in bindings or ()
+    }
+    return list(found)
+
+
+def _look(node: Node, containers: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    argv = ["sh", "-c", LOOK, "look"]
+    for one in containers:
+        if one["mode"] not in {"host", "container"}:
+            argv += [one["name"], f"/proc/{one['pid']}/ns/net"]
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for part in node.run(argv, timeout=10).stdout.split(SEPARATOR)[1:]:
+        name, _, text = part.partition("\n")
+        with contextlib.suppress(ValueError):  # a namespace that has gone meanwhile
+            # iproute2 prints {} for what it leaves out
+            parts[name] = [entry for entry in json.loads(text or "[]") if entry]
+    return parts
+
+
+def _shown(link: Mapping[str, Any]) -> bool:
+    """Loopback is everywhere; and the kernel's own tunnel devices come with its modules."""
+    fallback = {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0"}
+    fallback.add("ip6_vti0")
+    return link.get("link_type") != "loopback" and link["ifname"] not in fallback
+
+
+def _link(link: Mapping[str, Any]) -> dict[str, Any]:
+    info = link.get("linkinfo", {})
+    data = info.get("info_data", {})
+    found: dict[str, Any] = {
+        "name": link["ifname"],
+        "index": link["ifindex"],
+        "kind": info.get("info_kind", ""),
+        "mac": link.get("address", "") if link.get("link_type") == "ether" else "",
+        "mtu": link.get("mtu", 0),
+        "up": "UP" in link.get("flags", ()),
+        "master": link.get("master", ""),
+        "addresses": [
+            f"{one['local']}/{one['prefixlen']}"
+            for one in link.get("addr_info", ())
+            if not ip_address(one["local"]).is_link_local or one["family"] == "inet"
+        ],
+    }
+    if found["kind"] == "vxlan":
+        found["vni"], found["port"] = data.get("id"), data.get("port")
+    return found
+
+
+def _route(route: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "to": route["dst"],
+        "via": route.get("gateway", ""),
+        "dev": route.get("dev", ""),
+    }
+
+
+def _ends(space: str, links: Any) -> Iterator[End]:
+    for link in links:
+        if link.get("linkinfo", {}).get("info_kind") == "veth" and "link_index" in link:
+            yield End(
+                space,
+                link["ifname"],
+                link["ifindex"],
+                link["link_index"],
+                link.get("link_netnsid"),
+            )
+
+
+def pairs(ends: list[End]) -> list[tuple[End, End]]:
+    """The veth pairs among the ends of a node and its namespaces.
+
+    Each end names its peer's index, and the peer's namespace by a number of
+    its own.  Indexes repeat from namespace to namespace: what could be more than
+    one pair is decided by which numbers are known already, or left out.
+    """
+    left, found = list(ends), []
+    known: dict[tuple[str, int], str] = {}
+
+    def fit(one: End, other: End) -> bool:
+        if one is other or (one.peer, other.peer) != (other.index, one.index):
+            return False
+        if (one.netns is None) != (one.space == other.space):
+            return False
+        return all(
+            a.netns is None or known.get((a.space, a.netns), b.space) == b.space
+            for a, b in ((one, other), (other, one))
+        )
+
+    progress = True
+    while progress:
+        progress = False
+        for one in left:
+            peers = [other for other in left if fit(one, other)]
+            if len(peers) != 1 or [end for end in left if fit(peers[0], end)] != [one]:
+                continue
+            (other,) = peers
+            found.append((one, other))
+            for a, b in ((one, other), (other, one)):
+                if a.netns is not None:
+                    known[a.space, a.netns] = b.space
+            left = [end for end in left if end not in (one, other)]
+            progress = True
+            break
+    return found
+
+
+def first_address(link: Mapping[str, Any]) -> IPv4Interface | None:
+    """The first IPv4 address of a link in a graph."""
+    for address in link["addresses"]:
+        if ":" not in address:
+            return IPv4Interface(address)
+    return None
