@@ -41,6 +41,7 @@ from testbed.suites.overlay import (
     ends,
     leased,
     other_network,
+    overlay,
     requests,
     third_host,
     walk,
@@ -51,18 +52,11 @@ if TYPE_CHECKING:
 
     from testbed.claims.observation import Observation
     from testbed.lab.live import LiveContainer, LiveLab
-    from testbed.topology.model import Flannel
 
 BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 IGNORE = "net.ipv4.icmp_echo_ignore_broadcasts"
 TTL_FALLS = {"udp": 4, "vxlan": 2, "host-gw": 2}  # flanneld itself is a hop at each end
 PLAIN_TABLE = "100"  # a routing table of ours
-
-
-def overlay(lab: LiveLab) -> Flannel:
-    """The lab's flannel settings."""
-    assert lab.topology.flannel is not None
-    return lab.topology.flannel
 
 
 # -- one host ------------------------------------------------------------

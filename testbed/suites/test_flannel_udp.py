@@ -1,7 +1,12 @@
-"""Document 003, flannel's udp back end: flanneld wraps packets itself.  Lab: two-node-udp."""
+"""Document 003, flannel's udp back end: flanneld wraps packets itself.
+
+Labs: three-node-udp has the addresses that the document prints, and is held
+against them literally; two-node-udp and others with this back end against their own.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,11 +18,14 @@ from testbed.roles.flannel import SERVICE
 from testbed.suites.helpers import (
     SOON,
     addresses,
+    bridge_containers,
     client_of,
     extra_container,
     fetch,
     link,
+    node_address,
     note,
+    outside_node,
     ping,
     route_to,
     routes,
@@ -29,6 +37,8 @@ from testbed.suites.overlay import (
     eventually,
     leased,
     need,
+    overlay,
+    quoted,
     requests,
     stopped,
     third_host,
@@ -37,6 +47,9 @@ from testbed.suites.overlay import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from ipaddress import IPv4Network
+
     from testbed.claims.observation import Observation
     from testbed.lab.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Running
@@ -61,108 +74,139 @@ def way(lab: LiveLab) -> Walk:
 def test_node1_and_container_1_have_the_printed_addresses(
     lab: LiveLab, observe: Observation
 ) -> None:
-    _docker0_is(lab, observe, "node1", "100.96.1.1/24")
-    address = lab.container("container-1").address
-    observe.holds(address == "100.96.1.2", f"container-1 is {address}")
+    one, _ = ends(lab)
+    _docker0_is(observe, one.node, quoted(lab, "100.96.1.1/24", interface(one.subnet)))
+    wanted = quoted(lab, "100.96.1.2", one.subnet[2])
+    address = one.container.address
+    observe.holds(address == wanted, f"{one.container.name} is {address}, wanted {wanted}")
 
 
 @pytest.mark.claim("flannel-udp-node2-addresses")
 @pytest.mark.needs("flannel-udp", "docker")
-def test_node2_and_its_second_container_have_the_printed_addresses(
+def test_node2_and_container_2_have_the_printed_addresses(
     lab: LiveLab, observe: Observation
 ) -> None:
-    _docker0_is(lab, observe, "node2", "100.96.2.1/24")
-    # 100.96.2.3 is the second container of its host: the lab's container-2 is the first.
-    with extra_container(lab, lab.node("node2")) as name:
-        second = lab.container(name, node="node2").address
-        observe.holds(second == "100.96.2.3", f"the second one is {second}")
-        assert ping(observe, lab.container("container-1"), second)
+    one, other = ends(lab)
+    _docker0_is(observe, other.node, quoted(lab, "100.96.2.1/24", interface(other.subnet)))
+    # The printed address is that of a host's second container.
+    wanted = quoted(lab, "100.96.2.3", other.subnet[3])
+    with contextlib.ExitStack() as stack:
+        second = other.container
+        if len(bridge_containers(lab, other.node)) < 2:
+            name = stack.enter_context(extra_container(lab, other.node))
+            second = lab.container(name, node=other.name)
+        observe.holds(
+            second.address == wanted, f"{second.name} is {second.address}, wanted {wanted}"
+        )
+        assert ping(observe, one.container, second.address)
 
 
-def _docker0_is(lab: LiveLab, observe: Observation, node: str, wanted: str) -> None:
-    found = [str(address) for address in addresses(observe, lab.node(node), "docker0")]
-    observe.holds(found == [wanted], f"docker0 of {node} is {', '.join(found)}")
+def interface(subnet: IPv4Network) -> str:
+    """The first address of a subnet with its prefix length: docker0's."""
+    return f"{subnet[1]}/{subnet.prefixlen}"
+
+
+def _docker0_is(observe: Observation, node: Node, wanted: str) -> None:
+    found = [str(address) for address in addresses(observe, node, "docker0")]
+    observe.holds(found == [wanted], f"docker0 of {node.name} is {found}, wanted {wanted}")
 
 
 @pytest.mark.claim("flannel-udp-docker0-in-host-subnet")
 @pytest.mark.needs("flannel-udp", "docker")
 def test_docker0_lies_in_the_subnet_that_flannel_leased(lab: LiveLab, observe: Observation) -> None:
-    for node in lab.topology.with_role("flannel"):
-        own = leased(observe, lab.node(node.name))["FLANNEL_SUBNET"]
-        _docker0_is(lab, observe, node.name, own)
+    for end in ends(lab):
+        _docker0_is(observe, end.node, leased(observe, end.node)["FLANNEL_SUBNET"])
 
 
-def _route(lab: LiveLab, observe: Observation, to: str) -> dict[str, str]:
-    """Node1's route to a destination, its own fields alone; empty when there is none."""
-    listed = observe.json(lab.node("node1"), ["ip", "-j", "-d", "route", "show", "exact", to])
+def _route(observe: Observation, node: Node, to: str) -> dict[str, str]:
+    """A host's route to a destination, its own fields alone; empty when there is none."""
+    listed = observe.json(node, ["ip", "-j", "-d", "route", "show", "exact", to])
     wanted = ("dst", "gateway", "dev", "protocol", "scope", "prefsrc")
     return {k: v for route in listed[:1] for k, v in route.items() if k in wanted}
 
 
+def _words(route: Mapping[str, str]) -> str:
+    """A route as ``ip route`` prints it, from its fields."""
+    names = {"gateway": "via", "dev": "dev", "protocol": "proto", "scope": "scope"}
+    names["prefsrc"] = "src"
+    words = [f"{word} {route[name]}" for name, word in names.items() if name in route]
+    return " ".join([route.get("dst", "no route"), *words])
+
+
 @pytest.mark.claim("flannel-udp-route-default")
-@pytest.mark.needs("flannel-udp", "gateway")
+@pytest.mark.needs("flannel-udp", "docker", "gateway")
 def test_default_route_is_via_the_gateway_on_eth0(lab: LiveLab, observe: Observation) -> None:
-    route = _route(lab, observe, "default")
-    observe.holds(
-        (route.get("gateway"), route.get("dev")) == ("10.168.0.1", "eth0"),
-        "default via 10.168.0.1 dev eth0",
-    )
+    one, _ = ends(lab)
+    route = _route(observe, one.node, "default")
+    gateway = node_address(lab, outside_node(lab))
+    wanted = quoted(lab, "default via 10.168.0.1 dev eth0", f"default via {gateway} dev eth0")
+    found = _words({name: route[name] for name in ("dst", "gateway", "dev") if name in route})
+    observe.holds(found == wanted, wanted)
 
 
 @pytest.mark.claim("flannel-udp-route-overlay")
-@pytest.mark.needs("flannel-udp")
+@pytest.mark.needs("flannel-udp", "docker")
 def test_overlay_is_routed_to_flannel0(lab: LiveLab, observe: Observation) -> None:
-    route = _route(lab, observe, "100.96.0.0/16")
-    observe.holds(
-        route.get("dev") == "flannel0" and "gateway" not in route, "100.96.0.0/16 dev flannel0"
-    )
+    network = str(overlay(lab).network)
+    route = _route(observe, ends(lab)[0].node, network)
+    wanted = quoted(lab, "100.96.0.0/16 dev flannel0", f"{network} dev flannel0")
+    found = f"{route.get('dst')} dev {route.get('dev')}"
+    observe.holds(found == wanted and "gateway" not in route, wanted)
 
 
 @pytest.mark.claim("flannel-udp-route-overlay-attributes")
-@pytest.mark.needs("flannel-udp")
+@pytest.mark.needs("flannel-udp", "docker")
 def test_overlay_route_is_the_kernels_own_with_a_source(lab: LiveLab, observe: Observation) -> None:
-    route = _route(lab, observe, "100.96.0.0/16")
+    one, other = ends(lab)
+    zero = str(one.subnet.network_address)
+    route = _route(observe, one.node, str(overlay(lab).network))
     observe.holds(route.get("protocol") == "kernel", "proto kernel")
     observe.holds(route.get("scope") == "link", "scope link")
-    observe.holds(route.get("prefsrc") == "100.96.1.0", "src 100.96.1.0")
-    assert (route["protocol"], route["scope"]) == ("boot", "global")
-    assert "prefsrc" not in route
+    source = quoted(lab, "100.96.1.0", zero)
+    observe.holds(route.get("prefsrc") == source, f"src {source}")
     # The kernel would make such a route from an address 100.96.1.0/16: it is a /32 now.
-    own = addresses(observe, lab.node("node1"), "flannel0")
-    assert [str(address) for address in own] == ["100.96.1.0/32"]
+    own = addresses(observe, one.node, "flannel0")
+    assert [str(address) for address in own] == [f"{zero}/32"]
     # The source that the document prints is chosen all the same: there is but one address.
-    assert route_to(observe, lab.node("node1"), "100.96.2.3")["prefsrc"] == "100.96.1.0"
+    assert route_to(observe, one.node, other.container.address)["prefsrc"] == zero
 
 
 @pytest.mark.claim("flannel-udp-flannel0-address")
-@pytest.mark.needs("flannel-udp")
+@pytest.mark.needs("flannel-udp", "docker")
 def test_flannel0_has_the_zero_address_of_the_hosts_subnet(
     lab: LiveLab, observe: Observation
 ) -> None:
-    found = [str(address.ip) for address in addresses(observe, lab.node("node1"), "flannel0")]
-    observe.holds(found == ["100.96.1.0"], f"flannel0 of node1 is {', '.join(found)}")
+    one, _ = ends(lab)
+    found = [str(address.ip) for address in addresses(observe, one.node, "flannel0")]
+    wanted = quoted(lab, "100.96.1.0", one.subnet.network_address)
+    observe.holds(found == [wanted], f"flannel0 of {one.name} is {found}, wanted {wanted}")
 
 
 @pytest.mark.claim("flannel-udp-route-local-subnet")
 @pytest.mark.needs("flannel-udp", "docker")
 def test_own_subnet_is_routed_to_docker0(lab: LiveLab, observe: Observation) -> None:
-    wanted = {"dst": "100.96.1.0/24", "dev": "docker0", "protocol": "kernel", "scope": "link"}
-    wanted |= {"prefsrc": "100.96.1.1"}
-    observe.holds(
-        _route(lab, observe, "100.96.1.0/24") == wanted,
+    one, _ = ends(lab)
+    wanted = quoted(
+        lab,
         "100.96.1.0/24 dev docker0 proto kernel scope link src 100.96.1.1",
+        f"{one.subnet} dev docker0 proto kernel scope link src {one.subnet[1]}",
     )
+    found = _words(_route(observe, one.node, str(one.subnet)))
+    observe.holds(found == wanted, wanted)
 
 
 @pytest.mark.claim("flannel-udp-route-host-network")
-@pytest.mark.needs("flannel-udp")
+@pytest.mark.needs("flannel-udp", "docker")
 def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> None:
-    wanted = {"dst": "10.168.0.0/24", "dev": "eth0", "protocol": "kernel", "scope": "link"}
-    wanted |= {"prefsrc": "10.168.0.2"}
-    observe.holds(
-        _route(lab, observe, "10.168.0.0/24") == wanted,
+    one, _ = ends(lab)
+    (own,) = addresses(observe, one.node, "eth0")
+    wanted = quoted(
+        lab,
         "10.168.0.0/24 dev eth0 proto kernel scope link src 10.168.0.2",
+        f"{own.network} dev eth0 proto kernel scope link src {one.address}",
     )
+    found = _words(_route(observe, one.node, str(own.network)))
+    observe.holds(found == wanted, wanted)
 
 
 @pytest.mark.claim("flannel-udp-longest-prefix")
@@ -170,12 +214,14 @@ def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> 
 def test_longest_prefix_decides_between_flannel0_and_docker0(
     lab: LiveLab, observe: Observation
 ) -> None:
-    node1 = lab.node("node1")
-    for to, device in (("100.96.2.3", "flannel0"), ("100.96.1.2", "docker0")):
-        observe.holds(route_to(observe, node1, to)["dev"] == device, f"{to} goes to {device}")
-    # Both routes match 100.96.1.2: it is the length that decides.
-    matching = {route["dst"] for route in routes(observe, node1, "match", "100.96.1.2")}
-    assert {"100.96.0.0/16", "100.96.1.0/24"} <= matching
+    one, other = ends(lab)
+    far = quoted(lab, "100.96.2.3", other.container.address)
+    near = quoted(lab, "100.96.1.2", one.container.address)
+    for to, device in ((far, "flannel0"), (near, "docker0")):
+        observe.holds(route_to(observe, one.node, to)["dev"] == device, f"{to} goes to {device}")
+    # Both routes match the near one: it is the length that decides.
+    matching = {route["dst"] for route in routes(observe, one.node, "match", near)}
+    assert {str(overlay(lab).network), str(one.subnet)} <= matching
 
 
 # -- the TUN device ------------------------------------------------------
@@ -183,17 +229,16 @@ def test_longest_prefix_decides_between_flannel0_and_docker0(
 
 @pytest.mark.claim("flannel-udp-tun-is-l3")
 @pytest.mark.needs("flannel-udp", "docker")
-def test_flannel0_is_a_tun_device_without_link_layer(
-    lab: LiveLab, observe: Observation, way: Walk
-) -> None:
-    device = link(observe, lab.node("node1"), "flannel0")
+def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: Walk) -> None:
+    one = way.ends[0]
+    device = link(observe, one.node, "flannel0")
     info = device["linkinfo"]
     observe.holds(info["info_kind"] == "tun" and info["info_data"]["type"] == "tun", "a tun device")
     observe.holds(
         device["link_type"] == "none" and "address" not in device, "no link layer, no MAC"
     )
     observe.holds({"NOARP", "POINTOPOINT"} <= set(device["flags"]), "NOARP, POINTOPOINT")
-    request = way.at("node1 flannel0")
+    request = way.at(f"{one.name} flannel0")
     observe.note("captured on flannel0", request.frame.hex(" "))
     observe.holds(request.frame[0] == 0x45, "what passes begins with an IP header")
 
@@ -229,8 +274,9 @@ def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
     observe: Observation, way: Walk
 ) -> None:
     observe.note("one echo request", way.lines())
-    sent, bridged = way.at(f"{way.ends[0].container.name} eth0"), way.at("node1 docker0")
-    routed = way.at("node1 flannel0")
+    one = way.ends[0]
+    sent, bridged = way.at(f"{one.container.name} eth0"), way.at(f"{one.name} docker0")
+    routed = way.at(f"{one.name} flannel0")
     observe.holds(sent.ip_id == bridged.ip_id == routed.ip_id, "one IP id: one packet")
     observe.holds(sent.ttl == bridged.ttl, "docker0 leaves its ttl alone")
     observe.holds(routed.ttl == bridged.ttl - 1, "the host routes it: ttl is one less on flannel0")
@@ -254,13 +300,14 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
 ) -> None:
     one, other = ends(lab)
     with third_host(lab) as third, third.joined() as subnet:
-        hosts = {other.container.address: other.address, str(subnet[1]): third.address}
+        target = quoted(lab, "100.96.2.3", other.container.address)
+        hosts = {target: other.address, str(subnet[1]): third.address}
         far = str(subnet[1])
         there = eventually(lambda: ping(observe, one.container, far, seconds=SOON))
         assert there, "the third host has not joined"
         with captures((one.node, "eth0", f"udp dst port {PORT} and src {one.address}")) as (seen,):
             for target in hosts:
-                ping(observe, one.container, target)
+                ping(observe, one.container, target, seconds=SOON)
     note(observe, seen)
     for target, host in hosts.items():
         outer = {packet.dst for packet in requests(seen, one.container.address, target)}
@@ -270,9 +317,10 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
 
 @pytest.mark.claim("flannel-udp-ip-in-udp")
 @pytest.mark.needs("flannel-udp", "docker")
-def test_payload_is_the_bare_ip_packet(lab: LiveLab, observe: Observation, way: Walk) -> None:
-    outer, inner = way.at("node1 eth0"), way.inner("node1 eth0")
-    entered = way.at("node1 flannel0")
+def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
+    one = way.ends[0]
+    outer, inner = way.at(f"{one.name} eth0"), way.inner(f"{one.name} eth0")
+    entered = way.at(f"{one.name} flannel0")
     observe.note("UDP payload on eth0", outer.payload.hex(" "))
     observe.holds(outer.payload[0] == 0x45, "the payload begins with an IPv4 header")
     observe.holds(
@@ -281,33 +329,37 @@ def test_payload_is_the_bare_ip_packet(lab: LiveLab, observe: Observation, way: 
         "it is the packet that entered flannel0",
     )
     observe.holds(outer.ip_length - inner.ip_length == OVERHEAD, f"{OVERHEAD} octets are added")
-    mtu = {name: link(observe, lab.node("node1"), name)["mtu"] for name in ("flannel0", "eth0")}
+    mtu = {name: link(observe, one.node, name)["mtu"] for name in ("flannel0", "eth0")}
     assert mtu["flannel0"] == mtu["eth0"] - OVERHEAD
     assert inner.ttl == entered.ttl - 1, "flanneld, a hop of its own, takes one off the ttl"
 
 
 @pytest.mark.claim("flannel-udp-outer-node-addresses")
 @pytest.mark.needs("flannel-udp", "docker")
-def test_outer_packet_goes_from_host_to_host(observe: Observation, way: Walk) -> None:
-    for point in ("node1 eth0", "node2 eth0"):
-        outer = way.at(point)
-        observe.note(point, str(outer))
-        observe.holds(
-            (outer.src, outer.dst) == ("10.168.0.2", "10.168.0.3"), f"{point}: 10.168.0.2 > .3"
-        )
+def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation, way: Walk) -> None:
+    one, other = way.ends
+    wanted = quoted(lab, "10.168.0.2", one.address), quoted(lab, "10.168.0.3", other.address)
+    for end in way.ends:
+        outer = way.at(f"{end.name} eth0")
+        observe.note(f"{end.name} eth0", str(outer))
+        observe.holds((outer.src, outer.dst) == wanted, f"{end.name}: from {' to '.join(wanted)}")
 
 
 @pytest.mark.claim("flannel-udp-inner-addresses-kept")
 @pytest.mark.needs("flannel-udp", "docker")
 def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
-    pair = one.container.address, other.container.address
-    kept = _seen_by_server(one.node, one.container, pair[1], observe)
-    observe.holds_when("Docker masquerades nothing (ip-masq false)", kept == (pair[0], pair[0]))
+    source = quoted(lab, "100.96.1.2", one.container.address)
+    target = quoted(lab, "100.96.2.3", other.container.address)
+    kept = _seen_by_server(one.node, one.container, target, observe)
+    observe.holds_when(
+        f"Docker masquerades nothing (ip-masq false): {source} to {target}",
+        kept == (source, source),
+    )
     rule = ["POSTROUTING", "-s", str(one.subnet), "!", "-o", "docker0", "-j", "MASQUERADE"]
     add, delete = (["iptables", "-w", "-t", "nat", option, *rule] for option in ("-I", "-D"))
     with undone(observe, one.node, add, delete):
-        changed = _seen_by_server(one.node, one.container, pair[1], observe)
+        changed = _seen_by_server(one.node, one.container, target, observe)
     zero = str(one.subnet.network_address)
     observe.fails_when("Docker's own masquerade rule is there", changed == (zero, zero))
 
@@ -343,17 +395,19 @@ def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observat
 @pytest.mark.claim("flannel-udp-port-8285-destination")
 @pytest.mark.needs("flannel-udp", "docker")
 def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: Walk) -> None:
-    outer = way.at("node2 eth0")
-    observe.note("node2 eth0", str(outer))
-    observe.holds((outer.dst, outer.dport) == ("10.168.0.3", PORT), f"10.168.0.3:{PORT}")
+    other = way.ends[1]
+    outer = way.at(f"{other.name} eth0")
+    observe.note(f"{other.name} eth0", str(outer))
+    observe.holds((outer.dst, outer.dport) == (other.address, PORT), f"{other.address}:{PORT}")
     assert outer.sport == PORT, "and come from it"
 
 
 @pytest.mark.claim("flannel-udp-remote-delivery")
 @pytest.mark.needs("flannel-udp", "docker")
 def test_other_host_unpacks_and_delivers_over_docker0(observe: Observation, way: Walk) -> None:
-    name = way.ends[1].container.name
-    points = ["node2 eth0", "node2 flannel0", "node2 docker0", f"{name} eth0"]
+    other = way.ends[1]
+    points = [f"{other.name} {device}" for device in ("eth0", "flannel0", "docker0")]
+    points.append(f"{other.container.name} eth0")
     observe.note("one echo request", way.lines())
     steps = [way.inner(point) for point in points]
     observe.holds(len({p.ip_id for p in steps}) == 1, f"one packet passes {', '.join(points)}")

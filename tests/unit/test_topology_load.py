@@ -33,9 +33,11 @@ def test_shipped_names() -> None:
         "docker-10-1-27",
         "docker-single",
         "netns-experiments",
+        "three-node-udp",
         "two-node",
         "two-node-host-gw",
         "two-node-udp",
+        "vxlan-10-1-16",
     ]
 
 
