@@ -46,6 +46,7 @@ FLAGS = {
 }
 LINK_ETHERNET = 1
 LINK_RAW = (101, 12, 14, 228)  # packets without a frame: tun devices
+LINK_NFLOG = 239  # what netfilter logs, read by testbed.observe.trace
 BAD = (dpkt.UnpackError, struct.error, ValueError, IndexError)
 
 
@@ -172,8 +173,11 @@ class Packet:
 def decode(data: bytes, link: int = LINK_ETHERNET, at: float = 0.0) -> Packet:
     """Decode one packet; what is cut short or unknown is left empty.
 
-    Raises ValueError for a link type other than Ethernet and raw IP.
+    A record of NFLOG is left as it is, in ``frame``.  Raises ValueError for a
+    link type other than that, Ethernet and raw IP.
     """
+    if link == LINK_NFLOG:
+        return Packet(time=at, length=len(data), frame=data)
     if link not in (LINK_ETHERNET, *LINK_RAW):
         raise ValueError(f"link type {link}, wanted Ethernet or raw IP")
     fields: dict[str, Any] = {"time": at, "length": len(data), "frame": data}
@@ -257,7 +261,7 @@ def read(data: bytes) -> list[Packet]:
         return []
     reader = dpkt.pcap.Reader(io.BytesIO(data))
     link = reader.datalink()
-    if link not in (LINK_ETHERNET, *LINK_RAW):
+    if link not in (LINK_ETHERNET, LINK_NFLOG, *LINK_RAW):
         raise LabError(f"a capture with link type {link}, wanted Ethernet or raw IP")
     packets, end = [], dpkt.pcap.FileHdr.__hdr_len__
     order = "<I" if data[:1] in b"\xd4\x4d" else ">I"  # the magic number's, as it was written
