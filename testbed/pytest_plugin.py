@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*features): what the lab must have: docker, flannel, flannel-udp, ..."
     )
+    config.addinivalue_line("markers", "alone: it measures, and wants a quiet machine")
     config.stash[FINDINGS] = []
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -15,9 +16,13 @@ from testbed.errors import LabError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.status import Status
+
     from testbed.claims.model import Finding
     from testbed.lab.lab import Settings
-    from testbed.suites.runner import Check, Results, Selection
+    from testbed.suites.model import Check, LabRun, Run, Selection
+
+STDOUT = "-"
 
 
 @click.command("verify")
@@ -29,12 +34,21 @@ if TYPE_CHECKING:
 @click.option(
     "--document", "documents", multiple=True, metavar="NNN", help="Only this document; repeatable."
 )
+@click.option(
+    "--rerun-failed", is_flag=True, help="Only what did not end as expected in the last run."
+)
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
     help="Write all findings with their evidence; - is standard output.",
 )  # fmt: skip
-@click.option("-v", "--evidence", is_flag=True, help="Show the evidence of every claim.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report, as one page."
+)
+@click.option(
+    "--lang", type=click.Choice(["en", "zh"]), default="en", help="The report's language."
+)
+@click.option("-v", "--evidence", is_flag=True, help="Show every claim, and what was looked at.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only what is not as expected.")
 @click.option(
     "--check-machine", is_flag=True, help="With --all: fail if the machine is not as it was."
@@ -45,8 +59,11 @@ def command(
     expression: str,
     claims: tuple[str, ...],
     documents: tuple[str, ...],
+    rerun_failed: bool,
     junit: Path | None,
     json_file: Path | None,
+    html: Path | None,
+    lang: str,
     everything: bool,
     evidence: bool,
     quiet: bool,
@@ -55,38 +72,60 @@ def command(
     """Put the claims to the test on a lab that is up, or with --all on every lab.
 
     Runs every check that the lab can decide, or with PATHS test files of your
-    own (see docs/suites.md).  With --all each shipped topology is brought up
-    under a name of its own and taken down again.  Exit status 1 when a claim's
-    verdict is not the expected one, or a test fails.
+    own (see docs/suites.md).  With --all each lab that the catalogue needs is
+    brought up under a name of its own, several at a time, and taken down again.
+    A run that is interrupted still writes what it has.  Exit status 1 when a
+    claim's verdict is not the expected one, or a test fails.
     """
+    if everything and lab:
+        raise click.UsageError("--all goes without a lab's name")
     common.need_root("`testbed verify`")
-    from testbed.suites.runner import Selection
+    from testbed.report import last
+    from testbed.suites.model import Selection
 
-    if everything and (lab or junit):
-        raise click.UsageError("--all goes with neither a lab's name nor --junit")
     settings = common.make_settings()
     selection = Selection(expression, claims, documents, paths)
     output = _Output(
-        json_file=json_file,
-        evidence=evidence,
-        quiet=quiet,
-        silent=quiet or str(json_file) == "-",
+        json_file=json_file, junit=junit, html=html, lang=lang, evidence=evidence, quiet=quiet
     )
+    output.refuse()
+    if rerun_failed:
+        selection = last.failed(settings.state.path, selection)
+        if not selection.names_some:
+            output.show([click.style("nothing failed in the last run", fg="green")])
+            return 0
     if everything:
         return _all(settings, selection, output, check_machine=check_machine)
-    return _one(settings, lab, selection, output, junit)
+    return _one(settings, lab, selection, output)
 
 
 class _Output:
     """How much is shown, and where the data go."""
 
     def __init__(
-        self, *, json_file: Path | None, evidence: bool, quiet: bool, silent: bool
+        self,
+        *,
+        json_file: Path | None,
+        junit: Path | None,
+        html: Path | None,
+        lang: str,
+        evidence: bool,
+        quiet: bool,
     ) -> None:
-        self.json_file = json_file
+        self.json_file, self.junit, self.html = json_file, junit, html
+        self.lang = lang
         self.evidence = evidence
         self.quiet = quiet
-        self.silent = silent
+        self.silent = quiet or str(json_file) == STDOUT
+
+    def refuse(self) -> None:
+        """Raise UsageError now, and not after a minute's run, for a file that can't be written."""
+        for option, path in (("json", self.json_file), ("junit", self.junit), ("html", self.html)):
+            if path is None or str(path) == STDOUT:
+                continue
+            if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+                what = "is a folder" if path.is_dir() else "its folder cannot be written"
+                raise click.UsageError(f"--{option} {path}: {what}")
 
     def say(self, text: str) -> None:
         if not self.silent:
@@ -101,24 +140,38 @@ class _Output:
                 self.say(click.style(f"      {piece.what}", dim=True))
 
     def show(self, lines: Iterable[str]) -> None:
-        if str(self.json_file) != "-":
+        if str(self.json_file) != STDOUT:
             for line in lines:
                 click.echo(line)
 
-    def write(self, value: Any) -> None:
-        if self.json_file is None:
-            return
-        to_file = str(self.json_file) != "-"
-        with click.open_file(str(self.json_file), "w", encoding="utf-8", atomic=to_file) as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
+    def write(self, settings: Settings, run: Run) -> None:
+        """Write the files that were asked for, and keep the run as the last one."""
+        from testbed.report import data, last
+
+        value = data.to_dict(run)
+        last.keep(settings.state.path, value)
+        if self.json_file is not None:
+            self._file(self.json_file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        if self.junit is not None:
+            from testbed.report.junit import to_xml
+
+            self._file(self.junit, to_xml(run).decode())
+        if self.html is not None:
+            from testbed.report.html import render
+
+            self._file(self.html, render(value, lang=self.lang))
+            self.say(f"  the report is in {self.html}")
+
+    @staticmethod
+    def _file(path: Path, text: str) -> None:
+        with click.open_file(str(path), "w", encoding="utf-8", atomic=str(path) != STDOUT) as file:
+            file.write(text)
 
 
-def _one(
-    settings: Settings, name: str | None, selection: Selection, output: _Output, junit: Path | None
-) -> int:
+def _one(settings: Settings, name: str | None, selection: Selection, output: _Output) -> int:
     from testbed.lab.live import LiveLab
-    from testbed.report import data, terminal
+    from testbed.report import terminal
+    from testbed.suites.model import LabRun, Run
     from testbed.suites.runner import run
 
     lab = common.lab_meant(settings, name)
@@ -131,57 +184,106 @@ def _one(
         )
     live = LiveLab(context)
     began = time.monotonic()
+    part = LabRun(lab.name, context.topology, versions=lab.record().versions)
     try:
-        results = run(live, selection, told=output.told, junit=junit)
+        part.look(live)
+        part.results = run(live, selection, told=output.told)
     finally:
         live.close()
-    seconds = time.monotonic() - began
-    versions = lab.record().versions
-    output.write(data.to_dict(results, lab=lab.name, seconds=seconds, versions=versions))
-    output.show(terminal.failures(results))
+    part.seconds = time.monotonic() - began
+    whole = Run(selection, [part], seconds=part.seconds, signum=part.results.signum)
+    output.write(settings, whole)
+    output.show(terminal.failures(part))
     if not output.quiet:
-        output.show(terminal.table(results))
-    output.show([terminal.closing(results, lab.name, seconds)])
-    return _status([results])
+        output.show(terminal.table(whole))
+    output.show([terminal.closing(whole)])
+    return whole.status
 
 
 def _all(settings: Settings, selection: Selection, output: _Output, *, check_machine: bool) -> int:
     from testbed import leaks
-    from testbed.report import data, terminal
-    from testbed.suites.everything import Watching, run_everything
+    from testbed.report import terminal
+    from testbed.suites.everything import run_everything
 
     ours = settings.state.path  # labs of other folders may come and go meanwhile
     before = leaks.snapshot(ours) if check_machine else None
-    watching = Watching(
-        lab=lambda name: output.say(click.style(f"\n{name}", bold=True)),
-        up=lambda _, seconds: output.say(f"  up in {seconds:.2f} s"),
-        found=output.told,
-        down=lambda _, seconds: output.say(f"  gone in {seconds:.2f} s"),
-    )
-    began = time.monotonic()
-    runs = run_everything(settings, selection, watching)
-    seconds = time.monotonic() - began
-    output.write(
-        [
-            data.to_dict(r.results, lab=r.topology, seconds=r.seconds, versions=r.versions)
-            for r in runs
-        ]
-    )
-    for one in runs:
-        output.show(terminal.failures(one.results))
+    with _Progress(output) as progress:
+        run = run_everything(settings, selection, progress.watching())
+    output.write(settings, run)
+    for lab in run.labs:
+        output.show(terminal.failures(lab))
+    output.show(terminal.errors(run))
     if not output.quiet:
-        output.show(terminal.overview(runs))
-    output.show([terminal.closing_all(runs, seconds)])
+        output.show(terminal.overview(run))
+        output.show(terminal.table(run))
+        output.show(terminal.differences(run))
+        output.show(terminal.slowest(run))
+    output.show(terminal.undecided(run))
+    output.show([terminal.closing(run)])
     left = leaks.left(before, below=ours) if before else []
     if before:
         output.show(terminal.machine(left))
-    return _status([r.results for r in runs]) or (1 if left else 0)
+    return run.status or (1 if left else 0)
 
 
-def _status(all_results: list[Results]) -> int:
-    from testbed.report import terminal
+class _Progress:
+    """What is going on in several labs at once: a line that changes, and one for each that ended.
 
-    for results in all_results:
-        if results.signum is not None:
-            return 128 + results.signum
-    return 0 if all(terminal.is_good(results) for results in all_results) else 1
+    Where nobody looks at a terminal there are only the latter.
+    """
+
+    def __init__(self, output: _Output) -> None:
+        self._output = output
+        self._done: dict[str, int] = {}  # checks that have ended, of the labs at work
+        self._began = time.monotonic()
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if console.is_terminal and not self._output.silent:
+            self._status = console.status("")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def watching(self) -> Any:
+        from testbed.suites.everything import Watching
+
+        return Watching(began=self._began_lab, up=self._up, found=self._found, ended=self._ended)
+
+    def _show(self) -> None:
+        if self._status:
+            labs = ", ".join(
+                f"{name} {count}" if count else name for name, count in self._done.items()
+            )
+            self._status.update(f"{time.monotonic() - self._began:3.0f} s  {labs}")
+
+    def _began_lab(self, name: str) -> None:
+        self._done[name] = 0
+        self._show()
+
+    def _up(self, name: str, _seconds: float) -> None:
+        del name
+        self._show()
+
+    def _found(self, name: str, found: Finding | Check) -> None:
+        from testbed.claims.model import Finding
+        from testbed.report import terminal
+
+        self._done[name] = self._done.get(name, 0) + 1
+        bad = not found.as_expected if isinstance(found, Finding) else found.outcome == "failed"
+        if bad or self._output.evidence:
+            self._output.say(click.style(f"{name}", dim=True) + terminal.line(found))
+        self._show()
+
+    def _ended(self, lab: LabRun) -> None:
+        from testbed.report import terminal
+
+        self._done.pop(lab.name, None)
+        self._output.say(terminal.lab_line(lab))
+        self._show()

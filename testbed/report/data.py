@@ -1,38 +1,85 @@
-"""What came of a run, as data: the form of ``verify --json`` and of the record of a run."""
+"""What a run came to, as data: the form of ``verify --json``, of the HTML report, of the record."""
 
 from __future__ import annotations
 
+import os
+import platform
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from testbed.claims.catalogue import claims
+from testbed import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from testbed.claims.model import Finding
+    from testbed.suites.model import LabRun, Run
 
-    from testbed.suites.runner import Results
-
-VERSION = 1
+VERSION = 2
 
 
-def to_dict(
-    results: Results, *, lab: str, seconds: float, versions: Mapping[str, str]
-) -> dict[str, Any]:
-    """Each claim with its verdict and evidence, each check, the versions of the parts."""
-    findings = []
-    for finding in results.findings:
-        claim = claims()[finding.claim]
-        entry = {**claim.to_dict(), **asdict(finding), "claim": claim.claim}
-        entry["as_expected"] = finding.as_expected
-        findings.append(entry)
+def to_dict(run: Run) -> dict[str, Any]:
+    """The run: machine, labs with their findings and evidence, and each claim's verdict in all."""
+    worst = run.worst()
+    found = run.by_claim()
     return {
         "version": VERSION,
-        "lab": lab,
-        "seconds": round(seconds, 3),
-        "versions": dict(versions),
-        "claims": findings,
+        "testbed": __version__,
+        "started": datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": round(run.seconds, 3),
+        "interrupted": run.signum is not None,
+        "complete": run.complete,
+        "machine": machine(),
+        "labs": [_lab(lab) for lab in run.labs],
+        "claims": [
+            {
+                **claim.to_dict(),
+                "verdict": run.verdict(claim, worst),
+                "as_expected": (
+                    all(finding.as_expected for _, finding in found[claim.id])
+                    if claim.id in found
+                    else not claim.is_testable
+                ),
+            }
+            for claim in run.meant()
+        ],
+    }
+
+
+def _lab(lab: LabRun) -> dict[str, Any]:
+    results = lab.results
+    return {
+        "lab": lab.name,
+        "topology": lab.topology.to_dict() if lab.topology else None,
+        "facts": dict(lab.facts),
+        "versions": dict(lab.versions),
+        "picture": dict(lab.picture),
+        "up": round(lab.up, 3),
+        "seconds": round(lab.seconds, 3),
+        "down": round(lab.down, 3),
+        "error": lab.error,
+        "interrupted": results.interrupted,
+        "findings": [_finding(finding) for finding in results.findings],
         "checks": [asdict(check) for check in results.checks],
         "elsewhere": results.elsewhere,
         "broken": results.broken,
-        "interrupted": results.interrupted,
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    seconds = round(finding.seconds, 4)
+    return {**asdict(finding), "seconds": seconds, "as_expected": finding.as_expected}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were had on.  ``memory`` is in bytes."""
+    try:
+        system = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:  # there need be no such file
+        system = ""
+    return {
+        "kernel": platform.release(),
+        "system": system or platform.system(),
+        "architecture": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }

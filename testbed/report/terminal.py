@@ -15,8 +15,7 @@ from testbed.claims.model import Finding, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from testbed.suites.everything import LabRun
-    from testbed.suites.runner import Check, Results
+    from testbed.suites.model import Check, LabRun, Run
 
 COLOURS = {
     "confirmed": "green",
@@ -50,15 +49,16 @@ def line(found: Finding | Check) -> str:
     return f"  {shown}  {claim.document}  {text}"
 
 
-def failures(results: Results) -> Iterable[str]:
+def failures(lab: LabRun) -> Iterable[str]:
     """Every claim that did not end as expected, with its evidence, and every failed check."""
+    results = lab.results
     for finding in results.findings:
         claim = claims()[finding.claim]
         if finding.as_expected:
             continue
         yield (
             click.style(f"\n{claim.id}", fg="red", bold=True)
-            + f"  ({claim.document}, {claim.place})"
+            + f"  on {lab.name}  ({claim.document}, {claim.place})"
         )
         yield f"  claim:    {claim.claim}"
         yield f"  expected: {finding.expected}" + (f", {finding.why}" if finding.why else "")
@@ -76,109 +76,161 @@ def failures(results: Results) -> Iterable[str]:
         yield textwrap.indent(text, "  ")
 
 
-def table(results: Results) -> Iterable[str]:
+def table(run: Run) -> Iterable[str]:
     """Documents by verdicts, and what is not as the documents say."""
-    documents = sorted({claims()[f.claim].document for f in results.findings})
-    verdicts = [v for v in ORDER if any(f.verdict == v for f in results.findings)]
-    if documents:
-        yield click.style(
-            "\n  document" + "".join(f"{v:>14}" for v in verdicts) + f"{'unexpected':>14}",
-            bold=True,
-        )
-    for document in documents:
-        mine = [f for f in results.findings if claims()[f.claim].document == document]
-        counts = Counter(f.verdict for f in mine)
-        bad = sum(not f.as_expected for f in mine)
+    worst = run.worst()
+    meant = [(claim, run.verdict(claim, worst)) for claim in run.meant()]
+    verdicts: list[Verdict | None] = [v for v in ORDER if any(found == v for _, found in meant)]
+    if any(found is None for _, found in meant):
+        verdicts.append(None)
+    if meant:
+        heads = "".join(f"{v or 'undecided':>14}" for v in verdicts)
+        yield click.style(f"\n  document{heads}{'unexpected':>14}", bold=True)
+    for document in sorted({claim.document for claim, _ in meant}):
+        mine = [(claim, found) for claim, found in meant if claim.document == document]
+        counts = Counter(found for _, found in mine)
+        bad = sum(claim.id in worst and not worst[claim.id].as_expected for claim, _ in mine)
         cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
         unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
         yield f"  {document:<8}{cells}{unexpected}"
-    wrong = [f for f in results.findings if f.verdict in ("contradicted", "depends")]
+    wrong = [f for f in worst.values() if f.verdict in ("contradicted", "depends")]
     wrong = [f for f in wrong if f.as_expected]
     if wrong:
         yield click.style("\n  Not as the documents say:", bold=True)
     for finding in wrong:
-        claim = claims()[finding.claim]
-        yield textwrap.fill(
-            f"{claim.claim} {click.style(f'{finding.verdict}:', fg=COLOURS[str(finding.verdict)])} "
-            f"{finding.why}",
-            100,
-            initial_indent=f"  {claim.document}  ",
-            subsequent_indent="       ",
+        yield _paragraph(
+            claims()[finding.claim].document,
+            f"{claims()[finding.claim].claim} "
+            f"{click.style(f'{finding.verdict}:', fg=COLOURS[str(finding.verdict)])} {finding.why}",
         )
 
 
-def closing(results: Results, lab: str, seconds: float) -> str:
+def _paragraph(head: str, text: str) -> str:
+    indent = " " * (len(head) + 4)
+    return textwrap.fill(text, 100, initial_indent=f"  {head}  ", subsequent_indent=indent)
+
+
+def differences(run: Run) -> Iterable[str]:
+    """Claims whose verdict is not the same on every lab, with who says what."""
+    differing = {
+        name: found
+        for name, found in run.by_claim().items()
+        if len({f.verdict for _, f in found if f.verdict != "not here"}) > 1
+    }
+    if differing:
+        yield click.style("\n  Not the same on every lab:", bold=True)
+    for name, found in differing.items():
+        by_verdict: dict[str, list[str]] = {}
+        for lab, finding in found:
+            if finding.verdict != "not here":
+                by_verdict.setdefault(finding.verdict or "error", []).append(lab.name)
+        words = "; ".join(
+            f"{click.style(verdict, fg=COLOURS.get(verdict, 'red'))} on {', '.join(labs)}"
+            for verdict, labs in by_verdict.items()
+        )
+        yield _paragraph(claims()[name].document, f"{claims()[name].claim} {words}")
+
+
+def slowest(run: Run, count: int = 10) -> Iterable[str]:
+    """The checks that took longest."""
+    found = [
+        (seconds, lab.name, name)
+        for lab in run.labs
+        for seconds, name in (
+            *((finding.seconds, finding.claim) for finding in lab.results.findings),
+            *((check.seconds, check.name) for check in lab.results.checks),
+        )
+    ]
+    if len(found) > count:
+        yield click.style(f"\n  The slowest {count}:", bold=True)
+        for seconds, lab, name in sorted(found, reverse=True)[:count]:
+            yield f"  {seconds:7.2f} s  {name}  {click.style(lab, dim=True)}"
+
+
+def undecided(run: Run) -> Iterable[str]:
+    """Claims that should have been decided and were not."""
+    names = run.undecided()
+    if names and run.signum is None:
+        yield click.style("\n  Decided by no lab:", fg="red", bold=True)
+        yield from (f"  {name}" for name in names)
+
+
+def closing(run: Run) -> str:
     """The last line."""
-    absent = sum(f.verdict == "not here" for f in results.findings)
-    total = len(results.findings) - absent
-    bad = sum(not f.as_expected for f in results.findings)
-    failed = sum(c.outcome == "failed" for c in results.checks) + len(results.broken)
-    what = "claim" if total == 1 else "claims"
-    words = f"{total} {what} put to the test on {lab}, {total - bad} as expected"
+    worst = run.worst().values()
+    absent = sum(f.verdict == "not here" for f in worst)
+    total = len(worst) - absent
+    bad = sum(not f.as_expected for f in worst)
+    checks = [check for lab in run.labs for check in lab.results.checks]
+    failed = sum(c.outcome == "failed" for c in checks)
+    failed += sum(len(lab.results.broken) for lab in run.labs)
+    errors = sum(bool(lab.error) for lab in run.labs)
+    elsewhere = {name for lab in run.labs for name in lab.results.elsewhere}
+    labs = [lab for lab in run.labs if lab.topology]
+    where = labs[0].name if len(labs) == 1 else f"{len(labs)} labs" if labs else "no lab"
+    words = f"{total} {'claim' if total == 1 else 'claims'} put to the test on {where}, "
+    words += f"{total - bad} as expected"
     if absent:
         words += f"; {absent} not here"
-    if results.checks:
-        words += f"; {len(results.checks)} other checks, {failed} failed"
-    if results.elsewhere:
-        words += f"; {len(results.elsewhere)} need another lab"
-    if results.interrupted:
+    if checks:
+        words += f"; {len(checks)} other checks, {failed} failed"
+    if elsewhere and not run.complete:
+        words += f"; {len(elsewhere)} need another lab"
+    if errors:
+        words += f"; {errors} {'lab' if errors == 1 else 'labs'} did not come through"
+    if run.signum is not None:
         words += "; interrupted"
-    colour = "red" if bad or failed else "green"
-    return click.style(f"\n{words} ({seconds:.1f} s)", fg=colour, bold=True)
-
-
-def is_good(results: Results) -> bool:
-    """True when every claim ended as expected and no check failed."""
-    bad = any(not f.as_expected for f in results.findings)
-    return not bad and not results.broken and all(c.outcome != "failed" for c in results.checks)
-
-
-def overview(runs: Sequence[LabRun]) -> Iterable[str]:
-    """Labs by verdicts, then all documents together."""
-    verdicts = [v for v in ORDER if any(f.verdict == v for r in runs for f in r.results.findings)]
-    columns = "".join(f"{v:>14}" for v in verdicts)
-    yield click.style(
-        f"\n  {'lab':<18}{'up':>8}{columns}{'unexpected':>14}{'checks':>8}", bold=True
+    return click.style(
+        f"\n{words} ({run.seconds:.1f} s)", fg="red" if run.status else "green", bold=True
     )
-    for run in runs:
-        counts = Counter(f.verdict for f in run.results.findings)
-        bad = sum(not f.as_expected for f in run.results.findings)
+
+
+def overview(run: Run) -> Iterable[str]:
+    """Labs by verdicts."""
+    findings = [f for lab in run.labs for f in lab.results.findings]
+    verdicts = [v for v in ORDER if any(f.verdict == v for f in findings)]
+    columns = "".join(f"{v:>14}" for v in verdicts)
+    wide = max((len(lab.name) for lab in run.labs), default=0)
+    yield click.style(
+        f"\n  {'lab':<{wide}}{'up':>9}{columns}{'unexpected':>14}{'checks':>8}{'time':>9}",
+        bold=True,
+    )
+    for lab in run.labs:
+        counts = Counter(f.verdict for f in lab.results.findings)
+        bad = sum(not f.as_expected for f in lab.results.findings)
         cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
         unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
-        checks = f"{len(run.results.checks) or '-':>8}"
-        yield f"  {run.topology:<18}{run.up:>7.2f}s{cells}{unexpected}{checks}"
-    yield from table(merged(runs))
+        checks = f"{len(lab.results.checks) or '-':>8}"
+        up = f"{lab.up:.2f} s" if lab.topology else "-"
+        yield f"  {lab.name:<{wide}}{up:>9}{cells}{unexpected}{checks}{lab.seconds:>7.1f} s"
 
 
-def merged(runs: Sequence[LabRun]) -> Results:
-    """The results of several labs as one: a claim is as good as its worst finding."""
-    from testbed.suites.runner import Results
-
-    by_claim: dict[str, Finding] = {}
-    for run in runs:
-        for finding in run.results.findings:
-            seen = by_claim.get(finding.claim)
-            if seen is None or _rank(finding) > _rank(seen):
-                by_claim[finding.claim] = finding
-    order = {claim: index for index, claim in enumerate(claims())}
-    return Results(
-        findings=sorted(by_claim.values(), key=lambda f: order[f.claim]),
-        checks=[check for run in runs for check in run.results.checks],
-        broken=[text for run in runs for text in run.results.broken],
-        signum=next((r.results.signum for r in runs if r.results.interrupted), None),
+def lab_line(lab: LabRun) -> str:
+    """One lab that has ended, as a line."""
+    bad = sum(not f.as_expected for f in lab.results.findings)
+    bad += sum(c.outcome == "failed" for c in lab.results.checks) + len(lab.results.broken)
+    good = len(lab.results.findings) - sum(not f.as_expected for f in lab.results.findings)
+    words = f"{good:>3} as expected"
+    if lab.topology:
+        words = f"up {lab.up:5.2f} s  {words}"
+    if bad:
+        words += click.style(f", {bad} not", fg="red")
+    if lab.results.interrupted:
+        words += ", interrupted"
+    if lab.error:
+        words += click.style(f"  {lab.error.strip().splitlines()[-1]}", fg="red")
+    mark = click.style("ok  ", fg="green") if not bad and not lab.error else ""
+    return (
+        f"  {mark or click.style('FAIL', fg='red')}  {lab.name:<26} {words}  {lab.seconds:5.1f} s"
     )
 
 
-def _rank(finding: Finding) -> int:
-    if not finding.as_expected:
-        return 2
-    return 0 if finding.verdict == "not here" else 1
-
-
-def closing_all(runs: Sequence[LabRun], seconds: float) -> str:
-    """The last line of a run over several labs."""
-    names = ", ".join(run.topology for run in runs)
-    return closing(merged(runs), f"{len(runs)} labs ({names})", seconds)
+def errors(run: Run) -> Iterable[str]:
+    """The labs that could not be put to the test, and why."""
+    for lab in run.labs:
+        if lab.error:
+            yield click.style(f"\n{lab.name}", fg="red", bold=True)
+            yield textwrap.indent(lab.error.rstrip(), "  ")
 
 
 def machine(left: Sequence[str]) -> Iterable[str]:

@@ -1,108 +1,345 @@
-"""Every lab that the catalogue needs, one after the other: up, put to the test, down."""
+"""Every lab that the catalogue needs, side by side: up, put to the test, down.
+
+Each lab has a process of its own, forked from this one once all is loaded, and
+as many of them are at work as keep the machine's CPUs busy.  Checks that
+measure wait until every other check has ended, and then have the machine for
+themselves, one lab after the other.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from testbed import signals
 from testbed.claims.catalogue import claims
-from testbed.errors import UsageError
-from testbed.lab.lab import Lab, Settings, Watch
-from testbed.lab.live import LiveLab
+from testbed.errors import Interrupted, TestbedError, UsageError
+from testbed.lab.lab import Lab, Settings
 from testbed.pytest_plugin import features
-from testbed.suites.runner import Check, Results, Selection, run
-from testbed.topology.load import Overrides, load, names
+from testbed.suites.model import Check, LabRun, Run, Selection
+from testbed.suites.runner import refuse_unknown, run
+from testbed.topology.load import Overrides, load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
+
     from testbed.claims.model import Finding
     from testbed.topology.model import Topology
 
 PREFIX = "verify-"  # of the labs' names: a lab of the user's stays as it is
+NO_LAB = "no lab"
+PER_CPU = 2  #: labs at work for each CPU: much of a check is waiting for what must not come
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
-class LabRun:
-    """One lab's part.  Times are in seconds."""
+class Wanted:
+    """A lab that the catalogue needs: a shipped topology or a variant of one.
+
+    ``documents`` are those whose claims it is for: it has their address plan.
+    """
 
     topology: str
-    results: Results
-    up: float
-    seconds: float
-    down: float
-    versions: dict[str, str]
+    documents: tuple[str, ...]
+    overrides: Overrides = field(default_factory=Overrides)
+
+    @property
+    def name(self) -> str:
+        """The topology's name, with what is varied: ``docker-single-29-nftables``."""
+        given = asdict(self.overrides)
+        varied = [str(given[key]) for key in ("docker", "firewall", "backend") if given.get(key)]
+        return "-".join([self.topology, *varied])
+
+    def narrow(self, selection: Selection) -> Selection:
+        """What of a selection this lab is for."""
+        return replace(selection, of=self.documents)
+
+    def load(self) -> Topology:
+        return load(self.topology, replace(self.overrides, name=f"{PREFIX}{self.name}"))
+
+
+DOCKER = ("000", "002", "003")  # of 003 the trace of packets on docker0
+FLANNEL = ("003", "004")
+
+#: In the order of being started: the longest first, so that the last to end is a short one.
+WANTED = (
+    Wanted("two-node-udp", FLANNEL),
+    Wanted("two-node", FLANNEL),
+    Wanted("docker-single", DOCKER),
+    Wanted("two-node-host-gw", FLANNEL),
+    Wanted("docker-10-1-27", ("001",)),
+    Wanted("netns-experiments", ("000", "002")),
+)
 
 
 @dataclass(slots=True)
 class Watching:
-    """What is told while it goes on."""
+    """What is told while it goes on: a lab's name first, times in seconds."""
 
-    lab: Callable[[str], None] = lambda _: None
+    began: Callable[[str], None] = lambda _: None
     up: Callable[[str, float], None] = lambda _name, _seconds: None
-    found: Callable[[Finding | Check], None] = lambda _: None
-    down: Callable[[str, float], None] = lambda _name, _seconds: None
+    found: Callable[[str, Finding | Check], None] = lambda _name, _found: None
+    ended: Callable[[LabRun], None] = lambda _: None
 
 
 def run_everything(
-    settings: Settings, selection: Selection, watching: Watching | None = None
-) -> list[LabRun]:
-    """Run what the selection names on every shipped topology that can decide any of it.
+    settings: Settings,
+    selection: Selection,
+    watching: Watching | None = None,
+    *,
+    wanted: Sequence[Wanted] = WANTED,
+) -> Run:
+    """Run what the selection names on every lab that can decide any of it.
 
     Each lab is taken down whatever happens to it.  Raises UsageError when no
     lab can decide anything of the selection.
     """
-    watching = watching or Watching()
-    runs = []
-    for name in names():
-        if not _may_decide(load(name), selection):
-            continue
-        try:
-            runs.append(_one(settings, name, selection, watching))
-        except _NothingHere:
-            continue
-        if runs[-1].results.interrupted:
-            break
-    if not runs:
+    refuse_unknown(selection)
+    began = time.monotonic()
+    chosen = [one for one in wanted if _may_decide(features(one.load()), one.narrow(selection))]
+    whole = Run(selection, complete=selection.is_by_claims)
+    if selection.is_by_claims and _may_decide({"none"}, selection):
+        _without_lab(selection, whole, watching or Watching())
+    _preload()
+    with signals.held() as held:
+        crew = _Crew(settings, selection, watching or Watching(), held)
+        crew.work(chosen, whole)
+    whole.signum = held.signum
+    whole.seconds = time.monotonic() - began
+    order = {name: index for index, name in enumerate((NO_LAB, *(w.name for w in wanted)))}
+    whole.labs.sort(key=lambda lab: order[lab.name])
+    if not whole.labs and not any(True for _ in whole.meant()):
         raise UsageError(
-            "nothing that any shipped lab can decide was selected",
+            "nothing that any lab of the catalogue can decide was selected",
             hint="check -k, --claim and --document",
         )
-    return runs
+    return whole
 
 
-def _may_decide(topology: Topology, selection: Selection) -> bool:
-    """False where a lab need not even be brought up: it has not what the chosen claims need."""
-    if not selection.claims:
-        return True
-    has = features(topology)
-    return any(set(claims()[claim].needs) <= has for claim in selection.claims if claim in claims())
+def _may_decide(has: set[str], selection: Selection) -> bool:
+    """False where a lab need not even be brought up: it has not what any chosen claim needs."""
+    if selection.tests or not selection.is_by_claims:
+        return "none" not in has or len(has) > 1
+    return any(
+        set(claim.needs) <= has and (claim.needs == ("none",)) == (has == {"none"})
+        for claim in claims().values()
+        if claim.is_testable and selection.has(claim)
+    )
 
 
-class _NothingHere(Exception):
-    """A lab can decide nothing of the selection."""
+def _without_lab(selection: Selection, whole: Run, watching: Watching) -> None:
+    """What is computed needs no lab."""
+    part = LabRun(NO_LAB)
+    began = time.monotonic()
+    with suppress(UsageError):
+        part.results = run(None, selection, told=lambda found: watching.found(NO_LAB, found))
+    part.seconds = time.monotonic() - began
+    if part.is_empty:
+        return
+    whole.labs.append(part)
+    watching.ended(part)
 
 
-def _one(settings: Settings, name: str, selection: Selection, watching: Watching) -> LabRun:
-    topology = load(name, Overrides(name=f"{PREFIX}{name}"))
-    lab = Lab(topology.name, settings)
-    watching.lab(name)
+def _preload() -> None:
+    """Load here, once, what every lab's process would load for itself."""
+    import docker  # noqa: F401  the engine's SDK, slow to load
+    import testinfra  # noqa: F401
+
+    import testbed.observe.capture  # noqa: F401
+
+
+class _Crew:
+    """The processes at work, and what they tell."""
+
+    def __init__(
+        self, settings: Settings, selection: Selection, watching: Watching, held: signals.Held
+    ) -> None:
+        self._settings = settings
+        self._selection = selection
+        self._watching = watching
+        self._held = held
+        self._hands: list[_Hand] = []
+        held.told = self._pass_on
+
+    def _pass_on(self, signum: int) -> None:
+        """A signal for us is one for all: each takes its lab down and tells what it has."""
+        for hand in self._hands:
+            hand.signal(signum)
+
+    def work(self, wanted: Sequence[Wanted], whole: Run) -> None:
+        queue = deque(wanted)
+        at_once = PER_CPU * len(os.sched_getaffinity(0))
+        while self._hands or queue:
+            if self._held.signum is not None:
+                queue.clear()
+            while queue and sum(not hand.waits for hand in self._hands) < at_once:
+                self._start(queue.popleft())
+            if not queue:
+                self._let_one_measure()
+            for hand in self._listen():
+                part = self._ended(hand)
+                if not part.is_empty:
+                    whole.labs.append(part)
+
+    def _start(self, wanted: Wanted) -> None:
+        self._hands.append(_Hand(self._settings, wanted, self._selection))
+        self._watching.began(wanted.name)
+        if self._held.signum is not None:  # it came while this one was forked
+            self._hands[-1].signal(self._held.signum)
+
+    def _let_one_measure(self) -> None:
+        if self._hands and all(hand.waits for hand in self._hands):
+            self._hands[0].go_on()
+
+    def _listen(self) -> list[_Hand]:
+        """Take in what has been told; return those that have ended."""
+        ready = multiprocessing.connection.wait([hand.pipe for hand in self._hands], 1.0)
+        ended = []
+        for hand in list(self._hands):
+            if hand.pipe not in ready:
+                continue
+            try:
+                message, value = hand.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                ended.append(hand)
+                self._hands.remove(hand)
+                continue
+            if message == "up":
+                self._watching.up(hand.wanted.name, value)
+            elif message == "found":
+                hand.heard(value)
+                self._watching.found(hand.wanted.name, value)
+            elif message == "waits":
+                hand.waits = True
+            else:
+                hand.part = value
+        return ended
+
+    def _ended(self, hand: _Hand) -> LabRun:
+        hand.process.join()
+        part = hand.part or self._lost(hand)
+        part.topology = hand.wanted.load()
+        self._watching.ended(part)
+        return part
+
+    def _lost(self, hand: _Hand) -> LabRun:
+        """One that died in the middle: what it had told, and nothing of its lab is left."""
+        Lab(f"{PREFIX}{hand.wanted.name}", self._settings).down()
+        part = LabRun(hand.wanted.name, results=hand.told.results, status=1)
+        part.error = f"its process ended with status {hand.process.exitcode}"
+        return part
+
+
+class _Hand:
+    """A process that has one lab."""
+
+    def __init__(self, settings: Settings, wanted: Wanted, selection: Selection) -> None:
+        context = multiprocessing.get_context("fork")
+        self.wanted = wanted
+        self.waits = False
+        self.part: LabRun | None = None
+        self.told = LabRun(wanted.name)
+        self.pipe, theirs = context.Pipe()
+        self.process: ForkProcess = context.Process(
+            target=_lab_process, args=(settings, wanted, selection, theirs, os.getpid())
+        )
+        self.process.start()
+        theirs.close()
+
+    def signal(self, signum: int) -> None:
+        with suppress(ProcessLookupError):
+            if self.process.pid and self.process.exitcode is None:
+                os.kill(self.process.pid, signum)
+
+    def go_on(self) -> None:
+        self.waits = False
+        with suppress(BrokenPipeError):
+            self.pipe.send("go on")
+
+    def heard(self, found: Finding | Check) -> None:
+        """Keep what was told, should its process die before it can tell all."""
+        if isinstance(found, Check):
+            self.told.results.checks.append(found)
+            return
+        findings = self.told.results.findings
+        if findings and findings[-1].claim == found.claim:  # told again: its clean-up failed
+            findings.pop()
+        findings.append(found)
+
+
+def _lab_process(
+    settings: Settings, wanted: Wanted, selection: Selection, pipe: Connection, parent: int
+) -> None:
+    """The whole of one lab, in its own process."""
+    os.setpgid(0, 0)  # the terminal's Ctrl-C is for the parent, which passes it on once
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        return
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    part = LabRun(wanted.name)
     try:
-        outcome = lab.up(topology, watch=Watch())
-        watching.up(name, outcome.seconds)
+        _one(settings, wanted, selection, pipe, part)
+    except KeyboardInterrupt:
+        part.results.signum = signal.SIGINT
+    except Interrupted as error:
+        part.results.signum = error.signum
+    except TestbedError as error:
+        part.error, part.status = str(error), error.exit_code
+    except Exception:  # noqa: BLE001  a defect of ours is shown with the rest, not instead of it
+        part.error, part.status = traceback.format_exc(), 1
+    with suppress(BrokenPipeError):
+        pipe.send(("ended", part))
+
+
+def _end(signum: int, _: Any) -> None:
+    raise Interrupted(signum)
+
+
+def _one(
+    settings: Settings, wanted: Wanted, selection: Selection, pipe: Connection, part: LabRun
+) -> None:
+    from testbed.lab.live import LiveLab
+
+    def wait_for_quiet() -> None:
+        pipe.send(("waits", None))
+        pipe.recv()
+
+    topology = wanted.load()
+    lab = Lab(topology.name, settings)
+    try:
+        part.up = lab.up(topology).seconds
+        pipe.send(("up", part.up))
         live = LiveLab(lab.context())
         began = time.monotonic()
         try:
-            results = run(live, selection, told=watching.found)
-        except UsageError as error:
-            raise _NothingHere from error
+            part.versions = lab.record().versions
+            part.look(live)
+            with suppress(UsageError):  # there is nothing for this lab in the selection
+                part.results = run(
+                    live,
+                    wanted.narrow(selection),
+                    told=lambda found: pipe.send(("found", found)),
+                    before_alone=wait_for_quiet,
+                    labless=False,
+                )
         finally:
             live.close()
-        seconds = time.monotonic() - began
-        versions = lab.record().versions
+            part.seconds = time.monotonic() - began
     finally:
         began = time.monotonic()
         lab.down()
-        taken = time.monotonic() - began
-    watching.down(name, taken)
-    return LabRun(name, results, outcome.seconds, seconds, taken, versions)
+        part.down = time.monotonic() - began

@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import pytest
 
 from testbed import pytest_plugin
 from testbed.errors import UsageError
+from testbed.suites.model import Check, Results, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -28,53 +28,23 @@ if TYPE_CHECKING:
 SUITES = Path(__file__).parent
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """An ordinary test, without a claim, of a suite or of the user."""
-
-    name: str
-    outcome: str  #: passed, failed or skipped
-    seconds: float
-    problem: str = ""
-
-
-@dataclass(slots=True)
-class Results:
-    """What a run came to.  ``elsewhere`` are the checks that need another kind of lab."""
-
-    findings: list[Finding] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-    signum: int | None = None  #: the signal that ended the run early
-
-    @property
-    def interrupted(self) -> bool:
-        return self.signum is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which checks to run: pytest's ``-k`` expression, claim ids, document numbers, own paths."""
-
-    expression: str = ""
-    claims: tuple[str, ...] = ()
-    documents: tuple[str, ...] = ()
-    paths: tuple[Path, ...] = ()
-
-
 class _Collector:
     """The pytest plugin that stands in for the terminal: chooses, and tells."""
 
     def __init__(
         self,
-        lab: LiveLab,
+        lab: LiveLab | None,
         selection: Selection,
         told: Callable[[Finding | Check], None],
+        before_alone: Callable[[], None],
+        *,
+        labless: bool,
     ) -> None:
         self._lab = lab
         self._selection = selection
         self._caller = told
+        self._labless = labless
+        self._before_alone: Callable[[], None] | None = before_alone
         self.results = Results()
         self.broken_off: Exception | None = None
 
@@ -86,7 +56,8 @@ class _Collector:
             raise KeyboardInterrupt from error
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        config.stash[pytest_plugin.LAB] = self._lab
+        if self._lab is not None:
+            config.stash[pytest_plugin.LAB] = self._lab
         config.stash[pytest_plugin.FINDINGS] = self.results.findings
 
     @pytest.hookimpl(trylast=True)  # after -k: what it leaves out is not selected
@@ -94,27 +65,33 @@ class _Collector:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         del config
-        features = pytest_plugin.features(self._lab.topology)
+        features = pytest_plugin.features(self._lab.topology) | {"lab"} if self._lab else {"none"}
+        features -= set() if self._labless else {"none"}
         kept = []
         for item in items:
             if not self._is_selected(item):
                 continue
-            needs = {n for mark in item.iter_markers("needs") for n in mark.args}
-            if needs - features:
+            if _needs(item) - features:
                 self.results.elsewhere.append(pytest_plugin.claim_of(item) or item.nodeid)
             else:
                 kept.append(item)
-        items[:] = kept
+        items[:] = sorted(kept, key=_is_alone)
 
     def _is_selected(self, item: pytest.Item) -> bool:
         from testbed.claims.catalogue import claims
 
         claim = pytest_plugin.claim_of(item)
-        if self._selection.claims and claim not in self._selection.claims:
-            return False
-        if self._selection.documents:
-            return claim is not None and claims()[claim].document in self._selection.documents
-        return True
+        if claim is not None:
+            return self._selection.has(claims()[claim])
+        if self._selection.names_some:
+            return item.nodeid in self._selection.tests
+        return not self._selection.documents
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        if self._before_alone and _is_alone(item):
+            self._before_alone()
+            self._before_alone = None
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -143,11 +120,27 @@ class _Collector:
         return report
 
     def _failed(self, claim: str, problem: str) -> Finding:
+        from testbed.claims.catalogue import claims
         from testbed.claims.model import Finding
 
-        finding = Finding(claim, None, problem=problem)
+        expected, why = claims()[claim].expected(self._lab.facts if self._lab else {})
+        finding = Finding(claim, None, problem=problem, expected=expected, why=why)
         self.results.findings.append(finding)
         return finding
+
+
+def _needs(item: pytest.Item) -> set[str]:
+    """What a check needs: what it is marked with, else what its claim needs, else some lab."""
+    from testbed.claims.catalogue import claims
+
+    marked = {name for mark in item.iter_markers("needs") for name in mark.args}
+    claim = pytest_plugin.claim_of(item)
+    return marked or set(claims()[claim].needs if claim else {"lab"})
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    """Whether a check measures, and so must run when nothing else does."""
+    return item.get_closest_marker("alone") is not None
 
 
 def _error(call: pytest.CallInfo[None]) -> str:
@@ -156,20 +149,23 @@ def _error(call: pytest.CallInfo[None]) -> str:
 
 
 def run(
-    lab: LiveLab,
+    lab: LiveLab | None,
     selection: Selection,
     *,
     told: Callable[[Finding | Check], None] = lambda _: None,
-    junit: Path | None = None,
+    before_alone: Callable[[], None] = lambda: None,
+    labless: bool = True,
 ) -> Results:
     """Run what the selection names and the lab can answer; return what came of it.
 
-    ``told`` is called with each finding and check as it ends.  An interrupt
-    ends the run early; what there is by then is in the results.  Raises
-    UsageError when nothing at all is selected.
+    ``lab`` None is for what needs no lab.  ``told`` is called with each finding
+    and check as it ends, ``before_alone`` once before the first check that
+    measures: those come last, and want a quiet machine.  ``labless`` False leaves
+    out what needs no lab.  An interrupt ends the run early; what there is by
+    then is in the results.  Raises UsageError when nothing at all is selected.
     """
-    _refuse_unknown(selection)
-    collector = _Collector(lab, selection, told)
+    refuse_unknown(selection)
+    collector = _Collector(lab, selection, told, before_alone, labless=labless)
     paths = selection.paths or (SUITES,)
     arguments = [
         *map(str, paths),
@@ -181,8 +177,6 @@ def run(
     ]  # fmt: skip
     if selection.expression:
         arguments += ["-k", selection.expression]
-    if junit:
-        arguments += ["--junit-xml", str(junit)]
     results = collector.results
     with _own_environment(), _signals_interrupt(results):
         status = pytest.main(arguments, plugins=[collector])
@@ -196,13 +190,14 @@ def run(
         raise UsageError("pytest refuses these arguments", hint="check -k and the paths")
     if not (results.findings or results.checks or results.broken or results.interrupted):
         raise UsageError(
-            f"nothing that lab {lab.name} can decide was selected",
+            f"nothing that {f'lab {lab.name}' if lab else 'no lab'} can decide was selected",
             hint="leave out -k, --claim and --document, or choose another lab",
         )
     return results
 
 
-def _refuse_unknown(selection: Selection) -> None:
+def refuse_unknown(selection: Selection) -> None:
+    """Raise UsageError for a claim, a document or a path that is not there."""
     from testbed.claims.catalogue import claims
 
     for claim in selection.claims:
@@ -252,6 +247,3 @@ def _own_environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-__all__ = ["SUITES", "Check", "Results", "Selection", "run"]

@@ -1,0 +1,58 @@
+"""The last run, kept in the state folder, so that what failed can be run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from testbed.claims.catalogue import claims
+from testbed.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testbed.suites.model import Selection
+
+FOLDER = "runs"
+FILE = "last.json"
+
+
+def keep(state: Path, run: Mapping[str, Any]) -> None:
+    """Keep a run (as :func:`testbed.report.data.to_dict` gives it) in place of the one before."""
+    folder = state / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = folder / f".{FILE}.part"
+    part.write_text(json.dumps(run), encoding="utf-8")
+    part.replace(folder / FILE)
+
+
+def failed(state: Path, selection: Selection) -> Selection:
+    """The selection, narrowed to what did not end as expected in the last run.
+
+    That includes what an interrupted run did not come to.  Raises UsageError
+    when there is no last run; names nothing when nothing failed.
+    """
+    path = state / FOLDER / FILE
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        wrong = {
+            claim["id"]
+            for claim in run["claims"]
+            if claim["id"] in claims() and not claim["as_expected"]
+        }
+        tests = {
+            check["name"]
+            for lab in run["labs"]
+            for check in lab["checks"]
+            if check["outcome"] == "failed"
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            "there is no last run whose failures could be run again",
+            hint="run `testbed verify` without --rerun-failed first",
+        ) from None
+    if selection.claims:
+        wrong &= set(selection.claims)
+    return replace(selection, claims=tuple(sorted(wrong)), tests=tuple(sorted(tests)))
