@@ -50,7 +50,7 @@ def command(
         if (not documents or claim.document in documents)
         and (not kinds or claim.kind in kinds)
         and (not needs or set(needs) & set(claim.needs))
-        and (not verdicts or claim.expect in verdicts)
+        and (not verdicts or {claim.expect, *(o.expect for o in claim.otherwise)} & set(verdicts))
     ]
     if as_json:
         common.print_json([claim.to_dict() for claim in found])
@@ -103,14 +103,39 @@ def _show(claim: Claim) -> None:
         ("kind", claim.kind),
         ("needs", ", ".join(claim.needs)),
         ("check", claim.check),
+        ("checked by", _checked_by(claim)),
         ("expected", claim.expect),
         ("why", claim.why),
     ]
+    for other in claim.otherwise:
+        when = ", ".join(f"{name} {value}" for name, value in other.when.items())
+        rows += [(f"if {when}", other.expect), ("why", other.why)]
     for name, text in rows:
         if text:
             click.echo(
                 textwrap.fill(
-                    text, width, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12
+                    text, width, initial_indent=f"  {name:<10} ", subsequent_indent=" " * 13
                 )
             )
-    click.echo(f"  {'run it':<9} testbed verify --all --claim {claim.id}")
+    if claim.is_testable:
+        click.echo(f"  {'run it':<10} testbed verify --all --claim {claim.id}")
+
+
+def _checked_by(claim: Claim) -> str:
+    """The test that decides a claim: file, line and name, found without loading any suite."""
+    import ast
+    from pathlib import Path
+
+    import testbed.suites
+
+    folder = Path(testbed.suites.__file__).parent
+    for path in sorted(folder.glob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if f'"{claim.id}"' not in text:
+            continue
+        for part in ast.walk(ast.parse(text)):
+            marks = part.decorator_list if isinstance(part, ast.FunctionDef) else []
+            if any(f"'{claim.id}'" in ast.unparse(mark) for mark in marks):
+                assert isinstance(part, ast.FunctionDef)
+                return f"{folder.name}/{path.name}:{part.lineno}, {part.name}"
+    return ""
