@@ -18,7 +18,7 @@ from testbed.observe.capture import Capture, Packet, captures
 from testbed.pytest_plugin import features
 from testbed.roles.etcd import endpoint, etcdctl
 from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, subnet_key
-from testbed.suites.helpers import IMAGE, Inside, outside_node, ping, scratch_machine
+from testbed.suites.helpers import IMAGE, Inside, outside_node, ping, scratch_machine, undone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -264,6 +264,31 @@ def key(lab: LiveLab, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         etcd(lab, "del", name)
+
+
+# -- a VXLAN of our own ----------------------------------------------------
+
+OWN_VXLAN = "vxlan42"
+OWN_NETWORK = IPv4Network("198.18.42.0/24")  # RFC 2544: for tests
+
+
+@contextlib.contextmanager
+def own_vxlan(observe: Observation, one: End, other: End) -> Iterator[str]:
+    """A VXLAN between two hosts beside flannel's, with head-end replication; gives its device.
+
+    The ends have the first two addresses of :data:`OWN_NETWORK`.
+    """
+    settings = ["type", "vxlan", "id", "42", "dstport", "4789", "dev", "eth0"]
+    with contextlib.ExitStack() as stack:
+        for number, here, there in ((1, one, other), (2, other, one)):
+            add = ["ip", "link", "add", OWN_VXLAN, *settings]
+            add += ["local", here.address, "remote", there.address]
+            delete = ["ip", "link", "delete", OWN_VXLAN]
+            stack.enter_context(undone(observe, here.node, add, delete))
+            address = f"{OWN_NETWORK[number]}/{OWN_NETWORK.prefixlen}"
+            lines = [f"address add {address} dev {OWN_VXLAN}", f"link set {OWN_VXLAN} up"]
+            here.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
+        yield OWN_VXLAN
 
 
 # -- a third host ----------------------------------------------------------
