@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.artifacts.debian import LIBRARIES
-from testbed.artifacts.gomod import go_on_path
+from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Finding
 from testbed.process import run, which
@@ -87,6 +87,12 @@ NEEDED = (
 )
 WANTED = (
     Feature("nf_tables", "nft add table ip t", "CONFIG_NF_TABLES", ("nftables rules",)),
+    Feature(
+        "iptables-legacy",
+        "iptables-legacy -w -t nat -S",
+        "CONFIG_IP_NF_IPTABLES_LEGACY and CONFIG_IP_NF_NAT",
+        ("docker with firewall iptables-legacy",),
+    ),
     Feature(
         "br_netfilter",
         "test -e /proc/sys/net/bridge/bridge-nf-call-iptables || modprobe -n -q br_netfilter",
@@ -179,7 +185,7 @@ def findings(
     is the folder that labs keep their data in.  Changes nothing.
     """
     found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
-    found += [*_tools(), _compiler(store, runner), _go(store), *_libraries()]
+    found += [*_tools(), _compiler(store, runner), *_headers(runner), _go(store), *_libraries()]
     found += [*_artifacts(store), _forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
@@ -441,11 +447,34 @@ def _compiler(store: Store, runner: Runner) -> Finding:
     return _finding(
         "C compiler",
         detail,
-        ("testbed-init", "flanneld"),
+        ("testbed-init", "flanneld", "docker 29"),
         ok=ok,
         required=bool(missing & {"testbed-init", "flanneld"}),
         packages=("gcc", "libc6-dev"),
     )
+
+
+def _headers(runner: Runner) -> list[Finding]:
+    """What Go programs with parts in C are linked with, beyond the C library."""
+    from testbed.artifacts.catalog import CATALOG
+
+    found = []
+    for name, source in CATALOG.parts.items():
+        libraries = source.libraries if isinstance(source, GoModule) else {}
+        for library, package in libraries.items():
+            ok = has_library(runner, library)
+            detail = "pkg-config knows them" if ok else "pkg-config finds none"
+            found.append(
+                _finding(
+                    f"{library} headers",
+                    detail,
+                    (f"building {name}, for docker 29",),
+                    ok=ok,
+                    required=False,
+                    packages=("pkg-config", package),
+                )
+            )
+    return found
 
 
 def _go(store: Store) -> Finding:

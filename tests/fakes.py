@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from testbed.topology.model import Container
 
 Containers = weakref.WeakKeyDictionary["Node", dict[str, ContainerState]]
-VERSIONS = {"docker": "20.10.24+dfsg1", "etcd": "3.4.23", "flanneld": "0.25.7"}
+VERSIONS = {
+    "docker": "20.10.24+dfsg1",
+    "docker-29": "29.8.1+v2.0.0",
+    "etcd": "3.4.23",
+    "flanneld": "0.25.7",
+}
 
 
 class FakeStore(Store):
@@ -48,14 +53,14 @@ class FakeStore(Store):
     def is_users(self, name: str) -> bool:
         return name in self.own
 
-    def binary(self, name: str) -> Path:
+    def binary(self, name: str, *parts: str) -> Path:
         return self._path(name)
 
     def image(self, name: str) -> Path:
         return self._path(name)
 
-    def path_dirs(self, part: str) -> list[Path]:
-        return [Path("/nowhere/cache", part)]
+    def path_dirs(self, *parts: str) -> list[Path]:
+        return [Path("/nowhere/cache", part) for part in parts]
 
     def versions(self) -> dict[str, str]:
         return dict(VERSIONS)

@@ -25,7 +25,8 @@ PACKAGE = Path(__file__).parent.parent
 class Catalog:
     """Parts, by name, and the way from a program or an image to its part.
 
-    A part holds a program as ``bin/<name>``, an image as ``image.tar``.
+    A part holds a program as ``bin/<name>``, an image as ``image.tar``.  Of several
+    parts that bring a program the first is meant by its bare name.
     ``tools`` are the parts that no lab asks for: what making another may need.
     """
 
@@ -40,9 +41,16 @@ class Catalog:
         self.parts = {**parts, **tools}
         self.tools = frozenset(tools)
         self.images = dict(images)
-        self.programs = {
-            name: part for part, source in parts.items() for name in source.brings()
-        } | dict(programs)
+        brought = {
+            name: part for part, source in reversed(list(parts.items())) for name in source.brings()
+        }
+        self.programs = brought | dict(programs)
+
+    def brought_by(self, part: str) -> list[str]:
+        """The programs that a part brings, or may bring; none for an unknown one."""
+        source = self.parts.get(part)
+        named = [name for name, of in self.programs.items() if of == part]
+        return list(dict.fromkeys([*(source.brings() if source else ()), *named]))
 
 
 CATALOG = Catalog(
@@ -65,10 +73,32 @@ CATALOG = Catalog(
             programs={"etcd": "usr/bin/etcd", "etcdctl": "usr/bin/etcdctl"},
         ),
         "flanneld": GoModule(
-            name="flanneld",
             module="flanneld",
-            package="github.com/flannel-io/flannel",
+            packages={"flanneld": "github.com/flannel-io/flannel"},
             stamp="github.com/flannel-io/flannel/pkg/version.Version",
+            cgo="x86_64",  # its udp backend, the only part in C, is for these
+        ),
+        # Docker Engine 29, as far as its sources are a Go module; the client and containerd
+        # are Debian's.
+        "docker-29": GoModule(
+            module="docker-29",
+            packages={
+                "dockerd": "github.com/moby/moby/v2/cmd/dockerd",
+                "docker-proxy": "github.com/moby/moby/v2/cmd/docker-proxy",
+            },
+            stamp="github.com/moby/moby/v2/dockerversion.Version",
+            # The engine's releases have tags of their own (docker-v29...) that are no versions of
+            # the module; which one a version leads to is said in its releases/versions.yaml.
+            release="29.8.1",
+            tags=("exclude_graphdriver_btrfs",),  # its headers are not needed then
+        ),
+        # Debian's runc lacks the time namespaces that engine 29 asks for.
+        "runc-1.5": GoModule(
+            module="runc-1.5",
+            packages={"runc": "github.com/opencontainers/runc"},
+            tags=("seccomp",),
+            cgo="*",  # what joins namespaces before the Go runtime starts is written in C
+            libraries={"libseccomp": "libseccomp-dev"},
         ),
         "testbed-init": CProgram("testbed-init", PACKAGE / "nodes" / "netns" / "init.c"),
         "nginx": NginxImage(),

@@ -5,36 +5,42 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed import process
 from testbed.artifacts.cache import remove_tree
-from testbed.artifacts.source import Job, Origin, Source, system
+from testbed.artifacts.source import Job, Origin, Runner, Source, system
 from testbed.errors import ArtifactError
 from testbed.process import which
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 MODULES = Path(__file__).parent / "go"
-CGO_MACHINES = ("x86_64",)  # flannel's udp backend, the only part in C, is for these
+COMPILER = ("gcc", "libc6-dev")  # Debian packages
 
 
 @dataclass(frozen=True)
 class GoModule(Source):
-    """The program ``name``, built from ``package`` with the versions that ``module`` pins.
+    """Programs, each built from its package, with the versions that ``module`` pins.
 
-    ``module`` is a folder of :data:`MODULES` that holds go.mod and go.sum.
-    ``stamp`` names the variable that is to hold the version.
+    ``module`` is a folder of :data:`MODULES` that holds go.mod and go.sum;
+    ``packages`` maps a program's name to its package.  All are of one Go module,
+    whose version is the part's.
     """
 
-    name: str
     module: str
-    package: str
-    stamp: str
+    packages: Mapping[str, str]
+    stamp: str = ""  #: the variable that is to hold the version, if it does not by itself
+    release: str = ""  #: what the makers call that version, where its tag is another
+    tags: Sequence[str] = ()
+    cgo: str = ""  #: a shell pattern of the machines for which its parts in C are built, too
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """What the parts in C are linked with: pkg-config's name to the Debian package."""
     origin: ClassVar[Origin] = "go"
 
     @property
@@ -43,18 +49,25 @@ class GoModule(Source):
 
     @property
     def _flags(self) -> list[str]:
-        return ["-trimpath", "-ldflags", f"-s -w -X {self.stamp}={self.version()}"]
+        stamp = f" -X {self.stamp}={self.version()}" if self.stamp else ""
+        tags = ["-tags", ",".join(self.tags)] if self.tags else []
+        return ["-trimpath", *tags, "-ldflags", f"-s -w{stamp}"]
+
+    @property
+    def _cgo(self) -> str:
+        return "1" if fnmatchcase(os.uname().machine, self.cgo) else "0"
 
     def version(self) -> str:
-        """The version of the package's module, as go.mod requires it."""
+        """The version of the packages' module, as go.mod requires it."""
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
+        package = next(iter(self.packages.values()))
         for path, version in re.findall(r"^\s+(\S+) (v\S+)", text, re.MULTILINE):
-            if self.package == path or self.package.startswith(path + "/"):
-                return str(version)
-        raise ArtifactError(f"{self._folder / 'go.mod'} does not require {self.package}")
+            if package == path or package.startswith(path + "/"):
+                return f"{self.release}+{version}" if self.release else str(version)
+        raise ArtifactError(f"{self._folder / 'go.mod'} does not require {package}")
 
     def brings(self) -> tuple[str, ...]:
-        return (self.name,)
+        return tuple(self.packages)
 
     def recipe(self) -> Mapping[str, object]:
         sums = {
@@ -63,9 +76,9 @@ class GoModule(Source):
         }
         return {
             "sums": sums,
-            "package": self.package,
+            "packages": dict(self.packages),
             "flags": self._flags,
-            "cgo": _cgo(),
+            "cgo": self._cgo,
             "system": system(),  # with cgo it is linked with the C library
         }
 
@@ -74,8 +87,10 @@ class GoModule(Source):
         source.mkdir()
         for name in ("go.mod", "go.sum"):
             shutil.copyfile(self._folder / name, source / name)
+        if self._cgo == "1":
+            self._check_c(job)
         go = _toolchain(job, self._go_needed())
-        env = _environment(job, go)
+        env = _environment(job, go, self._cgo)
         (job.into / "bin").mkdir()
 
         def heard(line: str) -> None:
@@ -83,15 +98,30 @@ class GoModule(Source):
                 job.say(line.removeprefix("go: "))
 
         job.say("fetch the Go modules")
-        job.run(
-            [go, "build", *self._flags, "-o", job.into / "bin" / self.name, self.package],
-            cwd=source,
-            env=env,
-            on_line=heard,
-            tick=f"compile {self.package}",
-        )
+        for name, package in self.packages.items():
+            job.run(
+                [go, "build", *self._flags, "-o", job.into / "bin" / name, package],
+                cwd=source,
+                env=env,
+                on_line=heard,
+                tick=f"compile {package}",
+            )
         remove_tree(source)
         return self.version()
+
+    def _check_c(self, job: Job) -> None:
+        """Raise ArtifactError, with the packages to install, where C cannot be compiled."""
+        if not which(os.environ.get("CC", "gcc")):
+            raise ArtifactError(
+                "a C compiler is needed to build it, and none is on this machine",
+                hint=f"apt-get install --no-install-recommends {' '.join(COMPILER)}",
+            )
+        for library, package in self.libraries.items():
+            if not has_library(job.runner, library):
+                raise ArtifactError(
+                    f"the headers of {library} are needed to build it, and pkg-config finds none",
+                    hint=f"apt-get install --no-install-recommends pkg-config {package}",
+                )
 
     def _go_needed(self) -> tuple[int, ...]:
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
@@ -99,8 +129,10 @@ class GoModule(Source):
         return _numbers(found[1]) if found else (1,)
 
 
-def _cgo() -> str:
-    return "1" if os.uname().machine in CGO_MACHINES else "0"
+def has_library(runner: Runner, library: str) -> bool:
+    """Whether pkg-config knows how to link with a library."""
+    program = which("pkg-config")
+    return program is not None and runner([program, "--exists", library], check=False).status == 0
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -127,22 +159,17 @@ def _toolchain(job: Job, needed: tuple[int, ...]) -> str:
     return str(job.part("go") / "go" / "bin" / "go")
 
 
-def _environment(job: Job, go: str) -> dict[str, str]:
+def _environment(job: Job, go: str, cgo: str) -> dict[str, str]:
     env = {
         **os.environ,
         "GOTOOLCHAIN": "local",  # never another toolchain than the one that was chosen
         "GOWORK": "off",
         "GO111MODULE": "on",
         "GOFLAGS": "-mod=readonly -buildvcs=false",
-        "CGO_ENABLED": _cgo(),
+        "CGO_ENABLED": cgo,
     }
     for name in ("GOROOT", "GOOS", "GOARCH", "GOBIN"):  # each would bend the build
         env.pop(name, None)
-    if env["CGO_ENABLED"] == "1" and not which(env.get("CC", "gcc")):
-        raise ArtifactError(
-            "a C compiler is needed to build it, and none is on this machine",
-            hint="apt-get install --no-install-recommends gcc libc6-dev",
-        )
     users = job.run([go, "env", "GOCACHE", "GOMODCACHE"], env=env, check=False)
     folders = users.stdout.split("\n")[:2]
     if users.status or not all(_writable(Path(folder)) for folder in folders):

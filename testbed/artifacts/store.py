@@ -101,16 +101,19 @@ class Store:
         """Whether a program is the user's own, by an override or the configuration file."""
         return self._own(name, "artifacts") is not None
 
-    def binary(self, name: str) -> Path:
+    def binary(self, name: str, *parts: str) -> Path:
         """The path of a program; made first if it is not in the cache.
 
+        ``parts`` are those that it may come from; the first that brings it is taken, unless
+        the user has one of his own.
         Raises UsageError for a bad configuration, ArtifactError when the
         program is unknown or cannot be had, Interrupted after interrupt().
         """
         own = self._own(name, "artifacts")
         if own:
             return self._users(name, own, executable=True)
-        part = self._catalog.programs.get(name)
+        bringing = (part for part in parts if name in self._catalog.brought_by(part))
+        part = next(bringing, None) if parts else self._catalog.programs.get(name)
         if part is None:
             raise ArtifactError(f"no artifact is named {name!r}", hint=self._how(name, "artifacts"))
         path = self._file(part, f"bin/{name}")
@@ -139,24 +142,28 @@ class Store:
             )
         return self._file(part, "image.tar")
 
-    def path_dirs(self, part: str) -> list[Path]:
-        """The folders that hold all programs of a part, and nothing else, to be put on PATH."""
-        programs = [name for name, of in self._catalog.programs.items() if of == part]
-        if not programs:
-            raise ArtifactError(f"no part is named {part!r} and brings programs")
-        owned = [name for name in programs if self._own(name, "artifacts")]
-        if not owned:
-            return [self._folder(part) / "bin"]
+    def path_dirs(self, *parts: str) -> list[Path]:
+        """The folders that hold all programs of some parts, and nothing else, to be put on PATH.
+
+        Of several parts that bring a program the first is taken.
+        """
+        brought: dict[str, str] = {}
+        for part in parts:
+            programs = self._catalog.brought_by(part)
+            if not programs:
+                raise ArtifactError(f"no part is named {part!r} and brings programs")
+            brought = dict.fromkeys(programs, part) | brought
+        owned = [name for name in brought if self._own(name, "artifacts")]
+        if not owned and len(parts) == 1:
+            return [self._folder(parts[0]) / "bin"]
         # All of them are looked up by name, so the user's must not bring its neighbours along.
         chosen = {name: self.binary(name) for name in owned}
-        rest = [name for name in programs if name not in chosen]
-        base = self._folder(part) / "bin" if rest else None
-        for name in rest:
-            if base and (base / name).exists():
-                chosen[name] = base / name
+        for name, part in brought.items():
+            if name not in chosen and (path := self._file(part, f"bin/{name}")).exists():
+                chosen[name] = path
         from testbed.artifacts.links import Links
 
-        return [self._make(f"{part}-path", Links(chosen)) / "bin"]
+        return [self._make(f"{parts[0]}-path", Links(chosen)) / "bin"]
 
     def versions(self) -> dict[str, str]:
         """The version of each artifact that is here or pinned; a user's file counts as its path."""

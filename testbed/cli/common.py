@@ -106,13 +106,18 @@ def lab_option(function: F) -> F:
 
 
 def variant_options(function: F) -> F:
-    """``--backend``, ``--provider``, ``--nodes``, ``--name``: a variant without a second file."""
+    """``--backend``, ``--docker``, ``--nodes`` and so on: a variant without a second file."""
     options = [
         click.option("--backend", metavar="NAME", help="flannel's backend: udp, vxlan, host-gw."),
+        click.option("--docker", metavar="ENGINE", help="Docker Engine: 20.10 or 29."),
+        click.option(
+            "--firewall", metavar="NAME",
+            help="What Docker's rules go to: iptables, iptables-legacy, iptables-nft, nftables.",
+        ),
         click.option("--provider", metavar="NAME", help="What makes the nodes: netns."),
         click.option("--nodes", type=int, metavar="N", help="N nodes like the topology's first."),
         click.option("--name", metavar="NAME", help="Another name for the lab."),
-    ]
+    ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
     return function

@@ -59,8 +59,10 @@ def summary(topology: Topology) -> str:
     roles = {role for node in topology.nodes.values() for role in node.roles}
     if topology.flannel:
         parts.append(f"flannel {topology.flannel.backend}")
-    elif "docker" in roles:
-        parts.append("docker")
+    if "docker" in roles:
+        firewall = topology.docker.firewall
+        with_it = "" if firewall == "iptables" else f" with {firewall}"
+        parts.append(f"docker {topology.docker.engine}{with_it}")
     if topology.containers:
         parts.append(f"{len(topology.containers)} containers")
     if topology.namespaces:

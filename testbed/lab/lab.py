@@ -130,12 +130,9 @@ class Lab:
     def _fetch(self, topology: Topology) -> None:
         from testbed.roles import ROLES
 
-        names = {
-            name for node in topology.nodes.values() for role in node.roles
-            for name in ROLES[role].artifacts
-        }  # fmt: skip
-        for name in sorted(names):
-            self.settings.store.binary(name)
+        roles = {role for node in topology.nodes.values() for role in node.roles}
+        for role in sorted(roles):
+            ROLES[role].fetch(self.settings.store, topology)
         for image in sorted({c.image for c in topology.containers.values()}):
             self.settings.store.image(image)
 

@@ -113,14 +113,18 @@ class LiveLab:
         docker = self.topology.with_role("docker")
         if docker:
             machine = self.node(docker[0].name)
-            version = parse_version(engine_version(self.context.store, machine))
+            release = self.topology.docker.engine
+            version = parse_version(engine_version(self.context.store, machine, release))
             found["docker"] = ".".join(map(str, version))
-            found["firewall"] = self._firewall(machine)
+            found["firewall"] = self._firewall(machine, version)
         return found
 
-    @staticmethod
-    def _firewall(machine: Node) -> str:
-        """What iptables says in brackets: which of the kernel's two filters it speaks to."""
+    def _firewall(self, machine: Node, version: tuple[int, int, int]) -> str:
+        """What the daemon says, and iptables in brackets: which of the kernel's filters it is."""
+        if version >= (29, 0, 0):  # those before know iptables only
+            backend = self.engine(machine.name).api.info().get("FirewallBackend") or {}
+            if backend.get("Driver") == "nftables":
+                return "nftables"
         says = machine.run(["iptables", "--version"]).stdout
         return "iptables-legacy" if "(legacy)" in says else "iptables-nft"
 

@@ -35,13 +35,15 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def kernel_features(topology: Topology) -> set[str]:
     """The features that the topology needs, as :mod:`testbed.doctor` names them."""
-    from testbed.roles import ROLES
+    from testbed.roles import ROLES, firewall
     from testbed.roles.flannel import BACKEND_KERNEL
 
     wanted = set(EVERY_LAB)
     for node in topology.nodes.values():
         for role in node.roles:
             wanted |= set(ROLES[role].kernel)
+    if topology.with_role("docker"):
+        wanted |= set(firewall.KERNEL.get(topology.docker.firewall, ()))
     if topology.flannel:
         wanted |= set(BACKEND_KERNEL.get(topology.flannel.backend, ()))
     return wanted
@@ -49,9 +51,11 @@ def kernel_features(topology: Topology) -> set[str]:
 
 def programs(topology: Topology) -> dict[str, str]:
     """The programs that the topology's steps call, each with its Debian package."""
-    from testbed.roles import ROLES
+    from testbed.roles import ROLES, firewall
 
     wanted = dict(PROGRAMS)
+    if topology.with_role("docker"):
+        wanted |= firewall.PROGRAMS.get(topology.docker.firewall, {})
     for node in topology.nodes.values():
         for role in node.roles:
             wanted |= ROLES[role].programs

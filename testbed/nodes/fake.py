@@ -220,9 +220,9 @@ class FakeNode(Node):
         if self.gone.is_set():
             raise NoSuchLab(f"node {self.name} of lab {self.lab} has ended")
 
-    def _note(self, what: str, *words: str) -> None:
+    def _note(self, what: str, *words: str, env: Mapping[str, str] | None = None) -> None:
         self.require_there()
-        self._machine.note(Call(self.lab, self.name, what, words, at=self))
+        self._machine.note(Call(self.lab, self.name, what, words, env=env or {}, at=self))
 
     # -- commands ---------------------------------------------------------
 
@@ -284,7 +284,7 @@ class FakeNode(Node):
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
         _refuse_nul(service.argv)
-        self._note("start", service.name)
+        self._note("start", service.name, env=service.env)
         before = self._services.get(service.name)
         if before is not None and before.state != "dead" and before.digest != service.digest:
             self.stop(service.name)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.lab.step import Step
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
@@ -37,7 +38,7 @@ class Role(ABC):
     """One kind of software."""
 
     name: ClassVar[str]
-    #: Artifacts that must be at hand before a plan with this role is carried out.
+    #: Programs that must be at hand before a plan with this role is carried out.
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs of the node that it calls, by Debian package.
     programs: ClassVar[dict[str, str]] = {}
@@ -45,6 +46,11 @@ class Role(ABC):
     kernel: ClassVar[tuple[str, ...]] = ()
     #: Daemons that it starts: ``status`` expects them to run.
     services: ClassVar[tuple[str, ...]] = ()
+
+    def fetch(self, store: Store, topology: Topology) -> None:  # noqa: ARG002  for roles whose programs depend on it
+        """Make what must be at hand before a plan with this role is carried out."""
+        for name in self.artifacts:
+            store.binary(name)
 
     @abstractmethod
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:

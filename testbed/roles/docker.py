@@ -8,17 +8,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
-from testbed.roles import images
+from testbed.roles import firewall, images
 from testbed.roles.base import GO, Role, start
 from testbed.roles.containers import container_steps
-from testbed.roles.engine import SOCKET, engine_version, parse_version, preload
+from testbed.roles.engine import (
+    PARTS,
+    PROGRAMS,
+    SOCKET,
+    engine_version,
+    parse_version,
+    preload,
+    program,
+)
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.lab.context import Context
     from testbed.topology.model import Node, Topology
 
 SERVICE = "dockerd"
 CONFIG = "/etc/docker/daemon.json"
+BRIDGE = "docker0"
 
 
 def docker_step(node: str) -> str:
@@ -40,13 +50,18 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
         "exec-root": "/run/docker",
         "pidfile": "/run/docker.pid",
     }
-    if topology.flannel and node in topology.flannel.subnets:
+    if topology.docker.firewall == "nftables":
+        config["firewall-backend"] = "nftables"
+    if _in_overlay(topology, node):
+        assert topology.flannel is not None
         config["mtu"] = topology.flannel.mtu
         config["ip-masq"] = False
         if version >= (28, 2, 0):
-            # Since 28 packages for a container that come in by another interface are
+            # Since 28 packets for a container that come in by another interface are
             # dropped (moby #49792); an overlay is just that.  Earlier 28: see daemon_env.
             config["allow-direct-routing"] = True
+        if topology.docker.firewall == "nftables":
+            config["bridge-accept-fwmark"] = firewall.MARK
     if version >= (29, 0, 0):
         # 29 keeps images in containerd unless told: the seed of images is for overlay2.
         config["features"] = {"containerd-snapshotter": False}
@@ -58,15 +73,17 @@ def daemon_env(
 ) -> dict[str, str]:
     """The daemon's environment; ``path`` is the PATH that its helpers are found on."""
     env = {"PATH": path, **GO}
-    routed = topology.flannel is not None and node in topology.flannel.subnets
-    if routed and (28, 0, 0) <= version < (28, 2, 0):
+    if _in_overlay(topology, node) and (28, 0, 0) <= version < (28, 2, 0):
         env["DOCKER_INSECURE_NO_IPTABLES_RAW"] = "1"  # moby 28.0 release notes
     return env
 
 
+def _in_overlay(topology: Topology, node: str) -> bool:
+    return topology.flannel is not None and node in topology.flannel.subnets
+
+
 class Docker(Role):
     name = "docker"
-    artifacts = ("dockerd", "containerd", "runc")
     programs: ClassVar[dict[str, str]] = {
         "iptables": "iptables",
         "nsenter": "util-linux",
@@ -74,6 +91,10 @@ class Docker(Role):
     }
     kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
     services = (SERVICE,)
+
+    def fetch(self, store: Store, topology: Topology) -> None:
+        for name in PROGRAMS:
+            program(store, topology.docker.engine, name)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         bip = topology.docker.bip[node.name]
@@ -90,19 +111,26 @@ class Docker(Role):
     def _start(context: Context, node: str) -> tuple[str, bool]:
         topology = context.topology
         machine = context.node(node)
-        version = engine_version(context.store, machine)
+        release = topology.docker.engine
+        version = engine_version(context.store, machine, release)
         number = parse_version(version)
         if SERVICE not in machine.services():  # its data root is still to be made
             config = daemon_config(topology, node, number)
             machine.put(json.dumps(config, indent=1).encode(), CONFIG)
             images.install_seed(context, machine, version)
-        folders = [machine.provide(p) for p in context.store.path_dirs("docker")]
+        firewall.choose(machine, topology.docker.firewall)
+        if topology.docker.firewall == "nftables":
+            # With nftables the daemon never turns it on itself, and refuses to start without.
+            machine.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+        if _in_overlay(topology, node) and number >= (28, 0, 0):
+            firewall.admit(machine, topology, BRIDGE)
+        folders = [machine.provide(p) for p in context.store.path_dirs(*PARTS[release])]
         path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
-        program = machine.provide(context.store.binary("dockerd"))
+        daemon = machine.provide(program(context.store, release, "dockerd"))
         preload()
         service = Service(
             SERVICE,
-            (program, "--log-level=warn"),
+            (daemon, "--log-level=warn"),
             env=daemon_env(topology, node, number, path),
             notify=True,
             digest=topology.node_digest(node),

@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
     from testbed.topology.model import Container
+    from testbed.topology.model import Engine as Release
 
 SOCKET = "/run/docker.sock"
 DIGEST = "testbed.digest"  # label: the settings a container was made with
 LAB = "testbed.lab"
+#: The parts (:mod:`testbed.artifacts.catalog`) that each release is made of: the first brings
+#: the daemon and tells the version, the first that has a helper brings that.
+PARTS: Mapping[Release, tuple[str, ...]] = {
+    "20.10": ("docker",),
+    "29": ("docker-29", "runc-1.5", "docker"),
+}
+PROGRAMS = ("dockerd", "containerd", "runc")  # without these no daemon starts
 NAME_VARIABLE = "NAME"  # what the image's page calls itself
 
 
@@ -197,13 +205,18 @@ def parse_version(text: str) -> tuple[int, int, int]:
     return (int(found[1]), int(found[2]), int(found[3] or 0))
 
 
-def engine_version(store: Store, machine: Node) -> str:
+def program(store: Store, release: Release, name: str) -> Path:
+    """A program of a release, made first if need be; the user's own where there is one."""
+    return store.binary(name, *PARTS[release])
+
+
+def engine_version(store: Store, machine: Node, release: Release) -> str:
     """The version of the dockerd that a node runs, or is to run.
 
     Asked of the program itself where it is the user's own.
     """
     if not store.is_users("dockerd"):
-        return store.version("docker")
+        return store.version(PARTS[release][0])
     argv = [machine.provide(store.binary("dockerd")), "--version"]
     return machine.run(argv).stdout.strip()
 

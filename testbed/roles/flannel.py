@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.lab.marks import mark, marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
+from testbed.roles import firewall
 from testbed.roles.base import GO, Role, start
 from testbed.roles.etcd import endpoint, etcd_step, etcdctl
 
@@ -129,6 +130,8 @@ class Flannel(Role):
     def _start(context: Context, node: Node, flannel: FlannelModel) -> tuple[str, bool]:
         topology = context.topology
         machine = context.node(node.name)
+        if "docker" in node.roles:  # whichever of the two comes first
+            firewall.choose(machine, topology.docker.firewall)
         # A new etcd knows nothing of the leases: every flanneld must register again.
         digest = f"{topology.node_digest(node.name)}.{_epoch(context)}"
         argv = (

@@ -124,5 +124,5 @@ def _keep(context: Context, node: str, engine: Engine) -> None:
         argv = ["tar", "-C", DATA_ROOT, "-cf", "-", "--numeric-owner", f"--exclude={OWN}", *PARTS]
         return machine.run(argv).out
 
-    version = engine_version(context.store, machine)
+    version = engine_version(context.store, machine, context.topology.docker.engine)
     context.store.keep(SEEDED, _seed(context, node, version, harvest))

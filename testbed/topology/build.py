@@ -13,11 +13,15 @@ from testbed.topology import keys, tree
 from testbed.topology.check import check
 from testbed.topology.model import (
     BACKENDS,
+    ENGINES,
+    FIREWALLS,
     ROLES,
     Backend,
     Bridge,
     Container,
     Docker,
+    Engine,
+    Firewall,
     Flannel,
     Namespace,
     Network,
@@ -60,7 +64,7 @@ def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
         or keys.DEFAULT_PROVIDER,
         networks=_networks(read, top),
         nodes=nodes,
-        docker=Docker(_bips(read, top, nodes, flannel)),
+        docker=_docker(read, top, nodes, flannel),
         flannel=flannel,
         containers=_containers(read, top),
         namespaces=_namespaces(read, top),
@@ -205,12 +209,23 @@ def _all_subnets(
     return {n: both[n] for n in members if n in both} | given
 
 
-def _bips(
+def _docker(
     read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node], flannel: Flannel | None
+) -> Docker:
+    body = read.mapping(top.get("docker"), keys.DOCKER) or tree.Mapping((), 0, 0)
+    engine = read.release(body.get("engine"), "an engine", ENGINES, keys.ENGINE_ALIASES)
+    firewall = read.choice(body.get("firewall"), "a packet filter", FIREWALLS)
+    return Docker(
+        bip=_bips(read, body.get("bip"), nodes, flannel),
+        engine=cast("Engine", engine or keys.DEFAULT_ENGINE),
+        firewall=cast("Firewall", firewall or keys.DEFAULT_FIREWALL),
+    )
+
+
+def _bips(
+    read: Reader, at: Tree | None, nodes: abc.Mapping[str, Node], flannel: Flannel | None
 ) -> dict[str, IPv4Interface]:
     """docker0's address for every Docker node: what the file says, and the defaults."""
-    body = read.mapping(top.get("docker"), keys.DOCKER)
-    at = body.get("bip") if body else None
     plain = IPv4Interface(keys.DEFAULT_BIP)
     given: dict[str, IPv4Interface] = {}
     if isinstance(at, tree.Mapping):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.topology.model import BACKENDS, ROLES
+from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, ROLES, Engine, Firewall
 
 #: Ways of making nodes.
 PROVIDERS = ("netns", "vagrant", "containerlab", "kubernetes")
@@ -18,6 +18,10 @@ PROVIDERS = ("netns", "vagrant", "containerlab", "kubernetes")
 DEFAULT_PROVIDER = "netns"
 DEFAULT_BACKEND = "vxlan"
 DEFAULT_IMAGE = "nginx"
+DEFAULT_ENGINE: Engine = "20.10"
+#: Other ways to write an engine; 20.10 without quotes is a number, which YAML takes for 20.1.
+ENGINE_ALIASES: Mapping[str, Engine] = {"20": "20.10", "20.1": "20.10"}
+DEFAULT_FIREWALL: Firewall = "iptables"
 #: The overlay's network; the documents' own.
 DEFAULT_FLANNEL = "100.96.0.0/16"
 #: docker0 of a daemon that was told nothing: the first address of Docker's first pool.
@@ -141,6 +145,15 @@ DOCKER: Keys = {
             "anyOf": [_PREFIXED, _named(_NODE_NAME, _PREFIXED)],
             "default": DEFAULT_BIP,
         },
+    ),
+    "engine": Key(
+        "The release of Docker Engine: Debian's 20.10, or a present-day 29.",
+        {"enum": [*ENGINES, 20.10, 29, *ENGINE_ALIASES, 20], "default": DEFAULT_ENGINE},
+    ),
+    "firewall": Key(
+        "The packet filter that Docker's rules are written to: iptables is the machine's own "
+        "choice of the two that follow, nftables is engine 29's own way.",
+        {"enum": list(FIREWALLS), "default": DEFAULT_FIREWALL},
     ),
 }
 

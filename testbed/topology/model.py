@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 Backend = Literal["udp", "vxlan", "host-gw"]
 BACKENDS: tuple[Backend, ...] = ("udp", "vxlan", "host-gw")
+Engine = Literal["20.10", "29"]
+ENGINES: tuple[Engine, ...] = ("20.10", "29")
+#: What Docker's rules are written with.  ``iptables`` is whichever the machine has;
+#: ``nftables`` is the engine's own way, without iptables.
+Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
+FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft", "nftables")
 ROLES = ("docker", "etcd", "flannel", "namespaces")
 
 #: Bytes that each flannel backend takes from the node's MTU of 1500 octets:
@@ -53,9 +59,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    """Docker's settings: the address of docker0 with its prefix, per node."""
+    """Docker's settings: the address of docker0 with its prefix, per node; the engine's release.
+
+    ``firewall`` is the packet filter of every Docker node.
+    """
 
     bip: Mapping[str, IPv4Interface] = field(default_factory=dict)
+    engine: Engine = "20.10"
+    firewall: Firewall = "iptables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +219,8 @@ class Topology:
             "bridges": [b.name for b in self.bridges.values() if b.node == node],
             "veths": [_veth(v) for v in self.veths if v.node == node],
         }
+        if "docker" in me.roles:
+            parts["docker"] = [self.docker.engine, self.docker.firewall]
         if self.flannel and "flannel" in me.roles:
             flannel = _flannel(self.flannel)
             flannel["subnets"] = flannel["subnets"].get(node)
@@ -290,7 +303,11 @@ def _plain(topology: Topology) -> dict[str, Any]:
         out["networks"] = {n.name: {"subnet": str(n.subnet)} for n in topology.networks.values()}
     out["nodes"] = {n.name: _node(n) for n in topology.nodes.values()}
     if topology.docker.bip:
-        out["docker"] = {"bip": {k: str(v) for k, v in topology.docker.bip.items()}}
+        out["docker"] = {
+            "bip": {k: str(v) for k, v in topology.docker.bip.items()},
+            "engine": topology.docker.engine,
+            "firewall": topology.docker.firewall,
+        }
     if topology.flannel:
         out["flannel"] = _flannel(topology.flannel)
     if topology.containers:

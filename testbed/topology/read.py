@@ -121,6 +121,27 @@ class Reader:
         self.problems.add(at, wanted, quote(value), nearest(value, known))
         return None
 
+    def release(
+        self,
+        at: Tree | None,
+        what: str,
+        known: abc.Sequence[str],
+        aliases: abc.Mapping[str, str],
+    ) -> str | None:
+        """One of a few releases, as text or as a number."""
+        wanted = f"{what}: {', '.join(known)}"
+        if isinstance(at, tree.Scalar) and isinstance(at.value, (int, float)):
+            value = None if isinstance(at.value, bool) else at.text
+        else:
+            value = self.text(at, wanted)
+        if at is None or (value is None and self.problems.touched(*at.path)):
+            return None
+        if value is not None and (value := aliases.get(value, value)) in known:
+            return value
+        if not isinstance(at, tree.Broken):
+            self.problems.add(at, wanted, describe(at), nearest(value or "", known))
+        return None
+
     def boolean(self, at: Tree | None) -> bool | None:
         """``true`` or ``false``."""
         if at is None or isinstance(at, tree.Broken):

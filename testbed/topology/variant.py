@@ -1,4 +1,4 @@
-"""Variants of a topology: another backend, provider or name, more or fewer nodes.
+"""Variants of a topology: another backend, engine, provider or name, more or fewer nodes.
 
 A variant is the plain form of a topology, edited, and read again by the same
 rules as a file: nothing reaches a lab that a file could not say.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import UsageError
 from testbed.topology import keys
 from testbed.topology.build import build
-from testbed.topology.model import BACKENDS, Node, Topology
+from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, Node, Topology
 from testbed.topology.source import from_data
 from testbed.topology.tree import Problems, nearest, quote
 
@@ -33,6 +33,8 @@ class Overrides:
     provider: str | None = None
     nodes: int | None = None  #: how many flannel nodes, 1 to 250
     name: str | None = None  #: the lab's
+    docker: str | None = None  #: the engine: 20.10 or 29
+    firewall: str | None = None  #: iptables, iptables-legacy, iptables-nft or nftables
 
 
 def vary(topology: Topology, overrides: Overrides) -> Topology:
@@ -48,6 +50,8 @@ def vary(topology: Topology, overrides: Overrides) -> Topology:
         _set_nodes(data, topology, overrides.nodes)
     if overrides.backend is not None:
         _set_backend(data, topology, overrides.backend)
+    if overrides.docker is not None or overrides.firewall is not None:
+        _set_docker(data, topology, overrides.docker, overrides.firewall)
     if overrides.provider is not None:
         _known("provider", overrides.provider, keys.PROVIDERS)
         data["provider"] = overrides.provider
@@ -79,6 +83,24 @@ def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None
     data["flannel"]["backend"] = backend
 
 
+def _set_docker(
+    data: dict[str, Any], topology: Topology, engine: str | None, firewall: str | None
+) -> None:
+    if not topology.with_role("docker"):
+        asked = f"engine {engine}" if engine else f"firewall {firewall}"
+        raise UsageError(
+            f"{topology.name} has no node with Docker that could have {asked}",
+            hint="choose a topology with the role docker, like docker-single",
+        )
+    section = data.setdefault("docker", {})
+    if engine is not None:
+        section["engine"] = keys.ENGINE_ALIASES.get(engine, engine)
+        _known("engine", section["engine"], ENGINES)
+    if firewall is not None:
+        _known("packet filter", firewall, FIREWALLS)
+        section["firewall"] = firewall
+
+
 def _set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
     """Replace the flannel nodes by ``count`` ones after the pattern of the first two.
 
@@ -95,9 +117,9 @@ def _set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
     data["flannel"]["subnets"] = reserved | {
         n.name: subnets[n.name] for n in kept if n.name in subnets
     }
-    bips = data.pop("docker", {}).get("bip", {})
-    if bips := {k: v for k, v in bips.items() if any(k == n.name for n in kept)}:
-        data["docker"] = {"bip": bips}
+    if docker := data.get("docker"):
+        stay = {n.name for n in kept}
+        docker["bip"] = {k: v for k, v in docker["bip"].items() if k in stay}
     stays = {n.name for n in kept}
     for section in ("namespaces", "bridges"):
         data[section] = {k: v for k, v in data.get(section, {}).items() if v["node"] in stays}

@@ -240,6 +240,7 @@ def test_links_that_lead_nowhere_or_out(tmp_path: Path, target: str) -> None:
 
 
 FLANNELD = CATALOG.parts["flanneld"]
+RUNC = CATALOG.parts["runc-1.5"]
 
 
 def go(version: str) -> Answer:
@@ -299,11 +300,42 @@ def test_no_c_compiler_is_told_before_anything_is_built(
 ) -> None:
     machine.answers["go"] = go("go1.99")
     monkeypatch.setattr("testbed.process.run", machine)
-    monkeypatch.setattr(gomod, "_cgo", lambda: "1")
     monkeypatch.setattr(gomod, "which", lambda name: "/usr/bin/go" if name == "go" else None)
     with pytest.raises(ArtifactError, match="C compiler") as caught:
-        FLANNELD.fill(job)
+        RUNC.fill(job)
     assert "gcc libc6-dev" in str(caught.value.hint)
+
+
+def test_missing_headers_are_told_before_anything_is_built(machine: Machine, job: Job) -> None:
+    machine.answers["pkg-config"] = lambda _: 1
+    with pytest.raises(ArtifactError, match="headers of libseccomp") as caught:
+        RUNC.fill(job)
+    assert "pkg-config libseccomp-dev" in str(caught.value.hint)
+
+
+def test_a_module_of_several_programs(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.answers["go"] = go("go1.99")
+    monkeypatch.setattr("testbed.process.run", machine)
+    source = CATALOG.parts["docker-29"]
+    assert source.fill(job) == source.version()
+    builds = [call for call in machine.calls if call.argv[1] == "build"]
+    assert [Path(call.after("-o")).name for call in builds] == ["dockerd", "docker-proxy"]
+    assert {call.env["CGO_ENABLED"] for call in builds} == {"0"}
+    assert {call.after("-tags") for call in builds} == {"exclude_graphdriver_btrfs"}
+    # A release's number first, since that is what its version is compared by.
+    stamp = f"github.com/moby/moby/v2/dockerversion.Version={source.version()}"
+    assert all(stamp in call.after("-ldflags") for call in builds)
+    assert str(source.version()).startswith("29.")
+    assert "+v2." in str(source.version())
+
+
+def test_the_first_part_is_meant_by_a_programs_bare_name() -> None:
+    assert CATALOG.programs["dockerd"] == CATALOG.programs["runc"] == "docker"
+    assert CATALOG.brought_by("docker-29") == ["dockerd", "docker-proxy"]
+    assert "docker" in CATALOG.brought_by("docker")
+    assert CATALOG.brought_by("nothing") == []
 
 
 def test_the_key_of_a_go_program_changes_with_its_sums(
@@ -313,13 +345,13 @@ def test_the_key_of_a_go_program_changes_with_its_sums(
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "go.mod").write_text("require (\n\texample.org/x v1.2.3\n)\n")
     (tmp_path / "m" / "go.sum").write_text("one")
-    source = GoModule("x", "m", "example.org/x/cmd/x", "main.version")
+    source = GoModule("m", {"x": "example.org/x/cmd/x"}, "main.version")
     key = source.key()
     assert source.version() == "v1.2.3"
     (tmp_path / "m" / "go.sum").write_text("two")
     assert source.key() != key
     with pytest.raises(ArtifactError, match="does not require"):
-        GoModule("x", "m", "example.org/xy", "main.version").version()
+        GoModule("m", {"x": "example.org/xy"}).version()
 
 
 def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> None:

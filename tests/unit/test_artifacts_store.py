@@ -57,6 +57,7 @@ class House:
 
     folder: Path
     docker: Made = field(default_factory=lambda: Made(("dockerd", "runc")))
+    other: Made = field(default_factory=lambda: Made(("dockerd",)))
     web: Made = field(default_factory=lambda: Made(()))
     said: list[tuple[str, str]] = field(default_factory=list)
 
@@ -64,7 +65,7 @@ class House:
         path = self.folder / "config.toml"
         path.write_text(config or "", encoding="utf-8")
         catalog = Catalog(
-            {"docker": self.docker, "nginx": self.web},
+            {"docker": self.docker, "docker-29": self.other, "nginx": self.web},
             images={"nginx": "nginx"},
             tools={"go": Made(("go",))},
             programs={"docker": "docker"},
@@ -202,6 +203,29 @@ def test_the_path_of_a_part_with_a_users_program_holds_no_neighbours(house: Hous
     assert (again / "dockerd").read_text() == "#!dockerd"
 
 
+def test_the_first_of_several_parts_brings_a_program(house: House) -> None:
+    store = house.store()
+    plain, other = store.binary("dockerd"), store.binary("dockerd", "docker-29", "docker")
+    assert plain != other
+    assert store.binary("dockerd", "docker", "docker-29") == plain
+    assert store.binary("runc", "docker-29", "docker") == plain.parent / "runc"
+    (folder,) = store.path_dirs("docker-29", "docker")
+    resolved = {path.name: path.resolve() for path in folder.iterdir()}
+    assert resolved == {"dockerd": other, "runc": plain.parent / "runc"}
+    with pytest.raises(ArtifactError, match="no artifact is named 'runc'"):
+        store.binary("runc", "docker-29")
+
+
+def test_a_users_program_wins_over_every_part(house: House) -> None:
+    own = house.program("dockerd")
+    store = house.store(dockerd=str(own))
+    assert store.binary("dockerd", "docker-29", "docker") == own
+    (folder,) = store.path_dirs("docker-29", "docker")
+    assert (folder / "dockerd").resolve() == own
+    assert (folder / "runc").read_text() == "#!runc"
+    assert house.other.times == []  # nothing of it is used
+
+
 def test_a_users_download(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(b"x").hexdigest()
 
@@ -249,6 +273,7 @@ def test_the_list_tells_what_is_here_missing_old_and_the_users(house: House) -> 
     assert states == {
         ("docker", "missing", "debian"),
         ("docker", "old", "debian"),
+        ("docker-29", "missing", "debian"),
         ("nginx", "missing", "debian"),
         ("go", "missing", "debian"),
         ("own", "cached", "path"),

@@ -8,13 +8,16 @@ from typing import cast
 import pytest
 from fakes import VERSIONS, Bench, FakeStore
 
+from testbed.errors import LabError
 from testbed.lab.lab import Lab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.roles.base import GO
 from testbed.roles.docker import daemon_config, daemon_env
 from testbed.roles.engine import engine_version, enter, parse_version
-from testbed.topology import load
+from testbed.roles.firewall import CHOOSE
+from testbed.topology import Overrides, load
+from testbed.topology.model import ENGINES
 
 ALWAYS = {
     "storage-driver": "overlay2",
@@ -93,7 +96,8 @@ def test_parse_version(text: str, version: tuple[int, int, int]) -> None:
 def test_the_version_of_the_stores_own_daemon_is_known() -> None:
     provider = FakeProvider()
     node = provider.create("two-node", NodeSpec("node1", "d"))
-    assert engine_version(FakeStore(), node) == VERSIONS["docker"]
+    assert engine_version(FakeStore(), node, "20.10") == VERSIONS["docker"]
+    assert engine_version(FakeStore(), node, "29") == VERSIONS["docker-29"]
     assert provider.asked("run") == []
 
 
@@ -103,7 +107,8 @@ def test_a_users_own_daemon_is_asked() -> None:
     store = FakeStore()
     store.own.add("dockerd")
     provider.script(["/nowhere/cache/dockerd", "--version"], Answer(out=b"Docker version 28.3.0\n"))
-    assert engine_version(store, node) == "Docker version 28.3.0"
+    for release in ENGINES:
+        assert engine_version(store, node, release) == "Docker version 28.3.0"
 
 
 def test_what_is_put_on_the_node(bench: Bench) -> None:
@@ -116,6 +121,66 @@ def test_what_is_put_on_the_node(bench: Bench) -> None:
     assert ("/etc/docker/daemon.json",) in puts
     calls = [(c.what, c.words) for c in bench.provider.calls if c.node == "node2"]
     assert calls.index(("put", ("/etc/docker/daemon.json",))) < calls.index(("start", ("dockerd",)))
+
+
+def test_engine_29_is_made_of_several_parts(bench: Bench) -> None:
+    topology = load("docker-single", Overrides(docker="29"))
+    outcome = Lab("docker-single", bench.settings).up(topology)
+    (daemon,) = [c for c in bench.provider.calls if c.what == "start" and c.node == "host"]
+    assert daemon.env["PATH"].split(":")[:3] == [
+        "/nowhere/cache/docker-29",
+        "/nowhere/cache/runc-1.5",
+        "/nowhere/cache/docker",
+    ]
+    assert any(VERSIONS["docker-29"] in done.words for done in outcome.steps)
+    config = json.loads(
+        bench.provider.nodes("docker-single")["host"].get("/etc/docker/daemon.json")
+    )
+    assert config["features"] == {"containerd-snapshotter": False}
+    assert "firewall-backend" not in config
+
+
+def test_an_overlay_is_let_in_by_engine_29(bench: Bench) -> None:
+    Lab("two-node", bench.settings).up(load("two-node", Overrides(docker="29")))
+    (run,) = [w for w in bench.provider.asked("run", "node1") if "DOCKER-USER" in " ".join(w)]
+    assert run[-7:] == ("!", "-i", "docker0", "-d", "100.96.0.0/16", "-j", "ACCEPT")
+
+
+def test_engine_20_lets_flannels_own_rules_decide(bench: Bench) -> None:
+    Lab("two-node", bench.settings).up(load("two-node"))
+    words = [" ".join(w) for w in bench.provider.asked("run", "node1")]
+    assert not any("DOCKER-USER" in w or "nft" in w or "ip_forward" in w for w in words)
+
+
+def test_nftables(bench: Bench) -> None:
+    topology = load("two-node", Overrides(docker="29", firewall="nftables"))
+    config = daemon_config(topology, "node1", (29, 8, 1))
+    assert config["firewall-backend"] == "nftables"
+    Lab("two-node", bench.settings).up(topology)
+    calls = [(c.what, c.words) for c in bench.provider.calls if c.node == "node1"]
+    started = calls.index(("start", ("dockerd",)))
+    # The daemon refuses to start where forwarding is off, and takes packets with its mark.
+    assert calls.index(("run", ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1"))) < started
+    assert calls.index(("run", ("nft", "-f", "-"))) < started
+    assert int(config["bridge-accept-fwmark"].partition("/")[0], 16) > 0
+
+
+@pytest.mark.parametrize("variety", ["legacy", "nft"])
+def test_the_variety_of_iptables_is_the_nodes(bench: Bench, variety: str) -> None:
+    says = {"legacy": b"iptables v1.8.9 (legacy)\n", "nft": b"iptables v1.8.9 (nf_tables)\n"}
+    bench.provider.script(["sh", "-c", CHOOSE, "sh", variety], Answer(out=says[variety]))
+    topology = load("two-node", Overrides(firewall=f"iptables-{variety}"))
+    Lab("two-node", bench.settings).up(topology)
+    calls = [(c.what, c.words) for c in bench.provider.calls if c.node == "node1"]
+    chosen = calls.index(("run", ("sh", "-c", CHOOSE, "sh", variety)))
+    assert chosen < min(calls.index(("start", (name,))) for name in ("dockerd", "flanneld"))
+
+
+def test_an_iptables_that_is_no_alternative_is_told(bench: Bench) -> None:
+    bench.provider.script(["sh", "-c", CHOOSE, "sh", "legacy"], Answer(out=b"iptables v1.8.9 (nf_"))
+    topology = load("docker-single", Overrides(firewall="iptables-legacy"))
+    with pytest.raises(LabError, match="iptables-legacy was chosen"):
+        Lab("docker-single", bench.settings).up(topology)
 
 
 def test_the_way_into_a_container() -> None:

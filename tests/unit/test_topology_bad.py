@@ -222,6 +222,19 @@ CONTAINERS = {
     "bip no docker": bad(
         DOCKER + "  n2: {}\ndocker: {bip: {§n2: 10.1.27.1/24}}\n", "role docker|'n2'"
     ),
+    "engine": bad(DOCKER + "docker: {engine: §28}\n", "an engine: 20.10, 29|integer 28|known"),
+    "engine as text": bad(DOCKER + "docker: {engine: §29.1}\n", "an engine|number 29.1"),
+    "engine by name": bad(DOCKER + "docker: {engine: §twenty}\n", "an engine|'twenty'"),
+    "engine true": bad(DOCKER + "docker: {engine: §true}\n", "an engine|boolean"),
+    "engine list": bad(DOCKER + "docker: {engine: §[29]}\n", "an engine|a list"),
+    "firewall": bad(DOCKER + "docker: {firewall: §iptables-ntf}\n", "mean 'iptables-nft'"),
+    "nftables of engine 20.10": bad(
+        DOCKER + "docker: {firewall: §nftables}\n", "engine 20.10|nftables|engine: 29|--docker 29"
+    ),
+    "engine without docker": bad(
+        LAN + "nodes: {a: {}}\ndocker: {§engine: 29, §firewall: iptables-nft}\n",
+        "a node with the role docker|none",
+    ),
     "bip in the lan": bad(
         DOCKER + "docker: {bip: §10.168.0.1/16}\n", "docker0|10.168.0.0/24 of lan"
     ),

@@ -408,3 +408,31 @@ def test_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_plain_scalars(text: str, value: tuple[object, str]) -> None:
     assert source.resolve(text) == value
+
+
+@pytest.mark.parametrize(
+    ("written", "engine"),
+    [
+        ("29", "29"),
+        ('"29"', "29"),
+        ("20", "20.10"),
+        ("20.10", "20.10"),
+        ('"20.10"', "20.10"),
+        ('"20"', "20.10"),
+    ],
+)
+def test_an_engine_is_a_text_or_a_number(written: str, engine: str) -> None:
+    topology = load_text(DOCKER + f"docker: {{engine: {written}}}\n", "t.yaml")
+    assert topology.docker.engine == engine
+    assert load_data(topology.to_dict(), "record") == topology
+
+
+def test_engine_and_packet_filter_make_another_node() -> None:
+    texts = ("", "docker: {engine: 29}\n", "docker: {firewall: iptables-legacy}\n")
+    made = [load_text(DOCKER + text, "t.yaml") for text in texts]
+    assert made[0].docker.engine == "20.10"
+    assert made[0].docker.firewall == "iptables"
+    assert len({topology.node_digest("n1") for topology in made}) == len(texts)
+    # A node without Docker is the same machine under either.
+    plain = [load_text(FLANNEL + text, "t.yaml").node_digest("out") for text in texts]
+    assert len(set(plain)) == 1

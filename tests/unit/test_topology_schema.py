@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from test_topology_bad import TABLE
 
 from testbed.topology import keys, load, load_data, names, schema
-from testbed.topology.model import BACKENDS, ROLES
+from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, ROLES
 
 VALIDATOR = Draft202012Validator(schema())
 
@@ -84,6 +84,9 @@ def test_enumerations_are_those_of_the_model() -> None:
     node = top["nodes"]["additionalProperties"]["properties"]
     assert node["roles"]["items"]["enum"] == list(ROLES)
     assert top["flannel"]["properties"]["backend"]["enum"] == list(BACKENDS)
+    docker = top["docker"]["properties"]
+    assert set(ENGINES) <= set(docker["engine"]["enum"])
+    assert docker["firewall"]["enum"] == list(FIREWALLS)
     assert top["provider"]["enum"] == list(keys.PROVIDERS)
 
 
@@ -117,7 +120,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "memory": 1 << 30,
             },
         },
-        "docker": {"bip": {"n1": "100.96.3.1/24"}},
+        "docker": {"bip": {"n1": "100.96.3.1/24"}, "engine": "29", "firewall": "nftables"},
         "flannel": {
             "backend": "vxlan",
             "network": "100.96.0.0/16",
@@ -149,6 +152,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     }
     assert set(everything) == set(keys.TOPOLOGY)
     assert set(everything["nodes"]["n1"]) == set(keys.NODE)
+    assert set(everything["docker"]) == set(keys.DOCKER)
     assert set(everything["flannel"]) == set(keys.FLANNEL)
     assert set(everything["containers"]["c1"]) == set(keys.CONTAINER_KEYS)
     assert load_data(everything, "record").to_dict() == everything

@@ -32,6 +32,15 @@ def test_an_own_port_stays_with_its_backend() -> None:
     assert (other.port, other.vni) == (8285, 1)
 
 
+def test_engine_and_packet_filter() -> None:
+    variant = load("two-node", Overrides(docker="29", firewall="nftables", nodes=3))
+    assert (variant.docker.engine, variant.docker.firewall) == ("29", "nftables")
+    assert str(variant.docker.bip["node3"]) == "100.96.3.1/24"
+    assert load_data(variant.to_dict(), "record") == variant
+    assert vary(variant, Overrides(nodes=2)).docker.engine == "29"
+    assert load("two-node", Overrides(docker="20")).docker == load("two-node").docker
+
+
 def test_provider_and_name() -> None:
     variant = load("two-node", Overrides(provider="vagrant", name="my-lab"))
     assert (variant.provider, variant.name) == ("vagrant", "my-lab")
@@ -115,6 +124,11 @@ def test_what_is_on_other_nodes_stays() -> None:
         ("two-node", Overrides(nodes=0), "from 1 to 250"),
         ("two-node", Overrides(nodes=251), "from 1 to 250"),
         ("two-node", Overrides(nodes=True), "from 1 to 250"),
+        ("two-node", Overrides(docker="28"), "no engine '28'|known: 20.10, 29"),
+        ("two-node", Overrides(firewall="nft"), "no packet filter 'nft'|nftables"),
+        ("two-node", Overrides(firewall="nftables"), "docker.firewall|engine: 29"),
+        ("netns-experiments", Overrides(docker="29"), "no node with Docker|engine 29"),
+        ("netns-experiments", Overrides(firewall="iptables-nft"), "firewall iptables-nft"),
         ("docker-single", Overrides(nodes=3), "no flannel nodes|two-node"),
         ("docker-single", Overrides(backend="udp"), "no flannel network|two-node"),
         ("two-node", Overrides(name="My Lab"), "at name|RFC 1123"),

@@ -22,11 +22,25 @@ class Containers(Look):
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
+            self.engine,
             self.bips,
             self.bips_are_apart,
             self.containers,
             self.published_ports,
         )
+
+    def engine(self) -> None:
+        written = set(tree.keys_at(self.root, "docker")) & {"engine", "firewall"}
+        unsure = self.bad("nodes") or any(self.unsure(n, "roles") for n in self.nodes)
+        if not self.t.with_role("docker") and not unsure:
+            for name in sorted(written):
+                hint = "give a node the role, or remove this"
+                self.add(self.key("docker", name), "a node with the role docker", "none", hint)
+        docker, sure = self.t.docker, not self.bad("docker", "engine")
+        if docker.firewall == "nftables" and docker.engine == "20.10" and sure:
+            wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
+            hint = "engine: 29 (--docker 29) is the one that can do without iptables"
+            self.add(self.value("docker", "firewall"), wanted, "'nftables'", hint)
 
     def bips(self) -> None:
         for name in tree.keys_at(self.root, "docker", "bip"):
