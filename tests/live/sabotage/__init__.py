@@ -1,0 +1,1 @@
+"""The sabotage suite: can each check fail?"""

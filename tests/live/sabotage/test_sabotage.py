@@ -1,0 +1,63 @@
+"""Every check can fail: each claim is seen to flip on a lab, or with a tool, that was broken.
+
+``make sabotage`` runs this alone and shows the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from sabotage import of_addresses, of_docker, of_flannel, of_namespaces
+from sabotage.trials import NO_LAB, SABOTAGES, Labs, Sabotage, Trial, decide, testable, try_out
+
+MODULES = (of_addresses, of_docker, of_flannel, of_namespaces)  # they enter their sabotages
+TOPOLOGIES = sorted({one.lab for one in SABOTAGES if one.lab})
+
+
+def name(one: Sabotage) -> str:
+    return one.name
+
+
+@contextlib.contextmanager
+def _dropped_when_not_whole(labs: Labs, *, ruins: bool) -> Iterator[None]:
+    """The next gets a new lab where this one cannot be, or has not been, put right."""
+    try:
+        yield
+    except BaseException:
+        labs.drop()
+        raise
+    if ruins:
+        labs.drop()
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES, ids=name)
+def test_the_claims_flip(sabotage: Sabotage, labs: Labs, trials: list[Trial]) -> None:
+    with _dropped_when_not_whole(labs, ruins=sabotage.ruins):
+        trial = try_out(sabotage, labs.get(sabotage.lab or "netns-experiments"))
+    trials.append(trial)
+    stayed = {claim: trial.said[claim] for claim in trial.having("held", "undecided")}
+    assert not stayed, f"{sabotage.what} These claims did not flip"
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_the_lab_is_whole_again(topology: str, labs: Labs) -> None:
+    """What has flipped holds on the lab that was broken, and put right, so many times."""
+    wanted = {claim for one in SABOTAGES if one.lab == topology for claim in one.flips}
+    with _dropped_when_not_whole(labs, ruins=False):
+        found = decide(labs.get(topology), sorted(wanted))
+    assert {f.claim: f.problem or f.reason for f in found if not f.as_expected} == {}
+
+
+def test_every_testable_claim_has_a_sabotage() -> None:
+    listed = {claim for one in SABOTAGES for claim in one.flips}
+    assert listed <= set(testable()), "no such claims, or not testable"
+    assert [claim for claim in testable() if claim not in listed] == []
+
+
+def test_every_sabotage_says_what_it_does_and_has_a_name_of_its_own() -> None:
+    assert all(one.what.endswith(".") and one.flips for one in SABOTAGES)
+    assert len({one.name for one in SABOTAGES}) == len(SABOTAGES)
+    assert all(one.lab != NO_LAB or not one.ruins for one in SABOTAGES)

@@ -1,0 +1,170 @@
+"""Sabotage: a lab, or a tool on it, made wrong in a known way, so that checks must fail.
+
+A check that cannot fail says nothing.  Each sabotage names the claims that must
+flip under it: whose finding is then no longer the expected one.  ::
+
+    @sabotage("docker-single", "nat-outbound-reaches-external")
+    def masquerade_is_missing(lab: LiveLab) -> Iterator[None]:
+        '''The rule that masquerades what containers send is deleted.'''
+        with undone(...):
+            yield
+
+There are three kinds.  Most break the lab.  Where a check makes all that it
+looks at itself, a tool lies: one of the same name is put before the real one,
+and does something else, so that the world is really different.  What is pure
+arithmetic is told other numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from testbed.claims.catalogue import claims
+from testbed.lab.lab import Lab, Settings
+from testbed.lab.live import LiveLab
+from testbed.settings import settings
+from testbed.suites.model import Selection
+from testbed.suites.runner import SUITES, run
+from testbed.topology.load import Overrides, load
+
+if TYPE_CHECKING:
+    from testbed.claims.model import Finding
+
+#: ``refuted``: the verdict is not the expected one.  ``broke``: the check raised an error
+#: instead of a verdict, which is noticed too, but says less.
+Outcome = Literal["refuted", "broke", "held", "undecided"]
+Make = Callable[[LiveLab], Iterator[None]]
+
+NO_LAB = ""  #: for claims that need none
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """One way to break a lab.
+
+    ``lab`` is a topology's name, ``flips`` the claims that must flip.  One that
+    ``ruins`` its lab is not undone: the next gets a new one.
+    """
+
+    name: str
+    lab: str
+    what: str
+    flips: tuple[str, ...]
+    make: Callable[[LiveLab], AbstractContextManager[None]]
+    ruins: bool = False
+
+
+SABOTAGES: list[Sabotage] = []
+
+
+def sabotage(lab: str, *flips: str, ruins: bool = False) -> Callable[[Make], Make]:
+    """Enter a generator function as a sabotage; its docstring's first line says what it does."""
+
+    def enter(make: Make) -> Make:
+        what = (inspect.getdoc(make) or "").partition("\n")[0]
+        made = contextlib.contextmanager(make)
+        SABOTAGES.append(Sabotage(make.__name__, lab, what, flips, made, ruins))
+        return make
+
+    return enter
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of the claims under a sabotage; ``said`` is each finding in a few words."""
+
+    sabotage: Sabotage
+    outcomes: dict[str, Outcome]
+    said: dict[str, str]
+    seconds: float
+
+    def having(self, *outcomes: Outcome) -> list[str]:
+        return [claim for claim, outcome in self.outcomes.items() if outcome in outcomes]
+
+
+def outcome(finding: Finding) -> Outcome:
+    """What a finding on a broken lab is worth."""
+    if finding.problem:
+        return "broke"
+    if finding.verdict in {"not here", "inconclusive", None}:
+        return "undecided"
+    return "held" if finding.as_expected else "refuted"
+
+
+#: From bad to good: a claim with several checks has flipped if one of them has.
+RANK: tuple[Outcome, ...] = ("undecided", "held", "broke", "refuted")
+
+
+def decide(lab: LiveLab | None, wanted: Sequence[str]) -> list[Finding]:
+    """The findings of some claims on a lab as it is now."""
+    results = run(lab, Selection(claims=tuple(wanted), paths=files_with(wanted)))
+    assert not results.broken, results.broken
+    return results.findings
+
+
+def try_out(sabotage: Sabotage, lab: LiveLab) -> Trial:
+    """Break the lab, and put the claims that must flip to the test."""
+    began = time.monotonic()
+    with sabotage.make(lab):
+        found = decide(lab if sabotage.lab else None, sabotage.flips)
+    outcomes: dict[str, Outcome] = dict.fromkeys(sabotage.flips, "undecided")
+    said = dict.fromkeys(sabotage.flips, "no check of it ran")
+    for finding in found:
+        one = outcome(finding)
+        if RANK.index(one) >= RANK.index(outcomes[finding.claim]):
+            outcomes[finding.claim] = one
+            said[finding.claim] = f"{finding.verdict}: {finding.problem or finding.reason}"
+    return Trial(sabotage, outcomes, said, time.monotonic() - began)
+
+
+CLAIM = re.compile(r'@pytest\.mark\.claim\(\s*"([^"]+)"')
+
+
+def files_with(wanted: Sequence[str]) -> tuple[Path, ...]:
+    """The suites with the checks of some claims: the others need not be read."""
+    return tuple(
+        path
+        for path in sorted(SUITES.glob("test_*.py"))
+        if set(wanted) & set(CLAIM.findall(path.read_text(encoding="utf-8")))
+    )
+
+
+def testable() -> list[str]:
+    """The claims that a check can refute, in the order of the catalogue."""
+    return [claim.id for claim in claims().values() if claim.is_testable]
+
+
+@dataclass
+class Labs:
+    """The lab that is up: one at a time, kept for as long as the next sabotage wants the same."""
+
+    settings: Settings = field(default_factory=settings)
+    up: LiveLab | None = None
+    topology: str = NO_LAB
+
+    def get(self, topology: str) -> LiveLab:
+        """The lab of a topology, brought up unless it is."""
+        if self.up is None or self.topology != topology:
+            self.drop()
+            wanted = load(topology, Overrides(name=f"sabotage-{topology}"))
+            lab = Lab(wanted.name, self.settings)
+            self.topology = topology
+            lab.up(wanted)
+            self.up = LiveLab(lab.context())
+        return self.up
+
+    def drop(self) -> None:
+        """Take the lab down."""
+        if self.up is not None:
+            self.up.close()
+        if self.topology:
+            Lab(f"sabotage-{self.topology}", self.settings).down()
+        self.up, self.topology = None, NO_LAB
