@@ -4,7 +4,8 @@
 
     TestbedError                 exit code
     ├── UsageError                   2   the command or the topology is wrong
-    │   └── TopologyError            2   one topology file, all its problems at once
+    │   ├── TopologyError            2   one topology file, all its problems at once
+    │   └── NothingSelected          2   no check is left by what was selected
     ├── MachineError                 3   this machine lacks something
     │   └── ArtifactError            3   a binary or an image could not be had
     ├── LabError                     4   the lab did not come up, or is not there
@@ -36,6 +37,7 @@ __all__ = [
     "LabError",
     "MachineError",
     "NoSuchLab",
+    "NothingSelected",
     "Problem",
     "ServiceError",
     "StepsFailed",
@@ -92,6 +94,10 @@ class TopologyError(UsageError):
         self.source = source
         self.problems = tuple(sorted(problems))
         super().__init__("\n".join(p.format(source) for p in self.problems))
+
+
+class NothingSelected(UsageError):
+    """What was selected names nothing that could be decided."""
 
 
 class MachineError(TestbedError, OSError):

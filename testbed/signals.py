@@ -34,6 +34,21 @@ class Held:
 
 
 @contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP wait in the kernel, for this thread and what it forks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock() -> None:
+    """Let them come: in a process that was forked while they were blocked."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+@contextlib.contextmanager
 def held() -> Iterator[Held]:
     """Hold SIGINT, SIGTERM and SIGHUP back.  Outside the main thread nothing is held."""
     holder = Held()

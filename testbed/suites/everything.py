@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed import signals
 from testbed.claims.catalogue import claims
-from testbed.errors import Interrupted, TestbedError, UsageError
+from testbed.errors import Interrupted, NothingSelected, TestbedError
 from testbed.lab.lab import Lab, Settings
 from testbed.pytest_plugin import features
 from testbed.suites.model import Check, LabRun, Run, Selection
@@ -103,25 +103,24 @@ def run_everything(
 ) -> Run:
     """Run what the selection names on every lab that can decide any of it.
 
-    Each lab is taken down whatever happens to it.  Raises UsageError when no
-    lab can decide anything of the selection.
+    Each lab is taken down whatever happens to it.  A signal ends the run early,
+    with what there is by then.  Raises UsageError, and of these NothingSelected
+    when no lab can decide anything of the selection.
     """
     refuse_unknown(selection)
     began = time.monotonic()
     chosen = [one for one in wanted if _may_decide(features(one.load()), one.narrow(selection))]
     whole = Run(selection, complete=selection.is_by_claims)
-    if selection.is_by_claims and _may_decide({"none"}, selection):
+    if _may_decide({"none"}, selection):
         _without_lab(selection, whole, watching or Watching())
-    _preload()
-    with signals.held() as held:
-        crew = _Crew(settings, selection, watching or Watching(), held)
-        crew.work(chosen, whole)
-    whole.signum = held.signum
+    if whole.signum is None:
+        _preload()
+        _with_labs(settings, selection, whole, watching or Watching(), chosen)
     whole.seconds = time.monotonic() - began
     order = {name: index for index, name in enumerate((NO_LAB, *(w.name for w in wanted)))}
     whole.labs.sort(key=lambda lab: order[lab.name])
     if not whole.labs and not any(True for _ in whole.meant()):
-        raise UsageError(
+        raise NothingSelected(
             "nothing that any lab of the catalogue can decide was selected",
             hint="check -k, --claim and --document",
         )
@@ -130,8 +129,8 @@ def run_everything(
 
 def _may_decide(has: set[str], selection: Selection) -> bool:
     """False where a lab need not even be brought up: it has not what any chosen claim needs."""
-    if selection.tests or not selection.is_by_claims:
-        return "none" not in has or len(has) > 1
+    if not selection.is_by_claims or (selection.tests and has != {"none"}):
+        return True
     return any(
         set(claim.needs) <= has and (claim.needs == ("none",)) == (has == {"none"})
         for claim in claims().values()
@@ -143,13 +142,31 @@ def _without_lab(selection: Selection, whole: Run, watching: Watching) -> None:
     """What is computed needs no lab."""
     part = LabRun(NO_LAB)
     began = time.monotonic()
-    with suppress(UsageError):
+    with suppress(NothingSelected):
         part.results = run(None, selection, told=lambda found: watching.found(NO_LAB, found))
     part.seconds = time.monotonic() - began
+    whole.signum = part.results.signum
     if part.is_empty:
         return
     whole.labs.append(part)
     watching.ended(part)
+
+
+def _with_labs(
+    settings: Settings,
+    selection: Selection,
+    whole: Run,
+    watching: Watching,
+    chosen: Sequence[Wanted],
+) -> None:
+    with signals.held() as held:
+        crew = _Crew(settings, selection, watching, held)
+        try:
+            crew.work(chosen, whole)
+        except BaseException:  # the watcher's own, such as BrokenPipeError
+            crew.give_up(whole)
+            raise
+    whole.signum = held.signum
 
 
 def _preload() -> None:
@@ -193,11 +210,18 @@ class _Crew:
                 if not part.is_empty:
                     whole.labs.append(part)
 
+    def give_up(self, whole: Run) -> None:
+        """End all, and wait until they have taken their labs down; nobody is told any more."""
+        self._watching = Watching()
+        self._pass_on(signal.SIGTERM)
+        self.work((), whole)
+
     def _start(self, wanted: Wanted) -> None:
-        self._hands.append(_Hand(self._settings, wanted, self._selection))
+        with signals.blocked():  # none comes before the new process can be told of it, and hears it
+            if self._held.signum is not None:
+                return
+            self._hands.append(_Hand(self._settings, wanted, self._selection))
         self._watching.began(wanted.name)
-        if self._held.signum is not None:  # it came while this one was forked
-            self._hands[-1].signal(self._held.signum)
 
     def _let_one_measure(self) -> None:
         if self._hands and all(hand.waits for hand in self._hands):
@@ -212,7 +236,7 @@ class _Crew:
                 continue
             try:
                 message, value = hand.pipe.recv()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # OSError where it ended in the middle of a message
                 ended.append(hand)
                 self._hands.remove(hand)
                 continue
@@ -229,17 +253,26 @@ class _Crew:
 
     def _ended(self, hand: _Hand) -> LabRun:
         hand.process.join()
-        part = hand.part or self._lost(hand)
+        how = f"its process ended with status {hand.process.exitcode}"
+        part = hand.part or LabRun(hand.wanted.name, error=how, status=1)
+        if part.error or part.results.interrupted:
+            self._mend(hand, part)
         part.topology = hand.wanted.load()
         self._watching.ended(part)
         return part
 
-    def _lost(self, hand: _Hand) -> LabRun:
-        """One that died in the middle: what it had told, and nothing of its lab is left."""
-        Lab(f"{PREFIX}{hand.wanted.name}", self._settings).down()
-        part = LabRun(hand.wanted.name, results=hand.told.results, status=1)
-        part.error = f"its process ended with status {hand.process.exitcode}"
-        return part
+    def _mend(self, hand: _Hand, part: LabRun) -> None:
+        """One that broke off keeps what it had told, and nothing of its lab is left."""
+        if not (part.results.findings or part.results.checks):
+            hand.told.results.signum = part.results.signum
+            part.results = hand.told.results
+        try:
+            Lab(f"{PREFIX}{hand.wanted.name}", self._settings).down()
+        except Interrupted as error:  # it is down, and the signal was for all of us
+            self._held.came(error.signum, None)
+        except TestbedError as error:
+            part.error = "\n".join(filter(None, [part.error, str(error)]))
+            part.status = part.status or error.exit_code
 
 
 class _Hand:
@@ -292,6 +325,7 @@ def _lab_process(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     part = LabRun(wanted.name)
     try:
+        signals.unblock()
         _one(settings, wanted, selection, pipe, part)
     except KeyboardInterrupt:
         part.results.signum = signal.SIGINT
@@ -301,7 +335,7 @@ def _lab_process(
         part.error, part.status = str(error), error.exit_code
     except Exception:  # noqa: BLE001  a defect of ours is shown with the rest, not instead of it
         part.error, part.status = traceback.format_exc(), 1
-    with suppress(BrokenPipeError):
+    with suppress(BrokenPipeError), signals.held():
         pipe.send(("ended", part))
 
 
@@ -328,7 +362,7 @@ def _one(
         try:
             part.versions = lab.record().versions
             part.look(live)
-            with suppress(UsageError):  # there is nothing for this lab in the selection
+            with suppress(NothingSelected):  # there is nothing for this lab in the selection
                 part.results = run(
                     live,
                     wanted.narrow(selection),

@@ -175,7 +175,7 @@ class Run:
         """The exit status of a run: of a signal, of a failure, of a lab that did not come up."""
         if self.signum is not None:
             return 128 + self.signum
-        if not all(lab.results.is_good for lab in self.labs):
+        if not all(lab.results.is_good and not lab.results.interrupted for lab in self.labs):
             return 1
         return max((lab.status for lab in self.labs), default=0) or int(bool(self.undecided()))
 

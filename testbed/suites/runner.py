@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed import pytest_plugin
-from testbed.errors import UsageError
+from testbed.errors import NothingSelected, UsageError
 from testbed.suites.model import Check, Results, Selection
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def run(
     and check as it ends, ``before_alone`` once before the first check that
     measures: those come last, and want a quiet machine.  ``labless`` False leaves
     out what needs no lab.  An interrupt ends the run early; what there is by
-    then is in the results.  Raises UsageError when nothing at all is selected.
+    then is in the results.  Raises UsageError, and of these NothingSelected when
+    nothing is selected that could be decided.
     """
     refuse_unknown(selection)
     collector = _Collector(lab, selection, told, before_alone, labless=labless)
@@ -189,7 +190,7 @@ def run(
     if status == pytest.ExitCode.USAGE_ERROR:
         raise UsageError("pytest refuses these arguments", hint="check -k and the paths")
     if not (results.findings or results.checks or results.broken or results.interrupted):
-        raise UsageError(
+        raise NothingSelected(
             f"nothing that {f'lab {lab.name}' if lab else 'no lab'} can decide was selected",
             hint="leave out -k, --claim and --document, or choose another lab",
         )
