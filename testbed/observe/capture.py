@@ -47,6 +47,7 @@ FLAGS = {
 LINK_ETHERNET = 1
 LINK_RAW = (101, 12, 14, 228)  # packets without a frame: tun devices
 LINK_NFLOG = 239  # what netfilter logs, read by testbed.observe.trace
+NFLOG = "nflog:"  # with the group's number, tcpdump's name for that
 BAD = (dpkt.UnpackError, struct.error, ValueError, IndexError)
 
 
@@ -284,7 +285,9 @@ class Capture:
         self.interface = interface
         self.filter = filter
         argv = ["tcpdump", "-i", interface, "-n", "-U", "-w", "-", "--immediate-mode"]
-        argv += ["--time-stamp-precision=nano", *([filter] if filter else [])]
+        if not interface.startswith(NFLOG):  # which has microseconds only
+            argv.append("--time-stamp-precision=nano")
+        argv += [filter] if filter else []
         self._running = place.spawn(argv)
         self._decoded: tuple[int, list[Packet]] = (0, [])
 

@@ -147,17 +147,21 @@ class Way:
 def ways(events: Iterable[TraceEvent]) -> list[Way]:
     """The events of each packet together, packets in the order of their first event.
 
-    nftables says which packet an event belongs to.  For iptables-legacy it
-    follows from addresses, ports and ICMP header: the IP id is not used.
+    What belongs together follows from addresses, ports and ICMP header where
+    the packet is shown; the IP id is not used.  Where nftables does not show
+    it, its ``id`` tells: it stays within a base chain, but is another one once
+    a bridge has passed the packet up, and may come again with a later packet.
     """
     found: dict[object, list[TraceEvent]] = {}
+    latest: dict[int, list[TraceEvent]] = {}
     for event in events:
         packet = event.packet
-        if event.id:
-            found.setdefault(event.id, []).append(event)
-        elif packet is not None:
-            found.setdefault((packet.flow, packet.seq, packet.icmp), []).append(event)
-    return [Way(tuple(together)) for together in found.values() if any(e.packet for e in together)]
+        if packet is not None:
+            key = (packet.flow, packet.protocol, packet.seq, packet.icmp)
+            latest[event.id] = found.setdefault(key, [])
+        if event.id in latest:  # else it was under way when listening began
+            latest[event.id].append(event)
+    return [Way(tuple(one)) for one in found.values()]
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
