@@ -1,0 +1,41 @@
+"""``testbed report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from testbed.errors import UsageError
+
+
+@click.command("report")
+@click.argument(
+    "run", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path, allow_dash=True), required=True, metavar="FILE",
+    help="Write the report here; - is standard output.",
+)  # fmt: skip
+@click.option("--lang", default="en", metavar="LANGUAGE", help="The report's language: en or zh.")
+def command(run: Path, html: Path, lang: str) -> int:
+    """Write a report of a run, from what `testbed verify --json` has written.
+
+    RUN is that file; - is standard input.  The report is one HTML file that
+    loads nothing from anywhere.
+    """
+    from testbed.report.html import render
+
+    with click.open_file(str(run), encoding="utf-8") as file:
+        try:
+            data = json.load(file)
+        except ValueError as error:
+            raise UsageError(
+                f"{run}: not JSON: {error}", hint="`testbed verify --json FILE` writes it"
+            ) from None
+    page = render(data, lang=lang)
+    to_file = str(html) != "-"
+    with click.open_file(str(html), "w", encoding="utf-8", atomic=to_file) as file:
+        file.write(page)
+    return 0

@@ -1,0 +1,60 @@
+"""Charts of what was measured: bars as SVG, in the page's own colours."""
+
+from __future__ import annotations
+
+import statistics
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 640
+BAR = 38  # height of a bar with its share of the space between
+AXIS = 34
+FONT = 15  # of labels, in pixels
+
+
+def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: str) -> str:
+    """A horizontal bar for the median of each series, from zero, as an SVG element."""
+    import pygal  # a tenth of a second, and only a report needs it
+    from pygal.style import Style
+
+    chart = pygal.HorizontalBar(
+        width=WIDTH,
+        height=BAR * len(series) + AXIS,
+        explicit_size=True,
+        no_prefix=True,
+        disable_xml_declaration=True,
+        js=[],
+        show_legend=False,
+        print_values=True,
+        margin=2,
+        margin_right=12,
+        # The room that labels take; all else of a style is the page's.
+        style=Style(label_font_size=FONT, major_label_font_size=FONT, font_family="sans-serif"),
+        truncate_label=-1,
+        formatter=lambda value: f"{value:.4g}",
+    )
+    # Drawn from the bottom up: the first series is to be on top.
+    names = list(series)[::-1]
+    chart.x_labels = names
+    chart.add(unit, [statistics.median(series[name]) for name in names])
+    root: ET.Element = chart.render_tree()
+    return _in_page(root, id, title)
+
+
+def _in_page(root: ET.Element, id: str, title: str) -> str:
+    """Without the library's style, script and tooltips: the page has its own style, no script."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if not isinstance(child.tag, str) or _is_left_out(child):
+                parent.remove(child)
+    name = ET.Element("title", {"id": f"{id}-title"})
+    name.text = title
+    root.insert(0, name)
+    root.attrib |= {"id": id, "class": "chart", "role": "img", "aria-labelledby": f"{id}-title"}
+    return ET.tostring(root, encoding="unicode")
+
+
+def _is_left_out(element: Any) -> bool:
+    name = element.tag.rpartition("}")[2]
+    return name in {"defs", "title", "desc"} or "tooltip-overlay" in element.get("class", "")

@@ -1,0 +1,587 @@
+"""What came of a run, as one HTML file: it needs no network and no other file.
+
+:func:`render` takes what ``verify --json`` writes.  Everything that a lab said
+is escaped; the only markup that is passed on is what the drawings and charts
+of this package are made of.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from testbed.claims.observation import spread
+from testbed.errors import UsageError
+from testbed.report import charts, picture
+from testbed.report.words import LANGUAGES, Words, words
+
+TEMPLATES = Path(__file__).parent / "templates"
+VERSION = 2  #: of the data that it reads
+ORDER = (
+    "confirmed", "depends", "contradicted", "inconclusive", "not here", "not testable",
+    "failed", "undecided",
+)  # fmt: skip
+OTHER_THAN_SAID = ("contradicted", "depends")
+#: The documents' own titles.
+TITLES = {
+    "000": "Docker网络",
+    "001": "docker宿主环境中容器网络是怎么样的",
+    "002": "docker本机容器通信",
+    "003": "K8s-网络原理-上篇",
+    "004": "【K8S系列】深入解析k8s网络",
+}
+#: What :class:`testbed.claims.observation.Observation` calls its judgements, and whether
+#: each speaks for the statement; None: it decides nothing.
+JUDGEMENTS = {
+    "holds": True,
+    "does not hold": False,
+    "holds when": True,
+    "does not hold even when": False,
+    "fails when": True,
+    "does not fail even when": False,
+    "not clear": None,
+}
+#: Octets of all evidence in a report, about; and how long one output may be until it fits.
+BUDGET = 1_500_000
+LIMITS = (1_000_000, 20_000, 10_000, 6_000, 4_000, 2_500, 1_600, 1_000, 600)
+MARKUP = 160  # octets that each piece of evidence takes besides its text
+
+PACKET = re.compile(
+    r"(?P<time>\d+\.\d+) (?:(?P<smac>[0-9a-f:]{17}) > (?P<dmac>[0-9a-f:]{17}) )?"
+    r"(?:(?P<src>[0-9a-f.:]+) > (?P<dst>[0-9a-f.:]+) (?P<what>.+?) "
+    r"ttl (?P<ttl>\d+) ip-id (?P<id>\d+) length (?P<length>\d+)|(?P<rest>(?:ARP|ethertype) .+))"
+)
+
+
+def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
+    """The report of a run, given as ``verify --json`` writes it.
+
+    Raises UsageError for data of another version, or for a language that it
+    cannot be had in.
+    """
+    if not isinstance(run, Mapping) or run.get("version") != VERSION:
+        raise UsageError(
+            "this is not the record of a run that this version of testbed can read",
+            hint="`testbed verify --json FILE` writes one",
+        )
+    spoken = words(lang)
+    page = _Page(run, spoken)
+    style, script = (_asset(name) for name in ("report.css", "report.js"))
+    template = _environment(spoken).get_template("report.html.j2")
+    return template.render(
+        lang=LANGUAGES[lang],
+        page=page,
+        run=run,
+        style=Markup(style),  # noqa: S704  our own file
+        script=Markup(script),  # noqa: S704  our own file
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _environment(spoken: Words) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        extensions=["jinja2.ext.i18n", "jinja2.ext.do"],
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.install_gettext_callables(  # type: ignore[attr-defined]  # of the extension
+        spoken.gettext, spoken.ngettext, newstyle=True
+    )
+    environment.filters |= {"duration": duration, "memory": memory, "slug": slug, "ticks": ticks}
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What the page's Content-Security-Policy calls a style or script that is meant."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it.
+
+    >>> duration(0.0042), duration(0.25), duration(58.13), duration(247)
+    ('4 ms', '250 ms', '58.1 s', '4 min 7 s')
+    """
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def memory(size: float) -> str:
+    """Octets as GiB.
+
+    >>> memory(8 << 30)
+    '8.0 GiB'
+    """
+    return f"{size / (1 << 30):.1f} GiB"
+
+
+def slug(text: str) -> str:
+    """A text as part of an id or a word of an attribute."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)
+
+
+def ticks(text: str) -> Markup:
+    """The catalogue's own text, in which `this` is code.
+
+    >>> ticks("`ip <x>` & more")
+    Markup('<code>ip &lt;x&gt;</code> &amp; more')
+    """
+    parts = re.split(r"`([^`\n]+)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
+
+
+# -- evidence ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One piece of evidence as it is shown.  ``form`` is judgement, packets or text."""
+
+    form: str
+    what: str
+    seen: str = ""
+    good: bool | None = None
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    shown: int = 0  #: how much of ``whole`` is there, in characters or packets
+    whole: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        return self.shown < self.whole
+
+
+def piece(what: str, seen: str, limit: int) -> Piece:
+    """One piece of evidence, no longer than ``limit`` characters of output."""
+    if what in JUDGEMENTS:
+        return Piece("judgement", what, seen, JUDGEMENTS[what])
+    packets = _packets(seen, limit) if what.startswith("tcpdump ") else None
+    if packets is not None:
+        rows, columns, whole = packets
+        return Piece("packets", what, columns=columns, rows=rows, shown=len(rows), whole=whole)
+    shown = _readable(seen.rstrip("\n")) if len(seen) <= limit else seen.rstrip("\n")
+    return Piece("text", what, shown[:limit], shown=min(limit, len(shown)), whole=len(shown))
+
+
+def _readable(seen: str) -> str:
+    """JSON with a line for each thing in it; any other text as it is.
+
+    Nothing but white space between the things is changed.
+    """
+    if not seen.startswith("[{") or "\n" in seen:
+        return seen
+    try:
+        things = json.loads(seen)
+    except ValueError:
+        return seen
+    lines = [json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in things]
+    told = "[" + ",".join(lines) + "]"
+    return "[" + ",\n ".join(lines) + "]" if told == seen else seen
+
+
+def _packets(seen: str, limit: int) -> tuple[list[list[str]], list[str], int] | None:
+    """The packets of a capture as rows, their columns, and how many there are in all."""
+    lines = seen.splitlines()
+    found = [PACKET.fullmatch(line) for line in lines]
+    if not all(found):
+        return None
+    taken, size = [], 0
+    for line, match in zip(lines, found, strict=True):
+        size += len(line)
+        if size > limit:
+            break
+        taken.append(match)
+    rows, began = [], float(lines[0].split()[0])
+    for match in filter(None, taken):
+        fields = match.groupdict("")
+        rows.append([
+            f"{(float(fields['time']) - began) * 1000:.3f}",
+            f"{fields['smac']} → {fields['dmac']}" if fields["smac"] else "",
+            f"{fields['src']} → {fields['dst']}" if fields["src"] else "",
+            fields["what"] or fields["rest"],
+            fields["ttl"],
+            fields["id"],
+            fields["length"],
+        ])  # fmt: skip
+    return rows, ["ms", "MAC", "IP", "packet", "TTL", "IP ID", "length"], len(lines)
+
+
+@dataclass(slots=True)
+class Sight:
+    """What was seen on one lab, or on several that gave the very same evidence."""
+
+    labs: list[str]
+    seconds: float
+    evidence: Sequence[Mapping[str, str]]
+    pieces: list[Piece] = field(default_factory=list)
+    is_left_out: bool = False
+
+    @property
+    def size(self) -> int:
+        return sum(len(one["what"]) + len(one["seen"]) + MARKUP for one in self.evidence)
+
+
+def fit(sights: Iterable[Sight], budget: int = BUDGET) -> int:
+    """Turn evidence into pieces such that all of it fits; return how long an output may be.
+
+    Long outputs are cut first.  Where that is not enough, of labs on which a claim ended
+    alike all but the first are left out: see :meth:`_Page.sights`.
+    """
+    given = list(sights)
+
+    def total(limit: int) -> int:
+        return sum(
+            len(one["what"]) + min(limit, len(one["seen"])) + MARKUP
+            for sight in given
+            if not sight.is_left_out
+            for one in sight.evidence
+        )
+
+    limit = next((limit for limit in LIMITS if total(limit) <= budget), LIMITS[-1])
+    for sight in given:
+        if not sight.is_left_out:
+            sight.pieces = [piece(one["what"], one["seen"], limit) for one in sight.evidence]
+    return limit
+
+
+# -- claims -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a claim ended on some labs: the same in all that is told about it."""
+
+    verdict: str
+    expected: str
+    why: str
+    reason: str
+    problem: str
+    as_expected: bool
+    labs: tuple[str, ...]
+    judged: list[Piece] = field(default_factory=list)  #: what decided it, on the first of them
+
+
+@dataclass(slots=True)
+class ClaimView:
+    """A claim as it is shown."""
+
+    data: Mapping[str, Any]
+    verdict: str
+    outcomes: list[Outcome]
+    elsewhere: list[Outcome]  #: labs that could not decide it
+    sights: list[Sight]
+    seconds: float
+    statement: str = ""  #: in the report's language, where the catalogue has it
+
+    def __getattr__(self, name: str) -> Any:
+        return self.data[name]
+
+    @property
+    def differs(self) -> bool:
+        return len({outcome.verdict for outcome in self.outcomes}) > 1
+
+    @property
+    def labs(self) -> list[str]:
+        return [lab for outcome in self.outcomes for lab in outcome.labs]
+
+    @property
+    def search(self) -> str:
+        return " ".join([self.data["id"], *self.data["needs"]])
+
+
+@dataclass(slots=True)
+class DocumentView:
+    """A document with its claims in the order of its text."""
+
+    number: str
+    title: str
+    claims: list[ClaimView]
+    counts: Counter[str]
+
+
+@dataclass(slots=True)
+class LabView:
+    """A lab as it is shown."""
+
+    data: Mapping[str, Any]
+    facts: str
+    counts: Counter[str]
+    unexpected: int
+    picture: Markup
+    routes: list[tuple[str, Mapping[str, str]]]
+
+
+@dataclass(slots=True)
+class Chart:
+    """What was measured for a claim on a lab."""
+
+    claim: ClaimView
+    lab: str
+    data: Mapping[str, Any]
+    svg: Markup
+    rows: list[tuple[str, str, str, str]]
+
+
+class _Page:
+    """All that the template shows, made ready."""
+
+    def __init__(self, run: Mapping[str, Any], spoken: Words) -> None:
+        self.run = run
+        self.words = spoken
+        self.lab_order = [lab["lab"] for lab in run["labs"]]
+        self._found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+        for lab in run["labs"]:
+            for finding in lab["findings"]:
+                self._found.setdefault(finding["claim"], []).append((lab["lab"], finding))
+        statements = _statements(spoken.lang)
+        self.claims = [self._claim(claim, statements) for claim in run["claims"]]
+        self.by_id = {claim.data["id"]: claim for claim in self.claims}
+        self.limit, self.left_out = self._fit()
+        self.documents = self._documents()
+        self.counts = Counter(claim.verdict for claim in self.claims)
+        self.verdicts = [verdict for verdict in ORDER if self.counts[verdict]]
+        self.kinds = sorted({claim.data["kind"] for claim in self.claims})
+        self.unexpected = [claim for claim in self.claims if not claim.data["as_expected"]]
+        self.otherwise = [
+            claim
+            for claim in self.claims
+            if claim.data["as_expected"]
+            and any(outcome.verdict in OTHER_THAN_SAID for outcome in claim.outcomes)
+        ]
+        self.labs = [self._lab(lab) for lab in run["labs"]]
+        self.charts = self._charts()
+        self.failed = [
+            (lab["lab"], check)
+            for lab in run["labs"]
+            for check in lab["checks"]
+            if check["outcome"] == "failed"
+        ]
+        self.checks = sum(len(lab["checks"]) for lab in run["labs"])
+        self.troubles = [
+            (lab["lab"], trouble)
+            for lab in run["labs"]
+            for trouble in (*([lab["error"]] if lab["error"] else []), *lab["broken"])
+        ]
+        self.is_good = not (self.unexpected or self.failed or self.troubles)
+        self.versions = self._versions()
+        self.bar = self._bar(self.counts)
+
+    # -- claims
+
+    def _claim(self, claim: Mapping[str, Any], statements: Mapping[str, str]) -> ClaimView:
+        found = self._found.get(claim["id"], [])
+        outcomes = _outcomes((lab, f) for lab, f in found if f["verdict"] != "not here")
+        elsewhere = _outcomes((lab, f) for lab, f in found if f["verdict"] == "not here")
+        return ClaimView(
+            data=claim,
+            verdict=_verdict(claim, found),
+            outcomes=outcomes,
+            elsewhere=elsewhere,
+            sights=_sights(found),
+            seconds=sum(finding["seconds"] for _, finding in found),
+            statement=statements.get(claim["id"], ""),
+        )
+
+    def _fit(self) -> tuple[int, int]:
+        """How long an output may be, and how many labs' evidence had to be left out."""
+        sights = [sight for claim in self.claims for sight in claim.sights]
+        left_out = 0
+        least = sum(
+            len(one["what"]) + min(LIMITS[-1], len(one["seen"])) + MARKUP
+            for sight in sights
+            for one in sight.evidence
+        )
+        if least > BUDGET:
+            for claim in self.claims:
+                for outcome in claim.outcomes:
+                    alike = [s for s in claim.sights if set(s.labs) & set(outcome.labs)]
+                    for sight in alike[1:]:
+                        sight.is_left_out = True
+                        left_out += 1
+        return fit(sights), left_out
+
+    def _documents(self) -> list[DocumentView]:
+        grouped: dict[str, list[ClaimView]] = {}
+        for claim in self.claims:
+            grouped.setdefault(claim.data["document"], []).append(claim)
+        return [
+            DocumentView(number, TITLES.get(number, ""), claims, Counter(c.verdict for c in claims))
+            for number, claims in grouped.items()
+        ]
+
+    # -- labs
+
+    def _lab(self, lab: Mapping[str, Any]) -> LabView:
+        drawn = lab.get("picture") or {}
+        _ = self.words.gettext
+        svg = picture.draw(
+            drawn,
+            id=f"picture-{slug(lab['lab'])}",
+            title=f"{_('The network of')} {lab['lab']}",
+            translate=_,
+        ) if drawn else ""  # fmt: skip
+        return LabView(
+            data=lab,
+            facts=describe_facts(lab["facts"]),
+            counts=Counter(_verdict_of(finding) for finding in lab["findings"]),
+            unexpected=sum(not finding["as_expected"] for finding in lab["findings"]),
+            picture=Markup(svg),  # noqa: S704  made of elements, which escape their text
+            routes=[
+                (node["name"], route) for node in drawn.get("nodes", ()) for route in node["routes"]
+            ],
+        )
+
+    def facts_of(self, lab: str) -> str:
+        return next((view.facts for view in self.labs if view.data["lab"] == lab), "")
+
+    def _versions(self) -> list[tuple[str, str]]:
+        """Each part's versions over all labs, in the order of the labs."""
+        found: dict[str, dict[str, None]] = {}
+        for lab in self.run["labs"]:
+            for part, version in lab["versions"].items():
+                found.setdefault(part, {})[str(version)] = None
+        return [(part, ", ".join(versions)) for part, versions in found.items()]
+
+    # -- drawings
+
+    def _charts(self) -> list[Chart]:
+        found = []
+        for claim in self.claims:
+            for lab, finding in self._found.get(claim.data["id"], ()):
+                for data in finding.get("measurements") or ():
+                    found.append(self._chart(claim, lab, data, f"chart-{len(found) + 1}"))
+        return found
+
+    def _chart(self, claim: ClaimView, lab: str, data: Mapping[str, Any], id: str) -> Chart:
+        title = f"{data['what']}, {data['unit']} ({lab})"
+        svg = charts.bars(data["series"], data["unit"], id=id, title=title)
+        rows = [
+            (
+                name,
+                f"{statistics.median(figures):.4g}",
+                f"{spread(figures):.2g}",
+                ", ".join(f"{figure:.4g}" for figure in figures),
+            )
+            for name, figures in data["series"].items()
+        ]
+        return Chart(claim, lab, data, Markup(svg), rows)  # noqa: S704  made of elements
+
+    def _bar(self, counts: Mapping[str, int]) -> list[tuple[str, float, float]]:
+        """Verdicts with their place and width in a bar of 100."""
+        total = sum(counts.values()) or 1
+        found: list[tuple[str, float, float]] = []
+        at = 0.0
+        for verdict in ORDER:
+            if counts[verdict]:
+                part = 100 * counts[verdict] / total
+                found.append((verdict, round(at, 3), round(part, 3)))
+                at += part
+        return found
+
+    def bar_of(self, counts: Mapping[str, int]) -> list[tuple[str, float, float]]:
+        return self._bar(counts)
+
+
+def _verdict_of(finding: Mapping[str, Any]) -> str:
+    return finding["verdict"] or "failed"
+
+
+def _verdict(claim: Mapping[str, Any], found: Sequence[Any]) -> str:
+    """The verdict, or "failed" where a check broke, "undecided" where there was none."""
+    return claim["verdict"] or ("failed" if found else "undecided")
+
+
+def _outcomes(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Outcome]:
+    grouped: dict[tuple[Any, ...], list[tuple[str, Mapping[str, Any]]]] = {}
+    for lab, finding in found:
+        key = (
+            _verdict_of(finding),
+            finding["expected"] or "",
+            finding["why"],
+            finding["reason"].removeprefix("Skipped: "),
+            finding["problem"],
+            finding["as_expected"],
+        )
+        grouped.setdefault(key, []).append((lab, finding))
+    outcomes = []
+    for (verdict, expected, why, reason, problem, good), alike in grouped.items():
+        labs = tuple(lab for lab, _ in alike)
+        judged = _judged(alike[0][1])
+        outcomes.append(Outcome(verdict, expected, why, reason, problem, good, labs, judged))
+    return outcomes
+
+
+def _judged(finding: Mapping[str, Any]) -> list[Piece]:
+    """What decided a finding."""
+    return [
+        piece(one["what"], one["seen"], LIMITS[0])
+        for one in finding["evidence"]
+        if one["what"] in JUDGEMENTS
+    ]
+
+
+def _sights(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Sight]:
+    """The evidence of each lab; labs with the very same are told together."""
+    sights: list[Sight] = []
+    for lab, finding in found:
+        if not finding["evidence"]:
+            continue
+        for sight in sights:
+            if sight.evidence == finding["evidence"]:
+                sight.labs.append(lab)
+                sight.seconds += finding["seconds"]
+                break
+        else:
+            sights.append(Sight([lab], finding["seconds"], finding["evidence"]))
+    return sights
+
+
+def describe_facts(facts: Mapping[str, str]) -> str:
+    """What sets a lab apart, in a few words.
+
+    >>> describe_facts({"docker": "29.0.1", "firewall": "nftables", "provider": "netns"})
+    'Docker 29.0.1 · nftables'
+    """
+    parts = [f"Docker {facts['docker']}"] if "docker" in facts else []
+    parts += [facts["firewall"]] if "firewall" in facts else []
+    parts += [f"flannel {facts['backend']}"] if "backend" in facts else []
+    return " · ".join(parts)
+
+
+def _statements(lang: str) -> Mapping[str, str]:
+    """The claims' texts in another language, by id, as far as there are any."""
+    from testbed.claims import catalogue
+
+    path = catalogue.FOLDER / "text" / f"{lang}.yaml"
+    if not path.exists():
+        return {}
+    import yaml
+
+    found: Mapping[str, str] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,454 @@
+"""A lab's network as a drawing: the graph of :mod:`testbed.observe.graph` as SVG.
+
+Each node is a card.  Inside it, from top to bottom: containers and namespaces,
+the links that lead out of them, bridges, and the node's own devices.  Below the
+cards lie flannel's overlay and the networks that join the nodes.  Colours and
+fonts are the page's, by class names.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Any
+
+Graph = Mapping[str, Any]
+Link = Mapping[str, Any]
+Translate = Callable[[str], str]
+
+PAD = 14.0  # inside a card and a box
+GAP = 14.0  # between boxes
+CARD_GAP = 26.0
+LINE = 17.0  # from one line of text to the next
+WIDE = 7.4  # of a character at 12 px in a monospaced font
+NARROW = 6.5  # the same at 10.5 px
+BOLD = 7.6  # of a letter at 13 px
+CJK = 0x2E80  # from here on characters are about twice as wide
+WIRES = 46.0  # height of the part where links run
+DIRECT = 56.0  # between boxes that a veth pair joins directly
+BRIDGE = 30.0
+SMALL_LINE = 15.0
+BUS = 40.0
+LARGE = 760.0  # wider than this a picture may be shrunk, down to this
+HUGE = 1500.0
+
+
+def width(text: str, each: float) -> float:
+    """About how wide a text is."""
+    return sum(each * (1.8 if ord(char) >= CJK else 1) for char in text)
+
+
+@dataclass(slots=True)
+class Box:
+    """A container or namespace in the drawing.  ``links`` are those towards bridges last."""
+
+    name: str
+    kind: str
+    notes: list[str]
+    links: list[Link]
+    bridge: str = ""
+    x: float = 0.0
+    width: float = 0.0
+
+    @property
+    def lines(self) -> int:
+        return 1 + len(self.notes) + sum(max(1, len(v4(link))) for link in self.links)
+
+
+@dataclass(slots=True)
+class Device:
+    """A device of a node, or what runs on its own network."""
+
+    title: str
+    details: list[str]
+    kind: str
+    link: Link | None = None
+    x: float = 0.0
+    width: float = 0.0
+
+
+@dataclass(slots=True)
+class Card:
+    """A node in the drawing.  ``wires`` join a box's link to a link of the node."""
+
+    name: str
+    words: str
+    error: str
+    boxes: list[Box] = field(default_factory=list)
+    bridges: list[Link] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=list)
+    wires: dict[tuple[str, str], Link] = field(default_factory=dict)
+    direct: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
+    x: float = 0.0
+    width: float = 0.0
+
+
+def v4(link: Link) -> list[str]:
+    """The IPv4 addresses of a link, each with its prefix length."""
+    return [address for address in link["addresses"] if ":" not in address]
+
+
+def draw(graph: Graph, *, id: str, title: str, translate: Translate = str) -> str:
+    """The drawing as an SVG element; "" for a graph without nodes.
+
+    ``id`` begins the ids of its title and description, ``translate`` is asked
+    for the words in it.
+    """
+    if not graph.get("nodes"):
+        return ""
+    cards = [_card(node, translate) for node in graph["nodes"]]
+    return _Drawing(graph, cards, translate).svg(id, title, describe(graph, translate))
+
+
+# -- what there is to draw ------------------------------------------------------
+
+
+def _card(node: Mapping[str, Any], _: Translate) -> Card:
+    words = [*node["roles"], *([_("gateway")] if node["gateway"] else [])]
+    card = Card(node["name"], " · ".join(words), node["error"])
+    by_name = {link["name"]: link for link in node["links"]}
+    for one, other in node["pairs"]:
+        inside = [(space, name) for space, name in (one, other) if space]
+        own = [by_name[name] for space, name in (one, other) if not space and name in by_name]
+        if len(inside) == 2:
+            card.direct.append((inside[0], inside[1]))
+        elif inside and own:
+            card.wires[inside[0]] = own[0]
+    card.bridges = [link for link in node["links"] if link["kind"] == "bridge"]
+    card.boxes = _boxes(node, card, _)
+    drawn = {link["name"] for link in (*card.bridges, *card.wires.values())}
+    card.devices = [
+        Device(space["name"], [_("network: the host's")], "guest")
+        for space in node["spaces"]
+        if space.get("mode") == "host"
+    ]
+    card.devices += [_device(link) for link in node["links"] if link["name"] not in drawn]
+    return card
+
+
+def _boxes(node: Mapping[str, Any], card: Card, _: Translate) -> list[Box]:
+    shared: dict[str, list[str]] = {}
+    for space in node["spaces"]:
+        if space.get("mode") == "container":
+            shared.setdefault(space["shares"], []).append(space["name"])
+    boxes = []
+    for space in node["spaces"]:
+        if space.get("mode") in {"host", "container"}:
+            continue
+        notes = [f"+ {name}" for name in shared.get(space["name"], ())]
+        notes += [f"{_('published')} {port}" for port in space.get("published", ())]
+        if not space["links"]:
+            notes.append(_("no link but lo"))
+        wired = {name: card.wires.get((space["name"], name)) for name in _names(space["links"])}
+        links = sorted(space["links"], key=lambda link: wired[link["name"]] is not None)
+        masters = [wire["master"] for wire in wired.values() if wire is not None]
+        box = Box(space["name"], space["kind"], notes, links, masters[0] if masters else "")
+        boxes.append(box)
+    order = _names(card.bridges)
+    boxes.sort(key=lambda box: order.index(box.bridge) if box.bridge in order else len(order))
+    return boxes
+
+
+def _names(links: Sequence[Link]) -> list[str]:
+    return [link["name"] for link in links]
+
+
+def _device(link: Link) -> Device:
+    kind = link["kind"]
+    if kind == "vxlan":
+        kind = f"vxlan VNI {link['vni']}"
+    elif kind == "veth" and link["name"].startswith("eth"):
+        kind = ""  # it stands for the machine's own interface
+    details = [*v4(link), " · ".join([*([kind] if kind else []), f"MTU {link['mtu']}"])]
+    return Device(link["name"], details, "device" if link["up"] else "device pic-down", link)
+
+
+def describe(graph: Graph, _: Translate) -> str:
+    """The same in words, for who cannot see it."""
+    sentences = []
+    for node in graph["nodes"]:
+        parts = [
+            " ".join(
+                filter(
+                    None,
+                    [
+                        link["name"],
+                        link["kind"],
+                        *v4(link),
+                        link["master"] and f"({link['master']})",
+                    ],
+                )
+            )
+            for link in node["links"]
+        ]
+        for space in node["spaces"]:
+            if space.get("mode") == "container":
+                how = f"{_('shares the network of')} {space['shares']}"
+            elif space.get("mode") == "host":
+                how = _("network: the host's")
+            else:
+                how = ", ".join(
+                    " ".join([link["name"], *v4(link)]) for link in space["links"]
+                ) or _("no link but lo")
+            parts.append(f"{space['name']}: {how}")
+        parts += [
+            f"{' '.join(filter(None, one))} ↔ {' '.join(filter(None, other))}"
+            for one, other in node["pairs"]
+        ]
+        sentences.append(f"{node['name']}: {'; '.join(parts)}.")
+    return " ".join(sentences)
+
+
+# -- how it is drawn ------------------------------------------------------------
+
+
+class _Drawing:
+    """Places the cards, then draws them: every height is the same in all cards."""
+
+    def __init__(self, graph: Graph, cards: list[Card], translate: Translate) -> None:
+        self.graph = graph
+        self.cards = cards
+        self.translate = translate
+        self.root = ET.Element("svg")
+        self._place()
+
+    # -- placing
+
+    def _place(self) -> None:
+        boxes = [box for card in self.cards for box in card.boxes]
+        self.boxes_height = max((box.lines * LINE + 16 for box in boxes), default=0.0)
+        wired = any(card.wires for card in self.cards)
+        bridged = any(card.bridges for card in self.cards)
+        self.y_boxes = 48.0 + (18.0 if any(self._arches(card) for card in self.cards) else 0.0)
+        self.y_bridges = self.y_boxes + self.boxes_height + (WIRES if wired else GAP * bool(boxes))
+        devices = [device for card in self.cards for device in card.devices]
+        lines = max((len(device.details) for device in devices), default=0)
+        self.devices_height = 25 + lines * SMALL_LINE if devices else 0.0
+        self.y_devices = self.y_bridges + (BRIDGE if bridged else 0.0)
+        if devices and bridged:
+            self.y_devices += 20.0
+        self.y_end = self.y_devices + self.devices_height + PAD
+        if not devices and not bridged:
+            self.y_end = self.y_boxes + self.boxes_height + PAD
+        x = 1.0
+        for card in self.cards:
+            card.x = x
+            self._place_card(card)
+            x += card.width + CARD_GAP
+        self.width = x - CARD_GAP + 1.0
+
+    @staticmethod
+    def _arches(card: Card) -> bool:
+        """Whether a veth pair joins boxes that are not neighbours."""
+        order = [box.name for box in card.boxes]
+        return any(abs(order.index(a[0]) - order.index(b[0])) != 1 for a, b in card.direct)
+
+    def _place_card(self, card: Card) -> None:
+        x = card.x + PAD
+        neighbours = {frozenset((a[0], b[0])) for a, b in card.direct}
+        for index, box in enumerate(card.boxes):
+            texts = [
+                width(f"{link['name']} {address}", WIDE)
+                for link in box.links
+                for address in v4(link) or [""]
+            ]
+            texts += [width(note, NARROW) for note in box.notes]
+            box.width = max(96.0, width(box.name, BOLD) + 8, *texts, 0.0) + 20
+            box.x = x
+            after = card.boxes[index + 1].name if index + 1 < len(card.boxes) else ""
+            x += box.width + (DIRECT if frozenset((box.name, after)) in neighbours else GAP)
+        right = x - (GAP if card.boxes else 0)
+        x = card.x + PAD
+        for device in card.devices:
+            device.x = x
+            details = [width(detail, NARROW) for detail in device.details]
+            device.width = 20 + max(width(device.title, BOLD), *details, 70.0)
+            x += device.width + GAP
+        right = max(right, x - (GAP if card.devices else 0))
+        for bridge in card.bridges:
+            right = max(right, card.x + PAD + 24 + width(_bridge_words(bridge), WIDE))
+        head = width(card.name, 9.0) + 16 + width(card.words or card.error, NARROW)
+        card.width = max(right - card.x, head + PAD, 150.0) + PAD
+        if len(card.devices) == 1 and not card.boxes:  # alone: where the eye looks for it
+            only = card.devices[0]
+            only.x = card.x + (card.width - only.width) / 2
+
+    # -- drawing
+
+    def svg(self, id: str, title: str, description: str) -> str:
+        below = self._buses()
+        height = below + 4
+        self.root.attrib |= {
+            "class": f"picture {self._size}",
+            "viewBox": f"0 0 {self.width:g} {height:g}",
+            "width": f"{self.width:g}",
+            "height": f"{height:g}",
+            "role": "img",
+            "aria-labelledby": f"{id}-title {id}-desc",
+        }
+        for card in self.cards:
+            self._draw_card(card)
+        for tag, text in (("desc", description), ("title", title)):
+            element = ET.Element(tag, {"id": f"{id}-{tag}"})
+            element.text = text
+            self.root.insert(0, element)
+        return ET.tostring(self.root, encoding="unicode")
+
+    @property
+    def _size(self) -> str:
+        """How the page may scale it: what is wide is shrunk a little, what is huge is scrolled."""
+        if self.width > HUGE:
+            return "huge"
+        return "large" if self.width > LARGE else "small"
+
+    def _draw_card(self, card: Card) -> None:
+        self._rect(card.x, 1, card.width, self.y_end - 1, "pic-node", radius=10)
+        self._text(card.x + PAD, 25, card.name, "pic-name")
+        words = card.error or card.words
+        self._text(card.x + card.width - PAD, 25, words, "pic-words", anchor="end")
+        for wire in card.wires.values():
+            if wire["master"] not in _names(card.bridges):
+                card.devices.append(_device(wire))
+        self._draw_bridges(card)
+        for box in card.boxes:
+            self._draw_box(card, box)
+        self._draw_direct(card)
+        for device in card.devices:
+            if not device.width:
+                continue
+            high = self.devices_height
+            self._rect(device.x, self.y_devices, device.width, high, f"pic-{device.kind}")
+            y = self.y_devices + 17
+            self._text(device.x + 10, y, device.title, "pic-title")
+            for detail in device.details:
+                y += SMALL_LINE
+                self._text(device.x + 10, y, detail, "pic-small")
+
+    def _draw_bridges(self, card: Card) -> None:
+        for index, bridge in enumerate(card.bridges):
+            mine = [box for box in card.boxes if box.bridge == bridge["name"]]
+            left = min((box.x for box in mine), default=card.x + PAD + index * 24)
+            right = max((box.x + box.width for box in mine), default=0.0)
+            right = max(right, left + 24 + width(_bridge_words(bridge), WIDE))
+            kind = "pic-bridge" if bridge["up"] else "pic-bridge pic-down"
+            self._rect(left, self.y_bridges, right - left, BRIDGE, kind, radius=6)
+            self._text(left + 12, self.y_bridges + 20, _bridge_words(bridge), "pic-mono")
+
+    def _draw_box(self, card: Card, box: Box) -> None:
+        wired = [link for link in box.links if (box.name, link["name"]) in card.wires]
+        for index, link in enumerate(wired):
+            wire = card.wires[box.name, link["name"]]
+            x = box.x + box.width * (index + 1) / (len(wired) + 1)
+            top, end = self.y_boxes + self.boxes_height, self.y_bridges
+            self._line([(x, top), (x, end)], "pic-wire")
+            self._pill(x, (top + end) / 2, wire["name"])
+        kind = "pic-box" if box.links else "pic-box pic-alone"
+        self._rect(box.x, self.y_boxes, box.width, self.boxes_height, kind, radius=7)
+        y = self.y_boxes + 20
+        self._text(box.x + 10, y, box.name, "pic-title")
+        for note in box.notes:
+            y += LINE
+            self._text(box.x + 10, y, note, "pic-small")
+        for link in box.links:
+            for address in v4(link) or [""]:
+                y += LINE
+                self._text(box.x + 10, y, f"{link['name']} {address}", "pic-mono")
+
+    def _draw_direct(self, card: Card) -> None:
+        """Veth pairs from box to box: straight between neighbours, else above them."""
+        by_name = {box.name: box for box in card.boxes}
+        for one, other in card.direct:
+            a, b = sorted((by_name[one[0]], by_name[other[0]]), key=lambda box: box.x)
+            names = dict((one, other))
+            ya, yb = (self._row(box, names[box.name]) for box in (a, b))
+            if card.boxes.index(b) - card.boxes.index(a) == 1:
+                middle = (a.x + a.width + b.x) / 2
+                points = [(a.x + a.width, ya), (middle, ya), (middle, yb), (b.x, yb)]
+            else:
+                top = self.y_boxes - 10
+                xa, xb = a.x + a.width / 2, b.x + b.width / 2
+                points = [(xa, self.y_boxes), (xa, top), (xb, top), (xb, self.y_boxes)]
+            self._line(points, "pic-wire")
+            self._pill((points[1][0] + points[2][0]) / 2, (points[1][1] + points[2][1]) / 2, "veth")
+
+    def _row(self, box: Box, name: str) -> float:
+        """The height at which a link of a box is written."""
+        y = self.y_boxes + 16 + len(box.notes) * LINE
+        for link in box.links:
+            y += LINE
+            if link["name"] == name:
+                break
+            y += LINE * (max(1, len(v4(link))) - 1)
+        return y
+
+    def _buses(self) -> float:
+        """Draw overlay and networks below the cards; return where they end."""
+        y = self.y_end
+        overlay = self.graph.get("overlay")
+        taps = self._taps(lambda link: str(link["name"]).startswith("flannel"))
+        if overlay and len(taps) > 1:
+            y += BUS
+            words = f"flannel {overlay['backend']} {overlay['network']}"
+            if overlay.get("port"):
+                words += f" · UDP {overlay['port']}"
+            self._bus(taps, y, words, "pic-overlay")
+        for network in self.graph["networks"]:
+            subnet = IPv4Network(network["subnet"])
+
+            def joins(link: Link, subnet: IPv4Network = subnet) -> bool:
+                own = [IPv4Interface(address) for address in v4(link)]
+                return any(one.ip in subnet and one.network == subnet for one in own)
+
+            taps = self._taps(joins)
+            if taps:
+                y += BUS
+                self._bus(taps, y, f"{network['name']} {network['subnet']}", "pic-network")
+        return y + (24 if y > self.y_end else 0)
+
+    def _taps(self, wanted: Callable[[Link], bool]) -> list[float]:
+        return [
+            device.x + device.width / 2
+            for card in self.cards
+            for device in card.devices
+            if device.link is not None and wanted(device.link)
+        ]
+
+    def _bus(self, taps: list[float], y: float, words: str, kind: str) -> None:
+        for x in taps:
+            self._line([(x, self.y_devices + self.devices_height), (x, y)], f"pic-tap {kind}")
+        left, right = min(taps) - 24, max(taps) + 24
+        if len(taps) == 1:
+            right = left + 48
+        self._line([(left, y), (right, y)], f"pic-bus {kind}")
+        middle = (left + right) / 2
+        self._text(middle, y + 17, words, "pic-small halo", anchor="middle")
+
+    # -- elements
+
+    def _rect(
+        self, x: float, y: float, wide: float, high: float, kind: str, *, radius: float = 5
+    ) -> None:
+        sizes = {"x": x, "y": y, "width": wide, "height": high, "rx": radius}
+        attributes = {name: f"{round(value, 1):g}" for name, value in sizes.items()}
+        ET.SubElement(self.root, "rect", {**attributes, "class": kind})
+
+    def _line(self, points: list[tuple[float, float]], kind: str) -> None:
+        path = " ".join(f"{round(x, 1):g},{round(y, 1):g}" for x, y in points)
+        ET.SubElement(self.root, "polyline", {"points": path, "class": kind})
+
+    def _pill(self, x: float, y: float, words: str) -> None:
+        wide = width(words, NARROW) + 12
+        self._rect(x - wide / 2, y - 9, wide, 18, "pic-pill", radius=9)
+        self._text(x, y + 4, words, "pic-small", anchor="middle")
+
+    def _text(self, x: float, y: float, words: str, kind: str, *, anchor: str = "") -> None:
+        attributes = {"x": f"{round(x, 1):g}", "y": f"{round(y, 1):g}", "class": kind}
+        if anchor:
+            attributes["text-anchor"] = anchor
+        ET.SubElement(self.root, "text", attributes).text = words
+
+
+def _bridge_words(bridge: Link) -> str:
+    return " · ".join([bridge["name"], *v4(bridge), f"MTU {bridge['mtu']}"])
