@@ -471,7 +471,7 @@ class _Page:
     # -- drawings
 
     def _charts(self) -> list[Chart]:
-        found = []
+        found: list[Chart] = []
         for claim in self.claims:
             for lab, finding in self._found.get(claim.data["id"], ()):
                 for data in finding.get("measurements") or ():

@@ -24,7 +24,7 @@ CARD_GAP = 26.0
 LINE = 17.0  # from one line of text to the next
 WIDE = 7.4  # of a character at 12 px in a monospaced font
 NARROW = 6.5  # the same at 10.5 px
-BOLD = 7.6  # of a letter at 13 px
+BOLD = 8.2  # of a letter at 13 px
 CJK = 0x2E80  # from here on characters are about twice as wide
 WIRES = 46.0  # height of the part where links run
 DIRECT = 56.0  # between boxes that a veth pair joins directly
@@ -385,27 +385,26 @@ class _Drawing:
 
     def _buses(self) -> float:
         """Draw overlay and networks below the cards; return where they end."""
-        y = self.y_end
+        found: list[tuple[list[float], str, str]] = []
         overlay = self.graph.get("overlay")
         taps = self._taps(lambda link: str(link["name"]).startswith("flannel"))
         if overlay and len(taps) > 1:
-            y += BUS
             words = f"flannel {overlay['backend']} {overlay['network']}"
             if overlay.get("port"):
                 words += f" · UDP {overlay['port']}"
-            self._bus(taps, y, words, "pic-overlay")
+            found.append((taps, words, "pic-overlay"))
         for network in self.graph["networks"]:
             subnet = IPv4Network(network["subnet"])
 
             def joins(link: Link, subnet: IPv4Network = subnet) -> bool:
-                own = [IPv4Interface(address) for address in v4(link)]
-                return any(one.ip in subnet and one.network == subnet for one in own)
+                return any(IPv4Interface(address).network == subnet for address in v4(link))
 
-            taps = self._taps(joins)
-            if taps:
-                y += BUS
-                self._bus(taps, y, f"{network['name']} {network['subnet']}", "pic-network")
-        return y + (24 if y > self.y_end else 0)
+            if taps := self._taps(joins):
+                found.append((taps, f"{network['name']} {network['subnet']}", "pic-network"))
+        # The lowest first: what crosses a line on its way down is not to cross out its words.
+        for index, (taps, words, kind) in reversed(list(enumerate(found, 1))):
+            self._bus(taps, self.y_end + index * BUS, words, kind)
+        return self.y_end + len(found) * BUS + (24 if found else 0)
 
     def _taps(self, wanted: Callable[[Link], bool]) -> list[float]:
         return [
