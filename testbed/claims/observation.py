@@ -136,7 +136,7 @@ class Observation:
             return "confirmed" if all(positive) else "contradicted"
         if all(negative):
             return "depends" if positive and all(positive) else "contradicted"
-        return "confirmed" if all(positive) else "inconclusive"
+        return "confirmed" if all(positive) else "contradicted"
 
     @property
     def refuted_by(self) -> list[str]:

@@ -61,7 +61,7 @@ RAW = ("raw", "PREROUTING")
 FORWARD = ("filter", "FORWARD")
 ECHO_ID, LAST = 3, 6  # as printed: ID=3 SEQ=6
 GROUP = 7  # of NFLOG, which nothing else on a node uses
-PINGS = 40
+PINGS = 30
 ROUNDS = 4
 ABOUT_MICROSECONDS = 10  # printed are 5; the double still counts as "about"
 CHAIN, RULES = "TESTBED", 4000
@@ -561,6 +561,7 @@ def times_between(lab: LiveLab, node: Node, observe: Observation) -> tuple[float
 
 
 @pytest.mark.claim("trace-hook-time-5us")
+@pytest.mark.alone
 def test_the_time_between_the_hooks_depends_on_what_is_in_between(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
