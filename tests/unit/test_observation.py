@@ -33,10 +33,10 @@ TABLE: list[tuple[str, Verdict | None]] = [
     ("Wf", "contradicted"),  # not even under its condition
     ("-f", "contradicted"),
     ("wWf", "contradicted"),
-    ("WF", "inconclusive"),  # holds where it should not, and does not where it should
-    ("-F", "inconclusive"),
+    ("WF", "contradicted"),  # holds where it should not, and does not where it should
+    ("-F", "contradicted"),
     ("wfF", "confirmed"),
-    ("WfF", "inconclusive"),
+    ("WfF", "contradicted"),
 ]
 
 
