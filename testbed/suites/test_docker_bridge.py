@@ -164,8 +164,10 @@ def test_docker0_has_the_first_address(node: Node, observe: Observation) -> None
 def test_docker0s_address_is_not_a_32(node: Node, observe: Observation) -> None:
     address = bridge_address(observe, node)
     observe.holds(address.network.prefixlen == 32, f"docker0 has {address}")
+    # A /32 is no network: there is no route to one then.
     connected = routes(observe, node, "dev", BRIDGE, "proto", "kernel")
-    assert [route["dst"] for route in connected] == [str(address.network)]
+    wanted = [str(address.network)] if address.network.prefixlen < 32 else []
+    assert [route["dst"] for route in connected] == wanted
 
 
 @pytest.mark.claim("ip-container-range-is-24")
@@ -206,8 +208,10 @@ def test_the_host_routes_the_containers_range_to_docker0(
     observe.holds(
         [route["dev"] for route in found] == [BRIDGE], "172.17.0.0/16 goes to docker0 alone"
     )
-    assert found[0]["scope"] == "link"
-    assert found[0]["prefsrc"] == "172.17.0.1"
+    observe.holds(
+        all((r["scope"], r.get("prefsrc")) == ("link", "172.17.0.1") for r in found),
+        "it is on docker0's link, with docker0's address as the source",
+    )
     for container in bridge_containers(lab, node):
         chosen = route_to(observe, node, container.address)
         observe.holds(chosen["dev"] == BRIDGE, f"{container.address} goes to {chosen['dev']}")
@@ -225,7 +229,10 @@ def test_a_containers_address_is_from_the_bridges_subnet(
     for container in bridge_containers(lab, node):
         found = addresses(observe, container, "eth0")
         observe.holds(found and found[0].ip in subnet, f"{container.name} has {found}, of {subnet}")
-        assert str(found[0].ip) == container.address
+        observe.holds(
+            [str(address.ip) for address in found] == [container.address],
+            f"the engine says {container.address}",
+        )
 
 
 @pytest.mark.claim("bridge-is-container-default-gateway")
@@ -265,7 +272,7 @@ def test_the_gateway_is_a_bare_address(lab: LiveLab, node: Node, observe: Observ
     assert is_address(gateway)
     subnet = bridge_address(observe, node).network
     on_link = routes(observe, container, "dev", "eth0", "scope", "link")
-    assert [route["dst"] for route in on_link] == [str(subnet)]
+    assert str(subnet) in [route["dst"] for route in on_link]
 
 
 @pytest.mark.claim("ip-container-subnet-on-link")
@@ -299,7 +306,10 @@ def test_the_first_container_has_172_17_0_2(lab: LiveLab, node: Node, observe: O
         in_order[0].address == "172.17.0.2",
         f"the first, {in_order[0].name}, has {in_order[0].address}",
     )
-    assert [c.address for c in in_order[:3]] == ["172.17.0.2", "172.17.0.3", "172.17.0.4"]
+    observe.holds(
+        [c.address for c in in_order[:3]] == ["172.17.0.2", "172.17.0.3", "172.17.0.4"],
+        "the next ones have the next addresses",
+    )
 
 
 @pytest.mark.claim("bridge-one-bridge-per-host")

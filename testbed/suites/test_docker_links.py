@@ -212,7 +212,7 @@ def test_eth0_shows_a_link_id(lab: LiveLab, node: Node, observe: Observation) ->
 def test_link_ids_tell_which_veth_belongs_to_which_container(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
-    numbers = {(port["ifindex"], port["link_index"]): port for port in ports(observe, node)}
+    numbers = {(port["ifindex"], port.get("link_index")): port for port in ports(observe, node)}
     partners = {}
     for container in bridge_containers(lab, node):
         eth0 = link(observe, container, "eth0")

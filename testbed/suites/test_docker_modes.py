@@ -35,9 +35,9 @@ from testbed.suites.helpers import (
     serving,
     undone,
     wait_serving,
-    wait_until,
     web_port,
 )
+from testbed.suites.overlay import eventually
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
@@ -224,15 +224,14 @@ def test_in_host_mode_a_port_can_be_taken(lab: LiveLab, node: Node, observe: Obs
     engine = lab.engine(node.name)
     command = ["iperf3", "-s", "-p", str(FREE_PORT)]
 
-    def ended(name: str) -> dict[str, Any] | None:
-        state: dict[str, Any] = engine.inspect_raw(name)["State"]
-        return None if state["Running"] else state
+    def state(name: str) -> dict[str, Any]:
+        return dict(engine.inspect_raw(name)["State"])
 
     with serving(node, FREE_PORT):
         with extra_container(lab, node, mode="host", command=command) as name:
-            state = wait_until(lambda: ended(name), what=f"the end of {name}")
-            observe.note(f"{node.name}: state of {name} in host mode", state)
-            observe.holds(state["ExitCode"] != 0, "in host mode its server cannot start")
+            failed = eventually(lambda: state(name)["ExitCode"] != 0)
+            observe.note(f"{node.name}: state of {name} in host mode", state(name))
+            observe.holds(failed, "in host mode its server cannot start")
         with extra_container(lab, node, mode="bridge", command=command) as name:
             wait_serving(lab, node, name, FREE_PORT)
             inner = listeners(observe, lab.container(name, node=node.name))
@@ -292,7 +291,7 @@ def test_in_container_mode_the_namespace_is_the_others(
 ) -> None:
     guest, partner = joined(lab, node)
     mode = lab.engine(node.name).inspect_raw(guest.name)["HostConfig"]["NetworkMode"]
-    assert mode == f"container:{partner.state.id}"
+    observe.holds(mode == f"container:{partner.state.id}", f"the engine says that it is in {mode}")
     shared = own(observe, partner)
     observe.holds(own(observe, guest) == shared, f"{guest.name} and {partner.name} are in {shared}")
     observe.holds(shared != namespace(observe, node, 1), "that is not the host's")
