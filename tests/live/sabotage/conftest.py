@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sabotage.trials import Labs, Sabotage, Trial, testable
+from sabotage.trials import Labs, Sabotage, Trial, testable_claims
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def seen_to_fail(trials: list[Trial]) -> tuple[list[str], list[str], list[str]]:
     """Of all testable claims: those refuted, those of which only the check broke, the others."""
     refuted = {name for trial in trials for name in trial.having("refuted")}
     broke = {name for trial in trials for name in trial.having("broke")} - refuted
-    wanted = testable()
+    wanted = testable_claims()
     never = [name for name in wanted if name not in refuted | broke]
     return [n for n in wanted if n in refuted], [n for n in wanted if n in broke], never
 
@@ -93,8 +93,9 @@ def table(trials: list[Trial]) -> Iterator[str]:
             for name in names:
                 yield f"    {words:5} {name}: {trial.said[name]:.200}"
     refuted, only_broke, never = seen_to_fail(trials)
+    seen, whole = len(refuted) + len(only_broke), len(testable_claims())
     yield ""
-    yield f"{len(refuted) + len(only_broke)} of {len(testable())} testable claims were seen to fail"
+    yield f"{seen} of {whole} testable claims were seen to fail"
     for name in only_broke:
         yield f"    only with an error of the check: {name}"
     for name in never:
@@ -105,7 +106,7 @@ def data(trials: list[Trial]) -> dict[str, Any]:
     """What became of each claim, for a machine to read."""
     refuted, broke, never = seen_to_fail(trials)
     return {
-        "testable": testable(),
+        "testable": testable_claims(),
         "refuted": refuted,
         "broke": broke,
         "never": never,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from testbed.claims.observation import Observation
+from testbed.nodes.base import Service
 from testbed.suites.helpers import docker_node, port_of
 
 if TYPE_CHECKING:
@@ -102,6 +103,20 @@ def runs_as(lab: LiveLab, name: str, **settings: Any) -> Iterator[None]:
         yield
     finally:
         replace(spec)
+
+
+def restart(node: Node, service: str, *, without: str = "") -> None:
+    """Start a service of a node anew, as it was, without the options that begin so."""
+    pid = node.services()[service].pid
+    argv, environ = (
+        node.get(f"/proc/{pid}/{file}").decode().strip("\0").split("\0")
+        for file in ("cmdline", "environ")
+    )
+    digest = node.services()[service].digest
+    env = dict(line.split("=", 1) for line in environ if not line.startswith("NOTIFY_SOCKET="))
+    kept = tuple(word for word in argv if not (without and word.startswith(without)))
+    node.stop(service)
+    node.start(Service(service, kept, env=env, notify=True, digest=digest))
 
 
 def first(lab: LiveLab, index: int = 0) -> LiveContainer:

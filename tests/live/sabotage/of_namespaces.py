@@ -51,8 +51,8 @@ def a_new_namespace_is_the_old_one(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(LAB, "netns-create-ns1-ns2", "netns-add-command")
-def no_namespace_is_made(lab: LiveLab) -> Iterator[None]:
+@sabotage(LAB, "netns-create-ns1-ns2")
+def a_namespace_has_another_name(lab: LiveLab) -> Iterator[None]:
     """`ip netns add` makes a namespace under another name."""
     with ip_lies(lab, '[ "$1 $2" = "netns add" ] && exec $real/ip netns add "$3-other"'):
         yield

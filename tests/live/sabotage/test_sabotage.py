@@ -11,7 +11,16 @@ from collections.abc import Iterator
 import pytest
 
 from sabotage import of_addresses, of_docker, of_flannel, of_namespaces
-from sabotage.trials import NO_LAB, SABOTAGES, Labs, Sabotage, Trial, decide, testable, try_out
+from sabotage.trials import (
+    NO_LAB,
+    SABOTAGES,
+    Labs,
+    Sabotage,
+    Trial,
+    decide,
+    testable_claims,
+    try_out,
+)
 
 MODULES = (of_addresses, of_docker, of_flannel, of_namespaces)  # they enter their sabotages
 TOPOLOGIES = sorted({one.lab for one in SABOTAGES if one.lab})
@@ -53,8 +62,8 @@ def test_the_lab_is_whole_again(topology: str, labs: Labs) -> None:
 
 def test_every_testable_claim_has_a_sabotage() -> None:
     listed = {claim for one in SABOTAGES for claim in one.flips}
-    assert listed <= set(testable()), "no such claims, or not testable"
-    assert [claim for claim in testable() if claim not in listed] == []
+    assert listed <= set(testable_claims()), "no such claims, or not testable_claims"
+    assert [claim for claim in testable_claims() if claim not in listed] == []
 
 
 def test_every_sabotage_says_what_it_does_and_has_a_name_of_its_own() -> None:

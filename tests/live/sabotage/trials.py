@@ -137,7 +137,7 @@ def files_with(wanted: Sequence[str]) -> tuple[Path, ...]:
     )
 
 
-def testable() -> list[str]:
+def testable_claims() -> list[str]:
     """The claims that a check can refute, in the order of the catalogue."""
     return [claim.id for claim in claims().values() if claim.is_testable]
 
