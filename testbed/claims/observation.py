@@ -110,13 +110,14 @@ class Observation:
     def differ(self, measurement: Measurement, more: str, less: str) -> bool | None:
         """Whether the series ``more`` has the larger figures; None when that is not clear.
 
-        It is clear when the medians differ by more than either series' spread.
+        What differs from round to round, such as the CPU's clock, is in both figures of
+        a round.  So the differences within the rounds count: it is clear when their
+        median is further from zero than they spread.
         """
-        larger, smaller = measurement.series[more], measurement.series[less]
-        difference = statistics.median(larger) - statistics.median(smaller)
-        if abs(difference) <= max(spread(larger), spread(smaller)):
-            return None
-        return difference > 0
+        rounds = zip(measurement.series[more], measurement.series[less], strict=True)
+        differences = [larger - smaller for larger, smaller in rounds]
+        difference = statistics.median(differences)
+        return difference > 0 if abs(difference) > spread(differences) else None
 
     def unclear(self, what: str) -> None:
         """The figures decide nothing: the verdict is "inconclusive" unless something fails."""

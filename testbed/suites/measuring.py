@@ -1,0 +1,200 @@
+"""What the performance checks share: ways from a client to a server, and one round over each.
+
+Ways are measured in turn, round after round, so that what else the machine
+does falls on all of them alike; medians and spreads over the rounds decide
+(:meth:`testbed.claims.observation.Observation.differ`).  Client and server
+share one CPU: else the scheduler's choice of CPUs is most of what is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.suites.helpers import READY, await_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testbed.claims.observation import Runs
+    from testbed.observe.capture import Place
+
+STREAM_PORT = 5201  # iperf3's own
+ECHO_PORT = 5202
+MICROSECOND = 1e-6
+NANOSECOND = 1e-9
+
+#: Arguments are address and port.  Sends back what it gets, one connection after the other.
+ECHO = """
+import socket, sys
+server = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=128)
+print("ready", flush=True)
+while True:
+    connection, _ = server.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connection:
+        while data := connection.recv(64):
+            connection.sendall(data)
+"""
+
+#: Arguments are address, port, own address or "", and how many connections and round trips.
+ASK = """
+import json, socket, statistics, sys, time
+address, port, own = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+connections, trips = int(sys.argv[4]), int(sys.argv[5])
+clock = time.perf_counter_ns
+opened, took = [], []
+for _ in range(connections):
+    began = clock()
+    door = socket.create_connection((address, port), 5, (own, 0) if own else None)
+    opened.append(clock() - began)
+    if len(opened) < connections:
+        door.close()
+door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+for _ in range(trips):
+    began = clock()
+    door.sendall(b"x")
+    door.recv(1)
+    took.append(clock() - began)
+cuts = statistics.quantiles(took, n=100)
+print(json.dumps({"connect": statistics.median(opened), "p50": cuts[49], "p99": cuts[98]}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way from a client to a server.
+
+    ``own`` is the client's address, where the way depends on it; ``segment`` the
+    largest TCP segment in octets, where all that are compared must send the same;
+    ``prefix`` is what the client's commands begin with (:func:`on_one_cpu`).
+    """
+
+    name: str
+    client: Place
+    address: str
+    stream_port: int = STREAM_PORT
+    echo_port: int = ECHO_PORT
+    own: str = ""
+    segment: int = 0
+    prefix: tuple[str, ...] = ()
+
+
+def need_iperf3(*places: Runs) -> None:
+    """Skip where a node has no iperf3."""
+    for place in places:
+        if not place.run(["which", "iperf3"], check=False).ok:
+            pytest.skip(f"{place.name} has no iperf3 (Debian package iperf3)")
+
+
+def on_one_cpu(place: Runs) -> tuple[str, ...]:
+    """What keeps a command on the last CPU that the place may use: the same one everywhere."""
+    text = place.run(["grep", "Cpus_allowed:", "/proc/self/status"]).stdout
+    mask = int(text.split()[1].replace(",", ""), 16)  # proc(5): hexadecimal, in groups
+    return "taskset", "--cpu-list", str(mask.bit_length() - 1)
+
+
+@contextlib.contextmanager
+def measured_server(
+    place: Place, address: str = "0.0.0.0", streams: int = STREAM_PORT, echoes: int = ECHO_PORT
+) -> Iterator[None]:
+    """iperf3 and an echo server at a place, for as long as the block runs."""
+    here = on_one_cpu(place)
+    argv = ["iperf3", "--server", "--bind", address, "--port", str(streams), "--forceflush"]
+    with (
+        place.spawn([*here, *argv]) as iperf3,
+        place.spawn([*here, "python3", "-c", ECHO, address, str(echoes)]) as echo,
+    ):
+        await_output(iperf3, b"Server listening")
+        await_output(echo, READY)
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One TCP transfer: how fast, how long, and the CPU time of iperf3 at both ends."""
+
+    gbits: float  #: 10^9 bits a second, as received
+    octets: int
+    seconds: float
+    cpu: float  #: seconds
+
+    @property
+    def cpu_per_gigabyte(self) -> float:
+        return self.cpu / self.octets * 1e9
+
+
+def stream(way: Way, octets: int) -> Stream:
+    """Send so many octets with iperf3."""
+    argv = ["iperf3", "--json", "--client", way.address, "--port", str(way.stream_port)]
+    argv += ["--bytes", str(octets)]
+    argv += ["--bind", way.own] if way.own else []
+    argv += ["--set-mss", str(way.segment)] if way.segment else []
+    end = way.client.run([*way.prefix, *argv], timeout=30).json()["end"]
+    got, usage = end["sum_received"], end["cpu_utilization_percent"]
+    seconds = float(end["sum_sent"]["seconds"])
+    return Stream(
+        gbits=got["bits_per_second"] / 1e9,
+        octets=int(got["bytes"]),
+        seconds=seconds,
+        cpu=(usage["host_total"] + usage["remote_total"]) / 100 * seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trips:
+    """Requests of one octet and their answers; times in microseconds."""
+
+    connect: float  #: to open a connection, median
+    p50: float
+    p99: float
+
+
+def round_trips(way: Way, connections: int = 20, trips: int = 300) -> Trips:
+    """Open connections one after the other, then ask over the last of them."""
+    argv = ["python3", "-c", ASK, way.address, str(way.echo_port), way.own]
+    argv += [str(connections), str(trips)]
+    answer = way.client.run([*way.prefix, *argv], timeout=30).json()
+    wanted = (answer[name] * NANOSECOND / MICROSECOND for name in ("connect", "p50", "p99"))
+    return Trips(*wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """What a process has used of a CPU so far, all its threads together."""
+
+    seconds: float
+    user: int  #: ticks in its own code
+    system: int  #: ticks in the kernel, on its behalf
+    switches: int  #: times that a thread has gone to sleep to wait for something
+
+    def __add__(self, other: CpuTime) -> CpuTime:
+        return CpuTime(
+            self.seconds + other.seconds,
+            self.user + other.user,
+            self.system + other.system,
+            self.switches + other.switches,
+        )
+
+    def __sub__(self, other: CpuTime) -> CpuTime:
+        return self + CpuTime(-other.seconds, -other.user, -other.system, -other.switches)
+
+
+NOTHING = CpuTime(0.0, 0, 0, 0)
+
+
+def cpu_time(place: Runs, pid: int) -> CpuTime:
+    """What a process has used (proc(5)); seconds are those of task/*/schedstat, in nanoseconds."""
+    script = "cat stat task/*/schedstat && grep -h ^voluntary task/*/status"
+    stat, *rest = place.run(["sh", "-c", f"cd /proc/{pid} && {script}"]).stdout.splitlines()
+    fields = stat.rpartition(")")[2].split()  # from the third on: utime is the 14th
+    lines = [line.split() for line in rest]
+    return CpuTime(
+        seconds=sum(int(words[0]) for words in lines if len(words) == 3) * NANOSECOND,
+        user=int(fields[11]),
+        system=int(fields[12]),
+        switches=sum(int(words[1]) for words in lines if words[0].startswith("voluntary")),
+    )

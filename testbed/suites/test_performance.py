@@ -1,0 +1,368 @@
+"""Documents 000 and 003, what is said to be faster or slower, measured.
+
+Labs: docker-single for Docker's network modes, three-node-udp and two-node-udp
+for flannel.  The links are virtual and of one machine: what is compared is what
+a way costs the CPU, not the speed of a wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from testbed.claims.model import Measurement
+from testbed.claims.observation import Observation, spread
+from testbed.roles.flannel import SERVICE
+from testbed.suites.helpers import (
+    docker_node,
+    extra_container,
+    in_mode,
+    node_address,
+    outside_node,
+    undone,
+)
+from testbed.suites.measuring import (
+    ECHO_PORT,
+    MICROSECOND,
+    NOTHING,
+    STREAM_PORT,
+    CpuTime,
+    Way,
+    cpu_time,
+    measured_server,
+    need_iperf3,
+    on_one_cpu,
+    round_trips,
+    stream,
+)
+from testbed.suites.overlay import OWN_NETWORK, End, ends, need, own_vxlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
+
+pytestmark = pytest.mark.alone
+
+ROUNDS = 9
+THROUGHPUT, P50 = "TCP, one stream", "round trip, p50"
+QUANTITIES = {
+    "throughput": (THROUGHPUT, "Gbit/s"),
+    "cpu": ("CPU time of both ends", "s/GB"),
+    "p50": (P50, "µs"),
+    "p99": ("round trip, p99", "µs"),
+    "connect": ("opening a connection", "µs"),
+}
+UNITS = dict(QUANTITIES.values())
+
+
+@dataclass
+class Rounds:
+    """What was measured: by quantity and by way, a figure for each round."""
+
+    figures: dict[str, dict[str, list[float]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+
+    def add(self, way: Way, **found: float) -> None:
+        for name, figure in found.items():
+            self.figures[QUANTITIES[name][0]][way.name].append(figure)
+
+    def stream(self, way: Way, octets: int) -> None:
+        sent = stream(way, octets)
+        self.add(way, throughput=sent.gbits, cpu=sent.cpu_per_gigabyte)
+
+    def trips(self, way: Way) -> None:
+        took = round_trips(way)
+        self.add(way, p50=took.p50, p99=took.p99, connect=took.connect)
+
+    def measurement(self, quantity: str) -> Measurement:
+        better: Literal["higher", "lower"] = "higher" if quantity == THROUGHPUT else "lower"
+        series = {way: tuple(figures) for way, figures in self.figures[quantity].items()}
+        return Measurement(quantity, UNITS[quantity], series, better)
+
+    def added(self, quantity: str, way: str, base: str) -> tuple[float, ...]:
+        """What a way adds to the figures of another, round by round."""
+        ours = self.figures[quantity]
+        return tuple(one - other for one, other in zip(ours[way], ours[base], strict=True))
+
+    def keep(self, observe: Observation) -> None:
+        """Keep all of it as evidence."""
+        for quantity in self.figures:
+            observe.measured(self.measurement(quantity))
+
+    def decide(self, observe: Observation, quantity: str, more: str, less: str) -> bool | None:
+        """Whether ``more`` clearly has the larger figures; None when not clear, which is noted."""
+        found = observe.differ(self.measurement(quantity), more, less)
+        if found is None:
+            observe.unclear(f"{quantity}: {more} and {less} differ by less than they spread")
+        return found
+
+
+# -- Docker's modes, seen from another machine -----------------------------
+
+HOST, NAT, BRIDGE = "host mode", "host mode, port translated", "bridge mode, port published"
+#: Ports of the stream and of the round trips.
+PORTS = {HOST: (STREAM_PORT, ECHO_PORT), NAT: (7201, 7202), BRIDGE: (6201, 6202)}
+DOCKER_OCTETS = 60_000_000
+#: A table of our own beside Docker's rules, whatever they are written with.
+TRANSLATE = """
+table ip testbed {
+  chain prerouting {
+    type nat hook prerouting priority dstnat;
+    tcp dport 7201 counter redirect to :5201
+    tcp dport 7202 counter redirect to :5202
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The ways to a server in each mode, what was measured, and the rules that translated."""
+
+    ways: dict[str, Way]
+    rounds: Rounds
+    rules: str
+
+
+@pytest.fixture(scope="module")
+def modes(lab: LiveLab) -> Iterator[Modes]:
+    """A server in host mode and one behind a published port, asked from outside in turn."""
+    need(lab, "plain-docker", "gateway")
+    node, outside = docker_node(lab), outside_node(lab)
+    (in_host_mode, *_) = in_mode(lab, node, "host")
+    need_iperf3(node, outside)
+    bound = {port: port for port in PORTS[BRIDGE]}
+    idle = ["sleep", "infinity"]
+    with (
+        extra_container(lab, node, command=idle, expose=[*bound], port_bindings=bound) as name,
+        measured_server(in_host_mode, "0.0.0.0", *PORTS[HOST]),
+        measured_server(lab.container(name, node=node.name), "0.0.0.0", *PORTS[BRIDGE]),
+        _translating(node),
+    ):
+        address, prefix = node_address(lab, node), on_one_cpu(outside)
+        ways = {way: Way(way, outside, address, *PORTS[way], prefix=prefix) for way in PORTS}
+        rounds = Rounds()
+        for _ in range(ROUNDS):
+            for way in ways.values():
+                rounds.stream(way, DOCKER_OCTETS)
+                rounds.trips(way)
+        rules = node.run(["nft", "-j", "list", "table", "ip", "testbed"]).stdout
+        yield Modes(ways, rounds, rules)
+
+
+@contextlib.contextmanager
+def _translating(node: Node) -> Iterator[None]:
+    """Ports of the host that are translated to those of the server in host mode."""
+    if not node.run(["which", "nft"], check=False).ok:
+        pytest.skip(f"{node.name} has no nft (Debian package nftables)")
+    node.run(["nft", "-f", "-"], input=TRANSLATE.encode())
+    try:
+        yield
+    finally:
+        node.run(["nft", "delete", "table", "ip", "testbed"])
+
+
+@pytest.mark.claim("nat-performance-cost")
+@pytest.mark.needs("plain-docker", "gateway")
+def test_nat_costs_performance(observe: Observation, modes: Modes) -> None:
+    rounds = modes.rounds
+    rounds.keep(observe)
+    observe.note("nft -j list table ip testbed", modes.rules)
+    rules = [entry["rule"] for entry in json.loads(modes.rules)["nftables"] if "rule" in entry]
+    translated = sum(
+        part["counter"]["packets"] for r in rules for part in r["expr"] if "counter" in part
+    )
+    assert translated >= ROUNDS, "the ports are translated"
+    slower = rounds.decide(observe, P50, BRIDGE, HOST)
+    if slower is None:
+        return
+    observe.holds_when(
+        "Docker publishes the port: the packet is translated, forwarded and bridged", slower
+    )
+    whole, alone = rounds.added(P50, BRIDGE, HOST), rounds.added(P50, NAT, HOST)
+    both = {"all of it": whole, "translation alone": alone}
+    added = Measurement("added to a round trip", "µs", both, "lower")
+    observe.measured(added)
+    price, part = statistics.median(whole), statistics.median(alone)
+    if spread(alone) > price / 2:
+        observe.unclear("the figures spread by more than half of what is to be shared out")
+        return
+    observe.fails_when(
+        "the port is translated and no more: that is less than half of the price",
+        part < price / 2,
+    )
+
+
+@pytest.mark.claim("mode-host-faster")
+@pytest.mark.needs("plain-docker", "gateway")
+def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes) -> None:
+    modes.rounds.keep(observe)
+    slower = modes.rounds.decide(observe, P50, BRIDGE, HOST)
+    if slower is None:
+        return
+    observe.holds_when("the CPU is what limits: round trips on an idle link", slower)
+    slow = Measurement(f"over a link of {LINK_MBITS} Mbit/s", "Gbit/s", _slow_link(modes), "higher")
+    observe.measured(slow)
+    host, bridge = (statistics.median(slow.series[way]) for way in (HOST, BRIDGE))
+    observe.fails_when(
+        "the link is what limits: one stream is as fast in either mode",
+        abs(host - bridge) < 0.05 * host and host < 1.05 * LINK_MBITS / 1000,
+    )
+
+
+LINK_MBITS = 500
+SLOW_OCTETS = 4_000_000
+SLOW_ROUNDS = 5
+
+
+def _slow_link(modes: Modes) -> dict[str, tuple[float, ...]]:
+    """Streams in both modes, where the client's interface sends no faster than a slow link."""
+    client = modes.ways[HOST].client
+    shape = ["root", "tbf", "rate", f"{LINK_MBITS}mbit", "burst", "128kb", "latency", "50ms"]
+    add = ["tc", "qdisc", "add", "dev", "eth0", *shape]
+    found: dict[str, list[float]] = {HOST: [], BRIDGE: []}
+    with undone(Observation(), client, add, ["tc", "qdisc", "del", "dev", "eth0", "root"]):
+        for _ in range(SLOW_ROUNDS):
+            for way, figures in found.items():
+                figures.append(stream(modes.ways[way], SLOW_OCTETS).gbits)
+    return {way: tuple(figures) for way, figures in found.items()}
+
+
+# -- flannel's back ends ---------------------------------------------------
+
+UDP, VXLAN, HOST_GW, DIRECT = "udp", "vxlan", "host-gw", "node to node"
+OCTETS = {UDP: 3_000_000, VXLAN: 50_000_000, HOST_GW: 50_000_000, DIRECT: 50_000_000}
+SEGMENT = 1380  # fits all of them: vxlan's MTU of 1450 less headers and TCP's options
+#: Hosts of a subnet, from its end: Docker hands addresses out from its beginning.
+SPARE = {VXLAN: -10, HOST_GW: -11}
+
+
+@dataclass
+class Overlay:
+    """What was measured over the ways between two hosts, and flanneld's part in it.
+
+    ``used`` is what flanneld of both hosts used during the round trips, by way;
+    ``carried`` the packets that passed flannel0 of the first host during those over udp.
+    """
+
+    rounds: Rounds = field(default_factory=Rounds)
+    used: dict[str, CpuTime] = field(default_factory=lambda: dict.fromkeys(OCTETS, NOTHING))
+    carried: int = 0
+
+    @property
+    def per_round_trip(self) -> float:
+        """CPU time of flanneld in microseconds: two packets, each carried on both hosts."""
+        return self.used[UDP].seconds / MICROSECOND / self.carried * 2
+
+
+@contextlib.contextmanager
+def _ways(observe: Observation, one: End, other: End) -> Iterator[dict[str, Way]]:
+    """From container to container by each back end, told apart by the containers' addresses.
+
+    flannel runs one back end at a time.  What vxlan and host-gw would set up in its
+    place, the kernel's VXLAN and routes through the hosts, is set up beside it for
+    a further address of each container.
+    """
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(own_vxlan(observe, one, other))
+        for here, there, vtep in ((one, other, OWN_NETWORK[2]), (other, one, OWN_NETWORK[1])):
+            hops = {VXLAN: ["via", str(vtep), "dev", device], HOST_GW: ["via", there.address]}
+            for way, number in SPARE.items():
+                address = [f"{here.subnet[number]}/32", "dev", "eth0"]
+                route = [f"{there.subnet[number]}/32", *hops[way]]
+                for place, kind, words in (
+                    (here.container, "address", address),
+                    (here.node, "route", route),
+                ):
+                    add, delete = (["ip", kind, verb, *words] for verb in ("add", "del"))
+                    stack.enter_context(undone(observe, place, add, delete))
+        client, server = one.container, other.container
+        prefix = on_one_cpu(one.node)
+        ways = {UDP: Way(UDP, client, server.address, segment=SEGMENT, prefix=prefix)}
+        for way, number in SPARE.items():
+            own, target = str(one.subnet[number]), str(other.subnet[number])
+            ways[way] = Way(way, client, target, own=own, segment=SEGMENT, prefix=prefix)
+        ways[DIRECT] = Way(DIRECT, one.node, other.address, segment=SEGMENT, prefix=prefix)
+        for made in ways.values():
+            place = other.node if made.name == DIRECT else server
+            stack.enter_context(measured_server(place, made.address))
+        yield ways
+
+
+@pytest.fixture(scope="module")
+def measured(lab: LiveLab) -> Overlay:
+    """All ways between two hosts of the udp back end, in turn."""
+    need(lab, "flannel-udp", "docker")
+    one, other = ends(lab)
+    need_iperf3(one.node, other.node)
+    daemons = [(end.node, end.node.services()[SERVICE].pid) for end in (one, other)]
+    found = Overlay()
+
+    def used() -> CpuTime:
+        return sum((cpu_time(node, pid) for node, pid in daemons), NOTHING)
+
+    def carried() -> int:
+        path = "/sys/class/net/flannel0/statistics"
+        counters = one.node.run(["cat", f"{path}/rx_packets", f"{path}/tx_packets"]).stdout
+        return sum(map(int, counters.split()))
+
+    with _ways(Observation(), one, other) as ways:
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                found.rounds.stream(way, OCTETS[name])
+                passed, before = carried(), used()
+                found.rounds.trips(way)
+                found.used[name] += used() - before
+                found.carried += carried() - passed if name == UDP else 0
+    return found
+
+
+@pytest.mark.claim("flannel-udp-slowest")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_udp_is_the_slowest_back_end(observe: Observation, measured: Overlay) -> None:
+    rounds = measured.rounds
+    rounds.keep(observe)
+    for other in (VXLAN, HOST_GW):
+        faster = rounds.decide(observe, THROUGHPUT, other, UDP)
+        if faster is not None:
+            observe.holds(faster, f"one TCP stream is slower over udp than over {other}")
+        longer = rounds.decide(observe, P50, UDP, other)
+        if longer is not None:
+            observe.holds(longer, f"a round trip takes longer over udp than over {other}")
+
+
+@pytest.mark.claim("flannel-udp-crossings-cost")
+@pytest.mark.needs("flannel-udp", "docker")
+def test_crossings_are_what_makes_udp_slow(observe: Observation, measured: Overlay) -> None:
+    rounds, used = measured.rounds, measured.used[UDP]
+    rounds.keep(observe)
+    observe.note("flanneld of both hosts", {way: str(u) for way, u in measured.used.items()})
+    observe.note("packets that passed flannel0", str(measured.carried))
+    longer = rounds.decide(observe, P50, UDP, VXLAN)
+    if longer is None:
+        return
+    observe.holds(longer, "packet by packet udp is slower than VXLAN in the kernel")
+    extra = statistics.median(rounds.added(P50, UDP, VXLAN))
+    wrapping = statistics.median(rounds.added(P50, VXLAN, HOST_GW))
+    observe.holds(
+        wrapping < extra / 2,
+        f"wrapping as such, in the kernel, adds {wrapping:.1f} µs to a round trip; udp {extra:.1f}",
+    )
+    own = measured.per_round_trip
+    # The rest is time in which flanneld, woken for each packet, waits for its turn.
+    observe.holds(own > extra / 4, f"flanneld's CPU time for its packets is {own:.1f} µs")
+    observe.holds(
+        used.system > used.user,
+        f"most of that in system calls: {used.system} ticks, {used.user} in its own code",
+    )
+    others = max(u.seconds for way, u in measured.used.items() if way != UDP)
+    observe.holds(others < used.seconds / 10, "over the other ways flanneld has next to no part")

@@ -1,0 +1,103 @@
+"""Figures of rounds, and what a process has used of a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from provider_contract import spec
+
+from testbed.claims.model import Measurement
+from testbed.claims.observation import Observation
+from testbed.nodes.fake import Answer, FakeProvider
+from testbed.suites.measuring import (
+    NOTHING,
+    CpuTime,
+    Way,
+    cpu_time,
+    need_iperf3,
+    on_one_cpu,
+    round_trips,
+    stream,
+)
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "clear"),
+    [
+        ((5, 5, 5), (4, 4, 4), True),
+        ((4, 4, 4), (5, 5, 5), False),
+        ((5, 5, 5), (5, 5, 5), None),
+        ((21, 14, 30), (20, 13, 29), True),  # the rounds differ much, the two of a round little
+        ((6, 4, 6, 4), (5, 5, 5, 5), None),
+        ((9, 8, 8, 5, 7), (5, 5, 5, 5, 5), True),
+    ],
+)
+def test_a_difference_is_clear_when_it_is_larger_than_its_spread(
+    more: tuple[float, ...], less: tuple[float, ...], clear: bool | None
+) -> None:
+    figures = Measurement("speed", "m/s", {"one": more, "other": less}, "higher")
+    assert Observation().differ(figures, "one", "other") is clear
+
+
+def node(program: str, *answers: Answer) -> tuple[Node, FakeProvider]:
+    provider = FakeProvider()
+    for answer in answers:
+        provider.script([program], answer)
+    return provider.create("lab", spec("node1")), provider
+
+
+@pytest.mark.parametrize(
+    ("mask", "cpu"), [("3", "1"), ("1", "0"), ("ff", "7"), ("1,00000000", "32")]
+)
+def test_the_last_cpu(mask: str, cpu: str) -> None:
+    machine, _ = node("grep", Answer(out=f"Cpus_allowed:\t{mask}\n".encode()))
+    assert on_one_cpu(machine) == ("taskset", "--cpu-list", cpu)
+
+
+PROC = b"""\
+7 (a (b) c) S 1 7 7 0 -1 0 0 0 0 0 11 79 0 0 20 0 9 0 0 0 0
+1500000000 20 3
+500000000 20 3
+voluntary_ctxt_switches:\t40
+voluntary_ctxt_switches:\t2
+"""
+
+
+def test_cpu_time_of_all_threads() -> None:
+    machine, _ = node("sh", Answer(out=PROC))
+    used = cpu_time(machine, 7)
+    assert used == CpuTime(2.0, 11, 79, 42)
+    assert used - used == NOTHING
+    assert used + NOTHING == used
+
+
+IPERF3 = b"""{"end": {
+  "sum_sent": {"seconds": 0.5, "bytes": 1000000000},
+  "sum_received": {"seconds": 0.5, "bytes": 1000000000, "bits_per_second": 16e9},
+  "cpu_utilization_percent": {"host_total": 60.0, "remote_total": 40.0}}}"""
+
+
+def test_a_stream_and_what_it_costs() -> None:
+    machine, provider = node("iperf3", Answer(out=IPERF3))
+    sent = stream(Way("way", machine, "192.0.2.1", own="192.0.2.2", segment=1380), 1_000_000_000)
+    assert (sent.gbits, sent.octets, sent.cpu) == (16.0, 1_000_000_000, 0.5)
+    assert sent.cpu_per_gigabyte == pytest.approx(0.5)
+    (argv,) = provider.asked("run")
+    assert argv[-4:] == ("--bind", "192.0.2.2", "--set-mss", "1380")
+
+
+def test_round_trips_in_microseconds() -> None:
+    answer = b'{"connect": 30000.0, "p50": 12000.0, "p99": 99000.0}'
+    machine, _ = node("python3", Answer(out=answer))
+    found = round_trips(Way("way", machine, "192.0.2.1"))
+    assert [found.connect, found.p50, found.p99] == pytest.approx([30, 12, 99])
+
+
+def test_without_iperf3_there_is_no_measurement() -> None:
+    machine, _ = node("which", Answer(1))
+    with pytest.raises(pytest.skip.Exception, match="no iperf3"):
+        need_iperf3(machine)
