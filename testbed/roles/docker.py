@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SERVICE = "dockerd"
 CONFIG = "/etc/docker/daemon.json"
 BRIDGE = "docker0"
+FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
 def docker_step(node: str) -> str:
@@ -58,7 +59,7 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
         config["ip-masq"] = False
         if version >= (28, 2, 0):
             # Since 28 packets for a container that come in by another interface are
-            # dropped (moby #49792); an overlay is just that.  Earlier 28: see daemon_env.
+            # dropped (moby #49325); an overlay is just that.  Earlier 28: see daemon_env.
             config["allow-direct-routing"] = True
         if topology.docker.firewall == "nftables":
             config["bridge-accept-fwmark"] = firewall.MARK
@@ -121,7 +122,7 @@ class Docker(Role):
         firewall.choose(machine, topology.docker.firewall)
         if topology.docker.firewall == "nftables":
             # With nftables the daemon never turns it on itself, and refuses to start without.
-            machine.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+            machine.run(FORWARDING)
         if _in_overlay(topology, node) and number >= (28, 0, 0):
             firewall.admit(machine, topology, BRIDGE)
         folders = [machine.provide(p) for p in context.store.path_dirs(*PARTS[release])]

@@ -65,7 +65,7 @@ def admit(machine: Node, topology: Topology, bridge: str) -> None:
     """Let an overlay's packets into docker0 on a node whose engine is 28 or later.
 
     Those engines drop what another interface brings for a port that is not published
-    before flannel's own forward rules have a say (moby 28.0 release notes).  Each packet
+    before flannel's own forward rules have a say (moby #48724).  Each packet
     filter has its door for rules of the user's own: the chain DOCKER-USER of iptables; a
     firewall mark with nftables, where an accept in one table does not bind another.
     """

@@ -6,7 +6,7 @@ docker-10-1-27 those of document 001.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from testbed.suites.helpers import (
     answers,
     bridge_address,
     bridge_containers,
+    direct_access,
     extra_container,
     extra_network,
     fetch,
@@ -39,7 +40,6 @@ from testbed.suites.helpers import (
     published,
     route_to,
     routes,
-    rules,
     scratch_machine,
     undone,
 )
@@ -485,27 +485,9 @@ def test_outside_a_container_is_reached_only_by_a_route_and_with_leave(
             "there is a route, and the port is not published: FORWARD drops it",
             fetch(observe, outside, f"http://{private.address}:80/", seconds=SOON) is None,
         )
-        with _leave(observe, node, web.address) as words:
+        with direct_access(lab, observe, node, web.address) as lifted:
+            words = ", and the engine's drop of direct access (28 and later) is lifted"
             observe.fails_when(
-                f"there is a route, and the port is published{words}",
+                f"there is a route, and the port is published{words if lifted else ''}",
                 is_served_by(fetch(observe, outside, mapped), web),
             )
-
-
-@contextmanager
-def _leave(observe: Observation, node: Node, address: str) -> Iterator[str]:
-    """Let packets for a container pass the raw table, where Docker 28 and later drop them."""
-    dropped = [
-        rule
-        for rule in rules(observe, node, "raw")
-        if rule.target == "DROP" and rule.get("-d").partition("/")[0] == address
-    ]
-    if not dropped:
-        yield ""
-        return
-    insert, delete = (
-        ["iptables", "-t", "raw", how, "PREROUTING", "-d", address, "-j", "ACCEPT"]
-        for how in ("-I", "-D")
-    )
-    with undone(observe, node, insert, delete):
-        yield ", and the engine's drop of direct access (28 and later) is lifted"

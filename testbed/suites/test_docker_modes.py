@@ -18,6 +18,7 @@ from testbed.suites.helpers import (
     bridge_address,
     bridge_containers,
     client_of,
+    docker_rules,
     extra_container,
     fetch,
     flows,
@@ -31,7 +32,6 @@ from testbed.suites.helpers import (
     note,
     ping,
     ports,
-    rules,
     serving,
     undone,
     wait_serving,
@@ -215,7 +215,8 @@ def test_in_host_mode_ports_are_the_hosts(
             node, ["find", f"/proc/{in_host_mode.pid}/fd", "-lname", f"socket:[[]{one.inode}]"]
         ).stdout.split()
         observe.holds(held, f"the socket at {one.address} is one of the container's process")
-    mapped = [rule for rule in rules(observe, node, "nat") if rule.get("--dport") == str(number)]
+    nat = docker_rules(lab, observe, node, "nat")
+    mapped = [rule for rule in nat if rule.get("--dport") == str(number)]
     assert mapped == [], "the port is mapped"
 
 
@@ -250,7 +251,7 @@ def test_in_host_mode_nothing_is_translated(
     number, host = web_port(lab, in_host_mode), node_address(lab, node)
 
     def translated() -> int:
-        found = rules(observe, node, "nat")
+        found = docker_rules(lab, observe, node, "nat")
         return sum(r.packets for r in found if r.target in {"DNAT", "SNAT", "MASQUERADE"})
 
     before = translated()

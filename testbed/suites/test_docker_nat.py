@@ -21,6 +21,7 @@ from testbed.suites.helpers import (
     bridge_containers,
     client_of,
     docker_node,
+    docker_rules,
     extra_container,
     fetch,
     flows,
@@ -31,7 +32,6 @@ from testbed.suites.helpers import (
     ports,
     published,
     route_to,
-    rules,
     serving,
     sysctl_set,
     wait_serving,
@@ -136,7 +136,7 @@ def test_nat_ties_a_port_of_the_host_to_the_container(
     observe.holds(numbers == {str(port.host_port)}, f"the engine says port {numbers}")
     found = [
         rule
-        for rule in rules(observe, node, "nat")
+        for rule in docker_rules(lab, observe, node, "nat")
         if rule.target == "DNAT" and rule.get("--dport") == str(port.host_port)
     ]
     observe.holds(
@@ -322,7 +322,8 @@ def test_the_source_becomes_the_address_of_eth0(
     observe.holds(
         [p.src for p in after] == [host], f"on eth0 the request comes from {host}, eth0's address"
     )
-    translating = {rule.target for rule in rules(observe, node, "nat")} & {"MASQUERADE", "SNAT"}
+    found = {rule.target for rule in docker_rules(lab, observe, node, "nat")}
+    translating = found & {"MASQUERADE", "SNAT"}
     observe.holds(translating, f"the nat table has {' and '.join(sorted(translating)) or 'none'}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -167,6 +168,137 @@ def test_the_rules_and_policies_of_a_table() -> None:
 def test_no_table_has_no_rules() -> None:
     assert helpers.rules(Observation(), node_with(iptables_save=""), "nat") == []
     assert helpers.policies(Observation(), node_with(iptables_save=""), "nat") == {}
+
+
+NFTABLES: list[dict[str, Any]] = [
+    {"metainfo": {"json_schema_version": 1}},
+    {"chain": {"name": "nat-prerouting-and-output"}},
+    {
+        "rule": {
+            "chain": "nat-prerouting-and-output",
+            "expr": [
+                {"match": {"op": "!=", "left": {"meta": {"key": "iifname"}}, "right": "docker0"}},
+                {
+                    "match": {
+                        "op": "==",
+                        "left": {"payload": {"protocol": "tcp", "field": "dport"}},
+                        "right": 8080,
+                    }
+                },
+                {"counter": {"packets": 4, "bytes": 240}},
+                {"dnat": {"addr": "172.17.0.4", "port": 80}},
+            ],
+        }
+    },
+    {
+        "rule": {
+            "chain": "nat-postrouting-out__docker0",
+            "expr": [
+                {
+                    "match": {
+                        "op": "==",
+                        "left": {"payload": {"protocol": "ip", "field": "saddr"}},
+                        "right": {"prefix": {"addr": "172.17.0.0", "len": 16}},
+                    }
+                },
+                {"masquerade": None},
+            ],
+        }
+    },
+    {
+        "rule": {
+            "chain": "filter-forward-in__docker0",
+            "expr": [
+                {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["related"]}},
+                {"jump": {"target": "elsewhere"}},
+            ],
+        }
+    },
+]
+
+
+class OneFirewall:
+    """What the look at rules uses of a LiveLab."""
+
+    def __init__(self, firewall: str) -> None:
+        self.facts = {"firewall": firewall}
+
+
+def test_dockers_rules_are_those_of_iptables_where_it_writes_them() -> None:
+    node = node_with(iptables_save=SAVED)
+    live = cast("LiveLab", OneFirewall("iptables-nft"))
+    assert helpers.docker_rules(live, Observation(), node, "nat") == helpers.rules(
+        Observation(), node, "nat"
+    )
+    assert "nft" not in {words[0] for words in asked(node)}
+
+
+def test_dockers_own_nftables_in_the_words_of_iptables() -> None:
+    node = node_with(iptables_save=SAVED, nft=json.dumps({"nftables": NFTABLES}))
+    live = cast("LiveLab", OneFirewall("nftables"))
+    found = helpers.docker_rules(live, Observation(), node, "nat")
+    assert [r.target for r in found] == ["DOCKER", "RETURN", "DNAT", "MASQUERADE"]
+    mapped, masked = found[2:]
+    assert mapped == Rule(
+        "nat",
+        "nat-prerouting-and-output",
+        "DNAT",
+        {"-i": "docker0", "--dport": "8080", "--to-destination": "172.17.0.4:80"},
+        frozenset({"-i"}),
+        4,
+    )
+    assert masked.get("-s") == "172.17.0.0/16"
+    *_, last = helpers.docker_rules(live, Observation(), node, "filter")
+    # What iptables has no option for is not dropped: the rule would seem to match more.
+    assert last.matches == {'{"ct": {"key": "state"}}': '["related"]'}
+    assert last.target == "elsewhere"
+
+
+RAW_DROP = """*raw
+:PREROUTING ACCEPT [0:0]
+[0:0] -A PREROUTING -d 172.17.0.4/32 ! -i docker0 -j DROP
+COMMIT
+"""
+
+
+def test_direct_access_is_lifted_for_a_while_where_it_is_dropped() -> None:
+    node = node_with(iptables_save=RAW_DROP, iptables="")
+    live = cast("LiveLab", OneFirewall("iptables-nft"))
+    with helpers.direct_access(live, Observation(), node, "172.17.0.3") as lifted:
+        assert not lifted
+    with helpers.direct_access(live, Observation(), node, "172.17.0.4") as lifted:
+        assert lifted
+    changes = [words for words in asked(node) if words[0] == "iptables"]
+    assert [words[4] for words in changes] == ["-I", "-D"]
+
+
+def test_direct_access_past_nftables_takes_away_its_own_rule_only() -> None:
+    drop = {
+        "rule": {
+            "chain": "raw-PREROUTING",
+            "expr": [
+                {
+                    "match": {
+                        "op": "==",
+                        "left": {"payload": {"protocol": "ip", "field": "daddr"}},
+                        "right": "172.17.0.4",
+                    }
+                },
+                {"drop": None},
+            ],
+        }
+    }
+    node = node_with(iptables_save="")
+    listed, made = {"nftables": [drop]}, {"nftables": [{"insert": {"rule": {"handle": 42}}}]}
+    machine = FakeProvider(node._machine)
+    machine.script(["nft", "-j", "list"], Answer(out=json.dumps(listed).encode()))
+    machine.script(["nft", "-j", "-e"], Answer(out=json.dumps(made).encode()))
+    machine.script(["nft", "delete"], Answer())
+    live = cast("LiveLab", OneFirewall("nftables"))
+    with helpers.direct_access(live, Observation(), node, "172.17.0.4") as lifted:
+        assert lifted
+        assert asked(node)[-1][3] == "insert"
+    assert asked(node)[-1][-2:] == ("handle", "42")
 
 
 # -- /proc/net ----------------------------------------------------------------
