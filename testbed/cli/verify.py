@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +17,7 @@ from testbed.errors import LabError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.status import Status
+    from rich.live import Live
 
     from testbed.claims.model import Finding
     from testbed.lab.lab import Settings
@@ -236,20 +237,28 @@ class _Progress:
         self._output = output
         self._done: dict[str, int] = {}  # checks that have ended, of the labs at work
         self._began = time.monotonic()
-        self._status: Status | None = None
+        self._live: Live | None = None
 
     def __enter__(self) -> Self:
         from rich.console import Console
+        from rich.live import Live
 
         console = Console(stderr=True)
         if console.is_terminal and not self._output.silent:
-            self._status = console.status("")
-            self._status.start()
+            # No thread of its own refreshes it: a process that is forked while one writes
+            # would have the lock of the file, held by nobody.
+            self._live = Live(
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # a file gets its lines itself
+            )
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status:
-            self._status.stop()
+        if self._live:
+            self._live.stop()
 
     def watching(self) -> Any:
         from testbed.suites.everything import Watching
@@ -257,11 +266,11 @@ class _Progress:
         return Watching(began=self._began_lab, up=self._up, found=self._found, ended=self._ended)
 
     def _show(self) -> None:
-        if self._status:
+        if self._live:
             labs = ", ".join(
                 f"{name} {count}" if count else name for name, count in self._done.items()
             )
-            self._status.update(f"{time.monotonic() - self._began:3.0f} s  {labs}")
+            self._live.update(f"{time.monotonic() - self._began:3.0f} s  {labs}", refresh=True)
 
     def _began_lab(self, name: str) -> None:
         self._done[name] = 0

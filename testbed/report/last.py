@@ -31,8 +31,8 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
 def failed(state: Path, selection: Selection) -> Selection:
     """The selection, narrowed to what did not end as expected in the last run.
 
-    That includes what an interrupted run did not come to.  Raises UsageError
-    when there is no last run; names nothing when nothing failed.
+    That includes what an interrupted run of every lab did not come to.  Raises
+    UsageError when there is no last run; names nothing when nothing failed.
     """
     path = state / FOLDER / FILE
     try:
@@ -40,7 +40,9 @@ def failed(state: Path, selection: Selection) -> Selection:
         wrong = {
             claim["id"]
             for claim in run["claims"]
-            if claim["id"] in claims() and not claim["as_expected"]
+            if claim["id"] in claims()
+            and not claim["as_expected"]
+            and selection.has(claims()[claim["id"]])
         }
         tests = {
             check["name"]
@@ -53,6 +55,6 @@ def failed(state: Path, selection: Selection) -> Selection:
             "there is no last run whose failures could be run again",
             hint="run `testbed verify` without --rerun-failed first",
         ) from None
-    if selection.claims:
-        wrong &= set(selection.claims)
+    if selection.claims or selection.documents:  # an ordinary test belongs to none
+        tests = set()
     return replace(selection, claims=tuple(sorted(wrong)), tests=tuple(sorted(tests)))
