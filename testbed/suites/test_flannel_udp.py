@@ -289,7 +289,8 @@ def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Ca
     observe.note("system calls of flanneld", "\n".join(map(str, calls.flanneld)))
     reads = [c for c in calls.flanneld if c.name == "read" and c.packet.src == calls.source]
     observe.holds(
-        [c.path for c in reads] == [TUN], f"one read() of {TUN} gives the container's packet"
+        [c.path for c in reads] == [TUN] * SENT and {c.sequence for c in reads} == ALL,
+        f"each of {SENT} packets of the container is given by one read() of {TUN}",
     )
 
 
@@ -429,18 +430,23 @@ class Call:
     path: str  # of the file, or socket:[inode]
     packet: Packet
 
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the echo that it carried."""
+        return self.packet.icmp.seq if self.packet.icmp else 0
+
     def __str__(self) -> str:
         return f"{self.name}({self.path}) {self.packet}"
 
 
 @dataclass(frozen=True)
 class Calls:
-    """What flanneld and the sender asked of the kernel while one echo request was sent."""
+    """What flanneld and the sender asked of the kernel while :data:`SENT` requests were sent."""
 
     source: str
     target: str
     flanneld: list[Call]
-    sender: int  # calls by which the sender handed the request to the kernel
+    sender: list[int]  # the sequence number of the request that each of its calls handed over
 
 
 #: A finished call of strace -xx -y: name, hex of the file's name, hex of the data, result.
@@ -449,6 +455,10 @@ CALL = re.compile(
 )
 STRACE = ["strace", "-f", "-y", "-xx", "-s", "2048"]
 MARK = "5445535442454421"  # the sender's payload repeats it
+MARKED = bytes.fromhex(MARK)
+SENT = 10  # echo requests
+ALL = set(range(1, SENT + 1))
+PING = ["ping", "-n", "-q", f"-c{SENT}", "-i0.01", "-W2"]
 
 
 def _unhex(text: bytes) -> bytes:
@@ -457,7 +467,7 @@ def _unhex(text: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def calls(lab: LiveLab) -> Calls:
-    """The system calls by which one echo request leaves node1, as strace shows them."""
+    """The system calls by which echo requests leave the first host, as strace shows them."""
     need(lab, "flannel-udp", "docker")
     one, other = ends(lab)
     if not one.node.run(["which", "strace"], check=False).ok:
@@ -469,22 +479,22 @@ def calls(lab: LiveLab) -> Calls:
         if not eventually(lambda: b"attached" in running.err, 3):
             pytest.skip(f"strace cannot attach to flanneld: {running.err.decode().strip()}")
         sender = [*STRACE, "-e", "trace=sendto,sendmsg,write"]
-        argv = [*sender, "ping", "-n", "-c", "1", "-W", "2", "-p", MARK, target]
-        sent = one.container.run(argv, check=False)
-        eventually(lambda: len(_packets(running)) >= 4, 2)
+        sent = one.container.run([*sender, *PING, "-p", MARK, target], check=False)
+        eventually(lambda: len(_packets(running)) >= 4 * SENT, 2)
         one.node.run(["kill", "-INT", str(running.pid)])
         running.wait(5)
         found = _packets(running)
-    marked = [_unhex(call[2]) for call in CALL.findall(sent.err)]
-    handed = [d for d in marked if bytes.fromhex(MARK) in d and d[:1] == b"\x08"]
-    return Calls(one.container.address, target, found, len(handed))
+    handed = [_unhex(call[2]) for call in CALL.findall(sent.err)]
+    # An echo request begins with type 8; its sequence number is at octets 6 and 7 (RFC 792).
+    own = [int.from_bytes(d[6:8], "big") for d in handed if d[:1] == b"\x08" and MARKED in d]
+    return Calls(one.container.address, target, found, own)
 
 
 def _packets(running: Running) -> list[Call]:
     found = []
     for name, path, data in CALL.findall(running.err):
         packet = decode(_unhex(data), LINK_RAW[0])
-        if packet.icmp and bytes.fromhex(MARK) in packet.payload:
+        if packet.icmp and MARKED in packet.payload:
             found.append(Call(name.decode(), _unhex(path).decode(), packet))
     return found
 
@@ -492,13 +502,44 @@ def _packets(running: Running) -> list[Call]:
 @pytest.mark.claim("flannel-udp-three-crossings")
 @pytest.mark.needs("flannel-udp", "docker")
 def test_sending_a_packet_crosses_between_user_and_kernel_three_times(
-    observe: Observation, calls: Calls
+    lab: LiveLab, observe: Observation, calls: Calls
 ) -> None:
     outward = [c for c in calls.flanneld if c.packet.dst == calls.target]
-    observe.note("the sender", f"{calls.sender} call hands the request to the kernel")
-    observe.note("flanneld", "\n".join(map(str, outward)))
-    names = [call.name for call in outward]
-    observe.holds(calls.sender == 1, "the sender's own call")
-    observe.holds(names.count("read") == 1, "flanneld reads the packet from the TUN device")
-    observe.holds(names.count("sendto") == 1, "flanneld sends it in a datagram")
-    observe.holds(calls.sender + len(names) == 3, "three crossings in all")
+    observe.note("calls of the sender, by sequence number", str(calls.sender))
+    observe.note("calls of flanneld", "\n".join(map(str, outward)))
+    reads = [c.sequence for c in outward if c.name == "read"]
+    sends = [c.sequence for c in outward if c.name == "sendto"]
+    each = sorted(ALL)
+    observe.holds(sorted(calls.sender) == each, f"each of {SENT} packets: the sender's own call")
+    observe.holds(sorted(reads) == each, "flanneld reads it from the TUN device, once")
+    observe.holds(sorted(sends) == each, "flanneld sends it in a datagram, once")
+    total = len(calls.sender) + len(outward)
+    observe.holds(total == 3 * SENT, f"{total} crossings for {SENT} packets: three for each")
+    _all_pass_flanneld(lab, observe)
+
+
+def _all_pass_flanneld(lab: LiveLab, observe: Observation) -> None:
+    """Count without strace: of as many packets every octet is read by flanneld, and then sent."""
+    one, other = ends(lab)
+    pid = one.node.services()[SERVICE].pid
+    size = 1000
+
+    def counters() -> dict[str, int]:
+        """Octets that flanneld has read (proc(5), io), packets into flannel0, datagrams out."""
+        files = [f"/proc/{pid}/io", "/sys/class/net/flannel0/statistics/tx_packets"]
+        io, tx, snmp = (one.node.get(f).decode() for f in [*files, f"/proc/{pid}/net/snmp"])
+        names, values = (line.split() for line in snmp.splitlines() if line.startswith("Udp:"))
+        return {
+            "octets read": int(io.split()[1]),
+            "into flannel0": int(tx),
+            "datagrams": int(values[names.index("OutDatagrams")]),
+        }
+
+    before = counters()
+    data = str(size - 28)  # less the headers of IP and ICMP
+    one.container.run([*PING, "-s", data, other.container.address])
+    grown = {name: value - before[name] for name, value in counters().items()}
+    observe.note(f"{SENT} packets of {size} octets, without strace: counters grow by", grown)
+    wanted = {"octets read": SENT * size, "into flannel0": SENT, "datagrams": SENT}
+    for name, least in wanted.items():
+        observe.holds(grown[name] >= least, f"{name}: {grown[name]}, at least {least}")
