@@ -163,7 +163,7 @@ def closing(run: Run) -> str:
     bad = sum(not f.as_expected for f in worst)
     checks = [check for lab in run.labs for check in lab.results.checks]
     failed = sum(c.outcome == "failed" for c in checks)
-    failed += sum(len(lab.results.broken) for lab in run.labs)
+    broken = len({text for lab in run.labs for text in lab.results.broken})
     errors = sum(bool(lab.error) for lab in run.labs)
     elsewhere = {name for lab in run.labs for name in lab.results.elsewhere}
     labs = [lab for lab in run.labs if lab.topology]
@@ -174,6 +174,8 @@ def closing(run: Run) -> str:
         words += f"; {absent} not here"
     if checks:
         words += f"; {len(checks)} other checks, {failed} failed"
+    if broken:
+        words += f"; {broken} {'suite' if broken == 1 else 'suites'} cannot be loaded"
     if elsewhere and not run.complete:
         words += f"; {len(elsewhere)} need another lab"
     if errors:

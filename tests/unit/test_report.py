@@ -1,19 +1,26 @@
-"""What a run came to, for the terminal and as data."""
+"""What a run came to, for the terminal, as data, as JUnit XML, and kept for the next one."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from testbed import __version__
 from testbed.claims import catalogue
-from testbed.claims.model import Claim, Evidence, Finding, Verdict
-from testbed.report import data, terminal
-from testbed.suites.everything import LabRun
-from testbed.suites.runner import Check, Results
+from testbed.claims.model import Claim, Evidence, Finding, Measurement, Verdict
+from testbed.errors import UsageError
+from testbed.report import data, junit, last, terminal
+from testbed.suites import model
+from testbed.suites.model import Check, LabRun, Results, Run, Selection
+from testbed.topology.load import load
 
 LONG = "It is so, and so on, " * 12
 
@@ -25,7 +32,7 @@ def claim(name: str, document: str = "002", expect: Verdict = "confirmed", **mor
         "kind": "state",
         "needs": ("docker",),
         "check": "Look.",
-        "why": "" if expect == "confirmed" else f"The reason of {name}.",
+        "why": "" if expect in ("confirmed", "not testable") else f"The reason of {name}.",
     }
     return Claim(name, document, expect=expect, **{**fields, **more})
 
@@ -38,13 +45,14 @@ CLAIMS = {
         claim("three", expect="depends"),
         claim("four", "003", "contradicted"),
         claim("long", "003", claim=LONG),
+        claim("word", "004", "not testable", kind="definition", needs=("none",)),
     )
 }
 
 
 @pytest.fixture(autouse=True)
 def _catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (terminal, data, catalogue):
+    for module in (terminal, junit, last, model, catalogue):
         monkeypatch.setattr(module, "claims", lambda: CLAIMS)
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -52,6 +60,19 @@ def _catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
 def plain(lines: Iterable[str] | str) -> str:
     text = lines if isinstance(lines, str) else "\n".join(lines)
     return click.unstyle(text)
+
+
+TWO_NODE = load("two-node")
+
+
+def lab(*findings: Finding, name: str = "lab", **more: Any) -> LabRun:
+    """A lab that has said this."""
+    results = Results(list(findings), **more)
+    return LabRun(name, TWO_NODE, results, up=0.5, seconds=2.0, down=0.25)
+
+
+def run(*labs: LabRun, **more: Any) -> Run:
+    return Run(**{"selection": Selection(), "labs": list(labs), "seconds": 1.234, **more})
 
 
 def good(name: str, **more: Any) -> Finding:
@@ -67,8 +88,9 @@ WRONG = Finding(
     reason="expected confirmed: docker0 is there",
     evidence=[Evidence("node1# ip link", "1: lo\n2: eth0"), Evidence("does not hold", "docker0")],
 )
-BROKEN = Finding("one", None, problem="LabError: the node is gone")
-SKIPPED = Finding("one", "not here", reason="Skipped: the lab has no docker")
+BROKEN = Finding("one", None, problem="LabError: the node is gone", expected="confirmed")
+SKIPPED = Finding("one", "not here", reason="Skipped: the lab has no docker", expected="confirmed")
+SURPRISE = Finding("four", "confirmed", expected="contradicted")
 PASSED = Check("tests/test_a.py::test_it", "passed", 0.1)
 FAILED = Check("tests/test_a.py::test_other", "failed", 0.1, "assert 1 == 2\n  +1")
 
@@ -115,10 +137,7 @@ def red(text: str) -> bool:
         (good("four"), False),  # contradicted, as was expected
         (SKIPPED, False),
         (WRONG, True),
-        (
-            Finding("four", "confirmed", expected="contradicted"),
-            True,
-        ),  # a surprise is one, whichever way it goes
+        (SURPRISE, True),  # whichever way it goes
         (Finding("three", "inconclusive", expected="depends"), False),  # a noisy machine
         (BROKEN, True),
         (PASSED, False),
@@ -134,12 +153,12 @@ def test_red_is_what_was_not_expected(found: Finding | Check, alarming: bool) ->
 
 
 def test_what_is_as_expected_is_no_failure() -> None:
-    assert list(terminal.failures(Results([*GOOD, SKIPPED], [PASSED]))) == []
+    assert list(terminal.failures(lab(*GOOD, SKIPPED, checks=[PASSED]))) == []
 
 
 def test_an_unexpected_verdict_is_shown_with_its_evidence() -> None:
-    assert plain(terminal.failures(Results([good("one"), WRONG]))) == (
-        "\ntwo  (002, 1.1, line 9)\n"
+    assert plain(terminal.failures(lab(good("one"), WRONG))) == (
+        "\ntwo  on lab  (002, 1.1, line 9)\n"
         "  claim:    The statement of two.\n"
         "  expected: confirmed\n"
         "  seen:     contradicted; expected confirmed: docker0 is there\n"
@@ -152,16 +171,16 @@ def test_an_unexpected_verdict_is_shown_with_its_evidence() -> None:
 
 
 def test_a_check_that_failed_itself_is_shown_with_its_problem() -> None:
-    text = plain(terminal.failures(Results([BROKEN])))
+    text = plain(terminal.failures(lab(BROKEN)))
     assert "  seen:     LabError: the node is gone" in text
     other = Finding("three", "confirmed", expected="depends", why="The reason of three.")
-    text = plain(terminal.failures(Results([other])))
+    text = plain(terminal.failures(lab(other)))
     assert "  expected: depends, The reason of three." in text
 
 
 def test_failed_checks_and_suites_that_cannot_be_loaded() -> None:
-    results = Results(checks=[PASSED, FAILED], broken=["test_x.py: SyntaxError\nline 1"])
-    assert plain(terminal.failures(results)) == (
+    found = lab(checks=[PASSED, FAILED], broken=["test_x.py: SyntaxError\nline 1"])
+    assert plain(terminal.failures(found)) == (
         "\ntests/test_a.py::test_other\n  assert 1 == 2\n    +1\n"
         "\na suite that cannot be loaded\n  test_x.py: SyntaxError\n  line 1"
     )
@@ -174,8 +193,11 @@ def cells(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.strip()]
 
 
+TESTABLE = Selection(documents=("000", "002", "003"))
+
+
 def test_the_table_counts_by_document() -> None:
-    text = plain(terminal.table(Results([good("one"), WRONG, good("three"), good("four")])))
+    text = plain(terminal.table(run(lab(good("one"), WRONG, *GOOD[2:]), selection=TESTABLE)))
     assert cells(text)[:4] == [
         ["document", "confirmed", "depends", "contradicted", "unexpected"],
         ["000", "1", "-", "-", "-"],
@@ -186,24 +208,50 @@ def test_the_table_counts_by_document() -> None:
     assert len(lengths) == 1, "the columns stand below each other"
 
 
+def test_the_table_counts_each_claim_once_and_at_its_worst() -> None:
+    text = plain(terminal.table(run(lab(*GOOD), lab(SKIPPED, WRONG), selection=TESTABLE)))
+    assert cells(text)[:4] == [
+        ["document", "confirmed", "depends", "contradicted", "unexpected"],
+        ["000", "1", "-", "-", "-"],  # of what was decided anywhere it does not matter where not
+        ["002", "-", "1", "1", "1"],
+        ["003", "-", "-", "1", "-"],
+    ]
+
+
+def test_the_table_of_a_complete_run_has_every_claim() -> None:
+    text = plain(terminal.table(run(lab(*GOOD), complete=True)))
+    assert cells(text)[:5] == [
+        [
+            *("document", "confirmed", "depends", "contradicted", "not", "testable"),
+            *("undecided", "unexpected"),
+        ],
+        ["000", "1", "-", "-", "-", "-", "-"],
+        ["002", "1", "1", "-", "-", "-", "-"],
+        ["003", "-", "-", "1", "-", "1", "-"],
+        ["004", "-", "-", "-", "1", "-", "-"],
+    ]
+
+
 def test_the_table_says_what_is_not_as_the_documents_say() -> None:
-    text = plain(terminal.table(Results(GOOD)))
+    text = plain(terminal.table(run(lab(*GOOD))))
     told = text.partition("Not as the documents say:")[2].splitlines()[1:]
     assert told == [
         "  002  The statement of three. depends: The reason of three.",
         "  003  The statement of four. contradicted: The reason of four.",
     ]
-    assert "Not as the documents" not in plain(terminal.table(Results([good("one"), WRONG])))
+    assert "Not as the documents" not in plain(terminal.table(run(lab(good("one"), WRONG))))
 
 
 def test_a_run_of_checks_alone_has_no_table() -> None:
-    assert list(terminal.table(Results(checks=[PASSED]))) == []
+    tests = Selection(paths=(Path("tests"),))
+    assert list(terminal.table(run(lab(checks=[PASSED]), selection=tests))) == []
 
 
 def test_a_broken_finding_is_in_the_table_as_unexpected() -> None:
-    assert cells(plain(terminal.table(Results([BROKEN])))) == [
-        ["document", "unexpected"],
-        ["000", "1"],
+    broken = run(lab(BROKEN), selection=Selection(documents=("000",)))
+    assert cells(plain(terminal.table(broken))) == [
+        ["document", "undecided", "unexpected"],
+        ["000", "1", "1"],
     ]
 
 
@@ -211,102 +259,170 @@ def test_a_broken_finding_is_in_the_table_as_unexpected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("results", "words", "fine"),
+    ("part", "words", "fine"),
     [
-        (Results(GOOD), "4 claims put to the test on lab, 4 as expected", True),
+        (lab(*GOOD), "4 claims put to the test on lab, 4 as expected", True),
         (
-            Results([good("one"), WRONG, BROKEN]),
-            "3 claims put to the test on lab, 1 as expected",
+            lab(good("one"), WRONG, BROKEN),
+            "2 claims put to the test on lab, 0 as expected",
             False,
         ),
         (
-            Results(GOOD, [PASSED, FAILED], broken=["x"]),
-            "4 claims put to the test on lab, 4 as expected; 2 other checks, 2 failed",
+            lab(*GOOD, checks=[PASSED, FAILED], broken=["x"]),
+            "4 claims put to the test on lab, 4 as expected; 2 other checks, 1 failed"
+            "; 1 suite cannot be loaded",
             False,
         ),
         (
-            Results([SKIPPED], elsewhere=["two", "three"]),
+            lab(SKIPPED, elsewhere=["two", "three"]),
             "0 claims put to the test on lab, 0 as expected; 1 not here; 2 need another lab",
             True,
         ),
         (
-            Results(GOOD[:1], signum=15),
-            "1 claim put to the test on lab, 1 as expected; interrupted",
+            lab(good("one"), Finding("three", "inconclusive", expected="depends")),
+            "2 claims put to the test on lab, 2 as expected",
             True,
         ),
-        (Results([]), "0 claims put to the test on lab, 0 as expected", True),
-        (Results(broken=["test_x.py"]), "0 claims put to the test on lab, 0 as expected", False),
+        (lab(good("one")), "1 claim put to the test on lab, 1 as expected", True),
+        (lab(), "0 claims put to the test on lab, 0 as expected", True),
+        (
+            lab(broken=["test_x.py", "test_y.py"]),
+            "0 claims put to the test on lab, 0 as expected; 2 suites cannot be loaded",
+            False,
+        ),
     ],
 )
-def test_the_last_line(results: Results, words: str, fine: bool) -> None:
-    line = terminal.closing(results, "lab", 1.234)
+def test_the_last_line(part: LabRun, words: str, fine: bool) -> None:
+    line = terminal.closing(run(part))
     assert plain(line) == f"\n{words} (1.2 s)"
     assert red(line) is not fine
-    assert terminal.is_good(results) is fine
+    assert part.results.is_good is fine
+
+
+def test_the_last_line_of_several_labs_counts_each_claim_once() -> None:
+    many = run(
+        lab(good("one"), good("two"), name="a", elsewhere=["x"]),
+        lab(good("one"), name="b", elsewhere=["x", "y"]),
+        LabRun("no lab", results=Results([good("three")])),
+    )
+    words = "\n3 claims put to the test on 2 labs, 3 as expected"
+    assert plain(terminal.closing(many)) == f"{words}; 2 need another lab (1.2 s)"
+    many.complete = True  # then there is no other lab
+    assert plain(terminal.closing(many)) == f"{words} (1.2 s)"
+
+
+def test_the_last_line_without_any_lab() -> None:
+    line = terminal.closing(run(LabRun("no lab", results=Results([good("one")]))))
+    assert plain(line).startswith("\n1 claim put to the test on no lab, 1 as expected")
+
+
+def test_the_last_line_of_a_run_that_broke_off() -> None:
+    line = terminal.closing(run(lab(good("one")), signum=15))
+    assert plain(line).endswith("1 as expected; interrupted (1.2 s)")
+    assert red(line)
+    failed = LabRun("b", error="no vxlan", status=3)
+    line = terminal.closing(run(lab(good("one")), failed))
+    assert plain(line).endswith("1 as expected; 1 lab did not come through (1.2 s)")
+    assert red(line)
+    assert "2 labs did not come through" in plain(terminal.closing(run(failed, failed)))
 
 
 # -- several labs ------------------------------------------------------------------
 
 
-def run(name: str, *findings: Finding, **more: Any) -> LabRun:
-    return LabRun(name, Results(list(findings), **more), 1.5, 2.0, 0.5, {})
+def test_the_overview_has_a_line_a_lab() -> None:
+    labs = [
+        LabRun("no lab", results=Results([good("one")])),
+        lab(*GOOD, name="two-node", checks=[PASSED]),
+        lab(SKIPPED, WRONG, name="docker-single"),
+    ]
+    text = plain(terminal.overview(run(*labs)))
+    assert cells(text) == [
+        [
+            *("lab", "up", "confirmed", "depends", "contradicted", "not", "here"),
+            *("unexpected", "checks", "time"),
+        ],
+        ["no", "lab", "-", "1", "-", "-", "-", "-", "-", "0.0", "s"],
+        ["two-node", "0.50", "s", "2", "1", "1", "-", "-", "1", "2.0", "s"],
+        ["docker-single", "0.50", "s", "-", "-", "1", "1", "1", "-", "2.0", "s"],
+    ]
+    assert len({len(line) for line in text.splitlines()[1:]}) == 1
 
 
-MISSING = Finding("two", "not here", reason="no docker")
+def test_what_is_not_the_same_on_every_lab() -> None:
+    labs = [
+        lab(good("two"), good("three"), good("four"), SKIPPED, name="a"),
+        lab(WRONG, good("three"), BROKEN, name="b"),
+        lab(good("two"), SURPRISE, good("one"), name="c"),
+    ]
+    assert plain(terminal.differences(run(*labs))) == (
+        "\n  Not the same on every lab:\n"
+        "  000  The statement of one. error on b; confirmed on c\n"
+        "  002  The statement of two. confirmed on a, c; contradicted on b\n"
+        "  003  The statement of four. contradicted on a; confirmed on c"
+    )
+    assert list(terminal.differences(run(labs[0], labs[0]))) == []
+    assert list(terminal.differences(run(lab(SKIPPED), lab(good("one"))))) == []
+
+
+def test_the_slowest() -> None:
+    labs = [
+        lab(good("one", seconds=0.5), good("two", seconds=2.25), name="a"),
+        lab(good("one", seconds=0.75), name="b", checks=[PASSED]),
+    ]
+    assert plain(terminal.slowest(run(*labs), 2)) == (
+        "\n  The slowest 2:\n     2.25 s  two  a\n     0.75 s  one  b"
+    )
+    assert list(terminal.slowest(run(*labs), 4)) == [], "of so few each is seen anyway"
+
+
+def test_what_no_lab_has_decided() -> None:
+    some = run(lab(good("one"), good("two")), complete=True)
+    assert plain(terminal.undecided(some)) == "\n  Decided by no lab:\n  three\n  four\n  long"
+    some.signum = 2  # nobody expects more, then
+    assert list(terminal.undecided(some)) == []
+    assert list(terminal.undecided(run(lab(good("one"))))) == []
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "kept"),
+    ("part", "line", "fine"),
     [
-        (MISSING, good("two"), good("two")),  # what was decided anywhere is decided
-        (good("two"), WRONG, WRONG),
-        (MISSING, WRONG, WRONG),
-        (MISSING, Finding("two", None, problem="x"), Finding("two", None, problem="x")),
-        (MISSING, MISSING, MISSING),
-        (WRONG, Finding("two", None, problem="later"), WRONG),  # the first of the worst
+        (
+            lab(*GOOD, SKIPPED, name="two-node"),
+            "  ok    two-node                   up  0.50 s    5 as expected    2.0 s",
+            True,
+        ),
+        (
+            LabRun("no lab", results=Results([good("one")]), seconds=0.5),
+            "  ok    no lab                       1 as expected    0.5 s",
+            True,
+        ),
+        (
+            lab(good("one"), WRONG, checks=[PASSED, FAILED], broken=["x"]),
+            "  FAIL  lab                        up  0.50 s    1 as expected, 3 not    2.0 s",
+            False,
+        ),
+        (
+            lab(good("one"), signum=2),
+            "  ok    lab                        up  0.50 s    1 as expected, interrupted    2.0 s",
+            True,
+        ),
+        (
+            LabRun("lab", error="Traceback\n  File\nValueError: odd\n"),
+            "  FAIL  lab                          0 as expected  ValueError: odd    0.0 s",
+            False,
+        ),
     ],
 )
-def test_merged_takes_the_worst(first: Finding, second: Finding, kept: Finding) -> None:
-    for order in ((first, second), (second, first)):
-        if order[0] is not first and first != second and kept is first:
-            continue  # of two that are equally bad the first stays
-        merged = terminal.merged([run("a", order[0]), run("b", order[1])])
-        assert merged.findings == [kept]
+def test_a_lab_that_has_ended_is_a_line(part: LabRun, line: str, fine: bool) -> None:
+    text = terminal.lab_line(part)
+    assert plain(text) == line
+    assert red(text) is not fine
 
 
-def test_merged_keeps_the_order_of_the_catalogue_and_all_else() -> None:
-    runs = [
-        run("a", good("four"), good("two"), checks=[PASSED]),
-        run("b", good("one"), good("two"), checks=[FAILED], broken=["x"], signum=2),
-    ]
-    merged = terminal.merged(runs)
-    assert [f.claim for f in merged.findings] == ["one", "two", "four"]
-    assert (merged.checks, merged.broken, merged.signum) == ([PASSED, FAILED], ["x"], 2)
-    assert merged.interrupted
-    assert not terminal.merged(runs[:1]).interrupted
-    assert terminal.merged([]) == Results()
-
-
-def test_the_overview_has_a_line_a_lab() -> None:
-    runs = [run("two-node", *GOOD, checks=[PASSED]), run("docker-single", SKIPPED, WRONG)]
-    text = plain(terminal.overview(runs))
-    lines = cells(text)
-    assert lines[0] == [
-        *("lab", "up", "confirmed", "depends", "contradicted", "not", "here"),
-        *("unexpected", "checks"),
-    ]
-    assert lines[1] == ["two-node", "1.50s", "2", "1", "1", "-", "-", "1"]
-    assert lines[2] == ["docker-single", "1.50s", "-", "-", "1", "1", "1", "-"]
-    assert lines[4] == ["000", "1", "-", "-", "-"], "and the table of all together"
-    assert lines[5] == ["002", "-", "1", "1", "1"]
-    assert len({len(line) for line in text.splitlines()[1:4]}) == 1
-
-
-def test_the_last_line_of_several_labs_counts_each_claim_once() -> None:
-    runs = [run("a", good("one"), good("two")), run("b", good("one"))]
-    assert plain(terminal.closing_all(runs, 61.04)) == (
-        "\n2 claims put to the test on 2 labs (a, b), 2 as expected (61.0 s)"
-    )
+def test_why_labs_could_not_be_put_to_the_test() -> None:
+    labs = [lab(*GOOD), LabRun("b", error="no vxlan\n  -> load it\n", status=3)]
+    assert plain(terminal.errors(run(*labs))) == "\nb\n  no vxlan\n    -> load it"
 
 
 def test_the_machine() -> None:
@@ -318,45 +434,472 @@ def test_the_machine() -> None:
     )
 
 
+# -- what a run comes to -------------------------------------------------------------
+
+MISSING = Finding("two", "not here", reason="no docker", expected="confirmed")
+NOISY = Finding("two", "inconclusive", expected="confirmed")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (MISSING, good("two"), good("two")),  # what was decided anywhere is decided
+        (NOISY, good("two"), good("two")),
+        (MISSING, NOISY, NOISY),
+        (good("two"), WRONG, WRONG),
+        (MISSING, WRONG, WRONG),
+        (NOISY, WRONG, WRONG),
+        (MISSING, Finding("two", None, problem="x"), Finding("two", None, problem="x")),
+        (MISSING, MISSING, MISSING),
+        (
+            good("two"),
+            Finding("two", "contradicted", expected="contradicted"),
+            Finding("two", "contradicted", expected="contradicted"),
+        ),
+        (
+            good("two"),
+            Finding("two", "depends", expected="depends"),
+            Finding("two", "depends", expected="depends"),
+        ),
+        (  # as expected counts for less than a surprise, whichever way it goes
+            Finding("two", "contradicted", expected="contradicted"),
+            Finding("two", "confirmed", expected="contradicted"),
+            Finding("two", "confirmed", expected="contradicted"),
+        ),
+    ],
+)
+def test_a_claim_is_as_good_as_its_worst_finding(
+    first: Finding, second: Finding, kept: Finding
+) -> None:
+    for order in ((first, second), (second, first)):
+        assert run(*map(lab, order)).worst() == {"two": kept}
+
+
+def test_of_two_that_are_equally_bad_the_first_stays() -> None:
+    later = Finding("two", None, problem="later")
+    assert run(lab(WRONG), lab(later)).worst()["two"] is WRONG
+    assert run(lab(later), lab(WRONG)).worst()["two"] is later
+
+
+def test_by_claim_is_in_the_order_of_the_catalogue() -> None:
+    a, b = lab(good("four"), good("two")), lab(good("one"), WRONG)
+    found = run(a, b).by_claim()
+    assert list(found) == ["one", "two", "four"]
+    assert found["two"] == [(a, good("two")), (b, WRONG)]
+    assert run().by_claim() == {}
+    assert run().worst() == {}
+
+
+def names(claims: Iterable[Claim]) -> list[str]:
+    return [claim.id for claim in claims]
+
+
+ALL = ["one", "two", "three", "four", "long", "word"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "complete", "meant", "undecided"),
+    [
+        (Selection(), False, ["one", "word"], []),
+        (Selection(), True, ALL, ["two", "three", "four", "long"]),
+        (Selection(documents=("002",)), True, ["one", "two", "three"], ["two", "three"]),
+        (Selection(claims=("one", "four")), True, ["one", "four"], ["four"]),
+        (Selection(claims=("word",)), True, ["one", "word"], []),
+        (Selection("one"), False, ["one"], []),
+        (Selection(paths=(Path("x"),)), False, ["one"], []),
+        (Selection(tests=("test_it",)), True, ["one"], []),
+    ],
+)
+def test_what_a_run_is_about(
+    selection: Selection, complete: bool, meant: list[str], undecided: list[str]
+) -> None:
+    found = run(lab(good("one")), selection=selection, complete=complete)
+    assert names(found.meant()) == meant
+    assert found.undecided() == undecided
+
+
+def test_the_verdict_in_all() -> None:
+    found = run(lab(good("one"), good("three")), lab(BROKEN), complete=True)
+    worst = found.worst()
+    assert {name: found.verdict(claim, worst) for name, claim in CLAIMS.items()} == {
+        "one": None,
+        "two": None,
+        "three": "depends",
+        "four": None,
+        "long": None,
+        "word": "not testable",
+    }
+
+
+DOWN = LabRun("b", error="no vxlan", status=3)
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (run(), 0),
+        (run(lab(*GOOD, SKIPPED, checks=[PASSED])), 0),
+        (run(lab(*GOOD), lab(WRONG)), 1),
+        (run(lab(*GOOD, checks=[FAILED])), 1),
+        (run(lab(*GOOD, broken=["x"])), 1),
+        (run(lab(*GOOD), DOWN), 3),
+        (run(DOWN, LabRun("c", error="it died", status=4)), 4),
+        (run(DOWN, lab(WRONG)), 1),
+        (run(lab(*GOOD), complete=True), 1),  # "long" is undecided
+        (run(lab(*GOOD, good("long")), complete=True), 0),
+        (run(lab(*GOOD), DOWN, complete=True), 3),
+        (run(lab(*GOOD, signum=15)), 1),  # somebody has ended one lab, not us
+        (run(lab(*GOOD, signum=15), signum=15), 143),
+        (run(lab(WRONG), signum=2), 130),
+    ],
+)
+def test_the_exit_status(found: Run, status: int) -> None:
+    assert found.status == status
+
+
+def test_a_lab_with_nothing_to_say() -> None:
+    assert LabRun("a", up=1.0, seconds=2.0).is_empty
+    assert lab(elsewhere=["one"]).is_empty
+    for part in (lab(SKIPPED), lab(checks=[PASSED]), lab(broken=["x"]), lab(signum=2), DOWN):
+        assert not part.is_empty
+
+
+# -- what is selected -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("selection", "has"),
+    [
+        (Selection(), ALL),
+        (Selection("any"), ALL),  # pytest decides
+        (Selection(paths=(Path("x"),)), ALL),
+        (Selection(claims=("two", "four")), ["two", "four"]),
+        (Selection(documents=("000", "003")), ["one", "four", "long"]),
+        (Selection(claims=("two", "four"), documents=("003",)), ["four"]),
+        (Selection(of=("002", "003")), ["two", "three", "four", "long"]),
+        (Selection(of=("002", "003"), documents=("000", "003")), ["four", "long"]),
+        (Selection(of=("002",), claims=("two", "four")), ["two"]),
+        (Selection(tests=("test_it",)), []),
+        (Selection(tests=("test_it",), claims=("one",)), ["one"]),
+    ],
+)
+def test_which_claims_a_selection_has(selection: Selection, has: list[str]) -> None:
+    assert names(claim for claim in CLAIMS.values() if selection.has(claim)) == has
+
+
+def test_whether_all_that_a_selection_has_is_to_be_decided() -> None:
+    assert Selection(claims=("one",), documents=("000",), tests=("x",)).is_by_claims
+    assert not Selection("one").is_by_claims
+    assert not Selection(paths=(Path("x"),)).is_by_claims
+    assert not Selection("x", documents=("000",)).names_some
+    assert Selection(tests=("x",)).names_some
+
+
 # -- data --------------------------------------------------------------------------
 
+FIGURES = Measurement("throughput", "Gbit/s", {"udp": (1.0, 1.5), "vxlan": (9.0, 9.5)}, "higher")
 
-def test_the_data_have_each_claim_in_full() -> None:
-    results = Results([good("one", seconds=0.5), WRONG], [FAILED], ["other"], ["broken"], 15)
-    found = data.to_dict(results, lab="lab", seconds=1.23456, versions={"docker": "20.10"})
-    assert json.loads(json.dumps(found)) == found
-    assert {k: v for k, v in found.items() if k not in {"claims", "checks"}} == {
+
+def test_the_data_have_each_lab_and_each_claim_in_full() -> None:
+    part = lab(
+        good("one", seconds=0.51239, measurements=[FIGURES]), WRONG,
+        checks=[FAILED], elsewhere=["other"], broken=["broken"], signum=15,
+    )  # fmt: skip
+    part.facts, part.versions = {"docker": "20.10.24"}, {"docker": "20.10"}
+    part.picture, part.error = {"nodes": []}, "it died"
+    found = data.to_dict(run(part, started=1.5, seconds=1.23456, signum=15))
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(found, default=str))
+    assert {k: v for k, v in found.items() if k not in {"labs", "claims", "machine"}} == {
         "version": data.VERSION,
-        "lab": "lab",
+        "testbed": __version__,
+        "started": "1970-01-01T00:00:01Z",
         "seconds": 1.235,
+        "interrupted": True,
+        "complete": False,
+    }
+    (told,) = found["labs"]
+    one, two = told.pop("findings")
+    assert told == {
+        "lab": "lab",
+        "topology": TWO_NODE.to_dict(),
+        "facts": {"docker": "20.10.24"},
         "versions": {"docker": "20.10"},
+        "picture": {"nodes": []},
+        "up": 0.5,
+        "seconds": 2.0,
+        "down": 0.25,
+        "error": "it died",
+        "interrupted": True,
+        "checks": [
+            {"name": FAILED.name, "outcome": "failed", "seconds": 0.1, "problem": FAILED.problem}
+        ],
         "elsewhere": ["other"],
         "broken": ["broken"],
-        "interrupted": True,
     }
-    assert found["checks"] == [
-        {"name": FAILED.name, "outcome": "failed", "seconds": 0.1, "problem": FAILED.problem}
-    ]
-    one, two = found["claims"]
     assert one == {
-        **CLAIMS["one"].to_dict(),
+        "claim": "one",
         "verdict": "confirmed",
-        "seconds": 0.5,
+        "seconds": 0.5124,
         "reason": "",
         "problem": "",
         "evidence": [],
-        "measurements": [],
+        "measurements": [
+            {
+                "what": "throughput",
+                "unit": "Gbit/s",
+                "series": {"udp": (1.0, 1.5), "vxlan": (9.0, 9.5)},
+                "better": "higher",
+            }
+        ],
         "expected": "confirmed",
+        "why": "",
         "as_expected": True,
     }
-    assert (two["id"], two["claim"]) == ("two", "The statement of two.")
-    assert (two["verdict"], two["as_expected"]) == ("contradicted", False)
+    assert (two["claim"], two["verdict"], two["as_expected"]) == ("two", "contradicted", False)
     assert two["evidence"][0] == {"what": "node1# ip link", "seen": "1: lo\n2: eth0"}
+    assert found["claims"] == [
+        {**CLAIMS["one"].to_dict(), "verdict": "confirmed", "as_expected": True},
+        {**CLAIMS["two"].to_dict(), "verdict": "contradicted", "as_expected": False},
+        {**CLAIMS["word"].to_dict(), "verdict": "not testable", "as_expected": True},
+    ]
 
 
-def test_the_data_of_a_finding_without_a_verdict() -> None:
-    found = data.to_dict(Results([BROKEN]), lab="lab", seconds=0, versions={})
-    (one,) = found["claims"]
-    assert (one["verdict"], one["as_expected"]) == (None, False)
-    assert one["problem"] == "LabError: the node is gone"
-    assert found["interrupted"] is False
+def verdicts(found: dict[str, Any]) -> dict[str, tuple[Verdict | None, bool]]:
+    return {claim["id"]: (claim["verdict"], claim["as_expected"]) for claim in found["claims"]}
+
+
+def test_the_data_of_a_run_of_every_lab_have_every_claim() -> None:
+    found = data.to_dict(run(lab(good("one"), good("three")), lab(BROKEN), complete=True))
+    assert verdicts(found) == {
+        "one": (None, False),
+        "two": (None, False),  # undecided
+        "three": ("depends", True),
+        "four": (None, False),
+        "long": (None, False),
+        "word": ("not testable", True),
+    }
+    assert found["labs"][1]["findings"][0]["problem"] == "LabError: the node is gone"
+
+
+def test_the_data_without_a_lab() -> None:
+    found = data.to_dict(run(LabRun("no lab", results=Results([good("one")]))))
+    assert found["labs"][0]["topology"] is None
+
+
+def test_the_machine_is_in_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = data.machine()
+    assert set(found) == {"kernel", "system", "architecture", "cpus", "memory"}
+    assert found["kernel"] == os.uname().release
+    assert found["cpus"] >= 1
+    assert found["memory"] > 2**20
+
+    def none() -> dict[str, str]:
+        raise OSError
+
+    monkeypatch.setattr("platform.freedesktop_os_release", none)
+    assert data.machine()["system"] == "Linux"
+
+
+# -- JUnit XML -----------------------------------------------------------------------
+
+#: What a CI service's reader takes: of each element the attributes and children it may have,
+#: after the schema of Jenkins' xUnit plugin.
+SHAPE: dict[str, tuple[set[str], set[str]]] = {
+    "testsuites": ({"name", "time"}, {"testsuite"}),
+    "testsuite": ({"name", "time", "tests", "failures", "errors", "skipped"}, {"testcase"}),
+    "testcase": (
+        {"classname", "name", "time"},
+        {"failure", "error", "skipped", "system-out"},
+    ),
+    "failure": ({"message"}, set()),
+    "error": ({"message"}, set()),
+    "skipped": ({"message"}, set()),
+    "system-out": (set(), set()),
+}
+
+
+def parsed(found: Run) -> ET.Element:
+    """The XML of a run, as a strict reader sees it."""
+    root = ET.fromstring(junit.to_xml(found))  # our own
+    for element in root.iter():
+        attributes, children = SHAPE[element.tag]
+        assert set(element.keys()) == attributes, element.tag
+        assert {child.tag for child in element} <= children, element.tag
+    for suite in root:
+        for attribute, tag in {
+            "tests": "testcase",
+            "failures": "failure",
+            "errors": "error",
+            "skipped": "skipped",
+        }.items():
+            assert int(suite.get(attribute, "")) == len(list(suite.iter(tag)))
+        for case in suite:
+            assert sum(child.tag != "system-out" for child in case) <= 1
+    return root
+
+
+def outcomes(suite: ET.Element) -> list[tuple[str | None, str, str | None]]:
+    """Each case's name, what became of it, and its message."""
+    found: list[tuple[str | None, str, str | None]] = []
+    for case in suite:
+        said = next((child for child in case if child.tag != "system-out"), None)
+        word, message = ("", None) if said is None else (said.tag, said.get("message"))
+        found.append((case.get("name"), word, message))
+    return found
+
+
+def test_a_suite_a_lab_and_a_case_a_claim() -> None:
+    noisy = Finding("two", "inconclusive", expected="confirmed", seconds=0.25)
+    root = parsed(
+        run(
+            lab(good("one", seconds=0.5), WRONG, good("four"), name="a", checks=[PASSED, FAILED]),
+            lab(SKIPPED, noisy, BROKEN, name="b", broken=["test_x.py: SyntaxError\nline 1"]),
+            LabRun("c", error="no vxlan\n  -> load it"),
+            seconds=1.5,
+        )
+    )
+    assert (root.get("name"), root.get("time")) == ("testbed", "1.500")
+    a, b, c = root
+    assert outcomes(a) == [
+        ("one", "", None),
+        ("two", "failure", "contradicted: expected confirmed: docker0 is there"),
+        ("four", "", None),  # contradicted, as was expected
+        (PASSED.name, "", None),
+        (FAILED.name, "failure", "assert 1 == 2"),
+    ]
+    assert a.attrib == {
+        "name": "a",
+        "time": "2.000",
+        "tests": "5",
+        "failures": "2",
+        "errors": "0",
+        "skipped": "0",
+    }
+    assert [(case.get("classname"), case.get("time")) for case in a][:2] == [
+        ("a.000", "0.500"),
+        ("a.002", "0.000"),
+    ]
+    assert a[1].findtext("system-out") == ("node1# ip link\n1: lo\n2: eth0\ndoes not hold\ndocker0")
+    assert a[4].findtext("failure") == FAILED.problem
+    assert outcomes(b) == [
+        ("one", "skipped", "Skipped: the lab has no docker"),
+        ("two", "", None),
+        ("one", "error", "LabError: the node is gone"),
+        ("lab", "error", "test_x.py: SyntaxError"),
+    ]
+    assert outcomes(c) == [("lab", "error", "no vxlan")]
+    assert c.findtext("testcase/error") == "no vxlan\n  -> load it"
+
+
+def test_a_check_that_is_skipped() -> None:
+    skipped = Check("tests/test_a.py::test_it", "skipped", 0.0, "no docker\nat all")
+    root = parsed(run(lab(checks=[skipped])))
+    assert outcomes(root[0]) == [(skipped.name, "skipped", "no docker")]
+
+
+HOSTILE = (
+    '<a href="x">&amp; ]]> \x1b[31mred\x1b[0m \x00\x07\x08\x0b\x0c\x7f \ud800 \ufffe \uffff '
+    "\U0001f600 容器网络\t'\n-->"
+)
+
+
+def test_whatever_a_command_prints_is_xml() -> None:
+    finding = Finding(
+        "two", "contradicted", expected="confirmed", reason=HOSTILE,
+        evidence=[Evidence(HOSTILE, HOSTILE)],
+    )  # fmt: skip
+    broken = Finding("one", None, problem=HOSTILE)
+    skipped = Finding("three", "not here", reason=HOSTILE, expected="depends")
+    check = Check(f"test_a[{HOSTILE}]", "failed", 0.0, HOSTILE)
+    part = lab(finding, broken, skipped, checks=[check], broken=[HOSTILE])
+    part.error = HOSTILE
+    root = parsed(run(part))
+    text = root.findtext("testsuite/testcase/failure") or ""
+    bad = re.compile("[\x00\x07\x08\x0b\x0c\x1b\ud800\ufffe\uffff]")
+    assert text == f"contradicted: {bad.sub(chr(0xFFFD), HOSTILE)}"
+    assert "容器网络" in text
+    assert "\U0001f600" in text
+    assert (root[0].get("tests"), root[0].get("errors")) == ("6", "3")
+
+
+def test_no_run_is_too_small_for_xml() -> None:
+    assert list(parsed(run())) == []
+    assert list(parsed(run(LabRun("a")))[0]) == []
+
+
+# -- kept for the next run ----------------------------------------------------------------
+
+
+def keep(state: Path, found: Run) -> None:
+    last.keep(state, data.to_dict(found))
+
+
+def test_what_failed_can_be_run_again(tmp_path: Path) -> None:
+    keep(
+        tmp_path, run(lab(good("one"), WRONG, checks=[PASSED, FAILED]), lab(SURPRISE, good("two")))
+    )
+    assert last.failed(tmp_path, Selection()) == Selection(
+        claims=("four", "two"), tests=(FAILED.name,)
+    )
+    (kept,) = (tmp_path / last.FOLDER).iterdir()
+    assert kept.name == last.FILE, "nothing half-written is left beside it"
+
+
+def test_only_the_last_run_counts(tmp_path: Path) -> None:
+    keep(tmp_path, run(lab(WRONG)))
+    keep(tmp_path, run(lab(good("two"), BROKEN)))
+    assert last.failed(tmp_path, Selection()).claims == ("one",)
+
+
+def test_what_an_interrupted_run_did_not_come_to_is_run_again(tmp_path: Path) -> None:
+    keep(tmp_path, run(lab(good("one"), good("three")), complete=True, signum=2))
+    assert last.failed(tmp_path, Selection()).claims == ("four", "long", "two")
+
+
+@pytest.mark.parametrize(
+    ("selection", "claims", "tests"),
+    [
+        (Selection(claims=("two", "one")), ("two",), ()),
+        (Selection(claims=("one",)), (), ()),
+        (Selection(documents=("003",)), ("four",), ()),
+        (Selection(documents=("000",)), (), ()),
+        (Selection("x", paths=(Path("y"),)), ("four", "two"), (FAILED.name,)),
+    ],
+)
+def test_a_selection_is_narrowed(
+    selection: Selection, claims: tuple[str, ...], tests: tuple[str, ...], tmp_path: Path
+) -> None:
+    keep(tmp_path, run(lab(good("one"), WRONG, SURPRISE, checks=[FAILED])))
+    found = last.failed(tmp_path, selection)
+    assert (found.claims, found.tests) == (claims, tests)
+    assert (found.expression, found.paths, found.documents) == (
+        selection.expression,
+        selection.paths,
+        selection.documents,
+    )
+    assert found.names_some is bool(claims or tests)
+
+
+def test_nothing_failed(tmp_path: Path) -> None:
+    keep(tmp_path, run(lab(*GOOD, SKIPPED, checks=[PASSED])))
+    assert not last.failed(tmp_path, Selection()).names_some
+
+
+def test_a_claim_that_is_gone_from_the_catalogue_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(tmp_path, run(lab(WRONG, SURPRISE)))
+    monkeypatch.delitem(CLAIMS, "two")
+    assert last.failed(tmp_path, Selection()).claims == ("four",)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{", "[]", "{}", '{"claims": [{}], "labs": []}', '{"claims": 1}', "\x00"]
+)
+def test_without_a_last_run_there_is_nothing_to_run_again(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / last.FOLDER).mkdir()
+        (tmp_path / last.FOLDER / last.FILE).write_text(text)
+    with pytest.raises(UsageError, match="there is no last run") as caught:
+        last.failed(tmp_path, Selection())
+    assert "without --rerun-failed" in str(caught.value.hint)
