@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STREAM_PORT = 5201  # iperf3's own
 ECHO_PORT = 5202
+TRIPS = 300
 MICROSECOND = 1e-6
 NANOSECOND = 1e-9
 
@@ -153,7 +154,7 @@ class Trips:
     p99: float
 
 
-def round_trips(way: Way, connections: int = 20, trips: int = 300) -> Trips:
+def round_trips(way: Way, connections: int = 20, trips: int = TRIPS) -> Trips:
     """Open connections one after the other, then ask over the last of them."""
     argv = ["python3", "-c", ASK, way.address, str(way.echo_port), way.own]
     argv += [str(connections), str(trips)]
