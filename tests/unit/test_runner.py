@@ -7,18 +7,19 @@ import os
 import signal
 import sys
 import textwrap
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 
+from testbed.claims import catalogue
 from testbed.claims.catalogue import claims
-from testbed.claims.model import Evidence, Finding
-from testbed.errors import UsageError
+from testbed.claims.model import Evidence, Finding, Measurement, Otherwise
+from testbed.errors import NothingSelected, UsageError
 from testbed.suites import runner
-from testbed.suites.runner import Check, Results, Selection
+from testbed.suites.model import Check, Results, Selection
 from testbed.topology.load import load
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ CONFIRMED = [c.id for c in claims().values() if c.expect == "confirmed" and c.do
 ONE, TWO = CONFIRMED[:2]
 OTHER = next(c.id for c in claims().values() if c.document == "003" and c.expect == "confirmed")
 DEPENDS = next(c.id for c in claims().values() if c.expect == "depends")
+COMPUTED = next(c.id for c in claims().values() if c.needs == ("none",) and c.is_testable)
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -48,10 +50,10 @@ Suite = Callable[..., Path]
 def run(
     selection: Selection,
     told: Callable[[Finding | Check], None] = lambda _: None,
-    junit: Path | None = None,
     topology: str = "two-node",
+    **more: Any,
 ) -> Results:
-    return runner.run(cast("LiveLab", FakeLab(topology)), selection, told=told, junit=junit)
+    return runner.run(cast("LiveLab", FakeLab(topology)), selection, told=told, **more)
 
 
 @pytest.fixture(autouse=True)
@@ -263,13 +265,158 @@ def test_a_file_that_cannot_be_loaded_is_told_and_the_others_run(
     assert not results.interrupted  # nobody has pressed Ctrl-C
 
 
-def test_junit(suite: Suite, tmp_path: Path) -> None:
-    path = suite(confirm(ONE, "one") + "def test_fails():\n    assert False\n")
-    junit = tmp_path / "junit.xml"
-    run(own(path), junit=junit)
-    cases = list(ET.parse(junit).iter("testcase"))  # our own
-    assert [case.get("name") for case in cases] == ["test_one", "test_fails"]
-    assert len(list(ET.parse(junit).iter("failure"))) == 1
+def test_a_clean_up_that_fails_is_told_a_second_time(suite: Suite) -> None:
+    path = suite(
+        f"""
+        @pytest.fixture
+        def thing():
+            yield
+            raise OSError("still there")
+
+        @pytest.mark.claim({ONE!r})
+        def test_it(thing, observe):
+            observe.holds(True, "x")
+        """
+    )
+    told: list[tuple[str, str]] = []
+
+    def note(found: Finding | Check) -> None:
+        assert isinstance(found, Finding)
+        told.append((found.claim, found.problem))
+
+    results = run(own(path), note)
+    assert told == [(ONE, ""), (ONE, "the clean-up failed: OSError: still there")]
+    assert ids(results) == [ONE], "it is one finding"
+
+
+def test_a_finding_has_what_the_catalogue_expects_of_the_lab(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Otherwise({"docker": "< 28"}, "contradicted", "It is old.")
+    monkeypatch.setitem(catalogue.claims(), ONE, replace(claims()[ONE], otherwise=(other,)))
+    path = suite(
+        f"""
+        @pytest.mark.claim({ONE!r})
+        def test_it(observe):
+            observe.holds(False, "docker0 is there")
+
+        @pytest.fixture
+        def thing(request):
+            request.param()
+
+        def skips():
+            pytest.skip("no thing")
+
+        def fails():
+            raise OSError("no room")
+
+        @pytest.mark.claim({ONE!r})
+        @pytest.mark.parametrize("thing", [skips, fails], indirect=True)
+        def test_other(thing):
+            raise AssertionError
+        """
+    )
+    results = run(own(path))
+    assert [(f.verdict, f.expected, f.why, f.as_expected) for f in results.findings] == [
+        ("contradicted", "contradicted", "It is old.", True),
+        ("not here", "contradicted", "It is old.", True),
+        (None, "contradicted", "It is old.", False),
+    ]
+
+
+def test_what_is_measured_comes_over(suite: Suite) -> None:
+    path = suite(f"""
+        from testbed.claims.model import Measurement
+
+        @pytest.mark.claim({ONE!r})
+        def test_it(observe):
+            noisy = Measurement("rate", "1/s", {{"a": (1.0, 9.0), "b": (2.0, 3.0)}}, "higher")
+            observe.measured(noisy)
+            assert observe.differ(noisy, "a", "b") is None
+            observe.unclear("a and b are alike")
+    """)
+    (finding,) = run(own(path)).findings
+    assert (finding.verdict, finding.problem, finding.as_expected) == ("inconclusive", "", True)
+    assert finding.measurements == [
+        Measurement("rate", "1/s", {"a": (1.0, 9.0), "b": (2.0, 3.0)}, "higher")
+    ]
+
+
+# -- what measures, and what needs no lab --------------------------------------------
+
+
+def alone(claim: str, name: str) -> str:
+    return "\n@pytest.mark.alone" + confirm(claim, name)
+
+
+def test_what_measures_comes_last_after_a_word_to_the_caller(suite: Suite) -> None:
+    first = suite(
+        alone(ONE, "one") + confirm(OTHER, "other") + "@pytest.mark.alone\ndef test_own(): pass\n",
+        "test_a.py",
+    )
+    suite(confirm(TWO, "two"), "test_b.py")
+    log: list[str] = []
+
+    def note(found: Finding | Check) -> None:
+        log.append(found.claim if isinstance(found, Finding) else found.name.partition("::")[2])
+
+    results = run(own(first.parent), note, before_alone=lambda: log.append("quiet"))
+    assert log == [OTHER, TWO, "quiet", ONE, "test_own"]
+    assert ids(results) == [OTHER, TWO, ONE]
+
+
+def test_the_caller_is_not_asked_for_quiet_in_vain(suite: Suite) -> None:
+    asked: list[str] = []
+    path = suite(confirm(ONE, "one") + alone(TWO, "two"))
+
+    def ask() -> None:
+        asked.append("quiet")
+
+    run(own(path, claims=(ONE,)), before_alone=ask)
+    assert asked == []
+    run(own(path, claims=(TWO,)), before_alone=ask)
+    assert asked == ["quiet"]
+
+
+def test_a_signal_while_it_waits_for_quiet_ends_the_run(suite: Suite) -> None:
+    path = suite(confirm(ONE, "one") + alone(TWO, "two"))
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    results = run(own(path), before_alone=interrupted)
+    assert (results.signum, ids(results)) == (signal.SIGTERM, [ONE])
+
+
+@pytest.fixture
+def computed(suite: Suite) -> Path:
+    """A claim that is computed, one that needs a lab, and two ordinary tests."""
+    return suite(
+        confirm(COMPUTED, "computed", needs="none")
+        + confirm(ONE, "one")
+        + "def test_check():\n    pass\n"
+        + "@pytest.mark.needs('none')\ndef test_sum():\n    pass\n"
+    )
+
+
+def checks(results: Results) -> list[str]:
+    return [check.name.partition("::")[2] for check in results.checks]
+
+
+def test_without_a_lab_only_what_needs_none_is_run(computed: Path) -> None:
+    results = runner.run(None, own(computed))
+    assert (ids(results), checks(results)) == ([COMPUTED], ["test_sum"])
+    assert [name.rpartition("::")[2] for name in results.elsewhere] == [ONE, "test_check"]
+    with pytest.raises(NothingSelected, match="nothing that no lab can decide was selected"):
+        runner.run(None, own(computed, claims=(ONE,)))
+
+
+def test_what_needs_no_lab_is_run_on_one_or_left_out(computed: Path) -> None:
+    results = run(own(computed))
+    assert (ids(results), checks(results)) == ([COMPUTED, ONE], ["test_check", "test_sum"])
+    results = run(own(computed), labless=False)
+    assert (ids(results), checks(results)) == ([ONE], ["test_check"])
+    assert [name.rpartition("::")[2] for name in results.elsewhere] == [COMPUTED, "test_sum"]
 
 
 # -- what is selected --------------------------------------------------------------
@@ -332,6 +479,24 @@ def test_by_claim_and_document_means_both(three: Path) -> None:
         run(own(three, claims=(ONE,), documents=("003",)))
 
 
+def test_by_the_documents_that_a_lab_is_for(three: Path) -> None:
+    results = run(own(three, of=("003",)))
+    assert (ids(results), len(results.checks), results.elsewhere) == ([OTHER], 1, [])
+    assert ids(run(own(three, of=("003", "000"), claims=(ONE, OTHER)))) == [ONE, OTHER]
+    with pytest.raises(NothingSelected):
+        run(own(three, of=("003",), documents=("000",)))
+
+
+def test_by_the_names_of_tests(three: Path) -> None:
+    (check,) = run(own(three)).checks
+    results = run(own(three, tests=(check.name,)))
+    assert (ids(results), [c.name for c in results.checks]) == ([], [check.name])
+    both = run(own(three, tests=(check.name,), claims=(OTHER,)))
+    assert (ids(both), len(both.checks)) == ([OTHER], 1)
+    with pytest.raises(NothingSelected):
+        run(own(three, tests=("test_small.py::test_other",)))
+
+
 def test_by_expression(three: Path) -> None:
     results = run(own(three, "other or check"))
     assert (ids(results), len(results.checks), results.elsewhere) == ([OTHER], 1, [])
@@ -361,7 +526,7 @@ def test_without_paths_the_suites_are_run(
     ],
 )
 def test_nothing_selected(selection: Selection, three: Path) -> None:
-    with pytest.raises(UsageError, match="nothing that lab two-node can decide was selected"):
+    with pytest.raises(NothingSelected, match="nothing that lab two-node can decide was sel"):
         run(
             Selection(
                 selection.expression,
