@@ -164,7 +164,7 @@ TOOLS = (
     Tool("ping", "iputils-ping", ("checks",)),
     Tool("curl", "curl", ("checks",)),
     Tool("iperf3", "iperf3", ("measurements",), required=False),
-    Tool("strace", "strace", ("checks of flanneld's system calls",), required=False),
+    Tool("strace", "strace", ("checks of system calls",), required=False),
     Tool("ps", "procps", ("docker top",), required=False),
     Tool("apt-get", "apt", ("docker", "etcd", "images")),
     Tool("dpkg-deb", "dpkg", ("docker", "etcd", "images")),

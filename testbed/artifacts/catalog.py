@@ -100,6 +100,10 @@ CATALOG = Catalog(
             cgo="*",  # what joins namespaces before the Go runtime starts is written in C
             libraries={"libseccomp": "libseccomp-dev"},
         ),
+        # For checks alone, where the machine has no ifconfig of its own.
+        "net-tools": DebianPackages(
+            packages=("net-tools",), programs={"ifconfig": "usr/sbin/ifconfig"}
+        ),
         "testbed-init": CProgram("testbed-init", PACKAGE / "nodes" / "netns" / "init.c"),
         "nginx": NginxImage(),
     },

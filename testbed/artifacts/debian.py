@@ -151,8 +151,13 @@ class Apt:
 
 
 def inside(tree: Path, place: str) -> Path | None:
-    """The file at a place of an unpacked tree, its links followed as if the tree were the root."""
+    """The file at a place of an unpacked tree, its links followed as if the tree were the root.
+
+    What is in ``usr/sbin`` now was in ``sbin`` in releases before /usr was merged.
+    """
     path = tree / place
+    if not (path.is_symlink() or path.exists()):
+        path = tree / place.removeprefix("usr/")
     for _ in range(8):  # links to links, and no endless ring of them
         if not path.is_symlink():
             return path if path.is_file() else None

@@ -239,6 +239,13 @@ def test_links_that_lead_nowhere_or_out(tmp_path: Path, target: str) -> None:
     assert debian.inside(tmp_path, "link") is None
 
 
+def test_a_program_is_found_where_older_releases_have_it(tmp_path: Path) -> None:
+    (tmp_path / "sbin").mkdir()
+    (tmp_path / "sbin/ifconfig").touch()
+    assert debian.inside(tmp_path, "usr/sbin/ifconfig") == tmp_path / "sbin/ifconfig"
+    assert debian.inside(tmp_path, "usr/sbin/route") is None
+
+
 FLANNELD = CATALOG.parts["flanneld"]
 RUNC = CATALOG.parts["runc-1.5"]
 
