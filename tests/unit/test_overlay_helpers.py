@@ -27,7 +27,7 @@ class FakeLab:
     ("name", "has_it"),
     [
         ("three-node-udp", True),
-        ("two-node-udp", True),  # the same two hosts, with one container each
+        ("two-node-udp", False),  # the same two hosts; its container-2 is the first of its host
         ("vxlan-10-1-16", True),
         ("two-node", False),
         ("two-node-host-gw", False),
