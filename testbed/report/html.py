@@ -8,6 +8,7 @@ of this package are made of.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ JUDGEMENTS = {
     "not clear": None,
 }
 #: Octets of all evidence in a report, about; and how long one output may be until it fits.
-BUDGET = 1_500_000
+BUDGET = 2_000_000
 LIMITS = (1_000_000, 20_000, 10_000, 6_000, 4_000, 2_500, 1_600, 1_000, 600)
 MARKUP = 160  # octets that each piece of evidence takes besides its text
 
@@ -78,7 +80,7 @@ def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
     spoken = words(lang)
     page = _Page(run, spoken)
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    template = _environment(spoken).get_template("report.html.j2")
+    template = _environment(lang).get_template("report.html.j2")
     return template.render(
         lang=LANGUAGES[lang],
         page=page,
@@ -90,7 +92,9 @@ def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
     )
 
 
-def _environment(spoken: Words) -> Environment:
+@functools.cache
+def _environment(lang: str) -> Environment:
+    spoken = words(lang)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -102,7 +106,13 @@ def _environment(spoken: Words) -> Environment:
     environment.install_gettext_callables(  # type: ignore[attr-defined]  # of the extension
         spoken.gettext, spoken.ngettext, newstyle=True
     )
-    environment.filters |= {"duration": duration, "memory": memory, "slug": slug, "ticks": ticks}
+    environment.filters |= {
+        "duration": duration,
+        "memory": memory,
+        "slug": slug,
+        "ticks": ticks,
+        "quotes": quotes,
+    }
     return environment
 
 
@@ -141,6 +151,15 @@ def memory(size: float) -> str:
 def slug(text: str) -> str:
     """A text as part of an id or a word of an attribute."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)
+
+
+def quotes(text: str) -> Markup:
+    """A text between tags, where quotes may stay: in JSON every word has two.
+
+    >>> quotes('{"a": "<b>"}')
+    Markup('{"a": "&lt;b&gt;"}')
+    """
+    return Markup(escape_html(text, quote=False))  # noqa: S704  it is escaped
 
 
 def ticks(text: str) -> Markup:
@@ -185,8 +204,10 @@ def piece(what: str, seen: str, limit: int) -> Piece:
     if packets is not None:
         rows, columns, whole = packets
         return Piece("packets", what, columns=columns, rows=rows, shown=len(rows), whole=whole)
-    shown = _readable(seen.rstrip("\n")) if len(seen) <= limit else seen.rstrip("\n")
-    return Piece("text", what, shown[:limit], shown=min(limit, len(shown)), whole=len(shown))
+    seen = seen.rstrip("\n")
+    if len(seen) > limit:
+        return Piece("text", what, seen[:limit], shown=limit, whole=len(seen))
+    return Piece("text", what, _readable(seen))
 
 
 def _readable(seen: str) -> str:
@@ -209,7 +230,7 @@ def _packets(seen: str, limit: int) -> tuple[list[list[str]], list[str], int] | 
     """The packets of a capture as rows, their columns, and how many there are in all."""
     lines = seen.splitlines()
     found = [PACKET.fullmatch(line) for line in lines]
-    if not all(found):
+    if not lines or not all(found):
         return None
     taken, size = [], 0
     for line, match in zip(lines, found, strict=True):
