@@ -482,12 +482,14 @@ def test_outside_a_container_is_reached_only_by_a_route_and_with_leave(
     way = [str(subnet), "via", node_address(lab, node)]
     with undone(observe, outside, ["ip", "route", "add", *way], ["ip", "route", "del", *way]):
         observe.holds_when(
-            "there is a route, and the port is not published: FORWARD drops it",
+            "there is a route, and the port is not published",
             fetch(observe, outside, f"http://{private.address}:80/", seconds=SOON) is None,
         )
+        page = fetch(observe, outside, mapped, seconds=SOON)
         with direct_access(lab, observe, node, web.address) as lifted:
-            words = ", and the engine's drop of direct access (28 and later) is lifted"
-            observe.fails_when(
-                f"there is a route, and the port is published{words if lifted else ''}",
-                is_served_by(fetch(observe, outside, mapped), web),
-            )
+            words = "there is a route, and the port is published"
+            if lifted:
+                observe.holds_when(f"{words}, and the engine drops direct access", page is None)
+                words += ", and the engine's drop of direct access (28 and later) is lifted"
+                page = fetch(observe, outside, mapped)
+            observe.fails_when(words, is_served_by(page, web))
