@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from testbed.claims.model import FACTS, Claim, Kind, Otherwise, Verdict
+from testbed.claims.model import COMPARISON, FACTS, Claim, Kind, Otherwise, Verdict
 
 FOLDER = Path(__file__).parent
 
@@ -83,7 +83,16 @@ def _is_otherwise(entry: Any) -> bool:
         isinstance(entry, dict)
         and set(entry) == OTHERWISE
         and isinstance(entry["when"], dict)
-        and all(name in FACTS and isinstance(is_, str) for name, is_ in entry["when"].items())
+        and bool(entry["when"])  # what holds everywhere is `expect`
+        and all(name in FACTS and _is_condition(is_) for name, is_ in entry["when"].items())
         and entry["expect"] in get_args(Verdict)
         and isinstance(entry["why"], str)
+        and bool(entry["why"])
     )
+
+
+def _is_condition(value: Any) -> bool:
+    """A word, or a comparison as it should be: a mistyped one would be a word that no fact is."""
+    if not isinstance(value, str):
+        return False
+    return value[:1].isalnum() or COMPARISON.fullmatch(value) is not None

@@ -127,12 +127,12 @@ class Observation:
     @property
     def verdict(self) -> Verdict | None:
         """What follows; None when nothing was tested."""
-        if not self._tested:
-            return "inconclusive" if self._unclear else None
         positive = [holds for wanted, holds, _ in self._tested if wanted]
         negative = [not holds for wanted, holds, _ in self._tested if not wanted]
-        if self._unclear and all(positive) and all(negative):
+        if self._unclear and all(positive):
             return "inconclusive"
+        if not self._tested:
+            return None
         if not negative:
             return "confirmed" if all(positive) else "contradicted"
         if all(negative):

@@ -13,7 +13,7 @@ import pytest
 
 from testbed import pytest_plugin
 from testbed.claims import catalogue
-from testbed.claims.model import Claim, Kind, Verdict
+from testbed.claims.model import Claim, Kind, Otherwise, Verdict, fits
 from testbed.suites.runner import SUITES
 from testbed.topology import load, names
 
@@ -155,6 +155,65 @@ def test_files_are_read_by_name(folder: Path) -> None:
     assert list(catalogue.claims()) == ["c000", "c002", "c003"]
 
 
+OTHERWISE = """\
+  otherwise:
+  - when: {docker: ">= 28", firewall: nftables}
+    expect: contradicted
+    why: It is new.
+"""
+
+
+def test_what_is_expected_on_other_labs(folder: Path) -> None:
+    more = OTHERWISE + "  - when: {docker: '>= 28'}\n    expect: depends\n    why: It may be.\n"
+    (folder / "002.yaml").write_text(GOOD + more)
+    claim = catalogue.claims()["a-claim"]
+    assert claim.otherwise == (
+        Otherwise({"docker": ">= 28", "firewall": "nftables"}, "contradicted", "It is new."),
+        Otherwise({"docker": ">= 28"}, "depends", "It may be."),
+    )
+    assert claim.to_dict()["otherwise"][1] == {
+        "when": {"docker": ">= 28"},
+        "expect": "depends",
+        "why": "It may be.",
+    }
+    new = {"docker": "29.8.1", "firewall": "nftables"}
+    assert claim.expected(new) == ("contradicted", "It is new.")  # the first that fits
+    assert claim.expected({**new, "firewall": "iptables-nft"}) == ("depends", "It may be.")
+    assert claim.expected({**new, "docker": "20.10.24"}) == ("confirmed", "")
+    assert claim.expected({"firewall": "nftables"}) == ("confirmed", "")  # a lab without docker
+    assert claim.expected({}) == ("confirmed", "")
+
+
+def test_a_definition_is_not_testable(folder: Path) -> None:
+    text = GOOD.replace("confirmed", "not testable").replace("state", "definition")
+    (folder / "002.yaml").write_text(text)
+    assert not catalogue.claims()["a-claim"].is_testable
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seen", "fit"),
+    [
+        ("nftables", "nftables", True),
+        ("nftables", "iptables-nft", False),
+        ("vxlan", "", False),
+        (">= 28", "28.0.0", True),
+        (">= 28", "29.8.1", True),
+        (">= 28", "27.5.1", False),
+        ("< 28", "20.10.24", True),
+        ("< 28", "28.0.1", False),
+        ("> 20.10", "20.10.24", False),  # in as many numbers as the condition has
+        ("<= 20.10", "20.10.24", True),
+        (">= 20.10.24", "20.10.24+dfsg1", True),
+        (">= 20.10", "20.9.30", False),  # as numbers, not as text
+        ("< 3", "20.10", False),
+        (">= 28", "", False),
+        ("< 28", "unknown", False),
+    ],
+)
+def test_whether_a_fact_fits(wanted: str, seen: str, fit: bool) -> None:
+    assert fits(wanted, seen) is fit
+
+
 BAD = {
     "no id": (GOOD.replace("- id: a-claim\n  document", "- document"), r"\?: 'id' is missing"),
     **{
@@ -173,6 +232,38 @@ BAD = {
     "a text for a list": (GOOD.replace("[docker, netns]", "docker"), "a-claim: not text.*: needs"),
     "nothing for a list": (GOOD.replace("[docker, netns]", ""), "a-claim: not text.*: needs"),
     "numbers in a list": (GOOD + "  quoted: [80]\n", "a-claim: not text.*: quoted"),
+    "a condition on no fact": (
+        GOOD + OTHERWISE.replace("firewall", "weather"),
+        "a-claim: not text.*: otherwise",
+    ),
+    "a condition that is a number": (
+        GOOD + OTHERWISE.replace('">= 28"', "28"),
+        "a-claim: not text.*: otherwise",
+    ),
+    "a condition that is mistyped": (
+        GOOD + OTHERWISE.replace(">= 28", ">=28"),
+        "a-claim: not text.*: otherwise",
+    ),
+    "no condition": (
+        GOOD + re.sub(r"\{docker.*\}", "{}", OTHERWISE),
+        "a-claim: not text.*: otherwise",
+    ),
+    "otherwise without a reason": (
+        GOOD + OTHERWISE.replace("It is new.", '""'),
+        "a-claim: not text.*: otherwise",
+    ),
+    "otherwise an unknown verdict": (
+        GOOD + OTHERWISE.replace("contradicted", "wrong"),
+        "a-claim: not text.*: otherwise",
+    ),
+    "otherwise that is no list": (
+        GOOD + "  otherwise: {when: {}}\n",
+        "a-claim: not text.*: otherwise",
+    ),
+    "a state that is not testable": (
+        GOOD.replace("confirmed", "not testable"),
+        "a-claim: only a definition is not testable",
+    ),
     "a word": ("- word\n", "wanted a claim, saw 'word'"),
     "a mapping": ("id: a-claim\n", "wanted a claim, saw 'id'"),
 }

@@ -7,13 +7,13 @@ import json
 import pytest
 from provider_contract import spec
 
-from testbed.claims.model import Evidence, Finding, Verdict
-from testbed.claims.observation import LIMIT, Observation
+from testbed.claims.model import Evidence, Finding, Measurement, Verdict
+from testbed.claims.observation import LIMIT, Observation, spread
 from testbed.errors import CommandError
 from testbed.nodes.fake import Answer, FakeProvider
 
 # A word each: "+" holds, "-" does not; "w" holds when its condition is met, "W" not even then;
-# "f" fails as it should under its condition, "F" holds in spite of it.
+# "f" fails as it should under its condition, "F" holds in spite of it; "?" is not clear.
 TABLE: list[tuple[str, Verdict | None]] = [
     ("", None),  # a check that tests nothing proves nothing
     ("+", "confirmed"),
@@ -36,6 +36,14 @@ TABLE: list[tuple[str, Verdict | None]] = [
     ("WF", "contradicted"),  # holds where it should not, and does not where it should
     ("-F", "contradicted"),
     ("wfF", "confirmed"),
+    ("?", "inconclusive"),
+    ("+?", "inconclusive"),  # of what is said only a part was seen
+    ("-?", "contradicted"),  # one part that is false is enough
+    ("wf?", "inconclusive"),
+    ("W?", "contradicted"),
+    ("wfF?", "inconclusive"),
+    ("f?", "inconclusive"),
+    ("-F?", "contradicted"),
     ("WfF", "contradicted"),
 ]
 
@@ -50,6 +58,8 @@ def observed(word: str) -> Observation:
                 notes.holds_when(f"condition {letter}", letter == "w")
             case "f" | "F":
                 notes.fails_when(f"condition {letter}", letter == "f")
+            case "?":
+                notes.unclear("figures")
     return notes
 
 
@@ -133,3 +143,83 @@ def test_a_command_that_must_work_is_run_once() -> None:
 def test_as_expected(verdict: Verdict | None, problem: str, expected: bool) -> None:
     found = Finding("id", verdict, problem=problem, expected="confirmed")
     assert found.as_expected is expected
+
+
+# -- measuring -------------------------------------------------------------------
+
+
+def figures(**series: tuple[float, ...]) -> Measurement:
+    return Measurement("throughput", "Gbit/s", series, "higher")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "differ"),
+    [
+        ((9.0, 9.1, 9.2), (1.0, 1.1, 1.2), True),
+        ((1.0, 1.1, 1.2), (9.0, 9.1, 9.2), False),
+        ((5.0, 5.0, 5.0), (5.0, 5.0, 5.0), None),
+        ((5.0, 9.0, 1.0), (4.0, 1.0, 9.0), None),  # now the one, now the other
+        ((2.0, 4.0, 8.0, 16.0), (1.0, 3.0, 7.0, 15.0), True),  # always by one, however it varies
+        ((9.0, 9.1, 9.0, 9.1, 0.1), (1.0, 1.1, 1.0, 1.1, 1.0), True),  # one bad round of five
+    ],
+)
+def test_which_of_two_is_the_larger(
+    a: tuple[float, ...], b: tuple[float, ...], differ: bool | None
+) -> None:
+    notes = Observation()
+    assert notes.differ(figures(a=a, b=b), "a", "b") is differ
+    opposite = None if differ is None else not differ
+    assert notes.differ(figures(a=a, b=b), "b", "a") is opposite
+    assert notes.evidence == []  # comparing is not judging
+    assert notes.verdict is None
+
+
+def test_rounds_are_compared_one_by_one() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Observation().differ(figures(a=(1.0, 2.0), b=(1.0,)), "a", "b")
+
+
+def test_figures_are_kept_as_they_are_and_as_evidence() -> None:
+    notes = Observation()
+    measurement = figures(udp=(0.3, 0.4, 0.35), vxlan=(14.0, 14.5, 13.5))
+    notes.measured(measurement)
+    assert notes.measurements == [measurement]
+    assert notes.evidence == [
+        Evidence(
+            "measured: throughput",
+            "udp: median 0.35 Gbit/s, spread 0.1 (rounds: 0.3, 0.4, 0.35)\n"
+            "vxlan: median 14 Gbit/s, spread 1 (rounds: 14, 14.5, 13.5)",
+        )
+    ]
+    assert notes.verdict is None  # measuring is not judging
+
+
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        ([1.0], 0.0),
+        ([1.0, 3.0], 2.0),
+        ([3.0, 1.0, 2.0], 2.0),
+        ([1.0, 2.0, 3.0, 4.0], 1.5),  # between 1.75 and 3.25
+        ([5.0, 1.0, 4.0, 2.0, 100.0], 3.0),  # one that is far out does not count
+        ([7.0] * 9, 0.0),
+    ],
+)
+def test_the_spread(series: list[float], expected: float) -> None:
+    assert spread(series) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected", "good"),
+    [
+        ("contradicted", "contradicted", True),
+        ("depends", "depends", True),
+        ("confirmed", "contradicted", False),  # a surprise, though a pleasant one
+        ("contradicted", "depends", False),
+        ("inconclusive", "contradicted", True),
+        ("confirmed", None, True),  # what is expected of a lab that is not known
+        ("contradicted", None, False),
+    ],
+)
+def test_expected_of_a_lab(verdict: Verdict, expected: Verdict | None, good: bool) -> None:
+    assert Finding("id", verdict, expected=expected).as_expected is good
