@@ -14,6 +14,7 @@ import pytest
 
 from testbed.claims.model import Measurement
 from testbed.claims.observation import Observation
+from testbed.errors import CommandError
 from testbed.observe.capture import NFLOG, Capture, Packet, captures
 from testbed.observe.trace import (
     ETHERNET_HEADER,
@@ -90,7 +91,11 @@ def ruled(observe: Observation, where: Runs, program: str, *rule: str) -> Iterat
     """A rule, given as ``-t TABLE -A CHAIN ...``, for the time of the block."""
     add, table = [program, *rule], rule[1]
     delete = [program, *("-D" if word in {"-A", "-I"} else word for word in rule)]
-    with whole_table(where, program, table), undone(observe, where, add, delete):
+    with whole_table(where, program, table), contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(undone(observe, where, add, delete))
+        except CommandError as error:  # the kernel was built without a target, or without tables
+            pytest.skip(f"{where.name} cannot have such a rule: {error.stderr.strip()}")
         yield
 
 
@@ -114,13 +119,12 @@ def nflog(observe: Observation, where: Place, group: int) -> Iterator[Capture]:
 
 
 @contextlib.contextmanager
-def traced(
-    observe: Observation, where: Place, program: str, *, match: Sequence[str] = ("-p", "icmp")
-) -> Iterator[list[TraceEvent]]:
-    """Trace packets from raw PREROUTING on; the events are in the list after the block."""
+def traced(observe: Observation, where: Place, program: str) -> Iterator[list[TraceEvent]]:
+    """Trace ICMP from raw PREROUTING on; the events are in the list after the block."""
     events: list[TraceEvent] = []
     names = interfaces(where)
-    rule = ruled(observe, where, program, "-t", "raw", "-A", "PREROUTING", *match, "-j", "TRACE")
+    words = ("-t", "raw", "-A", "PREROUTING", "-p", "icmp", "-j", "TRACE")
+    rule = ruled(observe, where, program, *words)
     if program == LEGACY:
         with nflog(observe, where, LEGACY_GROUP) as seen, rule:
             yield events
@@ -259,7 +263,7 @@ def test_where_the_trace_goes_depends_on_the_iptables(node: Node, observe: Obser
     wanted = [RAW, ("filter", "INPUT")]
     for program in (LEGACY, NFT):
         with scratch_machine(node, program) as machine:
-            logger = sysctl(observe, machine, LOGGER)
+            logger = usual_logger(observe, machine) if program == LEGACY else ""
             with contextlib.ExitStack() as stack:
                 enter = stack.enter_context
                 if program == NFT:
@@ -286,6 +290,13 @@ def test_where_the_trace_goes_depends_on_the_iptables(node: Node, observe: Obser
             )
 
 
+def usual_logger(observe: Observation, machine: Runs) -> str:
+    """What iptables-legacy logs to when nobody has chosen: a rule may load it into the kernel."""
+    rule = ("-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "TRACE")
+    with ruled(observe, machine, LEGACY, *rule):
+        return sysctl(observe, machine, LOGGER)
+
+
 @pytest.mark.claim("trace-bridged-traffic-hits-iptables")
 def test_bridged_packets_pass_iptables_only_when_asked_to(
     lab: LiveLab, node: Node, observe: Observation
@@ -298,8 +309,8 @@ def test_bridged_packets_pass_iptables_only_when_asked_to(
             observe.run(node, ["ping", "-n", "-q", "-c1", asker.address])
         seen = ways(events)
         # The host's own ping shows that it is traced all the while.
-        assert any(one.packet.src == asker.address and one.packet.dst != answerer.address
-                   for one in seen), "the reply to the host was not traced"  # fmt: skip
+        to_host = [w for w in seen if w.packet.src == asker.address and w.packet.is_echo_reply]
+        assert to_host, "the reply to the host was not traced"
         found[value] = [
             one
             for one in seen
