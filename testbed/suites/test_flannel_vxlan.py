@@ -631,6 +631,27 @@ def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observa
         observe.holds(listed == [wanted], f"{mac} dev {VTEP} dst {host} self permanent")
 
 
+@pytest.mark.claim("flannel-vxlan-fdb-notation")
+@pytest.mark.needs("flannel-vxlan", "docker")
+def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
+    node = ends(lab)[0].node
+    printed = "5e.f8.4f.00.e3.37 dev flannel1.1 dts 10.168.0.3 self permanent"
+    misprints = {PRINTED_MAC: "5e.f8.4f.00.e3.37", "flannel.1": "flannel1.1", "dst": "dts"}
+    right = f"{PRINTED_MAC} dev flannel.1 dst 10.168.0.3 self permanent"
+
+    def taken(entry: str) -> bool:
+        """Whether bridge takes an entry; one that it takes is deleted again."""
+        done = observe.run(node, ["bridge", "fdb", "append", *entry.split()], check=False).ok
+        if done:
+            node.run(["bridge", "fdb", "del", *right.split()])
+        return done
+
+    observe.holds(taken(printed), f"bridge takes {printed}")
+    for word, misprint in misprints.items():
+        assert not taken(right.replace(word, misprint)), f"taken with {misprint}"
+    assert taken(right), f"not taken: {right}"
+
+
 @pytest.mark.claim("flannel-vxlan-outer-destination")
 @pytest.mark.needs("flannel-vxlan", "docker", "gateway")
 def test_frames_for_that_mac_go_to_the_fdbs_host(lab: LiveLab, observe: Observation) -> None:
