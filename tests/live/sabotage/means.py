@@ -58,7 +58,7 @@ def lying(node: Node, **tools: str) -> Iterator[None]:
 @contextlib.contextmanager
 def in_place_of(node: Node, path: str, script: str) -> Iterator[None]:
     """A shell script in the place of a program that is run by its path; ``$real`` is that one."""
-    real, lie = f"{LIES}.real", f"{LIES}.lie"
+    real, lie = "/tmp/lies.real", "/tmp/lies.lie"  # a scratch machine has a /run of its own
     node.put(b"", real)
     node.put(f"#!/bin/sh\nreal={real}\n{script}\n".encode(), lie, mode=0o755)
     with (
@@ -132,11 +132,11 @@ def veth(container: LiveContainer) -> str:
 
 
 def nft(rules: str, family: str = "ip") -> tuple[str, str]:
-    """The commands that add and delete a table of ours with a chain ``chain``, and rules in it."""
+    """The commands that add and delete a table of ours with a chain ``way``, and rules in it."""
     hook, *lines = [line.strip() for line in rules.strip().splitlines()]
     add = [
         f"nft add table {family} sabotage",
-        f"nft 'add chain {family} sabotage chain {{ type {hook} ; }}'",
-        *(f"nft 'add rule {family} sabotage chain {line}'" for line in lines),
+        f"nft 'add chain {family} sabotage way {{ type {hook} ; }}'",
+        *(f"nft 'add rule {family} sabotage way {line}'" for line in lines),
     ]
     return "\n".join(add), f"nft delete table {family} sabotage"
