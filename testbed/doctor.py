@@ -483,7 +483,7 @@ def _go(store: Store) -> Finding:
     detail = f"{version} ({present[0]})" if present else "none on PATH"
     if "flanneld" in {entry.name for entry in store.list() if entry.state == "missing"}:
         detail += "; a later one is fetched from PyPI if flanneld needs it"
-    return _finding("Go", detail, ("flanneld",), ok=True, required=False)
+    return _finding("Go", detail, ("flanneld", "docker 29"), ok=True, required=False)
 
 
 def _libraries() -> list[Finding]:

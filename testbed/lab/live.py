@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import NoSuchLab
+from testbed.roles import docker
 from testbed.roles.engine import ContainerState, Engine, engine_version, enter, parse_version
 
 if TYPE_CHECKING:
@@ -116,15 +118,18 @@ class LiveLab:
             release = self.topology.docker.engine
             version = parse_version(engine_version(self.context.store, machine, release))
             found["docker"] = ".".join(map(str, version))
-            found["firewall"] = self._firewall(machine, version)
+            found["firewall"] = self._firewall(machine)
         return found
 
-    def _firewall(self, machine: Node, version: tuple[int, int, int]) -> str:
-        """What the daemon says, and iptables in brackets: which of the kernel's filters it is."""
-        if version >= (29, 0, 0):  # those before know iptables only
-            backend = self.engine(machine.name).api.info().get("FirewallBackend") or {}
-            if backend.get("Driver") == "nftables":
-                return "nftables"
+    @staticmethod
+    def _firewall(machine: Node) -> str:
+        """What the daemon was told, or iptables says in brackets: which of the kernel's filters.
+
+        The daemon itself is not asked: it may be what has broken, and without nftables one that
+        was told to use it does not start.
+        """
+        if json.loads(machine.get(docker.CONFIG)).get("firewall-backend") == "nftables":
+            return "nftables"
         says = machine.run(["iptables", "--version"]).stdout
         return "iptables-legacy" if "(legacy)" in says else "iptables-nft"
 

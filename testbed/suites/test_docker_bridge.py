@@ -485,11 +485,10 @@ def test_outside_a_container_is_reached_only_by_a_route_and_with_leave(
             "there is a route, and the port is not published",
             fetch(observe, outside, f"http://{private.address}:80/", seconds=SOON) is None,
         )
-        page = fetch(observe, outside, mapped, seconds=SOON)
+        kept_out = fetch(observe, outside, mapped, seconds=SOON) is None
         with direct_access(lab, observe, node, web.address) as lifted:
             words = "there is a route, and the port is published"
             if lifted:
-                observe.holds_when(f"{words}, and the engine drops direct access", page is None)
+                observe.holds_when(f"{words}, and the engine drops direct access", kept_out)
                 words += ", and the engine's drop of direct access (28 and later) is lifted"
-                page = fetch(observe, outside, mapped)
-            observe.fails_when(words, is_served_by(page, web))
+            observe.fails_when(words, is_served_by(fetch(observe, outside, mapped), web))
