@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit live bench lock setup clean
+.PHONY: help demo test lint unit web live bench lock setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ help:  ## list the targets
 demo: setup  ## bring every lab up, put every claim to the test, take it down, show what is left
 	$(SUDO) $(BIN)/testbed verify --all --check-machine
 
-test: lint unit live  ## everything that this machine can run
+test: lint unit web live  ## everything that this machine can run
 
 lint: $(VENV)/ready  ## style, format, types
 	$(BIN)/ruff check .
@@ -24,6 +24,12 @@ lint: $(VENV)/ready  ## style, format, types
 
 unit: $(VENV)/ready  ## tests that need no root
 	$(BIN)/python -m pytest tests/unit
+
+web: $(VENV)/ready  ## the HTML report in a real browser
+	command -v chromium > /dev/null && command -v chromedriver > /dev/null || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
+	    chromium chromium-driver fonts-dejavu-core; }
+	$(BIN)/python -m pytest tests/web
 
 live: setup  ## tests on real labs (root)
 	$(SUDO) $(BIN)/python -m pytest tests/live

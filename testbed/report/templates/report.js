@@ -87,7 +87,7 @@
       const all = count === claims.length;
       shown.textContent = all ? shown.dataset.all : shown.dataset.some.replace("{shown}", count);
       nothing.hidden = count > 0;
-      $("#reset").disabled = ![...wanted].length;
+      $("#clear").disabled = ![...wanted].length;
       tellFolds();
       return wanted;
     };
@@ -97,27 +97,31 @@
       history.replaceState(null, "", query ? MARK + query : location.pathname + location.search);
     };
 
+    const set = (wanted) => {
+      for (const element of form.elements) {
+        if (element.type === "checkbox") {
+          element.checked = wanted.getAll(element.name).includes(element.value);
+        } else if (element.name) element.value = wanted.get(element.name) || "";
+      }
+      filter();
+    };
+    const clear = () => set(new URLSearchParams());
+
     const fromAddress = () => {
       const hash = location.hash;
       if (hash.startsWith(MARK)) {
-        const wanted = new URLSearchParams(hash.slice(MARK.length));
-        for (const element of form.elements) {
-          if (element.type === "checkbox") {
-            element.checked = wanted.getAll(element.name).includes(element.value);
-          } else if (element.name) element.value = wanted.get(element.name) || "";
-        }
-        filter();
+        set(new URLSearchParams(hash.slice(MARK.length)));
         $("#claims").scrollIntoView();
         return;
       }
       const target = hash.length > 1 && document.getElementById(decodeURIComponent(hash.slice(1)));
       if (!target) return;
       if (target.matches(".claim")) {
-        if (target.hidden) { form.reset(); filter(); }
+        if (target.hidden) clear();
         target.open = true;
         target.scrollIntoView();
         target.querySelector("summary").focus({ preventScroll: true });
-      } else if (target.hidden) { form.reset(); filter(); target.scrollIntoView(); }
+      } else if (target.hidden) { clear(); target.scrollIntoView(); }
     };
 
     let timer = 0;
@@ -127,7 +131,7 @@
     });
     form.addEventListener("change", keep);
     form.addEventListener("submit", (event) => { event.preventDefault(); keep(); });
-    form.addEventListener("reset", () => setTimeout(() => { keep(); search.focus(); }));
+    $("#clear").addEventListener("click", () => { clear(); keep(); search.focus(); });
     unfold.addEventListener("click", () => {
       const open = visible().some((claim) => !claim.open);
       for (const claim of visible()) claim.open = open;
