@@ -267,10 +267,13 @@ class _Progress:
 
     def _show(self) -> None:
         if self._live:
+            from rich.text import Text
+
             labs = ", ".join(
                 f"{name} {count}" if count else name for name, count in self._done.items()
             )
-            self._live.update(f"{time.monotonic() - self._began:3.0f} s  {labs}", refresh=True)
+            text = f"{time.monotonic() - self._began:3.0f} s  {labs}"
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def _began_lab(self, name: str) -> None:
         self._done[name] = 0

@@ -1,0 +1,424 @@
+"""``testbed verify`` in this process: what it hands on, what it writes, how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+import pytest
+
+from testbed import cli, leaks
+from testbed.claims.catalogue import claims
+from testbed.claims.model import Evidence, Finding
+from testbed.cli import common, verify
+from testbed.lab.lab import Lab
+from testbed.report import last
+from testbed.suites import everything, runner
+from testbed.suites.model import Check, LabRun, Results, Run, Selection
+from testbed.topology.load import load
+
+if TYPE_CHECKING:
+    from fakes import Bench
+
+    from testbed.suites.everything import Watching
+
+ONE, TWO = [c.id for c in claims().values() if c.expect == "confirmed"][:2]
+GOOD = Finding(
+    ONE, "confirmed", expected="confirmed", evidence=[Evidence("node1# ip link", "1: lo")]
+)
+WRONG = Finding(TWO, "contradicted", expected="confirmed", reason="expected confirmed: it is there")
+PASSED = Check("test_own.py::test_it", "passed", 0.1)
+SOME = Selection(claims=(ONE, TWO))  # so that only these are meant
+
+
+class Said:
+    """Exit status and both outputs of a command line."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+
+Testbed = Callable[..., Said]
+
+
+@pytest.fixture
+def testbed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Testbed:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(common, "make_settings", lambda **_: bench.settings)
+    monkeypatch.delenv("TESTBED_LAB", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*argv: str) -> Said:
+        capsys.readouterr()
+        status = cli.run(["verify", *argv])
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+class Everything:
+    """Stands in for what runs on every lab."""
+
+    def __init__(self) -> None:
+        self.asked: list[Selection] = []
+        self.parts = [LabRun("two-node", load("two-node"), Results([GOOD]), up=0.5, seconds=1.0)]
+        self.signum: int | None = None
+
+    def __call__(self, _: Any, selection: Selection, watching: Watching) -> Run:
+        self.asked.append(selection)
+        for part in self.parts:
+            watching.began(part.name)
+            watching.up(part.name, part.up)
+            told: list[Finding | Check] = [*part.results.findings, *part.results.checks]
+            for found in told:
+                watching.found(part.name, found)
+            watching.ended(part)
+        return Run(selection, self.parts, seconds=1.5, signum=self.signum)
+
+    def also_wrong(self) -> None:
+        part = LabRun("docker-single", load("docker-single"), Results([WRONG]), up=0.5)
+        self.parts.append(part)
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> Everything:
+    stand_in = Everything()
+    monkeypatch.setattr(everything, "run_everything", stand_in)
+    return stand_in
+
+
+# -- wrong use -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_run(
+    option: str, testbed: Testbed, everywhere: Everything, tmp_path: Path
+) -> None:
+    said = testbed("--all", option, str(tmp_path / "nowhere" / "file"))
+    assert (said.status, said.out) == (2, "")
+    assert "its folder cannot be written" in said.err
+    said = testbed("--all", option, str(tmp_path))
+    assert said.status == 2
+    assert "is a folder" in said.err
+    assert everywhere.asked == []
+
+
+def test_a_lab_and_all_of_them_exclude_each_other(testbed: Testbed, everywhere: Everything) -> None:
+    said = testbed("--all", "two-node")
+    assert said.status == 2
+    assert "--all goes without a lab's name" in said.err
+    assert everywhere.asked == []
+
+
+def test_an_unknown_language(testbed: Testbed) -> None:
+    assert testbed("--all", "--lang", "fr").status == 2
+
+
+# -- every lab -------------------------------------------------------------------
+
+
+def test_all_that_is_asked_for_is_handed_on(testbed: Testbed, everywhere: Everything) -> None:
+    argv = ["-k", "fdb", "--claim", ONE, "--claim", TWO, "--document", "000"]
+    testbed("--all", *argv)
+    testbed("--all")
+    assert everywhere.asked == [Selection("fdb", (ONE, TWO), ("000",)), Selection()]
+
+
+def test_a_line_a_lab_and_what_it_came_to(testbed: Testbed, everywhere: Everything) -> None:
+    said = testbed("--all", "--claim", ONE)
+    assert (said.status, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[0].split() == [
+        "ok",
+        "two-node",
+        "up",
+        "0.50",
+        "s",
+        "1",
+        "as",
+        "expected",
+        "1.0",
+        "s",
+    ]
+    assert lines[-1] == "1 claim put to the test on two-node, 1 as expected (1.5 s)"
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [
+        *("ok", "lab", "two-node", "document"),
+        claims()[ONE].document,
+    ]
+
+
+def test_what_is_not_as_expected_is_told_at_once_and_in_full(
+    testbed: Testbed, everywhere: Everything
+) -> None:
+    everywhere.also_wrong()
+    said = testbed("--all", "--claim", ONE, "--claim", TWO)
+    assert said.status == 1
+    assert "\ndocker-single  contradicted " in said.out
+    assert f"\n{TWO}  on docker-single  (" in said.out
+    assert "\n  FAIL  docker-single" in said.out
+    assert f"two-node  {GOOD.verdict}" not in said.out, "nothing is said of the others"
+    quiet = testbed("--all", "--claim", ONE, "--claim", TWO, "-q")
+    assert quiet.status == 1
+    assert quiet.out.startswith(f"\n{TWO}  on docker-single  (")
+    assert "document" not in quiet.out
+
+
+def test_evidence_on_request(testbed: Testbed, everywhere: Everything) -> None:
+    said = testbed("--all", "--claim", ONE, "-v")
+    assert "two-node  confirmed  " in said.out
+
+
+def test_files_are_written_and_the_run_is_kept(
+    testbed: Testbed, everywhere: Everything, tmp_path: Path, bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    everywhere.also_wrong()
+    seen: list[str] = []
+
+    def render(run: dict[str, Any], *, lang: str) -> str:
+        seen.append(lang)
+        return f"<html>{len(run['labs'])} 容器"
+
+    monkeypatch.setattr("testbed.report.html.render", render)
+    data, junit, html = (tmp_path / name for name in ("a.json", "a.xml", "a.html"))
+    argv = ["--claim", ONE, "--claim", TWO, "--json", str(data), "--junit", str(junit)]
+    said = testbed("--all", *argv, "--html", str(html), "--lang", "zh")
+    assert said.status == 1
+    found = json.loads(data.read_text(encoding="utf-8"))
+    assert [lab["lab"] for lab in found["labs"]] == ["two-node", "docker-single"]
+    assert [case.get("name") for case in ET.parse(junit).iter("testcase")] == [ONE, TWO]  # our own
+    assert (html.read_text(encoding="utf-8"), seen) == ("<html>2 容器", ["zh"])
+    assert f"the report is in {html}" in said.out
+    kept = json.loads((bench.state.path / last.FOLDER / last.FILE).read_text())
+    assert kept == found
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.xml", "a.html", "state"}
+
+
+def test_data_alone_on_standard_output(testbed: Testbed, everywhere: Everything) -> None:
+    everywhere.also_wrong()
+    said = testbed("--all", "--json", "-")
+    assert said.status == 1
+    assert len(json.loads(said.out)["labs"]) == 2
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_writes_what_it_has(
+    signum: signal.Signals, testbed: Testbed, everywhere: Everything, tmp_path: Path
+) -> None:
+    everywhere.signum = signum
+    data, junit = tmp_path / "a.json", tmp_path / "a.xml"
+    said = testbed("--all", "--json", str(data), "--junit", str(junit))
+    assert said.status == 128 + signum
+    assert "; interrupted (" in said.out
+    assert json.loads(data.read_text())["interrupted"] is True
+    assert len(list(ET.parse(junit).iter("testcase"))) == 1  # our own
+
+
+def test_labs_that_do_not_come_up(testbed: Testbed, everywhere: Everything) -> None:
+    everywhere.parts.append(LabRun("b", load("two-node"), error="no vxlan\n  -> load it", status=3))
+    said = testbed("--all", "--claim", ONE)
+    assert said.status == 3
+    assert "\nb\n  no vxlan\n    -> load it\n" in said.out
+    assert "; 1 lab did not come through (" in said.out
+
+
+@pytest.mark.parametrize(("left", "status"), [([], 0), (["new link: veth1"], 1)])
+def test_the_machine_is_looked_at_on_request(
+    left: list[str], status: int, testbed: Testbed, everywhere: Everything,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(leaks, "snapshot", lambda _: leaks.Snapshot({}))
+    monkeypatch.setattr(leaks, "left", lambda *_, **__: left)
+    said = testbed("--all", "--claim", ONE, "--check-machine")
+    assert said.status == status
+    assert ("the machine is as it was" in said.out) is not bool(left)
+    assert all(line in said.out for line in left)
+    assert "machine" not in testbed("--all", "--claim", ONE).out
+
+
+# -- again -----------------------------------------------------------------------
+
+
+def test_what_failed_is_run_again(testbed: Testbed, everywhere: Everything) -> None:
+    everywhere.also_wrong()
+    everywhere.parts[0].results.checks.append(Check("test_x.py::test_it", "failed", 0.1, "no"))
+    testbed("--all", "--claim", ONE, "--claim", TWO)
+    testbed("--all", "--rerun-failed")
+    assert everywhere.asked[1] == Selection(claims=(TWO,), tests=("test_x.py::test_it",))
+
+
+def test_nothing_failed(testbed: Testbed, everywhere: Everything) -> None:
+    testbed("--all", "--claim", ONE)
+    said = testbed("--all", "--rerun-failed")
+    assert (said.status, said.out) == (0, "nothing failed in the last run\n")
+    assert len(everywhere.asked) == 1
+
+
+def test_there_is_no_last_run(testbed: Testbed, everywhere: Everything) -> None:
+    said = testbed("--all", "--rerun-failed")
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith("testbed: there is no last run")
+    assert everywhere.asked == []
+
+
+# -- one lab -----------------------------------------------------------------------
+
+
+class StandIn:
+    """A LiveLab that is not looked at."""
+
+    closed = 0
+
+    def __init__(self, _: Any) -> None:
+        self.name = "two-node"
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+    @classmethod
+    def install(cls, monkeypatch: pytest.MonkeyPatch) -> type[Self]:
+        monkeypatch.setattr(cls, "closed", 0)
+        monkeypatch.setattr("testbed.lab.live.LiveLab", cls)
+        return cls
+
+
+@pytest.fixture
+def two_node(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    """A lab of fakes that is up."""
+    Lab("two-node", bench.settings).up(load("two-node"))
+    monkeypatch.setattr(LabRun, "look", lambda *_: None)
+    return StandIn.install(monkeypatch)
+
+
+def runs(monkeypatch: pytest.MonkeyPatch, outcome: Results | BaseException) -> list[Selection]:
+    """What the checks on the one lab come to."""
+    asked: list[Selection] = []
+
+    def run(_: Any, selection: Selection, *, told: Callable[[Any], None]) -> Results:
+        asked.append(selection)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        for found in [*outcome.findings, *outcome.checks]:
+            told(found)
+        return outcome
+
+    monkeypatch.setattr(runner, "run", run)
+    return asked
+
+
+def test_one_lab_a_line_a_claim(
+    testbed: Testbed, two_node: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = runs(monkeypatch, Results([GOOD], [PASSED], elsewhere=[TWO]))
+    said = testbed("two-node", "--claim", ONE)
+    assert (said.status, said.err) == (0, "")
+    assert asked == [Selection(claims=(ONE,))]
+    lines = said.out.splitlines()
+    assert lines[0].startswith(f"  confirmed     {claims()[ONE].document}  ")
+    assert lines[1] == "  passed        test_own.py::test_it"
+    assert lines[-1].startswith(
+        "1 claim put to the test on two-node, 1 as expected; 1 other checks, 0 failed; "
+        "1 need another lab ("
+    )
+    assert two_node.closed == 1
+
+
+def test_one_lab_with_files_of_ones_own(
+    testbed: Testbed, two_node: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = runs(monkeypatch, Results(checks=[PASSED]))
+    testbed("two-node", "tests/a.py", "b")
+    assert asked == [Selection(paths=(Path("tests/a.py"), Path("b")))]
+
+
+def test_one_lab_and_its_evidence(
+    testbed: Testbed, two_node: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs(monkeypatch, Results([GOOD, WRONG]))
+    assert "      node1# ip link\n" in testbed("two-node", "-v").out
+    said = testbed("two-node", "-q", "--claim", ONE, "--claim", TWO)
+    assert said.status == 1
+    assert said.out.startswith(f"\n{TWO}  on two-node  (")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_lab_interrupted(
+    signum: signal.Signals, testbed: Testbed, two_node: type[StandIn], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    runs(monkeypatch, Results([GOOD], signum=signum))
+    data = tmp_path / "a.json"
+    said = testbed("two-node", "--json", str(data))
+    assert said.status == 128 + signum
+    (lab,) = json.loads(data.read_text())["labs"]
+    assert (lab["interrupted"], lab["findings"][0]["claim"]) == (True, ONE)
+
+
+def test_one_lab_is_let_go_of_whatever_happens(
+    testbed: Testbed, two_node: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        testbed("two-node")
+    assert two_node.closed == 1
+
+
+def test_one_lab_that_is_not_whole(testbed: Testbed, two_node: type[StandIn], bench: Bench) -> None:
+    bench.provider.destroy("two-node", ["node2"])
+    said = testbed("two-node")
+    assert (said.status, said.out) == (4, "")
+    assert said.err == (
+        "testbed: lab two-node is not whole: node2 not running\n"
+        "  -> `testbed up two-node` mends it\n"
+    )
+
+
+# -- while it goes on ---------------------------------------------------------------
+
+
+def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, its = os.openpty()
+    out = io.StringIO()
+    with os.fdopen(its, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setenv("TERM", "xterm")
+        output = verify._Output(
+            json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=False
+        )
+        with verify._Progress(output) as progress:
+            threads = threading.enumerate()
+            Everything()(None, SOME, progress.watching())
+            progress.watching().began("docker-single")
+        terminal.flush()
+        seen = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert threads == [threading.main_thread()], "processes are forked meanwhile"
+    assert "two-node 1" in seen
+    assert "docker-single" in seen
+    assert click.unstyle(out.getvalue()).split()[:2] == ["ok", "two-node"]
+
+
+def test_no_line_changes_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    output = verify._Output(
+        json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=True
+    )
+    with verify._Progress(output) as progress:
+        Everything()(None, SOME, progress.watching())
+    assert capsys.readouterr() == ("", "")
