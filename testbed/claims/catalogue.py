@@ -22,7 +22,7 @@ def claims() -> Mapping[str, Claim]:
     from yaml import CSafeLoader
 
     found: dict[str, Claim] = {}
-    for path in sorted(FOLDER.glob("*.yaml")):
+    for path in sorted(FOLDER.glob("[0-9]*.yaml")):
         for entry in yaml.load(path.read_text(encoding="utf-8"), CSafeLoader):
             claim = _claim(path.name, entry)
             if claim.id in found:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.observe.capture import Place
 
-pytestmark = pytest.mark.needs("docker")
+pytestmark = pytest.mark.needs("docker", "plain-docker")
 
 LEGACY, NFT = "iptables-legacy", "iptables-nft"
 BRIDGED = "net.bridge.bridge-nf-call-iptables"
