@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -13,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from testbed import leaks
 from testbed.claims.catalogue import claims
+from testbed.settings import settings
+from testbed.suites.everything import NO_LAB, WANTED
 
 ROOT = Path(__file__).resolve().parents[2]
-LEAST = 60  # claims that must be confirmed on the shipped labs
+LEAST = 140  # claims that must be confirmed on the shipped labs
+LATE = "001"  # a document whose labs are not among the first
 
 
 def testbed(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -41,24 +46,126 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     out = tmp_path / "all.json"
     done = testbed("verify", "--all", "-q", "--json", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
-    labs = json.loads(out.read_text())
+    run = json.loads(out.read_text())
+    assert (run["version"], run["complete"], run["interrupted"]) == (2, True, False)
+    assert [lab["lab"] for lab in run["labs"]] == [NO_LAB, *(wanted.name for wanted in WANTED)]
     verdicts: dict[str, set[str]] = {}
-    for lab in labs:
-        assert lab["claims"], lab["lab"]
-        for claim in lab["claims"]:
-            assert claim["as_expected"], (lab["lab"], claim["id"], claim["problem"])
-            assert claim["verdict"] == "not here" or claim["evidence"], claim["id"]
-            verdicts.setdefault(claim["id"], set()).add(claim["verdict"])
+    for lab in run["labs"]:
+        assert lab["findings"], lab["lab"]
+        assert lab["topology"] or lab["lab"] == NO_LAB
+        for finding in lab["findings"]:
+            assert finding["as_expected"], (lab["lab"], finding["claim"], finding["problem"])
+            assert finding["verdict"] == "not here" or finding["evidence"], finding["claim"]
+            verdicts.setdefault(finding["claim"], set()).add(finding["verdict"])
+    testable = {claim.id for claim in claims().values() if claim.is_testable}
     decided = {name for name, found in verdicts.items() if found - {"not here"}}
-    assert sum("confirmed" in found for found in verdicts.values()) >= LEAST
-    assert decided == set(claims()), set(claims()) - decided
+    assert decided == testable, testable - decided
+    assert [claim["id"] for claim in run["claims"]] == list(claims())
+    assert sum(claim["verdict"] == "confirmed" for claim in run["claims"]) >= LEAST
     assert json.loads(testbed("ls", "--json").stdout) == []
 
 
+class Verifying:
+    """A `testbed verify --all` that goes on, and what it says."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._before = leaks.snapshot(settings().state.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "testbed", "verify", "--all", "-v", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # a group of its own, as a terminal gives
+        )
+
+    def wait_for_a_verdict(self) -> str:
+        """Wait until a lab has decided a claim; its name."""
+        assert self._process.stdout
+        for line in self._process.stdout:
+            found = re.match(r"(\S+)  (confirmed|depends|contradicted) ", line)
+            if found and found[1] != "no":  # no lab
+                return found[1]
+        raise AssertionError("it has ended without a verdict")
+
+    def press_ctrl_c(self) -> None:
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def kill_a_lab_process(self) -> None:
+        """Kill one of those that it has forked."""
+        children = [
+            int(stat.parent.name)
+            for stat in Path("/proc").glob("[0-9]*/stat")
+            if _parent(stat) == self._process.pid
+        ]
+        os.kill(min(children), signal.SIGKILL)
+
+    def end(self) -> tuple[int, str]:
+        """Its exit status and the rest of what it says; nothing of it may be left."""
+        said, _ = self._process.communicate(timeout=300)
+        assert json.loads(testbed("ls", "--json").stdout) == []
+        left = leaks.left(self._before, seconds=5, below=settings().state.path)
+        assert left == []
+        return self._process.returncode, said
+
+
+def _parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])  # proc(5): state, ppid
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return 0
+
+
+def test_ctrl_c_in_the_middle_writes_what_there_is_and_the_rest_can_be_run(tmp_path: Path) -> None:
+    data, junit = tmp_path / "all.json", tmp_path / "all.xml"
+    verifying = Verifying("--json", str(data), "--junit", str(junit))
+    verifying.wait_for_a_verdict()
+    verifying.press_ctrl_c()
+    status, said = verifying.end()
+    assert status == 130, said
+    assert "; interrupted (" in said
+    assert "Traceback" not in said
+    run = json.loads(data.read_text())
+    assert (run["complete"], run["interrupted"]) == (True, True)
+    labs = [lab for lab in run["labs"] if lab["lab"] != NO_LAB]
+    assert any(lab["findings"] for lab in labs)
+    assert any(lab["interrupted"] for lab in labs)
+    assert [lab["error"] for lab in labs] == [""] * len(labs)
+    decided = {finding["claim"] for lab in run["labs"] for finding in lab["findings"]}
+    undecided = {claim["id"] for claim in run["claims"] if claim["verdict"] is None}
+    testable = {claim.id for claim in claims().values() if claim.is_testable}
+    assert undecided == testable - decided
+    assert undecided, "it was in the middle"
+    names = {case.get("name") for case in ET.parse(junit).iter("testcase")}  # our own
+    assert names == decided
+
+    # What is missing is run, and no more of it than is asked for.
+    missing = {name for name in undecided if claims()[name].document == LATE}
+    assert missing, "the labs of this document are among the last"
+    again = testbed("verify", "--all", "--rerun-failed", "--document", LATE, "--json", str(data))
+    assert again.returncode == 0, again.stdout + again.stderr
+    run = json.loads(data.read_text())
+    assert {claim["id"] for claim in run["claims"]} == missing
+    assert all(claim["as_expected"] for claim in run["claims"])
+    done = testbed("verify", "--all", "--rerun-failed")
+    assert (done.returncode, done.stdout) == (0, "nothing failed in the last run\n")
+
+
+def test_a_lab_process_that_is_killed_leaves_nothing_and_the_others_go_on(tmp_path: Path) -> None:
+    data = tmp_path / "all.json"
+    verifying = Verifying("--document", LATE, "--json", str(data))
+    verifying.wait_for_a_verdict()
+    verifying.kill_a_lab_process()
+    status, said = verifying.end()
+    assert status == 1, said
+    labs = json.loads(data.read_text())["labs"]
+    assert sorted(lab["error"] for lab in labs) == ["", "its process ended with status -9"]
+    (other,) = [lab for lab in labs if not lab["error"]]
+    assert len(other["findings"]) == sum(claim.document == LATE for claim in claims().values())
+    assert "1 lab did not come through" in said
+
+
 def test_a_broken_lab_is_found_out(two_node: str) -> None:
-    broken = testbed(
-        "exec", "node1", "--", "bridge", "fdb", "flush", "dev", "flannel.1"
-    )  # fmt: skip
+    broken = testbed("exec", "node1", "--", "bridge", "fdb", "flush", "dev", "flannel.1")
     if broken.returncode != 0:  # an older iproute2 knows no flush
         entries = json.loads(testbed("exec", "node1", "--", "bridge", "-j", "fdb").stdout)
         (entry,) = [e for e in entries if e["ifname"] == "flannel.1" and "dst" in e]
@@ -78,9 +185,15 @@ def test_selections_and_files(two_node: str, tmp_path: Path) -> None:
         "--junit", str(junit), "--json", str(data),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [c["id"] for c in json.loads(data.read_text())["claims"]] == [
-        "bridge-docker0-is-linux-bridge"
-    ]
+    run = json.loads(data.read_text())
+    (claim,) = run["claims"]
+    (lab,) = run["labs"]
+    (finding,) = lab["findings"]
+    assert claim["id"] == finding["claim"] == "bridge-docker0-is-linux-bridge"
+    assert (claim["verdict"], claim["as_expected"]) == ("confirmed", True)
+    assert (lab["lab"], lab["topology"]["name"]) == (two_node, two_node)
+    assert lab["facts"]["backend"] == "vxlan"
+    assert lab["versions"]["docker"]
     assert len(list(ET.parse(junit).iter("testcase"))) == 1
     unknown = testbed("verify", two_node, "--claim", "bridge-docker0-is-linux-brigde")
     assert unknown.returncode == 2
