@@ -132,6 +132,8 @@ def duration(seconds: float) -> str:
     >>> duration(0.0042), duration(0.25), duration(58.13), duration(247)
     ('4 ms', '250 ms', '58.1 s', '4 min 7 s')
     """
+    if seconds < 0.001:
+        return "< 1 ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 100:
@@ -315,7 +317,7 @@ class ClaimView:
     data: Mapping[str, Any]
     verdict: str
     outcomes: list[Outcome]
-    elsewhere: list[Outcome]  #: labs that could not decide it
+    elsewhere: Mapping[str, list[str]]  #: labs that could not decide it, by the reason
     sights: list[Sight]
     seconds: float
     statement: str = ""  #: in the report's language, where the catalogue has it
@@ -351,7 +353,7 @@ class LabView:
     """A lab as it is shown."""
 
     data: Mapping[str, Any]
-    facts: str
+    facts: list[str]
     counts: Counter[str]
     unexpected: int
     picture: Markup
@@ -360,9 +362,9 @@ class LabView:
 
 @dataclass(slots=True)
 class Chart:
-    """What was measured for a claim on a lab."""
+    """What was measured on a lab, and the claims that it was measured for."""
 
-    claim: ClaimView
+    claims: list[ClaimView]
     lab: str
     data: Mapping[str, Any]
     svg: Markup
@@ -389,11 +391,11 @@ class _Page:
         self.verdicts = [verdict for verdict in ORDER if self.counts[verdict]]
         self.kinds = sorted({claim.data["kind"] for claim in self.claims})
         self.unexpected = [claim for claim in self.claims if not claim.data["as_expected"]]
+        otherwise = [claim for claim in self.claims if claim.data["as_expected"]]
         self.otherwise = [
-            claim
-            for claim in self.claims
-            if claim.data["as_expected"]
-            and any(outcome.verdict in OTHER_THAN_SAID for outcome in claim.outcomes)
+            (verdict, [claim for claim in otherwise if claim.verdict == verdict])
+            for verdict in OTHER_THAN_SAID
+            if any(claim.verdict == verdict for claim in otherwise)
         ]
         self.labs = [self._lab(lab) for lab in run["labs"]]
         self.charts = self._charts()
@@ -418,7 +420,10 @@ class _Page:
     def _claim(self, claim: Mapping[str, Any], statements: Mapping[str, str]) -> ClaimView:
         found = self._found.get(claim["id"], [])
         outcomes = _outcomes((lab, f) for lab, f in found if f["verdict"] != "not here")
-        elsewhere = _outcomes((lab, f) for lab, f in found if f["verdict"] == "not here")
+        elsewhere: dict[str, list[str]] = {}
+        for lab, finding in found:
+            if finding["verdict"] == "not here":
+                elsewhere.setdefault(_reason(finding), []).append(lab)
         return ClaimView(
             data=claim,
             verdict=_verdict(claim, found),
@@ -479,14 +484,16 @@ class _Page:
         )
 
     def facts_of(self, lab: str) -> str:
-        return next((view.facts for view in self.labs if view.data["lab"] == lab), "")
+        facts = next((view.facts for view in self.labs if view.data["lab"] == lab), [])
+        return " · ".join(facts)
 
     def _versions(self) -> list[tuple[str, str]]:
         """Each part's versions over all labs, in the order of the labs."""
         found: dict[str, dict[str, None]] = {}
         for lab in self.run["labs"]:
             for part, version in lab["versions"].items():
-                found.setdefault(part, {})[str(version)] = None
+                name = re.sub(r"-\d[\d.]*$", "", part)  # docker-29 is another docker
+                found.setdefault(name, {})[str(version)] = None
         return [(part, ", ".join(versions)) for part, versions in found.items()]
 
     # -- drawings
@@ -495,11 +502,16 @@ class _Page:
         found: list[Chart] = []
         for claim in self.claims:
             for lab, finding in self._found.get(claim.data["id"], ()):
-                for data in finding.get("measurements") or ():
-                    found.append(self._chart(claim, lab, data, f"chart-{len(found) + 1}"))
+                for data in finding["measurements"]:
+                    same = [one for one in found if (one.lab, one.data) == (lab, data)]
+                    if same:
+                        same[0].claims.append(claim)
+                    else:
+                        found.append(self._chart(claim, lab, data, f"chart-{len(found) + 1}"))
         return found
 
-    def _chart(self, claim: ClaimView, lab: str, data: Mapping[str, Any], id: str) -> Chart:
+    @staticmethod
+    def _chart(claim: ClaimView, lab: str, data: Mapping[str, Any], id: str) -> Chart:
         title = f"{data['what']}, {data['unit']} ({lab})"
         svg = charts.bars(data["series"], data["unit"], id=id, title=title)
         rows = [
@@ -511,7 +523,7 @@ class _Page:
             )
             for name, figures in data["series"].items()
         ]
-        return Chart(claim, lab, data, Markup(svg), rows)  # noqa: S704  made of elements
+        return Chart([claim], lab, data, Markup(svg), rows)  # noqa: S704  made of elements
 
     def _bar(self, counts: Mapping[str, int]) -> list[tuple[str, float, float]]:
         """Verdicts with their place and width in a bar of 100."""
@@ -545,7 +557,7 @@ def _outcomes(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Outcome]:
             _verdict_of(finding),
             finding["expected"] or "",
             finding["why"],
-            finding["reason"].removeprefix("Skipped: "),
+            _reason(finding),
             finding["problem"],
             finding["as_expected"],
         )
@@ -556,6 +568,15 @@ def _outcomes(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Outcome]:
         judged = _judged(alike[0][1])
         outcomes.append(Outcome(verdict, expected, why, reason, problem, good, labs, judged))
     return outcomes
+
+
+def _reason(finding: Mapping[str, Any]) -> str:
+    """The reason of a finding without what is told in the report's own words beside it."""
+    reason: str = finding["reason"].removeprefix("Skipped: ")
+    expected = f"expected {finding['expected']}"
+    if reason.startswith(expected):
+        reason = reason.removeprefix(expected).removeprefix(":").strip()
+    return reason
 
 
 def _judged(finding: Mapping[str, Any]) -> list[Piece]:
@@ -583,16 +604,16 @@ def _sights(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Sight]:
     return sights
 
 
-def describe_facts(facts: Mapping[str, str]) -> str:
+def describe_facts(facts: Mapping[str, str]) -> list[str]:
     """What sets a lab apart, in a few words.
 
     >>> describe_facts({"docker": "29.0.1", "firewall": "nftables", "provider": "netns"})
-    'Docker 29.0.1 · nftables'
+    ['Docker 29.0.1', 'nftables']
     """
     parts = [f"Docker {facts['docker']}"] if "docker" in facts else []
     parts += [facts["firewall"]] if "firewall" in facts else []
     parts += [f"flannel {facts['backend']}"] if "backend" in facts else []
-    return " · ".join(parts)
+    return parts
 
 
 def _statements(lang: str) -> Mapping[str, str]:
