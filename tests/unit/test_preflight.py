@@ -12,7 +12,7 @@ from testbed import doctor
 from testbed.errors import MachineError
 from testbed.lab import preflight
 from testbed.nodes.base import Finding
-from testbed.topology import Topology, load, names
+from testbed.topology import Overrides, Topology, load, names
 
 EVERY = set(preflight.EVERY_LAB)
 DOCKER = {"overlay", "iptables nat", "iptables conntrack", "iptables addrtype"}
@@ -22,9 +22,11 @@ FEATURES = {
     "docker-10-1-27": EVERY | DOCKER,
     "docker-single": EVERY | DOCKER,
     "netns-experiments": EVERY,
+    "three-node-udp": EVERY | DOCKER | {"tun"},
     "two-node": EVERY | DOCKER | {"vxlan"},
     "two-node-udp": EVERY | DOCKER | {"tun"},
     "two-node-host-gw": EVERY | DOCKER,
+    "vxlan-10-1-16": EVERY | DOCKER | {"vxlan"},
 }
 BASE = {"ip": "iproute2", "nsenter": "util-linux"}
 WITH_DOCKER = {**BASE, "iptables": "iptables", "curl": "curl"}
@@ -82,6 +84,28 @@ def test_every_shipped_topology_is_in_the_table() -> None:
 @pytest.mark.parametrize(("name", "wanted"), FEATURES.items())
 def test_kernel_features(name: str, wanted: set[str]) -> None:
     assert preflight.kernel_features(load(name)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("firewall", "feature", "program"),
+    [
+        ("iptables-legacy", "iptables-legacy", {"iptables-legacy": "iptables"}),
+        ("iptables-nft", "nf_tables", {"iptables-nft": "iptables"}),
+        ("nftables", "nf_tables", {"nft": "nftables"}),
+    ],
+)
+def test_a_packet_filter_needs_its_own(
+    firewall: str, feature: str, program: dict[str, str]
+) -> None:
+    plain = load("docker-single")
+    topology = load("docker-single", Overrides(docker="29", firewall=firewall))
+    more = preflight.kernel_features(topology) - preflight.kernel_features(plain)
+    assert more == {feature}
+    assert feature in {item.name for item in doctor.NEEDED + doctor.WANTED}
+    assert preflight.programs(topology).items() - preflight.programs(plain).items() == set(
+        program.items()
+    )
+    assert set(program.values()) <= {tool.package for tool in doctor.TOOLS}
 
 
 @pytest.mark.parametrize("name", FEATURES)
