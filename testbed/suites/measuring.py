@@ -27,6 +27,7 @@ ECHO_PORT = 5202
 TRIPS = 300
 MICROSECOND = 1e-6
 NANOSECOND = 1e-9
+GIGABYTE = 1e9  # octets
 
 #: Arguments are address and port.  Sends back what it gets, one connection after the other.
 ECHO = """
@@ -122,10 +123,6 @@ class Stream:
     octets: int
     seconds: float
     cpu: float  #: seconds
-
-    @property
-    def cpu_per_gigabyte(self) -> float:
-        return self.cpu / self.octets * 1e9
 
 
 def stream(way: Way, octets: int) -> Stream:

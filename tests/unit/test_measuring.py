@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from testbed.suites.measuring import (
     round_trips,
     stream,
 )
+from testbed.suites.test_performance import CPU, P50, Rounds
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -85,7 +87,6 @@ def test_a_stream_and_what_it_costs() -> None:
     machine, provider = node("iperf3", Answer(out=IPERF3))
     sent = stream(Way("way", machine, "192.0.2.1", own="192.0.2.2", segment=1380), 1_000_000_000)
     assert (sent.gbits, sent.octets, sent.cpu) == (16.0, 1_000_000_000, 0.5)
-    assert sent.cpu_per_gigabyte == pytest.approx(0.5)
     (argv,) = provider.asked("run")
     assert argv[-4:] == ("--bind", "192.0.2.2", "--set-mss", "1380")
 
@@ -101,3 +102,33 @@ def test_without_iperf3_there_is_no_measurement() -> None:
     machine, _ = node("which", Answer(1))
     with pytest.raises(pytest.skip.Exception, match="no iperf3"):
         need_iperf3(machine)
+
+
+def test_rounds_by_quantity_and_way() -> None:
+    provider = FakeProvider()
+    provider.script(["iperf3"], Answer(out=IPERF3))
+    machine = provider.create("lab", spec("node1"))
+    ways = [Way(name, machine, "192.0.2.1") for name in ("slow", "fast")]
+    rounds, clock = Rounds(), iter(range(0, 100, 10))
+    for took in (20, 12), (21, 14), (19, 11):
+        for way, microseconds in zip(ways, took, strict=True):
+            answer = {"connect": 1000, "p50": microseconds * 1000, "p99": 9000}
+            provider.script(["python3"], Answer(out=json.dumps(answer).encode()))
+            rounds.trips(way)
+    rounds.stream(ways[0], 1_000_000_000, lambda: next(clock))
+    assert rounds.added(P50, "slow", "fast") == pytest.approx((8, 7, 8))
+    assert rounds.measurement(CPU).series == {"slow": pytest.approx((10.5,))}  # 10 s between
+    observe = Observation()
+    assert rounds.decide(observe, P50, "slow", "fast") is True
+    assert rounds.decide(observe, P50, "fast", "slow") is False
+    assert observe.evidence == []
+    assert rounds.decide(observe, P50, "slow", "slow") is None
+    assert observe.verdict == "inconclusive"
+    rounds.keep(observe)
+    assert {kept.what: kept.better for kept in observe.measurements} == {
+        "round trip, p50": "lower",
+        "round trip, p99": "lower",
+        "opening a connection": "lower",
+        "TCP, one stream": "higher",
+        "CPU time of all who carry it": "lower",
+    }
