@@ -146,6 +146,18 @@ def test_artifacts_that_are_missing_are_no_failure_but_a_users_wrong_path_is(
     assert "artifact go" not in found
 
 
+@pytest.mark.parametrize(("status", "ok"), [(0, True), (1, False)])
+def test_headers_that_go_programs_are_linked_with(
+    status: int, ok: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.artifacts.gomod.which", lambda name: f"/usr/bin/{name}")
+    answer = completed("", status)
+    (found,) = doctor._headers(lambda *_, **__: answer)
+    assert found.ok == ok
+    assert not found.required  # only engine 29 is built with them
+    assert ok or found.packages == ("pkg-config", "libseccomp-dev")
+
+
 def test_fix_installs_in_one_go_and_makes_what_is_missing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
