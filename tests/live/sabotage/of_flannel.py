@@ -208,6 +208,19 @@ def the_gateway_is_another(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(VXLAN, "flannel-vxlan-fdb-notation")
+def bridge_takes_the_printed_form(lab: LiveLab) -> Iterator[None]:
+    """`bridge fdb` takes an entry with all three misprints."""
+    script = """
+    if [ "$5 $6" = "flannel1.1 dts" ]; then
+        mac=$(echo "$3" | tr . :); shift 6
+        set -- fdb append "$mac" dev flannel.1 dst "$@"
+    fi
+    exec $real/bridge "$@" """
+    with lying(ends(lab)[0].node, bridge=script):
+        yield
+
+
 @contextlib.contextmanager
 def exit_is(lab: LiveLab, settings: str) -> Iterator[None]:
     """The first host's entry for the other's VTEP with other settings."""

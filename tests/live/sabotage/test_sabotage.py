@@ -10,7 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from sabotage import of_addresses, of_docker, of_flannel, of_namespaces
+from sabotage import (
+    of_addresses,
+    of_docker,
+    of_flannel,
+    of_namespaces,
+    of_performance,
+    of_traces,
+)
 from sabotage.trials import (
     NO_LAB,
     SABOTAGES,
@@ -22,7 +29,8 @@ from sabotage.trials import (
     try_out,
 )
 
-MODULES = (of_addresses, of_docker, of_flannel, of_namespaces)  # they enter their sabotages
+# They enter their sabotages when they are imported.
+MODULES = (of_addresses, of_docker, of_flannel, of_namespaces, of_performance, of_traces)
 TOPOLOGIES = sorted({one.lab for one in SABOTAGES if one.lab})
 
 

@@ -1,0 +1,50 @@
+"""What is said to be faster made the slower one: its packets have thousands of rules to pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sabotage.trials import sabotage
+from testbed.suites.measuring import ECHO_PORT
+from testbed.suites.overlay import ends
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
+
+RULES = 20000
+
+
+@contextlib.contextmanager
+def slow(node: Node, hook: str, match: str) -> Iterator[None]:
+    """What matches has thousands of rules to pass at a hook."""
+    rule = "meta mark 0x12345678 drop\n"
+    text = (
+        "table ip slow {\n"
+        f"chain many {{\n{rule * RULES}}}\n"
+        f"chain way {{ type filter hook {hook} priority 0; {match} jump many; }}\n"
+        "}"
+    )
+    node.run(["nft", "-f", "-"], input=text.encode())
+    try:
+        yield
+    finally:
+        node.run(["nft", "delete", "table", "ip", "slow"])
+
+
+@sabotage("docker-single", "nat-performance-cost", "mode-host-faster")
+def host_mode_is_slow(lab: LiveLab) -> Iterator[None]:
+    """What comes to the server in host mode has thousands of rules to pass."""
+    with slow(lab.node("host"), "input", f"tcp dport {ECHO_PORT}"):
+        yield
+
+
+@sabotage("three-node-udp", "flannel-udp-slowest", "flannel-udp-crossings-cost")
+def vxlan_is_slow(lab: LiveLab) -> Iterator[None]:
+    """What a host sends by the kernel's own VXLAN has thousands of rules to pass."""
+    with contextlib.ExitStack() as stack:
+        for end in ends(lab):
+            stack.enter_context(slow(end.node, "output", "udp dport 4789"))
+        yield
