@@ -31,8 +31,8 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
 def failed(state: Path, selection: Selection) -> Selection:
     """The selection, narrowed to what did not end as expected in the last run.
 
-    That includes what an interrupted run of every lab did not come to.  Raises
-    UsageError when there is no last run; names nothing when nothing failed.
+    That includes what an interrupted run did not come to.  Raises UsageError
+    when there is no last run; names nothing when nothing failed.
     """
     path = state / FOLDER / FILE
     try:

@@ -62,12 +62,17 @@ class Check:
 
 @dataclass(slots=True)
 class Results:
-    """What a run on one lab came to.  ``elsewhere`` are the checks that need another lab."""
+    """What a run on one lab came to.
+
+    ``elsewhere`` are the checks that need another lab, ``missed`` the claims that
+    an interrupted run did not come to.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
     signum: int | None = None  #: the signal that ended the run early
 
     @property
@@ -152,7 +157,7 @@ class Run:
 
     def meant(self) -> Iterator[Claim]:
         """The claims that the run is about, in the order of the catalogue."""
-        found = self.by_claim()
+        found = {*self.by_claim(), *(name for lab in self.labs for name in lab.results.missed)}
         for claim in claims().values():
             wanted = self.selection.is_by_claims and self.selection.has(claim)
             if claim.id in found or (wanted and (self.complete or not claim.is_testable)):

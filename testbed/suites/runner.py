@@ -45,6 +45,7 @@ class _Collector:
         self._caller = told
         self._labless = labless
         self._before_alone: Callable[[], None] | None = before_alone
+        self._due: list[str] = []
         self.results = Results()
         self.broken_off: Exception | None = None
 
@@ -76,6 +77,12 @@ class _Collector:
             else:
                 kept.append(item)
         items[:] = sorted(kept, key=_is_alone)
+        self._due = [claim for item in items if (claim := pytest_plugin.claim_of(item))]
+
+    def missed(self) -> list[str]:
+        """The claims that were to be decided and are not."""
+        found = {finding.claim for finding in self.results.findings}
+        return [claim for claim in self._due if claim not in found]
 
     def _is_selected(self, item: pytest.Item) -> bool:
         from testbed.claims.catalogue import claims
@@ -187,6 +194,8 @@ def run(
         raise RuntimeError("pytest failed within itself; its own words are above")
     if status == pytest.ExitCode.INTERRUPTED and results.signum is None:
         results.signum = signal.SIGINT
+    if results.interrupted:
+        results.missed = collector.missed()
     if status == pytest.ExitCode.USAGE_ERROR:
         raise UsageError("pytest refuses these arguments", hint="check -k and the paths")
     if not (results.findings or results.checks or results.broken or results.interrupted):

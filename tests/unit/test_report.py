@@ -856,6 +856,15 @@ def test_what_an_interrupted_run_did_not_come_to_is_run_again(tmp_path: Path) ->
     assert last.failed(tmp_path, Selection()).claims == ("four", "long", "two")
 
 
+def test_what_an_interrupted_lab_did_not_come_to_is_run_again(tmp_path: Path) -> None:
+    parts = lab(good("one"), missed=["two", "three"], signum=2), lab(good("three"))
+    found = run(*parts, selection=Selection("x"), signum=2)
+    assert names(found.meant()) == ["one", "two", "three"]
+    assert found.undecided() == ["two"], "another lab has decided the third"
+    keep(tmp_path, found)
+    assert last.failed(tmp_path, Selection()).claims == ("two",)
+
+
 @pytest.mark.parametrize(
     ("selection", "claims", "tests"),
     [
