@@ -264,8 +264,8 @@ class _Crew:
     def _mend(self, hand: _Hand, part: LabRun) -> None:
         """One that broke off keeps what it had told, and nothing of its lab is left."""
         if not (part.results.findings or part.results.checks):
-            hand.told.results.signum = part.results.signum
-            part.results = hand.told.results
+            part.results.findings = hand.told.results.findings
+            part.results.checks = hand.told.results.checks
         try:
             Lab(f"{PREFIX}{hand.wanted.name}", self._settings).down()
         except Interrupted as error:  # it is down, and the signal was for all of us

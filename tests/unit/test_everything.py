@@ -453,6 +453,18 @@ def test_a_signal_ends_all_with_what_there_is(
     assert bench.provider.labs() == []
 
 
+def test_what_an_interrupted_lab_did_not_come_to(bench: Bench, plays: Plays) -> None:
+    def play(pipe: Connection, part: LabRun) -> None:
+        tell(pipe, "bridge")
+        part.results = Results(missed=["mtu"], signum=signal.SIGTERM)
+
+    plays({A: play})
+    run = go(bench, [A], selection=Selection(claims=("bridge", "mtu")))
+    (lab,) = run.labs
+    assert (ids(lab), lab.results.missed) == (["bridge"], ["mtu"])
+    assert lab.results.signum == signal.SIGTERM
+
+
 def test_handlers_and_mask_are_put_back(bench: Bench, plays: Plays) -> None:
     plays({A: and_then(signal.SIGTERM)})
     before = [signal.getsignal(signum) for signum in ENDING]
