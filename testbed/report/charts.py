@@ -7,14 +7,17 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH = 640
-BAR = 38  # height of a bar with its share of the space between
+WIDTH = 520
+BAR = 30  # height of a bar with its share of the space between
 AXIS = 34
-FONT = 15  # of labels, in pixels
+FONT = 14  # of labels, in pixels
 
 
 def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: str) -> str:
-    """A horizontal bar for the median of each series, from zero, as an SVG element."""
+    """A horizontal bar for the median of each series, from zero, as an SVG element.
+
+    A line across its end goes from the first quartile to the third.
+    """
     import pygal  # a tenth of a second, and only a report needs it
     from pygal.style import Style
 
@@ -26,20 +29,34 @@ def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: st
         disable_xml_declaration=True,
         js=[],
         show_legend=False,
-        print_values=True,
+        max_scale=6,
         margin=2,
         margin_right=12,
         # The room that labels take; all else of a style is the page's.
         style=Style(label_font_size=FONT, major_label_font_size=FONT, font_family="sans-serif"),
         truncate_label=-1,
-        formatter=lambda value: f"{value:.4g}",
+        formatter=lambda value: f"{value:.3g}",
     )
     # Drawn from the bottom up: the first series is to be on top.
     names = list(series)[::-1]
-    chart.x_labels = names
-    chart.add(unit, [statistics.median(series[name]) for name in names])
+    quartiles = [_quartiles(series[name]) for name in names]
+    chart.range = (0, max(high for _, _, high in quartiles) or 1)
+    medians = [f"{middle:.4g}" for _, middle, _ in quartiles]
+    chart.x_labels = [f"{name}: {median}" for name, median in zip(names, medians, strict=True)]
+    chart.add(
+        unit,
+        [{"value": middle, "ci": {"low": low, "high": high}} for low, middle, high in quartiles],
+    )
     root: ET.Element = chart.render_tree()
     return _in_page(root, id, title)
+
+
+def _quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles; of fewer than four figures, the least, the median and the largest."""
+    if len(figures) < 4:
+        return min(figures), statistics.median(figures), max(figures)
+    low, middle, high = statistics.quantiles(figures, n=4, method="inclusive")
+    return low, middle, high
 
 
 def _in_page(root: ET.Element, id: str, title: str) -> str:

@@ -361,11 +361,19 @@ class LabView:
 
 
 @dataclass(slots=True)
-class Chart:
+class Measured:
     """What was measured on a lab, and the claims that it was measured for."""
 
-    claims: list[ClaimView]
     lab: str
+    facts: str
+    claims: list[ClaimView] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Chart:
+    """Figures that were measured side by side."""
+
     data: Mapping[str, Any]
     svg: Markup
     rows: list[tuple[str, str, str, str]]
@@ -398,7 +406,7 @@ class _Page:
             if any(claim.verdict == verdict for claim in otherwise)
         ]
         self.labs = [self._lab(lab) for lab in run["labs"]]
-        self.charts = self._charts()
+        self.measured = self._measured()
         self.failed = [
             (lab["lab"], check)
             for lab in run["labs"]
@@ -498,20 +506,23 @@ class _Page:
 
     # -- drawings
 
-    def _charts(self) -> list[Chart]:
-        found: list[Chart] = []
+    def _measured(self) -> list[Measured]:
+        found: dict[str, Measured] = {}
+        count = 0
         for claim in self.claims:
             for lab, finding in self._found.get(claim.data["id"], ()):
+                if not finding["measurements"]:
+                    continue
+                on = found.setdefault(lab, Measured(lab, self.facts_of(lab)))
+                on.claims.append(claim)
                 for data in finding["measurements"]:
-                    same = [one for one in found if (one.lab, one.data) == (lab, data)]
-                    if same:
-                        same[0].claims.append(claim)
-                    else:
-                        found.append(self._chart(claim, lab, data, f"chart-{len(found) + 1}"))
-        return found
+                    if not any(chart.data == data for chart in on.charts):  # for another claim
+                        count += 1
+                        on.charts.append(self._chart(lab, data, f"chart-{count}"))
+        return [found[lab] for lab in self.lab_order if lab in found]
 
     @staticmethod
-    def _chart(claim: ClaimView, lab: str, data: Mapping[str, Any], id: str) -> Chart:
+    def _chart(lab: str, data: Mapping[str, Any], id: str) -> Chart:
         title = f"{data['what']}, {data['unit']} ({lab})"
         svg = charts.bars(data["series"], data["unit"], id=id, title=title)
         rows = [
@@ -523,7 +534,7 @@ class _Page:
             )
             for name, figures in data["series"].items()
         ]
-        return Chart([claim], lab, data, Markup(svg), rows)  # noqa: S704  made of elements
+        return Chart(data, Markup(svg), rows)  # noqa: S704  made of elements
 
     def _bar(self, counts: Mapping[str, int]) -> list[tuple[str, float, float]]:
         """Verdicts with their place and width in a bar of 100."""
