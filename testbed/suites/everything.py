@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from testbed import signals
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from testbed.claims.model import Finding
     from testbed.topology.model import Topology
 
-PREFIX = "verify-"  # of the labs' names: a lab of the user's stays as it is
+PREFIX = "all-"  # of the labs' names: a lab of the user's stays as it is
 NO_LAB = "no lab"
 PER_CPU = 2  #: labs at work for each CPU: much of a check is waiting for what must not come
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -58,9 +58,9 @@ class Wanted:
     @property
     def name(self) -> str:
         """The topology's name, with what is varied: ``docker-single-29-nftables``."""
-        given = asdict(self.overrides)
-        varied = [str(given[key]) for key in ("docker", "firewall", "backend") if given.get(key)]
-        return "-".join([self.topology, *varied])
+        varied = (self.overrides.docker, self.overrides.firewall, self.overrides.backend)
+        words = [word.removeprefix("iptables-") for word in varied if word]
+        return "-".join([self.topology, *words])
 
     def narrow(self, selection: Selection) -> Selection:
         """What of a selection this lab is for."""
@@ -73,13 +73,24 @@ class Wanted:
 DOCKER = ("000", "002", "003")  # of 003 the trace of packets on docker0
 FLANNEL = ("003", "004")
 
+LEGACY = Overrides(firewall="iptables-legacy")
+ENGINE_29 = Overrides(docker="29")
+NFTABLES = Overrides(docker="29", firewall="nftables")
+
 #: In the order of being started: the longest first, so that the last to end is a short one.
 WANTED = (
-    Wanted("two-node-udp", FLANNEL),
-    Wanted("two-node", FLANNEL),
+    Wanted("three-node-udp", FLANNEL),
+    Wanted("vxlan-10-1-16", FLANNEL),
     Wanted("docker-single", DOCKER),
+    Wanted("docker-single", DOCKER, ENGINE_29),
+    Wanted("docker-single", DOCKER, NFTABLES),
+    Wanted("two-node-udp", FLANNEL, NFTABLES),
+    Wanted("two-node", FLANNEL, ENGINE_29),
+    Wanted("two-node", FLANNEL, NFTABLES),
     Wanted("two-node-host-gw", FLANNEL),
+    Wanted("docker-single", ("003",), LEGACY),  # the trace is legacy iptables'
     Wanted("docker-10-1-27", ("001",)),
+    Wanted("docker-10-1-27", ("001",), ENGINE_29),
     Wanted("netns-experiments", ("000", "002")),
 )
 

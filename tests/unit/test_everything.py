@@ -171,7 +171,7 @@ def test_a_lab_is_told_from_its_beginning_to_its_end(bench: Bench, plays: Plays)
     assert watcher.ended == [lab]
     assert (lab.name, lab.up, lab.seconds, lab.error, lab.status) == ("two-node", 0.5, 1.5, "", 0)
     assert lab.topology is not None
-    assert lab.topology.name == "verify-two-node"
+    assert lab.topology.name == "all-two-node"
     assert ids(lab) == ["bridge"]
     assert (run.signum, run.complete) == (None, True)
     assert run.undecided() == ["mtu"]  # it should have been decided
@@ -704,7 +704,7 @@ One = Callable[[Callable[..., Results]], tuple[LabRun, list[str]]]
 def test_one_lab_comes_is_put_to_the_test_and_goes(one: One, bench: Bench) -> None:
     def checks(lab: Any, selection: Selection, *, told: Any, before_alone: Any, **more: Any) -> Any:
         assert isinstance(lab, StandIn)
-        assert bench.provider.labs() == ["verify-two-node"]
+        assert bench.provider.labs() == ["all-two-node"]
         assert (selection.of, more) == (("003",), {"labless": False})
         told(found())
         before_alone()
@@ -744,7 +744,7 @@ def test_names_say_what_is_varied() -> None:
     varied = Wanted("two-node", ("003",), Overrides(backend="udp"))
     assert varied.name == "two-node-udp"
     topology = varied.load()
-    assert topology.name == "verify-two-node-udp"
+    assert topology.name == "all-two-node-udp"
     assert topology.flannel is not None
     assert topology.flannel.backend == "udp"
 
