@@ -99,7 +99,7 @@ def test_broadcast_address_reaches_all_neighbours(
             for container in others:
                 stack.enter_context(sysctl_set(observe, container, IGNORE, setting))
             with captures(*points) as (own, *seen):
-                observe.run(sender, ["ping", "-n", "-b", "-c1", "-W0.3", target], check=False)
+                observe.run(sender, ["ping", "-n", "-b", "-c1", "-W0.1", target], check=False)
                 if setting == "0":
                     own.wait_for(lambda _: replies(own) == wanted)
         note(observe, own, *seen)
@@ -353,7 +353,7 @@ def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Obse
         def source(*options: str) -> set[str]:
             """The source with which a packet from the overlay reaches a host outside it."""
             with third.joined(*options) as subnet, capture(third, "eth0", "icmp") as seen:
-                argv = ["ping", "-n", "-c1", "-W0.3", "-I", str(subnet[1]), target]
+                argv = ["ping", "-n", "-c1", "-W0.05", "-I", str(subnet[1]), target]
                 observe.run(third, argv, check=False)
             note(observe, seen)
             return {p.src for p in seen.packets if p.is_echo_request and p.dst == target}
