@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from testbed.claims.model import COMPARISON, FACTS, Claim, Kind, Otherwise, Verdict
+from testbed.claims.model import COMPARISON, FACTS, Claim, Kind, Otherwise, Translation, Verdict
 
 FOLDER = Path(__file__).parent
 
@@ -29,6 +29,37 @@ def claims() -> Mapping[str, Claim]:
                 raise ValueError(f"{path.name}: {claim.id} is there twice")
             found[claim.id] = claim
     return found
+
+
+@functools.cache
+def translated(lang: str) -> Mapping[str, Translation]:
+    """The claims' texts in another language by id, as far as there are any.
+
+    Raises ValueError naming file and id when an entry is not as it should be.
+    """
+    path = FOLDER / f"{lang}.yaml"
+    if not path.exists():
+        return {}
+    import yaml
+    from yaml import CSafeLoader
+
+    found = yaml.load(path.read_text(encoding="utf-8"), CSafeLoader)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name}: wanted texts by id, saw {found!r}")  # noqa: TRY004  as below
+    return {name: _translation(f"{path.name}: {name}", entry) for name, entry in found.items()}
+
+
+def _translation(where: str, entry: Any) -> Translation:
+    if not isinstance(entry, dict) or "claim" not in entry:
+        raise ValueError(f"{where}: no claim in {entry!r}")
+    unknown = set(entry) - {"claim", "why", "otherwise"}
+    if unknown:
+        raise ValueError(f"{where}: unknown keys {sorted(map(str, unknown))}")
+    otherwise = entry.get("otherwise", [])
+    single = [entry["claim"], entry.get("why", "")]
+    if not isinstance(otherwise, list) or not all(isinstance(t, str) for t in single + otherwise):
+        raise ValueError(f"{where}: not text, or not a list of texts")
+    return Translation(single[0], single[1], tuple(otherwise))
 
 
 def _claim(file: str, entry: Any) -> Claim:

@@ -103,6 +103,23 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Translation:
+    """A claim's texts in another language; ``otherwise`` has the reasons in the entry's order."""
+
+    claim: str
+    why: str = ""
+    otherwise: tuple[str, ...] = ()
+
+    def texts(self, claim: Claim) -> Mapping[str, str]:
+        """The claim's English texts with what each is called here, as far as there are any."""
+        pairs = [(claim.claim, self.claim), (claim.why, self.why)]
+        if len(self.otherwise) == len(claim.otherwise):  # else which is whose is not known
+            reasons = (other.why for other in claim.otherwise)
+            pairs += zip(reasons, self.otherwise, strict=True)
+        return {english: text for english, text in pairs if english and text}
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """One thing that was done and what came of it, as text."""
 
