@@ -453,6 +453,11 @@ class Calls:
 CALL = re.compile(
     rb'(\w+)\(\d+<([\\xa-f0-9]+)>, "([\\xa-f0-9]+)"(?:\.\.\.)?,.* = \d+$', re.MULTILINE
 )
+#: Whose line it is, and whether strace cuts the call there, or goes on with it.
+PART = re.compile(
+    rb"(?:\[pid +(?P<pid>\d+)\] )?(?:<\.\.\. \w+ resumed>)?"
+    rb"(?P<text>.*?)(?P<cut> <unfinished \.\.\.>)?"
+)
 STRACE = ["strace", "-f", "-y", "-xx", "-s", "2048"]
 MARK = "5445535442454421"  # the sender's payload repeats it
 MARKED = bytes.fromhex(MARK)
@@ -490,9 +495,25 @@ def calls(lab: LiveLab) -> Calls:
     return Calls(one.container.address, target, found, own)
 
 
+def _whole(text: bytes) -> bytes:
+    """What strace says, with those calls put together that another thread's has cut in two."""
+    begun: dict[bytes | None, bytes] = {}
+    lines = []
+    for line in text.splitlines():
+        part = PART.fullmatch(line)
+        if part is None:
+            continue
+        words = begun.pop(part["pid"], b"") + part["text"].lstrip()
+        if part["cut"]:
+            begun[part["pid"]] = words.rstrip() + b" "
+        else:
+            lines.append(words)
+    return b"\n".join(lines)
+
+
 def _packets(running: Running) -> list[Call]:
     found = []
-    for name, path, data in CALL.findall(running.err):
+    for name, path, data in CALL.findall(_whole(running.err)):
         packet = decode(_unhex(data), LINK_RAW[0])
         if packet.icmp and MARKED in packet.payload:
             found.append(Call(name.decode(), _unhex(path).decode(), packet))
