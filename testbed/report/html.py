@@ -320,7 +320,8 @@ class ClaimView:
     elsewhere: Mapping[str, list[str]]  #: labs that could not decide it, by the reason
     sights: list[Sight]
     seconds: float
-    statement: str = ""  #: in the report's language, where the catalogue has it
+    statement: str  #: in the report's language; empty where there is none but the catalogue's own
+    why: str  #: in the report's language, or the catalogue's own
 
     def __getattr__(self, name: str) -> Any:
         return self.data[name]
@@ -390,8 +391,8 @@ class _Page:
         for lab in run["labs"]:
             for finding in lab["findings"]:
                 self._found.setdefault(finding["claim"], []).append((lab["lab"], finding))
-        statements = _statements(spoken.lang)
-        self.claims = [self._claim(claim, statements) for claim in run["claims"]]
+        texts = _texts(spoken.lang)
+        self.claims = [self._claim(claim, texts.get(claim["id"], {})) for claim in run["claims"]]
         self.by_id = {claim.data["id"]: claim for claim in self.claims}
         self.limit, self.left_out = self._fit()
         self.documents = self._documents()
@@ -425,9 +426,9 @@ class _Page:
 
     # -- claims
 
-    def _claim(self, claim: Mapping[str, Any], statements: Mapping[str, str]) -> ClaimView:
+    def _claim(self, claim: Mapping[str, Any], texts: Mapping[str, str]) -> ClaimView:
         found = self._found.get(claim["id"], [])
-        outcomes = _outcomes((lab, f) for lab, f in found if f["verdict"] != "not here")
+        outcomes = _outcomes(((lab, f) for lab, f in found if f["verdict"] != "not here"), texts)
         elsewhere: dict[str, list[str]] = {}
         for lab, finding in found:
             if finding["verdict"] == "not here":
@@ -439,7 +440,8 @@ class _Page:
             elsewhere=elsewhere,
             sights=_sights(found),
             seconds=sum(finding["seconds"] for _, finding in found),
-            statement=statements.get(claim["id"], ""),
+            statement=texts.get(claim["claim"], ""),
+            why=texts.get(claim["why"], claim["why"]),
         )
 
     def _fit(self) -> tuple[int, int]:
@@ -561,13 +563,15 @@ def _verdict(claim: Mapping[str, Any], found: Sequence[Any]) -> str:
     return claim["verdict"] or ("failed" if found else "undecided")
 
 
-def _outcomes(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Outcome]:
+def _outcomes(
+    found: Iterable[tuple[str, Mapping[str, Any]]], texts: Mapping[str, str]
+) -> list[Outcome]:
     grouped: dict[tuple[Any, ...], list[tuple[str, Mapping[str, Any]]]] = {}
     for lab, finding in found:
         key = (
             _verdict_of(finding),
             finding["expected"] or "",
-            finding["why"],
+            texts.get(finding["why"], finding["why"]),
             _reason(finding),
             finding["problem"],
             finding["as_expected"],
@@ -627,14 +631,15 @@ def describe_facts(facts: Mapping[str, str]) -> list[str]:
     return parts
 
 
-def _statements(lang: str) -> Mapping[str, str]:
-    """The claims' texts in another language, by id, as far as there are any."""
-    from testbed.claims import catalogue
+def _texts(lang: str) -> Mapping[str, Mapping[str, str]]:
+    """The claims' texts in another language: by id, each under the English one.
 
-    path = catalogue.FOLDER / "text" / f"{lang}.yaml"
-    if not path.exists():
-        return {}
-    import yaml
+    The English ones are today's: what an older record says otherwise stays as it is.
+    """
+    from testbed.claims.catalogue import claims, translated
 
-    found: Mapping[str, str] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+    return {
+        name: text.texts(claims()[name])
+        for name, text in translated(lang).items()
+        if name in claims()
+    }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from jinja2 import Environment
 from jinja2.ext import extract_from_ast
 from report_runs import CAPTURE, EVIL, broken_run, claim, finding, lab, piece, run
@@ -328,12 +327,32 @@ def test_a_language_that_is_not_there_is_refused() -> None:
         html.render(run(), lang="xx")
 
 
-def test_translated_statements_are_of_claims_that_are_there() -> None:
-    for path in (catalogue.FOLDER / "text").glob("*.yaml"):
-        texts = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert path.stem in words.LANGUAGES
-        assert set(texts) <= set(catalogue.claims())
-        assert all(isinstance(text, str) and text for text in texts.values())
+def test_claims_and_reasons_are_told_in_chinese() -> None:
+    """The catalogue's own, of a claim that is expected otherwise on some labs."""
+    entry = catalogue.claims()["trace-raw-policy-2"]
+    text = catalogue.translated("zh")[entry.id]
+    other = entry.otherwise[1].why
+    labs = [
+        lab("old", [finding(entry.id, "contradicted", why=entry.why)]),
+        lab("new", [finding(entry.id, "contradicted", why=other)]),
+    ]
+    said = {**entry.to_dict(), "verdict": "contradicted", "as_expected": True}
+    data = run(labs=labs, claims=[said])
+    shown = Page(html.render(data, lang="zh")).text
+    for told in (text.claim, entry.claim, text.why, text.otherwise[1]):
+        assert told in shown
+    for not_told in (entry.why, other):
+        assert not_told not in shown
+    assert text.claim not in Page(html.render(data)).text
+
+
+def test_what_is_not_in_the_catalogue_stays_english() -> None:
+    entry = catalogue.claims()["trace-raw-policy-2"]
+    old = claim(entry.id, "003", None, claim="As it was once.", why="As it was then.")
+    data = run(labs=[], claims=[claim("x", "003"), old])
+    shown = Page(html.render(data, lang="zh")).text
+    for told in ("The statement of x.", "As it was once.", "As it was then."):
+        assert told in shown
 
 
 # -- the command ----------------------------------------------------------------------
