@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STREAM_PORT = 5201  # iperf3's own
 ECHO_PORT = 5202
 TRIPS = 300
+PYTHON = ("python3", "-I", "-S", "-c")  # starts in half the time: no user's or site's modules
 MICROSECOND = 1e-6
 NANOSECOND = 1e-9
 GIGABYTE = 1e9  # octets
@@ -43,8 +44,10 @@ while True:
 """
 
 #: Arguments are address, port, own address or "", and how many connections and round trips.
+#: Prints nanoseconds: of opening a connection the median, of a round trip that and the 99th
+#: percentile.
 ASK = """
-import json, socket, statistics, sys, time
+import socket, sys, time
 address, port, own = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 connections, trips = int(sys.argv[4]), int(sys.argv[5])
 clock = time.perf_counter_ns
@@ -61,8 +64,9 @@ for _ in range(trips):
     door.sendall(b"x")
     door.recv(1)
     took.append(clock() - began)
-cuts = statistics.quantiles(took, n=100)
-print(json.dumps({"connect": statistics.median(opened), "p50": cuts[49], "p99": cuts[98]}))
+opened.sort()
+took.sort()
+print(opened[connections // 2], took[trips // 2], took[trips * 99 // 100])
 """
 
 
@@ -108,7 +112,7 @@ def measured_server(
     argv = ["iperf3", "--server", "--bind", address, "--port", str(streams), "--forceflush"]
     with (
         place.spawn([*here, *argv]) as iperf3,
-        place.spawn([*here, "python3", "-c", ECHO, address, str(echoes)]) as echo,
+        place.spawn([*here, *PYTHON, ECHO, address, str(echoes)]) as echo,
     ):
         await_output(iperf3, b"Server listening")
         await_output(echo, READY)
@@ -153,11 +157,9 @@ class Trips:
 
 def round_trips(way: Way, connections: int = 20, trips: int = TRIPS) -> Trips:
     """Open connections one after the other, then ask over the last of them."""
-    argv = ["python3", "-c", ASK, way.address, str(way.echo_port), way.own]
-    argv += [str(connections), str(trips)]
-    answer = way.client.run([*way.prefix, *argv], timeout=30).json()
-    wanted = (answer[name] * NANOSECOND / MICROSECOND for name in ("connect", "p50", "p99"))
-    return Trips(*wanted)
+    argv = [*PYTHON, ASK, way.address, str(way.echo_port), way.own, str(connections), str(trips)]
+    printed = way.client.run([*way.prefix, *argv], timeout=30).stdout.split()
+    return Trips(*(int(number) * NANOSECOND / MICROSECOND for number in printed))
 
 
 @dataclass(frozen=True, slots=True)

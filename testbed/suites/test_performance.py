@@ -116,7 +116,7 @@ class Rounds:
 HOST, NAT, BRIDGE = "host mode", "host mode, port translated", "bridge mode, port published"
 #: Ports of the stream and of the round trips.
 PORTS = {HOST: (STREAM_PORT, ECHO_PORT), NAT: (7201, 7202), BRIDGE: (6201, 6202)}
-DOCKER_OCTETS = 60_000_000
+DOCKER_OCTETS = 30_000_000
 #: A table of our own beside Docker's rules, whatever they are written with.
 TRANSLATE = """
 table ip testbed {
@@ -215,17 +215,24 @@ def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes
     if slower is None:
         return
     observe.holds_when("the CPU is what limits: round trips on an idle link", slower)
-    slow = Measurement(f"over a link of {LINK_MBITS} Mbit/s", "Gbit/s", _slow_link(modes), "higher")
+    slow = Measurement(f"over a link of {LINK_MBITS} Mbit/s", "Mbit/s", _slow_link(modes), "higher")
     observe.measured(slow)
-    host, bridge = (statistics.median(slow.series[way]) for way in (HOST, BRIDGE))
+    lost = [
+        host - bridge for host, bridge in zip(slow.series[HOST], slow.series[BRIDGE], strict=True)
+    ]
+    if spread(lost) > LITTLE * LINK_MBITS:
+        observe.unclear(f"the rounds over the slow link spread by more than {LITTLE:.0%} of it")
+        return
     observe.fails_when(
-        "the link is what limits: one stream is as fast in either mode",
-        abs(host - bridge) < 0.05 * host and host < 1.05 * LINK_MBITS / 1000,
+        f"the link is what limits: bridge mode is as fast, within {LITTLE:.0%}",
+        abs(statistics.median(lost)) < LITTLE * LINK_MBITS
+        and statistics.median(slow.series[HOST]) < 1.2 * LINK_MBITS,  # its burst comes on top
     )
 
 
-LINK_MBITS = 500
-SLOW_OCTETS = 4_000_000
+LINK_MBITS = 200
+LITTLE = 0.1
+SLOW_OCTETS = 1_500_000
 SLOW_ROUNDS = 5
 
 
@@ -238,14 +245,14 @@ def _slow_link(modes: Modes) -> dict[str, tuple[float, ...]]:
     with undone(Observation(), client, add, ["tc", "qdisc", "del", "dev", "eth0", "root"]):
         for _ in range(SLOW_ROUNDS):
             for way, figures in found.items():
-                figures.append(stream(modes.ways[way], SLOW_OCTETS).gbits)
+                figures.append(stream(modes.ways[way], SLOW_OCTETS).gbits * 1000)
     return {way: tuple(figures) for way, figures in found.items()}
 
 
 # -- flannel's back ends ---------------------------------------------------
 
 UDP, VXLAN, HOST_GW, DIRECT = "udp", "vxlan", "host-gw", "node to node"
-OCTETS = {UDP: 3_000_000, VXLAN: 50_000_000, HOST_GW: 50_000_000, DIRECT: 50_000_000}
+OCTETS = {UDP: 3_000_000, VXLAN: 30_000_000, HOST_GW: 30_000_000, DIRECT: 30_000_000}
 SEGMENT = 1380  # fits all of them: vxlan's MTU of 1450 less headers and TCP's options
 #: Hosts of a subnet, from its end: Docker hands addresses out from its beginning.
 SPARE = {VXLAN: -10, HOST_GW: -11}
