@@ -7,13 +7,13 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live bench lock setup clean
+.PHONY: help demo test lint unit web live sabotage bench lock setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup  ## bring every lab up, put every claim to the test, take it down, show what is left
-	$(SUDO) $(BIN)/testbed verify --all --check-machine
+demo: setup  ## every lab up, every claim put to the test, all down, what is left; report.html
+	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
 
 test: lint unit web live  ## everything that this machine can run
 
@@ -33,6 +33,9 @@ web: $(VENV)/ready  ## the HTML report in a real browser
 
 live: setup  ## tests on real labs (root)
 	$(SUDO) $(BIN)/python -m pytest tests/live
+
+sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
+	$(SUDO) $(BIN)/python -m pytest -q --tb=short tests/live/sabotage
 
 bench: setup  ## times and ratios against a bare shell script (root)
 	command -v busybox > /dev/null || $(SUDO) apt-get install -y --no-install-recommends busybox-static

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sabotage.trials import Labs, Sabotage, Trial, testable_claims
+from sabotage.trials import Labs, Sabotage, Trial, can_be_refuted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def seen_to_fail(trials: list[Trial]) -> tuple[list[str], list[str], list[str]]:
     """Of all testable claims: those refuted, those of which only the check broke, the others."""
     refuted = {name for trial in trials for name in trial.having("refuted")}
     broke = {name for trial in trials for name in trial.having("broke")} - refuted
-    wanted = testable_claims()
+    wanted = can_be_refuted()
     never = [name for name in wanted if name not in refuted | broke]
     return [n for n in wanted if n in refuted], [n for n in wanted if n in broke], never
 
@@ -83,7 +83,7 @@ def table(trials: list[Trial]) -> Iterator[str]:
     """The trials, a line each, and what did not go as it should; then all in all."""
     yield f"{'lab':18} {'sabotage':46} {'refuted':>7} {'broke':>5} {'not':>4} {'s':>6}"
     for trial in trials:
-        broke, stayed = trial.having("broke"), trial.having("held", "undecided")
+        broke, stayed = trial.having("broke"), trial.having("held", "unclear", "undecided")
         yield (
             f"{trial.sabotage.lab or 'no lab':18} {trial.sabotage.name:46} "
             f"{len(trial.having('refuted')):7} {len(broke) or '':>5} {len(stayed) or '':>4} "
@@ -93,7 +93,7 @@ def table(trials: list[Trial]) -> Iterator[str]:
             for name in names:
                 yield f"    {words:5} {name}: {trial.said[name]:.200}"
     refuted, only_broke, never = seen_to_fail(trials)
-    seen, whole = len(refuted) + len(only_broke), len(testable_claims())
+    seen, whole = len(refuted) + len(only_broke), len(can_be_refuted())
     yield ""
     yield f"{seen} of {whole} testable claims were seen to fail"
     for name in only_broke:
@@ -106,7 +106,7 @@ def data(trials: list[Trial]) -> dict[str, Any]:
     """What became of each claim, for a machine to read."""
     refuted, broke, never = seen_to_fail(trials)
     return {
-        "testable": testable_claims(),
+        "testable": can_be_refuted(),
         "refuted": refuted,
         "broke": broke,
         "never": never,

@@ -392,8 +392,12 @@ def what_arp_found_is_kept(lab: LiveLab) -> Iterator[None]:
 @sabotage(LAB, "arp-resolves-ip-to-mac")
 def docker0_answers_arp_for_all(lab: LiveLab) -> Iterator[None]:
     """docker0 answers every ARP request with its own MAC (proxy ARP)."""
-    name = "net.ipv4.conf.docker0.proxy_arp_pvlan"
-    with changed(host(lab), f"sysctl -qw {name}=1", f"sysctl -qw {name}=0"):
+    answers, delay = "net.ipv4.conf.docker0.proxy_arp_pvlan", "net.ipv4.neigh.docker0.proxy_delay"
+    with changed(
+        host(lab),
+        f"sysctl -qw {answers}=1\nsysctl -qw {delay}=0",
+        f"sysctl -qw {answers}=0\nsysctl -qw {delay}=80",  # the kernel's own, in hundredths
+    ):
         yield
 
 

@@ -13,7 +13,6 @@ from testbed.roles.flannel import SERVICE, SUBNET_FILE, subnet_key
 from testbed.suites.helpers import (
     READY,
     await_output,
-    extra_container,
     link,
     node_address,
     outside_node,
@@ -252,7 +251,7 @@ def the_entry_is_not_as_printed(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(VXLAN, "flannel-vxlan-packet-structure", "flannel-vxlan-container1-to-container4")
+@sabotage(VXLAN, "flannel-vxlan-packet-structure")
 def frames_leave_with_vni_7(lab: LiveLab) -> Iterator[None]:
     """The first host sends the other's frames with the VNI 7."""
     with exit_is(lab, f"dst {ends(lab)[1].address} vni 7"):
@@ -433,14 +432,6 @@ def docker0_has_two_addresses(lab: LiveLab) -> Iterator[None]:
             address = f"{end.subnet[99]}/32 dev docker0"
             do, undo = (f"ip addr {how} {address}" for how in ("add", "del"))
             stack.enter_context(changed(end.node, do, undo))
-        yield
-
-
-@sabotage(UDP, "flannel-udp-node2-addresses")
-def another_container_came_before(lab: LiveLab) -> Iterator[None]:
-    """The other host's second container is one that nobody knows of."""
-    _, other = ends(lab)
-    with extra_container(lab, other.node):
         yield
 
 

@@ -218,7 +218,7 @@ def the_host_has_kube_debug(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(LAB, "veth-ifconfig-up")
+@sabotage("netns-experiments", "veth-ifconfig-up")
 def ifconfig_does_nothing(lab: LiveLab) -> Iterator[None]:
     """`ifconfig` leaves every device as it is."""
     with lying(host(lab), ifconfig="exit 0"):

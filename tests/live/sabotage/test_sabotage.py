@@ -24,8 +24,8 @@ from sabotage.trials import (
     Labs,
     Sabotage,
     Trial,
+    can_be_refuted,
     decide,
-    testable_claims,
     try_out,
 )
 
@@ -57,6 +57,8 @@ def test_the_claims_flip(sabotage: Sabotage, labs: Labs, trials: list[Trial]) ->
     trials.append(trial)
     stayed = {claim: trial.said[claim] for claim in trial.having("held", "undecided")}
     assert not stayed, f"{sabotage.what} These claims did not flip"
+    if trial.having("unclear"):
+        pytest.skip(f"the machine is too busy to measure: {', '.join(trial.having('unclear'))}")
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -70,8 +72,8 @@ def test_the_lab_is_whole_again(topology: str, labs: Labs) -> None:
 
 def test_every_testable_claim_has_a_sabotage() -> None:
     listed = {claim for one in SABOTAGES for claim in one.flips}
-    assert listed <= set(testable_claims()), "no such claims, or not testable_claims"
-    assert [claim for claim in testable_claims() if claim not in listed] == []
+    assert listed <= set(can_be_refuted()), "no such claims, or not can_be_refuted"
+    assert [claim for claim in can_be_refuted() if claim not in listed] == []
 
 
 def test_every_sabotage_says_what_it_does_and_has_a_name_of_its_own() -> None:
