@@ -17,7 +17,7 @@ import pytest
 from testbed.suites.helpers import READY, await_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from testbed.claims.observation import Runs
     from testbed.observe.capture import Place
@@ -43,30 +43,35 @@ while True:
             connection.sendall(data)
 """
 
-#: Arguments are address, port, own address or "", and how many connections and round trips.
-#: Prints nanoseconds: of opening a connection the median, of a round trip that and the 99th
-#: percentile.
+#: Arguments are how many rounds, connections and round trips, and for each way its address,
+#: port, and own address or "".  Prints a line for each way and round, in nanoseconds: of opening
+#: a connection the median, of a round trip that and the 99th percentile.
 ASK = """
 import socket, sys, time
-address, port, own = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-connections, trips = int(sys.argv[4]), int(sys.argv[5])
+rounds, connections, trips = map(int, sys.argv[1:4])
+ways = list(zip(sys.argv[4::3], sys.argv[5::3], sys.argv[6::3]))
 clock = time.perf_counter_ns
-opened, took = [], []
-for _ in range(connections):
-    began = clock()
-    door = socket.create_connection((address, port), 5, (own, 0) if own else None)
-    opened.append(clock() - began)
-    if len(opened) < connections:
-        door.close()
-door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-for _ in range(trips):
-    began = clock()
-    door.sendall(b"x")
-    door.recv(1)
-    took.append(clock() - began)
-opened.sort()
-took.sort()
-print(opened[connections // 2], took[trips // 2], took[trips * 99 // 100])
+def measure(address, port, own):
+    opened, took = [], []
+    for _ in range(connections):
+        began = clock()
+        door = socket.create_connection((address, int(port)), 5, (own, 0) if own else None)
+        opened.append(clock() - began)
+        if len(opened) < connections:
+            door.close()
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(trips):
+        began = clock()
+        door.sendall(b"x")
+        door.recv(1)
+        took.append(clock() - began)
+    door.close()
+    opened.sort()
+    took.sort()
+    print(opened[connections // 2], took[trips // 2], took[trips * 99 // 100])
+for _ in range(rounds):
+    for way in ways:
+        measure(*way)
 """
 
 
@@ -155,11 +160,23 @@ class Trips:
     p99: float
 
 
-def round_trips(way: Way, connections: int = 20, trips: int = TRIPS) -> Trips:
-    """Open connections one after the other, then ask over the last of them."""
-    argv = [*PYTHON, ASK, way.address, str(way.echo_port), way.own, str(connections), str(trips)]
-    printed = way.client.run([*way.prefix, *argv], timeout=30).stdout.split()
-    return Trips(*(int(number) * NANOSECOND / MICROSECOND for number in printed))
+def round_trips(
+    ways: Sequence[Way], rounds: int = 1, connections: int = 20, trips: int = TRIPS
+) -> list[list[Trips]]:
+    """Open connections one after the other, then ask over the last of them; all ways in turn.
+
+    One process of the first way's client does it all.  Gives the rounds, with a
+    figure for each way.
+    """
+    numbers = [str(number) for number in (rounds, connections, trips)]
+    where = [word for way in ways for word in (way.address, str(way.echo_port), way.own)]
+    argv = [*ways[0].prefix, *PYTHON, ASK, *numbers, *where]
+    lines = ways[0].client.run(argv, timeout=60).stdout.splitlines()
+    took = [
+        Trips(*(int(number) * NANOSECOND / MICROSECOND for number in line.split()))
+        for line in lines
+    ]
+    return [took[i : i + len(ways)] for i in range(0, len(took), len(ways))]
 
 
 @dataclass(frozen=True, slots=True)

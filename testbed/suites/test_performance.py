@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.alone
 
-DOCKER_ROUNDS, OVERLAY_ROUNDS = 9, 5  # the modes differ by little, the back ends by much
+ROUNDS = 5
+DOCKER_ROUNDS = 25  # of round trips: the modes differ by little, the back ends by much
 THROUGHPUT, P50, CPU = "TCP, one stream", "round trip, p50", "CPU time of all who carry it"
 QUANTITIES = {
     "throughput": (THROUGHPUT, "Gbit/s"),
@@ -84,9 +85,11 @@ class Rounds:
         cpu = sent.cpu + between() - before
         self.add(way, throughput=sent.gbits, cpu=cpu / sent.octets * GIGABYTE)
 
-    def trips(self, way: Way) -> None:
-        took = round_trips(way)
-        self.add(way, p50=took.p50, p99=took.p99, connect=took.connect)
+    def trips(self, *ways: Way, rounds: int = 1) -> None:
+        """Round trips over ways of one client, in turn."""
+        for one_round in round_trips(ways, rounds):
+            for way, took in zip(ways, one_round, strict=True):
+                self.add(way, p50=took.p50, p99=took.p99, connect=took.connect)
 
     def measurement(self, quantity: str) -> Measurement:
         better: Literal["higher", "lower"] = "higher" if quantity == THROUGHPUT else "lower"
@@ -156,10 +159,10 @@ def modes(lab: LiveLab) -> Iterator[Modes]:
         address, prefix = node_address(lab, node), on_one_cpu(outside)
         ways = {way: Way(way, outside, address, *PORTS[way], prefix=prefix) for way in PORTS}
         rounds = Rounds()
-        for _ in range(DOCKER_ROUNDS):
+        for _ in range(ROUNDS):
             for way in ways.values():
                 rounds.stream(way, DOCKER_OCTETS)
-                rounds.trips(way)
+        rounds.trips(*ways.values(), rounds=DOCKER_ROUNDS)
         rules = node.run(["nft", "-j", "list", "table", "ip", "testbed"]).stdout
         yield Modes(ways, rounds, rules)
 
@@ -233,7 +236,6 @@ def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes
 LINK_MBITS = 200
 LITTLE = 0.1
 SLOW_OCTETS = 1_500_000
-SLOW_ROUNDS = 5
 
 
 def _slow_link(modes: Modes) -> dict[str, tuple[float, ...]]:
@@ -243,7 +245,7 @@ def _slow_link(modes: Modes) -> dict[str, tuple[float, ...]]:
     add = ["tc", "qdisc", "add", "dev", "eth0", *shape]
     found: dict[str, list[float]] = {HOST: [], BRIDGE: []}
     with undone(Observation(), client, add, ["tc", "qdisc", "del", "dev", "eth0", "root"]):
-        for _ in range(SLOW_ROUNDS):
+        for _ in range(ROUNDS):
             for way, figures in found.items():
                 figures.append(stream(modes.ways[way], SLOW_OCTETS).gbits * 1000)
     return {way: tuple(figures) for way, figures in found.items()}
@@ -328,7 +330,7 @@ def measured(lab: LiveLab) -> Overlay:
         return sum(map(int, counters.split()))
 
     with _ways(Observation(), one, other) as ways:
-        for _ in range(OVERLAY_ROUNDS):
+        for _ in range(ROUNDS):
             for name, way in ways.items():
                 found.rounds.stream(way, OCTETS[name], lambda: used().seconds)
                 passed, before = carried(), used()
@@ -359,7 +361,7 @@ def test_crossings_are_what_makes_udp_slow(observe: Observation, measured: Overl
     rounds, used = measured.rounds, measured.used[UDP]
     rounds.keep(observe)
     observe.note("flanneld of both hosts", {way: str(u) for way, u in measured.used.items()})
-    asked = 2 * TRIPS * OVERLAY_ROUNDS  # a packet each way
+    asked = 2 * TRIPS * ROUNDS  # a packet each way
     passed = measured.carried
     observe.holds(passed >= asked, f"{passed} packets passed flannel0, at least {asked}")
     if not measured.carried:

@@ -91,9 +91,16 @@ def test_a_stream_and_what_it_costs() -> None:
 
 
 def test_round_trips_in_microseconds() -> None:
-    machine, _ = node("python3", Answer(out=b"30000 12000 99000\n"))
-    found = round_trips(Way("way", machine, "192.0.2.1"))
-    assert [found.connect, found.p50, found.p99] == pytest.approx([30, 12, 99])
+    printed = b"30000 12000 99000\n31000 13000 98000\n" * 2
+    machine, provider = node("python3", Answer(out=printed))
+    ways = [Way(name, machine, f"192.0.2.{number}") for number, name in enumerate("ab")]
+    found = round_trips(ways, rounds=2)
+    assert [len(one) for one in found] == [2, 2]
+    one, other = found[1]
+    assert [one.connect, one.p50, one.p99] == pytest.approx([30, 12, 99])
+    assert other.p50 == pytest.approx(13)
+    (argv,) = provider.asked("run")
+    assert argv[-6:] == ("192.0.2.0", "5202", "", "192.0.2.1", "5202", "")
 
 
 def test_without_iperf3_there_is_no_measurement() -> None:
