@@ -303,6 +303,7 @@ class Outcome:
     verdict: str
     expected: str
     why: str
+    why_told: str  #: in the report's language, as in a ClaimView
     reason: str
     problem: str
     as_expected: bool
@@ -320,8 +321,9 @@ class ClaimView:
     elsewhere: Mapping[str, list[str]]  #: labs that could not decide it, by the reason
     sights: list[Sight]
     seconds: float
-    statement: str  #: in the report's language; empty where there is none but the catalogue's own
-    why: str  #: in the report's language, or the catalogue's own
+    #: Claim and why in the report's language, empty where the catalogue has them in its own alone.
+    statement: str
+    why_told: str
 
     def __getattr__(self, name: str) -> Any:
         return self.data[name]
@@ -441,7 +443,7 @@ class _Page:
             sights=_sights(found),
             seconds=sum(finding["seconds"] for _, finding in found),
             statement=texts.get(claim["claim"], ""),
-            why=texts.get(claim["why"], claim["why"]),
+            why_told=texts.get(claim["why"], ""),
         )
 
     def _fit(self) -> tuple[int, int]:
@@ -571,7 +573,7 @@ def _outcomes(
         key = (
             _verdict_of(finding),
             finding["expected"] or "",
-            texts.get(finding["why"], finding["why"]),
+            finding["why"],
             _reason(finding),
             finding["problem"],
             finding["as_expected"],
@@ -581,7 +583,8 @@ def _outcomes(
     for (verdict, expected, why, reason, problem, good), alike in grouped.items():
         labs = tuple(lab for lab, _ in alike)
         judged = _judged(alike[0][1])
-        outcomes.append(Outcome(verdict, expected, why, reason, problem, good, labs, judged))
+        told = texts.get(why, "")
+        outcomes.append(Outcome(verdict, expected, why, told, reason, problem, good, labs, judged))
     return outcomes
 
 

@@ -338,9 +338,11 @@ def test_claims_and_reasons_are_told_in_chinese() -> None:
     ]
     said = {**entry.to_dict(), "verdict": "contradicted", "as_expected": True}
     data = run(labs=labs, claims=[said])
-    shown = Page(html.render(data, lang="zh")).text
+    written = html.render(data, lang="zh")
+    shown = Page(written).text
     for told in (text.claim, entry.claim, text.why, text.otherwise[1]):
         assert told in shown
+        assert (f'lang="en">{told}' in written) == (told == entry.claim)
     for not_told in (entry.why, other):
         assert not_told not in shown
     assert text.claim not in Page(html.render(data)).text
@@ -350,9 +352,9 @@ def test_what_is_not_in_the_catalogue_stays_english() -> None:
     entry = catalogue.claims()["trace-raw-policy-2"]
     old = claim(entry.id, "003", None, claim="As it was once.", why="As it was then.")
     data = run(labs=[], claims=[claim("x", "003"), old])
-    shown = Page(html.render(data, lang="zh")).text
+    shown = html.render(data, lang="zh")
     for told in ("The statement of x.", "As it was once.", "As it was then."):
-        assert told in shown
+        assert f'lang="en">{told}' in shown
 
 
 # -- the command ----------------------------------------------------------------------
