@@ -7,10 +7,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH = 520
-BAR = 30  # height of a bar with its share of the space between
-AXIS = 34
-FONT = 14  # of labels, in pixels
+WIDTH = 400
+BAR = 26  # height of a bar with its share of the space between
+AXIS = 30
+FONT = 12  # of labels, in pixels
 
 
 def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: str) -> str:

@@ -141,6 +141,8 @@ def test_verdicts_narrow_and_add_up(quiet: Browser, pages: dict[str, str]) -> No
     click(quiet, "[name=v][value=contradicted]")
     assert visible(quiet) == ["differs", "wrong"]
     assert told(quiet) == "2 of 8 claims"
+    counts = quiet.driver.find_elements(By.CSS_SELECTOR, ".document .count")
+    assert [one.text for one in counts] == ["1 of 3 claims", "1 of 5 claims"]
     click(quiet, "[name=v][value=depends]")
     assert visible(quiet) == ["differs", "wrong", "maybe"]
     assert quiet.js("return location.hash") == "#filter?v=depends&v=contradicted"
@@ -328,6 +330,17 @@ def test_on_paper_the_claims_are_unfolded_and_the_tools_are_gone(
     assert quiet.js(shown, "#same .facts")
     assert not quiet.js(shown, "form.filter")
     assert not quiet.js(shown, "#theme")
+
+
+def test_paper_is_white_whatever_the_screen_s_colours(
+    quiet: Browser, pages: dict[str, str]
+) -> None:
+    quiet.open(pages["good"], scheme="dark", media="print")
+    assert background(quiet) == "rgb(255, 255, 255)"
+    assert quiet.js(CONTRAST) == []
+    quiet.js("document.documentElement.dataset.theme = 'dark'")
+    assert background(quiet) == "rgb(255, 255, 255)"
+    assert quiet.js(CONTRAST) == []
 
 
 def test_without_script_everything_is_there(quiet: Browser, pages: dict[str, str]) -> None:

@@ -75,6 +75,11 @@
       unfold.textContent = anyFolded ? unfold.dataset.open : unfold.dataset.close;
     };
 
+    const tell = (element, count, all) => {
+      const { all: every, some } = element.dataset;
+      element.textContent = count === all ? every : some.replace("{shown}", count);
+    };
+
     const filter = () => {
       const wanted = chosen();
       const words = (wanted.get("q") || "").toLowerCase().split(/\s+/).filter(Boolean);
@@ -83,9 +88,13 @@
         claim.hidden = !matches(claim, wanted, words);
         count += !claim.hidden;
       }
-      for (const one of documents) one.hidden = !one.querySelector(".claim:not([hidden])");
-      const all = count === claims.length;
-      shown.textContent = all ? shown.dataset.all : shown.dataset.some.replace("{shown}", count);
+      for (const one of documents) {
+        const mine = [...one.querySelectorAll(".claim")];
+        const left = mine.filter((claim) => !claim.hidden).length;
+        one.hidden = left === 0;
+        tell(one.querySelector(".count"), left, mine.length);
+      }
+      tell(shown, count, claims.length);
       nothing.hidden = count > 0;
       $("#clear").disabled = ![...wanted].length;
       tellFolds();
