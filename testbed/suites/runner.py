@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
 
 SUITES = Path(__file__).parent
+QUIET = "quiet"  #: a feature that checks marked ``alone`` need: the machine for themselves
 
 
 class _Collector:
@@ -38,12 +39,12 @@ class _Collector:
         told: Callable[[Finding | Check], None],
         before_alone: Callable[[], None],
         *,
-        labless: bool,
+        lacks: Set[str],
     ) -> None:
         self._lab = lab
         self._selection = selection
         self._caller = told
-        self._labless = labless
+        self._lacks = lacks
         self._before_alone: Callable[[], None] | None = before_alone
         self._due: list[str] = []
         self.results = Results()
@@ -67,7 +68,7 @@ class _Collector:
     ) -> None:
         del config
         features = pytest_plugin.features(self._lab.topology) | {"lab"} if self._lab else {"none"}
-        features -= set() if self._labless else {"none"}
+        features = (features | {QUIET}) - self._lacks
         kept = []
         for item in items:
             if not self._is_selected(item):
@@ -142,7 +143,8 @@ def _needs(item: pytest.Item) -> set[str]:
 
     marked = {name for mark in item.iter_markers("needs") for name in mark.args}
     claim = pytest_plugin.claim_of(item)
-    return marked or set(claims()[claim].needs if claim else {"lab"})
+    needs = marked or set(claims()[claim].needs if claim else {"lab"})
+    return needs | {QUIET} if _is_alone(item) else needs
 
 
 def _is_alone(item: pytest.Item) -> bool:
@@ -161,19 +163,20 @@ def run(
     *,
     told: Callable[[Finding | Check], None] = lambda _: None,
     before_alone: Callable[[], None] = lambda: None,
-    labless: bool = True,
+    lacks: Set[str] = frozenset(),
 ) -> Results:
     """Run what the selection names and the lab can answer; return what came of it.
 
     ``lab`` None is for what needs no lab.  ``told`` is called with each finding
     and check as it ends, ``before_alone`` once before the first check that
-    measures: those come last, and want a quiet machine.  ``labless`` False leaves
-    out what needs no lab.  An interrupt ends the run early; what there is by
+    measures: those come last, and want a quiet machine.  ``lacks`` are
+    features that the lab is taken not to have, such as ``none`` or QUIET, which
+    leaves out what needs them.  An interrupt ends the run early; what there is by
     then is in the results.  Raises UsageError, and of these NothingSelected when
     nothing is selected that could be decided.
     """
     refuse_unknown(selection)
-    collector = _Collector(lab, selection, told, before_alone, labless=labless)
+    collector = _Collector(lab, selection, told, before_alone, lacks=lacks)
     paths = selection.paths or (SUITES,)
     arguments = [
         *map(str, paths),

@@ -705,7 +705,7 @@ def test_one_lab_comes_is_put_to_the_test_and_goes(one: One, bench: Bench) -> No
     def checks(lab: Any, selection: Selection, *, told: Any, before_alone: Any, **more: Any) -> Any:
         assert isinstance(lab, StandIn)
         assert bench.provider.labs() == ["all-two-node"]
-        assert (selection.of, more) == (("003",), {"labless": False})
+        assert (selection.of, more) == (("003",), {"lacks": {"none"}})
         told(found())
         before_alone()
         told(found("mtu"))

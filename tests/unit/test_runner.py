@@ -415,7 +415,7 @@ def test_without_a_lab_only_what_needs_none_is_run(computed: Path) -> None:
 def test_what_needs_no_lab_is_run_on_one_or_left_out(computed: Path) -> None:
     results = run(own(computed))
     assert (ids(results), checks(results)) == ([COMPUTED, ONE], ["test_check", "test_sum"])
-    results = run(own(computed), labless=False)
+    results = run(own(computed), lacks=frozenset({"none"}))
     assert (ids(results), checks(results)) == ([ONE], ["test_check"])
     assert [name.rpartition("::")[2] for name in results.elsewhere] == [COMPUTED, "test_sum"]
 
