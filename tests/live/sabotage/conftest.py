@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sabotage.judgements import places
 from sabotage.trials import Labs, Sabotage, Trial, can_be_refuted
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def table(trials: list[Trial]) -> Iterator[str]:
     seen, whole = len(refuted) + len(only_broke), len(can_be_refuted())
     yield ""
     yield f"{seen} of {whole} testable claims were seen to fail"
+    false = {place for trial in trials for place in trial.false}
+    yield f"{len(false)} of {len(places())} single judgements of their checks were"
     for name in only_broke:
         yield f"    only with an error of the check: {name}"
     for name in never:
@@ -110,6 +113,9 @@ def data(trials: list[Trial]) -> dict[str, Any]:
         "refuted": refuted,
         "broke": broke,
         "never": never,
+        "judgements": {
+            str(place): any(place in trial.false for trial in trials) for place in places()
+        },
         "sabotages": [
             {
                 "name": trial.sabotage.name,

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from sabotage.judgements import Place, watched
 from testbed.claims.catalogue import claims
 from testbed.lab.lab import Lab, Settings
 from testbed.lab.live import LiveLab
@@ -94,6 +95,7 @@ class Trial:
     outcomes: dict[str, Outcome]
     said: dict[str, str]
     seconds: float
+    false: frozenset[Place] = frozenset()  #: single judgements that were false
 
     def having(self, *outcomes: Outcome) -> list[str]:
         return [claim for claim, outcome in self.outcomes.items() if outcome in outcomes]
@@ -127,7 +129,8 @@ def try_out(sabotage: Sabotage, lab: LiveLab) -> Trial:
     What is measured is measured again where a busy machine has left it open.
     """
     began = time.monotonic()
-    with sabotage.make(lab), impatient():
+    false: set[Place] = set()
+    with sabotage.make(lab), impatient(), watched(false):
         for _ in range(ATTEMPTS):
             found = decide(lab if sabotage.lab else None, sabotage.flips)
             if "unclear" not in map(outcome, found):
@@ -139,7 +142,7 @@ def try_out(sabotage: Sabotage, lab: LiveLab) -> Trial:
         if RANK.index(one) >= RANK.index(outcomes[finding.claim]):
             outcomes[finding.claim] = one
             said[finding.claim] = f"{finding.verdict}: {finding.problem or finding.reason}"
-    return Trial(sabotage, outcomes, said, time.monotonic() - began)
+    return Trial(sabotage, outcomes, said, time.monotonic() - began, frozenset(false))
 
 
 @contextlib.contextmanager

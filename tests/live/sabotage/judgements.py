@@ -1,0 +1,76 @@
+"""Which single judgement of a check was seen to fail: a finer measure than its claim.
+
+A check may judge several times, and its claim flips with the first that
+fails.  Each place in the suites that judges is watched for itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.claims.observation import Observation
+from testbed.suites.runner import SUITES
+
+METHODS = ("holds", "holds_when", "fails_when")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A call of ``observe.holds`` or its kind in a suite: the file's name, the first line."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@functools.cache
+def places() -> dict[Place, int]:
+    """All that judge, each with its last line."""
+    found = {}
+    for path in sorted(SUITES.glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in METHODS
+            ):
+                found[Place(path.name, node.lineno)] = node.end_lineno or node.lineno
+    return found
+
+
+def at(file: str, line: int) -> Place | None:
+    """The judgement that a line is part of."""
+    name = Path(file).name
+    inside = [p for p, end in places().items() if p.file == name and p.line <= line <= end]
+    return max(inside, default=None)
+
+
+@contextlib.contextmanager
+def watched(seen: set[Place]) -> Iterator[None]:
+    """Enter into ``seen`` each judgement that is false during the block."""
+
+    def watch(real: Callable[..., None], *, value: int) -> Callable[..., None]:
+        def judge(self: Observation, *given: Any) -> None:
+            caller = sys._getframe(1)
+            place = at(caller.f_code.co_filename, caller.f_lineno)
+            if place and not given[value]:
+                seen.add(place)
+            real(self, *given)
+
+        return judge
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in zip(METHODS, (0, 1, 1), strict=True):
+            patch.setattr(Observation, name, watch(getattr(Observation, name), value=value))
+        yield
