@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Set
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class _Collector:
         told: Callable[[Finding | Check], None],
         before_alone: Callable[[], None],
         *,
-        lacks: Set[str],
+        lacks: AbstractSet[str],
     ) -> None:
         self._lab = lab
         self._selection = selection
@@ -49,6 +50,7 @@ class _Collector:
         self._due: list[str] = []
         self.results = Results()
         self.broken_off: Exception | None = None
+        self.marked: set[str | None] = set()  # the claims that some test decides
 
     def _told(self, found: Finding | Check) -> None:
         try:
@@ -67,6 +69,7 @@ class _Collector:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         del config
+        self.marked = {pytest_plugin.claim_of(item) for item in items}
         features = pytest_plugin.features(self._lab.topology) | {"lab"} if self._lab else {"none"}
         features = (features | {QUIET}) - self._lacks
         kept = []
@@ -163,7 +166,7 @@ def run(
     *,
     told: Callable[[Finding | Check], None] = lambda _: None,
     before_alone: Callable[[], None] = lambda: None,
-    lacks: Set[str] = frozenset(),
+    lacks: AbstractSet[str] = frozenset(),
 ) -> Results:
     """Run what the selection names and the lab can answer; return what came of it.
 
@@ -204,9 +207,26 @@ def run(
     if not (results.findings or results.checks or results.broken or results.interrupted):
         raise NothingSelected(
             f"nothing that {f'lab {lab.name}' if lab else 'no lab'} can decide was selected",
-            hint="leave out -k, --claim and --document, or choose another lab",
+            hint=_why_nothing(selection, collector)
+            or "leave out -k, --claim and --document, or choose another lab",
         )
     return results
+
+
+def _why_nothing(selection: Selection, collector: _Collector) -> str:
+    """What keeps each claim that was asked for by its id from being decided."""
+    from testbed.claims.catalogue import claims
+
+    words = []
+    for name in selection.claims:
+        claim = claims()[name]
+        if not claim.is_testable:
+            words.append(f"{name} is a definition, which no machine can refute")
+        elif name not in collector.marked:
+            words.append(f"no test decides {name}: mark one with @pytest.mark.claim({name!r})")
+        elif name in collector.results.elsewhere:
+            words.append(f"{name} needs a lab with {', '.join(claim.needs)}")
+    return "; ".join(words)
 
 
 def refuse_unknown(selection: Selection) -> None:

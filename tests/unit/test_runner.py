@@ -704,3 +704,17 @@ def test_a_claim_that_is_interrupted_has_no_verdict(suite: Suite) -> None:
     assert results.signum == signal.SIGTERM
     assert results.findings == []  # a check that is cut off has found nothing
     assert results.missed == [ONE]
+
+
+def test_why_a_claim_that_was_asked_for_is_not_decided(computed: Path) -> None:
+    definition = next(c.id for c in claims().values() if not c.is_testable)
+    for wanted, words in (
+        (definition, "is a definition, which no machine can refute"),
+        (TWO, f"no test decides {TWO}: mark one with"),
+    ):
+        with pytest.raises(NothingSelected) as caught:
+            run(own(computed, claims=(wanted,)))
+        assert words in caught.value.hint
+    with pytest.raises(NothingSelected) as caught:
+        runner.run(None, own(computed, claims=(ONE,)))
+    assert f"{ONE} needs a lab with" in caught.value.hint
