@@ -107,23 +107,31 @@ def table(run: Run) -> Iterable[str]:
 
 def _paragraph(head: str, text: str) -> str:
     indent = " " * (len(head) + 4)
-    return textwrap.fill(text, 100, initial_indent=f"  {head}  ", subsequent_indent=indent)
+    return textwrap.fill(
+        text,
+        100,
+        initial_indent=f"  {head}  ",
+        subsequent_indent=indent,
+        break_on_hyphens=False,  # names of labs and claims have them
+    )
+
+
+UNDECIDED = ("not here", "inconclusive")  # says nothing for or against what others say
 
 
 def differences(run: Run) -> Iterable[str]:
     """Claims whose verdict is not the same on every lab, with who says what."""
-    differing = {
-        name: found
-        for name, found in run.by_claim().items()
-        if len({f.verdict for _, f in found if f.verdict != "not here"}) > 1
-    }
-    if differing:
-        yield click.style("\n  Not the same on every lab:", bold=True)
-    for name, found in differing.items():
+    differing = {}
+    for name, found in run.by_claim().items():
         by_verdict: dict[str, list[str]] = {}
         for lab, finding in found:
-            if finding.verdict != "not here":
+            if finding.verdict not in UNDECIDED:
                 by_verdict.setdefault(finding.verdict or "error", []).append(lab.name)
+        if len(by_verdict) > 1:
+            differing[name] = by_verdict
+    if differing:
+        yield click.style("\n  Not the same on every lab:", bold=True)
+    for name, by_verdict in differing.items():
         words = "; ".join(
             f"{click.style(verdict, fg=COLOURS.get(verdict, 'red'))} on {', '.join(labs)}"
             for verdict, labs in by_verdict.items()
