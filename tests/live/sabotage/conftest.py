@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sabotage.judgements import places
-from sabotage.trials import Labs, Sabotage, Trial, can_be_refuted
+from sabotage.judgements import Place, places
+from sabotage.trials import JUDGED, Labs, Sabotage, Trial, can_be_refuted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +80,11 @@ def seen_to_fail(trials: list[Trial]) -> tuple[list[str], list[str], list[str]]:
     return [n for n in wanted if n in refuted], [n for n in wanted if n in broke], never
 
 
+def both_ways() -> set[Place]:
+    """The single judgements that were seen both to hold and not to."""
+    return {place for place, held in JUDGED if (place, not held) in JUDGED}
+
+
 def table(trials: list[Trial]) -> Iterator[str]:
     """The trials, a line each, and what did not go as it should; then all in all."""
     yield f"{'lab':18} {'sabotage':46} {'refuted':>7} {'broke':>5} {'not':>4} {'s':>6}"
@@ -97,8 +102,8 @@ def table(trials: list[Trial]) -> Iterator[str]:
     seen, whole = len(refuted) + len(only_broke), len(can_be_refuted())
     yield ""
     yield f"{seen} of {whole} testable claims were seen to fail"
-    false = {place for trial in trials for place in trial.false}
-    yield f"{len(false)} of {len(places())} single judgements of their checks were"
+    ways = both_ways()
+    yield f"{len(ways)} of {len(places())} single judgements of their checks came out either way"
     for name in only_broke:
         yield f"    only with an error of the check: {name}"
     for name in never:
@@ -113,9 +118,7 @@ def data(trials: list[Trial]) -> dict[str, Any]:
         "refuted": refuted,
         "broke": broke,
         "never": never,
-        "judgements": {
-            str(place): any(place in trial.false for trial in trials) for place in places()
-        },
+        "judgements": {str(place): place in both_ways() for place in places()},
         "sabotages": [
             {
                 "name": trial.sabotage.name,

@@ -1,4 +1,4 @@
-"""Which single judgement of a check was seen to fail: a finer measure than its claim.
+"""Which single judgement of a check was seen to come out either way: finer than its claim.
 
 A check may judge several times, and its claim flips with the first that
 fails.  Each place in the suites that judges is watched for itself.
@@ -57,15 +57,15 @@ def at(file: str, line: int) -> Place | None:
 
 
 @contextlib.contextmanager
-def watched(seen: set[Place]) -> Iterator[None]:
-    """Enter into ``seen`` each judgement that is false during the block."""
+def watched(seen: set[tuple[Place, bool]]) -> Iterator[None]:
+    """Enter into ``seen`` each judgement of the block, and how it comes out."""
 
     def watch(real: Callable[..., None], *, value: int) -> Callable[..., None]:
         def judge(self: Observation, *given: Any) -> None:
             caller = sys._getframe(1)
             place = at(caller.f_code.co_filename, caller.f_lineno)
-            if place and not given[value]:
-                seen.add(place)
+            if place:
+                seen.add((place, bool(given[value])))
             real(self, *given)
 
         return judge

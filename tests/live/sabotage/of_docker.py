@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sabotage.means import changed, engine_makes, first, lying, restart, runs_as, sh, veth
 from sabotage.trials import sabotage
 from testbed.roles import docker
+from testbed.suites.helpers import serving
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -111,6 +113,23 @@ def docker0_has_a_public_range(lab: LiveLab) -> Iterator[None]:
     restart(host(lab), docker.SERVICE)
     for name in lab.topology.containers:
         lab.engine("host").api.start(name)
+    yield
+
+
+@sabotage(LAB, "bridge-docker0-is-linux-bridge", "mode-bridge-is-default", ruins=True)
+def the_daemon_has_another_bridge(lab: LiveLab) -> Iterator[None]:
+    """The daemon is started anew with a bridge other0, and docker0 stays without containers."""
+    config = json.loads(host(lab).get(docker.CONFIG))
+    del config["bip"]
+    config["bridge"] = "other0"
+    host(lab).put(json.dumps(config).encode(), docker.CONFIG)
+    sh(
+        host(lab),
+        "ip link add other0 type bridge",
+        "ip addr add 172.18.0.1/16 dev other0",
+        "ip link set other0 up",
+    )
+    restart(host(lab), docker.SERVICE)
     yield
 
 
@@ -375,6 +394,19 @@ def nothing_goes_down(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(
+    LAB,
+    "veth-links-container-and-host-netns",
+    "veth-link-ids-match",
+    "bridge-docker0-routes-to-container",
+)
+def the_host_sends_no_pings(lab: LiveLab) -> Iterator[None]:
+    """The host drops the ICMP packets that it sends to docker0 itself."""
+    rule = "OUTPUT -o docker0 -p icmp -j DROP"
+    with changed(host(lab), f"iptables -I {rule}", f"iptables -D {rule}"):
+        yield
+
+
 @sabotage(LAB, "bridge-docker0-routes-to-container")
 def a_container_answers_no_arp(lab: LiveLab) -> Iterator[None]:
     """The second container does not take part in ARP."""
@@ -386,6 +418,30 @@ def a_container_answers_no_arp(lab: LiveLab) -> Iterator[None]:
 def what_arp_found_is_kept(lab: LiveLab) -> Iterator[None]:
     """`ip neigh flush` forgets nothing."""
     with lying(host(lab), ip='[ "$1 $2" = "neigh flush" ] && exit 0\nexec $real/ip "$@"'):
+        yield
+
+
+@sabotage(LAB, "arp-seen-with-http")
+def what_is_known_is_forgotten(lab: LiveLab) -> Iterator[None]:
+    """`ip neigh replace` deletes the entry."""
+    script = """
+    if [ "$1 $2" = "neigh replace" ]; then exec $real/ip neigh flush to "$3"; fi
+    exec $real/ip "$@" """
+    with lying(host(lab), ip=script):
+        yield
+
+
+@sabotage(LAB, "arp-resolves-ip-to-mac")
+def the_neighbour_is_known_for_good(lab: LiveLab) -> Iterator[None]:
+    """The first container has a permanent entry for the second, which no flush removes."""
+    one, other = first(lab), first(lab, 1)
+    (eth0,) = other.run(["ip", "-j", "link", "show", "eth0"]).json()
+    entry = f"{other.address} dev eth0"
+    with changed(
+        one,
+        f"ip neigh replace {entry} lladdr {eth0['address']} nud permanent",
+        f"ip neigh del {entry}",
+    ):
         yield
 
 
@@ -422,18 +478,29 @@ def docker0_is_a_hub(lab: LiveLab) -> Iterator[None]:
 @sabotage(LAB, "ip-broadcast-reaches-all")
 def broadcasts_are_always_answered(lab: LiveLab) -> Iterator[None]:
     """`sysctl` sets icmp_echo_ignore_broadcasts to 0 whatever is asked for."""
-    script = """
-    for last; do :; done
-    case "$last" in
-        *icmp_echo_ignore_broadcasts=*) exec $real/sysctl -q -w "${last%=*}=0" ;;
-    esac
-    exec $real/sysctl "$@" """
-    others = [first(lab, index) for index in (1, 2)]
+    with broadcasts_ignored(lab, "0"):
+        yield
+
+
+@sabotage(LAB, "ip-broadcast-reaches-all")
+def broadcasts_are_never_answered(lab: LiveLab) -> Iterator[None]:
+    """`sysctl` sets icmp_echo_ignore_broadcasts to 1 whatever is asked for."""
+    with broadcasts_ignored(lab, "1"):
+        yield
+
+
+@contextlib.contextmanager
+def broadcasts_ignored(lab: LiveLab, value: str) -> Iterator[None]:
+    """What `sysctl` sets icmp_echo_ignore_broadcasts to; 1 again in the end, the kernel's own."""
     name = "net.ipv4.icmp_echo_ignore_broadcasts"
+    script = f"""
+    for last; do :; done
+    case "$last" in *icmp_echo_ignore_broadcasts=*) exec $real/sysctl -q -w {name}={value} ;; esac
+    exec $real/sysctl "$@" """
     with lying(host(lab), sysctl=script):
         yield
-    for other in others:
-        sh(other, f"sysctl -q -w {name}=1")
+    for index in (1, 2):
+        sh(first(lab, index), f"sysctl -q -w {name}=1")
 
 
 # -- seen from outside --------------------------------------------------------------
@@ -449,10 +516,54 @@ def outside_knows_the_way(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(LAB, "bridge-not-addressable-from-outside")
+def the_host_answers_for_itself_alone(lab: LiveLab) -> Iterator[None]:
+    """The host drops what comes by eth0 for docker0's address."""
+    rule = f"INPUT -i eth0 -d {SUBNET} -j DROP"
+    with changed(host(lab), f"iptables -I {rule}", f"iptables -D {rule}"):
+        yield
+
+
+@sabotage(LAB, "bridge-container-ip-not-reachable-externally")
+def everything_is_forwarded(lab: LiveLab) -> Iterator[None]:
+    """The host forwards whatever comes to docker0."""
+    rule = "FORWARD -o docker0 -j ACCEPT"
+    with changed(host(lab), f"iptables -I {rule}", f"iptables -D {rule}"):
+        yield
+
+
+@sabotage(LAB, "nat-inbound-dnat-address", "nat-inbound-dnat-port")
+def outside_does_not_ask(lab: LiveLab) -> Iterator[None]:
+    """The machine outside refuses itself the published port."""
+    rule = "OUTPUT -p tcp --dport 8080 -j REJECT --reject-with tcp-reset"
+    with changed(lab.node("outside"), f"iptables -I {rule}", f"iptables -D {rule}"):
+        yield
+
+
+@sabotage(LAB, "nat-publish-binds-host-port", "nat-inbound-hostip-hostport", ruins=True)
+def another_port_is_published(lab: LiveLab) -> Iterator[None]:
+    """The container's port is published as 8088."""
+    (port,) = lab.topology.containers["web"].publish
+    with runs_as(lab, "web", publish=(dataclasses.replace(port, host_port=8088),)):
+        yield
+
+
+@sabotage(LAB, "nat-publish-all-exposed")
+def more_is_exposed(lab: LiveLab) -> Iterator[None]:
+    """Every new container exposes port 81, too."""
+
+    def more(asked: dict[str, Any]) -> None:
+        asked["ports"] = [*(asked.get("ports") or ()), (81, "tcp")]
+
+    with engine_makes(lab, host(lab), more):
+        yield
+
+
 @sabotage(
     LAB,
     "nat-publish-given-port",
     "nat-publish-all-exposed",
+    "bridge-container-ip-not-reachable-externally",
     "nat-inbound-hostip-hostport",
     "nat-inbound-dnat-address",
     "nat-inbound-dnat-port",
@@ -507,6 +618,14 @@ def masquerade_is_missing(lab: LiveLab) -> Iterator[None]:
     """The rule that masquerades what containers send is deleted."""
     do, undo = (f"iptables -t nat {how} {MASQUERADE}" for how in ("-D", "-I"))
     with changed(host(lab), do, undo):
+        yield
+
+
+@sabotage(LAB, "nat-outbound-bridge-forwards-to-eth0", "nat-outbound-reaches-external")
+def nothing_is_forwarded_to_eth0(lab: LiveLab) -> Iterator[None]:
+    """The host forwards nothing from docker0 to eth0."""
+    rule = "FORWARD -i docker0 -o eth0 -j REJECT"
+    with changed(host(lab), f"iptables -I {rule}", f"iptables -D {rule}"):
         yield
 
 
@@ -589,7 +708,7 @@ def host_mode_is_bridge_mode(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(LAB, "mode-host-port-conflict", "mode-none-unconfigured")
+@sabotage(LAB, "mode-host-port-conflict", "mode-none-unconfigured", "bridge-one-bridge-per-host")
 def whoever_asks_for_a_mode_gets_bridge(lab: LiveLab) -> Iterator[None]:
     """Every new container runs in bridge mode."""
 
@@ -597,6 +716,40 @@ def whoever_asks_for_a_mode_gets_bridge(lab: LiveLab) -> Iterator[None]:
         asked["host_config"]["NetworkMode"] = "bridge"
 
     with engine_makes(lab, host(lab), bridge):
+        yield
+
+
+@sabotage(LAB, "mode-host-shares-port-space", ruins=True)
+def the_hosts_port_is_anothers(lab: LiveLab) -> Iterator[None]:
+    """The container in host mode has another port, and a program of the host has its own."""
+    server = serving(host(lab), 8081)
+    with runs_as(lab, "in-host-mode", env={"PORT": "8089"}), server:
+        yield
+
+
+@sabotage(LAB, "mode-host-uses-host-eth0")
+def host_mode_has_another_source(lab: LiveLab) -> Iterator[None]:
+    """The host rewrites the source of what it sends itself."""
+    rule = "POSTROUTING -p tcp --dport 18090 -j SNAT --to-source 10.168.0.77"
+    with changed(
+        host(lab),
+        f"ip addr add 10.168.0.77/32 dev docker0\niptables -t nat -I {rule}",
+        f"iptables -t nat -D {rule}\nip addr del 10.168.0.77/32 dev docker0",
+    ):
+        yield
+
+
+@sabotage(LAB, "mode-container-lookup-then-join")
+def the_partner_is_started(lab: LiveLab) -> Iterator[None]:
+    """Whoever asks for a container that joins another has the other one started."""
+    api = lab.engine("host").api
+
+    def start(asked: dict[str, Any]) -> None:
+        mode, _, partner = asked["host_config"].get("NetworkMode", "").partition(":")
+        if mode == "container":
+            api.start(partner)
+
+    with engine_makes(lab, host(lab), start):
         yield
 
 
@@ -613,6 +766,7 @@ def host_mode_is_translated(lab: LiveLab) -> Iterator[None]:
     "mode-container-shares-other-netns",
     "mode-container-lookup-then-join",
     "mode-container-localhost",
+    "netns-one-per-container",
 )
 def container_mode_is_bridge_mode(lab: LiveLab) -> Iterator[None]:
     """The container that is meant to join another's namespace runs in bridge mode."""
@@ -638,6 +792,22 @@ def none_mode_is_bridge_mode(lab: LiveLab) -> Iterator[None]:
 def a_bridge_container_joins_another(lab: LiveLab) -> Iterator[None]:
     """nginx-2 is in the namespace of nginx-1."""
     with runs_as(lab, "nginx-2", network="container:nginx-1", env={"PORT": "8083"}):
+        yield
+
+
+@sabotage(LAB, "mode-bridge-own-stack", ruins=True)
+def a_server_is_on_another_port(lab: LiveLab) -> Iterator[None]:
+    """The server in nginx-2 listens on port 8083."""
+    with runs_as(lab, "nginx-2", env={"PORT": "8083"}):
+        yield
+
+
+@sabotage(LAB, "mode-none-manual-networking")
+def the_last_address_is_shut_out(lab: LiveLab) -> Iterator[None]:
+    """docker0 passes nothing to or from the subnet's last address."""
+    rules = [f"FORWARD -{way} 172.17.255.254 -j DROP" for way in "sd"]
+    do, undo = ("\n".join(f"iptables {how} {rule}" for rule in rules) for how in ("-I", "-D"))
+    with changed(host(lab), do, undo):
         yield
 
 

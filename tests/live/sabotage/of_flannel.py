@@ -13,6 +13,7 @@ from testbed.roles.flannel import SERVICE, SUBNET_FILE, subnet_key
 from testbed.suites.helpers import (
     READY,
     await_output,
+    extra_container,
     link,
     node_address,
     outside_node,
@@ -88,6 +89,16 @@ def the_vtep_learns(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(VXLAN, "flannel-vxlan-device-name")
+def there_is_a_flannel1_1(lab: LiveLab) -> Iterator[None]:
+    """Each host has a VXLAN device flannel1.1, too."""
+    with contextlib.ExitStack() as stack:
+        for end in ends(lab):
+            do = "ip link add flannel1.1 type vxlan id 99 dstport 4790 dev eth0"
+            stack.enter_context(changed(end.node, do, "ip link delete flannel1.1"))
+        yield
+
+
 @sabotage(VXLAN, "flannel-vxlan-vtep-address", "flannel-virtual-network-per-node")
 def the_vtep_has_two_addresses(lab: LiveLab) -> Iterator[None]:
     """The first host's VTEP has one address more."""
@@ -120,6 +131,23 @@ def the_router_drops_the_tunnel(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(VXLAN, "flannel-vxlan-packet-structure")
+def the_tunnel_takes_a_detour(lab: LiveLab) -> Iterator[None]:
+    """The first host's way to the other is by way of the machine outside."""
+    one, other = ends(lab)
+    way = f"{other.address}/32 via {node_address(lab, outside_node(lab))}"
+    with changed(one.node, f"ip route add {way}", f"ip route del {way}"):
+        yield
+
+
+@sabotage(VXLAN, "l2-vxlan-one-broadcast-domain")
+def a_vxlan_of_ones_own_is_dropped(lab: LiveLab) -> Iterator[None]:
+    """The other host drops datagrams to port 4789, that of VXLANs beside flannel's."""
+    rule = "INPUT -p udp --dport 4789 -j DROP"
+    with changed(ends(lab)[1].node, f"iptables -I {rule}", f"iptables -D {rule}"):
+        yield
+
+
 # -- vxlan: route, neighbour, forwarding database --------------------------------------
 
 
@@ -145,6 +173,15 @@ def the_peers_mac_is_another(lab: LiveLab) -> Iterator[None]:
         bridge fdb del {OTHER_MAC} {entry} self permanent
         """,
     ):
+        yield
+
+
+@sabotage(VXLAN, "flannel-vxlan-arp-entry")
+def the_peers_entry_is_not_permanent(lab: LiveLab) -> Iterator[None]:
+    """The entry of the other's VTEP is one that ages."""
+    one, other = ends(lab)
+    entry = f"ip neigh replace {zero(other)} lladdr {mac_of(other)} dev {VTEP} nud"
+    with changed(one.node, f"{entry} reachable", f"{entry} permanent"):
         yield
 
 
@@ -260,6 +297,28 @@ def frames_leave_with_vni_7(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(
     VXLAN,
+    "flannel-vxlan-acts-as-bridge",
+    "flannel-vxlan-needs-tunnel-exit",
+    "flannel-vxlan-fdb-maps-mac-to-host",
+)
+def the_tunnel_has_no_exit(lab: LiveLab) -> Iterator[None]:
+    """The first host has no entry for the other's VTEP."""
+    one, other = ends(lab)
+    entry = f"{mac_of(other)} dev {VTEP} dst {other.address} self permanent"
+    with changed(one.node, f"bridge fdb del {entry}", f"bridge fdb append {entry}"):
+        yield
+
+
+@sabotage(VXLAN, "flannel-vxlan-outer-destination")
+def entries_are_not_changed(lab: LiveLab) -> Iterator[None]:
+    """`bridge fdb replace` changes nothing."""
+    script = '[ "$1 $2" = "fdb replace" ] && exit 0\nexec $real/bridge "$@"'
+    with lying(ends(lab)[0].node, bridge=script):
+        yield
+
+
+@sabotage(
+    VXLAN,
     "l2-vxlan-one-broadcast-domain",
     "flannel-vxlan-fdb-maps-mac-to-host",
     "flannel-vxlan-needs-tunnel-exit",
@@ -280,6 +339,7 @@ def the_tunnel_floods(lab: LiveLab) -> Iterator[None]:
     VXLAN,
     "flannel-vxlan-route-added-on-join",
     "flannel-vxlan-arp-distributed",
+    "flannel-vxlan-arp-entry",
     "flannel-subnet-mapping-in-etcd",
 )
 def flanneld_is_stopped(lab: LiveLab) -> Iterator[None]:
@@ -311,12 +371,16 @@ def etcdctl_knows_ls(lab: LiveLab) -> Iterator[None]:
 
 
 @sabotage(VXLAN, "flannel-backends-vxlan-udp")
-def vxlan_is_host_gw(lab: LiveLab) -> Iterator[None]:
-    """Whoever writes vxlan as a back end into etcd writes host-gw."""
+def back_ends_change_places(lab: LiveLab) -> Iterator[None]:
+    """Whoever writes vxlan into etcd writes host-gw, for host-gw udp, and for udp vxlan."""
     script = """
     for word do
         shift
-        set -- "$@" "$(echo "$word" | sed 's/"Type": "vxlan"/"Type": "host-gw"/')"
+        set -- "$@" "$(echo "$word" | sed '
+            s/"Type": "vxlan"/"Type": "HOST-GW"/
+            s/"Type": "udp"/"Type": "vxlan"/
+            s/"Type": "host-gw"/"Type": "udp"/
+            s/HOST-GW/host-gw/')"
     done
     exec $real "$@" """
     node = etcd_node(lab)
@@ -366,7 +430,7 @@ def flanneld_knows_no_kubernetes(lab: LiveLab) -> Iterator[None]:
 def the_other_host_refuses(lab: LiveLab) -> Iterator[None]:
     """The other host rejects what it is to forward to its containers."""
     _, other = ends(lab)
-    rule = f"FORWARD -d {other.subnet} -p tcp --syn -j REJECT --reject-with tcp-reset"
+    rule = f"FORWARD -d {other.subnet} -m conntrack --ctstate NEW -j REJECT"
     with changed(other.node, f"iptables -I {rule}", f"iptables -D {rule}"):
         yield
 
@@ -432,6 +496,22 @@ def docker0_has_two_addresses(lab: LiveLab) -> Iterator[None]:
             address = f"{end.subnet[99]}/32 dev docker0"
             do, undo = (f"ip addr {how} {address}" for how in ("add", "del"))
             stack.enter_context(changed(end.node, do, undo))
+        yield
+
+
+@sabotage(UDP, "flannel-udp-node1-addresses", "flannel-udp-node2-addresses", ruins=True)
+def containers_come_in_another_order(lab: LiveLab) -> Iterator[None]:
+    """On each host, another container takes the first address before."""
+    with contextlib.ExitStack() as stack:
+        for end in ends(lab):
+            api = lab.engine(end.name).api
+            names = [c.name for c in lab.topology.containers_on(end.name)]
+            for name in names:
+                api.kill(name)
+                api.wait(name)
+            stack.enter_context(extra_container(lab, end.node))
+            for name in names:
+                api.start(name)
         yield
 
 
@@ -561,6 +641,38 @@ def routing_costs_no_ttl(lab: LiveLab) -> Iterator[None]:
     rule = "FORWARD -i docker0 -j TTL --ttl-inc 1"
     do, undo = (f"iptables -t mangle {how} {rule}" for how in ("-I", "-D"))
     with changed(ends(lab)[0].node, do, undo):
+        yield
+
+
+@sabotage(UDP, "flannel-udp-path-docker0-to-flannel0")
+def docker0_changes_the_packet(lab: LiveLab) -> Iterator[None]:
+    """What comes to the first host's docker0 gets another IP id and another TTL."""
+    do, undo = nft(
+        "filter hook prerouting priority -150\n"
+        "iifname docker0 icmp type echo-request ip id set 7 ip ttl set 60"
+    )
+    with changed(ends(lab)[0].node, do, undo):
+        yield
+
+
+@sabotage(UDP, "flannel-udp-remote-delivery")
+def the_packet_is_another_and_not_answered(lab: LiveLab) -> Iterator[None]:
+    """What comes out of the other host's flannel0 gets another IP id, and the container is mute."""
+    _, other = ends(lab)
+    do, undo = nft(f"filter hook prerouting priority -150\niifname {TUN} ip id set 7")
+    rule = "INPUT -p icmp -j DROP"
+    with (
+        changed(other.node, do, undo),
+        changed(other.container, f"iptables -I {rule}", f"iptables -D {rule}"),
+    ):
+        yield
+
+
+@sabotage(UDP, "flannel-udp-inner-addresses-kept")
+def nothing_is_masqueraded(lab: LiveLab) -> Iterator[None]:
+    """`iptables` does not add or delete a masquerade rule."""
+    script = 'case "$*" in *MASQUERADE*) exit 0 ;; esac\nexec $real/iptables "$@"'
+    with lying(ends(lab)[0].node, iptables=script):
         yield
 
 

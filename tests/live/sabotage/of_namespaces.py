@@ -58,6 +58,23 @@ def a_namespace_has_another_name(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(LAB, "netns-add-command")
+def a_name_is_but_a_file(lab: LiveLab) -> Iterator[None]:
+    """`ip netns add` makes a file of the name, and no namespace."""
+    script = """
+    if [ "$1 $2" = "netns add" ]; then mkdir -p /run/netns && : > /run/netns/$3; exit; fi"""
+    with ip_lies(lab, script):
+        yield
+
+
+@sabotage(LAB, "netns-independent-stacks")
+def a_device_is_made_twice(lab: LiveLab) -> Iterator[None]:
+    """A device that is made in ns1 is made in ns2, too."""
+    script = '[ "$3" = only-in-ns1 ] && $real/ip -n ns2 "$@"'
+    with ip_lies(lab, script):
+        yield
+
+
 @sabotage(LAB, "netns-exec-command", "netns-exec-shell")
 def exec_stays_outside(lab: LiveLab) -> Iterator[None]:
     """`ip netns exec` runs the command where it was called, not in the namespace."""
@@ -87,6 +104,14 @@ def bridged_packets_never_pass_iptables(lab: LiveLab) -> Iterator[None]:
         *bridge-nf-call-iptables=*) exec $real/sysctl -q -w "${last%=*}=0" ;;
     esac
     exec $real/sysctl "$@" """
+    with lying(host(lab), sysctl=script):
+        yield
+
+
+@sabotage(LAB, "bridge-netns-ping")
+def bridged_packets_always_pass_iptables_here(lab: LiveLab) -> Iterator[None]:
+    """`sysctl` does not set bridge-nf-call-iptables to 0."""
+    script = 'case "$*" in *bridge-nf-call-iptables=0*) exit 0 ;; esac\nexec $real/sysctl "$@"'
     with lying(host(lab), sysctl=script):
         yield
 
@@ -126,6 +151,22 @@ def links_are_not_deleted(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(
+    LAB,
+    "netns-cannot-communicate",
+    "veth-must-be-set-up",
+    "veth-crosses-namespaces",
+    "bridge-port-must-be-up",
+)
+def nothing_comes_up(lab: LiveLab) -> Iterator[None]:
+    """`ip link set DEV up` does nothing, but for the loopback device."""
+    script = """
+    for last; do :; done
+    case "$last $*" in "up "*" lo "*) ;; "up "*) exit 0 ;; esac"""
+    with ip_lies(lab, script):
+        yield
+
+
 @sabotage(LAB, "veth-must-be-set-up")
 def what_moves_comes_up(lab: LiveLab) -> Iterator[None]:
     """`ip link set DEV netns NS` sets the device up, too."""
@@ -160,6 +201,17 @@ def the_bridge_is_a_hub(lab: LiveLab) -> Iterator[None]:
     """A new bridge forgets at once where it has seen an address, and floods every frame."""
     script = """
     if [ "$*" = "l a br0 type bridge" ]; then exec $real/ip "$@" ageing_time 0; fi"""
+    with ip_lies(lab, script):
+        yield
+
+
+@sabotage(LAB, "bridge-acts-as-switch")
+def broadcasts_are_kept_from_a_port(lab: LiveLab) -> Iterator[None]:
+    """The bridge sends no broadcast to the port of ns3."""
+    script = """
+    if [ "$3 $4" = "brvethotherend2 master" ]; then
+        $real/ip "$@" && exec bridge link set dev "$3" bcast_flood off
+    fi"""
     with ip_lies(lab, script):
         yield
 
@@ -218,6 +270,29 @@ def ns2_drops_icmp(lab: LiveLab) -> Iterator[None]:
 
 
 @sabotage(LAB, "bridge-create-br0")
+def br0_is_a_veth_device(lab: LiveLab) -> Iterator[None]:
+    """The lab's bridge has another name, and a veth device is called br0."""
+    with changed(
+        host(lab),
+        """
+        ip link set br0 down
+        ip link set br0 name other0
+        ip link set other0 up
+        ip link add br0 type veth peer name br0-peer
+        ip link set br0-peer up
+        ip link set br0 up
+        """,
+        """
+        ip link delete br0
+        ip link set other0 down
+        ip link set other0 name br0
+        ip link set br0 up
+        """,
+    ):
+        yield
+
+
+@sabotage(LAB, "bridge-create-br0")
 def br0_is_down(lab: LiveLab) -> Iterator[None]:
     """The lab's bridge is set down."""
     with changed(host(lab), "ip link set br0 down", "ip link set br0 up"):
@@ -251,6 +326,18 @@ def br_veth1_is_in_another_subnet(lab: LiveLab) -> Iterator[None]:
         host(lab),
         f"ip -n ns2 addr del {ours}\nip -n ns2 addr add {others}",
         f"ip -n ns2 addr del {others}\nip -n ns2 addr add {ours}",
+    ):
+        yield
+
+
+@sabotage(LAB, "ip-bridge-pair-same-subnet")
+def br_veth0_has_another_address(lab: LiveLab) -> Iterator[None]:
+    """br-veth0 has 192.168.11.210 instead of 192.168.11.200."""
+    ours, others = "192.168.11.200/24 dev br-veth0", "192.168.11.210/24 dev br-veth0"
+    with changed(
+        host(lab),
+        f"ip -n ns1 addr del {ours}\nip -n ns1 addr add {others}",
+        f"ip -n ns1 addr del {others}\nip -n ns1 addr add {ours}",
     ):
         yield
 

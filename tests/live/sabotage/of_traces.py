@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sabotage.means import changed, first, in_place_of, lying, nft, veth
+from sabotage.means import changed, first, in_place_of, lying, nft, sh, veth
 from sabotage.trials import LEGACY, sabotage
 
 if TYPE_CHECKING:
@@ -44,6 +44,38 @@ def bridged_packets_always_pass_iptables(lab: LiveLab) -> Iterator[None]:
     """`sysctl` does not set bridge-nf-call-iptables to 0."""
     script = 'case "$*" in *bridge-nf-call-iptables=0*) exit 0 ;; esac\nexec $real/sysctl "$@"'
     with lying(host(lab), sysctl=script):
+        yield
+
+
+@sabotage(LAB, "trace-bridged-traffic-hits-iptables")
+def bridged_packets_pass_no_iptables(lab: LiveLab) -> Iterator[None]:
+    """`sysctl` sets bridge-nf-call-iptables to 0 whatever is asked for."""
+    script = """
+    for last; do :; done
+    case "$last" in
+        *bridge-nf-call-iptables=*) exec $real/sysctl -q -w "${last%=*}=0" ;;
+    esac
+    exec $real/sysctl "$@" """
+    with (
+        changed(host(lab), "", "sysctl -q -w net.bridge.bridge-nf-call-iptables=1"),
+        lying(host(lab), sysctl=script),
+    ):
+        yield
+
+
+@sabotage(LAB, "trace-physin-physout")
+def replies_take_another_link(lab: LiveLab) -> Iterator[None]:
+    """The container that answers has a second link to docker0, and sends by that one."""
+    asker, answerer = pair(lab)
+    make = f"ip link add beside type veth peer name eth1 netns {answerer.pid}"
+    with changed(
+        host(lab), f"{make}\nip link set beside master docker0 up", "ip link delete beside"
+    ):
+        sh(
+            answerer,
+            "ip link set eth1 up",
+            f"ip route add {asker.address}/32 dev eth1 src {answerer.address}",
+        )
         yield
 
 
@@ -154,6 +186,14 @@ def the_ip_id_changes_on_the_way(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(LEGACY, "trace-same-ip-id")
+def all_packets_have_one_ip_id(lab: LiveLab) -> Iterator[None]:
+    """Before anything else, every echo reply gets the IP id 7."""
+    do, undo = nft("filter hook prerouting priority -400\nicmp type echo-reply ip id set 7")
+    with changed(host(lab), do, undo):
+        yield
+
+
 @sabotage(LEGACY, "trace-reply-skips-nat")
 def the_second_request_is_a_new_connection(lab: LiveLab) -> Iterator[None]:
     """The second echo request is tracked apart from the first, in a zone of its own."""
@@ -215,6 +255,13 @@ def runc_clones(lab: LiveLab) -> Iterator[None]:
 def the_host_has_kube_debug(lab: LiveLab) -> Iterator[None]:
     """There is a program kube-debug on the host."""
     with lying(host(lab), **{"kube-debug": "exit 0"}):
+        yield
+
+
+@sabotage(LAB, "netns-enter-with-debug-tool")
+def nsenter_stays_outside(lab: LiveLab) -> Iterator[None]:
+    """`nsenter` runs the command where it was called."""
+    with lying(host(lab), nsenter='while [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"'):
         yield
 
 

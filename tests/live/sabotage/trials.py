@@ -73,6 +73,7 @@ class Sabotage:
 
 
 SABOTAGES: list[Sabotage] = []
+JUDGED: set[tuple[Place, bool]] = set()  #: single judgements, and how they came out
 
 
 def sabotage(lab: str, *flips: str, ruins: bool = False) -> Callable[[Make], Make]:
@@ -95,7 +96,6 @@ class Trial:
     outcomes: dict[str, Outcome]
     said: dict[str, str]
     seconds: float
-    false: frozenset[Place] = frozenset()  #: single judgements that were false
 
     def having(self, *outcomes: Outcome) -> list[str]:
         return [claim for claim, outcome in self.outcomes.items() if outcome in outcomes]
@@ -118,7 +118,8 @@ RANK: tuple[Outcome, ...] = ("undecided", "unclear", "held", "broke", "refuted")
 
 def decide(lab: LiveLab | None, wanted: Sequence[str]) -> list[Finding]:
     """The findings of some claims on a lab as it is now."""
-    results = run(lab, Selection(claims=tuple(wanted), paths=files_with(wanted)))
+    with watched(JUDGED):
+        results = run(lab, Selection(claims=tuple(wanted), paths=files_with(wanted)))
     assert not results.broken, results.broken
     return results.findings
 
@@ -129,8 +130,7 @@ def try_out(sabotage: Sabotage, lab: LiveLab) -> Trial:
     What is measured is measured again where a busy machine has left it open.
     """
     began = time.monotonic()
-    false: set[Place] = set()
-    with sabotage.make(lab), impatient(), watched(false):
+    with sabotage.make(lab), impatient():
         for _ in range(ATTEMPTS):
             found = decide(lab if sabotage.lab else None, sabotage.flips)
             if "unclear" not in map(outcome, found):
@@ -142,7 +142,7 @@ def try_out(sabotage: Sabotage, lab: LiveLab) -> Trial:
         if RANK.index(one) >= RANK.index(outcomes[finding.claim]):
             outcomes[finding.claim] = one
             said[finding.claim] = f"{finding.verdict}: {finding.problem or finding.reason}"
-    return Trial(sabotage, outcomes, said, time.monotonic() - began, frozenset(false))
+    return Trial(sabotage, outcomes, said, time.monotonic() - began)
 
 
 @contextlib.contextmanager
