@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from sabotage.judgements import Place, places
-from sabotage.trials import JUDGED, Labs, Sabotage, Trial, can_be_refuted
+from sabotage.table import data, table
+from sabotage.trials import Labs, Sabotage, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(wanted, Sabotage):
             return labs.setdefault(wanted.lab, len(labs)), False
         lab = given.params.get("topology") if given else None
-        return (labs.setdefault(lab, len(labs)) if lab else LAST), True
+        return (LAST if lab is None else labs.setdefault(lab, len(labs))), True
 
     here = [item for item in items if item.path.parent == Path(__file__).parent]
     ordered = iter(sorted(here, key=order))
@@ -69,64 +69,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     # Known only where pytest was given this folder itself: else it is loaded too late.
     if (path := config.getoption("sabotage_json", None)) is not None:
         Path(path).write_text(json.dumps(data(trials), indent=1), encoding="utf-8")
-
-
-def seen_to_fail(trials: list[Trial]) -> tuple[list[str], list[str], list[str]]:
-    """Of all testable claims: those refuted, those of which only the check broke, the others."""
-    refuted = {name for trial in trials for name in trial.having("refuted")}
-    broke = {name for trial in trials for name in trial.having("broke")} - refuted
-    wanted = can_be_refuted()
-    never = [name for name in wanted if name not in refuted | broke]
-    return [n for n in wanted if n in refuted], [n for n in wanted if n in broke], never
-
-
-def both_ways() -> set[Place]:
-    """The single judgements that were seen both to hold and not to."""
-    return {place for place, held in JUDGED if (place, not held) in JUDGED}
-
-
-def table(trials: list[Trial]) -> Iterator[str]:
-    """The trials, a line each, and what did not go as it should; then all in all."""
-    yield f"{'lab':18} {'sabotage':46} {'refuted':>7} {'broke':>5} {'not':>4} {'s':>6}"
-    for trial in trials:
-        broke, stayed = trial.having("broke"), trial.having("held", "unclear", "undecided")
-        yield (
-            f"{trial.sabotage.lab or 'no lab':18} {trial.sabotage.name:46} "
-            f"{len(trial.having('refuted')):7} {len(broke) or '':>5} {len(stayed) or '':>4} "
-            f"{trial.seconds:6.1f}"
-        )
-        for words, names in (("broke", broke), ("not", stayed)):
-            for name in names:
-                yield f"    {words:5} {name}: {trial.said[name]:.200}"
-    refuted, only_broke, never = seen_to_fail(trials)
-    seen, whole = len(refuted) + len(only_broke), len(can_be_refuted())
-    yield ""
-    yield f"{seen} of {whole} testable claims were seen to fail"
-    ways = both_ways()
-    yield f"{len(ways)} of {len(places())} single judgements of their checks came out either way"
-    for name in only_broke:
-        yield f"    only with an error of the check: {name}"
-    for name in never:
-        yield f"    never: {name}"
-
-
-def data(trials: list[Trial]) -> dict[str, Any]:
-    """What became of each claim, for a machine to read."""
-    refuted, broke, never = seen_to_fail(trials)
-    return {
-        "testable": can_be_refuted(),
-        "refuted": refuted,
-        "broke": broke,
-        "never": never,
-        "judgements": {str(place): place in both_ways() for place in places()},
-        "sabotages": [
-            {
-                "name": trial.sabotage.name,
-                "lab": trial.sabotage.lab,
-                "what": trial.sabotage.what,
-                "claims": trial.outcomes,
-                "seconds": round(trial.seconds, 2),
-            }
-            for trial in trials
-        ],
-    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,17 +61,21 @@ def at(file: str, line: int) -> Place | None:
 def watched(seen: set[tuple[Place, bool]]) -> Iterator[None]:
     """Enter into ``seen`` each judgement of the block, and how it comes out."""
 
-    def watch(real: Callable[..., None], *, value: int) -> Callable[..., None]:
-        def judge(self: Observation, *given: Any) -> None:
+    def watch(real: Callable[..., None]) -> Callable[..., None]:
+        value = "fails" if real.__name__ == "fails_when" else "holds"
+        signature = inspect.signature(real)
+
+        def judge(*given: Any, **named: Any) -> None:
             caller = sys._getframe(1)
             place = at(caller.f_code.co_filename, caller.f_lineno)
             if place:
-                seen.add((place, bool(given[value])))
-            real(self, *given)
+                held = bool(signature.bind(*given, **named).arguments[value])
+                seen.add((place, held))
+            real(*given, **named)
 
         return judge
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in zip(METHODS, (0, 1, 1), strict=True):
-            patch.setattr(Observation, name, watch(getattr(Observation, name), value=value))
+        for name in METHODS:
+            patch.setattr(Observation, name, watch(getattr(Observation, name)))
         yield
