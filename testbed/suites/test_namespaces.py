@@ -367,7 +367,10 @@ def test_the_ends_have_addresses_of_one_subnet(
     observe.holds(found[0][0].network == found[1][0].network, "both are in one subnet")
     for ns, device in ((ns1, "veth0"), (ns2, "veth1")):
         connected = routes(observe, ns, "dev", device, "proto", "kernel")
-        assert [route["dst"] for route in connected] == ["192.168.10.0/24"]
+        observe.holds(
+            [route["dst"] for route in connected] == ["192.168.10.0/24"],
+            f"{device} is the way to that subnet",
+        )
 
 
 @pytest.mark.claim("ip-addr-add-local-keyword")
