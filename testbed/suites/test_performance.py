@@ -201,8 +201,8 @@ def test_nat_costs_performance(observe: Observation, modes: Modes) -> None:
     added = Measurement("added to a round trip", "µs", both, "lower")
     observe.measured(added)
     price, part = statistics.median(whole), statistics.median(alone)
-    if spread(alone) > price / 2:
-        observe.unclear("the figures spread by more than half of what is to be shared out")
+    if abs(part - price / 2) < spread(alone):
+        observe.unclear("the figures spread too much to say whether it is more or less than half")
         return
     observe.fails_when(
         "the port is translated and no more: that is less than half of the price",
@@ -223,13 +223,13 @@ def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes
     lost = [
         host - bridge for host, bridge in zip(slow.series[HOST], slow.series[BRIDGE], strict=True)
     ]
-    if spread(lost) > LITTLE * LINK_MBITS:
+    limited = statistics.median(slow.series[HOST]) < 1.2 * LINK_MBITS  # its burst comes on top
+    if limited and spread(lost) > LITTLE * LINK_MBITS:
         observe.unclear(f"the rounds over the slow link spread by more than {LITTLE:.0%} of it")
         return
     observe.fails_when(
         f"the link is what limits: bridge mode is as fast, within {LITTLE:.0%}",
-        abs(statistics.median(lost)) < LITTLE * LINK_MBITS
-        and statistics.median(slow.series[HOST]) < 1.2 * LINK_MBITS,  # its burst comes on top
+        limited and abs(statistics.median(lost)) < LITTLE * LINK_MBITS,
     )
 
 
