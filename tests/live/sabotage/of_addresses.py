@@ -29,6 +29,32 @@ def a_bit_is_in_both_parts(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(NO_LAB, "ip-two-parts")
+def a_bit_is_in_no_part(lab: LiveLab) -> Iterator[None]:
+    """The host mask is a bit shorter than what the network mask leaves."""
+    real = test_addresses.parts
+
+    def parts(address: str) -> tuple[int, int, int]:
+        number, network_mask, host_mask = real(address)
+        return number, network_mask, host_mask >> 1 & ~1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_addresses, "parts", parts)
+        yield
+
+
+@sabotage(NO_LAB, "ip-part-meaning", "ip-network-address-zero-host", "ip-broadcast-ones")
+def all_addresses_are_one(lab: LiveLab) -> Iterator[None]:
+    """Every address is read as 203.0.113.7, with its own prefix length."""
+
+    def interface(text: str) -> IPv4Interface:
+        return IPv4Interface(f"203.0.113.7/{text.partition('/')[2]}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_addresses, "IPv4Interface", interface)
+        yield
+
+
 @sabotage(NO_LAB, "ip-part-meaning", "ip-network-address-zero-host", "ip-broadcast-ones")
 def prefixes_are_taken_for_32(lab: LiveLab) -> Iterator[None]:
     """Every prefix length is read as 32, so that a network is one host."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sabotage.means import changed, engine_makes, first, lying, restart, runs_as, sh, veth
+from sabotage.means import changed, engine_makes, first, lying, nft, restart, runs_as, sh, veth
 from sabotage.trials import sabotage
 from testbed.roles import docker
 from testbed.suites.helpers import serving
@@ -94,6 +94,13 @@ def a_new_daemon_makes_no_bridge(lab: LiveLab) -> Iterator[None]:
 def a_new_daemon_takes_10_9(lab: LiveLab) -> Iterator[None]:
     """A new daemon gives docker0 the address 10.9.0.1/16 by itself."""
     with fresh_docker_has(lab, "--bip=10.9.0.1/16"):
+        yield
+
+
+@sabotage(LAB, "ip-container-range-is-24", "bridge-docker0-address-172")
+def a_new_daemon_takes_a_24(lab: LiveLab) -> Iterator[None]:
+    """A new daemon gives docker0 the address 10.1.27.1/24 by itself."""
+    with fresh_docker_has(lab, "--bip=10.1.27.1/24"):
         yield
 
 
@@ -183,6 +190,30 @@ def the_range_is_routed_to_eth0(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(LAB, "ip-host-route-docker0")
+def the_route_is_by_hand(lab: LiveLab) -> Iterator[None]:
+    """The host's route to the containers is not the kernel's own, and has no source."""
+    kernels = f"{SUBNET} dev docker0 proto kernel scope link src {GATEWAY}"
+    with changed(
+        host(lab),
+        f"ip route del {SUBNET}\nip route add {SUBNET} dev docker0",
+        f"ip route del {SUBNET}\nip route add {kernels}",
+    ):
+        yield
+
+
+@sabotage(PLAN_001, "bridge-example-gateway-10-1-27-1")
+def the_samples_docker0_is_another(lab: LiveLab) -> Iterator[None]:
+    """docker0 has 10.1.27.9/24."""
+    ours, others = "10.1.27.1/24 dev docker0", "10.1.27.9/24 dev docker0"
+    with changed(
+        host(lab),
+        f"ip addr del {ours}\nip addr add {others}",
+        f"ip addr del {others}\nip addr add {ours} brd +",
+    ):
+        yield
+
+
 # -- who is on it -------------------------------------------------------------------
 
 
@@ -200,6 +231,30 @@ def a_container_is_detached(lab: LiveLab) -> Iterator[None]:
     """The veth device of the first container is no port of docker0 any more."""
     name = veth(first(lab))
     with changed(host(lab), f"ip link set {name} nomaster", f"ip link set {name} master docker0"):
+        yield
+
+
+@sabotage(
+    LAB,
+    "veth-bridge-ports-are-veth-ends",
+    "veth-docker-name-pattern",
+    "veth-host-end-has-link-id",
+)
+def docker0_has_no_ports(lab: LiveLab) -> Iterator[None]:
+    """No veth device is a port of docker0 any more."""
+    names = [veth(lab.container(name)) for name in BRIDGED]
+    do, undo = (
+        "\n".join(f"ip link set {name} {how}" for name in names)
+        for how in ("nomaster", "master docker0")
+    )
+    with changed(host(lab), do, undo):
+        yield
+
+
+@sabotage(LAB, "veth-container-has-peer-end")
+def a_container_has_a_second_pair(lab: LiveLab) -> Iterator[None]:
+    """The first container has both ends of another veth pair."""
+    with changed(first(lab), "ip link add more0 type veth peer name more1", "ip link delete more0"):
         yield
 
 
@@ -374,6 +429,7 @@ def ports_are_isolated(lab: LiveLab) -> Iterator[None]:
     LAB,
     "bridge-same-host-direct-ip",
     "bridge-docker0-links-local-containers",
+    "l2-docker0-cam-lookup",
     "l2-same-host-path",
 )
 def containers_are_joined_directly(lab: LiveLab) -> Iterator[None]:
@@ -621,6 +677,23 @@ def masquerade_is_missing(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(LAB, "nat-outbound-snat-to-eth0-address", ruins=True)
+def nat_is_done_elsewhere(lab: LiveLab) -> Iterator[None]:
+    """Not Docker's rules masquerade, but a table beside them."""
+    do, _ = nft("nat hook postrouting priority 100\noifname eth0 masquerade")
+    sh(host(lab), "iptables -t nat -F POSTROUTING", *do.splitlines())
+    yield
+
+
+@sabotage(LAB, "l2-same-host-path")
+def a_copy_leaves_by_eth0(lab: LiveLab) -> Iterator[None]:
+    """What passes docker0 is copied to the machine outside."""
+    rule = f"FORWARD -i docker0 -o docker0 -p tcp -j TEE --gateway {OUTSIDE}"
+    do, undo = (f"iptables -t mangle {how} {rule}" for how in ("-I", "-D"))
+    with changed(host(lab), do, undo):
+        yield
+
+
 @sabotage(LAB, "nat-outbound-bridge-forwards-to-eth0", "nat-outbound-reaches-external")
 def nothing_is_forwarded_to_eth0(lab: LiveLab) -> Iterator[None]:
     """The host forwards nothing from docker0 to eth0."""
@@ -771,6 +844,13 @@ def host_mode_is_translated(lab: LiveLab) -> Iterator[None]:
 def container_mode_is_bridge_mode(lab: LiveLab) -> Iterator[None]:
     """The container that is meant to join another's namespace runs in bridge mode."""
     with runs_as(lab, "sidecar", network="bridge"):
+        yield
+
+
+@sabotage(LAB, "mode-container-shares-other-netns", ruins=True)
+def the_partner_is_in_host_mode(lab: LiveLab) -> Iterator[None]:
+    """The container that another joins is in the host's own namespace, and so are both."""
+    with runs_as(lab, "nginx-1", network="host", env={"PORT": "8084"}), runs_as(lab, "sidecar"):
         yield
 
 

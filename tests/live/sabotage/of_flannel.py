@@ -77,6 +77,15 @@ def the_vtep_is_over_another_address(lab: LiveLab) -> Iterator[None]:
     yield
 
 
+@sabotage(VXLAN, "flannel-vxlan-kernel-l2-over-l3", ruins=True)
+def the_vtep_is_a_tun_device(lab: LiveLab) -> Iterator[None]:
+    """flanneld of the first host has ended, and a tun device is called flannel.1."""
+    one, _ = ends(lab)
+    one.node.stop(SERVICE)
+    sh(one.node, f"ip link delete {VTEP}", f"ip tuntap add {VTEP} mode tun")
+    yield
+
+
 @sabotage(VXLAN, "flannel-vxlan-acts-as-bridge")
 def the_vtep_learns(lab: LiveLab) -> Iterator[None]:
     """The VTEP of each host learns from the frames that come."""
@@ -348,7 +357,13 @@ def flanneld_is_stopped(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(VXLAN, "flannel-subnet-mapping-in-etcd", "flannel-etcd-subnet-keys", ruins=True)
+@sabotage(
+    VXLAN,
+    "flannel-subnet-mapping-in-etcd",
+    "flannel-etcd-subnet-keys",
+    "flannel-vxlan-arp-distributed",
+    ruins=True,
+)
 def a_subnet_is_not_in_etcd(lab: LiveLab) -> Iterator[None]:
     """The key of the other host's subnet is deleted from etcd."""
     etcd(lab, "del", subnet_key(ends(lab)[1].subnet))
@@ -623,6 +638,7 @@ def flannel0_is_a_veth_device(lab: LiveLab) -> Iterator[None]:
     "flannel-udp-tun-kernel-user",
     "flannel-udp-flanneld-receives",
     "flannel-udp-three-crossings",
+    "flannel-udp-crossings-cost",
 )
 def packets_bypass_flanneld(lab: LiveLab) -> Iterator[None]:
     """Each host routes the other's subnet to it, as with the back end host-gw."""

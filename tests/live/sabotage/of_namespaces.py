@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sabotage.means import changed, lying
+from sabotage.means import changed, lying, sh
 from sabotage.trials import sabotage
 
 if TYPE_CHECKING:
@@ -105,6 +105,17 @@ def bridged_packets_never_pass_iptables(lab: LiveLab) -> Iterator[None]:
     esac
     exec $real/sysctl "$@" """
     with lying(host(lab), sysctl=script):
+        yield
+
+
+@sabotage(LAB, "bridge-netns-ping")
+def the_filter_comes_with_a_drop(lab: LiveLab) -> Iterator[None]:
+    """When `sysctl` sets bridge-nf-call-iptables to 1, it sets FORWARD's policy to DROP, too."""
+    script = """
+    case "$*" in *bridge-nf-call-iptables=1*) $real/iptables -P FORWARD DROP ;; esac
+    exec $real/sysctl "$@" """
+    policy = "iptables -P FORWARD ACCEPT"
+    with changed(host(lab), "", policy), lying(host(lab), sysctl=script):
         yield
 
 
@@ -255,6 +266,33 @@ def veth1_has_another_address(lab: LiveLab) -> Iterator[None]:
         f"ip -n ns2 addr del {others}\nip -n ns2 addr add {ours}",
     ):
         yield
+
+
+@sabotage(LAB, "ip-direct-pair-same-subnet")
+def veth1_is_in_another_subnet(lab: LiveLab) -> Iterator[None]:
+    """veth1 has 192.168.12.201 instead of 192.168.10.201."""
+    ours, others = "192.168.10.201/24 dev veth1", "192.168.12.201/24 dev veth1"
+    with changed(
+        host(lab),
+        f"ip -n ns2 addr del {ours}\nip -n ns2 addr add {others}",
+        f"ip -n ns2 addr del {others}\nip -n ns2 addr add {ours}",
+    ):
+        yield
+
+
+@sabotage(LAB, "bridge-second-pair", ruins=True)
+def the_second_pair_is_two(lab: LiveLab) -> Iterator[None]:
+    """br-veth1 and brvethotherend1 are ends of two pairs, whose other ends nobody uses."""
+    sh(
+        host(lab),
+        "ip link delete brvethotherend1",
+        "ip link add brvethotherend1 type veth peer name loose0",
+        "ip link set brvethotherend1 master br0 up",
+        "ip -n ns2 link add br-veth1 type veth peer name loose1",
+        "ip -n ns2 addr add 192.168.11.201/24 dev br-veth1",
+        "ip -n ns2 link set br-veth1 up",
+    )
+    yield
 
 
 @sabotage(LAB, "veth-direct-ping", "bridge-needs-no-address", "ip-two-subnets-coexist")

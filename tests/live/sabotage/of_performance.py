@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from sabotage.means import lying
 from sabotage.trials import sabotage
 from testbed.suites.measuring import ECHO_PORT
 from testbed.suites.overlay import ends
@@ -24,7 +25,7 @@ def slow(node: Node, hook: str, match: str) -> Iterator[None]:
     text = (
         "table ip slow {\n"
         f"chain many {{\n{rule * RULES}}}\n"
-        f"chain way {{ type filter hook {hook} priority 0; {match} jump many; }}\n"
+        f"chain way {{ type filter hook {hook}; {match} jump many; }}\n"
         "}"
     )
     node.run(["nft", "-f", "-"], input=text.encode())
@@ -37,7 +38,18 @@ def slow(node: Node, hook: str, match: str) -> Iterator[None]:
 @sabotage("docker-single", "nat-performance-cost", "mode-host-faster")
 def host_mode_is_slow(lab: LiveLab) -> Iterator[None]:
     """What comes to the server in host mode has thousands of rules to pass."""
-    with slow(lab.node("host"), "input", f"tcp dport {ECHO_PORT}"):
+    with slow(lab.node("host"), "input priority 0", f"tcp dport {ECHO_PORT}"):
+        yield
+
+
+@sabotage("docker-single", "nat-performance-cost", "mode-host-faster")
+def translation_is_slow_and_the_link_is_not(lab: LiveLab) -> Iterator[None]:
+    """What is to be translated has thousands of rules to pass, and `tc` slows no link down."""
+    before_nat = "prerouting priority -150"
+    with (
+        slow(lab.node("host"), before_nat, "tcp dport 7202"),
+        lying(lab.node("outside"), tc="exit 0"),
+    ):
         yield
 
 
@@ -46,5 +58,5 @@ def vxlan_is_slow(lab: LiveLab) -> Iterator[None]:
     """What a host sends by the kernel's own VXLAN has thousands of rules to pass."""
     with contextlib.ExitStack() as stack:
         for end in ends(lab):
-            stack.enter_context(slow(end.node, "output", "udp dport 4789"))
+            stack.enter_context(slow(end.node, "output priority 0", "udp dport 4789"))
         yield
