@@ -15,6 +15,7 @@ from testbed.claims.model import Finding, Verdict
 from testbed.claims.observation import Observation
 from testbed.errors import CommandError
 from testbed.suites import helpers
+from testbed.suites.model import Results
 from testbed.suites.runner import SUITES
 
 if TYPE_CHECKING:
@@ -112,6 +113,14 @@ def test_a_trial_that_breaks_off_mends(rounds: Rounded) -> None:
     with pytest.raises(IndexError):
         trials.try_out(made.sabotage(), LAB)
     assert made.done[-1] == "mend"
+
+
+def test_an_interrupt_of_the_inner_run_ends_the_outer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trials, "run", lambda _lab, _selection: Results(signum=2))
+    with pytest.raises(KeyboardInterrupt):
+        trials.decide(LAB, [CLAIM])
 
 
 def test_waits_are_short_during_a_trial_only() -> None:

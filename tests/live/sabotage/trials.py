@@ -120,6 +120,8 @@ def decide(lab: LiveLab | None, wanted: Sequence[str]) -> list[Finding]:
     """The findings of some claims on a lab as it is now."""
     with watched(JUDGED):
         results = run(lab, Selection(claims=tuple(wanted), paths=files_with(wanted)))
+    if results.interrupted:  # the run within this one has taken the signal for itself
+        raise KeyboardInterrupt
     assert not results.broken, results.broken
     return results.findings
 
