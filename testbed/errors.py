@@ -5,6 +5,7 @@
     TestbedError                 exit code
     ├── UsageError                   2   the command or the topology is wrong
     │   ├── TopologyError            2   one topology file, all its problems at once
+    │   ├── CatalogueError           2   an entry of the catalogue of claims is wrong
     │   └── NothingSelected          2   no check is left by what was selected
     ├── MachineError                 3   this machine lacks something
     │   └── ArtifactError            3   a binary or an image could not be had
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "ArtifactError",
+    "CatalogueError",
     "ChecksFailed",
     "CommandError",
     "Interrupted",
@@ -94,6 +96,10 @@ class TopologyError(UsageError):
         self.source = source
         self.problems = tuple(sorted(problems))
         super().__init__("\n".join(p.format(source) for p in self.problems))
+
+
+class CatalogueError(UsageError):
+    """An entry of the catalogue is not as it should be; names file, line and claim."""
 
 
 class NothingSelected(UsageError):

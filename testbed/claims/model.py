@@ -16,6 +16,21 @@ Verdict = Literal[
 ]
 Kind = Literal["state", "reach", "path", "isolation", "arith", "perf", "definition", "api"]
 
+#: What a lab may have to have for a claim, in the words of ``needs``, and what each means.
+FEATURES: Mapping[str, str] = {
+    "none": "no lab at all: it is computed",
+    "netns": "any lab: each machine has namespaces",
+    "namespaces": "a node with namespaces of the topology's own, as document 002 makes them",
+    "docker": "a node with Docker",
+    "plain-docker": "a node with Docker, and no flannel",
+    "two-docker-nodes": "two nodes with Docker, or more",
+    "etcd": "a node with etcd",
+    "flannel": "flannel, whatever its backend",
+    "flannel-udp": "flannel with the backend udp",
+    "flannel-vxlan": "flannel with the backend vxlan",
+    "flannel-host-gw": "flannel with the backend host-gw",
+    "gateway": "a gateway node, which stands for the rest of the world",
+}
 
 #: What of a lab an expectation may depend on (see :attr:`testbed.lab.live.LiveLab.facts`).
 FACTS = ("docker", "firewall", "backend", "provider")
@@ -57,10 +72,10 @@ class Claim:
 
     ``document`` is the number of the document, ``place`` its section and
     lines, ``quoted`` the values that it prints, ``needs`` what a lab must have
-    (``netns``, ``docker``, ``flannel-udp``, ``flannel-vxlan``, ``none``),
-    ``expect`` the verdict that a present-day system gives and ``why`` the reason
-    where that is not plainly "confirmed".  The first of ``otherwise`` whose
-    condition fits a lab takes the place of ``expect`` and ``why`` there.
+    (words of FEATURES), ``expect`` the verdict that a present-day system gives
+    and ``why`` the reason where that is not plainly "confirmed".  The first of
+    ``otherwise`` whose condition fits a lab takes the place of ``expect`` and
+    ``why`` there.
     """
 
     id: str

@@ -10,7 +10,7 @@ import click
 
 from testbed.claims.model import Kind, Verdict
 from testbed.cli import common
-from testbed.errors import UsageError
+from testbed.errors import CatalogueError, UsageError
 
 if TYPE_CHECKING:
     from testbed.claims.model import Claim
@@ -68,7 +68,10 @@ def complete_claims(_ctx: object, _param: object, incomplete: str) -> list[str]:
     """The ids that begin so, for the shell."""
     from testbed.claims.catalogue import claims
 
-    return [name for name in claims() if name.startswith(incomplete)]
+    try:
+        return [name for name in claims() if name.startswith(incomplete)]
+    except CatalogueError:  # the command itself says so
+        return []
 
 
 @command.command("show")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from testbed import pytest_plugin
+from testbed import cli, pytest_plugin
 from testbed.claims import catalogue
-from testbed.claims.model import Claim, Kind, Otherwise, Verdict, fits
+from testbed.claims.model import FEATURES, Claim, Kind, Otherwise, Verdict, fits
+from testbed.cli.claims import complete_claims
+from testbed.errors import CatalogueError
 from testbed.suites.runner import SUITES
 from testbed.topology import load, names
 
@@ -28,15 +30,33 @@ def _read_anew() -> Iterator[None]:
 def marked_tests() -> dict[str, list[str]]:
     """The tests of the suites that carry a claim's mark, read without running anything."""
     found: dict[str, list[str]] = {}
-    for path in sorted(SUITES.glob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.FunctionDef):
-                continue
-            for mark in node.decorator_list:
-                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.claim":
-                    claim = ast.literal_eval(mark.args[0])
-                    found.setdefault(claim, []).append(f"{path.name}::{node.name}")
+    for name, node, _ in functions():
+        for claim in marks("claim", node.decorator_list):
+            found.setdefault(claim, []).append(name)
     return found
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef, ast.Module]]:
+    """Each function of the suites as file::name, with its file."""
+    for path in sorted(SUITES.glob("test_*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.name}::{node.name}", node, module
+
+
+def marks(name: str, found: Iterable[ast.expr]) -> Iterator[str]:
+    """The arguments of the marks of a name."""
+    for mark in found:
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{name}":
+            yield from map(ast.literal_eval, mark.args)
+
+
+def of_module(module: ast.Module) -> Iterator[ast.expr]:
+    """The marks in a module's ``pytestmark``: one, or a list of them."""
+    for node in module.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
+            yield from node.value.elts if isinstance(node.value, ast.List) else [node.value]
 
 
 def marks_anywhere() -> Counter[str]:
@@ -86,6 +106,11 @@ def test_every_claim_expects_what_a_check_can_come_to() -> None:
             assert expected == {"not testable"}, claim.id
 
 
+def test_a_feature_that_a_lab_has_is_a_word_of_the_catalogue() -> None:
+    had = set().union(*(pytest_plugin.features(load(name)) for name in names()))
+    assert had == set(FEATURES), "none is missing, none is had by no shipped lab"
+
+
 def test_what_a_claim_needs_is_had_by_a_shipped_lab() -> None:
     labs = [pytest_plugin.features(load(name)) for name in names()]
     for claim in catalogue.claims().values():
@@ -100,9 +125,27 @@ def test_every_claim_has_one_test_and_every_mark_a_claim() -> None:
     assert {claim: tests for claim, tests in marked.items() if len(tests) > 1} == {}
 
 
+def test_what_an_entry_needs_its_test_is_marked_with() -> None:
+    """The mark decides where the test runs, the entry which labs are brought up for it.
+
+    The mark may ask for more, such as ``gateway``, where the statement itself does not.
+    """
+    catalogued = catalogue.claims()
+    for name, node, module in functions():
+        marked = set(marks("needs", [*node.decorator_list, *of_module(module)]))
+        assert marked <= set(FEATURES), name
+        for claim in marks("claim", node.decorator_list):
+            needs = set(catalogued[claim].needs)
+            if needs == {"none"}:
+                assert marked <= {"none"}, (claim, name)
+            else:  # any lab has netns
+                assert needs - {"netns"} <= marked - {"none"}, (claim, name)
+                assert marked, (claim, name)
+
+
 def test_no_mark_is_overlooked() -> None:
-    tests = [test for tests in marked_tests().values() for test in tests]
-    assert Counter(test.partition("::")[0] for test in tests) == marks_anywhere()
+    marked = [name for names in marked_tests().values() for name in names]
+    assert Counter(name.partition("::")[0] for name in marked) == marks_anywhere()
 
 
 def test_no_test_hides_another_of_the_same_name() -> None:
@@ -129,6 +172,7 @@ GOOD = """\
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
+    monkeypatch.chdir(tmp_path)  # paths are told as short as they can be
     return tmp_path
 
 
@@ -219,70 +263,178 @@ def test_whether_a_fact_fits(wanted: str, seen: str, fit: bool) -> None:
     assert fits(wanted, seen) is fit
 
 
-BAD = {
-    "no id": (GOOD.replace("- id: a-claim\n  document", "- document"), r"\?: 'id' is missing"),
+BAD: dict[str, tuple[str, str, str]] = {  # text, what is said, the hint
+    "no id": (
+        GOOD.replace("- id: a-claim\n  document", "- document"),
+        "1: ?: 'id' is missing",
+        "table of the keys",
+    ),
     **{
-        f"no {key}": (re.sub(rf"  {key}:.*\n", "", GOOD), f"a-claim: '{key}' is missing")
+        f"no {key}": (
+            re.sub(rf"  {key}:.*\n", "", GOOD),
+            f"1: a-claim: '{key}' is missing",
+            "table of the keys",
+        )
         for key in ("document", "place", "claim", "kind", "needs", "expect", "check")
     },
-    "a key too many": (GOOD + "  because: x\n", r"a-claim: unknown keys \['because'\]"),
-    "an unknown kind": (GOOD.replace("state", "status"), "a-claim: unknown kind 'status'"),
+    "a key too many": (
+        GOOD + "  because: x\n",
+        "9: a-claim: unknown key 'because'",
+        "known: id, document, place",
+    ),
+    "a mistyped key": (
+        GOOD.replace("expect:", "expects:"),
+        "7: a-claim: unknown key 'expects'",
+        "did you mean 'expect'?",
+    ),
+    "an unknown kind": (
+        GOOD.replace("state", "status"),
+        "5: a-claim: unknown kind 'status'",
+        "did you mean 'state'? known: state, reach, path, isolation, arith, perf, definition, api",
+    ),
     "an unknown verdict": (
         GOOD.replace("confirmed", "true-ish"),
-        "a-claim: .* or verdict 'true-ish'",
+        "7: a-claim: unknown verdict 'true-ish'",
+        "known: confirmed, contradicted, depends",
     ),
-    "no reason": (GOOD.replace("confirmed", "depends"), "a-claim: expects 'depends' and does not"),
-    "an id twice": (GOOD + GOOD, "a-claim is there twice"),
-    "a number": (GOOD.replace('"002"', "002"), "a-claim: not text.*: document"),
-    "a text for a list": (GOOD.replace("[docker, netns]", "docker"), "a-claim: not text.*: needs"),
-    "nothing for a list": (GOOD.replace("[docker, netns]", ""), "a-claim: not text.*: needs"),
-    "numbers in a list": (GOOD + "  quoted: [80]\n", "a-claim: not text.*: quoted"),
+    "an unknown feature": (
+        GOOD.replace("docker", "dokcer"),
+        "6: a-claim: unknown feature 'dokcer'",
+        "did you mean 'docker'? known: none, netns",
+    ),
+    "a feature in a line of its own": (
+        GOOD.replace("[docker, netns]", "\n  - docker\n  - moon"),
+        "8: a-claim: unknown feature 'moon'",
+        "known: ",
+    ),
+    "no need": (GOOD.replace("[docker, netns]", "[]"), "6: a-claim: needs: an empty", "[none]"),
+    "no reason": (
+        GOOD.replace("confirmed", "depends"),
+        "7: a-claim: expects 'depends' and does not say why",
+        "add `why`",
+    ),
+    "an id twice": (GOOD + GOOD, "9: a-claim: is there twice", "rename"),
+    "a number": (
+        GOOD.replace('"002"', "002"),
+        "2: a-claim: document: wanted text, saw 2",
+        "quote it",
+    ),
+    "a text for a list": (
+        GOOD.replace("[docker, netns]", "docker"),
+        "6: a-claim: needs: wanted a list of texts, saw 'docker'",
+        "[one, two]",
+    ),
+    "nothing for a list": (
+        GOOD.replace("[docker, netns]", ""),
+        "6: a-claim: needs: wanted a list of texts, saw None",
+        "[one, two]",
+    ),
+    "numbers in a list": (
+        GOOD + "  quoted: [80]\n",
+        "9: a-claim: quoted: wanted text, saw 80",
+        "quote it",
+    ),
     "a condition on no fact": (
-        GOOD + OTHERWISE.replace("firewall", "weather"),
-        "a-claim: not text.*: otherwise",
+        GOOD + OTHERWISE.replace("firewall", "firewal"),
+        "10: a-claim: unknown fact 'firewal'",
+        "did you mean 'firewall'?",
     ),
     "a condition that is a number": (
         GOOD + OTHERWISE.replace('">= 28"', "28"),
-        "a-claim: not text.*: otherwise",
+        "10: a-claim: otherwise: docker: wanted text, saw 28",
+        "quote it",
     ),
     "a condition that is mistyped": (
         GOOD + OTHERWISE.replace(">= 28", ">=28"),
-        "a-claim: not text.*: otherwise",
+        "10: a-claim: otherwise: docker: '>=28'",
+        'such as ">= 28"',
     ),
     "no condition": (
         GOOD + re.sub(r"\{docker.*\}", "{}", OTHERWISE),
-        "a-claim: not text.*: otherwise",
+        "10: a-claim: otherwise: 'when' is missing",
+        "",
+    ),
+    "no mapping of conditions": (
+        GOOD + re.sub(r"\{docker.*\}", "docker", OTHERWISE),
+        "10: a-claim: otherwise: when: wanted facts, saw 'docker'",
+        "",
     ),
     "otherwise without a reason": (
         GOOD + OTHERWISE.replace("It is new.", '""'),
-        "a-claim: not text.*: otherwise",
+        "10: a-claim: otherwise: 'why' is missing",
+        "",
+    ),
+    "otherwise a number for a reason": (
+        GOOD + OTHERWISE.replace("It is new.", "7"),
+        "12: a-claim: otherwise: why: wanted text, saw 7",
+        "",
     ),
     "otherwise an unknown verdict": (
         GOOD + OTHERWISE.replace("contradicted", "wrong"),
-        "a-claim: not text.*: otherwise",
+        "11: a-claim: unknown verdict 'wrong'",
+        "known: confirmed",
+    ),
+    "otherwise an unknown key": (
+        GOOD + OTHERWISE.replace("why", "reason"),
+        "12: a-claim: unknown key 'reason'",
+        "known: when, expect, why",
     ),
     "otherwise that is no list": (
         GOOD + "  otherwise: {when: {}}\n",
-        "a-claim: not text.*: otherwise",
+        "9: a-claim: otherwise: wanted a list",
+        "",
+    ),
+    "otherwise a word": (
+        GOOD + "  otherwise: [never]\n",
+        "9: a-claim: otherwise: wanted an expectation, saw 'never'",
+        "`when`",
     ),
     "a state that is not testable": (
         GOOD.replace("confirmed", "not testable"),
-        "a-claim: only a definition is not testable",
+        "5: a-claim: only a definition is not testable",
+        "kind: definition",
     ),
-    "a word": ("- word\n", "wanted a claim, saw 'word'"),
-    "a mapping": ("id: a-claim\n", "wanted a claim, saw 'id'"),
+    "a word": ("- word\n", "1: wanted a claim, saw 'word'", "- id: NAME"),
+    "a mapping": ("id: a-claim\n", "1: wanted claims, saw {'id'", "- id: NAME"),
+    "a word alone": ("nothing\n", "1: wanted claims, saw 'nothing'", "- id: NAME"),
+    "nothing": ("# to come\n", " an empty file", "remove it"),
+    "a colon in a text": (
+        GOOD.replace("It is so.", "It is: so."),
+        "4: not YAML: mapping values",
+        "quote a text that holds ': '",
+    ),
+    "a quote that is not closed": (GOOD + '  why: "because\n', "10: not YAML: ", "indentation"),
+    "a byte that is none": ("\0", " not YAML: ", ""),
 }
 
 
-@pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD.keys())
-def test_a_bad_entry_is_named(folder: Path, text: str, message: str) -> None:
+@pytest.mark.parametrize(("text", "message", "hint"), BAD.values(), ids=BAD.keys())
+def test_a_bad_entry_is_named(folder: Path, text: str, message: str, hint: str) -> None:
     (folder / "002.yaml").write_text(text)
-    with pytest.raises(ValueError, match=rf"^002\.yaml: {message}"):
+    with pytest.raises(CatalogueError) as caught:
         catalogue.claims()
+    assert caught.value.message.startswith(f"002.yaml:{message}")
+    assert hint in (caught.value.hint or "")
 
 
 def test_an_id_is_not_used_by_two_documents(folder: Path) -> None:
     (folder / "001.yaml").write_text(GOOD)
     (folder / "002.yaml").write_text(GOOD)
-    with pytest.raises(ValueError, match=r"^002\.yaml: a-claim is there twice"):
+    with pytest.raises(CatalogueError, match=r"^002\.yaml:1: a-claim: is there twice"):
         catalogue.claims()
+
+
+@pytest.mark.parametrize("command", [["claims"], ["claims", "show", "a-claim"]])
+def test_a_bad_entry_is_wrong_use_for_every_command(
+    folder: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "002.yaml").write_text(GOOD.replace("state", "status"))
+    assert cli.run(command) == 2
+    said = capsys.readouterr().err
+    assert "testbed: 002.yaml:5: a-claim: unknown kind 'status'" in said
+    assert "Traceback" not in said
+
+
+def test_a_bad_entry_keeps_the_shell_from_completing_and_no_more(folder: Path) -> None:
+    (folder / "002.yaml").write_text("- word\n")
+    assert complete_claims(None, None, "") == []

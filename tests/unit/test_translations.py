@@ -10,6 +10,7 @@ import pytest
 
 from testbed.claims import catalogue
 from testbed.claims.model import Claim, Otherwise, Translation
+from testbed.errors import CatalogueError
 from testbed.report.words import LANGUAGES
 
 CHINESE = re.compile(r"[一-鿿]")
@@ -87,6 +88,7 @@ def test_every_other_file_beside_the_catalogue_is_a_language_of_the_report() -> 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
+    monkeypatch.chdir(tmp_path)  # paths are told as short as they can be
     return tmp_path
 
 
@@ -105,21 +107,28 @@ def test_an_entry_has_a_claim_and_perhaps_reasons(folder: Path) -> None:
 
 
 BAD = {
-    "a list": ("- one\n", "wanted texts by id, saw"),
-    "nothing": ("# none\n", "wanted texts by id, saw None"),
-    "a text for an entry": ("one: 一\n", "one: no claim in"),
-    "no claim": ("one:\n  why: 因\n", "one: no claim in"),
-    "a number": ("one:\n  claim: 1\n", "one: not text"),
-    "a text for a list": ("one:\n  claim: 一\n  otherwise: 甲\n", "one: not text"),
-    "numbers in a list": ("one:\n  claim: 一\n  otherwise: [1]\n", "one: not text"),
-    "a key too many": ("one:\n  claim: 一\n  check: 看\n", r"one: unknown keys \['check'\]"),
+    "a list": ("- one\n", "1: wanted texts by id, saw"),
+    "nothing": ("# none\n", " an empty file"),
+    "a text for an entry": ("one: 一\n", "1: one: no claim in"),
+    "no claim": ("one:\n  why: 因\n", "2: one: no claim in"),
+    "a number": ("one:\n  claim: 1\n", "2: one: claim: wanted text, saw 1"),
+    "a text for a list": (
+        "one:\n  claim: 一\n  otherwise: 甲\n",
+        "3: one: otherwise: wanted a list of texts, saw '甲'",
+    ),
+    "numbers in a list": (
+        "one:\n  claim: 一\n  otherwise: [1]\n",
+        "3: one: otherwise: wanted text, saw 1",
+    ),
+    "a key too many": ("one:\n  claim: 一\n  check: 看\n", "3: one: unknown key 'check'"),
+    "no YAML": ("one:\n  claim: [一\n", "3: not YAML: "),
 }
 
 
 @pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD.keys())
 def test_a_bad_entry_is_named(folder: Path, text: str, message: str) -> None:
     (folder / "zh.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"^zh\.yaml: {message}"):
+    with pytest.raises(CatalogueError, match=rf"^zh\.yaml:{message}"):
         catalogue.translated("zh")
 
 
