@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.claims.model import Finding
+from testbed.claims.model import FEATURES, Finding
 from testbed.claims.observation import Observation
+from testbed.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 LAB = pytest.StashKey["LiveLab"]()
 FINDINGS = pytest.StashKey[list[Finding]]()
 NOTES = pytest.StashKey[Observation]()
+REFUSED = pytest.StashKey[list[UsageError]]()  #: for who runs pytest and tells it in its own words
 INTERRUPTED = "interrupted"
 
 
@@ -137,7 +140,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         finding.reason = INTERRUPTED
         raise
     except BaseException as error:
-        finding.problem = f"{type(error).__name__}: {error}"
+        finding.problem = problem(item, error)
         raise
     else:
         _judge(item, claim, finding)
@@ -149,6 +152,17 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         finding.measurements = notes.measurements if notes else []
         if finding.reason != INTERRUPTED:  # a check that was cut off has found nothing
             item.config.stash[FINDINGS].append(finding)
+
+
+def problem(item: pytest.Item, error: BaseException) -> str:
+    """An error of a check, and the line of its file where it was."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == str(item.path)
+    ]
+    where = f"{item.path.parent.name}/{item.path.name}:{lines[-1]}: " if lines else ""
+    return f"{where}{type(error).__name__}: {error}"
 
 
 def _expect(item: pytest.Item, finding: Finding) -> None:
@@ -192,13 +206,40 @@ def claim_of(item: pytest.Item) -> str | None:
     return str(mark.args[0]) if mark and mark.args else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a mark with an id that the catalogue does not have."""
-    marked = [(item, claim_of(item)) for item in items]
-    if not any(claim for _, claim in marked):
-        return
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse a mark with an id or a feature that the catalogue does not have."""
+    try:
+        for item in items:
+            _refuse_unknown(item)
+    except UsageError as error:
+        refused = config.stash.get(REFUSED, None)
+        if refused is None:
+            raise pytest.UsageError(str(error)) from None
+        refused.append(error)
+        items.clear()
+
+
+def _refuse_unknown(item: pytest.Item) -> None:
+    """Raise UsageError for a mark that means nothing: it would keep a test from running."""
     from testbed.claims.catalogue import claims
 
-    for item, claim in marked:
-        if claim is not None and claim not in claims():
-            raise pytest.UsageError(f"{item.nodeid}: no claim {claim!r} in the catalogue")
+    claim = claim_of(item)
+    if claim is not None and claim not in claims():
+        what = f"no claim {claim!r} in the catalogue"
+        raise _unknown(item, what, claim, claims(), "`testbed claims` lists them")
+    for word in (name for mark in item.iter_markers("needs") for name in mark.args):
+        if word not in FEATURES:
+            what = f"no feature {word!r} that a lab could have"
+            raise _unknown(item, what, word, FEATURES, f"known: {', '.join(FEATURES)}")
+
+
+def _unknown(
+    item: pytest.Item, what: str, word: str, known: Iterable[str], otherwise: str
+) -> UsageError:
+    from difflib import get_close_matches
+
+    close = get_close_matches(str(word), known, 1)
+    hint = f"did you mean {close[0]}?" if close else otherwise
+    path, line, name = item.location
+    where = f"{path}:{line + 1}" if line is not None else path
+    return UsageError(f"{where}, {name}: {what}", hint=hint)

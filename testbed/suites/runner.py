@@ -50,7 +50,9 @@ class _Collector:
         self._due: list[str] = []
         self.results = Results()
         self.broken_off: Exception | None = None
+        self.refused: list[UsageError] = []
         self.marked: set[str | None] = set()  # the claims that some test decides
+        self.lacking: dict[str | None, set[str]] = {}  # what keeps a claim from being decided here
 
     def _told(self, found: Finding | Check) -> None:
         try:
@@ -63,6 +65,7 @@ class _Collector:
         if self._lab is not None:
             config.stash[pytest_plugin.LAB] = self._lab
         config.stash[pytest_plugin.FINDINGS] = self.results.findings
+        config.stash[pytest_plugin.REFUSED] = self.refused
 
     @pytest.hookimpl(trylast=True)  # after -k: what it leaves out is not selected
     def pytest_collection_modifyitems(
@@ -76,8 +79,9 @@ class _Collector:
         for item in items:
             if not self._is_selected(item):
                 continue
-            if _needs(item) - features:
+            if lacking := _needs(item) - features:
                 self.results.elsewhere.append(pytest_plugin.claim_of(item) or item.nodeid)
+                self.lacking[pytest_plugin.claim_of(item)] = lacking
             else:
                 kept.append(item)
         items[:] = sorted(kept, key=_is_alone)
@@ -121,10 +125,10 @@ class _Collector:
                 self.results.checks.append(check)
                 self._told(check)
         elif call.when == "setup" and report.failed:
-            finding = self._failed(claim, f"the set-up failed: {_error(call)}")
+            finding = self._failed(claim, f"the set-up failed: {_error(item, call)}")
             self._told(finding)
         elif call.when == "teardown" and report.failed:
-            self.results.findings[-1].problem = f"the clean-up failed: {_error(call)}"
+            self.results.findings[-1].problem = f"the clean-up failed: {_error(item, call)}"
             self._told(self.results.findings[-1])
         elif call.when == "call" or report.skipped:
             self._told(self.results.findings[-1])
@@ -155,9 +159,9 @@ def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 
 
-def _error(call: pytest.CallInfo[None]) -> str:
+def _error(item: pytest.Item, call: pytest.CallInfo[None]) -> str:
     assert call.excinfo is not None
-    return f"{call.excinfo.typename}: {call.excinfo.value}"
+    return pytest_plugin.problem(item, call.excinfo.value)
 
 
 def run(
@@ -196,6 +200,8 @@ def run(
         status = pytest.main(arguments, plugins=[collector])
     if collector.broken_off is not None:
         raise collector.broken_off
+    if collector.refused:
+        raise collector.refused[0]
     if status == pytest.ExitCode.INTERNAL_ERROR:
         raise RuntimeError("pytest failed within itself; its own words are above")
     if status == pytest.ExitCode.INTERRUPTED and results.signum is None:
@@ -224,8 +230,8 @@ def _why_nothing(selection: Selection, collector: _Collector) -> str:
             words.append(f"{name} is a definition, which no machine can refute")
         elif name not in collector.marked:
             words.append(f"no test decides {name}: mark one with @pytest.mark.claim({name!r})")
-        elif name in collector.results.elsewhere:
-            words.append(f"{name} needs a lab with {', '.join(claim.needs)}")
+        elif name in collector.lacking:
+            words.append(f"{name} needs a lab with {', '.join(sorted(collector.lacking[name]))}")
     return "; ".join(words)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -173,7 +174,10 @@ def test_a_check_that_breaks_off_keeps_what_it_saw(suite: Suite) -> None:
             raise LookupError("no such thing")
     """)
     (finding,) = run(own(path)).findings
-    assert (finding.verdict, finding.problem) == (None, "LookupError: no such thing")
+    assert (finding.verdict, finding.problem) == (
+        None,
+        f"{path.parent.name}/test_small.py:7: LookupError: no such thing",
+    )
     assert finding.evidence == [Evidence("holds", "so far")]
 
 
@@ -219,7 +223,8 @@ def test_a_set_up_that_fails_is_a_problem_of_the_claim(suite: Suite) -> None:
     results = run(own(path), told.append)
     (finding,) = results.findings
     assert (finding.claim, finding.verdict) == (ONE, None)
-    assert finding.problem == "the set-up failed: OSError: no room"
+    where = f"{path.parent.name}/test_small.py:6"
+    assert finding.problem == f"the set-up failed: {where}: OSError: no room"
     (check,) = results.checks
     assert check.outcome == "failed"
     assert "no room" in check.problem
@@ -246,7 +251,8 @@ def test_a_clean_up_that_fails_spoils_the_claim(suite: Suite) -> None:
     results = run(own(path))
     one, after = results.findings
     assert one.verdict == "confirmed"
-    assert one.problem == "the clean-up failed: OSError: still there"
+    where = f"{path.parent.name}/test_small.py:7"
+    assert one.problem == f"the clean-up failed: {where}: OSError: still there"
     assert not one.as_expected
     assert after.problem == ""
     assert [check.outcome for check in results.checks] == ["passed", "failed"]
@@ -286,7 +292,8 @@ def test_a_clean_up_that_fails_is_told_a_second_time(suite: Suite) -> None:
         told.append((found.claim, found.problem))
 
     results = run(own(path), note)
-    assert told == [(ONE, ""), (ONE, "the clean-up failed: OSError: still there")]
+    where = f"{path.parent.name}/test_small.py:7"
+    assert told == [(ONE, ""), (ONE, f"the clean-up failed: {where}: OSError: still there")]
     assert ids(results) == [ONE], "it is one finding"
 
 
@@ -561,12 +568,31 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
         run(own(tmp_path / "nowhere.py"))
 
 
-def test_a_mark_that_the_catalogue_does_not_have_is_refused(
-    suite: Suite, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("claim", "needs", "words", "hint"),
+    [
+        (ONE[:-1], "docker", f"no claim {ONE[:-1]!r} in the catalogue", f"did you mean {ONE}?"),
+        ("zzz", "docker", "no claim 'zzz' in the catalogue", "`testbed claims` lists them"),
+        (ONE, "dokcer", "no feature 'dokcer'", "did you mean docker?"),
+        (ONE, "moon", "no feature 'moon'", "known: none, netns"),
+    ],
+)
+def test_a_mark_that_means_nothing_is_refused(
+    claim: str, needs: str, words: str, hint: str, suite: Suite, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UsageError, match="pytest refuses"):
-        run(own(suite(confirm("no-such-claim", "it"))))
-    assert "no claim 'no-such-claim' in the catalogue" in capfd.readouterr().err
+    with pytest.raises(UsageError) as caught:
+        run(own(suite(confirm(TWO, "one") + confirm(claim, "it", needs))))
+    assert caught.value.message.startswith(f"test_small.py:9, test_it: {words}")
+    assert (caught.value.hint or "").startswith(hint)
+    assert capfd.readouterr() == ("", ""), "said once, by whoever asked"
+
+
+def test_where_pytest_itself_is_run_it_says_so(suite: Suite) -> None:
+    path = suite(confirm("zzz", "it"))
+    run_alone = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, str(path)]
+    done = subprocess.run(run_alone, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "test_it: no claim 'zzz' in the catalogue" in done.stderr
 
 
 def test_an_expression_that_is_none_is_refused(three: Path) -> None:
