@@ -134,6 +134,19 @@ class Translation:
         return {english: text for english, text in pairs if english and text}
 
 
+#: What :class:`testbed.claims.observation.Observation` calls its judgements, and whether
+#: each speaks for the statement; None: it decides nothing.
+JUDGEMENTS: Mapping[str, bool | None] = {
+    "holds": True,
+    "does not hold": False,
+    "holds when": True,
+    "does not hold even when": False,
+    "fails when": True,
+    "does not fail even when": False,
+    "not clear": None,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One thing that was done and what came of it, as text."""

@@ -138,7 +138,7 @@ class _Output:
         self.say(terminal.line(found))
         if self.evidence:
             for piece in getattr(found, "evidence", ()):
-                self.say(click.style(f"      {piece.what}", dim=True))
+                self.say(click.style(f"      {terminal.piece(piece)}", dim=True))
 
     def show(self, lines: Iterable[str]) -> None:
         if str(self.json_file) != STDOUT:

@@ -23,6 +23,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from testbed.claims.model import JUDGEMENTS
 from testbed.claims.observation import spread
 from testbed.errors import UsageError
 from testbed.report import charts, picture
@@ -42,17 +43,6 @@ TITLES = {
     "002": "docker本机容器通信",
     "003": "K8s-网络原理-上篇",
     "004": "【K8S系列】深入解析k8s网络",
-}
-#: What :class:`testbed.claims.observation.Observation` calls its judgements, and whether
-#: each speaks for the statement; None: it decides nothing.
-JUDGEMENTS = {
-    "holds": True,
-    "does not hold": False,
-    "holds when": True,
-    "does not hold even when": False,
-    "fails when": True,
-    "does not fail even when": False,
-    "not clear": None,
 }
 #: Octets of all evidence in a report, about; and how long one output may be until it fits.
 BUDGET = 2_000_000

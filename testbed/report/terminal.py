@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.claims.catalogue import claims
-from testbed.claims.model import Finding, Verdict
+from testbed.claims.model import JUDGEMENTS, Finding, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from testbed.claims.model import Evidence
     from testbed.suites.model import Check, LabRun, Run
 
 COLOURS = {
@@ -49,9 +50,28 @@ def line(found: Finding | Check) -> str:
     return f"  {shown}  {claim.document}  {text}"
 
 
+def piece(found: Evidence) -> str:
+    """One piece of evidence as a line: what was judged and how, or what was looked at."""
+    return f"{found.what}: {found.seen}" if found.what in JUDGEMENTS else found.what
+
+
+LINES, COLUMNS = 10, 200  # of one output that are shown, for what was judged is not to be lost
+
+
+def _cut(text: str) -> tuple[str, int]:
+    """An output's beginning, and how many characters it has more."""
+    lines = [line[:COLUMNS] for line in text.split("\n")[:LINES]]
+    left = len(text) - len("\n".join(lines))
+    return textwrap.indent("\n".join(lines), "      "), left
+
+
 def failures(lab: LabRun) -> Iterable[str]:
-    """Every claim that did not end as expected, with its evidence, and every failed check."""
+    """Every claim that did not end as expected, with its evidence, and every failed check.
+
+    What was judged comes first, and of that what did not hold; outputs are cut.
+    """
     results = lab.results
+    whole = True
     for finding in results.findings:
         claim = claims()[finding.claim]
         if finding.as_expected:
@@ -64,9 +84,18 @@ def failures(lab: LabRun) -> Iterable[str]:
         yield f"  expected: {finding.expected}" + (f", {finding.why}" if finding.why else "")
         seen = finding.problem or f"{finding.verdict}; {finding.reason}"
         yield f"  seen:     {seen}"
-        for piece in finding.evidence:
-            yield f"  {piece.what}"
-            yield textwrap.indent(piece.seen, "      ")
+        judged = [found for found in finding.evidence if found.what in JUDGEMENTS]
+        for found in sorted(judged, key=lambda found: JUDGEMENTS[found.what] is not False):
+            colour = "red" if JUDGEMENTS[found.what] is False else None
+            yield click.style(f"  {piece(found)}", fg=colour)
+        for found in finding.evidence:
+            if found.what not in JUDGEMENTS:
+                shown, left = _cut(found.seen)
+                whole = whole and not left
+                yield f"  {found.what}"
+                yield shown
+                if left:
+                    yield click.style(f"      [{left} more characters]", dim=True)
     for check in results.checks:
         if check.outcome == "failed":
             yield click.style(f"\n{check.name}", fg="red", bold=True)
@@ -74,6 +103,10 @@ def failures(lab: LabRun) -> Iterable[str]:
     for text in results.broken:
         yield click.style("\na suite that cannot be loaded", fg="red", bold=True)
         yield textwrap.indent(text, "  ")
+    if not whole:
+        yield click.style(
+            "\n  Outputs are cut here; --html FILE or --json FILE has more.", dim=True
+        )
 
 
 def table(run: Run) -> Iterable[str]:

@@ -7,6 +7,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 
 from testbed import __version__
 from testbed.claims import catalogue
-from testbed.claims.model import Claim, Evidence, Finding, Measurement, Verdict
+from testbed.claims.model import JUDGEMENTS, Claim, Evidence, Finding, Measurement, Verdict
+from testbed.claims.observation import Observation
 from testbed.errors import UsageError
 from testbed.report import data, junit, last, terminal
 from testbed.suites import model
@@ -162,12 +164,47 @@ def test_an_unexpected_verdict_is_shown_with_its_evidence() -> None:
         "  claim:    The statement of two.\n"
         "  expected: confirmed\n"
         "  seen:     contradicted; expected confirmed: docker0 is there\n"
+        "  does not hold: docker0\n"
         "  node1# ip link\n"
         "      1: lo\n"
-        "      2: eth0\n"
-        "  does not hold\n"
-        "      docker0"
+        "      2: eth0"
     )
+
+
+def test_what_was_judged_comes_first_and_outputs_are_cut() -> None:
+    found = replace(
+        WRONG,
+        evidence=[
+            Evidence("node1# ip route", "\n".join(f"line {n}" for n in range(30))),
+            Evidence("holds", "docker0 is up"),
+            Evidence("node1# ip -j link", "x" * 1000),
+            Evidence("does not hold even when", "docker0 has an address"),
+        ],
+    )
+    lines = plain(terminal.failures(lab(found))).splitlines()
+    assert lines[5:8] == [
+        "  does not hold even when: docker0 has an address",
+        "  holds: docker0 is up",
+        "  node1# ip route",
+    ]
+    assert lines[17:20] == ["      line 9", "      [160 more characters]", "  node1# ip -j link"]
+    assert lines[20:22] == ["      " + "x" * 200, "      [800 more characters]"]
+    assert "--html FILE" in lines[-1]
+
+
+def test_evidence_as_a_line() -> None:
+    assert terminal.piece(Evidence("holds", "docker0 is up")) == "holds: docker0 is up"
+    assert terminal.piece(Evidence("node1# ip link", "1: lo")) == "node1# ip link"
+
+
+def test_every_judgement_is_known() -> None:
+    notes = Observation()
+    for value in (True, False):
+        notes.holds(value, "x")
+        notes.holds_when("x", value)
+        notes.fails_when("x", value)
+    notes.unclear("x")
+    assert {one.what for one in notes.evidence} == set(JUDGEMENTS)
 
 
 def test_a_check_that_failed_itself_is_shown_with_its_problem() -> None:

@@ -35,7 +35,13 @@ ONE, TWO = [c.id for c in claims().values() if c.expect == "confirmed"][:2]
 GOOD = Finding(
     ONE, "confirmed", expected="confirmed", evidence=[Evidence("node1# ip link", "1: lo")]
 )
-WRONG = Finding(TWO, "contradicted", expected="confirmed", reason="expected confirmed: it is there")
+WRONG = Finding(
+    TWO,
+    "contradicted",
+    expected="confirmed",
+    reason="expected confirmed: it is there",
+    evidence=[Evidence("does not hold", "it is there")],
+)
 PASSED = Check("test_own.py::test_it", "passed", 0.1)
 SOME = Selection(claims=(ONE, TWO))  # so that only these are meant
 
@@ -349,7 +355,9 @@ def test_one_lab_and_its_evidence(
     testbed: Testbed, two_node: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs(monkeypatch, Results([GOOD, WRONG]))
-    assert "      node1# ip link\n" in testbed("two-node", "-v").out
+    shown = testbed("two-node", "-v").out
+    assert "      node1# ip link\n" in shown
+    assert "      does not hold: it is there\n" in shown
     said = testbed("two-node", "-q", "--claim", ONE, "--claim", TWO)
     assert said.status == 1
     assert said.out.startswith(f"\n{TWO}  on two-node  (")
