@@ -44,9 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [next(ordered) if item in chosen else item for item in items]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def labs() -> Iterator[Labs]:
-    """Labs of this session, one at a time."""
+    """Labs of this module, one at a time: the tests of others find none of them."""
     kept = Labs()
     yield kept
     kept.drop()
