@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -29,6 +30,10 @@ from sabotage.trials import (
     impatient,
     try_out,
 )
+from testbed.claims.catalogue import claims
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
 
 # They enter their sabotages when they are imported.
 MODULES = (of_addresses, of_docker, of_flannel, of_namespaces, of_performance, of_traces)
@@ -68,10 +73,20 @@ def test_the_lab_is_whole_again(topology: str, labs: Labs) -> None:
 
     So it was the sabotage that made it flip, and not the waits, which are as short here.
     """
-    wanted = {claim for one in SABOTAGES if one.lab == topology for claim in one.flips}
+    wanted = sorted({claim for one in SABOTAGES if one.lab == topology for claim in one.flips})
+    lab = labs.get(topology) if topology else None
     with _dropped_when_not_whole(labs, ruins=False), impatient():
-        found = decide(labs.get(topology) if topology else None, sorted(wanted))
-    assert {f.claim: f.problem or f.reason for f in found if not f.as_expected} == {}
+        wrong = _not_as_expected(lab, wanted)
+        # What is measured may be wrong once, on a busy machine.
+        if measured := [claim for claim in wrong if claims()[claim].kind == "perf"]:
+            others = {claim: why for claim, why in wrong.items() if claim not in measured}
+            wrong = others | _not_as_expected(lab, measured)
+    assert wrong == {}
+
+
+def _not_as_expected(lab: LiveLab | None, wanted: list[str]) -> dict[str, str]:
+    """Of some claims those that did not end as expected, and why."""
+    return {f.claim: f.problem or f.reason for f in decide(lab, wanted) if not f.as_expected}
 
 
 def test_every_testable_claim_has_a_sabotage() -> None:
