@@ -106,7 +106,7 @@ def _show(claim: Claim) -> None:
         ("kind", claim.kind),
         ("needs", ", ".join(claim.needs)),
         ("check", claim.check),
-        ("checked by", _checked_by(claim)),
+        ("checked by", _checked_by(claim) if claim.is_testable else ""),
         ("expected", claim.expect),
         ("why", claim.why),
     ]
@@ -117,11 +117,17 @@ def _show(claim: Claim) -> None:
         if text:
             click.echo(
                 textwrap.fill(
-                    text, width, initial_indent=f"  {name:<10} ", subsequent_indent=" " * 13
+                    text,
+                    width,
+                    initial_indent=f"  {name:<10} ",
+                    subsequent_indent=" " * 13,
+                    break_on_hyphens=False,  # ids have them
                 )
             )
     if claim.is_testable:
-        click.echo(f"  {'run it':<10} testbed verify --all --claim {claim.id}")
+        run = f"--claim {claim.id}"
+        click.echo(f"  {'run it':<10} testbed verify --all {run}")
+        click.echo(f"  {'':<10} or testbed verify LAB {run} on a lab that is up")
 
 
 def _checked_by(claim: Claim) -> str:
@@ -141,4 +147,4 @@ def _checked_by(claim: Claim) -> str:
             if any(f"'{claim.id}'" in ast.unparse(mark) for mark in marks):
                 assert isinstance(part, ast.FunctionDef)
                 return f"{folder.name}/{path.name}:{part.lineno}, {part.name}"
-    return ""
+    return f'no test yet: mark one with @pytest.mark.claim("{claim.id}")'

@@ -60,9 +60,19 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
         raise NoSuchLab("no lab is up", hint="testbed up two-node")
     if len(there) > 1:
         raise UsageError(
-            f"which lab? there are: {', '.join(there)}", hint="name it, or set TESTBED_LAB"
+            f"which lab? there are: {', '.join(there)}",
+            hint=f"{_how_to_name(there[0])}, or set TESTBED_LAB",
         )
     return Lab(there[0], settings)
+
+
+def _how_to_name(lab: str) -> str:
+    """How the command that runs is told which lab it is about: by an option, or an argument."""
+    running = click.get_current_context(silent=True)
+    if running is None:
+        return "name it"
+    by_option = any(param.name == "lab_name" for param in running.command.params)
+    return f"`testbed {running.info_name} {f'-l {lab} ...' if by_option else lab}`"
 
 
 def _name_of(settings: Settings, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,8 @@ import click
 from testbed.cli import common
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from testbed.lab.lab import Outcome
     from testbed.lab.run import Done
     from testbed.topology.model import Topology
@@ -45,7 +48,7 @@ def command(
     silent = quiet or as_json
     if not silent:
         click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
-    watch = Watch(words=tell) if silent else Watch(step=show_step, idle=show_idle, words=tell)
+    watch = Watch(words=tell) if silent else Watch(step=show_step, idle=Idle(), words=tell)
     outcome = Lab(wanted.name, settings).up(wanted, keep=keep, replace=replace, watch=watch)
     if as_json:
         common.print_json(_to_dict(outcome))
@@ -85,9 +88,22 @@ def show_step(done: Done) -> None:
     click.echo(f"  {mark}  {done.step.name:<34}  {words}")
 
 
-def show_idle(steps: list[str]) -> None:
-    shown = ", ".join(steps[:3]) + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
-    click.echo(click.style(f"         still at: {shown}", dim=True))
+class Idle:
+    """Says what is being waited for: when that is something else, and every ten seconds."""
+
+    EVERY = 10.0  # seconds
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: tuple[list[str], float] | None = None
+
+    def __call__(self, steps: list[str]) -> None:
+        now = self._clock()
+        if self._said and self._said[0] == steps and now - self._said[1] < self.EVERY:
+            return
+        self._said = steps, now
+        shown = ", ".join(steps[:3]) + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
+        click.echo(click.style(f"         still at: {shown}", dim=True))
 
 
 def show_outcome(outcome: Outcome) -> None:

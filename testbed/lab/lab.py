@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from testbed import signals
-from testbed.errors import NoSuchLab, UsageError
+from testbed.errors import NoSuchLab, StepsFailed, UsageError
 from testbed.lab import plan as planning
 from testbed.lab import preflight
 from testbed.lab import run as running
@@ -121,9 +121,14 @@ class Lab:
             held.check()
             outcome = Outcome(topology, time.monotonic() - began, done, removed)
             state.write(_record(topology, began, done, self.settings.store.versions()))
-        except BaseException:
+        except BaseException as error:
             if not keep:
                 self._roll_back(context, before if existed else None)
+            if existed and isinstance(error, StepsFailed):
+                error.hint = (
+                    f"{self.name} was up before and is left as it is; "
+                    f"`testbed down {self.name}` and the same `up` again start afresh"
+                )
             raise
         return outcome
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testbed import cli
+from testbed.claims import catalogue
 from testbed.claims.catalogue import claims
 
 if TYPE_CHECKING:
@@ -45,6 +47,30 @@ def test_one_is_shown_with_its_check(capsys: pytest.CaptureFixture[str]) -> None
         assert " ".join(text.split()) in said
     assert cli.run(["claims", "show", name, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == claims()[name].to_dict()
+
+
+def test_how_it_is_run_and_where_its_test_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = CONTRADICTED[0]
+    assert cli.run(["claims", "show", name]) == 0
+    said = capsys.readouterr().out
+    assert "checked by suites/test_" in said
+    assert f"testbed verify --all --claim {name}\n" in said
+    assert f"or testbed verify LAB --claim {name} on a lab that is up\n" in said
+    new = replace(claims()[name], id="a-claim-without-a-test")
+    monkeypatch.setattr(catalogue, "claims", lambda: {new.id: new})
+    assert cli.run(["claims", "show", new.id]) == 0
+    words = 'checked by no test yet: mark one with @pytest.mark.claim("a-claim-without-a-test")'
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_definition_has_no_test(capsys: pytest.CaptureFixture[str]) -> None:
+    definition = next(c.id for c in claims().values() if not c.is_testable)
+    assert cli.run(["claims", "show", definition]) == 0
+    said = capsys.readouterr().out
+    assert "\n  checked by" not in said
+    assert "run it" not in said
 
 
 def test_a_slip_of_the_pen_is_helped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ import pytest
 from provider_contract import spec
 
 from testbed import __version__, cli
-from testbed.cli import ABOUT, COMMANDS, common
+from testbed.cli import ABOUT, COMMANDS, common, up
 from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
 from testbed.lab.lab import Lab
 from testbed.lab.state import Record
@@ -412,6 +412,26 @@ def test_a_reader_that_goes_is_no_failure(argv: list[str]) -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
+# -- what is waited for ----------------------------------------------------------------
+
+
+def test_what_is_waited_for_is_said_when_it_changes_and_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 0.0
+    idle = up.Idle(lambda: now)
+    said = []
+    for now, steps in enumerate([["a"]] * 12 + [["a", "b", "c", "d", "e"]] * 2):
+        idle(steps)
+        if out := capsys.readouterr().out:
+            said.append((now, out.strip()))
+    assert said == [
+        (0, "still at: a"),
+        (10, "still at: a"),
+        (12, "still at: a, b, c and 2 more"),
+    ]
+
+
 # -- which lab is meant -----------------------------------------------------------------
 
 
@@ -449,6 +469,15 @@ def test_several_are_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"which lab. there are: lost, one, two\n") as caught:
         meant(bench)
     assert caught.value.hint == "name it, or set TESTBED_LAB"
+    for command, words in (
+        ("exec_", "`testbed exec -l lost ...`"),
+        ("status", "`testbed status lost`"),
+    ):
+        module = importlib.import_module(f"testbed.cli.{command}")
+        running = click.Context(module.command, info_name=module.command.name)
+        with running, pytest.raises(UsageError) as caught:
+            meant(bench)
+        assert caught.value.hint == f"{words}, or set TESTBED_LAB"
     assert meant(bench, "two") == "two"
     monkeypatch.setenv("TESTBED_LAB", "one")
     assert meant(bench) == "one"

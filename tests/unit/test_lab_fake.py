@@ -319,6 +319,7 @@ def test_a_failed_up_leaves_nothing(bench: Bench) -> None:
     bench.provider.behave("etcd", Behaviour(log="bind: address already in use\n", dies=1))
     with pytest.raises(StepsFailed, match="etcd node1: etcd on node1 died") as caught:
         up(bench)
+    assert caught.value.hint is None
     assert "bind: address already in use" in str(caught.value)
     assert labs(bench.settings) == []
     assert bench.provider.fabric("two-node") is None
@@ -336,8 +337,9 @@ def test_a_failed_change_removes_the_new_nodes_only(bench: Bench) -> None:
     up(bench)
     before = bench.provider.nodes("two-node")
     bench.provider.behave("dockerd", Behaviour(dies=1), node="node3")
-    with pytest.raises(StepsFailed, match="docker node3"):
+    with pytest.raises(StepsFailed, match="docker node3") as caught:
         up(bench, two(added))
+    assert "`testbed down two-node` and the same `up` again" in (caught.value.hint or "")
     assert bench.provider.nodes("two-node") == before
     assert bench.provider.fabric("two-node") is not None
     assert changed(up(bench)) <= {f"node {name}" for name in NODES}
