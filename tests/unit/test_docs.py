@@ -1,0 +1,53 @@
+"""docs/suites.md: what it prints of the code is the code, and its tables are whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from testbed.claims import catalogue
+from testbed.claims.model import FEATURES, Claim, Kind
+from testbed.suites.runner import SUITES
+
+ROOT = Path(__file__).parents[2]
+SABOTAGE = ROOT / "tests" / "live" / "sabotage"
+PAGE = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
+WALK = PAGE[PAGE.index("## Add a claim in ten minutes") :]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", WALK, re.MULTILINE | re.DOTALL)
+
+
+def first_cells() -> set[str]:
+    """The words in the first column of the tables."""
+    return {
+        word
+        for cell in re.findall(r"^\| (`[^|]*) \|", WALK, re.MULTILINE)
+        for word in re.findall(r"`([^`]+)`", cell)
+    }
+
+
+@pytest.mark.parametrize(
+    ("language", "begins", "folder", "files"),
+    [
+        ("yaml", "- id: ", catalogue.FOLDER, "[0-9]*.yaml"),
+        ("python", "@pytest.mark.claim(", SUITES, "test_*.py"),
+        ("python", "@sabotage(", SABOTAGE, "of_*.py"),
+    ],
+)
+def test_what_is_printed_is_what_there_is(
+    language: str, begins: str, folder: Path, files: str
+) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob(files)]
+    (printed,) = [block for block in blocks(language) if block.startswith(begins)]
+    assert any(f"\n{printed}\n" in text for text in texts)
+
+
+def test_every_key_kind_and_feature_has_its_line() -> None:
+    words = {*(field.name for field in fields(Claim)), *get_args(Kind), *FEATURES}
+    assert first_cells() == words
