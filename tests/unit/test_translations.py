@@ -46,9 +46,9 @@ def test_every_claim_has_a_translation_and_no_other() -> None:
 
 
 def test_reasons_are_there_just_where_the_entry_has_them() -> None:
-    texts = catalogue.translated("zh")
-    for claim in catalogue.claims().values():
-        text = texts[claim.id]
+    claims = catalogue.claims()
+    for name, text in catalogue.translated("zh").items():
+        claim = claims[name]
         assert text.claim, claim.id
         assert bool(text.why) == bool(claim.why), claim.id
         assert len(text.otherwise) == len(claim.otherwise), claim.id
