@@ -402,16 +402,21 @@ def containers_get_no_network(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(LAB, "bridge-curl-172-17-0-2", "bridge-same-host-direct-ip")
+def a_neighbour_is_refused(lab: LiveLab) -> Iterator[None]:
+    """The host refuses what containers ask of each other's web servers."""
+    rule = "FORWARD -i docker0 -o docker0 -p tcp --dport 80 -j REJECT --reject-with tcp-reset"
+    with changed(host(lab), f"iptables -I {rule}", f"iptables -D {rule}"):
+        yield
+
+
 # -- what passes it -----------------------------------------------------------------
 
 
 @sabotage(
     LAB,
-    "bridge-same-host-direct-ip",
-    "bridge-curl-172-17-0-2",
     "bridge-docker0-links-local-containers",
     "l2-http-seen-on-eth0",
-    "l2-same-flow-on-docker0",
     "l2-same-host-path",
 )
 def ports_are_isolated(lab: LiveLab) -> Iterator[None]:
@@ -518,6 +523,14 @@ def docker0_takes_one_off_the_ttl(lab: LiveLab) -> Iterator[None]:
     """What passes docker0 from port to port loses one of its TTL, as at a router."""
     rule = "FORWARD -i docker0 -o docker0 -j TTL --ttl-dec 1"
     do, undo = (f"iptables -t mangle {how} {rule}" for how in ("-I", "-D"))
+    with changed(host(lab), do, undo):
+        yield
+
+
+@sabotage(LAB, "l2-same-flow-on-docker0")
+def docker0_changes_packets(lab: LiveLab) -> Iterator[None]:
+    """What comes from a container's port to docker0 gets another IP id."""
+    do, undo = nft("filter hook prerouting priority -150\niifname docker0 tcp dport 80 ip id set 7")
     with changed(host(lab), do, undo):
         yield
 
