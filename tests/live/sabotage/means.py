@@ -119,6 +119,14 @@ def restart(node: Node, service: str, *, without: str = "") -> None:
     node.start(Service(service, kept, env=env, notify=True, digest=digest))
 
 
+def forget(lab: LiveLab) -> None:
+    """Let all nodes and containers forget their neighbours, which may be elsewhere now."""
+    places: list[Runs] = [*lab.nodes.values()]
+    places += [c for c in lab.containers.values() if c.state.network == "bridge"]
+    for place in places:
+        place.run(["ip", "neigh", "flush", "all"])
+
+
 def first(lab: LiveLab, index: int = 0) -> LiveContainer:
     """A container of the first Docker host that is in bridge mode."""
     node = docker_node(lab)

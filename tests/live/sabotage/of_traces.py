@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sabotage.means import changed, first, in_place_of, lying, nft, sh, veth
+from sabotage.means import changed, first, forget, in_place_of, lying, nft, sh, veth
 from sabotage.trials import LEGACY, sabotage
 
 if TYPE_CHECKING:
@@ -134,15 +134,8 @@ def a_container_is_routed_to(lab: LiveLab) -> Iterator[None]:
         ip link set {name} master docker0
         """,
     ):
-        _forget(lab)
+        forget(lab)
         yield
-    _forget(lab)
-
-
-def _forget(lab: LiveLab) -> None:
-    """Forget all neighbours: they are elsewhere now."""
-    for place in (host(lab), *pair(lab), first(lab)):
-        place.run(["ip", "neigh", "flush", "all"])
 
 
 @sabotage(LAB, "trace-mac-from-ip")
@@ -152,9 +145,8 @@ def a_mac_is_not_made_of_the_address(lab: LiveLab) -> Iterator[None]:
     macs = ("02:42:00:00:53:01", f"02:42:{bytes(map(int, answerer.address.split('.'))).hex(':')}")
     do, undo = (f"ip link set eth0 address {mac}" for mac in macs)
     with changed(answerer, do, undo):
-        _forget(lab)
+        forget(lab)
         yield
-    _forget(lab)
 
 
 @sabotage(LEGACY, "trace-length-84")

@@ -28,7 +28,6 @@ from sabotage.trials import (
     impatient,
     try_out,
 )
-from testbed.claims.catalogue import claims
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -75,10 +74,8 @@ def test_the_lab_is_whole_again(topology: str, labs: Labs) -> None:
     lab = labs.get(topology) if topology else None
     with _dropped_when_not_whole(labs, ruins=False), impatient():
         wrong = _not_as_expected(lab, wanted)
-        # What is measured may be wrong once, on a busy machine.
-        if measured := [claim for claim in wrong if claims()[claim].kind == "perf"]:
-            others = {claim: why for claim, why in wrong.items() if claim not in measured}
-            wrong = others | _not_as_expected(lab, measured)
+        # A busy machine may hold up a packet or a capture once; what is left broken stays so.
+        wrong = _not_as_expected(lab, sorted(wrong)) if wrong else {}
     assert wrong == {}
 
 

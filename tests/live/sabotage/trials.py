@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from sabotage.judgements import Place, watched
+from sabotage.means import forget
 from testbed.claims.catalogue import claims
 from testbed.lab.lab import Lab, Settings
 from testbed.lab.live import LiveLab
@@ -137,6 +138,8 @@ def try_out(sabotage: Sabotage, lab: LiveLab) -> Trial:
             found = decide(lab if sabotage.lab else None, sabotage.flips)
             if "unclear" not in map(outcome, found):
                 break
+    if sabotage.lab and not sabotage.ruins:
+        forget(lab)
     outcomes: dict[str, Outcome] = dict.fromkeys(sabotage.flips, "undecided")
     said = dict.fromkeys(sabotage.flips, "no check of it ran")
     for finding in found:
