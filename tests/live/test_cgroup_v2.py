@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.nodes.netns.cgroups import folder_name
+
 TESTBED = f"{sys.executable} -m testbed"
 # In a mount namespace of its own: the machine's cgroup mounts stay as they are.
 VERSION_2_ALONE = """
@@ -45,5 +47,6 @@ def test_docker_runs_its_containers_below_the_node(tmp_path: Path) -> None:
     assert lines[:2] == ["0::/init"] * 2, "processes are in a leaf of the node's own tree"
     assert any(len(line) == 64 for line in lines), "a container's cgroup, by its id"
     assert json.loads(done.stdout[done.stdout.index("{") :])["ok"] is True
-    left = on_version_2("find /sys/fs/cgroup -name testbed -type d", tmp_path)
+    lab = folder_name("two-node", tmp_path.resolve())  # others may have labs of their own
+    left = on_version_2(f"find /sys/fs/cgroup -path '*/testbed/{lab}' -type d", tmp_path)
     assert left.stdout == ""
