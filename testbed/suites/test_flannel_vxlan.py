@@ -138,14 +138,17 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
 ) -> None:
     one, other = way.ends
     outer, inner = way.at(f"{one.name} eth0"), way.inner(f"{one.name} eth0")
+    entered = way.at(f"{one.name} {VTEP}")
+    observe.note(f"the frame on {VTEP}", entered.frame.hex(" "))
     observe.note("the frame on eth0", outer.frame.hex(" "))
     macs = [link(observe, end.node, "eth0")["address"] for end in (one, other)]
     observe.holds([outer.src_mac, outer.dst_mac] == macs, "outer Ethernet: host to host")
-    observe.holds((outer.ethertype, outer.protocol) == (0x0800, 17), "then IP, then UDP")
     header = outer.payload[:8]
     vni = int.from_bytes(header[4:7], "big")
-    observe.holds(header[0] == 0x08 and vni == 1, "then VXLAN: flag I, VNI 1")
-    observe.holds(inner.frame == outer.payload[8:], "then the frame, to the end")
+    observe.holds(header[0] == 0x08 and vni == 1, "then, after IP and UDP, VXLAN: flag I, VNI 1")
+    observe.holds(
+        entered.frame == outer.payload[8:], f"then the frame as {VTEP} had it, to the end"
+    )
     observe.holds(inner.ethertype == 0x0800 and inner.is_echo_request, "with an IP packet")
     assert outer.ip_length - inner.ip_length == OVERHEAD
     assert link(observe, one.node, VTEP)["mtu"] == link(observe, one.node, "eth0")["mtu"] - OVERHEAD
