@@ -7,12 +7,10 @@ again each time: somebody may have mended it.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed import boot
 from testbed.errors import MachineError
 from testbed.process import which
 
@@ -30,7 +28,7 @@ EVERY_LAB = (
     "bridge",
 )
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+KEPT = "machine"
 
 
 def kernel_features(topology: Topology) -> set[str]:
@@ -89,25 +87,10 @@ def check(topology: Topology, cache: Path) -> None:
     _keep(cache, {name for name, item in found.items() if item.ok})
 
 
-def _boot() -> str:
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:  # hidden in some containers: then nothing is remembered
-        return ""
-
-
 def _known(cache: Path) -> set[str]:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        data = json.loads((cache / ".machine.json").read_text())
-        if data["boot"] == _boot() != "":
-            return set(data["works"])
-    return set()
+    found = boot.recall(cache, KEPT)
+    return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
 
 
 def _keep(cache: Path, works: set[str]) -> None:
-    part = cache / f".machine.{os.getpid()}"
-    # What cannot be kept is tried again: no reason to fail.
-    with contextlib.suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"boot": _boot(), "works": sorted(works)}))
-        part.replace(cache / ".machine.json")
+    boot.keep(cache, KEPT, sorted(works))

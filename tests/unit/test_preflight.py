@@ -60,7 +60,7 @@ def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Probe:
     monkeypatch.setattr(preflight, "which", lambda name: f"/usr/bin/{name}")
     boot = tmp_path / "boot_id"
     boot.write_text("first-boot\n")
-    monkeypatch.setattr(preflight, "BOOT_ID", boot)
+    monkeypatch.setattr(preflight.boot, "BOOT_ID", boot)
     return made
 
 
@@ -229,7 +229,7 @@ def test_what_is_remembered_is_what_works_only(
 
 def test_after_a_boot_it_is_tried_again(probe: Probe, two_node: Topology, cache: Path) -> None:
     preflight.check(two_node, cache)
-    preflight.BOOT_ID.write_text("second-boot\n")
+    preflight.boot.BOOT_ID.write_text("second-boot\n")
     preflight.check(two_node, cache)
     preflight.check(two_node, cache)
     assert probe.calls == 2
@@ -238,7 +238,7 @@ def test_after_a_boot_it_is_tried_again(probe: Probe, two_node: Topology, cache:
 def test_without_a_boot_id_nothing_is_remembered(
     probe: Probe, two_node: Topology, cache: Path
 ) -> None:
-    preflight.BOOT_ID.unlink()
+    preflight.boot.BOOT_ID.unlink()
     preflight.check(two_node, cache)
     preflight.check(two_node, cache)
     assert probe.calls == 2
@@ -255,12 +255,12 @@ def test_without_a_boot_id_nothing_is_remembered(
         '"first-boot"',
         "{}",
         '{"boot": "first-boot"}',
-        '{"boot": "first-boot", "works": null}',
-        '{"boot": "first-boot", "works": 1}',
-        '{"boot": "first-boot", "works": "vxlan"}',
-        '{"boot": "first-boot", "works": [[]]}',
-        '{"boot": "first-boot", "works": []}',
-        '{"boot": "first-boot", "works": ["vxlan"',
+        '{"boot": "first-boot", "found": null}',
+        '{"boot": "first-boot", "found": 1}',
+        '{"boot": "first-boot", "found": "vxlan"}',
+        '{"boot": "first-boot", "found": [[]]}',
+        '{"boot": "first-boot", "found": []}',
+        '{"boot": "first-boot", "found": ["vxlan"',
         "\udcff",
     ],
 )
