@@ -59,7 +59,7 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def spec(name: str, digest: str = "digest-1") -> NodeSpec:
-    return NodeSpec(name, digest)
+    return NodeSpec(name, digest, interfaces=2)  # as many as node1 of TWO has networks
 
 
 class ProviderContract:

@@ -89,6 +89,7 @@ class NodeSpec:
     digest: str
     cpus: float | None = None
     memory: int | None = None
+    interfaces: int = 0  #: how many ``ethN`` connect() will want; real machines are made with them
 
 
 class Running(ABC):
