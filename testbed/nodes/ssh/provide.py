@@ -1,0 +1,63 @@
+"""Files of this machine on another one: copied once for each content."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDER = "/var/lib/testbed/provided"
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib")  # what a distribution's packages put there is its own
+PACKED = ("/usr/local",)
+
+
+def place(path: Path) -> str:
+    """Where the content of a file or folder is put on a machine."""
+    path = path.resolve()
+    facts = path.stat()
+    return f"{FOLDER}/{_digest(path, facts.st_mtime_ns, facts.st_size)}/{path.name}"
+
+
+def is_system(path: Path) -> bool:
+    """True for what a machine of its own has from its own packages."""
+    return _below(path, SYSTEM) and not _below(path, PACKED)
+
+
+def packed(path: Path) -> bytes:
+    """A file or folder as a tar, links followed, owned by root."""
+
+    def owned(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = 0
+        info.uname = info.gname = "root"
+        return info
+
+    path = path.resolve()
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", dereference=True) as tar:
+        tar.add(path, path.name, filter=owned)
+    return data.getvalue()
+
+
+def _below(path: Path, folders: tuple[str, ...]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, _changed: int, _size: int) -> str:
+    total = hashlib.sha256()
+    for file in _files(path):
+        total.update(f"{file.relative_to(path)}\0{file.stat().st_mode & 0o111}\0".encode())
+        with file.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        for one in sorted(path.iterdir()):
+            yield from _files(one)
