@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.nodes.ssh.forward import Forward
 
 POLL = 0.05  # seconds between two tries of a machine that does not answer yet
+ENDING = 1.0  # seconds between a machine's last word and its end
 FILES = 60.0  # seconds for a file of a few megabytes
 MANAGER = 60.0  # seconds until systemd has at least begun with what it was asked for
 
@@ -34,6 +35,7 @@ class SshNode(Node):
     ``connect``, ``key``, ``host_key`` and ``agent`` are as in :class:`Door`.
     ``folder`` is where sockets of the machine appear on this one; ``alive``
     tells whether the machine is still there at all, and is asked often.
+    ``programs`` gives those that the machine has, by the sha256 of their content.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SshNode(Node):
         folder: Path,
         alive: Callable[[], bool] = lambda: True,
         lab: str = "",
+        programs: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.name = name
         self.digest = digest
@@ -55,6 +58,7 @@ class SshNode(Node):
         self._folder = folder
         self.alive = alive
         self._lab = lab
+        self._programs = programs
         self._session: Session | None = None
         self._connecting = threading.Lock()
         self._forwards: dict[str, Forward] = {}
@@ -114,8 +118,12 @@ class SshNode(Node):
             return self._session
 
     def _lost(self) -> LabError:
-        if self.alive():
-            return LabError(f"the ssh connection to {self.name} broke")
+        # A machine that is being ended hangs up first, and is gone a moment later.
+        deadline = time.monotonic() + ENDING
+        while self.alive():
+            if time.monotonic() > deadline:
+                return LabError(f"the ssh connection to {self.name} broke")
+            time.sleep(POLL)
         return NoSuchLab(
             f"node {self.name} of lab {self._lab} has ended",
             hint=f"`testbed up {self._lab}` makes it anew",
@@ -192,7 +200,7 @@ class SshNode(Node):
         folder = place.rpartition("/")[0]
         part = f"{folder}.testbed-{os.getpid()}-{time.monotonic_ns()}"
         unpack = 'mkdir -p "$1" && tar -C "$1" -xf - && { mv -T "$1" "$2" || rm -rf "$1"; }'
-        data = provided.packed(path)
+        data = provided.packed(path, self._programs())
         argv = ["sh", "-c", unpack, "sh", part, folder]
         self.run(argv, input=data, timeout=FILES + len(data) / 1e6)
 

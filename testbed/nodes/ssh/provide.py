@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FOLDER = "/var/lib/testbed/provided"
@@ -26,18 +26,27 @@ def is_system(path: Path) -> bool:
     return _below(path, SYSTEM) and not _below(path, PACKED)
 
 
-def packed(path: Path) -> bytes:
-    """A file or folder as a tar, links followed, owned by root."""
+def packed(path: Path, known: Mapping[str, str]) -> bytes:
+    """A file or folder as a tar, links followed, owned by root.
 
-    def owned(info: tarfile.TarInfo) -> tarfile.TarInfo:
-        info.uid = info.gid = 0
-        info.uname = info.gname = "root"
-        return info
-
+    ``known`` are files that the machine has, by the sha256 of their content: of those only a
+    link goes along.
+    """
     path = path.resolve()
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", dereference=True) as tar:
-        tar.add(path, path.name, filter=owned)
+        for file in sorted(_files(path)):
+            name = str(Path(path.name) / file.relative_to(path))
+            info = tar.gettarinfo(file, name)
+            info.uid = info.gid = 0
+            info.uname = info.gname = "root"
+            there = known.get(_sum(file.resolve(), file.stat().st_mtime_ns, file.stat().st_size))
+            if there is not None:
+                info.type, info.linkname, info.size = tarfile.SYMTYPE, there, 0
+                tar.addfile(info)
+                continue
+            with file.open("rb") as content:
+                tar.addfile(info, content)
     return data.getvalue()
 
 
@@ -50,9 +59,15 @@ def _digest(path: Path, _changed: int, _size: int) -> str:
     total = hashlib.sha256()
     for file in _files(path):
         total.update(f"{file.relative_to(path)}\0{file.stat().st_mode & 0o111}\0".encode())
-        with file.open("rb") as content:
-            total.update(hashlib.file_digest(content, "sha256").digest())
+        facts = file.stat()
+        total.update(bytes.fromhex(_sum(file.resolve(), facts.st_mtime_ns, facts.st_size)))
     return total.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum(file: Path, _changed: int, _size: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _files(path: Path) -> Iterator[Path]:

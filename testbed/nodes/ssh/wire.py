@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import struct
@@ -200,7 +201,8 @@ class Link:
             self.closed = True
             streams = list(self._streams.values())
             self._streams.clear()
-        self._channel.close()
+        with contextlib.suppress(OSError, EOFError):  # it may be what broke
+            self._channel.close()
         for stream in streams:
             stream.lost()
 
