@@ -7,6 +7,7 @@ again each time: somebody may have mended it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ EVERY_LAB = (
     "bridge",
 )
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
+#: What providers need beside that.  A virtual machine has a kernel and programs of its own:
+#: none of what the roles need is asked of this one.
+VIRTUAL_KERNEL: Mapping[str, tuple[str, ...]] = {"qemu": ("tun",)}
+VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
+    "qemu": {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
+}
 KEPT = "machine"
 
 
@@ -37,6 +44,8 @@ def kernel_features(topology: Topology) -> set[str]:
     from testbed.roles.flannel import BACKEND_KERNEL
 
     wanted = set(EVERY_LAB)
+    if topology.provider in VIRTUAL_KERNEL:
+        return wanted | set(VIRTUAL_KERNEL[topology.provider])
     for node in topology.nodes.values():
         for role in node.roles:
             wanted |= set(ROLES[role].kernel)
@@ -51,7 +60,9 @@ def programs(topology: Topology) -> dict[str, str]:
     """The programs that the topology's steps call, each with its Debian package."""
     from testbed.roles import ROLES, firewall
 
-    wanted = dict(PROGRAMS)
+    wanted: dict[str, str] = dict(PROGRAMS)
+    if topology.provider in VIRTUAL_PROGRAMS:
+        return {**wanted, **VIRTUAL_PROGRAMS[topology.provider]}
     if topology.with_role("docker"):
         wanted |= firewall.PROGRAMS.get(topology.docker.firewall, {})
     for node in topology.nodes.values():

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.errors import CommandError
 
@@ -128,6 +128,7 @@ class Node(ABC):
 
     name: str
     digest: str  #: the settings that it was made with (``Topology.node_digest``)
+    shares: ClassVar[bool] = False  #: whether it reads this machine's own files: nothing is copied
 
     def run(
         self,
