@@ -1,7 +1,7 @@
-"""Nodes over ssh: the contract, as far as it needs no systemd, against Debian's own sshd.
+"""Nodes over ssh: the contract, against Debian's own sshd and systemd.
 
-The machines are namespace nodes that run sshd on a socket we hold the other
-end of.  Services are systemd's; they are tried on virtual machines.
+The machines are namespace nodes with a systemd inside, as containers have it,
+and an sshd for each connection, on a socket that we hold the other end of.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from testbed.artifacts import Store
 from testbed.artifacts.debian import Apt
 from testbed.artifacts.source import Job, Origin, Source, system
 from testbed.errors import LabError, NoSuchLab, TimeoutExpired
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider, Service
 from testbed.nodes.netns.agent import Connection, environment
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.netns.provider import NetnsProvider
@@ -47,6 +47,15 @@ AuthorizedKeysFile /etc/ssh/authorized_keys
 StrictModes no
 UsePAM no
 UseDNS no
+"""
+SYSTEMD = Path("/lib/systemd/systemd")
+INSIDE = ("nsenter", "--mount", "--pid", "--target")
+BOOT = f"""
+umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t proc proc /proc
+mkdir -p /run/systemd/system /run/sshd
+printf '[Unit]\\nDefaultDependencies=no\\n' > /run/systemd/system/testbed.target
+exec env -i container=testbed PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+  {SYSTEMD} --system --unit=testbed.target --log-target=null --show-status=no
 """
 
 
@@ -102,8 +111,22 @@ class Machines(Provider):
             node.get("/etc/passwd") + b"sshd:x:71:65534::/run/sshd:/usr/sbin/nologin\n",
             "/etc/passwd",
         )
-        node.run(["mkdir", "-p", "/run/sshd"])
+        if SYSTEMD.exists():
+            self._boot(node)
+        else:
+            node.run(["mkdir", "-p", "/run/sshd"])
         return self.reach(node)
+
+    def _boot(self, node: NetnsNode) -> None:
+        argv = ["unshare", "--mount", "--pid", "--fork", "sh", "-ec", BOOT]
+        node.start(Service("systemd", tuple(argv)))
+        pid = node.services()["systemd"].pid
+        first = ["cat", f"/proc/{pid}/task/{pid}/children"]
+        assert until(lambda: node.run(first, check=False).stdout.strip().isdigit())
+        child = node.run(first).stdout.strip()
+        node.put(child.encode(), "/run/inside")
+        running = [*INSIDE, child, "systemctl", "is-system-running"]
+        assert until(lambda: node.run(running, check=False).ok, 20), node.logs("systemd")
 
     def reach(self, node: Node) -> SshNode:
         assert isinstance(node, NetnsNode)
@@ -131,6 +154,8 @@ class Machines(Provider):
         with theirs, Path(os.devnull).open("wb") as null:
             env = environment({"LD_LIBRARY_PATH": libraries})
             argv = [f"{root}/usr/sbin/sshd", "-i", "-e", "-f", "/etc/ssh/sshd_config"]
+            if SYSTEMD.exists():
+                argv = [*INSIDE, node.get("/run/inside").decode(), *argv]
             files = [theirs.fileno(), theirs.fileno(), null.fileno()]
             connection.send(["run", "/", "0", *env, *argv], files)
             connection.receive(10.0)
@@ -174,11 +199,12 @@ def provider(state: Path, store: Store) -> Iterator[Machines]:
 
 
 def _needs_systemd() -> dict[str, str]:
-    tests = inspect.getmembers(ProviderContract, inspect.isfunction)
+    if SYSTEMD.exists():
+        return {}
     words = ("node.start", "node.services", "node.stop", "node.logs")
     return {
-        name: "services are systemd's, and a namespace node has none: see the virtual machines"
-        for name, test in tests
+        name: f"this machine has no {SYSTEMD}"
+        for name, test in inspect.getmembers(ProviderContract, inspect.isfunction)
         if name.startswith("test_") and any(word in inspect.getsource(test) for word in words)
     }
 

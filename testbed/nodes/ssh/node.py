@@ -79,7 +79,7 @@ class SshNode(Node):
         deadline = time.monotonic() + timeout
         while True:
             try:
-                self._connected()
+                self._connected(0.0)
             except NoSuchLab:
                 raise
             except LabError as error:
@@ -99,7 +99,7 @@ class SshNode(Node):
     def _link(self) -> Link:
         return self._connected().link
 
-    def _connected(self) -> Session:
+    def _connected(self, ending: float = ENDING) -> Session:
         with self._connecting:
             if self._session is not None and not self._session.closed and self.alive():
                 return self._session
@@ -111,19 +111,24 @@ class SshNode(Node):
             try:
                 self._session = Session(self._door, self.alive, self._lost)
             except (LabError, OSError, EOFError) as error:
-                if not self.alive():
+                if self._ends(ending):
                     raise self._lost() from error
                 reason = str(error) or type(error).__name__
                 raise LabError(f"{self.name} does not let us in by ssh: {reason}") from error
             return self._session
 
-    def _lost(self) -> LabError:
-        # A machine that is being ended hangs up first, and is gone a moment later.
-        deadline = time.monotonic() + ENDING
+    def _ends(self, within: float) -> bool:
+        """Whether the machine is gone: one that is being ended hangs up a moment before."""
+        deadline = time.monotonic() + within
         while self.alive():
-            if time.monotonic() > deadline:
-                return LabError(f"the ssh connection to {self.name} broke")
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(POLL)
+        return True
+
+    def _lost(self) -> LabError:
+        if not self._ends(ENDING):
+            return LabError(f"the ssh connection to {self.name} broke")
         return NoSuchLab(
             f"node {self.name} of lab {self._lab} has ended",
             hint=f"`testbed up {self._lab}` makes it anew",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import logging
@@ -62,12 +63,18 @@ class Session:
     ) -> None:
         self._alive = alive
         self._lost_error = lost_error
-        self._transport = _login(door, alive)
+        self._transport = _transport(door)
+        done = threading.Event()
+        # A machine that is gone says nothing more: only we can end the wait.
+        threading.Thread(target=_watch, args=(done, alive, self._transport), daemon=True).start()
         try:
+            _login(door, self._transport)
             self.link = self._start(door.agent())
         except BaseException:
             self._transport.close()
             raise
+        finally:
+            done.set()
 
     @property
     def closed(self) -> bool:
@@ -106,31 +113,27 @@ class Session:
             raise LabError(f"the machine has no room for the agent in {PLACES[-1]}")
 
 
-def _login(door: Door, alive: Callable[[], bool]) -> paramiko.Transport:
+def _transport(door: Door) -> paramiko.Transport:
     import paramiko
 
     # What it would say goes into our errors; without a handler logging writes it to stderr.
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
-    kind, text = door.host_key.split()[:2]
-    wanted = paramiko.PKey.from_type_string(kind, _decoded(text))
-    ours = paramiko.PKey.from_path(door.key)
     transport = paramiko.Transport(door.connect())
     transport.daemon = True
     transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = PATIENCE
-    done = threading.Event()
-    # A machine that is gone says nothing more: only we can end the wait.
-    threading.Thread(target=_watch, args=(done, alive, transport), daemon=True).start()
+    return transport
+
+
+def _login(door: Door, transport: paramiko.Transport) -> None:
+    import paramiko
+
+    kind, text = door.host_key.split()[:2]
+    wanted = paramiko.PKey.from_type_string(kind, base64.b64decode(text))
+    ours = paramiko.PKey.from_path(door.key)
     try:
         transport.connect(hostkey=wanted, username=door.user, pkey=ours)
     except paramiko.SSHException as error:
-        transport.close()
         raise LabError(str(error)) from error
-    except BaseException:
-        transport.close()
-        raise
-    finally:
-        done.set()
-    return transport
 
 
 def _watch(done: threading.Event, alive: Callable[[], bool], transport: paramiko.Transport) -> None:
@@ -138,9 +141,3 @@ def _watch(done: threading.Event, alive: Callable[[], bool], transport: paramiko
         if not alive():
             transport.close()
             return
-
-
-def _decoded(text: str) -> bytes:
-    import base64
-
-    return base64.b64decode(text)
