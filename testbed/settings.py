@@ -36,6 +36,7 @@ def settings(
         cache=store.folder,
         box=lambda: _box(store),
         agent=lambda: store.binary("testbed-agent"),
+        keep=store.keep,
     )
     return Settings(state=state, store=store, providers={netns.name: netns, qemu.name: qemu})
 

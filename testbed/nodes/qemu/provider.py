@@ -9,34 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider, Service
+from testbed.errors import LabError, MachineError, NoSuchLab
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider
 from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
 
 # What is for machines alone is imported where it is needed: labs of namespaces do without.
 
 if TYPE_CHECKING:
-    import socket
-
+    from testbed.artifacts.source import Source
     from testbed.nodes.netns.node import NetnsNode
-    from testbed.nodes.qemu.command import Hardware
+    from testbed.nodes.qemu import machine
     from testbed.nodes.ssh.node import SshNode
     from testbed.topology.model import Topology
-    from testbed.vm.accel import Acceleration
     from testbed.vm.box import Built
 
-SERVICE = "qemu"
-KEY = "/run/testbed/ssh/key"
-HOST_KEY = "/run/testbed/ssh/host"
 BOOTED = "/run/testbed/booted"  # of the cell: the machine has answered
-#: Seconds until sshd answers, on a machine that has much else to do.
-BOOT_SECONDS: dict[str, float] = {"kvm": 60.0, "tcg": 240.0}
-SSH_SECONDS = 10.0
 
 
 class QemuProvider(Provider):
@@ -44,7 +35,8 @@ class QemuProvider(Provider):
 
     ``state``, ``init`` and ``exposed`` are as :class:`NetnsProvider` has them; ``cache`` is the
     folder in which it is remembered what machines run on here, ``box`` gives the box when it is
-    first needed, and ``agent`` the program that commands on a machine go through.
+    first needed, and ``agent`` the program that commands on a machine go through;
+    ``keep`` is the store's, for the snapshots that machines wake from.
     """
 
     name = "qemu"
@@ -58,15 +50,18 @@ class QemuProvider(Provider):
         cache: Path,
         box: Callable[[], Built],
         agent: Callable[[], Path],
+        keep: Callable[[str, Source], Path],
     ) -> None:
-        self._cells = NetnsProvider(state, init, exposed, kind="cell")
+        self._init = init
+        self._exposed = exposed
         self._cache = cache
         self._box = box
         self._agent = agent
-        self._state = state
+        self._keep = keep
+        self._cells = self._cells_of(state)
         self._reached: dict[int, SshNode] = {}
         self._lock = threading.Lock()
-        self._known: dict[str, str] | None = None
+        self._made_from: machine.Parts | None = None
 
     def probe(self) -> list[Finding]:
         from testbed.vm import accel
@@ -97,38 +92,19 @@ class QemuProvider(Provider):
         return self._cells.fabric(lab)
 
     def _reach(self, cell: NetnsNode) -> SshNode:
+        from testbed.nodes.qemu import machine
+
         with self._lock:
-            for pid in [pid for pid, node in self._reached.items() if not node.alive()]:
-                self._reached.pop(pid).close()
+            self._forget_ended()
             if cell.init.pid not in self._reached:
-                self._reached[cell.init.pid] = self._ssh_node(cell)
+                self._reached[cell.init.pid] = machine.reach(
+                    cell, self._agent, lambda: self._parts().programs()
+                )
             return self._reached[cell.init.pid]
 
-    def _ssh_node(self, cell: NetnsNode) -> SshNode:
-        from testbed.nodes.qemu import cell as cells
-        from testbed.nodes.ssh.node import SshNode
-
-        def connect() -> socket.socket:
-            return cells.open_ssh(cell, SSH_SECONDS)
-
-        return SshNode(
-            cell.name,
-            cell.digest,
-            connect,
-            key=Path(f"/proc/{cell.init.pid}/root{KEY}"),
-            host_key=cell.get(HOST_KEY).decode(),
-            agent=self._agent,
-            folder=Path(f"/proc/{cell.init.pid}/root/run/testbed"),
-            alive=cell.init.alive,
-            lab=cell.init.lab,
-            programs=self._programs,
-        )
-
-    def _programs(self) -> dict[str, str]:
-        """The programs of the box, by the sha256 of their content."""
-        if self._known is None:
-            self._known = self._box().manifest()["programs"]
-        return self._known
+    def _forget_ended(self) -> None:
+        for pid in [pid for pid, node in self._reached.items() if not node.alive()]:
+            self._reached.pop(pid).close()
 
     # -- making -----------------------------------------------------------
 
@@ -136,77 +112,41 @@ class QemuProvider(Provider):
         self._cells.create_fabric(lab, topology)
 
     def create(self, lab: str, spec: NodeSpec) -> Node:
+        from testbed.nodes.qemu import machine
         from testbed.nodes.qemu.command import Hardware
-        from testbed.vm import accel
+        from testbed.nodes.qemu.snapshot import NAME, Snapshot
 
-        acceleration = accel.probe(self._cache)
-        box = self._box()
+        parts, hardware = self._parts(), Hardware.of(spec)
+        snapshot = self._keep(NAME, Snapshot(parts, hardware, self._cells_of))
         self._cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
         # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
         cell = self._cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
         try:
-            self._boot(cell, Hardware.of(spec), acceleration, box)
-            node = self._reach(cell)
-            self._wait(cell, node, BOOT_SECONDS[acceleration.kind])
+            node = machine.wake(cell, hardware, parts, snapshot)
             cell.put(b"", BOOTED)
         except BaseException:
             with contextlib.suppress(LabError):
                 self._cells.destroy(lab, [spec.name])
             raise
+        with self._lock:
+            self._reached[cell.init.pid] = node
         return node
 
-    @staticmethod
-    def _boot(cell: NetnsNode, hardware: Hardware, acceleration: Acceleration, box: Built) -> None:
-        from testbed.nodes.qemu import cell as cells
-        from testbed.nodes.qemu import identity
-        from testbed.nodes.qemu.command import DISK, SCRIPT, command
+    def _cells_of(self, state: Path) -> NetnsProvider:
+        return NetnsProvider(state, self._init, self._exposed, kind="cell")
+
+    def _parts(self) -> machine.Parts:
+        from testbed.nodes.qemu import machine
         from testbed.vm import accel
 
-        keys = identity.make_keys()
-        words = identity.script(cell.name, keys) + identity.link(hardware.interfaces)
-        cell.put(words.encode(), SCRIPT, mode=0o600)
-        cell.put(keys.client.encode(), KEY, mode=0o600)
-        cell.put(keys.host_public.encode(), HOST_KEY)
-        # The links between machine and fabric are no place of their own: they say nothing.
-        quiet = "sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
-        devices = "mkdir -p /var/log/testbed; test -e /dev/kvm || mknod /dev/kvm c 10 232"
-        image = f"qemu-img create -q -f qcow2 -F qcow2 -b {cell.provide(box.disk)} {DISK}"
-        batch = "\n".join(cells.taps(hardware.interfaces)).encode()
-        cell.run(["sh", "-ec", f"{quiet}; {devices}; {image}; ip -batch -"], input=batch)
-        argv = command(
-            accel.find_qemu(),
-            acceleration,
-            hardware,
-            kernel=cell.provide(box.kernel),
-            initrd=cell.provide(box.initramfs),
-        )
-        cell.start(Service(SERVICE, argv, digest=cell.digest))
-
-    def _wait(self, cell: NetnsNode, node: SshNode, seconds: float) -> None:
-        """Wait until the machine answers; one that has ended is not waited for."""
-        from testbed.nodes.qemu import cell as cells
-
-        deadline = time.monotonic() + seconds
-        while True:
-            with contextlib.suppress(OSError):
-                cells.open_ssh(cell, 1.0).close()
-                break
-            if cell.services()[SERVICE].state == "dead":
-                raise ServiceError(
-                    SERVICE,
-                    cell.name,
-                    "the machine ended before it answered",
-                    cell.logs(SERVICE) + cells.last_words(cell),
-                )
-            if time.monotonic() > deadline:
-                raise ServiceError(
-                    SERVICE,
-                    cell.name,
-                    f"the machine did not answer within {seconds:g} s",
-                    cells.last_words(cell),
-                )
-            time.sleep(0.05)
-        node.wait_ssh(max(10.0, deadline - time.monotonic()))
+        if self._made_from is None:
+            self._made_from = machine.Parts(
+                accel.find_qemu(),
+                accel.probe(self._cache),
+                self._box(),
+                self._agent,
+            )
+        return self._made_from
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         from testbed.nodes.qemu import cell as cells
@@ -229,5 +169,4 @@ class QemuProvider(Provider):
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
         self._cells.destroy(lab, nodes)
         with self._lock:
-            for pid in [pid for pid, node in self._reached.items() if not node.alive()]:
-                self._reached.pop(pid).close()
+            self._forget_ended()
