@@ -17,8 +17,11 @@ PACKED = ("/usr/local",)
 def place(path: Path) -> str:
     """Where the content of a file or folder is put on a machine."""
     path = path.resolve()
-    facts = path.stat()
-    return f"{FOLDER}/{_digest(path, facts.st_mtime_ns, facts.st_size)}/{path.name}"
+    total = hashlib.sha256()
+    for file in _files(path):
+        total.update(f"{file.relative_to(path)}\0{file.stat().st_mode & 0o111}\0".encode())
+        total.update(bytes.fromhex(_sum(file)))
+    return f"{FOLDER}/{total.hexdigest()[:16]}/{path.name}"
 
 
 def is_system(path: Path) -> bool:
@@ -40,7 +43,7 @@ def packed(path: Path, known: Mapping[str, str]) -> bytes:
             info = tar.gettarinfo(file, name)
             info.uid = info.gid = 0
             info.uname = info.gname = "root"
-            there = known.get(_sum(file.resolve(), file.stat().st_mtime_ns, file.stat().st_size))
+            there = known.get(_sum(file))
             if there is not None:
                 info.type, info.linkname, info.size = tarfile.SYMTYPE, there, 0
                 tar.addfile(info)
@@ -54,18 +57,13 @@ def _below(path: Path, folders: tuple[str, ...]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
 
-@functools.lru_cache(maxsize=256)
-def _digest(path: Path, _changed: int, _size: int) -> str:
-    total = hashlib.sha256()
-    for file in _files(path):
-        total.update(f"{file.relative_to(path)}\0{file.stat().st_mode & 0o111}\0".encode())
-        facts = file.stat()
-        total.update(bytes.fromhex(_sum(file.resolve(), facts.st_mtime_ns, facts.st_size)))
-    return total.hexdigest()[:16]
+def _sum(file: Path) -> str:
+    facts = file.stat()
+    return _sum_of(file.resolve(), facts.st_mtime_ns, facts.st_size)
 
 
 @functools.lru_cache(maxsize=1024)
-def _sum(file: Path, _changed: int, _size: int) -> str:
+def _sum_of(file: Path, _changed: int, _size: int) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
