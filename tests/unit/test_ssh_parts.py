@@ -303,6 +303,6 @@ def test_the_agent_compiles_without_a_warning(tmp_path: Path) -> None:
     compiler = shutil.which("cc")
     if not compiler:
         pytest.skip("no C compiler here")
-    source = Path(forward.__file__).with_name("agent.c")
-    argv = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "agent", source]
+    source = str(Path(forward.__file__).with_name("agent.c"))
+    argv = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "agent"), source]
     subprocess.run(argv, check=True)
