@@ -140,7 +140,7 @@ def test_the_answer_is_kept_for_the_boot(qemu: Qemu, cache: Path) -> None:
 
 def test_another_qemu_or_a_device_that_goes_is_tried_anew(qemu: Qemu, cache: Path) -> None:
     accel.probe(cache, runner=qemu)
-    Path(str(accel.which(""))).write_text("a later release")
+    Path(accel.find_qemu()).write_text("a later release")
     accel.probe(cache, runner=qemu)
     assert len(qemu.calls) == 2
     accel.DEVICE.unlink()
