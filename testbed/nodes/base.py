@@ -128,7 +128,9 @@ class Node(ABC):
 
     name: str
     digest: str  #: the settings that it was made with (``Topology.node_digest``)
-    shares: ClassVar[bool] = False  #: whether it reads this machine's own files: nothing is copied
+    #: Whether it is this machine in other namespaces: it reads our files, nothing need be copied,
+    #: and its kernel is ours, not to be changed for its sake.
+    shares: ClassVar[bool] = False
 
     def run(
         self,

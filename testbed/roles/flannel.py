@@ -32,6 +32,8 @@ PREFIX = "/coreos.com/network"
 CONFIG_STEP = "flannel config"
 #: What a backend needs of the kernel, as :mod:`testbed.doctor` names it.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
+#: flanneld ends where the first is missing, and loads none itself.
+MODULES = ("br_netfilter", "vxlan", "tun")
 SUBNET_FILE = "/run/flannel/subnet.env"
 INTERFACE = "eth0"  # of the node's first network, whose address is the one reserved for
 
@@ -132,6 +134,8 @@ class Flannel(Role):
         machine = context.node(node.name)
         if "docker" in node.roles:  # whichever of the two comes first
             firewall.choose(machine, topology.docker.firewall)
+        if not machine.shares:
+            machine.run(["modprobe", "--all", *MODULES])
         # A new etcd knows nothing of the leases: every flanneld must register again.
         digest = f"{topology.node_digest(node.name)}.{_epoch(context)}"
         argv = (
