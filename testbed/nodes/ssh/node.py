@@ -246,6 +246,7 @@ class SshNode(Node):
                     what = f"was not ready within {timeout:g} s"
                     raise ServiceError(name, self.name, what, self._log(name)) from None
                 result = running.wait(MANAGER)
+        self.require(result)
         return result.stdout.strip(), result.stderr
 
     def _is_starting(self, running: Command, name: str) -> bool:
