@@ -130,14 +130,14 @@ def inside(root: Path, place: str) -> Path:
 
     Raises ArtifactError where a link in the tree would lead out of it, as absolute ones do.
     """
-    path = root / place.lstrip("/")
-    if path.parent.exists() or path.parent.is_symlink():
-        real = path.parent.resolve()
-        if not real.is_relative_to(root.resolve()) or ".." in Path(place).parts:
+    top, folder = root.resolve(), root
+    parts = Path(place.lstrip("/")).parts
+    for part in parts[:-1]:
+        folder = folder / part
+        if ".." in parts or not folder.resolve().is_relative_to(top):
             raise ArtifactError(f"/{place.lstrip('/')} would be written outside of the box")
-    else:
-        inside(root, str(Path(place.lstrip("/")).parent)).mkdir(mode=0o755, exist_ok=True)
-    return path
+        folder.mkdir(mode=0o755, exist_ok=True)
+    return folder / parts[-1]
 
 
 def write(root: Path, place: str, data: bytes, mode: int = 0o644) -> None:
