@@ -24,8 +24,10 @@ NAME = "vm-snapshot"  #: under which the store keeps them
 CELL = "machine"
 
 # Docker has run once, with neither bridge nor firewall rules, and knows the images that the box
-# brings; what makes one daemon differ from another is gone again.  Programs are in memory.
+# brings; what makes one daemon differ from another is gone again.  Programs are in memory, and so
+# is the logger that checks name in a sysctl, which loads no module by itself.
 WARM = """\
+modprobe nfnetlink_log
 dockerd --bridge=none --iptables=false --log-level=error > /dev/null 2>&1 &
 tries=0
 until docker version > /dev/null 2>&1; do
