@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from machines import make
 from provider_contract import TWO, NodeContract, spec
 
-from testbed.artifacts import Store
-from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.ssh import services
 from testbed.topology import load_text
-from testbed.vm.box import box
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
 LAB = "contract"
-
-
-def make(state: Path) -> QemuProvider:
-    store = Store()
-    return QemuProvider(
-        state,
-        lambda: store.binary("testbed-init"),
-        exposed=lambda: store.folders,
-        cache=store.folder,
-        box=lambda: box(store),
-        agent=lambda: store.binary("testbed-agent"),
-        keep=store.keep,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def _prepare(cell: NetnsNode, hardware: Hardware, disk: Path, script: str) -> No
 def _monitor(cell: NetnsNode) -> qmp.Monitor:
     deadline = time.monotonic() + SSH_SECONDS
     while not Path(cell.socket(MONITOR)).exists() and time.monotonic() < deadline:
-        _still_runs(cell)
+        still_runs(cell)
         time.sleep(POLL / 5)
     return qmp.Monitor(cell.socket(MONITOR))
 
@@ -168,7 +168,7 @@ def _answering(cell: NetnsNode, parts: Parts) -> SshNode:
         with contextlib.suppress(OSError):
             cells.open_ssh(cell, 1.0).close()
             break
-        _still_runs(cell)
+        still_runs(cell)
         if time.monotonic() > deadline:
             what = f"the machine did not answer within {seconds:g} s"
             raise ServiceError(SERVICE, cell.name, what, cells.last_words(cell))
@@ -178,7 +178,8 @@ def _answering(cell: NetnsNode, parts: Parts) -> SshNode:
     return node
 
 
-def _still_runs(cell: NetnsNode) -> None:
+def still_runs(cell: NetnsNode) -> None:
+    """Raise ServiceError, with the end of the console, for a machine that has ended."""
     if cell.services()[SERVICE].state == "dead":
         words = cell.logs(SERVICE) + cells.last_words(cell)
         raise ServiceError(SERVICE, cell.name, "the machine ended before it answered", words)

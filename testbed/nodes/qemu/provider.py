@@ -58,7 +58,7 @@ class QemuProvider(Provider):
         self._box = box
         self._agent = agent
         self._keep = keep
-        self._cells = self._cells_of(state)
+        self.cells = self._cells_of(state)
         self._reached: dict[int, SshNode] = {}
         self._lock = threading.Lock()
         self._made_from: machine.Parts | None = None
@@ -72,13 +72,13 @@ class QemuProvider(Provider):
             mine = Finding("qemu", ok=False, detail=error.message, fix=error.hint or "")
         else:
             mine = Finding("qemu", ok=True, detail=f"{found.kind}: {found.detail}")
-        return [*self._cells.probe(), mine]
+        return [*self.cells.probe(), mine]
 
     # -- finding ----------------------------------------------------------
 
     def nodes(self, lab: str) -> dict[str, Node]:
         there: dict[str, Node] = {}
-        for name, cell in self._cells.found(lab).items():
+        for name, cell in self.cells.found(lab).items():
             # One whose maker was killed half-way is no node; `create` makes it anew.
             with contextlib.suppress(OSError, NoSuchLab):
                 cell.get(BOOTED)
@@ -86,10 +86,10 @@ class QemuProvider(Provider):
         return there
 
     def labs(self) -> list[str]:
-        return self._cells.labs()
+        return self.cells.labs()
 
     def fabric(self, lab: str) -> NetnsNode | None:
-        return self._cells.fabric(lab)
+        return self.cells.fabric(lab)
 
     def _reach(self, cell: NetnsNode) -> SshNode:
         from testbed.nodes.qemu import machine
@@ -98,7 +98,7 @@ class QemuProvider(Provider):
             self._forget_ended()
             if cell.init.pid not in self._reached:
                 self._reached[cell.init.pid] = machine.reach(
-                    cell, self._agent, lambda: self._parts().programs()
+                    cell, self._agent, lambda: self.parts().programs()
                 )
             return self._reached[cell.init.pid]
 
@@ -109,24 +109,24 @@ class QemuProvider(Provider):
     # -- making -----------------------------------------------------------
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
-        self._cells.create_fabric(lab, topology)
+        self.cells.create_fabric(lab, topology)
 
     def create(self, lab: str, spec: NodeSpec) -> Node:
         from testbed.nodes.qemu import machine
         from testbed.nodes.qemu.command import Hardware
         from testbed.nodes.qemu.snapshot import NAME, Snapshot
 
-        parts, hardware = self._parts(), Hardware.of(spec)
+        parts, hardware = self.parts(), Hardware.of(spec)
         snapshot = self._keep(NAME, Snapshot(parts, hardware, self._cells_of))
-        self._cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
+        self.cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
         # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
-        cell = self._cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
+        cell = self.cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
         try:
             node = machine.wake(cell, hardware, parts, snapshot)
             cell.put(b"", BOOTED)
         except BaseException:
             with contextlib.suppress(LabError):
-                self._cells.destroy(lab, [spec.name])
+                self.cells.destroy(lab, [spec.name])
             raise
         with self._lock:
             self._reached[cell.init.pid] = node
@@ -135,7 +135,8 @@ class QemuProvider(Provider):
     def _cells_of(self, state: Path) -> NetnsProvider:
         return NetnsProvider(state, self._init, self._exposed, kind="cell")
 
-    def _parts(self) -> machine.Parts:
+    def parts(self) -> machine.Parts:
+        """What machines are made from; the box is made first if need be."""
         from testbed.nodes.qemu import machine
         from testbed.vm import accel
 
@@ -151,11 +152,11 @@ class QemuProvider(Provider):
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         from testbed.nodes.qemu import cell as cells
 
-        cell = self._cells.found(lab).get(node.name)
+        cell = self.cells.found(lab).get(node.name)
         if cell is None:
             raise NoSuchLab(f"node {node.name} of lab {lab} has ended")
         networks = topology.nodes[node.name].networks
-        self._cells.plug_in(lab, topology, cell)
+        self.cells.plug_in(lab, topology, cell)
         joints = "\n".join(cells.joints(len(networks))).encode()
         cell.run(["ip", "-batch", "-"], input=joints)
         macs = [
@@ -167,6 +168,6 @@ class QemuProvider(Provider):
     # -- removing ---------------------------------------------------------
 
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
-        self._cells.destroy(lab, nodes)
+        self.cells.destroy(lab, nodes)
         with self._lock:
             self._forget_ended()
