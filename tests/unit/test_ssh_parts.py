@@ -174,12 +174,10 @@ def test_requests_have_limits() -> None:
 # -- services -----------------------------------------------------------------
 
 LISTED = (
-    "Id=testbed-notify@etcd.service\nActiveState=active\nMainPID=77\n\n"
-    "MainPID=0\nActiveState=failed\nId=testbed-exec@dies.service\n"
-    "\0"
-    "dies\0testbed-exec@dies.service\0\0exited 7\0"
-    "etcd\0testbed-notify@etcd.service\0d2 with a space\0\0"
-    "stopped\0testbed-exec@stopped.service\0d\0killed TERM\0"
+    "dies\0dead\x0078\0exited 7\0\0"
+    "etcd\0ready\x0077\0\0d2 with a space\0"
+    "lost\0dead\x000\0\0d\0"
+    "stopped\0dead\x0079\0killed TERM\0d\0"
 )
 
 
@@ -188,6 +186,7 @@ def test_states_are_read() -> None:
     assert [(s.name, s.state, s.pid, s.status, s.digest) for s in seen.values()] == [
         ("dies", "dead", 0, 7, ""),
         ("etcd", "ready", 77, None, "d2 with a space"),
+        ("lost", "dead", 0, None, "d"),
         ("stopped", "dead", 0, -15, "d"),
     ]
     assert services.states("") == {}
@@ -207,12 +206,17 @@ def test_a_name_that_systemd_would_read_otherwise_is_refused(name: str) -> None:
         services.unit_of(Service(name, ("true",)))
 
 
-def test_a_service_gets_its_words_as_they_are(tmp_path: Path) -> None:
+def test_a_service_gets_its_words_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     odd = ["a b", "$HOME", "'", "%i", "\n", "\udcff"]
     service = Service("s", ("printf", "%s\\0", *odd), env={"A": "b 'c", "PATH": "/usr/bin:/bin"})
-    (tmp_path / "run").write_bytes(services.script(service) + b"")
+    monkeypatch.setattr(services, "FOLDER", str(tmp_path))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "run").write_bytes(services.script(service))
     out = subprocess.run(["sh", tmp_path / "run"], capture_output=True, check=True).stdout
     assert out.split(b"\0")[:-1] == [os.fsencode(word) for word in odd]
+    assert (tmp_path / "s" / "pid").read_text(encoding="utf-8").strip().isdigit()
 
 
 @pytest.mark.parametrize("text", [services.START, services.STOP, services.KILL, services.LIST])
