@@ -20,7 +20,7 @@ from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Finding
 from testbed.process import run, which
-from testbed.vm import accel
+from testbed.vm import accel, box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -189,6 +189,7 @@ def findings(
     found += [*_artifacts(store), _forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
+    found += [virtual_machines()]
     found += [kvm(store.folder, runner)] if full else []
     return found
 
@@ -230,7 +231,21 @@ def kvm(cache: Path, runner: Runner = run) -> Finding:
     else:
         ok, detail = answer.kind == "kvm", f"{answer.detail}; {answer.cost}"
         fix = "turn on (nested) virtualization in the firmware or hypervisor, or wait longer"
-    return _finding("KVM", detail, ("virtual machines",), ok=ok, fix=fix, required=False)
+    return _finding("KVM", detail, ("provider qemu",), ok=ok, fix=fix, required=False)
+
+
+def virtual_machines() -> Finding:
+    """The programs that make and run them: never installed by :func:`fix`, few labs need them."""
+    wanted = {accel.QEMU: accel.PACKAGE, **box.PROGRAMS}
+    missing = {name: package for name, package in wanted.items() if which(name) is None}
+    return _finding(
+        "virtual machines",
+        f"no {', '.join(missing)}" if missing else f"{', '.join(wanted)} are there",
+        ("provider qemu",),
+        ok=not missing,
+        fix=f"{INSTALL} {' '.join(sorted(set(missing.values())))}",
+        required=False,
+    )
 
 
 def _finding(

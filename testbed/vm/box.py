@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts.cache import remove_tree, size
 from testbed.artifacts.source import Job, Origin, Source
-from testbed.errors import ArtifactError, MachineError
+from testbed.errors import ArtifactError, CommandError, MachineError
 from testbed.process import which
 from testbed.vm import guest, initramfs
 
@@ -204,15 +204,23 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
         "INITRD": "No",  # initramfs-tools would spend half a minute on one that nobody boots
     }
     env |= {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
-    job.run(
-        [
-            *alone, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
-            '--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io",
-            *options, f"--include={names}", spec.suite, root,
-        ],
-        env=env,
-        on_line=Progress(job),
-    )  # fmt: skip
+    argv = [
+        *alone, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
+        '--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io",
+        *options, f"--include={names}", spec.suite, str(root),
+    ]  # fmt: skip
+    try:
+        job.run(argv, env=env, on_line=Progress(job))
+    except CommandError as error:
+        raise ArtifactError(
+            f"Debian cannot be unpacked\n{error.message}", hint=_why(error)
+        ) from error
+
+
+def _why(error: CommandError) -> str:
+    if "No space left on device" in error.stderr:
+        return "make room, or give another folder with TESTBED_CACHE"
+    return f"see that deb.debian.org can be reached, and has a release named {error.argv[-2]}"
 
 
 class Progress:

@@ -78,6 +78,7 @@ class Builder:
         self.calls: dict[str, list[str]] = {}
         self.env: dict[str, Mapping[str, str]] = {}
         self.fails = ""
+        self.says = "No space left on device"
         self.seen: dict[str, bytes] = {}
 
     def __call__(
@@ -97,7 +98,7 @@ class Builder:
         self.calls[name] = words
         self.env[name] = env or {}
         if name == self.fails:
-            raise CommandError(words, where="here", status=1, stderr="No space left on device")
+            raise CommandError(words, where="here", status=1, stderr=self.says)
         out = b""
         if name == "mmdebstrap":
             tree(Path(words[-1]))
@@ -198,9 +199,22 @@ def test_when_a_step_fails_the_tree_goes_and_the_reason_is_shown(
     job: Job, builder: Builder, parts: dict[str, Source], fails: str
 ) -> None:
     builder.fails = fails
-    with pytest.raises(CommandError, match="No space left"):
+    with pytest.raises((CommandError, ArtifactError), match="No space left"):
         Box(parts=parts).fill(job)
     assert not (job.into / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [("E: write: No space left on device", "make room"), ("E: 404 Not Found", "named nosuch")],
+)
+def test_what_stopped_mmdebstrap_has_its_hint(
+    job: Job, builder: Builder, parts: dict[str, Source], said: str, hint: str
+) -> None:
+    builder.fails, builder.says = "mmdebstrap", said
+    with pytest.raises(ArtifactError, match="Debian cannot be unpacked") as caught:
+        Box(suite="nosuch", parts=parts).fill(job)
+    assert hint in str(caught.value.hint)
 
 
 def test_what_is_missing_is_said_before_anything_is_done(
