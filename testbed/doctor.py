@@ -236,11 +236,10 @@ def kvm(cache: Path, runner: Runner = run) -> Finding:
 
 def virtual_machines() -> Finding:
     """The programs that make and run them: never installed by :func:`fix`, few labs need them."""
-    wanted = {accel.QEMU: accel.PACKAGE, **box.PROGRAMS}
-    missing = {name: package for name, package in wanted.items() if which(name) is None}
+    missing = box.lacking() | ({} if which(accel.QEMU) else {accel.QEMU: accel.PACKAGE})
     return _finding(
         "virtual machines",
-        f"no {', '.join(missing)}" if missing else f"{', '.join(wanted)} are there",
+        f"no {', '.join(missing)}" if missing else "QEMU, and all that makes boxes, are there",
         ("provider qemu",),
         ok=not missing,
         fix=f"{INSTALL} {' '.join(sorted(set(missing.values())))}",

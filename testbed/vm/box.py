@@ -31,6 +31,8 @@ SUITE = "bookworm"
 SIZE = 4096  # MiB of the disk as a guest sees it; only what is written takes room here
 ROOM = 3 << 30  # bytes that the making of a box needs for a while
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
+#: What the archive's signatures are checked with; not every Debian-like system has it.
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DISK, KERNEL, INITRAMFS, MANIFEST = "disk.qcow2", "vmlinuz", "initramfs", "manifest.json"
 
 PACKAGES = (
@@ -169,7 +171,7 @@ def check(into: Path) -> None:
             "a box can only be made by root: its files belong to many users",
             hint="run it again with sudo",
         )
-    missing = {name: package for name, package in PROGRAMS.items() if which(name) is None}
+    missing = lacking()
     if missing:
         raise MachineError(
             f"this machine lacks {', '.join(missing)}, with which boxes are made",
@@ -181,6 +183,12 @@ def check(into: Path) -> None:
             f"making a box needs {ROOM >> 20} MiB for a while, and {free >> 20} are free in {into}",
             hint="make room, or give another folder with TESTBED_CACHE",
         )
+
+
+def lacking() -> dict[str, str]:
+    """What this machine lacks for the making of boxes, each with its Debian package."""
+    missing = {name: package for name, package in PROGRAMS.items() if which(name) is None}
+    return missing if KEYRING.exists() else {**missing, str(KEYRING): "debian-archive-keyring"}
 
 
 def bootstrap(job: Job, spec: Box, root: Path) -> None:

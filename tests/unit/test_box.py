@@ -123,6 +123,7 @@ class Builder:
 def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(box, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(box, "KEYRING", Path("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 1 << 40))
     return Builder()
 
@@ -227,6 +228,10 @@ def test_what_is_missing_is_said_before_anything_is_done(
     with pytest.raises(MachineError, match="mke2fs") as caught:
         Box(parts=parts).fill(job)
     assert "e2fsprogs" in str(caught.value.hint)
+    monkeypatch.setattr(box, "KEYRING", Path("/nowhere/keyring.gpg"))
+    with pytest.raises(MachineError, match=r"mke2fs, /nowhere/keyring.gpg") as caught:
+        Box(parts=parts).fill(job)
+    assert "debian-archive-keyring" in str(caught.value.hint)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(MachineError, match="by root"):
         Box(parts=parts).fill(job)

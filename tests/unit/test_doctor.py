@@ -15,7 +15,7 @@ from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Finding
 from testbed.process import Completed
-from testbed.vm import accel
+from testbed.vm import accel, box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -120,6 +120,7 @@ def test_each_finding_that_is_not_ok_has_a_fix(
 ) -> None:
     monkeypatch.setattr(doctor, "which", lambda _: None)
     monkeypatch.setattr(accel, "which", lambda _: None)
+    monkeypatch.setattr(box, "which", lambda _: None)
     monkeypatch.setattr(doctor, "go_on_path", lambda: None)
     monkeypatch.setattr(doctor, "DISK", 1 << 60)
     machine = Machine(unshare=completed("veth\t1\tno\n"))
