@@ -34,11 +34,13 @@ class Channel(Protocol):
 
 
 class Stream:
-    """One thing that is under way on the machine; ``None`` as its end: the machine was lost."""
+    """One thing that is under way on the machine.
+
+    When it is over, ``end`` is its end's number, or None if the machine was lost before.
+    """
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.number = link.new(self)
         self.changed = threading.Condition()
         self.pid = 0
         self.out = bytearray()
@@ -46,6 +48,7 @@ class Stream:
         self.room = WINDOW
         self.end: int | None = None
         self.over = False  # nothing more will come
+        self.number = link.new(self)
 
     def frame(self, kind: str, data: bytes) -> None:
         """Called by the link's reader, which must not be held up."""
@@ -94,9 +97,10 @@ class Stream:
         with self.changed:
             if not self.changed.wait_for(lambda: self.over, timeout):
                 raise TimeoutError
-            if self.end is None:
-                raise self.link.lost_error()
-            return self.end
+            end = self.end
+        if end is None:
+            raise self.link.lost_error()
+        return end
 
     def forget(self) -> None:
         """Have the machine end it, and hear no more of it."""
@@ -154,11 +158,11 @@ class Link:
 
     def new(self, stream: Stream) -> int:
         with self._lock:
-            if self.closed:
-                raise self.lost_error()
-            number = next(self._numbers)
-            self._streams[number] = stream
-        return number
+            if not self.closed:
+                number = next(self._numbers)
+                self._streams[number] = stream
+                return number
+        raise self.lost_error()
 
     def drop(self, number: int) -> None:
         with self._lock:
