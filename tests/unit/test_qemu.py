@@ -73,6 +73,7 @@ def test_the_script_says_what_the_machine_is(tmp_path: Path) -> None:
     # Run here with every path below a folder, and a file for the kernel's pool.
     (tmp_path / "etc/ssh").mkdir(parents=True)
     (tmp_path / "dev").mkdir()
+    (tmp_path / "root").mkdir()
     words = identity.script("node1", keys)
     for top in ("/etc", "/root", "/dev"):
         words = words.replace(f" {top}/", f" {tmp_path}{top}/")

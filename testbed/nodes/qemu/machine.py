@@ -35,11 +35,14 @@ SSH_SECONDS = 10.0
 BOOT_SECONDS: dict[Kind, float] = {"kvm": 60.0, "tcg": 240.0}
 POLL = 0.05
 
-# The kernel was booted with a name and a clock of its own; sshd reads its key again.
+# sshd reads its key again, and has done so once its number is written down anew.
 AWAKE = """\
+read sshd < /run/sshd.pid
+rm /run/sshd.pid
+kill -HUP "$sshd"
 hostname {name}
 date -s @{now} > /dev/null
-systemctl kill --kill-whom=main --signal=HUP ssh.service
+until test -s /run/sshd.pid; do sleep 0.05; done
 """
 
 
@@ -114,12 +117,12 @@ def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> S
         monitor.wait_state("paused", BOOT_SECONDS[parts.acceleration.kind])
         monitor.do("cont")
     keys = identity.make_keys()
-    before = _answering(cell, parts)
+    node = _answering(cell, parts)
     words = identity.script(cell.name, keys) + AWAKE.format(name=cell.name, now=time.time())
-    before.run(["sh", "-e"], input=words.encode())
-    before.close()
+    node.run(["sh", "-e"], input=words.encode())
     give_keys(cell, keys.client, keys.host_public)
-    return _answering(cell, parts)
+    node.shows(keys.host_public)  # the login that there is goes on: it is the same machine
+    return node
 
 
 def give_keys(cell: NetnsNode, client: str, host_public: str) -> None:

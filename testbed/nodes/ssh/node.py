@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import threading
@@ -95,6 +96,10 @@ class SshNode(Node):
             session, self._session = self._session, None
         if session is not None:
             session.close()
+
+    def shows(self, host_key: str) -> None:
+        """The machine has another key from its next login on."""
+        self._door = dataclasses.replace(self._door, host_key=host_key)
 
     def _link(self) -> Link:
         return self._connected().link
