@@ -24,6 +24,7 @@ from testbed.roles.etcd import endpoint, etcd_step, etcdctl
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
+    from testbed.nodes.base import Node as Machine
     from testbed.topology.model import Flannel as FlannelModel
     from testbed.topology.model import Node, Topology
 
@@ -44,6 +45,12 @@ INTERFACE = "eth0"  # of the node's first network, whose address is the one rese
 def flannel_step(node: str) -> str:
     """The name of the step after which the node's routes to its peers are set."""
     return f"flannel {node}"
+
+
+def load_modules(machine: Machine) -> None:
+    """Load what flanneld needs into a kernel that is the node's own."""
+    if not machine.shares:
+        machine.run(["modprobe", "--all", *MODULES])
 
 
 def network_config(flannel: FlannelModel) -> dict[str, Any]:
@@ -137,8 +144,7 @@ class Flannel(Role):
         machine = context.node(node.name)
         if "docker" in node.roles:  # whichever of the two comes first
             firewall.choose(machine, topology.docker.firewall)
-        if not machine.shares:
-            machine.run(["modprobe", "--all", *MODULES])
+        load_modules(machine)
         # A new etcd knows nothing of the leases: every flanneld must register again.
         digest = f"{topology.node_digest(node.name)}.{_epoch(context)}"
         argv = (
