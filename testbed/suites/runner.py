@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Set
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class _Collector:
         told: Callable[[Finding | Check], None],
         before_alone: Callable[[], None],
         *,
-        lacks: Set[str],
+        lacks: AbstractSet[str],
     ) -> None:
         self._lab = lab
         self._selection = selection
@@ -163,7 +164,7 @@ def run(
     *,
     told: Callable[[Finding | Check], None] = lambda _: None,
     before_alone: Callable[[], None] = lambda: None,
-    lacks: Set[str] = frozenset(),
+    lacks: AbstractSet[str] = frozenset(),
 ) -> Results:
     """Run what the selection names and the lab can answer; return what came of it.
 
