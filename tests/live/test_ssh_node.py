@@ -276,6 +276,25 @@ class TestSsh:
             asker.send_signal(signal.SIGKILL)
         assert until(lambda: node.run(there).stdout == "0\n")
 
+    def test_a_forked_process_has_a_connection_of_its_own(
+        self, provider: Machines, node: SshNode
+    ) -> None:
+        running = node.spawn(["cat"], input=b"parent's")
+        path = node.socket("/run/x.sock")
+        child = os.fork()
+        if child == 0:
+            ok = False
+            with contextlib.suppress(Exception):
+                ok = node.run(["echo", "child"]).out == b"child\n"
+                ok = ok and node.socket("/run/x.sock") != path
+                running.kill()  # says nothing on the parent's connection
+            os._exit(0 if ok else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert running.wait(5).out == b"parent's"
+        assert node.run(["echo", "parent"]).out == b"parent\n"
+        assert len(provider.connections) == 1
+        assert Path(path).exists()
+
     def test_a_child_that_stays_does_not_hold_a_command_up(self, node: SshNode) -> None:
         began = time.monotonic()
         result = node.run(["sh", "-c", "(sleep 5; echo late) & echo done"])

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -79,8 +80,11 @@ class Far:
 
 
 @pytest.fixture
-def far() -> Far:
-    return Far()
+def far() -> Iterator[Far]:
+    made = Far()
+    yield made
+    made.link.close()
+    made.link.join()  # other tests count threads
 
 
 def number(value: int) -> bytes:
@@ -289,6 +293,8 @@ def test_a_socket_can_be_reached_however_deep_its_folder(tmp_path: Path, depth: 
     with socket.socket(socket.AF_UNIX) as ours:
         ours.connect(made.path)
         assert ours.recv(1) == b""  # hung up at once, for the machine is gone
+    made.close()
+    assert list(folder.iterdir()) == []
 
 
 def test_sockets_of_killed_processes_are_swept(tmp_path: Path) -> None:
@@ -298,7 +304,7 @@ def test_sockets_of_killed_processes_are_swept(tmp_path: Path) -> None:
     mine = tmp_path / f"node1.{os.getpid()}.77.sock"
     old.touch()
     mine.touch()
-    Forward(tmp_path, "node1", "/x", gone)
+    Forward(tmp_path, "node1", "/x", gone).close()
     assert not old.exists()
     assert mine.exists()
 

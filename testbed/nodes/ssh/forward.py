@@ -37,12 +37,27 @@ class Forward:
         self._listener.bind(self.path)
         plain.chmod(0o600)
         self._listener.listen(64)
-        atexit.register(_unlink, plain)
-        threading.Thread(target=self._accept, name="testbed-forward", daemon=True).start()
+        atexit.register(_unlink_own, plain, os.getpid())
+        self._plain = plain
+        self._thread = threading.Thread(target=self._accept, name="testbed-forward", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        if self._folder >= 0:
+            os.close(self._folder)
+        _unlink(self._plain)
 
     def _accept(self) -> None:
         while True:
-            ours, _ = self._listener.accept()
+            try:
+                ours, _ = self._listener.accept()
+            except OSError:  # closed
+                return
             threading.Thread(target=self._join, args=(ours,), daemon=True).start()
 
     def _join(self, ours: socket.socket) -> None:
@@ -62,6 +77,11 @@ class Forward:
             with contextlib.suppress(LabError):
                 stream.wait(None)
             stream.poured.wait()
+
+
+def _unlink_own(path: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not a child of it
+        _unlink(path)
 
 
 def _unlink(path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,17 @@ POLL = 0.05  # seconds between two tries of a machine that does not answer yet
 ENDING = 1.0  # seconds between a machine's last word and its end
 FILES = 60.0  # seconds for a file of a few megabytes
 MANAGER = 60.0  # seconds until systemd has at least begun with what it was asked for
+
+_nodes: weakref.WeakSet[SshNode] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for node in list(_nodes):
+        node.forked()
+
+
+# The threads that serve a connection are not in the child, which would wait for them for ever.
+os.register_at_fork(after_in_child=_forked)
 
 
 class SshNode(Node):
@@ -65,6 +77,7 @@ class SshNode(Node):
         self._forwards: dict[str, Forward] = {}
         self._provided: dict[str, str] = {}
         self._providing = threading.Lock()
+        _nodes.add(self)
 
     def __repr__(self) -> str:
         return f"<ssh node {self.name} of {self._lab}>"
@@ -92,6 +105,10 @@ class SshNode(Node):
 
     def close(self) -> None:
         """Hang up; the next request connects again."""
+        with self._providing:
+            forwards, self._forwards = self._forwards, {}
+        for forward in forwards.values():
+            forward.close()
         with self._connecting:
             session, self._session = self._session, None
         if session is not None:
@@ -100,6 +117,15 @@ class SshNode(Node):
     def shows(self, host_key: str) -> None:
         """The machine has another key from its next login on."""
         self._door = dataclasses.replace(self._door, host_key=host_key)
+
+    def forked(self) -> None:
+        """In a child of the process that has the connection: begin anew, and leave that alone."""
+        if self._session is not None:
+            self._session.disown()
+        self._session = None
+        self._forwards = {}
+        self._connecting = threading.Lock()  # whoever held it is not in this process
+        self._providing = threading.Lock()
 
     def _link(self) -> Link:
         return self._connected().link

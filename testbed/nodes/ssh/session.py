@@ -88,6 +88,12 @@ class Session:
         self.link.close()
         self._transport.close()
 
+    def disown(self) -> None:
+        """After a fork, in the child: the connection is the parent's, and nothing may be sent."""
+        self.link.closed = True
+        self._transport.active = False  # type: ignore[attr-defined]  # its types lack it
+        self._transport.sock.close()  # this process's copy of it
+
     def _start(self, agent: Path) -> Link:
         command = START.format(" ".join(places(agent)), MISSING)
         for _ in range(2):

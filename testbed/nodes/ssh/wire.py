@@ -135,6 +135,7 @@ class Link:
         self._sending = threading.Lock()
         self._rest = bytearray()
         self._abandoned: deque[int] = deque()
+        self._reader = threading.Thread(target=self._read, name="testbed-link", daemon=True)
         channel.settimeout(ALIVE)
 
     def greet(self, timeout: float) -> bool:
@@ -152,7 +153,7 @@ class Link:
                 hello = HEADER.unpack(self._rest) == (0, ord("h"), 0)
                 self._rest.clear()
                 if hello:
-                    threading.Thread(target=self._read, name="testbed-link", daemon=True).start()
+                    self._reader.start()
                 return hello
         raise self.lost_error()
 
@@ -209,6 +210,10 @@ class Link:
             self._channel.close()
         for stream in streams:
             stream.lost()
+
+    def join(self) -> None:
+        """Wait for the end of what reads, after ``close``."""
+        self._reader.join()
 
     def _read(self) -> None:
         try:
