@@ -14,6 +14,7 @@ import pytest
 from testbed.errors import LabError, TimeoutExpired
 from testbed.lab import preflight
 from testbed.nodes.base import NodeSpec
+from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.qemu import cell, identity, snapshot
 from testbed.nodes.qemu.command import MEMORY, Hardware, command
 from testbed.nodes.qemu.machine import Parts
@@ -229,3 +230,24 @@ def test_a_virtual_machine_asks_nothing_of_our_kernel_but_its_links() -> None:
     assert not {name for name in preflight.kernel_features(topology) if "iptables" in name}
     assert "qemu-img" in preflight.programs(topology)
     assert "curl" not in preflight.programs(topology)
+
+
+class Console(NetnsNode):
+    """A cell that has nothing but a console."""
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    def get(self, path: str) -> bytes:
+        if self.text is None:
+            raise FileNotFoundError(path)
+        return self.text.encode()
+
+
+def test_the_last_words_of_a_machine_are_those_before_its_registers() -> None:
+    said = [f"line {number}" for number in range(20)]
+    assert cell.last_words(Console("\n".join(said))).splitlines() == said[-cell.LAST_LINES :]
+    reason = ["testbed: there is no disk /dev/vda", "[    1.2] Kernel panic - not syncing: init!"]
+    text = "\r\n\n".join([*said, *reason, *("RAX: ffffffffffffffda" for _ in range(30))])
+    assert cell.last_words(Console(text)).splitlines()[-2:] == reason
+    assert cell.last_words(Console(None)) == ""

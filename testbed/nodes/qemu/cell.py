@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x40000000  # setns(2)
 SSH_PORT = 22
-LAST_LINES = 15
+LAST_LINES = 12  # as many as an error shows
+PANIC = "Kernel panic"
 
 
 def taps(interfaces: int) -> list[str]:
@@ -99,10 +100,11 @@ def _setns(space: int) -> None:
 
 
 def last_words(cell: NetnsNode) -> str:
-    """The end of what the machine wrote to its console."""
+    """The end of what the machine wrote to its console, up to a panic if there was one."""
     try:
         lines = cell.get(CONSOLE).decode(errors="replace").splitlines()
     except OSError:
         return ""
     shown = [line.strip() for line in lines if line.strip()]
-    return "\n".join(shown[-LAST_LINES:])
+    panic = next((at for at, line in enumerate(shown) if PANIC in line), len(shown))
+    return "\n".join(shown[: panic + 1][-LAST_LINES:])  # behind it come registers and stacks
