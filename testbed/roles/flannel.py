@@ -156,7 +156,7 @@ class Flannel(Role):
             *(() if machine.shares else RESYNC),
         )
         service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
-        changed = start(machine, service)
+        changed = start(machine, service, timeout=180)
         return (
             f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
             changed,
