@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live sabotage bench lock setup clean
+.PHONY: help demo test lint unit web live test-vm sabotage bench lock setup clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup  ## every lab up, every claim put to the test, all down, what is left; report.html
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
@@ -33,6 +33,12 @@ web: $(VENV)/ready  ## the HTML report in a real browser
 
 live: setup  ## tests on real labs (root)
 	$(SUDO) $(BIN)/python -m pytest tests/live
+
+test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
+	command -v qemu-system-x86_64 > /dev/null && command -v mmdebstrap > /dev/null || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
+	    qemu-system-x86 qemu-utils mmdebstrap e2fsprogs; }
+	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
 	$(SUDO) $(BIN)/python -m pytest -q --tb=short tests/live/sabotage

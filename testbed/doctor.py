@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Finding
 from testbed.process import run, which
+from testbed.vm import accel, box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -189,7 +189,8 @@ def findings(
     found += [*_artifacts(store), _forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
-    found += [kvm(runner)] if full else []
+    found += [virtual_machines()]
+    found += [kvm(store.folder, runner)] if full else []
     return found
 
 
@@ -220,61 +221,30 @@ def fix(
             store.fetch(entry.name)
 
 
-def kvm(runner: Runner = run, *, timeout: float = 3.0, accelerator: str = "kvm") -> Finding:
-    """Whether a guest runs under KVM: a BIOS of a few instructions, given ``timeout`` seconds.
-
-    The device file alone says little: some hypervisors offer one that
-    interprets each instruction.  Only providers with real machines need it.
-    """
-
-    def no(detail: str, fix: str) -> Finding:
-        return _finding("KVM", detail, ("vagrant",), ok=False, fix=fix, required=False)
-
-    if accelerator == "kvm" and not Path("/dev/kvm").exists():
-        return no("there is no /dev/kvm", "turn on virtualization in the firmware or hypervisor")
-    qemu = which(f"qemu-system-{os.uname().machine}")
-    if not qemu or os.uname().machine != "x86_64":
-        return no(
-            "not tried: there is no qemu-system-x86_64; only virtual machines need it",
-            f"{INSTALL} qemu-system-x86",
-        )
-    with tempfile.TemporaryDirectory(prefix="testbed-kvm-") as folder:
-        bios = Path(folder) / "bios"
-        bios.write_bytes(bios_image())
-        command = [
-            qemu, "-accel", accelerator, "-machine", "q35", "-m", "16", "-nodefaults",
-            "-no-user-config", "-display", "none", "-no-reboot", "-bios", str(bios),
-            "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
-        ]  # fmt: skip
-        begin = time.monotonic()
-        try:
-            answer = runner(command, timeout=timeout, check=False)
-        except TimeoutExpired:
-            return no(
-                f"/dev/kvm is there, yet a guest did not count to {GUEST_LOOPS} in {timeout:g} s",
-                "none on this machine: virtual machines are emulated, and slow",
-            )
-    if answer.status != GUEST_SAYS:
-        said = (answer.stderr.strip().splitlines() or [f"status {answer.status}"])[-1]
-        return no(f"a guest did not run: {said}", "see that /dev/kvm may be opened by this user")
-    took = f"a guest ran in {time.monotonic() - begin:.2f} s"
-    return _finding("KVM", took, ("vagrant",), ok=True, required=False)
+def kvm(cache: Path, runner: Runner = run) -> Finding:
+    """Whether virtual machines run under KVM, tried anew.  Only providers of such need it."""
+    detail, fix = "", ""
+    try:
+        answer = accel.probe(cache, fresh=True, runner=runner)
+    except MachineError as error:
+        ok, detail, fix = False, f"not tried: {error.message}", error.hint or ""
+    else:
+        ok, detail = answer.kind == "kvm", f"{answer.detail}; {answer.cost}"
+        fix = "turn on (nested) virtualization in the firmware or hypervisor, or wait longer"
+    return _finding("KVM", detail, ("provider qemu",), ok=ok, fix=fix, required=False)
 
 
-GUEST_CODE = 0x31
-GUEST_SAYS = GUEST_CODE << 1 | 1  # how isa-debug-exit makes an exit status of what a guest writes
-GUEST_LOOPS = 50_000_000  # a tenth of a second at a processor's own speed, minutes if interpreted
-
-
-def bios_image() -> bytes:
-    """A 64 KiB BIOS that counts GUEST_LOOPS and then writes GUEST_CODE to port 0xf4."""
-    code = b"\x66\xb9" + GUEST_LOOPS.to_bytes(4, "little")  # mov ecx, GUEST_LOOPS
-    code += b"\x67\xe2\xfd"  # loop to itself, counting in ecx
-    code += bytes((0xB0, GUEST_CODE, 0xE6, 0xF4, 0xF4))  # mov al, GUEST_CODE; out 0xf4, al; hlt
-    image = bytearray(b"\xf4" * 0x10000)  # hlt, wherever it should stray to
-    image[0xFF00 : 0xFF00 + len(code)] = code
-    image[0xFFF0:0xFFF3] = b"\xe9" + (0xFF00 - 0xFFF3 & 0xFFFF).to_bytes(2, "little")  # jmp there
-    return bytes(image)
+def virtual_machines() -> Finding:
+    """The programs that make and run them: never installed by :func:`fix`, few labs need them."""
+    missing = box.lacking() | ({} if which(accel.QEMU) else {accel.QEMU: accel.PACKAGE})
+    return _finding(
+        "virtual machines",
+        f"no {', '.join(missing)}" if missing else "QEMU, and all that makes boxes, are there",
+        ("provider qemu",),
+        ok=not missing,
+        fix=f"{INSTALL} {' '.join(sorted(set(missing.values())))}",
+        required=False,
+    )
 
 
 def _finding(

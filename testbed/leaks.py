@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Programs of a lab that would be left over when they run after it.
 PROGRAMS = (
     "testbed-init", "dockerd", "containerd", "containerd-shim", "docker-proxy", "runc",
-    "etcd", "flanneld", "tcpdump",
+    "etcd", "flanneld", "tcpdump", "qemu-system",
 )  # fmt: skip
 SYSCTLS = (
     "net/ipv4/ip_forward", "net/ipv4/conf/all", "net/ipv4/conf/default", "net/ipv6/conf/all",

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from testbed.artifacts import Store
 from testbed.lab.lab import Settings
 from testbed.lab.state import State, folder
 from testbed.nodes.netns.provider import NetnsProvider
+from testbed.nodes.qemu.provider import QemuProvider
+
+if TYPE_CHECKING:
+    from testbed.vm.box import Built
 
 
 def settings(
@@ -24,4 +29,19 @@ def settings(
     store = Store(overrides=overrides, config=config, progress=progress)
     state = State(folder())
     netns = NetnsProvider(state.path, lambda: store.binary("testbed-init"), lambda: store.folders)
-    return Settings(state=state, store=store, providers={netns.name: netns})
+    qemu = QemuProvider(
+        state.path,
+        lambda: store.binary("testbed-init"),
+        exposed=lambda: store.folders,
+        cache=store.folder,
+        box=lambda: _box(store),
+        agent=lambda: store.binary("testbed-agent"),
+        keep=store.keep,
+    )
+    return Settings(state=state, store=store, providers={netns.name: netns, qemu.name: qemu})
+
+
+def _box(store: Store) -> Built:
+    from testbed.vm.box import box
+
+    return box(store)

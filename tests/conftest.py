@@ -10,21 +10,30 @@ import pytest
 from fakes import Bench
 
 from testbed import leaks
+from testbed.process import which
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT_ONLY = ("live", "crash", "vm")
+VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
+VM_PACKAGES = "qemu-system-x86 qemu-utils mmdebstrap e2fsprogs"
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.geteuid() == 0:
-        return
-    skip = pytest.mark.skip(reason="needs root: namespaces, links and mounts are made by root only")
+    if os.geteuid() != 0:
+        why = "needs root: namespaces, links and mounts are made by root only"
+        _skip(items, ROOT_ONLY, why)
+    if missing := [name for name in VM_ONLY if which(name) is None]:
+        how = f"apt-get install --no-install-recommends {VM_PACKAGES}"
+        _skip(items, ("vm",), f"no {', '.join(missing)}: {how}")
+
+
+def _skip(items: list[pytest.Item], folders: tuple[str, ...], why: str) -> None:
     for item in items:
-        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in ROOT_ONLY:
-            item.add_marker(skip)
+        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in folders:
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 @pytest.fixture(scope="session", autouse=True)

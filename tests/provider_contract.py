@@ -1,8 +1,8 @@
 """What every provider must do, whatever its machines are: one suite for all of them.
 
-A provider's own test module derives a class from :class:`ProviderContract`
-and gives it a fixture ``provider``.  Programs are few and plain, so that the
-fake can be taught them.
+A provider's own test module derives a class from :class:`ProviderContract`, or
+one from each of its halves, and gives it a fixture ``provider``.  Programs are
+few and plain, so that the fake can be taught them.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def spec(name: str, digest: str = "digest-1") -> NodeSpec:
-    return NodeSpec(name, digest)
+    return NodeSpec(name, digest, interfaces=2)  # as many as node1 of TWO has networks
 
 
-class ProviderContract:
+class Contract:
     """Derive, and give a fixture ``provider`` that leaves nothing behind."""
 
     #: Tests that make no sense for a provider, each with the reason.
@@ -91,103 +91,14 @@ class ProviderContract:
         provider.create_fabric("contract", topology)
         return provider.create("contract", spec("node1"))
 
-    # -- nodes --------------------------------------------------------------
+    def service(
+        self, name: str = "good", digest: str = "d1", *, program: str = NOTIFY, notify: bool = True
+    ) -> Service:
+        return Service(name, (PYTHON, "-S", "-c", program), notify=notify, digest=digest)
 
-    def test_a_lab_that_is_not_there_has_no_nodes(self, provider: Provider) -> None:
-        assert provider.nodes("nowhere") == {}
-        assert provider.fabric("nowhere") is None
-        assert provider.labs() == []
 
-    def test_a_node_that_is_made_is_found(self, provider: Provider, node: Node) -> None:
-        assert (node.name, node.digest) == ("node1", "digest-1")
-        found = provider.nodes("contract")
-        assert [(n, found[n].name, found[n].digest) for n in found] == [
-            ("node1", "node1", "digest-1")
-        ]
-        assert provider.labs() == ["contract"]
-
-    def test_it_is_found_by_another_object_too(self, provider: Provider, node: Node) -> None:
-        other = self.again(provider)
-        node.put(b"seen", "/run/mark")
-        assert other.nodes("contract")["node1"].get("/run/mark") == b"seen"
-        other.destroy("contract")
-        assert provider.nodes("contract") == {}
-        assert provider.labs() == []
-
-    def test_one_node_is_removed_the_others_stay(self, provider: Provider, node: Node) -> None:
-        provider.create("contract", spec("node2"))
-        provider.destroy("contract", ["node1"])
-        assert list(provider.nodes("contract")) == ["node2"]
-        assert provider.labs() == ["contract"]
-
-    def test_what_is_not_there_can_be_removed(self, provider: Provider, node: Node) -> None:
-        provider.destroy("nowhere")
-        provider.destroy("nowhere", ["node1"])
-        provider.destroy("contract", [])
-        provider.destroy("contract", ["node9"])
-        assert list(provider.nodes("contract")) == ["node1"]
-        provider.destroy("contract")
-        provider.destroy("contract")
-        assert provider.labs() == []
-
-    def test_labs_do_not_touch_each_other(
-        self, provider: Provider, node: Node, topology: Topology
-    ) -> None:
-        for lab in ("other", "contract-2"):
-            provider.create_fabric(lab, topology)
-            provider.create(lab, spec("node1", lab)).put(lab.encode(), "/run/mark")
-        assert provider.labs() == ["contract", "contract-2", "other"]
-        provider.destroy("contract")
-        assert provider.labs() == ["contract-2", "other"]
-        assert provider.nodes("contract-2")["node1"].get("/run/mark") == b"contract-2"
-        assert provider.nodes("other")["node1"].digest == "other"
-
-    def test_the_fabric_is_made_once(self, provider: Provider, topology: Topology) -> None:
-        provider.create_fabric("contract", topology)
-        first = provider.fabric("contract")
-        provider.create_fabric("contract", topology)
-        assert provider.labs() == (["contract"] if first else [])
-        assert provider.nodes("contract") == {}
-        provider.destroy("contract")
-        assert provider.fabric("contract") is None
-
-    def test_many_nodes_are_made_at_once(self, provider: Provider, topology: Topology) -> None:
-        provider.create_fabric("contract", topology)
-        names = [f"node{i}" for i in range(8)]
-        with ThreadPoolExecutor(8) as pool:
-            made = list(pool.map(lambda n: provider.create("contract", spec(n)), names))
-        assert [n.name for n in made] == names
-        assert sorted(provider.nodes("contract")) == names
-
-    def test_a_node_made_anew_knows_nothing_of_the_one_before(
-        self, provider: Provider, node: Node
-    ) -> None:
-        node.put(b"old", "/etc/mark")
-        provider.destroy("contract", ["node1"])
-        new = provider.create("contract", spec("node1", "digest-2"))
-        with pytest.raises(FileNotFoundError):
-            new.get("/etc/mark")
-        assert provider.nodes("contract")["node1"].digest == "digest-2"
-
-    def test_a_node_is_removed_and_joined_again_at_once(
-        self, provider: Provider, node: Node, topology: Topology
-    ) -> None:
-        provider.connect("contract", topology, node)
-        for _ in range(8):
-            provider.destroy("contract", ["node1"])
-            provider.connect("contract", topology, provider.create("contract", spec("node1")))
-
-    def test_a_node_that_is_gone_says_so(self, provider: Provider, node: Node) -> None:
-        provider.destroy("contract", ["node1"])
-        for ask in (
-            lambda: node.run(["true"]),
-            lambda: node.get("/etc/hostname"),
-            lambda: node.put(b"", "/run/x"),
-            node.services,
-            lambda: node.start(Service("s", ("true",))),
-        ):
-            with pytest.raises(NoSuchLab):
-                ask()
+class NodeContract(Contract):
+    """What one node does; none of it makes or ends a node."""
 
     # -- commands -----------------------------------------------------------
 
@@ -306,12 +217,6 @@ class ProviderContract:
         gone = ["sh", "-c", "! grep -lzx 65 /proc/[0-9]*/cmdline"]
         assert until(lambda: node.run(gone, check=False).ok)
 
-    def test_who_waits_on_a_node_that_goes_is_told(self, provider: Provider, node: Node) -> None:
-        running = node.spawn(["sleep", "66"])
-        threading.Timer(0.05, provider.destroy, ("contract",)).start()
-        with pytest.raises(NoSuchLab):
-            running.wait(20)
-
     # -- files --------------------------------------------------------------
 
     def test_what_is_put_can_be_got(self, node: Node) -> None:
@@ -374,11 +279,6 @@ class ProviderContract:
         assert node.host.run("cat /run/greeting").stdout == "hello\n"
 
     # -- services -----------------------------------------------------------
-
-    def service(
-        self, name: str = "good", digest: str = "d1", *, program: str = NOTIFY, notify: bool = True
-    ) -> Service:
-        return Service(name, (PYTHON, "-S", "-c", program), notify=notify, digest=digest)
 
     def test_a_service_is_waited_for_until_it_says_it_is_ready(self, node: Node) -> None:
         assert node.services() == {}
@@ -455,6 +355,121 @@ class ProviderContract:
         with pytest.raises(NoSuchLab, match="there are: good"):
             node.logs("no-such-service")
 
+    def test_two_who_start_the_same_service_get_one(self, node: Node) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: node.start(self.service()), range(8)))
+        assert node.logs("good").count("ready soon") == 1
+
+    def test_a_nul_in_a_service_is_refused(self, node: Node) -> None:
+        with pytest.raises(ValueError, match="NUL"):
+            node.start(Service("bad", ("echo", "a\0b")))
+
+
+class FleetContract(Contract):
+    """How nodes come, are found, and go."""
+
+    def test_a_lab_that_is_not_there_has_no_nodes(self, provider: Provider) -> None:
+        assert provider.nodes("nowhere") == {}
+        assert provider.fabric("nowhere") is None
+        assert provider.labs() == []
+
+    def test_a_node_that_is_made_is_found(self, provider: Provider, node: Node) -> None:
+        assert (node.name, node.digest) == ("node1", "digest-1")
+        found = provider.nodes("contract")
+        assert [(n, found[n].name, found[n].digest) for n in found] == [
+            ("node1", "node1", "digest-1")
+        ]
+        assert provider.labs() == ["contract"]
+
+    def test_it_is_found_by_another_object_too(self, provider: Provider, node: Node) -> None:
+        other = self.again(provider)
+        node.put(b"seen", "/run/mark")
+        assert other.nodes("contract")["node1"].get("/run/mark") == b"seen"
+        other.destroy("contract")
+        assert provider.nodes("contract") == {}
+        assert provider.labs() == []
+
+    def test_one_node_is_removed_the_others_stay(self, provider: Provider, node: Node) -> None:
+        provider.create("contract", spec("node2"))
+        provider.destroy("contract", ["node1"])
+        assert list(provider.nodes("contract")) == ["node2"]
+        assert provider.labs() == ["contract"]
+
+    def test_what_is_not_there_can_be_removed(self, provider: Provider, node: Node) -> None:
+        provider.destroy("nowhere")
+        provider.destroy("nowhere", ["node1"])
+        provider.destroy("contract", [])
+        provider.destroy("contract", ["node9"])
+        assert list(provider.nodes("contract")) == ["node1"]
+        provider.destroy("contract")
+        provider.destroy("contract")
+        assert provider.labs() == []
+
+    def test_labs_do_not_touch_each_other(
+        self, provider: Provider, node: Node, topology: Topology
+    ) -> None:
+        for lab in ("other", "contract-2"):
+            provider.create_fabric(lab, topology)
+            provider.create(lab, spec("node1", lab)).put(lab.encode(), "/run/mark")
+        assert provider.labs() == ["contract", "contract-2", "other"]
+        provider.destroy("contract")
+        assert provider.labs() == ["contract-2", "other"]
+        assert provider.nodes("contract-2")["node1"].get("/run/mark") == b"contract-2"
+        assert provider.nodes("other")["node1"].digest == "other"
+
+    def test_the_fabric_is_made_once(self, provider: Provider, topology: Topology) -> None:
+        provider.create_fabric("contract", topology)
+        first = provider.fabric("contract")
+        provider.create_fabric("contract", topology)
+        assert provider.labs() == (["contract"] if first else [])
+        assert provider.nodes("contract") == {}
+        provider.destroy("contract")
+        assert provider.fabric("contract") is None
+
+    def test_many_nodes_are_made_at_once(self, provider: Provider, topology: Topology) -> None:
+        provider.create_fabric("contract", topology)
+        names = [f"node{i}" for i in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda n: provider.create("contract", spec(n)), names))
+        assert [n.name for n in made] == names
+        assert sorted(provider.nodes("contract")) == names
+
+    def test_a_node_made_anew_knows_nothing_of_the_one_before(
+        self, provider: Provider, node: Node
+    ) -> None:
+        node.put(b"old", "/etc/mark")
+        provider.destroy("contract", ["node1"])
+        new = provider.create("contract", spec("node1", "digest-2"))
+        with pytest.raises(FileNotFoundError):
+            new.get("/etc/mark")
+        assert provider.nodes("contract")["node1"].digest == "digest-2"
+
+    def test_a_node_is_removed_and_joined_again_at_once(
+        self, provider: Provider, node: Node, topology: Topology
+    ) -> None:
+        provider.connect("contract", topology, node)
+        for _ in range(8):
+            provider.destroy("contract", ["node1"])
+            provider.connect("contract", topology, provider.create("contract", spec("node1")))
+
+    def test_a_node_that_is_gone_says_so(self, provider: Provider, node: Node) -> None:
+        provider.destroy("contract", ["node1"])
+        for ask in (
+            lambda: node.run(["true"]),
+            lambda: node.get("/etc/hostname"),
+            lambda: node.put(b"", "/run/x"),
+            node.services,
+            lambda: node.start(Service("s", ("true",))),
+        ):
+            with pytest.raises(NoSuchLab):
+                ask()
+
+    def test_who_waits_on_a_node_that_goes_is_told(self, provider: Provider, node: Node) -> None:
+        running = node.spawn(["sleep", "66"])
+        threading.Timer(0.05, provider.destroy, ("contract",)).start()
+        with pytest.raises(NoSuchLab):
+            running.wait(20)
+
     def test_services_outlive_who_started_them(self, provider: Provider, node: Node) -> None:
         node.start(self.service())
         again = self.again(provider).nodes("contract")["node1"]
@@ -467,11 +482,6 @@ class ProviderContract:
         with pytest.raises(NoSuchLab):
             node.start(self.service(NEVER, program="import time; time.sleep(60)"), timeout=20)
 
-    def test_two_who_start_the_same_service_get_one(self, node: Node) -> None:
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: node.start(self.service()), range(8)))
-        assert node.logs("good").count("ready soon") == 1
 
-    def test_a_nul_in_a_service_is_refused(self, node: Node) -> None:
-        with pytest.raises(ValueError, match="NUL"):
-            node.start(Service("bad", ("echo", "a\0b")))
+class ProviderContract(FleetContract, NodeContract):
+    """All of it."""

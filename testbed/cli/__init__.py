@@ -35,6 +35,7 @@ COMMANDS = {
     "topologies": "topologies",
     "schema": "schema",
     "artifacts": "artifacts",
+    "box": "box",
     "completion": "completion",
 }
 
@@ -132,6 +133,7 @@ ABOUT = {
     "topologies": "List the topologies that come with testbed, or show one.",
     "schema": "Print the JSON Schema of topology files, for editors.",
     "artifacts": "List, build or remove binaries and images.",
+    "box": "Build, list or remove the boxes of virtual machines.",
     "completion": "Print the script that completes commands in a shell.",
 }
 

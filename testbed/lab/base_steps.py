@@ -46,7 +46,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
             return addresses, known != names
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
-        spec = NodeSpec(node.name, digest, node.cpus, node.memory)
+        spec = NodeSpec(node.name, digest, node.cpus, node.memory, len(node.networks))
         made = context.provider.create(context.lab, spec)
         context.provider.connect(context.lab, topology, made)
         _introduce(made, names)

@@ -7,12 +7,11 @@ again each time: somebody may have mended it.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed import boot
 from testbed.errors import MachineError
 from testbed.process import which
 
@@ -30,7 +29,13 @@ EVERY_LAB = (
     "bridge",
 )
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: What providers need beside that.  A virtual machine has a kernel and programs of its own:
+#: none of what the roles need is asked of this one.
+VIRTUAL_KERNEL: Mapping[str, tuple[str, ...]] = {"qemu": ("tun",)}
+VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
+    "qemu": {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
+}
+KEPT = "machine"
 
 
 def kernel_features(topology: Topology) -> set[str]:
@@ -39,6 +44,8 @@ def kernel_features(topology: Topology) -> set[str]:
     from testbed.roles.flannel import BACKEND_KERNEL
 
     wanted = set(EVERY_LAB)
+    if topology.provider in VIRTUAL_KERNEL:
+        return wanted | set(VIRTUAL_KERNEL[topology.provider])
     for node in topology.nodes.values():
         for role in node.roles:
             wanted |= set(ROLES[role].kernel)
@@ -53,7 +60,9 @@ def programs(topology: Topology) -> dict[str, str]:
     """The programs that the topology's steps call, each with its Debian package."""
     from testbed.roles import ROLES, firewall
 
-    wanted = dict(PROGRAMS)
+    wanted: dict[str, str] = dict(PROGRAMS)
+    if topology.provider in VIRTUAL_PROGRAMS:
+        return {**wanted, **VIRTUAL_PROGRAMS[topology.provider]}
     if topology.with_role("docker"):
         wanted |= firewall.PROGRAMS.get(topology.docker.firewall, {})
     for node in topology.nodes.values():
@@ -89,25 +98,10 @@ def check(topology: Topology, cache: Path) -> None:
     _keep(cache, {name for name, item in found.items() if item.ok})
 
 
-def _boot() -> str:
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:  # hidden in some containers: then nothing is remembered
-        return ""
-
-
 def _known(cache: Path) -> set[str]:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        data = json.loads((cache / ".machine.json").read_text())
-        if data["boot"] == _boot() != "":
-            return set(data["works"])
-    return set()
+    found = boot.recall(cache, KEPT)
+    return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
 
 
 def _keep(cache: Path, works: set[str]) -> None:
-    part = cache / f".machine.{os.getpid()}"
-    # What cannot be kept is tried again: no reason to fail.
-    with contextlib.suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"boot": _boot(), "works": sorted(works)}))
-        part.replace(cache / ".machine.json")
+    boot.keep(cache, KEPT, sorted(works))

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.errors import CommandError
 
@@ -89,6 +89,7 @@ class NodeSpec:
     digest: str
     cpus: float | None = None
     memory: int | None = None
+    interfaces: int = 0  #: how many ``ethN`` connect() will want; real machines are made with them
 
 
 class Running(ABC):
@@ -127,6 +128,9 @@ class Node(ABC):
 
     name: str
     digest: str  #: the settings that it was made with (``Topology.node_digest``)
+    #: Whether it is this machine in other namespaces: it reads our files, nothing need be copied,
+    #: and its kernel is ours, not to be changed for its sake.
+    shares: ClassVar[bool] = False
 
     def run(
         self,

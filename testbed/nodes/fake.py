@@ -199,6 +199,8 @@ class FakeRunning(Running):
 class FakeNode(Node):
     """One node in memory.  ``files`` and ``modes`` are by absolute path."""
 
+    shares = True
+
     def __init__(self, machine: FakeMachine, lab: str, spec: NodeSpec) -> None:
         self.name = spec.name
         self.digest = spec.digest

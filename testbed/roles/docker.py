@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 SERVICE = "dockerd"
 CONFIG = "/etc/docker/daemon.json"
 BRIDGE = "docker0"
+CONTAINERD = "containerd"
+CONTAINERD_FILE = "/etc/docker/containerd.toml"
+CONTAINERD_SOCKET = "/run/docker/containerd/containerd.sock"
+#: As the daemon would have it write for its own one; CRI is for Kubernetes.
+CONTAINERD_CONFIG = f"""\
+version = 2
+root = "/var/lib/docker/containerd/daemon"
+state = "/run/docker/containerd/daemon"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{CONTAINERD_SOCKET}"
+"""
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
@@ -129,12 +141,16 @@ class Docker(Role):
         path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
         daemon = machine.provide(program(context.store, release, "dockerd"))
         preload()
-        service = Service(
-            SERVICE,
-            (daemon, "--log-level=warn"),
-            env=daemon_env(topology, node, number, path),
-            notify=True,
-            digest=topology.node_digest(node),
-        )
+        argv, env = [daemon, "--log-level=warn"], daemon_env(topology, node, number, path)
+        digest = topology.node_digest(node)
+        if not machine.shares:
+            # A daemon gives its own containerd 15 s to start, which may not do when emulated.
+            machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
+            containerd = machine.provide(program(context.store, release, "containerd"))
+            words = (containerd, f"--config={CONTAINERD_FILE}", "--log-level=warn")
+            below = Service(CONTAINERD, words, env=env, notify=True, digest=digest)
+            start(machine, below, timeout=180)
+            argv.append(f"--containerd={CONTAINERD_SOCKET}")
+        service = Service(SERVICE, tuple(argv), env=env, notify=True, digest=digest)
         changed = start(machine, service, timeout=180)
         return f"dockerd {version}, docker0 {topology.docker.bip[node]}", changed

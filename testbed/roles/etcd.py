@@ -65,7 +65,8 @@ class Etcd(Role):
                 "--unsafe-no-fsync",  # the lab's data end with the lab
             )
             digest = topology.node_digest(node.name)
-            changed = start(machine, Service(SERVICE, argv, notify=True, digest=digest))
+            service = Service(SERVICE, argv, notify=True, digest=digest)
+            changed = start(machine, service, timeout=180)
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
 
         yield Step(

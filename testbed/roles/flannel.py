@@ -24,6 +24,7 @@ from testbed.roles.etcd import endpoint, etcd_step, etcdctl
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
+    from testbed.nodes.base import Node as Machine
     from testbed.topology.model import Flannel as FlannelModel
     from testbed.topology.model import Node, Topology
 
@@ -32,6 +33,11 @@ PREFIX = "/coreos.com/network"
 CONFIG_STEP = "flannel config"
 #: What a backend needs of the kernel, as :mod:`testbed.doctor` names it.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
+#: flanneld ends where the first is missing, and loads none itself.
+MODULES = ("br_netfilter", "vxlan", "tun")
+#: Seconds between two looks at its rules, each of which runs iptables twenty times: by default
+#: 5, which takes half of an emulated processor.
+RESYNC = ("--iptables-resync=60",)
 SUBNET_FILE = "/run/flannel/subnet.env"
 INTERFACE = "eth0"  # of the node's first network, whose address is the one reserved for
 
@@ -39,6 +45,12 @@ INTERFACE = "eth0"  # of the node's first network, whose address is the one rese
 def flannel_step(node: str) -> str:
     """The name of the step after which the node's routes to its peers are set."""
     return f"flannel {node}"
+
+
+def load_modules(machine: Machine) -> None:
+    """Load what flanneld needs into a kernel that is the node's own."""
+    if not machine.shares:
+        machine.run(["modprobe", "--all", *MODULES])
 
 
 def network_config(flannel: FlannelModel) -> dict[str, Any]:
@@ -132,6 +144,7 @@ class Flannel(Role):
         machine = context.node(node.name)
         if "docker" in node.roles:  # whichever of the two comes first
             firewall.choose(machine, topology.docker.firewall)
+        load_modules(machine)
         # A new etcd knows nothing of the leases: every flanneld must register again.
         digest = f"{topology.node_digest(node.name)}.{_epoch(context)}"
         argv = (
@@ -140,9 +153,10 @@ class Flannel(Role):
             f"--iface={INTERFACE}",
             f"--subnet-file={SUBNET_FILE}",
             "--ip-masq",
+            *(() if machine.shares else RESYNC),
         )
         service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
-        changed = start(machine, service)
+        changed = start(machine, service, timeout=180)
         return (
             f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
             changed,

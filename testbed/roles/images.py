@@ -4,7 +4,9 @@ Loading an image costs a node about as much CPU as starting its daemon.  What a
 daemon has made of its images is therefore kept in the cache, as its own files
 below the data root, and put under the data root of the next daemon before that
 starts: the small files are copied; the layers, which overlayfs only ever
-reads, are linked to.  A seed belongs to one engine version and one set of images.
+reads, are linked to.  A seed belongs to one engine version and one set of images,
+and is for nodes that read this machine's files: to another it would have to be
+copied, which costs what it saves.
 """
 
 from __future__ import annotations
@@ -77,6 +79,8 @@ class Seed(Source):
 
 def install_seed(context: Context, node: Node, engine: str) -> None:
     """Put the seed under the data root of a daemon that has never run; none yet is fine."""
+    if not node.shares:
+        return
     found = context.store.kept(SEEDED, _seed(context, node.name, engine, bytes))
     if found is not None:
         node.run(["sh", "-c", INSTALL, "sh", node.provide(found)])
@@ -116,9 +120,9 @@ def _remove_others(context: Context, engine: Engine, node: str) -> bool:
 
 def _keep(context: Context, node: str, engine: Engine) -> None:
     """Make the seed from a daemon that has the images and no container yet."""
-    if engine.names():
-        return
     machine = context.node(node)
+    if engine.names() or not machine.shares:
+        return
 
     def harvest() -> bytes:
         argv = ["tar", "-C", DATA_ROOT, "-cf", "-", "--numeric-owner", f"--exclude={OWN}", *PARTS]

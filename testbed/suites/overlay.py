@@ -17,7 +17,7 @@ from testbed.errors import LabError, TimeoutExpired
 from testbed.observe.capture import Capture, Packet, captures
 from testbed.pytest_plugin import features
 from testbed.roles.etcd import endpoint, etcdctl
-from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, subnet_key
+from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, load_modules, subnet_key
 from testbed.suites.helpers import IMAGE, Inside, outside_node, ping, scratch_machine, undone
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ SUBNETS = f"{PREFIX}/subnets"
 OTHER_PREFIX = "/testbed/other-network"
 DEVICES = {"udp": "flannel0", "vxlan": "flannel.1"}
 WAIT_SECONDS = 5.0
+LEASE_SECONDS = 30.0  # until a flanneld that has just been started is ready, emulated or not
 POLL_SECONDS = 0.01
 
 
@@ -372,7 +373,7 @@ class ThirdHost:
             self.run(["ip", "link", "delete", DEVICES["vxlan"]], check=False)
 
     def _await_lease(self, running: Running) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + LEASE_SECONDS
         while not self.run(["test", "-s", SUBNET_FILE], check=False).ok:
             with contextlib.suppress(TimeoutExpired):
                 result = running.wait(POLL_SECONDS)
@@ -405,6 +406,7 @@ class ThirdHost:
 def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
     """A third host with one interface, in a network stack of its own on the gateway."""
     gateway = outside_node(lab)
+    load_modules(gateway)
     within = [
         # The other end goes to the gateway's own network namespace, that of its init.
         f"link add {interface} type veth peer name {UPLINK} netns 1",

@@ -13,7 +13,7 @@ from typing import Any
 from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, ROLES, Engine, Firewall
 
 #: Ways of making nodes.
-PROVIDERS = ("netns", "vagrant", "containerlab", "kubernetes")
+PROVIDERS = ("netns", "qemu", "vagrant", "containerlab", "kubernetes")
 
 DEFAULT_PROVIDER = "netns"
 DEFAULT_BACKEND = "vxlan"

@@ -11,7 +11,7 @@ from fakes import VERSIONS, Bench, FakeStore
 from testbed.errors import LabError
 from testbed.lab.lab import Lab
 from testbed.nodes.base import NodeSpec
-from testbed.nodes.fake import Answer, FakeProvider
+from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.base import GO
 from testbed.roles.docker import daemon_config, daemon_env
 from testbed.roles.engine import engine_version, enter, parse_version
@@ -163,6 +163,19 @@ def test_nftables(bench: Bench) -> None:
     assert calls.index(("run", ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1"))) < started
     assert calls.index(("run", ("nft", "-f", "-"))) < started
     assert int(config["bridge-accept-fwmark"].partition("/")[0], 16) > 0
+
+
+def test_on_a_machine_of_its_own_containerd_comes_first_and_modules_before_flanneld(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeNode, "shares", False)
+    Lab("two-node", bench.settings).up(load("two-node"))
+    calls = [(c.what, c.words) for c in bench.provider.calls if c.node == "node1"]
+    assert calls.index(("start", ("containerd",))) < calls.index(("start", ("dockerd",)))
+    (loaded,) = [i for i, (_, words) in enumerate(calls) if words[:1] == ("modprobe",)]
+    assert loaded < calls.index(("start", ("flanneld",)))
+    # Nothing is kept of what a machine made of its images: it would have to be copied back.
+    assert not [words for _, words in calls if "tar" in words]
 
 
 @pytest.mark.parametrize("variety", ["legacy", "nft"])

@@ -15,6 +15,7 @@ from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Finding
 from testbed.process import Completed
+from testbed.vm import accel, box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -118,6 +119,8 @@ def test_each_finding_that_is_not_ok_has_a_fix(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doctor, "which", lambda _: None)
+    monkeypatch.setattr(accel, "which", lambda _: None)
+    monkeypatch.setattr(box, "which", lambda _: None)
     monkeypatch.setattr(doctor, "go_on_path", lambda: None)
     monkeypatch.setattr(doctor, "DISK", 1 << 60)
     machine = Machine(unshare=completed("veth\t1\tno\n"))
@@ -129,9 +132,10 @@ def test_each_finding_that_is_not_ok_has_a_fix(
     ip = next(item for item in found if item.name == "ip")
     assert (ip.required, ip.packages) == (True, ("iproute2",))
     assert ip.fix == "apt-get install -y --no-install-recommends iproute2"
-    kvm = next(item for item in found if item.name == "KVM")
-    assert not kvm.required
-    assert not kvm.packages  # --fix must not bring a hypervisor
+    for name in ("KVM", "virtual machines"):
+        item = next(item for item in found if item.name == name)
+        assert not item.required
+        assert not item.packages  # --fix must not bring a hypervisor
 
 
 def test_artifacts_that_are_missing_are_no_failure_but_a_users_wrong_path_is(
@@ -211,36 +215,22 @@ def test_docker_and_etcd_are_never_installed() -> None:
     assert not {"docker.io", "etcd-server", "etcd-client", "containerd", "runc"} & packages
 
 
-@pytest.fixture
-def with_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "which", lambda name: f"/usr/bin/{name}")
-    if os.uname().machine != "x86_64":
-        pytest.skip("the guest is for x86_64")
-
-
-@pytest.mark.usefixtures("with_qemu")
-@pytest.mark.parametrize(
-    ("answer", "ok", "detail"),
-    [
-        (completed(status=doctor.GUEST_SAYS), True, "a guest ran in"),
-        (completed(status=1, err="x\nCould not access KVM"), False, "Could not access KVM"),
-        (completed(status=-6), False, "status -6"),
-        (TimeoutExpired("no"), False, "did not count to"),
-    ],
-)
-def test_kvm_is_what_its_guest_said(answer: Completed | Exception, ok: bool, detail: str) -> None:
-    machine = Machine(qemu_system_x86_64=answer)
-    finding = doctor.kvm(machine, accelerator="tcg")
+@pytest.mark.parametrize(("kind", "ok"), [("kvm", True), ("tcg", False)])
+def test_kvm_is_what_the_probe_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: accel.Kind, ok: bool
+) -> None:
+    answer = accel.Acceleration(kind, "a guest told", 0.1)
+    monkeypatch.setattr(accel, "probe", lambda *_, **__: answer)
+    finding = doctor.kvm(tmp_path)
     assert finding.ok == ok
-    assert detail in finding.detail
+    assert finding.detail == f"a guest told; {answer.cost}"
+    assert bool(finding.fix) != ok
     assert not finding.required
-    assert not Path(machine.calls[0][machine.calls[0].index("-bios") + 1]).exists()
 
 
-def test_the_guest_is_a_bios_that_starts_at_its_reset_vector() -> None:
-    image = doctor.bios_image()
-    assert len(image) == 0x10000
-    assert image[0xFFF0] == 0xE9  # jmp rel16, counted from the next instruction
-    offset = int.from_bytes(image[0xFFF1:0xFFF3], "little", signed=True)
-    assert 0xFFF3 + offset == 0xFF00
-    assert bytes((0xB0, doctor.GUEST_CODE, 0xE6, 0xF4)) in image[0xFF00:0xFF20]
+def test_without_qemu_kvm_is_not_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(accel, "which", lambda _: None)
+    finding = doctor.kvm(tmp_path)
+    assert not finding.ok
+    assert finding.detail.startswith("not tried: ")
+    assert finding.fix

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import doctor
+from testbed import boot, doctor
 from testbed.errors import MachineError
 from testbed.lab import preflight
 from testbed.nodes.base import Finding
@@ -58,9 +58,9 @@ def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Probe:
     made = Probe()
     monkeypatch.setattr(doctor, "features", made)
     monkeypatch.setattr(preflight, "which", lambda name: f"/usr/bin/{name}")
-    boot = tmp_path / "boot_id"
-    boot.write_text("first-boot\n")
-    monkeypatch.setattr(preflight, "BOOT_ID", boot)
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("first-boot\n")
+    monkeypatch.setattr(boot, "BOOT_ID", boot_id)
     return made
 
 
@@ -229,7 +229,7 @@ def test_what_is_remembered_is_what_works_only(
 
 def test_after_a_boot_it_is_tried_again(probe: Probe, two_node: Topology, cache: Path) -> None:
     preflight.check(two_node, cache)
-    preflight.BOOT_ID.write_text("second-boot\n")
+    boot.BOOT_ID.write_text("second-boot\n")
     preflight.check(two_node, cache)
     preflight.check(two_node, cache)
     assert probe.calls == 2
@@ -238,7 +238,7 @@ def test_after_a_boot_it_is_tried_again(probe: Probe, two_node: Topology, cache:
 def test_without_a_boot_id_nothing_is_remembered(
     probe: Probe, two_node: Topology, cache: Path
 ) -> None:
-    preflight.BOOT_ID.unlink()
+    boot.BOOT_ID.unlink()
     preflight.check(two_node, cache)
     preflight.check(two_node, cache)
     assert probe.calls == 2
@@ -255,12 +255,12 @@ def test_without_a_boot_id_nothing_is_remembered(
         '"first-boot"',
         "{}",
         '{"boot": "first-boot"}',
-        '{"boot": "first-boot", "works": null}',
-        '{"boot": "first-boot", "works": 1}',
-        '{"boot": "first-boot", "works": "vxlan"}',
-        '{"boot": "first-boot", "works": [[]]}',
-        '{"boot": "first-boot", "works": []}',
-        '{"boot": "first-boot", "works": ["vxlan"',
+        '{"boot": "first-boot", "found": null}',
+        '{"boot": "first-boot", "found": 1}',
+        '{"boot": "first-boot", "found": "vxlan"}',
+        '{"boot": "first-boot", "found": [[]]}',
+        '{"boot": "first-boot", "found": []}',
+        '{"boot": "first-boot", "found": ["vxlan"',
         "\udcff",
     ],
 )

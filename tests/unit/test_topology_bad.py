@@ -73,7 +73,9 @@ FORM = {
     "node named like the loopback": bad("name: t\nnodes: {§lo: {}}\n", "fabric|'lo'"),
     "node with a dot": bad("name: t\nnodes: {§a.b: {}}\n", "RFC 1123|'a-b'"),
     "network name": bad(f"name: t\nnetworks: {{§LAN: {{subnet: 10.0.0.0/24}}}}\n{OK}", "'lan'"),
-    "unknown provider": bad(f"name: t\nprovider: §vargant\n{OK}", "netns, vagrant|'vagrant'?"),
+    "unknown provider": bad(
+        f"name: t\nprovider: §vargant\n{OK}", "netns, qemu, vagrant|'vagrant'?"
+    ),
     "unknown role": bad(
         "name: t\nnodes: {a: {roles: [§dokcer]}}\n", "a role|'dokcer'|mean 'docker'"
     ),

@@ -11,11 +11,14 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from testbed.nodes.netns.agent import wait_readable
 
 PROGRAM = b"testbed-init"
+#: A cell is what a virtual machine runs in: namespaces and a cgroup like a node's.
+Kind = Literal["node", "fabric", "cell"]
+KINDS = (b"node", b"fabric", b"cell")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Init:
     """Pid 1 of a running node, held by a pidfd so that its number can't be reused on us."""
 
     pid: int
-    kind: Literal["node", "fabric"]
+    kind: Kind
     lab: str
     node: str
     digest: str
@@ -71,7 +74,7 @@ def at(pid: int) -> Init | None:
     kind, lab, node, digest, state = arguments
     return Init(
         pid=pid,
-        kind="fabric" if kind == "fabric" else "node",
+        kind=cast("Kind", kind),
         lab=lab,
         node=node,
         digest=digest,
@@ -88,7 +91,7 @@ def _arguments(pid: int) -> list[str] | None:
         return None
     fields = line.split(b"\0")
     named = fields[0].rpartition(b"/")[2] == PROGRAM
-    if not named or len(fields) < 7 or fields[1] not in (b"node", b"fabric"):
+    if not named or len(fields) < 7 or fields[1] not in KINDS:
         return None
     return [os.fsdecode(field) for field in fields[1:6]]
 

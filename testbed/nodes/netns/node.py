@@ -33,6 +33,8 @@ def is_hidden(path: Path) -> bool:
 class NetnsNode(Node):
     """One namespace node, found or just made."""
 
+    shares = True
+
     def __init__(self, init: Init) -> None:
         self.init = init
         self.name = init.node

@@ -36,14 +36,21 @@ class NetnsProvider(Provider):
     ``state`` is the state folder: labs of another folder are not ours.
     ``init`` gives the path of the ``testbed-init`` program when it is first needed.
     ``exposed`` gives the folders of this machine that nodes read programs and images from.
+    ``kind`` tells those that are a lab's machines from those that virtual machines run in.
     """
 
     name = "netns"
 
     def __init__(
-        self, state: Path, init: Callable[[], Path], exposed: Callable[[], Iterable[Path]] = tuple
+        self,
+        state: Path,
+        init: Callable[[], Path],
+        exposed: Callable[[], Iterable[Path]] = tuple,
+        *,
+        kind: find.Kind = "node",
     ) -> None:
         self._state = state.resolve()
+        self._kind: find.Kind = kind
         self._init = init
         self._exposed = exposed
 
@@ -66,7 +73,11 @@ class NetnsProvider(Provider):
         return [i for i in find.inits() if i.state == state and lab in (None, i.lab)]
 
     def nodes(self, lab: str) -> dict[str, Node]:
-        return {i.node: NetnsNode(i) for i in self._ours(lab) if i.kind == "node"}
+        return dict(self.found(lab))
+
+    def found(self, lab: str) -> dict[str, NetnsNode]:
+        """:meth:`nodes`, as what they are."""
+        return {i.node: NetnsNode(i) for i in self._ours(lab) if i.kind == self._kind}
 
     def fabric(self, lab: str) -> NetnsNode | None:
         for init in self._ours(lab):
@@ -122,38 +133,30 @@ class NetnsProvider(Provider):
         return node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
 
     def create(self, lab: str, spec: NodeSpec) -> NetnsNode:
-        return self._launch("node", lab, spec)
+        return self._launch(self._kind, lab, spec)
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         assert isinstance(node, NetnsNode)
+        self.plug_in(lab, topology, node)
+        set_up(topology, node)
+
+    def plug_in(self, lab: str, topology: Topology, node: NetnsNode) -> None:
+        """Give a node an ``ethN`` for each of its networks, whose other end is on the fabric."""
         fabric = self.fabric(lab)
         if fabric is None:
             raise LabError(f"the fabric of lab {lab} is gone", hint=f"testbed up {lab}")
-        spec = topology.nodes[node.name]
-        inside, outside, ports = [], [], []
-        for index, (network, address) in enumerate(spec.networks.items()):
+        outside, ports = [], []
+        for index, (network, address) in enumerate(topology.nodes[node.name].networks.items()):
             port = node.name if index == 0 else f"{node.name}.{index}"
             ports.append(port)
-            prefix = topology.networks[network].subnet.prefixlen
+            # Between a virtual machine and the fabric the link has an address of nobody's.
+            mac = f"address {mac_of(address)} " if self._kind == "node" else ""
             outside += [
-                f"link add name {port} type veth peer name eth{index} address {_mac(address)} "
-                f"netns {node.init.pid}",
+                f"link add name {port} type veth peer name eth{index} {mac}netns {node.init.pid}",
                 f"link set dev {port} master br-{network} up",
             ]
-            inside += [
-                f"link set dev eth{index} up",
-                f"address add {address}/{prefix} broadcast + dev eth{index}",
-            ]
-        gateway = topology.gateway_of(node.name)
-        if gateway is not None:
-            inside.append(f"route add default via {gateway}")
         if outside:
             self._plug(fabric, ports, outside)
-        if inside:
-            node.run(["ip", "-batch", "-"], input="\n".join(inside).encode())
-        if spec.gateway:
-            node.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
-        node.put(f"{node.name}\n".encode(), "/etc/hostname")
 
     def _plug(self, fabric: NetnsNode, ports: list[str], lines: list[str]) -> None:
         try:
@@ -200,7 +203,9 @@ class NetnsProvider(Provider):
     def _end(self, lab: str, wanted: list[str] | None) -> None:
         """Kill the nodes that are there, and wait until they are gone."""
         inits = [
-            i for i in self._ours(lab) if wanted is None or (i.kind == "node" and i.node in wanted)
+            i
+            for i in self._ours(lab)
+            if wanted is None or (i.kind == self._kind and i.node in wanted)
         ]
         for init in inits:
             init.kill()
@@ -212,7 +217,30 @@ class NetnsProvider(Provider):
                 )
 
 
-def _mac(address: IPv4Address) -> str:
+def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
+    """Give a node whose links are there its addresses, its default route and its name.
+
+    ``first`` are lines for ``ip -batch`` that come before the others.
+    """
+    spec = topology.nodes[node.name]
+    lines = list(first)
+    for index, (network, address) in enumerate(spec.networks.items()):
+        prefix = topology.networks[network].subnet.prefixlen
+        lines += [
+            f"link set dev eth{index} up",
+            f"address add {address}/{prefix} broadcast + dev eth{index}",
+        ]
+    gateway = topology.gateway_of(node.name)
+    if gateway is not None:
+        lines.append(f"route add default via {gateway}")
+    if lines:
+        node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
+    if spec.gateway:
+        node.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+    node.put(f"{node.name}\n".encode(), "/etc/hostname")
+
+
+def mac_of(address: IPv4Address) -> str:
     """A locally administered MAC address (RFC 9542) that a node keeps when it is made anew.
 
     Its peers' ARP caches hold the old one for half a minute, and would be wrong with another.

@@ -7,15 +7,13 @@ import fcntl
 import os
 import pty
 import select
-import signal
 import struct
 import sys
 import termios
-import tty as terminal_modes
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from testbed.nodes.netns.agent import Connection, environment, status_of
+from testbed.nodes.terminal import on_resize, raw, shell_status
 
 
 def attach(connection: Connection, argv: Sequence[str], *, tty: bool) -> int:
@@ -26,16 +24,12 @@ def attach(connection: Connection, argv: Sequence[str], *, tty: bool) -> int:
     """
     with connection:
         if tty:
-            return _shell_status(_with_terminal(connection, argv))
+            return shell_status(_with_terminal(connection, argv))
         files = [sys.stdin.fileno(), sys.stdout.fileno(), sys.stderr.fileno()]
         connection.send(["run", "/", "0", *environment(None), *argv], files)
         connection.receive()
         words, _ = connection.receive()
-        return _shell_status(status_of(words))
-
-
-def _shell_status(status: int) -> int:
-    return status if status >= 0 else 128 - status
+        return shell_status(status_of(words))
 
 
 def _with_terminal(connection: Connection, argv: Sequence[str]) -> int:
@@ -47,7 +41,7 @@ def _with_terminal(connection: Connection, argv: Sequence[str]) -> int:
         connection.receive()
         os.close(theirs)
         theirs = -1
-        with _raw(sys.stdin.fileno()), _on_resize(ours):
+        with raw(sys.stdin.fileno()), on_resize(lambda: _copy_size(ours)):
             return _copy(connection, ours)
     finally:
         os.close(ours)
@@ -76,28 +70,6 @@ def _copy(connection: Connection, ours: int) -> int:
         elif connection.fileno() in ready:  # only when the terminal is drained
             words, _ = connection.receive()
             return status_of(words)
-
-
-@contextlib.contextmanager
-def _raw(fd: int) -> Iterator[None]:
-    before = termios.tcgetattr(fd)
-    terminal_modes.setraw(fd, termios.TCSANOW)  # what was typed ahead is kept
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-@contextlib.contextmanager
-def _on_resize(ours: int) -> Iterator[None]:
-    def resized(*_: Any) -> None:
-        _copy_size(ours)
-
-    before = signal.signal(signal.SIGWINCH, resized)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGWINCH, before)
 
 
 def _copy_size(ours: int) -> None:

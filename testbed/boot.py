@@ -1,0 +1,37 @@
+"""What was found out about this machine, remembered in the cache folder until it boots again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def recall(cache: Path, name: str) -> Any:
+    """What was kept under that name since the machine booted; None if nothing was."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        data = json.loads((cache / f".{name}.json").read_text(encoding="utf-8"))
+        if data["boot"] == _boot() != "":
+            return data["found"]
+    return None
+
+
+def keep(cache: Path, name: str, found: Any) -> None:
+    """Keep what was found, as JSON can say it."""
+    part = cache / f".{name}.{os.getpid()}"
+    # What cannot be kept is tried again: no reason to fail.
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"boot": _boot(), "found": found}), encoding="utf-8")
+        part.replace(cache / f".{name}.json")
+
+
+def _boot() -> str:
+    try:
+        return BOOT_ID.read_text(encoding="utf-8").strip()
+    except OSError:  # hidden in some containers: then nothing is remembered
+        return ""

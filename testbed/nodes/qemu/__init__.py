@@ -1,0 +1,1 @@
+"""Nodes as virtual machines that QEMU runs, on the fabric of namespace nodes."""

@@ -1,0 +1,84 @@
+"""QEMU's command line for one virtual machine.  Pure: nothing is started here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testbed.nodes.qemu.identity import GUEST_MAC
+from testbed.vm.initramfs import IDENTITY
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import NodeSpec
+    from testbed.vm.accel import Acceleration
+
+MEMORY = 768 << 20  # bytes, where the topology says nothing: two daemons and a page or two
+FOLDER = "/var/lib/testbed"  # of the cell, in memory: it ends with the cell
+DISK = f"{FOLDER}/disk.qcow2"
+SCRIPT = f"{FOLDER}/identity"
+MONITOR = "/run/testbed/monitor.sock"
+CONSOLE = "/var/log/testbed/console.log"  # where services log too, so that both are found
+MGMT_TAP = "mgmt"
+
+
+# No name by bus position: the order on the bus is the order here.  A panic ends the machine at
+# once, and QEMU with it (-no-reboot).
+APPEND = "console=ttyS0 quiet net.ifnames=0 mitigations=off apparmor=0 panic=-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What the machine is made of; a memory snapshot fits none but the same."""
+
+    memory: int  #: bytes
+    cpus: int
+    interfaces: int
+
+    @classmethod
+    def of(cls, spec: NodeSpec) -> Hardware:
+        return cls(spec.memory or MEMORY, max(1, math.ceil(spec.cpus or 1)), spec.interfaces)
+
+
+def tap(index: int) -> str:
+    """The tap device in the cell of the machine's ``ethN``."""
+    return f"tap{index}"
+
+
+def placeholder(index: int) -> str:
+    """The MAC address that ``ethN`` has until the node is connected."""
+    return f"02:54:00:00:78:{index:02x}"
+
+
+def command(
+    qemu: str,
+    acceleration: Acceleration,
+    hardware: Hardware,
+    *,
+    kernel: str,
+    initrd: str,
+    more: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """The command, with paths as the cell sees them."""
+    line = [
+        qemu, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        *acceleration.machine, *acceleration.cpu,
+        "-smp", str(hardware.cpus), "-m", f"{hardware.memory >> 20}M",
+        "-kernel", kernel, "-initrd", initrd, "-append", APPEND,
+        "-fw_cfg", f"name={IDENTITY},file={SCRIPT}",
+        # What is written ends with the machine: no write ever has to wait for a disk.
+        "-drive", f"if=none,id=disk,file={DISK},format=qcow2,cache=unsafe",
+        "-device", "virtio-blk-pci,drive=disk,romfile=",
+        "-object", "rng-random,id=rng,filename=/dev/urandom",
+        "-device", "virtio-rng-pci,rng=rng",
+        "-serial", f"file:{CONSOLE}",
+        "-qmp", f"unix:{MONITOR},server=on,wait=off",
+    ]  # fmt: skip
+    nics = [(tap(index), placeholder(index)) for index in range(hardware.interfaces)]
+    for device, mac in [*nics, (MGMT_TAP, GUEST_MAC)]:
+        line += [
+            "-netdev", f"tap,id={device},ifname={device},script=no,downscript=no",
+            "-device", f"virtio-net-pci,netdev={device},mac={mac},romfile=",
+        ]  # fmt: skip
+    return (*line, *more)

@@ -1,0 +1,188 @@
+"""Boots a virtual machine in a cell, or wakes one there, and waits until it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import ServiceError
+from testbed.nodes.base import Service
+from testbed.nodes.qemu import cell as cells
+from testbed.nodes.qemu import identity, qmp
+from testbed.nodes.qemu.command import DISK, FOLDER, MONITOR, SCRIPT, Hardware, command
+from testbed.nodes.ssh.node import SshNode
+
+if TYPE_CHECKING:
+    import socket
+
+    from testbed.nodes.netns.node import NetnsNode
+    from testbed.vm.accel import Acceleration, Kind
+    from testbed.vm.box import Built
+
+SERVICE = "qemu"
+KEYS = "/run/testbed/ssh"  # of the cell
+KEY, HOST_KEY = "key", "host"
+MEMORY, OVERLAY = "memory", "disk.qcow2"  # of a snapshot
+SAVED = f"{FOLDER}/memory"  # in the cell
+SAVE_SECONDS = 120.0
+SSH_SECONDS = 10.0
+#: Seconds until sshd answers, on a machine that has much else to do.
+BOOT_SECONDS: dict[Kind, float] = {"kvm": 60.0, "tcg": 240.0}
+POLL = 0.05
+
+# sshd reads its key again, and has done so once its number is written down anew.
+AWAKE = """\
+read sshd < /run/sshd.pid
+rm /run/sshd.pid
+kill -HUP "$sshd"
+hostname {name}
+date -s @{now} > /dev/null
+until test -s /run/sshd.pid; do sleep 0.05; done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What machines are made from here."""
+
+    qemu: str
+    acceleration: Acceleration
+    box: Built
+    agent: Callable[[], Path]
+
+    def programs(self) -> dict[str, str]:
+        """The programs of the box, by the sha256 of their content."""
+        found: dict[str, str] = self.box.manifest()["programs"]
+        return found
+
+    def line(
+        self, cell: NetnsNode, hardware: Hardware, more: Sequence[str] = ()
+    ) -> tuple[str, ...]:
+        """The command that runs a machine in a cell."""
+        return command(
+            self.qemu,
+            self.acceleration,
+            hardware,
+            kernel=cell.provide(self.box.kernel),
+            initrd=cell.provide(self.box.initramfs),
+            more=more,
+        )
+
+
+def reach(
+    cell: NetnsNode, agent: Callable[[], Path], programs: Callable[[], dict[str, str]]
+) -> SshNode:
+    """The machine of a cell, to be talked to with the keys that are in the cell."""
+
+    def connect() -> socket.socket:
+        return cells.open_ssh(cell, SSH_SECONDS)
+
+    inside = Path(f"/proc/{cell.init.pid}/root{KEYS}")
+    return SshNode(
+        cell.name,
+        cell.digest,
+        connect,
+        key=inside / KEY,
+        host_key=cell.get(f"{KEYS}/{HOST_KEY}").decode(),
+        agent=agent,
+        folder=inside,
+        alive=cell.init.alive,
+        lab=cell.init.lab,
+        programs=programs,
+    )
+
+
+def boot(cell: NetnsNode, hardware: Hardware, parts: Parts) -> SshNode:
+    """Boot a machine; return when it answers."""
+    keys = identity.make_keys()
+    words = identity.script(cell.name, keys) + identity.link(hardware.interfaces)
+    _prepare(cell, hardware, parts.box.disk, words)
+    give_keys(cell, keys.client, keys.host_public)
+    cell.start(Service(SERVICE, parts.line(cell, hardware), digest=cell.digest))
+    return _answering(cell, parts)
+
+
+def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> SshNode:
+    """Let a saved machine go on in a cell as another one; return when it answers as that."""
+    _prepare(cell, hardware, snapshot / OVERLAY, "")
+    give_keys(cell, *(snapshot.joinpath(name).read_text("utf-8") for name in (KEY, HOST_KEY)))
+    incoming = ("-incoming", f"exec:cat {cell.provide(snapshot / MEMORY)}")
+    cell.start(Service(SERVICE, parts.line(cell, hardware, incoming), digest=cell.digest))
+    with _monitor(cell) as monitor:
+        monitor.wait_state("paused", BOOT_SECONDS[parts.acceleration.kind])
+        monitor.do("cont")
+    keys = identity.make_keys()
+    node = _answering(cell, parts)
+    words = identity.script(cell.name, keys) + AWAKE.format(name=cell.name, now=time.time())
+    node.run(["sh", "-e"], input=words.encode())
+    give_keys(cell, keys.client, keys.host_public)
+    node.shows(keys.host_public)  # the login that there is goes on: it is the same machine
+    return node
+
+
+def give_keys(cell: NetnsNode, client: str, host_public: str) -> None:
+    """Note in the cell which keys its machine is reached with."""
+    cell.put(client.encode(), f"{KEYS}/{KEY}", mode=0o600)
+    cell.put(host_public.encode(), f"{KEYS}/{HOST_KEY}")
+
+
+def _prepare(cell: NetnsNode, hardware: Hardware, disk: Path, script: str) -> None:
+    cell.put(script.encode() or b"\n", SCRIPT, mode=0o600)
+    # The links between machine and fabric are no place of their own: they say nothing.
+    quiet = "sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
+    devices = "mkdir -p /var/log/testbed; test -e /dev/kvm || mknod /dev/kvm c 10 232"
+    image = f"qemu-img create -q -f qcow2 -F qcow2 -b {cell.provide(disk)} {DISK}"
+    batch = "\n".join(cells.taps(hardware.interfaces)).encode()
+    cell.run(["sh", "-ec", f"{quiet}; {devices}; {image}; ip -batch -"], input=batch)
+
+
+def _monitor(cell: NetnsNode) -> qmp.Monitor:
+    deadline = time.monotonic() + SSH_SECONDS
+    while not Path(cell.socket(MONITOR)).exists() and time.monotonic() < deadline:
+        still_runs(cell)
+        time.sleep(POLL / 5)
+    return qmp.Monitor(cell.socket(MONITOR))
+
+
+def save(cell: NetnsNode, node: SshNode, into: Path) -> None:
+    """Save a machine that answers, with its keys; it ends."""
+    node.run(["sync"])
+    node.close()
+    with _monitor(cell) as monitor:
+        monitor.save(SAVED, SAVE_SECONDS)
+    cell.stop(SERVICE)  # what it has still to write to its disk is in the file then
+    shutil.copyfile(cell.socket(SAVED), into / MEMORY)
+    shutil.copyfile(cell.socket(DISK), into / OVERLAY)
+    for name in (KEY, HOST_KEY):
+        (into / name).write_bytes(cell.get(f"{KEYS}/{name}"))
+        (into / name).chmod(0o600)
+
+
+def _answering(cell: NetnsNode, parts: Parts) -> SshNode:
+    """The machine, as soon as it answers; one that has ended is not waited for."""
+    seconds = BOOT_SECONDS[parts.acceleration.kind]
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            cells.open_ssh(cell, 1.0).close()
+            break
+        still_runs(cell)
+        if time.monotonic() > deadline:
+            what = f"the machine did not answer within {seconds:g} s"
+            raise ServiceError(SERVICE, cell.name, what, cells.last_words(cell))
+        time.sleep(POLL)
+    node = reach(cell, parts.agent, parts.programs)
+    node.wait_ssh(max(SSH_SECONDS, deadline - time.monotonic()))
+    return node
+
+
+def still_runs(cell: NetnsNode) -> None:
+    """Raise ServiceError, with the end of the console, for a machine that has ended."""
+    if cell.services()[SERVICE].state == "dead":
+        words = cell.logs(SERVICE) + cells.last_words(cell)
+        raise ServiceError(SERVICE, cell.name, "the machine ended before it answered", words)

@@ -1,0 +1,173 @@
+"""Makes, finds and removes virtual machines that QEMU runs.
+
+Each runs in a cell, a namespace node of its own kind, on the same fabric that
+namespace nodes are on: nothing of it is in the machine's own namespaces, and a
+kill of one process ends all of it.  The keys of a machine are in its cell too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError, MachineError, NoSuchLab
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
+
+# What is for machines alone is imported where it is needed: labs of namespaces do without.
+
+if TYPE_CHECKING:
+    from testbed.artifacts.source import Source
+    from testbed.nodes.netns.node import NetnsNode
+    from testbed.nodes.qemu import machine
+    from testbed.nodes.ssh.node import SshNode
+    from testbed.topology.model import Topology
+    from testbed.vm.box import Built
+
+BOOTED = "/run/testbed/booted"  # of the cell: the machine has answered
+
+
+class QemuProvider(Provider):
+    """Nodes as virtual machines.
+
+    ``state``, ``init`` and ``exposed`` are as :class:`NetnsProvider` has them; ``cache`` is the
+    folder in which it is remembered what machines run on here, ``box`` gives the box when it is
+    first needed, and ``agent`` the program that commands on a machine go through;
+    ``keep`` is the store's, for the snapshots that machines wake from.
+    """
+
+    name = "qemu"
+
+    def __init__(
+        self,
+        state: Path,
+        init: Callable[[], Path],
+        *,
+        exposed: Callable[[], Iterable[Path]],
+        cache: Path,
+        box: Callable[[], Built],
+        agent: Callable[[], Path],
+        keep: Callable[[str, Source], Path],
+    ) -> None:
+        self._init = init
+        self._exposed = exposed
+        self._cache = cache
+        self._box = box
+        self._agent = agent
+        self._keep = keep
+        self.cells = self._cells_of(state)
+        self._reached: dict[int, SshNode] = {}
+        self._lock = threading.Lock()
+        self._made_from: machine.Parts | None = None
+
+    def probe(self) -> list[Finding]:
+        from testbed.vm import accel
+
+        try:
+            found = accel.probe(self._cache)
+        except MachineError as error:
+            mine = Finding("qemu", ok=False, detail=error.message, fix=error.hint or "")
+        else:
+            mine = Finding("qemu", ok=True, detail=f"{found.kind}: {found.detail}")
+        return [*self.cells.probe(), mine]
+
+    # -- finding ----------------------------------------------------------
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        there: dict[str, Node] = {}
+        for name, cell in self.cells.found(lab).items():
+            # One whose maker was killed half-way is no node; `create` makes it anew.
+            with contextlib.suppress(OSError, NoSuchLab):
+                cell.get(BOOTED)
+                there[name] = self._reach(cell)
+        return there
+
+    def labs(self) -> list[str]:
+        return self.cells.labs()
+
+    def fabric(self, lab: str) -> NetnsNode | None:
+        return self.cells.fabric(lab)
+
+    def _reach(self, cell: NetnsNode) -> SshNode:
+        from testbed.nodes.qemu import machine
+
+        with self._lock:
+            self._forget_ended()
+            if cell.init.pid not in self._reached:
+                self._reached[cell.init.pid] = machine.reach(
+                    cell, self._agent, lambda: self.parts().programs()
+                )
+            return self._reached[cell.init.pid]
+
+    def _forget_ended(self) -> None:
+        for pid in [pid for pid, node in self._reached.items() if not node.alive()]:
+            self._reached.pop(pid).close()
+
+    # -- making -----------------------------------------------------------
+
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        self.cells.create_fabric(lab, topology)
+
+    def create(self, lab: str, spec: NodeSpec) -> Node:
+        from testbed.nodes.qemu import machine
+        from testbed.nodes.qemu.command import Hardware
+        from testbed.nodes.qemu.snapshot import NAME, Snapshot
+
+        parts, hardware = self.parts(), Hardware.of(spec)
+        snapshot = self._keep(NAME, Snapshot(parts, hardware, self._cells_of))
+        self.cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
+        # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
+        cell = self.cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
+        try:
+            node = machine.wake(cell, hardware, parts, snapshot)
+            cell.put(b"", BOOTED)
+        except BaseException:
+            with contextlib.suppress(LabError):
+                self.cells.destroy(lab, [spec.name])
+            raise
+        with self._lock:
+            self._reached[cell.init.pid] = node
+        return node
+
+    def _cells_of(self, state: Path) -> NetnsProvider:
+        return NetnsProvider(state, self._init, self._exposed, kind="cell")
+
+    def parts(self) -> machine.Parts:
+        """What machines are made from; the box is made first if need be."""
+        from testbed.nodes.qemu import machine
+        from testbed.vm import accel
+
+        if self._made_from is None:
+            self._made_from = machine.Parts(
+                accel.find_qemu(),
+                accel.probe(self._cache),
+                self._box(),
+                self._agent,
+            )
+        return self._made_from
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        from testbed.nodes.qemu import cell as cells
+
+        cell = self.cells.found(lab).get(node.name)
+        if cell is None:
+            raise NoSuchLab(f"node {node.name} of lab {lab} has ended")
+        networks = topology.nodes[node.name].networks
+        self.cells.plug_in(lab, topology, cell)
+        joints = "\n".join(cells.joints(len(networks))).encode()
+        cell.run(["ip", "-batch", "-"], input=joints)
+        macs = [
+            f"link set dev eth{index} address {mac_of(address)}"
+            for index, address in enumerate(networks.values())
+        ]
+        set_up(topology, node, macs)
+
+    # -- removing ---------------------------------------------------------
+
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        self.cells.destroy(lab, nodes)
+        with self._lock:
+            self._forget_ended()

@@ -1,0 +1,83 @@
+"""QEMU's monitor, as far as a machine is stopped, saved and waked (QEMU, qmp-spec)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any, Self
+
+from testbed.errors import LabError, TimeoutExpired
+
+POLL = 0.02
+
+
+class Monitor:
+    """One connection; one at a time is what QEMU takes."""
+
+    def __init__(self, path: str, *, timeout: float = 30.0) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(path)
+            self._lines = self._socket.makefile("rb")
+            self._read()  # the greeting
+            self.do("qmp_capabilities")
+        except OSError as error:
+            self._socket.close()
+            raise LabError(f"QEMU's monitor does not answer: {error}") from error
+        except LabError:
+            self._socket.close()
+            raise
+
+    def do(self, command: str, **arguments: Any) -> Any:
+        """Carry out a command; return its answer.  Raises LabError where QEMU refuses."""
+        request = {"execute": command, "arguments": arguments}
+        try:
+            self._socket.sendall(json.dumps(request).encode())
+            while True:
+                answer = self._read()
+                if "error" in answer:
+                    raise LabError(f"QEMU: {command}: {answer['error']['desc']}")
+                if "return" in answer:
+                    return answer["return"]
+        except OSError as error:
+            raise LabError(f"QEMU: {command}: {error}") from error
+
+    def wait_state(self, wanted: str, seconds: float) -> None:
+        """Wait until the machine is in a state, as ``query-status`` names it."""
+        deadline = time.monotonic() + seconds
+        while (state := self.do("query-status")["status"]) != wanted:
+            if time.monotonic() > deadline:
+                raise TimeoutExpired(f"QEMU is {state}, not {wanted}, after {seconds:g} s")
+            time.sleep(POLL)
+
+    def save(self, path: str, seconds: float) -> None:
+        """Stop the machine and write its memory and devices to a file, at ``path`` of its cell."""
+        self.do("stop")
+        # The speed is limited unless told otherwise, for the sake of networks.
+        self.do("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
+        self.do("migrate", uri=f"exec:cat > {path}")
+        deadline = time.monotonic() + seconds
+        while (state := self.do("query-migrate").get("status")) != "completed":
+            if state in ("failed", "cancelled"):
+                raise LabError(f"QEMU could not save the machine: {state}")
+            if time.monotonic() > deadline:
+                raise TimeoutExpired(f"QEMU has not saved the machine within {seconds:g} s")
+            time.sleep(POLL)
+
+    def _read(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        if not line:
+            raise LabError("QEMU's monitor hung up", hint="see the console: `testbed logs`")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,332 @@
+"""A machine that is reached over ssh: everything goes through the agent at its far end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
+from testbed.nodes.base import Node, Result, Service, ServiceState
+from testbed.nodes.ssh import provide as provided
+from testbed.nodes.ssh import services
+from testbed.nodes.ssh.session import Door, Session
+from testbed.nodes.ssh.wire import Command, Link, Stream, request
+
+if TYPE_CHECKING:
+    import testinfra.host
+
+    from testbed.nodes.ssh.forward import Forward
+
+POLL = 0.05  # seconds between two tries of a machine that does not answer yet
+ENDING = 1.0  # seconds between a machine's last word and its end
+FILES = 60.0  # seconds for a file of a few megabytes
+MANAGER = 60.0  # seconds until systemd has at least begun with what it was asked for
+
+_nodes: weakref.WeakSet[SshNode] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for node in list(_nodes):
+        node.forked()
+
+
+# The threads that serve a connection are not in the child, which would wait for them for ever.
+os.register_at_fork(after_in_child=_forked)
+
+
+class SshNode(Node):
+    """One machine.  Keep it: its connection is made at first use and then shared.
+
+    ``connect``, ``key``, ``host_key`` and ``agent`` are as in :class:`Door`.
+    ``folder`` is where sockets of the machine appear on this one; ``alive``
+    tells whether the machine is still there at all, and is asked often.
+    ``programs`` gives those that the machine has, by the sha256 of their content.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        connect: Callable[[], socket.socket],
+        *,
+        key: Path,
+        host_key: str,
+        agent: Callable[[], Path],
+        folder: Path,
+        alive: Callable[[], bool] = lambda: True,
+        lab: str = "",
+        programs: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self.name = name
+        self.digest = digest
+        self._door = Door(connect, key, host_key, agent)
+        self._folder = folder
+        self.alive = alive
+        self._lab = lab
+        self._programs = programs
+        self._session: Session | None = None
+        self._connecting = threading.Lock()
+        self._forwards: dict[str, Forward] = {}
+        self._provided: dict[str, str] = {}
+        self._providing = threading.Lock()
+        _nodes.add(self)
+
+    def __repr__(self) -> str:
+        return f"<ssh node {self.name} of {self._lab}>"
+
+    # -- the connection -----------------------------------------------------
+
+    def wait_ssh(self, timeout: float) -> None:
+        """Return once the machine lets us in; ``connect`` may fail until then.
+
+        Raises NoSuchLab when the machine ends, TimeoutExpired with the last
+        reason after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._connected(0.0)
+            except NoSuchLab:
+                raise
+            except LabError as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutExpired(f"{error.message}, not within {timeout:g} s") from error
+            else:
+                return
+            time.sleep(POLL)
+
+    def close(self) -> None:
+        """Hang up; the next request connects again."""
+        with self._providing:
+            forwards, self._forwards = self._forwards, {}
+        for forward in forwards.values():
+            forward.close()
+        with self._connecting:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def shows(self, host_key: str) -> None:
+        """The machine has another key from its next login on."""
+        self._door = dataclasses.replace(self._door, host_key=host_key)
+
+    def forked(self) -> None:
+        """In a child of the process that has the connection: begin anew, and leave that alone."""
+        if self._session is not None:
+            self._session.disown()
+        self._session = None
+        self._forwards = {}
+        self._connecting = threading.Lock()  # whoever held it is not in this process
+        self._providing = threading.Lock()
+
+    def _link(self) -> Link:
+        return self._connected().link
+
+    def _connected(self, ending: float = ENDING) -> Session:
+        with self._connecting:
+            if self._session is not None and not self._session.closed and self.alive():
+                return self._session
+            if self._session is not None:
+                self._session.close()
+                self._session = None
+            if not self.alive():
+                raise self._lost()
+            try:
+                self._session = Session(self._door, self.alive, self._lost)
+            except (LabError, OSError, EOFError) as error:
+                if self._ends(ending):
+                    raise self._lost() from error
+                reason = str(error) or type(error).__name__
+                raise LabError(f"{self.name} does not let us in by ssh: {reason}") from error
+            return self._session
+
+    def _ends(self, within: float) -> bool:
+        """Whether the machine is gone: one that is being ended hangs up a moment before."""
+        deadline = time.monotonic() + within
+        while self.alive():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def _lost(self) -> LabError:
+        if not self._ends(ENDING):
+            return LabError(f"the ssh connection to {self.name} broke")
+        return NoSuchLab(
+            f"node {self.name} of lab {self._lab} has ended",
+            hint=f"`testbed up {self._lab}` makes it anew",
+        )
+
+    # -- commands -----------------------------------------------------------
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Command:
+        return Command(self.name, self._link, argv, input=input, env=env)
+
+    def attach(self, argv: Sequence[str], *, tty: bool) -> int:
+        from testbed.nodes.ssh import terminal
+
+        if tty:
+            return terminal.with_terminal(self._connected().channel(), argv)
+        return terminal.with_pipes(self.name, self._link(), argv)
+
+    # -- files --------------------------------------------------------------
+
+    def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        part = f"{path}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        fields = request(self.name, [part, str(mode), path])
+        stream = Stream(self._link())
+        stream.send("w", fields)
+        try:
+            stream.finish(data)
+            self._refuse(stream.wait(FILES + len(data) / 1e6), path)
+        except TimeoutError:
+            raise TimeoutExpired(f"{self.name}: {path} could not be written in time") from None
+        finally:
+            stream.forget()
+
+    def get(self, path: str) -> bytes:
+        stream = Stream(self._link())
+        stream.send("g", request(self.name, [path])[:-1])
+        try:
+            self._refuse(stream.wait(None), path)
+        finally:
+            stream.forget()
+        return bytes(stream.out)
+
+    def _refuse(self, number: int, path: str) -> None:
+        if number:
+            raise OSError(number, os.strerror(number), f"{self.name}:{path}")
+
+    def provide(self, path: Path) -> str:
+        path = path.resolve()
+        with self._providing:
+            known = self._provided.get(str(path))
+            if known and provided.is_system(path):
+                return known
+            place = self._own(path) or provided.place(path)
+            if place != known:
+                self._copy(path, place)
+                self._provided[str(path)] = place
+            return place
+
+    def _own(self, path: Path) -> str | None:
+        """The path itself, if it is of the system and the machine has it too."""
+        if provided.is_system(path) and self.run(["test", "-e", str(path)], check=False).ok:
+            return str(path)
+        return None
+
+    def _copy(self, path: Path, place: str) -> None:
+        if self.run(["test", "-e", place], check=False).ok:
+            return
+        # Unpacked beside it and moved there whole: somebody else may do the same.
+        folder = place.rpartition("/")[0]
+        part = f"{folder}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        unpack = 'mkdir -p "$1" && tar -C "$1" -xf - && { mv -T "$1" "$2" || rm -rf "$1"; }'
+        data = provided.packed(path, self._programs())
+        argv = ["sh", "-c", unpack, "sh", part, folder]
+        self.run(argv, input=data, timeout=FILES + len(data) / 1e6)
+
+    def socket(self, path: str) -> str:
+        from testbed.nodes.ssh.forward import Forward
+
+        with self._providing:
+            if path not in self._forwards:
+                self._forwards[path] = Forward(self._folder, self.name, path, self._link)
+            return self._forwards[path].path
+
+    # -- services -----------------------------------------------------------
+
+    def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        unit, script = services.unit_of(service), services.script(service)
+        argv = ["sh", "-c", services.START, "sh", service.name, unit, service.digest]
+        word, err = self._started(service.name, argv, script, timeout)
+        if word == "differs":
+            self.stop(service.name)
+            word, err = self._started(service.name, argv, script, timeout)
+        if word == "ready":
+            return
+        status = self.services()[service.name].status
+        if status is None:
+            raise ServiceError(service.name, self.name, "could not be started", err)
+        how = f"exit {status}" if status >= 0 else f"signal {-status}"
+        what = f"died before it was ready ({how})"
+        raise ServiceError(service.name, self.name, what, self._log(service.name))
+
+    def _started(
+        self, name: str, argv: Sequence[str], script: bytes, timeout: float
+    ) -> tuple[str, str]:
+        with self.spawn(argv, input=script) as running:
+            try:
+                result = running.wait(timeout)
+            except TimeoutExpired:
+                if self._is_starting(running, name):
+                    what = f"was not ready within {timeout:g} s"
+                    raise ServiceError(name, self.name, what, self._log(name)) from None
+                result = running.wait(MANAGER)
+        self.require(result)
+        return result.stdout.strip(), result.stderr
+
+    def _is_starting(self, running: Command, name: str) -> bool:
+        """True once systemd is at it; False when what asks it has an answer."""
+        deadline = time.monotonic() + MANAGER
+        while time.monotonic() < deadline:
+            state = self.services().get(name)
+            if state is not None and state.state == "starting":
+                return True
+            with contextlib.suppress(TimeoutExpired):
+                running.wait(POLL)
+                return False
+        return True
+
+    def stop(self, service: str, *, grace: float = 5.0) -> None:
+        with self.spawn(["sh", "-c", services.STOP, "sh", service]) as running:
+            try:
+                result = running.wait(grace)
+            except TimeoutExpired:
+                self.run(["sh", "-c", services.KILL, "sh", service], check=False)
+                result = self._stopped(running, service, grace + 10)
+        self.require(result)
+
+    def _stopped(self, running: Command, service: str, timeout: float) -> Result:
+        try:
+            return running.wait(timeout)
+        except TimeoutExpired:
+            what = f"was not dead within {timeout:g} s"
+            raise ServiceError(service, self.name, what, self._log(service)) from None
+
+    def services(self) -> dict[str, ServiceState]:
+        return services.states(self.run(["sh", "-c", services.LIST]).stdout)
+
+    def logs(self, service: str) -> str:
+        known = self.services()
+        if service not in known:
+            raise NoSuchLab(
+                f"no service {service!r} on {self.name}",
+                hint=f"there are: {', '.join(sorted(known)) or 'none'}",
+            )
+        return self._log(service)
+
+    def _log(self, service: str) -> str:
+        with contextlib.suppress(OSError, NoSuchLab):
+            return self.get(f"{services.LOGS}/{service}.log").decode(errors="replace")
+        return ""
+
+    @property
+    def host(self) -> testinfra.host.Host:
+        from testbed.nodes.testinfra_backend import host_of
+
+        return host_of(self)

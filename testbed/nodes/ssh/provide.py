@@ -1,0 +1,76 @@
+"""Files of this machine on another one: copied once for each content."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+FOLDER = "/var/lib/testbed/provided"
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib")  # what a distribution's packages put there is its own
+PACKED = ("/usr/local",)
+
+
+def place(path: Path) -> str:
+    """Where the content of a file or folder is put on a machine."""
+    path = path.resolve()
+    total = hashlib.sha256()
+    for file in _files(path):
+        total.update(f"{file.relative_to(path)}\0{file.stat().st_mode & 0o111}\0".encode())
+        total.update(bytes.fromhex(_sum(file)))
+    return f"{FOLDER}/{total.hexdigest()[:16]}/{path.name}"
+
+
+def is_system(path: Path) -> bool:
+    """True for what a machine of its own has from its own packages."""
+    return _below(path, SYSTEM) and not _below(path, PACKED)
+
+
+def packed(path: Path, known: Mapping[str, str]) -> bytes:
+    """A file or folder as a tar, links followed, owned by root.
+
+    ``known`` are files that the machine has, by the sha256 of their content: of those only a
+    link goes along.
+    """
+    path = path.resolve()
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", dereference=True) as tar:
+        for file in sorted(_files(path)):
+            name = str(Path(path.name) / file.relative_to(path))
+            info = tar.gettarinfo(file, name)
+            info.uid = info.gid = 0
+            info.uname = info.gname = "root"
+            there = known.get(_sum(file))
+            if there is not None:
+                info.type, info.linkname, info.size = tarfile.SYMTYPE, there, 0
+                tar.addfile(info)
+                continue
+            with file.open("rb") as content:
+                tar.addfile(info, content)
+    return data.getvalue()
+
+
+def _below(path: Path, folders: tuple[str, ...]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _sum(file: Path) -> str:
+    facts = file.stat()
+    return _sum_of(file.resolve(), facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum_of(file: Path, _changed: int, _size: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        for one in sorted(path.iterdir()):
+            yield from _files(one)

@@ -1,0 +1,149 @@
+"""An ssh connection to a machine, with the agent running at its far end."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError
+from testbed.nodes.ssh.wire import Link
+
+if TYPE_CHECKING:
+    import paramiko
+
+PORT = 22
+PATIENCE = 60.0  # seconds for each part of a login: an emulated machine computes slowly
+MISSING = 42  # exit status of a machine that has no agent yet
+#: Where a machine finds the agent: put into its image, or by the first that connects.
+PLACES = ("/usr/local/lib/testbed", "/var/lib/testbed")
+START = "for agent in {0}; do test -x $agent && exec $agent; done; exit {1}"
+STORE = "umask 077; mkdir -p {0}; cat > {1}.$$ && chmod 700 {1}.$$ && mv -f {1}.$$ {1}"
+
+
+@functools.cache
+def digest(agent: Path) -> str:
+    """What tells one agent from another."""
+    return hashlib.sha256(agent.read_bytes()).hexdigest()[:16]
+
+
+def places(agent: Path) -> list[str]:
+    """The paths at which a machine may have the agent."""
+    return [f"{folder}/agent-{digest(agent)}" for folder in PLACES]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How to log in to one machine, and to no other.
+
+    ``connect`` opens a connection to its sshd; ``host_key`` is the public key
+    that it must show ("ssh-ed25519 AAAA..."), ``key`` the file of ours.
+    ``agent`` gives the path of the ``testbed-agent`` program.
+    """
+
+    connect: Callable[[], socket.socket]
+    key: Path
+    host_key: str
+    agent: Callable[[], Path]
+    user: str = "root"
+
+
+class Session:
+    """One login.  Raises OSError, EOFError or LabError when there is none to be had."""
+
+    def __init__(
+        self, door: Door, alive: Callable[[], bool], lost_error: Callable[[], LabError]
+    ) -> None:
+        self._alive = alive
+        self._lost_error = lost_error
+        self._transport = _transport(door)
+        done = threading.Event()
+        # A machine that is gone says nothing more: only we can end the wait.
+        threading.Thread(target=_watch, args=(done, alive, self._transport), daemon=True).start()
+        try:
+            _login(door, self._transport)
+            self.link = self._start(door.agent())
+        except BaseException:
+            self._transport.close()
+            raise
+        finally:
+            done.set()
+
+    @property
+    def closed(self) -> bool:
+        return self.link.closed
+
+    def channel(self) -> paramiko.Channel:
+        """A channel of its own, for what needs a terminal."""
+        return self._transport.open_session(timeout=PATIENCE)
+
+    def close(self) -> None:
+        self.link.close()
+        self._transport.close()
+
+    def disown(self) -> None:
+        """After a fork, in the child: the connection is the parent's, and nothing may be sent."""
+        self.link.closed = True
+        self._transport.active = False  # type: ignore[attr-defined]  # its types lack it
+        self._transport.sock.close()  # this process's copy of it
+
+    def _start(self, agent: Path) -> Link:
+        command = START.format(" ".join(places(agent)), MISSING)
+        for _ in range(2):
+            channel = self.channel()
+            channel.exec_command(command)
+            link = Link(channel, self._alive, self._lost_error)
+            if link.greet(PATIENCE):
+                return link
+            if channel.recv_exit_status() != MISSING:
+                break
+            self._store(agent)
+        raise LabError(
+            "the agent does not run on the machine",
+            hint="it is built for this machine's kind of processor, and for no other",
+        )
+
+    def _store(self, agent: Path) -> None:
+        channel = self.channel()
+        channel.exec_command(STORE.format(PLACES[-1], places(agent)[-1]))
+        channel.sendall(agent.read_bytes())
+        channel.shutdown_write()
+        if channel.recv_exit_status():
+            raise LabError(f"the machine has no room for the agent in {PLACES[-1]}")
+
+
+def _transport(door: Door) -> paramiko.Transport:
+    import paramiko
+
+    # What it would say goes into our errors; without a handler logging writes it to stderr.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    transport = paramiko.Transport(door.connect())
+    transport.daemon = True
+    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = PATIENCE
+    return transport
+
+
+def _login(door: Door, transport: paramiko.Transport) -> None:
+    import paramiko
+
+    kind, text = door.host_key.split()[:2]
+    wanted = paramiko.PKey.from_type_string(kind, base64.b64decode(text))
+    ours = paramiko.PKey.from_path(door.key)
+    try:
+        transport.connect(hostkey=wanted, username=door.user, pkey=ours)
+    except paramiko.SSHException as error:
+        raise LabError(str(error)) from error
+
+
+def _watch(done: threading.Event, alive: Callable[[], bool], transport: paramiko.Transport) -> None:
+    while not done.wait(0.25):
+        if not alive():
+            transport.close()
+            return

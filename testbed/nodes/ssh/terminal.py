@@ -1,0 +1,95 @@
+"""A command on a machine, on the user's own terminal or pipes."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import shutil
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError
+from testbed.nodes.netns.agent import ENVIRONMENT
+from testbed.nodes.ssh.wire import Link, Pipe, request
+from testbed.nodes.terminal import on_resize, raw, shell_status
+
+if TYPE_CHECKING:
+    import paramiko
+
+
+def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
+    """Run ``argv`` on a terminal of its own that the user's is joined to; its exit status."""
+    kind = os.environ.get("TERM", "dumb")
+    size = shutil.get_terminal_size()
+    channel.get_pty(kind, size.columns, size.lines)
+    env = {**ENVIRONMENT, "TERM": kind}
+    words = ["env", "-i", *(f"{key}={value}" for key, value in env.items()), *argv]
+    # Not the shell's last command: the shell then stays and gives a signal as 128 + N.
+    command = f"cd /; {shlex.join(words)}; exit $?"
+    channel.exec_command(command.encode("utf-8", "surrogateescape"))
+
+    def resized() -> None:
+        now = shutil.get_terminal_size()
+        channel.resize_pty(now.columns, now.lines)
+
+    with channel, raw(sys.stdin.fileno()), on_resize(resized):
+        _copy(channel)
+        return channel.recv_exit_status()
+
+
+def _copy(channel: paramiko.Channel) -> None:
+    """Copy bytes both ways until the machine has no more."""
+    user_in, user_out = sys.stdin.fileno(), sys.stdout.fileno()
+    watched = [channel.fileno(), user_in]
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if channel.fileno() in ready:
+            data = channel.recv(65536)
+            if not data:
+                return
+            _write(user_out, data)
+        if user_in in ready:
+            data = os.read(user_in, 4096)
+            if data:
+                channel.sendall(data)
+            else:
+                watched.remove(user_in)
+                channel.sendall(b"\x04")  # end of file, as a terminal says it
+
+
+def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
+    """Run ``argv`` with our standard input, output and error; its exit status."""
+    outputs = {"o": sys.stdout.fileno(), "e": sys.stderr.fileno()}
+
+    def sink(kind: str, data: bytes) -> None:
+        if kind in outputs:
+            _write(outputs[kind], data)
+
+    variables = [f"{key}={value}" for key, value in ENVIRONMENT.items()]
+    stream = Pipe(link, sink)
+    try:
+        stream.send("r", request(node, ["1", str(len(variables)), *variables, *argv]))
+        threading.Thread(target=_feed, args=(stream,), daemon=True).start()
+        status = stream.wait(None)
+        stream.poured.wait()
+    finally:
+        stream.forget()
+    return shell_status(status)
+
+
+def _feed(stream: Pipe) -> None:
+    try:
+        while data := os.read(sys.stdin.fileno(), 1 << 16):
+            stream.feed(data)
+        stream.send("i")
+    except (OSError, LabError):
+        return  # who waits for the command is told
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,40 @@
+"""What joining the user's terminal to a node's takes, whatever the way to the node."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def raw(fd: int) -> Iterator[None]:
+    """Every key as it is typed, while the block runs."""
+    before = termios.tcgetattr(fd)
+    tty.setraw(fd, termios.TCSANOW)  # what was typed ahead is kept
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def on_resize(resized: Callable[[], None]) -> Iterator[None]:
+    """Have the terminal's changes of size told, while the block runs."""
+
+    def told(*_: Any) -> None:
+        resized()
+
+    before = signal.signal(signal.SIGWINCH, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
+def shell_status(status: int) -> int:
+    """A status as a shell gives it: 128 + N when signal N ended the command."""
+    return status if status >= 0 else 128 - status

@@ -1,0 +1,162 @@
+"""What makes a box of a bare Debian tree: how it boots, how it is reached, what it leaves out.
+
+Everything here is about a guest of a lab: reached as root by key, told who it
+is before its first service (see :mod:`testbed.vm.initramfs`), services started
+by the lab alone, nothing that calls home or wakes up by itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from testbed.errors import ArtifactError
+
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"  #: where the identity puts the guest's key
+AUTHORIZED = "/root/.ssh/authorized_keys"  #: where it puts whom it lets in
+IMAGES = "/var/lib/testbed/images"  #: docker-archives, by image name
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+SSHD = f"""\
+HostKey {HOST_KEY}
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+UseDNS no
+GSSAPIAuthentication no
+PrintMotd no
+PrintLastLog no
+X11Forwarding no
+AllowStreamLocalForwarding yes
+MaxSessions 1000
+MaxStartups 1000
+AcceptEnv *
+SetEnv PATH={PATH}
+Subsystem sftp internal-sftp
+"""
+# Debian's own waits for the whole of sysinit and for a network that is somebody else's business.
+SSH_UNIT = """\
+[Unit]
+Description=OpenSSH server
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Service]
+Type=notify
+ExecStart=/usr/sbin/sshd -D
+RuntimeDirectory=sshd
+RuntimeDirectoryMode=0755
+KillMode=process
+Restart=on-failure
+
+[Install]
+WantedBy=multi-user.target
+"""
+FILES = {
+    "etc/ssh/sshd_config": SSHD,
+    "etc/systemd/system/ssh.service": SSH_UNIT,
+    "etc/systemd/journald.conf.d/testbed.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=64M\n",
+    "etc/systemd/system.conf.d/testbed.conf": (
+        "[Manager]\nDefaultTimeoutStopSec=10s\nDefaultTasksMax=infinity\n"
+        "DefaultLimitNOFILE=1048576\n"
+    ),
+    "etc/hostname": "box\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+    "etc/machine-id": "",
+}
+#: Units that do nothing for a guest that lives for minutes, and cost it time.
+MASKED = (
+    "apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+    "e2scrub_reap.service", "fstrim.timer", "systemd-tmpfiles-clean.timer",
+    "dev-hugepages.mount", "dev-mqueue.mount", "proc-sys-fs-binfmt_misc.automount",
+    "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "modprobe@.service",
+    "getty.target", "getty@tty1.service", "serial-getty@ttyS0.service", "console-getty.service",
+    "networking.service", "ifup@.service", "ifupdown-pre.service",
+    "systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service",
+    "systemd-network-generator.service", "systemd-resolved.service", "systemd-timesyncd.service",
+    "systemd-binfmt.service", "systemd-boot-system-token.service", "systemd-firstboot.service",
+    "systemd-hwdb-update.service", "systemd-journal-catalog-update.service",
+    "systemd-journal-flush.service", "systemd-logind.service", "systemd-machine-id-commit.service",
+    "systemd-modules-load.service", "systemd-pcrphase-initrd.service",
+    "systemd-pcrphase-sysinit.service", "systemd-pcrphase.service", "systemd-pstore.service",
+    "systemd-random-seed.service", "systemd-remount-fs.service", "systemd-rfkill.service",
+    "systemd-rfkill.socket", "systemd-sysctl.service", "systemd-sysusers.service",
+    "systemd-tmpfiles-setup.service", "systemd-tmpfiles-setup-dev.service",
+    "kmod-static-nodes.service", "systemd-update-done.service",
+    "systemd-update-utmp-runlevel.service", "systemd-update-utmp.service",
+    "systemd-user-sessions.service", "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path", "systemd-fsck-root.service",
+    # The kernel makes the device nodes, and without udev MAC addresses stay what docker and
+    # flanneld give (systemd.link(5), MACAddressPolicy).
+    "systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket",
+    "systemd-udev-trigger.service", "systemd-udev-settle.service",
+)  # fmt: skip
+#: The lab starts these itself, with its own settings.
+DISABLED = (
+    "docker.service", "docker.socket", "containerd.service", "etcd.service", "iperf3.service",
+    "nftables.service", "remote-fs.target",
+)  # fmt: skip
+GONE = (
+    "etc/fstab", "etc/resolv.conf", "etc/docker", "var/lib/etcd",
+    "var/cache/apt/archives", "var/cache/debconf", "var/lib/apt/lists",
+    "usr/lib/systemd/system/multi-user.target.wants/dbus.service",  # its socket starts it
+)  # fmt: skip
+SYSTEM = "etc/systemd/system"
+
+
+def settle(root: Path) -> None:
+    """Make a guest of a tree; doing it twice is the same as once."""
+    for name in GONE:
+        remove(root, name)
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()  # one key for all would prove nothing: each guest is given its own
+    for name, text in FILES.items():
+        write(root, name, text.encode())
+    for unit in DISABLED:
+        for wants in (root / SYSTEM).glob("*.wants"):
+            (wants / unit).unlink(missing_ok=True)
+    for unit in MASKED:
+        link(root, f"{SYSTEM}/{unit}", "/dev/null")
+    link(root, f"{SYSTEM}/default.target", "/lib/systemd/system/multi-user.target")
+    link(root, f"{SYSTEM}/multi-user.target.wants/ssh.service", f"/{SYSTEM}/ssh.service")
+    inside(root, "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+
+
+def inside(root: Path, place: str) -> Path:
+    """A place of a tree, its folders made.
+
+    Raises ArtifactError where a link in the tree would lead out of it, as absolute ones do.
+    """
+    top, folder = root.resolve(), root
+    parts = Path(place.lstrip("/")).parts
+    for part in parts[:-1]:
+        folder = folder / part
+        if ".." in parts or not folder.resolve().is_relative_to(top):
+            raise ArtifactError(f"/{place.lstrip('/')} would be written outside of the box")
+        folder.mkdir(mode=0o755, exist_ok=True)
+    return folder / parts[-1]
+
+
+def write(root: Path, place: str, data: bytes, mode: int = 0o644) -> None:
+    """Put a file into a tree, in place of whatever is there."""
+    path = remove(root, place)
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+def link(root: Path, place: str, target: str) -> None:
+    """Put a symbolic link into a tree, in place of whatever is there."""
+    remove(root, place).symlink_to(target)
+
+
+def remove(root: Path, place: str) -> Path:
+    """Take a file, link or folder out of a tree; return where it was."""
+    path = inside(root, place)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return path

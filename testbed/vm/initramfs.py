@@ -1,0 +1,101 @@
+"""The box's own initramfs: loads the few modules that its disk needs, and lets the lab speak first.
+
+What a guest is called, its addresses and keys differ from node to node, and a
+box is one for all.  So whoever starts a guest gives it a shell script as the
+fw_cfg item IDENTITY; it is run in the guest's root before any service starts.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.errors import ArtifactError
+
+#: The name of the fw_cfg item: ``-fw_cfg name=opt/testbed/identity,file=...``.
+IDENTITY = "opt/testbed/identity"
+#: Without these a virtio disk or link is not there; each needs those before it.
+MODULES = (
+    "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
+    "virtio_blk", "failover", "net_failover", "virtio_net", "qemu_fw_cfg",
+)  # fmt: skip
+DISK = "/dev/vda"
+
+# When pid 1 ends, the kernel panics: with panic=-1 and -no-reboot that ends QEMU, and what is
+# said here is among the last lines of its console.
+INIT = f"""#!/bin/busybox sh
+b=/bin/busybox
+fail() {{ echo "testbed: $*"; $b sleep 0.2; exit 1; }}
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+$b mount -t devtmpfs dev /dev
+for module in {" ".join(MODULES)}; do
+  $b insmod /modules/$module.ko || fail "cannot load the module $module"
+done
+tries=0
+while [ ! -b {DISK} ]; do
+  tries=$((tries + 1))
+  [ $tries -lt 400 ] || fail "there is no disk {DISK}"
+  $b sleep 0.05
+done
+$b mount -t ext4 -o rw,noatime {DISK} /root || fail "cannot mount the disk {DISK}"
+for name in proc sys dev; do $b mount --move /$name /root/$name; done
+$b mount -t tmpfs -o mode=755 run /root/run
+$b mkdir -m 1777 /root/run/lock
+$b ip link set lo up
+item=/sys/firmware/qemu_fw_cfg/by_name/{IDENTITY}/raw
+if [ -e /root$item ]; then
+  $b mkdir /root/run/testbed
+  $b cat /root$item > /root/run/testbed/identity || fail "cannot read the identity"
+  PATH=/usr/sbin:/usr/bin:/sbin:/bin $b chroot /root /bin/sh -e /run/testbed/identity \\
+    || fail "the identity ended with status $?"
+fi
+exec $b switch_root /root /sbin/init
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file, folder or device of the archive."""
+
+    name: str
+    mode: int
+    data: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+
+def initramfs(root: Path, kernel: str) -> bytes:
+    """The archive for a kernel, with busybox and modules out of a tree.  Raises ArtifactError."""
+    folders = ("bin", "dev", "modules", "proc", "root", "sys")
+    items = [Item(name, stat.S_IFDIR | 0o755) for name in folders]
+    items.append(Item("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))  # for init's own words
+    items.append(Item("init", stat.S_IFREG | 0o755, INIT.encode()))
+    busybox = next(
+        (p for p in (root / "usr/bin/busybox", root / "bin/busybox") if p.is_file()), None
+    )
+    if busybox is None:
+        raise ArtifactError("there is no busybox in the box")
+    items.append(Item("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()))
+    modules = {path.stem: path for path in (root / "lib/modules" / kernel).rglob("*.ko")}
+    for name in MODULES:
+        path = modules.get(name) or modules.get(name.replace("_", "-"))
+        if path is None:
+            raise ArtifactError(f"the kernel {kernel} has no module {name}")
+        items.append(Item(f"modules/{name}.ko", stat.S_IFREG | 0o644, path.read_bytes()))
+    return archive(items)
+
+
+def archive(items: list[Item]) -> bytes:
+    """A cpio archive in the "newc" form that the kernel unpacks (its early-userspace documents)."""
+    out = bytearray()
+    for number, item in enumerate([*items, Item("TRAILER!!!", 0)], 1):
+        name = item.name.encode() + b"\0"
+        links = 2 if stat.S_ISDIR(item.mode) else 1
+        fields = (
+            number, item.mode, 0, 0, links, 0, len(item.data), 0, 0, *item.device, len(name), 0,
+        )  # fmt: skip
+        out += b"070701" + b"".join(b"%08X" % field for field in fields) + name
+        out += bytes(-len(out) % 4) + item.data
+        out += bytes(-len(out) % 4)
+    return bytes(out)

@@ -1,0 +1,23 @@
+"""Virtual machines for tests: the provider as the commands have it, of a state folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testbed.artifacts import Store
+from testbed.nodes.qemu.provider import QemuProvider
+from testbed.vm.box import box
+
+
+def make(state: Path) -> QemuProvider:
+    """A provider whose labs are those of a state folder; the box is that of the user's cache."""
+    store = Store()
+    return QemuProvider(
+        state,
+        lambda: store.binary("testbed-init"),
+        exposed=lambda: store.folders,
+        cache=store.folder,
+        box=lambda: box(store),
+        agent=lambda: store.binary("testbed-agent"),
+        keep=store.keep,
+    )

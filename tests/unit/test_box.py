@@ -1,0 +1,394 @@
+"""How a box is made, with stand-ins for mmdebstrap, mke2fs and qemu-img."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from testbed.artifacts import Store
+from testbed.artifacts.source import Job, Origin, Source
+from testbed.cli import box as command
+from testbed.errors import ArtifactError, CommandError, MachineError, UsageError
+from testbed.process import Completed
+from testbed.vm import box, guest, initramfs
+from testbed.vm.box import Box, File
+
+RELEASE = "6.1.0-1-cloud-amd64"
+
+
+class Usage(NamedTuple):
+    """As shutil.disk_usage gives it."""
+
+    total: int
+    used: int
+    free: int
+
+
+class Part(Source):
+    """A part of the store that brings one program, or an image."""
+
+    origin: Origin = "go"  # type: ignore[misc]  # a ClassVar in a source of the house
+
+    def __init__(self, place: str, content: str = "content") -> None:
+        self.place = place
+        self.content = content
+
+    def recipe(self) -> Mapping[str, object]:
+        return {"place": self.place, "content": self.content}
+
+    def fill(self, job: Job) -> str:
+        raise NotImplementedError
+
+
+def tree(root: Path) -> None:
+    """As much of a Debian as a box needs."""
+    for folder in ("usr/bin", "usr/sbin", "usr/local/bin", "boot", "root", "etc/ssh"):
+        (root / folder).mkdir(parents=True)
+    (root / "usr/bin/busybox").write_text("busybox")
+    (root / "usr/sbin/dockerd").write_text("dockerd")
+    (root / "usr/bin/sh").symlink_to("busybox")
+    (root / "boot" / f"vmlinuz-{RELEASE}").write_text("kernel")
+    modules = root / "usr/lib/modules" / RELEASE / "kernel/drivers"
+    modules.mkdir(parents=True)
+    for name in initramfs.MODULES:
+        (modules / f"{name}.ko").write_text(name)
+    (root / "lib").symlink_to("usr/lib")
+    for key in ("ssh_host_rsa_key", "ssh_host_rsa_key.pub"):
+        (root / "etc/ssh" / key).write_text("the same for all")
+    wants = root / guest.SYSTEM / "multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "docker.service").symlink_to("/lib/systemd/system/docker.service")
+    (root / "etc/hostname").write_text("the builder's")
+    (root / "etc/resolv.conf").write_text("nameserver of the builder")
+
+
+class Builder:
+    """Does what the programs would do, and notes what they were asked."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[str]] = {}
+        self.env: dict[str, Mapping[str, str]] = {}
+        self.fails = ""
+        self.says = "No space left on device"
+        self.seen: dict[str, bytes] = {}
+
+    def __call__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        cwd: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        on_line: Callable[[str], None] | None = None,
+        on_tick: Callable[[float], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Completed:
+        words = [str(word) for word in argv]
+        name = next(n for n in (*box.PROGRAMS, "dpkg-query") if n in words)
+        self.calls[name] = words
+        self.env[name] = env or {}
+        if name == self.fails:
+            raise CommandError(words, where="here", status=1, stderr=self.says)
+        out = b""
+        if name == "mmdebstrap":
+            tree(Path(words[-1]))
+            if on_line:
+                on_line("I: extracting archives...")
+        elif name == "dpkg-query":
+            out = b"docker.io\t20.10.24\t147576\nusrmerge\t37\t\n"
+        elif name == "mke2fs":
+            root = Path(words[words.index("-d") + 1])
+            self.seen = {
+                str(p.relative_to(root)): p.read_bytes()
+                for p in root.rglob("*")
+                if p.is_file() and not p.is_symlink()
+            }
+            Path(words[-2]).write_text("raw")
+        else:
+            Path(words[-1]).write_text("qcow2")
+        return Completed(tuple(words), 0, out, b"")
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(box, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(box, "KEYRING", Path("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 1 << 40))
+    return Builder()
+
+
+@pytest.fixture
+def parts() -> dict[str, Source]:
+    return {"flanneld": Part("bin/flanneld"), "nginx": Part("image.tar")}
+
+
+@pytest.fixture
+def job(tmp_path: Path, builder: Builder, parts: dict[str, Part]) -> Job:
+    def part(name: str) -> Path:
+        folder = tmp_path / name
+        path = folder / parts[name].place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(parts[name].content)
+        return folder
+
+    into = tmp_path / "into"
+    into.mkdir()
+    return Job(into, tmp_path / "shared", lambda _: None, builder, threading.Event(), part)
+
+
+def test_a_box_is_a_disk_a_kernel_an_initramfs_and_a_manifest(
+    job: Job, builder: Builder, parts: dict[str, Source]
+) -> None:
+    source = Box(parts=parts)
+    assert source.fill(job) == f"bookworm-{RELEASE}"
+    assert source.whole(job.into)
+    assert {path.name for path in job.into.iterdir()} == {
+        box.DISK, box.KERNEL, box.INITRAMFS, box.MANIFEST,
+    }  # fmt: skip
+    manifest = box.Built(job.into).manifest()
+    assert manifest["kernel"] == RELEASE
+    assert manifest["packages"]["docker.io"] == {"version": "20.10.24", "size": 147576 * 1024}
+    assert manifest["packages"]["usrmerge"]["size"] == 0
+    assert manifest["images"]["nginx"]["place"] == f"{guest.IMAGES}/nginx.tar"
+    assert set(manifest["files"]) == {box.DISK, box.KERNEL, box.INITRAMFS}
+    assert manifest["files"][box.KERNEL]["sha256"] == box.digest(job.into / box.KERNEL)
+    places = set(manifest["programs"].values())
+    assert {"/usr/sbin/dockerd", "/usr/local/bin/flanneld", "/usr/bin/busybox"} <= places
+    assert "/usr/bin/sh" not in places  # a link
+    assert "boot" not in {name.split("/")[0] for name in builder.seen}
+    assert builder.seen["etc/hostname"] == b"box\n"
+
+
+def test_packages_are_unpacked_in_namespaces_that_end_with_us(
+    job: Job, builder: Builder, parts: dict[str, Source]
+) -> None:
+    Box(suite="trixie", size=2048, packages=("htop",), parts=parts).fill(job)
+    words = builder.calls["mmdebstrap"]
+    assert words.index("setpriv") < words.index("unshare") < words.index("mmdebstrap")
+    assert {"--mount", "--pid", "--kill-child"} <= set(words)
+    assert words[-2:] == ["trixie", str(job.into / "root")]
+    included = next(word for word in words if word.startswith("--include="))
+    assert "htop" in included
+    assert "docker.io" in included
+    assert builder.env["mmdebstrap"]["INITRD"] == "No"
+    assert builder.calls["mke2fs"][-1] == "2048M"
+
+
+def test_a_users_file_goes_in(
+    job: Job, builder: Builder, parts: dict[str, Source], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    mine.chmod(0o755)
+    Box(files=(File(mine, "/opt/deep/mine"),), parts=parts).fill(job)
+    assert builder.seen["opt/deep/mine"] == b"mine"
+
+
+@pytest.mark.parametrize("fails", ["mmdebstrap", "mke2fs", "qemu-img"])
+def test_when_a_step_fails_the_tree_goes_and_the_reason_is_shown(
+    job: Job, builder: Builder, parts: dict[str, Source], fails: str
+) -> None:
+    builder.fails = fails
+    with pytest.raises((CommandError, ArtifactError), match="No space left"):
+        Box(parts=parts).fill(job)
+    assert not (job.into / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [("E: write: No space left on device", "make room"), ("E: 404 Not Found", "named nosuch")],
+)
+def test_what_stopped_mmdebstrap_has_its_hint(
+    job: Job, builder: Builder, parts: dict[str, Source], said: str, hint: str
+) -> None:
+    builder.fails, builder.says = "mmdebstrap", said
+    with pytest.raises(ArtifactError, match="Debian cannot be unpacked") as caught:
+        Box(suite="nosuch", parts=parts).fill(job)
+    assert hint in str(caught.value.hint)
+
+
+def test_what_is_missing_is_said_before_anything_is_done(
+    job: Job, builder: Builder, parts: dict[str, Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 1 << 40, 5 << 20))
+    with pytest.raises(ArtifactError, match="5 are free"):
+        Box(parts=parts).fill(job)
+    monkeypatch.setattr(box, "which", lambda name: None if name == "mke2fs" else name)
+    with pytest.raises(MachineError, match="mke2fs") as caught:
+        Box(parts=parts).fill(job)
+    assert "e2fsprogs" in str(caught.value.hint)
+    monkeypatch.setattr(box, "KEYRING", Path("/nowhere/keyring.gpg"))
+    with pytest.raises(MachineError, match=r"mke2fs, /nowhere/keyring.gpg") as caught:
+        Box(parts=parts).fill(job)
+    assert "debian-archive-keyring" in str(caught.value.hint)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(MachineError, match="by root"):
+        Box(parts=parts).fill(job)
+    assert not builder.calls
+
+
+def test_what_goes_in_decides_the_key(parts: dict[str, Source], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("one")
+
+    def key(**given: Any) -> str:
+        return Box(**{"parts": parts, **given}).key()
+
+    first = key(files=(File(mine, "/mine"),))
+    keys = {
+        key(), key(suite="trixie"), key(size=1024), key(packages=("htop",)), first,
+        key(files=(File(mine, "/yours"),)),
+        key(parts={**parts, "flanneld": Part("bin/flanneld", "another")}),
+    }  # fmt: skip
+    assert len(keys) == 7
+    assert key(packages=("docker.io",)) == key()  # it is in anyway
+    mine.write_text("two")
+    assert key(files=(File(mine, "/mine"),)) != first
+    mine.unlink()
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        key(files=(File(mine, "/mine"),))
+
+
+# -- the guest ---------------------------------------------------------------------
+
+
+def test_a_settled_guest_has_no_key_and_starts_nothing_but_sshd(tmp_path: Path) -> None:
+    tree(tmp_path)
+    guest.settle(tmp_path)
+    guest.settle(tmp_path)
+    assert not list((tmp_path / "etc/ssh").glob("ssh_host_*"))
+    assert not (tmp_path / "etc/resolv.conf").exists()
+    wants = tmp_path / guest.SYSTEM / "multi-user.target.wants"
+    assert [path.name for path in wants.iterdir()] == ["ssh.service"]
+    masked = tmp_path / guest.SYSTEM / "systemd-udevd.service"
+    assert masked.readlink() == Path("/dev/null")
+    assert stat.S_IMODE((tmp_path / "root/.ssh").stat().st_mode) == 0o700
+    sshd = (tmp_path / "etc/ssh/sshd_config").read_text()
+    assert "PasswordAuthentication no" in sshd
+
+
+def test_nothing_is_written_outside_of_a_tree(tmp_path: Path) -> None:
+    root, host = tmp_path / "root", tmp_path / "host"
+    root.mkdir()
+    host.mkdir()
+    (root / "etc").symlink_to(host)
+    for place in ("etc/hostname", "/etc/deep/name", "../host/name", "usr/../../host/name"):
+        with pytest.raises(ArtifactError, match="outside of the box"):
+            guest.write(root, place, b"x")
+    assert not list(host.iterdir())
+    (root / "name").symlink_to(host / "name")
+    guest.write(root, "name", b"x")  # the link itself is replaced
+    assert not list(host.iterdir())
+
+
+# -- the initramfs -----------------------------------------------------------------
+
+
+def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
+    cpio = shutil.which("cpio") or shutil.which("busybox")
+    if cpio is None:
+        pytest.skip("there is no cpio here")
+    tree(tmp_path / "root")
+    data = initramfs.initramfs(tmp_path / "root", RELEASE)
+    argv = [cpio, "-t"] if cpio.endswith("cpio") else [cpio, "cpio", "-t"]
+    answer = subprocess.run(argv, input=data, capture_output=True, check=True)
+    names = answer.stdout.decode().split()
+    assert {"init", "bin/busybox", "dev/console", "modules/virtio_blk.ko"} <= set(names)
+
+
+def test_an_archive_has_each_name_and_content_aligned() -> None:
+    data = initramfs.archive([initramfs.Item("init", stat.S_IFREG | 0o755, b"#!/bin/sh\n")])
+    assert data.startswith(b"070701")
+    assert len(data) % 4 == 0
+    assert int(data[14:22], 16) == stat.S_IFREG | 0o755
+    assert int(data[54:62], 16) == len(b"#!/bin/sh\n")
+    assert int(data[94:102], 16) == len("init\0")
+    assert data[110:115] == b"init\0"
+    assert data[116:126] == b"#!/bin/sh\n"
+    assert b"TRAILER!!!\0" in data
+
+
+def test_modules_load_after_what_they_need() -> None:
+    place = initramfs.MODULES.index
+    assert place("virtio_ring") < place("virtio") < place("virtio_pci") < place("virtio_blk")
+    assert place("failover") < place("net_failover") < place("virtio_net")
+    assert subprocess.run(["sh", "-n"], input=initramfs.INIT.encode(), check=True)
+
+
+@pytest.mark.parametrize("lacks", ["usr/bin/busybox", "virtio_blk.ko"])
+def test_what_an_initramfs_lacks_is_said(tmp_path: Path, lacks: str) -> None:
+    tree(tmp_path)
+    for path in [tmp_path / lacks, *tmp_path.rglob(lacks)]:
+        path.unlink(missing_ok=True)
+    with pytest.raises(ArtifactError, match=Path(lacks).stem):
+        initramfs.initramfs(tmp_path, RELEASE)
+
+
+# -- the commands ------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    config = tmp_path / "config.toml"
+    config.touch()
+    monkeypatch.setenv("TESTBED_CACHE", str(folder))
+    monkeypatch.setenv("TESTBED_CONFIG", str(config))
+    for key in ("aaaa", "bbbb"):
+        entry = folder / f"box-bookworm-{key}"
+        entry.mkdir(parents=True)
+        record = {"name": "box", "version": "bookworm", "key": key, "origin": "debian", "size": 7}
+        (entry / "artifact.json").write_text(json.dumps(record))
+        (entry / box.MANIFEST).write_text("{}")
+    return folder
+
+
+def test_boxes_are_listed_and_removed_by_key(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.command.main(["ls", "--json"], standalone_mode=False)
+    assert [entry["key"] for entry in json.loads(capsys.readouterr().out)] == ["aaaa", "bbbb"]
+    command.command.main(["rm", "aaaa"], standalone_mode=False)
+    assert [path.name for path in cache.glob("box-*")] == ["box-bookworm-bbbb"]
+    with pytest.raises(UsageError, match="no box has the key aaaa"):
+        command.command.main(["rm", "aaaa"], standalone_mode=False)
+    command.command.main(["rm", "--all"], standalone_mode=False)
+    assert not list(cache.glob("box-*"))
+    capsys.readouterr()
+    command.command.main(["ls"], standalone_mode=False)
+    assert "testbed box build" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["mine", "mine:there", ":/there", "mine:/../there"])
+def test_a_file_wants_an_absolute_place(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(UsageError, match="--file"):
+        command.command.main(["build", "--file", given], standalone_mode=False)
+
+
+def test_the_store_keeps_a_box(
+    tmp_path: Path, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "cache", runner=builder)
+    source = Box(parts={})
+    made = box.box(store, source)
+    assert made.disk.is_file()
+    assert made.kernel.is_file()
+    assert made.initramfs.is_file()
+    assert len(made.key) == 16
+    builder.calls.clear()
+    assert box.box(store, source) == made
+    assert not builder.calls
+    made.disk.unlink()  # somebody made room
+    assert box.box(store, source).disk.is_file()
