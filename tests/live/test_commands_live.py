@@ -334,7 +334,7 @@ def start_up(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("after", ["fabric", "docker node1", "container node1/container-1"])
+@pytest.mark.parametrize("after", ["fabric", "docker node1", "images node1"])
 def test_a_signal_ends_up_cleanly(
     testbed: Testbed, tmp_path: Path, signum: int, status: int, after: str
 ) -> None:
