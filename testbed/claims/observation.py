@@ -14,7 +14,7 @@ from testbed.errors import CommandError
 if TYPE_CHECKING:
     from testbed.nodes.base import Result
 
-LIMIT = 4000  # characters of one piece of evidence; a report is to be read
+LIMIT = 50_000  # characters of one piece of evidence: none is that long unless something ran wild
 
 
 class Runs(Protocol):
@@ -52,7 +52,8 @@ class Observation:
         """Keep something that was seen; data is kept as JSON."""
         text = seen if isinstance(seen, str) else json.dumps(seen, default=str, indent=1)
         if len(text) > LIMIT:
-            text = f"{text[:LIMIT]}\n[{len(text) - LIMIT} more characters]"
+            kept = text[: text.rfind("\n", 0, LIMIT) + 1] or text[:LIMIT]  # whole lines
+            text = f"{kept.rstrip()}\n[{len(text) - len(kept)} more characters]"
         self.evidence.append(Evidence(what, text.rstrip()))
 
     def run(
@@ -120,7 +121,7 @@ class Observation:
         return difference > 0 if abs(difference) > spread(differences) else None
 
     def unclear(self, what: str) -> None:
-        """The figures decide nothing: the verdict is "inconclusive" unless something fails."""
+        """The figures decide nothing: "inconclusive", unless what should hold does not."""
         self._unclear = True
         self.note("not clear", what)
 
@@ -135,14 +136,17 @@ class Observation:
             return None
         if not negative:
             return "confirmed" if all(positive) else "contradicted"
-        if all(negative):
-            return "depends" if positive and all(positive) else "contradicted"
-        return "confirmed" if all(positive) else "contradicted"
+        if all(negative) and positive and all(positive):
+            return "depends"
+        # Failing under some of the conditions is neither what was foreseen nor a confirmation.
+        return "confirmed" if all(positive) and not any(negative) else "contradicted"
 
     @property
     def refuted_by(self) -> list[str]:
-        """What was looked at and did not hold."""
-        return [what for wanted, holds, what in self._tested if wanted and not holds]
+        """What was looked at and did not hold, or held where it should not."""
+        refuted = [what for wanted, holds, what in self._tested if wanted and not holds]
+        held = [what for wanted, holds, what in self._tested if not wanted and holds]
+        return refuted + [f"does not fail even when {what}" for what in held]
 
 
 def spread(figures: Sequence[float]) -> float:

@@ -150,7 +150,6 @@ class _Output:
         from testbed.report import data, last
 
         value = data.to_dict(run)
-        last.keep(settings.state.path, value)
         if self.json_file is not None:
             self._file(self.json_file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
         if self.junit is not None:
@@ -162,6 +161,7 @@ class _Output:
 
             self._file(self.html, render(value, lang=self.lang))
             self.say(f"  the report is in {self.html}")
+        last.keep(settings.state.path, value)
 
     @staticmethod
     def _file(path: Path, text: str) -> None:

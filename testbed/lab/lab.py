@@ -93,6 +93,7 @@ class Lab:
         preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
             record = self.settings.state.read(self.name)
+            self._refuse_other_provider(topology.provider)
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, replace=replace)
             self._fetch(topology)
@@ -159,6 +160,16 @@ class Lab:
             hint=f"take it down (testbed down {self.name}), give this one another name "
             "(--name), or turn the one into the other (--replace)",
         )
+
+    def _refuse_other_provider(self, wanted: str) -> None:
+        """One lab's nodes are of one provider: to another they are not there, yet in its way."""
+        for name, provider in self.settings.providers.items():
+            if name != wanted and provider.nodes(self.name):
+                raise UsageError(
+                    f"lab {self.name} is already up with the provider {name}, not {wanted}",
+                    hint=f"take it down (testbed down {self.name}), or give this one another "
+                    "name (--name)",
+                )
 
     def _remove_strangers(self, context: Context) -> list[str]:
         """Remove nodes that are not asked for, or were made with other settings."""

@@ -61,6 +61,7 @@ def _lab(lab: LabRun) -> dict[str, Any]:
         "findings": [_finding(finding) for finding in results.findings],
         "checks": [asdict(check) for check in results.checks],
         "elsewhere": results.elsewhere,
+        "missed": results.missed,
         "broken": results.broken,
     }
 

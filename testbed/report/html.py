@@ -412,7 +412,8 @@ class _Page:
             for lab in run["labs"]
             for trouble in (*([lab["error"]] if lab["error"] else []), *lab["broken"])
         ]
-        self.is_good = not (self.unexpected or self.failed or self.troubles)
+        cut_off = any(lab["interrupted"] for lab in run["labs"])
+        self.is_good = not (self.unexpected or self.failed or self.troubles or cut_off)
         self.versions = self._versions()
         self.bar = self._bar(self.counts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
     """Keep a run (as :func:`testbed.report.data.to_dict` gives it) in place of the one before."""
     folder = state / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = folder / f".{FILE}.part"
+    part = folder / f".{FILE}.{os.getpid()}"  # several runs may end at once
     part.write_text(json.dumps(run), encoding="utf-8")
     part.replace(folder / FILE)
 
@@ -44,6 +45,10 @@ def failed(state: Path, selection: Selection) -> Selection:
             and not claim["as_expected"]
             and selection.has(claims()[claim["id"]])
         }
+        for lab in run["labs"]:  # what it did not come to is not known, or what it had missed
+            every = [claim["id"] for claim in run["claims"] if claim["expect"] != "not testable"]
+            missed = every if lab["error"] else lab["missed"]
+            wrong |= {name for name in missed if name in claims() and selection.has(claims()[name])}
         tests = {
             check["name"]
             for lab in run["labs"]

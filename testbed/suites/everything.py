@@ -349,7 +349,13 @@ def _lab_process(
     except Exception:  # noqa: BLE001  a defect of ours is shown with the rest, not instead of it
         part.error, part.status = traceback.format_exc(), 1
     with suppress(BrokenPipeError), signals.held():
-        pipe.send(("ended", part))
+        _send(pipe, "ended", part)
+
+
+def _send(pipe: Connection, message: str, value: object) -> None:
+    """Tell the parent; a signal that comes meanwhile waits, or half a message would be sent."""
+    with signals.blocked():
+        pipe.send((message, value))
 
 
 def _end(signum: int, _: Any) -> None:
@@ -362,14 +368,14 @@ def _one(
     from testbed.lab.live import LiveLab
 
     def wait_for_quiet() -> None:
-        pipe.send(("waits", None))
+        _send(pipe, "waits", None)
         pipe.recv()
 
     topology = wanted.load()
     lab = Lab(topology.name, settings)
     try:
         part.up = lab.up(topology).seconds
-        pipe.send(("up", part.up))
+        _send(pipe, "up", part.up)
         live = LiveLab(lab.context())
         began = time.monotonic()
         try:
@@ -379,7 +385,7 @@ def _one(
                 part.results = run(
                     live,
                     wanted.narrow(selection),
-                    told=lambda found: pipe.send(("found", found)),
+                    told=lambda found: _send(pipe, "found", found),
                     before_alone=wait_for_quiet,
                     lacks={"none"} if wanted.measures else {"none", QUIET},
                 )

@@ -19,7 +19,7 @@ from testbed.errors import (
     UsageError,
 )
 from testbed.lab.lab import Lab, Outcome, Watch, labs
-from testbed.nodes.fake import Answer, Behaviour
+from testbed.nodes.fake import Answer, Behaviour, FakeProvider
 from testbed.topology import Topology, load, load_text, names
 
 if TYPE_CHECKING:
@@ -485,3 +485,13 @@ def test_a_lab_that_is_held_for_too_long(bench: Bench, monkeypatch: pytest.Monke
     monkeypatch.setattr(bench.state, "lock", impatient)
     with lock("two-node", "up two-node"), pytest.raises(LabBusy, match="testbed up two-node"):
         Lab("two-node", bench.settings).down()
+
+
+def test_a_lab_of_another_provider_is_left_alone(bench: Bench) -> None:
+    up(bench)
+    bench.forget()
+    bench.settings.providers = {**bench.settings.providers, "qemu": FakeProvider()}
+    other = dataclasses.replace(two(), provider="qemu")
+    with pytest.raises(UsageError, match="already up with the provider netns, not qemu"):
+        up(bench, other, replace=True)
+    assert sorted(bench.provider.nodes("two-node")) == NODES

@@ -35,7 +35,7 @@ TABLE: list[tuple[str, Verdict | None]] = [
     ("wWf", "contradicted"),
     ("WF", "contradicted"),  # holds where it should not, and does not where it should
     ("-F", "contradicted"),
-    ("wfF", "confirmed"),
+    ("wfF", "contradicted"),  # fails, yet not wherever it was foreseen to
     ("?", "inconclusive"),
     ("+?", "inconclusive"),  # of what is said only a part was seen
     ("-?", "contradicted"),  # one part that is false is enough
@@ -70,7 +70,9 @@ def test_verdicts(word: str, verdict: Verdict | None) -> None:
 
 
 def test_what_refutes_is_named() -> None:
-    assert observed("+-wWfF").refuted_by == ["test -", "condition W"]
+    assert observed("+-wWfF").refuted_by == [
+        "test -", "condition W", "does not fail even when condition F"
+    ]  # fmt: skip
     assert observed("+wf").refuted_by == []
 
 

@@ -671,6 +671,7 @@ def test_the_data_have_each_lab_and_each_claim_in_full() -> None:
             {"name": FAILED.name, "outcome": "failed", "seconds": 0.1, "problem": FAILED.problem}
         ],
         "elsewhere": ["other"],
+        "missed": [],
         "broken": ["broken"],
     }
     assert one == {
@@ -899,7 +900,14 @@ def test_what_an_interrupted_lab_did_not_come_to_is_run_again(tmp_path: Path) ->
     assert names(found.meant()) == ["one", "two", "three"]
     assert found.undecided() == ["two"], "another lab has decided the third"
     keep(tmp_path, found)
-    assert last.failed(tmp_path, Selection()).claims == ("two",)
+    assert last.failed(tmp_path, Selection()).claims == ("three", "two"), "there it is not known"
+
+
+def test_a_lab_that_did_not_come_up_is_put_to_the_test_again(tmp_path: Path) -> None:
+    broken = lab()
+    broken.error = "it did not come up"
+    keep(tmp_path, run(lab(good("one"), good("two")), broken))
+    assert last.failed(tmp_path, Selection()).claims == ("one", "two")
 
 
 @pytest.mark.parametrize(

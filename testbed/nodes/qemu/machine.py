@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -111,7 +112,7 @@ def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> S
     """Let a saved machine go on in a cell as another one; return when it answers as that."""
     _prepare(cell, hardware, snapshot / OVERLAY, "")
     give_keys(cell, *(snapshot.joinpath(name).read_text("utf-8") for name in (KEY, HOST_KEY)))
-    incoming = ("-incoming", f"exec:cat {cell.provide(snapshot / MEMORY)}")
+    incoming = ("-incoming", f"exec:cat {shlex.quote(cell.provide(snapshot / MEMORY))}")
     cell.start(Service(SERVICE, parts.line(cell, hardware, incoming), digest=cell.digest))
     with _monitor(cell) as monitor:
         monitor.wait_state("paused", BOOT_SECONDS[parts.acceleration.kind])
@@ -136,7 +137,7 @@ def _prepare(cell: NetnsNode, hardware: Hardware, disk: Path, script: str) -> No
     # The links between machine and fabric are no place of their own: they say nothing.
     quiet = "sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
     devices = "mkdir -p /var/log/testbed; test -e /dev/kvm || mknod /dev/kvm c 10 232"
-    image = f"qemu-img create -q -f qcow2 -F qcow2 -b {cell.provide(disk)} {DISK}"
+    image = f"qemu-img create -q -f qcow2 -F qcow2 -b {shlex.quote(cell.provide(disk))} {DISK}"
     batch = "\n".join(cells.taps(hardware.interfaces)).encode()
     cell.run(["sh", "-ec", f"{quiet}; {devices}; {image}; ip -batch -"], input=batch)
 
