@@ -6,6 +6,7 @@ For the lab docker-single; the lab's own iptables is asked, whichever it is.
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -66,6 +67,11 @@ PINGS = 30
 ROUNDS = 4
 ABOUT_MICROSECONDS = 10  # printed are 5; the double still counts as "about"
 CHAIN, RULES = "TESTBED", 4000
+#: What either iptables says of a kernel built without a table, a target or a match.
+MISSING = re.compile(
+    r"do you need to insmod|No chain/target/match by that name|missing kernel module"
+    r"|RULE_\w+ failed \(No such file or directory\)|Failed to initialize nft"
+)
 
 
 # -- tracing --------------------------------------------------------------------
@@ -89,12 +95,14 @@ def whole_table(where: Runs, program: str, table: str) -> Iterator[None]:
 @contextlib.contextmanager
 def ruled(observe: Observation, where: Runs, program: str, *rule: str) -> Iterator[None]:
     """A rule, given as ``-t TABLE -A CHAIN ...``, for the time of the block."""
-    add, table = [program, *rule], rule[1]
-    delete = [program, *("-D" if word in {"-A", "-I"} else word for word in rule)]
+    add, table = [program, "-w", *rule], rule[1]
+    delete = [program, "-w", *("-D" if word in {"-A", "-I"} else word for word in rule)]
     with whole_table(where, program, table), contextlib.ExitStack() as stack:
         try:
             stack.enter_context(undone(observe, where, add, delete))
-        except CommandError as error:  # the kernel was built without a target, or without tables
+        except CommandError as error:
+            if not MISSING.search(error.stderr):
+                raise
             pytest.skip(f"{where.name} cannot have such a rule: {error.stderr.strip()}")
         yield
 
@@ -605,11 +613,9 @@ def test_the_time_between_the_hooks_depends_on_what_is_in_between(
     what = "from raw PREROUTING to filter FORWARD, each packet of a ping"
     observe.measured(Measurement(what, "us", series, "lower"))
     # The least of many: what else the machine had to do at the time is not of interest.
-    is_about = min(usual) <= ABOUT_MICROSECONDS
-    if not is_about:
-        observe.unclear(f"no packet takes less than {min(usual):g} us: a slow or busy machine")
-        return
-    observe.holds_when(f"little is in between: {min(usual):g} us at the least", is_about)
+    observe.holds_when(
+        f"little is in between: {min(usual):g} us at the least", min(usual) <= ABOUT_MICROSECONDS
+    )
     observe.fails_when(
         f"the packet has {RULES} rules to pass in between: {min(longer):g} us at the least",
         min(longer) > ABOUT_MICROSECONDS,
@@ -623,7 +629,7 @@ def many_rules(node: Node, program: str) -> Iterator[None]:
     jump = "PREROUTING -p icmp -j " + CHAIN
     make = f"*raw\n:{CHAIN} -\n{rule * RULES}-A {jump}\nCOMMIT\n"
     undo = f"*raw\n-D {jump}\n-F {CHAIN}\n-X {CHAIN}\nCOMMIT\n"
-    restore = [f"{program}-restore", "--noflush"]
+    restore = [f"{program}-restore", "-w", "--noflush"]
     with whole_table(node, program, "raw"):
         node.run(restore, input=make.encode())
         try:
