@@ -19,6 +19,7 @@ from testbed.suites.helpers import (
     link,
     namespace,
     scratch_machine,
+    settle,
 )
 from testbed.suites.overlay import eventually
 
@@ -93,7 +94,10 @@ def network_entries(node: Node, identity: str) -> list[dict[str, str]]:
 
 def containerd(node: Node) -> str:
     """The pid of the containerd that starts the node's containers."""
-    daemon = node.services()[docker.SERVICE].pid
+    services = node.services()
+    if (own := services.get(docker.CONTAINERD)) is not None:
+        return str(own.pid)
+    daemon = services[docker.SERVICE].pid
     found = node.run(["pgrep", "-P", str(daemon), "-x", "containerd"], check=False)
     if not found.ok:
         pytest.skip("dockerd on the node has not started a containerd of its own")
@@ -190,6 +194,7 @@ def test_ifconfig_brings_a_device_up_where_it_is_installed(
         before = link(observe, machine, "veth0")
         observe.run(machine, [ifconfig, "veth0", "up"])
         observe.run(machine, ["ip", "link", "set", "veth1", "up"])
+        settle(machine)
         after, other = (link(observe, machine, name) for name in ("veth0", "veth1"))
         assert "UP" not in before["flags"], "it is up before anybody brings it up"
         observe.holds_when(
