@@ -33,9 +33,12 @@ SAYS: Mapping[str, str] = {"iptables-legacy": "(legacy)", "iptables-nft": "(nf_t
 
 # Argument 1 is the variety.  The program of a link is where the variety's own name is found.
 CHOOSE = """
+set -e
 for family in iptables ip6tables; do
     for suffix in '' -save -restore; do
-        ln -sfn "$(command -v "$family-$1$suffix")" "/etc/alternatives/$family$suffix"
+        name=$family-$1$suffix
+        program=$(command -v "$name") || { echo "no program $name" >&2; exit 1; }
+        ln -sfn "$program" "/etc/alternatives/$family$suffix"
     done
 done
 iptables --version
@@ -48,7 +51,8 @@ MARK = "0x1000/0x1000"
 def choose(machine: Node, firewall: Firewall) -> None:
     """Make a variety of iptables the node's own; nothing for the others.
 
-    Raises LabError where ``iptables`` is not one of Debian's alternatives.
+    Raises LabError where a program of it is missing, and where ``iptables`` is not
+    one of Debian's alternatives.
     """
     if firewall not in SAYS:
         return
