@@ -31,7 +31,7 @@ def pair(lab: LiveLab) -> tuple[LiveContainer, LiveContainer]:
 def the_trace_is_logged_too(lab: LiveLab) -> Iterator[None]:
     """iptables-nft adds a rule that logs what it is asked to trace."""
     script = """
-    case "$*" in "-t raw -A PREROUTING "*TRACE)
+    case "$*" in *"-t raw -A PREROUTING "*TRACE)
         $real/iptables-nft -t raw -A PREROUTING -p icmp -j NFLOG --nflog-threshold 1 ;;
     esac
     exec $real/iptables-nft "$@" """
