@@ -155,7 +155,13 @@ def spread(figures: Sequence[float]) -> float:
     >>> spread([1, 2, 3, 4, 100])
     2
     """
-    if len(figures) < 4:
-        return max(figures) - min(figures)
-    low, _, high = statistics.quantiles(figures, n=4, method="inclusive")
+    low, _, high = quartiles(figures)
     return high - low
+
+
+def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles; of fewer than four figures, the least, the median and the largest."""
+    if len(figures) < 4:
+        return min(figures), statistics.median(figures), max(figures)
+    low, middle, high = statistics.quantiles(figures, n=4, method="inclusive")
+    return low, middle, high

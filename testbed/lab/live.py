@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import NoSuchLab
-from testbed.roles import docker
+from testbed.roles import docker, firewall
 from testbed.roles.engine import ContainerState, Engine, engine_version, enter, parse_version
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class LiveLab:
         found = {"provider": self.topology.provider}
         if self.topology.flannel:
             found["backend"] = self.topology.flannel.backend
-        docker = self.topology.with_role("docker")
-        if docker:
-            machine = self.node(docker[0].name)
+        with_docker = self.topology.with_role("docker")
+        if with_docker:
+            machine = self.node(with_docker[0].name)
             release = self.topology.docker.engine
             version = parse_version(engine_version(self.context.store, machine, release))
             found["docker"] = ".".join(map(str, version))
@@ -131,7 +131,7 @@ class LiveLab:
         if json.loads(machine.get(docker.CONFIG)).get("firewall-backend") == "nftables":
             return "nftables"
         says = machine.run(["iptables", "--version"]).stdout
-        return "iptables-legacy" if "(legacy)" in says else "iptables-nft"
+        return next((name for name, word in firewall.SAYS.items() if word in says), "iptables-nft")
 
     def engine(self, node: str) -> Engine:
         """The Engine API of a node that has the docker role."""

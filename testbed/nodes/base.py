@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from testbed.errors import CommandError
+from testbed.errors import CommandError, NoSuchLab, TimeoutExpired
 
 if TYPE_CHECKING:
     import testinfra.host
@@ -116,11 +116,25 @@ class Running(ABC):
     def kill(self) -> None:
         """End the command and its children at once (SIGKILL)."""
 
+    def still_running(self, node: str, timeout: float | None) -> TimeoutExpired:
+        """What :meth:`wait` raises at its time-out."""
+        return TimeoutExpired(
+            f"on {node}: {' '.join(self.argv)}: still running after {timeout:g} s",
+            hint="look at the node with `testbed shell`",
+        )
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def has_ended(node: str, lab: str) -> NoSuchLab:
+    """What is raised where a node is asked for something, and is gone."""
+    return NoSuchLab(
+        f"node {node} of lab {lab} has ended", hint=f"`testbed up {lab}` makes it anew"
+    )
 
 
 class Node(ABC):

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import TestbedError
@@ -242,11 +242,3 @@ def pairs(ends: list[End]) -> list[tuple[End, End]]:
             progress = True
             break
     return found
-
-
-def first_address(link: Mapping[str, Any]) -> IPv4Interface | None:
-    """The first IPv4 address of a link in a graph."""
-    for address in link["addresses"]:
-        if ":" not in address:
-            return IPv4Interface(address)
-    return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from testbed.claims.observation import quartiles
 
 WIDTH = 400
 BAR = 26  # height of a bar with its share of the space between
@@ -39,24 +40,16 @@ def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: st
     )
     # Drawn from the bottom up: the first series is to be on top.
     names = list(series)[::-1]
-    quartiles = [_quartiles(series[name]) for name in names]
-    chart.range = (0, max(high for _, _, high in quartiles) or 1)
-    medians = [f"{middle:.4g}" for _, middle, _ in quartiles]
+    spreads = [quartiles(series[name]) for name in names]
+    chart.range = (0, max(high for _, _, high in spreads) or 1)
+    medians = [f"{middle:.4g}" for _, middle, _ in spreads]
     chart.x_labels = [f"{name}: {median}" for name, median in zip(names, medians, strict=True)]
     chart.add(
         unit,
-        [{"value": middle, "ci": {"low": low, "high": high}} for low, middle, high in quartiles],
+        [{"value": middle, "ci": {"low": low, "high": high}} for low, middle, high in spreads],
     )
     root: ET.Element = chart.render_tree()
     return _in_page(root, id, title)
-
-
-def _quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
-    """The quartiles; of fewer than four figures, the least, the median and the largest."""
-    if len(figures) < 4:
-        return min(figures), statistics.median(figures), max(figures)
-    low, middle, high = statistics.quantiles(figures, n=4, method="inclusive")
-    return low, middle, high
 
 
 def _in_page(root: ET.Element, id: str, title: str) -> str:

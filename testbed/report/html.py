@@ -27,10 +27,10 @@ from testbed.claims.model import JUDGEMENTS
 from testbed.claims.observation import spread
 from testbed.errors import UsageError
 from testbed.report import charts, picture
+from testbed.report.data import VERSION
 from testbed.report.words import LANGUAGES, Words, words
 
 TEMPLATES = Path(__file__).parent / "templates"
-VERSION = 2  #: of the data that it reads
 ORDER = (
     "confirmed", "depends", "contradicted", "inconclusive", "not here", "not testable",
     "failed", "undecided",

@@ -38,17 +38,10 @@ def failed(state: Path, selection: Selection) -> Selection:
     path = state / FOLDER / FILE
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        wrong = {
-            claim["id"]
-            for claim in run["claims"]
-            if claim["id"] in claims()
-            and not claim["as_expected"]
-            and selection.has(claims()[claim["id"]])
-        }
+        wrong = {claim["id"] for claim in run["claims"] if not claim["as_expected"]}
         for lab in run["labs"]:  # what it did not come to is not known, or what it had missed
             every = [claim["id"] for claim in run["claims"] if claim["expect"] != "not testable"]
-            missed = every if lab["error"] else lab["missed"]
-            wrong |= {name for name in missed if name in claims() and selection.has(claims()[name])}
+            wrong |= set(every if lab["error"] else lab["missed"])
         tests = {
             check["name"]
             for lab in run["labs"]
@@ -60,6 +53,7 @@ def failed(state: Path, selection: Selection) -> Selection:
             "there is no last run whose failures could be run again",
             hint="run `testbed verify` without --rerun-failed first",
         ) from None
+    wrong = {claim.id for claim in claims().values() if claim.id in wrong and selection.has(claim)}
     if selection.claims or selection.documents:  # an ordinary test belongs to none
         tests = set()
     return replace(selection, claims=tuple(sorted(wrong)), tests=tuple(sorted(tests)))

@@ -9,6 +9,7 @@ themselves, one lab after the other.
 from __future__ import annotations
 
 import ctypes
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -70,7 +71,12 @@ class Wanted:
         return replace(selection, of=self.documents)
 
     def load(self) -> Topology:
-        return load(self.topology, replace(self.overrides, name=f"{PREFIX}{self.name}"))
+        return _load(self)
+
+
+@functools.cache  # asked for before the lab comes, by its own process, and after it has gone
+def _load(wanted: Wanted) -> Topology:
+    return load(wanted.topology, replace(wanted.overrides, name=f"{PREFIX}{wanted.name}"))
 
 
 DOCKER = ("000", "002", "003")  # of 003 the trace of packets on docker0

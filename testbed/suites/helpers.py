@@ -40,6 +40,8 @@ T = TypeVar("T")
 POLL_SECONDS = 0.01
 IMAGE = "nginx"
 BRIDGE = "docker0"
+#: Where a containerd that dockerd has started keeps the OCI bundles of running containers.
+TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
 LATE = 5.0  #: seconds to wait for an answer that is
 
@@ -174,6 +176,15 @@ def route_to(observe: Observation, where: Runs, address: object) -> dict[str, An
 def namespace(observe: Observation, node: Runs, pid: int | str) -> str:
     """The network namespace of a process, as the kernel names it: ``net:[4026532...]``."""
     return observe.run(node, ["readlink", f"/proc/{pid}/ns/net"]).stdout.strip()
+
+
+def network_entries(node: Node, identity: str) -> list[dict[str, Any]]:
+    """What a running container's OCI configuration says of its network namespace."""
+    path = f"{TASKS}/{identity}/config.json"
+    result = node.run(["cat", path], check=False)
+    if not result.ok:
+        pytest.skip(f"the node keeps no OCI configuration at {path}")
+    return [ns for ns in result.json()["linux"]["namespaces"] if ns["type"] == "network"]
 
 
 def sysctl(observe: Observation, where: Runs, name: str) -> str:

@@ -28,6 +28,7 @@ from testbed.suites.helpers import (
     links,
     listeners,
     namespace,
+    network_entries,
     node_address,
     note,
     ping,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("docker")
 
 FREE_PORT = 18090  # nothing of a lab listens on it
-TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 
 
 @pytest.fixture
@@ -74,11 +74,7 @@ def own(observe: Observation, container: LiveContainer) -> str:
 
 def network_entry(observe: Observation, container: LiveContainer) -> list[dict[str, Any]]:
     """What the container's OCI configuration says of its network namespace."""
-    path = f"{TASKS}/{container.state.id}/config.json"
-    result = container.node.run(["cat", path], check=False)
-    if not result.ok:
-        pytest.skip(f"the node keeps no OCI configuration at {path}")
-    found = [ns for ns in result.json()["linux"]["namespaces"] if ns["type"] == "network"]
+    found = network_entries(container.node, container.state.id)
     observe.note(f"network namespaces in the OCI configuration of {container.name}", found)
     return found
 

@@ -18,6 +18,7 @@ from testbed.suites.helpers import (
     extra_container,
     link,
     namespace,
+    network_entries,
     scratch_machine,
     settle,
 )
@@ -34,7 +35,6 @@ NEW_NETWORK = "CLONE_NEWNET"
 MAKES_A_PROCESS = {"clone", "clone3", "fork", "vfork"}
 CALLS = "clone,clone3,unshare,setns"
 TRACE = "/tmp/testbed-strace"
-TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 TOOL = "kube-debug"
 NO_SUCH_PROGRAM = 127  # as env(1) and shells say
 LINE = re.compile(
@@ -81,15 +81,6 @@ def calls(text: str) -> list[Call]:
         flags = frozenset(re.findall(r"\bCLONE_\w+", words + matched["rest"]))
         found.append(Call(number, matched["name"], flags, int(matched["result"])))
     return found
-
-
-def network_entries(node: Node, identity: str) -> list[dict[str, str]]:
-    """What a running container's OCI configuration says of its network namespace."""
-    path = f"{TASKS}/{identity}/config.json"
-    result = node.run(["cat", path], check=False)
-    if not result.ok:
-        pytest.skip(f"the node keeps no OCI configuration at {path}")
-    return [ns for ns in result.json()["linux"]["namespaces"] if ns["type"] == "network"]
 
 
 def containerd(node: Node) -> str:

@@ -193,10 +193,7 @@ class Command(Running):
             try:
                 words, _ = self._connection.receive(timeout)
             except TimeoutExpired:
-                raise TimeoutExpired(
-                    f"on {self._node}: {' '.join(self.argv)}: still running after {timeout:g} s",
-                    hint="look at the node with `testbed shell`",
-                ) from None
+                raise self.still_running(self._node, timeout) from None
             self._finish(status_of(words))
         assert self._result is not None
         return self._result

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
-from testbed.nodes.base import Node, Service, ServiceState
+from testbed.nodes.base import Node, Service, ServiceState, has_ended
 from testbed.nodes.netns.agent import Command, Connection, environment
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ class NetnsNode(Node):
             return connection
         if connection is not None:
             connection.close()
-        raise NoSuchLab(
-            f"node {self.name} of lab {self.init.lab} has ended",
-            hint=f"`testbed up {self.init.lab}` makes it anew",
-        )
+        raise has_ended(self.name, self.init.lab)
 
     def spawn(
         self,

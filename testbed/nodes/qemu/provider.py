@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, MachineError, NoSuchLab
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider, has_ended
 from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
 
 # What is for machines alone is imported where it is needed: labs of namespaces do without.
@@ -154,7 +154,7 @@ class QemuProvider(Provider):
 
         cell = self.cells.found(lab).get(node.name)
         if cell is None:
-            raise NoSuchLab(f"node {node.name} of lab {lab} has ended")
+            raise has_ended(node.name, lab)
         networks = topology.nodes[node.name].networks
         self.cells.plug_in(lab, topology, cell)
         joints = "\n".join(cells.joints(len(networks))).encode()

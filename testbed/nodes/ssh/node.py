@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
-from testbed.nodes.base import Node, Result, Service, ServiceState
+from testbed.nodes.base import Node, Result, Service, ServiceState, has_ended
 from testbed.nodes.ssh import provide as provided
 from testbed.nodes.ssh import services
 from testbed.nodes.ssh.session import Door, Session
@@ -160,10 +160,7 @@ class SshNode(Node):
     def _lost(self) -> LabError:
         if not self._ends(ENDING):
             return LabError(f"the ssh connection to {self.name} broke")
-        return NoSuchLab(
-            f"node {self.name} of lab {self._lab} has ended",
-            hint=f"`testbed up {self._lab}` makes it anew",
-        )
+        return has_ended(self.name, self._lab)
 
     # -- commands -----------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.nodes.netns.agent import ENVIRONMENT
+from testbed.nodes.netns.agent import ENVIRONMENT, environment
 from testbed.nodes.ssh.wire import Link, Pipe, request
 from testbed.nodes.terminal import on_resize, raw, shell_status
 
@@ -68,10 +68,9 @@ def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
         if kind in outputs:
             _write(outputs[kind], data)
 
-    variables = [f"{key}={value}" for key, value in ENVIRONMENT.items()]
     stream = Pipe(link, sink)
     try:
-        stream.send("r", request(node, ["1", str(len(variables)), *variables, *argv]))
+        stream.send("r", request(node, ["1", *environment(None), *argv]))
         threading.Thread(target=_feed, args=(stream,), daemon=True).start()
         status = stream.wait(None)
         stream.poured.wait()

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Result, Running
-from testbed.nodes.netns.agent import ENVIRONMENT
+from testbed.nodes.netns.agent import environment
 
 LIMIT = 192 * 1024  # bytes of a request, as on a namespace node
 CHUNK = 32 * 1024
@@ -280,10 +280,8 @@ class Command(Running):
         self.argv = tuple(argv)
         self._node = node
         self._result: Result | None = None
-        merged = {**ENVIRONMENT, **(env or {})}
-        variables = [f"{key}={value}" for key, value in merged.items()]
         has_input = "1" if input is not None else "0"
-        data = request(node, [has_input, str(len(variables)), *variables, *self.argv])
+        data = request(node, [has_input, *environment(env), *self.argv])
         self._began = time.monotonic()
         self._stream = stream = Stream(link())
         stream.send("r", data)
@@ -327,10 +325,7 @@ class Command(Running):
             try:
                 status = self._stream.wait(timeout)
             except TimeoutError:
-                raise TimeoutExpired(
-                    f"on {self._node}: {' '.join(self.argv)}: still running after {timeout:g} s",
-                    hint="look at the node with `testbed shell`",
-                ) from None
+                raise self.still_running(self._node, timeout) from None
             self._finish(status)
         assert self._result is not None
         return self._result
