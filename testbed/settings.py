@@ -11,6 +11,7 @@ from testbed.lab.lab import Settings
 from testbed.lab.state import State, folder
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.qemu.provider import QemuProvider
+from testbed.nodes.vagrant.provider import VagrantProvider
 
 if TYPE_CHECKING:
     from testbed.vm.box import Built
@@ -38,7 +39,19 @@ def settings(
         agent=lambda: store.binary("testbed-agent"),
         keep=store.keep,
     )
-    return Settings(state=state, store=store, providers={netns.name: netns, qemu.name: qemu})
+    vagrant = VagrantProvider(
+        state.path,
+        lambda: store.binary("testbed-init"),
+        exposed=lambda: store.folders,
+        cache=store.folder,
+        box=lambda: _box(store),
+        agent=lambda: store.binary("testbed-agent"),
+    )
+    return Settings(
+        state=state,
+        store=store,
+        providers={provider.name: provider for provider in (netns, qemu, vagrant)},
+    )
 
 
 def _box(store: Store) -> Built:

@@ -31,9 +31,18 @@ EVERY_LAB = (
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
 #: What providers need beside that.  A virtual machine has a kernel and programs of its own:
 #: none of what the roles need is asked of this one.
-VIRTUAL_KERNEL: Mapping[str, tuple[str, ...]] = {"qemu": ("tun",)}
+VIRTUAL_KERNEL: Mapping[str, tuple[str, ...]] = {"qemu": ("tun",), "vagrant": ("tun",)}
 VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
-    "qemu": {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
+    "qemu": {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"},
+    "vagrant": {
+        "qemu-system-x86_64": "qemu-system-x86",
+        "qemu-img": "qemu-utils",
+        "vagrant": "vagrant",
+        "libvirtd": "libvirt-daemon",
+        "virtlogd": "libvirt-daemon",
+        "virsh": "libvirt-clients",
+        "dnsmasq": "dnsmasq-base",
+    },
 }
 KEPT = "machine"
 

@@ -153,6 +153,12 @@ class Built:
         """What tells this box from every other, also from one of the same recipe."""
         return str(self.manifest()["files"][DISK]["sha256"])[:16]
 
+    @property
+    def release(self) -> str:
+        """A version of numbers alone, as Vagrant wants one: the kernel's, and this box's own."""
+        numbers = re.findall(r"[0-9]+", self.manifest()["kernel"].partition("-cloud")[0])
+        return ".".join([*numbers, str(int(self.key[:8], 16))])
+
     def manifest(self) -> dict[str, Any]:
         """``manifest.json``: suite, kernel, packages, programs by sum, images, files."""
         data: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))

@@ -16,9 +16,10 @@ from typing import Literal, cast
 from testbed.nodes.netns.agent import wait_readable
 
 PROGRAM = b"testbed-init"
-#: A cell is what a virtual machine runs in: namespaces and a cgroup like a node's.
-Kind = Literal["node", "fabric", "cell"]
-KINDS = (b"node", b"fabric", b"cell")
+#: A cell is what a virtual machine runs in: namespaces and a cgroup like a node's.  A hypervisor
+#: is what all those of a lab run in that somebody else's tool starts.
+Kind = Literal["node", "fabric", "cell", "hypervisor"]
+KINDS = (b"node", b"fabric", b"cell", b"hypervisor")
 
 
 @dataclass(frozen=True, slots=True)

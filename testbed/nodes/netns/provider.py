@@ -140,19 +140,33 @@ class NetnsProvider(Provider):
         self.plug_in(lab, topology, node)
         set_up(topology, node)
 
-    def plug_in(self, lab: str, topology: Topology, node: NetnsNode) -> None:
-        """Give a node an ``ethN`` for each of its networks, whose other end is on the fabric."""
+    def plug_in(
+        self,
+        lab: str,
+        topology: Topology,
+        node: NetnsNode,
+        *,
+        machine: str = "",
+        inside: Callable[[int], str] = "eth{}".format,
+    ) -> None:
+        """Give a node an ``ethN`` for each of its networks, whose other end is on the fabric.
+
+        Where it is not the node itself, but what a ``machine`` of the lab runs in, ``inside``
+        names the links.
+        """
+        machine = machine or node.name
         fabric = self.fabric(lab)
         if fabric is None:
             raise LabError(f"the fabric of lab {lab} is gone", hint=f"testbed up {lab}")
         outside, ports = [], []
-        for index, (network, address) in enumerate(topology.nodes[node.name].networks.items()):
-            port = node.name if index == 0 else f"{node.name}.{index}"
+        for index, (network, address) in enumerate(topology.nodes[machine].networks.items()):
+            port = machine if index == 0 else f"{machine}.{index}"
             ports.append(port)
             # Between a virtual machine and the fabric the link has an address of nobody's.
             mac = f"address {mac_of(address)} " if self._kind == "node" else ""
             outside += [
-                f"link add name {port} type veth peer name eth{index} {mac}netns {node.init.pid}",
+                f"link add name {port} type veth "
+                f"peer name {inside(index)} {mac}netns {node.init.pid}",
                 f"link set dev {port} master br-{network} up",
             ]
         if outside:

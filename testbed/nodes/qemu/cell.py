@@ -56,8 +56,8 @@ def joints(interfaces: int) -> list[str]:
     return [f"link set dev eth{index} master br{index} up" for index in range(interfaces)]
 
 
-def open_ssh(cell: NetnsNode, timeout: float) -> socket.socket:
-    """A connection to the machine's sshd.  Raises OSError.
+def open_ssh(cell: NetnsNode, timeout: float, address: str = GUEST_ADDRESS) -> socket.socket:
+    """A connection to the sshd of the machine that has the address.  Raises OSError.
 
     A socket belongs to the network namespace that its thread was in when it was made.
     """
@@ -82,7 +82,7 @@ def open_ssh(cell: NetnsNode, timeout: float) -> socket.socket:
         raise answer
     answer.settimeout(timeout)
     try:
-        answer.connect((GUEST_ADDRESS, SSH_PORT))
+        answer.connect((address, SSH_PORT))
     except OSError:
         answer.close()
         raise
@@ -99,10 +99,10 @@ def _setns(space: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def last_words(cell: NetnsNode) -> str:
+def last_words(cell: NetnsNode, console: str = CONSOLE) -> str:
     """The end of what the machine wrote to its console, up to a panic if there was one."""
     try:
-        lines = cell.get(CONSOLE).decode(errors="replace").splitlines()
+        lines = cell.get(console).decode(errors="replace").splitlines()
     except OSError:
         return ""
     shown = [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,116 @@
+"""Vagrant, called in a lab's hypervisor, with its own words where it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import vagrant
+
+from testbed.errors import LabError, TimeoutExpired
+from testbed.nodes.vagrant import hypervisor
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Result, Running
+    from testbed.nodes.netns.node import NetnsNode
+
+PROVIDER = "libvirt"
+LOOK = 0.5  # seconds between two looks at what Vagrant waits for
+QUERY_SECONDS = 60.0  # for what starts no machine
+#: How Vagrant heads what went wrong with one machine of several.
+OF_ONE = re.compile(r"^An error occurred while executing the action on the '([^']+)'$")
+GENERIC = re.compile(
+    r"^(==> \S+: An error occurred\. The error will be shown|"
+    r"An error occurred while executing multiple|Any errors that occurred are shown|"
+    r"machine\. Please handle this error then try again:)"
+)
+MOST = 20  # lines of what Vagrant says that an error shows
+
+
+class Client(vagrant.Vagrant):
+    """python-vagrant's calls, carried out in the hypervisor of a lab.
+
+    There the kernel ends them with the hypervisor, or with this process; and what Vagrant has
+    printed is in the error, where python-vagrant's own shows a status alone.
+    """
+
+    def __init__(self, cell: NetnsNode) -> None:
+        super().__init__(root=hypervisor.FOLDER, env=hypervisor.environment())  # type: ignore[no-untyped-call]
+        self.cell = cell
+        self.closed = False  #: whether no further machine can be brought up with the others
+        self._running: Running | None = None
+        self._ended = threading.Event()
+
+    def gathers(self, cell: NetnsNode) -> bool:
+        """Whether a machine of that hypervisor can still be brought up with the others."""
+        return not self.closed and self.cell.init == cell.init
+
+    def bring_up(self, names: Sequence[str], seconds: float, look: Callable[[], None]) -> None:
+        """``vagrant up`` for machines, at once.
+
+        ``look`` is called now and then, and raises what ends the wait.  Raises LabError.
+        """
+        command = ["up", *names, "--no-provision", f"--provider={PROVIDER}"]
+        self._require(self._carry_out(command, seconds, look))
+
+    def states(self) -> dict[str, str]:
+        """The state of each machine, as Vagrant knows it.  Raises LabError where it says none."""
+        found = {one.name: one.state for one in self.status() if one.name}  # type: ignore[no-untyped-call]
+        if not found:
+            raise LabError(
+                "Vagrant knows of no machine", hint=f"it reads {hypervisor.FOLDER}/Vagrantfile"
+            )
+        return found
+
+    def end(self) -> None:
+        """End what runs, at once; whoever waits for it is told."""
+        self._ended.set()
+        running = self._running
+        if running is not None:
+            running.kill()
+
+    # What python-vagrant calls for each of its commands.
+
+    def _call_vagrant_command(self, args: Sequence[str | None]) -> None:
+        self._run_vagrant_command(args)
+
+    def _run_vagrant_command(self, args: Sequence[str | None]) -> str:
+        words = [word for word in args if word is not None]
+        return self._require(self._carry_out(words, QUERY_SECONDS, lambda: None)).stdout
+
+    def _carry_out(self, words: Sequence[str], seconds: float, look: Callable[[], None]) -> Result:
+        argv = ["vagrant", *words]
+        with self.cell.spawn(argv, env=self.env) as running:
+            self._running = running
+            looks = max(1, round(seconds / LOOK))
+            for _ in range(looks):
+                if self._ended.is_set():
+                    raise LabError("Vagrant was ended")
+                with contextlib.suppress(TimeoutExpired):
+                    return running.wait(LOOK)
+                look()
+        raise TimeoutExpired(f"`{' '.join(argv)}` did not end within {seconds:g} s")
+
+    def _require(self, result: Result) -> Result:
+        if not result.ok:
+            said = "\n".join(meant(result.stderr or result.stdout))
+            raise LabError(
+                f"`{' '.join(result.argv)}` ended with status {result.status}\n{said}",
+            )
+        return result
+
+
+def meant(said: str) -> list[str]:
+    """What Vagrant says beside what it says each time, without empty lines, the end of it."""
+    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+    kept: list[str] = []
+    for line in lines:
+        one = OF_ONE.match(line)
+        if one:
+            kept.append(f"{one[1]}:")
+        elif not GENERIC.match(line):
+            kept.append(line)
+    return kept[-MOST:]

@@ -1,0 +1,271 @@
+"""A lab's hypervisor: a cell in which libvirtd, Vagrant and all machines of the lab run.
+
+It is one namespace node of a kind of its own.  So libvirt's networks, domains,
+volumes and dnsmasq, Vagrant's boxes and whatever else they make are in it and
+nowhere else; this machine's own libvirt, if it has one, is not asked.  When its
+pid 1 ends, the kernel ends all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed.nodes.base import Service
+from testbed.nodes.qemu import identity
+from testbed.nodes.qemu.command import APPEND
+
+if TYPE_CHECKING:
+    from testbed.nodes.netns.node import NetnsNode
+    from testbed.vm.accel import Acceleration, Kind
+    from testbed.vm.box import Built
+
+NAME = "_vagrant"  #: of the cell; no node can be called so
+FOLDER = "/var/lib/testbed/vagrant"  #: where Vagrant is called, in the cell
+HOME = f"{FOLDER}/home"  # VAGRANT_HOME
+MACHINES = f"{FOLDER}/machines"
+LAB = f"{FOLDER}/lab.json"
+BOX = "testbed"
+CONSOLES = "/var/log/testbed"
+POOL = "/var/lib/libvirt/images"  # vagrant-libvirt's default
+SOCKET = "/run/libvirt/libvirt-sock"
+#: The link between machines and their hypervisor (RFC 3927); each lab has its own.
+MANAGEMENT = {"name": "mgmt", "subnet": "169.254.78.0/24"}
+
+#: How libvirt is told what :mod:`testbed.vm.accel` tells QEMU.  A model without AVX: Go's start-up
+#: chooses it where it can, and emulation is slow at that.
+CPU: dict[Kind, dict[str, str]] = {
+    "kvm": {"mode": "host-passthrough"},
+    "tcg": {"mode": "custom", "model": "Nehalem"},
+}
+DRIVER: dict[Kind, str] = {"kvm": "kvm", "tcg": "qemu"}
+
+# Everybody here is root of one cell, and the cell is the fence.
+QEMU_CONF = """\
+security_driver = "none"
+user = "root"
+group = "root"
+namespaces = []
+cgroup_controllers = []
+remember_owner = 0
+"""
+LIBVIRTD_CONF = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_rw_perms = "0700"\n'
+# libvirt looks for it at its start, whoever machines run as.
+USER = "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"
+GROUP = "libvirt-qemu:x:64055:\n"
+
+# An address, and nothing else: neither a route nor a name server comes with it.
+LEASED = """\
+#!/bin/sh
+case $1 in bound|renew) ip address replace "$ip/$mask" dev "$interface";; esac
+"""
+LEASE = f"""\
+[Unit]
+Description=Address of the link to the hypervisor
+DefaultDependencies=no
+[Service]
+ExecStart=/bin/busybox udhcpc -f -t 100 -T 1 -A 1 -i {identity.INTERFACE} -s /etc/leased
+Restart=always
+"""
+
+#: Folders of the system that they write to all the same: what they write stays in the cell.
+WRITTEN = ("/var/cache", "/usr/share/vagrant-plugins")
+PREPARE = """\
+mkdir -p {folders}
+test -e /dev/kvm || mknod /dev/kvm c 10 232
+sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+number=0
+over() {{  # FOLDER [PLACE]: what is there can be read, and written over
+    number=$((number + 1))
+    mkdir -p /var/lib/testbed/over/$number/upper /var/lib/testbed/over/$number/work "${{2:-$1}}"
+    set -- "$1" "${{2:-$1}}" /var/lib/testbed/over/$number
+    mount -t overlay over -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" "$2"
+}}
+for folder in {written}; do if test -d "$folder"; then over "$folder"; fi; done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What Vagrant is told of one machine.  ``memory`` is in MiB."""
+
+    name: str
+    digest: str
+    cpus: int
+    memory: int
+    interfaces: int
+
+    @property
+    def folder(self) -> str:
+        """The machine's own folder in the hypervisor, with its keys."""
+        return f"{MACHINES}/{self.name}"
+
+    @property
+    def bridges(self) -> list[str]:
+        """The bridge that each of its interfaces is a port of."""
+        return [bridge(self.name, index) for index in range(self.interfaces)]
+
+    def described(self) -> dict[str, Any]:
+        """As the Vagrantfile reads it."""
+        return {
+            "digest": self.digest,
+            "cpus": self.cpus,
+            "memory": self.memory,
+            "bridges": self.bridges,
+            "console": console(self.name),
+            **{word: f"{self.folder}/{word}" for word in ("identity", "key", "address")},
+        }
+
+
+def bridge(machine: str, index: int) -> str:
+    """The bridge in the hypervisor that a machine's ``ethN`` is a port of."""
+    return f"{machine}.{index}"
+
+
+def joint(machine: str, index: int) -> str:
+    """The link from there to the fabric."""
+    return f"{machine}-{index}"
+
+
+def console(machine: str) -> str:
+    """Where a machine's console is written, in the hypervisor."""
+    return f"{CONSOLES}/{machine}.console"
+
+
+def environment() -> dict[str, str]:
+    """What Vagrant is called with: nothing of the user's, whose own Vagrant this is not."""
+    return {
+        "VAGRANT_CWD": FOLDER,
+        "VAGRANT_HOME": HOME,
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+        "VAGRANT_NO_COLOR": "1",
+        "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def users_home() -> Path:
+    """Where the user's own Vagrant keeps its plugins."""
+    given = os.environ.get("VAGRANT_HOME")
+    return Path(given) if given else Path.home() / ".vagrant.d"
+
+
+def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float) -> None:
+    """Turn a new cell into a hypervisor with the box in it."""
+    cell.put(QEMU_CONF.encode(), "/etc/libvirt/qemu.conf")
+    cell.put(LIBVIRTD_CONF.encode(), "/etc/libvirt/libvirtd.conf")
+    for path, line in (("/etc/passwd", USER), ("/etc/group", GROUP)):
+        there = cell.get(path)
+        if line.partition(":")[0].encode() not in there:
+            cell.put(there + line.encode(), path)
+    words = PREPARE.format(
+        folders=shlex.join([FOLDER, MACHINES, CONSOLES, POOL]), written=shlex.join(WRITTEN)
+    )
+    home = users_home()
+    if home.is_dir():  # with the plugins that it has
+        words += f"over {shlex.quote(cell.provide(home))} {HOME}\n"
+    cell.run(["sh", "-e"], input=(words + _box(cell, box)).encode())
+    for name, text in box_files(box).items():
+        cell.put(text.encode(), f"{_box_folder(box)}/{name}")
+    vagrantfile = Path(__file__).with_name("Vagrantfile")
+    cell.put(vagrantfile.read_bytes(), f"{FOLDER}/Vagrantfile")
+    write(cell, description(cell, box, acceleration))
+    cell.start(Service("virtlogd", ("virtlogd",)), timeout=timeout)
+    cell.start(Service("libvirtd", ("libvirtd",), notify=True), timeout=timeout)
+
+
+def description(cell: NetnsNode, box: Built, acceleration: Acceleration) -> dict[str, Any]:
+    """All that the Vagrantfile reads, of a lab that has no machine yet."""
+    from testbed.nodes.qemu.machine import BOOT_SECONDS
+    from testbed.vm.initramfs import IDENTITY
+
+    return {
+        "box": {"name": BOX, "version": box.release},
+        "uri": "qemu:///system",
+        "driver": DRIVER[acceleration.kind],
+        "cpu": CPU[acceleration.kind],
+        "machine_type": "q35",
+        "kernel": cell.provide(box.kernel),
+        "initrd": cell.provide(box.initramfs),
+        "append": APPEND,
+        "identity": IDENTITY,
+        "management": MANAGEMENT,
+        "boot_timeout": int(BOOT_SECONDS[acceleration.kind]),
+        "machines": {},
+    }
+
+
+def introduce(cell: NetnsNode, machine: Machine) -> None:
+    """Put into the hypervisor what a machine is to be given, with keys of its own."""
+    keys = identity.make_keys()
+    words = identity.script(machine.name, keys) + start(machine.interfaces)
+    cell.put(words.encode(), f"{machine.folder}/identity", mode=0o600)
+    cell.put(keys.client.encode(), f"{machine.folder}/key", mode=0o600)
+    cell.put(keys.host_public.encode(), f"{machine.folder}/host")
+    lines = [
+        line
+        for name in machine.bridges
+        for line in (
+            f"link add name {name} type bridge mcast_snooping 0",
+            f"link set dev {name} up",
+        )
+    ]
+    if lines:
+        cell.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
+
+
+def start(interfaces: int) -> str:
+    """Shell for a machine's first moment: what its links are called, and an address for Vagrant.
+
+    Vagrant's own link comes first; its address is a lease, which must be renewed.
+    """
+    names = [f"link set dev eth0 name {identity.INTERFACE}"]
+    names += [f"link set dev eth{index + 1} name eth{index}" for index in range(interfaces)]
+    names.append(f"link set dev {identity.INTERFACE} up")
+    unit = "/etc/systemd/system/lease.service"
+    return (
+        f"printf '%s\\n' {shlex.join(names)} | ip -batch -\n"
+        f"printf %s {shlex.quote(LEASED)} > /etc/leased\n"
+        "chmod 755 /etc/leased\n"
+        f"printf %s {shlex.quote(LEASE)} > {unit}\n"
+        f"ln -sf {unit} /etc/systemd/system/multi-user.target.wants/\n"
+    )
+
+
+def read(cell: NetnsNode) -> dict[str, Any]:
+    """The description as it is now."""
+    lab: dict[str, Any] = json.loads(cell.get(LAB))
+    return lab
+
+
+def write(cell: NetnsNode, lab: dict[str, Any]) -> None:
+    """Put a description in place of the one before."""
+    cell.put(json.dumps(lab, indent=1).encode(), LAB)
+
+
+def _box_folder(box: Built) -> str:
+    return f"{HOME}/boxes/{BOX}/{box.release}/libvirt"
+
+
+def _box(cell: NetnsNode, box: Built) -> str:
+    """Shell that gives Vagrant the box, and libvirt its volume, without a copy of it."""
+    disk = shlex.quote(cell.provide(box.disk))
+    volume = f"{POOL}/{BOX}_vagrant_box_image_{box.release}_box.img"
+    folder = _box_folder(box)
+    return (
+        f"mkdir -p {folder}\n"
+        f"ln -sf {disk} {folder}/box.img\n"
+        f"qemu-img create -q -f qcow2 -F qcow2 -b {disk} {volume}\n"
+    )
+
+
+def box_files(box: Built) -> dict[str, str]:
+    """What a box of vagrant-libvirt has beside its disk (its README, "Box Format")."""
+    gib = -(-box.manifest()["disk"] // (1 << 30))
+    about = {"provider": "libvirt", "format": "qcow2", "virtual_size": gib}
+    return {"metadata.json": json.dumps(about), "Vagrantfile": "# The lab's own says all.\n"}

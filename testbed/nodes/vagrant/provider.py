@@ -1,0 +1,436 @@
+"""Makes, finds and removes virtual machines by Vagrant and libvirt.
+
+All of a lab's run in one cell, its hypervisor (:mod:`testbed.nodes.vagrant.hypervisor`), on
+the fabric that namespace nodes are on.  So no libvirt of this machine is asked, no domain,
+volume, network or dnsmasq of the lab is in it, and ``down`` is the end of two processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider, has_ended
+from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
+from testbed.nodes.vagrant import hypervisor
+
+# What is for machines alone is imported where it is needed: other labs do without.
+
+if TYPE_CHECKING:
+    import socket
+
+    from testbed.nodes.netns.node import NetnsNode
+    from testbed.nodes.ssh.node import SshNode
+    from testbed.nodes.vagrant.client import Client
+    from testbed.topology.model import Topology
+    from testbed.vm.accel import Acceleration
+    from testbed.vm.box import Built
+
+READY = f"{hypervisor.FOLDER}/ready"
+START_SECONDS = 30.0  # for libvirtd, which is there in a fifth of one
+SPARE_SECONDS = 60.0  # for Vagrant itself, beside what a machine's boot may take
+GATHER, GATHER_MOST = 0.1, 5.0  # seconds to wait for more machines that are wanted at once
+SSH_SECONDS = 30.0
+PLUGIN = "vagrant-libvirt"
+PROGRAMS = {
+    "vagrant": "vagrant",
+    "libvirtd": "libvirt-daemon",
+    "virtlogd": "libvirt-daemon",
+    "virsh": "libvirt-clients",
+    "dnsmasq": "dnsmasq-base",
+}
+#: Where Vagrant's list of plugins is: Debian's, and a user's own.
+PLUGINS = (
+    Path("/usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json"),
+    hypervisor.users_home() / "plugins.json",
+)
+
+# Arguments: the machine's name, its folder, its console.  What is not there is fine.
+REMOVE = f"""\
+export LIBVIRT_DEFAULT_URI=qemu:///system
+virsh destroy "$1"
+virsh undefine "$1" --managed-save --snapshots-metadata --nvram
+virsh vol-delete "$1.img" --pool default
+rm -rf "{hypervisor.FOLDER}/.vagrant/machines/$1" "$2" "$3"
+for path in /sys/class/net/"$1".* /sys/class/net/"$1"-[0-9]*; do
+    test -e "$path" && ip link delete "${{path##*/}}"
+done
+:
+"""
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Machines that one Vagrant brings up."""
+
+    client: Client
+    names: list[str] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+    error: TestbedError | None = None
+
+
+class VagrantProvider(Provider):
+    """Nodes as machines of Vagrant.
+
+    ``state``, ``init``, ``exposed``, ``cache``, ``box`` and ``agent`` are as
+    :class:`testbed.nodes.qemu.provider.QemuProvider` has them.
+    """
+
+    name = "vagrant"
+
+    def __init__(
+        self,
+        state: Path,
+        init: Callable[[], Path],
+        *,
+        exposed: Callable[[], Iterable[Path]],
+        cache: Path,
+        box: Callable[[], Built],
+        agent: Callable[[], Path],
+    ) -> None:
+        self._cache = cache
+        self._box = box
+        self._agent = agent
+        self.cells = NetnsProvider(
+            state,
+            init,
+            lambda: [*exposed(), hypervisor.users_home()],
+            kind="hypervisor",
+        )
+        self._reached: dict[tuple[int, str, int], SshNode] = {}
+        self._lock = threading.Lock()
+        self._making = threading.Lock()
+        self._batches: list[_Batch] = []
+        self._coming = 0  # machines that are about to join one
+
+    def probe(self) -> list[Finding]:
+        from testbed.process import which
+        from testbed.vm import accel
+
+        found = self.cells.probe()
+        try:
+            answer = accel.probe(self._cache)
+        except MachineError as error:
+            found.append(Finding("qemu", ok=False, detail=error.message, fix=error.hint or ""))
+        else:
+            found.append(Finding("qemu", ok=True, detail=f"{answer.kind}: {answer.detail}"))
+        for program, package in PROGRAMS.items():
+            path = which(program)
+            found.append(
+                Finding(
+                    program,
+                    ok=path is not None,
+                    detail=path or f"there is no {program}",
+                    fix=f"apt-get install -y --no-install-recommends {package}",
+                    needed_by=(self.name,),
+                    packages=(package,),
+                )
+            )
+        found.append(plugin())
+        return found
+
+    # -- finding ----------------------------------------------------------
+
+    def hypervisor(self, lab: str) -> NetnsNode | None:
+        """What the machines of a lab run in, if it is there and whole."""
+        cell = self.cells.found(lab).get(hypervisor.NAME)
+        if cell is not None:
+            with contextlib.suppress(OSError, NoSuchLab):
+                cell.get(READY)
+                return cell
+        return None
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        cell = self.hypervisor(lab)
+        if cell is None:
+            return {}
+        there: dict[str, Node] = {}
+        try:
+            machines = hypervisor.read(cell)["machines"]
+        except (OSError, NoSuchLab):  # it ends while we look
+            return {}
+        for name, machine in machines.items():
+            # One that Vagrant has not finished with is no node; `create` makes it anew.
+            with contextlib.suppress(OSError, NoSuchLab):
+                address = cell.get(machine["address"]).decode()
+                pid = running(cell, name)
+                if pid:
+                    there[name] = self._reach(cell, name, machine["digest"], address, pid)
+        return there
+
+    def labs(self) -> list[str]:
+        return self.cells.labs()
+
+    def fabric(self, lab: str) -> NetnsNode | None:
+        return self.cells.fabric(lab)
+
+    def _reach(self, cell: NetnsNode, name: str, digest: str, address: str, pid: int) -> SshNode:
+        from testbed.nodes.qemu import cell as cells
+        from testbed.nodes.ssh.node import SshNode
+
+        folder = hypervisor.Machine(name, digest, 0, 0, 0).folder
+
+        def connect() -> socket.socket:
+            return cells.open_ssh(cell, SSH_SECONDS, address)
+
+        with self._lock:
+            for gone in [key for key, node in self._reached.items() if not node.alive()]:
+                self._reached.pop(gone).close()
+            key = (cell.init.pid, name, pid)
+            if key not in self._reached:
+                inside = Path(cell.socket(folder))
+                self._reached[key] = SshNode(
+                    name,
+                    digest,
+                    connect,
+                    key=inside / "key",
+                    host_key=cell.get(f"{folder}/host").decode(),
+                    agent=self._agent,
+                    folder=inside,
+                    alive=lambda: cell.init.alive() and running(cell, name) == pid,
+                    lab=cell.init.lab,
+                    programs=lambda: dict(self._box().manifest()["programs"]),
+                )
+            return self._reached[key]
+
+    # -- making -----------------------------------------------------------
+
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        self.cells.create_fabric(lab, topology)
+
+    def make_hypervisor(self, lab: str) -> NetnsNode:
+        """What the machines of a lab run in; made if need be."""
+        with self._making:
+            cell = self.hypervisor(lab)
+            if cell is None:
+                require_plugin()
+                box, acceleration = self._box(), self._acceleration()
+                self.cells.destroy(lab, [hypervisor.NAME])  # what a maker that was killed has left
+                cell = self.cells.create(lab, NodeSpec(hypervisor.NAME, "-"))
+                hypervisor.make(cell, box, acceleration, START_SECONDS)
+                cell.put(b"", READY)
+            return cell
+
+    def _acceleration(self) -> Acceleration:
+        from testbed.vm import accel
+
+        return accel.probe(self._cache)
+
+    def announce(self, lab: str, specs: Sequence[NodeSpec]) -> NetnsNode:
+        """Describe machines to Vagrant, with new keys, in place of any of those names."""
+        from testbed.nodes.qemu.command import Hardware
+
+        cell = self.make_hypervisor(lab)
+        with self._making:
+            described = hypervisor.read(cell)
+            for spec in specs:
+                hardware = Hardware.of(spec)
+                machine = hypervisor.Machine(
+                    spec.name, spec.digest, hardware.cpus, hardware.memory >> 20, spec.interfaces
+                )
+                if spec.name in described["machines"]:
+                    self._remove(cell, spec.name)
+                hypervisor.introduce(cell, machine)
+                described["machines"][spec.name] = machine.described()
+            hypervisor.write(cell, described)
+        return cell
+
+    def create(self, lab: str, spec: NodeSpec) -> Node:
+        with self._lock:
+            self._coming += 1
+        try:
+            cell = self.announce(lab, [spec])
+            batch, first = self._join(cell, spec.name)
+        finally:
+            with self._lock:
+                self._coming -= 1
+        if first:
+            self._lead(cell, batch)
+        batch.done.wait()
+        if batch.error is not None:
+            raise batch.error
+        node = self.nodes(lab).get(spec.name)
+        if node is None:
+            raise ServiceError(
+                "vagrant", spec.name, "the machine ended as soon as it was up",
+                last_words(cell, spec.name),
+            )  # fmt: skip
+        node.wait_ssh(SSH_SECONDS)  # type: ignore[attr-defined]
+        return node
+
+    def _join(self, cell: NetnsNode, name: str) -> tuple[_Batch, bool]:
+        """The batch that a machine is brought up with, and whether it is its first."""
+        from testbed.nodes.vagrant.client import Client
+
+        with self._lock:
+            batch = next((b for b in self._batches if b.client.gathers(cell)), None)
+            first = batch is None
+            if batch is None:
+                batch = _Batch(Client(cell))
+                self._batches.append(batch)
+            batch.names.append(name)
+            return batch, first
+
+    def _gather(self, batch: _Batch) -> None:
+        """Wait for those that are wanted at the same time: one Vagrant is dear, six are dearer."""
+        deadline = time.monotonic() + GATHER_MOST
+        time.sleep(GATHER)
+        while True:
+            with self._lock:
+                if not self._coming or time.monotonic() > deadline:
+                    batch.client.closed = True
+                    return
+            time.sleep(GATHER / 10)
+
+    def _lead(self, cell: NetnsNode, batch: _Batch) -> None:
+        from testbed.nodes.qemu.machine import BOOT_SECONDS
+
+        try:
+            self._gather(batch)
+            seen: set[str] = set()
+
+            def look() -> None:
+                now = {name for name in batch.names if running(cell, name)}
+                for name in sorted(seen - now):
+                    raise ServiceError(
+                        "vagrant", name, "the machine ended before it answered",
+                        last_words(cell, name),
+                    )  # fmt: skip
+                seen.update(now)
+
+            seconds = BOOT_SECONDS[self._acceleration().kind] + SPARE_SECONDS
+            batch.client.bring_up(batch.names, seconds, look)
+        except TestbedError as error:
+            batch.error = self._explained(cell, batch, error)
+        finally:
+            with self._lock:
+                self._batches.remove(batch)
+            batch.done.set()
+
+    def _explained(self, cell: NetnsNode, batch: _Batch, error: TestbedError) -> TestbedError:
+        """The error, with the last words of the machines that it is about."""
+        if isinstance(error, ServiceError) or not cell.init.alive():
+            return error
+        words = [error.message]
+        for name in batch.names:
+            said = last_words(cell, name)
+            if said:
+                words.append(f"the console of {name}:\n{said}")
+        return LabError("\n".join(words), hint=error.hint)
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        cell = self.hypervisor(lab)
+        if cell is None:
+            raise has_ended(node.name, lab)
+        networks = topology.nodes[node.name].networks
+        name = node.name
+        self.cells.plug_in(
+            lab,
+            topology,
+            cell,
+            machine=name,
+            inside=lambda index: hypervisor.joint(name, index),
+        )
+        joints = [
+            f"link set dev {hypervisor.joint(name, index)} "
+            f"master {hypervisor.bridge(name, index)} up"
+            for index in range(len(networks))
+        ]
+        cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
+        macs = [
+            f"link set dev eth{index} address {mac_of(address)}"
+            for index, address in enumerate(networks.values())
+        ]
+        set_up(topology, node, macs)
+
+    # -- removing ---------------------------------------------------------
+
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        wanted = None if nodes is None else set(nodes)
+        cell = self.hypervisor(lab)
+        if cell is not None:
+            self._end_batches(cell, wanted)
+        if wanted is None:
+            self.cells.destroy(lab)
+        elif cell is not None:
+            with self._making:
+                described = hypervisor.read(cell)
+                for name in sorted(wanted & set(described["machines"])):
+                    self._remove(cell, name)
+                    del described["machines"][name]
+                hypervisor.write(cell, described)
+        with self._lock:
+            for key in [key for key, node in self._reached.items() if not node.alive()]:
+                self._reached.pop(key).close()
+
+    def _end_batches(self, cell: NetnsNode, names: set[str] | None) -> None:
+        with self._lock:
+            meant = [
+                batch
+                for batch in self._batches
+                if batch.client.cell.init == cell.init
+                and (names is None or names & set(batch.names))
+            ]
+        for batch in meant:
+            batch.client.end()
+        for batch in meant:
+            batch.done.wait()
+
+    def _remove(self, cell: NetnsNode, name: str) -> None:
+        folder = hypervisor.Machine(name, "", 0, 0, 0).folder
+        argv = ["sh", "-c", REMOVE, "sh", name, folder, hypervisor.console(name)]
+        said = cell.run(argv, check=False).stderr
+        if running(cell, name):
+            raise LabError(f"the machine {name} does not end\n{said}")
+
+
+def running(cell: NetnsNode, name: str) -> int:
+    """The pid of a machine's QEMU, as the hypervisor sees it; 0 where it does not run."""
+    root = cell.socket("")
+    with contextlib.suppress(OSError, ValueError):
+        # libvirt's own note may be older than the process of that number.
+        pid = int(Path(f"{root}/run/libvirt/qemu/{name}.pid").read_text(encoding="ascii"))
+        words = Path(f"{root}/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if any(word.startswith(f"guest={name},".encode()) for word in words):
+            return pid
+    return 0
+
+
+def last_words(cell: NetnsNode, name: str) -> str:
+    """The end of what a machine wrote to its console."""
+    from testbed.nodes.qemu import cell as cells
+
+    return cells.last_words(cell, hypervisor.console(name))
+
+
+def plugin() -> Finding:
+    """Whether Vagrant has the plugin for libvirt."""
+    there = [path for path in PLUGINS if PLUGIN in _text(path)]
+    return Finding(
+        PLUGIN,
+        ok=bool(there),
+        detail=str(there[0]) if there else "Vagrant has no plugin for libvirt",
+        fix=f"apt-get install -y --no-install-recommends {PLUGIN}, or vagrant plugin install "
+        f"{PLUGIN}",
+        needed_by=("vagrant",),
+        packages=(PLUGIN,),
+    )
+
+
+def require_plugin() -> None:
+    """Raise MachineError unless Vagrant has the plugin."""
+    found = plugin()
+    if not found.ok:
+        raise MachineError(found.detail, hint=found.fix)
+
+
+def _text(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
