@@ -36,6 +36,7 @@ COMMANDS = {
     "schema": "schema",
     "artifacts": "artifacts",
     "box": "box",
+    "vagrant": "vagrant",
     "completion": "completion",
 }
 
@@ -134,6 +135,7 @@ ABOUT = {
     "schema": "Print the JSON Schema of topology files, for editors.",
     "artifacts": "List, build or remove binaries and images.",
     "box": "Build, list or remove the boxes of virtual machines.",
+    "vagrant": "Answer what the Vagrantfile asks, for plain `vagrant up`.",
     "completion": "Print the script that completes commands in a shell.",
 }
 

@@ -50,6 +50,32 @@ def build(
     )
 
 
+@command.command("package")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
+def package(folder: Path) -> None:
+    """Pack the labs' box for Vagrant, into FOLDER or the current one.
+
+    Writes testbed.box and testbed.json, which names its version and sha256:
+    `vagrant box add FOLDER/testbed.json` takes both.
+    """
+    import shutil
+
+    from testbed.vm.box import box
+    from testbed.vm.package import CATALOGUE, FILE
+    from testbed.vm.package import package as pack
+
+    common.need_root("box package")
+    store = common.make_settings().store
+    packed = pack(store, box(store))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(packed.file, folder / FILE)
+        (folder / CATALOGUE).write_text(packed.catalogue(folder / FILE), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot write there: {error.strerror}") from error
+    click.echo(f"{folder / CATALOGUE}: vagrant box add {folder / CATALOGUE}")
+
+
 @command.command("ls")
 @common.json_option
 def ls(as_json: bool) -> None:

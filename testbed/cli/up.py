@@ -12,7 +12,7 @@ from testbed.cli import common
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from testbed.lab.lab import Outcome
+    from testbed.lab.lab import Lab, Outcome
     from testbed.lab.run import Done
     from testbed.topology.model import Topology
 
@@ -44,16 +44,22 @@ def command(
     common.need_root("`testbed up`")
     from testbed.lab.lab import Lab, Watch
 
-    settings = common.make_settings(artifacts=artifacts)
-    silent = quiet or as_json
-    if not silent:
-        click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
-    watch = Watch(words=tell) if silent else Watch(step=show_step, idle=Idle(), words=tell)
-    outcome = Lab(wanted.name, settings).up(wanted, keep=keep, replace=replace, watch=watch)
+    lab = Lab(wanted.name, common.make_settings(artifacts=artifacts))
+    if not (quiet or as_json):
+        bring_up(lab, wanted, keep=keep, replace=replace)
+        return
+    outcome = lab.up(wanted, keep=keep, replace=replace, watch=Watch(words=tell))
     if as_json:
         common.print_json(_to_dict(outcome))
-    elif not quiet:
-        show_outcome(outcome)
+
+
+def bring_up(lab: Lab, wanted: Topology, *, keep: bool = False, replace: bool = False) -> None:
+    """Bring a lab up, and show it."""
+    from testbed.lab.lab import Watch
+
+    click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
+    watch = Watch(step=show_step, idle=Idle(), words=tell)
+    show_outcome(lab.up(wanted, keep=keep, replace=replace, watch=watch))
 
 
 def summary(topology: Topology) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from testbed.lab.marks import mark, marked
+from testbed.lab.marks import is_marked, mark, marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import NodeSpec
 
@@ -46,14 +46,30 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
             return addresses, known != names
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
-        spec = NodeSpec(node.name, digest, node.cpus, node.memory, len(node.networks))
-        made = context.provider.create(context.lab, spec)
-        context.provider.connect(context.lab, topology, made)
-        _introduce(made, names)
-        context.nodes[node.name] = made
+        made = context.provider.create(context.lab, spec_of(topology, node.name))
+        join(context, made)
         return addresses, True
 
     return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act=act)
+
+
+def spec_of(topology: Topology, name: str) -> NodeSpec:
+    """What a provider is told of a node."""
+    node = topology.nodes[name]
+    digest = topology.node_digest(name)
+    return NodeSpec(name, digest, node.cpus, node.memory, len(node.networks))
+
+
+def join(context: Context, node: Node) -> None:
+    """Make a machine that is there a node of the lab: on its networks, knowing its peers."""
+    context.provider.connect(context.lab, context.topology, node)
+    _introduce(node, hosts(context.topology, node.name))
+    context.nodes[node.name] = node
+
+
+def is_joined(node: Node) -> bool:
+    """Whether a machine is a node of the lab."""
+    return is_marked(node, CONNECTED)
 
 
 def _introduce(node: Node, names: str) -> None:

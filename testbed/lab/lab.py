@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from testbed import signals
 from testbed.errors import NoSuchLab, StepsFailed, UsageError
+from testbed.lab import base_steps, preflight
 from testbed.lab import plan as planning
-from testbed.lab import preflight
 from testbed.lab import run as running
 from testbed.lab.context import Context
 from testbed.lab.state import Record, State
@@ -214,6 +214,27 @@ class Lab:
             return
         fresh = set(context.provider.nodes(self.name)) - before
         context.provider.destroy(self.name, fresh)
+
+    def adopt(self, topology: Topology, name: str, watch: Watch | None = None) -> bool:
+        """Join a machine to the lab that was made by hand, with the provider's own tool.
+
+        True once all that the topology wants of that provider are there.  Raises NoSuchLab
+        where the machine does not run, or is none of this topology.
+        """
+        provider = self.settings.provider(topology.provider)
+        with self.settings.state.lock(self.name, f"adopt {name}", waiting=_waits(watch or Watch())):
+            nodes = provider.nodes(self.name)
+            node = nodes.get(name)
+            if node is None or node.digest != topology.node_digest(name):
+                raise NoSuchLab(
+                    f"no machine {name} as {topology.source or self.name} wants it runs",
+                    hint="what the topology says has changed since: destroy the machine, make it"
+                    " again",
+                )
+            base_steps.join(Context(topology, provider, self.settings.store, nodes), node)
+            return all(
+                name in nodes and base_steps.is_joined(nodes[name]) for name in topology.nodes
+            )
 
     # -- down -------------------------------------------------------------
 

@@ -21,6 +21,9 @@ MODULES = (
     "virtio_blk", "failover", "net_failover", "virtio_net", "qemu_fw_cfg",
 )  # fmt: skip
 DISK = "/dev/vda"
+#: The kernel's command line.  No name by bus position: the order on the bus is the order here.
+#: A panic ends the machine at once, where QEMU does not start it again (-no-reboot).
+APPEND = "console=ttyS0 quiet net.ifnames=0 mitigations=off apparmor=0 panic=-1"
 
 # When pid 1 ends, the kernel panics: with panic=-1 and -no-reboot that ends QEMU, and what is
 # said here is among the last lines of its console.

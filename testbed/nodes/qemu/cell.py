@@ -65,11 +65,7 @@ def open_ssh(cell: NetnsNode, timeout: float, address: str = GUEST_ADDRESS) -> s
 
     def enter() -> None:
         try:
-            space = os.open(f"/proc/{cell.init.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _setns(space)
-            finally:
-                os.close(space)
+            enter_network(cell.init.pid)
             made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         except OSError as error:
             made.append(error)
@@ -91,12 +87,17 @@ def open_ssh(cell: NetnsNode, timeout: float, address: str = GUEST_ADDRESS) -> s
     return answer
 
 
-def _setns(space: int) -> None:
+def enter_network(pid: int) -> None:
+    """Put the calling thread into the network namespace of a process.  Raises OSError."""
     # os.setns is Python 3.12's.
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(space, CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    space = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(space, CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(space)
 
 
 def last_words(cell: NetnsNode, console: str = CONSOLE) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testbed.nodes.qemu.identity import GUEST_MAC
-from testbed.vm.initramfs import IDENTITY
+from testbed.vm.initramfs import APPEND, IDENTITY
 
 if TYPE_CHECKING:
     from testbed.nodes.base import NodeSpec
@@ -21,11 +21,6 @@ SCRIPT = f"{FOLDER}/identity"
 MONITOR = "/run/testbed/monitor.sock"
 CONSOLE = "/var/log/testbed/console.log"  # where services log too, so that both are found
 MGMT_TAP = "mgmt"
-
-
-# No name by bus position: the order on the bus is the order here.  A panic ends the machine at
-# once, and QEMU with it (-no-reboot).
-APPEND = "console=ttyS0 quiet net.ifnames=0 mitigations=off apparmor=0 panic=-1"
 
 
 @dataclass(frozen=True, slots=True)

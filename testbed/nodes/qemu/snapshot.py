@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, ClassVar
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.qemu import machine
-from testbed.nodes.qemu.command import APPEND, Hardware, command
+from testbed.nodes.qemu.command import Hardware, command
 from testbed.process import run
+from testbed.vm.initramfs import APPEND
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.provider import NetnsProvider

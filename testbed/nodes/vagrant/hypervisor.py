@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.nodes.base import Service
 from testbed.nodes.qemu import identity
-from testbed.nodes.qemu.command import APPEND
+from testbed.nodes.qemu.command import Hardware
+from testbed.vm import package
+from testbed.vm.initramfs import APPEND, IDENTITY
+from testbed.vm.package import BOX
 
 if TYPE_CHECKING:
+    from testbed.nodes.base import NodeSpec
     from testbed.nodes.netns.node import NetnsNode
     from testbed.vm.accel import Acceleration, Kind
     from testbed.vm.box import Built
@@ -29,7 +33,6 @@ FOLDER = "/var/lib/testbed/vagrant"  #: where Vagrant is called, in the cell
 HOME = f"{FOLDER}/home"  # VAGRANT_HOME
 MACHINES = f"{FOLDER}/machines"
 LAB = f"{FOLDER}/lab.json"
-BOX = "testbed"
 CONSOLES = "/var/log/testbed"
 POOL = "/var/lib/libvirt/images"  # vagrant-libvirt's default
 SOCKET = "/run/libvirt/libvirt-sock"
@@ -58,20 +61,6 @@ LIBVIRTD_CONF = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_rw_perm
 USER = "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"
 GROUP = "libvirt-qemu:x:64055:\n"
 
-# An address, and nothing else: neither a route nor a name server comes with it.
-LEASED = """\
-#!/bin/sh
-case $1 in bound|renew) ip address replace "$ip/$mask" dev "$interface";; esac
-"""
-LEASE = f"""\
-[Unit]
-Description=Address of the link to the hypervisor
-DefaultDependencies=no
-[Service]
-ExecStart=/bin/busybox udhcpc -f -t 100 -T 1 -A 1 -i {identity.INTERFACE} -s /etc/leased
-Restart=always
-"""
-
 #: Folders of the system that they write to all the same: what they write stays in the cell.
 WRITTEN = ("/var/cache", "/usr/share/vagrant-plugins")
 PREPARE = """\
@@ -98,6 +87,13 @@ class Machine:
     cpus: int
     memory: int
     interfaces: int
+
+    @classmethod
+    def of(cls, spec: NodeSpec) -> Machine:
+        """The machine of a node."""
+        hardware = Hardware.of(spec)
+        memory = hardware.memory >> 20
+        return cls(spec.name, spec.digest, hardware.cpus, memory, spec.interfaces)
 
     @property
     def folder(self) -> str:
@@ -170,32 +166,31 @@ def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float
     if home.is_dir():  # with the plugins that it has
         words += f"over {shlex.quote(cell.provide(home))} {HOME}\n"
     cell.run(["sh", "-e"], input=(words + _box(cell, box)).encode())
-    for name, text in box_files(box).items():
-        cell.put(text.encode(), f"{_box_folder(box)}/{name}")
+    cell.put(package.metadata(box).encode(), f"{_box_folder(box)}/metadata.json")
     vagrantfile = Path(__file__).with_name("Vagrantfile")
     cell.put(vagrantfile.read_bytes(), f"{FOLDER}/Vagrantfile")
-    write(cell, description(cell, box, acceleration))
+    kernel, initrd = cell.provide(box.kernel), cell.provide(box.initramfs)
+    write(cell, about(acceleration.kind, kernel=kernel, initrd=initrd, release=box.release))
     cell.start(Service("virtlogd", ("virtlogd",)), timeout=timeout)
     cell.start(Service("libvirtd", ("libvirtd",), notify=True), timeout=timeout)
 
 
-def description(cell: NetnsNode, box: Built, acceleration: Acceleration) -> dict[str, Any]:
+def about(kind: Kind, *, kernel: str, initrd: str, release: str) -> dict[str, Any]:
     """All that the Vagrantfile reads, of a lab that has no machine yet."""
     from testbed.nodes.qemu.machine import BOOT_SECONDS
-    from testbed.vm.initramfs import IDENTITY
 
     return {
-        "box": {"name": BOX, "version": box.release},
+        "box": {"name": BOX, "version": release},
         "uri": "qemu:///system",
-        "driver": DRIVER[acceleration.kind],
-        "cpu": CPU[acceleration.kind],
+        "driver": DRIVER[kind],
+        "cpu": CPU[kind],
         "machine_type": "q35",
-        "kernel": cell.provide(box.kernel),
-        "initrd": cell.provide(box.initramfs),
+        "kernel": kernel,
+        "initrd": initrd,
         "append": APPEND,
         "identity": IDENTITY,
         "management": MANAGEMENT,
-        "boot_timeout": int(BOOT_SECONDS[acceleration.kind]),
+        "boot_timeout": int(BOOT_SECONDS[kind]),
         "machines": {},
     }
 
@@ -222,19 +217,12 @@ def introduce(cell: NetnsNode, machine: Machine) -> None:
 def start(interfaces: int) -> str:
     """Shell for a machine's first moment: what its links are called, and an address for Vagrant.
 
-    Vagrant's own link comes first; its address is a lease, which must be renewed.
+    Vagrant's own link comes first.
     """
     names = [f"link set dev eth0 name {identity.INTERFACE}"]
     names += [f"link set dev eth{index + 1} name eth{index}" for index in range(interfaces)]
-    names.append(f"link set dev {identity.INTERFACE} up")
-    unit = "/etc/systemd/system/lease.service"
-    return (
-        f"printf '%s\\n' {shlex.join(names)} | ip -batch -\n"
-        f"printf %s {shlex.quote(LEASED)} > /etc/leased\n"
-        "chmod 755 /etc/leased\n"
-        f"printf %s {shlex.quote(LEASE)} > {unit}\n"
-        f"ln -sf {unit} /etc/systemd/system/multi-user.target.wants/\n"
-    )
+    batch = f"printf '%s\\n' {shlex.join(names)} | ip -batch -\n"
+    return batch + package.lease(identity.INTERFACE)
 
 
 def read(cell: NetnsNode) -> dict[str, Any]:
@@ -262,10 +250,3 @@ def _box(cell: NetnsNode, box: Built) -> str:
         f"ln -sf {disk} {folder}/box.img\n"
         f"qemu-img create -q -f qcow2 -F qcow2 -b {disk} {volume}\n"
     )
-
-
-def box_files(box: Built) -> dict[str, str]:
-    """What a box of vagrant-libvirt has beside its disk (its README, "Box Format")."""
-    gib = -(-box.manifest()["disk"] // (1 << 30))
-    about = {"provider": "libvirt", "format": "qcow2", "virtual_size": gib}
-    return {"metadata.json": json.dumps(about), "Vagrantfile": "# The lab's own says all.\n"}

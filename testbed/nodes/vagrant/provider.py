@@ -224,16 +224,11 @@ class VagrantProvider(Provider):
 
     def announce(self, lab: str, specs: Sequence[NodeSpec]) -> NetnsNode:
         """Describe machines to Vagrant, with new keys, in place of any of those names."""
-        from testbed.nodes.qemu.command import Hardware
-
         cell = self.make_hypervisor(lab)
         with self._making:
             described = hypervisor.read(cell)
             for spec in specs:
-                hardware = Hardware.of(spec)
-                machine = hypervisor.Machine(
-                    spec.name, spec.digest, hardware.cpus, hardware.memory >> 20, spec.interfaces
-                )
+                machine = hypervisor.Machine.of(spec)
                 if spec.name in described["machines"]:
                     self._remove(cell, spec.name)
                 hypervisor.introduce(cell, machine)

@@ -1,0 +1,78 @@
+"""A lab's machines for a Vagrant that runs outside of their hypervisor: plain ``vagrant up``.
+
+It reaches libvirtd by its socket, and the machines by ssh through a program
+that enters the hypervisor's network: nothing of them is in this machine's own.
+
+    python -m testbed.nodes.vagrant.outside PID HOST PORT
+
+is that program: it joins its standard input and output to a port in the network
+namespace of a process.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import NodeSpec
+    from testbed.nodes.netns.node import NetnsNode
+
+#: libvirt's own driver without machines: a lab that is not there has none.
+NOBODY = "test:///default"
+SECONDS = 10.0  # for a connection
+
+
+def description(cell: NetnsNode | None, specs: Iterable[NodeSpec]) -> dict[str, Any]:
+    """What the Vagrantfile reads, of a hypervisor or of one that is not there yet."""
+    from testbed.nodes.vagrant import hypervisor
+
+    if cell is None:
+        return {
+            **hypervisor.about("tcg", kernel="", initrd="", release="0"),
+            "uri": NOBODY,
+            "machines": {s.name: hypervisor.Machine.of(s).described() for s in specs},
+        }
+    lab = hypervisor.read(cell)
+    for machine in lab["machines"].values():
+        for word in ("key", "address"):  # the others are read by what is in the hypervisor
+            machine[word] = cell.socket(machine[word])
+    proxy = [sys.executable, "-m", __name__, str(cell.init.pid)]
+    return {
+        **lab,
+        "uri": f"qemu+unix:///system?socket={cell.socket(hypervisor.SOCKET)}",
+        "proxy": f"{shlex.join(proxy)} %h %p",
+    }
+
+
+def main(pid: int, host: str, port: int) -> None:
+    """Carry bytes to and fro until both sides have no more.  Raises OSError."""
+    from testbed.nodes.qemu.cell import enter_network
+
+    enter_network(pid)
+    with socket.create_connection((host, port), SECONDS) as far:
+        far.settimeout(None)
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=_send, args=(far,), daemon=True).start()
+        while data := far.recv(1 << 16):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(1, view) :]
+
+
+def _send(far: socket.socket) -> None:
+    while data := os.read(0, 1 << 16):
+        far.sendall(data)
+    far.shutdown(socket.SHUT_WR)
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    except OSError as error:
+        sys.exit(f"{sys.argv[2]}:{sys.argv[3]} cannot be reached: {error}")
