@@ -6,7 +6,21 @@ from pathlib import Path
 
 from testbed.artifacts import Store
 from testbed.nodes.qemu.provider import QemuProvider
+from testbed.nodes.vagrant.provider import VagrantProvider
 from testbed.vm.box import box
+
+
+def make_vagrant(state: Path) -> VagrantProvider:
+    """As :func:`make`, of Vagrant."""
+    store = Store()
+    return VagrantProvider(
+        state,
+        lambda: store.binary("testbed-init"),
+        exposed=lambda: store.folders,
+        cache=store.folder,
+        box=lambda: box(store),
+        agent=lambda: store.binary("testbed-agent"),
+    )
 
 
 def make(state: Path) -> QemuProvider:

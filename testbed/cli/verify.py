@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from testbed.cli import common
-from testbed.errors import LabError
+from testbed.errors import LabError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from testbed.claims.model import Finding
-    from testbed.lab.lab import Settings
+    from testbed.lab.lab import Lab, Settings
     from testbed.suites.model import Check, LabRun, Run, Selection
 
 STDOUT = "-"
@@ -30,6 +30,7 @@ STDOUT = "-"
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--all", "everything", is_flag=True, help="Bring up every lab that is needed, too.")
+@click.option("--provider", metavar="NAME", help="Only if the lab's nodes are of this provider.")
 @click.option("-k", "expression", default="", metavar="EXPRESSION", help="As pytest's -k.")
 @click.option("--claim", "claims", multiple=True, metavar="ID", help="Only this claim; repeatable.")
 @click.option(
@@ -57,6 +58,7 @@ STDOUT = "-"
 def command(
     lab: str | None,
     paths: tuple[Path, ...],
+    provider: str | None,
     expression: str,
     claims: tuple[str, ...],
     documents: tuple[str, ...],
@@ -80,6 +82,10 @@ def command(
     """
     if everything and lab:
         raise click.UsageError("--all goes without a lab's name")
+    if everything and provider:
+        raise click.UsageError(
+            "--all brings up labs of its own, --provider is about one that is up"
+        )
     common.need_root("`testbed verify`")
     from testbed.report import last
     from testbed.suites.model import Selection
@@ -97,7 +103,7 @@ def command(
             return 0
     if everything:
         return _all(settings, selection, output, check_machine=check_machine)
-    return _one(settings, lab, selection, output)
+    return _one(settings, common.lab_meant(settings, lab), selection, output, provider)
 
 
 class _Output:
@@ -169,14 +175,20 @@ class _Output:
             file.write(text)
 
 
-def _one(settings: Settings, name: str | None, selection: Selection, output: _Output) -> int:
+def _one(
+    settings: Settings, lab: Lab, selection: Selection, output: _Output, provider: str | None
+) -> int:
     from testbed.lab.live import LiveLab
     from testbed.report import terminal
     from testbed.suites.model import LabRun, Run
     from testbed.suites.runner import run
 
-    lab = common.lab_meant(settings, name)
     context = lab.context()
+    if provider not in {None, context.topology.provider}:
+        raise UsageError(
+            f"lab {lab.name} is of the provider {context.topology.provider}, not {provider}",
+            hint=f"take it down (testbed down {lab.name}) and bring it up with --provider",
+        )
     absent = [name for name in context.topology.nodes if name not in context.nodes]
     if absent:
         raise LabError(

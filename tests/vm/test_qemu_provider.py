@@ -7,20 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+from machine_contract import LAB, MachineContract, Pair, two_machines
 from machines import make
 from provider_contract import TWO, FleetContract, spec, until
 
 from testbed.artifacts import Store
 from testbed.errors import ServiceError
 from testbed.nodes.netns import find
-from testbed.nodes.netns.provider import NetnsProvider, mac_of
+from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.qemu import cell as cells
 from testbed.nodes.qemu import machine as machines
 from testbed.nodes.qemu.command import Hardware
@@ -28,11 +27,10 @@ from testbed.process import run
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
-    from testbed.nodes.base import Node, Provider
+    from testbed.nodes.base import Provider
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu.provider import QemuProvider
 
-LAB = "contract"
 #: docker0's addresses, the routes, and containers that reach each other from node to node.
 CLAIMS = (
     "bridge-docker0-is-linux-bridge",
@@ -73,83 +71,12 @@ class TestFleet(FleetContract):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[QemuProvider, list[Node]]]:
-    """Two machines and the rest of the world, joined."""
-    provider = make(tmp_path_factory.mktemp("pair") / "state")
-    topology = load_text(TWO, "contract.yaml")
-    try:
-        provider.create_fabric(LAB, topology)
-        with ThreadPoolExecutor() as pool:
-            names = ("node1", "node2")
-            made = list(pool.map(lambda name: provider.create(LAB, spec(name)), names))
-        for node in made:
-            provider.connect(LAB, topology, node)
-        yield provider, made
-    finally:
-        provider.destroy(LAB)
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    yield from two_machines(make(tmp_path_factory.mktemp("pair") / "state"))
 
 
-def told(node: Node, path: str) -> str:
-    return node.get(path).decode().strip()
-
-
-class TestMachines:
-    """Each is a machine, and another than the one beside it."""
-
-    def test_each_has_a_kernel_of_its_own(self, pair: tuple[QemuProvider, list[Node]]) -> None:
-        boots = {told(node, "/proc/sys/kernel/random/boot_id") for node in pair[1]}
-        ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        assert ours not in boots
-
-    @pytest.mark.parametrize(
-        "path", ["/etc/hostname", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub",
-                 "/root/.ssh/authorized_keys", "/proc/sys/kernel/hostname"],
-    )  # fmt: skip
-    def test_nothing_that_names_it_is_the_others_too(
-        self, pair: tuple[QemuProvider, list[Node]], path: str
-    ) -> None:
-        one, two = (told(node, path) for node in pair[1])
-        assert one != two
-        assert one
-
-    def test_both_draw_other_numbers(self, pair: tuple[QemuProvider, list[Node]]) -> None:
-        one, two = (node.run(["head", "-c", "16", "/dev/urandom"]).out for node in pair[1])
-        assert one != two
-
-    def test_the_clock_is_right_though_it_was_saved_long_ago(
-        self, pair: tuple[QemuProvider, list[Node]]
-    ) -> None:
-        for node in pair[1]:
-            assert abs(float(node.run(["date", "+%s"]).stdout) - time.time()) < 30
-
-    def test_addresses_are_the_topologys(self, pair: tuple[QemuProvider, list[Node]]) -> None:
-        topology = load_text(TWO, "contract.yaml")
-        for node in pair[1]:
-            links = {one["ifname"]: one for one in node.run(["ip", "-j", "address"]).json()}
-            for index, address in enumerate(topology.nodes[node.name].networks.values()):
-                link = links[f"eth{index}"]
-                assert link["address"] == mac_of(address)
-                assert str(address) in [one["local"] for one in link["addr_info"]]
-
-    def test_they_reach_each_other(self, pair: tuple[QemuProvider, list[Node]]) -> None:
-        assert pair[1][0].run(["ping", "-c1", "-W5", "10.168.0.3"]).ok
-        assert pair[1][1].run(["ping", "-c1", "-W5", "10.168.0.2"]).ok
-
-    def test_a_machine_is_none_of_the_namespace_nodes(
-        self, pair: tuple[QemuProvider, list[Node]]
-    ) -> None:
-        assert pair
-        kinds = [init.kind for init in find.inits() if init.lab == LAB]
-        assert "cell" in kinds
-        assert "node" not in kinds
-
-    def test_one_is_made_anew_and_joined_again(self, pair: tuple[QemuProvider, list[Node]]) -> None:
-        provider, made = pair
-        provider.destroy(LAB, ["node2"])
-        made[1] = provider.create(LAB, spec("node2"))
-        provider.connect(LAB, load_text(TWO, "contract.yaml"), made[1])
-        # The MAC address is the same, so what its peer has in its cache still holds.
-        assert made[0].run(["ping", "-c1", "-W5", "10.168.0.3"]).ok
+class TestMachines(MachineContract):
+    kind: ClassVar[find.Kind] = "cell"
 
 
 class TestBadLuck:

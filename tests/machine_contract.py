@@ -1,0 +1,99 @@
+"""What holds of virtual machines whoever makes them: each is one, and another than its peer.
+
+Derive, and give a fixture ``pair``: a provider and the two machines of a lab, joined.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+from provider_contract import TWO, spec
+
+from testbed.nodes.netns import find
+from testbed.nodes.netns.provider import mac_of
+from testbed.topology import load_text
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node, Provider
+
+LAB = "contract"
+
+Pair = tuple["Provider", "list[Node]"]
+
+
+def two_machines(provider: Provider) -> Iterator[Pair]:
+    """Two machines, made at once and joined; removed in the end."""
+    topology = load_text(TWO, "contract.yaml")
+    try:
+        provider.create_fabric(LAB, topology)
+        with ThreadPoolExecutor() as pool:
+            names = ("node1", "node2")
+            made = list(pool.map(lambda name: provider.create(LAB, spec(name)), names))
+        for node in made:
+            provider.connect(LAB, topology, node)
+        yield provider, made
+    finally:
+        provider.destroy(LAB)
+
+
+def told(node: Node, path: str) -> str:
+    return node.get(path).decode().strip()
+
+
+class MachineContract:
+    """Each is a machine, and another than the one beside it."""
+
+    kind: ClassVar[find.Kind]  #: of what they run in
+
+    def test_each_has_a_kernel_of_its_own(self, pair: Pair) -> None:
+        boots = {told(node, "/proc/sys/kernel/random/boot_id") for node in pair[1]}
+        ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert ours not in boots
+
+    @pytest.mark.parametrize(
+        "path", ["/etc/hostname", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub",
+                 "/root/.ssh/authorized_keys", "/proc/sys/kernel/hostname"],
+    )  # fmt: skip
+    def test_nothing_that_names_it_is_the_others_too(self, pair: Pair, path: str) -> None:
+        one, two = (told(node, path) for node in pair[1])
+        assert one != two
+        assert one
+
+    def test_both_draw_other_numbers(self, pair: Pair) -> None:
+        one, two = (node.run(["head", "-c", "16", "/dev/urandom"]).out for node in pair[1])
+        assert one != two
+
+    def test_the_clock_is_right(self, pair: Pair) -> None:
+        for node in pair[1]:
+            assert abs(float(node.run(["date", "+%s"]).stdout) - time.time()) < 30
+
+    def test_addresses_are_the_topologys(self, pair: Pair) -> None:
+        topology = load_text(TWO, "contract.yaml")
+        for node in pair[1]:
+            links = {one["ifname"]: one for one in node.run(["ip", "-j", "address"]).json()}
+            for index, address in enumerate(topology.nodes[node.name].networks.values()):
+                link = links[f"eth{index}"]
+                assert link["address"] == mac_of(address)
+                assert str(address) in [one["local"] for one in link["addr_info"]]
+
+    def test_they_reach_each_other(self, pair: Pair) -> None:
+        assert pair[1][0].run(["ping", "-c1", "-W5", "10.168.0.3"]).ok
+        assert pair[1][1].run(["ping", "-c1", "-W5", "10.168.0.2"]).ok
+
+    def test_a_machine_is_none_of_the_namespace_nodes(self, pair: Pair) -> None:
+        assert pair
+        kinds = {init.kind for init in find.inits() if init.lab == LAB}
+        assert kinds == {"fabric", self.kind}
+
+    def test_one_is_made_anew_and_joined_again(self, pair: Pair) -> None:
+        provider, made = pair
+        provider.destroy(LAB, ["node2"])
+        made[1] = provider.create(LAB, spec("node2"))
+        provider.connect(LAB, load_text(TWO, "contract.yaml"), made[1])
+        # The MAC address is the same, so what its peer has in its cache still holds.
+        assert made[0].run(["ping", "-c1", "-W5", "10.168.0.3"]).ok
