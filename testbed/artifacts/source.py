@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from testbed.process import Completed
 
+NO_SPACE = "No space left on device"  # as programs say it, in the locale C
+
 Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine"]
 
 
@@ -91,6 +93,10 @@ class Source(ABC):
     def whole(self, folder: Path) -> bool:
         """Whether nobody has removed a part of a filled folder since; a stat or a few."""
         return all((folder / "bin" / name).exists() for name in self.brings())
+
+    def of(self) -> str:
+        """The key of the entry that this one is made from and goes with; empty where none is."""
+        return ""
 
     def version(self) -> str | None:
         """The version, where it is known before anything is fetched."""
