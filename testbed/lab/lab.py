@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from testbed import signals
 from testbed.errors import NoSuchLab, StepsFailed, UsageError
+from testbed.lab import base_steps, preflight
 from testbed.lab import plan as planning
-from testbed.lab import preflight
 from testbed.lab import run as running
 from testbed.lab.context import Context
 from testbed.lab.state import Record, State
@@ -97,6 +97,7 @@ class Lab:
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, replace=replace)
             self._fetch(topology)
+            provider.prepare(self.name, base_steps.to_be_made(topology, nodes))
             context = Context(topology, provider, self.settings.store, nodes)
             with signals.held() as held:
                 return self._make(plan, context, watch, held, keep=keep, began=began)
