@@ -7,12 +7,15 @@ for each interface of the machine, and one more that leads to the machine's sshd
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
 import threading
 from typing import TYPE_CHECKING
 
+from testbed.errors import LabError
+from testbed.nodes.base import has_ended
 from testbed.nodes.qemu.command import CONSOLE, MGMT_TAP, tap
 from testbed.nodes.qemu.identity import (
     CELL_ADDRESS,
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x40000000  # setns(2)
 SSH_PORT = 22
+SERVICE = "qemu"  #: of the cell
 LAST_LINES = 12  # as many as an error shows
+QEMU_LINES = 3  # of those, for QEMU's own
 PANIC = "Kernel panic"
 
 
@@ -99,12 +104,52 @@ def _setns(space: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+class Pulse:
+    """Whether the machine of a cell runs: its QEMU, that is, and not the cell, which outlives it.
+
+    It is asked often, and the cell's pid 1 may be slow to answer beside a busy machine.  So
+    QEMU's entry of /proc is held open: another process of that number has another entry.
+    Raises NoSuchLab for a machine that has ended already.
+    """
+
+    def __init__(self, cell: NetnsNode) -> None:
+        self._entry = -1
+        pid = cell.services()[SERVICE].pid
+        with contextlib.suppress(OSError):
+            place = f"/proc/{cell.init.pid}/root/proc/{pid}"
+            self._entry = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Still of that number once its entry is held: it is QEMU's.
+        if self._entry < 0 or not pid or cell.services()[SERVICE].pid != pid:
+            raise has_ended(cell.name, cell.init.lab, last_words(cell))
+
+    def __call__(self) -> bool:
+        try:
+            os.stat("status", dir_fd=self._entry)
+        except OSError:
+            return False
+        return True
+
+    def __del__(self) -> None:
+        if self._entry >= 0:
+            os.close(self._entry)
+
+
 def last_words(cell: NetnsNode) -> str:
-    """The end of what the machine wrote to its console, up to a panic if there was one."""
-    try:
-        lines = cell.get(CONSOLE).decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    shown = [line.strip() for line in lines if line.strip()]
-    panic = next((at for at, line in enumerate(shown) if PANIC in line), len(shown))
-    return "\n".join(shown[: panic + 1][-LAST_LINES:])  # behind it come registers and stacks
+    """What the machine wrote to its console, up to a panic if there was one; QEMU's own words."""
+    words: list[str] = []
+    with contextlib.suppress(OSError, LabError):
+        console = _lines(cell.get(CONSOLE).decode(errors="replace"))
+        panic = next((at for at, line in enumerate(console) if PANIC in line), len(console))
+        words = console[: panic + 1]  # behind it come registers and stacks
+    with contextlib.suppress(OSError, LabError):
+        said = _lines(cell.logs(SERVICE))[-QEMU_LINES:]
+        status = cell.services()[SERVICE].status
+        if status:
+            how = f"exit status {status}" if status > 0 else f"signal {-status}"
+            said = [*said[1 - QEMU_LINES :], f"QEMU: {how}"]
+        words = [*words[len(said) - LAST_LINES :], *said]
+    return "\n".join(words[-LAST_LINES:])
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
