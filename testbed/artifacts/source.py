@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
 
+    from testbed.errors import CommandError
     from testbed.process import Completed
 
-NO_SPACE = "No space left on device"  # as programs say it, in the locale C
+#: How programs say that a disk is full, in the locale C; apt counts beforehand.
+FULL = ("No space left on device", "You don't have enough free space")
 
 Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine"]
 
@@ -108,6 +110,12 @@ class Source(ABC):
 
         text = json.dumps([self.origin, self.recipe()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def disk_full(error: CommandError) -> str:
+    """The line in which a command that failed says that a disk is full; empty where none does."""
+    lines = (line.strip() for line in error.stderr.splitlines())
+    return next((line for line in lines if any(words in line for words in FULL)), "")
 
 
 def system() -> str:

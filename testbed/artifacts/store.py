@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from testbed.artifacts import config as settings
 from testbed.artifacts.cache import Cache, Record, remove_tree
 from testbed.artifacts.config import Config, Local, Remote
-from testbed.artifacts.source import NO_SPACE, Job, Origin, Runner, Source
+from testbed.artifacts.source import Job, Origin, Runner, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
 
@@ -313,10 +313,13 @@ class Store:
         except ArtifactError as error:
             raise ArtifactError(f"{name}: {error.message}", hint=error.hint) from error
         except CommandError as error:
-            full = f"make room in {self.folder}, or give another folder with TESTBED_CACHE"
+            if full := disk_full(error):
+                raise ArtifactError(
+                    f"{name} cannot be made: the disk of {self.folder} is full\n    {full}",
+                    hint="make room, or give another folder with TESTBED_CACHE",
+                ) from error
             raise ArtifactError(
-                f"{name} cannot be made\n{error.message}",
-                hint=full if NO_SPACE in error.stderr else error.hint,
+                f"{name} cannot be made\n{error.message}", hint=error.hint
             ) from error
 
     def _current(self) -> Iterator[Entry]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts.cache import remove_tree, size
-from testbed.artifacts.source import NO_SPACE, Job, Origin, Source
+from testbed.artifacts.source import Job, Origin, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, MachineError
 from testbed.process import which
 from testbed.vm import guest, initramfs
@@ -248,14 +248,14 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
     try:
         job.run(argv, env=env, on_line=Progress(job))
     except CommandError as error:
+        if disk_full(error):
+            raise  # the store says so
         raise ArtifactError(
             f"Debian cannot be unpacked\n{error.message}", hint=_why(error)
         ) from error
 
 
 def _why(error: CommandError) -> str:
-    if NO_SPACE in error.stderr or "enough free space" in error.stderr:  # apt counts beforehand
-        return "make room, or give another folder with TESTBED_CACHE"
     if unknown := re.search(r"Unable to locate package (\S+)", error.stderr):
         return f"Debian {error.argv[-2]} has no package named {unknown[1]}"
     return f"see that deb.debian.org can be reached, and has a release named {error.argv[-2]}"

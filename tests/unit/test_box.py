@@ -209,8 +209,6 @@ def test_when_a_step_fails_the_tree_goes_and_the_reason_is_shown(
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
-        ("E: write: No space left on device", "make room"),
-        ("E: You don't have enough free space in /var/cache/apt/archives/.", "make room"),
         ("E: Unable to locate package nothing", "Debian nosuch has no package named nothing"),
         ("E: 404 Not Found", "named nosuch"),
     ],
@@ -222,6 +220,23 @@ def test_what_stopped_mmdebstrap_has_its_hint(
     with pytest.raises(ArtifactError, match="Debian cannot be unpacked") as caught:
         Box(suite="nosuch", parts=parts).fill(job)
     assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("fails", ["mmdebstrap", "mke2fs", "qemu-img"])
+@pytest.mark.parametrize(
+    "says", ["write (28: No space left on device)", "E: You don't have enough free space in /x."]
+)
+def test_a_disk_that_gets_full_is_said_in_a_sentence_and_nothing_is_left(
+    builder: Builder, tmp_path: Path, fails: str, says: str
+) -> None:
+    builder.fails, builder.says = fails, f"Get:1 something\n{says}\nE: mmdebstrap failed to run"
+    store = Store(tmp_path / "cache", runner=builder)
+    with pytest.raises(ArtifactError) as caught:
+        box.box(store, Box(parts={}))
+    said = f"box cannot be made: the disk of {tmp_path / 'cache'} is full\n    {says}"
+    assert caught.value.message == said
+    assert "TESTBED_CACHE" in str(caught.value.hint)
+    assert not list((tmp_path / "cache").glob(".tmp-*"))
 
 
 def test_what_is_missing_is_said_before_anything_is_done(
