@@ -79,8 +79,9 @@ def ls(as_json: bool) -> None:
     if not entries:
         click.echo("no box is there; `testbed box build` makes one")
         return
+    keys = {entry.key for entry in entries}
     rows = [
-        (e.key, _what(e), f"{e.size / 1e6:.0f} MB", "labs" if e.key in used else "-")
+        (e.key, _what(e, keys), f"{e.size / 1e6:.0f} MB", "labs" if e.key in used else "-")
         for e in entries
     ]
     common.table(rows, ("KEY", "VERSION", "SIZE", "USED BY"))
@@ -140,14 +141,15 @@ def _used(settings: Settings, entries: list[Entry]) -> set[str]:
     return used
 
 
-def _what(entry: Entry) -> str:
+def _what(entry: Entry, there: set[str]) -> str:
     if not _is_snapshot(entry) or entry.path is None:
         return entry.version
     from testbed.nodes.qemu.snapshot import hardware_of
 
     made = hardware_of(entry.path)
-    parts = f"{made.memory >> 20} MiB, {made.cpus} cpu, {made.interfaces} link" if made else "?"
-    return f"  snapshot of {parts}, QEMU {entry.version}"
+    parts = f", {made.memory >> 20} MiB, {made.cpus} cpu, {made.interfaces} eth" if made else ""
+    of = "  snapshot" if entry.of in there else "snapshot, its box is gone"
+    return f"{of}, QEMU {entry.version}{parts}"
 
 
 def _to_dict(entry: Entry, *, used: bool) -> dict[str, object]:

@@ -417,6 +417,11 @@ def test_a_box_is_shown_and_removed_with_its_snapshots(
         ("snapshot", "c1", False),
     ]
     assert [one.get("box") for one in shown] == [None, "aaaa", None, "bbbb", "bbbb", "gone"]
+    command.command.main(["ls"], standalone_mode=False)
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "box is gone" in lines["c1"]
+    assert lines["b2"].endswith(" labs")
+    assert lines["b1"].endswith(" -")
     command.command.main(["rm", "bbbb"], standalone_mode=False)
     assert "removed 1 box(es) and 2 snapshot(s)" in capsys.readouterr().out
     command.command.main(["rm", "a1"], standalone_mode=False)
