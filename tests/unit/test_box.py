@@ -433,6 +433,16 @@ def test_a_box_is_shown_and_removed_with_its_snapshots(
     assert not list(cache.glob("[bv]*"))
 
 
+@pytest.fixture
+def nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a file ``mine``, and no box whatever is asked for."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(box, "box", lambda *_: pytest.fail("a box is built"))
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    Path("mine").touch()
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -445,21 +455,13 @@ def test_a_box_is_shown_and_removed_with_its_snapshots(
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_put_there_is_refused_before_anything_is_built(
-    given: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: str, why: str, nothing_is_built: None
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.chdir(tmp_path)
-    Path("mine").touch()
     with pytest.raises(UsageError, match=f"--file .*{why}"):
         command.command.main(["build", "--file", given], standalone_mode=False)
 
 
-def test_of_two_files_none_is_in_the_others_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.chdir(tmp_path)
-    Path("mine").touch()
+def test_of_two_files_none_is_in_the_others_way(nothing_is_built: None) -> None:
     for other in ("/opt/a/b", "//opt/a"):
         given = [
             word for place in ("/opt/a", "/opt/a-b", other) for word in ("--file", f"mine:{place}")
@@ -477,9 +479,8 @@ def test_of_two_files_none_is_in_the_others_way(
     ],
 )  # fmt: skip
 def test_what_apt_would_read_otherwise_is_refused(
-    option: str, given: str, monkeypatch: pytest.MonkeyPatch
+    option: str, given: str, nothing_is_built: None
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(UsageError, match=option):
         command.command.main(["build", f"{option}={given}"], standalone_mode=False)
 

@@ -246,7 +246,10 @@ class TestBadLuck:
     ) -> None:
         store = Store()
         other = NetnsProvider(
-            tmp_path / "s", lambda: store.binary("testbed-init"), lambda: store.folders, kind="cell"
+            tmp_path / "s",
+            lambda: store.binary("testbed-init"),
+            lambda: [*store.folders, tmp_path],
+            kind="cell",
         )
         parts = provider.parts()
         empty = tmp_path / "box"
