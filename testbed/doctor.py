@@ -11,14 +11,16 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed import memory
 from testbed.artifacts.debian import LIBRARIES
 from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError, TimeoutExpired
-from testbed.nodes.base import Finding
+from testbed.lab import preflight
+from testbed.nodes.base import INSTALL, Finding
 from testbed.process import run, which
 from testbed.vm import accel, box
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
+    from testbed.nodes.base import Provider
 
 KERNEL = (5, 12)  # mount_setattr(2), with which a node sees the machine read-only
 CAP_SYS_RESOURCE = 24  # its bit, see capabilities(7)
@@ -34,7 +37,6 @@ DISK = 2 << 30  # bytes: every artifact, or the data of a small lab
 FILES = 4096  # file descriptors: a lab of 30 nodes uses about a thousand
 MEMORY_PER_NODE = 45 << 20  # bytes, as measured
 GIB = 1 << 30
-INSTALL = "apt-get install -y --no-install-recommends"
 
 
 LABS = ("every lab",)
@@ -177,18 +179,25 @@ def findings(
     *,
     full: bool = True,
     state: Path | None = None,
+    provider: Provider | None = None,
     runner: Runner = run,
 ) -> list[Finding]:
     """All there is to say about this machine, in the order in which a person would ask.
 
     ``full`` adds what takes long: a guest under KVM, for up to 3 s.  ``state``
-    is the folder that labs keep their data in.  Changes nothing.
+    is the folder that labs keep their data in.  With a ``provider``, what that
+    one needs counts as needed.  Changes nothing.
     """
     found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
     found += [*_tools(), _compiler(store, runner), *_headers(runner), _go(store), *_libraries()]
     found += [*_artifacts(store), _forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
+    if provider is not None:
+        wanted = preflight.VIRTUAL_KERNEL.get(provider.name, ())
+        found = [replace(item, required=item.required or item.name in wanted) for item in found]
+        known = {item.name for item in found}
+        return [*found, *(item for item in provider.probe() if item.name not in known)]
     found += [virtual_machines()]
     found += [kvm(store.folder, runner)] if full else []
     return found
@@ -235,14 +244,14 @@ def kvm(cache: Path, runner: Runner = run) -> Finding:
 
 
 def virtual_machines() -> Finding:
-    """The programs that make and run them: never installed by :func:`fix`, few labs need them."""
-    missing = box.lacking() | ({} if which(accel.QEMU) else {accel.QEMU: accel.PACKAGE})
+    """The programs that make and run them: few labs need them, so none is installed unasked."""
+    missing = box.lacking() | accel.lacking()
     return _finding(
         "virtual machines",
         f"no {', '.join(missing)}" if missing else "QEMU, and all that makes boxes, are there",
         ("provider qemu",),
         ok=not missing,
-        fix=f"{INSTALL} {' '.join(sorted(set(missing.values())))}",
+        fix="testbed doctor --provider qemu --fix",
         required=False,
     )
 
@@ -502,11 +511,9 @@ def _forwarding() -> Finding:
 
 
 def _memory() -> Finding:
-    text = Path("/proc/meminfo").read_text(encoding="utf-8")
-    free = re.search(r"^MemAvailable:\s+(\d+)", text, re.MULTILINE)
-    available = int(free[1]) * 1024 if free else 0
-    nodes = available // MEMORY_PER_NODE
-    detail = f"{available / GIB:.1f} GiB free, enough for about {nodes} nodes"
+    free = memory.available()
+    nodes = free // MEMORY_PER_NODE
+    detail = f"{free / GIB:.1f} GiB free, enough for about {nodes} nodes"
     return _finding("memory", detail, ok=nodes >= 4, fix="end other programs", required=False)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import ArtifactError, Interrupted
+from testbed.errors import ArtifactError, Interrupted, TestbedError
 
 if TYPE_CHECKING:
     import threading
@@ -41,6 +41,7 @@ class Record:
     origin: Origin
     size: int  #: bytes of all its files
     path: Path
+    of: str = ""  #: the key of the entry that it was made from and goes with
 
 
 class Cache:
@@ -70,7 +71,7 @@ class Cache:
             with contextlib.suppress(OSError, ValueError, KeyError):  # removed while we look
                 data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 fields = {name: data[name] for name in ("name", "version", "key", "origin", "size")}
-                found.append(Record(**fields, path=path.parent))
+                found.append(Record(**fields, path=path.parent, of=data.get("of", "")))
         return sorted(found, key=lambda record: (record.name, record.version))
 
     def fill(
@@ -80,6 +81,7 @@ class Cache:
         origin: Origin,
         build: Callable[[Path], str],
         *,
+        of: str = "",
         valid: Callable[[Path], bool] = lambda _: True,
         say: Callable[[str], None],
         cancel: threading.Event,
@@ -99,9 +101,9 @@ class Cache:
                 self._sweep(f"{name}-{key}")
                 if found:
                     self._discard(found, name, key)
-                return self._build(name, key, origin, build)
+                return self._build(name, key, origin, build, of)
         except OSError as error:
-            if isinstance(error, ArtifactError):
+            if isinstance(error, TestbedError):  # some of which are OSError too
                 raise
             raise ArtifactError(
                 f"{name}: cannot fill the cache folder {self.folder}: {error}",
@@ -137,7 +139,9 @@ class Cache:
                         raise Interrupted(signal.SIGINT) from None
             yield
 
-    def _build(self, name: str, key: str, origin: Origin, build: Callable[[Path], str]) -> Path:
+    def _build(
+        self, name: str, key: str, origin: Origin, build: Callable[[Path], str], of: str
+    ) -> Path:
         folder = self._temporary(name, key)
         folder.mkdir()
         try:
@@ -147,6 +151,7 @@ class Cache:
                 "version": version,
                 "key": key,
                 "origin": origin,
+                "of": of,
                 "size": size(folder),
                 "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }

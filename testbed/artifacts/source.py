@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
 
+    from testbed.errors import CommandError
     from testbed.process import Completed
+
+#: How programs say that a disk is full, in the locale C; apt counts beforehand.
+FULL = ("No space left on device", "You don't have enough free space")
 
 Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine"]
 
@@ -92,6 +96,10 @@ class Source(ABC):
         """Whether nobody has removed a part of a filled folder since; a stat or a few."""
         return all((folder / "bin" / name).exists() for name in self.brings())
 
+    def of(self) -> str:
+        """The key of the entry that this one is made from and goes with; empty where none is."""
+        return ""
+
     def version(self) -> str | None:
         """The version, where it is known before anything is fetched."""
         return None
@@ -102,6 +110,12 @@ class Source(ABC):
 
         text = json.dumps([self.origin, self.recipe()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def disk_full(error: CommandError) -> str:
+    """The line in which a command that failed says that a disk is full; empty where none does."""
+    lines = (line.strip() for line in error.stderr.splitlines())
+    return next((line for line in lines if any(words in line for words in FULL)), "")
 
 
 def system() -> str:

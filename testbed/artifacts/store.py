@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from testbed.artifacts import config as settings
 from testbed.artifacts.cache import Cache, Record, remove_tree
 from testbed.artifacts.config import Config, Local, Remote
-from testbed.artifacts.source import Job, Origin, Runner, Source
+from testbed.artifacts.source import Job, Origin, Runner, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
 
@@ -38,7 +38,9 @@ class Entry:
     path: Path | None  #: the folder in the cache, or the user's file; None when missing
     size: int  #: bytes; 0 when missing
     origin: Origin
-    state: Literal["cached", "missing", "old"]  #: "old": made by an earlier recipe, used no more
+    #: "old": made by an earlier recipe, or from something that is gone; used no more
+    state: Literal["cached", "missing", "old"]
+    of: str = ""  #: the key of the entry that it was made from and goes with
 
 
 def default_cache() -> Path:
@@ -190,9 +192,11 @@ class Store:
         entries = list(self._current())
         keys = {entry.key for entry in entries}
         names = {entry.name for entry in entries}
+        records = self._cache.records()
+        there = {"", *(record.key for record in records)}
         return entries + [
-            _cached(record, "old" if record.name in names else "cached")
-            for record in self._cache.records()
+            _cached(record, "old" if record.name in names or record.of not in there else "cached")
+            for record in records
             if record.key not in keys and not record.name.endswith("-path")
         ]
 
@@ -209,15 +213,21 @@ class Store:
         """Remove an artifact from the cache, or with None all of them; return the bytes freed.
 
         Of several of that name only the one with the ``key`` goes, if given.  A
-        program's name stands for the part that brings it.  A lab that runs goes
-        on with what it has open, yet cannot start a removed program again.  A
-        user's own files are not touched.
+        program's name stands for the part that brings it.  What was made from it
+        goes too.  A lab that runs goes on with what it has open, yet cannot start
+        a removed program again.  A user's own files are not touched.
         """
         wanted = name and self._catalog.programs.get(name, name)
+        records = self._cache.records()
+        doomed = {
+            record.key
+            for record in records
+            if (wanted is None or record.name in {wanted, f"{wanted}-path"})
+            and key in {None, record.key}
+        }
         freed = 0
-        for record in self._cache.records():
-            named = wanted is None or record.name in {wanted, f"{wanted}-path"}
-            if named and key in {None, record.key}:
+        for record in records:
+            if record.key in doomed or record.of in doomed:
                 self._cache.remove(record, cancel=self._cancel)
                 freed += record.size
         if wanted is None:
@@ -291,11 +301,23 @@ class Store:
 
         try:
             return self._cache.fill(
-                name, key, source.origin, build, valid=source.whole, say=say, cancel=self._cancel
+                name,
+                key,
+                source.origin,
+                build,
+                of=source.of(),
+                valid=source.whole,
+                say=say,
+                cancel=self._cancel,
             )
         except ArtifactError as error:
             raise ArtifactError(f"{name}: {error.message}", hint=error.hint) from error
         except CommandError as error:
+            if full := disk_full(error):
+                raise ArtifactError(
+                    f"{name} cannot be made: the disk of {self.folder} is full\n    {full}",
+                    hint="make room, or give another folder with TESTBED_CACHE",
+                ) from error
             raise ArtifactError(
                 f"{name} cannot be made\n{error.message}", hint=error.hint
             ) from error
@@ -336,5 +358,12 @@ def _entry(name: str, source: Source, record: Record | None) -> Entry:
 
 def _cached(record: Record, state: Literal["cached", "old"]) -> Entry:
     return Entry(
-        record.name, record.version, record.key, record.path, record.size, record.origin, state
+        record.name,
+        record.version,
+        record.key,
+        record.path,
+        record.size,
+        record.origin,
+        state,
+        record.of,
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +16,12 @@ from testbed.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.artifacts.store import Entry
+    from testbed.lab.lab import Settings
     from testbed.vm.box import File
+
+
+RELEASE = r"[a-z][a-z0-9-]*"
+PACKAGE = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]"  # apt would remove one that ends in a minus
 
 
 @click.group("box")
@@ -40,7 +49,10 @@ def build(
     from testbed.vm.box import SIZE, SUITE, Box, box
 
     common.need_root("box build")
-    source = Box(suite or SUITE, size or SIZE, packages, tuple(_file(given) for given in files))
+    suite = SUITE if suite is None else _plain("--suite", suite, RELEASE, "a release of Debian")
+    for name in packages:
+        _plain("--package", name, PACKAGE, "the name of one Debian package")
+    source = Box(suite, size or SIZE, packages, _files(files))
     store = common.make_settings().store
     made = box(store, source)
     manifest = made.manifest()
@@ -79,31 +91,23 @@ def package(folder: Path) -> None:
 @command.command("ls")
 @common.json_option
 def ls(as_json: bool) -> None:
-    """List the boxes that are in the cache."""
-    from testbed.vm.box import Box, Built
+    """List the boxes that are in the cache, each with the snapshots of its machines.
 
-    entries = _entries()
-    labs = Box().key()
+    A snapshot that no machine of a lab can wake from any more, as it is of
+    another QEMU, box or testbed, is used by nobody.
+    """
+    settings = common.make_settings()
+    entries = _entries(settings)
+    used = _used(settings, entries)
     if as_json:
-        common.print_json(
-            [
-                {
-                    "key": entry.key,
-                    "version": entry.version,
-                    "size": entry.size,
-                    "path": str(entry.path),
-                    "used": entry.key == labs,
-                    **({"manifest": Built(entry.path).manifest()} if entry.path else {}),
-                }
-                for entry in entries
-            ]
-        )
+        common.print_json([_to_dict(entry, used=entry.key in used) for entry in entries])
         return
     if not entries:
         click.echo("no box is there; `testbed box build` makes one")
         return
+    keys = {entry.key for entry in entries}
     rows = [
-        (e.key, e.version, f"{e.size / 1e6:.0f} MB", "labs" if e.key == labs else "-")
+        (e.key, _what(e, keys), f"{e.size / 1e6:.0f} MB", "labs" if e.key in used else "-")
         for e in entries
     ]
     common.table(rows, ("KEY", "VERSION", "SIZE", "USED BY"))
@@ -111,37 +115,112 @@ def ls(as_json: bool) -> None:
 
 @command.command("rm")
 @click.argument("keys", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Remove every box.")
+@click.option("--all", "everything", is_flag=True, help="Remove every box and snapshot.")
 def remove(keys: tuple[str, ...], everything: bool) -> None:
-    """Remove boxes, by key."""
+    """Remove boxes, each with its snapshots, or snapshots alone, by key."""
     if bool(keys) == everything:
         raise click.UsageError("name boxes by their keys, as `testbed box ls` shows them, or --all")
-    there = {entry.key for entry in _entries()}
+    settings = common.make_settings()
+    there = {entry.key: entry for entry in _entries(settings)}
     unknown = [key for key in keys if key not in there]
     if unknown:
         raise UsageError(f"no box has the key {unknown[0]}", hint="see `testbed box ls`")
+    freed = sum(settings.store.remove(there[key].name, key) for key in keys or there)
+    left = {entry.key for entry in _entries(settings)}
+    gone = [entry for key, entry in there.items() if key not in left]
+    boxes = sum(not _is_snapshot(entry) for entry in gone)
+    click.echo(f"removed {boxes} box(es) and {len(gone) - boxes} snapshot(s), {freed / 1e6:.0f} MB")
+
+
+def _entries(settings: Settings) -> list[Entry]:
+    """Every box, behind it its snapshots; at the end those whose box is gone."""
     from testbed.vm.box import NAME
 
-    store = common.make_settings().store
-    freed = sum(store.remove(NAME, key) for key in keys or there)
-    click.echo(f"removed {len(keys or there)} box(es), {freed / 1e6:.0f} MB")
+    there = settings.store.list()
+    snapshots = [entry for entry in there if _is_snapshot(entry)]
+    found = []
+    for entry in there:
+        if entry.name == NAME:
+            found += [entry, *(one for one in snapshots if one.of == entry.key)]
+    return [*found, *(one for one in snapshots if one not in found)]
 
 
-def _entries() -> list[Entry]:
-    from testbed.vm.box import NAME
+def _is_snapshot(entry: Entry) -> bool:
+    from testbed.nodes.qemu.snapshot import NAME
 
-    return [entry for entry in common.make_settings().store.list() if entry.name == NAME]
+    return entry.name == NAME
+
+
+def _used(settings: Settings, entries: list[Entry]) -> set[str]:
+    """The keys of what machines of labs start from, as things are now."""
+    from testbed.errors import MachineError
+    from testbed.nodes.qemu.provider import QemuProvider
+    from testbed.vm.box import Box
+
+    used = {entry.key for entry in entries if entry.key == Box().key()}
+    provider = settings.provider(QemuProvider.name)
+    assert isinstance(provider, QemuProvider)
+    if used:
+        # Without QEMU no machine wakes from anything.
+        with contextlib.suppress(MachineError):
+            used |= {e.key for e in entries if _is_snapshot(e) and e.path and provider.fits(e.path)}
+    return used
+
+
+def _what(entry: Entry, there: set[str]) -> str:
+    if not _is_snapshot(entry) or entry.path is None:
+        return entry.version
+    from testbed.nodes.qemu.snapshot import hardware_of
+
+    made = hardware_of(entry.path)
+    parts = f", {made.memory >> 20} MiB, {made.cpus} cpu, {made.interfaces} eth" if made else ""
+    of = "  snapshot" if entry.of in there else "snapshot, its box is gone"
+    return f"{of}, QEMU {entry.version}{parts}"
+
+
+def _to_dict(entry: Entry, *, used: bool) -> dict[str, object]:
+    from testbed.vm.box import Built
+
+    found: dict[str, object] = {
+        "kind": "snapshot" if _is_snapshot(entry) else "box",
+        "key": entry.key,
+        "version": entry.version,
+        "size": entry.size,
+        "path": str(entry.path),
+        "used": used,
+    }
+    if _is_snapshot(entry):
+        return {**found, "box": entry.of}
+    return {**found, **({"manifest": Built(entry.path).manifest()} if entry.path else {})}
+
+
+def _plain(option: str, given: str, form: str, wanted: str) -> str:
+    if not re.fullmatch(form, given):
+        raise UsageError(f"{option} {given!r}: want {wanted}")
+    return given
+
+
+def _files(given: tuple[str, ...]) -> tuple[File, ...]:
+    files = [_file(one) for one in given]
+    for one, other in itertools.combinations(sorted(file.place for file in files), 2):
+        if f"{other}/".startswith(f"{one}/"):
+            raise UsageError(f"--file: {one} cannot be a file of the box if {other} is one too")
+    return tuple(files)
 
 
 def _file(given: str) -> File:
-    from testbed.vm.box import File
+    from testbed.vm.box import File, bad_place
 
     source, colon, place = given.rpartition(":")
-    if not colon or not place.startswith("/") or ".." in Path(place).parts:
-        raise UsageError(f"--file {given}: want FILE:PLACE, with an absolute place in the box")
+    if not colon or not source:
+        raise UsageError(f"--file {given}: want FILE:PLACE")
+    if wrong := bad_place(place):
+        raise UsageError(f"--file {given}: {wrong}", hint=f"for example {source}:/opt/mine")
     if not Path(source).is_file():
         raise UsageError(f"--file {given}: there is no file {source}")
-    return File(Path(source), place)
+    if not os.access(source, os.R_OK):
+        raise UsageError(f"--file {given}: {source} cannot be read")
+    return File(Path(source), f"/{'/'.join(Path(place).parts[1:])}")
 
 
 def _mb(files: dict[str, dict[str, int]]) -> str:

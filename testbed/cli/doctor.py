@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
 @click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
+@click.option("--provider", metavar="NAME", help="What this one needs is needed: qemu.")
 @common.json_option
-def command(mend: bool, quick: bool, as_json: bool) -> int:
+def command(mend: bool, quick: bool, provider: str | None, as_json: bool) -> int:
     """Say what this machine can do, and how to mend what it can't.
 
     Everything is tried, nothing is assumed, and nothing is changed unless
-    --fix.  Exit status 3 when something is missing that every lab needs.
+    --fix.  Exit status 3 when something is missing that every lab needs, or
+    every lab of the --provider.
     """
     from testbed import doctor
 
     settings = common.make_settings()
+    of = settings.provider(provider) if provider else None
 
     def look(*, full: bool) -> list[Finding]:
-        return list(doctor.findings(settings.store, full=full, state=settings.state.path))
+        return doctor.findings(settings.store, full=full, state=settings.state.path, provider=of)
 
     if mend:
         doctor.fix(look(full=False), settings.store, say=lambda words: click.echo(f"  {words}"))
@@ -41,9 +44,8 @@ def command(mend: bool, quick: bool, as_json: bool) -> int:
     missing = [item for item in found if not item.ok and item.required]
     if missing and not as_json:
         names = ", ".join(item.name for item in missing)
-        click.echo(
-            f"{len(missing)} missing that labs need: {names}; `testbed doctor --fix`", err=True
-        )
+        fix = f"testbed doctor {f'--provider {provider} ' if provider else ''}--fix"
+        click.echo(f"{len(missing)} missing that labs need: {names}; `{fix}`", err=True)
     return MachineError.exit_code if missing else 0
 
 

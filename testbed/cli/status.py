@@ -43,6 +43,8 @@ def _show(node: NodeStatus) -> None:
     name = f"{node.name:<12}"
     colour = "green" if node.state == "up" else "red"
     click.echo(f"  {name} {click.style(node.state, fg=colour)}  {', '.join(node.addresses)}")
+    for line in node.words.splitlines():
+        click.echo(click.style(f"    {line}", dim=True))
     for kind, parts in (("service", node.services), ("container", node.containers)):
         for part in parts:
             click.echo(f"    {kind:<9}  {_part(part)}")

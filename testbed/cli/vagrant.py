@@ -35,7 +35,7 @@ def describe(topology: str, make: bool) -> None:
     from testbed.nodes.vagrant import outside
 
     settings, meant, provider = _meant(topology)
-    specs = [base_steps.spec_of(meant, name) for name in meant.nodes]
+    specs = [base_steps.node_spec(meant, node) for node in meant.nodes.values()]
     if make:
         common.need_root("`vagrant up`")
         _make(settings, meant, provider, specs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from testbed.lab.marks import is_marked, mark, marked
@@ -32,6 +32,18 @@ def _make_fabric(context: Context) -> tuple[str, bool]:
     return f"{len(context.topology.networks)} network(s), no uplink", not before
 
 
+def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
+    """What a provider is told of a node that it is to make."""
+    digest = topology.node_digest(node.name)
+    return NodeSpec(node.name, digest, node.cpus, node.memory, len(node.networks))
+
+
+def to_be_made(topology: Topology, there: Mapping[str, Node]) -> list[NodeSpec]:
+    """The nodes that are not there, or are other ones than the topology asks for."""
+    specs = [node_spec(topology, node) for node in topology.nodes.values()]
+    return [s for s in specs if s.name not in there or there[s.name].digest != s.digest]
+
+
 def _make_node(topology: Topology, node: NodeModel) -> Step:
     digest = topology.node_digest(node.name)
     addresses = ", ".join(str(a) for a in node.networks.values()) or "no network"
@@ -46,18 +58,11 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
             return addresses, known != names
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
-        made = context.provider.create(context.lab, spec_of(topology, node.name))
+        made = context.provider.create(context.lab, node_spec(topology, node))
         join(context, made)
         return addresses, True
 
     return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act=act)
-
-
-def spec_of(topology: Topology, name: str) -> NodeSpec:
-    """What a provider is told of a node."""
-    node = topology.nodes[name]
-    digest = topology.node_digest(name)
-    return NodeSpec(name, digest, node.cpus, node.memory, len(node.networks))
 
 
 def join(context: Context, node: Node) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from testbed.errors import NoSuchLab
+from testbed.nodes.base import has_ended
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -37,6 +38,9 @@ class Context:
         try:
             return self.nodes[name]
         except KeyError:
+            words = self.provider.ended(self.lab).get(name)
+            if words is not None:
+                raise has_ended(name, self.lab, words) from None
             known = ", ".join(sorted(self.nodes)) or "none"
             raise NoSuchLab(
                 f"no node {name!r} runs in lab {self.lab}", hint=f"running nodes: {known}"

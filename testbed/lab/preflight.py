@@ -87,7 +87,7 @@ def check(topology: Topology, cache: Path) -> None:
         packages = " ".join(sorted(set(missing.values())))
         raise MachineError(
             f"this machine lacks {', '.join(sorted(missing))}",
-            hint=f"apt-get install {packages}, or let `testbed doctor --fix` do it",
+            hint=f"apt-get install {packages}, or let `{_doctor(topology)} --fix` do it",
         )
     wanted = kernel_features(topology)
     if wanted <= _known(cache):
@@ -105,6 +105,12 @@ def check(topology: Topology, cache: Path) -> None:
             hint="`testbed doctor` shows all of it; another flannel backend may do (--backend)",
         )
     _keep(cache, {name for name, item in found.items() if item.ok})
+
+
+def _doctor(topology: Topology) -> str:
+    """The command that knows what the topology needs."""
+    virtual = topology.provider in VIRTUAL_PROGRAMS
+    return f"testbed doctor --provider {topology.provider}" if virtual else "testbed doctor"
 
 
 def _known(cache: Path) -> set[str]:

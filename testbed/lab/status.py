@@ -32,6 +32,7 @@ class NodeStatus:
     addresses: list[str] = field(default_factory=list)
     services: list[Part] = field(default_factory=list)
     containers: list[Part] = field(default_factory=list)
+    words: str = ""  #: its last, where it has ended by itself and they can still be read
 
     @property
     def ok(self) -> bool:
@@ -60,17 +61,18 @@ def status(context: Context) -> Status:
         *context.topology.nodes,
         *(n for n in context.nodes if n not in context.topology.nodes),
     ]
+    ended = context.provider.ended(context.lab)
     with ThreadPoolExecutor(max_workers=min(16, max(1, len(names)))) as pool:
-        nodes = list(pool.map(lambda name: _node(context, name), names))
+        nodes = list(pool.map(lambda name: _node(context, name, ended.get(name, "")), names))
     return Status(context.lab, nodes)
 
 
-def _node(context: Context, name: str) -> NodeStatus:
+def _node(context: Context, name: str, words: str) -> NodeStatus:
     spec = context.topology.nodes.get(name)
     addresses = [str(a) for a in spec.networks.values()] if spec else []
     node = context.nodes.get(name)
     if node is None:
-        return NodeStatus(name, "missing", addresses)
+        return NodeStatus(name, "missing", addresses, words=words)
     try:
         return NodeStatus(
             name,

@@ -130,11 +130,10 @@ class Running(ABC):
         self.kill()
 
 
-def has_ended(node: str, lab: str) -> NoSuchLab:
-    """What is raised where a node is asked for something, and is gone."""
-    return NoSuchLab(
-        f"node {node} of lab {lab} has ended", hint=f"`testbed up {lab}` makes it anew"
-    )
+def has_ended(node: str, lab: str, words: str = "") -> NoSuchLab:
+    """What is raised where a node is asked for something, and is gone; ``words`` were its last."""
+    lines = [f"node {node} of lab {lab} has ended", *(f"    {line}" for line in words.splitlines())]
+    return NoSuchLab("\n".join(lines), hint=f"`testbed up {lab}` makes it anew")
 
 
 class Node(ABC):
@@ -238,6 +237,9 @@ class Node(ABC):
         )
 
 
+INSTALL = "apt-get install -y --no-install-recommends"  #: a finding's fix, before its packages
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing a machine has or lacks, and how to mend it."""
@@ -252,13 +254,21 @@ class Finding:
 
 
 class Provider(ABC):
-    """Makes, finds and removes the nodes of labs.  Nine methods, no more."""
+    """Makes, finds and removes the nodes of labs.  Ten methods, no more."""
 
     name: str
 
     @abstractmethod
     def probe(self) -> list[Finding]:
         """What this machine must have for the provider, each item tried, nothing changed."""
+
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        """Make at hand what the making of those nodes takes; refuse what this machine cannot do.
+
+        Called before anything of the lab is made, and may be interrupted: what takes long is
+        done here, not in :meth:`create`.
+        """
+        del lab, specs
 
     @abstractmethod
     def create_fabric(self, lab: str, topology: Topology) -> None:
@@ -278,6 +288,11 @@ class Provider(ABC):
     @abstractmethod
     def nodes(self, lab: str) -> dict[str, Node]:
         """The nodes of a lab that run now, by name: read from the machine, not from a file."""
+
+    def ended(self, lab: str) -> dict[str, str]:
+        """The nodes that have ended by themselves and can still tell why: their last words."""
+        del lab
+        return {}
 
     @abstractmethod
     def labs(self) -> list[str]:

@@ -410,6 +410,9 @@ class FakeProvider(Provider):
     def probe(self) -> list[Finding]:
         return [Finding("memory", ok=True, detail="a fake node needs nothing")]
 
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        self.machine.note(Call(lab, "", "prepare", tuple(spec.name for spec in specs)))
+
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.machine.note(Call(lab, "fabric", "create_fabric", tuple(topology.networks)))
         with self.machine.lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ COST: dict[Kind, str] = {
     "tcg": "virtual machines are emulated: ten times slower and more, where there is much to do",
 }
 
+_trying = threading.Lock()
+
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
@@ -79,12 +82,18 @@ def probe(cache: Path, *, fresh: bool = False, runner: Runner = run) -> Accelera
     """
     qemu = find_qemu()
     about = _about(qemu)
-    kept = None if fresh else boot.recall(cache, KEPT)
-    if isinstance(kept, dict) and kept.get("about") == about:
-        return Acceleration(**kept["answer"])
-    answer = _try(qemu, runner)
-    boot.keep(cache, KEPT, {"about": about, "answer": asdict(answer)})
-    return answer
+    with _trying:  # who comes second has the answer of the first
+        kept = None if fresh else boot.recall(cache, KEPT)
+        if isinstance(kept, dict) and kept.get("about") == about:
+            return Acceleration(**kept["answer"])
+        answer = _try(qemu, runner)
+        boot.keep(cache, KEPT, {"about": about, "answer": asdict(answer)})
+        return answer
+
+
+def lacking() -> dict[str, str]:
+    """What this machine lacks for the running of virtual machines, each with its package."""
+    return {} if which(QEMU) else {QEMU: PACKAGE}
 
 
 def find_qemu() -> str:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts.cache import remove_tree, size
-from testbed.artifacts.source import Job, Origin, Source
+from testbed.artifacts.source import Job, Origin, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, MachineError
+from testbed.nodes.base import INSTALL, Finding
 from testbed.process import which
 from testbed.vm import guest, initramfs
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 NAME = "box"  #: under which the store keeps boxes
 SUITE = "bookworm"
 SIZE = 4096  # MiB of the disk as a guest sees it; only what is written takes room here
+FILLED = 0.9  # of a disk at most; the rest is the file system's own, and the guest's
 ROOM = 3 << 30  # bytes that the making of a box needs for a while
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
 #: What the archive's signatures are checked with; not every Debian-like system has it.
@@ -50,6 +52,28 @@ WITHOUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr
 PARTS = ("flanneld",)  # of the store, beside Debian's packages
 IMAGE_PARTS = ("nginx",)
 FOLDERS = ("usr/sbin", "usr/bin", "usr/local/bin")  # of programs, as PATH has them
+
+
+#: Of every Debian, or mounted when a guest runs: what is put there takes the place of all in it.
+TREES = (
+    "bin", "etc", "home", "lib", "lib64", "media", "mnt", "opt", "root", "sbin", "srv", "usr",
+    "var", "usr/bin", "usr/lib", "usr/lib64", "usr/local", "usr/local/bin", "usr/local/lib",
+    "usr/local/sbin", "usr/sbin", "usr/share", "var/cache", "var/lib", "var/log", "var/tmp",
+    "etc/ssh", "root/.ssh", "etc/systemd", "etc/systemd/system", "var/lib/testbed",
+)  # fmt: skip
+HIDDEN = ("boot", "dev", "proc", "run", "sys", "var/lock", "var/run")  # a guest sees others there
+
+
+def bad_place(place: str) -> str:
+    """What is wrong with the place of a file in a box; empty where it is a good one."""
+    parts = Path(place).parts
+    if not place.startswith("/") or ".." in parts:
+        return "want an absolute place in the box"
+    if place.endswith(("/", "/.")) or "/".join(parts[1:]) in TREES:
+        return "that is a folder of the box; name the file in it too"
+    plain = "/".join(parts[1:])
+    hidden = next((name for name in HIDDEN if f"{plain}/".startswith(f"{name}/")), None)
+    return f"a running machine does not show what the box has in /{hidden}" if hidden else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +173,11 @@ class Built:
         return self.folder / INITRAMFS
 
     @property
+    def entry(self) -> str:
+        """The key that the store keeps it by: its recipe's."""
+        return self.folder.name.rpartition("-")[2]
+
+    @property
     def key(self) -> str:
         """What tells this box from every other, also from one of the same recipe."""
         return str(self.manifest()["files"][DISK]["sha256"])[:16]
@@ -226,14 +255,16 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
     try:
         job.run(argv, env=env, on_line=Progress(job))
     except CommandError as error:
+        if disk_full(error):
+            raise  # the store says so
         raise ArtifactError(
             f"Debian cannot be unpacked\n{error.message}", hint=_why(error)
         ) from error
 
 
 def _why(error: CommandError) -> str:
-    if "No space left on device" in error.stderr:
-        return "make room, or give another folder with TESTBED_CACHE"
+    if unknown := re.search(r"Unable to locate package (\S+)", error.stderr):
+        return f"Debian {error.argv[-2]} has no package named {unknown[1]}"
     return f"see that deb.debian.org can be reached, and has a release named {error.argv[-2]}"
 
 
@@ -318,6 +349,11 @@ def _kernel(root: Path) -> str:
 
 def _disk(job: Job, root: Path, mebibytes: int) -> None:
     job.say("write the disk")
+    if (content := size(root) >> 20) > mebibytes * FILLED:
+        raise ArtifactError(
+            f"what goes into the box takes {content} MiB, too much for a disk of {mebibytes} MiB",
+            hint="give it a larger one with --size",
+        )
     raw = job.into / "disk.raw"
     features = ("-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-m", "0")
     job.run(
@@ -326,3 +362,26 @@ def _disk(job: Job, root: Path, mebibytes: int) -> None:
     )
     job.run(["qemu-img", "convert", "-O", "qcow2", raw, job.into / DISK])
     raw.unlink()
+
+
+def probe(provider: str, cache: Path) -> list[Finding]:
+    """What a provider of machines made from a box must have: programs, and a guest that runs."""
+    from testbed.vm import accel
+
+    missing = lacking() | accel.lacking()
+    packages = tuple(sorted(set(missing.values())))
+    there = "all that makes and runs them is there"
+    programs = Finding(
+        "virtual machines",
+        ok=not missing,
+        detail=f"no {', '.join(missing)}" if missing else there,
+        fix=f"{INSTALL} {' '.join(packages)}" if packages else "",
+        needed_by=(provider,),
+        packages=packages,
+    )
+    try:
+        found = accel.probe(cache)
+        said, fix = f"{found.kind}: {found.detail}; {found.cost}", ""
+    except MachineError as error:
+        said, fix = error.message, error.hint or ""
+    return [programs, Finding("a guest", ok=not fix, detail=said, fix=fix, needed_by=(provider,))]

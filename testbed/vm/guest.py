@@ -136,13 +136,21 @@ def inside(root: Path, place: str) -> Path:
         folder = folder / part
         if ".." in parts or not folder.resolve().is_relative_to(top):
             raise ArtifactError(f"/{place.lstrip('/')} would be written outside of the box")
+        if folder.exists() and not folder.is_dir():
+            raise ArtifactError(f"/{place.lstrip('/')} would be below a file of the box")
         folder.mkdir(mode=0o755, exist_ok=True)
     return folder / parts[-1]
 
 
 def write(root: Path, place: str, data: bytes, mode: int = 0o644) -> None:
-    """Put a file into a tree, in place of whatever is there."""
-    path = remove(root, place)
+    """Put a file into a tree, in place of another or of a link.  ArtifactError for a folder."""
+    path = inside(root, place)
+    if path.is_dir() and not path.is_symlink():
+        raise ArtifactError(
+            f"/{place.lstrip('/')} is a folder of the box, and no file can take its place",
+            hint="name the file in it too",
+        )
+    remove(root, place)
     path.write_bytes(data)
     path.chmod(mode)
 

@@ -433,3 +433,29 @@ def zombie(pid: int) -> bool:
         )
     except OSError:
         return True
+
+
+def test_a_node_that_is_tied_ends_with_its_maker_however_that_ends(state: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from testbed.artifacts import Store; from testbed.nodes.base import NodeSpec\n"
+        "from testbed.nodes.netns.provider import NetnsProvider\n"
+        "made = NetnsProvider(Path(sys.argv[1]), lambda: Store().binary('testbed-init'))\n"
+        "made.create('tied', NodeSpec('free', '-'))\n"
+        "made.create_tied('tied', NodeSpec('tied', '-')).spawn(['sleep', '600'])\n"
+        "print('made', flush=True); time.sleep(600)\n"
+    )
+    provider = NetnsProvider(state, lambda: Store().binary("testbed-init"))
+    argv = [sys.executable, "-c", code, str(state)]
+    try:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as maker:
+            assert maker.stdout
+            assert maker.stdout.readline() == b"made\n"
+            assert sorted(provider.found("tied")) == ["free", "tied"]
+            tied = provider.found("tied")["tied"]
+            maker.send_signal(signal.SIGKILL)
+        assert tied.init.wait_dead(30)
+        assert sorted(provider.found("tied")) == ["free"]
+    finally:
+        provider.destroy("tied")
+    assert "tied" not in provider.labs()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,22 @@ def test_the_answer_is_kept_for_the_boot(qemu: Qemu, cache: Path) -> None:
     boot.BOOT_ID.write_text("second\n")
     accel.probe(cache, runner=qemu)
     assert len(qemu.calls) == 3
+
+
+def test_many_that_ask_at_once_wait_for_one_trial(qemu: Qemu, cache: Path) -> None:
+    begin = threading.Barrier(6)
+
+    def slow(*given: Any, **more: Any) -> Completed:
+        time.sleep(0.1)
+        return qemu(*given, **more)
+
+    def ask(_: int) -> str:
+        begin.wait()
+        return accel.probe(cache, runner=slow).kind
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(ask, range(6))) == {"kvm"}
+    assert qemu.tried == ["kvm"]
 
 
 def test_another_qemu_or_a_device_that_goes_is_tried_anew(qemu: Qemu, cache: Path) -> None:

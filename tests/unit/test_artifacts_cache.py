@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.artifacts.cache import Cache, remove_tree
-from testbed.errors import ArtifactError, Interrupted
+from testbed.errors import ArtifactError, Interrupted, MachineError, TestbedError, TimeoutExpired
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,6 +173,21 @@ def test_a_full_disk_is_an_artifact_error_that_names_the_folder(tmp_path: Path) 
             "thing", KEY, "cc", build, say=lambda _: None, cancel=threading.Event()
         )
     assert "TESTBED_CACHE" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("error", [MachineError("no mmdebstrap"), TimeoutExpired("too slow")])
+def test_what_is_no_fault_of_the_cache_is_not_said_to_be(
+    tmp_path: Path, error: TestbedError
+) -> None:
+    def build(_: Path) -> str:
+        raise error
+
+    assert isinstance(error, OSError)
+    with pytest.raises(type(error)) as caught:
+        Cache(tmp_path).fill(
+            "thing", KEY, "cc", build, say=lambda _: None, cancel=threading.Event()
+        )
+    assert caught.value is error
 
 
 def test_who_waits_can_be_interrupted(tmp_path: Path) -> None:

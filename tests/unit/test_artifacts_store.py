@@ -51,6 +51,17 @@ class Made(Source):
         return "1.0"
 
 
+class Plant(Made):
+    """Something that is made from another entry."""
+
+    def __init__(self, programs: tuple[str, ...], of: str = "") -> None:
+        super().__init__(programs)
+        self._of = of
+
+    def of(self) -> str:
+        return self._of
+
+
 @dataclass
 class House:
     """A store over a catalogue of stand-ins."""
@@ -321,6 +332,31 @@ def test_what_others_make_is_kept_by_its_recipe(house: House) -> None:
     assert store.keep("seed", one) == store.kept("seed", one) == folder
     assert (one.times, two.times) == (["made"], ["made"])
     assert [entry.state for entry in store.list() if entry.name == "seed"] == ["cached", "cached"]
+
+
+def test_what_was_made_from_another_goes_with_it(house: House) -> None:
+    store, seed = house.store(), Made(("seed",))
+    of = store.keep("seed", seed).name.rpartition("-")[2]
+    folders = [store.keep("plant", Plant(("plant",), of)), store.keep("plant", Plant(("weed",)))]
+    assert [e.state for e in store.list() if e.name == "plant"] == ["cached", "cached"]
+    assert {e.of for e in store.list() if e.name == "plant"} == {of, ""}
+    store.remove("seed", of)
+    assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_what_was_made_from_something_that_is_gone_is_old(house: House) -> None:
+    store = house.store()
+    store.keep("plant", Plant(("plant",), "gone"))
+    assert [e.state for e in store.list() if e.name == "plant"] == ["old"]
+
+
+def test_a_disk_that_gets_full_is_told_with_the_way_out(house: House) -> None:
+    says = "mke2fs: No space left on device"
+    house.docker.error = CommandError(["mke2fs"], where="here", status=1, stderr=says)
+    with pytest.raises(ArtifactError, match=r"disk of .* is full\n.*No space") as caught:
+        house.store().binary("dockerd")
+    assert "TESTBED_CACHE" in str(caught.value.hint)
+    assert not list(house.folder.glob("cache/.tmp-*"))
 
 
 def test_a_version_is_known_as_soon_as_it_is_made(house: House) -> None:

@@ -18,6 +18,7 @@ from testbed.artifacts import Store
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.cli import box as command
 from testbed.errors import ArtifactError, CommandError, MachineError, UsageError
+from testbed.nodes.qemu.provider import QemuProvider
 from testbed.process import Completed
 from testbed.vm import box, guest, initramfs
 from testbed.vm.box import Box, File
@@ -207,7 +208,10 @@ def test_when_a_step_fails_the_tree_goes_and_the_reason_is_shown(
 
 @pytest.mark.parametrize(
     ("said", "hint"),
-    [("E: write: No space left on device", "make room"), ("E: 404 Not Found", "named nosuch")],
+    [
+        ("E: Unable to locate package nothing", "Debian nosuch has no package named nothing"),
+        ("E: 404 Not Found", "named nosuch"),
+    ],
 )
 def test_what_stopped_mmdebstrap_has_its_hint(
     job: Job, builder: Builder, parts: dict[str, Source], said: str, hint: str
@@ -216,6 +220,23 @@ def test_what_stopped_mmdebstrap_has_its_hint(
     with pytest.raises(ArtifactError, match="Debian cannot be unpacked") as caught:
         Box(suite="nosuch", parts=parts).fill(job)
     assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("fails", ["mmdebstrap", "mke2fs", "qemu-img"])
+@pytest.mark.parametrize(
+    "says", ["write (28: No space left on device)", "E: You don't have enough free space in /x."]
+)
+def test_a_disk_that_gets_full_is_said_in_a_sentence_and_nothing_is_left(
+    builder: Builder, tmp_path: Path, fails: str, says: str
+) -> None:
+    builder.fails, builder.says = fails, f"Get:1 something\n{says}\nE: mmdebstrap failed to run"
+    store = Store(tmp_path / "cache", runner=builder)
+    with pytest.raises(ArtifactError) as caught:
+        box.box(store, Box(parts={}))
+    said = f"box cannot be made: the disk of {tmp_path / 'cache'} is full\n    {says}"
+    assert caught.value.message == said
+    assert "TESTBED_CACHE" in str(caught.value.hint)
+    assert not list((tmp_path / "cache").glob(".tmp-*"))
 
 
 def test_what_is_missing_is_said_before_anything_is_done(
@@ -370,11 +391,118 @@ def test_boxes_are_listed_and_removed_by_key(
     assert "testbed box build" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("given", ["mine", "mine:there", ":/there", "mine:/../there"])
-def test_a_file_wants_an_absolute_place(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def snapshot(cache: Path, key: str, of: str) -> Path:
+    entry = cache / f"vm-snapshot-7.2-{key}"
+    entry.mkdir()
+    record = {"name": "vm-snapshot", "version": "7.2", "key": key, "origin": "engine", "size": 5}
+    (entry / "artifact.json").write_text(json.dumps({**record, "of": of}))
+    return entry
+
+
+def test_a_box_is_shown_and_removed_with_its_snapshots(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, of in (("a1", "aaaa"), ("b1", "bbbb"), ("b2", "bbbb"), ("c1", "gone")):
+        snapshot(cache, key, of)
+    monkeypatch.setattr(Box, "key", lambda _: "bbbb")
+    monkeypatch.setattr(QemuProvider, "fits", lambda _, folder: folder.name.endswith("b2"))
+    command.command.main(["ls", "--json"], standalone_mode=False)
+    shown = json.loads(capsys.readouterr().out)
+    assert [(one["kind"], one["key"], one["used"]) for one in shown] == [
+        ("box", "aaaa", False),
+        ("snapshot", "a1", False),
+        ("box", "bbbb", True),
+        ("snapshot", "b1", False),
+        ("snapshot", "b2", True),
+        ("snapshot", "c1", False),
+    ]
+    assert [one.get("box") for one in shown] == [None, "aaaa", None, "bbbb", "bbbb", "gone"]
+    command.command.main(["ls"], standalone_mode=False)
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "box is gone" in lines["c1"]
+    assert lines["b2"].endswith(" labs")
+    assert lines["b1"].endswith(" -")
+    command.command.main(["rm", "bbbb"], standalone_mode=False)
+    assert "removed 1 box(es) and 2 snapshot(s)" in capsys.readouterr().out
+    command.command.main(["rm", "a1"], standalone_mode=False)
+    assert {path.name for path in cache.glob("[bv]*")} == {
+        "box-bookworm-aaaa",
+        "vm-snapshot-7.2-c1",
+    }
+    command.command.main(["rm", "--all"], standalone_mode=False)
+    assert not list(cache.glob("[bv]*"))
+
+
+@pytest.fixture
+def nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a file ``mine``, and no box whatever is asked for."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(UsageError, match="--file"):
+    monkeypatch.setattr(box, "box", lambda *_: pytest.fail("a box is built"))
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    Path("mine").touch()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("mine", "want FILE:PLACE"), ("mine:there", "absolute place"), (":/there", "want FILE"),
+        ("mine:", "absolute place"), ("mine:/../there", "absolute place"), ("mine:/", "a folder"),
+        ("mine://", "a folder"), ("mine:/.", "a folder"), ("mine:/opt/", "a folder"),
+        ("mine:/etc", "a folder"), ("mine:/usr/./bin", "a folder"), ("mine:/run/x", "not show"),
+        ("mine:/var/run/x", "not show"), ("mine:/proc", "not show"), ("nothing:/x", "no file"),
+        (".:/x", "no file"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_put_there_is_refused_before_anything_is_built(
+    given: str, why: str, nothing_is_built: None
+) -> None:
+    with pytest.raises(UsageError, match=f"--file .*{why}"):
         command.command.main(["build", "--file", given], standalone_mode=False)
+
+
+def test_of_two_files_none_is_in_the_others_way(nothing_is_built: None) -> None:
+    for other in ("/opt/a/b", "//opt/a"):
+        given = [
+            word for place in ("/opt/a", "/opt/a-b", other) for word in ("--file", f"mine:{place}")
+        ]
+        with pytest.raises(UsageError, match="/opt/a cannot be a file of the box"):
+            command.command.main(["build", *given], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--suite", ""), ("--suite", "--help"), ("--suite", "a b"), ("--suite", "../x"),
+        ("--package", ""), ("--package", "a,b"), ("--package", "a b"), ("--package", "docker.io-"),
+        ("--package", "-x"), ("--package", "~n"),
+    ],
+)  # fmt: skip
+def test_what_apt_would_read_otherwise_is_refused(
+    option: str, given: str, nothing_is_built: None
+) -> None:
+    with pytest.raises(UsageError, match=option):
+        command.command.main(["build", f"{option}={given}"], standalone_mode=False)
+
+
+def test_a_file_takes_the_place_of_a_file_and_never_of_a_folder(tmp_path: Path) -> None:
+    guest.write(tmp_path, "etc/deep/name", b"x")
+    guest.write(tmp_path, "etc/deep/name", b"y")
+    with pytest.raises(ArtifactError, match="/etc/deep is a folder of the box"):
+        guest.write(tmp_path, "/etc/deep", b"x")
+    with pytest.raises(ArtifactError, match="below a file"):
+        guest.write(tmp_path, "/etc/deep/name/x", b"x")
+    assert (tmp_path / "etc/deep/name").read_bytes() == b"y"
+
+
+def test_a_disk_that_is_too_small_is_told_before_it_is_written(
+    job: Job, builder: Builder, parts: dict[str, Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(box, "size", lambda _: 950 << 20)
+    with pytest.raises(ArtifactError, match=r"950 MiB, .* disk of 1024 MiB") as caught:
+        Box(size=1024, parts=parts).fill(job)
+    assert "--size" in str(caught.value.hint)
+    assert "mke2fs" not in builder.calls
 
 
 def test_the_store_keeps_a_box(

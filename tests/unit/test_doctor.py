@@ -14,7 +14,9 @@ from testbed.artifacts import Store
 from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.base import Finding
+from testbed.nodes.fake import FakeProvider
 from testbed.process import Completed
+from testbed.settings import settings
 from testbed.vm import accel, box
 
 if TYPE_CHECKING:
@@ -208,6 +210,50 @@ def test_fix_needs_root_for_packages_only(store: Store, monkeypatch: pytest.Monk
     doctor.fix([], store)
     with pytest.raises(MachineError, match="only be installed by root: iproute2"):
         doctor.fix([Finding("ip", False, "", packages=("iproute2",))], store)
+
+
+class Hypervisor(FakeProvider):
+    """A provider that needs a program, and a feature of the kernel (as qemu does)."""
+
+    name = "qemu"
+
+    def probe(self) -> list[Finding]:
+        return [
+            Finding("root", ok=False, detail="the doctor's own comes first"),
+            Finding("a hypervisor", ok=False, detail="no", fix="...", packages=("hypervisor",)),
+        ]
+
+
+def test_with_a_provider_what_it_needs_is_needed_and_is_what_fix_installs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(store, "fetch", lambda _: None)
+    machine = Machine(unshare=completed("veth\t0\t\ntun\t1\tno\n"))
+    plain = doctor.findings(store, full=False, runner=machine)
+    found = doctor.findings(store, provider=Hypervisor(), runner=machine)
+    names = [item.name for item in found]
+    assert names.count("root") == 1
+    assert "virtual machines" not in names  # the summary for those who have not asked
+    required = {item.name for item in found if item.required} - {
+        i.name for i in plain if i.required
+    }
+    assert required == {"tun", "a hypervisor"}
+    machine.calls.clear()
+    doctor.fix([item for item in found if item.name == "a hypervisor"], store, runner=machine)
+    assert machine.calls[0][-1] == "hypervisor"
+
+
+def test_what_qemu_needs_is_a_finding_with_its_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accel, "which", lambda _: None)
+    monkeypatch.setattr(box, "which", lambda name: None if name == "qemu-img" else name)
+    monkeypatch.setattr(box, "KEYRING", Path("/"))
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    found = {item.name: item for item in settings().provider("qemu").probe()}
+    assert found["virtual machines"].packages == ("qemu-system-x86", "qemu-utils")
+    assert not any(found[name].ok for name in ("virtual machines", "a guest"))
 
 
 def test_docker_and_etcd_are_never_installed() -> None:

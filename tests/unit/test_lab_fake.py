@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,13 @@ from testbed.errors import (
     ArtifactError,
     LabBusy,
     LabError,
+    MachineError,
     NoSuchLab,
     StepsFailed,
     UsageError,
 )
 from testbed.lab.lab import Lab, Outcome, Watch, labs
+from testbed.lab.status import status
 from testbed.nodes.fake import Answer, Behaviour, FakeProvider
 from testbed.topology import Topology, load, load_text, names
 
@@ -137,6 +141,38 @@ def test_artifacts_are_had_before_anything_is_made(bench: Bench) -> None:
     with pytest.raises(ArtifactError):
         up(bench)
     assert bench.provider.calls == []
+    assert labs(bench.settings) == []
+
+
+def test_a_provider_is_told_what_is_to_be_made_before_anything_is(bench: Bench) -> None:
+    up(bench)
+    whats = [call.what for call in bench.provider.calls]
+    assert whats.index("prepare") < whats.index("create_fabric")
+    assert bench.provider.asked("prepare") == [tuple(NODES)]
+    bench.forget()
+    up(bench)
+    bench.provider.destroy("two-node", ["node2"])
+    up(bench)
+    assert bench.provider.asked("prepare") == [(), ("node2",)]
+
+
+def test_a_machine_that_has_no_room_is_told_before_anything_is_made(bench: Bench) -> None:
+    bench.provider.fail("prepare", "", MachineError("too little memory"))
+    with pytest.raises(MachineError, match="too little memory"):
+        up(bench)
+    assert labs(bench.settings) == []
+
+
+def test_what_is_made_at_hand_can_be_interrupted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it was held back")
+
+    monkeypatch.setattr(bench.provider, "prepare", prepare)
+    with pytest.raises(KeyboardInterrupt):
+        up(bench)
     assert labs(bench.settings) == []
 
 
@@ -444,6 +480,19 @@ def test_a_lab_that_is_not_up(bench: Bench) -> None:
     with pytest.raises(NoSuchLab, match="two-node is not up") as caught:
         Lab("two-node", bench.settings).context()
     assert "labs that are up: docker-single" in str(caught.value.hint)
+
+
+def test_a_node_that_has_ended_by_itself_says_its_last_words(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up(bench)
+    bench.provider.destroy("two-node", ["node2"])
+    monkeypatch.setattr(bench.provider, "ended", lambda _: {"node2": "oops\nKernel panic"})
+    lab = Lab("two-node", bench.settings)
+    with pytest.raises(NoSuchLab, match=r"node2 of lab two-node has ended\n    oops\n    Kernel"):
+        lab.node("node2")
+    (seen,) = (node for node in status(lab.context()).nodes if node.name == "node2")
+    assert (seen.state, seen.words) == ("missing", "oops\nKernel panic")
 
 
 def test_a_node_by_name(bench: Bench) -> None:

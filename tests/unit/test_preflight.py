@@ -144,6 +144,15 @@ def test_missing_programs_are_named_with_their_packages(
     assert probe.calls == 0  # the probe itself needs them
 
 
+def test_a_hypervisor_that_is_missing_comes_with_the_command_that_installs_it(
+    probe: Probe, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "which", lambda name: None if "qemu" in name else "/bin/x")
+    with pytest.raises(MachineError, match="lacks qemu-img, qemu-system-x86_64") as caught:
+        preflight.check(load("two-node", Overrides(provider="qemu")), cache)
+    assert "`testbed doctor --provider qemu --fix`" in str(caught.value.hint)
+
+
 def test_a_program_that_another_lab_needs_is_not_missed(
     probe: Probe, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

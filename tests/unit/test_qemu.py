@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.errors import LabError, TimeoutExpired
+from testbed import memory
+from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TimeoutExpired
 from testbed.lab import preflight
-from testbed.nodes.base import NodeSpec
+from testbed.nodes.base import NodeSpec, ServiceState
+from testbed.nodes.inside import LAST_LINES
+from testbed.nodes.netns import find
 from testbed.nodes.netns.node import NetnsNode
-from testbed.nodes.qemu import cell, identity, snapshot
+from testbed.nodes.netns.provider import NetnsProvider
+from testbed.nodes.qemu import cell, identity, machine, snapshot
 from testbed.nodes.qemu.command import MEMORY, Hardware, command
 from testbed.nodes.qemu.machine import Parts
+from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.qemu.qmp import Monitor
+from testbed.nodes.qemu.snapshot import Snapshot
 from testbed.process import run
 from testbed.topology import Overrides, load
 from testbed.vm.accel import Acceleration
 from testbed.vm.box import Built
+
+if TYPE_CHECKING:
+    from testbed.artifacts.source import Source
 
 TCG = Acceleration("tcg", "", 0.0)
 
@@ -75,7 +87,7 @@ def test_the_script_says_what_the_machine_is(tmp_path: Path) -> None:
     (tmp_path / "etc/ssh").mkdir(parents=True)
     (tmp_path / "dev").mkdir()
     (tmp_path / "root").mkdir()
-    words = identity.script("node1", keys)
+    words = identity.script("node1", keys) + identity.seed()
     for top in ("/etc", "/root", "/dev"):
         words = words.replace(f" {top}/", f" {tmp_path}{top}/")
     run(["sh", "-e", "-c", words])
@@ -102,11 +114,14 @@ def parts(tmp_path: Path) -> Parts:
     qemu = tmp_path / "qemu"
     qemu.write_text("#!/bin/sh\necho 'QEMU emulator version 7.2.22 (Debian 1:7.2)'\n")
     qemu.chmod(0o755)
-    return Parts(str(qemu), TCG, Built(tmp_path), lambda: tmp_path)
+    agent = tmp_path / "agent"
+    agent.write_text("agent")
+    return Parts(str(qemu), TCG, Built(tmp_path), lambda: agent)
 
 
 def snapshot_of(parts: Parts, hardware: Hardware) -> snapshot.Snapshot:
-    return snapshot.Snapshot(parts, hardware, lambda _: pytest.fail("nothing is made here"))
+    cells = NetnsProvider(Path("/nowhere"), lambda: pytest.fail("nothing is made here"))
+    return snapshot.Snapshot(parts, hardware, cells, "lab")
 
 
 def test_a_snapshot_belongs_to_one_qemu_hardware_processor_and_box(
@@ -124,7 +139,11 @@ def test_a_snapshot_belongs_to_one_qemu_hardware_processor_and_box(
     manifest = (tmp_path / "manifest.json").read_text()
     (tmp_path / "manifest.json").write_text(manifest.replace("aaaa", "bbbb"))
     keys += [snapshot_of(parts, plain).key()]
+    other = tmp_path / "other-agent"
+    other.write_text("another")
+    keys += [snapshot_of(dataclasses.replace(parts, agent=lambda: other), plain).key()]
     assert len(set(keys)) == len(keys)
+    parts = dataclasses.replace(parts, agent=lambda: other)
     assert snapshot_of(parts, plain).key() == keys[-1]
 
 
@@ -134,7 +153,12 @@ def test_a_snapshot_without_one_of_its_files_is_none(parts: Parts, tmp_path: Pat
         (tmp_path / name).touch()
     assert not mine.whole(tmp_path)
     (tmp_path / "host").touch()
+    assert not mine.whole(tmp_path)
+    assert snapshot.hardware_of(tmp_path) is None
+    hardware = Hardware(MEMORY, 1, 1)
+    (tmp_path / snapshot.HARDWARE).write_text(json.dumps(dataclasses.asdict(hardware)))
     assert mine.whole(tmp_path)
+    assert snapshot.hardware_of(tmp_path) == hardware
 
 
 # -- the monitor ------------------------------------------------------------------
@@ -168,6 +192,9 @@ class FakeQemu:
                 self.asked.append(name)
                 left = self.answers.get(name, [{"return": {}}])
                 answer = left.pop(0) if len(left) > 1 else left[0]
+                if "hang" in answer:
+                    peer.close()
+                    return
                 # An event may come at any time.
                 lines = [{"event": "STOP"}, answer]
                 peer.sendall(b"".join(json.dumps(line).encode() + b"\r\n" for line in lines))
@@ -232,22 +259,144 @@ def test_a_virtual_machine_asks_nothing_of_our_kernel_but_its_links() -> None:
     assert "curl" not in preflight.programs(topology)
 
 
-class Console(NetnsNode):
-    """A cell that has nothing but a console."""
+class Cell(NetnsNode):
+    """A cell with a console, and a QEMU that is some process of this machine, or none."""
 
-    def __init__(self, text: str | None) -> None:
-        self.text = text
+    def __init__(self, console: str | None = None, *, pid: int = 1, said: str = "") -> None:
+        self.name = "node1"
+        self.init = find.Init(
+            os.getpid(), "cell", "lab", "node1", "-", "/", os.open("/", os.O_PATH)
+        )
+        self.console = console
+        self.said = said
+        self.monitor = ""
+        self.state = ServiceState(cell.SERVICE, "ready", pid, None, "-")
+
+    def ends(self, status: int, said: str = "") -> None:
+        self.said += said
+        self.state = ServiceState(cell.SERVICE, "dead", 0, status, "-")
 
     def get(self, path: str) -> bytes:
-        if self.text is None:
+        if self.console is None:
             raise FileNotFoundError(path)
-        return self.text.encode()
+        return self.console.encode()
+
+    def logs(self, service: str) -> str:
+        return self.said
+
+    def services(self) -> dict[str, ServiceState]:
+        return {cell.SERVICE: self.state}
+
+    def socket(self, path: str) -> str:
+        return self.monitor
 
 
 def test_the_last_words_of_a_machine_are_those_before_its_registers() -> None:
     said = [f"line {number}" for number in range(20)]
-    assert cell.last_words(Console("\n".join(said))).splitlines() == said[-cell.LAST_LINES :]
+    assert cell.last_words(Cell("\n".join(said))).splitlines() == said[-LAST_LINES:]
     reason = ["testbed: there is no disk /dev/vda", "[    1.2] Kernel panic - not syncing: init!"]
     text = "\r\n\n".join([*said, *reason, *("RAX: ffffffffffffffda" for _ in range(30))])
-    assert cell.last_words(Console(text)).splitlines()[-2:] == reason
-    assert cell.last_words(Console(None)) == ""
+    assert cell.last_words(Cell(text)).splitlines()[-2:] == reason
+    assert cell.last_words(Cell(None)) == ""
+
+
+def test_qemus_own_words_and_end_come_after_the_consoles() -> None:
+    one = Cell("\n".join(f"line {number}" for number in range(20)), said="a\nb\nc\nno luck\n")
+    one.ends(-9)
+    words = cell.last_words(one).splitlines()
+    assert words[-4:] == ["line 19", "c", "no luck", "QEMU: signal 9"]
+    assert len(words) == LAST_LINES
+
+
+def test_a_machine_lives_as_long_as_its_qemu_and_no_longer() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        alive = cell.pulse(Cell(pid=child.pid))
+        assert alive()
+        child.kill()
+        child.wait()
+        assert not alive()
+
+
+@pytest.mark.parametrize("gone", ["found dead", "ended meanwhile"])
+def test_a_machine_that_has_ended_says_its_last_words(gone: str) -> None:
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    one = Cell("Kernel panic - not syncing", pid=child.pid)
+    if gone == "found dead":
+        one.ends(0)
+    with pytest.raises(NoSuchLab, match=r"(?s)node1 of lab lab has ended.*Kernel panic"):
+        cell.pulse(one)
+
+
+# -- the way to the monitor -------------------------------------------------------
+
+
+def test_a_monitor_is_waited_for_until_it_listens(tmp_path: Path) -> None:
+    one = Cell(None)
+    one.monitor = str(tmp_path / "qmp")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(one.monitor)  # and does not listen yet
+
+        def listen() -> None:
+            Path(one.monitor).unlink()
+            FakeQemu(tmp_path)
+
+        timer = threading.Timer(0.2, listen)
+        timer.start()
+        with machine.monitor_of(one) as monitor:
+            monitor.do("cont")
+        timer.join()
+
+
+def test_a_qemu_that_ends_before_it_listens_says_why(tmp_path: Path) -> None:
+    one = Cell(None)
+    one.monitor = str(tmp_path / "qmp")
+    threading.Timer(0.1, one.ends, (1, "qemu: could not load kernel\n")).start()
+    with pytest.raises(ServiceError, match=r"(?s)could not load kernel.*exit status 1"):
+        machine.monitor_of(one).__enter__()
+
+
+def test_a_qemu_that_ends_at_work_says_why(qemu: FakeQemu) -> None:
+    one = Cell(None)
+    one.monitor = qemu.path
+    qemu.answers["cont"] = [{"hang": "up"}]
+    threading.Timer(0.1, one.ends, (1, "qemu: load of migration failed\n")).start()
+    with (
+        pytest.raises(ServiceError, match="load of migration failed"),
+        machine.monitor_of(one) as monitor,
+    ):
+        monitor.do("cont")
+
+
+# -- before machines are made -----------------------------------------------------
+
+
+def test_too_little_memory_is_said_beforehand_and_what_runs_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Snapshot] = []
+
+    def keep(_: str, source: Source) -> Path:
+        assert isinstance(source, Snapshot)
+        kept.append(source)
+        return tmp_path
+
+    provider = QemuProvider(
+        tmp_path,
+        lambda: pytest.fail("nothing is made here"),
+        exposed=tuple,
+        cache=tmp_path,
+        box=lambda: Built(tmp_path),
+        agent=lambda: tmp_path,
+        keep=keep,
+    )
+    monkeypatch.setattr(provider, "parts", lambda: Parts("qemu", TCG, Built(tmp_path), Path))
+    monkeypatch.setattr(memory, "available", lambda: 2000 << 20)
+    specs = [NodeSpec(f"node{n}", "-", memory=m << 20) for n, m in enumerate((768, 768, 512))]
+    with pytest.raises(MachineError, match=r"3 machine.* want 2048 MiB .* 2000 MiB are free"):
+        provider.prepare("lab", specs)
+    assert not kept
+    monkeypatch.setattr(provider, "nodes", lambda _: {"node0": None})
+    provider.prepare("lab", specs)
+    assert [one.hardware.memory >> 20 for one in kept] == [768, 512]  # of a kind, one will do
+    assert {one.lab for one in kept} == {"lab"}

@@ -12,13 +12,17 @@ import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Self, cast
 
+import paramiko
 import pytest
 
 from testbed.errors import LabError, NoSuchLab, TimeoutExpired
 from testbed.nodes.base import Service
-from testbed.nodes.ssh import forward, provide, services
+from testbed.nodes.ssh import forward, provide, services, terminal
 from testbed.nodes.ssh.forward import Forward
+from testbed.nodes.ssh.node import SshNode
+from testbed.nodes.ssh.session import told
 from testbed.nodes.ssh.wire import HEADER, LIMIT, NUMBER, WINDOW, Command, Link, Stream, request
 
 
@@ -173,6 +177,85 @@ def test_requests_have_limits() -> None:
         request("n", ["a\0b"])
     with pytest.raises(LabError, match=f"{LIMIT + 1} bytes long"):
         request("n", ["x" * LIMIT])
+
+
+# -- the connection -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [paramiko.SSHException("not active"), paramiko.ChannelException(2, "no"), EOFError()],
+)
+def test_no_error_of_paramikos_gets_out(error: Exception) -> None:
+    with pytest.raises(LabError, match=r"not active|no|connection ended"), told():
+        raise error
+
+
+class FakeSession:
+    """A connection on which no channel can be opened, as paramiko says it."""
+
+    def __init__(self, *, closed: bool) -> None:
+        self.closed = closed
+
+    def channel(self) -> paramiko.Channel:
+        raise paramiko.SSHException("SSH session not active")
+
+
+@pytest.mark.parametrize(("alive", "wanted"), [(False, NoSuchLab), (True, LabError)])
+def test_a_terminal_on_a_connection_that_has_ended(
+    alive: bool, wanted: type[LabError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect() -> socket.socket:
+        raise OSError
+
+    node = SshNode(
+        "node1", "-", connect, key=tmp_path, host_key="", agent=lambda: tmp_path, folder=tmp_path,
+        alive=lambda: alive, lab="lab", last_words=lambda: "Kernel panic",
+    )  # fmt: skip
+    monkeypatch.setattr(node, "_connected", lambda: FakeSession(closed=not alive))
+    with pytest.raises(wanted) as caught:
+        node.attach(["sh"], tty=True)
+    assert type(caught.value) is wanted
+    said = "session not active" if alive else "node1 of lab lab has ended\n    Kernel panic"
+    assert said in str(caught.value)
+
+
+class Silent:
+    """The channel of a machine that is gone: closed, without an exit status."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = os.pipe()
+        os.close(theirs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._ours)
+
+    def fileno(self) -> int:
+        return self._ours
+
+    def recv(self, _: int) -> bytes:
+        return b""
+
+    def recv_exit_status(self) -> int:
+        return -1
+
+    def get_pty(self, *_: object) -> None:
+        return
+
+    exec_command = get_pty
+
+
+def test_a_terminal_whose_machine_goes_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs) as user:
+        monkeypatch.setattr("sys.stdin", user)
+        monkeypatch.setattr("sys.stdout", user)
+        with pytest.raises(EOFError, match="before the command did"):
+            terminal.with_terminal(cast("paramiko.Channel", Silent()), ["sh"])
+    os.close(ours)
 
 
 # -- services -----------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,8 +18,9 @@ from machine_contract import LAB, MachineContract, Pair, two_machines
 from machines import make
 from provider_contract import TWO, FleetContract, spec, until
 
+from testbed import leaks
 from testbed.artifacts import Store
-from testbed.errors import ServiceError
+from testbed.errors import NoSuchLab, ServiceError
 from testbed.nodes.netns import find
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.qemu import cell as cells
@@ -83,17 +86,55 @@ class TestBadLuck:
     def cell(self, provider: QemuProvider) -> NetnsNode:
         return provider.cells.found(LAB)["node1"]
 
-    def test_a_machine_that_ends_by_itself_is_told_from_one_that_is_slow(
-        self, provider: QemuProvider
+    @pytest.mark.parametrize("how", ["panic", "killed"])
+    def test_a_machine_that_ends_by_itself_is_told_and_is_made_anew(
+        self, provider: QemuProvider, how: str
     ) -> None:
         provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
+        node = provider.create(LAB, spec("node1"))
+        running = node.spawn(["sleep", "600"])
+        if how == "panic":
+            node.spawn(["sh", "-c", "echo c > /proc/sysrq-trigger"])
+            words = "Kernel panic"
+        else:
+            cell = self.cell(provider)
+            cell.run(["kill", "-KILL", str(cell.services()[cells.SERVICE].pid)])
+            words = "QEMU: signal 9"
+        # It hangs up in no way: only a look at QEMU can tell.
+        with pytest.raises(NoSuchLab, match=rf"(?s)node1 of lab {LAB} has ended.*{words}"):
+            running.wait(60)
+        with pytest.raises(NoSuchLab, match=words):
+            node.run(["true"])
+        assert provider.nodes(LAB) == {}
+        assert words in provider.ended(LAB)["node1"]
+        assert provider.labs() == [LAB]
+        assert provider.create(LAB, spec("node1")).run(["true"]).ok
+        assert provider.ended(LAB) == {}
+
+    def test_a_shell_ends_with_the_machine(self, provider: QemuProvider, state: Path) -> None:
+        provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
         provider.create(LAB, spec("node1"))
-        cell = self.cell(provider)
-        cell.run(["sh", "-c", "echo Kernel panic - not syncing >> /var/log/testbed/console.log"])
-        cell.stop(machines.SERVICE)
-        with pytest.raises(ServiceError, match=r"(?s)ended.*Kernel panic"):
-            machines.still_runs(cell)
-        assert "panic" in cells.last_words(cell)
+        code = (
+            "import sys; from pathlib import Path; from machines import make\n"
+            "node = make(Path(sys.argv[1])).nodes('contract')['node1']\n"
+            "node.attach(['sh', '-c', 'tty; sleep 600'], tty=True)\n"
+        )
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        ours, theirs = os.openpty()
+        argv = [sys.executable, "-c", code, str(state)]
+        with subprocess.Popen(argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as user:
+            os.close(theirs)
+            seen = b""
+            while b"/dev/pts/" not in seen:
+                seen += os.read(ours, 1024)
+            cell = self.cell(provider)
+            cell.run(["kill", "-KILL", str(cell.services()[cells.SERVICE].pid)])
+            with contextlib.suppress(OSError):  # the terminal ends with its last user
+                while more := os.read(ours, 1024):
+                    seen += more
+            user.wait(60)
+        os.close(ours)
+        assert b"node1 of lab contract has ended" in seen
 
     def test_a_maker_that_is_killed_leaves_what_down_removes_and_up_makes_anew(
         self, provider: QemuProvider, state: Path
@@ -119,28 +160,79 @@ class TestBadLuck:
         state_of = [init.state for init in find.inits()]
         assert str(state.resolve()) not in state_of
 
-    def test_without_the_initial_file_system_the_console_says_why(
-        self, provider: QemuProvider, tmp_path: Path
+    @pytest.mark.parametrize(
+        ("wrong", "words"),
+        [("initramfs", "Kernel panic"), ("disk.qcow2", r"cannot mount the disk.*Kernel panic")],
+    )
+    def test_with_a_box_that_is_broken_the_console_says_why(
+        self, provider: QemuProvider, tmp_path: Path, wrong: str, words: str
     ) -> None:
         store = Store()
         other = NetnsProvider(
-            tmp_path / "s", lambda: store.binary("testbed-init"), lambda: store.folders, kind="cell"
+            tmp_path / "s",
+            lambda: store.binary("testbed-init"),
+            lambda: [*store.folders, tmp_path],
+            kind="cell",
         )
         parts = provider.parts()
         empty = tmp_path / "box"
         empty.mkdir()
-        for name in ("disk.qcow2", "vmlinuz", "manifest.json"):
+        for name in {"disk.qcow2", "vmlinuz", "initramfs", "manifest.json"} - {wrong}:
             (empty / name).symlink_to(parts.box.folder / name)
-        (empty / "initramfs").write_bytes(b"")
+        (empty / wrong).write_bytes(b"")
+        if wrong == "disk.qcow2":
+            run(["qemu-img", "create", "-q", "-f", "qcow2", empty / wrong, "64M"])
         try:
             cell = other.create(LAB, spec("node1"))
             bad = machines.Parts(
                 parts.qemu, parts.acceleration, type(parts.box)(empty), parts.agent
             )
-            with pytest.raises(ServiceError, match=r"(?s)ended before it answered.*"):
+            with pytest.raises(ServiceError, match=rf"(?s)ended, .*{words}"):
                 machines.boot(cell, Hardware.of(spec("node1")), bad)
         finally:
             other.destroy(LAB)
+
+
+class TestFirstUp:
+    """A snapshot in the making: its machine goes with who makes it, and he can be interrupted."""
+
+    # An amount of memory that nobody else asks for: its snapshot is not there.
+    TOPOLOGY = """
+name: first
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  node1: {networks: {lan: 10.168.0.2}, memory: 555M}
+"""
+
+    @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_one_that_is_ended_leaves_nothing_that_runs(
+        self, state: Path, tmp_path: Path, sent: signal.Signals
+    ) -> None:
+        before = leaks.snapshot(tmp_path)
+        file = tmp_path / "first.yaml"
+        file.write_text(self.TOPOLOGY, encoding="utf-8")
+        kept = set(Store().folder.glob("vm-snapshot-*"))
+        argv = [sys.executable, "-m", "testbed", "up", str(file), "--provider", "qemu"]
+        with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as child:
+            assert child.stderr
+            # Said every few seconds: by then the machine boots.
+            assert any("boot a machine, " in line for line in child.stderr)
+            assert [init.node for init in find.inits() if init.state == str(state.resolve())]
+            child.send_signal(sent)
+            begin = time.monotonic()
+            status = child.wait(timeout=60)
+            took = time.monotonic() - begin
+        assert status == (-sent if sent == signal.SIGKILL else 128 + sent)
+        assert (
+            took < 20
+        )  # a few hundredths of a second where nothing else runs; the boot takes more
+        ours = [init for init in find.inits() if init.state == str(state.resolve())]
+        assert all(init.wait_dead(10) for init in ours)
+        # Killed it leaves empty cgroups, by which `down` knows that there was something.
+        left = [sys.executable, "-m", "testbed", "down", "--all"]
+        assert ("first" in run(left, timeout=60).stdout) == (sent == signal.SIGKILL)
+        assert leaks.left(before, seconds=10, below=tmp_path) == []
+        assert set(Store().folder.glob("vm-snapshot-*")) <= kept
 
 
 class TestLab:

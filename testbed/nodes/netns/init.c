@@ -16,6 +16,7 @@
  *   mount2 DIR         a cgroup v2 hierarchy to show there; "." is /sys/fs/cgroup itself
  *   expose PATH        a folder that one of the private mounts would hide; it is
  *                      put, read-only, below /run/testbed/host
+ *   tied PID           the caller, whose number that is: the node ends with it
  *
  * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
  * passed along (SCM_RIGHTS); the answers are messages of one line:
@@ -60,6 +61,7 @@
 #define NR_OPEN_TREE 428
 #define NR_MOVE_MOUNT 429
 #define NR_MOUNT_SETATTR 442
+#define NR_PIDFD_OPEN 434
 #define TREE_CLONE 1
 #define MOVE_F_EMPTY_PATH 4
 #define MOVE_T_EMPTY_PATH 64
@@ -74,6 +76,7 @@ struct attr { unsigned long long set, clr, propagation, userns; };
 #define NOTIFY_FOLDER "/run/testbed/notify/"
 
 static int report_fd = -1; /* where set-up failures go */
+static int maker_fd = -1;  /* readable once who the node is tied to has ended */
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
     char text[1024];
@@ -632,11 +635,12 @@ static int stop_overdue(void) {
 }
 
 __attribute__((noreturn)) static void serve_forever(int listener, int signals) {
-    static struct pollfd polled[2 + MAX_CLIENTS + MAX_SERVICES];
+    static struct pollfd polled[3 + MAX_CLIENTS + MAX_SERVICES];
     for (;;) {
         int n = 0, first_client, first_service;
         polled[n++] = (struct pollfd){listener, POLLIN, 0};
         polled[n++] = (struct pollfd){signals, POLLIN, 0};
+        polled[n++] = (struct pollfd){maker_fd, POLLIN, 0}; /* one of -1 is passed over */
         first_client = n;
         int listened = client_count;
         for (int i = 0; i < listened; i++) polled[n++] = (struct pollfd){clients[i].fd, POLLIN, 0};
@@ -644,6 +648,7 @@ __attribute__((noreturn)) static void serve_forever(int listener, int signals) {
         for (int i = 0; i < service_count; i++) polled[n++] = (struct pollfd){services[i].notify, POLLIN, 0};
         int known = n - first_service;
         if (poll(polled, n, stop_overdue()) < 0 && errno != EINTR) _exit(1);
+        if (polled[2].revents) _exit(0); /* the kernel ends the rest */
         /* Readiness first: a service that says READY and ends at once was ready. */
         for (int i = 0; i < known; i++)
             if (services[i].notify >= 0 && polled[first_service + i].revents & POLLIN) notified(&services[i]);
@@ -690,7 +695,7 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
     for (int i = 0; i < 3; i++) dup2(null, i);
     /* Nothing of the caller stays open: a pipe held here would keep its reader waiting. */
     for (int fd = 3; fd < 256; fd++)
-        if (fd != signals && fd != listener) close(fd);
+        if (fd != signals && fd != listener && fd != maker_fd) close(fd);
     serve_forever(listener, signals);
 }
 
@@ -709,6 +714,12 @@ int main(int argc, char **argv) {
         int fd = open(path, O_WRONLY | O_CLOEXEC);
         if (fd < 0 || write(fd, "0", 1) < 0) die("join %s", argv[i + 1]);
         close(fd);
+    }
+    for (int i = 6; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "tied")) continue;
+        maker_fd = syscall(NR_PIDFD_OPEN, atoi(argv[i + 1]), 0);
+        /* Still our parent once it is held: the number is nobody else's. */
+        if (maker_fd < 0 || getppid() != atoi(argv[i + 1])) die("tied to %s", argv[i + 1]);
     }
     if (pipe2(report, O_CLOEXEC)) die("pipe");
     if (unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP))

@@ -95,7 +95,7 @@ class NetnsProvider(Provider):
 
     # -- making -----------------------------------------------------------
 
-    def _launch(self, kind: str, lab: str, spec: NodeSpec) -> NetnsNode:
+    def _launch(self, kind: str, lab: str, spec: NodeSpec, *more: str) -> NetnsNode:
         folder = cgroups.folder_name(lab, self._state)
         given = (path.resolve() for path in self._exposed())
         exposed = [path for path in given if is_hidden(path) and path.is_dir()]
@@ -103,7 +103,8 @@ class NetnsProvider(Provider):
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
             done = run(
-                [*argv, *(word for path in exposed for word in ("expose", path))], timeout=60
+                [*argv, *more, *(word for path in exposed for word in ("expose", path))],
+                timeout=60,
             )
         except LabError:
             cgroups.remove(folder, spec.name)
@@ -134,6 +135,10 @@ class NetnsProvider(Provider):
 
     def create(self, lab: str, spec: NodeSpec) -> NetnsNode:
         return self._launch(self._kind, lab, spec)
+
+    def create_tied(self, lab: str, spec: NodeSpec) -> NetnsNode:
+        """As :meth:`create`, for a node that ends with this process, however that ends."""
+        return self._launch(self._kind, lab, spec, "tied", str(os.getpid()))
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         assert isinstance(node, NetnsNode)

@@ -7,12 +7,13 @@ for each interface of the machine, and one more that leads to the machine's sshd
 
 from __future__ import annotations
 
-import ctypes
-import os
-import socket
-import threading
+import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from testbed.errors import LabError
+from testbed.nodes.base import has_ended
+from testbed.nodes.inside import LAST_LINES, Process, lines, open_port, spoken
 from testbed.nodes.qemu.command import CONSOLE, MGMT_TAP, tap
 from testbed.nodes.qemu.identity import (
     CELL_ADDRESS,
@@ -23,17 +24,17 @@ from testbed.nodes.qemu.identity import (
 )
 
 if TYPE_CHECKING:
+    import socket
+
     from testbed.nodes.netns.node import NetnsNode
 
-CLONE_NEWNET = 0x40000000  # setns(2)
-SSH_PORT = 22
-LAST_LINES = 12  # as many as an error shows
-PANIC = "Kernel panic"
+SERVICE = "qemu"  #: of the cell
+QEMU_LINES = 3  # of the last words, for QEMU's own
 
 
 def taps(interfaces: int) -> list[str]:
     """Lines for ``ip -batch``: the cell's devices, before QEMU starts."""
-    lines = [
+    batch = [
         f"tuntap add dev {MGMT_TAP} mode tap",
         f"link set dev {MGMT_TAP} address {CELL_MAC} up",
         f"address add {CELL_ADDRESS}/{PREFIX} dev {MGMT_TAP}",
@@ -42,13 +43,13 @@ def taps(interfaces: int) -> list[str]:
     ]
     for index in range(interfaces):
         bridge = f"br{index}"
-        lines += [
+        batch += [
             f"tuntap add dev {tap(index)} mode tap",
             f"link add name {bridge} type bridge mcast_snooping 0",
             f"link set dev {tap(index)} master {bridge} up",
             f"link set dev {bridge} up",
         ]
-    return lines
+    return batch
 
 
 def joints(interfaces: int) -> list[str]:
@@ -56,56 +57,36 @@ def joints(interfaces: int) -> list[str]:
     return [f"link set dev eth{index} master br{index} up" for index in range(interfaces)]
 
 
-def open_ssh(cell: NetnsNode, timeout: float, address: str = GUEST_ADDRESS) -> socket.socket:
-    """A connection to the sshd of the machine that has the address.  Raises OSError.
+def open_ssh(cell: NetnsNode, timeout: float) -> socket.socket:
+    """A connection to the machine's sshd.  Raises OSError."""
+    return open_port(cell.init.pid, GUEST_ADDRESS, timeout)
 
-    A socket belongs to the network namespace that its thread was in when it was made.
+
+def pulse(cell: NetnsNode) -> Callable[[], bool]:
+    """Tells whether the machine of a cell runs: its QEMU, that is, as the cell outlives it.
+
+    It is asked often, and the cell's pid 1 may be slow to answer beside a busy machine.
+    Raises NoSuchLab for a machine that has ended already.
     """
-    made: list[socket.socket | OSError] = []
-
-    def enter() -> None:
-        try:
-            enter_network(cell.init.pid)
-            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-        except OSError as error:
-            made.append(error)
-
-    thread = threading.Thread(target=enter)  # ends with the namespace: no other code runs in it
-    thread.start()
-    thread.join()
-    answer = made[0]
-    if isinstance(answer, OSError):
-        raise answer
-    answer.settimeout(timeout)
-    try:
-        answer.connect((address, SSH_PORT))
-    except OSError:
-        answer.close()
-        raise
-    answer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    answer.settimeout(None)
-    return answer
+    pid = cell.services()[SERVICE].pid
+    with contextlib.suppress(OSError):
+        held = Process(cell.init.pid, pid)
+        # Still of that number once its entry is held: it is QEMU's.
+        if pid and cell.services()[SERVICE].pid == pid:
+            return held.alive
+    raise has_ended(cell.name, cell.init.lab, last_words(cell))
 
 
-def enter_network(pid: int) -> None:
-    """Put the calling thread into the network namespace of a process.  Raises OSError."""
-    # os.setns is Python 3.12's.
-    libc = ctypes.CDLL(None, use_errno=True)
-    space = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.setns(space, CLONE_NEWNET):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-    finally:
-        os.close(space)
-
-
-def last_words(cell: NetnsNode, console: str = CONSOLE) -> str:
-    """The end of what the machine wrote to its console, up to a panic if there was one."""
-    try:
-        lines = cell.get(console).decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    shown = [line.strip() for line in lines if line.strip()]
-    panic = next((at for at, line in enumerate(shown) if PANIC in line), len(shown))
-    return "\n".join(shown[: panic + 1][-LAST_LINES:])  # behind it come registers and stacks
+def last_words(cell: NetnsNode) -> str:
+    """What the machine wrote to its console, up to a panic if there was one; QEMU's own words."""
+    words: list[str] = []
+    with contextlib.suppress(OSError, LabError):
+        words = spoken(cell.get(CONSOLE))
+    with contextlib.suppress(OSError, LabError):
+        said = lines(cell.logs(SERVICE))[-QEMU_LINES:]
+        status = cell.services()[SERVICE].status
+        if status:
+            how = f"exit status {status}" if status > 0 else f"signal {-status}"
+            said = [*said[1 - QEMU_LINES :], f"QEMU: {how}"]
+        words = [*words[len(said) - LAST_LINES :], *said]
+    return "\n".join(words[-LAST_LINES:])

@@ -18,6 +18,7 @@ PREFIX = 30
 CELL_MAC = "02:54:00:00:77:01"
 GUEST_MAC = "02:54:00:00:77:02"
 INTERFACE = "mgmt"
+SEED = 64  # bytes that random numbers begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,12 @@ def script(name: str, keys: Keys) -> str:
         f"printf %s {shlex.quote(text)} > {path}" for path, text in {**secret, **shown}.items()
     ]
     lines.append(f"chmod 644 {' '.join(shown)}")
-    # Mixed into the pool, though not counted: two machines never start from the same numbers.
-    lines += [f"printf %s {secrets.token_hex(64)} > /dev/urandom"]
     return "\n".join(lines) + "\n"
+
+
+def seed() -> str:
+    """The script that makes a machine that boots draw other numbers than any before it."""
+    return f"printf %s {secrets.token_hex(SEED)} > /dev/urandom\n"
 
 
 def link(interfaces: int) -> str:

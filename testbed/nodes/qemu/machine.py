@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import ServiceError
+from testbed.errors import LabError, ServiceError
 from testbed.nodes.base import Service
 from testbed.nodes.qemu import cell as cells
 from testbed.nodes.qemu import identity, qmp
+from testbed.nodes.qemu.cell import SERVICE
 from testbed.nodes.qemu.command import DISK, FOLDER, MONITOR, SCRIPT, Hardware, command
 from testbed.nodes.ssh.node import SshNode
 
@@ -25,13 +27,14 @@ if TYPE_CHECKING:
     from testbed.vm.accel import Acceleration, Kind
     from testbed.vm.box import Built
 
-SERVICE = "qemu"
 KEYS = "/run/testbed/ssh"  # of the cell
 KEY, HOST_KEY = "key", "host"
 MEMORY, OVERLAY = "memory", "disk.qcow2"  # of a snapshot
 SAVED = f"{FOLDER}/memory"  # in the cell
 SAVE_SECONDS = 120.0
 SSH_SECONDS = 10.0
+MONITOR_SECONDS = 30.0  # until QEMU listens, which it does before anything else
+ENDING = 1.0  # seconds from QEMU's last word to its end
 #: Seconds until sshd answers, on a machine that has much else to do.
 BOOT_SECONDS: dict[Kind, float] = {"kvm": 60.0, "tcg": 240.0}
 POLL = 0.05
@@ -92,20 +95,26 @@ def reach(
         host_key=cell.get(f"{KEYS}/{HOST_KEY}").decode(),
         agent=agent,
         folder=inside,
-        alive=cell.init.alive,
+        alive=cells.pulse(cell),
+        last_words=lambda: cells.last_words(cell),
         lab=cell.init.lab,
         programs=programs,
     )
 
 
-def boot(cell: NetnsNode, hardware: Hardware, parts: Parts) -> SshNode:
-    """Boot a machine; return when it answers."""
+def boot(
+    cell: NetnsNode,
+    hardware: Hardware,
+    parts: Parts,
+    waiting: Callable[[float], None] = lambda _seconds: None,
+) -> SshNode:
+    """Boot a machine; return when it answers.  ``waiting`` is called often until then."""
     keys = identity.make_keys()
-    words = identity.script(cell.name, keys) + identity.link(hardware.interfaces)
+    words = identity.script(cell.name, keys) + identity.seed() + identity.link(hardware.interfaces)
     _prepare(cell, hardware, parts.box.disk, words)
     give_keys(cell, keys.client, keys.host_public)
     cell.start(Service(SERVICE, parts.line(cell, hardware), digest=cell.digest))
-    return _answering(cell, parts)
+    return _answering(cell, parts, waiting)
 
 
 def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> SshNode:
@@ -114,11 +123,14 @@ def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> S
     give_keys(cell, *(snapshot.joinpath(name).read_text("utf-8") for name in (KEY, HOST_KEY)))
     incoming = ("-incoming", f"exec:cat {shlex.quote(cell.provide(snapshot / MEMORY))}")
     cell.start(Service(SERVICE, parts.line(cell, hardware, incoming), digest=cell.digest))
-    with _monitor(cell) as monitor:
+    with monitor_of(cell) as monitor:
         monitor.wait_state("paused", BOOT_SECONDS[parts.acceleration.kind])
         monitor.do("cont")
     keys = identity.make_keys()
     node = _answering(cell, parts)
+    # Its memory is that of all who wake from the snapshot, what it draws numbers from included;
+    # Debian's kernel lacks the driver for a "VM generation ID", which would notice.
+    node.stir(secrets.token_bytes(identity.SEED))
     words = identity.script(cell.name, keys) + AWAKE.format(name=cell.name, now=time.time())
     node.run(["sh", "-e"], input=words.encode())
     give_keys(cell, keys.client, keys.host_public)
@@ -142,19 +154,35 @@ def _prepare(cell: NetnsNode, hardware: Hardware, disk: Path, script: str) -> No
     cell.run(["sh", "-ec", f"{quiet}; {devices}; {image}; ip -batch -"], input=batch)
 
 
-def _monitor(cell: NetnsNode) -> qmp.Monitor:
-    deadline = time.monotonic() + SSH_SECONDS
-    while not Path(cell.socket(MONITOR)).exists() and time.monotonic() < deadline:
-        still_runs(cell)
+@contextlib.contextmanager
+def monitor_of(cell: NetnsNode) -> Iterator[qmp.Monitor]:
+    """QEMU's monitor, as soon as it answers.  When QEMU ends meanwhile, its words are the error."""
+    deadline = time.monotonic() + MONITOR_SECONDS
+    while True:
+        try:
+            monitor = qmp.Monitor(cell.socket(MONITOR))
+            break
+        except LabError:  # not there yet, or there and not listening yet, or no more
+            still_runs(cell)
+            if time.monotonic() > deadline:
+                raise
         time.sleep(POLL / 5)
-    return qmp.Monitor(cell.socket(MONITOR))
+    try:
+        with monitor:
+            yield monitor
+    except LabError:
+        deadline = time.monotonic() + ENDING
+        while time.monotonic() < deadline:
+            still_runs(cell)
+            time.sleep(POLL)
+        raise
 
 
 def save(cell: NetnsNode, node: SshNode, into: Path) -> None:
     """Save a machine that answers, with its keys; it ends."""
     node.run(["sync"])
     node.close()
-    with _monitor(cell) as monitor:
+    with monitor_of(cell) as monitor:
         monitor.save(SAVED, SAVE_SECONDS)
     cell.stop(SERVICE)  # what it has still to write to its disk is in the file then
     shutil.copyfile(cell.socket(SAVED), into / MEMORY)
@@ -164,10 +192,13 @@ def save(cell: NetnsNode, node: SshNode, into: Path) -> None:
         (into / name).chmod(0o600)
 
 
-def _answering(cell: NetnsNode, parts: Parts) -> SshNode:
+def _answering(
+    cell: NetnsNode, parts: Parts, waiting: Callable[[float], None] = lambda _seconds: None
+) -> SshNode:
     """The machine, as soon as it answers; one that has ended is not waited for."""
     seconds = BOOT_SECONDS[parts.acceleration.kind]
-    deadline = time.monotonic() + seconds
+    begin = time.monotonic()
+    deadline = begin + seconds
     while True:
         with contextlib.suppress(OSError):
             cells.open_ssh(cell, 1.0).close()
@@ -176,6 +207,7 @@ def _answering(cell: NetnsNode, parts: Parts) -> SshNode:
         if time.monotonic() > deadline:
             what = f"the machine did not answer within {seconds:g} s"
             raise ServiceError(SERVICE, cell.name, what, cells.last_words(cell))
+        waiting(time.monotonic() - begin)
         time.sleep(POLL)
     node = reach(cell, parts.agent, parts.programs)
     node.wait_ssh(max(SSH_SECONDS, deadline - time.monotonic()))
@@ -185,5 +217,5 @@ def _answering(cell: NetnsNode, parts: Parts) -> SshNode:
 def still_runs(cell: NetnsNode) -> None:
     """Raise ServiceError, with the end of the console, for a machine that has ended."""
     if cell.services()[SERVICE].state == "dead":
-        words = cell.logs(SERVICE) + cells.last_words(cell)
-        raise ServiceError(SERVICE, cell.name, "the machine ended before it answered", words)
+        what = "ended, and the machine with it"
+        raise ServiceError(SERVICE, cell.name, what, cells.last_words(cell))

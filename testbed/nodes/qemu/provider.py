@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, MachineError, NoSuchLab
+from testbed import memory
+from testbed.errors import LabError, NoSuchLab
 from testbed.nodes.base import Finding, Node, NodeSpec, Provider, has_ended
 from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.artifacts.source import Source
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu import machine
+    from testbed.nodes.qemu.command import Hardware
     from testbed.nodes.ssh.node import SshNode
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
@@ -52,27 +54,19 @@ class QemuProvider(Provider):
         agent: Callable[[], Path],
         keep: Callable[[str, Source], Path],
     ) -> None:
-        self._init = init
-        self._exposed = exposed
         self._cache = cache
         self._box = box
         self._agent = agent
         self._keep = keep
-        self.cells = self._cells_of(state)
+        self.cells = NetnsProvider(state, init, exposed, kind="cell")
         self._reached: dict[int, SshNode] = {}
         self._lock = threading.Lock()
         self._made_from: machine.Parts | None = None
 
     def probe(self) -> list[Finding]:
-        from testbed.vm import accel
+        from testbed.vm import box
 
-        try:
-            found = accel.probe(self._cache)
-        except MachineError as error:
-            mine = Finding("qemu", ok=False, detail=error.message, fix=error.hint or "")
-        else:
-            mine = Finding("qemu", ok=True, detail=f"{found.kind}: {found.detail}")
-        return [*self.cells.probe(), mine]
+        return [*self.cells.probe(), *box.probe(self.name, self._cache)]
 
     # -- finding ----------------------------------------------------------
 
@@ -82,7 +76,9 @@ class QemuProvider(Provider):
             # One whose maker was killed half-way is no node; `create` makes it anew.
             with contextlib.suppress(OSError, NoSuchLab):
                 cell.get(BOOTED)
-                there[name] = self._reach(cell)
+                node = self._reach(cell)
+                if node.alive():
+                    there[name] = node
         return there
 
     def labs(self) -> list[str]:
@@ -106,7 +102,41 @@ class QemuProvider(Provider):
         for pid in [pid for pid, node in self._reached.items() if not node.alive()]:
             self._reached.pop(pid).close()
 
+    def ended(self, lab: str) -> dict[str, str]:
+        from testbed.nodes.qemu import cell as cells
+
+        said = {}
+        for name, cell in self.cells.found(lab).items():
+            with contextlib.suppress(OSError, NoSuchLab):
+                cell.get(BOOTED)
+                if cell.services()[cells.SERVICE].state == "dead":
+                    said[name] = cells.last_words(cell)
+        return said
+
     # -- making -----------------------------------------------------------
+
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        from testbed.nodes.qemu.command import Hardware
+
+        there = self.nodes(lab)  # one that is made anew has the room that it has now
+        memory.require([Hardware.of(spec).memory for spec in specs if spec.name not in there])
+        for hardware in dict.fromkeys(Hardware.of(spec) for spec in specs):
+            self._snapshot(lab, hardware)
+
+    def _snapshot(self, lab: str, hardware: Hardware) -> Path:
+        from testbed.nodes.qemu.snapshot import NAME, Snapshot
+
+        return self._keep(NAME, Snapshot(self.parts(), hardware, self.cells, lab))
+
+    def fits(self, folder: Path) -> bool:
+        """Whether machines that are made now would wake from the snapshot in a folder."""
+        from testbed.nodes.qemu.snapshot import Snapshot, hardware_of
+
+        hardware = hardware_of(folder)
+        if hardware is None:
+            return False
+        key = Snapshot(self.parts(), hardware, self.cells, "").key()
+        return folder.name.endswith(f"-{key}")
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.cells.create_fabric(lab, topology)
@@ -114,10 +144,9 @@ class QemuProvider(Provider):
     def create(self, lab: str, spec: NodeSpec) -> Node:
         from testbed.nodes.qemu import machine
         from testbed.nodes.qemu.command import Hardware
-        from testbed.nodes.qemu.snapshot import NAME, Snapshot
 
         parts, hardware = self.parts(), Hardware.of(spec)
-        snapshot = self._keep(NAME, Snapshot(parts, hardware, self._cells_of))
+        snapshot = self._snapshot(lab, hardware)
         self.cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
         # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
         cell = self.cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
@@ -131,9 +160,6 @@ class QemuProvider(Provider):
         with self._lock:
             self._reached[cell.init.pid] = node
         return node
-
-    def _cells_of(self, state: Path) -> NetnsProvider:
-        return NetnsProvider(state, self._init, self._exposed, kind="cell")
 
     def parts(self) -> machine.Parts:
         """What machines are made from; the box is made first if need be."""

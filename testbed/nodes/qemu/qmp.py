@@ -68,8 +68,8 @@ class Monitor:
 
     def _read(self) -> dict[str, Any]:
         line = self._lines.readline()
-        if not line:
-            raise LabError("QEMU's monitor hung up", hint="see the console: `testbed logs`")
+        if not line.endswith(b"\n"):
+            raise LabError("QEMU's monitor hung up")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

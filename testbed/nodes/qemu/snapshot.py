@@ -6,25 +6,32 @@ and no other, so it is kept by all of them, and made anew when any changes.
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
+from testbed.errors import TimeoutExpired
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.qemu import machine
 from testbed.nodes.qemu.command import Hardware, command
+from testbed.nodes.ssh.session import digest
 from testbed.process import run
 from testbed.vm.initramfs import APPEND
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.provider import NetnsProvider
+    from testbed.nodes.ssh.node import SshNode
 
 NAME = "vm-snapshot"  #: under which the store keeps them
-CELL = "machine"
+HARDWARE = "hardware.json"
+EVERY = 5.0  # seconds between two words on what takes long
+WARM_SECONDS = 600.0
 
 # Docker has run once, with neither bridge nor firewall rules, and knows the images that the box
 # brings; what makes one daemon differ from another is gone again.  Programs are in memory, and so
@@ -54,11 +61,12 @@ def _host() -> str:
 
 @dataclass(frozen=True)
 class Snapshot(Source):
-    """``cells`` makes the cells in which machines run whose state is a given folder."""
+    """``cells`` makes the cell in which the machine runs, for a while a part of the ``lab``."""
 
     parts: machine.Parts
     hardware: Hardware
-    cells: Callable[[Path], NetnsProvider] = field(compare=False)
+    cells: NetnsProvider = field(compare=False)
+    lab: str = field(compare=False)
     origin: ClassVar[Origin] = "engine"
 
     def recipe(self) -> Mapping[str, object]:
@@ -71,9 +79,10 @@ class Snapshot(Source):
             "hardware": asdict(self.hardware),
             "box": self.parts.box.key,
             "host": _host() if self.parts.acceleration.kind == "kvm" else "",
+            "agent": digest(self.parts.agent()),
             "append": APPEND,
             "warm": WARM,
-            "form": 1,
+            "form": 2,
         }
 
     def version(self) -> str:
@@ -81,26 +90,70 @@ class Snapshot(Source):
         words = run([self.parts.qemu, "--version"], timeout=30).stdout
         return words.partition("\n")[0].rpartition("version ")[2]
 
+    def of(self) -> str:
+        return self.parts.box.entry
+
     def whole(self, folder: Path) -> bool:
-        names = (machine.MEMORY, machine.OVERLAY, machine.KEY, machine.HOST_KEY)
+        names = (machine.MEMORY, machine.OVERLAY, machine.KEY, machine.HOST_KEY, HARDWARE)
         return all((folder / name).is_file() for name in names)
 
     def fill(self, job: Job) -> str:
-        cells = self.cells(job.into)
+        hardware = self.hardware
+        # No node can be called that.  Killed, we take it along; `down` then finds what there was.
+        name = f"snapshot.{hardware.memory >> 20}.{hardware.cpus}.{hardware.interfaces}"
+        self.cells.destroy(self.lab, [name])
         try:
-            job.say("boot a machine")
-            cell = cells.create(CELL, NodeSpec(CELL, "-"))
-            node = machine.boot(cell, self.hardware, self.parts)
-            job.say("start Docker in it once")
+            cell = self.cells.create_tied(self.lab, NodeSpec(name, "-"))
+            node = machine.boot(cell, hardware, self.parts, Progress(job, "boot a machine"))
             manifest = self.parts.box.manifest()
             images = " ".join(image["place"] for image in manifest["images"].values())
             wanted = ("dockerd", "containerd", "runc", "etcd", "etcdctl", "flanneld")
             known = manifest["programs"].values()
             programs = " ".join(path for path in known if path.rpartition("/")[2] in wanted)
             words = WARM.format(images=images, programs=programs)
-            node.run(["sh", "-e"], input=words.encode(), timeout=600)
+            _run(node, words, Progress(job, "start Docker in it once"))
             job.say("save it")
             machine.save(cell, node, job.into)
+            job.into.joinpath(HARDWARE).write_text(json.dumps(asdict(hardware)), "utf-8")
         finally:
-            cells.destroy(CELL)
+            self.cells.destroy(self.lab, [name])
         return self.version().partition(" ")[0]
+
+
+def hardware_of(folder: Path) -> Hardware | None:
+    """What the machine of a snapshot was made of; None for one that does not say."""
+    try:
+        return Hardware(**json.loads((folder / HARDWARE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class Progress:
+    """Says what is being done, and every few seconds for how long; is told the seconds."""
+
+    def __init__(self, job: Job, words: str) -> None:
+        self._job = job
+        self._words = words
+        self._next = EVERY
+        job.say(words)
+
+    def __call__(self, seconds: float) -> None:
+        if seconds >= self._next:
+            self._job.say(f"{self._words}, {seconds:.0f} s")
+            self._next = seconds + EVERY
+
+
+def _run(node: SshNode, words: str, progress: Progress) -> None:
+    """Run a script on a machine, for minutes at most."""
+    begin = time.monotonic()
+    with node.spawn(["sh", "-e"], input=words.encode()) as running:
+        while True:
+            try:
+                node.require(running.wait(EVERY))
+            except TimeoutExpired:
+                seconds = time.monotonic() - begin
+                if seconds > WARM_SECONDS:
+                    raise
+                progress(seconds)
+            else:
+                return

@@ -11,6 +11,7 @@
  *   c  connect to the unix socket at PATH
  *   g  get the file at PATH
  *   w  write: NUL-ended fields PART MODE PATH; what is put in goes to PART, which then becomes PATH
+ *   s  stir what comes into the kernel's random numbers, which then begin anew
  *   i  input of the stream; empty at its end
  *   k  kill what runs and forget the stream; nothing more is heard of it
  * To the client:
@@ -24,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/random.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
@@ -322,6 +324,14 @@ static void end_write(struct stream *s, int error) {
     tell_end(s, error);
 }
 
+/* What is written counts only once the kernel draws a new key, which it may not do for a minute. */
+static void request_stir(uint32_t id, const char *data, size_t size) {
+    int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    int done = fd >= 0 && write(fd, data, size) == (ssize_t)size && ioctl(fd, RNDRESEEDCRNG) == 0;
+    tell_number(id, 'x', done ? 0 : errno);
+    shut(&fd);
+}
+
 /* Passes on what is queued, as far as there is room. */
 static void feed(struct stream *s) {
     size_t done = 0;
@@ -368,6 +378,7 @@ static void serve(uint32_t id, char kind, char *data, size_t size) {
     else if (kind == 'c') request_connect(id, path);
     else if (kind == 'g') request_get(id, path);
     else if (kind == 'w') request_write(id, data, size);
+    else if (kind == 's') request_stir(id, data, size);
     else if (kind == 'i' && s) request_input(s, data, size);
     else if (kind == 'k' && s) {
         if (!s->told) end_command(s);

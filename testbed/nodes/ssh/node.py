@@ -17,7 +17,7 @@ from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
 from testbed.nodes.base import Node, Result, Service, ServiceState, has_ended
 from testbed.nodes.ssh import provide as provided
 from testbed.nodes.ssh import services
-from testbed.nodes.ssh.session import Door, Session
+from testbed.nodes.ssh.session import Door, Session, told
 from testbed.nodes.ssh.wire import Command, Link, Stream, request
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class SshNode(Node):
 
     ``connect``, ``key``, ``host_key`` and ``agent`` are as in :class:`Door`.
     ``folder`` is where sockets of the machine appear on this one; ``alive``
-    tells whether the machine is still there at all, and is asked often.
+    tells whether the machine is still there at all, and is asked often;
+    ``last_words`` gives what one that is not has said last.
     ``programs`` gives those that the machine has, by the sha256 of their content.
     """
 
@@ -62,6 +63,7 @@ class SshNode(Node):
         agent: Callable[[], Path],
         folder: Path,
         alive: Callable[[], bool] = lambda: True,
+        last_words: Callable[[], str] = str,
         lab: str = "",
         programs: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
@@ -70,6 +72,7 @@ class SshNode(Node):
         self._door = Door(connect, key, host_key, agent)
         self._folder = folder
         self.alive = alive
+        self._last_words = last_words
         self._lab = lab
         self._programs = programs
         self._session: Session | None = None
@@ -141,7 +144,7 @@ class SshNode(Node):
                 raise self._lost()
             try:
                 self._session = Session(self._door, self.alive, self._lost)
-            except (LabError, OSError, EOFError) as error:
+            except (LabError, OSError) as error:
                 if self._ends(ending):
                     raise self._lost() from error
                 reason = str(error) or type(error).__name__
@@ -160,7 +163,7 @@ class SshNode(Node):
     def _lost(self) -> LabError:
         if not self._ends(ENDING):
             return LabError(f"the ssh connection to {self.name} broke")
-        return has_ended(self.name, self._lab)
+        return has_ended(self.name, self._lab, self._last_words())
 
     # -- commands -----------------------------------------------------------
 
@@ -176,9 +179,14 @@ class SshNode(Node):
     def attach(self, argv: Sequence[str], *, tty: bool) -> int:
         from testbed.nodes.ssh import terminal
 
-        if tty:
-            return terminal.with_terminal(self._connected().channel(), argv)
-        return terminal.with_pipes(self.name, self._link(), argv)
+        if not tty:
+            return terminal.with_pipes(self.name, self._link(), argv)
+        session = self._connected()
+        try:
+            with told():
+                return terminal.with_terminal(session.channel(), argv)
+        except LabError as error:
+            raise (self._lost() if session.closed else error) from error
 
     # -- files --------------------------------------------------------------
 
@@ -203,6 +211,15 @@ class SshNode(Node):
         finally:
             stream.forget()
         return bytes(stream.out)
+
+    def stir(self, data: bytes) -> None:
+        """Have the machine's kernel draw its random numbers from a key that ``data`` is part of."""
+        stream = Stream(self._link())
+        stream.send("s", data)
+        try:
+            self._refuse(stream.wait(FILES), "/dev/urandom")
+        finally:
+            stream.forget()
 
     def _refuse(self, number: int, path: str) -> None:
         if number:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.nodes.ssh.wire import Link
+from testbed.nodes.ssh.wire import ALIVE, Link
 
 if TYPE_CHECKING:
     import paramiko
@@ -55,36 +56,52 @@ class Door:
     user: str = "root"
 
 
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Have paramiko's own errors told as LabError."""
+    import paramiko
+
+    try:
+        yield
+    except (paramiko.SSHException, EOFError) as error:
+        raise LabError(str(error) or "the connection ended") from error
+
+
 class Session:
-    """One login.  Raises OSError, EOFError or LabError when there is none to be had."""
+    """One login.  Raises OSError or LabError when there is none to be had.
+
+    A machine that is gone says nothing more: the connection is closed for it, which ends
+    every wait on it.
+    """
 
     def __init__(
         self, door: Door, alive: Callable[[], bool], lost_error: Callable[[], LabError]
     ) -> None:
         self._alive = alive
         self._lost_error = lost_error
-        self._transport = _transport(door)
-        done = threading.Event()
-        # A machine that is gone says nothing more: only we can end the wait.
-        threading.Thread(target=_watch, args=(done, alive, self._transport), daemon=True).start()
-        try:
-            _login(door, self._transport)
-            self.link = self._start(door.agent())
-        except BaseException:
-            self._transport.close()
-            raise
-        finally:
-            done.set()
+        self._done = threading.Event()
+        with told():
+            self._transport = _transport(door)
+            threading.Thread(target=self._watch, name="testbed-watch", daemon=True).start()
+            try:
+                _login(door, self._transport)
+                self.link = self._start(door.agent())
+            except BaseException:
+                self._done.set()
+                self._transport.close()
+                raise
 
     @property
     def closed(self) -> bool:
-        return self.link.closed
+        return self.link.closed or not self._transport.is_active()
 
     def channel(self) -> paramiko.Channel:
         """A channel of its own, for what needs a terminal."""
-        return self._transport.open_session(timeout=PATIENCE)
+        with told():
+            return self._transport.open_session(timeout=PATIENCE)
 
     def close(self) -> None:
+        self._done.set()
         self.link.close()
         self._transport.close()
 
@@ -93,6 +110,12 @@ class Session:
         self.link.closed = True
         self._transport.active = False  # type: ignore[attr-defined]  # its types lack it
         self._transport.sock.close()  # this process's copy of it
+
+    def _watch(self) -> None:
+        while not self._done.wait(ALIVE):
+            if not self._alive():
+                self._transport.close()
+                return
 
     def _start(self, agent: Path) -> Link:
         command = START.format(" ".join(places(agent)), MISSING)
@@ -136,14 +159,4 @@ def _login(door: Door, transport: paramiko.Transport) -> None:
     kind, text = door.host_key.split()[:2]
     wanted = paramiko.PKey.from_type_string(kind, base64.b64decode(text))
     ours = paramiko.PKey.from_path(door.key)
-    try:
-        transport.connect(hostkey=wanted, username=door.user, pkey=ours)
-    except paramiko.SSHException as error:
-        raise LabError(str(error)) from error
-
-
-def _watch(done: threading.Event, alive: Callable[[], bool], transport: paramiko.Transport) -> None:
-    while not done.wait(0.25):
-        if not alive():
-            transport.close()
-            return
+    transport.connect(hostkey=wanted, username=door.user, pkey=ours)

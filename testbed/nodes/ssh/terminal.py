@@ -19,9 +19,14 @@ from testbed.nodes.terminal import on_resize, raw, shell_status
 if TYPE_CHECKING:
     import paramiko
 
+NO_STATUS = -1  # what paramiko says where the channel ended without a word
+
 
 def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
-    """Run ``argv`` on a terminal of its own that the user's is joined to; its exit status."""
+    """Run ``argv`` on a terminal of its own that the user's is joined to; its exit status.
+
+    Raises EOFError when the connection ends before the command does.
+    """
     kind = os.environ.get("TERM", "dumb")
     size = shutil.get_terminal_size()
     channel.get_pty(kind, size.columns, size.lines)
@@ -37,7 +42,10 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
 
     with channel, raw(sys.stdin.fileno()), on_resize(resized):
         _copy(channel)
-        return channel.recv_exit_status()
+        status = channel.recv_exit_status()
+    if status == NO_STATUS:
+        raise EOFError("the connection ended before the command did")
+    return status
 
 
 def _copy(channel: paramiko.Channel) -> None:
@@ -53,11 +61,12 @@ def _copy(channel: paramiko.Channel) -> None:
             _write(user_out, data)
         if user_in in ready:
             data = os.read(user_in, 4096)
-            if data:
-                channel.sendall(data)
-            else:
+            if not data:
                 watched.remove(user_in)
-                channel.sendall(b"\x04")  # end of file, as a terminal says it
+            try:
+                channel.sendall(data or b"\x04")  # end of file, as a terminal says it
+            except OSError:  # closed: what it has still said comes first, and then its end
+                watched = [channel.fileno()]
 
 
 def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:

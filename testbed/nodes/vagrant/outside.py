@@ -52,12 +52,9 @@ def description(cell: NetnsNode | None, specs: Iterable[NodeSpec]) -> dict[str, 
 
 def main(pid: int, host: str, port: int) -> None:
     """Carry bytes to and fro until both sides have no more.  Raises OSError."""
-    from testbed.nodes.qemu.cell import enter_network
+    from testbed.nodes.inside import open_port
 
-    enter_network(pid)
-    with socket.create_connection((host, port), SECONDS) as far:
-        far.settimeout(None)
-        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with open_port(pid, host, SECONDS, port) as far:
         threading.Thread(target=_send, args=(far,), daemon=True).start()
         while data := far.recv(1 << 16):
             view = memoryview(data)

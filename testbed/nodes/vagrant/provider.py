@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed import memory
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider, has_ended
+from testbed.nodes.base import INSTALL, Finding, Node, NodeSpec, Provider, has_ended
+from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
 from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
 from testbed.nodes.vagrant import hypervisor
 
@@ -111,29 +113,20 @@ class VagrantProvider(Provider):
 
     def probe(self) -> list[Finding]:
         from testbed.process import which
-        from testbed.vm import accel
+        from testbed.vm import box
 
-        found = self.cells.probe()
-        try:
-            answer = accel.probe(self._cache)
-        except MachineError as error:
-            found.append(Finding("qemu", ok=False, detail=error.message, fix=error.hint or ""))
-        else:
-            found.append(Finding("qemu", ok=True, detail=f"{answer.kind}: {answer.detail}"))
-        for program, package in PROGRAMS.items():
-            path = which(program)
-            found.append(
-                Finding(
-                    program,
-                    ok=path is not None,
-                    detail=path or f"there is no {program}",
-                    fix=f"apt-get install -y --no-install-recommends {package}",
-                    needed_by=(self.name,),
-                    packages=(package,),
-                )
-            )
-        found.append(plugin())
-        return found
+        missing = {name: of for name, of in PROGRAMS.items() if which(name) is None}
+        packages = tuple(sorted(set(missing.values())))
+        programs = Finding(
+            "vagrant",
+            ok=not missing,
+            detail=f"no {', '.join(missing)}" if missing else "it and libvirt are there",
+            fix=f"{INSTALL} {' '.join(packages)}" if packages else "",
+            needed_by=(self.name,),
+            packages=packages,
+        )
+        machines = box.probe(self.name, self._cache)
+        return [*self.cells.probe(), *machines, programs, plugin()]
 
     # -- finding ----------------------------------------------------------
 
@@ -171,19 +164,19 @@ class VagrantProvider(Provider):
         return self.cells.fabric(lab)
 
     def _reach(self, cell: NetnsNode, name: str, digest: str, address: str, pid: int) -> SshNode:
-        from testbed.nodes.qemu import cell as cells
         from testbed.nodes.ssh.node import SshNode
 
         folder = hypervisor.Machine(name, digest, 0, 0, 0).folder
 
         def connect() -> socket.socket:
-            return cells.open_ssh(cell, SSH_SECONDS, address)
+            return open_port(cell.init.pid, address, SSH_SECONDS)
 
         with self._lock:
             for gone in [key for key, node in self._reached.items() if not node.alive()]:
                 self._reached.pop(gone).close()
             key = (cell.init.pid, name, pid)
             if key not in self._reached:
+                process = Process(cell.init.pid, pid)
                 inside = Path(cell.socket(folder))
                 self._reached[key] = SshNode(
                     name,
@@ -193,13 +186,34 @@ class VagrantProvider(Provider):
                     host_key=cell.get(f"{folder}/host").decode(),
                     agent=self._agent,
                     folder=inside,
-                    alive=lambda: cell.init.alive() and running(cell, name) == pid,
+                    alive=process.alive,
+                    last_words=lambda: last_words(cell, name),
                     lab=cell.init.lab,
                     programs=lambda: dict(self._box().manifest()["programs"]),
                 )
             return self._reached[key]
 
+    def ended(self, lab: str) -> dict[str, str]:
+        cell = self.hypervisor(lab)
+        said: dict[str, str] = {}
+        if cell is not None:
+            with contextlib.suppress(OSError, NoSuchLab):
+                for name, machine in hypervisor.read(cell)["machines"].items():
+                    # Vagrant had finished with it.
+                    if Path(cell.socket(machine["address"])).exists() and not running(cell, name):
+                        said[name] = last_words(cell, name)
+        return said
+
     # -- making -----------------------------------------------------------
+
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        from testbed.nodes.qemu.command import Hardware
+
+        require_plugin()
+        there = self.nodes(lab)
+        memory.require([Hardware.of(spec).memory for spec in specs if spec.name not in there])
+        self._acceleration()
+        self._box()
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.cells.create_fabric(lab, topology)
@@ -399,9 +413,9 @@ def running(cell: NetnsNode, name: str) -> int:
 
 def last_words(cell: NetnsNode, name: str) -> str:
     """The end of what a machine wrote to its console."""
-    from testbed.nodes.qemu import cell as cells
-
-    return cells.last_words(cell, hypervisor.console(name))
+    with contextlib.suppress(OSError, NoSuchLab):
+        return "\n".join(spoken(cell.get(hypervisor.console(name)))[-LAST_LINES:])
+    return ""
 
 
 def plugin() -> Finding:
@@ -411,8 +425,7 @@ def plugin() -> Finding:
         PLUGIN,
         ok=bool(there),
         detail=str(there[0]) if there else "Vagrant has no plugin for libvirt",
-        fix=f"apt-get install -y --no-install-recommends {PLUGIN}, or vagrant plugin install "
-        f"{PLUGIN}",
+        fix=f"{INSTALL} {PLUGIN}, or vagrant plugin install {PLUGIN}",
         needed_by=("vagrant",),
         packages=(PLUGIN,),
     )

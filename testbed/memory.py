@@ -1,0 +1,30 @@
+"""How much memory this machine has to give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from testbed.errors import MachineError
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def available() -> int:
+    """Bytes that programs can still have without others being pushed out (proc_meminfo(5))."""
+    found = re.search(
+        r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return int(found[1]) * 1024 if found else 0
+
+
+def require(wanted: Sequence[int]) -> None:
+    """Raise MachineError unless there is room for machines of so many bytes each."""
+    free = available()
+    if sum(wanted) > free:
+        raise MachineError(
+            f"{len(wanted)} machine(s) want {sum(wanted) >> 20} MiB of memory, "
+            f"and {free >> 20} MiB are free here",
+            hint="give them less (`memory:` of a node), make fewer, or end other programs and labs",
+        )

@@ -1,0 +1,97 @@
+"""What is in a namespace node, reached from outside of it: its network, its processes, a console.
+
+For nodes that other machines run in: what is theirs is seen from here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import threading
+
+CLONE_NEWNET = 0x40000000  # setns(2)
+SSH_PORT = 22
+LAST_LINES = 12  # as many as an error shows
+PANIC = "Kernel panic"
+
+
+def enter_network(pid: int) -> None:
+    """Put the calling thread into the network namespace of a process.  Raises OSError."""
+    # os.setns is Python 3.12's.
+    libc = ctypes.CDLL(None, use_errno=True)
+    space = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(space, CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(space)
+
+
+def open_port(pid: int, address: str, timeout: float, port: int = SSH_PORT) -> socket.socket:
+    """A connection to a port in the network namespace of a process.  Raises OSError.
+
+    A socket belongs to the network namespace that its thread was in when it was made.
+    """
+    made: list[socket.socket | OSError] = []
+
+    def enter() -> None:
+        try:
+            enter_network(pid)
+            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        except OSError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=enter)  # ends with the namespace: no other code runs in it
+    thread.start()
+    thread.join()
+    answer = made[0]
+    if isinstance(answer, OSError):
+        raise answer
+    answer.settimeout(timeout)
+    try:
+        answer.connect((address, port))
+    except OSError:
+        answer.close()
+        raise
+    answer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    answer.settimeout(None)
+    return answer
+
+
+class Process:
+    """A process of a node, by the number that it has there.
+
+    Its entry of the node's /proc is held open: another process of that number has another
+    entry.  Raises OSError where there is none.
+    """
+
+    def __init__(self, init: int, pid: int) -> None:
+        self._entry = -1
+        place = f"/proc/{init}/root/proc/{pid}"
+        self._entry = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def alive(self) -> bool:
+        """Whether it runs; costs a system call, and asks nobody."""
+        try:
+            os.stat("status", dir_fd=self._entry)
+        except OSError:
+            return False
+        return True
+
+    def __del__(self) -> None:
+        if self._entry >= 0:
+            os.close(self._entry)
+
+
+def spoken(console: bytes) -> list[str]:
+    """What a machine wrote to its console, up to a panic if there was one."""
+    said = lines(console.decode(errors="replace"))
+    panic = next((at for at, line in enumerate(said) if PANIC in line), len(said))
+    return said[: panic + 1]  # behind it come registers and stacks
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text that are not empty."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
