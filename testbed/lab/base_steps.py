@@ -53,7 +53,9 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         context.nodes[node.name] = made
         return addresses, True
 
-    return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act=act)
+    other = topology.provider_of(node.name) != topology.provider
+    machine = f"{node.provider} machine" if other else "machine"
+    return Step(node_step(node.name), f"{machine} with {addresses}", (FABRIC,), act=act)
 
 
 def _introduce(node: Node, names: str) -> None:
