@@ -463,3 +463,11 @@ def test_engine_and_packet_filter_make_another_node() -> None:
     # A node without Docker is the same machine under either.
     plain = [load_text(FLANNEL + text, "t.yaml").node_digest("out") for text in texts]
     assert len(set(plain)) == 1
+
+
+def test_the_docs_mixed_lab_is_the_shipped_one_in_short() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text(encoding="utf-8")
+    section = page[page.index("## Some nodes as virtual machines") :]
+    printed = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
+    shipped = yaml.safe_load(names()["two-node-mixed"].read_text(encoding="utf-8"))
+    assert printed == {key: shipped[key] for key in ("name", "networks", "nodes")}
