@@ -153,15 +153,20 @@ def page(call: Call) -> Answer:
     return Answer(out=json.dumps({"name": "server", "client": "100.96.1.2:4711"}).encode())
 
 
+def _providers(netns: FakeProvider) -> dict[str, FakeProvider]:
+    """Those that there are, on one fabric."""
+    return {"netns": netns, "qemu": FakeProvider(netns.machine, name="qemu")}
+
+
 class Bench:
     """Settings with fakes all through, and what they were asked."""
 
     def __init__(self, folder: Path) -> None:
         self.state = State(folder)
         self.store = FakeStore()
-        self.provider = FakeProvider()
+        self.provider = FakeProvider(name="netns")
         self.provider.script(["nsenter"], page)
-        self.settings = Settings(self.state, self.store, {"netns": self.provider})
+        self.settings = Settings(self.state, self.store, _providers(self.provider))
         self.engine_log: list[tuple[str, str]] = []
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
@@ -174,9 +179,8 @@ class Bench:
 
     def again(self) -> Settings:
         """As another process on the same machine would have it."""
-        return Settings(
-            State(self.state.path), FakeStore(), {"netns": FakeProvider(self.provider.machine)}
-        )
+        netns = FakeProvider(self.provider.machine, name="netns")
+        return Settings(State(self.state.path), FakeStore(), _providers(netns))
 
     def forget(self) -> None:
         """Start the notes anew."""

@@ -124,7 +124,10 @@ def variant_options(function: F) -> F:
             "--firewall", metavar="NAME",
             help="What Docker's rules go to: iptables, iptables-legacy, iptables-nft, nftables.",
         ),
-        click.option("--provider", metavar="NAME", help="What makes the nodes: netns or qemu."),
+        click.option(
+            "--provider", metavar="NAME",
+            help="What makes the nodes that do not say it: netns or qemu.",
+        ),
         click.option("--nodes", type=int, metavar="N", help="N nodes like the topology's first."),
         click.option("--name", metavar="NAME", help="Another name for the lab."),
     ]  # fmt: skip

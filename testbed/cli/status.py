@@ -32,17 +32,19 @@ def command(lab: str | None, as_json: bool) -> int:
     else:
         state = click.style("up", fg="green") if found.ok else click.style("not whole", fg="red")
         click.echo(f"{click.style(found.lab, bold=True)}: {state}")
+        mixed = len({node.provider for node in found.nodes if node.provider}) > 1
         for node in found.nodes:
-            _show(node)
+            _show(node, node.provider if mixed else "")
         if not found.ok:
             click.echo(f"  -> `testbed up {found.lab}` mends it")
     return 0 if found.ok else EXIT_NOT_OK
 
 
-def _show(node: NodeStatus) -> None:
+def _show(node: NodeStatus, provider: str) -> None:
     name = f"{node.name:<12}"
-    colour = "green" if node.state == "up" else "red"
-    click.echo(f"  {name} {click.style(node.state, fg=colour)}  {', '.join(node.addresses)}")
+    state = click.style(node.state, fg="green" if node.state == "up" else "red")
+    by = f"  by {provider}" if provider else ""
+    click.echo(f"  {name} {state}  {', '.join(node.addresses)}{by}")
     for line in node.words.splitlines():
         click.echo(click.style(f"    {line}", dim=True))
     for kind, parts in (("service", node.services), ("container", node.containers)):

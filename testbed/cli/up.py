@@ -64,7 +64,11 @@ def bring_up(lab: Lab, wanted: Topology, *, keep: bool = False, replace: bool = 
 
 def summary(topology: Topology) -> str:
     """What a topology has, in a line."""
-    parts = [f"{len(topology.nodes)} node{'s' if len(topology.nodes) != 1 else ''}"]
+    from testbed.topology.keys import DEFAULT_PROVIDER
+
+    makers = topology.providers
+    made = "" if makers == (DEFAULT_PROVIDER,) else f" by {' and '.join(makers)}"
+    parts = [f"{len(topology.nodes)} node{'s' if len(topology.nodes) != 1 else ''}{made}"]
     roles = {role for node in topology.nodes.values() for role in node.roles}
     if topology.flannel:
         parts.append(f"flannel {topology.flannel.backend}")

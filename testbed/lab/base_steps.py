@@ -62,7 +62,9 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         join(context, made)
         return addresses, True
 
-    return Step(node_step(node.name), f"machine with {addresses}", (FABRIC,), act=act)
+    other = topology.provider_of(node.name) != topology.provider
+    machine = f"{node.provider} machine" if other else "machine"
+    return Step(node_step(node.name), f"{machine} with {addresses}", (FABRIC,), act=act)
 
 
 def join(context: Context, node: Node) -> None:

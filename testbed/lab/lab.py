@@ -14,6 +14,7 @@ from testbed.lab import plan as planning
 from testbed.lab import run as running
 from testbed.lab.context import Context
 from testbed.lab.state import Record, State
+from testbed.nodes.mixed import MixedProvider
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -36,6 +37,23 @@ class Settings:
         except KeyError:
             known = ", ".join(sorted(self.providers))
             raise UsageError(f"no provider {name!r}", hint=f"there are: {known}") from None
+
+    def makers(self, topology: Topology) -> Provider:
+        """What makes, finds and removes the nodes of a topology, each by its own provider.
+
+        Raises UsageError for a provider that there is not.
+        """
+        own = {node: self.provider(topology.provider_of(node)) for node in topology.nodes}
+        # All that could have made a node of the lab: one may be there from before an edit.
+        members = [self.providers[name] for name in self.sharing(topology)]
+        return MixedProvider(members, own.__getitem__)
+
+    def sharing(self, topology: Topology) -> list[str]:
+        """The providers whose nodes are on the fabric of the topology's."""
+        from testbed.topology.keys import FABRICS
+
+        fabrics = {FABRICS[name] for name in topology.providers}
+        return [name for name in self.providers if FABRICS[name] in fabrics]
 
 
 @dataclass(slots=True)
@@ -88,12 +106,12 @@ class Lab:
             raise ValueError(f"a topology named {topology.name} is not one for lab {self.name}")
         watch = watch or Watch()
         plan = planning.make(topology)
-        provider = self.settings.provider(topology.provider)
+        provider = self.settings.makers(topology)
         began = time.monotonic()
         preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
             record = self.settings.state.read(self.name)
-            self._refuse_other_provider(topology.provider)
+            self._refuse_other_fabric(topology)
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, replace=replace)
             self._fetch(topology)
@@ -162,10 +180,12 @@ class Lab:
             "(--name), or turn the one into the other (--replace)",
         )
 
-    def _refuse_other_provider(self, wanted: str) -> None:
-        """One lab's nodes are of one provider: to another they are not there, yet in its way."""
+    def _refuse_other_fabric(self, topology: Topology) -> None:
+        """To the providers of one fabric another's nodes are not there, yet in the way."""
+        sharing = self.settings.sharing(topology)
         for name, provider in self.settings.providers.items():
-            if name != wanted and provider.nodes(self.name):
+            if name not in sharing and provider.nodes(self.name):
+                wanted = " or ".join(topology.providers)
                 raise UsageError(
                     f"lab {self.name} is already up with the provider {name}, not {wanted}",
                     hint=f"take it down (testbed down {self.name}), or give this one another "
@@ -281,7 +301,7 @@ class Lab:
     def context(self) -> Context:
         """The lab as it runs now, for looking at it.  Raises NoSuchLab."""
         topology = self.topology()
-        provider = self.settings.provider(topology.provider)
+        provider = self.settings.makers(topology)
         nodes = provider.nodes(self.name)
         return Context(topology, provider, self.settings.store, nodes)
 

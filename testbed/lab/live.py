@@ -106,10 +106,12 @@ class LiveLab:
     def facts(self) -> dict[str, str]:
         """What an expectation of the catalogue may depend on (:data:`testbed.claims.model.FACTS`).
 
+        ``provider`` is what makes the nodes, or mixed when not one makes all of them;
         ``docker`` is the engine's version; ``firewall`` is what writes its
         rules: iptables-legacy, iptables-nft or nftables.
         """
-        found = {"provider": self.topology.provider}
+        makers = self.topology.providers
+        found = {"provider": makers[0] if len(makers) == 1 else "mixed"}
         if self.topology.flannel:
             found["backend"] = self.topology.flannel.backend
         with_docker = self.topology.with_role("docker")

@@ -53,14 +53,14 @@ def kernel_features(topology: Topology) -> set[str]:
     from testbed.roles.flannel import BACKEND_KERNEL
 
     wanted = set(EVERY_LAB)
-    if topology.provider in VIRTUAL_KERNEL:
-        return wanted | set(VIRTUAL_KERNEL[topology.provider])
-    for node in topology.nodes.values():
-        for role in node.roles:
-            wanted |= set(ROLES[role].kernel)
-    if topology.with_role("docker"):
+    for provider in topology.providers:
+        wanted |= set(VIRTUAL_KERNEL.get(provider, ()))
+    roles = _roles_here(topology)
+    for role in roles:
+        wanted |= set(ROLES[role].kernel)
+    if "docker" in roles:
         wanted |= set(firewall.KERNEL.get(topology.docker.firewall, ()))
-    if topology.flannel:
+    if topology.flannel and "flannel" in roles:
         wanted |= set(BACKEND_KERNEL.get(topology.flannel.backend, ()))
     return wanted
 
@@ -70,14 +70,22 @@ def programs(topology: Topology) -> dict[str, str]:
     from testbed.roles import ROLES, firewall
 
     wanted: dict[str, str] = dict(PROGRAMS)
-    if topology.provider in VIRTUAL_PROGRAMS:
-        return {**wanted, **VIRTUAL_PROGRAMS[topology.provider]}
-    if topology.with_role("docker"):
+    for provider in topology.providers:
+        wanted |= VIRTUAL_PROGRAMS.get(provider, {})
+    roles = _roles_here(topology)
+    if "docker" in roles:
         wanted |= firewall.PROGRAMS.get(topology.docker.firewall, {})
-    for node in topology.nodes.values():
-        for role in node.roles:
-            wanted |= ROLES[role].programs
+    for role in roles:
+        wanted |= ROLES[role].programs
     return wanted
+
+
+def _roles_here(topology: Topology) -> set[str]:
+    """The roles of nodes that run on this machine's own kernel."""
+    here = (
+        n for n in topology.nodes.values() if topology.provider_of(n.name) not in VIRTUAL_KERNEL
+    )
+    return {role for node in here for role in node.roles}
 
 
 def check(topology: Topology, cache: Path) -> None:

@@ -30,6 +30,7 @@ class NodeStatus:
     name: str
     state: str
     addresses: list[str] = field(default_factory=list)
+    provider: str = ""  #: what makes it; nothing of a stranger
     services: list[Part] = field(default_factory=list)
     containers: list[Part] = field(default_factory=list)
     words: str = ""  #: its last, where it has ended by itself and they can still be read
@@ -70,19 +71,21 @@ def status(context: Context) -> Status:
 def _node(context: Context, name: str, words: str) -> NodeStatus:
     spec = context.topology.nodes.get(name)
     addresses = [str(a) for a in spec.networks.values()] if spec else []
+    provider = context.topology.provider_of(name) if spec else ""
     node = context.nodes.get(name)
     if node is None:
-        return NodeStatus(name, "missing", addresses, words=words)
+        return NodeStatus(name, "missing", addresses, provider, words=words)
     try:
         return NodeStatus(
             name,
             "up" if spec else "stranger",
             addresses,
+            provider,
             _services(context, node) if spec else [],
             _containers(context, node) if spec and "docker" in spec.roles else [],
         )
     except LabError:  # it ended while we looked
-        return NodeStatus(name, "missing", addresses)
+        return NodeStatus(name, "missing", addresses, provider)
 
 
 def _services(context: Context, node: Node) -> list[Part]:

@@ -302,7 +302,8 @@ class Provider(ABC):
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
         """Remove the named nodes, or with None all of the lab; return when they are gone.
 
-        What is not there is fine.  Nothing of another lab is touched.
+        What is not there is fine.  Nothing of another lab is touched, nor a node of
+        that name which another provider has made.
         """
 
     @abstractmethod

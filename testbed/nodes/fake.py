@@ -201,7 +201,10 @@ class FakeNode(Node):
 
     shares = True
 
-    def __init__(self, machine: FakeMachine, lab: str, spec: NodeSpec) -> None:
+    def __init__(
+        self, machine: FakeMachine, lab: str, spec: NodeSpec, *, maker: str = "fake"
+    ) -> None:
+        self.maker = maker
         self.name = spec.name
         self.digest = spec.digest
         self.spec = spec
@@ -374,11 +377,16 @@ class FakeNode(Node):
 
 
 class FakeProvider(Provider):
-    """Nodes in memory.  Providers with the same ``machine`` see the same nodes."""
+    """Nodes in memory.
+
+    Providers of one name with the same ``machine`` see the same nodes, those of
+    another name see other nodes on the same fabric.
+    """
 
     name = "fake"
 
-    def __init__(self, machine: FakeMachine | None = None) -> None:
+    def __init__(self, machine: FakeMachine | None = None, *, name: str = "") -> None:
+        self.name = name or self.name
         self.machine = machine or FakeMachine()
 
     # -- scripting --------------------------------------------------------
@@ -423,7 +431,8 @@ class FakeProvider(Provider):
         self.machine.note(Call(lab, spec.name, "create"))
         with self.machine.lock:
             assert (lab, spec.name) not in self.machine.nodes, f"{spec.name} runs already"
-            node = self.machine.nodes[lab, spec.name] = FakeNode(self.machine, lab, spec)
+            node = FakeNode(self.machine, lab, spec, maker=self.name)
+            self.machine.nodes[lab, spec.name] = node
         return node
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
@@ -432,19 +441,23 @@ class FakeProvider(Provider):
 
     def nodes(self, lab: str) -> dict[str, Node]:
         with self.machine.lock:
-            return {node: found for (of, node), found in self.machine.nodes.items() if of == lab}
+            return {node: found for (of, node), found in self._mine() if of == lab}
+
+    def _mine(self) -> list[tuple[tuple[str, str], FakeNode]]:
+        return [(key, node) for key, node in self.machine.nodes.items() if node.maker == self.name]
 
     def labs(self) -> list[str]:
         with self.machine.lock:
-            return sorted({lab for lab, _ in self.machine.nodes} | set(self.machine.fabrics))
+            return sorted({lab for (lab, _), _ in self._mine()} | set(self.machine.fabrics))
 
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
         names = None if nodes is None else sorted(set(nodes))
         self.machine.note(Call(lab, "", "destroy", tuple(names or ())))
         with self.machine.lock:
-            for key in [k for k in self.machine.nodes if k[0] == lab]:
-                if names is None or key[1] in names:
-                    self.machine.nodes.pop(key).remove()
+            for key, node in self._mine():
+                if key[0] == lab and (names is None or key[1] in names):
+                    del self.machine.nodes[key]
+                    node.remove()
             if names is None and lab in self.machine.fabrics:
                 self.machine.fabrics.pop(lab).remove()
 

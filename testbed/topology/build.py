@@ -138,6 +138,7 @@ def _node(read: Reader, name: str, body: tree.Mapping) -> Node:
         gateway=read.boolean(body.get("gateway")) or False,
         cpus=read.cpus(body.get("cpus")),
         memory=read.memory(body.get("memory")),
+        provider=read.choice(body.get("provider"), "a provider", keys.PROVIDERS),
     )
 
 

@@ -12,8 +12,15 @@ from typing import Any
 
 from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, ROLES, Engine, Firewall
 
-#: Ways of making nodes.
-PROVIDERS = ("netns", "qemu", "vagrant", "containerlab", "kubernetes")
+#: Ways of making nodes, each with the fabric that joins them: those of one fabric can share a lab.
+FABRICS: Mapping[str, str] = {
+    "netns": "namespaces",
+    "qemu": "namespaces",
+    "vagrant": "namespaces",
+    "containerlab": "containerlab",
+    "kubernetes": "kubernetes",
+}
+PROVIDERS = tuple(FABRICS)
 
 DEFAULT_PROVIDER = "netns"
 DEFAULT_BACKEND = "vxlan"
@@ -135,6 +142,9 @@ NODE: Keys = {
         "Without it, no limit.",
         {"anyOf": [{"type": "integer", "minimum": MIN_MEMORY}, _whole(MEMORY)]},
     ),
+    "provider": Key(
+        "What makes the node, when it is not what makes the others.", {"enum": list(PROVIDERS)}
+    ),
 }
 
 DOCKER: Keys = {
@@ -233,7 +243,7 @@ TOPOLOGY: Keys = {
     "name": Key("The lab's name.", _LAB_NAME, required=True),
     "description": Key("What the lab is for, in a sentence or two.", {"type": "string"}),
     "provider": Key(
-        "What makes the nodes.",
+        "What makes the nodes that do not say it themselves.",
         {"enum": list(PROVIDERS), "default": DEFAULT_PROVIDER},
     ),
     "networks": Key(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Node:
 
     ``cpus`` is a number of CPUs (0.5 is half of one), ``memory`` is in bytes;
     None means no limit.  A ``gateway`` node is the default route of its peers.
+    ``provider`` None means the topology's (:meth:`Topology.provider_of`).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Node:
     gateway: bool = False
     cpus: float | None = None
     memory: int | None = None
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,15 @@ class Topology:
     provider: str = "netns"
     source: str = field(default="", compare=False)
 
+    def provider_of(self, node: str) -> str:
+        """What makes a node: its own provider, or that of all which say none."""
+        return self.nodes[node].provider or self.provider
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What makes the nodes, each provider once, in the order of the file."""
+        return tuple(dict.fromkeys(self.provider_of(name) for name in self.nodes))
+
     def with_role(self, role: str) -> tuple[Node, ...]:
         """The nodes that have a role, in the order of the file."""
         return tuple(n for n in self.nodes.values() if role in n.roles)
@@ -210,8 +221,9 @@ class Topology:
         """
         me = self.nodes[node]
         parts: dict[str, Any] = {
-            "provider": self.provider,
-            "node": _node(me),
+            "provider": self.provider_of(node),
+            # Who makes it counts, not who said so: the node itself, or the topology.
+            "node": _node(replace(me, provider=None)),
             "networks": {n: str(self.networks[n].subnet) for n in me.networks},
             "gateway": str(self.gateway_of(node)),
             "bip": str(self.docker.bip.get(node)),
@@ -251,6 +263,8 @@ def _node(node: Node) -> dict[str, Any]:
         out["cpus"] = node.cpus
     if node.memory is not None:
         out["memory"] = node.memory
+    if node.provider is not None:
+        out["provider"] = node.provider
     return out
 
 

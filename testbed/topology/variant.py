@@ -30,7 +30,7 @@ class Overrides:
     """What a command line may change of a topology; None leaves it as it is."""
 
     backend: str | None = None  #: flannel's: udp, vxlan or host-gw
-    provider: str | None = None
+    provider: str | None = None  #: of the nodes that do not say their own
     nodes: int | None = None  #: how many flannel nodes, 1 to 250
     name: str | None = None  #: the lab's
     docker: str | None = None  #: the engine: 20.10 or 29
@@ -53,8 +53,7 @@ def vary(topology: Topology, overrides: Overrides) -> Topology:
     if overrides.docker is not None or overrides.firewall is not None:
         _set_docker(data, topology, overrides.docker, overrides.firewall)
     if overrides.provider is not None:
-        _known("provider", overrides.provider, keys.PROVIDERS)
-        data["provider"] = overrides.provider
+        _set_provider(data, topology, overrides.provider)
     if overrides.name is not None:
         data["name"] = overrides.name
     problems = Problems(topology.source)
@@ -67,6 +66,16 @@ def _known(what: str, word: str, known: abc.Sequence[str]) -> None:
         if hint.startswith("did"):
             hint += f" known: {', '.join(known)}"
         raise UsageError(f"no {what} {quote(word)}", hint=hint)
+
+
+def _set_provider(data: dict[str, Any], topology: Topology, provider: str) -> None:
+    _known("provider", provider, keys.PROVIDERS)
+    if all(node.provider for node in topology.nodes.values()):
+        raise UsageError(
+            f"each node of {topology.name} says its own provider, none would be made by {provider}",
+            hint="change the nodes in a copy of the file",
+        )
+    data["provider"] = provider
 
 
 def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
@@ -162,6 +171,8 @@ def _new_nodes(
             out[name]["cpus"] = pattern.cpus
         if pattern.memory is not None:
             out[name]["memory"] = pattern.memory
+        if pattern.provider is not None:
+            out[name]["provider"] = pattern.provider
     return out
 
 

@@ -23,7 +23,7 @@ from testbed.artifacts import Store
 from testbed.errors import CommandError, LabError, NoSuchLab
 from testbed.nodes.base import Node, NodeSpec, Provider
 from testbed.nodes.netns import cgroups, find
-from testbed.nodes.netns.provider import NetnsProvider
+from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
 from testbed.process import run
 
 if TYPE_CHECKING:
@@ -308,6 +308,22 @@ class TestNetns:
         assert Path("/proc/self/mounts").read_text(encoding="utf-8") == mounts
         assert not [i for i in find.inits() if i.state == str(provider._state)]
 
+    def test_a_node_of_that_name_and_another_kind_is_anothers(
+        self, provider: NetnsProvider, init: Path, topology: Topology
+    ) -> None:
+        cells = NetnsProvider(provider._state, lambda: init, kind="cell")
+        provider.create_fabric(LAB, topology)
+        cell = cells.create(LAB, spec("node1"))
+        began = time.monotonic()
+        provider.destroy(LAB, ["node1"])  # nor is its cgroup waited for
+        assert time.monotonic() - began < BUSY_SECONDS
+        assert (provider.found(LAB), list(cells.found(LAB))) == ({}, ["node1"])
+        assert cell.run(["true"]).ok
+        cells.destroy(LAB, ["node1"])
+        node = provider.create(LAB, spec("node1"))
+        cells.destroy(LAB, ["node1"])
+        assert node.run(["true"]).ok
+
     def test_a_lab_of_another_state_folder_is_not_seen(
         self, provider: NetnsProvider, node: Node, init: Path, tmp_path: Path
     ) -> None:
@@ -381,7 +397,7 @@ class TestNetns:
 ATTACH = """
 import sys
 from pathlib import Path
-from testbed.nodes.netns.provider import NetnsProvider
+from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
 
 provider = NetnsProvider(Path(sys.argv[1]), lambda: Path(sys.argv[2]))
 sys.exit(provider.nodes("contract")["node1"].attach(["sh"], tty=True))
@@ -391,7 +407,7 @@ MAKER = """
 import sys
 from pathlib import Path
 from testbed.nodes.base import NodeSpec
-from testbed.nodes.netns.provider import NetnsProvider
+from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
 
 provider = NetnsProvider(Path(sys.argv[1]), lambda: Path(sys.argv[2]))
 provider.create("contract", NodeSpec("first", "d"))

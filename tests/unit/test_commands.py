@@ -251,6 +251,38 @@ def test_plan_of_a_variant(testbed: Testbed) -> None:
     assert "vxlan" not in about
 
 
+def test_plan_of_a_mixed_lab_says_who_makes_what(testbed: Testbed) -> None:
+    lines = testbed("plan", "two-node-mixed").out.splitlines()
+    assert lines[0].startswith("two-node-mixed: 3 nodes by netns and qemu, flannel vxlan, ")
+    about = {line.split()[1]: line.split("  ")[-1] for line in lines if line.startswith("  node ")}
+    assert about == {
+        "node1": "machine with 10.168.0.2",
+        "node2": "qemu machine with 10.168.0.3",
+        "outside": "machine with 10.168.0.1",
+    }
+    all_of_one = testbed("plan", "two-node", "--provider", "qemu").out.splitlines()
+    assert all_of_one[0].startswith("two-node: 3 nodes by qemu, ")
+
+
+@pytest.mark.usefixtures("root")
+def test_a_mixed_lab_looked_at(
+    bench: Bench, testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "make_settings", lambda **_: bench.settings)
+    file = tmp_path / "lab.yaml"
+    file.write_text("name: mixed\nnodes: {a: {}, b: {provider: qemu}}\n")
+    assert testbed("up", str(file), "-q").status == 0
+    shown = [line.split() for line in testbed("status").out.splitlines()]
+    assert shown == [["mixed:", "up"], ["a", "up", "by", "netns"], ["b", "up", "by", "qemu"]]
+    found = json.loads(testbed("status", "--json").out)["nodes"]
+    assert {node["name"]: node["provider"] for node in found} == {"a": "netns", "b": "qemu"}
+    assert "2 of 2" in testbed("ls").out
+    assert testbed("down").out.startswith("mixed: gone")
+    file.write_text("name: mixed\nnodes: {a: {}, b: {}}\n")
+    assert testbed("up", str(file), "-q").status == 0
+    assert " by " not in testbed("status").out
+
+
 def test_topologies(testbed: Testbed) -> None:
     said = testbed("topologies")
     assert (said.status, said.err) == (0, "")

@@ -22,9 +22,10 @@ from testbed.errors import (
     UsageError,
 )
 from testbed.lab.lab import Lab, Outcome, Watch, labs
+from testbed.lab.live import LiveLab
 from testbed.lab.status import status
 from testbed.nodes.fake import Answer, Behaviour, FakeProvider
-from testbed.topology import Topology, load, load_text, names
+from testbed.topology import Topology, load, load_data, load_text, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,15 @@ def nodes(bench: Bench) -> list[str]:
     return sorted(bench.provider.nodes("two-node"))
 
 
+def made_by(bench: Bench, lab: str = "two-node") -> dict[str, str]:
+    """What has made each node of a lab."""
+    return {
+        node: name
+        for name, provider in bench.settings.providers.items()
+        for node in provider.nodes(lab)
+    }
+
+
 # -- up ---------------------------------------------------------------------
 
 
@@ -77,7 +87,7 @@ def test_every_shipped_topology_comes_up_and_goes(bench: Bench, name: str) -> No
     topology = load(name)
     lab = Lab(name, bench.settings)
     outcome = lab.up(topology)
-    assert sorted(bench.provider.nodes(name)) == sorted(topology.nodes)
+    assert made_by(bench, name) == {node: topology.provider_of(node) for node in topology.nodes}
     assert {n for n, what in bench.engine_log if what.startswith("start")} == {
         c.node for c in topology.containers.values()
     }
@@ -153,7 +163,7 @@ def test_a_provider_is_told_what_is_to_be_made_before_anything_is(bench: Bench) 
     up(bench)
     bench.provider.destroy("two-node", ["node2"])
     up(bench)
-    assert bench.provider.asked("prepare") == [(), ("node2",)]
+    assert bench.provider.asked("prepare") == [("node2",)]  # the first time there was none
 
 
 def test_a_machine_that_has_no_room_is_told_before_anything_is_made(bench: Bench) -> None:
@@ -180,7 +190,7 @@ def test_an_unknown_provider(bench: Bench) -> None:
     topology = dataclasses.replace(two(), provider="moon")
     with pytest.raises(UsageError, match="no provider 'moon'") as caught:
         up(bench, topology)
-    assert caught.value.hint == "there are: netns"
+    assert caught.value.hint == "there are: netns, qemu"
 
 
 # -- up again ---------------------------------------------------------------
@@ -536,11 +546,113 @@ def test_a_lab_that_is_held_for_too_long(bench: Bench, monkeypatch: pytest.Monke
         Lab("two-node", bench.settings).down()
 
 
-def test_a_lab_of_another_provider_is_left_alone(bench: Bench) -> None:
+# -- nodes of several providers ------------------------------------------------
+
+
+def second_by_qemu(text: str) -> str:
+    return text.replace("roles: [docker, flannel]}", "roles: [docker, flannel], provider: qemu}")
+
+
+MIXED = {"node1": "netns", "node2": "qemu", "outside": "netns"}
+OF_NODE2 = {
+    "node node2", "docker node2", "images node2", "flannel node2", "container node2/container-2",
+}  # fmt: skip
+
+
+def test_a_mixed_lab_comes_up_again_and_goes(bench: Bench) -> None:
+    up(bench, two(second_by_qemu))
+    assert made_by(bench) == MIXED
+    assert changed(up(bench, two(second_by_qemu))) == set()
+    again = Lab("two-node", bench.again())
+    assert sorted(again.context().nodes) == NODES
+    assert again.node("node2").name == "node2"
+    assert again.down()
+    assert made_by(bench) == {}
+    assert labs(bench.settings) == []
+
+
+def test_a_node_with_another_provider_is_made_anew_by_that(bench: Bench) -> None:
     up(bench)
-    bench.forget()
-    bench.settings.providers = {**bench.settings.providers, "qemu": FakeProvider()}
-    other = dataclasses.replace(two(), provider="qemu")
-    with pytest.raises(UsageError, match="already up with the provider netns, not qemu"):
+    before = bench.provider.nodes("two-node")
+    outcome = up(bench, two(second_by_qemu))
+    assert (outcome.removed, changed(outcome)) == (["node2"], OF_NODE2)
+    assert made_by(bench) == MIXED
+    kept = {name: before[name] for name in ("node1", "outside")}
+    assert bench.provider.nodes("two-node") == kept
+    outcome = up(bench)
+    assert (outcome.removed, changed(outcome)) == (["node2"], OF_NODE2)
+    assert made_by(bench) == dict.fromkeys(NODES, "netns")
+
+
+def test_a_lab_with_another_provider_is_made_anew_by_that(bench: Bench) -> None:
+    up(bench)
+    outcome = up(bench, two(lambda text: text + "provider: qemu\n"))
+    assert outcome.removed == NODES
+    assert made_by(bench) == dict.fromkeys(NODES, "qemu")
+
+
+def test_a_node_that_says_what_all_are_made_by_stays(bench: Bench) -> None:
+    up(bench)
+    said = two(lambda text: text.replace("gateway: true}", "gateway: true, provider: netns}"))
+    outcome = up(bench, said)
+    assert (outcome.removed, changed(outcome)) == ([], set())
+
+
+def test_a_machine_that_is_taken_out_is_removed(bench: Bench) -> None:
+    up(bench, two(lambda text: added(text).replace("roles: [docker]}", "provider: qemu}")
+                  .replace("  container-4: {node: node3, image: nginx}\n", "")))  # fmt: skip
+    assert made_by(bench)["node3"] == "qemu"
+    assert up(bench).removed == ["node3"]
+    assert made_by(bench) == dict.fromkeys(NODES, "netns")
+
+
+def test_a_failed_mixed_up_leaves_nothing(bench: Bench) -> None:
+    bench.provider.behave("dockerd", Behaviour(dies=1), node="node2")
+    with pytest.raises(StepsFailed, match="docker node2"):
+        up(bench, two(second_by_qemu))
+    assert made_by(bench) == {}
+    assert labs(bench.settings) == []
+    assert bench.provider.fabric("two-node") is None
+
+
+def test_a_failed_change_of_provider_leaves_the_other_nodes(bench: Bench) -> None:
+    up(bench)
+    bench.provider.fail("connect", "node2", LabError("no such tap"))
+    with pytest.raises(StepsFailed, match="no such tap"):
+        up(bench, two(second_by_qemu))
+    assert made_by(bench) == {"node1": "netns", "outside": "netns"}
+    bench.provider.fail("connect", "node2", None)
+    up(bench, two(second_by_qemu))
+    assert made_by(bench) == MIXED
+
+
+def test_down_of_a_mixed_lab_without_a_record_half_made(bench: Bench) -> None:
+    bench.provider.fail("connect", "node2", LabError("killed here"))
+    with pytest.raises(StepsFailed):
+        up(bench, two(second_by_qemu), keep=True)
+    assert made_by(bench)["node2"] == "qemu"
+    bench.state.remove("two-node")
+    assert Lab("two-node", bench.again()).down()
+    assert made_by(bench) == {}
+    assert labs(bench.settings) == []
+
+
+def test_what_a_mixed_labs_claims_may_depend_on(bench: Bench) -> None:
+    topology = two(second_by_qemu).to_dict()
+    bare = {**topology, "nodes": {name: {} for name in NODES}, "containers": {}}
+    del bare["flannel"], bare["docker"]
+    for provider, seen in ((None, "netns"), ("netns", "netns"), ("qemu", "mixed")):
+        nodes: dict[str, dict[str, str]] = {**bare["nodes"]}
+        nodes["node2"] = {"provider": provider} if provider else {}
+        lab = Lab("two-node", bench.settings)
+        lab.up(load_data({**bare, "nodes": nodes}, "t.yaml"), replace=True)
+        assert LiveLab(lab.context()).facts == {"provider": seen}
+
+
+def test_a_lab_on_another_fabric_is_left_alone(bench: Bench) -> None:
+    up(bench)
+    bench.settings.providers = {**bench.settings.providers, "kubernetes": FakeProvider()}
+    other = dataclasses.replace(two(), provider="kubernetes")
+    with pytest.raises(UsageError, match="already up with the provider netns, not kubernetes"):
         up(bench, other, replace=True)
-    assert sorted(bench.provider.nodes("two-node")) == NODES
+    assert nodes(bench) == NODES

@@ -12,7 +12,8 @@ from testbed import boot, doctor
 from testbed.errors import MachineError
 from testbed.lab import preflight
 from testbed.nodes.base import Finding
-from testbed.topology import Overrides, Topology, load, names
+from testbed.topology import Overrides, Topology, load, load_data, names
+from testbed.vm import accel, box
 
 EVERY = set(preflight.EVERY_LAB)
 DOCKER = {"overlay", "iptables nat", "iptables conntrack", "iptables addrtype"}
@@ -26,9 +27,11 @@ FEATURES = {
     "two-node": EVERY | DOCKER | {"vxlan"},
     "two-node-udp": EVERY | DOCKER | {"tun"},
     "two-node-host-gw": EVERY | DOCKER,
+    "two-node-mixed": EVERY | DOCKER | {"vxlan", "tun"},  # the machine is plugged in by a tap
     "vxlan-10-1-16": EVERY | DOCKER | {"vxlan"},
 }
 BASE = {"ip": "iproute2", "nsenter": "util-linux"}
+QEMU = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
 WITH_DOCKER = {**BASE, "iptables": "iptables", "curl": "curl"}
 
 
@@ -119,7 +122,34 @@ def test_programs(name: str) -> None:
     assert wanted.items() >= (BASE if name == "netns-experiments" else WITH_DOCKER).items()
     # ... and the doctor, who is to mend it, knows each by the same package.
     packages = {tool.name: tool.package for tool in doctor.TOOLS}
+    packages |= {**box.PROGRAMS, accel.QEMU: accel.PACKAGE}  # doctor.virtual_machines
     assert {program: packages.get(program) for program in wanted} == wanted
+
+
+@pytest.mark.parametrize("backend", ["udp", "vxlan", "host-gw"])
+def test_a_virtual_machine_has_its_own_kernel_and_programs(backend: str) -> None:
+    machines = load("two-node", Overrides(provider="qemu", backend=backend))
+    assert preflight.kernel_features(machines) == EVERY | {"tun"}
+    assert preflight.programs(machines) == {**BASE, **QEMU}
+
+
+def test_of_a_mixed_lab_what_each_of_its_nodes_needs() -> None:
+    mixed = load("two-node-mixed")
+    plain = load("two-node")
+    assert preflight.kernel_features(mixed) == preflight.kernel_features(plain) | {"tun"}
+    assert preflight.programs(mixed) == preflight.programs(plain) | QEMU
+
+
+def test_what_only_machines_run_is_not_needed_here() -> None:
+    text = load("two-node", Overrides(provider="qemu")).to_dict()
+    text["nodes"]["outside"]["provider"] = "netns"
+    gateway = load_data(text, "t.yaml")
+    assert gateway.providers == ("qemu", "netns")
+    assert preflight.kernel_features(gateway) == EVERY | {"tun"}
+    assert preflight.programs(gateway) == {**BASE, **QEMU}
+    # Docker here, flannel in the machines alone: what its backend needs is theirs.
+    text["nodes"]["outside"]["roles"] = ["docker"]
+    assert preflight.kernel_features(load_data(text, "t.yaml")) == EVERY | {"tun"} | DOCKER
 
 
 # -- what is missing --------------------------------------------------------------

@@ -259,7 +259,7 @@ def test_as_data(two: Two) -> None:
 
 def test_a_node_that_does_not_run(two: Two) -> None:
     two.provider.destroy("two-node", ["node2"])
-    assert two.of("node2") == NodeStatus("node2", "missing", ["10.168.0.3"])
+    assert two.of("node2") == NodeStatus("node2", "missing", ["10.168.0.3"], "netns")
     assert not two.of("node2").ok
     assert not two.status().ok
     assert two.of("node1").ok

@@ -76,6 +76,12 @@ FORM = {
     "unknown provider": bad(
         f"name: t\nprovider: §vargant\n{OK}", "netns, qemu, vagrant|'vagrant'?"
     ),
+    "unknown provider of a node": bad(
+        "name: t\nnodes: {a: {provider: §qemo}}\n", "a provider: netns, qemu|'qemo'|mean 'qemu'"
+    ),
+    "provider of a node that is no text": bad(
+        "name: t\nnodes: {a: {provider: §[qemu]}}\n", "a provider: netns|a list|write text"
+    ),
     "unknown role": bad(
         "name: t\nnodes: {a: {roles: [§dokcer]}}\n", "a role|'dokcer'|mean 'docker'"
     ),
@@ -115,6 +121,18 @@ NETWORKS = {
     "leading zeros": bad(LAN + "nodes: {a: {networks: {lan: §10.168.0.02}}}\n", "leading zeros"),
     "IPv6": bad(LAN + 'nodes: {a: {networks: {lan: §"fd00::2"}}}\n', "IPv6 is not supported"),
     "no address": bad(LAN + "nodes: {a: {networks: {lan: §12}}}\n", "IPv4 address|integer 12"),
+    "providers of two fabrics": bad(
+        "name: t\nnodes:\n  a: {provider: §kubernetes}\n  b: {}\n  c: {provider: qemu}\n",
+        "can share a lab with netns: netns, qemu, vagrant|'kubernetes'|a lab of its own",
+    ),
+    "a provider that is not the lab's": bad(
+        "name: t\nprovider: containerlab\nnodes:\n  a: {}\n  b: {provider: §netns}\n",
+        "can share a lab with containerlab: containerlab|'netns'",
+    ),
+    "providers of two fabrics, none the lab's": bad(
+        "name: t\nnodes:\n  a: {provider: kubernetes}\n  b: {provider: §containerlab}\n",
+        "can share a lab with kubernetes: kubernetes|'containerlab'",
+    ),
     "list of networks": bad(LAN + "nodes: {a: {networks: §[lan]}}\n", "network to address|a list"),
     "host bits": bad(
         f"name: t\nnetworks: {{lan: {{subnet: §10.168.0.2/24}}}}\n{OK}", "write 10.168.0.0/24"

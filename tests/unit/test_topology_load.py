@@ -36,6 +36,7 @@ def test_shipped_names() -> None:
         "three-node-udp",
         "two-node",
         "two-node-host-gw",
+        "two-node-mixed",
         "two-node-udp",
         "vxlan-10-1-16",
     ]
@@ -153,6 +154,32 @@ def test_the_smallest_topology() -> None:
     assert topology.provider == "netns"
     assert topology.flannel is None
     assert topology.nodes["a"].networks == {}
+    assert (topology.providers, topology.provider_of("a")) == (("netns",), "netns")
+
+
+def test_a_node_may_say_its_own_provider() -> None:
+    text = "name: t\nprovider: qemu\nnodes: {a: {}, b: {provider: netns}, c: {provider: qemu}}\n"
+    topology = load_text(text, "t.yaml")
+    assert {name: topology.provider_of(name) for name in topology.nodes} == {
+        "a": "qemu", "b": "netns", "c": "qemu",
+    }  # fmt: skip
+    assert topology.providers == ("qemu", "netns")
+    said = {name: node.get("provider") for name, node in topology.to_dict()["nodes"].items()}
+    assert said == {"a": None, "b": "netns", "c": "qemu"}
+    assert load_data(topology.to_dict(), "record") == topology
+
+
+def test_a_digest_tells_who_makes_the_node_and_not_who_said_so() -> None:
+    def digest(text: str) -> str:
+        return load_text(f"name: t\n{text}\n", "t.yaml").node_digest("a")
+
+    plain = digest("nodes: {a: {}, b: {}}")
+    assert digest("nodes: {a: {provider: netns}, b: {}}") == plain
+    assert digest("provider: qemu\nnodes: {a: {provider: netns}, b: {}}") == plain
+    assert digest("nodes: {a: {}, b: {provider: qemu}}") == plain  # a peer's is the peer's affair
+    other = digest("nodes: {a: {provider: qemu}, b: {}}")
+    assert other != plain
+    assert digest("provider: qemu\nnodes: {a: {}, b: {}}") == other
 
 
 def test_flannel_defaults() -> None:
@@ -436,3 +463,11 @@ def test_engine_and_packet_filter_make_another_node() -> None:
     # A node without Docker is the same machine under either.
     plain = [load_text(FLANNEL + text, "t.yaml").node_digest("out") for text in texts]
     assert len(set(plain)) == 1
+
+
+def test_the_docs_mixed_lab_is_the_shipped_one_in_short() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text(encoding="utf-8")
+    section = page[page.index("## Some nodes as virtual machines") :]
+    printed = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
+    shipped = yaml.safe_load(names()["two-node-mixed"].read_text(encoding="utf-8"))
+    assert printed == {key: shipped[key] for key in ("name", "networks", "nodes")}

@@ -87,7 +87,7 @@ def test_enumerations_are_those_of_the_model() -> None:
     docker = top["docker"]["properties"]
     assert set(ENGINES) <= set(docker["engine"]["enum"])
     assert docker["firewall"]["enum"] == list(FIREWALLS)
-    assert top["provider"]["enum"] == list(keys.PROVIDERS)
+    assert top["provider"]["enum"] == node["provider"]["enum"] == list(keys.PROVIDERS)
 
 
 def test_every_key_is_described() -> None:
@@ -118,6 +118,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "gateway": True,
                 "cpus": 0.5,
                 "memory": 1 << 30,
+                "provider": "qemu",
             },
         },
         "docker": {"bip": {"n1": "100.96.3.1/24"}, "engine": "29", "firewall": "nftables"},

@@ -47,6 +47,31 @@ def test_provider_and_name() -> None:
     assert variant.source == load("two-node").source
 
 
+def test_a_provider_is_that_of_the_nodes_that_do_not_say_their_own() -> None:
+    mixed = load("two-node-mixed")
+    assert mixed.providers == ("netns", "qemu")
+    variant = load("two-node-mixed", Overrides(provider="vagrant"))
+    made = {name: variant.provider_of(name) for name in variant.nodes}
+    assert made == {"node1": "vagrant", "node2": "qemu", "outside": "vagrant"}
+
+
+def test_more_nodes_are_made_as_those_that_they_are_like() -> None:
+    variant = load("two-node-mixed", Overrides(nodes=3))
+    made = {name: variant.provider_of(name) for name in variant.nodes}
+    assert made == {"node1": "netns", "node2": "qemu", "node3": "qemu", "outside": "netns"}
+
+
+def test_a_provider_that_would_make_none() -> None:
+    each = load_text("name: t\nnodes: {a: {provider: qemu}, b: {provider: netns}}\n", "t.yaml")
+    with pytest.raises(UsageError, match="each node of t says its own provider, none would be"):
+        vary(each, Overrides(provider="netns"))
+
+
+def test_a_provider_that_cannot_share_the_lab() -> None:
+    with pytest.raises(TopologyError, match=r"can share a lab with kubernetes.*nodes\.node2"):
+        load("two-node-mixed", Overrides(provider="kubernetes"))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 250])
 def test_nodes(count: int) -> None:
     variant = load("two-node", Overrides(nodes=count))

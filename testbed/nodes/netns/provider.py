@@ -208,10 +208,11 @@ class NetnsProvider(Provider):
         folder = cgroups.folder_name(lab, self._state)
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
-            self._end(lab, wanted)
+            others = self._end(lab, wanted)
             try:
                 for name in [None] if wanted is None else wanted:
-                    cgroups.remove(folder, name, timeout=0.5)
+                    if name not in others:
+                        cgroups.remove(folder, name, timeout=0.5)
             except LabError:
                 # Somebody's half-made node, whose maker was killed: it is there once it is whole.
                 if time.monotonic() > deadline:
@@ -219,13 +220,13 @@ class NetnsProvider(Provider):
             else:
                 return
 
-    def _end(self, lab: str, wanted: list[str] | None) -> None:
-        """Kill the nodes that are there, and wait until they are gone."""
-        inits = [
-            i
-            for i in self._ours(lab)
-            if wanted is None or (i.kind == self._kind and i.node in wanted)
-        ]
+    def _end(self, lab: str, wanted: list[str] | None) -> set[str]:
+        """Kill the nodes that are there, wait until they are gone; the names of other kinds' nodes.
+
+        A node of another kind is another provider's, though its cgroup is where ours would be.
+        """
+        there = self._ours(lab)
+        inits = [i for i in there if wanted is None or (i.kind == self._kind and i.node in wanted)]
         for init in inits:
             init.kill()
         for init in inits:
@@ -234,6 +235,7 @@ class NetnsProvider(Provider):
                     f"node {init.node} of lab {lab} does not end (pid {init.pid})",
                     hint="a process in it hangs in the kernel: see /proc/PID/stack of its children",
                 )
+        return {i.node for i in there if i not in inits}
 
 
 def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testbed.topology import tree
+from testbed.topology import keys, tree
 from testbed.topology.check.look import Look
 from testbed.topology.read import host_in
 from testbed.topology.tree import nearest, quote
@@ -25,6 +25,7 @@ class Networks(Look):
             self.addresses_are_in_their_networks,
             self.one_gateway_per_network,
             self.roles_have_a_network,
+            self.providers_share_a_fabric,
         )
 
     def networks_are_apart(self) -> None:
@@ -78,3 +79,18 @@ class Networks(Look):
                 wanted = f"a network for a node with the role {roles[0]}"
                 hint = "add networks: {NAME: ADDRESS}"
                 self.add(self.key("nodes", node.name), wanted, "none", hint)
+
+    def providers_share_a_fabric(self) -> None:
+        makers = {n: self.t.provider_of(n) for n in self.t.nodes if not self.unsure(n, "provider")}
+        if self.bad("provider") or not makers:
+            return
+        first = next(iter(makers.values()))
+        if self.t.provider in makers.values():
+            first = self.t.provider
+        others = [name for name, fabric in keys.FABRICS.items() if fabric == keys.FABRICS[first]]
+        for node, maker in makers.items():
+            if maker not in others:
+                at = self.value("nodes", node, "provider")
+                wanted = f"a provider that can share a lab with {first}: {', '.join(others)}"
+                hint = "its nodes and theirs have no network in common; make it a lab of its own"
+                self.add(at, wanted, quote(maker), hint)

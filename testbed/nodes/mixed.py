@@ -1,0 +1,67 @@
+"""The providers of one fabric as one: a lab's nodes are each made by a provider of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Topology
+
+
+class MixedProvider(Provider):
+    """Several providers whose nodes are on the same fabric.
+
+    ``members`` are all that may have nodes of the lab, the one that makes the
+    fabric first; ``maker`` gives the one that makes the node of a name.
+    """
+
+    name = "mixed"
+
+    def __init__(self, members: Sequence[Provider], maker: Callable[[str], Provider]) -> None:
+        self._members = members
+        self._maker = maker
+
+    def probe(self) -> list[Finding]:
+        return list(dict.fromkeys(item for member in self._members for item in member.probe()))
+
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        for member in self._members:
+            if mine := [spec for spec in specs if self._maker(spec.name) is member]:
+                member.prepare(lab, mine)
+
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        # What a maker that was killed has left may bear the name of a node that another makes now.
+        for member in self._members:
+            others = [name for name in topology.nodes if self._maker(name) is not member]
+            if others:
+                member.destroy(lab, others)
+        self._members[0].create_fabric(lab, topology)
+
+    def create(self, lab: str, spec: NodeSpec) -> Node:
+        return self._maker(spec.name).create(lab, spec)
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        self._maker(node.name).connect(lab, topology, node)
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        for member in self._members:
+            found |= member.nodes(lab)
+        return found
+
+    def ended(self, lab: str) -> dict[str, str]:
+        return {name: words for m in self._members for name, words in m.ended(lab).items()}
+
+    def labs(self) -> list[str]:
+        return sorted({lab for member in self._members for lab in member.labs()})
+
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        names = None if nodes is None else list(nodes)
+        for member in reversed(self._members):  # the fabric goes last
+            member.destroy(lab, names)
+
+    def fabric(self, lab: str) -> Node | None:
+        return self._members[0].fabric(lab)

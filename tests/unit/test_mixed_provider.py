@@ -1,0 +1,118 @@
+"""Several providers as one: the same contract, and each node made by its own."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from provider_contract import TWO, ProviderContract, spec
+from test_fake_provider import TestContract as FakeContract
+from test_fake_provider import taught
+
+from testbed.errors import LabError
+from testbed.nodes.base import Provider
+from testbed.nodes.fake import FakeMachine, FakeProvider
+from testbed.nodes.mixed import MixedProvider
+from testbed.topology import Topology, load_text
+
+
+def mixed(machine: FakeMachine, odd: str = "qemu") -> MixedProvider:
+    """Two providers of one machine; nodes whose name ends in 1 are made by the second."""
+    one, two = FakeProvider(machine, name="netns"), FakeProvider(machine, name=odd)
+    return MixedProvider([one, two], lambda name: two if name.endswith("1") else one)
+
+
+class TestMixedContract(ProviderContract):
+    skips: ClassVar = FakeContract.skips
+
+    @pytest.fixture
+    def provider(self) -> Provider:
+        return mixed(taught().machine)
+
+    def again(self, provider: Provider) -> Provider:
+        assert isinstance(provider, MixedProvider)
+        (first, _) = provider._members
+        assert isinstance(first, FakeProvider)
+        return mixed(first.machine)
+
+
+@pytest.fixture
+def machine() -> FakeMachine:
+    return FakeMachine()
+
+
+@pytest.fixture
+def topology() -> Topology:
+    return load_text(TWO, "contract.yaml")
+
+
+def made(machine: FakeMachine, topology: Topology) -> MixedProvider:
+    provider = mixed(machine)
+    provider.create_fabric("contract", topology)
+    for name in topology.nodes:
+        provider.connect("contract", topology, provider.create("contract", spec(name)))
+    return provider
+
+
+def makers(machine: FakeMachine) -> dict[str, str]:
+    return {name: node.maker for (_, name), node in machine.nodes.items()}
+
+
+def test_it_hands_on_each_method_of_the_contract() -> None:
+    """One that it only inherited would be asked of no member."""
+    contract = {name for name in vars(Provider) if not name.startswith("_")}
+    assert contract <= set(vars(MixedProvider))
+
+
+def test_each_node_is_made_by_its_own(machine: FakeMachine, topology: Topology) -> None:
+    provider = made(machine, topology)
+    assert makers(machine) == {"node1": "qemu", "node2": "netns", "outside": "netns"}
+    assert set(provider.nodes("contract")) == set(topology.nodes)
+    assert provider.labs() == ["contract"]
+    fabric = provider.fabric("contract")
+    assert fabric is not None
+    assert all(member.fabric("contract") is fabric for member in provider._members)
+
+
+def test_a_node_is_removed_whoever_has_made_it(machine: FakeMachine, topology: Topology) -> None:
+    made(machine, topology)
+    # As after an edit: now the first is to make all of them.
+    one = FakeProvider(machine, name="netns")
+    edited = MixedProvider([one, FakeProvider(machine, name="qemu")], lambda _: one)
+    edited.destroy("contract", ["node1"])
+    assert makers(machine) == {"node2": "netns", "outside": "netns"}
+    edited.create("contract", spec("node1"))
+    assert makers(machine)["node1"] == "netns"
+
+
+def test_what_another_has_left_of_a_name_goes_before_the_node_is_made(
+    machine: FakeMachine, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Half-made, so that `nodes` does not show it, and nobody would ask to remove it.
+    FakeProvider(machine, name="qemu").create("contract", spec("node2"))
+    monkeypatch.setattr(MixedProvider, "nodes", lambda *_: {})
+    made(machine, topology)
+    assert makers(machine)["node2"] == "netns"
+
+
+def test_a_fabric_that_is_there_costs_no_node(machine: FakeMachine, topology: Topology) -> None:
+    provider = made(machine, topology)
+    before = provider.nodes("contract")
+    provider.create_fabric("contract", topology)
+    assert provider.nodes("contract") == before
+
+
+def test_all_of_a_lab_goes(machine: FakeMachine, topology: Topology) -> None:
+    provider = made(machine, topology)
+    provider.destroy("contract")
+    assert (machine.nodes, machine.fabrics) == ({}, {})
+
+
+def test_a_failure_is_the_makers(machine: FakeMachine, topology: Topology) -> None:
+    machine.fail("create", "node1", LabError("no room"))
+    with pytest.raises(LabError, match="no room"):
+        made(machine, topology)
+
+
+def test_what_all_need_is_said_once(machine: FakeMachine) -> None:
+    assert [finding.name for finding in mixed(machine).probe()] == ["memory"]

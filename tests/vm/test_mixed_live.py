@@ -1,0 +1,118 @@
+"""A namespace node and a virtual machine in one lab: two kernels on one overlay."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.nodes.netns import find
+from testbed.process import run
+from testbed.topology import names
+
+LAB = "two-node-mixed"
+#: docker0's addresses, the routes by either kernel, and containers that reach each other.
+CLAIMS = (
+    "bridge-docker0-is-linux-bridge",
+    "bridge-docker0-first-address",
+    "bridge-container-ip-from-subnet",
+    "flannel-virtual-network-per-node",
+    "flannel-unique-subnet-per-node",
+    "flannel-container-ip-in-node-range",
+    "flannel-overlay-connects-all",
+    "flannel-vxlan-route-entry",
+    "flannel-vxlan-route-used",
+    "flannel-vxlan-fdb-entry",
+)
+PAGE = "http://{}/"
+Testbed = Callable[..., str]
+
+
+@pytest.fixture
+def testbed(state: Path) -> Iterator[Testbed]:
+    """The command, with a state folder of its own; it takes its lab down."""
+    env = {**os.environ, "TESTBED_STATE": str(state)}
+
+    def call(*words: str, seconds: float = 60) -> str:
+        return run([sys.executable, "-m", "testbed", *words], env=env, timeout=seconds).stdout
+
+    yield call
+    call("down", "--all")
+    assert [init.node for init in find.inits() if init.state == str(state.resolve())] == []
+
+
+def status(testbed: Testbed) -> dict[str, Any]:
+    nodes = json.loads(testbed("status", LAB, "--json"))["nodes"]
+    return {node["name"]: node for node in nodes}
+
+
+def container(node: dict[str, Any]) -> str:
+    """The address of the only container on a node."""
+    (one,) = node["containers"]
+    return str(one["detail"])
+
+
+def kinds(state: Path) -> dict[str, str]:
+    inits = [init for init in find.inits() if init.state == str(state.resolve())]
+    return {init.node: init.kind for init in inits}
+
+
+def fetch(testbed: Testbed, node: str, name: str, address: str) -> dict[str, str]:
+    """The page of a container, as one on another node gets it."""
+    words = ("curl", "-sS", "--max-time", "30", PAGE.format(address))
+    page: dict[str, str] = json.loads(testbed("exec", "-l", LAB, f"{node}/{name}", "--", *words))
+    return page
+
+
+def test_a_namespace_node_and_a_machine(testbed: Testbed, state: Path, tmp_path: Path) -> None:
+    text = names()[LAB].read_text(encoding="utf-8")
+    file = tmp_path / "mixed.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert f"{LAB} is up" in testbed("up", str(file), seconds=900)
+    assert kinds(state) == {"fabric": "fabric", "node1": "node", "node2": "cell", "outside": "node"}
+    there = status(testbed)
+    assert {name: (node["state"], node["provider"]) for name, node in there.items()} == {
+        "node1": ("up", "netns"),
+        "node2": ("up", "qemu"),
+        "outside": ("up", "netns"),
+    }
+
+    # The kernels are two.
+    boots = [testbed("exec", "-l", LAB, n, "--", "cat", "/proc/sys/kernel/random/boot_id")
+             for n in ("node1", "node2")]  # fmt: skip
+    assert boots[0] != boots[1]
+    assert boots[0] == Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+
+    # Each container has the other's page, and the other sees its own address: no NAT between.
+    one, two = container(there["node1"]), container(there["node2"])
+    assert fetch(testbed, "node1", "container-1", two)["client"].startswith(f"{one}:")
+    assert fetch(testbed, "node2", "container-2", one)["client"].startswith(f"{two}:")
+
+    data = tmp_path / "verify.json"
+    chosen = [word for claim in CLAIMS for word in ("--claim", claim)]
+    testbed("verify", LAB, "-q", *chosen, "--json", str(data), seconds=600)
+    (lab,) = json.loads(data.read_text(encoding="utf-8"))["labs"]
+    assert lab["facts"]["provider"] == "mixed"
+    found = {finding["claim"]: finding["verdict"] for finding in lab["findings"]}
+    assert found == dict.fromkeys(CLAIMS, "confirmed")
+
+    # A second `up` does nothing; with another provider a node goes, and is made anew by that.
+    assert "as it was" in testbed("up", str(file), seconds=120)
+    file.write_text(text.replace(", provider: qemu", ""), encoding="utf-8")
+    assert "removed: node2" in testbed("up", str(file), seconds=120)
+    assert kinds(state) == {
+        "fabric": "fabric",
+        **dict.fromkeys(("node1", "node2", "outside"), "node"),
+    }
+    there = status(testbed)
+    assert all(node["ok"] and node["provider"] == "netns" for node in there.values())
+    assert fetch(testbed, "node1", "container-1", container(there["node2"]))
+
+    testbed("down", LAB)
+    assert kinds(state) == {}
+    assert LAB not in testbed("ls")
