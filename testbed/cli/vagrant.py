@@ -35,7 +35,11 @@ def describe(topology: str, make: bool) -> None:
     from testbed.nodes.vagrant import outside
 
     settings, meant, provider = _meant(topology)
-    specs = [base_steps.node_spec(meant, node) for node in meant.nodes.values()]
+    specs = [
+        base_steps.node_spec(meant, node)
+        for node in meant.nodes.values()
+        if meant.provider_of(node.name) == provider.name
+    ]
     if make:
         common.need_root("`vagrant up`")
         _make(settings, meant, provider, specs)

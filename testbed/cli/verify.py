@@ -184,9 +184,9 @@ def _one(
     from testbed.suites.runner import run
 
     context = lab.context()
-    if provider not in {None, context.topology.provider}:
+    if provider not in {None, context.topology.maker}:
         raise UsageError(
-            f"lab {lab.name} is of the provider {context.topology.provider}, not {provider}",
+            f"lab {lab.name} is of the provider {context.topology.maker}, not {provider}",
             hint=f"take it down (testbed down {lab.name}) and bring it up with --provider",
         )
     absent = [name for name in context.topology.nodes if name not in context.nodes]

@@ -218,9 +218,10 @@ class Lab:
         def give_up() -> None:
             if keep:
                 return  # the other steps go on to their own end, for a whole picture
-            # Every wait on a node ends with the node; those made before this call come back
-            # by themselves with the next `up`, their services were not touched.
-            fresh = [n for n in list(context.nodes) if n not in already]  # steps still add to it
+            # Every wait on a node ends with the node, one that is being made too; those made
+            # before this call come back by themselves with the next `up`, their services were
+            # not touched.
+            fresh = [name for name in context.topology.nodes if name not in already]
             context.provider.destroy(self.name, fresh)
 
         already = set(context.nodes)
@@ -237,12 +238,13 @@ class Lab:
         context.provider.destroy(self.name, fresh)
 
     def adopt(self, topology: Topology, name: str, watch: Watch | None = None) -> bool:
-        """Join a machine to the lab that was made by hand, with the provider's own tool.
+        """Join a machine to the lab that was made by hand, with its provider's own tool.
 
         True once all that the topology wants of that provider are there.  Raises NoSuchLab
         where the machine does not run, or is none of this topology.
         """
-        provider = self.settings.provider(topology.provider)
+        provider = self.settings.makers(topology)
+        maker = topology.provider_of(name)
         with self.settings.state.lock(self.name, f"adopt {name}", waiting=_waits(watch or Watch())):
             nodes = provider.nodes(self.name)
             node = nodes.get(name)
@@ -253,9 +255,8 @@ class Lab:
                     " again",
                 )
             base_steps.join(Context(topology, provider, self.settings.store, nodes), node)
-            return all(
-                name in nodes and base_steps.is_joined(nodes[name]) for name in topology.nodes
-            )
+            peers = [one for one in topology.nodes if topology.provider_of(one) == maker]
+            return all(peer in nodes and base_steps.is_joined(nodes[peer]) for peer in peers)
 
     # -- down -------------------------------------------------------------
 

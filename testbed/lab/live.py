@@ -106,12 +106,11 @@ class LiveLab:
     def facts(self) -> dict[str, str]:
         """What an expectation of the catalogue may depend on (:data:`testbed.claims.model.FACTS`).
 
-        ``provider`` is what makes the nodes, or mixed when not one makes all of them;
+        ``provider`` is what makes the nodes (:attr:`Topology.maker`);
         ``docker`` is the engine's version; ``firewall`` is what writes its
         rules: iptables-legacy, iptables-nft or nftables.
         """
-        makers = self.topology.providers
-        found = {"provider": makers[0] if len(makers) == 1 else "mixed"}
+        found = {"provider": self.topology.maker}
         if self.topology.flannel:
             found["backend"] = self.topology.flannel.backend
         with_docker = self.topology.with_role("docker")

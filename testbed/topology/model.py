@@ -182,6 +182,17 @@ class Topology:
         """What makes the nodes, each provider once, in the order of the file."""
         return tuple(dict.fromkeys(self.provider_of(name) for name in self.nodes))
 
+    @property
+    def maker(self) -> str:
+        """What makes the nodes that have a role; mixed, where not one makes all of them.
+
+        A node without one, such as the rest of the world, is what others are reached through
+        and not what is looked at.  Where no node has a role, all of them count.
+        """
+        meant = [node for node in self.nodes.values() if node.roles] or list(self.nodes.values())
+        makers = {self.provider_of(node.name) for node in meant}
+        return makers.pop() if len(makers) == 1 else "mixed"
+
     def with_role(self, role: str) -> tuple[Node, ...]:
         """The nodes that have a role, in the order of the file."""
         return tuple(n for n in self.nodes.values() if role in n.roles)

@@ -261,7 +261,7 @@ def test_plan_of_a_mixed_lab_says_who_makes_what(testbed: Testbed) -> None:
         "outside": "machine with 10.168.0.1",
     }
     all_of_one = testbed("plan", "two-node", "--provider", "qemu").out.splitlines()
-    assert all_of_one[0].startswith("two-node: 3 nodes by qemu, ")
+    assert all_of_one[0].startswith("two-node: 3 nodes by qemu and netns, ")
 
 
 @pytest.mark.usefixtures("root")

@@ -52,7 +52,7 @@ def test_a_provider_is_that_of_the_nodes_that_do_not_say_their_own() -> None:
     assert mixed.providers == ("netns", "qemu")
     variant = load("two-node-mixed", Overrides(provider="vagrant"))
     made = {name: variant.provider_of(name) for name in variant.nodes}
-    assert made == {"node1": "vagrant", "node2": "qemu", "outside": "vagrant"}
+    assert made == {"node1": "vagrant", "node2": "qemu", "outside": "netns"}
 
 
 def test_more_nodes_are_made_as_those_that_they_are_like() -> None:

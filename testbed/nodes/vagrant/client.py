@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import vagrant
 
-from testbed.errors import LabError, TimeoutExpired
+from testbed.errors import LabError, NoSuchLab, TimeoutExpired
 from testbed.nodes.vagrant import hypervisor
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Client(vagrant.Vagrant):
             looks = max(1, round(seconds / LOOK))
             for _ in range(looks):
                 if self._ended.is_set():
-                    raise LabError("Vagrant was ended")
+                    raise NoSuchLab("Vagrant was ended: what it makes is not wanted any more")
                 with contextlib.suppress(TimeoutExpired):
                     return running.wait(LOOK)
                 look()
