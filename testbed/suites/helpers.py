@@ -44,6 +44,7 @@ BRIDGE = "docker0"
 TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
 LATE = 5.0  #: seconds to wait for an answer that is
+PATIENCE = 5  #: times as long, on a machine that may be emulated: slow is not never
 
 
 # -- who is there -------------------------------------------------------------
@@ -423,11 +424,16 @@ def flows(observe: Observation, node: Runs, *selector: str) -> list[Flow]:
 # -- trying -------------------------------------------------------------------
 
 
+def patient(where: Runs, seconds: float) -> float:
+    """The seconds to wait at a place, for which so many are enough on this machine itself."""
+    return seconds if where.shares else seconds * PATIENCE
+
+
 def fetch(
     observe: Observation, where: Runs, url: str, *, seconds: float = LATE
 ) -> dict[str, Any] | None:
     """The page at ``url``, which is JSON with name, client and server; None if it does not come."""
-    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", str(seconds), url]
+    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", f"{patient(where, seconds):g}", url]
     result = observe.run(where, argv, check=False)
     return dict(result.json()) if result.ok else None
 
@@ -441,7 +447,8 @@ def ping(
     observe: Observation, where: Runs, address: object, *, count: int = 1, seconds: float = 2.0
 ) -> bool:
     """Whether every one of ``count`` echo requests is answered within ``seconds``."""
-    argv = ["ping", "-n", "-q", f"-c{count}", "-i0.01", f"-W{seconds:g}", str(address)]
+    wait = f"-W{patient(where, seconds):g}"
+    argv = ["ping", "-n", "-q", f"-c{count}", "-i0.01", wait, str(address)]
     return observe.run(where, argv, check=False).ok
 
 
@@ -508,6 +515,10 @@ class Inside:
     node: Node
     name: str
     prefix: tuple[str, ...] = ()
+
+    @property
+    def shares(self) -> bool:
+        return self.node.shares
 
     def run(
         self,

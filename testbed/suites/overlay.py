@@ -328,6 +328,10 @@ class ThirdHost:
     def name(self) -> str:
         return self.inside.name
 
+    @property
+    def shares(self) -> bool:
+        return self.inside.shares
+
     def run(
         self,
         argv: Sequence[str],
