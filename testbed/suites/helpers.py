@@ -44,6 +44,7 @@ BRIDGE = "docker0"
 TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
 LATE = 5.0  #: seconds to wait for an answer that is
+START = 180.0  #: seconds for a program to start: dockerd takes a minute on a busy emulated machine
 PATIENCE = 5  #: times as long, on a machine that may be emulated: slow is not never
 
 
@@ -476,7 +477,7 @@ def settle(*places: Runs) -> None:
         wait_until(functools.partial(working, place), what=f"the links of {place.name}")
 
 
-def wait_until(seen: Callable[[], T | None], seconds: float = LATE, what: str = "") -> T:
+def wait_until(seen: Callable[[], T | None], seconds: float = 20.0, what: str = "") -> T:
     """Ask until the answer is true, and return it.  Raises TimeoutExpired."""
     deadline = time.monotonic() + seconds
     while not (answer := seen()):
@@ -603,7 +604,7 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
     ]
     asked = ["curl", "-sf", "--unix-socket", f"{DOCKER}/socket", "http://docker/_ping"]
     with machine.spawn(argv) as running:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START
         while not machine.run(asked, check=False).ok:
             with contextlib.suppress(TimeoutExpired):
                 result = running.wait(POLL_SECONDS)
@@ -613,7 +614,7 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
         yield FreshDocker(machine)
 
 
-def await_output(running: Running, wanted: bytes, seconds: float = 10.0) -> None:
+def await_output(running: Running, wanted: bytes, seconds: float = START) -> None:
     """Wait until a command has printed ``wanted``.  Raises LabError when it ends before."""
     deadline = time.monotonic() + seconds
     while wanted not in running.out:
