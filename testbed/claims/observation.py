@@ -23,6 +23,10 @@ class Runs(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def shares(self) -> bool:
+        """As :attr:`testbed.nodes.base.Node.shares`."""
+
     def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
 
 

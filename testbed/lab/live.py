@@ -32,6 +32,10 @@ class LiveContainer:
         return self.state.name
 
     @property
+    def shares(self) -> bool:
+        return self.node.shares
+
+    @property
     def address(self) -> str:
         return self.state.address
 

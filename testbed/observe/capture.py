@@ -57,6 +57,10 @@ class Place(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def shares(self) -> bool:
+        """As :attr:`testbed.nodes.base.Node.shares`."""
+
     def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
 
     def spawn(self, argv: Sequence[str]) -> Running: ...

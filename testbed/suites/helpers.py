@@ -44,6 +44,8 @@ BRIDGE = "docker0"
 TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
 LATE = 5.0  #: seconds to wait for an answer that is
+START = 180.0  #: seconds for a program to start: dockerd takes a minute on a busy emulated machine
+PATIENCE = 5  #: times as long, on a machine that may be emulated: slow is not never
 
 
 # -- who is there -------------------------------------------------------------
@@ -423,11 +425,16 @@ def flows(observe: Observation, node: Runs, *selector: str) -> list[Flow]:
 # -- trying -------------------------------------------------------------------
 
 
+def patient(where: Runs, seconds: float) -> float:
+    """The seconds to wait at a place, for which so many are enough on this machine itself."""
+    return seconds if where.shares else seconds * PATIENCE
+
+
 def fetch(
     observe: Observation, where: Runs, url: str, *, seconds: float = LATE
 ) -> dict[str, Any] | None:
     """The page at ``url``, which is JSON with name, client and server; None if it does not come."""
-    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", str(seconds), url]
+    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", f"{patient(where, seconds):g}", url]
     result = observe.run(where, argv, check=False)
     return dict(result.json()) if result.ok else None
 
@@ -441,7 +448,8 @@ def ping(
     observe: Observation, where: Runs, address: object, *, count: int = 1, seconds: float = 2.0
 ) -> bool:
     """Whether every one of ``count`` echo requests is answered within ``seconds``."""
-    argv = ["ping", "-n", "-q", f"-c{count}", "-i0.01", f"-W{seconds:g}", str(address)]
+    wait = f"-W{patient(where, seconds):g}"
+    argv = ["ping", "-n", "-q", f"-c{count}", "-i0.01", wait, str(address)]
     return observe.run(where, argv, check=False).ok
 
 
@@ -469,7 +477,7 @@ def settle(*places: Runs) -> None:
         wait_until(functools.partial(working, place), what=f"the links of {place.name}")
 
 
-def wait_until(seen: Callable[[], T | None], seconds: float = LATE, what: str = "") -> T:
+def wait_until(seen: Callable[[], T | None], seconds: float = 20.0, what: str = "") -> T:
     """Ask until the answer is true, and return it.  Raises TimeoutExpired."""
     deadline = time.monotonic() + seconds
     while not (answer := seen()):
@@ -508,6 +516,10 @@ class Inside:
     node: Node
     name: str
     prefix: tuple[str, ...] = ()
+
+    @property
+    def shares(self) -> bool:
+        return self.node.shares
 
     def run(
         self,
@@ -592,7 +604,7 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
     ]
     asked = ["curl", "-sf", "--unix-socket", f"{DOCKER}/socket", "http://docker/_ping"]
     with machine.spawn(argv) as running:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START
         while not machine.run(asked, check=False).ok:
             with contextlib.suppress(TimeoutExpired):
                 result = running.wait(POLL_SECONDS)
@@ -602,7 +614,7 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
         yield FreshDocker(machine)
 
 
-def await_output(running: Running, wanted: bytes, seconds: float = 10.0) -> None:
+def await_output(running: Running, wanted: bytes, seconds: float = START) -> None:
     """Wait until a command has printed ``wanted``.  Raises LabError when it ends before."""
     deadline = time.monotonic() + seconds
     while wanted not in running.out:

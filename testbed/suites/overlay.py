@@ -18,7 +18,7 @@ from testbed.observe.capture import Capture, Packet, captures
 from testbed.pytest_plugin import features
 from testbed.roles.etcd import endpoint, etcdctl
 from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, load_modules, subnet_key
-from testbed.suites.helpers import IMAGE, Inside, outside_node, ping, scratch_machine, undone
+from testbed.suites.helpers import IMAGE, START, Inside, outside_node, ping, scratch_machine, undone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 SUBNETS = f"{PREFIX}/subnets"
 OTHER_PREFIX = "/testbed/other-network"
 DEVICES = {"udp": "flannel0", "vxlan": "flannel.1"}
-WAIT_SECONDS = 5.0
-LEASE_SECONDS = 30.0  # until a flanneld that has just been started is ready, emulated or not
+WAIT_SECONDS = 20.0
 POLL_SECONDS = 0.01
 
 
@@ -328,6 +327,10 @@ class ThirdHost:
     def name(self) -> str:
         return self.inside.name
 
+    @property
+    def shares(self) -> bool:
+        return self.inside.shares
+
     def run(
         self,
         argv: Sequence[str],
@@ -373,7 +376,7 @@ class ThirdHost:
             self.run(["ip", "link", "delete", DEVICES["vxlan"]], check=False)
 
     def _await_lease(self, running: Running) -> None:
-        deadline = time.monotonic() + LEASE_SECONDS
+        deadline = time.monotonic() + START
         while not self.run(["test", "-s", SUBNET_FILE], check=False).ok:
             with contextlib.suppress(TimeoutExpired):
                 result = running.wait(POLL_SECONDS)

@@ -28,6 +28,7 @@ from testbed.suites.helpers import (
     node_address,
     note,
     outside_node,
+    patient,
     ping,
     port_of,
     sysctl_set,
@@ -275,7 +276,8 @@ def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Obser
         assert leased(observe, end.node)["FLANNEL_MTU"] == str(mtu)
     # 28 octets of IP and ICMP header; a full packet arrives whole, one more octet is refused.
     argv = ["ping", "-n", "-c1", "-M", "do", other.container.address]
-    full, over = ([*argv, "-s", str(mtu - 28)], [*argv, "-s", str(mtu - 27), "-W0.2"])
+    wait = f"-W{patient(one.container, 0.2):g}"
+    full, over = ([*argv, "-s", str(mtu - 28)], [*argv, "-s", str(mtu - 27), wait])
     assert observe.run(one.container, full, check=False).ok
     assert not observe.run(one.container, over, check=False).ok
 

@@ -129,7 +129,7 @@ def test_flannel_needs_etcd_unless_kubernetes_keeps_its_subnets(
             kubernetes_api(third, subnet) as api,
             flanneld(third, "kubernetes", *by_kubernetes) as other,
         ):
-            started = eventually(lambda: has_lease(third, "kubernetes"), 10)
+            started = eventually(lambda: has_lease(third, "kubernetes"), 60)
             tried = [r for r in rules(observe, third, "filter") if r.target == "REJECT"]
             waits = not has_lease(third, "etcd")
             observe.note("flanneld, etcd out of reach", without.err.decode(errors="replace"))

@@ -46,7 +46,7 @@ PACKAGES = (
     "iptables", "nftables", "runc", "tini",
     # what checks use, and people
     "bridge-utils", "bsdutils", "conntrack", "curl", "ethtool", "iperf3", "iputils-arping",
-    "iputils-ping", "less", "net-tools", "procps", "python3-minimal", "strace", "tcpdump",
+    "iputils-ping", "less", "net-tools", "procps", "python3", "strace", "tcpdump",
 )  # fmt: skip
 WITHOUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PARTS = ("flanneld",)  # of the store, beside Debian's packages

@@ -492,6 +492,21 @@ def test_a_ping_says_yes_or_no_and_never_fails() -> None:
     assert notes.evidence[0].what == "node1# ping -n -q -c3 -i0.01 -W0.5 10.0.0.2"
 
 
+def test_what_a_machine_that_may_be_emulated_does_not_answer_is_waited_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes, node = Observation(), node_with(ip=Answer(28))  # ip netns exec ...
+    place = helpers.netns(node, "ns1")
+    assert helpers.patient(place, 0.3) == 0.3
+    monkeypatch.setattr(type(node), "shares", False)
+    assert helpers.patient(place, 0.3) == pytest.approx(1.5)
+    helpers.ping(notes, place, "10.0.0.2", seconds=0.3)
+    helpers.fetch(notes, place, "http://10.0.0.2/", seconds=0.3)
+    words = [one.what for one in notes.evidence]
+    assert "-W1.5" in words[0]
+    assert "--max-time 1.5" in words[1]
+
+
 def test_answers_asks_until_late(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = iter([Answer(1), Answer(1), Answer()])
     provider = FakeProvider()

@@ -33,12 +33,13 @@ HARDWARE = "hardware.json"
 EVERY = 5.0  # seconds between two words on what takes long
 WARM_SECONDS = 600.0
 
-# Docker has run once, with neither bridge nor firewall rules, and knows the images that the box
-# brings; what makes one daemon differ from another is gone again.  Programs are in memory, and so
+# Docker has run once, with neither bridge nor firewall rules nor forwarding, and knows the images
+# that the box brings; what makes one daemon differ from another is gone again.  A daemon that finds
+# forwarding on sets no policy of the chain FORWARD.  Programs are in memory, and so
 # is the logger that checks name in a sysctl, which loads no module by itself.
 WARM = """\
 modprobe nfnetlink_log
-dockerd --bridge=none --iptables=false --log-level=error > /dev/null 2>&1 &
+dockerd --bridge=none --iptables=false --ip-forward=false --log-level=error > /dev/null 2>&1 &
 tries=0
 until docker version > /dev/null 2>&1; do
     tries=$((tries + 1)); test $tries -lt 600; kill -0 $!; sleep 0.2
