@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,20 +72,17 @@ class QemuProvider(Provider):
         programs = Finding(
             "virtual machines",
             ok=not missing,
-            detail=f"no {', '.join(missing)}"
-            if missing
-            else "all that makes and runs them is there",
+            detail=f"no {', '.join(missing)}" if missing else "what makes and runs them is there",
             fix=f"{INSTALL} {' '.join(packages)}" if packages else "",
             needed_by=(self.name,),
             packages=packages,
         )
         try:
             found = accel.probe(self._cache)
-            said, fix = f"{found.kind}: {found.detail}; {found.cost}", ""
+            runs = Finding("a guest", ok=True, detail=f"{found.kind}: {found.detail}; {found.cost}")
         except MachineError as error:
-            said, fix = error.message, error.hint or ""
-        runs = Finding("a guest", ok=not fix, detail=said, fix=fix, needed_by=(self.name,))
-        return [*self.cells.probe(), programs, runs]
+            runs = Finding("a guest", ok=False, detail=error.message, fix=error.hint or "")
+        return [*self.cells.probe(), programs, replace(runs, needed_by=(self.name,))]
 
     # -- finding ----------------------------------------------------------
 
