@@ -373,6 +373,18 @@ class FleetContract(Contract):
         assert provider.fabric("nowhere") is None
         assert provider.labs() == []
 
+    def test_what_is_prepared_is_not_there_yet(self, provider: Provider) -> None:
+        provider.prepare("contract", [spec("node1"), spec("node2")])
+        assert provider.nodes("contract") == {}
+        assert provider.labs() == []
+
+    def test_a_node_that_was_removed_has_not_ended_by_itself(
+        self, provider: Provider, node: Node
+    ) -> None:
+        assert provider.ended("contract") == {}
+        provider.destroy("contract", [node.name])
+        assert provider.ended("contract") == {}
+
     def test_a_node_that_is_made_is_found(self, provider: Provider, node: Node) -> None:
         assert (node.name, node.digest) == ("node1", "digest-1")
         found = provider.nodes("contract")

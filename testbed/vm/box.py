@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -381,7 +381,7 @@ def probe(provider: str, cache: Path) -> list[Finding]:
     )
     try:
         found = accel.probe(cache)
-        said, fix = f"{found.kind}: {found.detail}; {found.cost}", ""
+        runs = Finding("a guest", ok=True, detail=f"{found.kind}: {found.detail}; {found.cost}")
     except MachineError as error:
-        said, fix = error.message, error.hint or ""
-    return [programs, Finding("a guest", ok=not fix, detail=said, fix=fix, needed_by=(provider,))]
+        runs = Finding("a guest", ok=False, detail=error.message, fix=error.hint or "")
+    return [programs, replace(runs, needed_by=(provider,))]

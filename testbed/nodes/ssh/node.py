@@ -186,7 +186,9 @@ class SshNode(Node):
             with told():
                 return terminal.with_terminal(session.channel(), argv)
         except LabError as error:
-            raise (self._lost() if session.closed else error) from error
+            if session.closed:
+                raise self._lost() from error
+            raise
 
     # -- files --------------------------------------------------------------
 
@@ -218,6 +220,8 @@ class SshNode(Node):
         stream.send("s", data)
         try:
             self._refuse(stream.wait(FILES), "/dev/urandom")
+        except TimeoutError:
+            raise TimeoutExpired(f"{self.name}: no new random numbers in time") from None
         finally:
             stream.forget()
 
