@@ -35,9 +35,7 @@ live: setup  ## tests on real labs (root)
 	$(SUDO) $(BIN)/python -m pytest tests/live
 
 test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
-	command -v qemu-system-x86_64 > /dev/null && command -v mmdebstrap > /dev/null || \
-	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
-	    qemu-system-x86 qemu-utils mmdebstrap e2fsprogs; }
+	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
 	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)

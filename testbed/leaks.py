@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Programs of a lab that would be left over when they run after it.
 PROGRAMS = (
     "testbed-init", "dockerd", "containerd", "containerd-shim", "docker-proxy", "runc",
-    "etcd", "flanneld", "tcpdump", "qemu-system",
+    "etcd", "flanneld", "tcpdump", "qemu-system", "libvirtd", "virtlogd", "dnsmasq", "vagrant",
 )  # fmt: skip
 SYSCTLS = (
     "net/ipv4/ip_forward", "net/ipv4/conf/all", "net/ipv4/conf/default", "net/ipv6/conf/all",
@@ -37,7 +37,14 @@ RESTLESS = re.compile(
     r"|^vm/(stat_refresh|drop_caches|compact_memory)$"
 )
 COUNTERS = re.compile(r"\[\d+:\d+\]|packets \d+ bytes \d+")
-FOLDERS = ("/etc", "/run", "/var/lib/docker", "/var/lib/containerd", "/var/lib/etcd")
+FOLDERS = (
+    "/etc",
+    "/run",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/lib/etcd",
+    "/var/lib/libvirt",
+)
 ONLY_NEW = frozenset({"process"})  # areas where what is gone is no difference
 
 

@@ -10,6 +10,7 @@ import pytest
 from fakes import Bench
 
 from testbed import leaks
+from testbed.nodes.vagrant.provider import PROGRAMS
 from testbed.process import which
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 ROOT_ONLY = ("live", "crash", "vm")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
-VM_PACKAGES = "qemu-system-x86 qemu-utils mmdebstrap e2fsprogs"
 HERE = Path(__file__).parent
 
 
@@ -26,13 +26,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         why = "needs root: namespaces, links and mounts are made by root only"
         _skip(items, ROOT_ONLY, why)
     if missing := [name for name in VM_ONLY if which(name) is None]:
-        how = f"apt-get install --no-install-recommends {VM_PACKAGES}"
-        _skip(items, ("vm",), f"no {', '.join(missing)}: {how}")
+        _skip(items, ("vm",), f"no {', '.join(missing)}: testbed doctor --provider qemu --fix")
+    if missing := [name for name in PROGRAMS if which(name) is None]:
+        why = f"no {', '.join(missing)}: testbed doctor --provider vagrant --fix"
+        _skip(items, ("vm",), why, word="vagrant")
 
 
-def _skip(items: list[pytest.Item], folders: tuple[str, ...], why: str) -> None:
+def _skip(items: list[pytest.Item], folders: tuple[str, ...], why: str, *, word: str = "") -> None:
+    """Skip the tests of folders; with a ``word``, only those whose names have it."""
     for item in items:
-        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in folders:
+        here = item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in folders
+        if here and word in item.nodeid:
             item.add_marker(pytest.mark.skip(reason=why))
 
 

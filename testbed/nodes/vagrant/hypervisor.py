@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.nodes.base import Service
 from testbed.nodes.qemu import identity
 from testbed.nodes.qemu.command import Hardware
-from testbed.vm import package
 from testbed.vm.initramfs import APPEND, IDENTITY
-from testbed.vm.package import BOX
 
 if TYPE_CHECKING:
     from testbed.nodes.base import NodeSpec
@@ -153,6 +151,8 @@ def users_home() -> Path:
 
 def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float) -> None:
     """Turn a new cell into a hypervisor with the box in it."""
+    from testbed.vm.package import metadata
+
     cell.put(QEMU_CONF.encode(), "/etc/libvirt/qemu.conf")
     cell.put(LIBVIRTD_CONF.encode(), "/etc/libvirt/libvirtd.conf")
     for path, line in (("/etc/passwd", USER), ("/etc/group", GROUP)):
@@ -166,7 +166,7 @@ def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float
     if home.is_dir():  # with the plugins that it has
         words += f"over {shlex.quote(cell.provide(home))} {HOME}\n"
     cell.run(["sh", "-e"], input=(words + _box(cell, box)).encode())
-    cell.put(package.metadata(box).encode(), f"{_box_folder(box)}/metadata.json")
+    cell.put(metadata(box).encode(), f"{_box_folder(box)}/metadata.json")
     vagrantfile = Path(__file__).with_name("Vagrantfile")
     cell.put(vagrantfile.read_bytes(), f"{FOLDER}/Vagrantfile")
     kernel, initrd = cell.provide(box.kernel), cell.provide(box.initramfs)
@@ -178,6 +178,7 @@ def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float
 def about(kind: Kind, *, kernel: str, initrd: str, release: str) -> dict[str, Any]:
     """All that the Vagrantfile reads, of a lab that has no machine yet."""
     from testbed.nodes.qemu.machine import BOOT_SECONDS
+    from testbed.vm.package import BOX
 
     return {
         "box": {"name": BOX, "version": release},
@@ -219,10 +220,12 @@ def start(interfaces: int) -> str:
 
     Vagrant's own link comes first.
     """
+    from testbed.vm.package import lease
+
     names = [f"link set dev eth0 name {identity.INTERFACE}"]
     names += [f"link set dev eth{index + 1} name eth{index}" for index in range(interfaces)]
     batch = f"printf '%s\\n' {shlex.join(names)} | ip -batch -\n"
-    return batch + package.lease(identity.INTERFACE)
+    return batch + lease(identity.INTERFACE)
 
 
 def read(cell: NetnsNode) -> dict[str, Any]:
@@ -237,11 +240,15 @@ def write(cell: NetnsNode, lab: dict[str, Any]) -> None:
 
 
 def _box_folder(box: Built) -> str:
+    from testbed.vm.package import BOX
+
     return f"{HOME}/boxes/{BOX}/{box.release}/libvirt"
 
 
 def _box(cell: NetnsNode, box: Built) -> str:
     """Shell that gives Vagrant the box, and libvirt its volume, without a copy of it."""
+    from testbed.vm.package import BOX
+
     disk = shlex.quote(cell.provide(box.disk))
     volume = f"{POOL}/{BOX}_vagrant_box_image_{box.release}_box.img"
     folder = _box_folder(box)
