@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from provider_contract import TWO, spec
+from provider_contract import TWO, spec, until
 
 from testbed.nodes.netns import find
 from testbed.nodes.netns.provider import mac_of
@@ -97,8 +97,12 @@ class MachineContract:
 
     def test_one_is_made_anew_and_joined_again(self, pair: Pair) -> None:
         provider, made = pair
+        before = made[1].run(["cat", "/sys/class/net/eth0/address"]).stdout
         provider.destroy(LAB, ["node2"])
         made[1] = provider.create(LAB, spec("node2"))
         provider.connect(LAB, load_text(TWO, "contract.yaml"), made[1])
         # The MAC address is the same, so what its peer has in its cache still holds.
-        assert made[0].run(["ping", "-c1", "-W5", "10.168.0.3"]).ok
+        assert made[1].run(["cat", "/sys/class/net/eth0/address"]).stdout == before
+        # The kernel may take a second to see that a new link is up; until then packets are lost.
+        ping = ["ping", "-c1", "-W5", "10.168.0.3"]
+        assert until(lambda: made[0].run(ping, check=False).ok, 30)
