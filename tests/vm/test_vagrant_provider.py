@@ -262,3 +262,43 @@ def test_they_reach_each_other_on_kernels_of_their_own(nodes):
         finally:
             call(env["TESTBED"], "down", "--all")
             shutil.rmtree(tmp_path / "home", ignore_errors=True)
+
+
+class TestPackedBox:
+    """The box as somebody gets it who has Vagrant and libvirt, and nothing of testbed."""
+
+    VAGRANTFILE = """
+Vagrant.configure("2") do |config|
+  config.vm.box = "testbed"
+  config.vm.box_url = "{url}"
+  config.vm.boot_timeout = 300
+  config.vm.provider(:libvirt) {{ |libvirt| libvirt.driver = "{driver}" }}
+end
+"""
+
+    def test_it_is_added_booted_and_its_key_replaced(
+        self, provider: VagrantProvider, tmp_path: Path
+    ) -> None:
+        env = {**os.environ, "TESTBED_STATE": str(tmp_path)}
+        run([sys.executable, "-m", "testbed", "box", "package", tmp_path], env=env, timeout=300)
+        provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
+        cell = provider.make_hypervisor(
+            LAB
+        )  # a machine with libvirt, and another Vagrant's folders
+        driver = hypervisor.read(cell)["driver"]
+        # The cell has folders of its own in place of /tmp: what is packed is handed in.
+        for name in ("testbed.json", "testbed.box"):
+            cell.put((tmp_path / name).read_bytes(), f"/var/lib/mine/{name}")
+        catalogue = cell.get("/var/lib/mine/testbed.json").decode()
+        cell.put(
+            catalogue.replace(str(tmp_path), "/var/lib/mine").encode(), "/var/lib/mine/testbed.json"
+        )
+        text = self.VAGRANTFILE.format(url="file:///var/lib/mine/testbed.json", driver=driver)
+        cell.put(text.encode(), "/var/lib/mine/Vagrantfile")
+        mine = {**hypervisor.environment(), "VAGRANT_CWD": "/var/lib/mine"}
+        mine["VAGRANT_HOME"] = "/var/lib/mine/home"
+        out = cell.run(["vagrant", "up"], env=mine, timeout=600).stdout
+        assert "Calculating and comparing box checksum" in out
+        assert "Inserting generated public key" in out
+        said = cell.run(["vagrant", "ssh", "-c", "hostname"], env=mine, timeout=120).stdout
+        assert said.strip() == "box"
