@@ -59,6 +59,7 @@ unless $testbed_lab
     config.vm.guest = :linux
     config.vm.synced_folder ".", "/vagrant", disabled: true
     config.ssh.username = "root"
+    config.ssh.sudo_command = "%c" # it is root already
     config.vm.provider :libvirt do |libvirt|
       libvirt.machine_type = "q35"
       libvirt.kernel = File.join(__dir__, "vmlinuz")
