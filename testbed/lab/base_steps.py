@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from testbed.lab.context import Context
 from testbed.lab.marks import is_marked, mark, marked
 from testbed.lab.step import Step, node_step
-from testbed.nodes.base import NodeSpec
+from testbed.nodes.base import Ahead, NodeSpec
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
-    from testbed.nodes.base import Node
+    from testbed.artifacts import Store
+    from testbed.nodes.base import Node, Provider
     from testbed.topology.model import Node as NodeModel
     from testbed.topology.model import Topology
 
@@ -38,10 +41,36 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
     return NodeSpec(node.name, digest, node.cpus, node.memory, len(node.networks))
 
 
-def to_be_made(topology: Topology, there: Mapping[str, Node]) -> list[NodeSpec]:
+def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: Store) -> NodeSpec:
+    """:func:`node_spec`, with what can be done on the node before its lab is there."""
+    from testbed.roles import ROLES
+
+    spec = node_spec(topology, node)
+    roles = [ROLES[name] for name in node.roles]
+    steps = [step for role in roles for step in role.steps(topology, node) if step.ahead]
+    facts = [fact for role in roles for fact in role.ahead(store, topology, node.name)]
+    if not steps:
+        return spec
+
+    def act(machine: Node) -> None:
+        context = Context(topology, provider, store, {node.name: machine})
+        for step in steps:
+            step.act(context)
+
+    text = "\0".join([*(step.about for step in steps), *facts])
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return replace(spec, ahead=Ahead(key, act))
+
+
+def to_be_made(
+    topology: Topology, there: Mapping[str, Node], provider: Provider, store: Store
+) -> list[NodeSpec]:
     """The nodes that are not there, or are other ones than the topology asks for."""
-    specs = [node_spec(topology, node) for node in topology.nodes.values()]
-    return [s for s in specs if s.name not in there or there[s.name].digest != s.digest]
+    return [
+        full_spec(topology, node, provider, store)
+        for name, node in topology.nodes.items()
+        if name not in there or there[name].digest != topology.node_digest(name)
+    ]
 
 
 def _make_node(topology: Topology, node: NodeModel) -> Step:
@@ -58,7 +87,8 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
             return addresses, known != names
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
-        made = context.provider.create(context.lab, node_spec(topology, node))
+        spec = full_spec(topology, node, context.provider, context.store)
+        made = context.provider.create(context.lab, spec)
         join(context, made)
         return addresses, True
 

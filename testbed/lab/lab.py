@@ -115,7 +115,8 @@ class Lab:
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, replace=replace)
             self._fetch(topology)
-            provider.prepare(self.name, base_steps.to_be_made(topology, nodes))
+            store = self.settings.store
+            provider.prepare(self.name, base_steps.to_be_made(topology, nodes, provider, store))
             context = Context(topology, provider, self.settings.store, nodes)
             with signals.held() as held:
                 return self._make(plan, context, watch, held, keep=keep, began=began)

@@ -21,13 +21,15 @@ class Step:
     ``needs`` names the steps that must have ended well before.  ``act`` does
     it, or finds that it is done already; it returns a few words on what is
     there now, and True if it changed anything.  A ``heavy`` one keeps a CPU
-    busy while it runs: only so many of those run at once.
+    busy while it runs: only so many of those run at once.  One that can be taken
+    ``ahead`` needs a machine and nothing of the lab, neither networks nor peers.
     """
 
     name: str
     about: str
     needs: tuple[str, ...] = ()
     heavy: bool = False
+    ahead: bool = False
     act: Callable[[Context], tuple[str, bool]] = field(
         default=lambda _: ("", False), compare=False, repr=False
     )

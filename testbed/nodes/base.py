@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -82,6 +82,18 @@ class ServiceState:
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """What can be done on a node before its lab is there, with the same outcome each time.
+
+    A provider that keeps machines as they are may do it once, and hand out what it came to.
+    ``key`` changes with the outcome; ``act`` does it, and is given the node.
+    """
+
+    key: str
+    act: Callable[[Node], None] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSpec:
     """All a provider needs to make one node of a lab."""
 
@@ -90,6 +102,7 @@ class NodeSpec:
     cpus: float | None = None
     memory: int | None = None
     interfaces: int = 0  #: how many ``ethN`` connect() will want; real machines are made with them
+    ahead: Ahead | None = None  #: a provider need not do it
 
 
 class Running(ABC):

@@ -52,6 +52,10 @@ class Role(ABC):
         for name in self.artifacts:
             store.binary(name)
 
+    def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:  # noqa: ARG002  most have none
+        """All that decides what those of its steps come to that can be taken ahead."""
+        return []
+
     @abstractmethod
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         """The steps that put it on one node.  Pure: nothing is done yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -95,6 +96,17 @@ def _in_overlay(topology: Topology, node: str) -> bool:
     return topology.flannel is not None and node in topology.flannel.subnets
 
 
+def settings_digest(topology: Topology, node: str) -> str:
+    """What tells one daemon's settings from another's, whatever else the node is."""
+    nominal = parse_version(topology.docker.engine)
+    config = daemon_config(topology, node, nominal)
+    said = json.dumps(
+        [config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall],
+        sort_keys=True,
+    )
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
 class Docker(Role):
     name = "docker"
     programs: ClassVar[dict[str, str]] = {
@@ -109,6 +121,14 @@ class Docker(Role):
         for name in PROGRAMS:
             program(store, topology.docker.engine, name)
 
+    def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
+        release = topology.docker.engine
+        parts = [program(store, release, name) for name in PROGRAMS]
+        parts += [store.image(name) for name in images.wanted(topology, node)]
+        facts = [(path, path.stat()) for path in parts]
+        found = [f"{path} {facts.st_size} {facts.st_mtime_ns}" for path, facts in facts]
+        return [settings_digest(topology, node), *found]
+
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         bip = topology.docker.bip[node.name]
 
@@ -116,7 +136,8 @@ class Docker(Role):
             return self._start(context, node.name)
 
         about = f"dockerd with docker0 at {bip}"
-        yield Step(docker_step(node.name), about, (node_step(node.name),), heavy=True, act=act)
+        needs = (node_step(node.name),)
+        yield Step(docker_step(node.name), about, needs, heavy=True, ahead=True, act=act)
         yield from images.images_steps(topology, node.name, docker_step(node.name))
         yield from container_steps(topology, node.name, images.images_step(node.name))
 
@@ -142,7 +163,7 @@ class Docker(Role):
         daemon = machine.provide(program(context.store, release, "dockerd"))
         preload()
         argv, env = [daemon, "--log-level=warn"], daemon_env(topology, node, number, path)
-        digest = topology.node_digest(node)
+        digest = settings_digest(topology, node)
         if not machine.shares:
             # A daemon gives its own containerd 15 s to start, which may not do when emulated.
             machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)

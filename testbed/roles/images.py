@@ -107,7 +107,8 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
         how = "loaded" if missing else "there"
         return f"{', '.join(names) or 'none'} {how}", changed or bool(missing)
 
-    yield Step(images_step(node), f"images: {', '.join(names) or 'none'}", (docker,), act=act)
+    about = f"images: {', '.join(names) or 'none'}"
+    yield Step(images_step(node), about, (docker,), ahead=True, act=act)
 
 
 def _remove_others(context: Context, engine: Engine, node: str) -> bool:

@@ -178,13 +178,20 @@ def monitor_of(cell: NetnsNode) -> Iterator[qmp.Monitor]:
         raise
 
 
-def save(cell: NetnsNode, node: SshNode, into: Path) -> None:
-    """Save a machine that answers, with its keys; it ends."""
+def save(cell: NetnsNode, node: SshNode, into: Path, *, onto: Path | None = None) -> None:
+    """Save a machine that answers, with its keys; it ends.
+
+    ``onto`` is the disk that its own is to be kept as a difference of, in place of the one that
+    it had when it woke.
+    """
     node.run(["sync"])
     node.close()
     with monitor_of(cell) as monitor:
         monitor.save(SAVED, SAVE_SECONDS)
     cell.stop(SERVICE)  # what it has still to write to its disk is in the file then
+    if onto is not None:
+        below = cell.provide(onto)
+        cell.run(["qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", below, DISK])
     shutil.copyfile(cell.socket(SAVED), into / MEMORY)
     shutil.copyfile(cell.socket(DISK), into / OVERLAY)
     for name in (KEY, HOST_KEY):

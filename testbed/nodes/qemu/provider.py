@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from testbed.artifacts.source import Source
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu import machine
-    from testbed.nodes.qemu.command import Hardware
     from testbed.nodes.ssh.node import SshNode
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
@@ -120,23 +119,26 @@ class QemuProvider(Provider):
 
         there = self.nodes(lab)  # one that is made anew has the room that it has now
         memory.require([Hardware.of(spec).memory for spec in specs if spec.name not in there])
-        for hardware in dict.fromkeys(Hardware.of(spec) for spec in specs):
-            self._snapshot(lab, hardware)
+        for spec in specs:
+            self._snapshot(lab, spec)
 
-    def _snapshot(self, lab: str, hardware: Hardware) -> Path:
-        from testbed.nodes.qemu.snapshot import NAME, Snapshot
+    def _snapshot(self, lab: str, spec: NodeSpec) -> Path:
+        """What a node wakes from: a machine that has done what can be done ahead, if anything."""
+        from testbed.nodes.qemu.command import Hardware
+        from testbed.nodes.qemu.snapshot import NAME, Ready, Snapshot
 
-        return self._keep(NAME, Snapshot(self.parts(), hardware, self.cells, lab))
+        base = Snapshot(self.parts(), Hardware.of(spec), self.cells, lab)
+        folder = self._keep(NAME, base)
+        return self._keep(NAME, Ready(base, spec.ahead, folder)) if spec.ahead else folder
 
     def fits(self, folder: Path) -> bool:
         """Whether machines that are made now would wake from the snapshot in a folder."""
-        from testbed.nodes.qemu.snapshot import Snapshot, hardware_of
+        from testbed.nodes.qemu.snapshot import Snapshot, base_of, hardware_of
 
         hardware = hardware_of(folder)
         if hardware is None:
             return False
-        key = Snapshot(self.parts(), hardware, self.cells, "").key()
-        return folder.name.endswith(f"-{key}")
+        return base_of(folder) == Snapshot(self.parts(), hardware, self.cells, "").key()
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.cells.create_fabric(lab, topology)
@@ -146,7 +148,7 @@ class QemuProvider(Provider):
         from testbed.nodes.qemu.command import Hardware
 
         parts, hardware = self.parts(), Hardware.of(spec)
-        snapshot = self._snapshot(lab, hardware)
+        snapshot = self._snapshot(lab, spec)
         self.cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
         # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
         cell = self.cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))

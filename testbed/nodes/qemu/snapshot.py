@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import platform
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import TimeoutExpired
@@ -25,6 +26,7 @@ from testbed.process import run
 from testbed.vm.initramfs import APPEND
 
 if TYPE_CHECKING:
+    from testbed.nodes.base import Ahead
     from testbed.nodes.netns.provider import NetnsProvider
     from testbed.nodes.ssh.node import SshNode
 
@@ -83,7 +85,7 @@ class Snapshot(Source):
             "agent": digest(self.parts.agent()),
             "append": APPEND,
             "warm": WARM,
-            "form": 2,
+            "form": 3,
         }
 
     def version(self) -> str:
@@ -115,18 +117,71 @@ class Snapshot(Source):
             _run(node, words, Progress(job, "start Docker in it once"))
             job.say("save it")
             machine.save(cell, node, job.into)
-            job.into.joinpath(HARDWARE).write_text(json.dumps(asdict(hardware)), "utf-8")
+            self.note(job.into)
         finally:
             self.cells.destroy(self.lab, [name])
         return self.version().partition(" ")[0]
+
+    def note(self, folder: Path) -> None:
+        """Write down what the machine is made of, and which snapshot it has in the end."""
+        said = {"hardware": asdict(self.hardware), "base": self.key()}
+        (folder / HARDWARE).write_text(json.dumps(said), "utf-8")
+
+
+@dataclass(frozen=True)
+class Ready(Source):
+    """A machine that woke from ``base``, in ``folder``, and has done what can be done ahead."""
+
+    base: Snapshot
+    ahead: Ahead
+    folder: Path = field(compare=False)
+    origin: ClassVar[Origin] = "engine"
+
+    def recipe(self) -> Mapping[str, object]:
+        return {"base": self.base.key(), "ahead": self.ahead.key, "form": 1}
+
+    def of(self) -> str:
+        return self.base.of()
+
+    def whole(self, folder: Path) -> bool:
+        return self.base.whole(folder)
+
+    def fill(self, job: Job) -> str:
+        hardware, cells, lab = self.base.hardware, self.base.cells, self.base.lab
+        name = f"snapshot.{self.ahead.key}"
+        cells.destroy(lab, [name])
+        try:
+            cell = cells.create_tied(lab, NodeSpec(name, "-"))
+            node = machine.wake(cell, hardware, self.base.parts, self.folder)
+            with Ticking(Progress(job, "start there what each time would start anew")):
+                self.ahead.act(node)
+            job.say("save it")
+            machine.save(cell, node, job.into, onto=self.base.parts.box.disk)
+            self.base.note(job.into)
+        finally:
+            cells.destroy(lab, [name])
+        return self.base.version().partition(" ")[0]
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads((folder / HARDWARE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def hardware_of(folder: Path) -> Hardware | None:
     """What the machine of a snapshot was made of; None for one that does not say."""
     try:
-        return Hardware(**json.loads((folder / HARDWARE).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Hardware(**_noted(folder)["hardware"])
+    except (KeyError, TypeError):
         return None
+
+
+def base_of(folder: Path) -> str:
+    """The key of the snapshot that a machine woke from, or is."""
+    return str(_noted(folder).get("base", ""))
 
 
 class Progress:
@@ -142,6 +197,28 @@ class Progress:
         if seconds >= self._next:
             self._job.say(f"{self._words}, {seconds:.0f} s")
             self._next = seconds + EVERY
+
+
+class Ticking:
+    """Tells the seconds that pass, from a thread of its own."""
+
+    def __init__(self, told: Callable[[float], None]) -> None:
+        self._told = told
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def _tick(self) -> None:
+        begin = time.monotonic()
+        while not self._ended.wait(1.0):
+            self._told(time.monotonic() - begin)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 def _run(node: SshNode, words: str, progress: Progress) -> None:
