@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testbed.lab.context import Context
 from testbed.lab.marks import is_marked, mark, marked
-from testbed.lab.step import Step, node_step
+from testbed.lab.step import Step, node_step, order
 from testbed.nodes.base import Ahead, NodeSpec
 
 if TYPE_CHECKING:
@@ -45,21 +45,28 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
     """:func:`node_spec`, with what can be done on the node before its lab is there."""
     from testbed.roles import ROLES
 
-    spec = node_spec(topology, node)
     roles = [ROLES[name] for name in node.roles]
-    steps = [step for role in roles for step in role.steps(topology, node) if step.ahead]
-    facts = [fact for role in roles for fact in role.ahead(store, topology, node.name)]
-    if not steps:
-        return spec
+    steps = ahead_of(step for role in roles for step in role.steps(topology, node))
 
     def act(machine: Node) -> None:
         context = Context(topology, provider, store, {node.name: machine})
         for step in steps:
             step.act(context)
 
-    text = "\0".join([*(step.about for step in steps), *facts])
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return replace(spec, ahead=Ahead(key, act))
+    def ahead() -> Ahead:
+        facts = [fact for role in roles for fact in role.ahead(store, topology, node.name)]
+        text = "\0".join([*(step.about for step in steps), *facts])
+        return Ahead(hashlib.sha256(text.encode()).hexdigest()[:12], act)
+
+    return replace(node_spec(topology, node), ahead=ahead if steps else None)
+
+
+def ahead_of(steps: Iterable[Step]) -> list[Step]:
+    """Those of a node's steps that can be taken before its lab is there, in order."""
+    some = [step for step in steps if step.ahead]
+    names = {step.name for step in some}
+    among = [replace(s, needs=tuple(need for need in s.needs if need in names)) for s in some]
+    return list(order(among).values())
 
 
 def to_be_made(

@@ -102,7 +102,8 @@ class NodeSpec:
     cpus: float | None = None
     memory: int | None = None
     interfaces: int = 0  #: how many ``ethN`` connect() will want; real machines are made with them
-    ahead: Ahead | None = None  #: a provider need not do it
+    #: For a provider that does it; others do not ask.
+    ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
 
 
 class Running(ABC):

@@ -19,6 +19,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -209,7 +210,7 @@ class FakeNode(Node):
         self.digest = spec.digest
         self.spec = spec
         self.lab = lab
-        self.files: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
         self.modes: dict[str, int] = {}
         self.gone = threading.Event()
         self._machine = machine

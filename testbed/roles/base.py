@@ -6,8 +6,11 @@ provider.  A new role is one new file and one line in :data:`testbed.roles.ROLES
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -34,6 +37,18 @@ def start(machine: Machine, service: Service, *, timeout: float = 60.0) -> bool:
     return before is None or before.state == "dead" or before.digest != service.digest
 
 
+def files(paths: Iterable[Path]) -> list[str]:
+    """What tells these files from others at the same places."""
+    facts = [(path, path.stat()) for path in paths]
+    return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in facts]
+
+
+def settings(*said: object) -> str:
+    """Twelve hex digits that change with what a service is told, whatever else its node is."""
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 class Role(ABC):
     """One kind of software."""
 
@@ -52,9 +67,9 @@ class Role(ABC):
         for name in self.artifacts:
             store.binary(name)
 
-    def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:  # noqa: ARG002  most have none
+    def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:  # noqa: ARG002  for roles whose settings decide
         """All that decides what those of its steps come to that can be taken ahead."""
-        return []
+        return files(store.binary(name) for name in self.artifacts)
 
     @abstractmethod
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:

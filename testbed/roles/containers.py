@@ -32,13 +32,22 @@ def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]
     One after the other: Docker hands out a bridge's addresses in the order of
     the starts, so the first container of the file has the first address.
     """
+    ahead = True
     for container in _joined_last(topology, node):
         about = f"{container.image}, network {container.network}"
         if container.publish:
             about += f", publishes {', '.join(map(str, container.publish))}"
+        # An address of the node is there with its networks.
+        here = all(port.address is None for port in container.publish)
         step = Step(
-            container_step(container), about, (after,), heavy=True, act=_make(topology, container)
+            container_step(container),
+            about,
+            (after,),
+            heavy=True,
+            ahead=here and ahead,
+            act=_make(topology, container),
         )
+        ahead = step.ahead  # what comes after it has to wait for it
         yield step
         after = step.name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles import firewall, images
-from testbed.roles.base import GO, Role, start
+from testbed.roles.base import GO, Role, files, settings, start
 from testbed.roles.containers import container_steps
 from testbed.roles.engine import (
     PARTS,
@@ -97,14 +96,9 @@ def _in_overlay(topology: Topology, node: str) -> bool:
 
 
 def settings_digest(topology: Topology, node: str) -> str:
-    """What tells one daemon's settings from another's, whatever else the node is."""
-    nominal = parse_version(topology.docker.engine)
-    config = daemon_config(topology, node, nominal)
-    said = json.dumps(
-        [config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall],
-        sort_keys=True,
-    )
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    """What tells one daemon's settings from another's."""
+    config = daemon_config(topology, node, parse_version(topology.docker.engine))
+    return settings(config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall)
 
 
 class Docker(Role):
@@ -125,9 +119,9 @@ class Docker(Role):
         release = topology.docker.engine
         parts = [program(store, release, name) for name in PROGRAMS]
         parts += [store.image(name) for name in images.wanted(topology, node)]
-        facts = [(path, path.stat()) for path in parts]
-        found = [f"{path} {facts.st_size} {facts.st_mtime_ns}" for path, facts in facts]
-        return [settings_digest(topology, node), *found]
+        started = [topology.container_digest(c.name) for c in topology.containers_on(node)]
+        # Its containers bear the name of the lab.
+        return [topology.name, settings_digest(topology, node), *started, *files(parts)]
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         bip = topology.docker.bip[node.name]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
-from testbed.roles.base import Role, start
+from testbed.roles.base import Role, settings, start
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -35,10 +35,10 @@ def endpoint(topology: Topology) -> str:
 
 
 def etcdctl(topology: Topology, context: Context, *args: str) -> list[str]:
-    """The argv of etcdctl, to be run on any node of the lab."""
+    """The argv of etcdctl, to be run on the node that has etcd."""
     assert topology.etcd is not None
     program = context.node(topology.etcd.name).provide(context.store.binary("etcdctl"))
-    return [program, f"--endpoints={endpoint(topology)}", "--dial-timeout=5s", *args]
+    return [program, f"--endpoints=http://127.0.0.1:{CLIENT_PORT}", "--dial-timeout=5s", *args]
 
 
 class Etcd(Role):
@@ -51,11 +51,14 @@ class Etcd(Role):
 
         def act(context: Context) -> tuple[str, bool]:
             machine = context.node(node.name)
+            # A machine of its own may have etcd before it has its address.
+            listen = (str(address), "127.0.0.1") if machine.shares else ("0.0.0.0",)
+            urls = ",".join(f"http://{each}:{CLIENT_PORT}" for each in listen)
             argv = (
                 machine.provide(context.store.binary("etcd")),
                 "--name=default",
                 "--data-dir=/var/lib/etcd",
-                f"--listen-client-urls=http://{address}:{CLIENT_PORT},http://127.0.0.1:{CLIENT_PORT}",
+                f"--listen-client-urls={urls}",
                 f"--advertise-client-urls=http://{address}:{CLIENT_PORT}",
                 f"--listen-peer-urls=http://127.0.0.1:{PEER_PORT}",
                 f"--heartbeat-interval={HEARTBEAT_MS}",
@@ -64,7 +67,7 @@ class Etcd(Role):
                 "--log-level=warn",
                 "--unsafe-no-fsync",  # the lab's data end with the lab
             )
-            digest = topology.node_digest(node.name)
+            digest = settings(str(address), HEARTBEAT_MS, ELECTION_MS)
             service = Service(SERVICE, argv, notify=True, digest=digest)
             changed = start(machine, service, timeout=180)
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
@@ -73,5 +76,6 @@ class Etcd(Role):
             etcd_step(node.name),
             f"etcd on {address}:{CLIENT_PORT}",
             (node_step(node.name),),
+            ahead=True,
             act=act,
         )

@@ -23,6 +23,7 @@ from testbed.roles.base import GO, Role, start
 from testbed.roles.etcd import endpoint, etcd_step, etcdctl
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.lab.context import Context
     from testbed.nodes.base import Node as Machine
     from testbed.topology.model import Flannel as FlannelModel
@@ -95,6 +96,9 @@ class Flannel(Role):
     kernel = ("iptables nat",)
     services = (SERVICE,)
 
+    def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
+        return [json.dumps(reservations(topology)), *super().ahead(store, topology, node)]
+
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         flannel, etcd = topology.flannel, topology.etcd
         assert flannel is not None
@@ -104,6 +108,7 @@ class Flannel(Role):
                 CONFIG_STEP,
                 f"{flannel.backend} over {flannel.network}, {len(flannel.subnets)} subnets",
                 (etcd_step(etcd.name),),
+                ahead=node.name == etcd.name,
                 act=self._configure,
             )
 
@@ -166,7 +171,12 @@ class Flannel(Role):
 def _epoch(context: Context) -> str | None:
     """Which life of etcd this is: None when this etcd has not been configured yet."""
     assert context.topology.etcd is not None
-    return marked(context.node(context.topology.etcd.name), "flannel-epoch")
+    node = context.node(context.topology.etcd.name)
+    epoch = marked(node, "flannel-epoch")
+    if epoch is None or node.shares:
+        return epoch
+    # A machine may have woken with an etcd that was configured in another life of it.
+    return f"{epoch}.{node.get('/etc/machine-id').decode().strip()}"
 
 
 def _exists(context: Context, key: str) -> bool:

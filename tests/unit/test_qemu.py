@@ -17,7 +17,7 @@ import pytest
 from testbed import memory
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TimeoutExpired
 from testbed.lab import preflight
-from testbed.nodes.base import NodeSpec, ServiceState
+from testbed.nodes.base import Ahead, NodeSpec, ServiceState
 from testbed.nodes.inside import LAST_LINES
 from testbed.nodes.netns import find
 from testbed.nodes.netns.node import NetnsNode
@@ -156,9 +156,22 @@ def test_a_snapshot_without_one_of_its_files_is_none(parts: Parts, tmp_path: Pat
     assert not mine.whole(tmp_path)
     assert snapshot.hardware_of(tmp_path) is None
     hardware = Hardware(MEMORY, 1, 1)
-    (tmp_path / snapshot.HARDWARE).write_text(json.dumps(dataclasses.asdict(hardware)))
+    mine.note(tmp_path)
     assert mine.whole(tmp_path)
     assert snapshot.hardware_of(tmp_path) == hardware
+    assert snapshot.base_of(tmp_path) == mine.key()
+
+
+def test_what_is_done_ahead_makes_another_snapshot(parts: Parts, tmp_path: Path) -> None:
+    base = snapshot_of(parts, Hardware(MEMORY, 1, 1))
+
+    def key(of: snapshot.Snapshot, ahead: str) -> str:
+        return snapshot.Ready(of, Ahead(ahead, pytest.fail), tmp_path).key()
+
+    other = snapshot_of(parts, Hardware(MEMORY, 1, 2))
+    keys = [base.key(), key(base, "a"), key(base, "b"), key(other, "a")]
+    assert len(set(keys)) == len(keys)
+    assert key(base, "a") == keys[1]
 
 
 # -- the monitor ------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from testbed import memory
 from testbed.errors import LabError, NoSuchLab
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider, has_ended
+from testbed.nodes.base import Ahead, Finding, Node, NodeSpec, Provider, has_ended
 from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
 
 # What is for machines alone is imported where it is needed: labs of namespaces do without.
@@ -119,17 +119,17 @@ class QemuProvider(Provider):
 
         there = self.nodes(lab)  # one that is made anew has the room that it has now
         memory.require([Hardware.of(spec).memory for spec in specs if spec.name not in there])
-        for spec in specs:
-            self._snapshot(lab, spec)
+        wanted = [(Hardware.of(spec), spec.ahead() if spec.ahead else None) for spec in specs]
+        for hardware, ahead in dict.fromkeys(wanted):
+            self._snapshot(lab, hardware, ahead)
 
-    def _snapshot(self, lab: str, spec: NodeSpec) -> Path:
+    def _snapshot(self, lab: str, hardware: Hardware, ahead: Ahead | None) -> Path:
         """What a node wakes from: a machine that has done what can be done ahead, if anything."""
-        from testbed.nodes.qemu.command import Hardware
         from testbed.nodes.qemu.snapshot import NAME, Ready, Snapshot
 
-        base = Snapshot(self.parts(), Hardware.of(spec), self.cells, lab)
+        base = Snapshot(self.parts(), hardware, self.cells, lab)
         folder = self._keep(NAME, base)
-        return self._keep(NAME, Ready(base, spec.ahead, folder)) if spec.ahead else folder
+        return self._keep(NAME, Ready(base, ahead, folder)) if ahead else folder
 
     def fits(self, folder: Path) -> bool:
         """Whether machines that are made now would wake from the snapshot in a folder."""
@@ -148,7 +148,7 @@ class QemuProvider(Provider):
         from testbed.nodes.qemu.command import Hardware
 
         parts, hardware = self.parts(), Hardware.of(spec)
-        snapshot = self._snapshot(lab, spec)
+        snapshot = self._snapshot(lab, hardware, spec.ahead() if spec.ahead else None)
         self.cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
         # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
         cell = self.cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
