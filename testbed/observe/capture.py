@@ -34,8 +34,10 @@ VXLAN_PORT = 8472  # the Linux kernel's own, and flannel's; RFC 7348 has 4789
 FLANNEL_UDP_PORT = 8285
 POLL_SECONDS = 0.005
 QUIET_SECONDS = 0.04
+EMULATED_QUIET_SECONDS = 0.4  # on a machine of its own a packet may be that long under way
 MAX_SETTLE_SECONDS = 2.0
-START_SECONDS = 10.0
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
 FLAGS = {
     dpkt.tcp.TH_FIN: "FIN",
     dpkt.tcp.TH_SYN: "SYN",
@@ -337,7 +339,7 @@ class Capture:
         """End tcpdump.  Raises LabError when the kernel dropped packets before it saw them."""
         self.place.run(["kill", "-INT", str(self._running.pid)], check=False)
         try:
-            result = self._running.wait(5)
+            result = self._running.wait(STOP_SECONDS)
         except TimeoutExpired:
             self.kill()
             raise
@@ -376,8 +378,10 @@ def captures(*points: tuple[Place, str, str]) -> Iterator[list[Capture]]:
 def _settle(started: Sequence[Capture]) -> None:
     """Return once no capture has grown for a moment."""
     deadline = time.monotonic() + MAX_SETTLE_SECONDS
+    shared = all(one.place.shares for one in started)
+    quiet = QUIET_SECONDS if shared else EMULATED_QUIET_SECONDS
     sizes, since = [one.size() for one in started], time.monotonic()
-    while time.monotonic() - since < QUIET_SECONDS and time.monotonic() < deadline:
+    while time.monotonic() - since < quiet and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         now = [one.size() for one in started]
         if now != sizes:

@@ -20,6 +20,8 @@ PEER_PORT = 2380  # IANA: etcd-server
 # defaults of 100 ms and 1000 ms are meant for members that are far apart.
 HEARTBEAT_MS = 10
 ELECTION_MS = 50
+#: By default etcdctl gives up after 5 s, within which a busy emulated machine may not answer.
+PATIENCE = ("--dial-timeout=30s", "--command-timeout=30s")
 
 
 def etcd_step(node: str) -> str:
@@ -38,7 +40,7 @@ def etcdctl(topology: Topology, context: Context, *args: str) -> list[str]:
     """The argv of etcdctl, to be run on the node that has etcd."""
     assert topology.etcd is not None
     program = context.node(topology.etcd.name).provide(context.store.binary("etcdctl"))
-    return [program, f"--endpoints=http://127.0.0.1:{CLIENT_PORT}", "--dial-timeout=5s", *args]
+    return [program, f"--endpoints=http://127.0.0.1:{CLIENT_PORT}", *PATIENCE, *args]
 
 
 class Etcd(Role):

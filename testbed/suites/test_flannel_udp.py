@@ -17,6 +17,7 @@ from testbed.observe.capture import LINK_RAW, Packet, captures, decode
 from testbed.roles.flannel import SERVICE
 from testbed.suites.helpers import (
     SOON,
+    START,
     addresses,
     bridge_containers,
     client_of,
@@ -481,13 +482,13 @@ def calls(lab: LiveLab) -> Calls:
     pid = one.node.services()[SERVICE].pid
     trace = [*STRACE, "-e", "trace=read,write,sendto,recvfrom", "-p", str(pid)]
     with one.node.spawn(trace) as running:
-        if not eventually(lambda: b"attached" in running.err, 3):
+        if not eventually(lambda: b"attached" in running.err):
             pytest.skip(f"strace cannot attach to flanneld: {running.err.decode().strip()}")
         sender = [*STRACE, "-e", "trace=sendto,sendmsg,write"]
         sent = one.container.run([*sender, *PING, "-p", MARK, target], check=False)
-        eventually(lambda: len(_packets(running)) >= 4 * SENT, 2)
+        eventually(lambda: len(_packets(running)) >= 4 * SENT)
         one.node.run(["kill", "-INT", str(running.pid)])
-        running.wait(5)
+        running.wait(START)
         found = _packets(running)
     handed = [_unhex(call[2]) for call in CALL.findall(sent.err)]
     # An echo request begins with type 8; its sequence number is at octets 6 and 7 (RFC 792).

@@ -7,6 +7,7 @@ a scratch machine: a network stack of its own on the lab's node.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ from testbed.suites.helpers import (
     settle,
     sysctl,
     sysctl_set,
+    undone,
 )
 
 if TYPE_CHECKING:
@@ -558,28 +560,38 @@ def test_a_ping_through_the_bridge_may_be_stopped_by_iptables(
     machine: Inside, observe: Observation
 ) -> None:
     do(observe, machine, *BRIDGED)
-    name = "net.bridge.bridge-nf-call-iptables"
-    if not observe.run(machine, ["sysctl", "-n", name], check=False).ok:
-        pytest.skip("the kernel has no br_netfilter")
     ns1 = machine.netns("ns1")
     settle(machine, ns1, machine.netns("ns2"))
-    with sysctl_set(observe, machine, name, "1"):
-        observe.holds_when(
-            "iptables forwards what comes (policy ACCEPT)",
-            ping(observe, ns1, "192.168.11.201", count=3),
-        )
-        do(observe, machine, "iptables -P FORWARD DROP")
-        assert policies(observe, machine, "filter")["FORWARD"] == "DROP"
-        observe.fails_when(
-            "bridged packets pass iptables (bridge-nf-call-iptables=1) and its FORWARD policy "
-            "is DROP, as on a machine with Docker",
-            not ping(observe, ns1, "192.168.11.201", seconds=SOON),
-        )
-    with sysctl_set(observe, machine, name, "0"):
-        observe.holds_when(
-            "bridged packets do not pass iptables (bridge-nf-call-iptables=0)",
-            ping(observe, ns1, "192.168.11.201", count=3),
-        )
+    name = "net.bridge.bridge-nf-call-iptables"
+    with contextlib.ExitStack() as stack:
+        if not observe.run(machine, ["sysctl", "-n", name], check=False).ok:
+            if machine.shares:
+                pytest.skip("the kernel has no br_netfilter")
+            do(observe, machine, "iptables -P FORWARD DROP")
+            observe.holds_when(
+                "br_netfilter is not loaded, as on a machine without Docker, whatever the policy",
+                ping(observe, ns1, "192.168.11.201", count=3),
+            )
+            do(observe, machine, "iptables -P FORWARD ACCEPT")
+            load, unload = (["modprobe", *how, "br_netfilter"] for how in ((), ("-r",)))
+            stack.enter_context(undone(observe, machine, load, unload))
+        with sysctl_set(observe, machine, name, "1"):
+            observe.holds_when(
+                "iptables forwards what comes (policy ACCEPT)",
+                ping(observe, ns1, "192.168.11.201", count=3),
+            )
+            do(observe, machine, "iptables -P FORWARD DROP")
+            assert policies(observe, machine, "filter")["FORWARD"] == "DROP"
+            observe.fails_when(
+                "bridged packets pass iptables (bridge-nf-call-iptables=1) and its FORWARD policy "
+                "is DROP, as on a machine with Docker",
+                not ping(observe, ns1, "192.168.11.201", seconds=SOON),
+            )
+        with sysctl_set(observe, machine, name, "0"):
+            observe.holds_when(
+                "bridged packets do not pass iptables (bridge-nf-call-iptables=0)",
+                ping(observe, ns1, "192.168.11.201", count=3),
+            )
 
 
 @pytest.mark.claim("bridge-needs-no-address")

@@ -13,6 +13,7 @@ import pytest
 from testbed.errors import ArtifactError
 from testbed.roles import docker
 from testbed.suites.helpers import (
+    START,
     addresses,
     bridge_containers,
     extra_container,
@@ -106,7 +107,7 @@ def strace(node: Node) -> Iterator[list[Call]]:
                 pytest.skip(f"strace cannot attach to containerd: {running.err.decode().strip()}")
             yield seen
             node.run(["kill", "-INT", str(running.pid)])
-            running.wait(5)
+            running.wait(START)
         seen += calls(node.get(TRACE).decode())
     finally:
         node.run(["rm", "-f", TRACE])

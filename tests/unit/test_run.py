@@ -111,14 +111,19 @@ def test_nothing_begins_before_what_it_needs_has_ended() -> None:
 def test_only_so_many_heavy_ones_at_once(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "heavy_limit", lambda: limit)
     lock = threading.Lock()
-    now, most = 0, 0
+    first = threading.Barrier(limit)  # as many as may are at it at once
+    began, now, most = 0, 0, 0
 
     def act() -> None:
-        nonlocal now, most
+        nonlocal began, now, most
         with lock:
+            began += 1
             now += 1
             most = max(most, now)
-        time.sleep(0.01)
+            early = began <= limit
+        if early:
+            first.wait(30)
+        time.sleep(0.001)
         with lock:
             now -= 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -33,18 +32,6 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Provider
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu.provider import QemuProvider
-
-#: docker0's addresses, the routes, and containers that reach each other from node to node.
-CLAIMS = (
-    "bridge-docker0-is-linux-bridge",
-    "bridge-docker0-first-address",
-    "ip-host-route-docker0",
-    "bridge-container-ip-from-subnet",
-    "flannel-virtual-network-per-node",
-    "flannel-unique-subnet-per-node",
-    "flannel-container-ip-in-node-range",
-    "flannel-overlay-connects-all",
-)
 
 
 @pytest.fixture
@@ -233,29 +220,3 @@ nodes:
         assert ("first" in run(left, timeout=60).stdout) == (sent == signal.SIGKILL)
         assert leaks.left(before, seconds=10, below=tmp_path) == []
         assert set(Store().folder.glob("vm-snapshot-*")) <= kept
-
-
-class TestLab:
-    """Two machines, flannel over them, the design's claims; and nothing left."""
-
-    @pytest.mark.parametrize("backend", ["vxlan", "udp"])
-    def test_two_node(self, state: Path, tmp_path: Path, backend: str) -> None:
-        env = {**os.environ, "TESTBED_STATE": str(state)}
-
-        def testbed(*words: str, seconds: float, check: bool = True) -> str:
-            argv = [sys.executable, "-m", "testbed", *words]
-            return run(argv, env=env, timeout=seconds, check=check).stdout
-
-        try:
-            out = testbed("up", "two-node", "--provider", "qemu", "--backend", backend, seconds=600)
-            assert "two-node is up" in out
-            data = tmp_path / "verify.json"
-            chosen = [word for claim in CLAIMS for word in ("--claim", claim)]
-            testbed(
-                "verify", "two-node", "-q", *chosen,
-                "--json", str(data), seconds=900,
-            )  # fmt: skip
-            assert json.loads(data.read_text())
-        finally:
-            testbed("down", "two-node", seconds=60)
-        assert "two-node" not in testbed("ls", seconds=30)

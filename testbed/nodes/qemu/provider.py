@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.artifacts.source import Source
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu import machine
+    from testbed.nodes.qemu.command import Hardware
     from testbed.nodes.ssh.node import SshNode
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
