@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live test-vm sabotage bench lock setup clean
+.PHONY: help demo test lint unit web live test-vm sabotage bench bench-vm lock setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
 	$(SUDO) $(BIN)/python -m pytest -q --tb=short tests/live/sabotage
+
+bench-vm: setup  ## times of labs of virtual machines, and where they go (root)
+	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
+	$(SUDO) $(BIN)/python bench/virtual.py
 
 bench: setup  ## times and ratios against a bare shell script (root)
 	command -v busybox > /dev/null || $(SUDO) apt-get install -y --no-install-recommends busybox-static
