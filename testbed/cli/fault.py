@@ -9,7 +9,7 @@ import click
 
 from testbed.cli import common
 from testbed.errors import NoSuchLab, UsageError
-from testbed.faults.model import KINDS, Kind
+from testbed.faults.model import BREAKABLE, KINDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +81,11 @@ def _kind(kind: Kind) -> click.Command:
     ) -> None:
         _apply([kind, *words], seconds=seconds, lab_name=lab_name, as_json=as_json)
 
+    more = ""
+    if kind == "break":
+        more = "\n\n\b\n" + "\n".join(f"  {what:<10} {how}" for what, how in BREAKABLE.items())
     does = f"{about.does[0].upper()}{about.does[1:]}."
+    example = f"  Example: testbed fault {about.example}"
     words = click.Argument(
         ["words"], nargs=-1, required=True, metavar=about.form, shell_complete=_complete
     )
@@ -89,7 +93,7 @@ def _kind(kind: Kind) -> click.Command:
         kind,
         callback=run,
         params=[words],
-        help=f"{does}\n\nAfter `heal`: {about.healed}.  Example: testbed fault {about.example}",
+        help=f"{does}\n\nAfter `heal`: {about.healed}.{example}{more}",
         short_help=does,
     )
     return _with_options(made)
@@ -167,7 +171,7 @@ def _end(faults: Faults, fault: Fault, *, silent: bool) -> None:
 
     with signals.held() as held:
         try:
-            healed = faults.heal(lambda one: one.key == fault.key)
+            healed = faults.heal(lambda one: one.key == fault.key, kinds=(fault.kind,))
         except NoSuchLab:  # taken down meanwhile, and the fault with it
             healed = []
     if healed and not silent:
@@ -205,7 +209,8 @@ def heal(words: tuple[str, ...], lab_name: str | None, as_json: bool) -> None:
     it was; NAME is one of the topology's.  What is not in force is fine.
     """
     faults, topology, lab = _faults(lab_name)
-    healed = faults.heal(_meant(words, topology), watch=_watch())
+    meant, kinds = _meant(words, topology)
+    healed = faults.heal(meant, kinds=kinds, watch=_watch())
     if as_json:
         common.print_json({"lab": lab, "healed": [_to_dict(one, topology) for one in healed]})
         return
@@ -223,13 +228,18 @@ def _watch() -> Any:
     return Watch(words=tell)
 
 
-def _meant(words: tuple[str, ...], topology: Topology) -> Callable[[Fault], bool]:
-    """Which faults the words of ``heal`` mean.  Raises UsageError for words that mean none."""
+def _meant(
+    words: tuple[str, ...], topology: Topology
+) -> tuple[Callable[[Fault], bool], Sequence[str]]:
+    """Which faults the words of ``heal`` mean, and of which kinds those are.
+
+    Raises UsageError for words that mean none.
+    """
     if not words:
-        return lambda _: True
+        return (lambda _: True), tuple(KINDS)
     if len(words) == 1 and words[0] in topology.faults:
         named = topology.faults[words[0]]
-        return lambda fault: fault.key == named.key
+        return (lambda fault: fault.key == named.key), (named.kind,)
     if words[0] not in KINDS:
         from difflib import get_close_matches
 
@@ -240,14 +250,16 @@ def _meant(words: tuple[str, ...], topology: Topology) -> Callable[[Fault], bool
             hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}",
         )
     if len(words) == 1:
-        return lambda fault: fault.kind == words[0]
+        return (lambda _: True), words
     node, colon, peer = words[1].partition(":")
     target = ":".join(sorted((node, peer))) if colon else words[1]
-    return lambda fault: (
-        (fault.kind, fault.target) == (words[0], target)
+
+    def meant(fault: Fault) -> bool:
         # How much it was need not be known; what was broken is a fault of its own.
-        and (fault.what == words[2] if fault.what and len(words) > 2 else True)
-    )
+        what = words[2] if fault.what and len(words) > 2 else fault.what
+        return (fault.target, fault.what) == (target, what)
+
+    return meant, words[:1]
 
 
 def _name(fault: Fault, topology: Topology) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from testbed.faults import means
 from testbed.faults.means import Seen
 from testbed.faults.model import (
     BREAKABLE,
+    KINDS,
     LINK_KINDS,
     OF_BACKENDS,
     QUEUE_KINDS,
@@ -28,16 +31,17 @@ from testbed.faults.model import (
     parse,
     require,
 )
-from testbed.lab.lab import Watch
 from testbed.nodes.netns import cgroups
 from testbed.process import which
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Lab, Outcome
+    from testbed.lab.lab import Lab, Watch
     from testbed.nodes.base import Node
     from testbed.topology.model import Topology
 
 __all__ = ["Faults", "fault_of"]
+
+DEAD_SECONDS = 20.0  # a killed process ends at once, unless the kernel keeps it
 
 
 def fault_of(words: str | Sequence[str], topology: Topology) -> Fault:
@@ -64,13 +68,6 @@ class Faults:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
 
-    @property
-    def topology(self) -> Topology:
-        """The topology that is up.  Raises NoSuchLab."""
-        return self._lab.topology()
-
-    # -- making -----------------------------------------------------------
-
     def apply(self, fault: Fault) -> bool:
         """Bring a fault about; False where it is in force already.
 
@@ -79,111 +76,74 @@ class Faults:
         it takes; NoSuchLab, LabError.
         """
         with self._held(f"fault {fault.words}"):
-            present = self._seen_of(fault)
-            if fault in present:
-                return False
-            if fault.kind in LINK_KINDS:
-                self._set_links([*(one for one in present if one.key != fault.key), fault])
-            elif fault.kind in QUEUE_KINDS:
-                self._set_queues(fault.node, present, [*_others(present, fault), fault])
-            elif fault.kind == "break":
-                self._change(fault, back=False)
-            elif fault.service:
-                self._signal(fault, "KILL" if fault.kind == "kill" else "STOP")
-            else:
-                self._freeze(fault.node, on=True)
-        return True
-
-    # -- looking ----------------------------------------------------------
+            return _Place(self._lab).apply(fault)
 
     def in_force(self) -> list[Seen]:
         """All faults that are in force now, and what shows it.  Raises NoSuchLab."""
-        topology = self.topology
-        found: list[Seen] = []
-        fabric = self._fabric()
-        if fabric is not None:
-            found += self._links(fabric)
-            found += self._queues(fabric)
-        stopped = self._lab.stopped()
-        found += [Seen(Fault("stop", name), "its cgroup is frozen") for name in stopped]
-        nodes = [node for name, node in self._nodes().items() if name not in stopped]
-        looks: list[Callable[[], list[Seen]]] = []
-        for node in nodes:
-            if node.name in topology.nodes:
-                looks.append(lambda node=node: self._services(node))  # type: ignore[misc]
-                looks.append(lambda node=node: self._broken(node))  # type: ignore[misc]
-        with ThreadPoolExecutor(max_workers=min(8, max(1, len(looks)))) as pool:
-            for seen in pool.map(lambda look: look(), looks):
-                found += seen
-        return found
-
-    # -- undoing ----------------------------------------------------------
+        return _Place(self._lab).in_force()
 
     def heal(
-        self, meant: Callable[[Fault], bool] = lambda _: True, watch: Watch | None = None
+        self,
+        meant: Callable[[Fault], bool] = lambda _: True,
+        *,
+        kinds: Collection[str] = tuple(KINDS),
+        watch: Watch | None = None,
     ) -> list[Fault]:
         """Undo the faults that are meant, by default all; return them.
 
-        A node goes on first, so that what is wrong on it can be seen and mended, too.
+        Others than of these ``kinds`` are not even looked for, which takes its time.  A node goes on first, so that what is wrong on it can be seen and mended, too.
         Services that are dead are started by ``up``.
         """
-        healed: list[Fault] = []
         with self._held("fault heal"):
-            for name in self._lab.stopped():
-                if meant(Fault("stop", name)):
-                    self._freeze(name, on=False)
-                    healed.append(Fault("stop", name))
-            present = [seen.fault for seen in self.in_force()]
-            due = [fault for fault in present if meant(fault) and fault not in healed]
-            self._undo(present, due)
+            healed = _Place(self._lab).continue_nodes(meant)
+            place = _Place(self._lab)  # with the nodes that were stopped
+            present = [seen.fault for seen in place.in_force(kinds)]
+            due = [fault for fault in present if meant(fault)]
+            place.undo(present, due)
         if any(fault.kind == "kill" for fault in due):
             self._up(watch)
         return healed + due
 
-    def _undo(self, present: Sequence[Fault], due: Sequence[Fault]) -> None:
-        kept = [fault for fault in present if fault not in due]
-        if any(fault.kind in LINK_KINDS for fault in due):
-            self._set_links(fault for fault in kept if fault.kind in LINK_KINDS)
-        for node in sorted({fault.node for fault in due if fault.kind in QUEUE_KINDS}):
-            self._set_queues(node, present, kept)
-        for fault in due:
-            if fault.kind == "stop" and fault.service:
-                self._signal(fault, "CONT")
-        for fault in due:  # after the daemons that could be asked for what is to be put back
-            if fault.kind == "break":
-                self._change(fault, back=True)
-
-    def _up(self, watch: Watch | None) -> Outcome:
+    def _up(self, watch: Watch | None) -> None:
         """What has died is started as ever: the plan knows what hangs on it."""
         record = self._lab.record()
-        topology = dataclasses.replace(self.topology, source=record.source)
-        return self._lab.up(topology, keep=True, watch=watch)
-
-    # -- places -----------------------------------------------------------
+        topology = dataclasses.replace(self._lab.topology(), source=record.source)
+        self._lab.up(topology, keep=True, watch=watch)
 
     @contextlib.contextmanager
-    def _held(self, purpose: str) -> Iterable[None]:  # type: ignore[misc]
+    def _held(self, purpose: str) -> Iterator[None]:
         with self._lab.settings.state.lock(self._lab.name, purpose):
             yield
 
-    def _nodes(self) -> dict[str, Node]:
-        return self._lab.context().nodes
 
-    def _node(self, name: str) -> Node:
-        return self._lab.context().node(name)
+class _Place:
+    """One look at a lab: its fabric, its nodes, and what is done there."""
 
-    def _fabric(self) -> Node | None:
-        return self._lab.settings.makers(self.topology).fabric(self._lab.name)
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        context = lab.context()
+        self.topology: Topology = context.topology
+        self._context = context
+        self._stopped = lab.stopped()
+        self._fabric = context.provider.fabric(lab.name)
 
-    def _need_fabric(self) -> Node:
-        fabric = self._fabric()
-        if fabric is None:
-            makers = " and ".join(self.topology.providers)
-            raise NoSuchLab(
-                f"lab {self._lab.name} has no fabric here that a link could be cut in",
-                hint=f"`testbed up {self._lab.name}` makes it, where {makers} has one",
-            )
-        return fabric
+    def apply(self, fault: Fault) -> bool:
+        present = self._seen_of(fault)
+        if fault in present:
+            return False
+        others = [one for one in present if one.key != fault.key]
+        if fault.kind in LINK_KINDS:
+            self._set_links([*others, fault])
+        elif fault.kind in QUEUE_KINDS:
+            self._set_queues(fault.node, present, [*others, fault])
+        elif fault.kind == "break":
+            self._change(fault, back=False)
+        elif fault.service:
+            self._signal(fault, "KILL" if fault.kind == "kill" else "STOP")
+        else:
+            self._context.node(fault.node)  # says so if it does not run
+            self._freeze(fault.node, on=True)
+        return True
 
     def _seen_of(self, fault: Fault) -> list[Fault]:
         """What is in force of the faults that this one is made beside."""
@@ -192,14 +152,64 @@ class Faults:
         elif fault.kind in QUEUE_KINDS:
             seen = self._queues(self._need_fabric())
         elif fault.kind == "break":
-            seen = self._broken(self._node(fault.node))
+            seen = self._broken(self._context.node(fault.node))
         elif fault.service:
-            seen = self._services(self._node(fault.node))
+            seen = self._services(self._context.node(fault.node))
         else:
-            seen = [Seen(Fault("stop", name), "") for name in self._lab.stopped()]
+            seen = self._frozen()
         return [one.fault for one in seen]
 
+    def in_force(self, kinds: Collection[str] = tuple(KINDS)) -> list[Seen]:
+        found: list[Seen] = []
+        if self._fabric is not None and not {*LINK_KINDS}.isdisjoint(kinds):
+            found += self._links(self._fabric)
+        if self._fabric is not None and not {*QUEUE_KINDS}.isdisjoint(kinds):
+            found += self._queues(self._fabric)
+        found += self._frozen()
+        looks: list[Callable[[Node], list[Seen]]] = []
+        if not {"kill", "stop"}.isdisjoint(kinds):
+            looks.append(self._services)
+        if "break" in kinds:
+            looks.append(self._broken)
+        nodes = [node for node in self._answering() if node.name in self.topology.nodes]
+        with ThreadPoolExecutor(max_workers=min(8, max(1, len(nodes)))) as pool:
+            for look in looks:
+                for seen in pool.map(look, nodes):
+                    found += seen
+        return [one for one in found if one.fault.kind in kinds]
+
+    def continue_nodes(self, meant: Callable[[Fault], bool]) -> list[Fault]:
+        """Let the nodes go on that are stopped, and meant."""
+        due = [seen.fault for seen in self._frozen() if meant(seen.fault)]
+        for fault in due:
+            self._freeze(fault.node, on=False)
+        return due
+
+    def undo(self, present: Sequence[Fault], due: Sequence[Fault]) -> None:
+        """Undo faults that are due, and leave the others that are present."""
+        kept = [fault for fault in present if fault not in due]
+        if any(fault.kind in LINK_KINDS for fault in due):
+            self._set_links([fault for fault in kept if fault.kind in LINK_KINDS])
+        for node in sorted({fault.node for fault in due if fault.kind in QUEUE_KINDS}):
+            self._set_queues(node, present, kept)
+        for fault in due:
+            if fault.kind == "stop" and fault.service:
+                self._signal(fault, "CONT")
+            elif fault.kind == "break":
+                self._change(fault, back=True)
+
+    def _answering(self) -> list[Node]:
+        return [node for node in self._context.nodes.values() if node.name not in self._stopped]
+
     # -- links ------------------------------------------------------------
+
+    def _need_fabric(self) -> Node:
+        if self._fabric is None:
+            raise NoSuchLab(
+                f"lab {self._lab.name} has no fabric here in which a link could be cut",
+                hint=f"`testbed up {self._lab.name}` makes it where its providers have one",
+            )
+        return self._fabric
 
     @staticmethod
     def _links(fabric: Node) -> list[Seen]:
@@ -208,20 +218,21 @@ class Faults:
         listed = fabric.run(["nft", "-j", "list", "table", *means.TABLE], check=False)
         return means.links_seen(listed.stdout) if listed.ok else []
 
-    def _set_links(self, faults: Iterable[Fault]) -> None:
+    def _set_links(self, faults: Sequence[Fault]) -> None:
         if which("nft") is None:
             raise MachineError(
                 "this machine lacks nft, which cuts links", hint="apt-get install nftables"
             )
+        fabric = self._need_fabric()
         rules = means.link_rules(self.topology, faults)
-        done = self._need_fabric().run(["nft", "-f", "-"], input=rules.encode(), check=False)
-        if not done.ok and "Operation not supported" in done.stderr:
+        done = fabric.run(["nft", "-f", "-"], input=rules.encode(), check=False)
+        if not done.ok and "not supported" in done.stderr:
             raise MachineError(
                 "the kernel here has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE), "
                 "which cuts links",
-                hint="load it (modprobe nf_tables), or use a kernel that has it",
+                hint="use a kernel that has it; `rate` (tbf) does without",
             )
-        self._need_fabric().require(done)
+        fabric.require(done)
 
     # -- queues -----------------------------------------------------------
 
@@ -249,6 +260,9 @@ class Faults:
 
     # -- nodes and services -----------------------------------------------
 
+    def _frozen(self) -> list[Seen]:
+        return [Seen(Fault("stop", name), "its cgroup is frozen") for name in self._stopped]
+
     def _freeze(self, node: str, *, on: bool) -> None:
         freezer = cgroups.freezer()
         if freezer is None:
@@ -256,8 +270,6 @@ class Faults:
                 "no cgroup hierarchy here can stop a node (version 2, or version 1's freezer)",
                 hint="mount one below /sys/fs/cgroup; a service can be stopped without",
             )
-        if on and node not in self._nodes():
-            self._node(node)  # says that it does not run, and what does
         freezer.set(self._lab.cgroup, node, on=on)
 
     def _services(self, node: Node) -> list[Seen]:
@@ -269,59 +281,60 @@ class Faults:
             if name not in known:
                 continue
             if state.state == "dead":
-                how = f"exit status {state.status}" if state.status is not None else "dead"
-                found.append(Seen(Fault("kill", node.name, service=name), how))
+                found.append(
+                    Seen(Fault("kill", node.name, service=name), f"exit status {state.status}")
+                )
                 continue
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # just died
                 if means.is_stopped(node.get(f"/proc/{state.pid}/stat").decode()):
                     stopped = Fault("stop", node.name, service=name)
                     found.append(Seen(stopped, f"pid {state.pid} is in state T"))
         return found
 
     def _signal(self, fault: Fault, signal: str) -> None:
-        node = self._node(fault.node)
+        node = self._context.node(fault.node)
         state = node.services().get(fault.service)
         if state is None or state.state == "dead":
-            if signal == "KILL":
-                return
             raise LabError(
                 f"{fault.service} on {fault.node} does not run",
                 hint=f"`testbed up {self._lab.name}` starts it",
             )
-        node.run(means.signal_argv(signal, state.pid))
-        if signal == "KILL":
-            _await(lambda: node.services()[fault.service].state == "dead", f"{fault} took effect")
+        node.run(["kill", f"-{signal}", str(state.pid)])
+        deadline = time.monotonic() + DEAD_SECONDS
+        while signal == "KILL" and node.services()[fault.service].state != "dead":
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"{fault.service} on {fault.node} was killed and has not ended",
+                    hint="it hangs in the kernel: see /proc/PID/stack",
+                )
+            time.sleep(0.005)
 
     # -- what is broken ---------------------------------------------------
 
-    def _look(self, node: str, what: str) -> means.Look:
-        return means.look(self.topology, what, self._peers(node) if what != "forward" else ())
-
-    def _peers(self, node: str) -> list[means.Peer]:
-        """The other nodes of the overlay; with vxlan those whose VTEP is there."""
-        topology = self.topology
-        flannel = topology.flannel
-        assert flannel is not None
-        macs = self._macs() if flannel.backend == "vxlan" else {}
-        return [
-            means.Peer(name, str(topology.address(name)), str(subnet), macs.get(name, ""))
-            for name, subnet in flannel.subnets.items()
-            if name != node and (flannel.backend != "vxlan" or name in macs)
-        ]
-
+    @functools.cached_property
     def _macs(self) -> dict[str, str]:
-        """The MAC address of each VTEP that runs, by node."""
+        """The MAC address of each VTEP that there is, by node."""
         flannel = self.topology.flannel
-        assert flannel is not None
+        assert flannel is not None, "checked before"
         path = f"/sys/class/net/flannel.{flannel.vni}/address"
         found = {}
-        stopped = self._lab.stopped()
-        for name, node in self._nodes().items():
-            if name in flannel.subnets and name not in stopped:
-                read = node.run(["cat", path], check=False)
-                if read.ok:
-                    found[name] = read.stdout.strip()
+        for node in self._answering():
+            if flannel.backend == "vxlan" and node.name in flannel.subnets:
+                with contextlib.suppress(FileNotFoundError):
+                    found[node.name] = node.get(path).decode().strip()
         return found
+
+    def _peers(self, node: str) -> list[means.Peer]:
+        """The other nodes of the overlay, with vxlan those whose VTEP is there."""
+        flannel = self.topology.flannel
+        assert flannel is not None, "checked before"
+        return [
+            means.Peer(
+                name, str(self.topology.address(name)), str(subnet), self._macs.get(name, "")
+            )
+            for name, subnet in flannel.subnets.items()
+            if name != node and (flannel.backend != "vxlan" or name in self._macs)
+        ]
 
     def _broken(self, node: Node) -> list[Seen]:
         flannel = self.topology.flannel
@@ -329,43 +342,24 @@ class Faults:
             return []
         found = []
         peers = self._peers(node.name)
-        outputs: dict[tuple[str, ...], str] = {}
-        for what in BREAKABLE:
-            if flannel.backend not in OF_BACKENDS.get(what, (flannel.backend,)):
-                continue
-            look = means.look(self.topology, what, peers)
-            if look.argv not in outputs:
-                outputs[look.argv] = node.run(look.argv, check=False).stdout
-            if look.is_broken(outputs[look.argv]):
-                found.append(Seen(Fault("break", node.name, what=what), BREAKABLE[what]))
+        for what, how in BREAKABLE.items():
+            if flannel.backend in OF_BACKENDS.get(what, (flannel.backend,)):
+                look = means.look(self.topology, what, peers)
+                if look.is_broken(node.run(look.argv, check=False).stdout):
+                    found.append(Seen(Fault("break", node.name, what=what), how))
         return found
 
     def _change(self, fault: Fault, *, back: bool) -> None:
-        node = self._node(fault.node)
-        look = self._look(fault.node, fault.what)
-        if not (look.entries or back):
+        node = self._context.node(fault.node)
+        look = means.look(self.topology, fault.what, self._peers(fault.node))
+        if not look.entries:
             raise LabError(
                 f"{fault.node} has no {fault.what} of another node that could be broken",
-                hint="it takes two nodes of the overlay",
+                hint="it takes two nodes of the overlay that are up",
             )
-        gone = look.missing(node.run(look.argv).stdout)
+        missing = look.missing(node.run(look.argv).stdout)
         for index in range(len(look.entries)):
-            away = index in gone
-            if look.breaks:
-                away = not away  # a rule that is there is the fault
-            if away is back:
+            # Of a rule, its being there is the fault.
+            broken = (index in missing) is not look.breaks
+            if broken is back:
                 node.run((look.back if back else look.gone)[index])
-
-
-def _others(present: Iterable[Fault], fault: Fault) -> list[Fault]:
-    return [one for one in present if one.key != fault.key]
-
-
-def _await(seen: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not seen():
-        if time.monotonic() > deadline:
-            raise LabError(f"{what}: not seen within {seconds:g} s")
-        time.sleep(0.005)

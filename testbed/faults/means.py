@@ -152,8 +152,8 @@ def queues_seen(listing: str, topology: Topology) -> list[Seen]:
             fault = Fault("rate", node, rate=options["rate"] * 8)
             found.append(Seen(fault, f"{entry['kind']} on the port {entry['dev']}"))
         elif entry["handle"] == DELAY_HANDLE and entry["kind"] == "netem":
-            times = {name: _ms(options.get("delay", {}), name) for name in ("delay", "jitter")}
-            fault = Fault("delay", node, **times)
+            held = options.get("delay", {})
+            fault = Fault("delay", node, delay=_ms(held, "delay"), jitter=_ms(held, "jitter"))
             found.append(Seen(fault, f"{entry['kind']} on the port {entry['dev']}"))
     return found
 
@@ -277,11 +277,6 @@ def _rule(chain: str, *match: str) -> Look:
 
 
 # -- processes ---------------------------------------------------------------
-
-
-def signal_argv(signal: str, pid: int) -> tuple[str, ...]:
-    """What sends a signal to a daemon; ``pid`` is as the node sees it."""
-    return ("kill", f"-{signal}", str(pid))
 
 
 def is_stopped(stat: str) -> bool:

@@ -216,9 +216,7 @@ def parse(words: Sequence[str]) -> Fault:
     return _with_amount(cast("Kind", kind), node, peer, service, amounts)
 
 
-def _with_amount(
-    kind: Kind, node: str, peer: str, service: str, amounts: Sequence[str]
-) -> Fault:
+def _with_amount(kind: Kind, node: str, peer: str, service: str, amounts: Sequence[str]) -> Fault:
     if kind == "loss":
         return Fault(kind, node, peer, percent=_percent(amounts[0]))
     if kind == "rate":
