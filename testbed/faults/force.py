@@ -91,7 +91,8 @@ class Faults:
     ) -> list[Fault]:
         """Undo the faults that are meant, by default all; return them.
 
-        Others than of these ``kinds`` are not even looked for, which takes its time.  A node goes on first, so that what is wrong on it can be seen and mended, too.
+        Others than of these ``kinds`` are not even looked for, which takes its time.
+        A node goes on first, so that what is wrong on it can be seen and mended, too.
         Services that are dead are started by ``up``.
         """
         with self._held("fault heal"):

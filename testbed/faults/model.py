@@ -101,6 +101,8 @@ QUEUE_KINDS: tuple[Kind, ...] = ("rate", "delay")
 #: What a fault in a topology may not be called: these words mean something on the command line.
 RESERVED = (*KINDS, "apply", "heal", "ls")
 
+#: Of a node or a service: whether there is one of that name is another question.
+NAME = re.compile(r"[a-z0-9-]+")
 UNITS: Mapping[str, int] = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 #: A queue slower than this holds a full frame for more than a second.
 MIN_RATE, MAX_RATE = 8_000, 100 * 10**9
@@ -202,7 +204,8 @@ def parse(words: Sequence[str]) -> Fault:
     target, amounts = words[1], words[2:]
     node, colon, peer = target.partition(":")
     node, slash, service = node.partition("/")
-    whole = all((node, peer or not colon, service or not slash)) and not (colon and slash)
+    given = [node, *([peer] if colon else []), *([service] if slash else [])]
+    whole = all(NAME.fullmatch(name) for name in given) and not (colon and slash)
     if (colon and ":" not in about.form) or (slash and "/" not in about.form) or not whole:
         wanted = f"{about.form.split()[0]} after {kind}"
         raise Unreadable(wanted, repr(target), f"such as `{about.example}`")
