@@ -25,6 +25,7 @@ from testbed.faults.model import (
     LINK_KINDS,
     OF_BACKENDS,
     QUEUE_KINDS,
+    RULES,
     SERVICES,
     Fault,
     Unreadable,
@@ -343,20 +344,32 @@ class _Place:
             return []
         found = []
         peers = self._peers(node.name)
+        with_device = self._has_device(node)
         for what, how in BREAKABLE.items():
+            # What goes with the device, as with udp's when flanneld dies, nobody has taken away.
+            if not (with_device or what in RULES):
+                continue
             if flannel.backend in OF_BACKENDS.get(what, (flannel.backend,)):
                 look = means.look(self.topology, what, peers)
                 if look.is_broken(node.run(look.argv, check=False).stdout):
                     found.append(Seen(Fault("break", node.name, what=what), how))
         return found
 
+    def _has_device(self, node: Node) -> bool:
+        flannel = self.topology.flannel
+        assert flannel is not None, "checked before"
+        name = means.device(flannel)
+        return not name or node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
+
     def _change(self, fault: Fault, *, back: bool) -> None:
         node = self._context.node(fault.node)
         look = means.look(self.topology, fault.what, self._peers(fault.node))
-        if not look.entries:
+        there = fault.what in RULES or self._has_device(node)
+        if not (look.entries and there):
             raise LabError(
                 f"{fault.node} has no {fault.what} of another node that could be broken",
-                hint="it takes two nodes of the overlay that are up",
+                hint=f"it takes two nodes of the overlay whose flanneld runs; "
+                f"`testbed up {self._lab.name}` starts it",
             )
         missing = look.missing(node.run(look.argv).stdout)
         for index in range(len(look.entries)):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.faults.model import Fault, Unreadable, parse
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Topology
+    from testbed.topology.model import Flannel, Topology
 
 TABLE = ("bridge", "testbed-faults")
 #: What nft's random numbers are taken from: a hundred thousandth is the least loss.
@@ -32,6 +32,7 @@ LATENCY = "50ms"
 #: Of netem, in packets: its own default of 1000 would drop most of a fast stream.
 LIMIT = 10_000
 
+INTERFACE = "eth0"  #: of a node, that the overlay's packets leave by
 COMMENT = "testbed fault"  #: of a rule on a node
 
 
@@ -215,6 +216,11 @@ def _begins(line: str, entry: str) -> bool:
     return line == entry or line.startswith(f"{entry} ")
 
 
+def device(flannel: Flannel) -> str:
+    """The device of an overlay on each of its nodes; empty where it has none (host-gw)."""
+    return {"vxlan": f"flannel.{flannel.vni}", "udp": "flannel0"}.get(flannel.backend, "")
+
+
 def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
     """How to see, make and undo one thing of :data:`testbed.faults.model.BREAKABLE`."""
     flannel = topology.flannel
@@ -223,27 +229,27 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
         return _rule("FORWARD")
     if what == "port":
         return _rule("INPUT", "-p", "udp", "-m", "udp", "--dport", str(flannel.port))
-    device = f"flannel.{flannel.vni}"
+    name = device(flannel)
     if what == "neighbour":
         entries = [(f"{p.vtep} lladdr {p.mac}", p.vtep, p.mac) for p in peers]
         return Look(
-            ("ip", "neigh", "show", "dev", device, "nud", "permanent"),
+            ("ip", "neigh", "show", "dev", name, "nud", "permanent"),
             tuple(shown for shown, *_ in entries),
-            tuple(("ip", "neigh", "del", vtep, "dev", device) for _, vtep, _ in entries),
+            tuple(("ip", "neigh", "del", vtep, "dev", name) for _, vtep, _ in entries),
             tuple(
-                ("ip", "neigh", "replace", vtep, "lladdr", mac, "dev", device, "nud", "permanent")
+                ("ip", "neigh", "replace", vtep, "lladdr", mac, "dev", name, "nud", "permanent")
                 for _, vtep, mac in entries
             ),
         )
     if what == "fdb":
-        words = [(p.mac, "dev", device, "dst", p.address) for p in peers]
+        words = [(p.mac, "dev", name, "dst", p.address) for p in peers]
         return Look(
-            ("bridge", "fdb", "show", "dev", device),
+            ("bridge", "fdb", "show", "dev", name),
             tuple(f"{p.mac} dst {p.address}" for p in peers),
             tuple(("bridge", "fdb", "del", *entry) for entry in words),
             tuple(("bridge", "fdb", "append", *entry) for entry in words),
         )
-    routes = _routes(topology, device, peers)
+    routes = _routes(flannel, peers)
     return Look(
         ("ip", "route", "show"),
         tuple(shown for shown, _ in routes),
@@ -252,16 +258,14 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
     )
 
 
-def _routes(
-    topology: Topology, device: str, peers: Sequence[Peer]
-) -> list[tuple[str, tuple[str, ...]]]:
+def _routes(flannel: Flannel, peers: Sequence[Peer]) -> list[tuple[str, tuple[str, ...]]]:
     """The routes that flannel sets for other nodes: as shown, and what shows elsewhere."""
-    assert topology.flannel is not None
-    if topology.flannel.backend == "udp":
-        return [(f"{topology.flannel.network} dev flannel0", ())]
-    if topology.flannel.backend == "vxlan":
-        return [(f"{p.subnet} via {p.vtep} dev {device}", ("onlink",)) for p in peers]
-    return [(f"{p.subnet} via {p.address}", ("dev", "eth0")) for p in peers]
+    name = device(flannel)
+    if flannel.backend == "udp":
+        return [(f"{flannel.network} dev {name}", ())]
+    if flannel.backend == "vxlan":
+        return [(f"{p.subnet} via {p.vtep} dev {name}", ("onlink",)) for p in peers]
+    return [(f"{p.subnet} via {p.address}", ("dev", INTERFACE)) for p in peers]
 
 
 def _rule(chain: str, *match: str) -> Look:

@@ -83,6 +83,8 @@ BREAKABLE: Mapping[str, str] = {
     "forward": "the first rule of FORWARD drops everything",
     "port": "the node's firewall drops what comes to flannel's UDP port",
 }
+#: Those of them that are a rule too many; the others are an entry too few.
+RULES = ("forward", "port")
 #: Those that need a back end of a kind; the others go with each.
 OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
     "neighbour": ("vxlan",),

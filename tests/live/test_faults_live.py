@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -263,7 +263,7 @@ def backend(testbed: Commands) -> str:
 
 
 def test_flanneld_is_killed_and_started(overlay: Commands) -> None:
-    overlay("fault", "kill", "node2/flanneld")
+    overlay("fault", "kill", "node2/flanneld")  # with udp its device goes, and the route with it
     assert overlay.in_force() == ["kill node2/flanneld"]
     overlay("status", status=1)
     assert reaches(overlay) == (0 if backend(overlay) == "udp" else 5)

@@ -226,6 +226,16 @@ def test_what_is_broken_is_put_back_and_nothing_else(lab: Lab, bench: Bench) -> 
     assert changes == [("ip", "route", "replace", *route)]
 
 
+def test_what_goes_with_its_device_nobody_has_taken(lab: Lab, bench: Bench) -> None:
+    for argv in (["ip", "route", "show"], ["ip", "neigh"], ["bridge", "fdb"]):
+        bench.provider.script(argv, Answer(), "node1")
+    bench.provider.script(["test", "-e", "/sys/class/net/flannel.1"], Answer(1), "node1")
+    assert words(lab) == []
+    with pytest.raises(LabError, match="no route of another node") as caught:
+        apply(lab, "break node1 route")
+    assert "testbed up two-node" in str(caught.value.hint)
+
+
 def test_a_lab_without_a_fabric(lab: Lab, bench: Bench) -> None:
     bench.provider.machine.fabrics.clear()
     with pytest.raises(NoSuchLab, match="fabric"):
