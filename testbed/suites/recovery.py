@@ -269,6 +269,20 @@ def test_pages_of_a_stopped_node(trial: Trial, observe: Observation) -> None:
         observe.note(f"round {number}", f"a page {took:.3f} s after the begin of healing")
 
 
+@pytest.mark.needs("flannel-host-gw")
+def test_deleted_route(trial: Trial, observe: Observation) -> None:
+    one, other = ends(trial.lab)
+    trial.fault(f"break {one.name} route")
+    began = time.monotonic()
+    argv = ["ip", "route", "show", str(other.subnet)]
+    back = eventually(lambda: bool(one.node.run(argv).out.strip()), PATIENCE)
+    took = time.monotonic() - began
+    observe.holds(back, "flanneld puts the route back by itself")
+    observe.run(one.node, argv)
+    name = "route deleted, put back by flanneld"
+    trial.figures.again.setdefault(name, []).append(took)  # once: it takes up to ten seconds
+
+
 def test_figures(observe: Observation, figures: Figures) -> None:
     """The figures of all tests before, side by side."""
     if not figures.again:

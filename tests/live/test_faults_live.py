@@ -298,11 +298,16 @@ def test_what_is_broken_keeps_packets_from_passing(overlay: Commands, what: str)
     if backend(overlay) not in mine.get(what, (backend(overlay),)):
         assert "back end" in overlay("fault", "break", "node1", what, status=2)
         return
+    # With host-gw flanneld puts a route back within ten seconds: not while it hangs.
+    overlay("fault", "stop", "node1/flanneld")
+    if backend(overlay) == "udp" and what != "route":
+        overlay("fault", "heal")  # there it is what carries packets
     overlay("fault", "break", "node1", what)
-    assert overlay.in_force() == [f"break node1 {what}"]
+    assert f"break node1 {what}" in overlay.in_force()
     assert reaches(overlay) == 0
     overlay("fault", "break", "node1", what)
     overlay("fault", "heal", "break", "node1", what)
+    overlay("fault", "heal", "stop")
     assert overlay.in_force() == NOTHING
     assert reaches(overlay) == 5
 
