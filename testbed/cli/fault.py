@@ -123,10 +123,12 @@ def apply(name: str, seconds: float | None, lab_name: str | None, as_json: bool)
 
 def _faults(lab_name: str | None) -> tuple[Faults, Topology, str]:
     common.need_root("`testbed fault`")
+    from testbed.cli.up import tell
     from testbed.faults.force import Faults
+    from testbed.lab.lab import Watch
 
     lab = common.lab_meant(common.make_settings(), lab_name)
-    return Faults(lab), lab.topology(), lab.name
+    return Faults(lab, Watch(words=tell)), lab.topology(), lab.name
 
 
 def _apply(
@@ -210,7 +212,7 @@ def heal(words: tuple[str, ...], lab_name: str | None, as_json: bool) -> None:
     """
     faults, topology, lab = _faults(lab_name)
     meant, kinds = _meant(words, topology)
-    healed = faults.heal(meant, kinds=kinds, watch=_watch())
+    healed = faults.heal(meant, kinds=kinds)
     if as_json:
         common.print_json({"lab": lab, "healed": [_to_dict(one, topology) for one in healed]})
         return
@@ -219,13 +221,6 @@ def heal(words: tuple[str, ...], lab_name: str | None, as_json: bool) -> None:
     if not healed:
         what = f"no {' '.join(words)} is in force" if words else "nothing is broken"
         click.echo(f"{what} in {lab}")
-
-
-def _watch() -> Any:
-    from testbed.cli.up import tell
-    from testbed.lab.lab import Watch
-
-    return Watch(words=tell)
 
 
 def _meant(

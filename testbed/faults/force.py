@@ -66,8 +66,9 @@ def fault_of(words: str | Sequence[str], topology: Topology) -> Fault:
 class Faults:
     """What is broken on purpose in one lab.  Each method looks anew, and is safe to repeat."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, watch: Watch | None = None) -> None:
         self._lab = lab
+        self._watch = watch
 
     def apply(self, fault: Fault) -> bool:
         """Bring a fault about; False where it is in force already.
@@ -88,7 +89,6 @@ class Faults:
         meant: Callable[[Fault], bool] = lambda _: True,
         *,
         kinds: Collection[str] = tuple(KINDS),
-        watch: Watch | None = None,
     ) -> list[Fault]:
         """Undo the faults that are meant, by default all; return them.
 
@@ -96,25 +96,37 @@ class Faults:
         A node goes on first, so that what is wrong on it can be seen and mended, too.
         Services that are dead are started by ``up``.
         """
+
+        def is_due(fault: Fault) -> bool:
+            return fault.kind in kinds and meant(fault)
+
+        looked_for = {*kinds}
+        for together in (LINK_KINDS, QUEUE_KINDS):  # each made as a whole: who stays must be known
+            if not looked_for.isdisjoint(together):
+                looked_for |= {*together}
         with self._held("fault heal"):
-            healed = _Place(self._lab).continue_nodes(meant)
+            healed = _Place(self._lab).continue_nodes(is_due)
             place = _Place(self._lab)  # with the nodes that were stopped
-            present = [seen.fault for seen in place.in_force(kinds)]
-            due = [fault for fault in present if meant(fault)]
+            present = [seen.fault for seen in place.in_force(looked_for)]
+            due = [fault for fault in present if is_due(fault)]
             place.undo(present, due)
         if any(fault.kind == "kill" for fault in due):
-            self._up(watch)
+            self._up()
         return healed + due
 
-    def _up(self, watch: Watch | None) -> None:
+    def _up(self) -> None:
         """What has died is started as ever: the plan knows what hangs on it."""
         record = self._lab.record()
         topology = dataclasses.replace(self._lab.topology(), source=record.source)
-        self._lab.up(topology, keep=True, watch=watch)
+        self._lab.up(topology, keep=True, watch=self._watch)
 
     @contextlib.contextmanager
     def _held(self, purpose: str) -> Iterator[None]:
-        with self._lab.settings.state.lock(self._lab.name, purpose):
+        def waiting(holder: str) -> None:
+            if self._watch is not None:
+                self._watch.words(f"waiting for {holder or 'another testbed'}")
+
+        with self._lab.settings.state.lock(self._lab.name, purpose, waiting=waiting):
             yield
 
 
@@ -180,9 +192,9 @@ class _Place:
                     found += seen
         return [one for one in found if one.fault.kind in kinds]
 
-    def continue_nodes(self, meant: Callable[[Fault], bool]) -> list[Fault]:
-        """Let the nodes go on that are stopped, and meant."""
-        due = [seen.fault for seen in self._frozen() if meant(seen.fault)]
+    def continue_nodes(self, is_due: Callable[[Fault], bool]) -> list[Fault]:
+        """Let the nodes go on that are stopped, and are to be healed."""
+        due = [seen.fault for seen in self._frozen() if is_due(seen.fault)]
         for fault in due:
             self._freeze(fault.node, on=False)
         return due

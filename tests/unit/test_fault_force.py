@@ -350,6 +350,21 @@ def test_apply_list_heal(testbed: Run) -> None:
     assert (status, out) == (0, "nothing is broken in two-node\n")
 
 
+def test_healing_one_leaves_the_others(
+    testbed: Run, lab: Lab, freezer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _obey(freezer, monkeypatch)
+    for argv in ("partition node1:node2", "loss node2 20%", "rate node2 1mbit", "delay node2 50ms"):
+        assert testbed(*argv.split())[0] == 0
+    assert testbed("stop", "node2")[0] == 0
+    assert "healed" in testbed("heal", "loss")[1]
+    assert "healed" in testbed("heal", "delay", "node2")[1]
+    assert set(words(lab)) == {"partition node1:node2", "rate node2 1mbit", "stop node2"}
+    assert testbed("heal", "rate", "node1")[1] == "no rate node1 is in force in two-node\n"
+    assert "healed" in testbed("heal", "stop")[1]
+    assert set(words(lab)) == {"partition node1:node2", "rate node2 1mbit"}
+
+
 def test_data(testbed: Run) -> None:
     made = json.loads(testbed("loss", "node2", "20%", "--json")[1])
     wanted = {
