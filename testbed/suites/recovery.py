@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.needs("flannel", "docker", "two-docker-nodes"), pytest
 ROUNDS = 3
 HOLD = 0.6  # seconds that a fault lasts
 SETTLE = 0.15  # seconds in which what was on its way when it came about may still arrive
+CUT = 0.3  # seconds without a reply that are no hiccup of a busy machine
 INTERVAL = 0.01  # seconds between two echo requests
 PATIENCE = 60.0  # seconds until it counts as never: an emulated machine starts daemons slowly
 REPLY = re.compile(rb"^\[(\d+\.\d+)\] \d+ bytes from ", re.MULTILINE)
@@ -118,36 +119,31 @@ def cross(
         meanwhile()
         healing = clock(one.node)
         fault.heal()
+        healed = clock(one.node)
         now = lab.container(other.container.name).address
         if now == target:
-            came = _await_reply(running, healing, words)
-            seen = replies(running)
+            seen = _await_reply(running, healed, words)
         else:  # it was started again, and has another address
             with echoes(one.container, now) as second:
-                came = _await_reply(second, healing, words)
-                seen = [*replies(running), *replies(second)]
+                seen = [*replies(running), *_await_reply(second, healed, words)]
     during = [at for at in seen if began + SETTLE <= at < healing]
     silence, over = max(
         ((later - earlier, later) for earlier, later in itertools.pairwise(seen)),
-        default=(0.0, came),
+        default=(0.0, healed),
     )
     ceased = not any(at >= healing - SETTLE for at in during)
-    again = came - healing
+    again = next(at for at in seen if at > healing) - healing
     if not ceased:  # unless healing itself has cut it off: a daemon's start ends its containers
-        again = max(0.0, over - healing) if silence > SETTLE else 0.0
+        again = max(0.0, over - healing) if silence > CUT else 0.0
     due = round((healing - began - SETTLE) / INTERVAL)
     return Crossing(len(during), due, again, silence)
 
 
-def _await_reply(running: Running, since: float, words: str) -> float:
-    """When the first reply came after an instant."""
-
-    def later() -> list[float]:
-        return [at for at in replies(running) if at > since]
-
-    if not eventually(later, PATIENCE):
+def _await_reply(running: Running, since: float, words: str) -> list[float]:
+    """All replies, of which one has come after an instant."""
+    if not eventually(lambda: any(at > since for at in replies(running)), PATIENCE):
         raise LabError(f"no traffic flows again within {PATIENCE:g} s after {words}")
-    return later()[0]
+    return replies(running)
 
 
 @dataclass(frozen=True)
