@@ -27,9 +27,11 @@ import pytest
 
 from testbed.claims.model import FEATURES, Finding
 from testbed.claims.observation import Observation
-from testbed.errors import UsageError
+from testbed.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
+    from testbed.faults.force import Faults
+    from testbed.faults.model import Fault
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.topology.model import Topology
@@ -89,6 +91,62 @@ def nodes(lab: LiveLab) -> dict[str, Node]:
     return dict(lab.nodes)
 
 
+class Inflict:
+    """What the fixture ``fault`` gives: brings faults about, and heals those that it has."""
+
+    def __init__(self, lab: LiveLab, faults: Faults) -> None:
+        self._lab = lab
+        self._faults = faults
+        self._done: list[Fault] = []
+
+    def __call__(self, words: str) -> Fault:
+        """Bring a fault about, by its words or by its name in the topology.
+
+        Skips the test, and says why, where the machine lacks what it takes.
+        """
+        from testbed.faults.force import fault_of
+
+        fault = fault_of(words, self._lab.topology)
+        self._done.append(fault)  # first: what is cut off half-way is healed, too
+        try:
+            if not self._faults.apply(fault):
+                self._done.remove(fault)  # it was there before, and is not ours to heal
+        except MachineError as error:  # nothing has been changed
+            self._done.remove(fault)
+            pytest.skip(str(error))
+        return fault
+
+    def heal(self) -> None:
+        """Undo what has been done so far."""
+        keys = {fault.key for fault in self._done}
+        if keys:
+            self._faults.heal(lambda fault: fault.key in keys, kinds={kind for kind, *_ in keys})
+            self._lab.close()  # an engine that was started again wants a new connection
+        self._done.clear()
+
+
+@pytest.fixture
+def fault(lab: LiveLab) -> Iterator[Inflict]:
+    """Breaks something of the lab; all of it is healed at the end, also of a test that fails.
+
+    ::
+
+        def test_a_partition(lab, fault):
+            fault("partition node1:node2")
+            ...
+            fault.heal()
+    """
+    from testbed.faults.force import Faults
+    from testbed.lab.lab import Lab
+    from testbed.settings import settings
+
+    inflict = Inflict(lab, Faults(Lab(lab.name, settings())))
+    try:
+        yield inflict
+    finally:
+        inflict.heal()
+
+
 @pytest.fixture
 def observe(request: pytest.FixtureRequest) -> Observation:
     """Where a check of a claim writes down what it sees and what follows from it."""
@@ -127,7 +185,9 @@ def features(topology: Topology) -> set[str]:
 def pytest_runtest_call(item: pytest.Item) -> Any:
     claim = claim_of(item)
     if claim is None:
-        return (yield)
+        outcome = yield
+        _refuse_refuted(item)
+        return outcome
     began = time.monotonic()
     finding = Finding(claim, None)
     _expect(item, finding)
@@ -152,6 +212,13 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         finding.measurements = notes.measurements if notes else []
         if finding.reason != INTERRUPTED:  # a check that was cut off has found nothing
             item.config.stash[FINDINGS].append(finding)
+
+
+def _refuse_refuted(item: pytest.Item) -> None:
+    """Fail a test without a claim that has found a statement of its own not to hold."""
+    notes = item.stash.get(NOTES, None)
+    if notes is not None and notes.verdict not in {None, "confirmed", "depends", "inconclusive"}:
+        pytest.fail("; ".join(notes.refuted_by), pytrace=False)
 
 
 def problem(item: pytest.Item, error: BaseException) -> str:

@@ -26,7 +26,8 @@ def command(lab: str | None, as_json: bool) -> int:
     common.need_root("`testbed status`")
     from testbed.lab.status import status
 
-    found = status(common.lab_meant(common.make_settings(), lab).context())
+    meant = common.lab_meant(common.make_settings(), lab)
+    found = status(meant.context(), meant.stopped())
     if as_json:
         common.print_json(found.to_dict())
     else:
@@ -35,7 +36,9 @@ def command(lab: str | None, as_json: bool) -> int:
         mixed = len({node.provider for node in found.nodes if node.provider}) > 1
         for node in found.nodes:
             _show(node, node.provider if mixed else "")
-        if not found.ok:
+        if any(node.state == "stopped" for node in found.nodes):
+            click.echo(f"  -> `testbed fault heal -l {found.lab} stop` lets it go on")
+        elif not found.ok:
             click.echo(f"  -> `testbed up {found.lab}` mends it")
     return 0 if found.ok else EXIT_NOT_OK
 

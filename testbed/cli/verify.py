@@ -30,6 +30,9 @@ STDOUT = "-"
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--all", "everything", is_flag=True, help="Bring up every lab that is needed, too.")
+@click.option(
+    "--recovery", is_flag=True, help="Break the lab, and measure how it recovers; no claims."
+)
 @click.option("--provider", metavar="NAME", help="Only if the lab's nodes are of this provider.")
 @click.option("-k", "expression", default="", metavar="EXPRESSION", help="As pytest's -k.")
 @click.option("--claim", "claims", multiple=True, metavar="ID", help="Only this claim; repeatable.")
@@ -58,6 +61,7 @@ STDOUT = "-"
 def command(
     lab: str | None,
     paths: tuple[Path, ...],
+    recovery: bool,
     provider: str | None,
     expression: str,
     claims: tuple[str, ...],
@@ -77,6 +81,7 @@ def command(
     Runs every check that the lab can decide, or with PATHS test files of your
     own (see docs/suites.md).  With --all each lab that the catalogue needs is
     brought up under a name of its own, several at a time, and taken down again.
+    With --recovery faults are tried in the claims' place (see docs/faults.md).
     A run that is interrupted still writes what it has.  Exit status 1 when a
     claim's verdict is not the expected one, or a test fails.
     """
@@ -86,11 +91,17 @@ def command(
         raise click.UsageError(
             "--all brings up labs of its own, --provider is about one that is up"
         )
+    if recovery and (paths or claims or documents):
+        raise click.UsageError("--recovery goes without PATHS, --claim and --document")
     common.need_root("`testbed verify`")
     from testbed.report import last
     from testbed.suites.model import Selection
 
     settings = common.make_settings()
+    if recovery:
+        from testbed.suites.runner import RECOVERY
+
+        paths = (RECOVERY,)
     selection = Selection(expression, claims, documents, paths)
     output = _Output(
         json_file=json_file, junit=junit, html=html, lang=lang, evidence=evidence, quiet=quiet
@@ -102,7 +113,7 @@ def command(
             output.show([click.style("nothing failed in the last run", fg="green")])
             return 0
     if everything:
-        return _all(settings, selection, output, check_machine=check_machine)
+        return _all(settings, selection, output, check_machine=check_machine, recovery=recovery)
     return _one(settings, common.lab_meant(settings, lab), selection, output, provider)
 
 
@@ -209,19 +220,28 @@ def _one(
     output.show(terminal.failures(part))
     if not output.quiet:
         output.show(terminal.table(whole))
+        output.show(terminal.measured(whole))
     output.show([terminal.closing(whole)])
     return whole.status
 
 
-def _all(settings: Settings, selection: Selection, output: _Output, *, check_machine: bool) -> int:
+def _all(
+    settings: Settings,
+    selection: Selection,
+    output: _Output,
+    *,
+    check_machine: bool,
+    recovery: bool,
+) -> int:
     from testbed import leaks
     from testbed.report import terminal
-    from testbed.suites.everything import run_everything
+    from testbed.suites.everything import BACKENDS, WANTED, run_everything
 
     ours = settings.state.path  # labs of other folders may come and go meanwhile
     before = leaks.snapshot(ours) if check_machine else None
     with _Progress(output) as progress:
-        run = run_everything(settings, selection, progress.watching())
+        wanted = BACKENDS if recovery else WANTED
+        run = run_everything(settings, selection, progress.watching(), wanted=wanted)
     output.write(settings, run)
     for lab in run.labs:
         output.show(terminal.failures(lab))
@@ -230,6 +250,7 @@ def _all(settings: Settings, selection: Selection, output: _Output, *, check_mac
         output.show(terminal.overview(run))
         output.show(terminal.table(run))
         output.show(terminal.differences(run))
+        output.show(terminal.measured(run))
         output.show(terminal.slowest(run))
     output.show(terminal.undecided(run))
     output.show([terminal.closing(run)])

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from testbed import signals
-from testbed.errors import NoSuchLab, StepsFailed, UsageError
+from testbed.errors import LabError, NoSuchLab, StepsFailed, UsageError
 from testbed.lab import base_steps, preflight
 from testbed.lab import plan as planning
 from testbed.lab import run as running
 from testbed.lab.context import Context
 from testbed.lab.state import Record, State
 from testbed.nodes.mixed import MixedProvider
+from testbed.nodes.netns import cgroups
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -111,6 +112,7 @@ class Lab:
         preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
             record = self.settings.state.read(self.name)
+            self._refuse_stopped()
             self._refuse_other_fabric(topology)
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, replace=replace)
@@ -152,6 +154,15 @@ class Lab:
                 )
             raise
         return outcome
+
+    def _refuse_stopped(self) -> None:
+        """A node that is stopped answers nothing: to its provider it may even not be there."""
+        stopped = self.stopped()
+        if stopped:
+            raise LabError(
+                f"{', '.join(stopped)} of lab {self.name} {'are' if stopped[1:] else 'is'} stopped",
+                hint=f"`testbed fault heal -l {self.name} stop` lets them go on",
+            )
 
     def _fetch(self, topology: Topology) -> None:
         from testbed.roles import ROLES
@@ -281,6 +292,16 @@ class Lab:
         return there
 
     # -- looking ----------------------------------------------------------
+
+    @property
+    def cgroup(self) -> str:
+        """The name of the folder of its nodes' cgroups."""
+        return cgroups.folder_name(self.name, self.settings.state.path.resolve())
+
+    def stopped(self) -> list[str]:
+        """The nodes that are stopped (a fault): they are there, and answer nothing."""
+        freezer = cgroups.freezer()
+        return [] if freezer is None else freezer.stopped(self.cgroup)
 
     def record(self) -> Record:
         """The record of the lab.  Raises NoSuchLab where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node.  ``state`` is up, missing (asked for, does not run) or stranger (not asked for)."""
+    """A node.
+
+    ``state`` is up, stopped (a fault), missing (asked for, does not run) or
+    stranger (not asked for).
+    """
 
     name: str
     state: str
@@ -56,16 +61,30 @@ class Status:
         return {"lab": self.lab, "ok": self.ok, "nodes": nodes}
 
 
-def status(context: Context) -> Status:
-    """Look at every node of a lab, all at once."""
+def status(context: Context, stopped: Collection[str] = ()) -> Status:
+    """Look at every node of a lab, all at once; those that are stopped answer nothing."""
     names = [
         *context.topology.nodes,
         *(n for n in context.nodes if n not in context.topology.nodes),
     ]
     ended = context.provider.ended(context.lab)
     with ThreadPoolExecutor(max_workers=min(16, max(1, len(names)))) as pool:
-        nodes = list(pool.map(lambda name: _node(context, name, ended.get(name, "")), names))
+        nodes = list(
+            pool.map(
+                lambda name: (
+                    _stopped(context, name)
+                    if name in stopped and name in context.topology.nodes
+                    else _node(context, name, ended.get(name, ""))
+                ),
+                names,
+            )
+        )
     return Status(context.lab, nodes)
+
+
+def _stopped(context: Context, name: str) -> NodeStatus:
+    addresses = [str(a) for a in context.topology.nodes[name].networks.values()]
+    return NodeStatus(name, "stopped", addresses, context.topology.provider_of(name))
 
 
 def _node(context: Context, name: str, words: str) -> NodeStatus:

@@ -150,6 +150,14 @@ def has_ended(node: str, lab: str, words: str = "") -> NoSuchLab:
     return NoSuchLab("\n".join(lines), hint=f"`testbed up {lab}` makes it anew")
 
 
+def is_stopped(node: str, lab: str) -> NoSuchLab:
+    """What is raised where a node is asked for something, and is stopped (a fault)."""
+    return NoSuchLab(
+        f"node {node} of lab {lab} is stopped",
+        hint=f"`testbed fault heal -l {lab} stop {node}` lets it go on",
+    )
+
+
 class Node(ABC):
     """One machine of a lab.  Safe to use from several threads at once."""
 

@@ -514,6 +514,13 @@ class _Page:
                     if not any(chart.data == data for chart in on.charts):  # for another claim
                         count += 1
                         on.charts.append(self._chart(lab, data, f"chart-{count}"))
+        for lab in self.run["labs"]:
+            for check in lab["checks"]:
+                for data in check.get("measurements", ()):  # runs kept by older versions have none
+                    name = lab["lab"]
+                    on = found.setdefault(name, Measured(name, self.facts_of(name)))
+                    count += 1
+                    on.charts.append(self._chart(name, data, f"chart-{count}"))
         return [found[lab] for lab in self.lab_order if lab in found]
 
     @staticmethod

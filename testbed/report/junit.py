@@ -40,6 +40,9 @@ def _suite(root: ET.Element, lab: LabRun) -> None:
             name=_fit(check.name),
             time=f"{check.seconds:.3f}",
         )
+        if check.evidence:
+            evidence = "\n".join(f"{piece.what}\n{piece.seen}" for piece in check.evidence)
+            ET.SubElement(case, "system-out").text = _fit(evidence)
         if check.outcome == "failed":
             _said(case, "failure", check.problem)
         elif check.outcome == "skipped":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 
 from testbed.claims.catalogue import claims
 from testbed.claims.model import JUDGEMENTS, Finding, Verdict
+from testbed.claims.observation import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -147,6 +149,28 @@ def _paragraph(head: str, text: str) -> str:
         subsequent_indent=indent,
         break_on_hyphens=False,  # names of labs and claims have them
     )
+
+
+def measured(run: Run) -> Iterable[str]:
+    """What ordinary checks have measured: a row for each way, a column for each lab."""
+    tables: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for lab in run.labs:
+        for check in lab.results.checks:
+            for one in check.measurements:
+                rows = tables.setdefault((one.what, one.unit), {})
+                for name, figures in one.series.items():
+                    shown = f"{statistics.median(figures):.3g} ± {spread(figures):.2g}"
+                    rows.setdefault(name, {})[lab.name] = shown
+    labs = [lab.name for lab in run.labs]
+    for (what, unit), rows in tables.items():
+        wide = max(map(len, rows))
+        columns = {name: max(len(name), 14) for name in labs}
+        heads = "".join(f"  {name:>{width}}" for name, width in columns.items())
+        yield click.style(f"\n  {what}, {unit}: median ± spread", bold=True)
+        yield click.style(f"  {'':<{wide}}{heads}", bold=True)
+        for name, figures_by_lab in rows.items():
+            cells = (f"  {figures_by_lab.get(n, '-'):>{w}}" for n, w in columns.items())
+            yield f"  {name:<{wide}}{''.join(cells)}"
 
 
 UNDECIDED = ("not here", "inconclusive")  # says nothing for or against what others say

@@ -103,6 +103,12 @@ WANTED = (
 )
 
 
+#: One for each back end, for what breaks a lab and looks how it recovers.
+BACKENDS = tuple(
+    Wanted("two-node", (), Overrides(backend=backend)) for backend in ("vxlan", "udp", "host-gw")
+)
+
+
 @dataclass(slots=True)
 class Watching:
     """What is told while it goes on: a lab's name first, times in seconds."""

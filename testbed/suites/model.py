@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from testbed.claims.model import Claim, Finding, Verdict
+    from testbed.claims.model import Claim, Evidence, Finding, Measurement, Verdict
     from testbed.lab.live import LiveLab
     from testbed.topology.model import Topology
 
@@ -52,12 +52,17 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """An ordinary test, without a claim, of a suite or of the user."""
+    """An ordinary test, without a claim, of a suite or of the user.
+
+    ``evidence`` and ``measurements`` are what it has kept by ``observe``.
+    """
 
     name: str
     outcome: str  #: passed, failed or skipped
     seconds: float
     problem: str = ""
+    evidence: tuple[Evidence, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
 
 SUITES = Path(__file__).parent
+RECOVERY = SUITES / "recovery.py"  #: run only where it is asked for: it breaks the lab
 QUIET = "quiet"  #: a feature that checks marked ``alone`` need: the machine for themselves
 
 
@@ -121,7 +122,15 @@ class _Collector:
         if claim is None:
             if report.when == "call" or not report.passed:
                 problem = "" if report.passed else report.longreprtext
-                check = Check(item.nodeid, report.outcome, report.duration, problem)
+                notes = item.stash.get(pytest_plugin.NOTES, None)
+                check = Check(
+                    item.nodeid,
+                    report.outcome,
+                    report.duration,
+                    problem,
+                    tuple(notes.evidence) if notes else (),
+                    tuple(notes.measurements) if notes else (),
+                )
                 self.results.checks.append(check)
                 self._told(check)
         elif call.when == "setup" and report.failed:
@@ -187,7 +196,7 @@ def run(
     paths = selection.paths or (SUITES,)
     arguments = [
         *map(str, paths),
-        "--rootdir", str(SUITES if not selection.paths else Path.cwd()),
+        "--rootdir", str(_root(selection)),
         "-c", os.devnull,  # nothing of the folder that we happen to be in
         "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings",
         "-p", "testbed.pytest_plugin",
@@ -217,6 +226,12 @@ def run(
             or "leave out -k, --claim and --document, or choose another lab",
         )
     return results
+
+
+def _root(selection: Selection) -> Path:
+    """What the names of tests are relative to."""
+    own = all(path.is_relative_to(SUITES) for path in selection.paths)
+    return SUITES if own else Path.cwd()
 
 
 def _why_nothing(selection: Selection, collector: _Collector) -> str:

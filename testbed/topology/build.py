@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Literal, cast
 
+from testbed.faults.model import RESERVED, Fault, Unreadable, parse
 from testbed.topology import keys, tree
 from testbed.topology.check import check
 from testbed.topology.model import (
@@ -70,6 +71,7 @@ def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
         namespaces=_namespaces(read, top),
         bridges=_bridges(read, top),
         veths=_veths(read, top),
+        faults=_faults(read, top),
         source=problems.source,
     )
 
@@ -356,6 +358,25 @@ def _bridges(read: Reader, top: tree.Mapping) -> dict[str, Bridge]:
     section = top.get("bridges")
     for name, at in _named(read, section, "a bridge", keys.INTERFACE, keys.INTERFACE_MAX):
         out[name] = Bridge(name, _on_node(read, at, keys.BRIDGE_KEYS) or "")
+    return out
+
+
+def _faults(read: Reader, top: tree.Mapping) -> dict[str, Fault]:
+    out = {}
+    section = read.table(top.get("faults"))
+    for entry in section.entries.values() if section else ():
+        name = read.name(entry.key, "a fault", keys.LABEL, keys.LABEL_MAX)
+        if name in RESERVED:
+            wanted = "a name for a fault that is no word of `testbed fault` itself"
+            hint = f"{', '.join(RESERVED)} are taken; choose another"
+            read.problems.add(entry.key, wanted, quote(name), hint)
+        words = read.text(entry.value, "a fault in words, like 'loss node1:node2 20%'")
+        if words is None:
+            continue
+        try:
+            out[entry.key.text] = parse(words.split())
+        except Unreadable as error:
+            read.problems.add(entry.value, error.wanted, error.seen, error.hint)
     return out
 
 

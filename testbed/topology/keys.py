@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.faults.model import KINDS, RESERVED
 from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, ROLES, Engine, Firewall
 
 #: Ways of making nodes, each with the fabric that joins them: those of one fabric can share a lab.
@@ -74,6 +75,8 @@ IMAGE = (
     r"(@sha256:[0-9a-f]{64})?"
 )
 IMAGE_MAX = 255
+#: A fault's kind, its target, and how much: what each takes is said in testbed.faults.model.
+FAULT = r"(" + "|".join(KINDS) + r")( [^ ]+){1,3}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ _NETWORK_NAME = _whole(LABEL, maxLength=NETWORK_MAX)
 _CONTAINER_NAME = _whole(CONTAINER, maxLength=LABEL_MAX)
 _NAMESPACE_NAME = _whole(NAMESPACE, maxLength=LABEL_MAX)
 _INTERFACE_NAME = _whole(INTERFACE, maxLength=INTERFACE_MAX)
+_FAULT_NAME = _whole(LABEL, maxLength=LABEL_MAX) | {"not": {"enum": list(RESERVED)}}
 _ADDRESS = _whole(ADDRESS)
 _PREFIXED = _whole(PREFIXED)
 
@@ -262,6 +266,10 @@ TOPOLOGY: Keys = {
         "Plain network namespaces, by name.", _named(_NAMESPACE_NAME, _object(NAMESPACE_KEYS))
     ),
     "bridges": Key("Linux bridges, by name.", _named(_INTERFACE_NAME, _object(BRIDGE_KEYS))),
+    "faults": Key(
+        "What can be broken on purpose, by name: `testbed fault apply NAME`.",
+        _named(_FAULT_NAME, _whole(FAULT)),
+    ),
     "veths": Key(
         "Pairs of virtual Ethernet interfaces.", {"type": "array", "items": _object(VETH)}
     ),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
+    from testbed.faults.model import Fault
+
 Backend = Literal["udp", "vxlan", "host-gw"]
 BACKENDS: tuple[Backend, ...] = ("udp", "vxlan", "host-gw")
 Engine = Literal["20.10", "29"]
@@ -169,6 +171,7 @@ class Topology:
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     bridges: Mapping[str, Bridge] = field(default_factory=dict)
     veths: tuple[Veth, ...] = ()
+    faults: Mapping[str, Fault] = field(default_factory=dict)
     description: str = ""
     provider: str = "netns"
     source: str = field(default="", compare=False)
@@ -343,4 +346,6 @@ def _plain(topology: Topology) -> dict[str, Any]:
         out["bridges"] = {b.name: {"node": b.node} for b in topology.bridges.values()}
     if topology.veths:
         out["veths"] = [_veth(v) for v in topology.veths]
+    if topology.faults:
+        out["faults"] = {name: fault.words for name, fault in topology.faults.items()}
     return out

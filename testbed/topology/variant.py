@@ -133,6 +133,11 @@ def _set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
     for section in ("namespaces", "bridges"):
         data[section] = {k: v for k, v in data.get(section, {}).items() if v["node"] in stays}
     data["veths"] = [v for v in data.get("veths", []) if v["node"] in stays]
+    data["faults"] = {
+        name: fault.words
+        for name, fault in topology.faults.items()
+        if {fault.node, fault.peer or fault.node} <= {*new, *stays}
+    }
     containers = {k: v for k, v in data.get("containers", {}).items() if v["node"] in stays}
     data["containers"] = _new_containers(topology, old, new, containers) | containers
 

@@ -223,6 +223,28 @@ def test_measured_figures_are_charts_and_tables() -> None:
         assert foreign not in section
 
 
+def test_figures_of_ordinary_checks_are_charts_too() -> None:
+    data = run()
+    series = {"link cut": [0.25, 0.5], "etcd killed": [0.0, 0.0]}
+    figures = {
+        "what": "until traffic flows again",
+        "unit": "s",
+        "series": series,
+        "better": "lower",
+    }
+    check = {"name": "test_figures", "outcome": "passed", "seconds": 0.1, "problem": ""}
+    old = dict(check)  # as a version has kept it that knew no figures of checks
+    data["labs"][0]["checks"] = [old, {**check, "measurements": [figures]}]
+    text = html.render(data)
+    section = text[text.index('id="measured"') : text.index('id="labs"')]
+    assert "until traffic flows again" in section
+    assert "0.25, 0.5" in section
+    for part in data["labs"]:
+        part["findings"] = []
+    data["claims"] = []
+    assert '<ul class="decides">' not in html.render(data)
+
+
 def test_versions_are_told_once_each() -> None:
     assert "20.10.24+dfsg1, 29.8.1" in page().text
 

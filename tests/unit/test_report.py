@@ -128,6 +128,27 @@ def test_a_check_is_a_line() -> None:
     assert plain(terminal.line(FAILED)) == "  failed        tests/test_a.py::test_other"
 
 
+def test_what_checks_have_measured_is_a_table_of_labs() -> None:
+    def check(*figures: float) -> Check:
+        series = {"link cut": figures, "etcd killed": (0.0,)}
+        one = Measurement("until traffic flows again", "s", series, "lower")
+        return Check("test_figures", "passed", 0.1, measurements=(one,))
+
+    whole = run(
+        lab(checks=[check(0.25, 0.5, 0.25)], name="vxlan"),
+        lab(checks=[check(2.0)], name="udp"),
+        lab(name="other"),
+    )
+    assert plain(terminal.measured(whole)).splitlines() == [
+        "",
+        "  until traffic flows again, s: median ± spread",
+        "                        vxlan             udp           other",
+        "  link cut        0.25 ± 0.25           2 ± 0               -",
+        "  etcd killed           0 ± 0           0 ± 0               -",
+    ]
+    assert list(terminal.measured(run(lab(checks=[PASSED])))) == []
+
+
 def red(text: str) -> bool:
     return click.style("", fg="red", reset=False) in text
 
@@ -668,7 +689,14 @@ def test_the_data_have_each_lab_and_each_claim_in_full() -> None:
         "error": "it died",
         "interrupted": True,
         "checks": [
-            {"name": FAILED.name, "outcome": "failed", "seconds": 0.1, "problem": FAILED.problem}
+            {
+                "name": FAILED.name,
+                "outcome": "failed",
+                "seconds": 0.1,
+                "problem": FAILED.problem,
+                "evidence": (),
+                "measurements": (),
+            }
         ],
         "elsewhere": ["other"],
         "missed": [],
@@ -827,6 +855,12 @@ def test_a_suite_a_lab_and_a_case_a_claim() -> None:
     ]
     assert outcomes(c) == [("lab", "error", "no vxlan")]
     assert c.findtext("testcase/error") == "no vxlan\n  -> load it"
+
+
+def test_evidence_of_an_ordinary_check() -> None:
+    check = Check("test_a", "passed", 0.0, evidence=(Evidence("node1# ip link", "1: lo"),))
+    root = parsed(run(lab(checks=[check])))
+    assert root.findtext("testsuite/testcase/system-out") == "node1# ip link\n1: lo"
 
 
 def test_a_check_that_is_skipped() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -18,7 +18,8 @@ import pytest
 from testbed.claims import catalogue
 from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding, Measurement, Otherwise
-from testbed.errors import NothingSelected, UsageError
+from testbed.errors import MachineError, NothingSelected, UsageError
+from testbed.faults.model import Fault, parse
 from testbed.suites import runner
 from testbed.suites.model import Check, Results, Selection
 from testbed.topology.load import load
@@ -348,6 +349,86 @@ def test_what_is_measured_comes_over(suite: Suite) -> None:
     assert finding.measurements == [
         Measurement("rate", "1/s", {"a": (1.0, 9.0), "b": (2.0, 3.0)}, "higher")
     ]
+
+
+def test_an_ordinary_check_keeps_what_it_has_seen_and_measured(suite: Suite) -> None:
+    path = suite("""
+        from testbed.claims.model import Measurement
+
+        def test_it(observe):
+            observe.note("looked", "seen")
+            observe.holds(True, "so it is")
+            observe.measured(Measurement("time", "s", {"a": (1.0,)}, "lower"))
+    """)
+    (check,) = run(own(path)).checks
+    assert (check.outcome, check.problem) == ("passed", "")
+    assert check.evidence[:2] == (Evidence("looked", "seen"), Evidence("holds", "so it is"))
+    assert check.measurements == (Measurement("time", "s", {"a": (1.0,)}, "lower"),)
+
+
+def test_an_ordinary_check_that_refutes_fails(suite: Suite) -> None:
+    path = suite("""
+        def test_it(observe):
+            observe.holds(False, "the moon is of cheese")
+
+        def test_looks_only(observe):
+            observe.note("looked", "seen")
+    """)
+    first, second = run(own(path)).checks
+    assert (first.outcome, second.outcome) == ("failed", "passed")
+    assert "the moon is of cheese" in first.problem
+
+
+class FakeFaults:
+    """What the fixture ``fault`` works with."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.healed: list[list[str]] = []
+
+    def apply(self, fault: Fault) -> bool:
+        if fault.kind == "delay":
+            raise MachineError("no netem", hint="none")
+        self.done.append(fault.words)
+        return fault.words != "partition node2"  # in force before any test
+
+    def heal(self, meant: Callable[[Fault], bool], *, kinds: Collection[str]) -> None:
+        due = [w for w in self.done if meant(parse(w.split())) and w.split()[0] in kinds]
+        self.healed.append(due)
+        self.done = [words for words in self.done if words not in due]
+
+
+def test_the_fixture_heals_what_it_has_broken(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = FakeFaults()
+    monkeypatch.setattr("testbed.faults.force.Faults", lambda _: faults)
+    monkeypatch.setattr(FakeLab, "close", lambda _: None, raising=False)
+    path = suite("""
+        def test_fails(fault):
+            fault("kill node1/etcd")
+            fault("stop node2")
+            assert False
+
+        def test_heals(fault):
+            fault("stop node1")
+            fault.heal()
+
+        def test_what_was_there_stays(fault):
+            fault("partition node2")
+
+        def test_lacks(fault):
+            fault("delay node2 5ms")
+
+        def test_wrong(fault):
+            fault("stop node9")
+    """)
+    found = run(own(path)).checks
+    assert [check.outcome for check in found] == ["failed", "passed", "passed", "skipped", "failed"]
+    assert "no netem" in found[3].problem
+    assert "the name of a node" in found[4].problem
+    assert faults.healed == [["kill node1/etcd", "stop node2"], ["stop node1"]]
+    assert faults.done == ["partition node2"], "what was there before is not the test's to heal"
 
 
 # -- what measures, and what needs no lab --------------------------------------------

@@ -141,6 +141,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         },
         "namespaces": {"ns1": {"node": "n1"}},
         "bridges": {"br0": {"node": "n1"}},
+        "faults": {"off": "partition n1", "down": "kill n1/etcd", "lost": "loss n1 0.5%"},
         "veths": [
             {
                 "node": "n1",

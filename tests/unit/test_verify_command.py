@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,7 +30,7 @@ from testbed.topology.load import load
 if TYPE_CHECKING:
     from fakes import Bench
 
-    from testbed.suites.everything import Watching
+    from testbed.suites.everything import Wanted, Watching
 
 ONE, TWO = [c.id for c in claims().values() if c.expect == "confirmed"][:2]
 GOOD = Finding(
@@ -83,9 +83,13 @@ class Everything:
         self.asked: list[Selection] = []
         self.parts = [LabRun("two-node", load("two-node"), Results([GOOD]), up=0.5, seconds=1.0)]
         self.signum: int | None = None
+        self.wanted: Sequence[Wanted] = ()
 
-    def __call__(self, _: Any, selection: Selection, watching: Watching) -> Run:
+    def __call__(
+        self, _: Any, selection: Selection, watching: Watching, *, wanted: Sequence[Wanted] = ()
+    ) -> Run:
         self.asked.append(selection)
+        self.wanted = wanted
         for part in self.parts:
             watching.began(part.name)
             watching.up(part.name, part.up)
@@ -121,6 +125,26 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_run(
     assert said.status == 2
     assert "is a folder" in said.err
     assert everywhere.asked == []
+
+
+def test_recovery_goes_without_claims(testbed: Testbed, everywhere: Everything) -> None:
+    for more in (["two-node", "test_own.py"], ["--claim", ONE], ["--document", "000"]):
+        said = testbed("--recovery", *more)
+        assert said.status == 2
+        assert "--recovery goes without" in said.err
+
+
+def test_recovery_is_a_suite_of_its_own_on_every_back_end(
+    testbed: Testbed, everywhere: Everything
+) -> None:
+    testbed("--all")
+    assert everywhere.wanted is everything.WANTED
+    testbed("--all", "--recovery")
+    assert everywhere.asked[-1].paths == (runner.RECOVERY,)
+    backends = [one.load().flannel for one in everywhere.wanted]
+    assert [flannel.backend for flannel in backends if flannel] == ["vxlan", "udp", "host-gw"]
+    assert runner.RECOVERY.is_file()
+    assert not runner.RECOVERY.name.startswith("test_"), "no other run collects it"
 
 
 def test_a_lab_and_all_of_them_exclude_each_other(testbed: Testbed, everywhere: Everything) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import os
@@ -133,6 +134,68 @@ def _limit(hierarchy: Hierarchy, folder: Path, cpus: float | None, memory: int |
             (folder / file).write_text(str(value))
             done.add(name)
     return done
+
+
+@dataclass(frozen=True, slots=True)
+class Freezer:
+    """What stops all of a node at once: version 2 does so itself, version 1 has a controller."""
+
+    hierarchy: Hierarchy
+
+    def _file(self, name: str, node: str) -> Path:
+        file = "cgroup.freeze" if self.hierarchy.version == 2 else "freezer.state"
+        return self.hierarchy.mount / TOP / name / node / file
+
+    def set(self, name: str, node: str, *, on: bool, timeout: float = 10.0) -> None:
+        """Stop a node, or let it go on; return when it is so.  Raises LabError."""
+        words = {2: ("0", "1"), 1: ("THAWED", "FROZEN")}[self.hierarchy.version]
+        path = self._file(name, node)
+        deadline = time.monotonic() + timeout
+        try:
+            path.write_text(words[on])
+            while self._is_so(path) is not on:
+                if time.monotonic() > deadline:
+                    raise LabError(
+                        f"{node}: not all of it has {'stopped' if on else 'gone on'} "
+                        f"after {timeout:g} s",
+                        hint="a process in it hangs in the kernel: see /proc/PID/stack of them",
+                    )
+                time.sleep(0.001)
+        except FileNotFoundError:
+            raise LabError(
+                f"{node} has no cgroup of its own that could be stopped",
+                hint="its services can be: NODE/SERVICE",
+            ) from None
+
+    def _is_so(self, path: Path) -> bool:
+        if self.hierarchy.version == 2:  # what was asked, and what has come of it
+            return "frozen 1" in (path.parent / "cgroup.events").read_text().splitlines()
+        return path.read_text().strip() == "FROZEN"
+
+    def is_set(self, name: str, node: str) -> bool:
+        """Whether a node is stopped, or is just being stopped."""
+        try:
+            return self._file(name, node).read_text().strip() not in ("0", "THAWED")
+        except OSError:  # no such node, or none that could be stopped
+            return False
+
+    def stopped(self, name: str) -> list[str]:
+        """The nodes of a lab (see :func:`folder_name`) that are stopped."""
+        lab = self.hierarchy.mount / TOP / name
+        try:
+            nodes = [entry.name for entry in os.scandir(lab) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        return sorted(node for node in nodes if self.is_set(name, node))
+
+
+@functools.cache
+def freezer() -> Freezer | None:
+    """What stops nodes on this machine; None where it has nothing that could."""
+    for hierarchy in sorted(hierarchies(), key=lambda h: -h.version):
+        if hierarchy.version == 2 or "freezer" in hierarchy.controllers:
+            return Freezer(hierarchy)
+    return None
 
 
 def labs() -> Iterator[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
-from testbed.nodes.base import Node, Service, ServiceState, has_ended
+from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped
+from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.agent import Command, Connection, environment
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class NetnsNode(Node):
         return f"<namespace node {self.name} of {self.init.lab}, pid {self.init.pid}>"
 
     def _connect(self) -> Connection:
+        self._refuse_stopped()
         # Alive now, so it was when the connection was made: nobody else had its number.
         connection = None
         with contextlib.suppress(NoSuchLab):
@@ -53,6 +55,13 @@ class NetnsNode(Node):
         if connection is not None:
             connection.close()
         raise has_ended(self.name, self.init.lab)
+
+    def _refuse_stopped(self) -> None:
+        """Raise NoSuchLab for a node that is stopped: its pid 1 would not answer."""
+        freezer = cgroups.freezer()
+        folder = cgroups.folder_name(self.init.lab, Path(self.init.state))
+        if freezer is not None and freezer.is_set(folder, self.name):
+            raise is_stopped(self.name, self.init.lab)
 
     def spawn(
         self,

@@ -9,6 +9,7 @@ netlink library's import alone takes a quarter of a lab's whole start.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -227,8 +228,14 @@ class NetnsProvider(Provider):
         """
         there = self._ours(lab)
         inits = [i for i in there if wanted is None or (i.kind == self._kind and i.node in wanted)]
+        freezer = cgroups.freezer()
+        folder = cgroups.folder_name(lab, self._state)
         for init in inits:
             init.kill()
+            if freezer is not None and freezer.is_set(folder, init.node):
+                # Version 1's freezer keeps even a killed process from ending.
+                with contextlib.suppress(LabError):  # somebody else's `down` was quicker
+                    freezer.set(folder, init.node, on=False)
         for init in inits:
             if not init.wait_dead(30):
                 raise LabError(

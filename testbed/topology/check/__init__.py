@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testbed.topology.check.containers import Containers
+from testbed.topology.check.faults import Faults
 from testbed.topology.check.flannel import Flannel
 from testbed.topology.check.namespaces import Namespaces
 from testbed.topology.check.networks import Networks
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_SUBJECTS: tuple[type[Look], ...] = (Networks, Flannel, Containers, Namespaces)
+_SUBJECTS: tuple[type[Look], ...] = (Networks, Flannel, Containers, Namespaces, Faults)
 
 
 def check(topology: Topology, root: Tree, problems: Problems) -> None:

@@ -1,0 +1,272 @@
+"""``testbed fault``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli import common
+from testbed.errors import NoSuchLab, UsageError
+from testbed.faults.model import BREAKABLE, KINDS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from testbed.faults.force import Faults
+    from testbed.faults.model import Fault
+    from testbed.topology.model import Topology
+
+EPILOG = """\b
+Words of a fault:
+{kinds}
+
+\b
+  testbed fault partition node1:node2 --for 10
+  testbed fault ls
+  testbed fault heal
+"""
+
+
+@click.group(
+    "fault",
+    epilog=EPILOG.format(
+        kinds="\n".join(f"  {kind} {about.form}" for kind, about in KINDS.items())
+    ),
+)
+def command() -> None:
+    """Break something of a lab on purpose, see what is broken, put it right.
+
+    All of it is in the lab's own namespaces: nothing of this machine is touched,
+    and `testbed down` takes it away with the lab.
+    """
+
+
+def _complete(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
+    """Nodes, and services after a slash; not more than the shell can be told at once."""
+    from testbed.errors import TestbedError
+    from testbed.faults.model import SERVICES
+    from testbed.settings import settings
+
+    try:
+        topology = common.lab_meant(settings(), ctx.params.get("lab_name")).topology()
+    except TestbedError:
+        return []
+    names = [*topology.nodes, *topology.faults]
+    names += [
+        f"{node.name}/{service}"
+        for node in topology.nodes.values()
+        for role in node.roles
+        for service in SERVICES.get(role, ())
+    ]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _options(function: Any) -> Any:
+    seconds = click.FloatRange(min=0, min_open=True, max=86400)
+    limit = click.option(
+        "--for", "seconds", type=seconds, metavar="SECONDS",
+        help="Stay, and heal it after so long, or at Ctrl-C.",
+    )  # fmt: skip
+    return limit(common.lab_option(common.json_option(function)))
+
+
+def _kind(kind: Kind) -> click.Command:
+    """The command of one kind of fault."""
+    about = KINDS[kind]
+
+    def run(
+        words: tuple[str, ...], seconds: float | None, lab_name: str | None, as_json: bool
+    ) -> None:
+        _apply([kind, *words], seconds=seconds, lab_name=lab_name, as_json=as_json)
+
+    more = ""
+    if kind == "break":
+        more = "\n\n\b\n" + "\n".join(f"  {what:<10} {how}" for what, how in BREAKABLE.items())
+    does = f"{about.does[0].upper()}{about.does[1:]}."
+    example = f"  Example: testbed fault {about.example}"
+    words = click.Argument(
+        ["words"], nargs=-1, required=True, metavar=about.form, shell_complete=_complete
+    )
+    made = click.Command(
+        kind,
+        callback=run,
+        params=[words],
+        help=f"{does}\n\nAfter `heal`: {about.healed}.{example}{more}",
+        short_help=does,
+    )
+    return _with_options(made)
+
+
+def _with_options(made: click.Command) -> click.Command:
+    """The options that all kinds share, as the decorators would add them."""
+
+    @_options
+    def carrier() -> None: ...
+
+    made.params += reversed(carrier.__click_params__)
+    return made
+
+
+for _each in KINDS:
+    command.add_command(_kind(_each))
+
+
+@command.command("apply")
+@click.argument("name", shell_complete=_complete)
+@_options
+def apply(name: str, seconds: float | None, lab_name: str | None, as_json: bool) -> None:
+    """Bring about a fault that the lab's topology names."""
+    _apply([name], seconds=seconds, lab_name=lab_name, as_json=as_json)
+
+
+def _faults(lab_name: str | None) -> tuple[Faults, Topology, str]:
+    common.need_root("`testbed fault`")
+    from testbed.cli.up import tell
+    from testbed.faults.force import Faults
+    from testbed.lab.lab import Watch
+
+    lab = common.lab_meant(common.make_settings(), lab_name)
+    return Faults(lab, Watch(words=tell)), lab.topology(), lab.name
+
+
+def _apply(
+    words: Sequence[str], *, seconds: float | None, lab_name: str | None, as_json: bool
+) -> None:
+    from testbed.faults.force import fault_of
+
+    faults, topology, lab = _faults(lab_name)
+    if len(words) == 1 and words[0] not in topology.faults:
+        _refuse_name(words[0], topology)
+    fault = fault_of(words, topology)
+    try:
+        changed = faults.apply(fault)
+        if as_json:
+            common.print_json({"lab": lab, **_to_dict(fault, topology), "changed": changed})
+        else:
+            state = "is in force" if changed else "was in force already"
+            click.echo(f"{click.style(fault.words, bold=True)} {state} in {lab}")
+            if seconds is None:
+                click.echo(click.style(f"  testbed fault heal {fault.words}", dim=True))
+        if seconds is not None:
+            time.sleep(seconds)
+    finally:
+        if seconds is not None:
+            _end(faults, fault, silent=as_json)
+
+
+def _refuse_name(name: str, topology: Topology) -> None:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, topology.faults, 1)
+    known = ", ".join(topology.faults) or "none"
+    raise UsageError(
+        f"{topology.name} names no fault {name!r}",
+        hint=f"did you mean {close[0]}?" if close else f"named: {known}; see docs/topologies.md",
+    )
+
+
+def _end(faults: Faults, fault: Fault, *, silent: bool) -> None:
+    """Heal a fault at the end of its time, which a second Ctrl-C does not cut short."""
+    from testbed import signals
+
+    with signals.held() as held:
+        try:
+            healed = faults.heal(lambda one: one.key == fault.key, kinds=(fault.kind,))
+        except NoSuchLab:  # taken down meanwhile, and the fault with it
+            healed = []
+    if healed and not silent:
+        click.echo(f"{click.style(fault.words, bold=True)} is healed")
+    held.check()
+
+
+@command.command("ls")
+@common.lab_option
+@common.json_option
+def ls(lab_name: str | None, as_json: bool) -> None:
+    """List the faults that are in force now, as the machine shows them."""
+    faults, topology, lab = _faults(lab_name)
+    seen = faults.in_force()
+    if as_json:
+        rows = [{**_to_dict(one.fault, topology), "seen": one.how} for one in seen]
+        common.print_json({"lab": lab, "faults": rows})
+        return
+    common.table(
+        [(one.fault.words, _name(one.fault, topology), one.how) for one in seen],
+        ("fault", "name", "seen"),
+    )
+    if not seen:
+        click.echo(f"nothing is broken in {lab}", err=True)
+
+
+@command.command("heal")
+@click.argument("words", nargs=-1, metavar="[NAME | KIND [TARGET]]", shell_complete=_complete)
+@common.lab_option
+@common.json_option
+def heal(words: tuple[str, ...], lab_name: str | None, as_json: bool) -> None:
+    """Undo all faults, or those that are named.
+
+    `heal` undoes all, `heal loss` all of a kind, `heal loss node2` one, however much
+    it was; NAME is one of the topology's.  What is not in force is fine.
+    """
+    faults, topology, lab = _faults(lab_name)
+    meant, kinds = _meant(words, topology)
+    healed = faults.heal(meant, kinds=kinds)
+    if as_json:
+        common.print_json({"lab": lab, "healed": [_to_dict(one, topology) for one in healed]})
+        return
+    for one in healed:
+        click.echo(f"{click.style(one.words, bold=True)} is healed")
+    if not healed:
+        what = f"no {' '.join(words)} is in force" if words else "nothing is broken"
+        click.echo(f"{what} in {lab}")
+
+
+def _meant(
+    words: tuple[str, ...], topology: Topology
+) -> tuple[Callable[[Fault], bool], Sequence[str]]:
+    """Which faults the words of ``heal`` mean, and of which kinds those are.
+
+    Raises UsageError for words that mean none.
+    """
+    if not words:
+        return (lambda _: True), tuple(KINDS)
+    if len(words) == 1 and words[0] in topology.faults:
+        named = topology.faults[words[0]]
+        return (lambda fault: fault.key == named.key), (named.kind,)
+    if words[0] not in KINDS:
+        from difflib import get_close_matches
+
+        known = [*topology.faults, *KINDS]
+        close = get_close_matches(words[0], known, 1)
+        raise UsageError(
+            f"no fault {words[0]!r}",
+            hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}",
+        )
+    if len(words) == 1:
+        return (lambda _: True), words
+    node, colon, peer = words[1].partition(":")
+    target = ":".join(sorted((node, peer))) if colon else words[1]
+
+    def meant(fault: Fault) -> bool:
+        # How much it was need not be known; what was broken is a fault of its own.
+        what = words[2] if fault.what and len(words) > 2 else fault.what
+        return (fault.target, fault.what) == (target, what)
+
+    return meant, words[:1]
+
+
+def _name(fault: Fault, topology: Topology) -> str:
+    """What the topology calls a fault, whatever its amount; empty where it has no name for it."""
+    return next((name for name, one in topology.faults.items() if one.key == fault.key), "")
+
+
+def _to_dict(fault: Fault, topology: Topology) -> dict[str, Any]:
+    return {
+        "fault": fault.words,
+        "name": _name(fault, topology) or None,
+        "kind": fault.kind,
+        "target": fault.target,
+        "amount": fault.amount or None,
+    }

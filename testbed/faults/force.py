@@ -1,0 +1,391 @@
+"""Faults on a lab that is up: made, seen, undone.
+
+Links and queues are on the lab's fabric, so faults of them are the same whatever makes
+the nodes.  A node is stopped through its cgroup, a service and what is broken through the
+node itself.  What is in force is read from the machine each time: nothing is remembered,
+and whatever is taken down with the lab is gone with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
+from testbed.faults import means
+from testbed.faults.means import Seen
+from testbed.faults.model import (
+    BREAKABLE,
+    KINDS,
+    LINK_KINDS,
+    OF_BACKENDS,
+    QUEUE_KINDS,
+    RULES,
+    SERVICES,
+    Fault,
+    Unreadable,
+    parse,
+    require,
+)
+from testbed.nodes.netns import cgroups
+from testbed.process import which
+
+if TYPE_CHECKING:
+    from testbed.lab.lab import Lab, Watch
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
+
+__all__ = ["Faults", "fault_of"]
+
+DEAD_SECONDS = 20.0  # a killed process ends at once, unless the kernel keeps it
+
+
+def fault_of(words: str | Sequence[str], topology: Topology) -> Fault:
+    """The fault that words mean on a lab: its own, or the name of one of its topology.
+
+    Raises UsageError.
+    """
+    given = words.split() if isinstance(words, str) else list(words)
+    if len(given) == 1 and given[0] in topology.faults:
+        return topology.faults[given[0]]
+    try:
+        fault = parse(given)
+        require(fault, topology)
+    except Unreadable as error:
+        named = f"; faults of {topology.name}: {', '.join(topology.faults)}"
+        hint = error.hint + (named if topology.faults and len(given) == 1 else "")
+        raise UsageError(f"wanted {error.wanted}, saw {error.seen}", hint=hint) from None
+    return fault
+
+
+class Faults:
+    """What is broken on purpose in one lab.  Each method looks anew, and is safe to repeat."""
+
+    def __init__(self, lab: Lab, watch: Watch | None = None) -> None:
+        self._lab = lab
+        self._watch = watch
+
+    def apply(self, fault: Fault) -> bool:
+        """Bring a fault about; False where it is in force already.
+
+        One of the same kind and target takes the place of another.  Raises
+        MachineError, before anything is changed, where the machine lacks what
+        it takes; NoSuchLab, LabError.
+        """
+        with self._held(f"fault {fault.words}"):
+            return _Place(self._lab).apply(fault)
+
+    def in_force(self) -> list[Seen]:
+        """All faults that are in force now, and what shows it.  Raises NoSuchLab."""
+        return _Place(self._lab).in_force()
+
+    def heal(
+        self,
+        meant: Callable[[Fault], bool] = lambda _: True,
+        *,
+        kinds: Collection[str] = tuple(KINDS),
+    ) -> list[Fault]:
+        """Undo the faults that are meant, by default all; return them.
+
+        Others than of these ``kinds`` are not even looked for, which takes its time.
+        A node goes on first, so that what is wrong on it can be seen and mended, too.
+        Services that are dead are started by ``up``.
+        """
+
+        def is_due(fault: Fault) -> bool:
+            return fault.kind in kinds and meant(fault)
+
+        looked_for = {*kinds}
+        for together in (LINK_KINDS, QUEUE_KINDS):  # each made as a whole: who stays must be known
+            if not looked_for.isdisjoint(together):
+                looked_for |= {*together}
+        with self._held("fault heal"):
+            healed = _Place(self._lab).continue_nodes(is_due)
+            place = _Place(self._lab)  # with the nodes that were stopped
+            present = [seen.fault for seen in place.in_force(looked_for)]
+            due = [fault for fault in present if is_due(fault)]
+            place.undo(present, due)
+        if any(fault.kind == "kill" for fault in due):
+            self._up()
+        return healed + due
+
+    def _up(self) -> None:
+        """What has died is started as ever: the plan knows what hangs on it."""
+        record = self._lab.record()
+        topology = dataclasses.replace(self._lab.topology(), source=record.source)
+        self._lab.up(topology, keep=True, watch=self._watch)
+
+    @contextlib.contextmanager
+    def _held(self, purpose: str) -> Iterator[None]:
+        def waiting(holder: str) -> None:
+            if self._watch is not None:
+                self._watch.words(f"waiting for {holder or 'another testbed'}")
+
+        with self._lab.settings.state.lock(self._lab.name, purpose, waiting=waiting):
+            yield
+
+
+class _Place:
+    """One look at a lab: its fabric, its nodes, and what is done there."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        context = lab.context()
+        self.topology: Topology = context.topology
+        self._context = context
+        self._stopped = lab.stopped()
+        self._fabric = context.provider.fabric(lab.name)
+
+    def apply(self, fault: Fault) -> bool:
+        present = self._seen_of(fault)
+        if fault in present:
+            return False
+        others = [one for one in present if one.key != fault.key]
+        if fault.kind in LINK_KINDS:
+            self._set_links([*others, fault])
+        elif fault.kind in QUEUE_KINDS:
+            self._set_queues(fault.node, present, [*others, fault])
+        elif fault.kind == "break":
+            self._change(fault, back=False)
+        elif fault.service:
+            self._signal(fault, "KILL" if fault.kind == "kill" else "STOP")
+        else:
+            self._context.node(fault.node)  # says so if it does not run
+            self._freeze(fault.node, on=True)
+        return True
+
+    def _seen_of(self, fault: Fault) -> list[Fault]:
+        """What is in force of the faults that this one is made beside."""
+        if fault.kind in LINK_KINDS:
+            seen = self._links(self._need_fabric())
+        elif fault.kind in QUEUE_KINDS:
+            seen = self._queues(self._need_fabric())
+        elif fault.kind == "break":
+            seen = self._broken(self._context.node(fault.node))
+        elif fault.service:
+            seen = self._services(self._context.node(fault.node))
+        else:
+            seen = self._frozen()
+        return [one.fault for one in seen]
+
+    def in_force(self, kinds: Collection[str] = tuple(KINDS)) -> list[Seen]:
+        found: list[Seen] = []
+        if self._fabric is not None and not {*LINK_KINDS}.isdisjoint(kinds):
+            found += self._links(self._fabric)
+        if self._fabric is not None and not {*QUEUE_KINDS}.isdisjoint(kinds):
+            found += self._queues(self._fabric)
+        found += self._frozen()
+        looks: list[Callable[[Node], list[Seen]]] = []
+        if not {"kill", "stop"}.isdisjoint(kinds):
+            looks.append(self._services)
+        if "break" in kinds:
+            looks.append(self._broken)
+        nodes = [node for node in self._answering() if node.name in self.topology.nodes]
+        with ThreadPoolExecutor(max_workers=min(8, max(1, len(nodes)))) as pool:
+            for look in looks:
+                for seen in pool.map(look, nodes):
+                    found += seen
+        return [one for one in found if one.fault.kind in kinds]
+
+    def continue_nodes(self, is_due: Callable[[Fault], bool]) -> list[Fault]:
+        """Let the nodes go on that are stopped, and are to be healed."""
+        due = [seen.fault for seen in self._frozen() if is_due(seen.fault)]
+        for fault in due:
+            self._freeze(fault.node, on=False)
+        return due
+
+    def undo(self, present: Sequence[Fault], due: Sequence[Fault]) -> None:
+        """Undo faults that are due, and leave the others that are present."""
+        kept = [fault for fault in present if fault not in due]
+        if any(fault.kind in LINK_KINDS for fault in due):
+            self._set_links([fault for fault in kept if fault.kind in LINK_KINDS])
+        for node in sorted({fault.node for fault in due if fault.kind in QUEUE_KINDS}):
+            self._set_queues(node, present, kept)
+        for fault in due:
+            if fault.kind == "stop" and fault.service:
+                self._signal(fault, "CONT")
+            elif fault.kind == "break":
+                self._change(fault, back=True)
+
+    def _answering(self) -> list[Node]:
+        return [node for node in self._context.nodes.values() if node.name not in self._stopped]
+
+    # -- links ------------------------------------------------------------
+
+    def _need_fabric(self) -> Node:
+        if self._fabric is None:
+            raise NoSuchLab(
+                f"lab {self._lab.name} has no fabric here in which a link could be cut",
+                hint=f"`testbed up {self._lab.name}` makes it where its providers have one",
+            )
+        return self._fabric
+
+    @staticmethod
+    def _links(fabric: Node) -> list[Seen]:
+        if which("nft") is None:  # then there are none of ours
+            return []
+        listed = fabric.run(["nft", "-j", "list", "table", *means.TABLE], check=False)
+        return means.links_seen(listed.stdout) if listed.ok else []
+
+    def _set_links(self, faults: Sequence[Fault]) -> None:
+        if which("nft") is None:
+            raise MachineError(
+                "this machine lacks nft, which cuts links", hint="apt-get install nftables"
+            )
+        fabric = self._need_fabric()
+        rules = means.link_rules(self.topology, faults)
+        done = fabric.run(["nft", "-f", "-"], input=rules.encode(), check=False)
+        if not done.ok and "not supported" in done.stderr:
+            raise MachineError(
+                "the kernel here has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE), "
+                "which cuts links",
+                hint="use a kernel that has it; `rate` (tbf) does without",
+            )
+        fabric.require(done)
+
+    # -- queues -----------------------------------------------------------
+
+    def _queues(self, fabric: Node) -> list[Seen]:
+        listed = fabric.run(["tc", "-j", "qdisc", "show"])
+        return means.queues_seen(listed.stdout, self.topology)
+
+    def _set_queues(self, node: str, present: Iterable[Fault], wanted: Sequence[Fault]) -> None:
+        fabric = self._need_fabric()
+        if any(fault.kind == "delay" and fault.node == node for fault in wanted):
+            self._need_netem(fabric)
+        there = any(fault.kind in QUEUE_KINDS and fault.node == node for fault in present)
+        lines = means.queue_lines(self.topology, node, wanted, there=there)
+        fabric.run(["tc", "-batch", "-"], input=lines.encode())
+
+    @staticmethod
+    def _need_netem(fabric: Node) -> None:
+        if not fabric.run(means.PROBE_NETEM, check=False).ok:
+            raise MachineError(
+                "the kernel here has no netem (CONFIG_NET_SCH_NETEM), which holds packets up",
+                hint="load it (modprobe sch_netem), or use a kernel that has it; "
+                "`rate` (tbf) and `loss` (nftables) do without",
+            )
+        fabric.run(means.UNPROBE)
+
+    # -- nodes and services -----------------------------------------------
+
+    def _frozen(self) -> list[Seen]:
+        return [Seen(Fault("stop", name), "its cgroup is frozen") for name in self._stopped]
+
+    def _freeze(self, node: str, *, on: bool) -> None:
+        freezer = cgroups.freezer()
+        if freezer is None:
+            raise MachineError(
+                "no cgroup hierarchy here can stop a node (version 2, or version 1's freezer)",
+                hint="mount one below /sys/fs/cgroup; a service can be stopped without",
+            )
+        freezer.set(self._lab.cgroup, node, on=on)
+
+    def _services(self, node: Node) -> list[Seen]:
+        """The daemons of a node that are dead, or stopped by a signal."""
+        roles = self.topology.nodes[node.name].roles
+        known = {name for role in roles for name in SERVICES.get(role, ())}
+        found = []
+        for name, state in node.services().items():
+            if name not in known:
+                continue
+            if state.state == "dead":
+                found.append(
+                    Seen(Fault("kill", node.name, service=name), f"exit status {state.status}")
+                )
+                continue
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # just died
+                if means.is_stopped(node.get(f"/proc/{state.pid}/stat").decode()):
+                    stopped = Fault("stop", node.name, service=name)
+                    found.append(Seen(stopped, f"pid {state.pid} is in state T"))
+        return found
+
+    def _signal(self, fault: Fault, signal: str) -> None:
+        node = self._context.node(fault.node)
+        state = node.services().get(fault.service)
+        if state is None or state.state == "dead":
+            raise LabError(
+                f"{fault.service} on {fault.node} does not run",
+                hint=f"`testbed up {self._lab.name}` starts it",
+            )
+        node.run(["kill", f"-{signal}", str(state.pid)])
+        deadline = time.monotonic() + DEAD_SECONDS
+        while signal == "KILL" and node.services()[fault.service].state != "dead":
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"{fault.service} on {fault.node} was killed and has not ended",
+                    hint="it hangs in the kernel: see /proc/PID/stack",
+                )
+            time.sleep(0.005)
+
+    # -- what is broken ---------------------------------------------------
+
+    @functools.cached_property
+    def _macs(self) -> dict[str, str]:
+        """The MAC address of each VTEP that there is, by node."""
+        flannel = self.topology.flannel
+        assert flannel is not None, "checked before"
+        path = f"/sys/class/net/flannel.{flannel.vni}/address"
+        found = {}
+        for node in self._answering():
+            if flannel.backend == "vxlan" and node.name in flannel.subnets:
+                with contextlib.suppress(FileNotFoundError):
+                    found[node.name] = node.get(path).decode().strip()
+        return found
+
+    def _peers(self, node: str) -> list[means.Peer]:
+        """The other nodes of the overlay, with vxlan those whose VTEP is there."""
+        flannel = self.topology.flannel
+        assert flannel is not None, "checked before"
+        return [
+            means.Peer(
+                name, str(self.topology.address(name)), str(subnet), self._macs.get(name, "")
+            )
+            for name, subnet in flannel.subnets.items()
+            if name != node and (flannel.backend != "vxlan" or name in self._macs)
+        ]
+
+    def _broken(self, node: Node) -> list[Seen]:
+        flannel = self.topology.flannel
+        if flannel is None or "flannel" not in self.topology.nodes[node.name].roles:
+            return []
+        found = []
+        peers = self._peers(node.name)
+        with_device = self._has_device(node)
+        for what, how in BREAKABLE.items():
+            # What goes with the device, as with udp's when flanneld dies, nobody has taken away.
+            if not (with_device or what in RULES):
+                continue
+            if flannel.backend in OF_BACKENDS.get(what, (flannel.backend,)):
+                look = means.look(self.topology, what, peers)
+                if look.is_broken(node.run(look.argv, check=False).stdout):
+                    found.append(Seen(Fault("break", node.name, what=what), how))
+        return found
+
+    def _has_device(self, node: Node) -> bool:
+        flannel = self.topology.flannel
+        assert flannel is not None, "checked before"
+        name = means.device(flannel)
+        return not name or node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
+
+    def _change(self, fault: Fault, *, back: bool) -> None:
+        node = self._context.node(fault.node)
+        look = means.look(self.topology, fault.what, self._peers(fault.node))
+        there = fault.what in RULES or self._has_device(node)
+        if not (look.entries and there):
+            raise LabError(
+                f"{fault.node} has no {fault.what} of another node that could be broken",
+                hint=f"it takes two nodes of the overlay whose flanneld runs; "
+                f"`testbed up {self._lab.name}` starts it",
+            )
+        missing = look.missing(node.run(look.argv).stdout)
+        for index in range(len(look.entries)):
+            # Of a rule, its being there is the fault.
+            broken = (index in missing) is not look.breaks
+            if broken is back:
+                node.run((look.back if back else look.gone)[index])

@@ -1,0 +1,312 @@
+"""A fault as a value: its kind, what it is done to, how much; read from words, written as words.
+
+``partition node1:node2``, ``loss node2 20%``, ``kill node1/flanneld``: the same words on the
+command line, in the ``faults`` section of a topology, and in a test.  Nothing here touches a
+machine.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from testbed.topology.model import Topology
+
+Kind = Literal["partition", "loss", "rate", "delay", "kill", "stop", "break"]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a kind of fault is: its words after the kind, what it does, how it is undone."""
+
+    form: str
+    does: str
+    healed: str
+    example: str
+
+
+KINDS: Mapping[Kind, About] = {
+    "partition": About(
+        "NODE[:PEER]",
+        "cut a node off from all others, or from one: every frame between them is dropped",
+        "frames pass again",
+        "partition node1:node2",
+    ),
+    "loss": About(
+        "NODE[:PEER] PERCENT",
+        "lose so many of the frames to and from a node, or between two, each by chance",
+        "no frame is dropped any more",
+        "loss node1:node2 20%",
+    ),
+    "rate": About(
+        "NODE RATE",
+        "limit what goes to a node, to so many bits a second",
+        "the queue is removed",
+        "rate node2 10mbit",
+    ),
+    "delay": About(
+        "NODE TIME [JITTER]",
+        "hold up what goes to a node, for so long",
+        "the queue is removed",
+        "delay node2 50ms 5ms",
+    ),
+    "kill": About(
+        "NODE/SERVICE",
+        "kill a service's daemon (SIGKILL)",
+        "`up` starts it again, and what has died with it",
+        "kill node1/flanneld",
+    ),
+    "stop": About(
+        "NODE[/SERVICE]",
+        "stop every process of a node, or a service's daemon (SIGSTOP)",
+        "it goes on where it was",
+        "stop node2",
+    ),
+    "break": About(
+        "NODE WHAT",
+        "take one thing that the overlay needs from a node",
+        "it is put back",
+        "break node1 route",
+    ),
+}
+
+#: What ``break`` can take away, and what that does.
+BREAKABLE: Mapping[str, str] = {
+    "route": "the routes to the containers of other nodes are gone",
+    "neighbour": "the permanent ARP entries of other nodes' VTEPs are gone",
+    "fdb": "the VTEP's forwarding entries, which say where frames go, are gone",
+    "forward": "the first rule of FORWARD drops everything",
+    "port": "the node's firewall drops what comes to flannel's UDP port",
+}
+#: Those of them that are a rule too many; the others are an entry too few.
+RULES = ("forward", "port")
+#: Those that need a back end of a kind; the others go with each.
+OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
+    "neighbour": ("vxlan",),
+    "fdb": ("vxlan",),
+    "port": ("vxlan", "udp"),
+}
+#: The daemons of a role that can be killed and stopped.
+SERVICES: Mapping[str, tuple[str, ...]] = {
+    "docker": ("dockerd",),
+    "etcd": ("etcd",),
+    "flannel": ("flanneld",),
+}
+
+LINK_KINDS: tuple[Kind, ...] = ("partition", "loss")
+QUEUE_KINDS: tuple[Kind, ...] = ("rate", "delay")
+#: What a fault in a topology may not be called: these words mean something on the command line.
+RESERVED = (*KINDS, "apply", "heal", "ls")
+
+#: Of a node or a service: whether there is one of that name is another question.
+NAME = re.compile(r"[a-z0-9-]+")
+UNITS: Mapping[str, int] = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+#: A queue slower than this holds a full frame for more than a second.
+MIN_RATE, MAX_RATE = 8_000, 100 * 10**9
+#: In milliseconds: a minute is longer than any protocol here waits.
+MAX_DELAY = 60_000.0
+#: One in a hundred thousand, and all but that: nothing, or all, is no loss by chance.
+MIN_PERCENT, MAX_PERCENT = 0.001, 99.999
+
+
+class Unreadable(ValueError):
+    """Words that are no fault, or none of this lab: what was wanted and seen, what to do."""
+
+    def __init__(self, wanted: str, seen: str, hint: str) -> None:
+        super().__init__(f"wanted {wanted}, saw {seen}; {hint}")
+        self.wanted = wanted
+        self.seen = seen
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault.
+
+    ``peer`` is the other end of a link, ``service`` a daemon of the node; both
+    may be empty.  ``percent`` is of ``loss``, ``rate`` in bits a second, ``delay``
+    and ``jitter`` in milliseconds, ``what`` a word of :data:`BREAKABLE`.
+    """
+
+    kind: Kind
+    node: str
+    peer: str = ""
+    service: str = ""
+    percent: float = 0.0
+    rate: int = 0
+    delay: float = 0.0
+    jitter: float = 0.0
+    what: str = ""
+
+    @property
+    def target(self) -> str:
+        """What it is done to: ``node1``, ``node1:node2``, ``node1/flanneld``."""
+        if self.peer:
+            return f"{self.node}:{self.peer}"
+        return f"{self.node}/{self.service}" if self.service else self.node
+
+    @property
+    def amount(self) -> str:
+        """The words after the target; empty where there are none."""
+        if self.kind == "loss":
+            return f"{self.percent:g}%"
+        if self.kind == "rate":
+            return bits(self.rate)
+        if self.kind == "delay":
+            return f"{self.delay:g}ms" + (f" {self.jitter:g}ms" if self.jitter else "")
+        return self.what
+
+    @property
+    def words(self) -> str:
+        """All of it, as it is written.
+
+        >>> parse(["loss", "node2:node1", "20.0%"]).words
+        'loss node1:node2 20%'
+        """
+        return " ".join(filter(None, (self.kind, self.target, self.amount)))
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is, however much of it: of one key only one can be in force."""
+        return (self.kind, self.target, self.what)
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def bits(rate: int) -> str:
+    """A rate in the largest unit that it is a whole number of.
+
+    >>> bits(10_000_000), bits(1_500_000), bits(8001)
+    ('10mbit', '1500kbit', '8001bit')
+    """
+    unit = max((u for u, size in UNITS.items() if rate % size == 0), key=lambda u: UNITS[u])
+    return f"{rate // UNITS[unit]}{unit}"
+
+
+def parse(words: Sequence[str]) -> Fault:
+    """A fault from its words.  Raises Unreadable.
+
+    >>> parse("delay node2 1.5s 5ms".split()).amount
+    '1500ms 5ms'
+    """
+    if not words:
+        raise Unreadable("a fault", "nothing", f"such as `{KINDS['partition'].example}`")
+    kind = _word("a kind of fault", words[0], tuple(KINDS))
+    about = KINDS[cast("Kind", kind)]
+    least = sum(not part.startswith("[") for part in about.form.split())
+    if not least <= len(words) - 1 <= len(about.form.split()):
+        seen = " ".join(words[1:]) or "nothing"
+        raise Unreadable(f"{kind} {about.form}", repr(seen), f"such as `{about.example}`")
+    target, amounts = words[1], words[2:]
+    node, colon, peer = target.partition(":")
+    node, slash, service = node.partition("/")
+    given = [node, *([peer] if colon else []), *([service] if slash else [])]
+    whole = all(NAME.fullmatch(name) for name in given) and not (colon and slash)
+    if (colon and ":" not in about.form) or (slash and "/" not in about.form) or not whole:
+        wanted = f"{about.form.split()[0]} after {kind}"
+        raise Unreadable(wanted, repr(target), f"such as `{about.example}`")
+    if kind == "kill" and not service:
+        hint = f"such as `{about.example}`; `stop` is what can be done to a node as a whole"
+        raise Unreadable("NODE/SERVICE after kill", repr(target), hint)
+    if peer:
+        node, peer = sorted((node, peer))  # a link has no direction: one fault, one name
+        if node == peer:
+            raise Unreadable("two nodes", repr(target), "a node has no link to itself")
+    return _with_amount(cast("Kind", kind), node, peer, service, amounts)
+
+
+def _with_amount(kind: Kind, node: str, peer: str, service: str, amounts: Sequence[str]) -> Fault:
+    if kind == "loss":
+        return Fault(kind, node, peer, percent=_percent(amounts[0]))
+    if kind == "rate":
+        return Fault(kind, node, rate=_rate(amounts[0]))
+    if kind == "delay":
+        delay, jitter = (*map(_milliseconds, amounts), 0.0)[:2]
+        if jitter > delay:
+            hint = "a packet cannot leave before it has come"
+            raise Unreadable("a jitter of at most the delay", repr(amounts[1]), hint)
+        return Fault(kind, node, delay=delay, jitter=jitter)
+    if kind == "break":
+        return Fault(kind, node, what=_word("what breaks", amounts[0], tuple(BREAKABLE)))
+    return Fault(kind, node, peer, service)
+
+
+def _word(what: str, word: str, known: Sequence[str]) -> str:
+    if word in known:
+        return word
+    close = get_close_matches(word, known, 1)
+    hint = f"did you mean {close[0]}?" if close else "take one of them"
+    raise Unreadable(f"{what}: {', '.join(known)}", repr(word), hint)
+
+
+def _number(text: str, units: str) -> tuple[float, str] | None:
+    found = re.fullmatch(rf"([0-9]{{1,9}}(?:\.[0-9]{{1,3}})?)({units})", text)
+    return (float(found[1]), found[2]) if found else None
+
+
+def _percent(text: str) -> float:
+    found = _number(text, "%")
+    if found is None or not MIN_PERCENT <= found[0] <= MAX_PERCENT:
+        hint = "`partition` is for all of them" if found and found[0] >= 100 else "such as 20%"
+        raise Unreadable(f"{MIN_PERCENT}% to {MAX_PERCENT}%", repr(text), hint)
+    return found[0]
+
+
+def _rate(text: str) -> int:
+    found = _number(text, "|".join(UNITS))
+    rate = round(found[0] * UNITS[found[1]]) if found else 0
+    if not MIN_RATE <= rate <= MAX_RATE:
+        wanted = f"a rate from {bits(MIN_RATE)} to {bits(MAX_RATE)}"
+        raise Unreadable(wanted, repr(text), "such as 10mbit; bits a second, powers of 1000")
+    return rate
+
+
+def _milliseconds(text: str) -> float:
+    found = _number(text, "ms|s")
+    delay = found[0] * (1000 if found[1] == "s" else 1) if found else 0.0
+    if not 0 < delay <= MAX_DELAY:
+        raise Unreadable("a time up to 60s", repr(text), "such as 50ms or 1.5s")
+    return delay
+
+
+def require(fault: Fault, topology: Topology) -> None:
+    """Raise Unreadable unless the topology has what the fault is done to."""
+    for name in filter(None, (fault.node, fault.peer)):
+        if name not in topology.nodes:
+            raise Unreadable("the name of a node", repr(name), _nearest(name, topology.nodes))
+    node = topology.nodes[fault.node]
+    if fault.peer and not node.networks.keys() & topology.nodes[fault.peer].networks.keys():
+        hint = "frames go from one to the other on no network: name two that share one"
+        raise Unreadable("two nodes on one network", repr(fault.target), hint)
+    if fault.kind in (*LINK_KINDS, *QUEUE_KINDS) and not node.networks:
+        raise Unreadable("a node on a network", repr(fault.node), "name another")
+    if fault.service:
+        known = [name for role in node.roles for name in SERVICES.get(role, ())]
+        if fault.service not in known:
+            wanted = f"a service of {fault.node}: {', '.join(known) or 'it has none'}"
+            raise Unreadable(wanted, repr(fault.service), _nearest(fault.service, known))
+    if fault.what:
+        _require_breakable(fault, topology)
+
+
+def _require_breakable(fault: Fault, topology: Topology) -> None:
+    flannel = topology.flannel
+    if flannel is None or "flannel" not in topology.nodes[fault.node].roles:
+        hint = "what can be broken is the overlay's; name a node that has it"
+        raise Unreadable("a node with the role flannel", repr(fault.node), hint)
+    backends = OF_BACKENDS.get(fault.what, (flannel.backend,))
+    if flannel.backend not in backends:
+        wanted = f"the back end {' or '.join(backends)} for {fault.what!r}"
+        hint = f"`--backend {backends[0]}` has it, and `break {fault.node} route` works with each"
+        raise Unreadable(wanted, flannel.backend, hint)
+
+
+def _nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    close = get_close_matches(word, list(known), 1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"

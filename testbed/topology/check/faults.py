@@ -1,0 +1,31 @@
+"""Faults that a topology names: whether it has what they are done to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.faults.model import Unreadable, require
+from testbed.topology.check.look import Look
+
+if TYPE_CHECKING:
+    from collections import abc
+
+__all__ = ["Faults"]
+
+
+class Faults(Look):
+    """Rules on faults."""
+
+    def rules(self) -> tuple[abc.Callable[[], None], ...]:
+        return (self.targets,)
+
+    def targets(self) -> None:
+        if self.bad("nodes") or self.bad("flannel"):  # what is refused there is no news here
+            return
+        for name, fault in self.t.faults.items():
+            if fault.node in self.nodes and self.unsure(fault.node, "roles"):
+                continue
+            try:
+                require(fault, self.t)
+            except Unreadable as error:
+                self.add(self.value("faults", name), error.wanted, error.seen, error.hint)
