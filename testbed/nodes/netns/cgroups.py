@@ -145,6 +145,37 @@ def labs() -> Iterator[str]:
     yield from sorted(seen)
 
 
+def nodes(name: str) -> set[str]:
+    """The nodes of a lab that have a folder."""
+    return {
+        entry.name
+        for hierarchy in hierarchies()
+        if (hierarchy.mount / TOP / name).is_dir()
+        for entry in os.scandir(hierarchy.mount / TOP / name)
+        if entry.is_dir()
+    }
+
+
+def busy(name: str) -> bool:
+    """Whether any process is in a lab's folders."""
+    for hierarchy in hierarchies():
+        for path in _bottom_up(hierarchy.mount / TOP / name):
+            with contextlib.suppress(OSError):  # removed while we look
+                if (path / "cgroup.procs").read_text().strip():
+                    return True
+    return False
+
+
+def age(name: str) -> float:
+    """Seconds since the last of a lab's folders was made, or less."""
+    made = [0.0]
+    for hierarchy in hierarchies():
+        for path in _bottom_up(hierarchy.mount / TOP / name):
+            with contextlib.suppress(OSError):
+                made.append(path.stat().st_mtime)
+    return time.time() - max(made)
+
+
 def remove(name: str, node: str | None = None, *, timeout: float = 10.0) -> None:
     """Remove the folders of a node, or of the whole lab, once nothing runs there.
 
