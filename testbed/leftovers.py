@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed import boot
-from testbed.errors import LabBusy, LabError
+from testbed.errors import LabBusy, TestbedError
 from testbed.lab.lab import Lab, Settings
 from testbed.lab.state import State
 from testbed.nodes.netns import cgroups, find
@@ -83,7 +83,7 @@ def fix(given: list[Leftover]) -> list[tuple[Leftover, str]]:
             one.remove()
         except LabBusy:
             continue  # somebody has taken the lab up meanwhile: it is live
-        except (LabError, OSError) as error:
+        except (TestbedError, OSError) as error:
             failed.append((one, str(error)))
     return failed
 
@@ -96,6 +96,12 @@ class _Look:
         self._own = own
         self._state = State(own)
         self._inits = list(find.inits())
+        #: Labs whose makers have files or processes of their own, so that nothing can be told.
+        self._far = {
+            (init.lab, Path(init.state))
+            for init in self._inits
+            if Path(init.state) != own and not _sees_what_we_see(init.pid)
+        }
 
     def _of(self, lab: str, state: Path) -> list[find.Init]:
         return [init for init in self._inits if (init.lab, Path(init.state)) == (lab, state)]
@@ -115,7 +121,7 @@ class _Look:
             fate = self._fate(lab, state)
             ours = state == self._own
             name = ", ".join(f"{i.node} (pid {i.pid})" for i in sorted(inits, key=_by_node))
-            if not ours and not all(_sees_what_we_see(init.pid) for init in inits):
+            if (lab, state) in self._far:
                 about = f"lab {lab} of a {state} that cannot be seen from here"
                 yield Leftover("nodes", name, about, theirs=True, state=state)
             elif not fate:
@@ -143,7 +149,7 @@ class _Look:
     def _nodes_of(self, folder: str, lab: str, state: Path) -> Iterator[Leftover]:
         """What a maker that was killed has made of a lab, and no process has joined."""
         there = {init.node for init in self._of(lab, state)}
-        if State(state).holder(lab):
+        if (lab, state) in self._far or State(state).holder(lab):
             return
         if not there:
             about = f"of lab {lab}, of which nothing runs"
