@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 #: Seconds after which what has no owner's name is nobody's: nothing of ours takes so long to
 #: be joined by its first process, or to be removed by who made it.
 AGE = 60.0
+PATIENCE = 2.0  # seconds for another state folder's `down` to remove a cgroup that it has emptied
 TEMPORARY = ("testbed-doctor-", "testbed-cc-", "testbed-accel-")
 FIX = "testbed doctor --leaks --fix"
 
@@ -132,6 +133,7 @@ class _Look:
 
     def cgroups(self) -> Iterator[Leftover]:
         known = {cgroups.folder_name(i.lab, Path(i.state)): Path(i.state) for i in self._inits}
+        unknown = []
         for folder in cgroups.labs():
             lab = folder.rpartition(".")[0]
             if cgroups.folder_name(lab, self._own) == folder:
@@ -139,7 +141,10 @@ class _Look:
             if folder in known:
                 yield from self._nodes_of(folder, lab, known[folder])
             else:
-                yield _nobodys(folder)
+                unknown.append(folder)
+        if unknown:
+            time.sleep(PATIENCE)
+            yield from map(_nobodys, sorted(set(unknown) & set(cgroups.labs())))
         for hierarchy in cgroups.hierarchies():
             top = hierarchy.mount / cgroups.TOP
             if top.is_dir() and not any(entry.is_dir() for entry in top.iterdir()):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from crash.means import Bed, Count, Watch
 
 COUNTS: dict[str, Count] = {}
