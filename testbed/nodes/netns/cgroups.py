@@ -46,8 +46,11 @@ def hierarchies(mountinfo: str | None = None) -> list[Hierarchy]:
     found: dict[Path, Hierarchy] = {}
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
-        kind, _, super_options = after.split(" ")[:3]
-        mount = Path(before.split(" ")[4])
+        kind, _, super_options = [*after.split(" "), "", "", ""][:3]
+        fields = before.split(" ")
+        if len(fields) < 5:  # of another kernel's making: none of ours
+            continue
+        mount = Path(fields[4])
         if not mount.is_relative_to("/sys/fs/cgroup"):
             continue
         if kind == "cgroup2":
