@@ -121,7 +121,9 @@ class State:
         """
         self.sweep(lab)
         try:
-            self._record(lab).unlink(missing_ok=True)
+            self._record(lab).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
             raise MachineError(
                 f"cannot remove the record of lab {lab}, {self._record(lab)}: {error.strerror}",
