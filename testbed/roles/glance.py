@@ -62,7 +62,9 @@ def _listed(body: bytes, node: str) -> list[Glance]:
     try:
         # One that is being removed has lost its name already.
         return [_glance(entry) for entry in json.loads(body) if entry["Names"]]
-    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        raise LabError(f"dockerd on {node} does not answer: {error}") from error
+    except (LookupError, TypeError, AttributeError) as error:
         raise LabError(f"dockerd on {node} does not list containers: {error!r}") from error
 
 
