@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live test-vm sabotage bench bench-vm lock setup clean
+.PHONY: help demo test lint unit web live crash fuzz test-vm sabotage bench bench-vm lock setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,13 @@ web: $(VENV)/ready  ## the HTML report in a real browser
 	$(BIN)/python -m pytest tests/web
 
 live: setup  ## tests on real labs (root)
-	$(SUDO) $(BIN)/python -m pytest tests/live
+	$(SUDO) $(BIN)/python -m pytest tests/live tests/crash
+
+crash: setup  ## kill, starve and race testbed at every point: the long form (root)
+	$(SUDO) env TESTBED_CRASH=long $(BIN)/python -m pytest tests/crash
+
+fuzz: $(VENV)/ready  ## a million topologies and what other programs may say, by a fuzzer
+	$(BIN)/python tests/fuzz/fuzz.py 1000000 1200
 
 test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick

@@ -30,6 +30,12 @@ def keep(cache: Path, name: str, found: Any) -> None:
         part.replace(cache / f".{name}.json")
 
 
+def parts_of_the_dead(folder: Path) -> list[Path]:
+    """The files named ``.NAME.PID`` of writers that were killed: a whole one is renamed."""
+    found = [path for path in folder.glob(".*") if path.suffix[1:].isdigit()]
+    return sorted(path for path in found if not Path("/proc", path.suffix[1:]).exists())
+
+
 def _boot() -> str:
     try:
         return BOOT_ID.read_text(encoding="utf-8").strip()

@@ -22,13 +22,15 @@ def settings(
     overrides: Mapping[str, str] | None = None,
     progress: Callable[[str, str], None] = lambda _name, _words: None,
     config: Path | None = None,
+    state_folder: Path | None = None,
 ) -> Settings:
     """The settings of this user; nothing is read or made before it is needed.
 
-    ``overrides`` and ``progress`` are the store's (see :class:`testbed.artifacts.Store`).
+    ``overrides`` and ``progress`` are the store's (see :class:`testbed.artifacts.Store`);
+    ``state_folder`` is another than the user's own.
     """
     store = Store(overrides=overrides, config=config, progress=progress)
-    state = State(folder())
+    state = State(state_folder or folder())
     netns = NetnsProvider(state.path, lambda: store.binary("testbed-init"), lambda: store.folders)
     qemu = QemuProvider(
         state.path,

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes import Bench
 
-from testbed import leaks
+from testbed import leaks, leftovers
+from testbed.lab.state import folder
 from testbed.nodes.vagrant.provider import PROGRAMS
 from testbed.process import which
+from testbed.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +61,9 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = leaks.snapshot(below)
     yield
     rest = leaks.left(before, seconds=10, below=below)
+    for one in leftovers.leftovers(lambda path: settings(state_folder=path), folder()):
+        if one.state is not None and one.state.is_relative_to(below.resolve()) and not one.theirs:
+            rest.append(f"{one.kind} {one.name}: {one.about}: {one.command}")
     if rest:
         pytest.fail("the tests left the machine changed:\n  " + "\n  ".join(rest), pytrace=False)
 

@@ -98,7 +98,7 @@ class Cache:
                 found = self.find(name, key)
                 if found and valid(found):
                     return found
-                self._sweep(f"{name}-{key}")
+                self.sweep(f"{name}-{key}")
                 if found:
                     self._discard(found, name, key)
                 return self._build(name, key, origin, build, of)
@@ -174,17 +174,36 @@ class Cache:
         entry.rename(doomed)  # in one step, so that nobody sees half an entry
         remove_tree(doomed)
 
-    def _sweep(self, held: str) -> None:
+    def leftovers(self) -> list[Path]:
+        """What killed builders left and nobody has removed yet."""
+        return [folder for folder, lock in self._temporaries() if _is_free(lock)]
+
+    def sweep(self, held: str = "") -> None:
         """Remove what killed builders left, of the entry we hold and of all that nobody holds."""
-        for folder in self.folder.glob(".tmp-*"):
-            slug = folder.name.removeprefix(".tmp-").rsplit(".", 2)[0]
-            if slug == held:
+        for folder, lock in self._temporaries():
+            if lock.name == f".lock-{held}":
                 remove_tree(folder)
                 continue
-            lock = self.folder / f".lock-{slug}"
             with contextlib.suppress(BlockingIOError), lock.open("ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove_tree(folder)
+
+    def _temporaries(self) -> Iterator[tuple[Path, Path]]:
+        """Each temporary folder, with the lock of who may fill it."""
+        for folder in sorted(self.folder.glob(".tmp-*")):
+            slug = folder.name.removeprefix(".tmp-").rsplit(".", 2)[0]
+            yield folder, self.folder / f".lock-{slug}"
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True
 
 
 def size(folder: Path) -> int:

@@ -86,6 +86,14 @@ class Store:
         """The cache folder."""
         return self._cache.folder
 
+    def leftovers(self) -> list[Path]:
+        """What killed makers of artifacts have left in the cache folder."""
+        return self._cache.leftovers()
+
+    def sweep(self) -> None:
+        """Remove it."""
+        self._cache.sweep()
+
     @property
     def tools(self) -> frozenset[str]:
         """Parts that only the making of others may need, so that none is missed when missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ from testbed.cli import common
 from testbed.errors import MachineError
 
 if TYPE_CHECKING:
+    from testbed.lab.lab import Settings
     from testbed.nodes.base import Finding
 
 
@@ -17,14 +19,24 @@ if TYPE_CHECKING:
 @click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
 @click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
 @click.option("--provider", metavar="NAME", help="What this one needs is needed: qemu.")
+@click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option
-def command(mend: bool, quick: bool, provider: str | None, as_json: bool) -> int:
+def command(mend: bool, quick: bool, provider: str | None, leaks: bool, as_json: bool) -> int:
     """Say what this machine can do, and how to mend what it can't.
 
     Everything is tried, nothing is assumed, and nothing is changed unless
     --fix.  Exit status 3 when something is missing that every lab needs, or
     every lab of the --provider.
+
+    With --leaks: say instead what looks like ours and belongs to no live lab,
+    each with the command that removes it; --fix removes it.  Live labs, this
+    user's or another's, are never touched.  Exit status 1 when something is
+    left.
     """
+    if leaks:
+        if provider or quick:
+            raise click.UsageError("--leaks goes with --fix and --json only")
+        return _leaks(mend=mend, as_json=as_json)
     from testbed import doctor
 
     settings = common.make_settings()
@@ -47,6 +59,41 @@ def command(mend: bool, quick: bool, provider: str | None, as_json: bool) -> int
         fix = f"testbed doctor {f'--provider {provider} ' if provider else ''}--fix"
         click.echo(f"{len(missing)} missing that labs need: {names}; `{fix}`", err=True)
     return MachineError.exit_code if missing else 0
+
+
+def _leaks(*, mend: bool, as_json: bool) -> int:
+    common.need_root("`testbed doctor --leaks`")
+    from testbed import leftovers
+    from testbed.lab.state import folder
+    from testbed.settings import settings
+
+    def of(state: Path) -> Settings:
+        return settings(state_folder=state)
+
+    found = leftovers.leftovers(of, folder())
+    failed: dict[leftovers.Leftover, str] = {}
+    removed: list[leftovers.Leftover] = []
+    if mend and any(not one.theirs for one in found):
+        failed = dict(leftovers.fix(found))
+        before, found = found, leftovers.leftovers(of, folder())
+        removed = [one for one in before if one not in found]
+    left = [one for one in found if not one.theirs]
+    if as_json:
+        rows = [{**one.to_dict(), "removed": False, "error": failed.get(one, "")} for one in found]
+        rows += [{**one.to_dict(), "removed": True, "error": ""} for one in removed]
+        common.print_json(rows)
+        return 1 if left else 0
+    for one in removed:
+        click.echo(f"  {click.style('removed', fg='green')}  {one.kind:<7} {one.name}")
+    for one in found:
+        mark = click.style("theirs ", dim=True) if one.theirs else click.style("left   ", fg="red")
+        click.echo(f"  {mark}  {one.kind:<7} {one.name}\n           {'':<7} {one.about}")
+        if one in failed:
+            click.echo(f"           {'':<7} not removed: {failed[one]}")
+        if one.command:
+            click.echo(f"           {'':<7} -> {one.command}")
+    click.echo(f"{len(left)} left" if left else "nothing is left")
+    return 1 if left else 0
 
 
 def _show(item: Finding) -> None:

@@ -282,13 +282,18 @@ class Lab:
         state = self.settings.state
         with state.lock(self.name, f"down {self.name}", waiting=_waits(watch)):
             with signals.held() as held:  # half a clean-up is none
-                there = self.name in state.labs()
-                for provider in self.settings.providers.values():
-                    if self.name in provider.labs():
-                        there = True
-                        provider.destroy(self.name)
-                state.remove(self.name)
+                there = self.remove_all()
             held.check()
+        return there
+
+    def remove_all(self) -> bool:
+        """What :meth:`down` does, for who holds the lab's lock."""
+        there = self.name in self.settings.state.labs()
+        for provider in self.settings.providers.values():
+            if self.name in provider.labs():
+                there = True
+                provider.destroy(self.name)
+        self.settings.state.remove(self.name)
         return there
 
     # -- looking ----------------------------------------------------------

@@ -45,6 +45,7 @@ VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
     },
 }
 KEPT = "machine"
+FILES = 256  # open files: a dockerd with a few containers has about a hundred
 
 
 def kernel_features(topology: Topology) -> set[str]:
@@ -90,6 +91,7 @@ def _roles_here(topology: Topology) -> set[str]:
 
 def check(topology: Topology, cache: Path) -> None:
     """Raise MachineError, naming all that is missing, unless this machine has what is needed."""
+    _files()
     missing = {name: of for name, of in programs(topology).items() if which(name) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
@@ -113,6 +115,18 @@ def check(topology: Topology, cache: Path) -> None:
             hint="`testbed doctor` shows all of it; another flannel backend may do (--backend)",
         )
     _keep(cache, {name for name, item in found.items() if item.ok})
+
+
+def _files() -> None:
+    """A node's daemons have our limit: with too few descriptors dockerd takes no connection."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < FILES:
+        raise MachineError(
+            f"a process may have {hard} open files here, and the daemons of a lab need {FILES}",
+            hint=f"ulimit -n {FILES}, or 4096 for a large lab",
+        )
 
 
 def _doctor(topology: Topology) -> str:

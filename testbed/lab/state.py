@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from typing import Any
 from testbed.errors import LabBusy, MachineError
 
 VERSION = 1
+LOCK = ".lock"
+PIECE = re.compile(r"\.(?P<lab>.+?)(\.lock|\.part-[^.]*)", re.DOTALL)
 UNSIGNED = 0.5  # seconds; a lock without a name after so long will not get one
 
 
@@ -56,6 +59,9 @@ class State:
 
     def _record(self, lab: str) -> Path:
         return self.path / f"{lab}.json"
+
+    def _lock(self, lab: str) -> Path:
+        return self.path / f".{lab}{LOCK}"
 
     def ensure(self) -> None:
         """Make the folder, for its owner only.  Raises MachineError if that can't be done."""
@@ -109,10 +115,50 @@ class State:
             ) from error
 
     def remove(self, lab: str) -> None:
-        """Remove the record, and the pieces that a killed writer may have left."""
-        for path in (self._record(lab), *self.path.glob(f".{lab}.part-*")):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        """Remove the record, and the pieces that a killed writer may have left.
+
+        Raises MachineError for a record that cannot be removed.
+        """
+        self.sweep(lab)
+        try:
+            self._record(lab).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise MachineError(
+                f"cannot remove the record of lab {lab}, {self._record(lab)}: {error.strerror}",
+                hint="mend the folder's permissions, or remove it by hand",
+            ) from error
+
+    def sweep(self, lab: str) -> None:
+        """Remove the pieces that a killed writer may have left.  The lab's lock must be held."""
+        for piece_of, path in self.pieces():
+            if piece_of == lab and not path.name.endswith(LOCK):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def pieces(self) -> list[tuple[str, Path]]:
+        """Locks and unfinished records, each with the name of its lab."""
+        try:
+            names = sorted(path.name for path in self.path.iterdir())
+        except OSError:
+            return []
+        found = [PIECE.fullmatch(name) for name in names]
+        return [(one["lab"], self.path / one.string) for one in found if one]
+
+    def holder(self, lab: str) -> str:
+        """Who holds the lab's lock, in words; empty when nobody does."""
+        try:
+            fd = os.open(self._lock(lab), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.pread(fd, 200, 0).decode(errors="replace").strip() or "another testbed"
+        finally:
+            os.close(fd)
+        return ""
 
     @contextlib.contextmanager
     def lock(
@@ -128,7 +174,7 @@ class State:
         ``waiting`` is told once who holds it.  Raises LabBusy after ``timeout`` seconds.
         """
         self.ensure()
-        path = self.path / f".{lab}.lock"
+        path = self._lock(lab)
         deadline = time.monotonic() + timeout
         told = False
         while True:

@@ -262,11 +262,14 @@ def _address(data: bytes) -> str:
 def read(data: bytes) -> list[Packet]:
     """The packets of a capture file that may still grow; a last, unfinished one is left out.
 
-    Raises LabError for a link type that is not known.
+    Raises LabError for a link type that is not known, and for what is no capture.
     """
     if len(data) < 24:
         return []
-    reader = dpkt.pcap.Reader(io.BytesIO(data))
+    try:
+        reader = dpkt.pcap.Reader(io.BytesIO(data))
+    except ValueError as error:
+        raise LabError(f"tcpdump has written no capture: {error}") from error
     link = reader.datalink()
     if link not in (LINK_ETHERNET, LINK_NFLOG, *LINK_RAW):
         raise LabError(f"a capture with link type {link}, wanted Ethernet or raw IP")

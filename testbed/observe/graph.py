@@ -92,6 +92,18 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
     except TestbedError as error:
         found["error"] = str(error)
         return found
+    try:
+        _describe(found, parts, containers)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        found["error"] = f"what ip says on {name} cannot be understood: {error!r}"
+    return found
+
+
+def _describe(
+    found: dict[str, Any],
+    parts: Mapping[str, list[dict[str, Any]]],
+    containers: list[dict[str, Any]],
+) -> None:
     found["links"] = [_link(link) for link in parts.get("links", ()) if _shown(link)]
     found["routes"] = [_route(route) for route in parts.get("routes", ())]
     ends = list(_ends("", parts.get("links", ())))
@@ -108,7 +120,6 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
         one["links"] = [_link(link) for link in one["links"] if _shown(link)]
         one.pop("pid", None)
     found["pairs"] = [[[a.space, a.name], [b.space, b.name]] for a, b in pairs(ends)]
-    return found
 
 
 def _containers(lab: LiveLab, node: str) -> list[dict[str, Any]]:
@@ -148,8 +159,12 @@ def _look(node: Node, containers: list[dict[str, Any]]) -> dict[str, list[dict[s
     for one in containers:
         if one["mode"] not in {"host", "container"}:
             argv += [one["name"], f"/proc/{one['pid']}/ns/net"]
+    return _parts(node.run(argv, timeout=10).stdout)
+
+
+def _parts(printed: str) -> dict[str, list[dict[str, Any]]]:
     parts: dict[str, list[dict[str, Any]]] = {}
-    for part in node.run(argv, timeout=10).stdout.split(SEPARATOR)[1:]:
+    for part in printed.split(SEPARATOR)[1:]:
         name, _, text = part.partition("\n")
         with contextlib.suppress(ValueError):  # a namespace that has gone meanwhile
             # iproute2 prints {} for what it leaves out

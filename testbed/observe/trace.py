@@ -36,6 +36,7 @@ LEGACY_GROUP = 0  # where the kernel's nf_log_trace logs to, when nfnetlink_log 
 LOGGER = "net.netfilter.nf_log.2"  # the sysctl that names the logger of family 2, IPv4
 NFNETLINK_LOG = "nfnetlink_log"
 ETHERNET_HEADER = 14
+TIMESTAMP = 16  # octets: two numbers of 64 bits
 PREFIX = "TRACE: "
 
 #: linux/netfilter/nfnetlink_log.h, enum nfulnl_attr_type; LINKTYPE_NFLOG has the same.
@@ -44,6 +45,7 @@ NFULA_PAYLOAD, NFULA_PREFIX, NFULA_HWHEADER = 9, 10, 16
 
 #: linux/netfilter/nf_tables.h, enum nft_trace_attributes and nft_trace_types.
 NFTA_TABLE, NFTA_CHAIN, NFTA_RULE_HANDLE, NFTA_TYPE, NFTA_ID = 1, 2, 3, 4, 6
+NFTA_ALWAYS = (NFTA_TABLE, NFTA_CHAIN, NFTA_TYPE, NFTA_ID)
 NFTA_LL_HEADER, NFTA_NETWORK_HEADER, NFTA_TRANSPORT_HEADER = 7, 8, 9
 NFTA_IIF, NFTA_OIF = 10, 12
 KINDS: Mapping[int, Kind] = {1: "policy", 2: "return", 3: "rule"}
@@ -197,7 +199,7 @@ def _packet(hwheader: bytes, payload: bytes) -> Packet | None:
 def logged(record: bytes, names: Mapping[int, str]) -> Logged:
     """Decode a record of LINKTYPE_NFLOG (tcpdump.org/linktypes/LINKTYPE_NFLOG).
 
-    ``names`` are the interfaces' by their numbers.
+    ``names`` are the interfaces' by their numbers.  Raises LabError for what is none.
     """
     values = dict(_attributes(record[4:]))  # after family, version and group
 
@@ -207,6 +209,8 @@ def logged(record: bytes, names: Mapping[int, str]) -> Logged:
 
     stamp = 0
     if NFULA_TIMESTAMP in values:
+        if len(values[NFULA_TIMESTAMP]) != TIMESTAMP:
+            raise LabError(f"a time stamp of {len(values[NFULA_TIMESTAMP])} octets")
         seconds, microseconds = struct.unpack(">QQ", values[NFULA_TIMESTAMP])
         stamp = seconds * 1_000_000 + microseconds
     hwheader = values.get(NFULA_HWHEADER, b"")
@@ -227,8 +231,9 @@ def legacy_event(seen: Logged) -> TraceEvent | None:
     if not seen.prefix.startswith(PREFIX):
         return None
     table, _, rest = seen.prefix.removeprefix(PREFIX).strip().partition(":")
-    chain, kind, number = rest.rsplit(":", 2)  # a chain's name may have a colon
-    if kind not in KINDS.values():
+    # A chain's name may have a colon.
+    chain, kind, number = ["", "", *rest.rsplit(":", 2)][-3:]
+    if kind not in KINDS.values() or not number.isdecimal():
         raise LabError(f"a trace event of an unknown kind: {seen.prefix!r}")
     return TraceEvent(table, chain, cast("Kind", kind), number=int(number), seen=seen)
 
@@ -247,8 +252,8 @@ def nft_events(messages: bytes, names: Mapping[int, str]) -> list[TraceEvent]:
     found, at = [], 0
     while at + NLMSGHDR <= len(messages):
         length, kind = struct.unpack_from("=IH", messages, at)
-        if length < NLMSGHDR:
-            raise LabError(f"a netlink message of {length} octets")
+        if length < NLMSGHDR or at + length > len(messages):
+            raise LabError(f"a netlink message of {length} octets at {at} of {len(messages)}")
         if kind == TRACE_MESSAGE:
             body = messages[at + NLMSGHDR + NFGENMSG : at + length]
             found.append(_nft_event(dict(_attributes(body)), names))
@@ -257,6 +262,9 @@ def nft_events(messages: bytes, names: Mapping[int, str]) -> list[TraceEvent]:
 
 
 def _nft_event(values: Mapping[int, bytes], names: Mapping[int, str]) -> TraceEvent:
+    missing = [kind for kind in NFTA_ALWAYS if kind not in values]
+    if missing or _number(values[NFTA_TYPE]) not in KINDS:
+        raise LabError(f"a trace event of nftables that lacks {missing or 'a known kind'}")
     event = TraceEvent(
         table=_text(values[NFTA_TABLE]),
         chain=_text(values[NFTA_CHAIN]),

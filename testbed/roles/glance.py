@@ -51,15 +51,21 @@ def containers(node: Node) -> dict[str, Glance]:
         if answer.status != http.client.OK:
             said = body.decode(errors="replace").strip()
             raise LabError(f"dockerd on {node.name} answers {answer.status}: {said}")
-        # One that is being removed has lost its name already.
-        seen = [_glance(entry) for entry in json.loads(body) if entry["Names"]]
-    except (LookupError, TypeError, AttributeError) as error:
-        raise LabError(f"dockerd on {node.name} does not list containers: {error!r}") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise LabError(f"dockerd on {node.name} does not answer: {error}") from error
     finally:
         connection.close()
-    return {one.name: one for one in seen}
+    return {one.name: one for one in _listed(body, node.name)}
+
+
+def _listed(body: bytes, node: str) -> list[Glance]:
+    try:
+        # One that is being removed has lost its name already.
+        return [_glance(entry) for entry in json.loads(body) if entry["Names"]]
+    except (ValueError, RecursionError) as error:
+        raise LabError(f"dockerd on {node} does not answer: {error}") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise LabError(f"dockerd on {node} does not list containers: {error!r}") from error
 
 
 def _glance(entry: dict[str, Any]) -> Glance:

@@ -248,7 +248,13 @@ def rules(observe: Observation, where: Runs, table: str) -> list[Rule]:
 
 def _rule(table: str, line: str) -> Rule:
     """Parse ``[3:180] -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE``."""
-    counters, *words = shlex.split(line)
+    try:
+        return _parsed(table, *shlex.split(line))
+    except (ValueError, LookupError, TypeError) as error:
+        raise LabError(f"iptables-save prints what is no rule: {line!r}: {error}") from error
+
+
+def _parsed(table: str, counters: str, *words: str) -> Rule:
     matches: dict[str, list[str]] = {}
     negated = set()
     negate, option = False, ""

@@ -205,8 +205,11 @@ def run(
     if selection.expression:
         arguments += ["-k", selection.expression]
     results = collector.results
-    with _own_environment(), _signals_interrupt(results):
-        status = pytest.main(arguments, plugins=[collector])
+    try:
+        with _own_environment(), _signals_interrupt(results):
+            status = pytest.main(arguments, plugins=[collector])
+    except KeyboardInterrupt:  # while pytest begins or ends, and does not listen yet or any more
+        status = pytest.ExitCode.INTERRUPTED
     if collector.broken_off is not None:
         raise collector.broken_off
     if collector.refused:

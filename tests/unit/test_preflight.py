@@ -332,3 +332,13 @@ def test_what_cannot_be_kept_is_no_failure(
     preflight.check(two_node, cache)
     preflight.check(two_node, cache)
     assert probe.calls == 2
+
+
+def test_few_open_files_are_refused_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (24, 24))
+    with pytest.raises(MachineError, match="24 open files") as caught:
+        preflight.check(load("two-node"), tmp_path)
+    assert caught.value.hint
+    assert "ulimit -n 256" in caught.value.hint

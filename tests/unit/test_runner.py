@@ -825,3 +825,14 @@ def test_why_a_claim_that_was_asked_for_is_not_decided(computed: Path) -> None:
     with pytest.raises(NothingSelected) as caught:
         runner.run(None, own(computed, claims=(ONE,)))
     assert f"{ONE} needs a lab with" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("signum", HANDLED, ids=lambda s: signal.Signals(s).name)
+def test_a_signal_before_pytest_listens_ends_the_run_all_the_same(
+    signum: int, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = suite(confirm(ONE, "one"))
+    monkeypatch.setattr(pytest, "main", lambda *_, **__: signal.raise_signal(signum))
+    results = run(own(path))
+    assert results.signum == signum
+    assert results.findings == []

@@ -47,8 +47,11 @@ def hierarchies(mountinfo: str | None = None) -> list[Hierarchy]:
     found: dict[Path, Hierarchy] = {}
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
-        kind, _, super_options = after.split(" ")[:3]
-        mount = Path(before.split(" ")[4])
+        kind, _, super_options = [*after.split(" "), "", "", ""][:3]
+        fields = before.split(" ")
+        if len(fields) < 5:  # of another kernel's making: none of ours
+            continue
+        mount = Path(fields[4])
         if not mount.is_relative_to("/sys/fs/cgroup"):
             continue
         if kind == "cgroup2":
@@ -206,6 +209,37 @@ def labs() -> Iterator[str]:
         if top.is_dir():
             seen |= {entry.name for entry in os.scandir(top) if entry.is_dir()}
     yield from sorted(seen)
+
+
+def nodes(name: str) -> set[str]:
+    """The nodes of a lab that have a folder."""
+    return {
+        entry.name
+        for hierarchy in hierarchies()
+        if (hierarchy.mount / TOP / name).is_dir()
+        for entry in os.scandir(hierarchy.mount / TOP / name)
+        if entry.is_dir()
+    }
+
+
+def busy(name: str) -> bool:
+    """Whether any process is in a lab's folders."""
+    for hierarchy in hierarchies():
+        for path in _bottom_up(hierarchy.mount / TOP / name):
+            with contextlib.suppress(OSError):  # removed while we look
+                if (path / "cgroup.procs").read_text().strip():
+                    return True
+    return False
+
+
+def age(name: str) -> float:
+    """Seconds since the last of a lab's folders was made, or less."""
+    made = [0.0]
+    for hierarchy in hierarchies():
+        for path in _bottom_up(hierarchy.mount / TOP / name):
+            with contextlib.suppress(OSError):
+                made.append(path.stat().st_mtime)
+    return time.time() - max(made)
 
 
 def remove(name: str, node: str | None = None, *, timeout: float = 10.0) -> None:

@@ -16,6 +16,7 @@ import shlex
 import signal
 from typing import Literal, cast
 
+from testbed.errors import LabError
 from testbed.nodes.base import Service, ServiceState
 from testbed.nodes.netns.agent import ENVIRONMENT
 
@@ -138,7 +139,17 @@ def end_status(end: str) -> int | None:
 
 
 def states(listed: str) -> dict[str, ServiceState]:
-    """What ``LIST`` has printed."""
+    """What ``LIST`` has printed.  Raises LabError for what it cannot have printed."""
+    try:
+        return _states(listed)
+    except (ValueError, KeyError) as error:
+        raise LabError(
+            f"the services' states cannot be understood: {error}",
+            hint=f"something has written to {FOLDER} of the node",
+        ) from error
+
+
+def _states(listed: str) -> dict[str, ServiceState]:
     fields = listed.split("\0")[:-1]
     found = {}
     for name, state, pid, end, digest in zip(*(fields[i::5] for i in range(5)), strict=True):

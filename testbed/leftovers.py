@@ -1,0 +1,302 @@
+"""What is left of labs that are no more: found by looking, removed under the lab's own lock.
+
+Something is left over when it looks like ours and belongs to no live lab.  A
+lab is live while somebody holds its lock, or when it has a record and anything
+of it runs.  What belongs to a live lab of another state folder is told as
+theirs, and so is what cannot be judged from here; neither is ever touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed import boot
+from testbed.errors import LabBusy, TestbedError
+from testbed.lab.lab import Lab, Settings
+from testbed.lab.state import State
+from testbed.nodes.netns import cgroups, find
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+
+#: Seconds after which what has no owner's name is nobody's: nothing of ours takes so long to
+#: be joined by its first process, or to be removed by who made it.
+AGE = 60.0
+PATIENCE = 2.0  # seconds for another state folder's `down` to remove a cgroup that it has emptied
+TEMPORARY = ("testbed-doctor-", "testbed-cc-", "testbed-accel-")
+FIX = "testbed doctor --leaks --fix"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One thing.  ``about`` says whose it is, or why it is nobody's."""
+
+    kind: str
+    name: str
+    about: str
+    command: str = ""  #: removes it; empty for what is ``theirs``
+    theirs: bool = False
+    state: Path | None = None  #: the state folder of the lab, where that is known
+    remove: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "about": self.about,
+            "command": self.command,
+            "theirs": self.theirs,
+        }
+
+
+def leftovers(make_settings: Callable[[Path], Settings], state: Path) -> list[Leftover]:
+    """All there is on this machine, those of live labs of other state folders included.
+
+    ``make_settings`` gives the settings for a state folder; ``state`` is ours.
+    """
+    look = _Look(make_settings, state.resolve())
+    return [
+        *look.processes(),
+        *look.cgroups(),
+        *look.files(),
+        *_cache(make_settings(state).store),
+        *_temporary(),
+    ]
+
+
+def fix(given: list[Leftover]) -> list[tuple[Leftover, str]]:
+    """Remove what is nobody's; return what could not be removed, and why."""
+    failed = []
+    for one in given:
+        if one.theirs:
+            continue
+        try:
+            one.remove()
+        except LabBusy:
+            continue  # somebody has taken the lab up meanwhile: it is live
+        except (TestbedError, OSError) as error:
+            failed.append((one, str(error)))
+    return failed
+
+
+class _Look:
+    """One look at the labs of this machine."""
+
+    def __init__(self, make_settings: Callable[[Path], Settings], own: Path) -> None:
+        self._make_settings = make_settings
+        self._own = own
+        self._state = State(own)
+        self._inits = list(find.inits())
+        #: Labs whose makers have files or processes of their own, so that nothing can be told.
+        self._far = {
+            (init.lab, Path(init.state))
+            for init in self._inits
+            if Path(init.state) != own and not _sees_what_we_see(init.pid)
+        }
+
+    def _of(self, lab: str, state: Path) -> list[find.Init]:
+        return [init for init in self._inits if (init.lab, Path(init.state)) == (lab, state)]
+
+    def _fate(self, lab: str, state: Path) -> str:
+        """Why a lab is live; empty when it is not."""
+        its = State(state)
+        if holder := its.holder(lab):
+            return f"held by {holder}"
+        if lab in its.labs() and self._of(lab, state):
+            return f"lab {lab} of {state}"
+        return ""
+
+    def processes(self) -> Iterator[Leftover]:
+        for lab, state in sorted({(init.lab, Path(init.state)) for init in self._inits}):
+            inits = self._of(lab, state)
+            fate = self._fate(lab, state)
+            ours = state == self._own
+            name = ", ".join(f"{i.node} (pid {i.pid})" for i in sorted(inits, key=_by_node))
+            if (lab, state) in self._far:
+                about = f"lab {lab} of a {state} that cannot be seen from here"
+                yield Leftover("nodes", name, about, theirs=True, state=state)
+            elif not fate:
+                about = f"of lab {lab}, which has no record in {state}"
+                yield self._whole("nodes", name, about, lab, state)
+            elif not ours:
+                yield Leftover("nodes", name, fate, theirs=True, state=state)
+
+    def cgroups(self) -> Iterator[Leftover]:
+        known = {cgroups.folder_name(i.lab, Path(i.state)): Path(i.state) for i in self._inits}
+        unknown = []
+        for folder in cgroups.labs():
+            lab = folder.rpartition(".")[0]
+            if cgroups.folder_name(lab, self._own) == folder:
+                known[folder] = self._own
+            if folder in known:
+                yield from self._nodes_of(folder, lab, known[folder])
+            else:
+                unknown.append(folder)
+        if unknown:
+            time.sleep(PATIENCE)
+            yield from map(_nobodys, sorted(set(unknown) & set(cgroups.labs())))
+        for hierarchy in cgroups.hierarchies():
+            top = hierarchy.mount / cgroups.TOP
+            if top.is_dir() and not any(entry.is_dir() for entry in top.iterdir()):
+                command = f"rmdir {top}"
+                yield Leftover("cgroup", str(top), "holds nothing", command, remove=top.rmdir)
+
+    def _nodes_of(self, folder: str, lab: str, state: Path) -> Iterator[Leftover]:
+        """What a maker that was killed has made of a lab, and no process has joined."""
+        there = {init.node for init in self._of(lab, state)}
+        if (lab, state) in self._far or State(state).holder(lab):
+            return
+        if not there:
+            about = f"of lab {lab}, of which nothing runs"
+            yield self._whole("cgroup", f"{cgroups.TOP}/{folder}", about, lab, state)
+            return
+        for node in sorted(cgroups.nodes(folder) - there):
+
+            def remove(node: str = node) -> None:
+                with _without_trace(state), State(state).lock(lab, FIX, timeout=0):
+                    if node not in {i.node for i in find.inits() if i.lab == lab}:
+                        cgroups.remove(folder, node)
+
+            about = f"of a node of lab {lab} that is not there"
+            name = f"{cgroups.TOP}/{folder}/{node}"
+            yield Leftover("cgroup", name, about, FIX, state=state, remove=remove)
+
+    def files(self) -> Iterator[Leftover]:
+        """Of our own state folder; what others' hold is for them to see."""
+        state = self._state
+        for lab in state.labs():
+            if not self._fate(lab, self._own):
+                about = f"of lab {lab}, of which nothing runs"
+                yield self._whole("record", str(state.path / f"{lab}.json"), about, lab, self._own)
+        for lab, path in state.pieces():
+            if state.holder(lab):
+                continue
+
+            def remove(lab: str = lab) -> None:
+                with state.lock(lab, FIX, timeout=0):  # removed by who lets go of it
+                    state.sweep(lab)
+
+            about = "left by a testbed that was killed"
+            yield Leftover("file", str(path), about, FIX, state=self._own, remove=remove)
+        for path in (*boot.parts_of_the_dead(state.path / "runs"), *_dead_sockets(state.path)):
+            yield _file(path, self._own)
+
+    def _whole(self, kind: str, name: str, about: str, lab: str, state: Path) -> Leftover:
+        """What goes as ``testbed down`` has it go, and takes with it all there is of its lab."""
+
+        def remove() -> None:
+            with _without_trace(state):
+                one = Lab(lab, self._make_settings(state))
+                with one.settings.state.lock(lab, FIX, timeout=0):
+                    again = _Look(self._make_settings, self._own)
+                    if lab not in State(state).labs() or not again._of(lab, state):
+                        one.remove_all()
+
+        variable = "" if state == self._own else f"TESTBED_STATE={shlex.quote(str(state))} "
+        command = f"{variable}testbed down {shlex.quote(lab)}"
+        return Leftover(kind, name, about, command, state=state, remove=remove)
+
+
+def _by_node(init: find.Init) -> str:
+    return init.node
+
+
+def _sees_what_we_see(pid: int) -> bool:
+    """Whether who made a node has our files and pid namespace, so that its lab can be judged."""
+    try:
+        root, ours = os.stat(f"/proc/{pid}/root"), os.stat("/")  # noqa: PTH116  (as find.py)
+        depth = [_depth(pid), _depth(os.getpid()) + 1]
+    except OSError:  # it has ended meanwhile
+        return False
+    return (root.st_dev, root.st_ino) == (ours.st_dev, ours.st_ino) and depth[0] == depth[1]
+
+
+def _depth(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("NSpid:"):
+            return len(line.split()) - 1
+    return 0
+
+
+@contextlib.contextmanager
+def _without_trace(folder: Path) -> Iterator[None]:
+    """Remove again the folders that a lock in a state folder that is gone has to make."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
+def _nobodys(folder: str) -> Leftover:
+    """A lab's cgroup whose state folder is not known, for nothing runs in it that could tell."""
+    name = f"{cgroups.TOP}/{folder}"
+    if cgroups.busy(folder) or cgroups.age(folder) < AGE:
+        about = "of a lab of another state folder that may be in the making"
+        return Leftover("cgroup", name, about, theirs=True)
+    command = f"find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} ;"
+
+    def remove() -> None:
+        cgroups.remove(folder, timeout=0)
+
+    return Leftover(
+        "cgroup", name, "of a lab of which nothing runs", shlex.join(shlex.split(command)),
+        remove=remove,
+    )  # fmt: skip
+
+
+def _dead_sockets(folder: Path) -> Iterator[Path]:
+    """Sockets on which nobody listens."""
+    for path in sorted(folder.glob("**/*")) if folder.is_dir() else []:
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+                try:
+                    door.connect(str(path))
+                except ConnectionRefusedError:
+                    yield path
+
+
+def _file(path: Path, state: Path | None = None) -> Leftover:
+    command = f"rm {shlex.quote(str(path))}"
+    about = "left by a testbed that was killed"
+    return Leftover("file", str(path), about, command, state=state, remove=path.unlink)
+
+
+def _cache(store: Store) -> Iterator[Leftover]:
+    for path in store.leftovers():
+        about = "of an artifact whose maker was killed"
+        yield Leftover("cache", str(path), about, FIX, remove=store.sweep)
+    for path in boot.parts_of_the_dead(store.folder):
+        yield _file(path)
+
+
+def _temporary() -> Iterator[Leftover]:
+    import shutil
+
+    for path in sorted(Path(tempfile.gettempdir()).iterdir()):
+        if not path.name.startswith(TEMPORARY) or path.is_symlink():
+            continue
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > AGE:
+                about = "left by a testbed that was killed"
+                command = f"rm -r {shlex.quote(str(path))}"
+
+                def remove(path: Path = path) -> None:
+                    shutil.rmtree(path)
+
+                yield Leftover("folder", str(path), about, command, remove=remove)

@@ -1,0 +1,1 @@
+"""Tests that kill, starve and race testbed: whatever happens, nothing is left."""

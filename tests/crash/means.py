@@ -1,0 +1,179 @@
+"""``testbed`` as a process that is ended at chosen points, and what is left of it then."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import leaks
+from testbed.leftovers import Leftover, leftovers
+from testbed.settings import settings
+
+TESTBED = [sys.executable, "-m", "testbed"]
+LONG = os.environ.get("TESTBED_CRASH") == "long"
+SECONDS = 240.0  # none of what is run here takes so long, however busy the machine
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: How a shell would say that a signal ended it.
+STATUS = {signum: 128 + signum for signum in (signal.SIGKILL, *ENDING)}
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Slow:
+    """A ``testbed`` whose lines are taken one by one: it cannot get further than one ahead.
+
+    Its standard output is a pipe in packet mode (pipe2(2), O_DIRECT) of one page: each write is
+    a packet, there is room for one, and the next write waits.  So when a line has been taken,
+    whatever comes after it has not been told yet; and as steps are started by the thread that
+    tells of their ends, none that must wait for the next line can have been started.
+    """
+
+    def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
+        self._read, write = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+        self.process = subprocess.Popen(
+            [*TESTBED, *argv],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=subprocess.PIPE,
+        )
+        os.close(write)
+        self.err = b""
+        self._errors = threading.Thread(target=self._take_errors)
+        self._errors.start()
+
+    def _take_errors(self) -> None:
+        assert self.process.stderr
+        self.err = self.process.stderr.read()
+
+    def lines(self) -> Iterator[str]:
+        """Each line, as it is taken."""
+        while packet := os.read(self._read, 1 << 16):
+            text = packet.decode()
+            if "still at:" not in text:
+                yield text.rstrip("\n")
+
+    def end(self, signum: int) -> int:
+        """Send a signal; its status once it has ended, whatever it still has to say."""
+        self.process.send_signal(signum)
+        return self.wait()
+
+    def wait(self) -> int:
+        for _ in self.lines():
+            pass
+        status = self.process.wait(SECONDS)
+        self._errors.join()
+        assert self.process.stderr
+        self.process.stderr.close()
+        os.close(self._read)
+        return status if status >= 0 else 128 - status
+
+
+@dataclass
+class Bed:
+    """A state folder, and the commands that are run with it."""
+
+    state: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TESTBED_STATE": str(self.state), "NO_COLOR": "1", **self.env}
+
+    def run(self, *argv: str, timeout: float = SECONDS) -> Done:
+        return subprocess.run(
+            [*TESTBED, *argv],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def must(self, *argv: str) -> Done:
+        """Run a command that is to end well."""
+        done = self.run(*argv)
+        assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def slow(self, *argv: str) -> Slow:
+        return Slow([*argv], self.environment())
+
+    def start(self, *argv: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*TESTBED, *argv],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def labs(self) -> list[str]:
+        return [row["lab"] for row in json.loads(self.must("ls", "--json").stdout)]
+
+    def status(self, lab: str) -> Any:
+        """What ``status`` says now, and that its exit status agrees with its words."""
+        done = self.run("status", lab, "--json")
+        said = json.loads(done.stdout)
+        assert (done.returncode == 0) == said["ok"], done
+        return said
+
+    def leftovers(self) -> list[Leftover]:
+        """What is left over of this state folder."""
+        found = leftovers(lambda path: settings(state_folder=path), self.state)
+        return [one for one in found if one.state == self.state.resolve()]
+
+
+def killed_at(process: subprocess.Popen[bytes], seconds: float, signum: int) -> tuple[int, str]:
+    """End a process so many seconds from now; its status, and what it said on standard error."""
+    assert process.stderr
+    # Not a wait for something: the instant is what is being tried.
+    time.sleep(seconds)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=SECONDS)
+    status = process.returncode
+    return (status if status >= 0 else 128 - status), err.decode()
+
+
+def no_traceback(text: str) -> None:
+    assert "Traceback" not in text, text
+
+
+class Watch:
+    """The machine as it was, and whether it still is."""
+
+    def __init__(self, below: Path) -> None:
+        self._below = below
+        self._before = leaks.snapshot(below)
+
+    def check(self) -> None:
+        rest = leaks.left(self._before, seconds=10, below=self._below)
+        assert not rest, "\n".join(rest)
+
+
+class Count:
+    """How often each thing was tried: printed at the end, and none may be missing."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, int] = {}
+        self.rounds = 0
+
+    def add(self, point: str) -> None:
+        self.points[point] = self.points.get(point, 0) + 1
+        self.rounds += 1
+
+
+def dice(seed: str) -> random.Random:
+    """Chance that can be had again: the seed is told when a test fails, as part of its name."""
+    return random.Random(f"{os.environ.get('TESTBED_SEED', '1')} {seed}")

@@ -1,0 +1,186 @@
+"""Any valid topology comes up as planned, and every invariant of the plan holds (hypothesis)."""
+
+from __future__ import annotations
+
+import tempfile
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import Bench
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from testbed.errors import TopologyError
+from testbed.lab import plan
+from testbed.lab.lab import Lab
+from testbed.lab.status import status
+from testbed.topology import Topology, load_data, load_text
+
+QUICK = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
+)
+NAMES = st.from_regex(r"[a-z][a-z0-9]{1,6}", fullmatch=True)
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> dict[str, Any]:
+    """Plain data of a valid topology: with or without networks, Docker, flannel, containers."""
+    networks = [f"lan{i}" for i in range(draw(st.integers(0, 2)))]
+    subnets = {name: IPv4Network(f"10.{60 + i}.0.0/24") for i, name in enumerate(networks)}
+    nodes: dict[str, Any] = {}
+    flannel = bool(networks) and draw(st.booleans())
+    for number in range(draw(st.integers(1, 5))):
+        name = f"n{draw(NAMES)}-{number}"
+        node: dict[str, Any] = {}
+        if networks:
+            # flannel's nodes are on its network, the first; others where they like.
+            chosen = networks if flannel else draw(st.lists(st.sampled_from(networks), unique=True))
+            node["networks"] = {net: str(subnets[net][number + 2]) for net in chosen}
+        able = [[], ["docker"], ["namespaces"]] if node.get("networks") else [[], ["namespaces"]]
+        roles = draw(st.sampled_from(able))
+        if flannel and "namespaces" not in roles:
+            roles = [*(["etcd"] if number == 0 else []), *roles, "flannel"]
+        elif flannel and number == 0:
+            roles = ["etcd", "docker", "flannel"]
+        if roles:
+            node["roles"] = roles
+        nodes[name] = node
+    data: dict[str, Any] = {"name": draw(NAMES), "nodes": nodes}
+    if networks:
+        data["networks"] = {name: {"subnet": str(net)} for name, net in subnets.items()}
+    if flannel:
+        data["flannel"] = {"backend": draw(st.sampled_from(["vxlan", "udp", "host-gw"]))}
+    with_docker = [name for name, node in nodes.items() if "docker" in node.get("roles", ())]
+    if with_docker:
+        names = [f"c{draw(NAMES)}-{i}" for i in range(draw(st.integers(0, 4)))]
+        data["containers"] = {
+            name: {
+                "node": draw(st.sampled_from(with_docker)),
+                "image": "nginx",
+                "network": draw(st.sampled_from(["bridge", "none"])),
+            }
+            for name in names
+        }
+        if not names:
+            del data["containers"]
+    return data
+
+
+def loaded(data: dict[str, Any]) -> Topology:
+    return load_text(yaml.safe_dump(data, sort_keys=False), "t.yaml")
+
+
+@QUICK
+@given(topologies())
+def test_what_is_generated_is_valid(data: dict[str, Any]) -> None:
+    """Else the tests below would hold of nothing."""
+    topology = loaded(data)
+    assert load_data(topology.to_dict(), "t.yaml") == topology
+
+
+@QUICK
+@given(topologies())
+def test_the_plan(data: dict[str, Any]) -> None:
+    topology = loaded(data)
+    steps = plan.make(topology).steps
+    assert plan.make(topology).steps == steps, "the same topology has the same plan"
+    seen: set[str] = set()
+    for name, step in steps.items():
+        assert name == step.name
+        assert seen.issuperset(step.needs), "each comes after what it needs"
+        seen.add(name)
+    expected = {"fabric", *(f"node {name}" for name in topology.nodes)}
+    for node in topology.nodes.values():
+        expected |= {f"docker {node.name}"} if "docker" in node.roles else set()
+        expected |= {f"etcd {node.name}"} if "etcd" in node.roles else set()
+        expected |= {f"flannel {node.name}"} if "flannel" in node.roles else set()
+    expected |= {f"container {c.node}/{c.name}" for c in topology.containers.values()}
+    assert expected <= seen
+
+    def below(name: str) -> set[str]:
+        return {name, *(n for need in steps[name].needs for n in below(need))}
+
+    for node in topology.nodes.values():
+        for role in ("docker", "etcd", "flannel"):
+            if f"{role} {node.name}" in steps:
+                assert f"node {node.name}" in below(f"{role} {node.name}"), "no node, no daemon"
+    for container in topology.containers.values():
+        assert f"docker {container.node}" in below(f"container {container.node}/{container.name}")
+
+
+@QUICK
+@given(topologies())
+def test_it_comes_up_as_planned(data: dict[str, Any]) -> None:
+    topology = loaded(data)
+    # Nobody answers for the pages of real containers; flannel's keys are etcd's to know.
+    assume(topology.flannel is None)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        bench = Bench(Path(folder))
+        bench.install(patch)
+        lab = Lab(topology.name, bench.settings)
+        first = lab.up(topology)
+        assert {done.step.name for done in first.steps} == set(plan.make(topology).steps)
+        order = [done.step.name for done in first.steps]
+        for done in first.steps:
+            assert all(order.index(need) < order.index(done.step.name) for need in done.step.needs)
+        nodes = lab.context().nodes
+        assert set(nodes) == set(topology.nodes)
+        assert all(nodes[name].digest == topology.node_digest(name) for name in nodes)
+        assert {node.name: node.state for node in status(lab.context()).nodes} == dict.fromkeys(
+            topology.nodes, "up"
+        )
+        assert lab.topology() == topology
+        assert lab.up(topology).changed == [], "a second up does nothing"
+        assert lab.down()
+        assert bench.state.labs() == []
+        assert bench.provider.labs() == []
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(), st.text(max_size=12),
+    st.sampled_from(["10.60.0.2", "10.60.0.0/24", "container:x", "docker", "0.0.0.0/0", "::1/64"]),
+    st.just([]), st.just({}), st.lists(st.text(max_size=4), max_size=2),
+)  # fmt: skip
+
+
+def paths(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path] if path else []
+    if isinstance(data, dict):
+        found += [one for key in data for one in paths(data[key], (*path, key))]
+    elif isinstance(data, list):
+        found += [one for i, item in enumerate(data) for one in paths(item, (*path, i))]
+    return found
+
+
+@settings(QUICK, max_examples=100)
+@given(topologies(), st.data())
+def test_any_change_gives_a_topology_or_errors_with_a_place(
+    data: dict[str, Any], draw: st.DataObject
+) -> None:
+    path = draw.draw(st.sampled_from(paths(data)))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    how = draw.draw(st.sampled_from(["replace", "remove", "add"]))
+    if how == "remove":
+        del place[path[-1]]
+    elif how == "add" and isinstance(place, dict):
+        place[draw.draw(st.text(max_size=8))] = draw.draw(JUNK)
+    else:
+        place[path[-1]] = draw.draw(JUNK)
+    try:
+        topology = loaded(data)
+    except TopologyError as error:
+        problems = error.problems
+    else:
+        plan.make(topology)
+        return
+    assert problems
+    for problem in problems:
+        assert problem.line > 0, problem
+        assert problem.wanted
+        assert problem.seen
+        assert problem.hint
