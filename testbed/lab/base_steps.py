@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
+AHEAD = "ahead"  # mark: what was done before the lab was there, a few words for each step
 CONNECTED = "connected"  # mark: joined to its networks, and these are its peers' names
 
 
@@ -50,8 +52,13 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
 
     def act(machine: Node) -> None:
         context = Context(topology, provider, store, {node.name: machine})
+        said = {}
         for step in steps:
-            step.act(context)
+            before = len(context.containers)
+            words, _ = step.act(context)
+            if len(context.containers) == before:  # others have to see what they have started
+                said[step.name] = words
+        mark(machine, AHEAD, json.dumps(said))
 
     def ahead() -> Ahead:
         facts = [fact for role in roles for fact in role.ahead(store, topology, node.name)]
@@ -96,6 +103,8 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
             context.provider.destroy(context.lab, [node.name])
         spec = full_spec(topology, node, context.provider, context.store)
         made = context.provider.create(context.lab, spec)
+        if spec.ahead and not made.shares:  # it may have woken with some of it done
+            context.done_ahead.update(json.loads(marked(made, AHEAD) or "{}"))
         join(context, made)
         return addresses, True
 

@@ -20,7 +20,8 @@ class Context:
     """One lab in the making, or one that is up.
 
     ``nodes`` are those that run, ``containers`` those seen to run; the steps that
-    make them add to both.
+    make them add to both.  ``done_ahead`` are steps that a node had behind it when
+    it was made just now, with what they say.
     """
 
     topology: Topology
@@ -28,6 +29,7 @@ class Context:
     store: Store
     nodes: dict[str, Node] = field(default_factory=dict)
     containers: dict[str, ContainerState] = field(default_factory=dict)
+    done_ahead: dict[str, str] = field(default_factory=dict)
 
     @property
     def lab(self) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fakes import Bench
 
     from testbed.lab.step import Step
+    from testbed.nodes.base import Node, NodeSpec
 
 
 def ahead(topology: Topology, node: str) -> list[str]:
@@ -134,6 +135,34 @@ def test_what_was_done_ahead_is_found_done(bench: Bench) -> None:
     context = Context(topology, bench.provider, bench.settings.store, {"node1": machine})
     assert [step.act(context)[1] for step in base_steps.ahead_of(steps)] == [False] * 4
     assert machine.services() == before
+
+
+def test_what_a_machine_woke_with_is_not_looked_at_again_but_containers_are(
+    real: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a provider that keeps machines does: the steps are taken as the node is made."""
+    monkeypatch.setattr(FakeNode, "shares", False)
+    create = real.provider.create
+
+    def wake(lab: str, spec: NodeSpec) -> Node:
+        node = create(lab, spec)
+        if spec.ahead:
+            spec.ahead().act(node)
+        return node
+
+    monkeypatch.setattr(real.provider, "create", wake)
+    outcome = Lab("two-node", real.settings).up(load("two-node"))
+    changed = {done.step.name for done in outcome.changed}
+    assert not {name for name in changed if name.startswith(("docker", "images", "container"))}
+    said = {done.step.name: done.words for done in outcome.steps}
+    assert said["docker node1"].startswith("dockerd 20.10.24")
+    started = [c for c in real.provider.calls if c.what == "start" and c.words == ("dockerd",)]
+    assert len(started) == 2  # once on each, before the lab was there
+    assert said["container node1/container-1"]  # seen to run
+    # Nodes that are there are looked at.
+    real.provider.nodes("two-node")["node1"].stop("dockerd")
+    again = Lab("two-node", real.settings).up(load("two-node"))
+    assert "docker node1" in {done.step.name for done in again.changed}
 
 
 def test_an_etcd_that_woke_is_another_life_of_it(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -19,7 +20,7 @@ from testbed.lab.step import Plan, Step, order
 if TYPE_CHECKING:
     from testbed.lab.context import Context
 
-NOTHING = cast("Context", None)
+NOTHING = cast("Context", SimpleNamespace(done_ahead={}))
 Act = Callable[[], None]
 
 

@@ -138,7 +138,7 @@ class Ready(Source):
     origin: ClassVar[Origin] = "engine"
 
     def recipe(self) -> Mapping[str, object]:
-        return {"base": self.base.key(), "ahead": self.ahead.key, "form": 1}
+        return {"base": self.base.key(), "ahead": self.ahead.key, "form": 2}
 
     def of(self) -> str:
         return self.base.of()
