@@ -433,3 +433,24 @@ def test_another_box_is_packed_anew(box: Built) -> None:
     text = (box.folder / "manifest.json").read_text()
     (box.folder / "manifest.json").write_text(text.replace("0000ff01", "0000ff02"))
     assert package.Package(box).key() != before
+
+
+def test_only_the_links_of_that_machine_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = ["node1.0", "node1-0", "node1.1", "node1-1", "node1-2.0", "node1-2-0", "node11.0"]
+    for name in there:
+        (tmp_path / "net" / name).mkdir(parents=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "virsh").write_text("#!/bin/sh\n")
+    (programs / "ip").write_text(f"#!/bin/sh\nrmdir {tmp_path}/net/$3\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    words = providers.REMOVE.replace("/sys/class/net", f"{tmp_path}/net")
+    words = words.replace(hypervisor.FOLDER, str(tmp_path))
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    gone = tmp_path / "folder"
+    run(["sh", "-c", words, "sh", "node1", gone, gone])
+    left = sorted(path.name for path in (tmp_path / "net").iterdir())
+    assert left == ["node1-2-0", "node1-2.0", "node11.0"]

@@ -60,7 +60,8 @@ virsh destroy "$1"
 virsh undefine "$1" --managed-save --snapshots-metadata --nvram
 virsh vol-delete "$1.img" --pool default
 rm -rf "{hypervisor.FOLDER}/.vagrant/machines/$1" "$2" "$3"
-for path in /sys/class/net/"$1".* /sys/class/net/"$1"-[0-9]*; do
+# No other machine's: node1-2 may be one beside node1.
+for path in /sys/class/net/"$1".[0-9] /sys/class/net/"$1"-[0-9]; do
     test -e "$path" && ip link delete "${{path##*/}}"
 done
 :
