@@ -183,7 +183,7 @@ def monitor(data: bytes) -> None:
     said._socket = cast("socket.socket", SimpleNamespace(sendall=lambda _: None))
     try:
         said.do("query-status")
-    except (LabError, ValueError, LookupError, TypeError):
+    except LabError:
         return
 
 

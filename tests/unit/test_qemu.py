@@ -261,6 +261,19 @@ def test_without_a_monitor_there_is_an_error(tmp_path: Path) -> None:
         Monitor(str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("said", [[1], "x", {"error": "odd"}, {"error": {"class": "odd"}}])
+def test_what_is_no_answer_is_an_error_of_ours(qemu: FakeQemu, said: Any) -> None:
+    qemu.answers["cont"] = [said]
+    with Monitor(qemu.path) as monitor, pytest.raises(LabError, match="QEMU"):
+        monitor.do("cont")
+
+
+def test_a_status_that_says_none_is_waited_on(qemu: FakeQemu) -> None:
+    qemu.answers["query-status"] = [{"return": []}, {"return": {}}, {"return": {"status": "x"}}]
+    with Monitor(qemu.path) as monitor:
+        monitor.wait_state("x", 5)
+
+
 # -- what this machine must have --------------------------------------------------
 
 

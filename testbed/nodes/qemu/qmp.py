@@ -38,7 +38,9 @@ class Monitor:
             while True:
                 answer = self._read()
                 if "error" in answer:
-                    raise LabError(f"QEMU: {command}: {answer['error']['desc']}")
+                    said = answer["error"]
+                    words = said.get("desc", said) if isinstance(said, dict) else said
+                    raise LabError(f"QEMU: {command}: {words}")
                 if "return" in answer:
                     return answer["return"]
         except OSError as error:
@@ -47,7 +49,7 @@ class Monitor:
     def wait_state(self, wanted: str, seconds: float) -> None:
         """Wait until the machine is in a state, as ``query-status`` names it."""
         deadline = time.monotonic() + seconds
-        while (state := self.do("query-status")["status"]) != wanted:
+        while (state := self._status("query-status")) != wanted:
             if time.monotonic() > deadline:
                 raise TimeoutExpired(f"QEMU is {state}, not {wanted}, after {seconds:g} s")
             time.sleep(POLL)
@@ -59,18 +61,29 @@ class Monitor:
         self.do("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
         self.do("migrate", uri=f"exec:cat > {path}")
         deadline = time.monotonic() + seconds
-        while (state := self.do("query-migrate").get("status")) != "completed":
+        while (state := self._status("query-migrate")) != "completed":
             if state in ("failed", "cancelled"):
                 raise LabError(f"QEMU could not save the machine: {state}")
             if time.monotonic() > deadline:
                 raise TimeoutExpired(f"QEMU has not saved the machine within {seconds:g} s")
             time.sleep(POLL)
 
+    def _status(self, command: str) -> str | None:
+        answer = self.do(command)
+        # Of a migration that has not begun QEMU says nothing.
+        state = answer.get("status") if isinstance(answer, dict) else None
+        return None if state is None else str(state)
+
     def _read(self) -> dict[str, Any]:
         line = self._lines.readline()
         if not line.endswith(b"\n"):
             raise LabError("QEMU's monitor hung up")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise LabError(f"QEMU's monitor says what is no answer: {line[:80]!r}")
         return answer
 
     def close(self) -> None:
