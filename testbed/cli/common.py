@@ -126,7 +126,7 @@ def variant_options(function: F) -> F:
         ),
         click.option(
             "--provider", metavar="NAME",
-            help="What makes the nodes that do not say it: netns or qemu.",
+            help="What makes the nodes that do not say it: netns, qemu, vagrant.",
         ),
         click.option("--nodes", type=int, metavar="N", help="N nodes like the topology's first."),
         click.option("--name", metavar="NAME", help="Another name for the lab."),

@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 
 from testbed.artifacts.source import Job
-from testbed.errors import LabError, MachineError, ServiceError, TestbedError, TimeoutExpired
+from testbed.errors import (
+    LabError,
+    MachineError,
+    NoSuchLab,
+    ServiceError,
+    TestbedError,
+    TimeoutExpired,
+)
 from testbed.lab import preflight
 from testbed.nodes.base import Node, NodeSpec, Result, Running
 from testbed.nodes.netns.node import NetnsNode
@@ -264,7 +271,7 @@ def test_it_can_be_ended_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(clients, "LOOK", 0.01)
     client = Client(Cell(None))
     threading.Timer(0.05, client.end).start()
-    with pytest.raises(LabError, match=r"ended"):
+    with pytest.raises(NoSuchLab, match=r"not wanted any more"):
         client.bring_up(["node1"], 5, lambda: None)
 
 

@@ -87,12 +87,17 @@ class Client(vagrant.Vagrant):
             self._running = running
             looks = max(1, round(seconds / LOOK))
             for _ in range(looks):
-                if self._ended.is_set():
-                    raise NoSuchLab("Vagrant was ended: what it makes is not wanted any more")
                 with contextlib.suppress(TimeoutExpired):
-                    return running.wait(LOOK)
+                    result = running.wait(LOOK)
+                    self._refuse_ended()
+                    return result
+                self._refuse_ended()
                 look()
         raise TimeoutExpired(f"`{' '.join(argv)}` did not end within {seconds:g} s")
+
+    def _refuse_ended(self) -> None:
+        if self._ended.is_set():
+            raise NoSuchLab("Vagrant was ended: what it makes is not wanted any more")
 
     def _require(self, result: Result) -> Result:
         if not result.ok:

@@ -324,10 +324,15 @@ class VagrantProvider(Provider):
             batch.done.set()
 
     def _explained(self, cell: NetnsNode, batch: _Batch, error: TestbedError) -> TestbedError:
-        """The error, with the last words of the machines that it is about."""
-        if isinstance(error, ServiceError) or not cell.init.alive():
+        """The error, with the state and the last words of the machines that it is about."""
+        from testbed.nodes.vagrant.client import Client
+
+        if isinstance(error, ServiceError | NoSuchLab) or not cell.init.alive():
             return error
         words = [error.message]
+        with contextlib.suppress(LabError):
+            states = Client(cell).states()
+            words.append(", ".join(f"{name}: {states.get(name)}" for name in batch.names))
         for name in batch.names:
             said = last_words(cell, name)
             if said:
