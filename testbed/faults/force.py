@@ -179,7 +179,6 @@ class _Place:
             found += self._links(self._fabric)
         if self._fabric is not None and not {*QUEUE_KINDS}.isdisjoint(kinds):
             found += self._queues(self._fabric)
-        found += self._frozen()
         looks: list[Callable[[Node], list[Seen]]] = []
         if not {"kill", "stop"}.isdisjoint(kinds):
             looks.append(self._services)
@@ -188,9 +187,19 @@ class _Place:
         nodes = [node for node in self._answering() if node.name in self.topology.nodes]
         with ThreadPoolExecutor(max_workers=min(8, max(1, len(nodes)))) as pool:
             for look in looks:
-                for seen in pool.map(look, nodes):
+                for seen in pool.map(functools.partial(self._unless_stopped, look), nodes):
                     found += seen
+        found += self._frozen()
         return [one for one in found if one.fault.kind in kinds]
+
+    def _unless_stopped(self, look: Callable[[Node], list[Seen]], node: Node) -> list[Seen]:
+        try:
+            return look(node)
+        except LabError:
+            self._stopped = self._lab.stopped()
+            if node.name not in self._stopped:
+                raise
+            return []  # it was stopped while we looked, and that is all there is to see
 
     def continue_nodes(self, is_due: Callable[[Fault], bool]) -> list[Fault]:
         """Let the nodes go on that are stopped, and are to be healed."""

@@ -13,7 +13,7 @@ import pytest
 
 from testbed import cli
 from testbed.cli import common
-from testbed.errors import LabError, MachineError, NoSuchLab
+from testbed.errors import LabError, MachineError, NoSuchLab, TimeoutExpired
 from testbed.faults import force
 from testbed.faults.force import Faults, fault_of
 from testbed.lab.lab import Lab
@@ -23,6 +23,8 @@ from testbed.topology import load
 
 if TYPE_CHECKING:
     from fakes import Bench
+
+    from testbed.nodes.base import ServiceState
 
 
 class Fabric:
@@ -302,6 +304,24 @@ def test_a_node_is_stopped_and_goes_on(
     assert not found["node2"].ok
     assert [fault.words for fault in Faults(lab).heal()] == ["stop node2"]
     assert lab.stopped() == []
+
+
+def test_a_node_that_is_stopped_while_it_is_looked_at_is_stopped(
+    lab: Lab, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def services() -> dict[str, ServiceState]:
+        looked.append("node1")
+        raise TimeoutExpired("node1: no answer within 10 s")
+
+    node = bench.provider.nodes(lab.name)["node1"]
+    monkeypatch.setattr(node, "services", services)
+    with pytest.raises(TimeoutExpired):
+        Faults(lab).in_force()
+    # By the time that this is known it is in the cgroup's file, too.
+    monkeypatch.setattr(lab, "stopped", lambda: ["node1"] if looked[1:] else [], raising=False)
+    assert "stop node1" in [str(seen.fault) for seen in Faults(lab).in_force()]
 
 
 def test_a_node_without_a_cgroup_of_its_own(lab: Lab, freezer: Path) -> None:
