@@ -160,6 +160,16 @@ class State:
             os.close(fd)
         return ""
 
+    @staticmethod
+    def _open_lock(path: Path, lab: str) -> int:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MachineError(
+                f"lab {lab[:40]} cannot be held by {path.parent}: {error.strerror}",
+                hint="see that it is a lab's name (`testbed ls`), and the permissions there",
+            ) from error
+
     @contextlib.contextmanager
     def lock(
         self,
@@ -178,7 +188,7 @@ class State:
         deadline = time.monotonic() + timeout
         told = False
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = self._open_lock(path, lab)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(fd, path):

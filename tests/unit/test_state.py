@@ -331,3 +331,11 @@ def test_a_lock_file_that_was_left_is_no_lock(here: State) -> None:
     (here.path / ".two-node.lock").write_text("testbed up (pid 1)\n", encoding="utf-8")
     with here.lock("two-node", "down", timeout=0):
         assert f"pid {os.getpid()}" in (here.path / ".two-node.lock").read_text()
+
+
+def test_a_name_that_is_too_long_for_a_file_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MachineError, match="File name too long"),
+        State(tmp_path).lock("x" * 300, "down"),
+    ):
+        pass
