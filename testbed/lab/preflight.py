@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from testbed import boot
 from testbed.errors import MachineError
+from testbed.nodes.vagrant import provider as vagrant
 from testbed.process import which
 
 if TYPE_CHECKING:
@@ -32,17 +33,10 @@ PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
 #: What providers need beside that.  A virtual machine has a kernel and programs of its own:
 #: none of what the roles need is asked of this one.
 VIRTUAL_KERNEL: Mapping[str, tuple[str, ...]] = {"qemu": ("tun",), "vagrant": ("tun",)}
+QEMU = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
 VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
-    "qemu": {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"},
-    "vagrant": {
-        "qemu-system-x86_64": "qemu-system-x86",
-        "qemu-img": "qemu-utils",
-        "vagrant": "vagrant",
-        "libvirtd": "libvirt-daemon",
-        "virtlogd": "libvirt-daemon",
-        "virsh": "libvirt-clients",
-        "dnsmasq": "dnsmasq-base",
-    },
+    "qemu": QEMU,
+    "vagrant": {**QEMU, **vagrant.PROGRAMS},
 }
 KEPT = "machine"
 FILES = 256  # open files: a dockerd with a few containers has about a hundred

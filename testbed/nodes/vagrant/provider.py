@@ -173,8 +173,7 @@ class VagrantProvider(Provider):
             return open_port(cell.init.pid, address, SSH_SECONDS)
 
         with self._lock:
-            for gone in [key for key, node in self._reached.items() if not node.alive()]:
-                self._reached.pop(gone).close()
+            self._forget_ended()
             key = (cell.init.pid, name, pid)
             if key not in self._reached:
                 process = Process(cell.init.pid, pid)
@@ -193,6 +192,10 @@ class VagrantProvider(Provider):
                     programs=lambda: dict(self._box().manifest()["programs"]),
                 )
             return self._reached[key]
+
+    def _forget_ended(self) -> None:
+        for key in [key for key, node in self._reached.items() if not node.alive()]:
+            self._reached.pop(key).close()
 
     def ended(self, lab: str) -> dict[str, str]:
         cell = self.hypervisor(lab)
@@ -381,8 +384,7 @@ class VagrantProvider(Provider):
                     del described["machines"][name]
                 hypervisor.write(cell, described)
         with self._lock:
-            for key in [key for key, node in self._reached.items() if not node.alive()]:
-                self._reached.pop(key).close()
+            self._forget_ended()
 
     def _end_batches(self, cell: NetnsNode, names: set[str] | None) -> None:
         with self._lock:
