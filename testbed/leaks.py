@@ -187,7 +187,7 @@ def _cgroups(others: Iterable[find.Init]) -> Iterator[str]:
         top = hierarchy.mount / cgroups.TOP
         if not top.is_dir():
             continue
-        labs = [entry.name for entry in top.iterdir() if entry.is_dir()]
+        labs = cgroups.folders(top)
         if not labs:
             yield str(top)
         yield from (str(top / lab) for lab in sorted(labs) if lab not in foreign)

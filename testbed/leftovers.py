@@ -147,7 +147,7 @@ class _Look:
             yield from map(_nobodys, sorted(set(unknown) & set(cgroups.labs())))
         for hierarchy in cgroups.hierarchies():
             top = hierarchy.mount / cgroups.TOP
-            if top.is_dir() and not any(entry.is_dir() for entry in top.iterdir()):
+            if top.is_dir() and not cgroups.folders(top):
                 command = f"rmdir {top}"
                 yield Leftover("cgroup", str(top), "holds nothing", command, remove=top.rmdir)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -177,14 +179,38 @@ def test_folders_are_removed_from_the_bottom(
     (tmp_path / "testbed/lab/node1/docker/abc").mkdir(parents=True)
     (tmp_path / "testbed/lab/node2").mkdir()
     (tmp_path / "testbed/other/node1").mkdir(parents=True)
-    assert list(cgroups.labs()) == ["lab", "other"]
+    assert cgroups.labs() == ["lab", "other"]
     cgroups.remove("lab", "node1")
     assert sorted(p.name for p in (tmp_path / "testbed/lab").iterdir()) == ["node2"]
     cgroups.remove("lab")
-    assert list(cgroups.labs()) == ["other"]
+    assert cgroups.labs() == ["other"]
     cgroups.remove("lab")
     cgroups.remove("other")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_looks_while_another_lab_goes_sees_it_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(tmp_path, 2, ())])
+    looked = threading.Event()
+
+    def come_and_go() -> None:
+        while not looked.is_set():
+            (tmp_path / "testbed/lab/node1").mkdir(parents=True)
+            cgroups.remove("lab")
+
+    other = threading.Thread(target=come_and_go)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that it happens between any two steps of ours
+    other.start()
+    try:
+        seen = {(*cgroups.labs(), *sorted(cgroups.nodes("lab"))) for _ in range(2000)}
+    finally:
+        looked.set()
+        other.join()
+        sys.setswitchinterval(interval)
+    assert seen <= {(), ("lab",), ("lab", "node1"), ("node1",)}
 
 
 def test_a_folder_that_does_not_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

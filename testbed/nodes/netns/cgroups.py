@@ -184,12 +184,8 @@ class Freezer:
 
     def stopped(self, name: str) -> list[str]:
         """The nodes of a lab (see :func:`folder_name`) that are stopped."""
-        lab = self.hierarchy.mount / TOP / name
-        try:
-            nodes = [entry.name for entry in os.scandir(lab) if entry.is_dir()]
-        except FileNotFoundError:
-            return []
-        return sorted(node for node in nodes if self.is_set(name, node))
+        there = folders(self.hierarchy.mount / TOP / name)
+        return sorted(node for node in there if self.is_set(name, node))
 
 
 @functools.cache
@@ -201,25 +197,23 @@ def freezer() -> Freezer | None:
     return None
 
 
-def labs() -> Iterator[str]:
+def folders(path: Path) -> set[str]:
+    """The names of the folders in one; none where it is not there, or goes while we look."""
+    try:
+        with os.scandir(path) as entries:
+            return {entry.name for entry in entries if entry.is_dir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def labs() -> list[str]:
     """The names (see :func:`folder_name`) of all labs that have a folder."""
-    seen = set()
-    for hierarchy in hierarchies():
-        top = hierarchy.mount / TOP
-        if top.is_dir():
-            seen |= {entry.name for entry in os.scandir(top) if entry.is_dir()}
-    yield from sorted(seen)
+    return sorted(set().union(*(folders(h.mount / TOP) for h in hierarchies())))
 
 
 def nodes(name: str) -> set[str]:
     """The nodes of a lab that have a folder."""
-    return {
-        entry.name
-        for hierarchy in hierarchies()
-        if (hierarchy.mount / TOP / name).is_dir()
-        for entry in os.scandir(hierarchy.mount / TOP / name)
-        if entry.is_dir()
-    }
+    return set().union(*(folders(h.mount / TOP / name) for h in hierarchies()))
 
 
 def busy(name: str) -> bool:
