@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 ROOT_ONLY = ("live", "crash", "vm")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
 HERE = Path(__file__).parent
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts what is to run beside it (`make test &`) with SIGINT
+    # ignored, and so would all be that is started here, to see what Ctrl-C does to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
