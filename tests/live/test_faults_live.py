@@ -152,7 +152,8 @@ CLIENT = (
 
 def seconds(testbed: Commands, octets: int) -> float:
     """How long a transfer from a to b takes."""
-    python = sys.executable
+    # The environment's own is a link, and may be where a node has folders of its own: /tmp.
+    python = str(Path(sys.executable).resolve())
     server = subprocess.Popen(
         [*TESTBED, "exec", "b", "--", python, "-c", SERVER], env=testbed.env, stdout=subprocess.PIPE
     )
