@@ -135,13 +135,19 @@ WANTED = (
 )
 
 # A tmpfs on /run: iptables' lock there is the host's. Another for overlay: not all file systems do.
+# Arguments: a folder, then names of features, each followed by what tries it.
 SCRIPT = """
 mount -t tmpfs testbed /run && mount -t tmpfs testbed "$1" || exit 99
 cd "$1" || exit 99
 overlay() {
     mkdir l u w m && mount -t overlay testbed -o lowerdir=l,upperdir=u,workdir=w m
 }
-try() { said=$(eval "$2" 2>&1); printf '%s\\t%s\\t%s\\n' "$1" "$?" "$(echo "$said" | tail -n 1)"; }
+shift
+while test $# -gt 0; do
+    said=$(eval "$2" 2>&1)
+    printf '%s\\t%s\\t%s\\n' "$1" "$?" "$(echo "$said" | tail -n 1)"
+    shift 2
+done
 """
 
 
@@ -291,7 +297,7 @@ def _kernel() -> Finding:
 
 def features(runner: Runner = run) -> list[Finding]:
     """Every feature of the kernel that labs use, each tried in namespaces of its own."""
-    lines = [f"try '{item.name}' '{item.try_it}'" for item in NEEDED + WANTED]
+    tries = [word for item in NEEDED + WANTED for word in (item.name, item.try_it)]
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         unshare += ["--user", "--map-root-user"]
@@ -300,7 +306,7 @@ def features(runner: Runner = run) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="testbed-doctor-") as folder:
         try:
             answer = runner(
-                [*unshare, "sh", "-c", SCRIPT + "\n".join(lines), "sh", folder],
+                [*unshare, "sh", "-c", SCRIPT, "sh", folder, *tries],
                 env=env, timeout=30, check=False,
             )  # fmt: skip
         except (CommandError, TimeoutExpired) as error:

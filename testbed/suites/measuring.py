@@ -207,10 +207,10 @@ def cpu_time(place: Runs, pid: int) -> CpuTime:
     """What a process has used (proc(5)); seconds are those of task/*/schedstat, in nanoseconds."""
     # A thread may end before its file is read.  The first one is there as long as the process.
     script = (
-        f"cd /proc/{pid} && cat stat && {{ cat task/*/schedstat 2>/dev/null;"
-        f" grep -hs ^voluntary task/*/status; test -e task/{pid}/schedstat; }}"
+        'cd "/proc/$1" && cat stat && { cat task/*/schedstat 2>/dev/null;'
+        ' grep -hs ^voluntary task/*/status; test -e "task/$1/schedstat"; }'
     )
-    stat, *rest = place.run(["sh", "-c", script]).stdout.splitlines()
+    stat, *rest = place.run(["sh", "-c", script, "sh", str(pid)]).stdout.splitlines()
     fields = stat.rpartition(")")[2].split()  # from the third on: utime is the 14th
     lines = [line.split() for line in rest]
     return CpuTime(

@@ -122,7 +122,7 @@ def test_flannel_needs_etcd_unless_kubernetes_keeps_its_subnets(
             observe.note("flanneld with etcd in reach has leased", str(leased))
         third.run(["mkdir", "-p", FOLDER])
         own = json.dumps(network_config(overlay(lab)))
-        third.run(["sh", "-c", f"cat > {config}"], input=own.encode())
+        third.run(["tee", config], input=own.encode())
         with (
             undone(observe, third, ["iptables", "-A", *refuse], ["iptables", "-D", *refuse]),
             flanneld(third, "etcd", *by_etcd) as without,

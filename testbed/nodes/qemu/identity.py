@@ -20,6 +20,20 @@ GUEST_MAC = "02:54:00:00:77:02"
 INTERFACE = "mgmt"
 SEED = 64  # bytes that random numbers begin with
 
+#: Makes a machine of a box the one of its variables (:func:`values`).  As few programs as can be:
+#: to start one takes an emulated machine a twentieth of a second.
+SCRIPT = """\
+umask 077
+test -d /root/.ssh || mkdir /root/.ssh
+printf %s "$HOST_KEY" > /etc/ssh/ssh_host_ed25519_key
+printf '%s\\n' "$CLIENT_PUBLIC" > /root/.ssh/authorized_keys
+printf '%s\\n' "$NAME" > /etc/hostname
+printf '127.0.0.1 localhost\\n127.0.1.1 %s\\n' "$NAME" > /etc/hosts
+printf '%s\\n' "$MACHINE_ID" > /etc/machine-id
+printf '%s\\n' "$HOST_PUBLIC" > /etc/ssh/ssh_host_ed25519_key.pub
+chmod 644 /etc/hostname /etc/hosts /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -52,25 +66,21 @@ def _pair() -> tuple[str, str]:
     return private.decode(), public.decode()
 
 
+def values(name: str, keys: Keys) -> dict[str, str]:
+    """What :data:`SCRIPT` makes one machine of, by the names of its variables."""
+    return {
+        "NAME": name,
+        "MACHINE_ID": uuid.uuid4().hex,
+        "HOST_KEY": keys.host,
+        "HOST_PUBLIC": keys.host_public,
+        "CLIENT_PUBLIC": keys.client_public,
+    }
+
+
 def script(name: str, keys: Keys) -> str:
-    """The script that makes a machine of a box this one."""
-    shown = {
-        "/etc/hostname": f"{name}\n",
-        "/etc/hosts": f"127.0.0.1 localhost\n127.0.1.1 {name}\n",
-        "/etc/machine-id": f"{uuid.uuid4().hex}\n",
-        "/etc/ssh/ssh_host_ed25519_key.pub": f"{keys.host_public}\n",
-    }
-    secret = {
-        "/etc/ssh/ssh_host_ed25519_key": keys.host,
-        "/root/.ssh/authorized_keys": f"{keys.client_public}\n",
-    }
-    # As few programs as can be: to start one takes an emulated machine a twentieth of a second.
-    lines = ["umask 077", "test -d /root/.ssh || mkdir /root/.ssh"]
-    lines += [
-        f"printf %s {shlex.quote(text)} > {path}" for path, text in {**secret, **shown}.items()
-    ]
-    lines.append(f"chmod 644 {' '.join(shown)}")
-    return "\n".join(lines) + "\n"
+    """The script for a machine that boots, which nobody can give variables yet."""
+    given = (f"{word}={shlex.quote(value)}\n" for word, value in values(name, keys).items())
+    return "".join(given) + SCRIPT
 
 
 def seed() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 KEYS = "/run/testbed/ssh"  # of the cell
 KEY, HOST_KEY = "key", "host"
 MEMORY, OVERLAY = "memory", "disk.qcow2"  # of a snapshot
-SAVED = f"{FOLDER}/memory"  # in the cell
+SAVED, INCOMING = f"{FOLDER}/memory", f"{FOLDER}/incoming"  # in the cell
 SAVE_SECONDS = 120.0
 SSH_SECONDS = 10.0
 MONITOR_SECONDS = 30.0  # until QEMU listens, which it does before anything else
@@ -44,9 +43,19 @@ AWAKE = """\
 read sshd < /run/sshd.pid
 rm /run/sshd.pid
 kill -HUP "$sshd"
-hostname {name}
-date -s @{now} > /dev/null
+hostname "$NAME"
+date -s "@$NOW" > /dev/null
 until test -s /run/sshd.pid; do sleep 0.05; done
+"""
+
+# Arguments: the disk that the machine's own begins as, and its own.  Input: lines for `ip -batch`.
+# The links between machine and fabric are no place of their own: they say nothing.
+PREPARE = """\
+sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+mkdir -p /var/log/testbed
+test -e /dev/kvm || mknod /dev/kvm c 10 232
+qemu-img create -q -f qcow2 -F qcow2 -b "$1" "$2"
+ip -batch -
 """
 
 
@@ -121,7 +130,9 @@ def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> S
     """Let a saved machine go on in a cell as another one; return when it answers as that."""
     _prepare(cell, hardware, snapshot / OVERLAY, "")
     give_keys(cell, *(snapshot.joinpath(name).read_text("utf-8") for name in (KEY, HOST_KEY)))
-    incoming = ("-incoming", f"exec:cat {shlex.quote(cell.provide(snapshot / MEMORY))}")
+    # QEMU hands its command to a shell: the file's own name is not part of it.
+    cell.run(["ln", "-sfn", cell.provide(snapshot / MEMORY), INCOMING])
+    incoming = ("-incoming", f"exec:cat {INCOMING}")
     cell.start(Service(SERVICE, parts.line(cell, hardware, incoming), digest=cell.digest))
     with monitor_of(cell) as monitor:
         monitor.wait_state("paused", BOOT_SECONDS[parts.acceleration.kind])
@@ -131,8 +142,8 @@ def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> S
     # Its memory is that of all who wake from the snapshot, what it draws numbers from included;
     # Debian's kernel lacks the driver for a "VM generation ID", which would notice.
     node.stir(secrets.token_bytes(identity.SEED))
-    words = identity.script(cell.name, keys) + AWAKE.format(name=cell.name, now=time.time())
-    node.run(["sh", "-e"], input=words.encode())
+    env = {**identity.values(cell.name, keys), "NOW": str(time.time())}
+    node.run(["sh", "-ec", identity.SCRIPT + AWAKE], env=env)
     give_keys(cell, keys.client, keys.host_public)
     node.shows(keys.host_public)  # the login that there is goes on: it is the same machine
     return node
@@ -146,12 +157,8 @@ def give_keys(cell: NetnsNode, client: str, host_public: str) -> None:
 
 def _prepare(cell: NetnsNode, hardware: Hardware, disk: Path, script: str) -> None:
     cell.put(script.encode() or b"\n", SCRIPT, mode=0o600)
-    # The links between machine and fabric are no place of their own: they say nothing.
-    quiet = "sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
-    devices = "mkdir -p /var/log/testbed; test -e /dev/kvm || mknod /dev/kvm c 10 232"
-    image = f"qemu-img create -q -f qcow2 -F qcow2 -b {shlex.quote(cell.provide(disk))} {DISK}"
     batch = "\n".join(cells.taps(hardware.interfaces)).encode()
-    cell.run(["sh", "-ec", f"{quiet}; {devices}; {image}; ip -batch -"], input=batch)
+    cell.run(["sh", "-ec", PREPARE, "sh", cell.provide(disk), DISK], input=batch)
 
 
 @contextlib.contextmanager
@@ -189,6 +196,7 @@ def save(cell: NetnsNode, node: SshNode, into: Path, *, onto: Path | None = None
     with monitor_of(cell) as monitor:
         monitor.save(SAVED, SAVE_SECONDS)
     cell.stop(SERVICE)  # what it has still to write to its disk is in the file then
+    into.chmod(0o700)  # there are keys in its memory, too
     if onto is not None:
         below = cell.provide(onto)
         cell.run(["qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", below, DISK])

@@ -10,7 +10,7 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -46,11 +46,11 @@ tries=0
 until docker version > /dev/null 2>&1; do
     tries=$((tries + 1)); test $tries -lt 600; kill -0 $!; sleep 0.2
 done
-for image in {images}; do docker load -q -i "$image"; done
+for image in $IMAGES; do docker load -q -i "$image"; done
 kill $!
 wait $! || true
 rm -rf /etc/docker/key.json /run/docker* /run/containerd /var/run/docker*
-for program in {programs}; do cat "$program" > /dev/null; done
+for program in $PROGRAMS; do cat "$program" > /dev/null; done
 """
 
 
@@ -109,12 +109,12 @@ class Snapshot(Source):
             cell = self.cells.create_tied(self.lab, NodeSpec(name, "-"))
             node = machine.boot(cell, hardware, self.parts, Progress(job, "boot a machine"))
             manifest = self.parts.box.manifest()
-            images = " ".join(image["place"] for image in manifest["images"].values())
+            images = [image["place"] for image in manifest["images"].values()]
             wanted = ("dockerd", "containerd", "runc", "etcd", "etcdctl", "flanneld")
             known = manifest["programs"].values()
-            programs = " ".join(path for path in known if path.rpartition("/")[2] in wanted)
-            words = WARM.format(images=images, programs=programs)
-            _run(node, words, Progress(job, "start Docker in it once"))
+            programs = [path for path in known if path.rpartition("/")[2] in wanted]
+            env = {"IMAGES": " ".join(images), "PROGRAMS": " ".join(programs)}
+            _run(node, ["sh", "-ec", WARM], env, Progress(job, "start Docker in it once"))
             job.say("save it")
             machine.save(cell, node, job.into)
             self.note(job.into)
@@ -221,10 +221,10 @@ class Ticking:
         self._thread.join()
 
 
-def _run(node: SshNode, words: str, progress: Progress) -> None:
-    """Run a script on a machine, for minutes at most."""
+def _run(node: SshNode, argv: Sequence[str], env: Mapping[str, str], progress: Progress) -> None:
+    """Run a command on a machine, for minutes at most."""
     begin = time.monotonic()
-    with node.spawn(["sh", "-e"], input=words.encode()) as running:
+    with node.spawn(argv, env=env) as running:
         while True:
             try:
                 node.require(running.wait(EVERY))

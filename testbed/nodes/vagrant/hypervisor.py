@@ -59,10 +59,11 @@ LIBVIRTD_CONF = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_rw_perm
 USER = "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"
 GROUP = "libvirt-qemu:x:64055:\n"
 
-#: Folders of the system that they write to all the same: what they write stays in the cell.
-WRITTEN = ("/var/cache", "/usr/share/vagrant-plugins")
-PREPARE = """\
-mkdir -p {folders}
+# Arguments: where the user's own Vagrant keeps its plugins, if anywhere; the box's disk, and its
+# folder and its volume here.  Vagrant is given the box, and libvirt its volume, without a copy.
+# The folders of the system are written to all the same: what is written stays in the cell.
+PREPARE = f"""\
+mkdir -p {FOLDER} {MACHINES} {CONSOLES} {POOL}
 test -e /dev/kvm || mknod /dev/kvm c 10 232
 sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
 number=0
@@ -72,7 +73,13 @@ over() {{  # FOLDER [PLACE]: what is there can be read, and written over
     set -- "$1" "${{2:-$1}}" /var/lib/testbed/over/$number
     mount -t overlay over -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" "$2"
 }}
-for folder in {written}; do if test -d "$folder"; then over "$folder"; fi; done
+for folder in /var/cache /usr/share/vagrant-plugins; do
+    if test -d "$folder"; then over "$folder"; fi
+done
+if test -n "$1"; then over "$1" {HOME}; fi
+mkdir -p "$3"
+ln -sf "$2" "$3/box.img"
+qemu-img create -q -f qcow2 -F qcow2 -b "$2" "$4"
 """
 
 
@@ -159,13 +166,10 @@ def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float
         there = cell.get(path)
         if line.partition(":")[0].encode() not in there:
             cell.put(there + line.encode(), path)
-    words = PREPARE.format(
-        folders=shlex.join([FOLDER, MACHINES, CONSOLES, POOL]), written=shlex.join(WRITTEN)
-    )
     home = users_home()
-    if home.is_dir():  # with the plugins that it has
-        words += f"over {shlex.quote(cell.provide(home))} {HOME}\n"
-    cell.run(["sh", "-e"], input=(words + _box(cell, box)).encode())
+    plugins = cell.provide(home) if home.is_dir() else ""
+    places = (cell.provide(box.disk), _box_folder(box), _volume(box))
+    cell.run(["sh", "-ec", PREPARE, "sh", plugins, *places])
     cell.put(metadata(box).encode(), f"{_box_folder(box)}/metadata.json")
     vagrantfile = Path(__file__).with_name("Vagrantfile")
     cell.put(vagrantfile.read_bytes(), f"{FOLDER}/Vagrantfile")
@@ -245,15 +249,8 @@ def _box_folder(box: Built) -> str:
     return f"{HOME}/boxes/{BOX}/{box.release}/libvirt"
 
 
-def _box(cell: NetnsNode, box: Built) -> str:
-    """Shell that gives Vagrant the box, and libvirt its volume, without a copy of it."""
+def _volume(box: Built) -> str:
+    """What vagrant-libvirt calls the volume of a box."""
     from testbed.vm.package import BOX
 
-    disk = shlex.quote(cell.provide(box.disk))
-    volume = f"{POOL}/{BOX}_vagrant_box_image_{box.release}_box.img"
-    folder = _box_folder(box)
-    return (
-        f"mkdir -p {folder}\n"
-        f"ln -sf {disk} {folder}/box.img\n"
-        f"qemu-img create -q -f qcow2 -F qcow2 -b {disk} {volume}\n"
-    )
+    return f"{POOL}/{BOX}_vagrant_box_image_{box.release}_box.img"
