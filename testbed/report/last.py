@@ -25,6 +25,7 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
     folder = state / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = folder / f".{FILE}.{os.getpid()}"  # several runs may end at once
+    part.touch(mode=0o600)
     part.write_text(json.dumps(run), encoding="utf-8")
     part.replace(folder / FILE)
 

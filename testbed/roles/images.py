@@ -58,13 +58,15 @@ class Seed(Source):
 
     def recipe(self) -> Mapping[str, object]:
         files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.archives]
-        return {"engine": self.engine, "archives": files, "layers": LAYERS, "form": 1}
+        return {"engine": self.engine, "archives": files, "layers": LAYERS, "form": 2}
 
     def whole(self, folder: Path) -> bool:
         return (folder / "layers").is_dir() and (folder / "root").is_dir()
 
     def fill(self, job: Job) -> str:
         job.say("keep what the engine made of the image")
+        # As below /var/lib/docker: an image's setuid programs and devices are not for every user.
+        job.into.chmod(0o700)
         (job.into / "root").mkdir()
         (job.into / "layers").mkdir()
         # tar itself: owners, modes and absolute links of a layer must stay as they are.
