@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
+from testbed.errors import ArtifactError
 from testbed.lab.marks import is_marked, mark
 from testbed.lab.step import Step
 from testbed.process import run
@@ -73,6 +74,8 @@ class Seed(Source):
         run(["tar", "-C", job.into / "root", "-xpf", "-", "--numeric-owner"], input=self.harvest())
         for diff in sorted((job.into / "root" / "overlay2").glob("*/diff")):
             layer = diff.parent.name
+            if diff.resolve() != job.into.resolve() / "root" / "overlay2" / layer / "diff":
+                raise ArtifactError(f"{diff} is a link, or below one: no daemon makes such layers")
             (job.into / "layers" / layer).mkdir()
             diff.rename(job.into / "layers" / layer / "diff")
             diff.symlink_to(f"{LAYERS}/{layer}/diff")

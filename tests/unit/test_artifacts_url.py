@@ -25,10 +25,16 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.cut: set[str] = set()
+        self.elsewhere: dict[str, str] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if self.path in outer.elsewhere:
+                    self.send_response(302)
+                    self.send_header("Location", outer.elsewhere[self.path])
+                    self.end_headers()
+                    return
                 data = outer.files.get(self.path)
                 if data is None:
                     self.send_error(404)
@@ -113,15 +119,63 @@ def test_an_archive_that_reaches_outside_itself_is_refused(
     assert not list(job.into.parent.rglob("evil"))
 
 
-def test_a_member_that_is_a_link_is_refused(server: Server, job: Job) -> None:
+def odd(kind: bytes, target: str = "") -> tarfile.TarInfo:
+    """A member that is no file."""
+    info = tarfile.TarInfo("tool")
+    info.type, info.linkname, info.devmajor, info.devminor = kind, target, 1, 3
+    return info
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        odd(tarfile.SYMTYPE, "/etc/passwd"),
+        odd(tarfile.LNKTYPE, "/etc/passwd"),
+        odd(tarfile.CHRTYPE),
+        odd(tarfile.BLKTYPE),
+        odd(tarfile.FIFOTYPE),
+        odd(tarfile.DIRTYPE),
+    ],
+    ids=["symbolic link", "hard link", "character device", "block device", "fifo", "folder"],
+)
+def test_a_member_that_is_no_file_is_refused(
+    server: Server, job: Job, member: tarfile.TarInfo
+) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        info = tarfile.TarInfo("tool")
-        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(info)
+        tar.addfile(member)
     url, digest = server.put(data.getvalue())
     with pytest.raises(ArtifactError, match="no regular file"):
         Download(url, digest, "bin/tool", "tool").fill(job)
+    assert not (job.into / "bin" / "tool").exists()
+
+
+def test_nothing_is_written_through_a_link_of_the_archive(server: Server, job: Job) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        link = odd(tarfile.SYMTYPE, str(job.shared))
+        link.name = "bin"
+        tar.addfile(link)
+        file = tarfile.TarInfo("bin/tool")
+        file.size = 4
+        tar.addfile(file, io.BytesIO(b"tool"))
+    url, digest = server.put(data.getvalue())
+    Download(url, digest, "bin/tool", "bin/tool").fill(job)
+    assert sorted(path.name for path in job.into.rglob("*")) == ["bin", "tool"]
+    assert not (job.into / "bin").is_symlink()
+    assert not (job.shared / "tool").exists()
+
+
+def test_a_server_cannot_send_us_to_a_file_of_this_machine(
+    server: Server, job: Job, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    here.write_bytes(b"here")
+    server.elsewhere["/moved"] = here.as_uri()
+    digest = hashlib.sha256(b"here").hexdigest()
+    with pytest.raises(ArtifactError, match="cannot be downloaded"):
+        Download(server.url("/moved"), digest, "bin/tool").fill(job)
+    assert not (job.into / "bin" / "tool").exists()
 
 
 def test_a_missing_member_is_told_with_what_there_is(server: Server, job: Job) -> None:
