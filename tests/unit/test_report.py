@@ -906,6 +906,11 @@ def keep(state: Path, found: Run) -> None:
     last.keep(state, data.to_dict(found))
 
 
+def test_it_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    keep(tmp_path, run())
+    assert sorted(path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")) == [0o600, 0o700]
+
+
 def test_what_failed_can_be_run_again(tmp_path: Path) -> None:
     keep(
         tmp_path, run(lab(good("one"), WRONG, checks=[PASSED, FAILED]), lab(SURPRISE, good("two")))
