@@ -101,7 +101,7 @@ def run(
     except OSError as error:
         _not_started(args, error)
     try:
-        with _Pump(child, input or b"", on_line) as pump:
+        with _Pump(child, memoryview(input or b""), on_line) as pump:
             _until_ended(pump, args, timeout, on_tick, cancel)
             out, err = pump.result()
         status = child.wait()
@@ -172,7 +172,7 @@ class _Pump:
     """Feeds a child and collects what it writes until it has ended."""
 
     child: subprocess.Popen[bytes]
-    feed: bytes
+    feed: memoryview  # what is left of it: a view, since a copy each time takes minutes of 100 MB
     on_line: Callable[[str], None] | None
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     ended: int = -1  # a pidfd: readable once the child is dead
@@ -250,7 +250,7 @@ class _Pump:
         except BlockingIOError:
             return
         except BrokenPipeError:  # it does not want to read: its exit status will tell
-            self.feed = b""
+            self.feed = self.feed[:0]
         if not self.feed:
             self.selector.unregister(fd)
             self.child.stdin.close()
