@@ -88,12 +88,12 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
     }
     try:
         containers = _containers(lab, name) if "docker" in spec.roles else []
-        parts = _look(lab.node(name), containers)
+        printed = _look(lab.node(name), containers)
     except TestbedError as error:
         found["error"] = str(error)
         return found
     try:
-        _describe(found, parts, containers)
+        _describe(found, _parts(printed), containers)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         found["error"] = f"what ip says on {name} cannot be understood: {error!r}"
     return found
@@ -154,12 +154,12 @@ def _published(ports: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def _look(node: Node, containers: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _look(node: Node, containers: list[dict[str, Any]]) -> str:
     argv = ["sh", "-c", LOOK, "look"]
     for one in containers:
         if one["mode"] not in {"host", "container"}:
             argv += [one["name"], f"/proc/{one['pid']}/ns/net"]
-    return _parts(node.run(argv, timeout=10).stdout)
+    return node.run(argv, timeout=10).stdout
 
 
 def _parts(printed: str) -> dict[str, list[dict[str, Any]]]:

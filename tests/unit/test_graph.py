@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
+from testbed.nodes.base import Result
 from testbed.observe import graph
 from testbed.observe.graph import End, pairs
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
 
 
 def names(found: list[tuple[End, End]]) -> set[frozenset[str]]:
@@ -74,3 +81,16 @@ def test_a_port_is_published_once_whatever_the_addresses() -> None:
         "443/tcp": None,
     }
     assert graph._published(ports) == ["8080:80/tcp"]
+
+
+@pytest.mark.parametrize("said", ["7", "[7]", '[{"link_type": 7}]', '{"a": 1}', "true"])
+def test_what_ip_never_says_is_told_and_stops_nothing(said: str) -> None:
+    class Node:
+        @staticmethod
+        def run(*_: object, **__: object) -> Result:
+            return Result((), 0, f"{graph.SEPARATOR}links\n{said}".encode(), b"")
+
+    spec = SimpleNamespace(roles=(), gateway=False)
+    lab = SimpleNamespace(topology=SimpleNamespace(nodes={"n": spec}), node=lambda _: Node)
+    found = graph._node(cast("LiveLab", lab), "n")
+    assert found["error"].startswith("what ip says on n cannot be understood")
