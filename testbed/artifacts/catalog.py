@@ -12,6 +12,7 @@ from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import DebianPackages
 from testbed.artifacts.gomod import GoModule
 from testbed.artifacts.image import NginxImage
+from testbed.artifacts.plain_image import PlainImage
 from testbed.artifacts.pypi import PythonPackage
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Catalog:
         return list(dict.fromkeys([*(source.brings() if source else ()), *named]))
 
 
+COREDNS = GoModule(module="coredns", packages={"coredns": "."}, main="github.com/coredns/coredns")
+PAUSE = CProgram("pause", PACKAGE / "roles" / "kubernetes" / "pause.c")
+
 CATALOG = Catalog(
     {
         "docker": DebianPackages(
@@ -75,7 +79,7 @@ CATALOG = Catalog(
         "flanneld": GoModule(
             module="flanneld",
             packages={"flanneld": "github.com/flannel-io/flannel"},
-            stamp="github.com/flannel-io/flannel/pkg/version.Version",
+            stamp=("github.com/flannel-io/flannel/pkg/version.Version",),
             cgo="x86_64",  # its udp backend, the only part in C, is for these
         ),
         # Docker Engine 29, as far as its sources are a Go module; the client and containerd
@@ -86,7 +90,7 @@ CATALOG = Catalog(
                 "dockerd": "github.com/moby/moby/v2/cmd/dockerd",
                 "docker-proxy": "github.com/moby/moby/v2/cmd/docker-proxy",
             },
-            stamp="github.com/moby/moby/v2/dockerversion.Version",
+            stamp=("github.com/moby/moby/v2/dockerversion.Version",),
             # The engine's releases have tags of their own (docker-v29...) that are no versions of
             # the module; which one a version leads to is said in its releases/versions.yaml.
             release="29.8.1",
@@ -100,6 +104,40 @@ CATALOG = Catalog(
             cgo="*",  # what joins namespaces before the Go runtime starts is written in C
             libraries={"libseccomp": "libseccomp-dev"},
         ),
+        "kubernetes": GoModule(
+            module="kubernetes",
+            packages={
+                name: f"k8s.io/kubernetes/cmd/{name}"
+                for name in (
+                    "kube-apiserver",
+                    "kubelet",
+                    "kube-controller-manager",
+                    "kube-scheduler",
+                    "kube-proxy",
+                    "kubectl",
+                )
+            },
+            main="k8s.io/kubernetes",
+            stamp=(
+                "k8s.io/component-base/version.gitVersion",
+                "k8s.io/client-go/pkg/version.gitVersion",
+            ),
+        ),
+        "coredns": COREDNS,
+        "pause": PAUSE,
+        "pause-image": PlainImage(
+            "testbed/pause:1", "pause", PAUSE, {"pause": "pause"}, ["/pause"]
+        ),
+        "coredns-image": PlainImage(
+            "testbed/coredns:1", "coredns", COREDNS, {"coredns": "coredns"}, ["/coredns"]
+        ),
+        "cni-plugins": DebianPackages(
+            packages=("containernetworking-plugins",),
+            programs={
+                name: f"usr/lib/cni/{name}"
+                for name in ("bridge", "host-local", "loopback", "macvlan", "portmap")
+            },
+        ),
         # For checks alone, where the machine has no ifconfig of its own.
         "net-tools": DebianPackages(
             packages=("net-tools",), programs={"ifconfig": "usr/sbin/ifconfig"}
@@ -107,7 +145,11 @@ CATALOG = Catalog(
         "testbed-init": CProgram("testbed-init", PACKAGE / "nodes" / "netns" / "init.c"),
         "nginx": NginxImage(),
     },
-    images={"nginx": "nginx"},
+    images={
+        "nginx": "nginx",
+        "testbed/pause:1": "pause-image",
+        "testbed/coredns:1": "coredns-image",
+    },
     tools={
         # For nodes that are virtual machines alone.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),

@@ -28,14 +28,18 @@ COMPILER = ("gcc", "libc6-dev")  # Debian packages
 class GoModule(Source):
     """Programs, each built from its package, with the versions that ``module`` pins.
 
-    ``module`` is a folder of :data:`MODULES` that holds go.mod and go.sum;
-    ``packages`` maps a program's name to its package.  All are of one Go module,
-    whose version is the part's.
+    ``module`` is a folder of :data:`MODULES` that holds go.mod and go.sum, and a main of our
+    own where the makers' has more in it than is needed; ``packages`` maps a program's name to
+    its package, "." being that main.  All are of one Go module, ``main`` unless the first
+    package's path says it, whose version is the part's.
     """
 
     module: str
     packages: Mapping[str, str]
-    stamp: str = ""  #: the variable that is to hold the version, if it does not by itself
+    main: str = ""
+    tests: Mapping[str, str] = field(default_factory=dict)  #: programs that are tests of packages
+    #: The variables that are to hold the version, if they do not by themselves.
+    stamp: Sequence[str] = ()
     release: str = ""  #: what the makers call that version, where its tag is another
     tags: Sequence[str] = ()
     cgo: str = ""  #: a shell pattern of the machines for which its parts in C are built, too
@@ -49,7 +53,7 @@ class GoModule(Source):
 
     @property
     def _flags(self) -> list[str]:
-        stamp = f" -X {self.stamp}={self.version()}" if self.stamp else ""
+        stamp = "".join(f" -X {name}={self.version()}" for name in self.stamp)
         tags = ["-tags", ",".join(self.tags)] if self.tags else []
         return ["-trimpath", *tags, "-ldflags", f"-s -w{stamp}"]
 
@@ -60,23 +64,20 @@ class GoModule(Source):
     def version(self) -> str:
         """The version of the packages' module, as go.mod requires it."""
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
-        package = next(iter(self.packages.values()))
-        for path, version in re.findall(r"^\s+(\S+) (v\S+)", text, re.MULTILINE):
+        package = self.main or next(iter(self.packages.values()))
+        for path, version in re.findall(r"^(?:require)?\s+(\S+) (v\S+)", text, re.MULTILINE):
             if package == path or package.startswith(path + "/"):
                 return f"{self.release}+{version}" if self.release else str(version)
         raise ArtifactError(f"{self._folder / 'go.mod'} does not require {package}")
 
     def brings(self) -> tuple[str, ...]:
-        return tuple(self.packages)
+        return (*self.packages, *self.tests)
 
     def recipe(self) -> Mapping[str, object]:
-        sums = {
-            name: sha256((self._folder / name).read_bytes()).hexdigest()
-            for name in ("go.mod", "go.sum")
-        }
+        sums = {p.name: sha256(p.read_bytes()).hexdigest() for p in self._sources()}
         return {
             "sums": sums,
-            "packages": dict(self.packages),
+            "packages": {**self.packages, **self.tests},
             "flags": self._flags,
             "cgo": self._cgo,
             "system": system(),  # with cgo it is linked with the C library
@@ -85,8 +86,8 @@ class GoModule(Source):
     def fill(self, job: Job) -> str:
         source = job.into / "source"  # a copy: ours may be read-only, or inside a git repository
         source.mkdir()
-        for name in ("go.mod", "go.sum"):
-            shutil.copyfile(self._folder / name, source / name)
+        for path in self._sources():
+            shutil.copyfile(path, source / path.name)
         if self._cgo == "1":
             self._check_c(job)
         go = _toolchain(job, self._go_needed())
@@ -98,9 +99,10 @@ class GoModule(Source):
                 job.say(line.removeprefix("go: "))
 
         job.say("fetch the Go modules")
-        for name, package in self.packages.items():
+        build, test = (["build"], self.packages), (["test", "-c"], self.tests)
+        for how, name, package in [(h, *one) for h, some in (build, test) for one in some.items()]:
             job.run(
-                [go, "build", *self._flags, "-o", job.into / "bin" / name, package],
+                [go, *how, *self._flags, "-o", job.into / "bin" / name, package],
                 cwd=source,
                 env=env,
                 on_line=heard,
@@ -108,6 +110,10 @@ class GoModule(Source):
             )
         remove_tree(source)
         return self.version()
+
+    def _sources(self) -> list[Path]:
+        """go.mod, go.sum, and a main of our own if there is one."""
+        return sorted([*self._folder.glob("go.*"), *self._folder.glob("*.go")])
 
     def _check_c(self, job: Job) -> None:
         """Raise ArtifactError, with the packages to install, where C cannot be compiled."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: How programs say that a disk is full, in the locale C; apt counts beforehand.
 FULL = ("No space left on device", "You don't have enough free space")
 
-Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine"]
+Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine", "image"]
 
 
 class Runner(Protocol):

@@ -112,7 +112,11 @@ def _services(context: Context, node: Node) -> list[Part]:
 
     found = node.services()
     roles = context.topology.nodes[node.name].roles
-    expected = [service for role in roles for service in ROLES[role].services]
+    expected = [
+        service
+        for role in roles
+        for service in ROLES[role].services_on(context.topology, node.name)
+    ]
     parts = []
     for name in [*expected, *(n for n in found if n not in expected)]:
         state = found.get(name)

@@ -71,6 +71,10 @@ class Role(ABC):
         """All that decides what those of its steps come to that can be taken ahead."""
         return files(store.binary(name) for name in self.artifacts)
 
+    def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles that differ from node to node
+        """The daemons that it starts on a node."""
+        return self.services
+
     @abstractmethod
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         """The steps that put it on one node.  Pure: nothing is done yet."""

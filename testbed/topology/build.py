@@ -13,10 +13,14 @@ from testbed.faults.model import RESERVED, Fault, Unreadable, parse
 from testbed.topology import keys, tree
 from testbed.topology.check import check
 from testbed.topology.model import (
+    ADD_ONS,
     BACKENDS,
     ENGINES,
     FIREWALLS,
+    PLUGINS,
+    PROXIES,
     ROLES,
+    AddOn,
     Backend,
     Bridge,
     Container,
@@ -24,9 +28,12 @@ from testbed.topology.model import (
     Engine,
     Firewall,
     Flannel,
+    Kubernetes,
     Namespace,
     Network,
     Node,
+    Plugin,
+    Proxy,
     Publish,
     Topology,
     Veth,
@@ -67,6 +74,7 @@ def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
         nodes=nodes,
         docker=_docker(read, top, nodes, flannel),
         flannel=flannel,
+        kubernetes=_kubernetes(read, top, nodes),
         containers=_containers(read, top),
         namespaces=_namespaces(read, top),
         bridges=_bridges(read, top),
@@ -126,22 +134,34 @@ def _node(read: Reader, name: str, body: tree.Mapping) -> Node:
         address = read.address(entry.value)
         if address is not None:
             networks[network] = address
-    roles: dict[str, None] = {}
-    for item in read.items(body.get("roles"), "a list of roles"):
-        role = read.choice(item, "a role", ROLES)
-        if role in roles:
-            read.problems.add(item, "each role once", f"{quote(role)} again", "remove one")
-        elif role:
-            roles[role] = None
+    roles = _choices(read, body.get("roles"), "a list of roles", "role", ROLES)
     return Node(
         name=name,
         networks=networks,
-        roles=tuple(roles),
+        roles=roles,
         gateway=read.boolean(body.get("gateway")) or False,
         cpus=read.cpus(body.get("cpus")),
         memory=read.memory(body.get("memory")),
         provider=read.choice(body.get("provider"), "a provider", keys.PROVIDERS),
     )
+
+
+def _choices(
+    read: Reader, at: Tree | None, wanted: str, what: str, known: abc.Sequence[str]
+) -> tuple[str, ...]:
+    """The items of a list, each one of those known, and once."""
+    found: dict[str, None] = {}
+    for item in read.items(at, wanted):
+        name = read.choice(item, f"{_article(what)} {what}", known)
+        if name in found:
+            read.problems.add(item, f"each {what} once", f"{quote(name)} again", "remove one")
+        elif name:
+            found[name] = None
+    return tuple(found)
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
 
 
 def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> Flannel | None:
@@ -156,12 +176,7 @@ def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> 
     if (at := body.get("network")) is not None:
         # Flannel wants room for four subnets of four addresses (pkg/subnet/config.go).
         network = read.network(at, 8, 28) or network
-    given: dict[str, IPv4Network] = {}
-    table = read.table(body.get("subnets"), "a mapping of node to subnet")
-    for node, entry in table.entries.items() if table else ():
-        subnet = read.network(entry.value, 8, 30)
-        if subnet is not None:
-            given[node] = subnet
+    given = _subnets(read, body.get("subnets"))
     port = read.integer(body.get("port"), "a UDP port", 1, 65535)
     return Flannel(
         backend=backend,
@@ -170,6 +185,15 @@ def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> 
         port=port or keys.DEFAULT_PORT.get(backend),
         vni=read.integer(body.get("vni"), "a VXLAN network identifier", 1, keys.MAX_VNI) or 1,
     )
+
+
+def _subnets(read: Reader, at: Tree | None) -> dict[str, IPv4Network]:
+    table = read.table(at, "a mapping of node to subnet")
+    read_ones = {
+        node: read.network(entry.value, 8, 30)
+        for node, entry in (table.entries.items() if table else ())
+    }
+    return {node: subnet for node, subnet in read_ones.items() if subnet is not None}
 
 
 def subnet_length(network: IPv4Network, given: abc.Iterable[IPv4Network] = ()) -> int:
@@ -210,6 +234,62 @@ def _all_subnets(
         read.problems.add(at, f"a subnet for each of {len(members)} flannel nodes", seen, hint)
     both = given | counted
     return {n: both[n] for n in members if n in both} | given
+
+
+def _kubernetes(
+    read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]
+) -> Kubernetes | None:
+    members = [n.name for n in nodes.values() if "kubernetes" in n.roles]
+    at = top.get("kubernetes")
+    if at is None and not members:
+        return None
+    body = read.mapping(at, keys.KUBERNETES) or tree.Mapping((), 0, 0)
+    pods = read.network(body.get("pods"), 8, 24) or IPv4Network(keys.DEFAULT_PODS)
+    add_ons = body.get("add-ons")
+    chosen = _choices(read, add_ons, "a list of add-ons", "add-on", ADD_ONS)
+    return Kubernetes(
+        control_plane=read.text(body.get("control-plane"), "the name of a node")
+        or next(iter(members), ""),
+        pods=pods,
+        services=read.network(body.get("services"), 12, 24) or IPv4Network(keys.DEFAULT_SERVICES),
+        ranges=_ranges(read, body, members, pods),
+        proxy=cast(
+            "Proxy",
+            read.choice(body.get("proxy"), "a proxy mode", PROXIES) or keys.DEFAULT_PROXY,
+        ),
+        cni=cast(
+            "Plugin",
+            read.choice(body.get("cni"), "a network plugin", PLUGINS) or keys.DEFAULT_PLUGIN,
+        ),
+        backend=cast(
+            "Backend",
+            read.choice(body.get("backend"), "a backend", BACKENDS) or keys.DEFAULT_BACKEND,
+        ),
+        add_ons=ADD_ONS if add_ons is None else cast("tuple[AddOn, ...]", chosen),
+    )
+
+
+def _ranges(
+    read: Reader, body: tree.Mapping, members: list[str], pods: IPv4Network
+) -> dict[str, IPv4Network]:
+    """A range of Pod addresses for every node: what the file says, and the next free ones."""
+    given = _subnets(read, body.get("ranges"))
+    missing = [name for name in members if name not in given]
+    # A /24 a node is the controller manager's own default (--node-cidr-mask-size).
+    length = max(24, pods.prefixlen)
+    taken = set(given.values())
+    free = (s for s in pods.subnets(new_prefix=length) if s not in taken)
+    # As flannel would: the first is left out.
+    first = next(pods.subnets(new_prefix=length))
+    counted = dict(zip(missing, (s for s in free if s != first), strict=False))
+    if len(counted) < len(missing):
+        room = (1 << (length - pods.prefixlen)) - 1
+        seen = f"{pods} with room for {room} of /{length}"
+        at = body.get("pods") or body
+        hint = "use a larger network, or fewer nodes"
+        read.problems.add(at, f"a range for each of {len(members)} nodes", seen, hint)
+    both = given | counted
+    return {name: both[name] for name in members if name in both} | given
 
 
 def _docker(

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.faults.model import KINDS, RESERVED
-from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, ROLES, Engine, Firewall
+from testbed.topology.model import (
+    ADD_ONS,
+    BACKENDS,
+    ENGINES,
+    FIREWALLS,
+    PLUGINS,
+    PROXIES,
+    ROLES,
+    Engine,
+    Firewall,
+    Plugin,
+    Proxy,
+)
 
 #: Ways of making nodes, each with the fabric that joins them: those of one fabric can share a lab.
 FABRICS: Mapping[str, str] = {
@@ -32,6 +44,11 @@ ENGINE_ALIASES: Mapping[str, Engine] = {"20": "20.10", "20.1": "20.10"}
 DEFAULT_FIREWALL: Firewall = "iptables"
 #: The overlay's network; the documents' own.
 DEFAULT_FLANNEL = "100.96.0.0/16"
+#: A cluster's Pods and Services; apart from the shipped topologies' own networks.
+DEFAULT_PODS = DEFAULT_FLANNEL
+DEFAULT_SERVICES = "10.97.0.0/16"
+DEFAULT_PROXY: Proxy = "nftables"
+DEFAULT_PLUGIN: Plugin = "flannel"
 #: docker0 of a daemon that was told nothing: the first address of Docker's first pool.
 DEFAULT_BIP = "172.17.0.1/16"
 #: UDP ports that flannel's backends listen on (flannel, Documentation/backends.md).
@@ -191,6 +208,32 @@ FLANNEL: Keys = {
     ),
 }
 
+KUBERNETES: Keys = {
+    "control-plane": Key(
+        "The node with etcd, the API server, the controllers and the scheduler; "
+        "without it the first that has the role.",
+        _NODE_NAME,
+    ),
+    "pods": Key("The network of all Pods.", _PREFIXED | {"default": DEFAULT_PODS}),
+    "ranges": Key(
+        "The range of Pod addresses of each node; those left out are counted on.",
+        _named(_NODE_NAME, _PREFIXED),
+    ),
+    "services": Key("The network of ClusterIPs.", _PREFIXED | {"default": DEFAULT_SERVICES}),
+    "proxy": Key(
+        "What kube-proxy makes Services with.", {"enum": list(PROXIES), "default": DEFAULT_PROXY}
+    ),
+    "cni": Key("Who joins the Pods.", {"enum": list(PLUGINS), "default": DEFAULT_PLUGIN}),
+    "backend": Key(
+        "How flannel's packets cross from node to node.",
+        {"enum": list(BACKENDS), "default": DEFAULT_BACKEND},
+    ),
+    "add-ons": Key(
+        "What the cluster runs in Pods for its own sake; without it, all of them.",
+        {"type": "array", "items": {"enum": list(ADD_ONS)}, "uniqueItems": True},
+    ),
+}
+
 CONTAINER_KEYS: Keys = {
     "node": _NODE_OF,
     "image": Key(
@@ -261,6 +304,7 @@ TOPOLOGY: Keys = {
     ),
     "docker": Key("Docker's settings.", _object(DOCKER)),
     "flannel": Key("The overlay network; wanted when a node has the role.", _object(FLANNEL)),
+    "kubernetes": Key("The cluster of the nodes that have the role.", _object(KUBERNETES)),
     "containers": Key("Containers, by name.", _named(_CONTAINER_NAME, _object(CONTAINER_KEYS))),
     "namespaces": Key(
         "Plain network namespaces, by name.", _named(_NAMESPACE_NAME, _object(NAMESPACE_KEYS))

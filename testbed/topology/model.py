@@ -26,7 +26,16 @@ ENGINES: tuple[Engine, ...] = ("20.10", "29")
 #: ``nftables`` is the engine's own way, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
 FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft", "nftables")
-ROLES = ("docker", "etcd", "flannel", "namespaces")
+ROLES = ("docker", "etcd", "flannel", "kubernetes", "namespaces")
+#: How kube-proxy makes Services: rules of nftables, or of iptables.
+Proxy = Literal["nftables", "iptables"]
+PROXIES: tuple[Proxy, ...] = ("nftables", "iptables")
+#: Who joins the Pods of a cluster.
+Plugin = Literal["flannel"]
+PLUGINS: tuple[Plugin, ...] = ("flannel",)
+#: What a cluster runs in Pods for its own sake.
+AddOn = Literal["dns"]
+ADD_ONS: tuple[AddOn, ...] = ("dns",)
 
 #: Bytes that each flannel backend takes from the node's MTU of 1500 octets:
 #: udp puts IP+UDP (28) before a packet, vxlan outer IP+UDP+VXLAN+inner Ethernet (50),
@@ -91,6 +100,39 @@ class Flannel:
     def mtu(self) -> int:
         """MTU for containers, in bytes: the node's less what the backend adds."""
         return MTU - OVERHEAD[self.backend]
+
+
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """A cluster of the nodes with the role.
+
+    ``pods`` is the network of all Pods and ``ranges`` the part of it that each node has;
+    ClusterIPs are of ``services``.  ``backend`` is flannel's.
+    """
+
+    control_plane: str
+    pods: IPv4Network
+    services: IPv4Network
+    ranges: Mapping[str, IPv4Network]
+    proxy: Proxy = "nftables"
+    cni: Plugin = "flannel"
+    backend: Backend = "vxlan"
+    add_ons: tuple[AddOn, ...] = ADD_ONS
+
+    @property
+    def mtu(self) -> int:
+        """MTU for Pods, in bytes: the node's less what the backend adds."""
+        return MTU - OVERHEAD[self.backend]
+
+    @property
+    def api(self) -> IPv4Address:
+        """The ClusterIP of the API: the first of the Services' (kube-apiserver's own rule)."""
+        return self.services[1]
+
+    @property
+    def dns(self) -> IPv4Address:
+        """The ClusterIP of the cluster's DNS: the tenth, as kubeadm has it."""
+        return self.services[10]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +209,7 @@ class Topology:
     nodes: Mapping[str, Node] = field(default_factory=dict)
     docker: Docker = field(default_factory=Docker)
     flannel: Flannel | None = None
+    kubernetes: Kubernetes | None = None
     containers: Mapping[str, Container] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     bridges: Mapping[str, Bridge] = field(default_factory=dict)
@@ -253,6 +296,12 @@ class Topology:
             parts["flannel"] = flannel
             etcd = self.etcd
             parts["etcd"] = etcd and str(self.address(etcd.name))
+        if self.kubernetes and "kubernetes" in me.roles:
+            cluster = self.kubernetes
+            parts["kubernetes"] = _kubernetes(cluster) | {
+                "ranges": str(cluster.ranges.get(node)),
+                "api": str(self.address(cluster.control_plane)),
+            }
         return _digest(parts)
 
     def container_digest(self, container: str) -> str:
@@ -293,6 +342,19 @@ def _flannel(flannel: Flannel) -> dict[str, Any]:
     if flannel.backend == "vxlan":
         out["vni"] = flannel.vni
     return out
+
+
+def _kubernetes(cluster: Kubernetes) -> dict[str, Any]:
+    return {
+        "control-plane": cluster.control_plane,
+        "pods": str(cluster.pods),
+        "ranges": {k: str(v) for k, v in cluster.ranges.items()},
+        "services": str(cluster.services),
+        "proxy": cluster.proxy,
+        "cni": cluster.cni,
+        "backend": cluster.backend,
+        "add-ons": list(cluster.add_ons),
+    }
 
 
 def _container(container: Container) -> dict[str, Any]:
@@ -338,6 +400,8 @@ def _plain(topology: Topology) -> dict[str, Any]:
         }
     if topology.flannel:
         out["flannel"] = _flannel(topology.flannel)
+    if topology.kubernetes:
+        out["kubernetes"] = _kubernetes(topology.kubernetes)
     if topology.containers:
         out["containers"] = {c.name: _container(c) for c in topology.containers.values()}
     if topology.namespaces:

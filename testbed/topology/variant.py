@@ -80,7 +80,11 @@ def _set_provider(data: dict[str, Any], topology: Topology, provider: str) -> No
 
 def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
     _known("backend", backend, BACKENDS)
+    if topology.kubernetes is not None:
+        data["kubernetes"]["backend"] = backend
     if topology.flannel is None:
+        if topology.kubernetes is not None:
+            return
         raise UsageError(
             f"{topology.name} has no flannel network whose backend could be {backend}",
             hint="choose a topology with a flannel section, like two-node",

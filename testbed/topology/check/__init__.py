@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from testbed.topology.check.containers import Containers
 from testbed.topology.check.faults import Faults
 from testbed.topology.check.flannel import Flannel
+from testbed.topology.check.kubernetes import Kubernetes
 from testbed.topology.check.namespaces import Namespaces
 from testbed.topology.check.networks import Networks
 
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_SUBJECTS: tuple[type[Look], ...] = (Networks, Flannel, Containers, Namespaces, Faults)
+_SUBJECTS: tuple[type[Look], ...] = (
+    Networks,
+    Flannel,
+    Kubernetes,
+    Containers,
+    Namespaces,
+    Faults,
+)
 
 
 def check(topology: Topology, root: Tree, problems: Problems) -> None:

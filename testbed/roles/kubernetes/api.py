@@ -1,0 +1,162 @@
+"""The cluster's API, asked by this machine through a unix socket of the control plane's node.
+
+Nothing of a lab listens on this machine: a forwarder on the node takes what comes in by the
+socket to the API server, and TLS is spoken all the way, both sides showing certificates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import urllib3
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
+
+from testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from testbed.roles.kubernetes.pki import Pair
+
+HOST = "kubernetes"  # one of the names that the server's certificate is for
+Object = dict[str, Any]
+
+
+class Refused(LabError):
+    """The API server answered, and it was a no; ``code`` is HTTP's."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words, hint="the object that it names is as it was")
+        self.code = code
+
+
+class _Connection(HTTPSConnection):
+    path = ""
+
+    def _new_conn(self) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.settimeout(self.timeout)
+            made.connect(self.path)
+        except OSError as error:
+            made.close()
+            raise urllib3.exceptions.NewConnectionError(self, str(error)) from error
+        return made
+
+
+class _Pool(HTTPSConnectionPool):
+    ConnectionCls = _Connection
+
+
+class Api:
+    """A client with all rights.  ``path`` is the socket's on this machine."""
+
+    def __init__(self, path: str, authority: bytes, client: Pair) -> None:
+        class Connection(_Connection):
+            pass
+
+        Connection.path = path
+        self._pool = _Pool(
+            HOST, 6443, maxsize=8, block=False, ssl_context=_trust(authority, client)
+        )
+        self._pool.ConnectionCls = Connection
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        kind: str = "application/json",
+        timeout: float = 10.0,
+    ) -> Object:
+        """What the server answers.
+
+        Raises Refused for a no, ``urllib3.exceptions.HTTPError`` where no server answers.
+        """
+        answer = self._pool.request(
+            method,
+            path,
+            body=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": kind, "Accept": "application/json"},
+            timeout=timeout,
+            retries=False,
+        )
+        if answer.status >= 400:
+            raise Refused(answer.status, _words(answer.data, f"{method} {path}"))
+        return cast("Object", json.loads(answer.data))
+
+    def ready(self) -> bool:
+        """Whether the server says so itself (kubernetes.io, "API health endpoints")."""
+        try:
+            answer = self._pool.request("GET", "/readyz", timeout=2.0, retries=False)
+        except urllib3.exceptions.HTTPError:
+            return False
+        return answer.status == 200
+
+    def create(self, path: str, body: Object) -> bool:
+        """Create an object; False where one of that name is there."""
+        try:
+            self.ask("POST", path, body)
+        except Refused as error:
+            if error.code != 409:  # Conflict: AlreadyExists
+                raise
+            return False
+        return True
+
+    def find(self, path: str) -> Object | None:
+        """An object, or None where there is none."""
+        try:
+            return self.ask("GET", path)
+        except Refused as error:
+            if error.code != 404:
+                raise
+            return None
+
+    def watch(self, path: str, query: Mapping[str, str], *, seconds: float) -> Iterator[Object]:
+        """The objects of a collection as they are, and each change, for so many seconds.
+
+        Each is ``{"type": "ADDED", "object": {...}}`` (kubernetes.io, "Efficient detection of
+        changes").
+        """
+        answer = self._pool.request(
+            "GET",
+            path,
+            fields={**query, "watch": "true", "timeoutSeconds": str(max(1, int(seconds)))},
+            timeout=urllib3.Timeout(connect=2.0, read=seconds + 2.0),
+            retries=False,
+            preload_content=False,
+        )
+        with answer:
+            if answer.status >= 400:
+                raise Refused(answer.status, _words(answer.read(), f"watch {path}"))
+            rest = b""
+            for piece in answer.stream(decode_content=True):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from (json.loads(line) for line in lines if line)
+
+
+def _trust(authority: bytes, client: Pair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=authority.decode())
+    # The library reads pairs from files alone: this one is in memory, and no disk sees the key.
+    descriptor = os.memfd_create("client", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, client.certificate + client.key)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    return context
+
+
+def _words(data: bytes, asked: str) -> str:
+    """What a Status object says, or the text itself where it is none."""
+    try:
+        said = json.loads(data)["message"]
+    except (ValueError, KeyError, TypeError):
+        said = data.decode(errors="replace").strip()
+    return f"the API server refuses {asked}: {said}"

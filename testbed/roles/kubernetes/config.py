@@ -1,0 +1,340 @@
+"""What each program of a cluster is told: command lines and files, all pure.
+
+Flags and fields are those of kubernetes.io's reference of each program.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Kubernetes, Topology
+
+FOLDER = "/etc/kubernetes"
+PKI = f"{FOLDER}/pki"
+RUN = "/run/kubernetes"  # entered by the node's root alone
+API_SOCKET = f"{RUN}/api.sock"
+CNI = "/etc/cni/net.d"
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+CONTAINERD_FILE = f"{FOLDER}/containerd.toml"
+KUBELET_FILE = f"{FOLDER}/kubelet.json"
+PROXY_FILE = f"{FOLDER}/kube-proxy.json"
+RESOLV_FILE = f"{FOLDER}/resolv.conf"
+FLANNEL_FILE = f"{FOLDER}/flannel.json"
+SUBNET_FILE = "/run/flannel/subnet.env"
+API_PORT = 6443
+ETCD = "https://127.0.0.1:2379"
+DOMAIN = "cluster.local"
+ISSUER = f"https://kubernetes.default.svc.{DOMAIN}"
+PAUSE = "testbed/pause:1"
+ALL_OF_IT = "0%"  # a node shares its machine's disk and memory: it is not to judge by them
+BRIDGE = "cni0"
+
+
+def cluster_of(topology: Topology) -> Kubernetes:
+    """The topology's cluster; it must have one."""
+    assert topology.kubernetes is not None, "a role's topology has its section"
+    return topology.kubernetes
+
+
+def server(topology: Topology) -> str:
+    """The API's URL, as nodes know it."""
+    return f"https://{topology.address(cluster_of(topology).control_plane)}:{API_PORT}"
+
+
+def api_hosts(topology: Topology) -> list[str | IPv4Address]:
+    """All names and addresses under which the API is asked."""
+    cluster = cluster_of(topology)
+    return [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        f"kubernetes.default.svc.{DOMAIN}",
+        "localhost",
+        cluster.control_plane,
+        topology.address(cluster.control_plane),
+        cluster.api,
+        IPv4Address("127.0.0.1"),
+    ]
+
+
+def etcd() -> list[str]:
+    """A store for the API server alone: on the node's loopback, certificates on both sides."""
+    return [
+        "--name=default",
+        "--data-dir=/var/lib/etcd",
+        f"--listen-client-urls={ETCD}",
+        f"--advertise-client-urls={ETCD}",
+        "--listen-peer-urls=http://127.0.0.1:2380",
+        f"--cert-file={PKI}/etcd.crt",
+        f"--key-file={PKI}/etcd.key",
+        f"--trusted-ca-file={PKI}/ca.crt",
+        "--client-cert-auth",
+        "--heartbeat-interval=10",
+        "--election-timeout=50",
+        "--logger=zap",
+        "--log-level=warn",
+        "--unsafe-no-fsync",  # the lab's data end with the lab
+    ]
+
+
+def apiserver(topology: Topology) -> list[str]:
+    cluster = cluster_of(topology)
+    return [
+        f"--etcd-servers={ETCD}",
+        f"--etcd-cafile={PKI}/ca.crt",
+        f"--etcd-certfile={PKI}/apiserver.crt",
+        f"--etcd-keyfile={PKI}/apiserver.key",
+        f"--service-cluster-ip-range={cluster.services}",
+        f"--advertise-address={topology.address(cluster.control_plane)}",
+        f"--secure-port={API_PORT}",
+        f"--tls-cert-file={PKI}/apiserver.crt",
+        f"--tls-private-key-file={PKI}/apiserver.key",
+        f"--client-ca-file={PKI}/ca.crt",
+        f"--kubelet-client-certificate={PKI}/apiserver-kubelet.crt",
+        f"--kubelet-client-key={PKI}/apiserver-kubelet.key",
+        f"--kubelet-certificate-authority={PKI}/ca.crt",
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--service-account-key-file={PKI}/sa.pub",
+        f"--service-account-signing-key-file={PKI}/sa.key",
+        f"--service-account-issuer={ISSUER}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--anonymous-auth=false",
+        "--allow-privileged=true",
+        "--profiling=false",
+    ]
+
+
+def controller_manager(topology: Topology) -> list[str]:
+    cluster = cluster_of(topology)
+    length = next(iter(cluster.ranges.values())).prefixlen
+    return [
+        f"--kubeconfig={FOLDER}/controller-manager.conf",
+        "--allocate-node-cidrs=true",
+        f"--cluster-cidr={cluster.pods}",
+        f"--node-cidr-mask-size={length}",
+        f"--service-cluster-ip-range={cluster.services}",
+        f"--root-ca-file={PKI}/ca.crt",
+        f"--cluster-signing-cert-file={PKI}/ca.crt",
+        f"--cluster-signing-key-file={PKI}/ca.key",
+        f"--service-account-private-key-file={PKI}/sa.key",
+        # Without it no controller has the rights to give a node its range.
+        "--use-service-account-credentials=true",
+        "--leader-elect=false",
+        "--bind-address=127.0.0.1",
+        "--profiling=false",
+    ]
+
+
+def scheduler() -> list[str]:
+    return [
+        f"--kubeconfig={FOLDER}/scheduler.conf",
+        "--leader-elect=false",
+        "--bind-address=127.0.0.1",
+        "--profiling=false",
+    ]
+
+
+def containerd(plugins: str) -> str:
+    """The file of containerd itself; ``plugins`` is where the node has the network plugins."""
+    return f"""\
+version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+oom_score = 0
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing",
+  "io.containerd.tracing.processor.v1.otlp",
+]
+[grpc]
+address = "{CONTAINERD_SOCKET}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "docker.io/{PAUSE}"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+default_runtime_name = "runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+SystemdCgroup = false
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{plugins}"
+conf_dir = "{CNI}"
+"""
+
+
+def kubelet(topology: Topology) -> dict[str, Any]:
+    cluster = cluster_of(topology)
+    signals = ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available",
+               "imagefs.inodesFree", "pid.available")  # fmt: skip
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": "/",  # the node's own, of which it sees no more
+        "cgroupsPerQOS": True,
+        "enforceNodeAllocatable": [],
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "protectKernelDefaults": True,  # it reads them, and writes none
+        "localStorageCapacityIsolation": False,
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{PKI}/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": f"{PKI}/kubelet.crt",
+        "tlsPrivateKeyFile": f"{PKI}/kubelet.key",
+        "clusterDNS": [str(cluster.dns)],
+        "clusterDomain": DOMAIN,
+        "resolvConf": RESOLV_FILE,
+        "evictionHard": dict.fromkeys(signals, ALL_OF_IT),
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
+        "syncFrequency": "5s",
+        "nodeStatusUpdateFrequency": "2s",
+        "fileCheckFrequency": "60s",
+    }
+
+
+def kubelet_words(topology: Topology, node: str) -> list[str]:
+    return [
+        f"--config={KUBELET_FILE}",
+        f"--kubeconfig={FOLDER}/kubelet.conf",
+        f"--hostname-override={node}",
+        f"--node-ip={topology.address(node)}",
+        "--root-dir=/var/lib/kubelet",
+        "--cert-dir=/var/lib/kubelet/pki",
+    ]
+
+
+def proxy(topology: Topology, node: str) -> dict[str, Any]:
+    cluster = cluster_of(topology)
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": cluster.proxy,
+        "clientConnection": {"kubeconfig": f"{FOLDER}/proxy.conf"},
+        "hostnameOverride": node,
+        "clusterCIDR": str(cluster.pods),
+        "bindAddress": str(topology.address(node)),
+        "healthzBindAddress": "127.0.0.1:10256",
+        "metricsBindAddress": "127.0.0.1:10249",
+        # These are the machine's own, not the node's: it shall leave them as they are.
+        "conntrack": {
+            "maxPerCore": 0,
+            "min": 0,
+            "tcpEstablishedTimeout": "0s",
+            "tcpCloseWaitTimeout": "0s",
+        },
+    }
+
+
+def flannel(cluster: Kubernetes) -> dict[str, Any]:
+    """net-conf.json (flannel, Documentation/configuration.md)."""
+    return {
+        "Network": str(cluster.pods),
+        "EnableIPv4": True,
+        "Backend": {"Type": cluster.backend},
+    }
+
+
+def network(cluster: Kubernetes, node: str) -> dict[str, Any]:
+    """The network that a Pod joins (CNI specification 0.4.0, network configuration lists).
+
+    The addresses are those of the node's range, which is known before flanneld runs.
+    """
+    return {
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": BRIDGE,
+                "mtu": cluster.mtu,
+                "isGateway": True,
+                "isDefaultGateway": True,
+                "ipMasq": False,
+                "hairpinMode": True,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": "/var/lib/cni/networks",
+                    "ranges": [[{"subnet": str(cluster.ranges[node])}]],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    }
+
+
+def masquerade(topology: Topology, node: str) -> str:
+    """Rules for what leaves Pods and nodes: only that has its source translated.
+
+    flanneld's own -ip-masq would translate what Pods send to nodes, which Kubernetes forbids
+    (kubernetes.io, "The Kubernetes network model").
+    """
+    cluster = cluster_of(topology)
+    inside = [str(cluster.pods), *(
+        str(topology.networks[name].subnet) for name in topology.nodes[node].networks
+    )]  # fmt: skip
+    return f"""\
+table ip testbed
+delete table ip testbed
+table ip testbed {{
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {cluster.pods} ip daddr != {{ {", ".join(inside)} }} masquerade
+  }}
+}}
+"""
+
+
+def node_object(topology: Topology, node: str) -> dict[str, Any]:
+    """A node as it is told to the API before its kubelet is: its range is the topology's."""
+    cidr = str(cluster_of(topology).ranges[node])
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}},
+        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+    }
+
+
+FLANNEL_USER = "flannel"
+#: What flanneld asks for (flannel, Documentation/kube-flannel.yml).
+FLANNEL_RIGHTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "flannel"},
+            "rules": [
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+            ],
+        },
+    ),
+    (
+        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "flannel"},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "flannel",
+            },
+            "subjects": [{"kind": "User", "name": FLANNEL_USER}],
+        },
+    ),
+)

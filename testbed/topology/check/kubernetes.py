@@ -1,0 +1,124 @@
+"""Kubernetes: which nodes, which networks, and what else may be on its nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.topology import tree
+from testbed.topology.check.look import Look, Subnet
+from testbed.topology.tree import nearest, quote
+
+if TYPE_CHECKING:
+    from collections import abc
+
+__all__ = ["Kubernetes"]
+
+ROLE = "kubernetes"
+#: What a node of a cluster has anyway, under the same names and ports.
+OWN = ("docker", "etcd", "flannel")
+
+
+class Kubernetes(Look):
+    """Rules on the cluster."""
+
+    def rules(self) -> tuple[abc.Callable[[], None], ...]:
+        return (
+            self.section_and_nodes,
+            self.control_plane,
+            self.nothing_twice_on_a_node,
+            self.reachable,
+            self.networks_are_apart,
+            self.ranges,
+            self.host_gw_is_one_segment,
+        )
+
+    def section_and_nodes(self) -> None:
+        written = isinstance(self.root, tree.Mapping) and ROLE in self.root.entries
+        unsure = any(self.unsure(n, "roles") for n in self.nodes)
+        if written and not unsure and self.nodes and not self.t.with_role(ROLE):
+            hint = "give nodes the role, or remove the section"
+            self.add(self.key(ROLE), "a node with the role kubernetes", "none", hint)
+
+    def control_plane(self) -> None:
+        cluster, path = self.t.kubernetes, (ROLE, "control-plane")
+        if cluster is None or "control-plane" not in tree.keys_at(self.root, ROLE):
+            return
+        name = cluster.control_plane
+        if self.on_known_node(name, path) and not self.has_role(name, ROLE):
+            hint = "add the role, or choose another node"
+            self.add(self.value(*path), "a node with the role kubernetes", quote(name), hint)
+
+    def nothing_twice_on_a_node(self) -> None:
+        for node in self.t.with_role(ROLE):
+            for role in node.roles:
+                if role in OWN:
+                    hint = f"remove it: the cluster has a {role} of its own" * (role != "docker")
+                    self.add(
+                        self.role(node, role),
+                        f"no {role} on a node of the cluster",
+                        quote(role),
+                        hint or "remove it: the cluster runs containers by containerd",
+                    )
+
+    def reachable(self) -> None:
+        for node in self.t.with_role(ROLE):
+            if not node.networks and not self.bad("nodes", node.name):
+                hint = "plug it into a network: networks: {lan: 10.168.0.2}"
+                self.add(self.role(node, ROLE), "a node with an address", "none", hint)
+
+    def networks_are_apart(self) -> None:
+        cluster = self.t.kubernetes
+        if cluster is None or self.bad(ROLE, "pods") or self.bad(ROLE, "services"):
+            return
+        mine: list[Subnet] = [
+            (cluster.pods, "the Pods", self._at("pods")),
+            (cluster.services, "the Services", self._at("services")),
+        ]
+        others = [
+            (network.subnet, network.name, self.value("networks", network.name, "subnet"))
+            for network in self.t.networks.values()
+        ]
+        self.apart([*others, *mine], "networks")
+
+    def _at(self, name: str) -> tree.Tree:
+        """The place of a setting, or of the whole section where it has its default."""
+        if name in tree.keys_at(self.root, ROLE):
+            return self.value(ROLE, name)
+        return self.value(ROLE) if ROLE in tree.keys_at(self.root) else self.root
+
+    def ranges(self) -> None:
+        cluster = self.t.kubernetes
+        if cluster is None or self.bad(ROLE, "pods"):
+            return
+        good: list[Subnet] = []
+        for name in tree.keys_at(self.root, ROLE, "ranges"):
+            path = (ROLE, "ranges", name)
+            found = cluster.ranges.get(name)
+            if name not in self.nodes:
+                hint = nearest(name, self.nodes)
+                self.add(self.key(*path), "the name of a node", quote(name), hint)
+            elif not self.has_role(name, ROLE):
+                wanted = "a node with the role kubernetes"
+                self.add(self.key(*path), wanted, quote(name), "add the role, or remove this")
+            elif found and not found.subnet_of(cluster.pods):
+                wanted = f"a range inside the network of the Pods, {cluster.pods}"
+                hint = "change it, or the network of the Pods"
+                self.add(self.value(*path), wanted, str(found), hint)
+            elif found:
+                good.append((found, name, self.value(*path)))
+        self.apart(good, "ranges of Pods")
+
+    def host_gw_is_one_segment(self) -> None:
+        cluster = self.t.kubernetes
+        members = [n for n in self.t.with_role(ROLE) if n.networks]
+        if cluster is None or cluster.backend != "host-gw" or not members:
+            return
+        segment = next(iter(members[0].networks))
+        for node in members[1:]:
+            mine = next(iter(node.networks))
+            if mine != segment:
+                # A route's gateway must be on the link (flannel, Documentation/backends.md).
+                wanted = f"all nodes of the cluster on {segment}, since host-gw sends on the link"
+                hint = "name the shared network first, or use another backend"
+                at = self.key("nodes", node.name, "networks", mine)
+                self.add(at, wanted, f"{node.name} on {mine}", hint)
