@@ -8,21 +8,19 @@ kubelet is there, so nothing has to wait for the controller manager.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.errors import ServiceError, TimeoutExpired
 from testbed.lab.marks import mark, marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role, start
-from testbed.roles.kubernetes import certificates, config
+from testbed.roles.kubernetes import addons, certificates, config
+from testbed.roles.kubernetes.client import SECONDS, api, until
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
     from testbed.nodes.base import Node as Machine
-    from testbed.roles.kubernetes.api import Api
     from testbed.topology.model import Node, Topology
 
 ROLE = "kubernetes"
@@ -32,9 +30,8 @@ OBJECTS = "cluster objects"
 CONTROL = ("etcd", "kube-apiserver", "api-socket", "kube-controller-manager", "kube-scheduler")
 EVERY = ("containerd", "kubelet", "kube-proxy", "flanneld")
 PART = "docker"  # whose Debian packages bring containerd and runc
-SECONDS = 180.0  # none of what is waited for takes so long, however slow the machine
-POLL = 0.05  # seconds
 
+IMAGES = (config.PAUSE, "nginx")  # on every node, beside those of the add-ons
 #: Readable by the kubelet, which asks for these values and would else write them; they are
 #: the machine's, not a namespace's (kubelet, --protect-kernel-defaults).
 SYSCTLS = {
@@ -83,7 +80,6 @@ class Kubernetes(Role):
         "curl": "curl",
     }  # fmt: skip
     kernel = ("overlay", "iptables nat", "iptables conntrack", "nf_tables")
-    images = ("testbed/pause:1", "nginx")
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane
@@ -111,18 +107,21 @@ class Kubernetes(Role):
         yield Step(OBJECTS, about, (API,), act=_objects)
         yield self._daemon("kube-controller-manager", node, (API,), config.controller_manager)
         yield self._daemon("kube-scheduler", node, (API,), lambda _: config.scheduler())
+        ready = tuple(f"ready {member.name}" for member in members)
+        yield from addons.steps(topology, (OBJECTS,), ready)
 
     # -- every node ---------------------------------------------------------
 
     def _node(self, topology: Topology, node: str) -> Iterable[Step]:
         cluster = config.cluster_of(topology)
+        images = (*IMAGES, *addons.images(topology))
         yield Step(
             f"containerd {node}", "containerd with CRI", (node_step(node),), heavy=True,
             act=lambda context: _containerd(context, node),
         )  # fmt: skip
         yield Step(
-            f"images {node}", ", ".join(self.images), (f"containerd {node}",), heavy=True,
-            act=lambda context: _images(context, node, self.images),
+            f"images {node}", ", ".join(images), (f"containerd {node}",), heavy=True,
+            act=lambda context: _images(context, node, images),
         )  # fmt: skip
         yield self._daemon(
             "kubelet", node, (OBJECTS, f"containerd {node}"),
@@ -230,14 +229,6 @@ def _images(context: Context, node: str, names: tuple[str, ...]) -> tuple[str, b
     return ", ".join(names), True
 
 
-def api(context: Context) -> Api:
-    """The cluster's API, with all rights."""
-    from testbed.roles.kubernetes.api import Api
-
-    node = context.node(config.cluster_of(context.topology).control_plane)
-    return Api(node.socket(config.API_SOCKET), *certificates.client(node))
-
-
 def _api(context: Context) -> tuple[str, bool]:
     topology = context.topology
     node = config.cluster_of(topology).control_plane
@@ -250,8 +241,8 @@ def _api(context: Context) -> tuple[str, bool]:
     listen = f"UNIX-LISTEN:{config.API_SOCKET},fork,mode=600,unlink-early"
     forward = ("socat", listen, f"TCP:127.0.0.1:{config.API_PORT}")
     changed |= start(machine, Service("api-socket", forward, digest="1"))
-    client = api(context)
-    _until(context, node, client.ready, "kube-apiserver", "the API server says that it is ready")
+    asked = api(context)
+    until(context, node, asked.ready, "the API server says that it is ready")
     return f"{config.server(topology)}, {context.store.version('kubernetes')}", changed
 
 
@@ -276,24 +267,5 @@ def _ready(context: Context, node: str) -> tuple[str, bool]:
 
     was = is_ready()
     if not was:
-        _until(context, node, is_ready, "kubelet", f"node {node} is Ready")
+        until(context, node, is_ready, f"node {node} is Ready")
     return "Ready", not was
-
-
-def _until(context: Context, node: str, so: Callable[[], bool], service: str, what: str) -> None:
-    """Wait until something is so.
-
-    Raises ServiceError as soon as a daemon of the node has died, TimeoutExpired in the end.
-    """
-    machine = context.node(node)
-    deadline = time.monotonic() + SECONDS
-    while not so():
-        for state in machine.services().values():
-            if state.state == "dead":
-                raise ServiceError(state.name, node, "has died", machine.logs(state.name))
-        if time.monotonic() > deadline:
-            raise TimeoutExpired(
-                f"not within {SECONDS:g} s: {what}",
-                hint=f"testbed logs {context.lab} {node} {service}",
-            )
-        time.sleep(POLL)

@@ -1,0 +1,61 @@
+"""Ways to ask a lab's cluster: upstream's kubectl on its node, and the API from this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from testbed.errors import ServiceError, TimeoutExpired, UsageError
+from testbed.roles.kubernetes import certificates, config
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node
+    from testbed.roles.kubernetes.api import Api
+
+SECONDS = 180.0  # none of what is waited for takes so long, however slow the machine
+POLL = 0.05  # seconds
+
+
+def control_plane(context: Context) -> Node:
+    """The node that has the API.  Raises UsageError where the lab is no cluster, NoSuchLab."""
+    cluster = context.topology.kubernetes
+    if cluster is None:
+        raise UsageError(
+            f"lab {context.lab} has no Kubernetes", hint="one that has: testbed up k8s-two-node"
+        )
+    return context.node(cluster.control_plane)
+
+
+def kubectl(context: Context, *words: str) -> list[str]:
+    """The argv of kubectl with all rights, to be run on the control plane's node."""
+    program = control_plane(context).provide(context.store.binary("kubectl"))
+    return [program, f"--kubeconfig={certificates.ADMIN}", *words]
+
+
+def api(context: Context) -> Api:
+    """The cluster's API, with all rights."""
+    from testbed.roles.kubernetes.api import Api
+
+    node = control_plane(context)
+    return Api(node.socket(config.API_SOCKET), *certificates.client(node))
+
+
+def until(context: Context, node: str, so: Callable[[], bool], what: str) -> None:
+    """Wait until something is so.
+
+    Raises ServiceError as soon as a daemon of the node has died, TimeoutExpired in the end.
+    """
+    machine = context.node(node)
+    deadline = time.monotonic() + SECONDS
+    while not so():
+        for state in machine.services().values():
+            if state.state == "dead":
+                raise ServiceError(state.name, node, "has died", machine.logs(state.name))
+        if time.monotonic() > deadline:
+            raise TimeoutExpired(
+                f"not within {SECONDS:g} s: {what}",
+                hint=f"see what its daemons say: testbed logs -l {context.lab} {node}",
+            )
+        time.sleep(POLL)
