@@ -174,6 +174,7 @@ TOOLS = (
     Tool("iperf3", "iperf3", ("measurements",), required=False),
     Tool("strace", "strace", ("checks of system calls",), required=False),
     Tool("ps", "procps", ("docker top",), required=False),
+    Tool("socat", "socat", ("kubernetes",), required=False),
     Tool("apt-get", "apt", ("docker", "etcd", "images")),
     Tool("dpkg-deb", "dpkg", ("docker", "etcd", "images")),
     Tool("update-ca-certificates", "ca-certificates", ("downloads",), required=False),
@@ -186,12 +187,13 @@ def findings(
     full: bool = True,
     state: Path | None = None,
     provider: Provider | None = None,
+    role: str = "",
     runner: Runner = run,
 ) -> list[Finding]:
     """All there is to say about this machine, in the order in which a person would ask.
 
     ``full`` adds what takes long: a guest under KVM, for up to 3 s.  ``state``
-    is the folder that labs keep their data in.  With a ``provider``, what that
+    is the folder that labs keep their data in.  With a ``provider`` or a ``role``, what that
     one needs counts as needed.  Changes nothing.
     """
     found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
@@ -199,6 +201,8 @@ def findings(
     found += [*_artifacts(store), _forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
+    if role:
+        found = [replace(item, required=item.required or role in item.needed_by) for item in found]
     if provider is not None:
         wanted = preflight.VIRTUAL_KERNEL.get(provider.name, ())
         found = [replace(item, required=item.required or item.name in wanted) for item in found]
@@ -213,10 +217,13 @@ def fix(
     given: Iterable[Finding],
     store: Store,
     *,
+    role: str = "",
     say: Callable[[str], None] = lambda _line: None,
     runner: Runner = run,
 ) -> None:
     """Install the packages that findings ask for, in one go, and make every artifact.
+
+    Those that take long and are for labs with one role alone are made for that ``role`` only.
 
     Docker and etcd are never among the packages: they are artifacts, unpacked
     in the cache.  Raises MachineError, ArtifactError, CommandError.
@@ -231,7 +238,7 @@ def fix(
         say(f"install {' '.join(packages)}")
         _install(packages, say, runner)
     for entry in store.list():
-        if entry.state == "missing" and entry.name not in store.tools:
+        if entry.state == "missing" and entry.name not in store.unasked(role):
             say(f"make {entry.name}")
             store.fetch(entry.name)
 
@@ -489,9 +496,11 @@ def _libraries() -> list[Finding]:
 def _artifacts(store: Store) -> list[Finding]:
     found = []
     for entry in store.list():
-        if entry.state == "old" or entry.name in store.tools:
+        of = store.role_of(entry.name)
+        if entry.state == "old" or (entry.name in store.unasked(of)):
             continue
         here = entry.state == "cached"
+        option = f"--role {of} " if of else ""
         users = entry.origin == "path"
         detail = f"{entry.version}, {entry.size / 1e6:.0f} MB" if here else "missing"
         if not here:
@@ -500,9 +509,9 @@ def _artifacts(store: Store) -> list[Finding]:
             _finding(
                 f"artifact {entry.name}",
                 detail,
-                (),
+                (of,) if of else (),
                 ok=here,
-                fix="give the right path" if users else "testbed doctor --fix",
+                fix="give the right path" if users else f"testbed doctor {option}--fix",
                 required=users,
             )
         )

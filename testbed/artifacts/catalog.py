@@ -29,6 +29,8 @@ class Catalog:
     A part holds a program as ``bin/<name>``, an image as ``image.tar``.  Of several
     parts that bring a program the first is meant by its bare name.
     ``tools`` are the parts that no lab asks for: what making another may need.
+    ``roles`` has those that take long to make and that labs with one role alone ask for: they
+    are made when such a lab is, or when asked for.
     """
 
     def __init__(
@@ -38,12 +40,18 @@ class Catalog:
         images: Mapping[str, str],
         tools: Mapping[str, Source],
         programs: Mapping[str, str],
+        roles: Mapping[str, Mapping[str, Source]] | None = None,
     ) -> None:
-        self.parts = {**parts, **tools}
+        roles = roles or {}
+        some = {name: source for by_name in roles.values() for name, source in by_name.items()}
+        self.parts = {**parts, **some, **tools}
         self.tools = frozenset(tools)
+        self.roles = {name: role for role, by_name in roles.items() for name in by_name}
         self.images = dict(images)
         brought = {
-            name: part for part, source in reversed(list(parts.items())) for name in source.brings()
+            name: part
+            for part, source in reversed(list({**parts, **some}.items()))
+            for name in source.brings()
         }
         self.programs = brought | dict(programs)
 
@@ -56,6 +64,41 @@ class Catalog:
 
 COREDNS = GoModule(module="coredns", packages={"coredns": "."}, main="github.com/coredns/coredns")
 PAUSE = CProgram("pause", PACKAGE / "roles" / "kubernetes" / "pause.c")
+
+KUBERNETES: Mapping[str, Source] = {
+    "kubernetes": GoModule(
+        module="kubernetes",
+        packages={
+            name: f"k8s.io/kubernetes/cmd/{name}"
+            for name in (
+                "kube-apiserver",
+                "kubelet",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kube-proxy",
+                "kubectl",
+            )
+        },
+        main="k8s.io/kubernetes",
+        stamp=(
+            "k8s.io/component-base/version.gitVersion",
+            "k8s.io/client-go/pkg/version.gitVersion",
+        ),
+    ),
+    "coredns": COREDNS,
+    "pause": PAUSE,
+    "pause-image": PlainImage("testbed/pause:1", "pause", PAUSE, {"pause": "pause"}, ["/pause"]),
+    "coredns-image": PlainImage(
+        "testbed/coredns:1", "coredns", COREDNS, {"coredns": "coredns"}, ["/coredns"]
+    ),
+    "cni-plugins": DebianPackages(
+        packages=("containernetworking-plugins",),
+        programs={
+            name: f"usr/lib/cni/{name}"
+            for name in ("bridge", "host-local", "loopback", "macvlan", "portmap")
+        },
+    ),
+}
 
 CATALOG = Catalog(
     {
@@ -104,40 +147,6 @@ CATALOG = Catalog(
             cgo="*",  # what joins namespaces before the Go runtime starts is written in C
             libraries={"libseccomp": "libseccomp-dev"},
         ),
-        "kubernetes": GoModule(
-            module="kubernetes",
-            packages={
-                name: f"k8s.io/kubernetes/cmd/{name}"
-                for name in (
-                    "kube-apiserver",
-                    "kubelet",
-                    "kube-controller-manager",
-                    "kube-scheduler",
-                    "kube-proxy",
-                    "kubectl",
-                )
-            },
-            main="k8s.io/kubernetes",
-            stamp=(
-                "k8s.io/component-base/version.gitVersion",
-                "k8s.io/client-go/pkg/version.gitVersion",
-            ),
-        ),
-        "coredns": COREDNS,
-        "pause": PAUSE,
-        "pause-image": PlainImage(
-            "testbed/pause:1", "pause", PAUSE, {"pause": "pause"}, ["/pause"]
-        ),
-        "coredns-image": PlainImage(
-            "testbed/coredns:1", "coredns", COREDNS, {"coredns": "coredns"}, ["/coredns"]
-        ),
-        "cni-plugins": DebianPackages(
-            packages=("containernetworking-plugins",),
-            programs={
-                name: f"usr/lib/cni/{name}"
-                for name in ("bridge", "host-local", "loopback", "macvlan", "portmap")
-            },
-        ),
         # For checks alone, where the machine has no ifconfig of its own.
         "net-tools": DebianPackages(
             packages=("net-tools",), programs={"ifconfig": "usr/sbin/ifconfig"}
@@ -150,6 +159,7 @@ CATALOG = Catalog(
         "testbed/pause:1": "pause-image",
         "testbed/coredns:1": "coredns-image",
     },
+    roles={"kubernetes": KUBERNETES},
     tools={
         # For nodes that are virtual machines alone.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),

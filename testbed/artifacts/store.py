@@ -94,10 +94,18 @@ class Store:
         """Remove it."""
         self._cache.sweep()
 
-    @property
-    def tools(self) -> frozenset[str]:
-        """Parts that only the making of others may need, so that none is missed when missing."""
-        return self._catalog.tools
+    def unasked(self, role: str = "") -> frozenset[str]:
+        """Parts that are not missed when missing.
+
+        Those that only the making of others may need, and those for labs with roles that
+        few have, but for the ``role`` that is asked for.
+        """
+        others = (name for name, of in self._catalog.roles.items() if of != role)
+        return self._catalog.tools.union(others)
+
+    def role_of(self, part: str) -> str:
+        """The role that a part is for, where labs with that one alone ask for it."""
+        return self._catalog.roles.get(part, "")
 
     @property
     def folders(self) -> list[Path]:

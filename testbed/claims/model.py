@@ -29,6 +29,7 @@ FEATURES: Mapping[str, str] = {
     "flannel-udp": "flannel with the backend udp",
     "flannel-vxlan": "flannel with the backend vxlan",
     "flannel-host-gw": "flannel with the backend host-gw",
+    "kubernetes": "a Kubernetes cluster",
     "gateway": "a gateway node, which stands for the rest of the world",
 }
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli import common
-from testbed.errors import MachineError
+from testbed.errors import MachineError, UsageError
+from testbed.topology.model import ROLES
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Settings
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
 @click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
 @click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
 @click.option("--provider", metavar="NAME", help="What this one needs is needed: qemu.")
+@click.option("--role", metavar="NAME", help="What labs with this one need is needed: kubernetes.")
 @click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option
-def command(mend: bool, quick: bool, provider: str | None, leaks: bool, as_json: bool) -> int:
+def command(
+    mend: bool, quick: bool, provider: str | None, role: str | None, leaks: bool, as_json: bool
+) -> int:
     """Say what this machine can do, and how to mend what it can't.
 
     Everything is tried, nothing is assumed, and nothing is changed unless
     --fix.  Exit status 3 when something is missing that every lab needs, or
-    every lab of the --provider.
+    every lab of the --provider or with the --role.
 
     With --leaks: say instead what looks like ours and belongs to no live lab,
     each with the command that removes it; --fix removes it.  Live labs, this
@@ -34,19 +38,24 @@ def command(mend: bool, quick: bool, provider: str | None, leaks: bool, as_json:
     left.
     """
     if leaks:
-        if provider or quick:
+        if provider or role or quick:
             raise click.UsageError("--leaks goes with --fix and --json only")
         return _leaks(mend=mend, as_json=as_json)
     from testbed import doctor
 
     settings = common.make_settings()
-    of = settings.provider(provider) if provider else None
+    store, of = settings.store, settings.provider(provider) if provider else None
+    if role and role not in ROLES:
+        raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(ROLES)}")
 
     def look(*, full: bool) -> list[Finding]:
-        return doctor.findings(settings.store, full=full, state=settings.state.path, provider=of)
+        return doctor.findings(
+            store, full=full, state=settings.state.path, provider=of, role=role or ""
+        )
 
     if mend:
-        doctor.fix(look(full=False), settings.store, say=lambda words: click.echo(f"  {words}"))
+        found = look(full=False)
+        doctor.fix(found, store, role=role or "", say=lambda words: click.echo(f"  {words}"))
     found = look(full=not quick)
     if as_json:
         common.print_json([_to_dict(item) for item in found])
@@ -56,7 +65,12 @@ def command(mend: bool, quick: bool, provider: str | None, leaks: bool, as_json:
     missing = [item for item in found if not item.ok and item.required]
     if missing and not as_json:
         names = ", ".join(item.name for item in missing)
-        fix = f"testbed doctor {f'--provider {provider} ' if provider else ''}--fix"
+        asked = [
+            f"--{name} {value} "
+            for name, value in (("provider", provider), ("role", role))
+            if value
+        ]
+        fix = f"testbed doctor {''.join(asked)}--fix"
         click.echo(f"{len(missing)} missing that labs need: {names}; `{fix}`", err=True)
     return MachineError.exit_code if missing else 0
 

@@ -57,6 +57,8 @@ def kernel_features(topology: Topology) -> set[str]:
         wanted |= set(firewall.KERNEL.get(topology.docker.firewall, ()))
     if topology.flannel and "flannel" in roles:
         wanted |= set(BACKEND_KERNEL.get(topology.flannel.backend, ()))
+    if topology.kubernetes and "kubernetes" in roles:
+        wanted |= set(BACKEND_KERNEL.get(topology.kubernetes.backend, ()))
     return wanted
 
 

@@ -101,10 +101,10 @@ def test_the_image_can_be_loaded_and_run(store: Store, tmp_path: Path) -> None:
 
 def test_all_of_it_is_in_the_list_and_at_hand(store: Store) -> None:
     for entry in store.list():
-        if entry.name not in store.tools:
+        if entry.name not in store.unasked():
             store.fetch(entry.name)
     left = [entry.name for entry in store.list() if entry.state != "cached"]
-    assert set(left) <= store.tools
+    assert set(left) <= store.unasked()
     assert all(store.versions().values())
 
 

@@ -352,7 +352,7 @@ def test_the_key_of_a_go_program_changes_with_its_sums(
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "go.mod").write_text("require (\n\texample.org/x v1.2.3\n)\n")
     (tmp_path / "m" / "go.sum").write_text("one")
-    source = GoModule("m", {"x": "example.org/x/cmd/x"}, "main.version")
+    source = GoModule("m", {"x": "example.org/x/cmd/x"}, stamp=("main.version",))
     key = source.key()
     assert source.version() == "v1.2.3"
     (tmp_path / "m" / "go.sum").write_text("two")

@@ -675,6 +675,7 @@ def test_every_shipped_lab_is_looked_at() -> None:
             assert helpers.outside_node(there).name == "outside"
         else:
             assert "no node with Docker" in skipped(lambda there=there: helpers.docker_node(there))  # type: ignore[misc]
+        if not any(node.gateway for node in there.topology.nodes.values()):
             assert "no gateway" in skipped(lambda there=there: helpers.outside_node(there))  # type: ignore[misc]
 
 

@@ -120,6 +120,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "memory": 1 << 30,
                 "provider": "qemu",
             },
+            "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"]},
         },
         "docker": {"bip": {"n1": "100.96.3.1/24"}, "engine": "29", "firewall": "nftables"},
         "flannel": {
@@ -128,6 +129,16 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "subnets": {"n1": "100.96.3.0/24"},
             "port": 4789,
             "vni": 7,
+        },
+        "kubernetes": {
+            "control-plane": "n2",
+            "pods": "10.244.0.0/16",
+            "ranges": {"n2": "10.244.7.0/24"},
+            "services": "10.96.0.0/16",
+            "proxy": "iptables",
+            "cni": "flannel",
+            "backend": "host-gw",
+            "add-ons": [],
         },
         "containers": {
             "c1": {
@@ -156,6 +167,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(everything["nodes"]["n1"]) == set(keys.NODE)
     assert set(everything["docker"]) == set(keys.DOCKER)
     assert set(everything["flannel"]) == set(keys.FLANNEL)
+    assert set(everything["kubernetes"]) == set(keys.KUBERNETES)
     assert set(everything["containers"]["c1"]) == set(keys.CONTAINER_KEYS)
     assert load_data(everything, "record").to_dict() == everything
     VALIDATOR.validate(everything)

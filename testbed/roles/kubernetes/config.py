@@ -302,7 +302,13 @@ def node_object(topology: Topology, node: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}},
+        "metadata": {
+            "name": node,
+            "labels": {"kubernetes.io/hostname": node},
+            # The controller manager gives every node this one: flanneld does not stand a node
+            # that has none at all.
+            "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
+        },
         "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
     }
 
