@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from topology_texts import DOCKER, FLANNEL, LAN, NETNS, NODES, Bad, bad, veth
+from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NETNS, NODES, Bad, bad, veth
 
 from testbed.errors import Problem, TopologyError
 from testbed.topology import load_data, load_text
@@ -233,6 +233,62 @@ OVERLAY = {
     ),
 }
 
+KUBERNETES = {
+    "nobody has the role": bad(
+        LAN + "nodes: {n1: {}}\n§kubernetes: {}\n", "a node with the role kubernetes|none"
+    ),
+    "control plane elsewhere": bad(
+        CLUSTER + "kubernetes: {control-plane: §out}\n", "with the role kubernetes|'out'|add the"
+    ),
+    "control plane nowhere": bad(
+        CLUSTER + "kubernetes: {control-plane: §n3}\n", "the name of a node|'n3'"
+    ),
+    "proxy": bad(CLUSTER + "kubernetes: {proxy: §ipvs}\n", "nftables, iptables|'ipvs'"),
+    "plugin": bad(CLUSTER + "kubernetes: {cni: §flanel}\n", "'flanel'|mean 'flannel'"),
+    "add-on": bad(CLUSTER + "kubernetes: {add-ons: [§dsn]}\n", "'dsn'|mean 'dns'"),
+    "add-on twice": bad(CLUSTER + "kubernetes: {add-ons: [dns, §dns]}\n", "each add-on once"),
+    "Pods on the nodes' network": bad(
+        CLUSTER + "kubernetes: {pods: §10.168.0.0/16}\n", "overlaps with 10.168.0.0/24 of lan"
+    ),
+    "Services among the Pods": bad(
+        CLUSTER + "kubernetes: {services: §100.96.128.0/17}\n", "overlaps with 100.96.0.0/16"
+    ),
+    "Pods in too small a network": bad(
+        CLUSTER + "kubernetes: {pods: §10.1.0.0/25}\n", "8 to 24 bits"
+    ),
+    "too many nodes": bad(
+        CLUSTER + "kubernetes: {pods: §10.1.0.0/23}\n", "a range for each of 2 nodes|room for 1"
+    ),
+    "range of a stranger": bad(
+        CLUSTER + "kubernetes: {ranges: {§out: 100.96.7.0/24}}\n", "with the role kubernetes|'out'"
+    ),
+    "range outside": bad(
+        CLUSTER + "kubernetes: {ranges: {n2: §10.1.7.0/24}}\n", "inside|100.96.0.0/16|10.1.7.0/24"
+    ),
+    "one range twice": bad(
+        CLUSTER + "kubernetes: {ranges: {n1: 100.96.7.0/24, n2: §100.96.7.0/24}}\n", "of n1"
+    ),
+    "no address": bad(
+        LAN + "nodes: {§n1: {roles: [kubernetes]}}\n",
+        "a network for a node with the role kubernetes",
+    ),
+    "Docker beside it": bad(
+        LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [kubernetes, §docker]}}\n",
+        "no docker on a node of the cluster|containerd",
+    ),
+    "etcd beside it": bad(
+        LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [§etcd, kubernetes]}}\n",
+        "no etcd on a node of the cluster|of its own",
+    ),
+    "host-gw over a router": bad(
+        "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}\nnodes:\n"
+        "  n1: {networks: {a: 10.1.0.2}, roles: [kubernetes]}\n"
+        "  n2: {networks: {§b: 10.2.0.2}, roles: [kubernetes]}\n"
+        "kubernetes: {backend: host-gw}\n",
+        "on a|n2 on b",
+    ),
+}
+
 CONTAINERS = {
     "bip is a network": bad(DOCKER + "docker: {bip: §172.17.0.0/16}\n", "a host's address|itself"),
     "bip without prefix": bad(DOCKER + "docker: {bip: §172.17.0.1}\n", "add the prefix"),
@@ -422,6 +478,7 @@ TABLE = {
         "form": FORM,
         "networks": NETWORKS,
         "overlay": OVERLAY,
+        "kubernetes": KUBERNETES,
         "containers": CONTAINERS,
         "namespaces": NAMESPACES,
     }.items()

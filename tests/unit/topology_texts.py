@@ -49,6 +49,14 @@ NODES = (
 )
 FLANNEL = NODES + "flannel: {}\n"
 
+#: A cluster of two nodes, and a machine that is none of it; a test appends the section.
+CLUSTER = (
+    LAN + "nodes:\n"
+    "  n1: {networks: {lan: 10.168.0.2}, roles: [kubernetes]}\n"
+    "  n2: {networks: {lan: 10.168.0.3}, roles: [kubernetes]}\n"
+    "  out: {networks: {lan: 10.168.0.1}, gateway: true}\n"
+)
+
 #: One node for namespaces; a test appends sections.
 NETNS = (
     "name: t\nnodes:\n  h: {roles: [namespaces]}\n  i: {roles: [namespaces]}\n"

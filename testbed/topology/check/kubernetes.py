@@ -26,7 +26,6 @@ class Kubernetes(Look):
             self.section_and_nodes,
             self.control_plane,
             self.nothing_twice_on_a_node,
-            self.reachable,
             self.networks_are_apart,
             self.ranges,
             self.host_gw_is_one_segment,
@@ -59,12 +58,6 @@ class Kubernetes(Look):
                         quote(role),
                         hint or "remove it: the cluster runs containers by containerd",
                     )
-
-    def reachable(self) -> None:
-        for node in self.t.with_role(ROLE):
-            if not node.networks and not self.bad("nodes", node.name):
-                hint = "plug it into a network: networks: {lan: 10.168.0.2}"
-                self.add(self.role(node, ROLE), "a node with an address", "none", hint)
 
     def networks_are_apart(self) -> None:
         cluster = self.t.kubernetes
