@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live crash fuzz test-vm sabotage bench bench-vm lock setup clean
+.PHONY: help demo test lint unit web live crash fuzz test-vm test-k8s sabotage bench bench-vm lock setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ fuzz: $(VENV)/ready  ## a million topologies and what other programs may say, by
 test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
 	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
+
+test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 min to build once
+	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	$(SUDO) $(BIN)/python -m pytest tests/k8s
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
 	$(SUDO) $(BIN)/python -m pytest -q --tb=short tests/live/sabotage

@@ -19,7 +19,7 @@ from testbed.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT_ONLY = ("live", "crash", "vm")
+ROOT_ONLY = ("live", "crash", "vm", "k8s")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
 HERE = Path(__file__).parent
 

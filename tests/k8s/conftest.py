@@ -1,0 +1,90 @@
+"""One cluster for all tests of a file; each leaves it as it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from crash.means import SECONDS, TESTBED, Bed, Watch
+
+LAB = "k8s-two-node"
+#: A Pod on each node, behind one Service, and a Pod that asks.
+PODS = """
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, labels: {app: web}}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  containers: [{name: web, image: nginx, imagePullPolicy: IfNotPresent}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-2, labels: {app: web}}
+spec:
+  nodeName: node2
+  terminationGracePeriodSeconds: 0
+  containers: [{name: web, image: nginx, imagePullPolicy: IfNotPresent}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  containers: [{name: client, image: nginx, imagePullPolicy: IfNotPresent}]
+"""
+
+
+@dataclass
+class Cluster:
+    """A lab with Kubernetes, and ways to ask it."""
+
+    bed: Bed
+
+    def kubectl(self, *words: str, input: str = "") -> str:
+        done = subprocess.run(
+            [*TESTBED, "kubectl", LAB, "--", *words],
+            env=self.bed.environment(), input=input, capture_output=True, text=True,
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def get(self, *words: str) -> Any:
+        return json.loads(self.kubectl("get", *words, "-o", "json"))
+
+    def address(self, pod: str) -> str:
+        return str(self.get("pod", pod)["status"]["podIP"])
+
+    def fetch(self, pod: str, url: str) -> Any:
+        """What a Pod is answered: the server's name, and whom it has seen ask."""
+        return json.loads(self.kubectl("exec", pod, "--", "curl", "-s", "-m", "5", url))
+
+    def on(self, node: str, *argv: str) -> str:
+        return self.bed.must("exec", "-l", LAB, node, "--", *argv).stdout
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("k8s")
+    watch, bed = Watch(folder), Bed(folder / "state")
+    try:
+        bed.must("up", LAB, "-q")
+        made = Cluster(bed)
+        made.kubectl("apply", "-f", "-", input=PODS)
+        made.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
+        yield made
+    finally:
+        bed.must("down", "--all")
+    assert bed.leftovers() == []
+    watch.check()

@@ -1,0 +1,163 @@
+"""A cluster: it comes up as asked for, carries traffic, trusts nobody, heals, and goes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from crash.means import SECONDS, TESTBED
+
+from k8s.conftest import LAB
+
+if TYPE_CHECKING:
+    from k8s.conftest import Cluster
+
+SERVICE = "web.default.svc.cluster.local"
+#: Takes one connection, and writes down whom it has seen.
+ANSWER = """
+import socket
+with socket.create_server(("10.168.0.3", 8000)) as server:
+    server.settimeout(60)
+    connection, client = server.accept()
+    open("/run/asked", "w").write(client[0])
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
+    connection.close()
+"""
+CURL = ("curl", "-s", "-k", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}")
+
+
+def test_nodes_are_ready_and_have_the_ranges_of_the_topology(cluster: Cluster) -> None:
+    nodes = {node["metadata"]["name"]: node for node in cluster.get("nodes")["items"]}
+    ranges = {name: node["spec"]["podCIDR"] for name, node in nodes.items()}
+    assert ranges == {"node1": "100.96.1.0/24", "node2": "100.96.2.0/24"}
+    for node in nodes.values():
+        (ready,) = [c for c in node["status"]["conditions"] if c["type"] == "Ready"]
+        assert ready["status"] == "True"
+        assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.36.3"
+
+
+def test_pods_reach_each_other_and_nobody_translates(cluster: Cluster) -> None:
+    client = cluster.address("client")
+    for pod in ("web-1", "web-2"):
+        page = cluster.fetch("client", f"http://{cluster.address(pod)}/")
+        assert page["name"] == pod
+        assert page["client"].rpartition(":")[0] == client
+
+
+def test_a_pod_reaches_a_node_under_its_own_address(cluster: Cluster) -> None:
+    """Without NAT between Pods and nodes (kubernetes.io, "The Kubernetes network model")."""
+    client = cluster.address("client")
+    server = cluster.bed.start("exec", "-l", LAB, "node2", "--", "python3", "-c", ANSWER)
+    try:
+        cluster.kubectl(
+            "exec", "client", "--", "curl", "-s", "--retry", "50", "--retry-delay", "0",
+            "--retry-max-time", "20", "--retry-connrefused", "http://10.168.0.3:8000/",
+        )  # fmt: skip
+        assert cluster.on("node2", "cat", "/run/asked").strip() == client
+    finally:
+        server.wait(SECONDS)
+
+
+def test_a_service_has_a_name_and_spreads(cluster: Cluster) -> None:
+    seen = {cluster.fetch("client", f"http://{SERVICE}/")["name"] for _ in range(20)}
+    # By chance alone one of two would be missed twice in a million times.
+    assert seen == {"web-1", "web-2"}
+
+
+def test_nobody_unknown_is_answered(cluster: Cluster) -> None:
+    for url in ("https://10.168.0.2:6443/api", "https://10.168.0.2:6443/readyz",
+                "https://10.168.0.3:10250/pods"):  # fmt: skip
+        assert cluster.on("node2", *CURL, url) == "401"
+    asked = cluster.bed.run(
+        "exec", "-l", LAB, "node1", "--", *CURL, "https://127.0.0.1:2379/health"
+    )
+    assert asked.returncode != 0, "etcd ends the handshake of who shows no certificate"
+
+
+def test_a_kubelet_has_no_more_rights_than_its_node(cluster: Cluster) -> None:
+    asked = cluster.bed.run(
+        "kubectl", LAB, "--", "--kubeconfig=/etc/kubernetes/kubelet.conf", "auth", "can-i",
+        "create", "clusterroles",
+    )  # fmt: skip
+    assert asked.stdout.strip() == "no"
+
+
+@pytest.mark.parametrize("node", ["node1", "node2"])
+def test_keys_are_for_their_owner_alone(cluster: Cluster, node: str) -> None:
+    others = cluster.on(
+        node, "find", "/etc/kubernetes", "-type", "f", "-perm", "/077", "(", "-name", "*.key",
+        "-o", "-name", "*.conf", ")",
+    )  # fmt: skip
+    assert others == ""
+    assert "/etc/kubernetes/kubelet.conf" in cluster.on(node, "find", "/etc/kubernetes")
+    assert cluster.on(node, "stat", "-c", "%a", "/run/kubernetes").strip() == "700"
+
+
+def test_tools_of_this_machine_ask_by_a_port_of_their_own(cluster: Cluster) -> None:
+    script = (
+        "import json, os, ssl, sys, base64\n"
+        "said = json.load(open(os.environ['KUBECONFIG']))\n"
+        "assert os.stat(os.environ['KUBECONFIG']).st_mode & 0o77 == 0\n"
+        "print(said['clusters'][0]['cluster']['server'])\n"
+        "sys.exit(7)"
+    )
+    done = subprocess.run(
+        [*TESTBED, "kubeconfig", LAB, "--", TESTBED[0], "-c", script],
+        env=cluster.bed.environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.startswith("https://127.0.0.1:")
+
+
+def test_a_second_up_changes_nothing(cluster: Cluster) -> None:
+    said = json.loads(cluster.bed.must("up", LAB, "--json").stdout)
+    assert said["changed"] == []
+
+
+@pytest.mark.parametrize(
+    ("node", "service"),
+    [
+        ("node2", "kubelet"),
+        ("node2", "kube-proxy"),
+        ("node2", "flanneld"),
+        ("node2", "containerd"),
+        ("node1", "kube-apiserver"),
+        ("node1", "etcd"),
+        ("node1", "kube-controller-manager"),
+        ("node1", "kube-scheduler"),
+        ("node1", "api-socket"),
+    ],
+)
+def test_what_has_died_is_told_and_made_anew(cluster: Cluster, node: str, service: str) -> None:
+    before = cluster.get("pod", "web-2")["status"]["containerStatuses"][0]["containerID"]
+    nodes = {one["name"]: one for one in cluster.bed.status(LAB)["nodes"]}
+    (part,) = [one for one in nodes[node]["services"] if one["name"] == service]
+    cluster.on(node, "kill", "-KILL", part["detail"].removeprefix("pid "))
+    said = cluster.bed.status(LAB)
+    dead = [
+        (one["name"], each["name"])
+        for one in said["nodes"]
+        for each in one["services"]
+        if not each["ok"]
+    ]
+    assert dead == [(node, service)]
+    cluster.bed.must("up", LAB, "-q")
+    assert cluster.bed.status(LAB)["ok"]
+    cluster.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
+    assert cluster.fetch("client", f"http://{cluster.address('web-2')}/")["name"] == "web-2"
+    after = cluster.get("pod", "web-2")["status"]["containerStatuses"][0]["containerID"]
+    assert after == before, "the Pod's container was left alone"
+
+
+def test_kubectl_says_so_where_there_is_no_cluster(cluster: Cluster) -> None:
+    cluster.bed.must("up", "netns-experiments", "-q")
+    done = subprocess.run(
+        [*TESTBED, "kubectl", "netns-experiments", "--", "get", "pods"],
+        env=cluster.bed.environment(), capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    cluster.bed.must("down", "netns-experiments")
+    assert done.returncode == 2
+    assert "has no Kubernetes" in done.stderr
