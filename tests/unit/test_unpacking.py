@@ -17,7 +17,8 @@ from testbed.artifacts.pypi import PythonPackage
 from testbed.artifacts.source import Job
 from testbed.errors import ArtifactError, CommandError
 from testbed.process import run
-from testbed.roles.images import Seed
+from testbed.roles.images import LAYOUT
+from testbed.roles.seed import Seed
 
 EVIL = b"evil"
 
@@ -70,13 +71,13 @@ def nothing_in(outside: Path) -> bool:
 
 
 def keep(job: Job, data: bytes) -> None:
-    Seed("20.10", [], lambda: data).fill(job)
+    Seed("20.10", LAYOUT, [], lambda: data).fill(job)
 
 
 def test_what_engines_make_of_images_is_for_its_owner_alone(job: Job) -> None:
     keep(job, archive(("overlay2/a/diff/bin/su", EVIL), ("image/repositories.json", b"{}")))
     assert job.into.stat().st_mode & 0o777 == 0o700
-    assert (job.into / "layers/a/diff/bin/su").read_bytes() == EVIL
+    assert (job.into / "layers/overlay2/a/diff/bin/su").read_bytes() == EVIL
 
 
 def test_members_outside_of_it_are_not_written(job: Job, outside: Path) -> None:

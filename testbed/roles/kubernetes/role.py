@@ -11,16 +11,15 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.lab.marks import mark, marked
+from testbed.lab.marks import marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role, start
-from testbed.roles.kubernetes import addons, certificates, config
+from testbed.roles.kubernetes import addons, certificates, config, runtime
 from testbed.roles.kubernetes.client import SECONDS, api, until
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
-    from testbed.nodes.base import Node as Machine
     from testbed.topology.model import Node, Topology
 
 ROLE = "kubernetes"
@@ -29,44 +28,6 @@ API = "kube-apiserver"
 OBJECTS = "cluster objects"
 CONTROL = ("etcd", "kube-apiserver", "api-socket", "kube-controller-manager", "kube-scheduler")
 EVERY = ("containerd", "kubelet", "kube-proxy", "flanneld")
-PART = "docker"  # whose Debian packages bring containerd and runc
-
-IMAGES = (config.PAUSE, "nginx")  # on every node, beside those of the add-ons
-#: Readable by the kubelet, which asks for these values and would else write them; they are
-#: the machine's, not a namespace's (kubelet, --protect-kernel-defaults).
-SYSCTLS = {
-    "vm/overcommit_memory": "1",
-    "vm/panic_on_oom": "0",
-    "kernel/panic": "10",
-    "kernel/panic_on_oops": "1",
-    "kernel/keys/root_maxkeys": "1000000",
-    "kernel/keys/root_maxbytes": "25000000",
-}
-#: Arguments: the folder of sockets; then sysctls, each with its value.
-PREPARE = """
-set -eu
-mkdir -p -m 700 "$1"
-mkdir -p /etc/cni/net.d /run/flannel /run/testbed/sys /var/lib/kubelet /var/log/pods
-sysctl -q -w net.ipv4.ip_forward=1
-shift
-if [ "$1" = shares ]; then
-  # The kubelet asks for a kernel log: of the machine's it is told nothing.
-  ln -sf null /dev/kmsg
-  # What it mounts for one container is to be seen by another that asks for it.
-  mount --make-rshared /run
-  mount --make-rshared /var/lib
-fi
-while [ $# -gt 2 ]; do
-  file=/proc/sys/$2
-  if [ "$1" = shares ]; then
-    file=/run/testbed/sys/$(echo "$2" | tr / _)
-    : > "$file"
-    mount --bind "$file" "/proc/sys/$2"
-  fi
-  echo "$3" > "$file"
-  kind=$1; shift 3; set -- "$kind" "$@"
-done
-"""
 
 
 class Kubernetes(Role):
@@ -114,17 +75,17 @@ class Kubernetes(Role):
 
     def _node(self, topology: Topology, node: str) -> Iterable[Step]:
         cluster = config.cluster_of(topology)
-        images = (*IMAGES, *addons.images(topology))
         yield Step(
             f"containerd {node}", "containerd with CRI", (node_step(node),), heavy=True,
-            act=lambda context: _containerd(context, node),
+            act=lambda context: runtime.start_containerd(context, node),
         )  # fmt: skip
         yield Step(
-            f"images {node}", ", ".join(images), (f"containerd {node}",), heavy=True,
-            act=lambda context: _images(context, node, images),
+            f"images {node}", ", ".join(runtime.images(topology)), (f"containerd {node}",),
+            heavy=True,
+            act=lambda context: runtime.load_images(context, node),
         )  # fmt: skip
         yield self._daemon(
-            "kubelet", node, (OBJECTS, f"containerd {node}"),
+            "kubelet", node, (OBJECTS, f"images {node}"),
             lambda topology: config.kubelet_words(topology, node),
             notify=True, about="kubelet",
             files=lambda topology: {config.KUBELET_FILE: json.dumps(config.kubelet(topology)),
@@ -146,7 +107,7 @@ class Kubernetes(Role):
             files=lambda _: {config.FLANNEL_FILE: json.dumps(config.flannel(cluster))},
         )  # fmt: skip
         yield Step(
-            f"ready {node}", "the node is Ready", (f"kubelet {node}", f"images {node}",
+            f"ready {node}", "the node is Ready", (f"kubelet {node}",
             f"flanneld {node}", f"kube-proxy {node}"), act=lambda context: _ready(context, node),
         )  # fmt: skip
 
@@ -170,7 +131,7 @@ class Kubernetes(Role):
             service = Service(
                 name,
                 (program, *words(context.topology)),
-                env=_path(context, machine) | (env or {}),
+                env=runtime.path(context, machine) | (env or {}),
                 notify=notify,
                 digest=_digest(context, node),
             )
@@ -179,54 +140,9 @@ class Kubernetes(Role):
         return Step(f"{name} {node}", about or name, needs, heavy=True, act=act)
 
 
-def _path(context: Context, machine: Machine) -> dict[str, str]:
-    folders = [machine.provide(path) for path in context.store.path_dirs(PART)]
-    return {"PATH": ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])}
-
-
 def _digest(context: Context, node: str) -> str:
     """The node's settings, and the life of the cluster: of a new authority nobody has heard."""
     return f"{context.topology.node_digest(node)} {marked(context.node(node), certificates.MARK)}"
-
-
-def _containerd(context: Context, node: str) -> tuple[str, bool]:
-    machine = context.node(node)
-    words = [word for item in SYSCTLS.items() for word in item]
-    if marked(machine, "prepared") is None:
-        kind = "shares" if machine.shares else "own"
-        machine.run(["sh", "-c", PREPARE, "sh", config.RUN, kind, *words])
-        mark(machine, "prepared")
-    rules = config.masquerade(context.topology, node)
-    machine.run(["nft", "-f", "-"], input=rules.encode())
-    machine.put(json.dumps(config.network(config.cluster_of(context.topology), node)).encode(),
-                f"{config.CNI}/10-pods.conflist")  # fmt: skip
-    (plugins,) = context.store.path_dirs("cni-plugins")
-    text = config.containerd(machine.provide(plugins))
-    machine.put(text.encode(), config.CONTAINERD_FILE)
-    service = Service(
-        "containerd",
-        (machine.provide(context.store.binary("containerd", PART)),
-         f"--config={config.CONTAINERD_FILE}", "--log-level=warn"),
-        env=_path(context, machine), notify=True, digest=context.topology.node_digest(node),
-    )  # fmt: skip
-    changed = start(machine, service, timeout=SECONDS)
-    return f"containerd {context.store.version(PART)}", changed
-
-
-def _images(context: Context, node: str, names: tuple[str, ...]) -> tuple[str, bool]:
-    machine = context.node(node)
-    files = [context.store.image(name) for name in names]
-    wanted = " ".join(f"{path} {path.stat().st_mtime_ns}" for path in files)
-    if marked(machine, "images") == wanted:
-        return ", ".join(names), False
-    ctr = machine.provide(context.store.binary("ctr", PART))
-    for path in files:
-        machine.run(
-            [ctr, f"--address={config.CONTAINERD_SOCKET}", "--namespace=k8s.io", "images",
-             "import", machine.provide(path)], timeout=SECONDS,
-        )  # fmt: skip
-    mark(machine, "images", wanted)
-    return ", ".join(names), True
 
 
 def _api(context: Context) -> tuple[str, bool]:

@@ -1,0 +1,158 @@
+"""containerd on a node, and the images that it has."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from testbed.lab.marks import mark, marked
+from testbed.nodes.base import Service
+from testbed.roles.base import start
+from testbed.roles.kubernetes import addons, config
+from testbed.roles.seed import SEEDED, Layout, Seed, harvest, install, is_seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
+
+SERVICE = "containerd"
+PART = "docker"  # whose Debian packages bring containerd and runc
+SECONDS = 180.0  # a busy emulated machine takes a minute for an image
+LAYOUT = Layout(  # of containerd 1.6 with the overlayfs snapshotter
+    root="/var/lib/containerd",
+    parts=(
+        "io.containerd.content.v1.content",
+        "io.containerd.metadata.v1.bolt",
+        "io.containerd.snapshotter.v1.overlayfs",
+    ),
+    linked=(
+        "io.containerd.content.v1.content/blobs/sha256/*",
+        "io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs",
+    ),
+)
+#: Readable by the kubelet, which asks for these values and would else write them; they are
+#: the machine's, not a namespace's (kubelet, --protect-kernel-defaults).
+SYSCTLS = {
+    "vm/overcommit_memory": "1",
+    "vm/panic_on_oom": "0",
+    "kernel/panic": "10",
+    "kernel/panic_on_oops": "1",
+    "kernel/keys/root_maxkeys": "1000000",
+    "kernel/keys/root_maxbytes": "25000000",
+}
+#: Arguments: the folder of sockets, whether the node shares our kernel; then sysctls, each with
+#: its value.
+PREPARE = """
+set -eu
+mkdir -p -m 700 "$1"
+mkdir -p /etc/cni/net.d /run/flannel /run/testbed/sys /var/lib/kubelet /var/log/pods
+sysctl -q -w net.ipv4.ip_forward=1
+shift
+if [ "$1" = shares ]; then
+  # The kubelet asks for a kernel log: of the machine's it is told nothing.
+  ln -sf null /dev/kmsg
+  # What it mounts for one container is to be seen by another that asks for it.
+  mount --make-rshared /run
+  mount --make-rshared /var/lib
+fi
+while [ $# -gt 2 ]; do
+  file=/proc/sys/$2
+  if [ "$1" = shares ]; then
+    file=/run/testbed/sys/$(echo "$2" | tr / _)
+    : > "$file"
+    mount --bind "$file" "/proc/sys/$2"
+  fi
+  echo "$3" > "$file"
+  kind=$1; shift 3; set -- "$kind" "$@"
+done
+"""
+
+
+def path(context: Context, machine: Node) -> dict[str, str]:
+    """The environment in which the runtime's programs are found."""
+    folders = [machine.provide(folder) for folder in context.store.path_dirs(PART)]
+    return {"PATH": ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])}
+
+
+def images(topology: Topology) -> list[str]:
+    """What every node of the cluster has; what the first Pods need comes first."""
+    return [config.PAUSE, *addons.images(topology), "nginx"]
+
+
+def start_containerd(context: Context, node: str) -> tuple[str, bool]:
+    machine = context.node(node)
+    topology = context.topology
+    version = context.store.version(PART)
+    if marked(machine, "prepared") is None:
+        words = [word for item in SYSCTLS.items() for word in item]
+        kind = "shares" if machine.shares else "own"
+        machine.run(["sh", "-c", PREPARE, "sh", config.RUN, kind, *words])
+        if machine.shares:
+            install(context.store, machine, _seed(context, version, bytes))
+        mark(machine, "prepared")
+    machine.run(["nft", "-f", "-"], input=config.masquerade(topology, node).encode())
+    network = json.dumps(config.network(config.cluster_of(topology), node))
+    machine.put(network.encode(), f"{config.CNI}/10-pods.conflist")
+    (plugins,) = context.store.path_dirs("cni-plugins")
+    machine.put(config.containerd(machine.provide(plugins)).encode(), config.CONTAINERD_FILE)
+    service = Service(
+        SERVICE,
+        (
+            machine.provide(context.store.binary("containerd", PART)),
+            f"--config={config.CONTAINERD_FILE}",
+            "--log-level=warn",
+        ),
+        env=path(context, machine),
+        notify=True,
+        digest=topology.node_digest(node),
+    )
+    changed = start(machine, service, timeout=SECONDS)
+    return f"containerd of {version}", changed
+
+
+def load_images(context: Context, node: str) -> tuple[str, bool]:
+    """Make sure of the images; the first time on this machine, keep what they have come to."""
+    machine = context.node(node)
+    names = images(context.topology)
+    files = [context.store.image(name) for name in names]
+    wanted = " ".join(f"{file} {file.stat().st_mtime_ns}" for file in files)
+    if marked(machine, "images") == wanted:
+        return f"{', '.join(names)} there", False
+    there = set(_ctr(context, machine, "images", "list", "--quiet").split())
+    missing = [
+        file
+        for name, file in zip(names, files, strict=True)
+        if not there & {_full(name), f"{_full(name)}:latest"}
+    ]
+    for file in missing:
+        _ctr(context, machine, "images", "import", machine.provide(file))
+    if missing and machine.shares and not is_seeded(machine):
+        _keep(context, machine)
+    mark(machine, "images", wanted)
+    return f"{', '.join(names)} {'loaded' if missing else 'there'}", bool(missing)
+
+
+def _full(name: str) -> str:
+    """An image's name as containerd has it: with its registry (docs.docker.com's, by default)."""
+    return f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}"
+
+
+def _ctr(context: Context, machine: Node, *words: str) -> str:
+    program = machine.provide(context.store.binary("ctr", PART))
+    argv = [program, f"--address={config.CONTAINERD_SOCKET}", "--namespace=k8s.io", *words]
+    return machine.run(argv, timeout=SECONDS).stdout
+
+
+def _keep(context: Context, machine: Node) -> None:
+    """Make the seed from a containerd that has the images and no container yet."""
+    if not _ctr(context, machine, "containers", "list", "--quiet").strip():
+        seed = _seed(context, context.store.version(PART), lambda: harvest(machine, LAYOUT))
+        context.store.keep(SEEDED, seed)
+
+
+def _seed(context: Context, version: str, of: Callable[[], bytes]) -> Seed:
+    archives = [context.store.image(name) for name in images(context.topology)]
+    return Seed(f"containerd of {version}", LAYOUT, archives, of)
