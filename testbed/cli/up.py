@@ -72,6 +72,8 @@ def summary(topology: Topology) -> str:
     roles = {role for node in topology.nodes.values() for role in node.roles}
     if topology.flannel:
         parts.append(f"flannel {topology.flannel.backend}")
+    if cluster := topology.kubernetes:
+        parts.append(f"kubernetes with {cluster.cni} {cluster.backend}, proxy {cluster.proxy}")
     if "docker" in roles:
         firewall = topology.docker.firewall
         with_it = "" if firewall == "iptables" else f" with {firewall}"

@@ -276,6 +276,10 @@ KUBERNETES = {
         LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [kubernetes, §docker]}}\n",
         "no docker on a node of the cluster|containerd",
     ),
+    "virtual machines": bad(
+        LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [§kubernetes], provider: qemu}}\n",
+        "made by netns|n1 by qemu",
+    ),
     "etcd beside it": bad(
         LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [§etcd, kubernetes]}}\n",
         "no etcd on a node of the cluster|of its own",

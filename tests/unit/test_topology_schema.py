@@ -120,7 +120,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "memory": 1 << 30,
                 "provider": "qemu",
             },
-            "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"]},
+            "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"], "provider": "netns"},
         },
         "docker": {"bip": {"n1": "100.96.3.1/24"}, "engine": "29", "firewall": "nftables"},
         "flannel": {

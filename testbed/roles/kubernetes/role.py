@@ -19,6 +19,7 @@ from testbed.roles.kubernetes import addons, certificates, config, runtime
 from testbed.roles.kubernetes.client import SECONDS, api, until
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.lab.context import Context
     from testbed.topology.model import Node, Topology
 
@@ -41,6 +42,11 @@ class Kubernetes(Role):
         "curl": "curl",
     }  # fmt: skip
     kernel = ("overlay", "iptables nat", "iptables conntrack", "nf_tables")
+
+    def fetch(self, store: Store, topology: Topology) -> None:
+        super().fetch(store, topology)
+        for name in runtime.images(topology):
+            store.image(name)
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Kubernetes"]
 
 ROLE = "kubernetes"
+NAMESPACES = "netns"
 #: What a node of a cluster has anyway, under the same names and ports.
 OWN = ("docker", "etcd", "flannel")
 
@@ -26,6 +27,7 @@ class Kubernetes(Look):
             self.section_and_nodes,
             self.control_plane,
             self.nothing_twice_on_a_node,
+            self.made_of_namespaces,
             self.networks_are_apart,
             self.ranges,
             self.host_gw_is_one_segment,
@@ -58,6 +60,14 @@ class Kubernetes(Look):
                         quote(role),
                         hint or "remove it: the cluster runs containers by containerd",
                     )
+
+    def made_of_namespaces(self) -> None:
+        for node in self.t.with_role(ROLE):
+            provider = self.t.provider_of(node.name)
+            if provider != NAMESPACES and not self.bad("nodes", node.name, "provider"):
+                wanted = f"nodes of a cluster made by {NAMESPACES}"
+                hint = "leave the provider out: clusters of other machines are not made yet"
+                self.add(self.role(node, ROLE), wanted, f"{node.name} by {provider}", hint)
 
     def networks_are_apart(self) -> None:
         cluster = self.t.kubernetes
