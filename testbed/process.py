@@ -6,6 +6,7 @@ Commands on a node go through :class:`testbed.nodes.base.Node` instead.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import shutil
@@ -15,14 +16,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from testbed.errors import CommandError, Interrupted, TimeoutExpired
+from testbed.errors import CommandError, Interrupted, MachineError, TimeoutExpired
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Completed", "run", "which"]
+__all__ = ["Completed", "no_more_processes", "run", "which"]
 
 WHERE = "this machine"
 CANCEL_POLL = 0.1  # seconds; how late a cancel may be noticed
@@ -83,7 +84,8 @@ def run(
     waited for.
 
     Raises CommandError when ``check`` and the status is not 0, and always when
-    the program cannot be started; TimeoutExpired; Interrupted when cancelled.
+    the program cannot be started; MachineError where there can be no more
+    processes; TimeoutExpired; Interrupted when cancelled.
     """
     args = tuple(str(arg) for arg in argv)
     try:
@@ -119,7 +121,17 @@ def run(
     return Completed(args, status, out, err)
 
 
+def no_more_processes() -> MachineError:
+    """What fork(2) or pthread_create(3) mean by EAGAIN."""
+    return MachineError(
+        "no more processes or threads can be started here",
+        hint="raise the limit (pids.max of `cat /proc/self/cgroup`, ulimit -u), or end others",
+    )
+
+
 def _not_started(args: tuple[str, ...], error: OSError) -> NoReturn:
+    if error.errno == errno.EAGAIN:
+        raise no_more_processes() from error
     missing = isinstance(error, FileNotFoundError)
     raise CommandError(
         args,

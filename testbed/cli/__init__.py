@@ -164,12 +164,16 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run a command line; return its exit status.  Nothing but a defect leaves as a traceback."""
-    from testbed.errors import Interrupted, TestbedError
+    from testbed.errors import Interrupted, MachineError, TestbedError
+    from testbed.signals import never_lost
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
     try:
-        result = cli.main(args=argv, prog_name="testbed", standalone_mode=False, color=_colours())
+        with never_lost():
+            result = cli.main(
+                args=argv, prog_name="testbed", standalone_mode=False, color=_colours()
+            )
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -184,6 +188,13 @@ def run(argv: list[str]) -> int:
     except TestbedError as error:
         complain(error)
         return error.exit_code
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):  # threading's own words
+            raise
+        from testbed.process import no_more_processes
+
+        complain(no_more_processes())
+        return MachineError.exit_code
     return result if isinstance(result, int) else 0
 
 

@@ -10,6 +10,7 @@ reported together.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -18,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from testbed.errors import Interrupted, NoSuchLab, StepsFailed
+from testbed.errors import CommandError, Interrupted, NoSuchLab, StepsFailed
+from testbed.process import no_more_processes
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -60,7 +62,7 @@ class _Run:
     context: Context
     progress: Progress
     workers: int
-    give_up: Callable[[], None]
+    give_up: Callable[[], None] | None
     began: float = field(default_factory=time.monotonic)
     #: What the threads hand back, or the number of a signal.
     ended: queue.SimpleQueue[Done | int] = field(default_factory=queue.SimpleQueue)
@@ -70,6 +72,7 @@ class _Run:
     running: set[str] = field(default_factory=set)
     finished: dict[str, Done] = field(default_factory=dict)
     failures: list[tuple[str, Exception]] = field(default_factory=list)
+    given_up: float = math.inf  #: when, in seconds from ``began``
 
     def carry_out(self) -> None:
         """Run to the end.  Raises Interrupted for a signal; failures are kept."""
@@ -88,7 +91,7 @@ class _Run:
             if done.error is None:
                 self.finished[done.step.name] = done
             else:
-                self.failed(done.step.name, done.error)
+                self.failed(done, done.error)
             self.start_ready()
 
     def start_ready(self) -> None:
@@ -99,9 +102,18 @@ class _Run:
             self.running.add(step.name)
             self.work.put(step)
             if len(self.threads) < min(self.workers, len(self.running)):
-                thread = threading.Thread(target=self.worker, name="testbed step", daemon=True)
-                self.threads.append(thread)
-                thread.start()
+                self.hire()
+
+    def hire(self) -> None:
+        """Start a thread more; where there can be none, those that there are do all the work."""
+        thread = threading.Thread(target=self.worker, name="testbed step", daemon=True)
+        self.threads.append(thread)  # first: an interrupt may come as soon as it runs
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self.threads.pop()
+            if not self.threads:
+                raise no_more_processes() from error
 
     def ready(self) -> list[Step]:
         """The steps to start now, those furthest along in the plan first."""
@@ -110,13 +122,22 @@ class _Run:
         light = [step for step in ready if not step.heavy]
         return light + [step for step in reversed(ready) if step.heavy][: max(0, room)]
 
-    def failed(self, step: str, error: Exception) -> None:
-        self.failures.append((step, error))
-        if len(self.failures) == 1:
+    def failed(self, done: Done, error: Exception) -> None:
+        if self.failures and self.is_of_giving_up(done, error):
+            return
+        self.failures.append((done.step.name, error))
+        if len(self.failures) == 1 and self.give_up:
+            self.given_up = time.monotonic() - self.began
             try:
                 self.give_up()
             except Exception as second:  # noqa: BLE001  (the first failure must not be lost)
                 self.failures.append(("giving up", second))
+
+    def is_of_giving_up(self, done: Done, error: Exception) -> bool:
+        """Whether a failure only says that giving up took the step's node away."""
+        if isinstance(error, NoSuchLab):
+            return True
+        return isinstance(error, CommandError) and done.began + done.seconds > self.given_up
 
     def worker(self) -> None:
         """A thread: takes steps until there is no more work."""
@@ -147,7 +168,7 @@ def carry_out(
     *,
     progress: Progress | None = None,
     workers: int = 64,
-    give_up: Callable[[], None] = lambda: None,
+    give_up: Callable[[], None] | None = None,
     signals: Held | None = None,
 ) -> list[Done]:
     """Run all steps; return how each ended, in the order in which they did.
@@ -164,23 +185,16 @@ def carry_out(
     try:
         run.carry_out()
     except BaseException:
-        if not run.failures:
+        if give_up and not run.failures:
             give_up()
         raise
     finally:
         run.close()
     if run.failures:
-        raise StepsFailed(_causes(run.failures))
+        raise StepsFailed(run.failures)
     return list(run.finished.values())
 
 
 def heavy_limit() -> int:
     """How many heavy steps may run at once on this machine."""
     return HEAVY_PER_CPU * len(os.sched_getaffinity(0))
-
-
-def _causes(failures: list[tuple[str, Exception]]) -> list[tuple[str, Exception]]:
-    """The failures, without those that only say that giving up took their node away."""
-    causes = [failures[0]]
-    causes += [f for f in failures[1:] if not isinstance(f[1], NoSuchLab)]
-    return causes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.errors import CommandError, Interrupted, TimeoutExpired
+from testbed.errors import CommandError, Interrupted, MachineError, TimeoutExpired
 from testbed.process import run, which
 
 
@@ -47,6 +48,17 @@ def test_a_missing_program_is_a_command_error_even_unchecked() -> None:
     with pytest.raises(CommandError) as caught:
         run(["/nowhere/at-all"], check=False)
     assert caught.value.status == 127
+
+
+def test_without_room_for_a_process_the_machine_is_to_blame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # fork(2), at a pids.max
+
+    monkeypatch.setattr("subprocess.Popen", refused)
+    with pytest.raises(MachineError, match=r"(?s)no more processes.*pids\.max"):
+        run(["true"], check=False)
 
 
 def test_more_than_a_pipe_holds_goes_through_in_both_directions() -> None:

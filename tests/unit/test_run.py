@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from testbed.errors import LabError, MachineError, NoSuchLab, StepsFailed
+from testbed.errors import CommandError, LabError, MachineError, NoSuchLab, StepsFailed
 from testbed.lab import run as running
 from testbed.lab.run import Done, Progress, carry_out
 from testbed.lab.step import Plan, Step, order
@@ -167,6 +167,33 @@ def test_no_more_threads_than_workers() -> None:
     assert len(names) <= 3
 
 
+def few_threads(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """No more than so many can be started, as with a pids.max."""
+    start, started = threading.Thread.start, iter(range(most))
+
+    def limited(thread: threading.Thread) -> None:
+        if next(started, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_with_fewer_threads_than_it_wants_all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_threads(monkeypatch, 2)
+    done = carry_out(plan(*(step(f"s{i}") for i in range(30))), NOTHING)
+    assert len(done) == 30
+    assert left_over() == []
+
+
+def test_without_any_thread_the_machine_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_threads(monkeypatch, 0)
+    given_up: list[str] = []
+    with pytest.raises(MachineError, match="no more processes or threads"):
+        carry_out(plan(step("a")), NOTHING, give_up=lambda: given_up.append("given up"))
+    assert given_up == ["given up"]
+
+
 def test_a_failure_stops_what_has_not_begun() -> None:
     begun: list[str] = []
     with pytest.raises(StepsFailed) as caught:
@@ -195,6 +222,29 @@ def test_a_failure_gives_up_what_is_under_way_once() -> None:
     # That the node went away is what giving up does, no failure of its own.
     assert [name for name, _ in caught.value.failures] == ["a"]
     assert left_over() == []
+
+
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_a_command_that_giving_up_has_cut_off_is_no_failure(gives_up: bool) -> None:
+    wait = Wait()
+
+    def act() -> None:
+        assert wait.begun.wait(5)
+        raise MachineError("no more processes")
+
+    def cut_off() -> None:
+        wait.begun.set()
+        assert wait.gone.wait(1 if gives_up else 0.2) is gives_up
+        raise CommandError(["ip"], where="fabric", status=1, stderr="No such process")
+
+    with pytest.raises(StepsFailed) as caught:
+        carry_out(
+            plan(step("w", act=cut_off), step("a", act=act)),
+            NOTHING,
+            give_up=wait.give_up if gives_up else None,
+        )
+    assert [name for name, _ in caught.value.failures] == (["a"] if gives_up else ["a", "w"])
+    assert caught.value.exit_code == (3 if gives_up else 4)
 
 
 def test_all_failures_are_told() -> None:
