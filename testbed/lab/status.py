@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
+from testbed.nodes.base import killed_for_memory
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -123,9 +125,18 @@ def _services(context: Context, node: Node) -> list[Part]:
         if state is None:
             parts.append(Part(name, "missing", ok=False))
         else:
-            how = "" if state.status is None else f"exit status {state.status}"
-            parts.append(Part(name, state.state, state.state == "ready", how or f"pid {state.pid}"))
+            how = f"pid {state.pid}" if state.status is None else _ending(node, state.status)
+            parts.append(Part(name, state.state, state.state == "ready", how))
     return parts
+
+
+def _ending(node: Node, status: int) -> str:
+    """How a service has ended."""
+    if status >= 0:
+        return f"exit status {status}"
+    killed = killed_for_memory(node) if -status == signal.SIGKILL else 0
+    why = f"; for want of memory the kernel has killed {killed} processes of {node.name}"
+    return f"signal {-status}{why if killed else ''}"
 
 
 def _containers(context: Context, node: Node) -> list[Part]:

@@ -8,7 +8,9 @@ written here, so they run unchanged on every provider.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -257,6 +259,22 @@ class Node(ABC):
             stdout=result.stdout,
             stderr=result.stderr,
         )
+
+
+#: Where a kernel counts what it has killed for want of memory: for a cgroup, by its version, and
+#: for a machine (cgroup-v2.rst; cgroup-v1/memory.rst; proc_vmstat(5)).
+KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+KILLS_OF_A_MACHINE = ("/proc/vmstat",)
+
+
+def killed_for_memory(node: Node) -> int:
+    """How many of a node's own processes the kernel has killed because memory had run out."""
+    for path in KILLS if node.shares else KILLS_OF_A_MACHINE:
+        with contextlib.suppress(OSError, NoSuchLab):
+            found = re.search(rb"^oom_kill (\d+)$", node.get(path), re.MULTILINE)
+            if found:
+                return int(found[1])
+    return 0
 
 
 INSTALL = "apt-get install -y --no-install-recommends"  #: a finding's fix, before its packages

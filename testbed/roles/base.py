@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from testbed.errors import ServiceError
+from testbed.nodes.base import killed_for_memory
+
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.lab.step import Step
@@ -33,7 +36,15 @@ def start(machine: Machine, service: Service, *, timeout: float = 60.0) -> bool:
     ``timeout`` is in seconds.  Raises as :meth:`testbed.nodes.base.Node.start` does.
     """
     before = machine.services().get(service.name)
-    machine.start(service, timeout=timeout)
+    try:
+        machine.start(service, timeout=timeout)
+    except ServiceError as error:
+        if killed := killed_for_memory(machine):
+            error.hint = (
+                f"for want of memory the kernel has killed {killed} processes of {machine.name}: "
+                "give it more (`memory:`)"
+            )
+        raise
     return before is None or before.state == "dead" or before.digest != service.digest
 
 

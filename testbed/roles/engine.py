@@ -109,9 +109,15 @@ class Engine:
         return bool(self._call("list images", self.api.images, name))
 
     def load(self, archive: Path) -> None:
-        """Load a docker-archive."""
+        """Load a docker-archive.  How it ends comes last of what the daemon tells meanwhile."""
+        what = f"load the image {archive.name}"
         with archive.open("rb") as file:
-            self._call(f"load the image {archive.name}", self.api.load_image, file)
+            told = self._call(what, lambda: list(self.api.load_image(file)))
+        for error in (words["error"] for words in told if "error" in words):
+            raise LabError(
+                f"dockerd on {self._node.name}: cannot {what}: {error}",
+                hint=f"what room it has: testbed exec {self._node.name} -- df /var/lib/docker",
+            )
 
     def names(self, *, label: str | None = None) -> set[str]:
         """The names of all containers, running or not; of those with a label ``key=value``."""

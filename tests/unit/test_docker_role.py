@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -14,7 +17,7 @@ from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.base import GO
 from testbed.roles.docker import daemon_config, daemon_env
-from testbed.roles.engine import engine_version, enter, parse_version
+from testbed.roles.engine import Engine, engine_version, enter, parse_version
 from testbed.roles.firewall import CHOOSE
 from testbed.topology import Overrides, load
 from testbed.topology.model import ENGINES
@@ -199,3 +202,22 @@ def test_an_iptables_that_is_no_alternative_is_told(bench: Bench) -> None:
 def test_the_way_into_a_container() -> None:
     assert cast("tuple[str, ...]", enter(42, mounts=False)) == ("nsenter", "--target=42", "--net")
     assert "--mount" in enter(42)
+
+
+def test_an_image_is_loaded_once_the_daemon_has_told_all_of_it(tmp_path: Path) -> None:
+    """It tells of an error when the answer has long begun (Engine API, POST /images/load)."""
+    told: list[str] = []
+
+    def load_image(_: object) -> Iterator[dict[str, str]]:
+        for words in ({"stream": "Loading layer"}, {"error": "no space left on device"}):
+            told.append(next(iter(words)))
+            yield words
+
+    engine = Engine.__new__(Engine)
+    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine.api = SimpleNamespace(load_image=load_image)
+    archive = tmp_path / "nginx.tar"
+    archive.touch()
+    with pytest.raises(LabError, match=r"(?s)nginx\.tar: no space left on device.*node1 -- df"):
+        engine.load(archive)
+    assert told == ["stream", "error"]

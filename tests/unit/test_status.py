@@ -284,11 +284,34 @@ def test_a_lab_without_nodes_is_not_ok() -> None:
     assert not Status("lab", []).ok
 
 
-@pytest.mark.parametrize("exit_status", [0, 1, -9])
-def test_a_service_that_has_ended_says_how(two: Two, exit_status: int) -> None:
-    two.node("node1").end("flanneld", exit_status)
+@pytest.mark.parametrize(
+    ("ending", "words"), [(0, "exit status 0"), (1, "exit status 1"), (-9, "signal 9")]
+)
+def test_a_service_that_has_ended_says_how(two: Two, ending: int, words: str) -> None:
+    two.node("node1").end("flanneld", ending)
     service = two.of("node1").services[-1]
-    assert service == Part("flanneld", "dead", ok=False, detail=f"exit status {exit_status}")
+    assert service == Part("flanneld", "dead", ok=False, detail=words)
+
+
+#: As the kernel prints them (cgroup-v2.rst, memory.events; cgroup-v1/memory.rst, oom_control).
+KILLS = {
+    "/sys/fs/cgroup/memory.events": "low 0\nhigh 0\nmax 8\noom 3\noom_kill 2\n",
+    "/sys/fs/cgroup/memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+}
+
+
+@pytest.mark.parametrize("path", KILLS)
+def test_a_service_that_memory_ran_out_for(
+    two: Two, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = two.node("node1")
+    monkeypatch.setattr(type(node), "shares", True)
+    node.put(KILLS[path].encode(), path)
+    node.end("flanneld", -9)
+    detail = "signal 9; for want of memory the kernel has killed 2 processes of node1"
+    assert two.of("node1").services[-1].detail == detail
+    node.end("etcd", -15)
+    assert "memory" not in two.of("node1").services[0].detail
 
 
 def test_a_service_that_was_never_started(two: Two) -> None:
