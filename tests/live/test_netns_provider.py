@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from provider_contract import ProviderContract, spec, until
+from provider_contract import PYTHON, ProviderContract, spec, until
 
 from testbed.artifacts import Store
 from testbed.errors import CommandError, LabError, NoSuchLab
@@ -228,6 +228,23 @@ class TestNetns:
         # Its peers' ARP caches are right still.
         assert nodes["node2"].run(ping, check=False).ok
 
+    def test_connections_end_with_their_lab(
+        self, provider: NetnsProvider, topology: Topology
+    ) -> None:
+        """The kernel would go on trying to close those that are cut off, for minutes."""
+        provider.create_fabric(LAB, topology)
+        nodes = {name: provider.create(LAB, spec(name)) for name in ("node1", "node2")}
+        for node in nodes.values():
+            provider.connect(LAB, topology, node)
+        before = cut_off()
+        with (
+            nodes["node1"].spawn([PYTHON, "-S", "-c", ACCEPTS]) as one,
+            nodes["node2"].spawn([PYTHON, "-S", "-c", CONNECTS]) as two,
+        ):
+            assert until(lambda: one.out == two.out == b"40\n", 20), one.err + two.err
+            provider.destroy(LAB)
+        assert cut_off() - before < 20  # other labs of this machine may leave a few
+
     def test_only_a_gateway_forwards(self, provider: NetnsProvider, topology: Topology) -> None:
         provider.create_fabric(LAB, topology)
         for name, forwards in (("outside", b"1\n"), ("node2", b"0\n")):
@@ -415,6 +432,33 @@ print("begun", flush=True)
 for i in range(1000):
     provider.create("contract", NodeSpec(f"n{i}", "d"))
 """
+
+
+#: Forty connections from node2 to node1.
+ACCEPTS = """
+import socket, time
+server = socket.create_server(("", 7000), backlog=64)
+kept = [server.accept() for _ in range(40)]
+print(len(kept), flush=True)
+time.sleep(600)
+"""
+CONNECTS = """
+import socket, time
+kept = []
+while len(kept) < 40:
+    try:
+        kept.append(socket.create_connection(("10.168.0.2", 7000)))
+    except ConnectionRefusedError:
+        time.sleep(0.01)
+print(len(kept), flush=True)
+time.sleep(600)
+"""
+
+
+def cut_off() -> int:
+    """TCP connections, of all network namespaces, that no process has any more."""
+    text = Path("/proc/net/sockstat").read_text(encoding="utf-8")
+    return int(text.split(" orphan ")[1].split()[0])
 
 
 def read_until(fd: int, text: bytes) -> None:

@@ -228,6 +228,13 @@ class NetnsProvider(Provider):
         """
         there = self._ours(lab)
         inits = [i for i in there if wanted is None or (i.kind == self._kind and i.node in wanted)]
+        # The fabric last: connections that it cuts off before both ends are closed live on in the
+        # kernel for minutes, and their nodes' network namespaces with them.
+        self._kill(lab, [init for init in inits if init.kind != "fabric"])
+        self._kill(lab, [init for init in inits if init.kind == "fabric"])
+        return {i.node for i in there if i not in inits}
+
+    def _kill(self, lab: str, inits: list[find.Init]) -> None:
         freezer = cgroups.freezer()
         folder = cgroups.folder_name(lab, self._state)
         for init in inits:
@@ -242,7 +249,6 @@ class NetnsProvider(Provider):
                     f"node {init.node} of lab {lab} does not end (pid {init.pid})",
                     hint="a process in it hangs in the kernel: see /proc/PID/stack of its children",
                 )
-        return {i.node for i in there if i not in inits}
 
 
 def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
