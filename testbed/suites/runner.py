@@ -68,6 +68,12 @@ class _Collector:
         config.stash[pytest_plugin.FINDINGS] = self.results.findings
         config.stash[pytest_plugin.REFUSED] = self.refused
 
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Let go of the lab: the suites' modules keep the config of who loaded them for good."""
+        self._lab = None
+        if pytest_plugin.LAB in config.stash:
+            del config.stash[pytest_plugin.LAB]
+
     @pytest.hookimpl(trylast=True)  # after -k: what it leaves out is not selected
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
@@ -199,6 +205,7 @@ def run(
         "--rootdir", str(_root(selection)),
         "-c", os.devnull,  # nothing of the folder that we happen to be in
         "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings",
+        "-p", "no:unraisableexception",  # our own hook sees to signals (testbed.signals)
         "-p", "testbed.pytest_plugin",
         "--continue-on-collection-errors",  # one broken file does not keep the others from running
     ]  # fmt: skip

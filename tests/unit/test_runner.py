@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -718,6 +719,19 @@ def test_nothing_is_left_behind_in_the_folder(three: Path) -> None:
     run(own(three))
     left = {path.name for path in three.parent.iterdir()} - {"__pycache__"}
     assert left == {three.name}
+
+
+def test_the_lab_is_let_go_of(suite: Suite) -> None:
+    """Though the modules that were loaded keep what loaded them."""
+    path = suite("def test_it(lab): assert lab.name")
+    lab = FakeLab()
+    gone = weakref.ref(lab)
+    (check,) = runner.run(cast("LiveLab", lab), own(path)).checks
+    assert check.outcome == "passed"
+    assert "test_small" in sys.modules
+    del lab
+    gc.collect()
+    assert gone() is None
 
 
 # -- what breaks it off ---------------------------------------------------------------
