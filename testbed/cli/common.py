@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -144,10 +145,19 @@ def artifact_option(function: F) -> F:
 
 
 def load_variant(topology: str, **variant: Any) -> Any:
-    """The topology by name or path, with a command's variant options applied."""
-    from testbed.topology.load import Overrides, load
+    """The topology by name or path, with a command's variant options applied.
+
+    Without any, the name of a lab that is up from a file means it as it is.
+    """
+    from testbed.topology.load import Overrides, is_path, load, names
 
     given = {key: value for key, value in variant.items() if value is not None}
+    if not (given or is_path(topology) or topology in names()):
+        from testbed.lab.lab import Lab
+
+        lab = Lab(topology, make_settings())
+        if record := lab.settings.state.read(topology):
+            return replace(lab.topology(), source=record.source)
     return load(topology, Overrides(**given) if given else None)
 
 

@@ -36,8 +36,9 @@ def command(
 ) -> None:
     """Bring a lab up, or what of it is missing or different.
 
-    TOPOLOGY is a name that `testbed topologies` lists, or a file.  A second
-    `up` does nothing; after a change in the file it changes what differs.
+    TOPOLOGY is a name that `testbed topologies` lists, a file, or the name of
+    a lab that is up from one, to mend it.  A second `up` does nothing; after a
+    change in the file it changes what differs.
     When it fails, what it made is removed again, unless --keep.
     """
     wanted = common.load_variant(topology, **variant)

@@ -42,7 +42,7 @@ def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = Non
     apply, TopologyError for a file with problems.
     """
     text = os.fspath(name_or_path)
-    if _is_path(text):
+    if is_path(text):
         topology = load_text(_read(text), text)
     else:
         shipped = names()
@@ -72,7 +72,8 @@ def _unknown(name: str, shipped: abc.Mapping[str, Path]) -> str:
     return f"{hint}; a file is named by its path, like ./{name or 'lab'}.yaml"
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether :func:`load` takes it for the path of a file, and not for a name."""
     if "/" in text or text.endswith((".yaml", ".yml")):
         return True
     try:

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -412,6 +413,15 @@ def test_a_defect_leaves_as_a_traceback(testbed: Testbed, monkeypatch: pytest.Mo
         testbed("schema")
 
 
+def test_no_more_threads_is_no_defect(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends(monkeypatch, RuntimeError("can't start new thread"))
+    said = testbed("schema")
+    assert (said.status, "pids.max" in said.err) == (3, True)
+    ends(monkeypatch, RuntimeError("another"))
+    with pytest.raises(RuntimeError, match="another"):
+        testbed("schema")
+
+
 @pytest.mark.parametrize("signum", HANDLED)
 def test_signals_end_a_command(
     signum: int, testbed: Testbed, monkeypatch: pytest.MonkeyPatch
@@ -419,6 +429,30 @@ def test_signals_end_a_command(
     command = click.Command("schema", callback=lambda: signal.raise_signal(signum))
     monkeypatch.setattr("testbed.cli.schema.command", command)
     assert testbed("schema").status == 128 + signum
+
+
+@pytest.mark.parametrize("signum", [*HANDLED, signal.SIGINT])
+def test_a_signal_whose_exception_goes_nowhere_comes_again(
+    signum: int, testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a callback of a weak reference, such as each import has."""
+    came: list[int] = []
+
+    def act() -> None:
+        class Thing:
+            def __del__(self) -> None:
+                came.append(signum)
+                signal.raise_signal(signum)
+
+        Thing()
+        time.sleep(10)
+
+    monkeypatch.setattr("testbed.cli.schema.command", click.Command("schema", callback=act))
+    hook = sys.unraisablehook
+    said = testbed("schema")
+    assert (said.status, came) == (128 + signum, [signum])
+    assert "ignored" not in said.err
+    assert sys.unraisablehook is hook
 
 
 def test_main_exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -524,6 +558,27 @@ def test_an_empty_variable_is_none(bench: Bench, monkeypatch: pytest.MonkeyPatch
 
 def test_a_name_need_not_be_up(bench: Bench) -> None:
     assert meant(bench, "anything") == "anything"  # the command says what it makes of it
+
+
+def test_up_of_a_lab_from_a_file_means_what_is_up(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `status` says to mend it with; a file, or a shipped topology, is itself meant."""
+    monkeypatch.setenv("TESTBED_STATE", str(bench.state.path))
+    monkeypatch.chdir(tmp_path)
+    record(bench, "mine", source="gone.yaml")
+    record(bench, "docker-single", source="gone.yaml")
+    found = common.load_variant("mine")
+    assert (found.name, found.source) == ("mine", "gone.yaml")
+    assert found.to_dict() == {**load("two-node").to_dict(), "name": "mine"}
+    assert common.load_variant("docker-single") == load("docker-single")
+    for name in ("yours", "", "min"):
+        with pytest.raises(UsageError, match="no topology"):
+            common.load_variant(name)
+    with pytest.raises(UsageError, match="no topology"):  # a variant is one of a topology
+        common.load_variant("mine", backend="udp")
+    Path("mine").write_text("name: of-the-file\nnodes: {a: {}}\n")
+    assert common.load_variant("mine").name == "of-the-file"
 
 
 def test_a_file_means_the_lab_that_came_from_it(
