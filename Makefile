@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live crash fuzz test-vm test-k8s sabotage bench bench-vm lock setup clean
+.PHONY: help demo test lint unit web live crash soak fuzz test-vm test-k8s sabotage bench bench-vm lock \
+  setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ live: setup  ## tests on real labs (root)
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
 	$(SUDO) env TESTBED_CRASH=long $(BIN)/python -m pytest tests/crash
+
+soak: setup  ## two hundred labs up, put to the test and down again: does anything grow? (root)
+	$(SUDO) env PYTHONPATH=tests $(BIN)/python -m crash.soak $(ROUNDS)
 
 fuzz: $(VENV)/ready  ## a million topologies and what other programs may say, by a fuzzer
 	$(BIN)/python tests/fuzz/fuzz.py 1000000 1200

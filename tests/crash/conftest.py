@@ -17,7 +17,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
     """Whatever was done with it: ``down --all`` ends well, and nothing is left then."""
     made = Bed(tmp_path / "state")
     yield made
-    made.env = {}
+    made.env, made.under = {}, ()
     gone = made.run("down", "--all")
     assert gone.returncode == 0, gone.stderr
     assert made.leftovers() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,13 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from testbed import leaks
+from testbed.lab.lab import Lab
+from testbed.lab.live import LiveLab
 from testbed.leftovers import Leftover, leftovers
+from testbed.nodes.netns import cgroups
 from testbed.settings import settings
 
 TESTBED = [sys.executable, "-m", "testbed"]
@@ -83,17 +89,21 @@ class Slow:
 
 @dataclass
 class Bed:
-    """A state folder, and the commands that are run with it."""
+    """A state folder, and the commands that are run with it.
+
+    ``under`` is what stands before each command: a program that limits it, say.
+    """
 
     state: Path
     env: dict[str, str] = field(default_factory=dict)
+    under: Sequence[str] = ()
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "TESTBED_STATE": str(self.state), "NO_COLOR": "1", **self.env}
 
     def run(self, *argv: str, timeout: float = SECONDS) -> Done:
         return subprocess.run(
-            [*TESTBED, *argv],
+            [*self.under, *TESTBED, *argv],
             env=self.environment(),
             capture_output=True,
             text=True,
@@ -112,7 +122,7 @@ class Bed:
 
     def start(self, *argv: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*TESTBED, *argv],
+            [*self.under, *TESTBED, *argv],
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -135,6 +145,37 @@ class Bed:
         return [one for one in found if one.state == self.state.resolve()]
 
 
+@contextlib.contextmanager
+def confined(file: Mapping[int, str], value: Mapping[int, str]) -> Iterator[Sequence[str]]:
+    """What to run a command under that is to have so little; nodes of labs have cgroups beside it.
+
+    ``file`` and ``value`` say by the cgroup's version what limits it, and how far.
+    """
+    for hierarchy in cgroups.hierarchies():
+        folder = hierarchy.mount / f"crash-{os.getpid()}"
+        folder.mkdir()
+        try:
+            if (folder / file[hierarchy.version]).exists():
+                (folder / file[hierarchy.version]).write_text(value[hierarchy.version])
+                join = 'echo 0 > "$1/cgroup.procs"; shift; exec "$@"'
+                yield ("sh", "-c", join, "sh", str(folder))
+                return
+        finally:
+            cgroups._remove_folder(folder, time.monotonic() + SECONDS)
+    pytest.skip(f"no cgroup here has {' or '.join({*file.values()})}")
+
+
+def with_processes(most: int) -> contextlib.AbstractContextManager[Sequence[str]]:
+    return confined({1: "pids.max", 2: "pids.max"}, {1: str(most), 2: str(most)})
+
+
+def with_cpus(share: float) -> contextlib.AbstractContextManager[Sequence[str]]:
+    quota = int(share * cgroups.PERIOD)
+    return confined(
+        {1: "cpu.cfs_quota_us", 2: "cpu.max"}, {1: f"{quota}", 2: f"{quota} {cgroups.PERIOD}"}
+    )
+
+
 def killed_at(process: subprocess.Popen[bytes], seconds: float, signum: int) -> tuple[int, str]:
     """End a process so many seconds from now; its status, and what it said on standard error."""
     assert process.stderr
@@ -144,6 +185,11 @@ def killed_at(process: subprocess.Popen[bytes], seconds: float, signum: int) -> 
     _, err = process.communicate(timeout=SECONDS)
     status = process.returncode
     return (status if status >= 0 else 128 - status), err.decode()
+
+
+def lab(bed: Bed, name: str) -> LiveLab:
+    """A lab of a bed, as it runs now."""
+    return LiveLab(Lab(name, settings(state_folder=bed.state)).context())
 
 
 def no_traceback(text: str) -> None:

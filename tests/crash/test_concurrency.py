@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from crash.means import LONG, SECONDS, Bed, Watch, dice, no_traceback
+from crash.means import LONG, SECONDS, Bed, Watch, dice, killed_at, no_traceback
 from testbed.nodes.netns import find
 
 TINY = """\
@@ -122,13 +122,51 @@ def test_two_state_folders(bed: Bed, watch: Watch, tmp_path: Path) -> None:
     watch.check()
 
 
+def test_two_state_folders_at_once(bed: Bed, watch: Watch, tmp_path: Path) -> None:
+    """Labs of the same name, and ``down --all`` and ``doctor --leaks --fix`` of two users."""
+    path = write(tmp_path, "twin")
+
+    def life(mine: Bed) -> None:
+        chance = dice(mine.state.parent.name)
+        for _ in range(ROUNDS):
+            time.sleep(chance.uniform(0, 0.3))  # not a wait: so that they meet differently
+            mine.must("up", path, "-q")
+            mine.must("exec", "-l", "twin", "aa", "--", "ping", "-c", "1", "10.168.0.3")
+            mine.must("doctor", "--leaks", "--fix")
+            assert mine.status("twin")["ok"]
+            mine.must("down", "--all")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(life, [bed, Bed(tmp_path / "other" / "state")]))
+    watch.check()
+
+
+def test_verify_ended_during_down(bed: Bed, watch: Watch) -> None:
+    """At whatever instant: ``down`` ends well, and nothing is left."""
+    small = str(Path(__file__).with_name("small.yaml"))
+    chance = dice("verify and down")
+    for turn in range(12 if LONG else 2):
+        bed.must("up", small, "-q")
+        verify = bed.start("verify", "small", "--document", "001")
+        time.sleep(chance.uniform(0.5, 2.0))  # not a wait: how far it comes is what is tried
+        down = bed.start("down", "small")
+        at, signum = chance.uniform(0, 0.5), (signal.SIGKILL, signal.SIGTERM)[turn % 2]
+        _, said = killed_at(verify, at, signum)
+        _, err = down.communicate(timeout=SECONDS)
+        assert down.returncode == 0, err.decode()
+        no_traceback(said)
+        assert bed.labs() == []
+        assert bed.leftovers() == []
+        watch.check()
+
+
 def test_a_cache_filled_by_several_of_which_one_is_killed(tmp_path: Path) -> None:
     cache, log = tmp_path / "cache", tmp_path / "log"
     started = [
         subprocess.Popen([sys.executable, "-c", FILL, cache, log], stdout=subprocess.PIPE)
         for _ in range(5)
     ]
-    while not log.exists():
+    while not (log.exists() and log.read_text()):
         time.sleep(0.01)
         assert any(process.poll() is None for process in started)
     (maker,) = {

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crash.means import LONG, Bed, Count, Watch
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from crash.means import LONG, Bed, Count, Watch, lab, no_traceback
 from testbed.nodes.netns import find
-from testbed.settings import settings
+from testbed.roles.etcd import etcdctl
 
 if TYPE_CHECKING:
-    from testbed.nodes.base import Node
+    from testbed.lab.live import LiveLab
 
 LAB = "two-node"
 #: What is killed, and on which node.
@@ -46,10 +44,6 @@ done
 """
 
 
-def lab(bed: Bed) -> LiveLab:
-    return LiveLab(Lab(LAB, settings(state_folder=bed.state)).context())
-
-
 def kill(bed: Bed, victim: str) -> None:
     node = VICTIMS[victim]
     if victim == "init":
@@ -59,7 +53,7 @@ def kill(bed: Bed, victim: str) -> None:
                 assert init.wait_dead(30)
                 return
         raise AssertionError(f"there is no {node}")
-    said = lab(bed).node(node).run(["sh", "-c", KILL, "kill", victim]).stdout.split()
+    said = lab(bed, LAB).node(node).run(["sh", "-c", KILL, "kill", victim]).stdout.split()
     assert victim in said, f"no {victim} runs on {node}"
 
 
@@ -75,13 +69,21 @@ def told(status: dict[str, object]) -> dict[str, str]:
     return found
 
 
-def lease(node: Node) -> bytes:
-    return node.get("/run/flannel/subnet.env")
+def leases(live: LiveLab) -> dict[str, bytes]:
+    """What each flanneld has, as its node was told, and as etcd keeps it."""
+    found = {name: live.node(name).get("/run/flannel/subnet.env") for name in ("node1", "node2")}
+    argv = etcdctl(live.topology, live.context, "get", "--prefix", "/coreos.com/network/subnets/")
+    return found | {"etcd": live.node("node1").run(argv).out}
+
+
+def subnets(known: dict[str, bytes]) -> bytes:
+    """The keys, without what they say of each node."""
+    return b" ".join(word for word in known["etcd"].split() if word.startswith(b"/"))
 
 
 def check_one(bed: Bed, victims: tuple[str, ...]) -> None:
-    pid = {name: node.init.pid for name, node in lab(bed).nodes.items()}  # type: ignore[attr-defined]
-    before = lease(lab(bed).node("node1"))
+    pid = {name: node.init.pid for name, node in lab(bed, LAB).nodes.items()}  # type: ignore[attr-defined]
+    before = leases(lab(bed, LAB))
     for victim in victims:
         kill(bed, victim)
     said = told(bed.status(LAB))
@@ -96,8 +98,11 @@ def check_one(bed: Bed, victims: tuple[str, ...]) -> None:
     strange = [step for step in done["changed"] if not step.startswith((*allowed, "reach"))]
     assert not strange, f"{victims}: {strange} had no need of repair"
     assert bed.status(LAB)["ok"]
-    now = lab(bed)
-    assert lease(now.node("node1")) == before
+    now = lab(bed, LAB)
+    after = leases(now)
+    if "init" in victims:  # a node made anew has another VTEP, and tells etcd of it
+        before["etcd"], after["etcd"] = subnets(before), subnets(after)
+    assert after == before
     stayed = {name for name in pid if not ("init" in victims and name == VICTIMS["init"])}
     for name in stayed:
         assert now.nodes[name].init.pid == pid[name]  # type: ignore[attr-defined]
@@ -122,18 +127,75 @@ def test_each_and_each_pair(bed: Bed, watch: Watch, count: Count) -> None:
     watch.check()
 
 
-@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "udp"] if LONG else ["vxlan"])
-def test_traffic_without_flanneld(bed: Bed, backend: str) -> None:
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "udp"])
+def test_traffic_without_flanneld(bed: Bed, watch: Watch, backend: str) -> None:
     """The kernel carries what flanneld has set up; only with udp it is in the way itself."""
     bed.must("up", LAB, "-q", "--backend", backend)
-    live = lab(bed)
-    leases = {name: lease(live.node(name)) for name in ("node1", "node2")}
-    peer = live.container("container-2").address
-    ping = ["ping", "-c", "1", "-W", "2", peer]
-    assert live.container("container-1").run(ping, check=False).ok
+    live = lab(bed, LAB)
+    before = leases(live)
+    both = [live.container("container-1"), live.container("container-2")]
+
+    def crosses() -> set[bool]:
+        pairs = ((one, other.address) for one in both for other in both if one is not other)
+        pings = ((one, ["ping", "-c", "1", "-W", "2", peer]) for one, peer in pairs)
+        return {one.run(ping, check=False).ok for one, ping in pings}
+
+    assert crosses() == {True}
     kill(bed, "flanneld")
-    assert live.container("container-1").run(ping, check=False).ok is (backend != "udp")
-    bed.must("up", LAB, "-q")
-    assert live.container("container-1").run(ping, check=False).ok
-    assert {name: lease(live.node(name)) for name in leases} == leases
+    assert crosses() == {backend != "udp"}
+    assert told(bed.status(LAB)) == {"node2 flanneld": "dead"}
+    bed.must("up", LAB, "-q", "--backend", backend)
+    assert crosses() == {True}
+    assert leases(live) == before
     live.close()
+    bed.must("down", LAB)
+    watch.check()
+
+
+TIGHT = """\
+name: tight
+networks:
+  lan: {subnet: 10.168.0.0/24}
+nodes:
+  one: {networks: {lan: 10.168.0.2}, roles: [docker], memory: 256M}
+  two: {networks: {lan: 10.168.0.3}, roles: [docker]}
+containers:
+  here: {node: one, image: nginx}
+  there: {node: two, image: nginx}
+"""
+#: More than the node may have, and no more than that: where nothing limits it, it ends well.
+EAT = ["sh", "-c", "head -c 512M /dev/zero | tail -c 512M > /dev/null"]
+
+
+def test_memory_that_is_used_up(bed: Bed, watch: Watch, tmp_path: Path) -> None:
+    file = tmp_path / "tight.yaml"
+    file.write_text(TIGHT)
+    bed.must("up", str(file), "-q")
+    one = lab(bed, "tight").node("one")
+    assert not one.run(EAT, check=False).ok, "who eats is killed, and nobody else"
+    assert bed.status("tight")["ok"]
+    # The next time the kernel is to choose the daemon first.
+    pid = one.services()["dockerd"].pid
+    one.run(["sh", "-c", f"echo 1000 > /proc/{pid}/oom_score_adj"])
+    one.run(EAT, check=False)
+    status = bed.status("tight")
+    assert told(status)["one dockerd"] == "dead"
+    assert not [name for name in told(status) if name.startswith("two")]
+    (dockerd,) = [p for p in status["nodes"][0]["services"] if p["name"] == "dockerd"]
+    assert dockerd["detail"].startswith("signal 9; for want of memory"), dockerd
+    done = json.loads(bed.must("up", "tight", "--json").stdout)
+    assert {step.partition("/")[0] for step in done["changed"]} <= {"docker one", "container one"}
+    assert bed.status("tight")["ok"]
+    bed.must("down", "tight")
+    watch.check()
+
+
+def test_too_little_memory_to_begin_with(bed: Bed, watch: Watch, tmp_path: Path) -> None:
+    file = tmp_path / "tight.yaml"
+    file.write_text(TIGHT.replace("256M", "32M"))
+    done = bed.run("up", str(file), "-q")
+    no_traceback(done.stderr)
+    assert done.returncode == 4, done
+    assert "`memory:`" in done.stderr
+    assert bed.labs() == []
+    watch.check()

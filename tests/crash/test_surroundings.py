@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from crash.means import TESTBED, Bed, Watch, no_traceback
+from crash.means import LONG, Bed, Watch, lab, no_traceback, with_cpus, with_processes
 from testbed.lab.state import State
 
 SMALL = str(Path(__file__).with_name("small.yaml"))
@@ -56,6 +56,15 @@ def test_variables_from_elsewhere(bed: Bed, watch: Watch) -> None:
     watch.check()
 
 
+def refused(bed: Bed, *argv: str) -> str:
+    """What a command says that must find this machine wanting; from then on nothing is wanting."""
+    done = bed.run(*argv)
+    bed.under = ()
+    no_traceback(done.stderr)
+    assert done.returncode == 3, done.stderr
+    return done.stderr
+
+
 #: Arguments: a place to mount on, the mount's options, what is run.  In a mount namespace of its
 #: own: nobody else sees the small disk.
 ON_A_SMALL_DISK = """
@@ -69,15 +78,11 @@ exec "$@"
 def on_a_small_disk(bed: Bed, place: Path, options: str, before: str, *argv: str) -> str:
     """What a command says that must fail for want of room, and leave nothing."""
     place.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", place, options, before,
-         *TESTBED, *argv],
-        env=bed.environment(), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    no_traceback(done.stderr)
-    assert done.returncode == 3, done.stderr
-    assert "->" in done.stderr, "it says what to do"
-    return done.stderr
+    words = (ON_A_SMALL_DISK, "sh", str(place), options, before)
+    bed.under = ("unshare", "--mount", "sh", "-c", *words)
+    said = refused(bed, *argv)
+    assert "->" in said, "it says what to do"
+    return said
 
 
 @pytest.mark.parametrize(
@@ -113,14 +118,92 @@ def test_a_cache_without_room(bed: Bed, tmp_path: Path, watch: Watch, options: s
 @pytest.mark.parametrize("files", [24, 40])
 def test_few_file_descriptors(bed: Bed, watch: Watch, files: int) -> None:
     """Its daemons would have as few, and take no connection: it is refused before it begins."""
-    done = subprocess.run(
-        ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *TESTBED, "up", SMALL],
-        env=bed.environment(), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    no_traceback(done.stderr)
-    assert done.returncode == 3, done.stderr
-    assert "ulimit -n" in done.stderr
+    bed.under = ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
+    assert "ulimit -n" in refused(bed, "up", SMALL)
     assert bed.labs() == []
+    watch.check()
+
+
+@pytest.mark.parametrize("processes", range(1, 21) if LONG else [1])
+def test_few_processes(bed: Bed, watch: Watch, processes: int) -> None:
+    """With fewer threads it takes longer; without any it says so.  ``down`` needs none."""
+    with with_processes(processes) as words:
+        bed.under = words
+        done = bed.run("up", SMALL, "-q")
+        no_traceback(done.stderr)
+        assert done.returncode in (0, 3), done.stderr
+        assert done.returncode == 0 or "pids.max" in done.stderr
+        assert done.returncode == 3 or processes > 1
+        bed.under = ()
+        assert bed.labs() == ["small"] * (done.returncode == 0)
+        bed.must("up", SMALL, "-q")
+        bed.under = words
+        status = bed.run("status", "small")
+        no_traceback(status.stderr)
+        assert status.returncode == 0 or "pids.max" in status.stderr
+        bed.must("down", "small")
+    watch.check()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.05] if LONG else [0.4])
+def test_a_very_slow_machine(bed: Bed, watch: Watch, tmp_path: Path, share: float) -> None:
+    """So much of a CPU for testbed, and as much for the node that has the daemons."""
+    file = tmp_path / "small.yaml"
+    text = Path(SMALL).read_text()
+    file.write_text(text.replace("roles: [docker]", f"roles: [docker], cpus: {share}"))
+    with with_cpus(share) as bed.under:
+        bed.must("up", str(file), "-q")
+        assert bed.status("small")["ok"]
+        bed.must("verify", "small", "-q", "--claim", "bridge-docker0-first-address")
+        bed.must("down", "small")
+    watch.check()
+
+
+def test_a_full_data_root(bed: Bed, watch: Watch, tmp_path: Path) -> None:
+    """An image that finds no room: told as such; the lab is as before, and done once there is."""
+    small, file = Path(SMALL).read_text(), tmp_path / "small.yaml"
+    file.write_text(small.partition("containers:")[0])
+    bed.must("up", str(file), "-q")
+    node = lab(bed, "small").node("one")
+    node.run(["mount", "-o", "remount,size=16m", "/var/lib"])
+    assert not node.run(["dd", "if=/dev/zero", "of=/var/lib/full", "bs=64k"], check=False).ok
+    file.write_text(small)
+    done = bed.run("up", str(file), "-q")
+    no_traceback(done.stderr)
+    assert done.returncode == 4, done
+    assert "no space left on device" in done.stderr
+    assert {node["name"]: node["state"] for node in bed.status("small")["nodes"]} == {
+        "one": "up",
+        "two": "up",
+    }
+    node.run(["rm", "/var/lib/full"])
+    node.run(["mount", "-o", "remount,size=1g", "/var/lib"])
+    bed.must("up", str(file), "-q")
+    assert bed.status("small")["ok"]
+    bed.must("down", "small")
+    watch.check()
+
+
+#: Read by Python before all else: a clock that is set while testbed looks at it.
+JUMPING = """
+import itertools, time
+real, jumps = time.time, itertools.cycle((0, 1e8, -1e8, 3600, -3600))
+time.time = lambda: real() + next(jumps)
+"""
+
+
+def test_a_clock_that_jumps(bed: Bed, watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(JUMPING)
+    bed.env["PYTHONPATH"] = str(tmp_path)
+    began = time.monotonic()
+    up = json.loads(bed.must("up", "two-node", "--json").stdout)
+    assert 0 < up["seconds"] < time.monotonic() - began
+    assert bed.status("two-node")["ok"]
+    (row,) = json.loads(bed.must("ls", "--json").stdout)
+    assert row["lab"] == "two-node"
+    bed.must("verify", "two-node", "-q", "--claim", "flannel-subnet-mapping-in-etcd")
+    bed.must("up", "two-node", "-q")
+    bed.must("down", "two-node")
     watch.check()
 
 

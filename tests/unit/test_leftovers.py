@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable
@@ -222,3 +223,10 @@ def test_as_data(look: Look, bench: Bench) -> None:
         "command": "testbed down lab",
         "theirs": False,
     }
+
+
+def test_every_kind_has_its_line_in_the_docs() -> None:
+    source = Path(leftovers.__file__).read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "leaks.md").read_text(encoding="utf-8")
+    kinds = set(re.findall(r'(?:Leftover|_whole)\(\s*"(\w+)"', source))
+    assert kinds == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

@@ -1,0 +1,85 @@
+"""What takes how long is measured by a clock that nobody sets; the other one is for stamps."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import testbed
+from testbed.lab.lab import Lab
+from testbed.lab.status import status
+from testbed.topology import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fakes import Bench
+
+ROOT = Path(testbed.__file__).parent
+#: Who may ask what time it is, and what for.
+STAMPS = {
+    ("cli/ls.py", "_age"): "how old a lab is, for the eye",
+    ("lab/lab.py", "_record"): "when a lab was made",
+    ("leftovers.py", "_temporary"): "against the stamps of files",
+    ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
+    ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",
+    ("suites/model.py", "Run"): "when a run was begun",
+}
+
+
+def asked_for(tree: ast.AST, inside: str = "") -> Iterator[str]:
+    """The functions, or classes, in which the time of day is asked for."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield from asked_for(node, node.name)
+            continue
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{node.value.id}.{node.attr}"
+            if name in {"time.time", "time.time_ns", "datetime.now", "datetime.today"}:
+                yield inside
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            yield f"{inside}: imports {', '.join(name.name for name in node.names)}"
+        yield from asked_for(node, inside)
+
+
+def test_the_time_of_day_is_for_stamps() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), inside)
+        for path in ROOT.rglob("*.py")
+        for inside in asked_for(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert found == set(STAMPS)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.c")), ids=lambda path: path.name)
+def test_so_it_is_in_c(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"CLOCK_\w+", text)) <= {"CLOCK_MONOTONIC"}
+    others = r"\b(time|gettimeofday|alarm|setitimer|timer_create|ftime)\s*\("
+    assert not re.findall(others, text)
+
+
+def test_a_clock_that_jumps_changes_no_duration(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, jumps = time.time, itertools.cycle((1e9, -1e9, 3600.0, -3600.0, 0.0))
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    lab = Lab("two-node", bench.settings)
+    began = time.monotonic()
+    outcome = lab.up(load("two-node"))
+    assert 0 < outcome.seconds <= time.monotonic() - began
+    assert all(0 <= step.seconds <= outcome.seconds for step in outcome.steps)
+    record = bench.state.read("two-node")
+    assert record is not None
+    assert record.seconds == pytest.approx(outcome.seconds, abs=0.05)
+    assert {node.state for node in status(lab.context()).nodes} == {"up"}
+    assert not lab.up(load("two-node")).changed
+    with bench.state.lock("two-node", "test", timeout=0):
+        assert bench.state.holder("two-node").startswith("testbed test")
+    assert lab.down()
