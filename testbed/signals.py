@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testbed.errors import Interrupted
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+AGAIN = 0.05  # seconds; what could not be interrupted has ended long before
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -61,3 +67,29 @@ def held() -> Iterator[Held]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def never_lost() -> Iterator[None]:
+    """Have a signal come again whose exception nobody can see.
+
+    That is so where it comes in a callback of a weak reference, of which an import has some, or in
+    a ``__del__``: Python prints such an exception, and goes on.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not isinstance(error, KeyboardInterrupt | Interrupted):
+            before(unraisable)
+            return
+        signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+        again = threading.Timer(AGAIN, os.kill, (os.getpid(), signum))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

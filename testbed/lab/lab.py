@@ -228,8 +228,6 @@ class Lab:
         keep: bool,
     ) -> list[running.Done]:
         def give_up() -> None:
-            if keep:
-                return  # the other steps go on to their own end, for a whole picture
             # Every wait on a node ends with the node, one that is being made too; those made
             # before this call come back by themselves with the next `up`, their services were
             # not touched.
@@ -237,8 +235,13 @@ class Lab:
             context.provider.destroy(self.name, fresh)
 
         already = set(context.nodes)
-        progress = running.Progress(done=watch.step, idle=watch.idle)
-        return running.carry_out(plan, context, progress=progress, give_up=give_up, signals=held)
+        return running.carry_out(
+            plan,
+            context,
+            progress=running.Progress(done=watch.step, idle=watch.idle),
+            give_up=None if keep else give_up,  # the others then go on, for a whole picture
+            signals=held,
+        )
 
     def _roll_back(self, context: Context, before: set[str] | None) -> None:
         """Remove what this ``up`` made: all of a lab that was not there, else its new nodes."""
