@@ -32,7 +32,7 @@ def keep(cache: Path, name: str, found: Any) -> None:
 
 def parts_of_the_dead(folder: Path) -> list[Path]:
     """The files named ``.NAME.PID`` of writers that were killed: a whole one is renamed."""
-    found = [path for path in folder.glob(".*") if path.suffix[1:].isdigit()]
+    found = [path for path in folder.glob(".*") if path.suffix[1:].isdigit() and path.is_file()]
     return sorted(path for path in found if not Path("/proc", path.suffix[1:]).exists())
 
 

@@ -12,15 +12,27 @@ from crash.means import Bed, Count, Watch
 COUNTS: dict[str, Count] = {}
 
 
-@pytest.fixture
-def bed(tmp_path: Path) -> Iterator[Bed]:
+def cleared(made: Bed) -> None:
     """Whatever was done with it: ``down --all`` ends well, and nothing is left then."""
-    made = Bed(tmp_path / "state")
-    yield made
     made.env, made.under = {}, ()
     gone = made.run("down", "--all")
     assert gone.returncode == 0, gone.stderr
     assert made.leftovers() == []
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Bed]:
+    made = Bed(tmp_path / "state")
+    yield made
+    cleared(made)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Bed]:
+    """Another user's."""
+    made = Bed(tmp_path / "other state\nwith 'words'")
+    yield made
+    cleared(made)
 
 
 @pytest.fixture

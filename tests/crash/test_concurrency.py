@@ -107,8 +107,7 @@ def test_verify_during_down(bed: Bed, watch: Watch) -> None:
         watch.check()
 
 
-def test_two_state_folders(bed: Bed, watch: Watch, tmp_path: Path) -> None:
-    other = Bed(tmp_path / "other state\nwith 'words'")
+def test_two_state_folders(bed: Bed, other: Bed, watch: Watch, tmp_path: Path) -> None:
     path = write(tmp_path, "twin")
     bed.must("up", path, "-q")
     other.must("up", path, "-q")
@@ -122,12 +121,12 @@ def test_two_state_folders(bed: Bed, watch: Watch, tmp_path: Path) -> None:
     watch.check()
 
 
-def test_two_state_folders_at_once(bed: Bed, watch: Watch, tmp_path: Path) -> None:
+def test_two_state_folders_at_once(bed: Bed, other: Bed, watch: Watch, tmp_path: Path) -> None:
     """Labs of the same name, and ``down --all`` and ``doctor --leaks --fix`` of two users."""
     path = write(tmp_path, "twin")
 
     def life(mine: Bed) -> None:
-        chance = dice(mine.state.parent.name)
+        chance = dice(mine.state.name)
         for _ in range(ROUNDS):
             time.sleep(chance.uniform(0, 0.3))  # not a wait: so that they meet differently
             mine.must("up", path, "-q")
@@ -137,7 +136,7 @@ def test_two_state_folders_at_once(bed: Bed, watch: Watch, tmp_path: Path) -> No
             mine.must("down", "--all")
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(life, [bed, Bed(tmp_path / "other" / "state")]))
+        list(pool.map(life, [bed, other]))
     watch.check()
 
 

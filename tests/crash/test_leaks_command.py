@@ -181,8 +181,9 @@ def test_each_kind_is_told_with_what_removes_it(
     watch.check()
 
 
-def test_fix_removes_all_of_it_and_nothing_that_lives(bed: Bed, watch: Watch, place: Path) -> None:
-    other = Bed(place / "others", bed.env)
+def test_fix_removes_all_of_it_and_nothing_that_lives(
+    bed: Bed, other: Bed, watch: Watch, place: Path
+) -> None:
     theirs = ", ".join(f"{init.node} (pid {init.pid})" for init in up(other, LIVE))
     names = {make(bed, place) for _, make, _ in KINDS.values()}
     said = {row["name"]: row for row in rows(bed)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from provider_contract import until
 
 from crash.means import LONG, Bed, Count, Watch, lab, no_traceback
 from testbed.nodes.netns import find
@@ -53,8 +54,10 @@ def kill(bed: Bed, victim: str) -> None:
                 assert init.wait_dead(30)
                 return
         raise AssertionError(f"there is no {node}")
-    said = lab(bed, LAB).node(node).run(["sh", "-c", KILL, "kill", victim]).stdout.split()
-    assert victim in said, f"no {victim} runs on {node}"
+    machine = lab(bed, LAB).node(node)
+    # Until it is there: dockerd starts containerd again in its own time.
+    argv = ["sh", "-c", KILL, "kill", victim]
+    assert until(lambda: victim in machine.run(argv).stdout.split(), 30), f"no {victim} on {node}"
 
 
 def told(status: dict[str, object]) -> dict[str, str]:
@@ -84,7 +87,7 @@ def subnets(known: dict[str, bytes]) -> bytes:
 def check_one(bed: Bed, victims: tuple[str, ...]) -> None:
     pid = {name: node.init.pid for name, node in lab(bed, LAB).nodes.items()}  # type: ignore[attr-defined]
     before = leases(lab(bed, LAB))
-    for victim in victims:
+    for victim in reversed(victims):  # a node's first process is the last of it
         kill(bed, victim)
     said = told(bed.status(LAB))
     for victim in victims:

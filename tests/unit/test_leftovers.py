@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,6 +162,7 @@ def test_parts_of_writers_that_have_ended(tmp_path: Path) -> None:
     process.wait()
     for name in (f".machine.{process.pid}", f".accel.{os.getpid()}", ".machine.json", "x.1"):
         (tmp_path / name).write_text("")
+    (tmp_path / f".tmp-cc-0123.{os.getpid()}.{time.monotonic_ns()}").mkdir()  # the cache's own
     assert [path.name for path in boot.parts_of_the_dead(tmp_path)] == [f".machine.{process.pid}"]
 
 
