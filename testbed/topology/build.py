@@ -216,24 +216,41 @@ def _all_subnets(
 ) -> dict[str, IPv4Network]:
     """A subnet for every flannel node: what the file reserves, and the next free ones."""
     members = [n.name for n in nodes.values() if "flannel" in n.roles]
-    missing = [n for n in members if n not in given]
     length = subnet_length(network, given.values())
     # After a problem with a given subnet, numbers counted past it would only confuse.
-    if not missing or read.problems.touched("flannel") or length < network.prefixlen + 2:
+    if read.problems.touched("flannel") or length < network.prefixlen + 2:
         return given
-    taken = set(given.values())
+    wanted = f"a subnet for each of {len(members)} flannel nodes"
+    at = body.get("network") or body
+    return _counted_on(read, members, network, given, length=length, at=at, wanted=wanted)
+
+
+def _counted_on(
+    read: Reader,
+    members: abc.Sequence[str],
+    network: IPv4Network,
+    given: dict[str, IPv4Network],
+    *,
+    length: int,
+    at: Tree,
+    wanted: str,
+) -> dict[str, IPv4Network]:
+    """Those given, and for the other members the next free ones of a length.
+
+    The network's first is left out, as flannel does (SubnetMin, pkg/subnet/config.go).
+    """
+    missing = [name for name in members if name not in given]
+    if not missing:
+        return given
+    taken = {next(network.subnets(new_prefix=length)), *given.values()}
     free = (s for s in network.subnets(new_prefix=length) if s not in taken)
-    # Flannel leaves the network's first subnet out (SubnetMin, pkg/subnet/config.go).
-    first = next(network.subnets(new_prefix=length))
-    counted = dict(zip(missing, (s for s in free if s != first), strict=False))
+    counted = dict(zip(missing, free, strict=False))
     if len(counted) < len(missing):
         room = (1 << (length - network.prefixlen)) - 1
         seen = f"{network} with room for {room} of /{length}"
-        at = body.get("network") or body
-        hint = "use a larger network, or fewer nodes"
-        read.problems.add(at, f"a subnet for each of {len(members)} flannel nodes", seen, hint)
+        read.problems.add(at, wanted, seen, "use a larger network, or fewer nodes")
     both = given | counted
-    return {n: both[n] for n in members if n in both} | given
+    return {name: both[name] for name in members if name in both} | given
 
 
 def _kubernetes(
@@ -274,22 +291,11 @@ def _ranges(
 ) -> dict[str, IPv4Network]:
     """A range of Pod addresses for every node: what the file says, and the next free ones."""
     given = _subnets(read, body.get("ranges"))
-    missing = [name for name in members if name not in given]
     # A /24 a node is the controller manager's own default (--node-cidr-mask-size).
     length = max(24, pods.prefixlen)
-    taken = set(given.values())
-    free = (s for s in pods.subnets(new_prefix=length) if s not in taken)
-    # As flannel would: the first is left out.
-    first = next(pods.subnets(new_prefix=length))
-    counted = dict(zip(missing, (s for s in free if s != first), strict=False))
-    if len(counted) < len(missing):
-        room = (1 << (length - pods.prefixlen)) - 1
-        seen = f"{pods} with room for {room} of /{length}"
-        at = body.get("pods") or body
-        hint = "use a larger network, or fewer nodes"
-        read.problems.add(at, f"a range for each of {len(members)} nodes", seen, hint)
-    both = given | counted
-    return {name: both[name] for name in members if name in both} | given
+    wanted = f"a range for each of {len(members)} nodes"
+    at = body.get("pods") or body
+    return _counted_on(read, members, pods, given, length=length, at=at, wanted=wanted)
 
 
 def _docker(

@@ -80,20 +80,18 @@ def _set_provider(data: dict[str, Any], topology: Topology, provider: str) -> No
 
 def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
     _known("backend", backend, BACKENDS)
-    if topology.kubernetes is not None:
-        data["kubernetes"]["backend"] = backend
-    if topology.flannel is None:
-        if topology.kubernetes is not None:
-            return
+    if topology.flannel is None and topology.kubernetes is None:
         raise UsageError(
             f"{topology.name} has no flannel network whose backend could be {backend}",
             hint="choose a topology with a flannel section, like two-node",
         )
-    if backend != topology.flannel.backend:
+    if topology.flannel is not None and backend != topology.flannel.backend:
         # A port or VNI belongs to the backend that it was written for.
         data["flannel"].pop("port", None)
         data["flannel"].pop("vni", None)
-    data["flannel"]["backend"] = backend
+    for section in ("flannel", "kubernetes"):
+        if section in data:
+            data[section]["backend"] = backend
 
 
 def _set_docker(

@@ -119,17 +119,5 @@ class Flannel(Look):
         return False
 
     def host_gw_is_one_segment(self) -> None:
-        flannel = self.t.flannel
-        members = [n for n in self.t.with_role("flannel") if n.networks]
-        if flannel is None or flannel.backend != "host-gw" or not members:
-            return
-        first = members[0]
-        segment = next(iter(first.networks))
-        for node in members[1:]:
-            mine = next(iter(node.networks))
-            if mine != segment:
-                # A route's gateway must be on the link (flannel, Documentation/backends.md).
-                wanted = f"all flannel nodes on {segment}, since host-gw sends from link to link"
-                seen = f"{node.name} on {mine}"
-                hint = "name the shared network first, or use another backend"
-                self.add(self.key("nodes", node.name, "networks", mine), wanted, seen, hint)
+        if self.t.flannel is not None and self.t.flannel.backend == "host-gw":
+            self.one_segment("flannel", "all flannel nodes")

@@ -112,16 +112,5 @@ class Kubernetes(Look):
         self.apart(good, "ranges of Pods")
 
     def host_gw_is_one_segment(self) -> None:
-        cluster = self.t.kubernetes
-        members = [n for n in self.t.with_role(ROLE) if n.networks]
-        if cluster is None or cluster.backend != "host-gw" or not members:
-            return
-        segment = next(iter(members[0].networks))
-        for node in members[1:]:
-            mine = next(iter(node.networks))
-            if mine != segment:
-                # A route's gateway must be on the link (flannel, Documentation/backends.md).
-                wanted = f"all nodes of the cluster on {segment}, since host-gw sends on the link"
-                hint = "name the shared network first, or use another backend"
-                at = self.key("nodes", node.name, "networks", mine)
-                self.add(at, wanted, f"{node.name} on {mine}", hint)
+        if self.t.kubernetes is not None and self.t.kubernetes.backend == "host-gw":
+            self.one_segment(ROLE, "all nodes of the cluster")

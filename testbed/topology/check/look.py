@@ -69,6 +69,21 @@ class Look:
         """The place where a node is given a role."""
         return self.value("nodes", node.name, "roles", node.roles.index(role))
 
+    def one_segment(self, role: str, who: str) -> None:
+        """Note each node with a role whose first network is not that of the first of them.
+
+        For flannel's host-gw: a route's gateway must be on the link (Documentation/backends.md).
+        """
+        members = [node for node in self.t.with_role(role) if node.networks]
+        segment = next((network for node in members for network in node.networks), "")
+        for node in members:
+            mine = next(iter(node.networks))
+            if mine != segment:
+                hint = "name the shared network first, or use another backend"
+                at = self.key("nodes", node.name, "networks", mine)
+                self.add(at, f"{who} on {segment}, since host-gw sends from link to link",
+                         f"{node.name} on {mine}", hint)  # fmt: skip
+
     def apart(self, subnets: abc.Sequence[Subnet], what: str) -> None:
         """Note each subnet that overlaps with one before it in the order of addresses."""
         order = {name: i for i, (_, name, _) in enumerate(subnets)}
