@@ -48,6 +48,13 @@ def start(machine: Machine, service: Service, *, timeout: float = 60.0) -> bool:
     return before is None or before.state == "dead" or before.digest != service.digest
 
 
+def still_alive(machine: Machine) -> None:
+    """Raise ServiceError for a daemon of the node that has died: waiting on is no use."""
+    for state in machine.services().values():
+        if state.state == "dead":
+            raise ServiceError(state.name, machine.name, "has died", machine.logs(state.name))
+
+
 def files(paths: Iterable[Path]) -> list[str]:
     """What tells these files from others at the same places."""
     facts = [(path, path.stat()) for path in paths]

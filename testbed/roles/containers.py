@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, ServiceError, TimeoutExpired
+from testbed.errors import LabError, TimeoutExpired
 from testbed.lab.step import Step
+from testbed.roles.base import still_alive
 from testbed.roles.engine import ContainerState, Engine, enter
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _reach(client: Container, server: Container) -> Callable[[Context], tuple[st
         node = context.node(client.node)
         deadline = time.monotonic() + REACH_SECONDS
         while not (result := node.run(argv, check=False)).ok:
-            _still_alive(context, client.node)
+            still_alive(node)
             if time.monotonic() > deadline:
                 raise TimeoutExpired(
                     f"{client.name} on {client.node} does not reach {url} ({server.name} on "
@@ -136,11 +137,3 @@ def _reach(client: Container, server: Container) -> Callable[[Context], tuple[st
         return f"{page['name']} saw {page['client'].rpartition(':')[0]}", False
 
     return act
-
-
-def _still_alive(context: Context, node: str) -> None:
-    """Raise ServiceError for a daemon of the node that has died: waiting on is no use."""
-    machine = context.node(node)
-    for state in machine.services().values():
-        if state.state == "dead":
-            raise ServiceError(state.name, node, "has died", machine.logs(state.name))

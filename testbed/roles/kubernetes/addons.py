@@ -89,10 +89,8 @@ def _wait(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
             found = api.find(path) or {}
             return bool(found.get("status", {}).get("availableReplicas"))
 
-        was = available()
-        if not was:
-            node = config.cluster_of(context.topology).control_plane
-            client.until(context, node, available, f"deployment {ADD_ONS[name].deployment}")
-        return f"{ADD_ONS[name].deployment} is available", not was
+        node = config.cluster_of(context.topology).control_plane
+        what = f"{ADD_ONS[name].deployment} is available"
+        return what, client.until(context, node, available, what)
 
     return act

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from testbed.errors import ServiceError, TimeoutExpired, UsageError
+from testbed.errors import TimeoutExpired, UsageError
+from testbed.roles.base import still_alive
 from testbed.roles.kubernetes import certificates, config
 
 if TYPE_CHECKING:
@@ -42,20 +43,21 @@ def api(context: Context) -> Api:
     return Api(node.socket(config.API_SOCKET), *certificates.client(node))
 
 
-def until(context: Context, node: str, so: Callable[[], bool], what: str) -> None:
-    """Wait until something is so.
+def until(context: Context, node: str, so: Callable[[], bool], what: str) -> bool:
+    """Wait until something is so; False where it was so already.
 
     Raises ServiceError as soon as a daemon of the node has died, TimeoutExpired in the end.
     """
     machine = context.node(node)
     deadline = time.monotonic() + SECONDS
+    waited = False
     while not so():
-        for state in machine.services().values():
-            if state.state == "dead":
-                raise ServiceError(state.name, node, "has died", machine.logs(state.name))
+        waited = True
+        still_alive(machine)
         if time.monotonic() > deadline:
             raise TimeoutExpired(
                 f"not within {SECONDS:g} s: {what}",
                 hint=f"see what its daemons say: testbed logs -l {context.lab} {node}",
             )
         time.sleep(POLL)
+    return waited

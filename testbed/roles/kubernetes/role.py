@@ -187,7 +187,4 @@ def _ready(context: Context, node: str) -> tuple[str, bool]:
         conditions = found.get("status", {}).get("conditions", [])
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
-    was = is_ready()
-    if not was:
-        until(context, node, is_ready, f"node {node} is Ready")
-    return "Ready", not was
+    return "Ready", until(context, node, is_ready, f"node {node} is Ready")
