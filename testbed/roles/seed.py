@@ -92,8 +92,11 @@ class Seed(Source):
 
 
 def install(store: Store, node: Node, seed: Seed) -> None:
-    """Put the seed under the data root of a daemon that has never run; none yet is fine."""
-    found = store.kept(SEEDED, seed) if node.shares else None
+    """Put the seed under the data root of a daemon that has never run; none yet is fine.
+
+    For a node that shares this machine's files.
+    """
+    found = store.kept(SEEDED, seed)
     if found is not None:
         node.run(["sh", "-c", INSTALL, "sh", node.provide(found), seed.layout.root])
         mark(node, SEEDED)

@@ -38,12 +38,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
+        path = self.path
         if path == "/readyz":
             self._answer(200 if self.there else 500, b"ok")
-        elif "watch=true" in query:
-            events = [{"type": "ADDED", "object": {"n": n, "long": "x" * 5000}} for n in range(3)]
-            self._answer(200, b"".join(json.dumps(event).encode() + b"\n" for event in events))
         elif path in self.there:
             self._answer(200, self.there[path])
         else:
@@ -119,11 +116,6 @@ def test_a_no_says_to_what_and_why(api: Api) -> None:
     assert refused.value.code == 404
     with pytest.raises(Refused, match="refuses POST /y: no JSON at all"):
         api.create("/y", {"kind": "Bad", "metadata": {"name": "z"}})
-
-
-def test_a_watch_gives_each_change_whole(api: Api) -> None:
-    seen = list(api.watch("/api/v1/nodes", {}, seconds=1))
-    assert [event["object"]["n"] for event in seen] == [0, 1, 2]
 
 
 def test_a_server_of_another_authority_is_not_asked(path: str) -> None:

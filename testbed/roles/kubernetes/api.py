@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import urllib3
@@ -116,28 +115,6 @@ class Api:
             if error.code != 404:
                 raise
             return None
-
-    def watch(self, path: str, query: Mapping[str, str], *, seconds: float) -> Iterator[Object]:
-        """The objects of a collection as they are, and each change, for so many seconds.
-
-        Each is ``{"type": "ADDED", "object": {...}}`` (kubernetes.io, "Efficient detection of
-        changes").
-        """
-        answer = self._pool.request(
-            "GET",
-            path,
-            fields={**query, "watch": "true", "timeoutSeconds": str(max(1, int(seconds)))},
-            timeout=urllib3.Timeout(connect=2.0, read=seconds + 2.0),
-            retries=False,
-            preload_content=False,
-        )
-        with answer:
-            if answer.status >= 400:
-                raise Refused(answer.status, _words(answer.read(), f"watch {path}"))
-            rest = b""
-            for piece in answer.stream(decode_content=True):
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from (json.loads(line) for line in lines if line)
 
 
 def _trust(authority: bytes, client: Pair) -> ssl.SSLContext:
