@@ -178,6 +178,10 @@ def features(topology: Topology) -> set[str]:
         found.add("plain-docker")
     if len(docker) > 1:
         found.add("two-docker-nodes")
+    if cluster := topology.kubernetes:
+        found |= {*cluster.add_ons, f"pods-by-{cluster.cni}"}
+        if cluster.cni == "flannel":
+            found.add(f"pods-over-{cluster.backend}")
     return found
 
 

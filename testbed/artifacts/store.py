@@ -107,6 +107,14 @@ class Store:
         """The role that a part is for, where labs with that one alone ask for it."""
         return self._catalog.roles.get(part, "")
 
+    def unmade(self, role: str) -> list[str]:
+        """The parts for labs with a role alone that are not here yet."""
+        return [
+            entry.name
+            for entry in self._current()
+            if entry.state == "missing" and self.role_of(entry.name) == role
+        ]
+
     @property
     def folders(self) -> list[Path]:
         """Every folder that programs or images may be read from: the cache, and the user's own."""

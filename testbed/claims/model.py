@@ -30,11 +30,29 @@ FEATURES: Mapping[str, str] = {
     "flannel-vxlan": "flannel with the backend vxlan",
     "flannel-host-gw": "flannel with the backend host-gw",
     "kubernetes": "a Kubernetes cluster",
+    "dns": "a cluster with a DNS of its own",
+    "ingress": "a cluster with an Ingress controller",
+    "network-policy": "a cluster whose network plugin enforces policies",
+    "pods-by-flannel": "a cluster whose Pods are joined by flannel",
+    "pods-by-cilium": "a cluster whose Pods are joined by Cilium",
+    "pods-by-calico": "a cluster whose Pods are joined by Calico",
+    "pods-by-kube-router": "a cluster whose Pods are joined by Kube-router",
+    "pods-by-weave": "a cluster whose Pods are joined by Weave Net",
+    "pods-over-vxlan": "a cluster whose flannel has the backend vxlan",
+    "pods-over-udp": "a cluster whose flannel has the backend udp",
+    "pods-over-host-gw": "a cluster whose flannel has the backend host-gw",
     "gateway": "a gateway node, which stands for the rest of the world",
 }
 
+#: Of these, what a Kubernetes cluster alone may have.
+OF_CLUSTERS = tuple(
+    name
+    for name in FEATURES
+    if name in {"kubernetes", "dns", "ingress", "network-policy"} or name.startswith("pods-")
+)
+
 #: What of a lab an expectation may depend on (see :attr:`testbed.lab.live.LiveLab.facts`).
-FACTS = ("docker", "firewall", "backend", "provider")
+FACTS = ("docker", "firewall", "backend", "provider", "cni", "proxy")
 COMPARISON = re.compile(r"(<|<=|>=|>) (\d+(?:\.\d+)*)")
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge, ">": operator.gt}
 

@@ -125,6 +125,10 @@ def variant_options(function: F) -> F:
             "--firewall", metavar="NAME",
             help="What Docker's rules go to: iptables, iptables-legacy, iptables-nft, nftables.",
         ),
+        click.option("--cni", metavar="NAME", help="What joins a cluster's Pods: flannel."),
+        click.option(
+            "--proxy", metavar="MODE", help="kube-proxy's way to make Services: nftables, iptables."
+        ),
         click.option(
             "--provider", metavar="NAME",
             help="What makes the nodes that do not say it: netns, qemu, vagrant.",

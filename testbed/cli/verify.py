@@ -31,6 +31,10 @@ STDOUT = "-"
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--all", "everything", is_flag=True, help="Bring up every lab that is needed, too.")
 @click.option(
+    "--lab", "labs", multiple=True, metavar="PATTERN",
+    help="With --all: only labs whose names fit, such as 'k8s-*'; repeatable.",
+)  # fmt: skip
+@click.option(
     "--recovery", is_flag=True, help="Break the lab, and measure how it recovers; no claims."
 )
 @click.option("--provider", metavar="NAME", help="Only if the lab's nodes are of this provider.")
@@ -72,6 +76,7 @@ def command(
     html: Path | None,
     lang: str,
     everything: bool,
+    labs: tuple[str, ...],
     evidence: bool,
     quiet: bool,
     check_machine: bool,
@@ -80,13 +85,17 @@ def command(
 
     Runs every check that the lab can decide, or with PATHS test files of your
     own (see docs/suites.md).  With --all each lab that the catalogue needs is
-    brought up under a name of its own, several at a time, and taken down again.
+    brought up under a name of its own, several at a time, and taken down again;
+    one whose software takes long to make and is not there is left out, and its claims
+    are "not here".
     With --recovery faults are tried in the claims' place (see docs/faults.md).
     A run that is interrupted still writes what it has.  Exit status 1 when a
     claim's verdict is not the expected one, or a test fails.
     """
     if everything and lab:
         raise click.UsageError("--all goes without a lab's name")
+    if labs and not everything:
+        raise click.UsageError("--lab goes with --all; a lab that is up is named without it")
     if everything and provider:
         raise click.UsageError(
             "--all brings up labs of its own, --provider is about one that is up"
@@ -113,7 +122,9 @@ def command(
             output.show([click.style("nothing failed in the last run", fg="green")])
             return 0
     if everything:
-        return _all(settings, selection, output, check_machine=check_machine, recovery=recovery)
+        return _all(
+            settings, selection, output, check_machine=check_machine, recovery=recovery, labs=labs
+        )
     return _one(settings, common.lab_meant(settings, lab), selection, output, provider)
 
 
@@ -232,6 +243,7 @@ def _all(
     *,
     check_machine: bool,
     recovery: bool,
+    labs: tuple[str, ...],
 ) -> int:
     from testbed import leaks
     from testbed.report import terminal
@@ -241,7 +253,7 @@ def _all(
     before = leaks.snapshot(ours) if check_machine else None
     with _Progress(output) as progress:
         wanted = BACKENDS if recovery else WANTED
-        run = run_everything(settings, selection, progress.watching(), wanted=wanted)
+        run = run_everything(settings, selection, progress.watching(), wanted=wanted, labs=labs)
     output.write(settings, run)
     for lab in run.labs:
         output.show(terminal.failures(lab))

@@ -112,11 +112,16 @@ class LiveLab:
 
         ``provider`` is what makes the nodes (:attr:`Topology.maker`);
         ``docker`` is the engine's version; ``firewall`` is what writes its
-        rules: iptables-legacy, iptables-nft or nftables.
+        rules: iptables-legacy, iptables-nft or nftables; ``cni`` is who joins a
+        cluster's Pods, ``proxy`` what its kube-proxy makes Services with.
         """
         found = {"provider": self.topology.maker}
         if self.topology.flannel:
             found["backend"] = self.topology.flannel.backend
+        if cluster := self.topology.kubernetes:
+            found |= {"cni": cluster.cni, "proxy": cluster.proxy}
+            if cluster.cni == "flannel":
+                found["backend"] = cluster.backend
         with_docker = self.topology.with_role("docker")
         if with_docker:
             machine = self.node(with_docker[0].name)

@@ -628,7 +628,9 @@ def describe_facts(facts: Mapping[str, str]) -> list[str]:
     """
     parts = [f"Docker {facts['docker']}"] if "docker" in facts else []
     parts += [facts["firewall"]] if "firewall" in facts else []
+    parts += [f"Pods by {facts['cni']}"] if facts.get("cni", "flannel") != "flannel" else []
     parts += [f"flannel {facts['backend']}"] if "backend" in facts else []
+    parts += [f"kube-proxy {facts['proxy']}"] if "proxy" in facts else []
     return parts
 
 

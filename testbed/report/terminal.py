@@ -273,7 +273,10 @@ def overview(run: Run) -> Iterable[str]:
 
 
 def lab_line(lab: LabRun) -> str:
-    """One lab that has ended, as a line."""
+    """One lab that has ended, or was left out, as a line."""
+    if lab.absent:
+        words = f"{len(lab.results.findings):>3} claims not here: {lab.absent}"
+        return click.style(f"  --    {lab.name:<26} {words}", dim=True)
     bad = sum(not f.as_expected for f in lab.results.findings)
     bad += sum(c.outcome == "failed" for c in lab.results.checks) + len(lab.results.broken)
     good = len(lab.results.findings) - sum(not f.as_expected for f in lab.results.findings)

@@ -9,8 +9,11 @@ import pytest
 from testbed.suites.helpers import docker_node, outside_node
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
+    from testbed.suites.cluster import Cluster
 
 
 @pytest.fixture
@@ -23,3 +26,12 @@ def node(lab: LiveLab) -> Node:
 def outside(lab: LiveLab) -> Node:
     """A machine that is not the host."""
     return outside_node(lab)
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: LiveLab) -> Iterator[Cluster]:
+    """The lab's Kubernetes cluster, with the Pods that many checks look at."""
+    from testbed.suites.cluster import tenants  # TLS and HTTP: for those who have a cluster alone
+
+    with tenants(lab) as made:
+        yield made

@@ -9,6 +9,7 @@ themselves, one lab after the other.
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import functools
 import multiprocessing
 import multiprocessing.connection
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from testbed import signals
 from testbed.claims.catalogue import claims
-from testbed.errors import Interrupted, NothingSelected, TestbedError
+from testbed.claims.model import OF_CLUSTERS, Finding
+from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageError
 from testbed.lab.lab import Lab, Settings
 from testbed.pytest_plugin import features
 from testbed.suites.model import Check, LabRun, Run, Selection
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkProcess
 
-    from testbed.claims.model import Finding
+    from testbed.artifacts import Store
     from testbed.topology.model import Topology
 
 PREFIX = "all-"  # of the labs' names: a lab of the user's stays as it is
@@ -51,24 +53,27 @@ class Wanted:
 
     ``documents`` are those whose claims it is for: it has their address plan.
     ``measures`` False leaves out what is measured, which takes its time and
-    would say the same as on the lab beside it.
+    would say the same as on the lab beside it.  Of a cluster's claims each needs one
+    of the features ``only``: what else it could decide is decided elsewhere.
     """
 
     topology: str
     documents: tuple[str, ...]
     overrides: Overrides = field(default_factory=Overrides)
     measures: bool = True
+    only: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The topology's name, with what is varied: ``docker-single-29-nftables``."""
-        varied = (self.overrides.docker, self.overrides.firewall, self.overrides.backend)
+        of = self.overrides
+        varied = (of.docker, of.firewall, of.backend, of.cni, of.proxy)
         words = [word.removeprefix("iptables-") for word in varied if word]
         return "-".join([self.topology, *words])
 
     def narrow(self, selection: Selection) -> Selection:
         """What of a selection this lab is for."""
-        return replace(selection, of=self.documents)
+        return replace(selection, of=self.documents, only=self.only)
 
     def load(self) -> Topology:
         return _load(self)
@@ -81,6 +86,7 @@ def _load(wanted: Wanted) -> Topology:
 
 DOCKER = ("000", "002", "003")  # of 003 the trace of packets on docker0
 FLANNEL = ("003", "004")
+CLUSTER = ("000", "001", "004")
 
 LEGACY = Overrides(firewall="iptables-legacy")
 ENGINE_29 = Overrides(docker="29")
@@ -100,6 +106,7 @@ WANTED = (
     Wanted("docker-10-1-27", ("001",)),
     Wanted("docker-10-1-27", ("001",), ENGINE_29),
     Wanted("netns-experiments", ("000", "002")),
+    Wanted("k8s-two-node", CLUSTER, only=OF_CLUSTERS),
 )
 
 
@@ -125,22 +132,32 @@ def run_everything(
     watching: Watching | None = None,
     *,
     wanted: Sequence[Wanted] = WANTED,
+    labs: Sequence[str] = (),
 ) -> Run:
     """Run what the selection names on every lab that can decide any of it.
 
-    Each lab is taken down whatever happens to it.  A signal ends the run early,
-    with what there is by then.  Raises UsageError, and of these NothingSelected
-    when no lab can decide anything of the selection.
+    With ``labs``, shell patterns of names, only on those.  Each lab is taken down whatever
+    happens to it.  One whose software takes long to make, and is not there, is left out, and
+    what it could decide is "not here".  A signal ends the run early, with what there is by
+    then.  Raises UsageError, and of these NothingSelected when no lab can decide anything of
+    the selection.
     """
     refuse_unknown(selection)
+    watching = watching or Watching()
     began = time.monotonic()
-    chosen = [one for one in wanted if _may_decide(features(one.load()), one.narrow(selection))]
-    whole = Run(selection, complete=selection.is_by_claims)
-    if _may_decide({"none"}, selection):
-        _without_lab(selection, whole, watching or Watching())
+    some = _named(wanted, labs)
+    chosen = [one for one in some if _may_decide(features(one.load()), one.narrow(selection))]
+    absent = {one: why for one in chosen if (why := lacking(settings.store, one.load()))}
+    whole = Run(selection, complete=selection.is_by_claims and not labs)
+    if not labs and _may_decide({"none"}, selection):
+        _without_lab(selection, whole, watching)
     if whole.signum is None:
         _preload()
-        _with_labs(settings, selection, whole, watching or Watching(), chosen)
+        here = [one for one in chosen if one not in absent]
+        _with_labs(settings, selection, whole, watching, here)
+    for one, why in absent.items():
+        whole.labs.append(_not_here(one, selection, why))
+        watching.ended(whole.labs[-1])
     whole.seconds = time.monotonic() - began
     order = {name: index for index, name in enumerate((NO_LAB, *(w.name for w in wanted)))}
     whole.labs.sort(key=lambda lab: order[lab.name])
@@ -150,6 +167,41 @@ def run_everything(
             hint="check -k, --claim and --document",
         )
     return whole
+
+
+def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
+    """Those whose names fit one of the patterns, or all of them."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(one.name, pattern) for one in wanted):
+            known = ", ".join(one.name for one in wanted)
+            raise UsageError(f"no lab fits {pattern!r}", hint=f"there are: {known}")
+    return [
+        one
+        for one in wanted
+        if not patterns or any(fnmatch.fnmatchcase(one.name, pattern) for pattern in patterns)
+    ]
+
+
+def lacking(store: Store, topology: Topology) -> str:
+    """Why a lab of this topology is not brought up unasked: what it takes long to make."""
+    for role in sorted(topology.software):
+        if unmade := store.unmade(role):
+            return (
+                f"{role} is not made yet ({', '.join(unmade)}); "
+                f"once, and for long: testbed doctor --role {role} --fix"
+            )
+    return ""
+
+
+def _not_here(wanted: Wanted, selection: Selection, why: str) -> LabRun:
+    """The part of a lab that was left out: what it could have decided."""
+    part = LabRun(wanted.name, absent=why)
+    has, narrow = features(wanted.load()), wanted.narrow(selection)
+    for claim in claims().values():
+        if claim.is_testable and narrow.has(claim) and set(claim.needs) <= has:
+            found = Finding(claim.id, "not here", reason=why, expected=claim.expect, why=claim.why)
+            part.results.findings.append(found)
+    return part
 
 
 def _may_decide(has: set[str], selection: Selection) -> bool:

@@ -23,7 +23,8 @@ class Selection:
 
     ``tests`` are names of ordinary tests, as :class:`Check` has them.  With
     neither claims nor tests everything is meant.  ``of`` are the documents that
-    a lab is for: of the claims, no others are meant there.
+    a lab is for: of the claims, no others are meant there, nor those that need
+    none of the features ``only``.
     """
 
     expression: str = ""
@@ -32,6 +33,7 @@ class Selection:
     paths: tuple[Path, ...] = ()
     tests: tuple[str, ...] = ()
     of: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     @property
     def names_some(self) -> bool:
@@ -40,6 +42,8 @@ class Selection:
     def has(self, claim: Claim) -> bool:
         """Whether a claim of the catalogue is meant, as far as can be told without pytest."""
         if self.names_some and claim.id not in self.claims:
+            return False
+        if self.only and not set(self.only) & set(claim.needs):
             return False
         wanted = (self.documents, self.of)
         return all(not documents or claim.document in documents for documents in wanted)
@@ -100,7 +104,8 @@ class LabRun:
 
     ``topology`` is None where no lab was needed; ``picture`` is what
     :func:`testbed.observe.graph.graph` saw.  ``error`` says why the lab could
-    not be put to the test, ``status`` is the exit status that goes with it.
+    not be put to the test, ``status`` is the exit status that goes with it; ``absent``
+    why it was not even tried.
     """
 
     name: str
@@ -113,6 +118,7 @@ class LabRun:
     seconds: float = 0.0
     down: float = 0.0
     error: str = ""
+    absent: str = ""
     status: int = 0
 
     @property

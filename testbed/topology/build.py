@@ -15,6 +15,7 @@ from testbed.topology.check import check
 from testbed.topology.model import (
     ADD_ONS,
     BACKENDS,
+    DEFAULT_ADD_ONS,
     ENGINES,
     FIREWALLS,
     PLUGINS,
@@ -282,7 +283,7 @@ def _kubernetes(
             "Backend",
             read.choice(body.get("backend"), "a backend", BACKENDS) or keys.DEFAULT_BACKEND,
         ),
-        add_ons=ADD_ONS if add_ons is None else cast("tuple[AddOn, ...]", chosen),
+        add_ons=DEFAULT_ADD_ONS if add_ons is None else cast("tuple[AddOn, ...]", chosen),
     )
 
 

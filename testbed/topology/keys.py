@@ -229,7 +229,7 @@ KUBERNETES: Keys = {
         {"enum": list(BACKENDS), "default": DEFAULT_BACKEND},
     ),
     "add-ons": Key(
-        "What the cluster runs in Pods for its own sake; without it, all of them.",
+        "What the cluster runs in Pods for its own sake; without it, dns.",
         {"type": "array", "items": {"enum": list(ADD_ONS)}, "uniqueItems": True},
     ),
 }

@@ -36,6 +36,7 @@ PLUGINS: tuple[Plugin, ...] = ("flannel",)
 #: What a cluster runs in Pods for its own sake.
 AddOn = Literal["dns"]
 ADD_ONS: tuple[AddOn, ...] = ("dns",)
+DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
 
 #: Bytes that each flannel backend takes from the node's MTU of 1500 octets:
 #: udp puts IP+UDP (28) before a packet, vxlan outer IP+UDP+VXLAN+inner Ethernet (50),
@@ -117,7 +118,7 @@ class Kubernetes:
     proxy: Proxy = "nftables"
     cni: Plugin = "flannel"
     backend: Backend = "vxlan"
-    add_ons: tuple[AddOn, ...] = ADD_ONS
+    add_ons: tuple[AddOn, ...] = DEFAULT_ADD_ONS
 
     @property
     def mtu(self) -> int:
@@ -238,6 +239,14 @@ class Topology:
         meant = [node for node in self.nodes.values() if node.roles] or list(self.nodes.values())
         makers = {self.provider_of(node.name) for node in meant}
         return makers.pop() if len(makers) == 1 else "mixed"
+
+    @property
+    def software(self) -> frozenset[str]:
+        """What runs on its nodes: roles, and what a cluster has beside."""
+        found = {role for node in self.nodes.values() for role in node.roles}
+        if self.kubernetes:
+            found |= {*self.kubernetes.add_ons, self.kubernetes.cni}
+        return frozenset(found)
 
     def with_role(self, role: str) -> tuple[Node, ...]:
         """The nodes that have a role, in the order of the file."""

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import UsageError
 from testbed.topology import keys
 from testbed.topology.build import build
-from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, Node, Topology
+from testbed.topology.model import (
+    BACKENDS,
+    ENGINES,
+    FIREWALLS,
+    PLUGINS,
+    PROXIES,
+    Node,
+    Topology,
+)
 from testbed.topology.source import from_data
 from testbed.topology.tree import Problems, nearest, quote
 
@@ -35,6 +43,8 @@ class Overrides:
     name: str | None = None  #: the lab's
     docker: str | None = None  #: the engine: 20.10 or 29
     firewall: str | None = None  #: iptables, iptables-legacy, iptables-nft or nftables
+    cni: str | None = None  #: who joins a cluster's Pods
+    proxy: str | None = None  #: kube-proxy's mode: nftables or iptables
 
 
 def vary(topology: Topology, overrides: Overrides) -> Topology:
@@ -52,6 +62,12 @@ def vary(topology: Topology, overrides: Overrides) -> Topology:
         _set_backend(data, topology, overrides.backend)
     if overrides.docker is not None or overrides.firewall is not None:
         _set_docker(data, topology, overrides.docker, overrides.firewall)
+    if overrides.cni is not None:
+        _known("network plugin", overrides.cni, PLUGINS)
+        _set_cluster(data, topology, "cni", overrides.cni)
+    if overrides.proxy is not None:
+        _known("proxy mode", overrides.proxy, PROXIES)
+        _set_cluster(data, topology, "proxy", overrides.proxy)
     if overrides.provider is not None:
         _set_provider(data, topology, overrides.provider)
     if overrides.name is not None:
@@ -92,6 +108,15 @@ def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None
     for section in ("flannel", "kubernetes"):
         if section in data:
             data[section]["backend"] = backend
+
+
+def _set_cluster(data: dict[str, Any], topology: Topology, key: str, word: str) -> None:
+    if topology.kubernetes is None:
+        raise UsageError(
+            f"{topology.name} has no Kubernetes whose {key} could be {word}",
+            hint="choose a topology with a kubernetes section, like k8s-two-node",
+        )
+    data["kubernetes"][key] = word
 
 
 def _set_docker(

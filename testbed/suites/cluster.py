@@ -1,0 +1,452 @@
+"""What the suites do on a Kubernetes cluster: kubectl as evidence, Pods as places, objects on loan.
+
+Everything that a check makes is in the namespace NAMESPACE and goes with the block that made
+it.  What many checks only look at is made once, by the fixture ``cluster``: two web servers
+behind the Service ``web``, a ``client``, and a Pod of two containers, ``pair``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.claims.observation import Observation
+from testbed.errors import CommandError, LabError
+from testbed.roles.engine import enter
+from testbed.roles.kubernetes import client, config
+from testbed.roles.kubernetes.api import Refused
+from testbed.suites.helpers import IMAGE, PATIENCE, wait_until
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node, Result, Running
+    from testbed.roles.kubernetes.api import Api, Object
+    from testbed.topology.model import Kubernetes
+
+NAMESPACE = "checks"
+SECONDS = 60.0  #: for what a cluster does by itself: a Pod takes two seconds, on a busy machine ten
+#: Where the API has each kind, without the namespace.
+PATHS: Mapping[str, str] = {
+    "Namespace": "/api/v1",
+    "Node": "/api/v1",
+    "Pod": "/api/v1",
+    "Service": "/api/v1",
+    "ConfigMap": "/api/v1",
+    "Secret": "/api/v1",
+    "ServiceAccount": "/api/v1",
+    "Deployment": "/apis/apps/v1",
+    "DaemonSet": "/apis/apps/v1",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1",
+    "Ingress": "/apis/networking.k8s.io/v1",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1",
+}
+WIDE = ("Namespace", "Node")  #: kinds that are in no namespace
+PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A Pod that runs, as it was when it was looked up: a place where commands run.
+
+    ``pid`` is that of its infrastructure container's process, ``containers`` has those of the
+    others by name, ``ids`` what containerd calls them all: the infrastructure's under "".
+    """
+
+    name: str
+    node: Node
+    address: str
+    pid: int
+    containers: Mapping[str, int] = field(default_factory=dict)
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> bool:
+        return self.node.shares
+
+    def argv(self, argv: Sequence[str], container: str = "") -> list[str]:
+        """``argv`` as it is to be run on the node."""
+        pid = self.containers[container] if container else self.pid
+        return [*enter(pid, mounts=bool(container)), *argv]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        container: str = "",
+        input: bytes | None = None,
+        timeout: float = 60.0,
+        check: bool = True,
+    ) -> Result:
+        """Run a command in the Pod's network namespace.
+
+        The program is the node's own, unless a container is named: then it is that one's
+        image's, and sees its files and processes.
+        """
+        argv = self.argv(argv, container)
+        return self.node.run(argv, input=input, timeout=timeout, check=check)
+
+    def spawn(self, argv: Sequence[str], *, container: str = "") -> Running:
+        """Start a command as :meth:`run` does, and return at once."""
+        return self.node.spawn(self.argv(argv, container))
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """One container of a Pod as a place: the image's programs, its files and processes."""
+
+    pod: Pod
+    container: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.pod.name}/{self.container}"
+
+    @property
+    def shares(self) -> bool:
+        return self.pod.shares
+
+    def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
+        """Run a command there to its end."""
+        return self.pod.run(argv, container=self.container, timeout=timeout, check=check)
+
+    def spawn(self, argv: Sequence[str]) -> Running:
+        """Start a command there."""
+        return self.pod.spawn(argv, container=self.container)
+
+
+class Cluster:
+    """A lab's cluster.  ``nodes`` are its members, the control plane's first."""
+
+    def __init__(self, lab: LiveLab) -> None:
+        if lab.topology.kubernetes is None:
+            pytest.skip("the lab has no Kubernetes")
+        self.lab = lab
+        self.spec: Kubernetes = lab.topology.kubernetes
+        members = [lab.node(member.name) for member in lab.topology.with_role("kubernetes")]
+        self.nodes: list[Node] = sorted(
+            members, key=lambda node: node.name != self.spec.control_plane
+        )
+
+    @property
+    def control(self) -> Node:
+        """The node with the API."""
+        return self.nodes[0]
+
+    @property
+    def other(self) -> Node:
+        """A node that is not the control plane's."""
+        if len(self.nodes) < 2:
+            pytest.skip("the cluster has one node only")
+        return self.nodes[1]
+
+    @functools.cached_property
+    def api(self) -> Api:
+        return client.api(self.lab.context)
+
+    def address(self, node: Node) -> str:
+        """A node's own address."""
+        return str(self.lab.topology.address(node.name))
+
+    # -- asking -----------------------------------------------------------------
+
+    def kubectl(
+        self,
+        observe: Observation,
+        *words: str,
+        input: object = None,
+        check: bool = True,
+        timeout: float = SECONDS,
+    ) -> Result:
+        """Run kubectl with all rights, in NAMESPACE unless told, and keep it with its output.
+
+        ``input`` is what it reads: text as it is, anything else as JSON.
+        """
+        argv = client.kubectl(self.lab.context, f"--namespace={NAMESPACE}", *words)
+        text = input if isinstance(input, str) or input is None else json.dumps(input)
+        result = self.control.run(
+            argv, input=None if text is None else text.encode(), timeout=timeout, check=False
+        )
+        seen = result.stdout + (f"\n{result.stderr}" if result.stderr else "")
+        if not result.ok:
+            seen += f"\n[exit status {result.status}]"
+        observe.note(f"kubectl {' '.join(words)}", seen)
+        if check and not result.ok:
+            raise CommandError(
+                ("kubectl", *words),
+                where=self.control.name,
+                status=result.status,
+                stdout=result.stdout,
+                stderr=result.stderr,
+            )
+        return result
+
+    def get(self, observe: Observation, *words: str) -> Any:
+        """``kubectl get ... -o json``, kept and decoded."""
+        return self.kubectl(observe, "get", *words, "-o", "json").json()
+
+    def find(self, kind: str, name: str, namespace: str = NAMESPACE) -> Object | None:
+        """An object as the API has it now, or None; no evidence is kept."""
+        return self.api.find(f"{_folder(kind, namespace)}/{name}")
+
+    def rules(self, observe: Observation, node: Node) -> str:
+        """The rules that kube-proxy has written on a node, as text."""
+        if self.spec.proxy == "nftables":
+            return observe.run(node, ["nft", "list", "table", "ip", "kube-proxy"]).stdout
+        return observe.run(node, ["iptables-save", "-t", "nat"]).stdout
+
+    # -- Pods -------------------------------------------------------------------
+
+    def pod(self, name: str, namespace: str = NAMESPACE) -> Pod:
+        """A Pod that runs, looked up anew.  Raises LabError when it does not run."""
+        found = self.find("Pod", name, namespace)
+        status = found["status"] if found else {}
+        if found is None or status.get("phase") != "Running":
+            raise LabError(
+                f"the Pod {namespace}/{name} does not run: {status.get('phase', 'not there')}",
+                hint="see `testbed kubectl LAB -- describe pods -A`",
+            )
+        node = self.lab.node(found["spec"]["nodeName"])
+        tasks = self._tasks(node)
+        ids = {
+            one["name"]: one["containerID"].rpartition("/")[2]
+            for one in status["containerStatuses"]
+            if one.get("containerID")
+        }
+        wanted = f'labels."io.kubernetes.pod.uid"=={found["metadata"]["uid"]}'
+        kind = 'labels."io.cri-containerd.kind"==sandbox'
+        sandboxes = self._ctr(node, "containers", "list", "--quiet", f"{wanted},{kind}").split()
+        ids[""] = next(one for one in sandboxes if one in tasks)
+        running = {name: tasks[one] for name, one in ids.items() if name and one in tasks}
+        return Pod(name, node, status.get("podIP", ""), tasks[ids[""]], running, ids)
+
+    def _tasks(self, node: Node) -> dict[str, int]:
+        """The process of each container that runs on a node, by containerd's id."""
+        lines = self._ctr(node, "tasks", "list").splitlines()[1:]
+        rows = [line.split() for line in lines]
+        return {name: int(pid) for name, pid, state in rows if state == "RUNNING"}
+
+    def ctr(self, observe: Observation, node: Node, *words: str) -> str:
+        """What containerd's own client says in Kubernetes' namespace, kept."""
+        seen = self._ctr(node, *words)
+        observe.note(f"{node.name}# ctr -n k8s.io {' '.join(words)}", seen)
+        return seen
+
+    def _ctr(self, node: Node, *words: str) -> str:
+        program = node.provide(self.lab.context.store.binary("ctr", "docker"))
+        argv = [program, f"--address={config.CONTAINERD_SOCKET}", "--namespace=k8s.io", *words]
+        return node.run(argv).stdout
+
+    # -- objects on loan -----------------------------------------------------------
+
+    @contextlib.contextmanager
+    def objects(self, observe: Observation, *objects: Mapping[str, Any]) -> Iterator[None]:
+        """Some objects for the time of the block; it begins when their Pods are ready.
+
+        What is not said of a Pod is filled in so that it starts and ends fast (:func:`pod`).
+        """
+        made: list[Mapping[str, Any]] = []
+        observe.note("kubectl apply", [_short(one) for one in objects])
+        try:
+            for one in objects:
+                self.create(one)
+                made.append(one)
+            for one in objects:
+                if one["kind"] == "Pod":
+                    self.wait_ready(one["metadata"]["name"])
+                elif one["kind"] == "Deployment":
+                    self.wait_available(one["metadata"]["name"])
+            yield
+        finally:
+            for one in reversed(made):
+                self.delete(one["kind"], one["metadata"]["name"])
+
+    @contextlib.contextmanager
+    def pods(self, observe: Observation, *objects: Mapping[str, Any]) -> Iterator[list[Pod]]:
+        """Some Pods (:func:`pod`) for the time of the block, ready."""
+        with self.objects(observe, *objects):
+            yield [self.pod(one["metadata"]["name"]) for one in objects]
+
+    def create(self, body: Mapping[str, Any], namespace: str = NAMESPACE) -> Object:
+        """Make an object by the API; a tenant of the same name is waited for to go.
+
+        Raises Refused as the API does.
+        """
+        kind, name = body["kind"], body["metadata"]["name"]
+        found = self.find(kind, name, namespace)
+        if found and found["metadata"].get("deletionTimestamp"):
+            self.wait_gone(kind, name, namespace)
+        versions = {"apiVersion": PATHS[kind].removeprefix("/apis/").removeprefix("/api/")}
+        return self.api.ask("POST", _folder(kind, namespace), {**versions, **body})
+
+    def delete(self, kind: str, name: str, namespace: str = NAMESPACE) -> None:
+        """Delete an object at once and wait until it is gone; gone already is well, too."""
+        body: Object = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "propagationPolicy": "Background",
+        }
+        if kind == "Pod":
+            body["gracePeriodSeconds"] = 0
+        with contextlib.suppress(Refused):
+            self.api.ask("DELETE", f"{_folder(kind, namespace)}/{name}", body)
+        self.wait_gone(kind, name, namespace)
+
+    # -- waiting ---------------------------------------------------------------------
+
+    def _until(self, so: Any, what: str) -> Any:
+        seconds = SECONDS if self.control.shares else SECONDS * PATIENCE
+        return wait_until(so, seconds, what)
+
+    def wait_ready(self, name: str, namespace: str = NAMESPACE) -> None:
+        """Wait until a Pod is ready."""
+
+        def ready() -> bool:
+            found = self.find("Pod", name, namespace) or {}
+            conditions = found.get("status", {}).get("conditions", [])
+            return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+        self._until(ready, f"the Pod {name} to be ready")
+
+    def wait_available(self, name: str, namespace: str = NAMESPACE) -> None:
+        """Wait until all replicas of a Deployment are available."""
+
+        def available() -> bool:
+            found = self.find("Deployment", name, namespace) or {}
+            wanted = found.get("spec", {}).get("replicas", 1)
+            return bool(found.get("status", {}).get("availableReplicas", 0) == wanted)
+
+        self._until(available, f"the Deployment {name} to be available")
+
+    def wait_gone(self, kind: str, name: str, namespace: str = NAMESPACE) -> None:
+        """Wait until an object is gone."""
+        self._until(lambda: self.find(kind, name, namespace) is None, f"the end of {kind} {name}")
+
+    def endpoints(self, service: str, namespace: str = NAMESPACE) -> list[str]:
+        """The addresses of the ready Pods behind a Service, sorted."""
+        path = f"{_folder('EndpointSlice', namespace)}?labelSelector=kubernetes.io/service-name%3D"
+        slices = self.api.ask("GET", f"{path}{service}")["items"]
+        return sorted(
+            address
+            for one in slices
+            for endpoint in one.get("endpoints") or []
+            if endpoint.get("conditions", {}).get("ready")
+            for address in endpoint["addresses"]
+        )
+
+    def wait_endpoints(self, service: str, *addresses: str) -> None:
+        """Wait until just these addresses are behind a Service."""
+        self._until(
+            lambda: self.endpoints(service) == sorted(addresses),
+            f"the Service {service} to have {', '.join(addresses) or 'no Pods'}",
+        )
+
+
+def _folder(kind: str, namespace: str) -> str:
+    plural = PLURALS.get(kind, f"{kind.lower()}s")
+    return f"{PATHS[kind]}/{plural}" if kind in WIDE else (
+        f"{PATHS[kind]}/namespaces/{namespace}/{plural}"
+    )  # fmt: skip
+
+
+def _short(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: value for key, value in body.items() if key != "apiVersion"}
+
+
+# -- what objects look like ------------------------------------------------------------
+
+
+def pod(
+    name: str,
+    *,
+    node: str = "",
+    labels: Mapping[str, str] | None = None,
+    containers: Sequence[Mapping[str, Any]] = (),
+    **spec: Any,
+) -> dict[str, Any]:
+    """A Pod of the web server, or of other containers, that starts and ends fast.
+
+    ``node`` is where it is to be, or nothing to leave it to the scheduler.
+    """
+    body: dict[str, Any] = {
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+        "containers": list(containers) or [web()],
+        **spec,
+    }
+    if node:
+        body["nodeName"] = node
+    metadata = {"name": name, "labels": dict(labels or {"app": name})}
+    return {"kind": "Pod", "metadata": metadata, "spec": body}
+
+
+def web(name: str = "web", port: int = 80, **more: Any) -> dict[str, Any]:
+    """A container of the web server, whose page tells its Pod's name and its client."""
+    return {
+        "name": name,
+        "image": IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "env": [{"name": "PORT", "value": str(port)}],
+        **more,
+    }
+
+
+def sleeper(name: str = "sleeper", **more: Any) -> dict[str, Any]:
+    """A container that does nothing, and has the image's programs."""
+    return web(name, command=["sleep", "infinity"], **more)
+
+
+def service(
+    name: str,
+    *,
+    app: str = "web",
+    port: int = 80,
+    target: int = 80,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A Service before the Pods with the label ``app``."""
+    return {
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"app": app},
+            "ports": [{"port": port, "targetPort": target}],
+            **spec,
+        },
+    }
+
+
+# -- the tenants that are always there ---------------------------------------------------
+
+
+@contextlib.contextmanager
+def tenants(lab: LiveLab) -> Iterator[Cluster]:
+    """The cluster, with NAMESPACE and what many checks look at in it; gone after the block."""
+    cluster = Cluster(lab)
+    quiet = Observation()
+    found = cluster.find("Namespace", NAMESPACE)
+    if found:  # of a run that was killed
+        cluster.delete("Namespace", NAMESPACE)
+    cluster.create({"kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    first, second = cluster.nodes[0].name, cluster.nodes[-1].name
+    # The namespace's account comes a moment after it, and no Pod is let in without.
+    cluster._until(  # noqa: SLF001  of this module
+        lambda: cluster.find("ServiceAccount", "default"), "the namespace's account"
+    )
+    objects = [
+        service("web"),
+        pod("web-1", node=first, labels={"app": "web"}),
+        pod("web-2", node=second, labels={"app": "web"}),
+        pod("client", node=first),
+        pod("pair", node=first, containers=[web("a"), web("b", 8080)]),
+    ]
+    try:
+        with cluster.objects(quiet, *objects):
+            yield cluster
+    finally:
+        cluster.delete("Namespace", NAMESPACE)
