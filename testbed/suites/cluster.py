@@ -424,9 +424,26 @@ def service(
 # -- the tenants that are always there ---------------------------------------------------
 
 
+HELD: dict[str, Cluster] = {}  #: by the lab's name: tenants that stay for several runs
+
+
+@contextlib.contextmanager
+def held(lab: LiveLab) -> Iterator[Cluster]:
+    """Tenants for the time of the block, whatever runs of the suites come and go meanwhile."""
+    with tenants(lab) as cluster:
+        HELD[lab.name] = cluster
+        try:
+            yield cluster
+        finally:
+            del HELD[lab.name]
+
+
 @contextlib.contextmanager
 def tenants(lab: LiveLab) -> Iterator[Cluster]:
     """The cluster, with NAMESPACE and what many checks look at in it; gone after the block."""
+    if lab.name in HELD:
+        yield HELD[lab.name]
+        return
     cluster = Cluster(lab)
     quiet = Observation()
     found = cluster.find("Namespace", NAMESPACE)

@@ -5,57 +5,50 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import pytest
 
 from sabotage import (
     of_addresses,
+    of_cni,
     of_docker,
     of_flannel,
+    of_ingress,
     of_namespaces,
     of_performance,
+    of_pods,
+    of_policies,
+    of_services,
     of_traces,
 )
 from sabotage.trials import (
+    CLUSTERS,
     SABOTAGES,
     Labs,
     Sabotage,
     Trial,
-    decide,
+    dropped_when_not_whole,
     impatient,
+    not_as_expected,
     try_out,
 )
 
-if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
-
 # They enter their sabotages when they are imported.
-MODULES = (of_addresses, of_docker, of_flannel, of_namespaces, of_performance, of_traces)
-TOPOLOGIES = sorted({one.lab for one in SABOTAGES})
+MODULES = (
+    *(of_addresses, of_docker, of_flannel, of_namespaces, of_performance, of_traces),
+    *(of_cni, of_ingress, of_pods, of_policies, of_services),
+)
+#: Those of clusters are carried out beside the other tests of clusters.
+HERE = [one for one in SABOTAGES if not one.lab.startswith(CLUSTERS)]
+TOPOLOGIES = sorted({one.lab for one in HERE})
 
 
 def name(one: Sabotage) -> str:
     return one.name
 
 
-@contextlib.contextmanager
-def _dropped_when_not_whole(labs: Labs, *, ruins: bool) -> Iterator[None]:
-    """The next gets a new lab where this one cannot be, or has not been, put right."""
-    try:
-        yield
-    except BaseException:
-        labs.drop()
-        raise
-    if ruins:
-        labs.drop()
-
-
-@pytest.mark.parametrize("sabotage", SABOTAGES, ids=name)
+@pytest.mark.parametrize("sabotage", HERE, ids=name)
 def test_the_claims_flip(sabotage: Sabotage, labs: Labs, trials: list[Trial]) -> None:
-    with _dropped_when_not_whole(labs, ruins=sabotage.ruins):
+    with dropped_when_not_whole(labs, ruins=sabotage.ruins):
         trial = try_out(sabotage, labs.get(sabotage.lab or "netns-experiments"))
     trials.append(trial)
     stayed = {claim: trial.said[claim] for claim in trial.having("held", "undecided")}
@@ -72,13 +65,8 @@ def test_the_lab_is_whole_again(topology: str, labs: Labs) -> None:
     """
     wanted = sorted({claim for one in SABOTAGES if one.lab == topology for claim in one.flips})
     lab = labs.get(topology) if topology else None
-    with _dropped_when_not_whole(labs, ruins=False), impatient():
-        wrong = _not_as_expected(lab, wanted)
+    with dropped_when_not_whole(labs, ruins=False), impatient():
+        wrong = not_as_expected(lab, wanted)
         # A busy machine may hold up a packet or a capture once; what is left broken stays so.
-        wrong = _not_as_expected(lab, sorted(wrong)) if wrong else {}
+        wrong = not_as_expected(lab, sorted(wrong)) if wrong else {}
     assert wrong == {}
-
-
-def _not_as_expected(lab: LiveLab | None, wanted: list[str]) -> dict[str, str]:
-    """Of some claims those that did not end as expected, and why."""
-    return {f.claim: f.problem or f.reason for f in decide(lab, wanted) if not f.as_expected}

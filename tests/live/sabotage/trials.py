@@ -36,7 +36,7 @@ from testbed.lab.lab import Lab, Settings
 from testbed.lab.live import LiveLab
 from testbed.observe import capture
 from testbed.settings import settings
-from testbed.suites import helpers, overlay
+from testbed.suites import cluster, helpers, overlay
 from testbed.suites.model import Selection
 from testbed.suites.runner import SUITES, run
 from testbed.topology.load import Overrides, load
@@ -53,6 +53,9 @@ Make = Callable[[LiveLab], Iterator[None]]
 NO_LAB = ""  #: for claims that need none
 LEGACY = "docker-single-legacy"  #: whose trace is the one that document 003 prints
 VARIANTS = {LEGACY: ("docker-single", Overrides(firewall="iptables-legacy"))}
+CLUSTERS = "k8s-"  #: what the names of topologies with a cluster begin with
+#: Network plugins whose programs have to be brought: none is had by building or by a package.
+BROUGHT = {"pods-by-calico", "pods-by-kube-router", "pods-by-weave"}
 ATTEMPTS = 3
 PATIENCE = 2.0  #: seconds to wait for what should come: on a broken lab most of it never does
 
@@ -158,6 +161,7 @@ def impatient() -> Iterator[None]:
         patch.setattr(helpers.ping, "__kwdefaults__", {"count": 1, "seconds": PATIENCE / 2})
         patch.setattr(helpers.fetch, "__kwdefaults__", {"seconds": PATIENCE})
         patch.setattr(helpers.wait_until, "__defaults__", (PATIENCE, ""))
+        patch.setattr(cluster, "SECONDS", PATIENCE * 4)  # a Pod takes two seconds
         patch.setattr(overlay.eventually, "__defaults__", (PATIENCE,))
         patch.setattr(capture.Capture.wait_for, "__defaults__", (PATIENCE,))
         yield
@@ -176,8 +180,12 @@ def files_with(wanted: Sequence[str]) -> tuple[Path, ...]:
 
 
 def can_be_refuted() -> list[str]:
-    """The claims that a check can refute, in the order of the catalogue."""
-    return [claim.id for claim in claims().values() if claim.is_testable]
+    """The claims that a check can refute here, in the order of the catalogue."""
+    return [
+        claim.id
+        for claim in claims().values()
+        if claim.is_testable and not set(claim.needs) & BROUGHT
+    ]
 
 
 @dataclass
@@ -187,6 +195,7 @@ class Labs:
     settings: Settings = field(default_factory=settings)
     up: LiveLab | None = None
     topology: str = NO_LAB
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def get(self, topology: str) -> LiveLab:
         """The lab of a topology, brought up unless it is."""
@@ -198,12 +207,33 @@ class Labs:
             self.topology = topology
             lab.up(wanted)
             self.up = LiveLab(lab.context())
+            if self.up.topology.kubernetes:
+                self.held.enter_context(cluster.held(self.up))
         return self.up
 
     def drop(self) -> None:
         """Take the lab down."""
+        self.held.pop_all()  # what is in the cluster goes with it
+        cluster.HELD.clear()
         if self.up is not None:
             self.up.close()
         if self.topology:
             Lab(f"sabotage-{self.topology}", self.settings).down()
         self.up, self.topology = None, NO_LAB
+
+
+@contextlib.contextmanager
+def dropped_when_not_whole(labs: Labs, *, ruins: bool) -> Iterator[None]:
+    """The next gets a new lab where this one cannot be, or has not been, put right."""
+    try:
+        yield
+    except BaseException:
+        labs.drop()
+        raise
+    if ruins:
+        labs.drop()
+
+
+def not_as_expected(lab: LiveLab | None, wanted: list[str]) -> dict[str, str]:
+    """Of some claims those that did not end as expected, and why."""
+    return {f.claim: f.problem or f.reason for f in decide(lab, wanted) if not f.as_expected}

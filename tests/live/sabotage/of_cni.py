@@ -1,0 +1,3 @@
+"""What joins Pods to networks, made wrong."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The way into the cluster by HTTP, made wrong."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Policies and who enforces them, made wrong."""
+
+from __future__ import annotations
