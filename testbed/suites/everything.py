@@ -29,6 +29,7 @@ from testbed.claims.model import OF_CLUSTERS, Finding
 from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageError
 from testbed.lab.lab import Lab, Settings
 from testbed.pytest_plugin import features
+from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites.model import Check, LabRun, Run, Selection
 from testbed.suites.runner import QUIET, refuse_unknown, run
 from testbed.topology.load import Overrides, load
@@ -183,7 +184,9 @@ def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
 
 
 def lacking(store: Store, topology: Topology) -> str:
-    """Why a lab of this topology is not brought up unasked: what it takes long to make."""
+    """Why a lab of this topology is not brought up: what must be brought, or takes long to make."""
+    if topology.kubernetes and (why := plugin_of(topology).lacking(store)):
+        return why
     for role in sorted(topology.software):
         if unmade := store.unmade(role):
             return (

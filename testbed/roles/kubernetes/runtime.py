@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
     from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.roles.kubernetes.plugins.base import Plugin
     from testbed.topology.model import Topology
 
 SERVICE = "containerd"
 PART = "docker"  # whose Debian packages bring containerd and runc
+BINARIES = "/var/lib/cni/bin"
 SECONDS = 180.0  # a busy emulated machine takes a minute for an image
 LAYOUT = Layout(  # of containerd 1.6 with the overlayfs snapshotter
     root="/var/lib/containerd",
@@ -82,7 +84,7 @@ def images(topology: Topology) -> list[str]:
     return [config.PAUSE, *addons.images(topology), "nginx"]
 
 
-def start_containerd(context: Context, node: str) -> tuple[str, bool]:
+def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, bool]:
     machine = context.node(node)
     topology = context.topology
     version = context.store.version(PART)
@@ -93,11 +95,11 @@ def start_containerd(context: Context, node: str) -> tuple[str, bool]:
         if machine.shares:
             install(context.store, machine, _seed(context, version, bytes))
         mark(machine, "prepared")
-    machine.run(["nft", "-f", "-"], input=config.masquerade(topology, node).encode())
-    network = json.dumps(config.network(config.cluster_of(topology), node))
+    machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology, node).encode())
+    network = json.dumps(plugin.network(topology, node))
     machine.put(network.encode(), f"{config.CNI}/10-pods.conflist")
-    (plugins,) = context.store.path_dirs("cni-plugins")
-    machine.put(config.containerd(machine.provide(plugins)).encode(), config.CONTAINERD_FILE)
+    folder = _binaries(context, machine, plugin)
+    machine.put(config.containerd(folder).encode(), config.CONTAINERD_FILE)
     service = Service(
         SERVICE,
         (
@@ -111,6 +113,18 @@ def start_containerd(context: Context, node: str) -> tuple[str, bool]:
     )
     changed = start(machine, service, timeout=SECONDS)
     return f"containerd of {version}", changed
+
+
+def _binaries(context: Context, machine: Node, plugin: Plugin) -> str:
+    """The folder of a node in which containerd finds the CNI plugins: it knows one alone."""
+    (reference,) = context.store.path_dirs("cni-plugins")
+    folder = machine.provide(reference)
+    if not plugin.binaries:
+        return folder
+    machine.run(["mkdir", "-p", BINARIES])
+    found = [machine.provide(context.store.binary(name)) for name in plugin.binaries]
+    machine.run(["sh", "-c", f'ln -sf "$0"/* "$@" {BINARIES}', folder, *found])
+    return BINARIES
 
 
 def load_images(context: Context, node: str) -> tuple[str, bool]:
