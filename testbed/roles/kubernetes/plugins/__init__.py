@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.plugins.base import Plugin
+from testbed.roles.kubernetes.plugins.bgp import Bgp
 from testbed.roles.kubernetes.plugins.flannel import Flannel
 
 if TYPE_CHECKING:
     from testbed.topology.model import Plugin as Name
     from testbed.topology.model import Topology
 
-PLUGINS: Mapping[Name, Plugin] = {one.name: one for one in (Flannel(),)}
+PLUGINS: Mapping[Name, Plugin] = {one.name: one for one in (Flannel(), Bgp())}
 
 
 def plugin_of(topology: Topology) -> Plugin:
