@@ -108,6 +108,9 @@ WANTED = (
     Wanted("docker-10-1-27", ("001",), ENGINE_29),
     Wanted("netns-experiments", ("000", "002")),
     Wanted("k8s-two-node", CLUSTER, only=OF_CLUSTERS),
+    Wanted("k8s-two-node", CLUSTER, Overrides(cni="calico"), only=("pods-by-calico",)),
+    Wanted("k8s-two-node", CLUSTER, Overrides(cni="kube-router"), only=("pods-by-kube-router",)),
+    Wanted("k8s-two-node", CLUSTER, Overrides(cni="weave"), only=("pods-by-weave",)),
 )
 
 

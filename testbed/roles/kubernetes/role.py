@@ -114,10 +114,9 @@ class Kubernetes(Role):
             files=lambda topology: {config.PROXY_FILE: json.dumps(config.proxy(topology, node))},
         )  # fmt: skip
         yield from plugin.steps(topology, node, (OBJECTS,))
-        joined = tuple(f"{name} {node}" for name in plugin.services)
         yield Step(
             f"ready {node}", "the node is Ready",
-            (f"kubelet {node}", *joined, f"kube-proxy {node}"),
+            (f"kubelet {node}", *plugin.ready_after(node), f"kube-proxy {node}"),
             act=lambda context: _ready(context, node),
         )  # fmt: skip
 

@@ -71,6 +71,17 @@ while [ $# -gt 2 ]; do
   kind=$1; shift 3; set -- "$kind" "$@"
 done
 """
+#: Arguments: the folder to fill, one with programs, more programs.  The machine's own is not the
+#: node's to write.
+GATHER = """
+set -eu
+if [ ! -w "$(dirname "$(dirname "$0")")" ]; then
+  mount -t tmpfs testbed "$(dirname "$(dirname "$0")")"
+fi
+mkdir -p "$0"
+from=$1; shift
+ln -sf "$from"/* "$@" "$0"
+"""
 
 
 def path(context: Context, machine: Node) -> dict[str, str]:
@@ -81,7 +92,10 @@ def path(context: Context, machine: Node) -> dict[str, str]:
 
 def images(topology: Topology) -> list[str]:
     """What every node of the cluster has; what the first Pods need comes first."""
-    return [config.PAUSE, *addons.images(topology), "nginx"]
+    from testbed.roles.kubernetes.plugins import plugin_of  # which starts daemons by this module
+
+    mine = plugin_of(topology).images
+    return [config.PAUSE, *mine, *addons.images(topology), "nginx"]
 
 
 def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, bool]:
@@ -96,8 +110,8 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
             install(context.store, machine, _seed(context, version, bytes))
         mark(machine, "prepared")
     machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology, node).encode())
-    network = json.dumps(plugin.network(topology, node))
-    machine.put(network.encode(), f"{config.CNI}/10-pods.conflist")
+    if network := plugin.network(topology, node):
+        machine.put(json.dumps(network).encode(), f"{config.CNI}/10-pods.conflist")
     folder = _binaries(context, machine, plugin)
     machine.put(config.containerd(folder).encode(), config.CONTAINERD_FILE)
     service = Service(
@@ -119,12 +133,12 @@ def _binaries(context: Context, machine: Node, plugin: Plugin) -> str:
     """The folder of a node in which containerd finds the CNI plugins: it knows one alone."""
     (reference,) = context.store.path_dirs("cni-plugins")
     folder = machine.provide(reference)
-    if not plugin.binaries:
+    if not plugin.binaries and not plugin.folder:
         return folder
-    machine.run(["mkdir", "-p", BINARIES])
     found = [machine.provide(context.store.binary(name)) for name in plugin.binaries]
-    machine.run(["sh", "-c", f'ln -sf "$0"/* "$@" {BINARIES}', folder, *found])
-    return BINARIES
+    target = plugin.folder or BINARIES
+    machine.run(["sh", "-c", GATHER, target, folder, *found])
+    return target
 
 
 def load_images(context: Context, node: str) -> tuple[str, bool]:

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.plugins.base import Plugin
 from testbed.roles.kubernetes.plugins.bgp import Bgp
+from testbed.roles.kubernetes.plugins.calico import Calico
+from testbed.roles.kubernetes.plugins.cilium import Cilium
 from testbed.roles.kubernetes.plugins.flannel import Flannel
+from testbed.roles.kubernetes.plugins.kube_router import KubeRouter
+from testbed.roles.kubernetes.plugins.weave import Weave
 
 if TYPE_CHECKING:
     from testbed.topology.model import Plugin as Name
     from testbed.topology.model import Topology
 
-PLUGINS: Mapping[Name, Plugin] = {one.name: one for one in (Flannel(), Bgp())}
+PLUGINS: Mapping[Name, Plugin] = {
+    one.name: one for one in (Flannel(), Bgp(), Cilium(), Calico(), KubeRouter(), Weave())
+}
 
 
 def plugin_of(topology: Topology) -> Plugin:

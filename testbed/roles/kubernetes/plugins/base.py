@@ -35,6 +35,10 @@ class Plugin(ABC):
     clients: ClassVar[Mapping[str, str]] = {}
     #: Programs among its artifacts that containerd is to find as CNI plugins.
     binaries: ClassVar[tuple[str, ...]] = ()
+    #: Where its Pods put such programs on a node; empty where none does.
+    folder: ClassVar[str] = ""
+    #: Images that its Pods are made of.
+    images: ClassVar[tuple[str, ...]] = ()
 
     def lacking(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought
         """Why no cluster with it can be brought up here, and what to do; empty where one can."""
@@ -65,8 +69,15 @@ class Plugin(ABC):
         """The daemons that it starts on a node."""
         return self.services
 
-    def network(self, topology: Topology, node: str) -> Mapping[str, Any]:
-        """The network that a Pod joins (CNI specification, network configuration lists)."""
+    def ready_after(self, node: str) -> tuple[str, ...]:
+        """The names of its steps after which a node can be Ready."""
+        return tuple(f"{name} {node}" for name in self.services)
+
+    def network(self, topology: Topology, node: str) -> Mapping[str, Any] | None:
+        """The network that a Pod joins (CNI specification, network configuration lists).
+
+        None where the plugin writes that down itself.
+        """
         return config.bridged(config.cluster_of(topology), node)
 
     def masquerade(self, topology: Topology, node: str) -> str:
