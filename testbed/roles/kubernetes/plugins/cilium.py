@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.errors import MachineError
 from testbed.lab.step import Step
 from testbed.nodes.base import Service
 from testbed.roles.base import start
@@ -115,7 +116,7 @@ class Cilium(Plugin):
                 OPERATOR, node, after, lambda _: [
                     f"--k8s-kubeconfig-path={config.FOLDER}/cilium-operator.conf",
                     "--operator-api-serve-addr=127.0.0.1:9234",
-                    "--enable-ipv6=false", "--cluster-pool-ipv4-cidr=", "--ipam=kubernetes",
+                    "--enable-ipv6=false", "--ipam=kubernetes",
                 ],
                 about="Cilium's own kinds of objects",
                 env={"CILIUM_K8S_NAMESPACE": "kube-system", "K8S_NODE_NAME": node},
@@ -180,6 +181,11 @@ def _prepare(context: Context, machine: Node) -> str:
     sources = machine.provide(agent.parent.parent / "bpf")
     argv = ["sh", "-c", PREPARE, "sh", STATE, LIBRARY, TOOLS, PINS, sources]
     cgroups = machine.run(argv).stdout.strip()
+    if not cgroups:
+        raise MachineError(
+            "Cilium attaches to cgroups of version 2, and this machine has none mounted",
+            hint="mount them: mount -t cgroup2 none /sys/fs/cgroup/unified",
+        )
     clang = CLANG.format(clang=machine.provide(context.store.binary("clang")))
     machine.put(clang.encode(), f"{TOOLS}/clang", mode=0o755)
     bpftool = machine.provide(context.store.binary("bpftool"))
