@@ -35,7 +35,7 @@ def somebody_enforces_policies(lab: LiveLab) -> Iterator[None]:
                 who, whom = (one["status"]["podIP"] for one in pods if one)
                 rules = (
                     "table ip sabotage { chain way { type filter hook forward priority 0; "
-                    f"ip saddr {who} ip daddr {whom} drop; }} }}"
+                    f"ip saddr {who} ip daddr {whom} drop; }}; }}"
                 )
             else:
                 rules = "delete table ip sabotage"
