@@ -107,6 +107,11 @@ class Store:
         """The role that a part is for, where labs with that one alone ask for it."""
         return self._catalog.roles.get(part, "")
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles, and the network plugins of clusters, that have parts of their own."""
+        return tuple(dict.fromkeys(self._catalog.roles.values()))
+
     def unmade(self, role: str) -> list[str]:
         """The parts for labs with a role alone that are not here yet."""
         return [

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
 @click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
 @click.option("--provider", metavar="NAME", help="What this one needs is needed: qemu.")
-@click.option("--role", metavar="NAME", help="What labs with this one need is needed: kubernetes.")
+@click.option(
+    "--role",
+    metavar="NAME",
+    help="What labs with this one need is needed: kubernetes, cilium.",
+)
 @click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option
 def command(
@@ -45,8 +49,9 @@ def command(
 
     settings = common.make_settings()
     store, of = settings.store, settings.provider(provider) if provider else None
-    if role and role not in ROLES:
-        raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(ROLES)}")
+    known = list(dict.fromkeys([*ROLES, *store.roles]))
+    if role and role not in known:
+        raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(known)}")
 
     def look(*, full: bool) -> list[Finding]:
         return doctor.findings(

@@ -54,8 +54,8 @@ class Wanted:
 
     ``documents`` are those whose claims it is for: it has their address plan.
     ``measures`` False leaves out what is measured, which takes its time and
-    would say the same as on the lab beside it.  Of a cluster's claims each needs one
-    of the features ``only``: what else it could decide is decided elsewhere.
+    would say the same as on the lab beside it.  Of a cluster's claims each is in ``only`` itself,
+    or needs one of the features there: what else it could decide is decided elsewhere.
     """
 
     topology: str
@@ -108,6 +108,12 @@ WANTED = (
     Wanted("docker-10-1-27", ("001",), ENGINE_29),
     Wanted("netns-experiments", ("000", "002")),
     Wanted("k8s-two-node", CLUSTER, only=OF_CLUSTERS),
+    Wanted(
+        "k8s-two-node",
+        CLUSTER,
+        Overrides(cni="cilium"),
+        only=("network-policy", "pods-by-cilium", "k8s-policy-isolates"),
+    ),
     Wanted("k8s-two-node", CLUSTER, Overrides(cni="calico"), only=("pods-by-calico",)),
     Wanted("k8s-two-node", CLUSTER, Overrides(cni="kube-router"), only=("pods-by-kube-router",)),
     Wanted("k8s-two-node", CLUSTER, Overrides(cni="weave"), only=("pods-by-weave",)),

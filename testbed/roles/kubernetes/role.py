@@ -48,7 +48,7 @@ class Kubernetes(Role):
     def fetch(self, store: Store, topology: Topology) -> None:
         plugin = plugin_of(topology)
         if why := plugin.lacking(store):
-            raise ArtifactError(why)
+            raise ArtifactError(why, hint=plugin.how(store))
         super().fetch(store, topology)
         plugin.fetch(store)
         for name in runtime.images(topology):

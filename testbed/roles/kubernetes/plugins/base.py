@@ -41,7 +41,11 @@ class Plugin(ABC):
     images: ClassVar[tuple[str, ...]] = ()
 
     def lacking(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought
-        """Why no cluster with it can be brought up here, and what to do; empty where one can."""
+        """Why no cluster with it can be brought up here; empty where one can."""
+        return ""
+
+    def how(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought
+        """What is to be done where something is lacking."""
         return ""
 
     def fetch(self, store: Store) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes, Topology
 
 NAMESPACE = "kube-system"
+DOCS = "docs/kubernetes.md"
 WAYS = '{path = "..."} or {url = "https://...", sha256 = "..."}'
 
 
@@ -44,18 +45,27 @@ class ByManifest(Plugin):
         """What its DaemonSet is told of the cluster, by the makers' own variables."""
         return {}
 
-    def lacking(self, store: Store) -> str:
+    def _missing(self, store: Store) -> tuple[list[str], list[str]]:
+        """The files and the images that the user has not brought."""
         files = [] if store.is_users(self.manifest) else [self.manifest]
-        images = [name for name in self.images if not store.is_users_image(name)]
+        return files, [name for name in self.images if not store.is_users_image(name)]
+
+    def lacking(self, store: Store) -> str:
+        files, images = self._missing(store)
         if not files and not images:
             return ""
+        return (
+            f"{self.title} is not here and cannot be made here: wanted are "
+            f"{', '.join([*files, *images])} ({DOCS} says how to bring them)"
+        )
+
+    def how(self, store: Store) -> str:
+        files, images = self._missing(store)
         lines = [f"[artifacts] {name} = {WAYS}" for name in files]
         lines += [f"[images] {name} = {WAYS}" for name in images]
         return (
-            f"{self.title} is not here and cannot be made here: wanted are "
-            f"{', '.join([*files, *images])}, which {self.published} has "
-            f"(each image as `docker save` writes it); write into {default_path()}: "
-            f"{'; '.join(lines)}"
+            f"{self.published} has them, each image to be as `docker save` writes it; write into "
+            f"{default_path()}: {'; '.join(lines)}"
         )
 
     def fetch(self, store: Store) -> None:
