@@ -15,7 +15,7 @@ from testbed.lab.marks import marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role, start
-from testbed.roles.kubernetes import addons, certificates, config, runtime
+from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import SECONDS, api, until
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ ROLE = "kubernetes"
 CERTIFICATES = "certificates"
 API = "kube-apiserver"
 OBJECTS = "cluster objects"
+#: Bytes that a node and its control plane take: what they had for themselves, measured.
+MEMORY, CONTROL_MEMORY = 190 << 20, 430 << 20
 CONTROL = ("etcd", "kube-apiserver", "api-socket", "kube-controller-manager", "kube-scheduler")
 EVERY = ("containerd", "kubelet", "kube-proxy", "flanneld")
 
@@ -45,8 +47,13 @@ class Kubernetes(Role):
 
     def fetch(self, store: Store, topology: Topology) -> None:
         super().fetch(store, topology)
+        skew.check(store)
         for name in runtime.images(topology):
             store.image(name)
+
+    def memory(self, topology: Topology, node: str) -> int:
+        control = node == config.cluster_of(topology).control_plane
+        return MEMORY + CONTROL_MEMORY * control
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane
