@@ -171,7 +171,7 @@ def _api(context: Context) -> tuple[str, bool]:
     forward = ("socat", listen, f"TCP:127.0.0.1:{config.API_PORT}")
     changed |= start(machine, Service("api-socket", forward, digest="1"))
     asked = api(context)
-    until(context, node, asked.ready, "the API server says that it is ready")
+    until(context, node, asked.ready, "it says itself that it is ready", service=API)
     return f"{config.server(topology)}, {context.store.version('kubernetes')}", changed
 
 
@@ -189,9 +189,12 @@ def _objects(context: Context) -> tuple[str, bool]:
 def _ready(context: Context, node: str) -> tuple[str, bool]:
     client = api(context)
 
-    def is_ready() -> bool:
+    def condition() -> dict[str, str]:
         found = client.find(f"/api/v1/nodes/{node}") or {}
         conditions = found.get("status", {}).get("conditions", [])
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return next((c for c in conditions if c["type"] == "Ready"), {})
 
-    return "Ready", until(context, node, is_ready, f"node {node} is Ready")
+    return "Ready", until(
+        context, node, lambda: condition().get("status") == "True", f"node {node} is Ready",
+        service="kubelet", why=lambda: condition().get("message", ""),
+    )  # fmt: skip
