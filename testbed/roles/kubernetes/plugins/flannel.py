@@ -32,7 +32,8 @@ class Flannel(Plugin):
         return BACKEND_KERNEL.get(cluster.backend, ())
 
     def features(self, cluster: Kubernetes) -> set[str]:
-        return super().features(cluster) | {f"pods-over-{cluster.backend}"}
+        over = {"pods-over-vxlan"} if cluster.backend == "vxlan" else set()
+        return super().features(cluster) | over
 
     def summary(self, cluster: Kubernetes) -> str:
         return f"{self.name} {cluster.backend}"
