@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sabotage.trials import sabotage
+from sabotage.means import changed, in_place_of, lying
+from sabotage.trials import CILIUM, sabotage
 from testbed.suites import test_policies
 from testbed.suites.cluster import Cluster
 from testbed.suites.policies import IN_FORCE
@@ -52,3 +54,46 @@ def somebody_enforces_policies(lab: LiveLab) -> Iterator[None]:
         thread.join()
         for node in cluster.nodes:
             node.run(["nft", "delete", "table", "ip", "sabotage"], check=False)
+
+
+@sabotage(CILIUM, "cni-cilium-ebpf", ruins=True)
+def programs_are_taken_off(lab: LiveLab) -> Iterator[None]:
+    """Cilium's programs are taken off the nodes' eth0, where the agent does not look again."""
+    for node in Cluster(lab).nodes:
+        node.run(["tc", "qdisc", "delete", "dev", "eth0", "clsact"])
+    yield
+
+
+@sabotage(CILIUM, "cni-cilium-kernel-interception")
+def the_tunnel_goes_with_the_agent(lab: LiveLab) -> Iterator[None]:
+    """Who stops the agent takes the tunnel down, as if packets went through the agent."""
+    script = """
+    case "$1" in
+      -STOP) ip link set cilium_vxlan down ;;
+      -CONT) ip link set cilium_vxlan up ;;
+    esac
+    exec /usr/bin/kill "$@" """
+    with contextlib.ExitStack() as stack:
+        for node in Cluster(lab).nodes:
+            stack.enter_context(lying(node, kill=script))
+        yield
+
+
+@sabotage(CILIUM, "cni-cilium-filter-per-node")
+def nothing_is_counted(lab: LiveLab) -> Iterator[None]:
+    """The kernel's list of Cilium's counters is empty, whatever passes."""
+    node = Cluster(lab).control
+    bpftool = node.provide(lab.context.store.binary("bpftool"))
+    with in_place_of(node, bpftool, 'case "$*" in *dump*) echo "[]" ;; *) exec $real "$@" ;; esac'):
+        yield
+
+
+@sabotage(CILIUM, "cni-cilium-l3-to-l7", "cni-cilium-security")
+def another_way_past_the_programs(lab: LiveLab) -> Iterator[None]:
+    """What comes by the tunnel is handed on before Cilium's programs see it."""
+    with contextlib.ExitStack() as stack:
+        for node in Cluster(lab).nodes:
+            add = "tc filter add dev cilium_vxlan ingress pref 1 protocol all matchall action pass"
+            undo = "tc filter delete dev cilium_vxlan ingress pref 1"
+            stack.enter_context(changed(node, add, undo))
+        yield

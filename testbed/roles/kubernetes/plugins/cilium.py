@@ -168,8 +168,10 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
             digest=digest(context, node),
         )
         changed = start(machine, service, timeout=client.SECONDS)
-        what = f"the agent on {node} is healthy"
-        changed |= client.until(context, node, lambda: _is_healthy(machine), what)
+        changed |= client.until(
+            context, node, lambda: _is_healthy(machine), "it says itself that all of it works",
+            service=AGENT,
+        )  # fmt: skip
         return f"Cilium {context.store.version('cilium')}", changed
 
     return act

@@ -116,6 +116,6 @@ class ByManifest(Plugin):
                 )
 
             what = f"the Pod of {self.daemon_set} on {node} is ready"
-            return what, client.until(context, node, ready, what)
+            return what, client.until(context, node, ready, what, service="kubelet")
 
         return act
