@@ -35,8 +35,11 @@ LIBRARY = "/var/lib/cilium"
 TOOLS = "/run/testbed/cilium"
 PINS = "/sys/fs/bpf"
 HEALTH_PORT = 9879
-#: What clang 19 warns of beside what the clang of Cilium's own images does.
-CLANG = '#!/bin/sh\nexec {clang} "$@" -Wno-error -Wno-unused-command-line-argument\n'
+#: The compiler, which warns of more than that of Cilium's own images does.
+CLANG = """\
+#!/bin/sh
+exec {clang} "$@" -Wno-shorten-64-to-32 -Wno-error -Wno-unused-command-line-argument
+"""
 #: Arguments: the folders of state, library, tools and pins; where the sources are.
 PREPARE = """
 set -eu
