@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from crash.means import Bed, Watch
@@ -19,7 +19,9 @@ from testbed.roles.kubernetes.plugins import PLUGINS, cilium
 from testbed.roles.kubernetes.plugins.manifest import ByManifest
 from testbed.suites.helpers import wait_until
 from testbed.suites.runner import SUITES
-from testbed.topology.model import Plugin
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Plugin
 
 LAB = "k8s-two-node"
 BROUGHT = [name for name, plugin in PLUGINS.items() if isinstance(plugin, ByManifest)]
@@ -115,8 +117,8 @@ def on_cgroups_above_the_lab() -> list[str]:
 
 
 def test_cilium_stays_in_its_lab(bed: Bed) -> None:
-    if unmade := Store().unmade("cilium"):
-        pytest.skip(f"not made: {', '.join(unmade)}; testbed doctor --role cilium --fix")
+    if why := PLUGINS["cilium"].lacking(Store()):
+        pytest.skip(why)
     before, loaded, above = machine(), programs(), on_cgroups_above_the_lab()
     bed.must("up", LAB, "--cni", "cilium", "-q")
     assert programs() - loaded, "none of Cilium's is loaded"

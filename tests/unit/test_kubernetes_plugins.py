@@ -183,7 +183,10 @@ def test_one_whose_programs_take_long_is_left_out_until_they_are_made(
 ) -> None:
     store = FakeStore()
     monkeypatch.setattr(store, "unmade", lambda role: ["cilium"] if role == "cilium" else [])
-    assert "testbed doctor --role cilium --fix" in everything.lacking(store, with_plugin("cilium"))
+    topology = with_plugin("cilium")
+    assert "testbed doctor --role cilium --fix" in everything.lacking(store, topology)
+    with pytest.raises(ArtifactError, match="Cilium is not built yet"):
+        ROLES["kubernetes"].fetch(store, topology)
     assert everything.lacking(store, with_plugin("bgp")) == ""
 
 
