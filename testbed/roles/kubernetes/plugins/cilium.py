@@ -72,9 +72,6 @@ class Cilium(Plugin):
             )
         return ""
 
-    def how(self, store: Store) -> str:  # noqa: ARG002  the same for all
-        return MAKE
-
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
         return ("vxlan",)
 
