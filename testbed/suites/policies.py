@@ -225,7 +225,7 @@ def settled(players: Players, wanted: set[Pair], seconds: float) -> set[Pair]:
 
 def drawn(players: Players, seen: set[Pair], wanted: set[Pair]) -> list[str]:
     """A matrix as text: a line for each client; what is not as wanted has a "!"."""
-    width = max(len(name) for name in players.targets)
+    width = max(len(name) for name in ("answered!", *players.targets))
     lines = ["  ".join(["from", *(name.ljust(width) for name in players.targets)])]
     for who in ("a", "b", "o"):
         cells = [
@@ -248,13 +248,22 @@ def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, 
         if all(address not in node.networks.values() for node in lab.nodes.values())
     )
     argv = ["python3", "-m", "http.server", "--bind", "0.0.0.0", "80"]
+    # It is on the nodes' own network, to which Pods speak under their own addresses.
+    back = [
+        [str(cluster.spec.ranges[node.name]), "via", cluster.address(node)]
+        for node in cluster.nodes
+    ]
     outside.run(["ip", "address", "add", f"{far}/32", "dev", "eth0"])
     try:
+        for words in back:
+            outside.run(["ip", "route", "replace", *words])
         with outside.spawn(argv):
             wait_until(lambda: outside.run(["ss", "-Hltn", "sport = :80"]).stdout, LATE, "port 80")
             yield str(subnet), str(near), str(far)
     finally:
         outside.run(["ip", "address", "delete", f"{far}/32", "dev", "eth0"], check=False)
+        for words in back:
+            outside.run(["ip", "route", "delete", *words], check=False)
 
 
 def enforced(cluster: Cluster, outside: Node, observe: Observation) -> None:
