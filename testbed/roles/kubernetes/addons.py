@@ -116,14 +116,27 @@ def _apply(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
 
 def _wait(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
     def act(context: Context) -> tuple[str, bool]:
-        api = client.api(context)
+        api, workloads = client.api(context), ADD_ONS[name].workloads
 
         def available() -> bool:
-            return all(_is_available(api, workload) for workload in ADD_ONS[name].workloads)
+            return all(_is_available(api, workload) for workload in workloads)
+
+        def waiting() -> str:
+            """What keeps its Pods from being ready: of each, its conditions that are not so."""
+            namespace = workloads[0].split("/")[1]
+            pods = api.ask("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
+            return "; ".join(
+                f"{pod['metadata']['name']}: {one.get('message', one['type'])}"
+                for pod in pods
+                for one in pod["status"].get("conditions", [])
+                if one["status"] != "True"
+            )
 
         node = config.cluster_of(context.topology).control_plane
         what = f"{_named(name)} available"
-        return what, client.until(context, node, available, what)
+        return what, client.until(
+            context, node, available, what, service="kube-controller-manager", why=waiting
+        )
 
     return act
 
