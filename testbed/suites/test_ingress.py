@@ -52,6 +52,7 @@ CLOUD = "203.0.113.10"  # of TEST-NET-3 (RFC 5737): the address that a cloud wou
 MANY = 300  #: requests: a quarter of them and half of them are told apart
 LESS = 0.375  #: between a quarter and half
 TURNS = 20  #: by chance alone one of two is chosen so often, or in turn, twice in a million times
+ALL = 20.0  #: seconds for all of some requests
 CLIENTS = tuple(range(101, 117))  #: the last figures of more addresses of who asks
 
 
@@ -102,10 +103,12 @@ def served(
     return found
 
 
-def names(observe: Observation, where: Runs, url: str, count: int, *options: str) -> list[str]:
+def names(
+    observe: Observation, where: Runs, url: str, count: int, *options: str, seconds: float = ALL
+) -> list[str]:
     """Who answers each of some requests, one after the other, each on a connection of its own."""
     argv = [
-        "curl", "-sS", "--noproxy", "*", "--max-time", f"{patient(where, LATE) * 4:g}",
+        "curl", "-sS", "--noproxy", "*", "--max-time", f"{patient(where, seconds):g}",
         "-H", "Connection: close", *options, f"{url}?[1-{count}]",
     ]  # fmt: skip
     lines = observe.run(where, argv, check=False).stdout.splitlines()
@@ -406,7 +409,8 @@ def test_a_service_is_reached_from_outside_in_each_way(
 def reached(observe: Observation, where: Runs, url: str) -> str:
     """Who answers, once kube-proxy has heard of it; nobody if never."""
     with contextlib.suppress(TimeoutExpired):
-        wait_until(lambda: names(Observation(), where, url, 1))
+        # Not long at once: a connection that began too early goes the wrong way to its end.
+        wait_until(lambda: names(Observation(), where, url, 1, seconds=1.0))
     return "".join(names(observe, where, url, 1))
 
 
