@@ -459,7 +459,7 @@ def test_a_hash_of_the_address_is_the_ingress_controllers(
 ) -> None:
     seen = by_proxy(cluster, observe)
     observe.fails_when(
-        f"kube-proxy in mode {cluster.spec.proxy} balances: one client comes to {set(seen)}",
+        f"kube-proxy in mode {cluster.spec.proxy} balances: one client comes to {' '.join(seen)}",
         set(seen) == set(WEB),
     )
     policy = {"strategy": "RequestHash", "requestHashPolicies": [{"hashSourceIP": True}]}

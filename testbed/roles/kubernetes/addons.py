@@ -33,6 +33,7 @@ class Made:
     workloads: tuple[str, ...]  #: RESOURCE/NAMESPACE/NAME, of apps/v1
     kinds: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Api], None] = lambda _: None
+    memory: int = 0  #: bytes that it takes of a node, beside the cluster's own; measured
 
 
 ADD_ONS: Mapping[AddOn, Made] = {
@@ -53,6 +54,7 @@ ADD_ONS: Mapping[AddOn, Made] = {
         ),
         kinds={"contour": "crds.yaml"},
         prepare=ingress.prepare,
+        memory=125 << 20,  # Contour 75, which is on one of the nodes, and Envoy 50
     ),
 }
 
@@ -61,6 +63,11 @@ def images(topology: Topology) -> list[str]:
     """The images of a cluster's add-ons."""
     add_ons = config.cluster_of(topology).add_ons
     return [image for name in add_ons for image in ADD_ONS[name].images.values()]
+
+
+def memory(topology: Topology) -> int:
+    """Bytes that the add-ons take of a node."""
+    return sum(ADD_ONS[name].memory for name in config.cluster_of(topology).add_ons)
 
 
 def manifest(name: AddOn, topology: Topology) -> str:

@@ -53,7 +53,7 @@ class Kubernetes(Role):
 
     def memory(self, topology: Topology, node: str) -> int:
         control = node == config.cluster_of(topology).control_plane
-        return MEMORY + CONTROL_MEMORY * control
+        return MEMORY + CONTROL_MEMORY * control + addons.memory(topology)
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane

@@ -31,7 +31,7 @@ LAB = "k8s-ingress"
 def the_nodes_ports_for_the_web_are_closed(lab: LiveLab) -> Iterator[None]:
     """Nodes refuse what comes from outside for ports 80 and 443."""
     add, delete = nft(
-        """type filter hook prerouting priority raw
+        """filter hook prerouting priority raw
         iifname eth0 tcp dport { 80, 443 } reject with tcp reset"""
     )
     with contextlib.ExitStack() as stack:
