@@ -12,6 +12,7 @@ from testbed.lab.step import Step
 from testbed.roles.kubernetes import client, config, ingress
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.lab.context import Context
     from testbed.roles.kubernetes.api import Api, Object
     from testbed.topology.model import AddOn, Topology
@@ -65,6 +66,17 @@ def images(topology: Topology) -> list[str]:
     return [image for name in add_ons for image in ADD_ONS[name].images.values()]
 
 
+def fetch(store: Store, topology: Topology) -> None:
+    """Make what add-ons need beside their images."""
+    for name in config.cluster_of(topology).add_ons:
+        _kinds(store, name)
+
+
+def _kinds(store: Store, name: AddOn) -> list[Path]:
+    """The files with the kinds of objects that an add-on brings along."""
+    return [store.file(part, place) for part, place in ADD_ONS[name].kinds.items()]
+
+
 def memory(topology: Topology) -> int:
     """Bytes that the add-ons take of a node."""
     return sum(ADD_ONS[name].memory for name in config.cluster_of(topology).add_ons)
@@ -108,8 +120,7 @@ def _apply(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
         if marked(node, f"add-on-{name}") == text:
             return f"{name}.yaml", False
         made.prepare(client.api(context))
-        kinds = [context.store.file(part, place) for part, place in made.kinds.items()]
-        files = [f"--filename={node.provide(path)}" for path in kinds]
+        files = [f"--filename={node.provide(path)}" for path in _kinds(context.store, name)]
         # By the server: what kubectl would note on a kind of its own is larger than may be.
         argv = client.kubectl(
             context, "apply", "--server-side", "--force-conflicts", *files, "--filename=-"

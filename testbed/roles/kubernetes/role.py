@@ -50,6 +50,7 @@ class Kubernetes(Role):
         skew.check(store)
         for name in runtime.images(topology):
             store.image(name)
+        addons.fetch(store, topology)
 
     def memory(self, topology: Topology, node: str) -> int:
         control = node == config.cluster_of(topology).control_plane
