@@ -66,7 +66,7 @@ class FakeStore(Store):
     def is_users_image(self, name: str) -> bool:
         return name in self.own
 
-    def file(self, name: str) -> Path:
+    def users_file(self, name: str) -> Path:
         return self._path(name)
 
     def unmade(self, role: str) -> list[str]:

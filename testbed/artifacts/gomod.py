@@ -49,6 +49,8 @@ class GoModule(Source):
     data: Sequence[str] = ()  #: folders of the module that are kept beside the programs
     edits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Files of the module, each with a text of it and what is to stand there in its place."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What else of the packages' module is kept: its place in the entry to that in the module."""
     origin: ClassVar[Origin] = "go"
 
     @property
@@ -67,12 +69,20 @@ class GoModule(Source):
 
     def version(self) -> str:
         """The version of the packages' module, as go.mod requires it."""
+        _, version = self._required()
+        return f"{self.release}+{version}" if self.release else version
+
+    def _required(self) -> tuple[str, str]:
+        """The path of the packages' module, and its version."""
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
         package = self.main or next(iter(self.packages.values()))
         for path, version in re.findall(r"^(?:require)?\s+(\S+) (v\S+)", text, re.MULTILINE):
             if package == path or package.startswith(path + "/"):
-                return f"{self.release}+{version}" if self.release else str(version)
+                return str(path), str(version)
         raise ArtifactError(f"{self._folder / 'go.mod'} does not require {package}")
+
+    def whole(self, folder: Path) -> bool:
+        return super().whole(folder) and all((folder / place).exists() for place in self.files)
 
     def brings(self) -> tuple[str, ...]:
         return (*self.packages, *self.tests)
@@ -87,6 +97,7 @@ class GoModule(Source):
             "system": system(),  # with cgo it is linked with the C library
             **({"data": list(self.data)} if self.data else {}),
             **({"edits": dict(self.edits)} if self.edits else {}),
+            **({"files": dict(self.files)} if self.files else {}),
         }
 
     def fill(self, job: Job) -> str:
@@ -116,6 +127,7 @@ class GoModule(Source):
                 on_line=heard,
                 tick=f"compile {package}",
             )
+        self._keep_files(job, go, source, env)
         remove_tree(source)
         return self.version()
 
@@ -139,6 +151,14 @@ class GoModule(Source):
                 raise ArtifactError(f"{name} of {wanted} has {old!r} {text.count(old)} times")
             path.write_text(text.replace(old, new), encoding="utf-8")
         job.run([go, "mod", "edit", "-replace", f"{self.main}=./edited"], cwd=source, env=env)
+
+    def _keep_files(self, job: Job, go: str, source: Path, env: Mapping[str, str]) -> None:
+        if not self.files:
+            return
+        argv = [go, "list", "-m", "-f", "{{.Dir}}", self._required()[0]]
+        module = Path(job.run(argv, cwd=source, env=env).stdout.strip())
+        for place, name in self.files.items():
+            shutil.copyfile(module / name, job.into / place)
 
     def _sources(self) -> list[Path]:
         """go.mod, go.sum, and a main of our own if there is one."""
@@ -201,7 +221,7 @@ def _toolchain(job: Job, needed: tuple[int, ...]) -> str:
         return present[0]
     wanted = ".".join(map(str, needed))
     job.say(f"no Go of {wanted} or later on PATH: fetch one")
-    return str(job.part("go") / "go" / "bin" / "go")
+    return str(job.part("go") / "bin" / "go")
 
 
 def _environment(job: Job, go: str, cgo: str) -> dict[str, str]:

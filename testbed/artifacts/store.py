@@ -17,7 +17,7 @@ from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from testbed.artifacts.catalog import Catalog
     from testbed.artifacts.url import Download
@@ -94,23 +94,23 @@ class Store:
         """Remove it."""
         self._cache.sweep()
 
-    def unasked(self, role: str = "") -> frozenset[str]:
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles, add-ons and network plugins whose parts are made for labs with them alone."""
+        return tuple(dict.fromkeys(self._catalog.roles.values()))
+
+    def unasked(self, roles: Collection[str] = ()) -> frozenset[str]:
         """Parts that are not missed when missing.
 
         Those that only the making of others may need, and those for labs with roles that
-        few have, but for the ``role`` that is asked for.
+        few have, but for the ``roles`` that are asked for.
         """
-        others = (name for name, of in self._catalog.roles.items() if of != role)
+        others = (name for name, of in self._catalog.roles.items() if of not in roles)
         return self._catalog.tools.union(others)
 
     def role_of(self, part: str) -> str:
         """The role that a part is for, where labs with that one alone ask for it."""
         return self._catalog.roles.get(part, "")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles, and the network plugins of clusters, that have parts of their own."""
-        return tuple(dict.fromkeys(self._catalog.roles.values()))
 
     def unmade(self, role: str) -> list[str]:
         """The parts for labs with a role alone that are not here yet."""
@@ -136,7 +136,7 @@ class Store:
         """Whether an image is the user's own, by the configuration file."""
         return self._own(name, "images") is not None
 
-    def file(self, name: str) -> Path:
+    def users_file(self, name: str) -> Path:
         """The path of an artifact of the user's that is no program, such as a manifest.
 
         Raises UsageError for a bad configuration, ArtifactError when there is none.
@@ -186,6 +186,10 @@ class Store:
                 hint=self._how(plain, "images"),
             )
         return self._file(part, "image.tar")
+
+    def file(self, part: str, place: str) -> Path:
+        """A file that a part has beside its programs; ``place`` is its path in the part."""
+        return self._file(part, place)
 
     def path_dirs(self, *parts: str) -> list[Path]:
         """The folders that hold all programs of some parts, and nothing else, to be put on PATH.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--role",
     metavar="NAME",
-    help="What labs with this one need is needed: kubernetes, cilium.",
+    help="What labs with this one need is needed: kubernetes, ingress, cilium.",
 )
 @click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option
@@ -34,7 +34,7 @@ def command(
 
     Everything is tried, nothing is assumed, and nothing is changed unless
     --fix.  Exit status 3 when something is missing that every lab needs, or
-    every lab of the --provider or with the --role.
+    every lab of the --provider or with the --role, which may be an add-on's name, too.
 
     With --leaks: say instead what looks like ours and belongs to no live lab,
     each with the command that removes it; --fix removes it.  Live labs, this
@@ -49,7 +49,7 @@ def command(
 
     settings = common.make_settings()
     store, of = settings.store, settings.provider(provider) if provider else None
-    known = list(dict.fromkeys([*ROLES, *store.roles]))
+    known = sorted({*ROLES, *store.roles})
     if role and role not in known:
         raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(known)}")
 

@@ -175,7 +175,9 @@ def test_all_brought_nothing_is_lacking(
     config.write_text("\n".join([*lines, f'{plugin.images[0]} = {{path = "i.tar"}}']))
     store = Store(tmp_path)
     assert plugin.lacking(store) == ""
-    assert store.file(plugin.manifest) == tmp_path / "m.yaml", "a manifest need not be executable"
+    assert store.users_file(plugin.manifest) == tmp_path / "m.yaml", (
+        "a manifest need not be executable"
+    )
 
 
 def test_one_whose_programs_take_long_is_left_out_until_they_are_made(

@@ -192,8 +192,7 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
 
 def _prepare(context: Context, machine: Node) -> str:
     """Make the agent's folders and mounts; return where the node's cgroups of version 2 are."""
-    agent = context.store.binary(AGENT)
-    sources = machine.provide(agent.parent.parent / "bpf")
+    sources = machine.provide(context.store.file("cilium", "bpf"))
     argv = ["sh", "-c", PREPARE, "sh", STATE, LIBRARY, TOOLS, PINS, sources]
     cgroups = machine.run(argv).stdout.strip()
     if not cgroups:

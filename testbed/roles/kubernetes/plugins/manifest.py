@@ -69,7 +69,7 @@ class ByManifest(Plugin):
         )
 
     def fetch(self, store: Store) -> None:
-        store.file(self.manifest)
+        store.users_file(self.manifest)
 
     def network(self, topology: Topology, node: str) -> None:  # noqa: ARG002  the DaemonSet writes it
         return None
@@ -87,7 +87,7 @@ class ByManifest(Plugin):
 
     def _apply(self, context: Context) -> tuple[str, bool]:
         node = client.control_plane(context)
-        path: Path = context.store.file(self.manifest)
+        path: Path = context.store.users_file(self.manifest)
         told = self.environment(config.cluster_of(context.topology))
         wanted = f"{path} {path.stat().st_mtime_ns} {sorted(told.items())}"
         if marked(node, self.name) == wanted:
