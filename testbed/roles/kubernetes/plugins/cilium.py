@@ -132,11 +132,20 @@ class Cilium(Plugin):
                     "--enable-ipv6=false", "--ipam=kubernetes",
                 ],
                 about="Cilium's own kinds of objects",
-                env={"CILIUM_K8S_NAMESPACE": "kube-system", "K8S_NODE_NAME": node},
+                env=environment(node),
             )  # fmt: skip
         needs = (f"{OPERATOR} {first}", f"containerd {node}")
         about = f"Pods of {config.cluster_of(topology).ranges[node]} by BPF"
         yield Step(f"{AGENT} {node}", about, needs, heavy=True, act=_agent(node))
+
+
+def environment(node: str) -> dict[str, str]:
+    """What both programs are told by variables."""
+    return {
+        "K8S_NODE_NAME": node,
+        "CILIUM_K8S_NAMESPACE": "kube-system",
+        "GOPS_CONFIG_DIR": f"{STATE}/gops",  # root's home is not the node's to write
+    }
 
 
 def words(cgroups: str) -> list[str]:
@@ -173,11 +182,7 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
         service = Service(
             AGENT,
             (program, *words(cgroups)),
-            env={
-                "PATH": f"{TOOLS}:{path}",
-                "K8S_NODE_NAME": node,
-                "CILIUM_K8S_NAMESPACE": "kube-system",
-            },
+            env={"PATH": f"{TOOLS}:{path}", **environment(node)},
             digest=digest(context, node),
         )
         changed = start(machine, service, timeout=client.SECONDS)
