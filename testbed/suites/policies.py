@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites import cluster as clusters
 from testbed.suites.cluster import NAMESPACE, pod, web
 from testbed.suites.helpers import LATE, SOON, wait_until
@@ -127,8 +128,10 @@ T = {"podSelector": {"matchLabels": {"app": "t"}}}
 THERE = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": OTHER}}}
 
 
-def table(block: str, near: str, far: str) -> tuple[Row, ...]:
+def table(block: str, near: str, far: str, *, port_ranges: bool = True) -> tuple[Row, ...]:
     """The policies (kubernetes.io, "Network Policies").
+
+    A plugin without ``port_ranges`` takes one for its first port, as Kubernetes leaves it to it.
 
     ``near`` and ``far`` are addresses of a machine outside the cluster, in ``block``: plugins may
     know Pods by their labels alone, so addresses are tried with those.
@@ -146,7 +149,8 @@ def table(block: str, near: str, far: str) -> tuple[Row, ...]:
             _to("s", {"from": [A, THERE]}), ("*>s:*",), ("a>*", "o>*")),
         Row("to one port", _to("s", {"ports": [{"port": 80}]}), ("*>s:*",), ("*>s:80",)),
         Row("to a range of ports",
-            _to("s", {"ports": [{"port": 8000, "endPort": 8100}]}), ("*>s:*",), ("*>s:8080",)),
+            _to("s", {"ports": [{"port": 8000, "endPort": 8100}]}), ("*>s:*",),
+            ("*>s:8080",) if port_ranges else ()),
         Row("from Pods to one port",
             _to("s", {"from": [A], "ports": [{"port": 80}]}), ("*>s:*",), ("a>s:80",)),
         Row("nothing out", _from("a"), ("a>*",)),
@@ -273,7 +277,8 @@ def enforced(cluster: Cluster, outside: Node, observe: Observation) -> None:
         with players(cluster, observe, places) as them:
             everything = them.everything()
             assert settled(them, everything, SECONDS) == everything, "not even without a policy"
-            for number, row in enumerate(table(block, near, far), 1):
+            ranges = plugin_of(cluster.lab.topology).port_ranges
+            for number, row in enumerate(table(block, near, far, port_ranges=ranges), 1):
                 wanted = row.allowed(them)
                 with policy(cluster, f"row-{number}", row.spec):
                     seen = settled(them, wanted, SECONDS)

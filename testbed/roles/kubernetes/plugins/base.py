@@ -25,6 +25,8 @@ class Plugin(ABC):
     title: ClassVar[str]  #: as its makers write it
     #: Whether it enforces objects of the kind NetworkPolicy.
     enforces: ClassVar[bool] = False
+    #: Whether it knows ranges of ports in them (``endPort``, which is left to plugins).
+    port_ranges: ClassVar[bool] = True
     #: Programs that must be at hand before a plan with it is carried out.
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs of the node that it calls, by Debian package.

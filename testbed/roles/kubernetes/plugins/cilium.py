@@ -59,6 +59,7 @@ class Cilium(Plugin):
     name = "cilium"
     title = "Cilium"
     enforces = True
+    port_ranges = False  # since release 1.16
     artifacts = (AGENT, OPERATOR, "cilium-cni", "clang", "bpftool", "host-local")
     services = (AGENT,)
     binaries = ("cilium-cni",)
