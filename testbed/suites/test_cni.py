@@ -25,6 +25,7 @@ from testbed.roles.kubernetes import config
 from testbed.suites.cluster import NAMESPACE, Within, pod
 from testbed.suites.helpers import (
     IMAGE,
+    LATE,
     PATIENCE,
     SOON,
     addresses,
@@ -454,6 +455,8 @@ def second(lab: LiveLab, cluster: Cluster) -> Second:
         cluster.pods(observe, pod("on-the-lan", node=node.name)) as (member,),
     ):
         page = f"http://{member.address}/"
+        with contextlib.suppress(TimeoutExpired):  # its server starts after it
+            wait_until(lambda: fetch(Observation(), outside, page, seconds=SOON), LATE)
         return Second(
             evidence=observe,
             calls=joined(observe, member),
