@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sabotage.means import changed, in_place_of, lying, nft
 from sabotage.trials import sabotage
 from testbed.roles.kubernetes import config
-from testbed.suites.cluster import Cluster
+from testbed.suites.cluster import NAMESPACE, Cluster
 from testbed.suites.test_cni import (
     ANNOTATIONS,
     EXAMPLE_IMAGE,
@@ -144,7 +144,7 @@ def asked_for(alter: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Whoever asks the API for an object gets another: ``alter`` changes what is asked."""
     real = Cluster.create
 
-    def create(self: Cluster, body: Any, namespace: str = "checks") -> Any:
+    def create(self: Cluster, body: Any, namespace: str = NAMESPACE) -> Any:
         alter(body)
         return real(self, body, namespace)
 
