@@ -746,7 +746,12 @@ def example(name: str, lab: LiveLab, node: Node, *, map: str, more: Sequence[str
         "imagePullPolicy": "IfNotPresent",
         "command": [EXAMPLE_PROGRAM],
         "args": [*EXAMPLE_FLAGS, *more],
-        "env": [],
+        # A flag that the printed line need not have: flanneld reads it from here, too.
+        "env": [{"name": "FLANNELD_HEALTHZ_PORT", "value": str(HEALTH)}],
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": HEALTH},  # once it has a lease and its device
+            "periodSeconds": 1,
+        },
         "securityContext": dict(security),
         "volumeMounts": [*mounts, {"name": "flannel-cfg", "mountPath": EXAMPLE_FOLDER}],
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -765,15 +770,11 @@ def mended(name: str, lab: LiveLab, node: Node, **settings: Any) -> dict[str, An
     more = [
         f"--kubeconfig-file={config.FOLDER}/flannel.conf",
         f"--kube-annotation-prefix={name}.{ANNOTATIONS}",
-        f"--healthz-port={HEALTH}",
     ]
     body = example(name, lab, node, more=more, **settings)
     (container,) = body["spec"]["containers"]
-    container["env"] = [
-        {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
-    ]
-    ready = {"path": "/readyz", "port": HEALTH}  # once it has a lease and its device
-    container["readinessProbe"] = {"httpGet": ready, "periodSeconds": 1}
+    where = {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    container["env"].append({"name": "NODE_NAME", "valueFrom": where})
     return body
 
 

@@ -230,13 +230,17 @@ def flannel_reads_another_file(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "flannel-example-pod-manages-network")
 def every_node_has_the_examples_network(lab: LiveLab) -> Iterator[None]:
-    """The Pod starts as printed, and all nodes have a lease and a device of its network."""
+    """The Pod as printed knows its node, and all nodes have a lease and a device of its network."""
     cluster = Cluster(lab)
 
     def alter(body: dict[str, Any]) -> None:
-        for container in containers(body):
-            if body["metadata"]["name"] == PRINTED_POD:
-                container["command"], container["args"] = ["/usr/bin/sleep"], ["infinity"]
+        if body["metadata"]["name"] == PRINTED_POD:
+            (container,) = body["spec"]["containers"]
+            container["env"].append({"name": "NODE_NAME", "value": cluster.other.name})
+            container["args"] += [
+                f"--kubeconfig-file={config.FOLDER}/flannel.conf",
+                f"--kube-annotation-prefix={PRINTED_POD}.{ANNOTATIONS}",
+            ]
 
     key = f"{MENDED}.{ANNOTATIONS}/backend-type"
     with asked_for(alter), contextlib.ExitStack() as stack:
