@@ -390,6 +390,7 @@ def test_cni_is_called_for_a_pod_not_for_its_containers(
 
 
 SECOND = f"{config.CNI}/00-check.conflist"  # before all others: a runtime takes the first
+LEASES = "/run/check-macvlan"  # what its addresses are given to
 MASTER = "eth0"  # a node's link to its first network
 
 
@@ -408,7 +409,7 @@ def second_network(lab: LiveLab, node: Node, gateway: str) -> dict[str, Any]:
                 "mode": "bridge",
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": "/run/check-macvlan",
+                    "dataDir": LEASES,
                     "ranges": [[{**scope, "gateway": gateway}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
@@ -455,7 +456,7 @@ def second(lab: LiveLab, cluster: Cluster) -> Second:
     client, tenant = cluster.pod("client"), cluster.pod("web-2")
     before = daemons(node)
     with (
-        a_file(cluster, observe, node, SECOND, network),
+        plugged_in(cluster, observe, node, network),
         cluster.pods(observe, pod("on-the-lan", node=node.name)) as (member,),
     ):
         page = f"http://{member.address}/"
@@ -483,20 +484,20 @@ def daemons(node: Node) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def a_file(
-    cluster: Cluster, observe: Observation, node: Node, path: str, content: Mapping[str, Any]
+def plugged_in(
+    cluster: Cluster, observe: Observation, node: Node, network: Mapping[str, Any]
 ) -> Iterator[None]:
     """One more network list on a node, for Pods that begin and end within the block."""
     wait_settled(cluster, node)
-    observe.note(f"{node.name}: {path}", content)
-    node.put(json.dumps(content).encode(), path)
+    observe.note(f"{node.name}: {SECOND}", network)
+    node.put(json.dumps(network).encode(), SECOND)
     try:
         yield
     finally:
         try:
             wait_settled(cluster, node)
         finally:
-            node.run(["rm", "-f", path])
+            node.run(["rm", "-rf", SECOND, LEASES])
 
 
 @pytest.mark.claim("cni-pluggable")
@@ -548,7 +549,7 @@ def without_networks(cluster: Cluster, observe: Observation, node: Node) -> Iter
     """A node without any configuration of CNI, for the time of the block."""
     wait_settled(cluster, node)
     take = f"mkdir -p {AWAY} && mv {config.CNI}/* {AWAY}/"
-    back = f"mv {AWAY}/* {config.CNI}/"
+    back = f"mv {AWAY}/* {config.CNI}/ && rmdir {AWAY}"
     with undone(observe, node, ["sh", "-c", take], ["sh", "-c", back]):
         observe.run(node, ["ls", "-l", config.CNI])
         yield

@@ -92,7 +92,7 @@ def pods_of_two_nodes_are_apart(lab: LiveLab) -> Iterator[None]:
     """A node drops what Pods of other nodes send."""
     cluster = Cluster(lab)
     tenant = cluster.pod("web-2")
-    rule = f"type filter hook forward priority -10\nip daddr {tenant.address} drop"
+    rule = f"filter hook forward priority -10\nip daddr {tenant.address} drop"
     with changed(tenant.node, *nft(rule)):
         yield
 
