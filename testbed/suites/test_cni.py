@@ -1,19 +1,18 @@
-"""Document 004, what joins Pods: CNI's plugins, called by hand and by a cluster, and flannel's Pod.
+"""Document 004, what joins Pods to networks: CNI's plugins, called by hand and by a cluster.
 
 Lab: k8s-two-node.  A second network is given to one node only, and only for as long as a Pod
-that joins it; what the document's flannel Pod does is kept to the Pod's own network namespace.
+that joins it.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_interface
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from testbed.errors import TimeoutExpired
 from testbed.roles.kubernetes import config
 from testbed.suites.cluster import NAMESPACE, Within, pod
 from testbed.suites.helpers import (
-    IMAGE,
     LATE,
     PATIENCE,
     SOON,
@@ -184,7 +182,7 @@ class ByHand:
     ``reachable`` says whether the API could be asked from the machine.
     """
 
-    evidence: Observation
+    seen: Observation
     reachable: bool
     before: list[str]
     routes_before: list[dict[str, Any]]
@@ -261,18 +259,12 @@ def call(
     return result
 
 
-def keep(observe: Observation, *others: Observation) -> None:
-    """Keep what was seen for several checks at once."""
-    for other in others:
-        observe.evidence.extend(other.evidence)
-
-
 @pytest.mark.claim("cni-independent-plugins")
 @pytest.mark.needs("kubernetes")
 def test_a_plugin_needs_no_kubernetes(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
-    keep(observe, by_hand.evidence)
+    observe.evidence += by_hand.seen.evidence
     assert not by_hand.reachable, "the API answers on the bare machine"
     observe.holds(
         by_hand.added.ok and by_hand.checked.ok and by_hand.deleted.ok,
@@ -294,7 +286,7 @@ def test_a_plugin_needs_no_kubernetes(
 def test_the_plugin_gives_the_address(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
-    keep(observe, by_hand.evidence)
+    observe.evidence += by_hand.seen.evidence
     given = [one["address"] for one in by_hand.result.get("ips", ())]
     observe.holds(
         given and by_hand.addresses == given,
@@ -316,7 +308,7 @@ def test_the_plugin_gives_the_address(
 def test_the_plugin_makes_the_interface(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
-    keep(observe, by_hand.evidence)
+    observe.evidence += by_hand.seen.evidence
     assert by_hand.before == ["lo"], "the namespace was not bare"
     observe.holds(by_hand.after == ["lo", "eth0"], "by hand: after ADD there is lo and eth0")
     observe.holds(kind(by_hand.link) == "veth", "eth0 is one end of a veth pair")
@@ -335,7 +327,7 @@ def test_the_plugin_makes_the_interface(
 def test_the_plugin_sets_the_routes(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
-    keep(observe, by_hand.evidence)
+    observe.evidence += by_hand.seen.evidence
     assert by_hand.routes_before == [], "the namespace was not bare"
     wanted = {(one["dst"], one.get("gw")) for one in by_hand.result.get("routes", ())}
     found = {
@@ -432,7 +424,7 @@ class Second:
     before and after.
     """
 
-    evidence: Observation
+    seen: Observation
     calls: list[Joined]
     link: dict[str, Any]
     status: str
@@ -463,7 +455,7 @@ def second(lab: LiveLab, cluster: Cluster) -> Second:
         with contextlib.suppress(TimeoutExpired):  # its server starts after it
             wait_until(lambda: fetch(Observation(), outside, page, seconds=SOON), LATE)
         return Second(
-            evidence=observe,
+            seen=observe,
             calls=joined(observe, member),
             link=link(observe, member, "eth0"),
             status=member.address,
@@ -503,7 +495,7 @@ def plugged_in(
 @pytest.mark.claim("cni-pluggable")
 @pytest.mark.needs("kubernetes", "gateway")
 def test_another_network_is_plugged_in_by_a_file(second: Second, observe: Observation) -> None:
-    keep(observe, second.evidence)
+    observe.evidence += second.seen.evidence
     used = [plugin["type"] for one in second.calls for plugin in one.plugins["plugins"]]
     observe.holds(
         used == ["macvlan"] and kind(second.link) == "macvlan",
@@ -521,7 +513,7 @@ def test_another_network_is_plugged_in_by_a_file(second: Second, observe: Observ
 def test_a_pod_can_be_a_member_of_the_lan(
     lab: LiveLab, cluster: Cluster, second: Second, observe: Observation
 ) -> None:
-    keep(observe, second.evidence)
+    observe.evidence += second.seen.evidence
     assert second.control, "the Service answers nobody"
     member = ip_address(second.status) in lan(lab, cluster.other)
     page = second.from_outside
@@ -530,8 +522,10 @@ def test_a_pod_can_be_a_member_of_the_lan(
         "the LAN that is its status.podIP",
         kind(second.link) == "macvlan" and member and second.own == [second.status] and page,
     )
-    observe.fails_when("its own node asks: a device of macvlan's does not reach its parent",
-                       not second.from_its_node)  # fmt: skip
+    observe.fails_when(
+        "its own node asks: a macvlan device and its parent do not reach each other",
+        not second.from_its_node,
+    )
     observe.fails_when(
         "it asks a Service, whose rules are on the node that its packets do not pass",
         not second.to_a_service,
@@ -703,309 +697,3 @@ def flannels_way(observe: Observation, node: Node, address: str) -> str:
     found = [line for line in observe.run(node, argv).stdout.splitlines() if line.strip()]
     ways = [line.strip() for line in found if not line.startswith("default")]
     return max(ways, key=lambda line: IPv4Network(line.split()[0]).prefixlen)
-
-
-# -- the document's Pod of flannel -------------------------------------------------------
-
-
-EXAMPLE_IMAGE = "quay.io/coreos/flannel:v0.14.0"
-EXAMPLE_PROGRAM = "/opt/bin/flanneld"
-EXAMPLE_FLAGS = ("--ip-masq", "--kube-subnet-mgr", "--iface=eth0")
-EXAMPLE_FOLDER = "/etc/kube-flannel/"
-EXAMPLE_MAP = "kube-flannel-cfg"
-VNI = 77  # of the example's network: nothing but the ConfigMap says it
-HEALTH = 8081
-CAPABILITIES = ("NET_ADMIN", "NET_RAW")  # flannel, Documentation/kube-flannel.yml
-ANNOTATIONS = "flannel.check"  # what each example's notes on its node end in, the lab's own apart
-#: Longer than a kubelet needs to start the Pods and flanneld to ask for its node.
-STARTED = 40.0
-
-
-def example(name: str, lab: LiveLab, node: Node, *, map: str, more: Sequence[str] = (),
-            security: Mapping[str, Any], **spec: Any) -> dict[str, Any]:  # fmt: skip
-    """The document's Pod, as far as a lab has what it names.
-
-    The image is not to be had: the program is the node's own flanneld, mounted where the image
-    has it, and beside it the node's programs that it calls.
-    """
-    program = node.provide(lab.context.store.binary("flanneld"))
-    paths = {
-        "program": (program, EXAMPLE_PROGRAM),
-        "programs": ("/usr", "/usr"),
-        "alternatives": ("/etc/alternatives", "/etc/alternatives"),
-        "rights": (f"{config.FOLDER}/flannel.conf", f"{config.FOLDER}/flannel.conf"),
-    }
-    mounts = [
-        {"name": one, "mountPath": inside, "readOnly": True} for one, (_, inside) in paths.items()
-    ]
-    volumes: list[dict[str, Any]] = [
-        {"name": one, "hostPath": {"path": outside}} for one, (outside, _) in paths.items()
-    ]
-    container = {
-        "name": "flannel-container",
-        "image": IMAGE,
-        "imagePullPolicy": "IfNotPresent",
-        "command": [EXAMPLE_PROGRAM],
-        "args": [*EXAMPLE_FLAGS, *more],
-        # A flag that the printed line need not have: flanneld reads it from here, too.
-        "env": [{"name": "FLANNELD_HEALTHZ_PORT", "value": str(HEALTH)}],
-        "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": HEALTH},  # once it has a lease and its device
-            "periodSeconds": 1,
-        },
-        "securityContext": dict(security),
-        "volumeMounts": [*mounts, {"name": "flannel-cfg", "mountPath": EXAMPLE_FOLDER}],
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
-    volumes.append({"name": "flannel-cfg", "configMap": {"name": map}})
-    return pod(
-        name, node=node.name, containers=[container], volumes=volumes, restartPolicy="Never", **spec
-    )
-
-
-def mended(name: str, lab: LiveLab, node: Node, **settings: Any) -> dict[str, Any]:
-    """The Pod with what it lacks: who it is, which node it is on, the rights to ask for it.
-
-    Its notes on the node are its own, so that the lab's flannel does not read them.
-    """
-    more = [
-        f"--kubeconfig-file={config.FOLDER}/flannel.conf",
-        f"--kube-annotation-prefix={name}.{ANNOTATIONS}",
-    ]
-    body = example(name, lab, node, more=more, **settings)
-    (container,) = body["spec"]["containers"]
-    where = {"fieldRef": {"fieldPath": "spec.nodeName"}}
-    container["env"].append({"name": "NODE_NAME", "valueFrom": where})
-    return body
-
-
-def net_conf(name: str, cluster: Cluster, backend: Mapping[str, Any]) -> dict[str, Any]:
-    """The ConfigMap with flannel's configuration (its Documentation/configuration.md)."""
-    text = {"Network": str(cluster.spec.pods), "EnableNFTables": True, "Backend": backend}
-    return {
-        "kind": "ConfigMap",
-        "metadata": {"name": name},
-        "data": {"net-conf.json": json.dumps(text)},
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """What has become of one of the Pods: whether flanneld was ready, and its last words if not."""
-
-    ready: bool
-    words: str
-
-
-@dataclass(slots=True)
-class Examples:
-    """What was seen of the document's Pod, as printed and mended, by the Pods' names.
-
-    ``noted`` has the annotations of the mended one's network on each node, ``devices`` the
-    nodes' own links, ``inside`` what there is in the Pod's network namespace.
-    """
-
-    evidence: Observation
-    by_name: dict[str, Example] = field(default_factory=dict)
-    program: str = ""
-    device: dict[str, Any] = field(default_factory=dict)
-    subnet: str = ""
-    noted: dict[str, dict[str, str]] = field(default_factory=dict)
-    devices: dict[str, list[str]] = field(default_factory=dict)
-
-
-MENDED, PRINTED_POD, UDP, UDP_PRIVILEGED = (
-    "flannel-pod", "flannel-as-printed", "flannel-udp", "flannel-udp-privileged",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def examples(lab: LiveLab, cluster: Cluster) -> Iterator[Examples]:
-    """The document's Pod in four forms, all at once, each in its own network namespace."""
-    found = Examples(Observation())
-    node = cluster.other
-    unprivileged = {"capabilities": {"add": list(CAPABILITIES)}}
-    privileged = {"privileged": True}
-    udp_map = f"{EXAMPLE_MAP}-udp"
-    objects = [
-        net_conf(EXAMPLE_MAP, cluster, {"Type": "vxlan", "VNI": VNI}),
-        net_conf(udp_map, cluster, {"Type": "udp"}),
-        example(PRINTED_POD, lab, node, map=EXAMPLE_MAP, security=privileged,
-                automountServiceAccountToken=True),
-        mended(MENDED, lab, node, map=EXAMPLE_MAP, security=unprivileged),
-        mended(UDP, lab, node, map=udp_map, security=unprivileged),
-        mended(UDP_PRIVILEGED, lab, node, map=udp_map, security=privileged),
-    ]  # fmt: skip
-    pods = [one["metadata"]["name"] for one in objects if one["kind"] == "Pod"]
-    made = []
-    try:
-        for one in objects:
-            cluster.create(one)
-            made.append(one)
-        seconds = STARTED if node.shares else STARTED * PATIENCE
-        for name in pods:
-            found.by_name[name] = wait_until(
-                functools.partial(ended_or_ready, cluster, name), seconds, f"the Pod {name}"
-            )
-            cluster.kubectl(found.evidence, "logs", name, check=False)
-        look(cluster, found)
-        yield found
-    finally:
-        for one in reversed(made):
-            cluster.delete(one["kind"], one["metadata"]["name"])
-        forget_notes(cluster, node)
-
-
-def ended_or_ready(cluster: Cluster, name: str) -> Example | None:
-    """What has become of a Pod; None while it is neither ready nor at its end."""
-    status = (cluster.find("Pod", name) or {}).get("status", {})
-    if any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ())):
-        return Example(ready=True, words="")
-    for one in status.get("containerStatuses", ()):
-        state = one["state"]
-        if "terminated" in state:
-            words = state["terminated"].get("message", "") or state["terminated"]["reason"]
-            return Example(ready=False, words=words.strip())
-    return None
-
-
-def look(cluster: Cluster, found: Examples) -> None:
-    """Look at what the mended Pod has done, to itself and to the nodes."""
-    observe = found.evidence
-    if found.by_name[MENDED].ready:
-        place = cluster.pod(MENDED)
-        pid = place.containers["flannel-container"]
-        found.program = observe.run(place.node, ["readlink", f"/proc/{pid}/exe"]).stdout.strip()
-        found.device = link(observe, place, f"flannel.{VNI}")
-        path = f"/proc/{pid}/root/run/flannel/subnet.env"
-        found.subnet = observe.run(place.node, ["cat", path], check=False).stdout
-    for node in cluster.nodes:
-        notes = notes_on(cluster, node)
-        prefix = f"{MENDED}.{ANNOTATIONS}/"
-        found.noted[node.name] = {k: v for k, v in notes.items() if k.startswith(prefix)}
-        found.devices[node.name] = [one["ifname"] for one in links(observe, node)]
-    observe.note("what the Pod's flanneld has noted on the nodes", found.noted)
-
-
-def notes_on(cluster: Cluster, node: Node) -> dict[str, str]:
-    """A node's annotations, as the API has them."""
-    found = cluster.find("Node", node.name)
-    assert found
-    return dict(found["metadata"].get("annotations") or {})
-
-
-def forget_notes(cluster: Cluster, node: Node) -> None:
-    """Remove what the examples have noted on their node."""
-    notes = [key for key in notes_on(cluster, node) if f".{ANNOTATIONS}/" in key]
-    if notes:
-        body = {"metadata": {"annotations": dict.fromkeys(notes)}}
-        kind = "application/merge-patch+json"
-        cluster.api.ask("PATCH", f"/api/v1/nodes/{node.name}", body, kind=kind)
-
-
-@pytest.mark.claim("flannel-example-image")
-@pytest.mark.needs("pods-by-flannel")
-def test_flannels_image_has_another_version_now(
-    lab: LiveLab, cluster: Cluster, observe: Observation
-) -> None:
-    node = cluster.other
-    there = cluster.ctr(observe, node, "images", "list", "--quiet")
-    result = observe.run(node, [flanneld(lab, node), "--version"])
-    says = (result.stdout + result.stderr).strip()
-    _, _, tag = EXAMPLE_IMAGE.rpartition(":")
-    observe.note("an image of that name is on the node", str(EXAMPLE_IMAGE in there))
-    observe.holds(says == tag, f"flannel as it is now has the image's version: it is {says}")
-
-
-def flanneld(lab: LiveLab, node: Node) -> str:
-    """Where a node has flanneld's program."""
-    return node.provide(lab.context.store.binary("flanneld"))
-
-
-@pytest.mark.claim("flannel-example-binary")
-@pytest.mark.needs("pods-by-flannel")
-def test_the_program_is_where_the_image_has_it(
-    cluster: Cluster, examples: Examples, observe: Observation
-) -> None:
-    keep(observe, examples.evidence)
-    observe.holds_when(
-        "it is the container of the example, in whose image it is there",
-        examples.program == EXAMPLE_PROGRAM,
-    )
-    for node in cluster.nodes:
-        pid = node.services()["flanneld"].pid
-        program = observe.run(node, ["readlink", f"/proc/{pid}/exe"]).stdout.strip()
-        observe.fails_when(
-            f"it is a daemon of the node, as on {node.name}: it runs from {program}",
-            program.endswith("/flanneld") and program != EXAMPLE_PROGRAM,
-        )
-
-
-@pytest.mark.claim("flannel-example-kube-subnet-mgr")
-@pytest.mark.needs("pods-by-flannel")
-def test_kube_subnet_mgr_takes_subnets_from_the_api(cluster: Cluster, observe: Observation) -> None:
-    for node in cluster.nodes:
-        pid = node.services()["flanneld"].pid
-        words = node.get(f"/proc/{pid}/cmdline").decode().split("\0")
-        observe.note(f"{node.name}: flanneld's command line", " ".join(words))
-        observe.holds("-kube-subnet-mgr" in words, f"{node.name}: flanneld has taken the option")
-        text = observe.run(node, ["cat", config.SUBNET_FILE]).stdout
-        own = dict(line.split("=", 1) for line in text.split())
-        found = cluster.get(observe, "node", node.name)
-        given = ip_interface(own["FLANNEL_SUBNET"]).network
-        observe.holds(
-            str(given) == found["spec"]["podCIDR"],
-            f"{node.name}: its subnet {given} is spec.podCIDR of its node in the API",
-        )
-        notes = found["metadata"]["annotations"]
-        observe.holds(
-            notes.get("flannel.alpha.coreos.com/kube-subnet-manager") == "true"
-            and notes.get("flannel.alpha.coreos.com/public-ip") == cluster.address(node),
-            f"{node.name}: the API has flannel's notes on it, with its address",
-        )
-
-
-@pytest.mark.claim("flannel-example-privileged")
-@pytest.mark.needs("pods-by-flannel")
-def test_only_udp_needs_a_privileged_container(examples: Examples, observe: Observation) -> None:
-    keep(observe, examples.evidence)
-    vxlan, udp, privileged = (examples.by_name[name] for name in (MENDED, UDP, UDP_PRIVILEGED))
-    observe.note("flanneld's last words, udp without privileges", udp.words)
-    observe.fails_when(
-        f"the back end is vxlan: {' and '.join(CAPABILITIES)} are enough", vxlan.ready
-    )
-    observe.holds_when(
-        "the back end is udp, which opens /dev/net/tun: privileged, flanneld has its device; "
-        "with those two capabilities it ends",
-        privileged.ready and not udp.ready and "TUN" in udp.words,
-    )
-
-
-@pytest.mark.claim("flannel-example-configmap")
-@pytest.mark.needs("pods-by-flannel")
-def test_flannel_reads_the_config_map(examples: Examples, observe: Observation) -> None:
-    keep(observe, examples.evidence)
-    told = examples.device.get("linkinfo", {}).get("info_data", {}).get("id")
-    observe.holds(
-        told == VNI,
-        f"with {EXAMPLE_MAP} at {EXAMPLE_FOLDER} and no option that names a file, flanneld makes "
-        f"the network that the ConfigMap says: VNI {VNI}",
-    )
-
-
-@pytest.mark.claim("flannel-example-pod-manages-network")
-@pytest.mark.needs("pods-by-flannel")
-def test_a_single_pod_manages_nothing(
-    cluster: Cluster, examples: Examples, observe: Observation
-) -> None:
-    keep(observe, examples.evidence)
-    printed, pod_ = examples.by_name[PRINTED_POD], examples.by_name[MENDED]
-    observe.note("flanneld's last words, as printed", printed.words)
-    observe.holds(printed.ready, "the Pod starts flannel as it is printed")
-    assert pod_.ready, f"the mended Pod does not start: {pod_.words}"
-    for node in cluster.nodes:
-        observe.holds(examples.noted[node.name], f"once mended, {node.name} has a lease of it")
-        observe.holds(
-            f"flannel.{VNI}" in examples.devices[node.name],
-            f"and its device, which is where Pods of {node.name} could use it",
-        )

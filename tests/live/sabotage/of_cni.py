@@ -10,18 +10,17 @@ from sabotage.means import changed, in_place_of, lying, nft
 from sabotage.trials import sabotage
 from testbed.roles.kubernetes import config
 from testbed.suites.cluster import NAMESPACE, Cluster
-from testbed.suites.test_cni import (
+from testbed.suites.helpers import outside_node
+from testbed.suites.test_cni import MASTER, MODULES, containerd, lan, plugins
+from testbed.suites.test_flannel_pod import (
     ANNOTATIONS,
-    EXAMPLE_IMAGE,
-    EXAMPLE_MAP,
-    EXAMPLE_PROGRAM,
+    AS_PRINTED,
+    CONFIG_MAP,
+    IMAGE_PRINTED,
     MENDED,
-    MODULES,
-    PRINTED_POD,
+    PROGRAM,
     VNI,
-    containerd,
     flanneld,
-    plugins,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +56,16 @@ def the_bridge_plugin_wants_a_cluster(lab: LiveLab) -> Iterator[None]:
     echo '{"cniVersion": "0.4.0", "code": 7, "msg": "no Pod"}'
     exit 1"""
     with in_place_of(node, f"{plugins(lab, node)}/bridge", refuse):
+        yield
+
+
+@sabotage(LAB, "cni-independent-plugins")
+def the_kubelet_has_options_of_cni(lab: LiveLab) -> Iterator[None]:
+    """Among the kubelet's options there is --cni-bin-dir, as there was before 1.24."""
+    script = """
+    case "$*" in *cni*) echo "      --cni-bin-dir string" ;; esac
+    exec /usr/bin/grep "$@" """
+    with lying(Cluster(lab).control, grep=script):
         yield
 
 
@@ -136,6 +145,28 @@ def the_runtime_sees_no_change(lab: LiveLab) -> Iterator[None]:
         yield
 
 
+@sabotage(LAB, "k8s-pod-model-macvlan")
+def the_node_and_services_are_on_the_lan(lab: LiveLab) -> Iterator[None]:
+    """The node reaches the Pod by a macvlan device of its own, the LAN's gateway the Services."""
+    cluster = Cluster(lab)
+    subnet = lan(lab, cluster.other)
+    *_, last = subnet.subnets(new_prefix=28)  # where the Pod's address is from
+    services = f"{cluster.spec.services} via {cluster.address(cluster.control)}"
+    with (
+        changed(
+            cluster.other,
+            f"""
+            ip link add lan0 link {MASTER} type macvlan mode bridge
+            ip link set lan0 up
+            ip route add {last} dev lan0
+            """,
+            "ip link delete lan0",
+        ),
+        changed(outside_node(lab), f"ip route add {services}", f"ip route del {services}"),
+    ):
+        yield
+
+
 # -- flannel's Pod -----------------------------------------------------------------------
 
 
@@ -166,7 +197,7 @@ def containers(body: dict[str, Any]) -> list[dict[str, Any]]:
 def flannel_is_of_2021(lab: LiveLab) -> Iterator[None]:
     """flanneld says that it is v0.14.0."""
     node = Cluster(lab).other
-    says = f"echo {EXAMPLE_IMAGE.rpartition(':')[2]} >&2"
+    says = f"echo {IMAGE_PRINTED.rpartition(':')[2]} >&2"
     with in_place_of(node, flanneld(lab, node), says):
         yield
 
@@ -180,7 +211,7 @@ def the_program_is_elsewhere(lab: LiveLab) -> Iterator[None]:
             place = "/srv/flanneld"
             container["command"] = [place]
             for mount in container["volumeMounts"]:
-                if mount["mountPath"] == EXAMPLE_PROGRAM:
+                if mount["mountPath"] == PROGRAM:
                     mount["mountPath"] = place
 
     with asked_for(alter):
@@ -220,7 +251,7 @@ def flannel_reads_another_file(lab: LiveLab) -> Iterator[None]:
     """The example's flanneld has the configuration of another ConfigMap."""
 
     def alter(body: dict[str, Any]) -> None:
-        if body["kind"] == "ConfigMap" and body["metadata"]["name"] == EXAMPLE_MAP:
+        if body["kind"] == "ConfigMap" and body["metadata"]["name"] == CONFIG_MAP:
             data = body["data"]
             data["net-conf.json"] = data["net-conf.json"].replace(str(VNI), str(VNI + 1))
 
@@ -234,12 +265,12 @@ def every_node_has_the_examples_network(lab: LiveLab) -> Iterator[None]:
     cluster = Cluster(lab)
 
     def alter(body: dict[str, Any]) -> None:
-        if body["metadata"]["name"] == PRINTED_POD:
+        if body["metadata"]["name"] == AS_PRINTED:
             (container,) = body["spec"]["containers"]
             container["env"].append({"name": "NODE_NAME", "value": cluster.other.name})
             container["args"] += [
                 f"--kubeconfig-file={config.FOLDER}/flannel.conf",
-                f"--kube-annotation-prefix={PRINTED_POD}.{ANNOTATIONS}",
+                f"--kube-annotation-prefix={AS_PRINTED}.{ANNOTATIONS}",
             ]
 
     key = f"{MENDED}.{ANNOTATIONS}/backend-type"
