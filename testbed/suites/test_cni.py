@@ -259,6 +259,10 @@ def call(
     return result
 
 
+#: The options of a program, its argument, that would be of CNI, and one that the kubelet has.
+OPTIONS = """ "$1" --help 2>&1 | grep -iE 'cni|network-plugin|--node-ip' """
+
+
 @pytest.mark.claim("cni-independent-plugins")
 @pytest.mark.needs("kubernetes")
 def test_a_plugin_needs_no_kubernetes(
@@ -271,9 +275,8 @@ def test_a_plugin_needs_no_kubernetes(
         "ADD, CHECK and DEL end well where there is no runtime, and no API can be asked",
     )
     observe.holds(by_hand.answers, "the namespace is joined to the machine: the bridge answers it")
-    pid = cluster.control.services()["kubelet"].pid
-    script = f"/proc/{pid}/exe --help 2>&1 | grep -iE 'cni|network-plugin|--node-ip'"
-    options = observe.run(cluster.control, ["sh", "-c", script]).stdout.splitlines()
+    program = f"/proc/{cluster.control.services()['kubelet'].pid}/exe"
+    options = observe.run(cluster.control, ["sh", "-c", OPTIONS, "sh", program]).stdout.splitlines()
     assert options, "the kubelet does not tell its options"
     observe.holds(
         [line.split()[0] for line in options] == ["--node-ip"],
@@ -623,7 +626,7 @@ def test_the_folders_are_the_runtimes_default(
     made = joined(observe, cluster.pod("web-2"))
     used = {f"{told['bin_dir']}/{one['type']}" for call in made for one in call.plugins["plugins"]}
     there = observe.run(node, ["ls", *sorted(used)], check=False).ok
-    files = node.run(["sh", "-c", f"cat {told['conf_dir']}/*.conf*"]).stdout
+    files = node.run(["sh", "-c", 'cat "$1"/*.conf*', "sh", told["conf_dir"]]).stdout
     observe.note(f"{node.name}: what is in {told['conf_dir']}", files)
     assert used, "no plugin was called for web-2"
     assert made[0].network in files, "the network that web-2 has joined is not configured there"
