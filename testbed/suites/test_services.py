@@ -235,7 +235,7 @@ def test_a_service_can_be_of_four_types(
         observe.holds(kept and "clusterIP" not in kept, "ExternalName: it has no address")
         if "dns" in cluster.spec.add_ons:
             name = f"of-externalname.{NAMESPACE}.svc.{config.DOMAIN}"
-            assert known(cluster, client, name)
+            known(cluster, client, name)
             found = lookup(observe, client, str(cluster.spec.dns), name, CNAME).found
             observe.holds(found == ("example.org",), f"{name} is another name of {found}")
     finally:
@@ -385,7 +385,7 @@ def test_a_service_is_reached_by_name_and_port(
     # Its own port is not its Pod's, so that one cannot be taken for the other.
     with cluster.objects(observe, service("named", app="client", port=8002)):
         address = served(cluster, "named")["clusterIP"]
-        assert known(cluster, client, f"named.{NAMESPACE}.svc.{config.DOMAIN}")
+        known(cluster, client, f"named.{NAMESPACE}.svc.{config.DOMAIN}")
         pair = cluster.pod("pair")
         for place in (Within(cluster.pod("web-2"), "web"), Within(pair, "a"), Within(pair, "b")):
             found = ask(observe, place, "http://named:8002/")
@@ -592,7 +592,7 @@ def test_the_example_service_leads_to_the_example_deployment(
     served(cluster, name)
     to = destinations(cluster, client.node, 80, spec["clusterIP"])
     observe.holds(to == [f"{one}:80" for one in ready], f"port 80 leads to {to}")
-    assert known(cluster, client, f"{name}.{NAMESPACE}.svc.{config.DOMAIN}")
+    known(cluster, client, f"{name}.{NAMESPACE}.svc.{config.DOMAIN}")
     found = ask(observe, inside, f"http://{name}/", count=enough(2))
     observe.holds(
         len(names(found)) == 2 and set(names(found)) <= set(of_them),
@@ -687,7 +687,7 @@ def test_the_name_of_a_headless_service_has_the_pods_addresses(
         cluster.wait_endpoints("headless", *pods)
         name = f"headless.{NAMESPACE}.svc.{config.DOMAIN}"
         server = str(cluster.spec.dns)
-        assert known(cluster, client, name)
+        known(cluster, client, name)
         found = lookup(observe, client, server, name)
         observe.holds(found.found == tuple(sorted(pods)), f"{name} has the addresses {found}")
         targets = lookup(observe, client, server, f"_http._tcp.{name}", SRV).found
@@ -704,6 +704,6 @@ def test_a_named_port_has_an_srv_record(
     port = {"name": "http", "port": 8005, "targetPort": 80}
     with cluster.objects(observe, service("ported", ports=[port])):
         name = f"ported.{NAMESPACE}.svc.{config.DOMAIN}"
-        assert known(cluster, client, name)
+        known(cluster, client, name)
         found = lookup(observe, client, str(cluster.spec.dns), f"_http._tcp.{name}", SRV).found
         observe.holds(found == (f"8005 {name}",), f"the port http of {name}: {found}")
