@@ -135,11 +135,21 @@ def _follow(start: object, chain: Callable[[str], object]) -> list[str]:
     while ways:
         for kind, body in _steps(ways.pop()):
             if kind == "dnat":
-                found.add(f"{body['addr']}:{body['port']}")
+                found.update(_chosen(body))
             elif body["target"] not in passed:
                 passed.add(body["target"])
                 ways.append(chain(body["target"]))
     return sorted(found)
+
+
+def _chosen(body: Mapping[str, Any]) -> Iterator[str]:
+    """What a translation chooses from: one Pod, or a map of them by a random number."""
+    address = body["addr"]
+    if isinstance(address, Mapping):
+        for _, value in address["map"]["data"]["set"]:
+            yield ":".join(map(str, value["concat"]))
+    else:
+        yield f"{address}:{body['port']}"
 
 
 def _steps(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -419,11 +419,11 @@ def test_a_node_port_is_open_on_every_node(cluster: Cluster, observe: Observatio
         def shut(node: Node) -> bool:
             return not answered(node)
 
-        everywhere = [answered(node, 5) for node in cluster.nodes]
+        open_everywhere = [answered(node, 5) for node in cluster.nodes]
         observe.holds_when(
             f"externalTrafficPolicy is Cluster, as it is by default: port {port} of every node "
             "leads to the Pod, which is on one",
-            all(everywhere),
+            all(open_everywhere),
         )
         patch = {"spec": {"externalTrafficPolicy": "Local"}}
         patched(cluster, observe, path("services", "open"), patch)
