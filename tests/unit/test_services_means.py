@@ -28,6 +28,13 @@ def dnat(address: str, port: int) -> dict[str, Any]:
     return {"dnat": {"addr": address, "port": port}}
 
 
+def any_of(*pods: int) -> dict[str, Any]:
+    """One of some Pods at random."""
+    ends = [[at, {"concat": [f"10.1.0.{pod}", 8]}] for at, pod in enumerate(pods)]
+    key = {"numgen": {"mode": "random", "mod": len(pods), "offset": 0}}
+    return {"dnat": {"family": "ip", "addr": {"map": {"key": key, "data": {"set": ends}}}}}
+
+
 #: As nft 1.0.6 prints kube-proxy's table: one Service with two Pods, with one port of the nodes.
 LISTED: list[dict[str, Any]] = [
     {"metainfo": {"version": "1.0.6"}},
@@ -46,6 +53,7 @@ LISTED: list[dict[str, Any]] = [
                     goto("service-web"),
                 ],
                 [{"concat": ["10.97.1.1", "tcp", 81]}, goto("endpoint-2")],
+                [{"concat": ["10.97.1.1", "tcp", 83]}, goto("sticky-web")],
             ],
         }
     },
@@ -60,8 +68,9 @@ LISTED: list[dict[str, Any]] = [
     nft_rule("external-web", {"jump": {"target": "mark-for-masquerade"}}),
     nft_rule("external-web", goto("service-web")),
     nft_rule("mark-for-masquerade", {"mangle": {"key": {"meta": {"key": "mark"}}, "value": 1}}),
+    nft_rule("service-web", {"match": {"op": "==", "left": {}, "right": "tcp"}}, any_of(1, 2)),
     nft_rule(
-        "service-web",
+        "sticky-web",
         {
             "vmap": {
                 "key": {"numgen": {"mode": "random", "mod": 2, "offset": 0}},
@@ -84,6 +93,7 @@ BOTH = ["10.1.0.1:8", "10.1.0.2:8"]
         (80, "10.97.1.1", BOTH),
         (81, "10.97.1.1", BOTH[1:]),
         (82, "10.97.1.1", []),
+        (83, "10.97.1.1", BOTH),
         (80, "10.97.1.2", []),
         (30080, "", BOTH),
         (80, "", []),
