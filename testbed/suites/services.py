@@ -131,7 +131,9 @@ def iptables_destinations(found: Sequence[Rule], port: int, address: str = "") -
 
 def _follow(start: object, chain: Callable[[str], object]) -> list[str]:
     """All that expressions translate to, by whatever chains they lead, sorted."""
-    found, passed, ways = set(), set(), [start]
+    found: set[str] = set()
+    passed: set[str] = set()
+    ways = [start]
     while ways:
         for kind, body in _steps(ways.pop()):
             if kind == "dnat":
@@ -268,15 +270,10 @@ def records(answer: bytes, kind: int) -> Records:
     return Records(said.rcode, tuple(sorted(texts)))
 
 
-def known(cluster: Cluster, where: Runs, name: str) -> bool:
-    """Whether the cluster's DNS comes to know a name.
-
-    That there is none is remembered for the type that was asked for (CoreDNS, plugin cache):
-    each time another is asked for, of those that nobody has (RFC 6895: private use).
-    """
-    kinds = iter(range(65280, 65535))
+def known(cluster: Cluster, where: Runs, name: str, kind: int = A) -> bool:
+    """Whether the cluster's DNS comes to know a name."""
     server = str(cluster.spec.dns)
-    return becomes(lambda: lookup(Observation(), where, server, name, next(kinds)).code == 0)
+    return becomes(lambda: lookup(Observation(), where, server, name, kind).code == 0)
 
 
 # -- manifests -----------------------------------------------------------------------
