@@ -52,7 +52,7 @@ def becomes(so: Callable[[], object], seconds: float | None = None) -> bool:
         return False
 
 
-def served(cluster: Cluster, name: str) -> Mapping[str, Any]:
+def served(cluster: Cluster, observe: Observation, name: str) -> Mapping[str, Any]:
     """A Service's ``spec``, once every node's rules lead its first port to its ready Pods alone.
 
     After a while it comes in any case: whether the Service works is for the check to see.
@@ -71,6 +71,7 @@ def served(cluster: Cluster, name: str) -> Mapping[str, Any]:
         )
 
     becomes(so)
+    observe.note(f"the Service {name}", spec)
     return spec
 
 

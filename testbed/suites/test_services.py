@@ -6,7 +6,6 @@ For every lab with a Kubernetes cluster, whatever its kube-proxy writes its rule
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 from collections import Counter
 from ipaddress import IPv4Address
@@ -22,6 +21,7 @@ from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.api import Refused
 from testbed.suites.cluster import NAMESPACE, Within, pod, service, web
 from testbed.suites.helpers import (
+    LATE,
     SOON,
     addresses,
     client_of,
@@ -61,6 +61,7 @@ STRATEGIC = "application/strategic-merge-patch+json"
 NODE_PORTS = range(30000, 32768)  # kube-apiserver's --service-node-port-range, by default
 #: What a cloud would give: TEST-NET-3, of which no network of a lab is (RFC 5737).
 GIVEN = "203.0.113.80"
+STARTS = "tcp[tcpflags] & tcp-syn != 0"  # pcap-filter(7): of a connection what begins it
 GROUP = "networking.k8s.io"
 #: Asks again and again, by a new connection each time.
 ASKING = 'while :; do curl -sS --noproxy "*" --max-time 2 "$1" || echo "{}"; done'
@@ -76,6 +77,31 @@ def client(cluster: Cluster) -> Pod:
 def inside(client: Pod) -> Within:
     """The client's container, which knows the cluster's DNS by its /etc/resolv.conf."""
     return Within(client, "web")
+
+
+#: Services with a port on the nodes, by their externalTrafficPolicy.
+OPEN = {"open": "Cluster", "open-local": "Local"}
+
+
+@pytest.fixture(scope="module")
+def extra(cluster: Cluster) -> Iterator[None]:
+    """Services that are only asked.  Made at once: kube-proxy writes once a second at most."""
+    objects = [
+        # No port is its Pod's, so that one cannot be taken for the other.
+        service("reached", app="pair", port=8001),
+        service("named", app="client", port=8002),
+        service("sticky", sessionAffinity="ClientIP"),
+        service("itself", app="client"),
+        service("ported", ports=[{"name": "http", "port": 8005, "targetPort": 80}]),
+        service("headless", clusterIP="None", ports=[{"name": "http", "port": 80}]),
+        service("balanced", app="client", type="LoadBalancer"),
+        *(
+            service(name, app="client", type="NodePort", externalTrafficPolicy=policy)
+            for name, policy in OPEN.items()
+        ),
+    ]
+    with cluster.objects(Observation(), *objects):
+        yield
 
 
 def path(kind: str, name: str = "") -> str:
@@ -123,7 +149,7 @@ def everywhere(cluster: Cluster, observe: Observation) -> Iterator[list[Pod]]:
 def test_a_service_has_an_address_that_no_device_has(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    served(cluster, "web")
+    served(cluster, observe, "web")
     spec = cluster.get(observe, "service", "web")["spec"]
     address = str(spec.get("clusterIP", ""))
     observe.holds(
@@ -145,12 +171,12 @@ def test_a_service_has_an_address_that_no_device_has(
 def test_what_goes_to_the_virtual_address_comes_to_a_pods_own(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    spec = served(cluster, "web")
+    spec = served(cluster, observe, "web")
     address, count = spec["clusterIP"], 8
     pods = {one.address: one for one in map(cluster.pod, BACK_ENDS)}
     points = [
-        (client, "eth0", f"tcp and host {address}"),
-        *((one, "eth0", f"tcp port 80 and host {client.address}") for one in pods.values()),
+        (client, "eth0", f"{STARTS} and host {address}"),
+        *((one, "eth0", f"{STARTS} and host {client.address}") for one in pods.values()),
     ]
     with captures(*points) as seen:
         found = ask(observe, client, f"http://{address}:80/", count=count)
@@ -192,19 +218,17 @@ def test_what_goes_to_the_virtual_address_comes_to_a_pods_own(
 
 
 @pytest.mark.claim("k8s-svc-reach-by-ip")
+@pytest.mark.usefixtures("extra")
 def test_every_node_s_pods_reach_a_service_by_its_address(
     cluster: Cluster, observe: Observation
 ) -> None:
-    # A Service of its own: nobody who asks is behind it.
-    with cluster.objects(observe, service("reached", app="pair", port=8001)):
-        address = served(cluster, "reached")["clusterIP"]
-        with everywhere(cluster, observe) as pods:
-            for one in pods:
-                page = fetch(observe, one, f"http://{address}:8001/")
-                observe.holds(
-                    page and page["name"] == "pair",
-                    f"{one.name} on {one.node.name} reaches {address}",
-                )
+    address = served(cluster, observe, "reached")["clusterIP"]
+    with everywhere(cluster, observe) as pods:
+        for one in pods:
+            page = fetch(observe, one, f"http://{address}:8001/")
+            observe.holds(
+                page and page["name"] == "pair", f"{one.name} on {one.node.name} reaches {address}"
+            )
 
 
 # -- kinds -------------------------------------------------------------------------
@@ -298,7 +322,7 @@ def _runs(cluster: Cluster, name: str) -> bool:
 def test_connections_are_spread_over_all_pods(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    address = served(cluster, "web")["clusterIP"]
+    address = served(cluster, observe, "web")["clusterIP"]
     pods = cluster.endpoints("web")
     assert len(pods) > 1, "one Pod leaves no choice"
     count = enough(len(pods))
@@ -315,7 +339,7 @@ def test_connections_are_spread_over_all_pods(
 def test_requests_follow_the_pods_by_themselves(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    address = served(cluster, "web")["clusterIP"]
+    address = served(cluster, observe, "web")["clusterIP"]
     more = pod(
         "more",
         node=cluster.nodes[-1].name,
@@ -364,7 +388,7 @@ def test_requests_follow_the_pods_by_themselves(
 def test_a_service_is_reached_by_its_name(
     cluster: Cluster, client: Pod, inside: Within, observe: Observation
 ) -> None:
-    address = served(cluster, "web")["clusterIP"]
+    address = served(cluster, observe, "web")["clusterIP"]
     observe.run(inside, ["cat", "/etc/resolv.conf"])
     long = f"web.{NAMESPACE}.svc.{config.DOMAIN}"
     for name in ("web", f"web.{NAMESPACE}", long):
@@ -379,108 +403,97 @@ def test_a_service_is_reached_by_its_name(
 
 
 @pytest.mark.claim("k8s-dns-name-and-port")
+@pytest.mark.usefixtures("extra")
 @pytest.mark.needs("dns")
 def test_a_service_is_reached_by_name_and_port(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    # Its own port is not its Pod's, so that one cannot be taken for the other.
-    with cluster.objects(observe, service("named", app="client", port=8002)):
-        address = served(cluster, "named")["clusterIP"]
-        known(cluster, client, f"named.{NAMESPACE}.svc.{config.DOMAIN}")
-        pair = cluster.pod("pair")
-        for place in (Within(cluster.pod("web-2"), "web"), Within(pair, "a"), Within(pair, "b")):
-            found = ask(observe, place, "http://named:8002/")
-            observe.holds(
-                names(found) == ["client"] and found[0].remote == address,
-                f"{place.name} reaches it by name and port, at {address}",
-            )
-        other = fetch(observe, Within(pair, "a"), "http://named:8003/", seconds=SOON)
-        observe.holds(other is None, "by another port nobody is reached")
+    address = served(cluster, observe, "named")["clusterIP"]
+    known(cluster, client, f"named.{NAMESPACE}.svc.{config.DOMAIN}")
+    pair = cluster.pod("pair")
+    for place in (Within(cluster.pod("web-2"), "web"), Within(pair, "a"), Within(pair, "b")):
+        found = ask(observe, place, "http://named:8002/")
+        observe.holds(
+            names(found) == ["client"] and found[0].remote == address,
+            f"{place.name} reaches it by name and port, at {address}",
+        )
+    other = fetch(observe, Within(pair, "a"), "http://named:8003/", seconds=SOON)
+    observe.holds(other is None, "by another port nobody is reached")
 
 
 # -- from outside ----------------------------------------------------------------------
 
 
 @pytest.mark.claim("k8s-svc-nodeport-every-node")
-def test_a_node_port_is_open_on_every_node(cluster: Cluster, observe: Observation) -> None:
-    with cluster.objects(observe, service("open", app="client", type="NodePort")):
-        port = node_port(served(cluster, "open"))
-        assert port in NODE_PORTS
-        home = cluster.pod("client").node
-        away = [node for node in cluster.nodes if node.name != home.name]
-        assert away, "each node has one of its Pods"
+@pytest.mark.usefixtures("extra")
+def test_a_node_port_is_open_on_every_node(
+    cluster: Cluster, client: Pod, observe: Observation
+) -> None:
+    away = [node for node in cluster.nodes if node.name != client.node.name]
+    assert away, "each node has one of its Pods"
 
-        def answered(node: Node, notes: Observation, seconds: float = SOON) -> bool:
-            """Whether the port of a node answers another node, which is not let in as its own."""
-            asker = cluster.nodes[cluster.nodes.index(node) - 1]
-            url = f"http://{cluster.address(node)}:{port}/"
-            page = fetch(notes, asker, url, seconds=seconds)
-            return bool(page and page["name"] == "client")
+    def answered(node: Node, port: int, seconds: float = LATE) -> bool:
+        """Whether the port of a node answers another node, which is not let in as its own."""
+        asker = cluster.nodes[cluster.nodes.index(node) - 1]
+        url = f"http://{cluster.address(node)}:{port}/"
+        page = fetch(observe, asker, url, seconds=seconds)
+        return bool(page and page["name"] == "client")
 
-        def shut(node: Node) -> bool:
-            return not answered(node, Observation(), 1)  # what is busy is not shut
-
-        open_everywhere = [answered(node, observe, 5) for node in cluster.nodes]
-        observe.holds_when(
-            f"externalTrafficPolicy is Cluster, as it is by default: port {port} of every node "
-            "leads to the Pod, which is on one",
-            all(open_everywhere),
-        )
-        patch = {"spec": {"externalTrafficPolicy": "Local"}}
-        patched(cluster, observe, path("services", "open"), patch)
-        closed = [becomes(functools.partial(shut, node)) for node in away]
-        observe.fails_when(
-            "externalTrafficPolicy is Local: nodes without a Pod of the Service do not answer",
-            all(closed) and not any(answered(node, observe) for node in away),
-        )
-        observe.holds_when(
-            "externalTrafficPolicy is Local: the Pod's node", answered(home, observe, 5)
-        )
+    ports = {name: node_port(served(cluster, observe, name)) for name in OPEN}
+    assert set(ports.values()) <= set(NODE_PORTS)
+    observe.holds_when(
+        f"externalTrafficPolicy is Cluster, as it is by default: port {ports['open']} of every "
+        "node leads to the Pod, which is on one",
+        all(answered(node, ports["open"]) for node in cluster.nodes),
+    )
+    local = ports["open-local"]
+    observe.holds_when(
+        f"externalTrafficPolicy is Local: port {local} of the Pod's node does, too",
+        answered(client.node, local),
+    )
+    observe.fails_when(
+        "externalTrafficPolicy is Local: nodes without a Pod of the Service do not answer",
+        not any(answered(node, local, SOON) for node in away),
+    )
 
 
 @pytest.mark.claim("k8s-svc-nodeport-external")
 @pytest.mark.needs("gateway")
+@pytest.mark.usefixtures("extra")
 def test_a_machine_outside_reaches_a_node_port(
-    lab: LiveLab, cluster: Cluster, outside: Node, observe: Observation
+    lab: LiveLab, cluster: Cluster, client: Pod, outside: Node, observe: Observation
 ) -> None:
-    with cluster.objects(observe, service("from-outside", app="client", type="NodePort")):
-        port = node_port(served(cluster, "from-outside"))
-        for node in cluster.nodes:
-            page = fetch(observe, outside, f"http://{cluster.address(node)}:{port}/")
-            own = [str(one.ip) for one in addresses(observe, node)]
-            seen = client_of(page) if page else "nobody"
-            observe.holds(
-                page and page["name"] == "client" and seen in own,
-                f"by {node.name}:{port}; the Pod sees {seen}, an address of {node.name}",
-            )
-        home = cluster.pod("client").node
-        patch = {"spec": {"externalTrafficPolicy": "Local"}}
-        patched(cluster, observe, path("services", "from-outside"), patch)
-        address = node_address(lab, outside)
+    ports = {name: node_port(served(cluster, observe, name)) for name in OPEN}
 
-        def seen_as_it_is(notes: Observation) -> bool:
-            page = fetch(notes, outside, f"http://{cluster.address(home)}:{port}/")
-            return bool(page and page["name"] == "client" and client_of(page) == address)
+    def seen_at(node: Node, name: str) -> str:
+        """Whom the Pod sees when its Service is asked at a node; "" where no page comes."""
+        page = fetch(observe, outside, f"http://{cluster.address(node)}:{ports[name]}/")
+        return client_of(page) if page and page["name"] == "client" else ""
 
-        becomes(lambda: seen_as_it_is(Observation()))
+    for node in cluster.nodes:
+        own = [str(one.ip) for one in addresses(observe, node)]
+        seen = seen_at(node, "open")
         observe.holds(
-            seen_as_it_is(observe),
-            f"with externalTrafficPolicy Local by {home.name}, too; the Pod sees {address}",
+            seen in own, f"by {node.name}: the Pod sees {seen or 'nobody'}, an address of the node"
         )
+    home, address = client.node, node_address(lab, outside)
+    seen = seen_at(home, "open-local")
+    observe.holds(
+        seen == address,
+        f"with externalTrafficPolicy Local by {home.name}: it sees {seen or 'nobody'}",
+    )
 
 
 @pytest.mark.claim("k8s-svc-loadbalancer-cloud")
+@pytest.mark.usefixtures("extra")
 @pytest.mark.needs("gateway")
 def test_a_load_balancer_is_what_a_cloud_makes_it(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
     node = cluster.nodes[-1]
     to = ["route", "add", f"{GIVEN}/32", "via", cluster.address(node)]
-    with (
-        cluster.objects(observe, service("balanced", app="client", type="LoadBalancer")),
-        undone(observe, outside, ["ip", *to], ["ip", "route", "del", f"{GIVEN}/32"]),
-    ):
-        served(cluster, "balanced")  # all who care for Services here have seen it by now
+    with undone(observe, outside, ["ip", *to], ["ip", "route", "del", f"{GIVEN}/32"]):
+        served(cluster, observe, "balanced")  # all who care for Services here have seen it by now
         status = cluster.get(observe, "service", "balanced")["status"]["loadBalancer"]
         line = cluster.kubectl(observe, "get", "service", "balanced").stdout.splitlines()[-1]
         cluster.kubectl(observe, "describe", "service", "balanced")
@@ -590,7 +603,7 @@ def test_the_example_service_leads_to_the_example_deployment(
         len(ready) == 2 and set(ready) <= {one["status"].get("podIP") for one in pods},
         f"behind it are {ready}, Pods with the label app=nginx",
     )
-    served(cluster, name)
+    served(cluster, observe, name)
     to = destinations(cluster, client.node, 80, spec["clusterIP"])
     observe.holds(to == [f"{one}:80" for one in ready], f"port 80 leads to {to}")
     known(cluster, client, f"{name}.{NAMESPACE}.svc.{config.DOMAIN}")
@@ -627,34 +640,34 @@ def test_a_connection_that_stays_open_stays_with_one_pod(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
     """kube-proxy chooses for each connection, not for each request in it."""
-    address, count = served(cluster, "web")["clusterIP"], enough(2)
+    address, count = served(cluster, observe, "web")["clusterIP"], enough(2)
     url = f"http://{address}/?[1-{count}]"
     printed = observe.run(client, ["curl", "-sS", "--noproxy", "*", url]).stdout
     who = Counter(json.loads(line)["name"] for line in printed.splitlines())
     observe.holds(list(who.values()) == [count], f"{count} requests of one connection: {who}")
 
 
+@pytest.mark.usefixtures("extra")
 def test_a_client_sticks_to_one_pod_where_it_is_asked_for(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
     """``sessionAffinity: ClientIP`` (kubernetes.io, "Virtual IPs and Service Proxies")."""
-    with cluster.objects(observe, service("sticky", sessionAffinity="ClientIP")):
-        address, count = served(cluster, "sticky")["clusterIP"], enough(2)
-        found = ask(observe, client, f"http://{address}/", count=count)
-        observe.holds(len(found) == count, f"all {count} connections were answered")
-        observe.holds(len(names(found)) == 1, f"all by {names(found)}")
+    address, count = served(cluster, observe, "sticky")["clusterIP"], enough(2)
+    found = ask(observe, client, f"http://{address}/", count=count)
+    observe.holds(len(found) == count, f"all {count} connections were answered")
+    observe.holds(len(names(found)) == 1, f"all by {names(found)}")
 
 
+@pytest.mark.usefixtures("extra")
 def test_a_pod_reaches_itself_through_its_service(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
     """Its node lends it an address: what seems to come from oneself would not be answered."""
-    with cluster.objects(observe, service("itself", app="client")):
-        address = served(cluster, "itself")["clusterIP"]
-        page = fetch(observe, client, f"http://{address}/")
-        observe.holds(page and page["name"] == "client", "it answers itself")
-        own = [str(one.ip) for one in addresses(observe, client.node)]
-        observe.holds(page and client_of(page) in own, "and sees its node as the client")
+    address = served(cluster, observe, "itself")["clusterIP"]
+    page = fetch(observe, client, f"http://{address}/")
+    observe.holds(page and page["name"] == "client", "it answers itself")
+    own = [str(one.ip) for one in addresses(observe, client.node)]
+    observe.holds(page and client_of(page) in own, "and sees its node as the client")
 
 
 def test_pods_on_their_nodes_network_are_behind_a_service(
@@ -670,7 +683,7 @@ def test_pods_on_their_nodes_network_are_behind_a_service(
     )  # fmt: skip
     asked = service("hosts", app="on-host", target=port)
     with cluster.objects(observe, asked, body):
-        address = served(cluster, "hosts")["clusterIP"]
+        address = served(cluster, observe, "hosts")["clusterIP"]
         ready = cluster.endpoints("hosts")
         observe.holds(ready == [cluster.address(cluster.nodes[-1])], f"behind it is {ready}")
         page = fetch(observe, client, f"http://{address}/")
@@ -678,33 +691,31 @@ def test_pods_on_their_nodes_network_are_behind_a_service(
 
 
 @pytest.mark.needs("dns")
+@pytest.mark.usefixtures("extra")
 def test_the_name_of_a_headless_service_has_the_pods_addresses(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
     """Also for each named port an SRV record (Kubernetes DNS-Based Service Discovery)."""
-    port = {"name": "http", "port": 80}
-    with cluster.objects(observe, service("headless", clusterIP="None", ports=[port])):
-        pods = [cluster.pod(name).address for name in BACK_ENDS]
-        cluster.wait_endpoints("headless", *pods)
-        name = f"headless.{NAMESPACE}.svc.{config.DOMAIN}"
-        server = str(cluster.spec.dns)
-        known(cluster, client, name)
-        found = lookup(observe, client, server, name)
-        observe.holds(found.found == tuple(sorted(pods)), f"{name} has the addresses {found}")
-        targets = lookup(observe, client, server, f"_http._tcp.{name}", SRV).found
-        observe.holds(
-            len(targets) == 2 and all(one.startswith("80 ") for one in targets),
-            f"the port http of {name} is at {targets}",
-        )
+    pods = [cluster.pod(name).address for name in BACK_ENDS]
+    cluster.wait_endpoints("headless", *pods)
+    name = f"headless.{NAMESPACE}.svc.{config.DOMAIN}"
+    server = str(cluster.spec.dns)
+    known(cluster, client, name)
+    found = lookup(observe, client, server, name)
+    observe.holds(found.found == tuple(sorted(pods)), f"{name} has the addresses {found}")
+    targets = lookup(observe, client, server, f"_http._tcp.{name}", SRV).found
+    observe.holds(
+        len(targets) == 2 and all(one.startswith("80 ") for one in targets),
+        f"the port http of {name} is at {targets}",
+    )
 
 
 @pytest.mark.needs("dns")
+@pytest.mark.usefixtures("extra")
 def test_a_named_port_has_an_srv_record(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    port = {"name": "http", "port": 8005, "targetPort": 80}
-    with cluster.objects(observe, service("ported", ports=[port])):
-        name = f"ported.{NAMESPACE}.svc.{config.DOMAIN}"
-        known(cluster, client, name)
-        found = lookup(observe, client, str(cluster.spec.dns), f"_http._tcp.{name}", SRV).found
-        observe.holds(found == (f"8005 {name}",), f"the port http of {name}: {found}")
+    name = f"ported.{NAMESPACE}.svc.{config.DOMAIN}"
+    known(cluster, client, name)
+    found = lookup(observe, client, str(cluster.spec.dns), f"_http._tcp.{name}", SRV).found
+    observe.holds(found == (f"8005 {name}",), f"the port http of {name}: {found}")
