@@ -648,6 +648,17 @@ def test_a_connection_that_stays_open_stays_with_one_pod(
 
 
 @pytest.mark.usefixtures("extra")
+def test_which_addresses_of_a_node_have_its_ports(cluster: Cluster, observe: Observation) -> None:
+    """With nftables the primary ones alone (kubernetes.io, kube-proxy's --nodeport-addresses)."""
+    port = node_port(served(cluster, observe, "open"))
+    node = cluster.nodes[-1]
+    (bridge,) = addresses(observe, node, config.BRIDGE)
+    page = fetch(observe, cluster.control, f"http://{bridge.ip}:{port}/", seconds=SOON)
+    wanted = cluster.spec.proxy == "iptables"
+    observe.holds((page is not None) == wanted, f"{bridge.ip}, of a bridge, has it: {wanted}")
+
+
+@pytest.mark.usefixtures("extra")
 def test_a_client_sticks_to_one_pod_where_it_is_asked_for(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
