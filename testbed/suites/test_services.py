@@ -529,16 +529,15 @@ def test_ingress_is_a_resource(cluster: Cluster, observe: Observation) -> None:
         f"{GROUP}/v1 has ingresses, objects of the kind Ingress",
     )
     to = {"service": {"name": "web", "port": {"number": 80}}}
-    body = {
-        "kind": "Ingress",
-        "metadata": {"name": "stored"},
-        "spec": {"defaultBackend": to},
-    }
-    refusal(cluster, observe, body)
+    spec = {
+        "ingressClassName": "of-nobody",
+        "defaultBackend": to,
+    }  # no controller's, if there is one
+    refusal(cluster, observe, {"kind": "Ingress", "metadata": {"name": "stored"}, "spec": spec})
     kept = cluster.find("Ingress", "stored") or {}
     cluster.delete("Ingress", "stored")
     observe.note("the Ingress as it is kept", kept)
-    observe.holds(kept.get("spec") == {"defaultBackend": to}, "the API keeps one as it was given")
+    observe.holds(kept.get("spec") == spec, "the API keeps one as it was given")
 
 
 # -- the examples ------------------------------------------------------------------------
