@@ -69,7 +69,7 @@ ASKING = 'while :; do curl -sS --noproxy "*" --max-time 2 "$1" || echo "{}"; don
 
 @pytest.fixture(scope="module")
 def client(cluster: Cluster) -> Pod:
-    """A Pod that is behind none of the Services that it asks."""
+    """A Pod that asks; of what the claims are about it is behind none that it asks itself."""
     return cluster.pod("client")
 
 
@@ -87,7 +87,7 @@ OPEN = {"open": "Cluster", "open-local": "Local"}
 def extra(cluster: Cluster) -> Iterator[None]:
     """Services that are only asked.  Made at once: kube-proxy writes once a second at most."""
     objects = [
-        # No port is its Pod's, so that one cannot be taken for the other.
+        # Ports that their Pods don't have, so that one cannot be taken for the other.
         service("reached", app="pair", port=8001),
         service("named", app="client", port=8002),
         service("sticky", sessionAffinity="ClientIP"),
