@@ -221,7 +221,13 @@ class Cluster:
         wanted = f'labels."io.kubernetes.pod.uid"=={found["metadata"]["uid"]}'
         kind = 'labels."io.cri-containerd.kind"==sandbox'
         sandboxes = self._ctr(node, "containers", "list", "--quiet", f"{wanted},{kind}").split()
-        ids[""] = next(one for one in sandboxes if one in tasks)
+        alive = [one for one in sandboxes if one in tasks]
+        if not alive:
+            raise LabError(
+                f"the Pod {namespace}/{name} has no infrastructure container that runs",
+                hint="it has died, and the kubelet will make another",
+            )
+        ids[""] = alive[0]
         running = {name: tasks[one] for name, one in ids.items() if name and one in tasks}
         return Pod(name, node, status.get("podIP", ""), tasks[ids[""]], running, ids)
 
