@@ -71,6 +71,7 @@ FOLDER = "/run/testbed-files"  #: of the node; TALK's container a has it as a vo
 #: A web server that listens on 127.0.0.1 alone.
 LOCAL = f"""
 cat > /tmp/nginx.conf <<END
+user www-data;
 events {{}}
 pid /tmp/nginx.pid;
 http {{ server {{ listen 127.0.0.1:{LOCAL_PORT}; return 200 '{{"name": "local"}}'; }} }}

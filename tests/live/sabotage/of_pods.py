@@ -272,16 +272,14 @@ def pods_are_masqueraded_between_nodes(lab: LiveLab) -> Iterator[None]:
 @sabotage(LAB, "k8s-pod-inside-and-outside")
 def pods_leave_the_cluster_as_they_are(lab: LiveLab) -> Iterator[None]:
     """What Pods send out of the cluster is not masqueraded: nobody there knows the way back."""
-    cluster = Cluster(lab)
-    topology = lab.topology
-    for node in cluster.nodes:
+    nodes = Cluster(lab).nodes
+    for node in nodes:
         node.run(["nft", "delete", "table", "ip", "testbed"])
     try:
         yield
     finally:
-        for node in cluster.nodes:
-            text = config.masquerade(topology, node.name)
-            node.run(["nft", "-f", "-"], input=text.encode())
+        for node in nodes:
+            node.run(["nft", "-f", "-"], input=config.masquerade(lab.topology).encode())
 
 
 @sabotage(LAB, "k8s-pod-to-node-ip")
