@@ -672,7 +672,7 @@ def test_files_of_the_node_come_over_the_network(
 # -- measured ----------------------------------------------------------------------------------
 
 LOCALHOST, NEIGHBOUR, FAR = "localhost", "a Pod of the same node", "a Pod of another node"
-ROUNDS = 5
+ROUNDS = 9
 OCTETS = 30_000_000
 
 
