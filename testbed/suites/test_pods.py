@@ -16,7 +16,7 @@ from testbed.observe.capture import captures
 from testbed.roles.kubernetes import config
 from testbed.suites import cluster as clusters
 from testbed.suites import helpers
-from testbed.suites.cluster import NAMESPACE, Within, pod, sleeper, web
+from testbed.suites.cluster import Within, pod, sleeper, web
 from testbed.suites.cri import containers
 from testbed.suites.helpers import (
     SOON,
@@ -41,6 +41,7 @@ from testbed.suites.helpers import (
 )
 from testbed.suites.measuring import (
     P50,
+    PYTHON,
     THROUGHPUT,
     Rounds,
     Way,
@@ -184,8 +185,9 @@ def test_four_pods_are_eight_containers_of_the_runtime(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
     node = made[FOUR[0]].node
-    names = f'labels."io.kubernetes.pod.name"~="^({"|".join(FOUR)})$"'
-    of_ours = f'{names},labels."io.kubernetes.pod.namespace"=={NAMESPACE}'
+    pods = cluster.get(observe, "pods", *FOUR)["items"]
+    uids = "|".join(one["metadata"]["uid"] for one in pods)
+    of_ours = f'labels."io.kubernetes.pod.uid"~="^({uids})$"'
     found = set(cluster.ctr(observe, node, "containers", "list", "--quiet", of_ours).split())
     infra = {made[name].ids[""] for name in FOUR}
     apps = {made[name].ids["web"] for name in FOUR}
@@ -482,12 +484,13 @@ def test_the_pods_address_serves_inside(made: dict[str, Pod], observe: Observati
 def test_containers_of_a_pod_need_ports_of_their_own(
     made: dict[str, Pod], observe: Observation
 ) -> None:
-    a = Within(made[TALK], "a")
+    a = network(made[TALK], "a")
 
     def refused(port: int) -> bool:
-        """Whether a server in container a finds the port taken; else it is ended soon."""
-        argv = ["timeout", "0.2", "nc", "-l", "-p", str(port)]
-        return "in use" in observe.run(a, argv, check=False).stderr
+        """Whether a server in container a finds the port taken."""
+        words = f"import socket; socket.create_server(('', {port}))"
+        result = observe.run(a, [*PYTHON, words], check=False)
+        return "Address already in use" in result.stderr
 
     observe.holds(refused(PORT), f"b has the port {PORT}: a server in a cannot have it, too")
     observe.holds(not refused(OTHER_PORT), f"it can have {OTHER_PORT}, which nobody has")
@@ -573,11 +576,13 @@ def test_nothing_is_translated_between_pods(cluster: Cluster, observe: Observati
         sent and sent == got,
         f"the {len(sent)} packets are the same at both ends: addresses, ports and contents",
     )
+    ports = {p.sport for p in here.packets if p.is_syn}
     for node in (client.node, server.node):
-        tracked = flows(observe, node, "--orig-dst", server.address, "--orig-port-dst", "80")
+        every = flows(observe, node, "--orig-dst", server.address, "--orig-port-dst", "80")
+        tracked = [flow for flow in every if flow.original.sport in ports]
         observe.holds(
-            not any(flow.is_translated for flow in tracked),
-            f"{node.name} tracks {len(tracked)} connections to it, and translates none",
+            tracked and not any(flow.is_translated for flow in tracked),
+            f"{node.name} tracks the connection, and translates nothing of it",
         )
 
 

@@ -103,22 +103,26 @@ def addresses_are_given_out_twice(lab: LiveLab) -> Iterator[None]:
 # -- containerd and the kubelet ----------------------------------------------------------
 
 
-@sabotage(LAB, "k8s-pod-two-runtime-containers", "k8s-pod-infra-same-image")
-def containerd_has_one_container_more(lab: LiveLab) -> Iterator[None]:
-    """containerd has one more infrastructure container for a Pod, of another image."""
+@sabotage(LAB, "k8s-pod-infra-same-image")
+def an_infrastructure_container_of_another_image(lab: LiveLab) -> Iterator[None]:
+    """containerd has one more infrastructure container, of another image."""
     node = Cluster(lab).nodes[-1]
-    ctr = node.provide(lab.context.store.binary("ctr", "docker"))
+    ctr = node.provide(lab.context.store.binary("ctr", runtime.PART))
     ctr += f" --address={config.CONTAINERD_SOCKET} --namespace=k8s.io containers"
-    labels = " ".join(
-        f"--label io.{name}"
-        for name in (
-            "cri-containerd.kind=sandbox",
-            "kubernetes.pod.namespace=checks",
-            "kubernetes.pod.name=single-1",
-        )
-    )
-    made = f"{ctr} create {labels} docker.io/library/nginx:latest one-more"
+    label = "--label io.cri-containerd.kind=sandbox"
+    made = f"{ctr} create {label} docker.io/library/nginx:latest one-more"
     with changed(node, made, f"{ctr} delete one-more"):
+        yield
+
+
+@sabotage(LAB, "k8s-pod-two-runtime-containers")
+def containerd_tells_of_one_container_more(lab: LiveLab) -> Iterator[None]:
+    """`ctr` tells of one container more of each Pod."""
+    node = Cluster(lab).nodes[-1]
+    script = """
+    $real "$@" || exit
+    case "$*" in *" containers list --quiet "*pod.uid*) echo one-more ;; esac """
+    with in_place_of(node, node.provide(lab.context.store.binary("ctr", runtime.PART)), script):
         yield
 
 
