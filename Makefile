@@ -17,7 +17,7 @@ demo: setup  ## every lab up, every claim put to the test, all down, what is lef
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
 
 demo-k8s: setup  ## clusters up, every claim about Kubernetes put to the test, all down; report.html
-	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	$(SUDO) $(BIN)/testbed doctor --role ingress --fix --quick
 	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
 test: lint unit web live  ## everything that this machine can run
@@ -53,7 +53,7 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
 
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 min to build once
-	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	$(SUDO) $(BIN)/testbed doctor --role ingress --fix --quick
 	$(SUDO) $(BIN)/python -m pytest tests/k8s
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)

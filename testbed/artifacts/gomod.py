@@ -45,6 +45,8 @@ class GoModule(Source):
     cgo: str = ""  #: a shell pattern of the machines for which its parts in C are built, too
     libraries: Mapping[str, str] = field(default_factory=dict)
     """What the parts in C are linked with: pkg-config's name to the Debian package."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What else of the packages' module is kept: its place in the entry to that in the module."""
     origin: ClassVar[Origin] = "go"
 
     @property
@@ -63,12 +65,20 @@ class GoModule(Source):
 
     def version(self) -> str:
         """The version of the packages' module, as go.mod requires it."""
+        _, version = self._required()
+        return f"{self.release}+{version}" if self.release else version
+
+    def _required(self) -> tuple[str, str]:
+        """The path of the packages' module, and its version."""
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
         package = self.main or next(iter(self.packages.values()))
         for path, version in re.findall(r"^(?:require)?\s+(\S+) (v\S+)", text, re.MULTILINE):
             if package == path or package.startswith(path + "/"):
-                return f"{self.release}+{version}" if self.release else str(version)
+                return str(path), str(version)
         raise ArtifactError(f"{self._folder / 'go.mod'} does not require {package}")
+
+    def whole(self, folder: Path) -> bool:
+        return super().whole(folder) and all((folder / place).exists() for place in self.files)
 
     def brings(self) -> tuple[str, ...]:
         return (*self.packages, *self.tests)
@@ -81,6 +91,7 @@ class GoModule(Source):
             "flags": self._flags,
             "cgo": self._cgo,
             "system": system(),  # with cgo it is linked with the C library
+            **({"files": dict(self.files)} if self.files else {}),
         }
 
     def fill(self, job: Job) -> str:
@@ -108,8 +119,17 @@ class GoModule(Source):
                 on_line=heard,
                 tick=f"compile {package}",
             )
+        self._keep_files(job, go, source, env)
         remove_tree(source)
         return self.version()
+
+    def _keep_files(self, job: Job, go: str, source: Path, env: Mapping[str, str]) -> None:
+        if not self.files:
+            return
+        argv = [go, "list", "-m", "-f", "{{.Dir}}", self._required()[0]]
+        module = Path(job.run(argv, cwd=source, env=env).stdout.strip())
+        for place, name in self.files.items():
+            shutil.copyfile(module / name, job.into / place)
 
     def _sources(self) -> list[Path]:
         """go.mod, go.sum, and a main of our own if there is one."""
@@ -162,7 +182,7 @@ def _toolchain(job: Job, needed: tuple[int, ...]) -> str:
         return present[0]
     wanted = ".".join(map(str, needed))
     job.say(f"no Go of {wanted} or later on PATH: fetch one")
-    return str(job.part("go") / "go" / "bin" / "go")
+    return str(job.part("go") / "bin" / "go")
 
 
 def _environment(job: Job, go: str, cgo: str) -> dict[str, str]:
