@@ -179,9 +179,9 @@ def features(topology: Topology) -> set[str]:
     if len(docker) > 1:
         found.add("two-docker-nodes")
     if cluster := topology.kubernetes:
-        found |= {*cluster.add_ons, f"pods-by-{cluster.cni}"}
-        if (cluster.cni, cluster.backend) == ("flannel", "vxlan"):
-            found.add("pods-over-vxlan")
+        from testbed.roles.kubernetes.plugins import plugin_of
+
+        found |= {*cluster.add_ons, *plugin_of(topology).features(cluster)}
     return found
 
 

@@ -63,6 +63,12 @@ class FakeStore(Store):
     def path_dirs(self, *parts: str) -> list[Path]:
         return [Path("/nowhere/cache", part) for part in parts]
 
+    def is_users_image(self, name: str) -> bool:
+        return name in self.own
+
+    def users_file(self, name: str) -> Path:
+        return self._path(name)
+
     def unmade(self, role: str) -> list[str]:
         return self.long.get(role, [])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.artifacts.cc import CProgram
-from testbed.artifacts.debian import DebianPackages
+from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
 from testbed.artifacts.image import NginxImage
 from testbed.artifacts.plain_image import PlainImage
@@ -100,6 +100,45 @@ KUBERNETES: Mapping[str, Source] = {
     ),
 }
 
+BGP: Mapping[str, Source] = {
+    "bird": DebianTree(
+        packages=("bird2", "libssh-gcrypt-4", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3"),
+        programs={"bird": "usr/sbin/bird", "birdc": "usr/sbin/birdc"},
+    ),
+}
+#: Its own programs; what it compiles on a node, and with what; and what shows its programs.
+CILIUM: Mapping[str, Source] = {
+    "cilium": GoModule(
+        module="cilium",
+        packages={
+            "cilium-agent": "github.com/cilium/cilium/daemon",
+            "cilium-operator": "github.com/cilium/cilium/operator",
+            "cilium-cni": "github.com/cilium/cilium/plugins/cilium-cni",
+        },
+        main="github.com/cilium/cilium",
+        stamp=("github.com/cilium/cilium/pkg/version.ciliumVersion",),
+        tags=("ipam_provider_operator",),
+        data=("bpf",),
+        # It ends on a kernel that has no modules, and so no list of them: on a node it reads one
+        # of the node's own.
+        edits={
+            "pkg/datapath/linux/modules/modules_linux.go": (
+                '"/proc/modules"', '"/run/testbed/modules"'
+            )
+        },
+    ),
+    "clang": DebianTree(
+        packages=(
+            "clang-19", "libclang-cpp19", "libclang-common-19-dev", "libllvm19", "libedit2",
+            "libz3-4", "libxml2", "libicu72", "libbsd0", "libmd0",
+        ),
+        programs={"clang": "usr/lib/llvm-19/bin/clang"},
+    ),
+    "bpftool": DebianTree(
+        packages=("bpftool", "libelf1"), programs={"bpftool": "usr/sbin/bpftool"}
+    ),
+}  # fmt: skip
+
 CONTOUR = GoModule(
     module="contour",
     packages={"contour": "github.com/projectcontour/contour/cmd/contour"},
@@ -189,7 +228,7 @@ CATALOG = Catalog(
         "testbed/contour:1": "contour-image",
         "testbed/envoy:1": "envoy-image",
     },
-    roles={"kubernetes": KUBERNETES, "ingress": INGRESS},
+    roles={"kubernetes": KUBERNETES, "ingress": INGRESS, "bgp": BGP, "cilium": CILIUM},
     tools={
         # For nodes that are virtual machines alone.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),

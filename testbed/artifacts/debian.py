@@ -64,6 +64,51 @@ class DebianPackages(Source):
         return versions[self.packages[0]]
 
 
+#: Stands for a program of a tree: it looks for shared libraries there before it does elsewhere.
+LAUNCHER = """\
+#!/bin/sh
+tree=$(dirname "$(readlink -f "$0")")/../tree
+export LD_LIBRARY_PATH="$(echo "$tree"/usr/lib/*-linux-gnu)"
+exec "$tree/{place}" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class DebianTree(Source):
+    """Programs that are at home among other files of their packages: libraries, headers.
+
+    ``packages`` has those that the programs are linked with, too, but for what every system has;
+    ``programs`` as in :class:`DebianPackages`.
+    """
+
+    packages: Sequence[str]
+    programs: Mapping[str, str]
+    origin: ClassVar[Origin] = "debian"
+
+    def recipe(self) -> Mapping[str, object]:
+        return {
+            "packages": list(self.packages),
+            "programs": dict(self.programs),
+            "launcher": LAUNCHER,
+            "system": system(),
+        }
+
+    def brings(self) -> tuple[str, ...]:
+        return tuple(self.programs)
+
+    def fill(self, job: Job) -> str:
+        tree = job.into / "tree"
+        versions = Apt(job).unpack(self.packages, tree)
+        (job.into / "bin").mkdir()
+        for name, place in self.programs.items():
+            if not inside(tree, place):
+                raise ArtifactError(f"no {place} in the packages {' '.join(self.packages)}")
+            launcher = job.into / "bin" / name
+            launcher.write_text(LAUNCHER.format(place=place), encoding="utf-8")
+            launcher.chmod(0o755)
+        return versions[self.packages[0]]
+
+
 class Apt:
     """The host's apt, reading its settings and lists, writing nothing but the cache."""
 

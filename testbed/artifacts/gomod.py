@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -45,6 +46,9 @@ class GoModule(Source):
     cgo: str = ""  #: a shell pattern of the machines for which its parts in C are built, too
     libraries: Mapping[str, str] = field(default_factory=dict)
     """What the parts in C are linked with: pkg-config's name to the Debian package."""
+    data: Sequence[str] = ()  #: folders of the module that are kept beside the programs
+    edits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Files of the module, each with a text of it and what is to stand there in its place."""
     files: Mapping[str, str] = field(default_factory=dict)
     """What else of the packages' module is kept: its place in the entry to that in the module."""
     origin: ClassVar[Origin] = "go"
@@ -91,6 +95,8 @@ class GoModule(Source):
             "flags": self._flags,
             "cgo": self._cgo,
             "system": system(),  # with cgo it is linked with the C library
+            **({"data": list(self.data)} if self.data else {}),
+            **({"edits": dict(self.edits)} if self.edits else {}),
             **({"files": dict(self.files)} if self.files else {}),
         }
 
@@ -110,6 +116,8 @@ class GoModule(Source):
                 job.say(line.removeprefix("go: "))
 
         job.say("fetch the Go modules")
+        if self.data or self.edits:
+            self._take(job, go, source, env)
         build, test = (["build"], self.packages), (["test", "-c"], self.tests)
         for how, name, package in [(h, *one) for h, some in (build, test) for one in some.items()]:
             job.run(
@@ -122,6 +130,27 @@ class GoModule(Source):
         self._keep_files(job, go, source, env)
         remove_tree(source)
         return self.version()
+
+    def _take(self, job: Job, go: str, source: Path, env: Mapping[str, str]) -> None:
+        """Keep what is wanted of the module's files, and build from a copy where some are edited.
+
+        The module has been checked against go.sum before.
+        """
+        wanted = f"{self.main}@{self.version()}"
+        said = job.run([go, "mod", "download", "-json", wanted], cwd=source, env=env).stdout
+        module = Path(json.loads(said)["Dir"])
+        for name in self.data:
+            _copy(module / name, job.into / name)
+        if not self.edits:
+            return
+        _copy(module, source / "edited")
+        for name, (old, new) in self.edits.items():
+            path = source / "edited" / name
+            text = path.read_text(encoding="utf-8")
+            if text.count(old) != 1:
+                raise ArtifactError(f"{name} of {wanted} has {old!r} {text.count(old)} times")
+            path.write_text(text.replace(old, new), encoding="utf-8")
+        job.run([go, "mod", "edit", "-replace", f"{self.main}=./edited"], cwd=source, env=env)
 
     def _keep_files(self, job: Job, go: str, source: Path, env: Mapping[str, str]) -> None:
         if not self.files:
@@ -153,6 +182,16 @@ class GoModule(Source):
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
         found = re.search(r"^go ([\d.]+)$", text, re.MULTILINE)
         return _numbers(found[1]) if found else (1,)
+
+
+def _copy(tree: Path, target: Path) -> None:
+    """Copy a folder out of the module cache, where nothing is writable, so that the copy is."""
+    for path in [tree, *sorted(tree.rglob("*"))]:
+        place = target / path.relative_to(tree)
+        if path.is_dir():
+            place.mkdir()
+        else:
+            shutil.copyfile(path, place)
 
 
 def has_library(runner: Runner, library: str) -> bool:

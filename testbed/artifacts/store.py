@@ -96,7 +96,7 @@ class Store:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles and add-ons whose parts are made for labs with them alone."""
+        """The roles, add-ons and network plugins whose parts are made for labs with them alone."""
         return tuple(dict.fromkeys(self._catalog.roles.values()))
 
     def unasked(self, roles: Collection[str] = ()) -> frozenset[str]:
@@ -131,6 +131,20 @@ class Store:
     def is_users(self, name: str) -> bool:
         """Whether a program is the user's own, by an override or the configuration file."""
         return self._own(name, "artifacts") is not None
+
+    def is_users_image(self, name: str) -> bool:
+        """Whether an image is the user's own, by the configuration file."""
+        return self._own(name, "images") is not None
+
+    def users_file(self, name: str) -> Path:
+        """The path of an artifact of the user's that is no program, such as a manifest.
+
+        Raises UsageError for a bad configuration, ArtifactError when there is none.
+        """
+        own = self._own(name, "artifacts")
+        if own is None:
+            raise ArtifactError(f"no artifact is named {name!r}", hint=self._how(name, "artifacts"))
+        return self._users(name, own, executable=isinstance(own, Remote))
 
     def binary(self, name: str, *parts: str) -> Path:
         """The path of a program; made first if it is not in the cache.

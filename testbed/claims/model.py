@@ -34,6 +34,7 @@ FEATURES: Mapping[str, str] = {
     "ingress": "a cluster with an Ingress controller",
     "network-policy": "a cluster whose network plugin enforces policies",
     "pods-by-flannel": "a cluster whose Pods are joined by flannel",
+    "pods-by-bgp": "a cluster whose Pods are joined by routes that BGP spreads",
     "pods-by-cilium": "a cluster whose Pods are joined by Cilium",
     "pods-by-calico": "a cluster whose Pods are joined by Calico",
     "pods-by-kube-router": "a cluster whose Pods are joined by Kube-router",

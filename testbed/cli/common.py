@@ -125,7 +125,10 @@ def variant_options(function: F) -> F:
             "--firewall", metavar="NAME",
             help="What Docker's rules go to: iptables, iptables-legacy, iptables-nft, nftables.",
         ),
-        click.option("--cni", metavar="NAME", help="What joins a cluster's Pods: flannel."),
+        click.option(
+            "--cni", metavar="NAME",
+            help="What joins a cluster's Pods: flannel, bgp, cilium, calico, kube-router, weave.",
+        ),
         click.option(
             "--proxy", metavar="MODE", help="kube-proxy's way to make Services: nftables, iptables."
         ),

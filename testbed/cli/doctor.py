@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
 @click.option("--provider", metavar="NAME", help="What this one needs is needed: qemu.")
 @click.option(
-    "--role", metavar="NAME", help="What labs with this one need is needed: kubernetes, ingress."
+    "--role",
+    metavar="NAME",
+    help="What labs with this one need is needed: kubernetes, ingress, cilium.",
 )
 @click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option

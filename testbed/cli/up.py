@@ -74,7 +74,10 @@ def summary(topology: Topology) -> str:
     if topology.flannel:
         parts.append(f"flannel {topology.flannel.backend}")
     if cluster := topology.kubernetes:
-        parts.append(f"kubernetes with {cluster.cni} {cluster.backend}, proxy {cluster.proxy}")
+        from testbed.roles.kubernetes.plugins import plugin_of
+
+        joined = plugin_of(topology).summary(cluster)
+        parts.append(f"kubernetes with {joined}, proxy {cluster.proxy}")
     if "docker" in roles:
         firewall = topology.docker.firewall
         with_it = "" if firewall == "iptables" else f" with {firewall}"

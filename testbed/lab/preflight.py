@@ -47,6 +47,7 @@ def kernel_features(topology: Topology) -> set[str]:
     """The features that the topology needs, as :mod:`testbed.doctor` names them."""
     from testbed.roles import ROLES, firewall
     from testbed.roles.flannel import BACKEND_KERNEL
+    from testbed.roles.kubernetes.plugins import plugin_of
 
     wanted = set(EVERY_LAB)
     for provider in topology.providers:
@@ -59,13 +60,14 @@ def kernel_features(topology: Topology) -> set[str]:
     if topology.flannel and "flannel" in roles:
         wanted |= set(BACKEND_KERNEL.get(topology.flannel.backend, ()))
     if topology.kubernetes and "kubernetes" in roles:
-        wanted |= set(BACKEND_KERNEL.get(topology.kubernetes.backend, ()))
+        wanted |= set(plugin_of(topology).kernel(topology.kubernetes))
     return wanted
 
 
 def programs(topology: Topology) -> dict[str, str]:
     """The programs that the topology's steps call, each with its Debian package."""
     from testbed.roles import ROLES, firewall
+    from testbed.roles.kubernetes.plugins import plugin_of
 
     wanted: dict[str, str] = dict(PROGRAMS)
     for provider in topology.providers:
@@ -75,6 +77,8 @@ def programs(topology: Topology) -> dict[str, str]:
         wanted |= firewall.PROGRAMS.get(topology.docker.firewall, {})
     for role in roles:
         wanted |= ROLES[role].programs
+    if "kubernetes" in roles:
+        wanted |= plugin_of(topology).programs
     return wanted
 
 

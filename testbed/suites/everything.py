@@ -29,6 +29,7 @@ from testbed.claims.model import OF_CLUSTERS, Finding
 from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageError
 from testbed.lab.lab import Lab, Settings
 from testbed.pytest_plugin import features
+from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites.model import Check, LabRun, Run, Selection
 from testbed.suites.runner import QUIET, refuse_unknown, run
 from testbed.topology.load import Overrides, load
@@ -53,8 +54,8 @@ class Wanted:
 
     ``documents`` are those whose claims it is for: it has their address plan.
     ``measures`` False leaves out what is measured, which takes its time and
-    would say the same as on the lab beside it.  Of a cluster's claims each needs one
-    of the features ``only``: what else it could decide is decided elsewhere.
+    would say the same as on the lab beside it.  Of a cluster's claims each is in ``only`` itself,
+    or needs one of the features there: what else it could decide is decided elsewhere.
     """
 
     topology: str
@@ -108,6 +109,15 @@ WANTED = (
     Wanted("netns-experiments", ("000", "002")),
     Wanted("k8s-two-node", CLUSTER, only=OF_CLUSTERS),
     Wanted("k8s-ingress", CLUSTER, only=("ingress",)),
+    Wanted(
+        "k8s-two-node",
+        CLUSTER,
+        Overrides(cni="cilium"),
+        only=("network-policy", "pods-by-cilium", "k8s-policy-isolates"),
+    ),
+    Wanted("k8s-two-node", CLUSTER, Overrides(cni="calico"), only=("pods-by-calico",)),
+    Wanted("k8s-two-node", CLUSTER, Overrides(cni="kube-router"), only=("pods-by-kube-router",)),
+    Wanted("k8s-two-node", CLUSTER, Overrides(cni="weave"), only=("pods-by-weave",)),
 )
 
 
@@ -184,7 +194,9 @@ def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
 
 
 def lacking(store: Store, topology: Topology) -> str:
-    """Why a lab of this topology is not brought up unasked: what it takes long to make."""
+    """Why a lab of this topology is not brought up: what must be brought, or takes long to make."""
+    if topology.kubernetes and (why := plugin_of(topology).lacking(store)):
+        return why
     for role in sorted(topology.software):
         if unmade := store.unmade(role):
             return (

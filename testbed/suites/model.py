@@ -24,7 +24,7 @@ class Selection:
     ``tests`` are names of ordinary tests, as :class:`Check` has them.  With
     neither claims nor tests everything is meant.  ``of`` are the documents that
     a lab is for: of the claims, no others are meant there, nor those that need
-    none of the features ``only``.
+    none of the features ``only`` and are not named there themselves.
     """
 
     expression: str = ""
@@ -43,7 +43,7 @@ class Selection:
         """Whether a claim of the catalogue is meant, as far as can be told without pytest."""
         if self.names_some and claim.id not in self.claims:
             return False
-        if self.only and not set(self.only) & set(claim.needs):
+        if self.only and not set(self.only) & {claim.id, *claim.needs}:
             return False
         wanted = (self.documents, self.of)
         return all(not documents or claim.document in documents for documents in wanted)

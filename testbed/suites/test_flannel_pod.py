@@ -17,6 +17,7 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.roles.kubernetes import config
+from testbed.roles.kubernetes.plugins.flannel import SUBNET_FILE
 from testbed.suites.cluster import pod
 from testbed.suites.helpers import IMAGE, PATIENCE, link, links, wait_until
 
@@ -277,7 +278,7 @@ def test_kube_subnet_mgr_takes_subnets_from_the_api(
         words = node.get(f"/proc/{pid}/cmdline").decode().split("\0")
         observe.note(f"{node.name}: flanneld's command line", " ".join(words))
         observe.holds("-kube-subnet-mgr" in words, f"{node.name}: flanneld has taken the option")
-        text = observe.run(node, ["cat", config.SUBNET_FILE]).stdout
+        text = observe.run(node, ["cat", SUBNET_FILE]).stdout
         observe.holds(
             leased(text) == ranges[node.name],
             f"{node.name}: its subnet {leased(text)} is spec.podCIDR of its node in the API",

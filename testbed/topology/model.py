@@ -31,8 +31,8 @@ ROLES = ("docker", "etcd", "flannel", "kubernetes", "namespaces")
 Proxy = Literal["nftables", "iptables"]
 PROXIES: tuple[Proxy, ...] = ("nftables", "iptables")
 #: Who joins the Pods of a cluster.
-Plugin = Literal["flannel"]
-PLUGINS: tuple[Plugin, ...] = ("flannel",)
+Plugin = Literal["flannel", "bgp", "cilium", "calico", "kube-router", "weave"]
+PLUGINS: tuple[Plugin, ...] = ("flannel", "bgp", "cilium", "calico", "kube-router", "weave")
 #: What a cluster runs in Pods for its own sake.
 AddOn = Literal["dns", "ingress"]
 ADD_ONS: tuple[AddOn, ...] = ("dns", "ingress")
@@ -118,7 +118,7 @@ class Kubernetes:
     """A cluster of the nodes with the role.
 
     ``pods`` is the network of all Pods and ``ranges`` the part of it that each node has;
-    ClusterIPs are of ``services``.  ``backend`` is flannel's.
+    ClusterIPs are of ``services``.  ``backend`` is flannel's, and nobody's with another plugin.
     """
 
     control_plane: str
@@ -133,7 +133,7 @@ class Kubernetes:
     @property
     def mtu(self) -> int:
         """MTU for Pods, in bytes: the node's less what the backend adds."""
-        return MTU - OVERHEAD[self.backend]
+        return MTU - (OVERHEAD[self.backend] if self.cni == "flannel" else 0)
 
     @property
     def api(self) -> IPv4Address:
@@ -369,16 +369,18 @@ def _flannel(flannel: Flannel) -> dict[str, Any]:
 
 
 def _kubernetes(cluster: Kubernetes) -> dict[str, Any]:
-    return {
+    out: dict[str, Any] = {
         "control-plane": cluster.control_plane,
         "pods": str(cluster.pods),
         "ranges": {k: str(v) for k, v in cluster.ranges.items()},
         "services": str(cluster.services),
         "proxy": cluster.proxy,
         "cni": cluster.cni,
-        "backend": cluster.backend,
         "add-ons": list(cluster.add_ons),
     }
+    if cluster.cni == "flannel":
+        out["backend"] = cluster.backend
+    return out
 
 
 def _container(container: Container) -> dict[str, Any]:

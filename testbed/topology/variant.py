@@ -58,13 +58,15 @@ def vary(topology: Topology, overrides: Overrides) -> Topology:
     data = topology.to_dict()
     if overrides.nodes is not None:
         _set_nodes(data, topology, overrides.nodes)
-    if overrides.backend is not None:
-        _set_backend(data, topology, overrides.backend)
     if overrides.docker is not None or overrides.firewall is not None:
         _set_docker(data, topology, overrides.docker, overrides.firewall)
     if overrides.cni is not None:
         _known("network plugin", overrides.cni, PLUGINS)
         _set_cluster(data, topology, "cni", overrides.cni)
+        if overrides.cni != "flannel":
+            data["kubernetes"].pop("backend", None)
+    if overrides.backend is not None:
+        _set_backend(data, topology, overrides.backend)
     if overrides.proxy is not None:
         _known("proxy mode", overrides.proxy, PROXIES)
         _set_cluster(data, topology, "proxy", overrides.proxy)

@@ -9,6 +9,7 @@ from sabotage import test_sabotage
 from sabotage.trials import (
     CLUSTERS,
     SABOTAGES,
+    VARIANTS,
     Labs,
     Sabotage,
     dropped_when_not_whole,
@@ -16,6 +17,9 @@ from sabotage.trials import (
     not_as_expected,
     try_out,
 )
+
+from testbed.suites.everything import lacking
+from testbed.topology.load import Overrides, load
 
 HERE = sorted(
     (one for one in SABOTAGES if one.lab.startswith(CLUSTERS)), key=lambda one: (one.lab, one.ruins)
@@ -31,8 +35,16 @@ def labs() -> Iterator[Labs]:
     kept.drop()
 
 
+def skip_what_is_not_made(topology: str, labs: Labs) -> None:
+    """A plugin that takes an hour to build is not built for a test."""
+    name, overrides = VARIANTS.get(topology, (topology, Overrides()))
+    if why := lacking(labs.settings.store, load(name, overrides)):
+        pytest.skip(why)
+
+
 @pytest.mark.parametrize("sabotage", HERE, ids=lambda one: one.name)
 def test_the_claims_flip(sabotage: Sabotage, labs: Labs) -> None:
+    skip_what_is_not_made(sabotage.lab, labs)
     with dropped_when_not_whole(labs, ruins=sabotage.ruins):
         trial = try_out(sabotage, labs.get(sabotage.lab))
     stayed = {claim: trial.said[claim] for claim in trial.having("held", "undecided")}
@@ -44,6 +56,7 @@ def test_the_claims_flip(sabotage: Sabotage, labs: Labs) -> None:
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_the_cluster_is_whole_again(topology: str, labs: Labs) -> None:
     """What has flipped holds on the cluster that was broken, and put right, so many times."""
+    skip_what_is_not_made(topology, labs)
     wanted = sorted({claim for one in HERE if one.lab == topology for claim in one.flips})
     lab = labs.get(topology)
     with dropped_when_not_whole(labs, ruins=False), impatient():

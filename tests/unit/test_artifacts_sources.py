@@ -19,7 +19,7 @@ import pytest
 from testbed.artifacts import debian, gomod, image, pypi
 from testbed.artifacts.catalog import CATALOG, CONTOUR
 from testbed.artifacts.cc import CProgram
-from testbed.artifacts.debian import Apt, DebianPackages
+from testbed.artifacts.debian import Apt, DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
 from testbed.artifacts.plain_image import PlainImage
 from testbed.artifacts.pypi import PythonPackage
@@ -204,6 +204,31 @@ def test_packages_that_cannot_be_had(machine: Machine, job: Job) -> None:
     assert "apt-get update" in str(caught.value.hint)
 
 
+def test_a_program_of_a_tree_finds_the_trees_own_libraries(
+    machine: Machine, job: Job, tmp_path: Path
+) -> None:
+    script = '#!/bin/sh\necho "$LD_LIBRARY_PATH" "$@"\n'
+    archive = with_archive(machine)
+    archive.files = {**Archive.files, "server": {"usr/sbin/serverd": script}}
+    source = DebianTree(("server", "client"), {"daemon": "usr/sbin/serverd"})
+    assert source.fill(job) == "2:1.0-1"
+    assert source.whole(job.into)
+    tree = job.into / "tree"
+    (tree / "usr/lib/x86_64-linux-gnu").mkdir(parents=True)
+    (tree / "usr/sbin/serverd").chmod(0o755)
+    link = tmp_path / "link"  # as they are found on a node
+    link.symlink_to(job.into / "bin" / "daemon")
+    said = subprocess.run([link, "x"], capture_output=True, text=True, check=True).stdout.split()
+    assert Path(said[0]).resolve() == (tree / "usr/lib/x86_64-linux-gnu").resolve()
+    assert said[1:] == ["x"]
+
+
+def test_a_tree_without_the_program(machine: Machine, job: Job) -> None:
+    with_archive(machine)
+    with pytest.raises(ArtifactError, match="no usr/bin/none in the packages"):
+        DebianTree(("server",), {"none": "usr/bin/none"}).fill(job)
+
+
 def test_missing_libraries_are_told_with_their_packages(machine: Machine, job: Job) -> None:
     with_archive(machine, ldd="\tlibseccomp.so.2 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x1)")
     with pytest.raises(
@@ -341,6 +366,47 @@ def test_missing_headers_are_told_before_anything_is_built(machine: Machine, job
     with pytest.raises(ArtifactError, match="headers of libseccomp") as caught:
         RUNC.fill(job)
     assert "pkg-config libseccomp-dev" in str(caught.value.hint)
+
+
+CILIUM = CATALOG.parts["cilium"]
+MODULES_FILE = "pkg/datapath/linux/modules/modules_linux.go"
+
+
+@pytest.mark.parametrize(
+    ("text", "right"), [('const x = "/proc/modules"\n', True), ("const x = 1\n", False)]
+)
+def test_a_module_of_which_files_are_kept_and_one_is_edited(
+    machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    text: str, right: bool,
+) -> None:  # fmt: skip
+    module = tmp_path / "cache" / "module"
+    (module / MODULES_FILE).parent.mkdir(parents=True)
+    (module / MODULES_FILE).write_text(text)
+    (module / "bpf").mkdir()
+    (module / "bpf" / "bpf_lxc.c").write_text("int x;")
+    for path in [*module.rglob("*"), module]:
+        path.chmod(0o555 if path.is_dir() else 0o444)  # as the module cache is
+    edited: list[str] = []
+
+    def answer(call: Call) -> str | int | None:
+        if call.argv[1:3] == ["mod", "download"]:
+            return json.dumps({"Dir": str(module)})
+        if call.argv[1:3] == ["mod", "edit"]:
+            assert call.cwd is not None
+            edited.append((call.cwd / "edited" / MODULES_FILE).read_text())
+            return None
+        return go("go1.99")(call)
+
+    machine.answers["go"] = answer
+    monkeypatch.setattr("testbed.process.run", machine)
+    if not right:
+        with pytest.raises(ArtifactError, match="0 times"):
+            CILIUM.fill(job)
+        return
+    assert CILIUM.fill(job) == CILIUM.version()
+    assert edited == ['const x = "/run/testbed/modules"\n']
+    assert (job.into / "bpf" / "bpf_lxc.c").read_text() == "int x;"
+    assert sorted(path.name for path in job.into.iterdir()) == ["bin", "bpf"]
 
 
 def test_a_module_of_several_programs(

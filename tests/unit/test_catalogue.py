@@ -19,6 +19,8 @@ from testbed.errors import CatalogueError
 from testbed.suites.everything import WANTED
 from testbed.suites.runner import SUITES
 from testbed.topology import load, names
+from testbed.topology.load import Overrides
+from testbed.topology.model import PLUGINS
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +110,9 @@ def test_every_claim_expects_what_a_check_can_come_to() -> None:
 
 
 def features_of_shipped_labs() -> list[set[str]]:
-    """What each shipped topology has, and each variant that `verify --all` brings up."""
+    """What each shipped topology has, each variant of `verify --all`, and each network plugin."""
     shipped = [load(name) for name in names()] + [wanted.load() for wanted in WANTED]
+    shipped += [load("k8s-two-node", Overrides(cni=plugin)) for plugin in PLUGINS]
     return [pytest_plugin.features(topology) for topology in shipped]
 
 

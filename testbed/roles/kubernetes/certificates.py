@@ -26,8 +26,12 @@ MARK = "certificates"
 ADMIN = f"{config.FOLDER}/admin.conf"
 
 
-def install(context: Context) -> tuple[str, bool]:
-    """Give every node of the cluster what it lacks; all anew where the authority is new."""
+def install(context: Context, clients: Mapping[str, str]) -> tuple[str, bool]:
+    """Give every node of the cluster what it lacks; all anew where the authority is new.
+
+    ``clients`` are users beside Kubernetes' own that ask the API from every node, by the names of
+    their files.
+    """
     topology = context.topology
     control = config.cluster_of(topology).control_plane
     authority, new = _authority(context.node(control))
@@ -38,7 +42,7 @@ def install(context: Context) -> tuple[str, bool]:
         wanted = f"{mine} {topology.node_digest(member.name)}"
         if marked(machine, MARK) == wanted:
             continue
-        files = node_files(topology, member.name, authority)
+        files = node_files(topology, member.name, authority, clients)
         if member.name == control:
             files |= control_files(topology, authority)
         for path, data in files.items():
@@ -57,19 +61,21 @@ def client(node: Node) -> tuple[bytes, Pair]:
     return data(cluster["certificate-authority-data"]), pair
 
 
-def node_files(topology: Topology, node: str, authority: Authority) -> dict[str, bytes]:
+def node_files(
+    topology: Topology, node: str, authority: Authority, clients: Mapping[str, str]
+) -> dict[str, bytes]:
     """What every node has: its kubelet's pairs, and what its other daemons ask the API with."""
     address = topology.address(node)
     serving = authority.issue(f"system:node:{node}", ["system:nodes"], hosts=[node, address])
-    clients = {
+    users = {
         "kubelet": authority.issue(f"system:node:{node}", ["system:nodes"]),
         "proxy": authority.issue("system:kube-proxy"),
-        "flannel": authority.issue(config.FLANNEL_USER),
+        **{file: authority.issue(user) for file, user in clients.items()},
     }
     return {
         f"{config.PKI}/ca.crt": authority.pair.certificate,
         **_pair("kubelet", serving),
-        **_clients(config.server(topology), authority, clients),
+        **_clients(config.server(topology), authority, users),
     }
 
 

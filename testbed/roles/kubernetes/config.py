@@ -21,8 +21,6 @@ CONTAINERD_FILE = f"{FOLDER}/containerd.toml"
 KUBELET_FILE = f"{FOLDER}/kubelet.json"
 PROXY_FILE = f"{FOLDER}/kube-proxy.json"
 RESOLV_FILE = f"{FOLDER}/resolv.conf"
-FLANNEL_FILE = f"{FOLDER}/flannel.json"
-SUBNET_FILE = "/run/flannel/subnet.env"
 API_PORT = 6443
 ETCD = "https://127.0.0.1:2379"
 DOMAIN = "cluster.local"
@@ -241,19 +239,11 @@ def proxy(topology: Topology, node: str) -> dict[str, Any]:
     }
 
 
-def flannel(cluster: Kubernetes) -> dict[str, Any]:
-    """net-conf.json (flannel, Documentation/configuration.md)."""
-    return {
-        "Network": str(cluster.pods),
-        "EnableIPv4": True,
-        "Backend": {"Type": cluster.backend},
-    }
+def bridged(cluster: Kubernetes, node: str) -> dict[str, Any]:
+    """A network by the reference plugins (CNI specification 0.4.0, network configuration lists).
 
-
-def network(cluster: Kubernetes, node: str) -> dict[str, Any]:
-    """The network that a Pod joins (CNI specification 0.4.0, network configuration lists).
-
-    The addresses are those of the node's range, which is known before flanneld runs.
+    Each Pod is on the node's bridge, with an address of the node's range, which is known before
+    anything runs.
     """
     return {
         "cniVersion": "0.4.0",
@@ -281,8 +271,8 @@ def network(cluster: Kubernetes, node: str) -> dict[str, Any]:
 def masquerade(topology: Topology) -> str:
     """Rules for what leaves Pods and nodes: only that has its source translated.
 
-    flanneld's own -ip-masq would translate what Pods send to nodes, which Kubernetes forbids
-    (kubernetes.io, "The Kubernetes network model").
+    The plugins' own rules, such as flanneld's -ip-masq, would translate what Pods send to nodes,
+    which Kubernetes forbids (kubernetes.io, "The Kubernetes network model").
     """
     cluster = cluster_of(topology)
     members = topology.with_role("kubernetes")
@@ -315,36 +305,3 @@ def node_object(topology: Topology, node: str) -> dict[str, Any]:
         },
         "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
     }
-
-
-FLANNEL_USER = "flannel"
-#: What flanneld asks for (flannel, Documentation/kube-flannel.yml).
-FLANNEL_RIGHTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
-        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": "flannel"},
-            "rules": [
-                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-                {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
-            ],
-        },
-    ),
-    (
-        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": "flannel"},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "ClusterRole",
-                "name": "flannel",
-            },
-            "subjects": [{"kind": "User", "name": FLANNEL_USER}],
-        },
-    ),
-)

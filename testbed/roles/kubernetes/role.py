@@ -8,15 +8,17 @@ kubelet is there, so nothing has to wait for the controller manager.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.lab.marks import marked
+from testbed.errors import ArtifactError
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role, start
 from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import SECONDS, api, until
+from testbed.roles.kubernetes.daemons import daemon, digest
+from testbed.roles.kubernetes.plugins import plugin_of
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -30,14 +32,14 @@ OBJECTS = "cluster objects"
 #: Bytes that a node and its control plane take: what they had for themselves, measured.
 MEMORY, CONTROL_MEMORY = 190 << 20, 430 << 20
 CONTROL = ("etcd", "kube-apiserver", "api-socket", "kube-controller-manager", "kube-scheduler")
-EVERY = ("containerd", "kubelet", "kube-proxy", "flanneld")
+EVERY = ("containerd", "kubelet", "kube-proxy")
 
 
 class Kubernetes(Role):
     name = ROLE
     artifacts = (
         "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
-        "kubectl", "containerd", "ctr", "runc", "etcd", "etcdctl", "flanneld", "host-local",
+        "kubectl", "containerd", "ctr", "runc", "etcd", "etcdctl", "host-local",
     )  # fmt: skip
     programs: ClassVar[dict[str, str]] = {
         "iptables": "iptables", "nft": "nftables", "socat": "socat", "nsenter": "util-linux",
@@ -46,7 +48,11 @@ class Kubernetes(Role):
     kernel = ("overlay", "iptables nat", "iptables conntrack", "nf_tables")
 
     def fetch(self, store: Store, topology: Topology) -> None:
+        plugin = plugin_of(topology)
+        if why := plugin.lacking(store):
+            raise ArtifactError(why, hint=plugin.how(store))
         super().fetch(store, topology)
+        plugin.fetch(store)
         skew.check(store)
         for name in runtime.images(topology):
             store.image(name)
@@ -58,7 +64,8 @@ class Kubernetes(Role):
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane
-        return (*(CONTROL if control else ()), *EVERY)
+        mine = plugin_of(topology).services_on(topology, node)
+        return (*(CONTROL if control else ()), *EVERY, *mine)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         cluster = config.cluster_of(topology)
@@ -69,104 +76,66 @@ class Kubernetes(Role):
     # -- the control plane --------------------------------------------------
 
     def _control_plane(self, topology: Topology, node: str) -> Iterable[Step]:
-        members = topology.with_role(ROLE)
+        cluster, members = config.cluster_of(topology), topology.with_role(ROLE)
         after = tuple(node_step(member.name) for member in members)
-        yield Step(CERTIFICATES, "an authority, and who is who", after, act=certificates.install)
-        yield self._daemon(
+        clients = plugin_of(topology).clients
+        yield Step(
+            CERTIFICATES, "an authority, and who is who", after,
+            act=lambda context: certificates.install(context, clients),
+        )  # fmt: skip
+        yield daemon(
             "etcd", node, (CERTIFICATES,), lambda _: config.etcd(), notify=True, about="etcd"
         )
         yield Step(
             API, f"the API at {config.server(topology)}", (f"etcd {node}",), heavy=True, act=_api
         )
-        about = f"{len(members)} nodes with their ranges, flannel's rights"
+        about = f"{len(members)} nodes with their ranges, and what {cluster.cni} asks for"
         yield Step(OBJECTS, about, (API,), act=_objects)
-        yield self._daemon("kube-controller-manager", node, (API,), config.controller_manager)
-        yield self._daemon("kube-scheduler", node, (API,), lambda _: config.scheduler())
+        yield daemon("kube-controller-manager", node, (API,), config.controller_manager)
+        yield daemon("kube-scheduler", node, (API,), lambda _: config.scheduler())
         ready = tuple(f"ready {member.name}" for member in members)
         yield from addons.steps(topology, (OBJECTS,), ready)
 
     # -- every node ---------------------------------------------------------
 
     def _node(self, topology: Topology, node: str) -> Iterable[Step]:
-        cluster = config.cluster_of(topology)
+        cluster, plugin = config.cluster_of(topology), plugin_of(topology)
         yield Step(
             f"containerd {node}", "containerd with CRI", (node_step(node),), heavy=True,
-            act=lambda context: runtime.start_containerd(context, node),
+            act=lambda context: runtime.start_containerd(context, node, plugin),
         )  # fmt: skip
         yield Step(
             f"images {node}", ", ".join(runtime.images(topology)), (f"containerd {node}",),
             heavy=True,
             act=lambda context: runtime.load_images(context, node),
         )  # fmt: skip
-        yield self._daemon(
+        yield daemon(
             "kubelet", node, (OBJECTS, f"images {node}"),
             lambda topology: config.kubelet_words(topology, node),
             notify=True, about="kubelet",
             files=lambda topology: {config.KUBELET_FILE: json.dumps(config.kubelet(topology)),
                                     config.RESOLV_FILE: ""},
         )  # fmt: skip
-        yield self._daemon(
+        yield daemon(
             "kube-proxy", node, (OBJECTS,), lambda _: [f"--config={config.PROXY_FILE}"],
             about=f"Services by {cluster.proxy}",
             files=lambda topology: {config.PROXY_FILE: json.dumps(config.proxy(topology, node))},
         )  # fmt: skip
-        yield self._daemon(
-            "flanneld", node, (OBJECTS,), lambda _: [
-                "-kube-subnet-mgr", f"-kubeconfig-file={config.FOLDER}/flannel.conf",
-                f"-net-config-path={config.FLANNEL_FILE}", "-iface=eth0",
-                f"-subnet-file={config.SUBNET_FILE}",
-            ],
-            about=f"{cluster.backend} with {cluster.ranges[node]}", notify=True,
-            env={"NODE_NAME": node},
-            files=lambda _: {config.FLANNEL_FILE: json.dumps(config.flannel(cluster))},
-        )  # fmt: skip
+        yield from plugin.steps(topology, node, (OBJECTS,))
         yield Step(
-            f"ready {node}", "the node is Ready", (f"kubelet {node}",
-            f"flanneld {node}", f"kube-proxy {node}"), act=lambda context: _ready(context, node),
+            f"ready {node}", "the node is Ready",
+            (f"kubelet {node}", *plugin.ready_after(node), f"kube-proxy {node}"),
+            act=lambda context: _ready(context, node),
         )  # fmt: skip
-
-    @staticmethod
-    def _daemon(
-        name: str,
-        node: str,
-        needs: tuple[str, ...],
-        words: Callable[[Topology], list[str]],
-        *,
-        about: str = "",
-        notify: bool = False,
-        env: dict[str, str] | None = None,
-        files: Callable[[Topology], dict[str, str]] = lambda _: {},
-    ) -> Step:
-        def act(context: Context) -> tuple[str, bool]:
-            machine = context.node(node)
-            for path, text in files(context.topology).items():
-                machine.put(text.encode(), path, mode=0o600)
-            program = machine.provide(context.store.binary(name))
-            service = Service(
-                name,
-                (program, *words(context.topology)),
-                env=runtime.path(context, machine) | (env or {}),
-                notify=notify,
-                digest=_digest(context, node),
-            )
-            return about or name, start(machine, service, timeout=SECONDS)
-
-        return Step(f"{name} {node}", about or name, needs, heavy=True, act=act)
-
-
-def _digest(context: Context, node: str) -> str:
-    """The node's settings, and the life of the cluster: of a new authority nobody has heard."""
-    return f"{context.topology.node_digest(node)} {marked(context.node(node), certificates.MARK)}"
 
 
 def _api(context: Context) -> tuple[str, bool]:
     topology = context.topology
     node = config.cluster_of(topology).control_plane
     machine = context.node(node)
-    digest = _digest(context, node)
     argv = (machine.provide(context.store.binary("kube-apiserver")), *config.apiserver(topology))
-    changed = start(machine, Service("kube-apiserver", argv, notify=True, digest=digest),
-                    timeout=SECONDS)  # fmt: skip
+    server = Service("kube-apiserver", argv, notify=True, digest=digest(context, node))
+    changed = start(machine, server, timeout=SECONDS)
     machine.run(["mkdir", "-p", "-m", "700", config.RUN])
     listen = f"UNIX-LISTEN:{config.API_SOCKET},fork,mode=600,unlink-early"
     forward = ("socat", listen, f"TCP:127.0.0.1:{config.API_PORT}")
@@ -179,7 +148,7 @@ def _api(context: Context) -> tuple[str, bool]:
 def _objects(context: Context) -> tuple[str, bool]:
     client = api(context)
     objects = [
-        *config.FLANNEL_RIGHTS,
+        *plugin_of(context.topology).objects(context.topology),
         *(("/api/v1/nodes", config.node_object(context.topology, member.name))
           for member in context.topology.with_role(ROLE)),
     ]  # fmt: skip

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
     from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.roles.kubernetes.plugins.base import Plugin
     from testbed.topology.model import Topology
 
 SERVICE = "containerd"
 PART = "docker"  # whose Debian packages bring containerd and runc
+BINARIES = "/var/lib/cni/bin"
 SECONDS = 180.0  # a busy emulated machine takes a minute for an image
 LAYOUT = Layout(  # of containerd 1.6 with the overlayfs snapshotter
     root="/var/lib/containerd",
@@ -69,6 +71,17 @@ while [ $# -gt 2 ]; do
   kind=$1; shift 3; set -- "$kind" "$@"
 done
 """
+#: Arguments: the folder to fill, one with programs, more programs.  The machine's own is not the
+#: node's to write.
+GATHER = """
+set -eu
+if [ ! -w "$(dirname "$(dirname "$0")")" ]; then
+  mount -t tmpfs testbed "$(dirname "$(dirname "$0")")"
+fi
+mkdir -p "$0"
+from=$1; shift
+ln -sf "$from"/* "$@" "$0"
+"""
 
 
 def path(context: Context, machine: Node) -> dict[str, str]:
@@ -79,10 +92,13 @@ def path(context: Context, machine: Node) -> dict[str, str]:
 
 def images(topology: Topology) -> list[str]:
     """What every node of the cluster has; what the first Pods need comes first."""
-    return [config.PAUSE, *addons.images(topology), "nginx"]
+    from testbed.roles.kubernetes.plugins import plugin_of  # which starts daemons by this module
+
+    mine = plugin_of(topology).images
+    return [config.PAUSE, *mine, *addons.images(topology), "nginx"]
 
 
-def start_containerd(context: Context, node: str) -> tuple[str, bool]:
+def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, bool]:
     machine = context.node(node)
     topology = context.topology
     version = context.store.version(PART)
@@ -93,11 +109,11 @@ def start_containerd(context: Context, node: str) -> tuple[str, bool]:
         if machine.shares:
             install(context.store, machine, _seed(context, version, bytes))
         mark(machine, "prepared")
-    machine.run(["nft", "-f", "-"], input=config.masquerade(topology).encode())
-    network = json.dumps(config.network(config.cluster_of(topology), node))
-    machine.put(network.encode(), f"{config.CNI}/10-pods.conflist")
-    (plugins,) = context.store.path_dirs("cni-plugins")
-    machine.put(config.containerd(machine.provide(plugins)).encode(), config.CONTAINERD_FILE)
+    machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology).encode())
+    if network := plugin.network(topology, node):
+        machine.put(json.dumps(network).encode(), f"{config.CNI}/10-pods.conflist")
+    folder = _binaries(context, machine, plugin)
+    machine.put(config.containerd(folder).encode(), config.CONTAINERD_FILE)
     service = Service(
         SERVICE,
         (
@@ -111,6 +127,18 @@ def start_containerd(context: Context, node: str) -> tuple[str, bool]:
     )
     changed = start(machine, service, timeout=SECONDS)
     return f"containerd of {version}", changed
+
+
+def _binaries(context: Context, machine: Node, plugin: Plugin) -> str:
+    """The folder of a node in which containerd finds the CNI plugins: it knows one alone."""
+    (reference,) = context.store.path_dirs("cni-plugins")
+    folder = machine.provide(reference)
+    if not plugin.binaries and not plugin.folder:
+        return folder
+    found = [machine.provide(context.store.binary(name)) for name in plugin.binaries]
+    target = plugin.folder or BINARIES
+    machine.run(["sh", "-c", GATHER, target, folder, *found])
+    return target
 
 
 def load_images(context: Context, node: str) -> tuple[str, bool]:

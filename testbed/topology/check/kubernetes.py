@@ -17,6 +17,8 @@ ROLE = "kubernetes"
 NAMESPACES = "netns"
 #: What a node of a cluster has anyway, under the same names and ports.
 OWN = ("docker", "etcd", "flannel")
+#: Plugins that route between nodes without a tunnel.
+ROUTED = ("bgp",)
 
 
 class Kubernetes(Look):
@@ -30,7 +32,8 @@ class Kubernetes(Look):
             self.made_of_namespaces,
             self.networks_are_apart,
             self.ranges,
-            self.host_gw_is_one_segment,
+            self.backend_is_flannels,
+            self.routes_are_within_one_segment,
         )
 
     def section_and_nodes(self) -> None:
@@ -111,6 +114,18 @@ class Kubernetes(Look):
                 good.append((found, name, self.value(*path)))
         self.apart(good, "ranges of Pods")
 
-    def host_gw_is_one_segment(self) -> None:
-        if self.t.kubernetes is not None and self.t.kubernetes.backend == "host-gw":
+    def backend_is_flannels(self) -> None:
+        cluster, path = self.t.kubernetes, (ROLE, "backend")
+        if cluster is None or self.bad(ROLE, "cni") or cluster.cni == "flannel":
+            return
+        if "backend" in tree.keys_at(self.root, ROLE):
+            hint = "remove it, or choose cni: flannel"
+            self.add(self.value(*path), "no backend: it is flannel's", f"cni {cluster.cni}", hint)
+
+    def routes_are_within_one_segment(self) -> None:
+        """A route's gateway is a node, which must be on the link."""
+        cluster = self.t.kubernetes
+        if cluster is None:
+            return
+        if cluster.cni in ROUTED or (cluster.cni == "flannel" and cluster.backend == "host-gw"):
             self.one_segment(ROLE, "all nodes of the cluster")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sabotage.means import changed, in_place_of, lying, nft
 from sabotage.trials import sabotage
 from testbed.roles.kubernetes import config
+from testbed.roles.kubernetes.plugins import flannel
 from testbed.suites.cluster import NAMESPACE, Cluster
 from testbed.suites.helpers import outside_node
 from testbed.suites.test_cni import MASTER, MODULES, containerd, lan, plugins
@@ -222,16 +223,16 @@ def the_program_is_elsewhere(lab: LiveLab) -> Iterator[None]:
 def a_node_has_a_subnet_of_nobodys(lab: LiveLab) -> Iterator[None]:
     """subnet.env of a node has a subnet that the API has not given it."""
     node = Cluster(lab).other
-    own = node.get(config.SUBNET_FILE)
+    own = node.get(flannel.SUBNET_FILE)
     lines = [
         b"FLANNEL_SUBNET=198.18.0.1/24" if line.startswith(b"FLANNEL_SUBNET=") else line
         for line in own.splitlines()
     ]
-    node.put(b"\n".join(lines) + b"\n", config.SUBNET_FILE)
+    node.put(b"\n".join(lines) + b"\n", flannel.SUBNET_FILE)
     try:
         yield
     finally:
-        node.put(own, config.SUBNET_FILE)
+        node.put(own, flannel.SUBNET_FILE)
 
 
 @sabotage(LAB, "flannel-example-privileged")

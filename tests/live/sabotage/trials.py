@@ -52,7 +52,11 @@ Make = Callable[[LiveLab], Iterator[None]]
 
 NO_LAB = ""  #: for claims that need none
 LEGACY = "docker-single-legacy"  #: whose trace is the one that document 003 prints
-VARIANTS = {LEGACY: ("docker-single", Overrides(firewall="iptables-legacy"))}
+CILIUM = "k8s-cilium"
+VARIANTS = {
+    LEGACY: ("docker-single", Overrides(firewall="iptables-legacy")),
+    CILIUM: ("k8s-two-node", Overrides(cni="cilium")),
+}
 CLUSTERS = "k8s-"  #: what the names of topologies with a cluster begin with
 #: Network plugins whose programs have to be brought: none is had by building or by a package.
 BROUGHT = {"pods-by-calico", "pods-by-kube-router", "pods-by-weave"}

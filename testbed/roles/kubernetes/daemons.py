@@ -1,0 +1,57 @@
+"""A daemon of a cluster as a step: its files, its command line, and its start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from testbed.lab.marks import marked
+from testbed.lab.step import Step
+from testbed.nodes.base import Service
+from testbed.roles.base import start
+from testbed.roles.kubernetes import certificates, runtime
+from testbed.roles.kubernetes.client import SECONDS
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.topology.model import Topology
+
+
+def daemon(
+    name: str,
+    node: str,
+    needs: tuple[str, ...],
+    words: Callable[[Topology], list[str]],
+    *,
+    program: str = "",
+    about: str = "",
+    notify: bool = False,
+    env: Mapping[str, str] | None = None,
+    files: Callable[[Topology], Mapping[str, str]] = lambda _: {},
+) -> Step:
+    """The step ``NAME NODE``, after which the daemon runs as it should.
+
+    ``program`` is what it is called among the artifacts, its own name by default; ``files`` are
+    written before, each readable by root alone.
+    """
+
+    def act(context: Context) -> tuple[str, bool]:
+        machine = context.node(node)
+        for path, text in files(context.topology).items():
+            machine.put(text.encode(), path, mode=0o600)
+        path = machine.provide(context.store.binary(program or name))
+        service = Service(
+            name,
+            (path, *words(context.topology)),
+            env=runtime.path(context, machine) | dict(env or {}),
+            notify=notify,
+            digest=digest(context, node),
+        )
+        return about or name, start(machine, service, timeout=SECONDS)
+
+    return Step(f"{name} {node}", about or name, needs, heavy=True, act=act)
+
+
+def digest(context: Context, node: str) -> str:
+    """The node's settings, and the life of the cluster: of a new authority nobody has heard."""
+    return f"{context.topology.node_digest(node)} {marked(context.node(node), certificates.MARK)}"

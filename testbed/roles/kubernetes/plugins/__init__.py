@@ -1,0 +1,31 @@
+"""Who joins the Pods of a cluster: each network plugin is one file, and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from testbed.roles.kubernetes import config
+from testbed.roles.kubernetes.plugins.base import Plugin
+from testbed.roles.kubernetes.plugins.bgp import Bgp
+from testbed.roles.kubernetes.plugins.calico import Calico
+from testbed.roles.kubernetes.plugins.cilium import Cilium
+from testbed.roles.kubernetes.plugins.flannel import Flannel
+from testbed.roles.kubernetes.plugins.kube_router import KubeRouter
+from testbed.roles.kubernetes.plugins.weave import Weave
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Plugin as Name
+    from testbed.topology.model import Topology
+
+PLUGINS: Mapping[Name, Plugin] = {
+    one.name: one for one in (Flannel(), Bgp(), Cilium(), Calico(), KubeRouter(), Weave())
+}
+
+
+def plugin_of(topology: Topology) -> Plugin:
+    """The network plugin of a topology's cluster."""
+    return PLUGINS[config.cluster_of(topology).cni]
+
+
+__all__ = ["PLUGINS", "Plugin", "plugin_of"]

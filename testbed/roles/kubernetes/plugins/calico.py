@@ -1,0 +1,34 @@
+"""Calico: routes that BGP spreads, and policies by its agent Felix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from testbed.roles.kubernetes.plugins.manifest import ByManifest
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Kubernetes
+
+
+class Calico(ByManifest):
+    name = "calico"
+    title = "Calico"
+    daemon_set = "calico-node"
+    images = ("calico-cni", "calico-node", "calico-kube-controllers")
+    published = "https://github.com/projectcalico/calico/releases (manifests/calico.yaml)"
+
+    def environment(self, cluster: Kubernetes) -> Mapping[str, str]:
+        """docs.tigera.io, "Configuring calico/node" and "Configuring Felix".
+
+        No tunnel: the nodes are on one segment, and not every kernel has IPIP.
+        """
+        return {
+            "CALICO_IPV4POOL_CIDR": str(cluster.pods),
+            "CALICO_IPV4POOL_IPIP": "Never",
+            "CALICO_IPV4POOL_VXLAN": "Never",
+            "CALICO_IPV4POOL_NAT_OUTGOING": "false",  # the node's own rules do it
+            "FELIX_IPV6SUPPORT": "false",
+            "FELIX_XDPENABLED": "false",
+            "FELIX_USAGEREPORTINGENABLED": "false",
+        }

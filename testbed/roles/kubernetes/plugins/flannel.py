@@ -1,0 +1,69 @@
+"""flannel: a range of Pods a node, and routes or a tunnel between them; the API is its store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from testbed.roles.flannel import BACKEND_KERNEL
+from testbed.roles.kubernetes import config
+from testbed.roles.kubernetes.daemons import daemon
+from testbed.roles.kubernetes.plugins.base import Object, Plugin
+from testbed.roles.kubernetes.rights import rights
+
+if TYPE_CHECKING:
+    from testbed.lab.step import Step
+    from testbed.topology.model import Kubernetes, Topology
+
+USER = "flannel"
+FILE = f"{config.FOLDER}/flannel.json"
+SUBNET_FILE = "/run/flannel/subnet.env"
+
+
+class Flannel(Plugin):
+    name = "flannel"
+    title = "flannel"
+    artifacts = ("flanneld", "host-local")
+    services = ("flanneld",)
+    clients: ClassVar[dict[str, str]] = {"flannel": USER}
+
+    def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:
+        return BACKEND_KERNEL.get(cluster.backend, ())
+
+    def features(self, cluster: Kubernetes) -> set[str]:
+        over = {"pods-over-vxlan"} if cluster.backend == "vxlan" else set()
+        return super().features(cluster) | over
+
+    def summary(self, cluster: Kubernetes) -> str:
+        return f"{self.name} {cluster.backend}"
+
+    def objects(self, topology: Topology) -> Iterable[Object]:  # noqa: ARG002  the same for all
+        """What flanneld asks for (flannel, Documentation/kube-flannel.yml)."""
+        return rights(
+            USER,
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+        )
+
+    def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
+        cluster = config.cluster_of(topology)
+        yield daemon(
+            "flanneld", node, after, lambda _: [
+                "-kube-subnet-mgr", f"-kubeconfig-file={config.FOLDER}/flannel.conf",
+                f"-net-config-path={FILE}", "-iface=eth0", f"-subnet-file={SUBNET_FILE}",
+            ],
+            about=f"{cluster.backend} with {cluster.ranges[node]}", notify=True,
+            env={"NODE_NAME": node},
+            files=lambda _: {FILE: json.dumps(settings(cluster))},
+        )  # fmt: skip
+
+
+def settings(cluster: Kubernetes) -> dict[str, Any]:
+    """net-conf.json (flannel, Documentation/configuration.md)."""
+    return {
+        "Network": str(cluster.pods),
+        "EnableIPv4": True,
+        "Backend": {"Type": cluster.backend},
+    }

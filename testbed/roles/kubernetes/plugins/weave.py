@@ -1,0 +1,24 @@
+"""Weave Net: a virtual switch on every node, each joined to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from testbed.roles.kubernetes.plugins.manifest import ByManifest
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Kubernetes
+
+
+class Weave(ByManifest):
+    name = "weave"
+    title = "Weave Net"
+    daemon_set = "weave-net"
+    images = ("weave-kube", "weave-npc")
+    # Its makers archived it in June 2024; a fork goes on.
+    published = "https://github.com/rajch/weave/releases (weave-daemonset-k8s.yaml)"
+
+    def environment(self, cluster: Kubernetes) -> Mapping[str, str]:
+        """Weave Net's documentation, "Integrating Kubernetes via the Addon"."""
+        return {"IPALLOC_RANGE": str(cluster.pods), "CHECKPOINT_DISABLE": "1"}

@@ -1,0 +1,285 @@
+"""NetworkPolicy put to the test: a table of policies, each probed from Pod to Pod for real.
+
+The players are two clients and two servers in the checks' namespace and a client in another.
+A probe is one TCP connection; all of a policy's go out at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from testbed.suites import cluster as clusters
+from testbed.suites.cluster import NAMESPACE, pod, web
+from testbed.suites.helpers import LATE, SOON, wait_until
+
+if TYPE_CHECKING:
+    from testbed.claims.observation import Observation
+    from testbed.nodes.base import Node
+    from testbed.suites.cluster import Cluster, Pod
+
+OTHER = "checks-other"  #: a namespace beside NAMESPACE
+SECONDS = 10.0  #: within which a policy must be in force
+IN_FORCE = 3.0  #: as well, where nobody may be there to enforce it; a plugin takes half a second
+ANSWER = 1.0  #: seconds that a connection is waited for
+PORTS = (80, 8080)
+#: Connects to each ADDRESS:PORT that it is given, all at once; prints those that answered.
+PROBE = """
+import json, selectors, socket, sys, time
+seconds, wanted = float(sys.argv[1]), sys.argv[2:]
+waiting, answered = selectors.DefaultSelector(), []
+for name in wanted:
+    address, _, port = name.rpartition(":")
+    one = socket.socket()
+    one.setblocking(False)
+    one.connect_ex((address, int(port)))
+    waiting.register(one, selectors.EVENT_WRITE, name)
+end = time.monotonic() + seconds
+while waiting.get_map() and time.monotonic() < end:
+    for key, _ in waiting.select(max(0, end - time.monotonic())):
+        if key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            answered.append(key.data)
+        waiting.unregister(key.fileobj)
+print(json.dumps(answered))
+"""
+
+Pair = tuple[str, str]  #: who connects, and to what: ("a", "s:80")
+
+
+@dataclass(frozen=True, slots=True)
+class Players:
+    """Pods by their names, and places outside the cluster that they connect to, by theirs."""
+
+    pods: Mapping[str, Pod]
+    outside: Mapping[str, str]  #: address and port
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Where each server is reached, by the name that probes use."""
+        servers = {
+            f"{name}:{port}": f"{self.pods[name].address}:{port}"
+            for name in ("s", "t")
+            for port in PORTS
+        }
+        return servers | dict(self.outside)
+
+    def probe(self) -> set[Pair]:
+        """Which of all connections are answered now."""
+        names = {address: name for name, address in self.targets.items()}
+        clients = [one for name, one in self.pods.items() if name in ("a", "b", "o")]
+
+        def ask(one: Pod) -> set[Pair]:
+            argv = ["python3", "-c", PROBE, str(ANSWER), *names]
+            answered = json.loads(one.run(argv).stdout)
+            return {(one.name, names[address]) for address in answered}
+
+        with ThreadPoolExecutor(len(clients)) as pool:
+            return set().union(*pool.map(ask, clients))
+
+    def everything(self) -> set[Pair]:
+        """All connections that could be."""
+        return {(who, to) for who in ("a", "b", "o") for to in self.targets}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A policy of NAMESPACE, and which connections it cuts off: "a>s:80", "*>s:*"."""
+
+    what: str
+    spec: Mapping[str, Any]
+    cuts: tuple[str, ...]
+    spares: tuple[str, ...] = ()
+
+    def allowed(self, players: Players) -> set[Pair]:
+        """What a plugin that enforces it lets through."""
+        return {
+            pair
+            for pair in players.everything()
+            if not _fits(pair, self.cuts) or _fits(pair, self.spares)
+        }
+
+
+def _fits(pair: Pair, patterns: Collection[str]) -> bool:
+    import fnmatch
+
+    return any(fnmatch.fnmatchcase(">".join(pair), pattern) for pattern in patterns)
+
+
+def _to(app: str, *rules: Mapping[str, Any]) -> dict[str, Any]:
+    """Who may connect to the Pods of an app: nobody, but by the rules."""
+    selector = {"matchLabels": {"app": app}} if app else {}
+    return {"podSelector": selector, "policyTypes": ["Ingress"], "ingress": list(rules)}
+
+
+def _from(app: str, *rules: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the Pods of an app may connect to."""
+    selector = {"matchLabels": {"app": app}} if app else {}
+    return {"podSelector": selector, "policyTypes": ["Egress"], "egress": list(rules)}
+
+
+A = {"podSelector": {"matchLabels": {"app": "a"}}}
+T = {"podSelector": {"matchLabels": {"app": "t"}}}
+THERE = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": OTHER}}}
+
+
+def table(block: str, near: str, far: str) -> tuple[Row, ...]:
+    """The policies (kubernetes.io, "Network Policies").
+
+    ``near`` and ``far`` are addresses of a machine outside the cluster, in ``block``: plugins may
+    know Pods by their labels alone, so addresses are tried with those.
+    """
+    most = {"ipBlock": {"cidr": block, "except": [f"{far}/32"]}}
+    one = {"ipBlock": {"cidr": f"{far}/32"}}
+    return (
+        Row("nothing in, of one Pod", _to("s"), ("*>s:*",)),
+        Row("nothing in, of all Pods", _to(""), ("*>s:*", "*>t:*")),
+        Row("from Pods by label", _to("s", {"from": [A]}), ("*>s:*",), ("a>*",)),
+        Row("from a namespace", _to("s", {"from": [THERE]}), ("*>s:*",), ("o>*",)),
+        Row("from Pods of a namespace: both must fit",
+            _to("s", {"from": [THERE | A]}), ("*>s:*",)),
+        Row("from Pods or a namespace: either may fit",
+            _to("s", {"from": [A, THERE]}), ("*>s:*",), ("a>*", "o>*")),
+        Row("to one port", _to("s", {"ports": [{"port": 80}]}), ("*>s:*",), ("*>s:80",)),
+        Row("to a range of ports",
+            _to("s", {"ports": [{"port": 8000, "endPort": 8100}]}), ("*>s:*",), ("*>s:8080",)),
+        Row("from Pods to one port",
+            _to("s", {"from": [A], "ports": [{"port": 80}]}), ("*>s:*",), ("a>s:80",)),
+        Row("nothing out", _from("a"), ("a>*",)),
+        Row("out to Pods by label", _from("a", {"to": [T]}), ("a>*",), ("a>t:*",)),
+        Row("out to a port of Pods",
+            _from("a", {"to": [T], "ports": [{"port": 8080}]}), ("a>*",), ("a>t:8080",)),
+        Row("out to a block less an address", _from("a", {"to": [most]}), ("a>*",), ("a>near",)),
+        Row("out to one address", _from("a", {"to": [one]}), ("a>*",), ("a>far",)),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def players(
+    cluster: Cluster, observe: Observation, outside: Mapping[str, str]
+) -> Iterator[Players]:
+    """The Pods for the time of the block, made all at once."""
+    first, last = cluster.nodes[0].name, cluster.nodes[-1].name
+    both = [web(f"web-{port}", port) for port in PORTS]
+    made = {
+        "a": (pod("a", node=first), NAMESPACE),
+        "b": (pod("b", node=last), NAMESPACE),
+        "s": (pod("s", node=last, containers=both), NAMESPACE),
+        "t": (pod("t", node=first, containers=both), NAMESPACE),
+        "o": (pod("o", node=first), OTHER),
+    }
+    if cluster.find("Namespace", OTHER):  # of a run that was killed
+        cluster.delete("Namespace", OTHER)
+    cluster.create({"kind": "Namespace", "metadata": {"name": OTHER}})
+    try:
+        wait_until(
+            lambda: cluster.find("ServiceAccount", "default", OTHER),
+            clusters.SECONDS,
+            "the namespace's account",
+        )
+        observe.note(
+            "the Pods", {name: body["spec"]["nodeName"] for name, (body, _) in made.items()}
+        )
+        for body, namespace in made.values():
+            cluster.create(body, namespace)
+        for name, (_, namespace) in made.items():
+            cluster.wait_ready(name, namespace)
+        yield Players(
+            {name: cluster.pod(name, where) for name, (_, where) in made.items()}, outside
+        )
+    finally:
+        for name, (_, namespace) in made.items():
+            cluster.delete("Pod", name, namespace)
+        cluster.delete("Namespace", OTHER)
+
+
+@contextlib.contextmanager
+def policy(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> Iterator[None]:
+    """A policy of NAMESPACE for the time of the block."""
+    cluster.create({"kind": "NetworkPolicy", "metadata": {"name": name}, "spec": dict(spec)})
+    try:
+        yield
+    finally:
+        cluster.delete("NetworkPolicy", name)
+
+
+def eventually(so: Callable[[], bool], seconds: float) -> bool:
+    """Whether something comes to be so within a time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := so()) and time.monotonic() < deadline:
+        time.sleep(SOON)
+    return answer
+
+
+def settled(players: Players, wanted: set[Pair], seconds: float) -> set[Pair]:
+    """What is answered, as soon as it is what is wanted, or else in the end."""
+    deadline = time.monotonic() + seconds
+    while (seen := players.probe()) != wanted and time.monotonic() < deadline:
+        continue
+    return seen
+
+
+def drawn(players: Players, seen: set[Pair], wanted: set[Pair]) -> list[str]:
+    """A matrix as text: a line for each client; what is not as wanted has a "!"."""
+    width = max(len(name) for name in ("answered!", *players.targets))
+    lines = ["  ".join(["from", *(name.ljust(width) for name in players.targets)])]
+    for who in ("a", "b", "o"):
+        cells = [
+            ("answered" if (who, to) in seen else "-") + "!" * ((who, to) in seen ^ wanted)
+            for to in players.targets
+        ]
+        lines.append("  ".join([who.ljust(4), *(cell.ljust(width) for cell in cells)]).rstrip())
+    return lines
+
+
+@contextlib.contextmanager
+def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, str]]:
+    """A block of addresses outside the cluster, and two of it that listen on port 80."""
+    lab = cluster.lab.topology
+    network, near = next(iter(lab.nodes[outside.name].networks.items()))
+    subnet = lab.networks[network].subnet
+    far = next(
+        address
+        for address in map(subnet.broadcast_address.__sub__, range(1, 9))
+        if all(address not in node.networks.values() for node in lab.nodes.values())
+    )
+    argv = ["python3", "-m", "http.server", "--bind", "0.0.0.0", "80"]
+    # It is on the nodes' own network, to which Pods speak under their own addresses.
+    back = [
+        [str(cluster.spec.ranges[node.name]), "via", cluster.address(node)]
+        for node in cluster.nodes
+    ]
+    outside.run(["ip", "address", "add", f"{far}/32", "dev", "eth0"])
+    try:
+        for words in back:
+            outside.run(["ip", "route", "replace", *words])
+        with outside.spawn(argv):
+            wait_until(lambda: outside.run(["ss", "-Hltn", "sport = :80"]).stdout, LATE, "port 80")
+            yield str(subnet), str(near), str(far)
+    finally:
+        outside.run(["ip", "address", "delete", f"{far}/32", "dev", "eth0"], check=False)
+        for words in back:
+            outside.run(["ip", "route", "delete", *words], check=False)
+
+
+def enforced(cluster: Cluster, outside: Node, observe: Observation) -> None:
+    """Put the whole table to the test: each policy must cut off what it says, and nothing else."""
+    with places_outside(cluster, outside) as (block, near, far):
+        places = {"near": f"{near}:80", "far": f"{far}:80"}
+        with players(cluster, observe, places) as them:
+            everything = them.everything()
+            assert settled(them, everything, SECONDS) == everything, "not even without a policy"
+            for number, row in enumerate(table(block, near, far), 1):
+                wanted = row.allowed(them)
+                with policy(cluster, f"row-{number}", row.spec):
+                    seen = settled(them, wanted, SECONDS)
+                observe.note(
+                    f"{row.what}: {json.dumps(row.spec)}", "\n".join(drawn(them, seen, wanted))
+                )
+                observe.holds(seen == wanted, f"{row.what}: just what it says is cut off")
+            seen = settled(them, everything, SECONDS)
+            observe.holds(seen == everything, "with the last policy gone, all are answered again")

@@ -1,0 +1,357 @@
+"""Network plugins that have to be brought: Kube-router, Calico and Weave Net (document 004).
+
+And the mechanism that two of them have in common, BGP, by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.observe.capture import captures
+from testbed.roles.kubernetes.plugins import plugin_of
+from testbed.roles.kubernetes.plugins.bgp import SERVICE, SOCKET
+from testbed.roles.kubernetes.plugins.manifest import NAMESPACE as SYSTEM
+from testbed.roles.kubernetes.plugins.manifest import ByManifest
+from testbed.suites import policies
+from testbed.suites.cluster import pod
+from testbed.suites.helpers import between, fetch, note, route_to, routes, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from testbed.claims.observation import Observation
+    from testbed.nodes.base import Node, Result
+    from testbed.suites.cluster import Cluster, Pod
+
+BGP_PORT = 179  # RFC 4271, section 3
+FAST, SLEEVE = 6784, 6783  # Weave Net's data plane: VXLAN in the kernel, or its own in UDP
+#: What the document's example says to kube-router.
+EXAMPLE = (
+    "run", "--run-router=false", "--run-firewall=false", "--run-service-proxy=false",
+    "--run-egress=false", "--enable-cni=true", "--cni-bin-dir=/opt/cni/bin",
+    "--cni-conf-dir=/etc/cni/net.d",
+)  # fmt: skip
+
+
+# -- looking ----------------------------------------------------------------------------
+
+
+def sessions(observe: Observation, node: Node) -> set[str]:
+    """With whom a node has a BGP session: the far ends of its TCP connections of port 179."""
+    either = f"( sport = :{BGP_PORT} or dport = :{BGP_PORT} )"
+    lines = observe.run(node, ["ss", "-Htn", "state", "established", either]).stdout.splitlines()
+    return {line.split()[3].rpartition(":")[0] for line in lines}
+
+
+def fully_meshed(cluster: Cluster, observe: Observation) -> bool:
+    """Whether each node of the cluster has a BGP session with each other."""
+    every = {cluster.address(node) for node in cluster.nodes}
+    return all(sessions(observe, node) >= every - {cluster.address(node)} for node in cluster.nodes)
+
+
+def two_pods(cluster: Cluster) -> tuple[Pod, Pod]:
+    """A Pod on the first node and one on the last."""
+    return cluster.pod("web-1"), cluster.pod("web-2")
+
+
+def daemon_set(cluster: Cluster, observe: Observation) -> dict[str, Any]:
+    """The makers' DaemonSet, as the API has it."""
+    plugin = plugin_of(cluster.lab.topology)
+    assert isinstance(plugin, ByManifest)
+    return dict(cluster.get(observe, "daemonset", plugin.daemon_set, f"--namespace={SYSTEM}"))
+
+
+def inside(cluster: Cluster, observe: Observation, *argv: str) -> Result:
+    """A command in a Pod of the DaemonSet."""
+    plugin = plugin_of(cluster.lab.topology)
+    assert isinstance(plugin, ByManifest)
+    where = ("exec", f"--namespace={SYSTEM}", f"daemonset/{plugin.daemon_set}", "--")
+    return cluster.kubectl(observe, *where, *argv, check=False)
+
+
+def unique(cluster: Cluster, observe: Observation, networks: Mapping[str, str]) -> None:
+    """Whether each container has an address of its own: those of one Pod share theirs.
+
+    ``networks`` are where each node's Pods may have theirs.
+    """
+    pods = [cluster.pod(name) for name in ("web-1", "web-2", "client", "pair")]
+    found = {one.name: one.address for one in pods}
+    observe.note("addresses of Pods", found)
+    within = all(ip_address(one.address) in ip_network(networks[one.node.name]) for one in pods)
+    observe.holds_when(
+        "the containers are of different Pods", len(set(found.values())) == len(pods) and within
+    )
+    pair = next(one for one in pods if one.name == "pair")
+    both = [
+        observe.run(pair.node, ["readlink", f"/proc/{pid}/ns/net"]).stdout
+        for pid in pair.containers.values()
+    ]
+    observe.fails_when("the containers are of one Pod", len(both) == 2 and len(set(both)) == 1)
+
+
+def announced(cluster: Cluster, observe: Observation, protocols: set[str]) -> None:
+    """Whether the addresses of Pods are in routing tables by BGP: as ranges, not one by one."""
+    here, there = two_pods(cluster)
+    route = next(
+        (
+            one
+            for one in routes(observe, here.node)
+            if one.get("dst") not in ("default", there.address)
+            and ip_address(there.address) in ip_network(one["dst"])
+        ),
+        {},
+    )
+    observe.holds_when(
+        "the table is asked for a range with the address", route.get("protocol") in protocols
+    )
+    alone = routes(observe, here.node, "exact", f"{there.address}/32")
+    observe.fails_when("the table is asked for the address alone", not alone)
+
+
+def wire(cluster: Cluster, observe: Observation, filter: str) -> list[Any]:
+    """What crosses to the other node while a Pod there is asked for its page."""
+    here, there = two_pods(cluster)
+    with captures((here.node, "eth0", filter)) as (capture,):
+        page = fetch(observe, here, f"http://{there.address}/")
+        assert page, "the Pod does not answer"
+        capture.wait_for(lambda packets: packets)
+    note(observe, capture)
+    return list(capture.packets)
+
+
+def ranges(cluster: Cluster) -> dict[str, str]:
+    """The range of Pods of each node."""
+    return {name: str(network) for name, network in cluster.spec.ranges.items()}
+
+
+# -- BGP by itself ------------------------------------------------------------------------
+
+
+@pytest.mark.needs("pods-by-bgp")
+def test_each_node_has_a_session_with_each_other(cluster: Cluster, observe: Observation) -> None:
+    assert fully_meshed(cluster, observe)
+    birdc = cluster.lab.context.store.binary("birdc")
+    for node in cluster.nodes:
+        argv = [node.provide(birdc), "-r", "-s", SOCKET, "show", "protocols"]
+        lines = [line.split() for line in observe.run(node, argv).stdout.splitlines()]
+        peers = [words for words in lines if words[1:2] == ["BGP"]]
+        assert len(peers) == len(cluster.nodes) - 1
+        assert all(words[-1] == "Established" for words in peers)
+
+
+@pytest.mark.needs("pods-by-bgp")
+def test_each_node_has_a_route_to_each_others_range(cluster: Cluster, observe: Observation) -> None:
+    for node in cluster.nodes:
+        found = {r["dst"]: r for r in routes(observe, node, "proto", "bird")}
+        others = {other for other in cluster.nodes if other is not node}
+        assert {name: one.get("gateway") for name, one in found.items()} == {
+            str(cluster.spec.ranges[other.name]): cluster.address(other) for other in others
+        }
+
+
+@pytest.mark.needs("pods-by-bgp")
+def test_packets_of_pods_cross_as_they_are(cluster: Cluster, observe: Observation) -> None:
+    here, there = two_pods(cluster)
+    packets = wire(cluster, observe, "ip and not port 6443 and not port 179")
+    assert between(packets, here.address, there.address), "the Pods' own addresses are on the wire"
+    assert not [p for p in packets if p.vxlan()], "nothing is in a tunnel"
+
+
+@pytest.mark.needs("pods-by-bgp")
+def test_a_route_goes_with_who_announced_it(cluster: Cluster, observe: Observation) -> None:
+    """A session that ends takes its routes along (RFC 4271, section 9)."""
+    node, other = cluster.nodes[0], cluster.other
+    network = str(cluster.spec.ranges[other.name])
+
+    def learnt() -> bool:
+        return network in {r["dst"] for r in routes(observe, node, "proto", "bird")}
+
+    assert learnt()
+    pid = other.services()[SERVICE].pid
+    birdc = other.provide(cluster.lab.context.store.binary("birdc"))
+    try:
+        observe.run(other, [birdc, "-s", SOCKET, "disable", '"peer*"'])
+        wait_until(lambda: not learnt(), what=f"the end of the route to {network}")
+        assert other.services()[SERVICE].pid == pid
+    finally:
+        observe.run(other, [birdc, "-s", SOCKET, "enable", '"peer*"'])
+    wait_until(learnt, what=f"the route to {network} again")
+
+
+# -- Kube-router ----------------------------------------------------------------------------
+
+
+@pytest.mark.claim("cni-kube-router-bgp")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_router_speaks_bgp(cluster: Cluster, observe: Observation) -> None:
+    observe.holds(fully_meshed(cluster, observe), "each node has a BGP session with each other")
+
+
+@pytest.mark.claim("cni-kube-router-virtual-network")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_router_routes_where_it_can(cluster: Cluster, observe: Observation) -> None:
+    here, there = two_pods(cluster)
+    packets = wire(cluster, observe, f"host {here.address} or ip proto 4 or udp port 5555")
+    plain = between(packets, here.address, there.address)
+    observe.holds_when("it need not be more than that Pods reach each other", packets)
+    observe.fails_when("virtual means wrapped up, between nodes of one segment", plain)
+
+
+@pytest.mark.claim("cni-kube-router-unique-ip")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_router_gives_each_pod_an_address(cluster: Cluster, observe: Observation) -> None:
+    unique(cluster, observe, ranges(cluster))
+
+
+@pytest.mark.claim("cni-kube-router-bgp-routes")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_router_announces_ranges(cluster: Cluster, observe: Observation) -> None:
+    announced(cluster, observe, {"17", "zebra", "bgp"})
+
+
+@pytest.mark.claim("cni-kube-router-image")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_routers_image(cluster: Cluster, observe: Observation) -> None:
+    (container,) = daemon_set(cluster, observe)["spec"]["template"]["spec"]["containers"]
+    image = container["image"].removeprefix("docker.io/")
+    observe.holds(image.startswith("kube-router/kube-router:"), f"its makers' manifest has {image}")
+
+
+@pytest.mark.claim("cni-kube-router-switches")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_routers_switches(cluster: Cluster, observe: Observation) -> None:
+    said = inside(cluster, observe, "kube-router", "--help")
+    text = said.stdout + said.stderr
+    for flag in ("--run-router", "--run-firewall", "--run-service-proxy", "--enable-cni"):
+        observe.holds(f"{flag} " in text, f"kube-router knows {flag}")
+
+
+@pytest.mark.claim("cni-kube-router-other-flags")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_routers_other_flags(cluster: Cluster, observe: Observation) -> None:
+    said = inside(cluster, observe, "kube-router", "--help")
+    text = said.stdout + said.stderr
+    assert "--run-router" in text, "its help was not printed"
+    for flag in ("--run-egress", "--cni-bin-dir", "--cni-conf-dir", "--cni-network-config"):
+        observe.holds(f"{flag} " in text, f"kube-router knows {flag}")
+
+
+@pytest.mark.claim("cni-kube-router-cni-type")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_routers_cni_configuration(cluster: Cluster, observe: Observation) -> None:
+    path = "/etc/cni/net.d/10-kuberouter.conflist"
+    written = json.loads(observe.run(cluster.control, ["cat", path]).stdout)
+    observe.holds(written["cniVersion"] == "0.3.1", f"cniVersion is {written['cniVersion']}")
+    kind = written["plugins"][0]["type"]
+    observe.holds(kind == "kube-router", f"the first plugin's type is {kind}")
+
+
+@pytest.mark.claim("cni-kube-router-hostpath")
+@pytest.mark.needs("pods-by-kube-router")
+def test_kube_router_reaches_the_nodes_files(cluster: Cluster, observe: Observation) -> None:
+    spec = daemon_set(cluster, observe)["spec"]["template"]["spec"]
+    paths = {one["hostPath"]["path"] for one in spec["volumes"] if "hostPath" in one}
+    for wanted in ("/etc/cni/net.d", "/opt/cni"):
+        found = any(path.startswith(wanted) for path in paths)
+        observe.holds(found, f"a hostPath volume gives its Pod {wanted}")
+
+
+@pytest.mark.claim("cni-kube-router-pod-manages-network")
+@pytest.mark.needs("pods-by-kube-router")
+def test_the_documents_pod_manages_nothing(cluster: Cluster, observe: Observation) -> None:
+    (container,) = daemon_set(cluster, observe)["spec"]["template"]["spec"]["containers"]
+    one = {"name": "kube-router", "image": container["image"], "args": list(EXAMPLE),
+           "imagePullPolicy": "IfNotPresent"}  # fmt: skip
+    example = pod("kube-router-pod", containers=[one], restartPolicy="Never")
+    cluster.create(example)
+    try:
+        ended = wait_until(
+            lambda: (
+                (cluster.find("Pod", "kube-router-pod") or {})["status"].get("phase")
+                in {"Running", "Failed", "Succeeded"}
+            ),
+            policies.SECONDS * 3,
+            "the document's Pod",
+        )
+        runs = policies.eventually(
+            lambda: cluster.find("Pod", "kube-router-pod")["status"]["phase"] != "Running",  # type: ignore[index]
+            policies.IN_FORCE,
+        )
+        observe.note("its log", cluster.kubectl(observe, "logs", "kube-router-pod").stdout)
+        observe.holds(ended and not runs, "a Pod with the document's words runs")
+    finally:
+        cluster.delete("Pod", "kube-router-pod")
+
+
+# -- Calico -----------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("cni-calico-bgp")
+@pytest.mark.needs("pods-by-calico")
+def test_calico_speaks_bgp(cluster: Cluster, observe: Observation) -> None:
+    observe.holds(fully_meshed(cluster, observe), "each node has a BGP session with each other")
+
+
+@pytest.mark.claim("cni-calico-routing-tables")
+@pytest.mark.needs("pods-by-calico")
+def test_calico_carries_by_routing_tables(cluster: Cluster, observe: Observation) -> None:
+    here, there = two_pods(cluster)
+    local = route_to(observe, here.node, here.address)
+    observe.holds(local["dev"].startswith("cali"), "a Pod of the node has a route by its own link")
+    remote = route_to(observe, here.node, there.address)
+    observe.holds(
+        remote.get("gateway") == cluster.address(there.node), "another's has one by its node"
+    )
+
+
+@pytest.mark.claim("cni-calico-unique-ip")
+@pytest.mark.needs("pods-by-calico")
+def test_calico_gives_each_pod_an_address(cluster: Cluster, observe: Observation) -> None:
+    unique(cluster, observe, dict.fromkeys(ranges(cluster), str(cluster.spec.pods)))
+
+
+@pytest.mark.claim("cni-calico-bgp-routes")
+@pytest.mark.needs("pods-by-calico")
+def test_calico_announces_ranges(cluster: Cluster, observe: Observation) -> None:
+    announced(cluster, observe, {"bird"})
+
+
+@pytest.mark.claim("cni-calico-security")
+@pytest.mark.needs("pods-by-calico")
+def test_calico_enforces_policies(cluster: Cluster, outside: Node, observe: Observation) -> None:
+    policies.enforced(cluster, outside, observe)
+
+
+# -- Weave Net --------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("cni-weave-vxlan-or-udp")
+@pytest.mark.needs("pods-by-weave")
+def test_weave_carries_by_udp(cluster: Cluster, observe: Observation) -> None:
+    here, there = two_pods(cluster)
+    packets = wire(cluster, observe, f"udp portrange {SLEEVE}-{FAST} or host {there.address}")
+    seen = {packet.dport for packet in packets}
+    observe.holds(seen & {FAST, SLEEVE}, "what Pods send crosses in datagrams of Weave Net's ports")
+    plain = between(packets, here.address, there.address)
+    observe.holds(not plain, "and not with the Pods' own addresses outside")
+
+
+@pytest.mark.claim("cni-weave-virtual-network")
+@pytest.mark.needs("pods-by-weave")
+def test_weave_makes_a_virtual_network(cluster: Cluster, observe: Observation) -> None:
+    here, there = two_pods(cluster)
+    page = fetch(observe, here, f"http://{there.address}/")
+    observe.holds(page and page["name"] == there.name, "Pods reach each other")
+    for node in cluster.nodes:
+        found = observe.run(node, ["ip", "link", "show", "weave"], check=False).ok
+        observe.holds(found, f"{node.name} has the link weave")
+
+
+@pytest.mark.claim("cni-weave-unique-ip")
+@pytest.mark.needs("pods-by-weave")
+def test_weave_gives_each_pod_an_address(cluster: Cluster, observe: Observation) -> None:
+    unique(cluster, observe, dict.fromkeys(ranges(cluster), str(cluster.spec.pods)))
