@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed.artifacts import e2e
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import DebianPackages
 from testbed.artifacts.gomod import GoModule
@@ -29,8 +30,8 @@ class Catalog:
     A part holds a program as ``bin/<name>``, an image as ``image.tar``.  Of several
     parts that bring a program the first is meant by its bare name.
     ``tools`` are the parts that no lab asks for: what making another may need.
-    ``roles`` has those that take long to make and that labs with one role alone ask for: they
-    are made when such a lab is, or when asked for.
+    ``roles`` has those that take long to make and that labs with one role alone ask for, or one
+    command: they are made when such a lab is, or when asked for.
     """
 
     def __init__(
@@ -158,8 +159,9 @@ CATALOG = Catalog(
         "nginx": "nginx",
         "testbed/pause:1": "pause-image",
         "testbed/coredns:1": "coredns-image",
+        **e2e.IMAGES,
     },
-    roles={"kubernetes": KUBERNETES},
+    roles={"kubernetes": KUBERNETES, "conformance": e2e.parts(PAUSE)},
     tools={
         # For nodes that are virtual machines alone.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),

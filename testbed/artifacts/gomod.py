@@ -38,6 +38,8 @@ class GoModule(Source):
     packages: Mapping[str, str]
     main: str = ""
     tests: Mapping[str, str] = field(default_factory=dict)  #: programs that are tests of packages
+    #: Files of the module's own tree that go with them, each by its place in the entry.
+    files: Mapping[str, str] = field(default_factory=dict)
     #: The variables that are to hold the version, if they do not by themselves.
     stamp: Sequence[str] = ()
     release: str = ""  #: what the makers call that version, where its tag is another
@@ -81,7 +83,11 @@ class GoModule(Source):
             "flags": self._flags,
             "cgo": self._cgo,
             "system": system(),  # with cgo it is linked with the C library
+            **({"files": dict(self.files)} if self.files else {}),
         }
+
+    def whole(self, folder: Path) -> bool:
+        return super().whole(folder) and all((folder / place).exists() for place in self.files)
 
     def fill(self, job: Job) -> str:
         source = job.into / "source"  # a copy: ours may be read-only, or inside a git repository
@@ -108,8 +114,19 @@ class GoModule(Source):
                 on_line=heard,
                 tick=f"compile {package}",
             )
+        if self.files:
+            self._copy_files(job, [go, "list", "-m", "-f", "{{.Dir}}", self.main], source, env)
         remove_tree(source)
         return self.version()
+
+    def _copy_files(
+        self, job: Job, where: Sequence[str], source: Path, env: Mapping[str, str]
+    ) -> None:
+        tree = Path(job.run(where, cwd=source, env=env).stdout.strip())
+        for place, path in self.files.items():
+            target = job.into / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tree / path, target)
 
     def _sources(self) -> list[Path]:
         """go.mod, go.sum, and a main of our own if there is one."""
