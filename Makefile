@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live crash soak fuzz test-vm test-k8s sabotage bench bench-vm lock \
+.PHONY: help demo test lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm lock \
   setup clean
 
 help:  ## list the targets
@@ -51,6 +51,15 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 min to build once
 	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
 	$(SUDO) $(BIN)/python -m pytest tests/k8s
+
+conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)
+	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	for proxy in nftables iptables; do \
+	  $(SUDO) $(BIN)/testbed up k8s-two-node --name conformance --proxy $$proxy -q && \
+	  $(SUDO) $(BIN)/testbed conformance conformance --junit conformance-$$proxy.xml \
+	    --html conformance-$$proxy.html; status=$$?; \
+	  $(SUDO) $(BIN)/testbed down conformance; [ $$status = 0 ] || exit $$status; \
+	done
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
 	$(SUDO) $(BIN)/python -m pytest -q --tb=short tests/live/sabotage
