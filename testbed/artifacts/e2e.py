@@ -43,7 +43,7 @@ SUITE = GoModule(
     },
     tests={"e2e.test": "k8s.io/kubernetes/test/e2e"},
     files={
-        f"share/localhost.{kind}": f"test/images/agnhost/porter/localhost.{kind}"
+        f"localhost.{kind}": f"test/images/agnhost/porter/localhost.{kind}"
         for kind in ("crt", "key")
     },
     main="k8s.io/kubernetes",
@@ -136,8 +136,8 @@ def parts(pause: CProgram) -> Mapping[str, Source]:
             source=SUITE,
             copied={
                 "agnhost": "bin/agnhost",
-                "localhost.crt": "share/localhost.crt",
-                "localhost.key": "share/localhost.key",
+                "localhost.crt": "localhost.crt",
+                "localhost.key": "localhost.key",
             },
         ),
         IMAGES[GLIBC_DNS]: PackageImage(

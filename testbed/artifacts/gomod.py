@@ -38,8 +38,6 @@ class GoModule(Source):
     packages: Mapping[str, str]
     main: str = ""
     tests: Mapping[str, str] = field(default_factory=dict)  #: programs that are tests of packages
-    #: Files of the module's own tree that go with them, each by its place in the entry.
-    files: Mapping[str, str] = field(default_factory=dict)
     #: The variables that are to hold the version, if they do not by themselves.
     stamp: Sequence[str] = ()
     release: str = ""  #: what the makers call that version, where its tag is another
@@ -47,6 +45,8 @@ class GoModule(Source):
     cgo: str = ""  #: a shell pattern of the machines for which its parts in C are built, too
     libraries: Mapping[str, str] = field(default_factory=dict)
     """What the parts in C are linked with: pkg-config's name to the Debian package."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What else of the packages' module is kept: its place in the entry to that in the module."""
     origin: ClassVar[Origin] = "go"
 
     @property
@@ -65,12 +65,20 @@ class GoModule(Source):
 
     def version(self) -> str:
         """The version of the packages' module, as go.mod requires it."""
+        _, version = self._required()
+        return f"{self.release}+{version}" if self.release else version
+
+    def _required(self) -> tuple[str, str]:
+        """The path of the packages' module, and its version."""
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
         package = self.main or next(iter(self.packages.values()))
         for path, version in re.findall(r"^(?:require)?\s+(\S+) (v\S+)", text, re.MULTILINE):
             if package == path or package.startswith(path + "/"):
-                return f"{self.release}+{version}" if self.release else str(version)
+                return str(path), str(version)
         raise ArtifactError(f"{self._folder / 'go.mod'} does not require {package}")
+
+    def whole(self, folder: Path) -> bool:
+        return super().whole(folder) and all((folder / place).exists() for place in self.files)
 
     def brings(self) -> tuple[str, ...]:
         return (*self.packages, *self.tests)
@@ -85,9 +93,6 @@ class GoModule(Source):
             "system": system(),  # with cgo it is linked with the C library
             **({"files": dict(self.files)} if self.files else {}),
         }
-
-    def whole(self, folder: Path) -> bool:
-        return super().whole(folder) and all((folder / place).exists() for place in self.files)
 
     def fill(self, job: Job) -> str:
         source = job.into / "source"  # a copy: ours may be read-only, or inside a git repository
@@ -114,19 +119,17 @@ class GoModule(Source):
                 on_line=heard,
                 tick=f"compile {package}",
             )
-        if self.files:
-            self._copy_files(job, [go, "list", "-m", "-f", "{{.Dir}}", self.main], source, env)
+        self._keep_files(job, go, source, env)
         remove_tree(source)
         return self.version()
 
-    def _copy_files(
-        self, job: Job, where: Sequence[str], source: Path, env: Mapping[str, str]
-    ) -> None:
-        tree = Path(job.run(where, cwd=source, env=env).stdout.strip())
-        for place, path in self.files.items():
-            target = job.into / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(tree / path, target)
+    def _keep_files(self, job: Job, go: str, source: Path, env: Mapping[str, str]) -> None:
+        if not self.files:
+            return
+        argv = [go, "list", "-m", "-f", "{{.Dir}}", self._required()[0]]
+        module = Path(job.run(argv, cwd=source, env=env).stdout.strip())
+        for place, name in self.files.items():
+            shutil.copyfile(module / name, job.into / place)
 
     def _sources(self) -> list[Path]:
         """go.mod, go.sum, and a main of our own if there is one."""

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +352,7 @@ def test_tests_are_programs_too_and_files_of_the_module_come_along(
         "kubernetes",
         {"a": "k8s.io/kubernetes/a"},
         tests={"b.test": "k8s.io/kubernetes/b"},
-        files={"share/key": "x/key"},
+        files={"key": "x/key"},
         main="k8s.io/kubernetes",
     )
     source.fill(job)
@@ -360,11 +360,11 @@ def test_tests_are_programs_too_and_files_of_the_module_come_along(
     assert [words[0] for words in how] == ["build", "test"]
     assert how[1] == ["test", "-c"]
     assert source.brings() == ("a", "b.test")
-    assert (job.into / "share/key").read_text() == "secret"
+    assert (job.into / "key").read_text() == "secret"
     assert source.whole(job.into)
-    (job.into / "share/key").unlink()
+    (job.into / "key").unlink()
     assert not source.whole(job.into)
-    without = GoModule("kubernetes", source.packages, source.main, source.tests)
+    without = replace(source, files={})
     assert without.key() != source.key()
 
 
