@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.claims.model import Evidence
+from testbed.claims.observation import LIMIT
 from testbed.suites.model import Check
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _check(spec: Mapping[str, Any]) -> Check | None:
     if outcome == "failed" and spec["State"] != "failed":
         problem = f"{spec['State']}: {problem}"
     said = spec.get("CapturedGinkgoWriterOutput", "") + spec.get("CapturedStdOutErr", "")
-    evidence = (Evidence("what the test wrote", said),) if said else ()
+    evidence = (Evidence("what the test wrote, at the end", said[-LIMIT:]),) if said else ()
     seconds = spec["RunTime"] / 1e9  # Go's time.Duration is in nanoseconds
     return Check(name or spec["LeafNodeType"], outcome, seconds, problem, evidence)
 
