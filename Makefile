@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm lock \
+.PHONY: help demo demo-k8s test lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
   setup clean
 
 help:  ## list the targets
@@ -15,6 +15,10 @@ help:  ## list the targets
 
 demo: setup  ## every lab up, every claim put to the test, all down, what is left; report.html
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
+
+demo-k8s: setup  ## clusters up, every claim about Kubernetes put to the test, all down; report.html
+	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
 test: lint unit web live  ## everything that this machine can run
 
@@ -71,6 +75,11 @@ bench-vm: setup  ## times of labs of virtual machines, and where they go (root)
 bench: setup  ## times and ratios against a bare shell script (root)
 	command -v busybox > /dev/null || $(SUDO) apt-get install -y --no-install-recommends busybox-static
 	$(SUDO) $(BIN)/python bench/bench.py
+
+bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare shell script (root)
+	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	command -v openssl > /dev/null || $(SUDO) apt-get install -y --no-install-recommends openssl
+	$(SUDO) $(BIN)/python bench/cluster.py
 
 setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick

@@ -180,8 +180,8 @@ def features(topology: Topology) -> set[str]:
         found.add("two-docker-nodes")
     if cluster := topology.kubernetes:
         found |= {*cluster.add_ons, f"pods-by-{cluster.cni}"}
-        if cluster.cni == "flannel":
-            found.add(f"pods-over-{cluster.backend}")
+        if (cluster.cni, cluster.backend) == ("flannel", "vxlan"):
+            found.add("pods-over-vxlan")
     return found
 
 

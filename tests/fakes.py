@@ -39,6 +39,7 @@ class FakeStore(Store):
         self.missing: Exception | None = None
         self.interrupted = 0
         self.own: set[str] = set()
+        self.long: dict[str, list[str]] = {}  # what is not made yet, by the role
 
     @property
     def folder(self) -> Path:
@@ -61,6 +62,9 @@ class FakeStore(Store):
 
     def path_dirs(self, *parts: str) -> list[Path]:
         return [Path("/nowhere/cache", part) for part in parts]
+
+    def unmade(self, role: str) -> list[str]:
+        return self.long.get(role, [])
 
     def versions(self) -> dict[str, str]:
         return dict(VERSIONS)

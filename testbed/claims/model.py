@@ -39,8 +39,6 @@ FEATURES: Mapping[str, str] = {
     "pods-by-kube-router": "a cluster whose Pods are joined by Kube-router",
     "pods-by-weave": "a cluster whose Pods are joined by Weave Net",
     "pods-over-vxlan": "a cluster whose flannel has the backend vxlan",
-    "pods-over-udp": "a cluster whose flannel has the backend udp",
-    "pods-over-host-gw": "a cluster whose flannel has the backend host-gw",
     "gateway": "a gateway node, which stands for the rest of the world",
 }
 

@@ -118,7 +118,9 @@ class Lab:
             self._refuse_other(record, topology, nodes, replace=replace)
             self._fetch(topology)
             store = self.settings.store
-            provider.prepare(self.name, base_steps.to_be_made(topology, nodes, provider, store))
+            making = base_steps.to_be_made(topology, nodes, provider, store)
+            preflight.memory(topology, [spec.name for spec in making])
+            provider.prepare(self.name, making)
             context = Context(topology, provider, self.settings.store, nodes)
             with signals.held() as held:
                 return self._make(plan, context, watch, held, keep=keep, began=began)

@@ -7,12 +7,13 @@ again each time: somebody may have mended it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed import boot
-from testbed.errors import MachineError
+from testbed.errors import MachineError, UsageError
+from testbed.memory import available
 from testbed.nodes.vagrant import provider as vagrant
 from testbed.process import which
 
@@ -111,6 +112,33 @@ def check(topology: Topology, cache: Path) -> None:
             hint="`testbed doctor` shows all of it; another flannel backend may do (--backend)",
         )
     _keep(cache, {name for name, item in found.items() if item.ok})
+
+
+def memory(topology: Topology, making: Iterable[str]) -> None:
+    """Refuse nodes, about to be made, with too little memory for what they are to run.
+
+    Raises UsageError where a node's own limit is too low, MachineError where this machine
+    has not that much.
+    """
+    from testbed.roles import ROLES
+
+    wanted = {}
+    for name in making:
+        node = topology.nodes[name]
+        if topology.provider_of(name) not in VIRTUAL_KERNEL:
+            wanted[name] = sum(ROLES[role].memory(topology, name) for role in node.roles)
+            if node.memory is not None and node.memory < wanted[name]:
+                raise UsageError(
+                    f"{name} has {node.memory >> 20} MiB (`memory:`), and what it is to run takes "
+                    f"{wanted[name] >> 20} MiB",
+                    hint="give it more, or leave `memory` out",
+                )
+    if sum(wanted.values()) > (free := available()):
+        raise MachineError(
+            f"the nodes of {topology.name} take {sum(wanted.values()) >> 20} MiB of memory, "
+            f"and {free >> 20} MiB are free here",
+            hint="make fewer nodes, or end other programs and labs",
+        )
 
 
 def _files() -> None:

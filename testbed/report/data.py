@@ -57,6 +57,7 @@ def _lab(lab: LabRun) -> dict[str, Any]:
         "seconds": round(lab.seconds, 3),
         "down": round(lab.down, 3),
         "error": lab.error,
+        "absent": lab.absent,
         "interrupted": results.interrupted,
         "findings": [_finding(finding) for finding in results.findings],
         "checks": [asdict(check) for check in results.checks],

@@ -89,6 +89,10 @@ class Role(ABC):
         """All that decides what those of its steps come to that can be taken ahead."""
         return files(store.binary(name) for name in self.artifacts)
 
+    def memory(self, topology: Topology, node: str) -> int:  # noqa: ARG002  for roles that need much
+        """Bytes that it takes on a node at the least; 0 where it is not worth asking for."""
+        return 0
+
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles that differ from node to node
         """The daemons that it starts on a node."""
         return self.services

@@ -16,6 +16,7 @@ import pytest
 
 from testbed import leaks
 from testbed.claims.catalogue import claims
+from testbed.claims.model import OF_CLUSTERS
 from testbed.settings import settings
 from testbed.suites.everything import NO_LAB, WANTED
 
@@ -50,7 +51,12 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     assert (run["version"], run["complete"], run["interrupted"]) == (2, True, False)
     assert [lab["lab"] for lab in run["labs"]] == [NO_LAB, *(wanted.name for wanted in WANTED)]
     verdicts: dict[str, set[str]] = {}
+    clusters = {wanted.name for wanted in WANTED if wanted.only}
     for lab in run["labs"]:
+        if lab["absent"]:  # its software takes long to make, and nobody has asked for it yet
+            assert lab["lab"] in clusters
+            assert {finding["verdict"] for finding in lab["findings"]} == {"not here"}
+            continue
         assert lab["findings"], lab["lab"]
         assert lab["topology"] or lab["lab"] == NO_LAB
         for finding in lab["findings"]:
@@ -58,8 +64,9 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
             assert finding["verdict"] == "not here" or finding["evidence"], finding["claim"]
             verdicts.setdefault(finding["claim"], set()).add(finding["verdict"])
     testable = {claim.id for claim in claims().values() if claim.is_testable}
+    testable -= {c.id for c in claims().values() if set(c.needs) & set(OF_CLUSTERS)}
     decided = {name for name, found in verdicts.items() if found - {"not here"}}
-    assert decided == testable, testable - decided
+    assert testable <= decided, testable - decided
     assert [claim["id"] for claim in run["claims"]] == list(claims())
     assert sum(claim["verdict"] == "confirmed" for claim in run["claims"]) >= LEAST
     assert json.loads(testbed("ls", "--json").stdout) == []

@@ -16,6 +16,7 @@ from testbed.claims import catalogue
 from testbed.claims.model import FEATURES, Claim, Kind, Otherwise, Verdict, fits
 from testbed.cli.claims import complete_claims
 from testbed.errors import CatalogueError
+from testbed.suites.everything import WANTED
 from testbed.suites.runner import SUITES
 from testbed.topology import load, names
 
@@ -106,13 +107,19 @@ def test_every_claim_expects_what_a_check_can_come_to() -> None:
             assert expected == {"not testable"}, claim.id
 
 
+def features_of_shipped_labs() -> list[set[str]]:
+    """What each shipped topology has, and each variant that `verify --all` brings up."""
+    shipped = [load(name) for name in names()] + [wanted.load() for wanted in WANTED]
+    return [pytest_plugin.features(topology) for topology in shipped]
+
+
 def test_a_feature_that_a_lab_has_is_a_word_of_the_catalogue() -> None:
-    had = set().union(*(pytest_plugin.features(load(name)) for name in names()))
+    had = set().union(*features_of_shipped_labs())
     assert had == set(FEATURES), "none is missing, none is had by no shipped lab"
 
 
 def test_what_a_claim_needs_is_had_by_a_shipped_lab() -> None:
-    labs = [pytest_plugin.features(load(name)) for name in names()]
+    labs = features_of_shipped_labs()
     for claim in catalogue.claims().values():
         assert any(set(claim.needs) <= lab for lab in labs), (claim.id, claim.needs)
 

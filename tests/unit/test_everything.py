@@ -754,6 +754,43 @@ def test_a_lab_is_for_its_documents() -> None:
     assert A.narrow(selection) == Selection("x", claims=("bridge",), of=("003",))
 
 
+def test_a_lab_may_be_for_what_needs_some_feature_only() -> None:
+    cluster = Wanted("k8s-two-node", ("003",), only=("kubernetes",))
+    selection = cluster.narrow(Selection())
+    assert not selection.has(CLAIMS["bridge"])
+    assert selection.has(claim("pod", "003", "kubernetes"))
+
+
+def test_a_lab_whose_software_takes_long_to_make_is_left_out(
+    bench: Bench, plays: Plays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CLAIMS, "pod", claim("pod", "003", "kubernetes"))
+    bench.store.long = {"kubernetes": ["kubernetes", "coredns"]}
+    cluster = Wanted("k8s-two-node", ("003",), only=("kubernetes",))
+    plays({A: well})
+    watcher = Watcher()
+    run = go(bench, [cluster, A], watcher, Selection(claims=("bridge", "pod")))
+    assert [lab.name for lab in run.labs] == ["k8s-two-node", "two-node"]
+    left_out = run.labs[0]
+    assert left_out.absent.startswith("kubernetes is not made yet (kubernetes, coredns);")
+    assert "testbed doctor --role kubernetes --fix" in left_out.absent
+    (finding,) = left_out.results.findings
+    assert (finding.claim, finding.verdict) == ("pod", "not here")
+    assert finding.as_expected
+    assert (run.undecided(), run.status) == ([], 0)
+    assert ("began", "k8s-two-node") not in watcher.heard
+
+
+def test_only_labs_whose_names_fit(bench: Bench, plays: Plays) -> None:
+    plays({A: well, B: well, C: well})
+    run = run_everything(bench.settings, BRIDGE, wanted=[A, B, C], labs=["docker-*"])
+    assert [lab.name for lab in run.labs] == ["docker-single", "docker-10-1-27"]
+    assert not run.complete
+    with pytest.raises(UsageError, match="no lab fits 'k9s-\\*'") as refused:
+        run_everything(bench.settings, BRIDGE, wanted=[A, B], labs=["two-*", "k9s-*"])
+    assert refused.value.hint == "there are: two-node, docker-single"
+
+
 def test_every_claim_is_decided_by_a_lab_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the shipped catalogue
     names = [wanted.name for wanted in WANTED]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testbed import boot, doctor
-from testbed.errors import MachineError
+from testbed.errors import MachineError, UsageError
 from testbed.lab import preflight
 from testbed.nodes.base import Finding
 from testbed.topology import Overrides, Topology, load, load_data, names
@@ -343,3 +343,27 @@ def test_few_open_files_are_refused_with_the_command(
         preflight.check(load("two-node"), tmp_path)
     assert caught.value.hint
     assert "ulimit -n 256" in caught.value.hint
+
+
+# -- memory ---------------------------------------------------------------------
+
+
+def test_too_little_memory_is_told_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = load("k8s-two-node")
+    monkeypatch.setattr(preflight, "available", lambda: 1 << 30)
+    preflight.memory(cluster, cluster.nodes)
+    monkeypatch.setattr(preflight, "available", lambda: 700 << 20)
+    with pytest.raises(MachineError, match="k8s-two-node take 810 MiB of memory, and 700 MiB are"):
+        preflight.memory(cluster, cluster.nodes)
+    preflight.memory(cluster, ["node2"])  # the other one is up, and has its own
+    preflight.memory(load("two-node"), load("two-node").nodes)
+
+
+def test_a_limit_below_what_a_node_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "available", lambda: 8 << 30)
+    data = load("k8s-two-node").to_dict()
+    data["nodes"]["node1"]["memory"] = "512M"
+    with pytest.raises(UsageError, match=r"node1 has 512 MiB \(`memory:`\), and .* takes 620 MiB"):
+        preflight.memory(load_data(data, "cluster"), ["node1"])

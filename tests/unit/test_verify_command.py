@@ -85,11 +85,19 @@ class Everything:
         self.parts = [LabRun("two-node", load("two-node"), Results([GOOD]), up=0.5, seconds=1.0)]
         self.signum: int | None = None
         self.wanted: Sequence[Wanted] = ()
+        self.labs: Sequence[str] = ()
 
     def __call__(
-        self, _: Any, selection: Selection, watching: Watching, *, wanted: Sequence[Wanted] = ()
+        self,
+        _: Any,
+        selection: Selection,
+        watching: Watching,
+        *,
+        wanted: Sequence[Wanted] = (),
+        labs: Sequence[str] = (),
     ) -> Run:
         self.asked.append(selection)
+        self.labs = labs
         self.wanted = wanted
         for part in self.parts:
             watching.began(part.name)
@@ -133,6 +141,28 @@ def test_recovery_goes_without_claims(testbed: Testbed, everywhere: Everything) 
         said = testbed("--recovery", *more)
         assert said.status == 2
         assert "--recovery goes without" in said.err
+
+
+def test_only_some_labs_of_all(testbed: Testbed, everywhere: Everything) -> None:
+    assert testbed("--all", "--lab", "k8s-*", "--lab", "two-node").status == 0
+    assert everywhere.labs == ("k8s-*", "two-node")
+    said = testbed("two-node", "--lab", "k8s-*")
+    assert said.status == 2
+    assert "--lab goes with --all" in said.err
+
+
+def test_a_lab_that_was_left_out_says_why(testbed: Testbed, everywhere: Everything) -> None:
+    absent = Finding(ONE, "not here", reason="kubernetes is not made yet", expected="confirmed")
+    part = LabRun("k8s-two-node", None, Results([absent]), absent="kubernetes is not made yet")
+    everywhere.parts.append(part)
+    said = testbed("--all", "--claim", ONE)
+    assert said.status == 0
+    line = next(line for line in said.out.splitlines() if line.split()[:1] == ["--"])
+    assert line.split(maxsplit=2)[1:] == [
+        "k8s-two-node",
+        "1 claims not here: kubernetes is not made yet",
+    ]
+    assert said.out.splitlines()[-1].startswith("1 claim put to the test on two-node, 1 as")
 
 
 def test_recovery_is_a_suite_of_its_own_on_every_back_end(

@@ -89,8 +89,20 @@ def _wait(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
             found = api.find(path) or {}
             return bool(found.get("status", {}).get("availableReplicas"))
 
+        def waiting() -> str:
+            """What keeps its Pods from being ready: of each, its conditions that are not so."""
+            pods = api.ask("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
+            return "; ".join(
+                f"{pod['metadata']['name']}: {one.get('message', one['type'])}"
+                for pod in pods
+                for one in pod["status"].get("conditions", [])
+                if one["status"] != "True"
+            )
+
         node = config.cluster_of(context.topology).control_plane
         what = f"{ADD_ONS[name].deployment} is available"
-        return what, client.until(context, node, available, what)
+        return what, client.until(
+            context, node, available, what, service="kube-controller-manager", why=waiting
+        )
 
     return act

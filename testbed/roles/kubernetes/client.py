@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from testbed.errors import TimeoutExpired, UsageError
+from testbed.errors import ServiceError, UsageError
 from testbed.roles.base import still_alive
 from testbed.roles.kubernetes import certificates, config
 
@@ -43,10 +43,21 @@ def api(context: Context) -> Api:
     return Api(node.socket(config.API_SOCKET), *certificates.client(node))
 
 
-def until(context: Context, node: str, so: Callable[[], bool], what: str) -> bool:
+def until(
+    context: Context,
+    node: str,
+    so: Callable[[], bool],
+    what: str,
+    *,
+    service: str,
+    why: Callable[[], str] = lambda: "",
+) -> bool:
     """Wait until something is so; False where it was so already.
 
-    Raises ServiceError as soon as a daemon of the node has died, TimeoutExpired in the end.
+    ``service`` is the daemon of the node that should see to it, ``why`` is asked in the end
+    for what the cluster itself says.
+    Raises ServiceError as soon as a daemon of the node has died, and in the end, with the last
+    lines of the log.
     """
     machine = context.node(node)
     deadline = time.monotonic() + SECONDS
@@ -55,9 +66,13 @@ def until(context: Context, node: str, so: Callable[[], bool], what: str) -> boo
         waited = True
         still_alive(machine)
         if time.monotonic() > deadline:
-            raise TimeoutExpired(
-                f"not within {SECONDS:g} s: {what}",
-                hint=f"see what its daemons say: testbed logs -l {context.lab} {node}",
+            said = f"; the cluster says: {reason}" if (reason := why()) else ""
+            raise ServiceError(
+                service,
+                node,
+                f"has not come to it within {SECONDS:g} s: {what}{said}",
+                machine.logs(service),
+                hint=f"all that it says: testbed logs -l {context.lab} {node} {service}",
             )
         time.sleep(POLL)
     return waited

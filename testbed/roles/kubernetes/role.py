@@ -15,7 +15,7 @@ from testbed.lab.marks import marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role, start
-from testbed.roles.kubernetes import addons, certificates, config, runtime
+from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import SECONDS, api, until
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ ROLE = "kubernetes"
 CERTIFICATES = "certificates"
 API = "kube-apiserver"
 OBJECTS = "cluster objects"
+#: Bytes that a node and its control plane take: what they had for themselves, measured.
+MEMORY, CONTROL_MEMORY = 190 << 20, 430 << 20
 CONTROL = ("etcd", "kube-apiserver", "api-socket", "kube-controller-manager", "kube-scheduler")
 EVERY = ("containerd", "kubelet", "kube-proxy", "flanneld")
 
@@ -45,8 +47,13 @@ class Kubernetes(Role):
 
     def fetch(self, store: Store, topology: Topology) -> None:
         super().fetch(store, topology)
+        skew.check(store)
         for name in runtime.images(topology):
             store.image(name)
+
+    def memory(self, topology: Topology, node: str) -> int:
+        control = node == config.cluster_of(topology).control_plane
+        return MEMORY + CONTROL_MEMORY * control
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane
@@ -164,7 +171,7 @@ def _api(context: Context) -> tuple[str, bool]:
     forward = ("socat", listen, f"TCP:127.0.0.1:{config.API_PORT}")
     changed |= start(machine, Service("api-socket", forward, digest="1"))
     asked = api(context)
-    until(context, node, asked.ready, "the API server says that it is ready")
+    until(context, node, asked.ready, "it says itself that it is ready", service=API)
     return f"{config.server(topology)}, {context.store.version('kubernetes')}", changed
 
 
@@ -182,9 +189,12 @@ def _objects(context: Context) -> tuple[str, bool]:
 def _ready(context: Context, node: str) -> tuple[str, bool]:
     client = api(context)
 
-    def is_ready() -> bool:
+    def condition() -> dict[str, str]:
         found = client.find(f"/api/v1/nodes/{node}") or {}
         conditions = found.get("status", {}).get("conditions", [])
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return next((c for c in conditions if c["type"] == "Ready"), {})
 
-    return "Ready", until(context, node, is_ready, f"node {node} is Ready")
+    return "Ready", until(
+        context, node, lambda: condition().get("status") == "True", f"node {node} is Ready",
+        service="kubelet", why=lambda: condition().get("message", ""),
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""What is said of a cluster's part that does not come: its last lines, and what was waited for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from testbed.errors import ServiceError
+from testbed.nodes.base import ServiceState
+from testbed.roles.kubernetes import client
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+
+
+class Machine:
+    """A node with one daemon."""
+
+    name = "node1"
+
+    def __init__(self, state: Any = "ready") -> None:
+        self.state = state
+
+    def services(self) -> dict[str, ServiceState]:
+        return {"kubelet": ServiceState("kubelet", self.state, 7, None, "")}
+
+    def logs(self, service: str) -> str:
+        return f"{service}: one\n{service}: the last line"
+
+
+def context(machine: Machine) -> Context:
+    return cast("Context", SimpleNamespace(lab="k8s", node=lambda _: machine))
+
+
+def test_it_tells_whether_it_had_to_wait() -> None:
+    said = iter([False, True])
+    machine = context(Machine())
+    assert client.until(machine, "node1", lambda: next(said), "so", service="kubelet")
+    assert not client.until(machine, "node1", lambda: True, "so", service="kubelet")
+
+
+def test_what_never_comes_is_named_with_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "SECONDS", 0.0)
+    with pytest.raises(ServiceError) as refused:
+        client.until(
+            context(Machine()), "node1", lambda: False, "node node1 is Ready",
+            service="kubelet", why=lambda: "container runtime network not ready",
+        )  # fmt: skip
+    said = str(refused.value)
+    assert "kubelet on node1 has not come to it within 0 s: node node1 is Ready; " in said
+    assert "the cluster says: container runtime network not ready" in said
+    assert "kubelet: the last line" in said
+    assert "testbed logs -l k8s node1 kubelet" in (refused.value.hint or "")
+
+
+def test_a_daemon_that_has_died_ends_the_wait() -> None:
+    with pytest.raises(ServiceError, match="kubelet on node1 has died"):
+        client.until(context(Machine("dead")), "node1", lambda: False, "so", service="kubelet")
