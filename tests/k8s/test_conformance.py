@@ -1,4 +1,4 @@
-"""Some of upstream's own tests on the cluster: those that are done in seconds, and one that fails.
+"""Some of upstream's own tests on the cluster: those done in seconds, and a run that is cut off.
 
 All of them: `make conformance`.
 """
@@ -10,15 +10,21 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from crash.means import SECONDS
 
 from k8s.conftest import LAB
+from testbed.artifacts import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from k8s.conftest import Cluster
 
+pytestmark = pytest.mark.skipif(
+    bool(missing := Store().unmade("conformance")),
+    reason=f"not made yet: testbed artifacts build {' '.join(missing)}",
+)
 #: A Service and its Endpoints by name, through the API server to a Pod, and a node's own port.
 QUICK = (
     "should provide DNS for the cluster|"
