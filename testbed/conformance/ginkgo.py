@@ -31,6 +31,7 @@ HEADER = re.compile(
     r" \[(?P<seconds>\d+\.\d+) seconds\]$"
 )
 NODE = re.compile(r"\[(?:It|BeforeEach|AfterEach|DeferCleanup \(Each\))\] ")
+LABELS = re.compile(r"(?P<name>.+) \[(?P<labels>[^\[\]]+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,23 @@ class Listener:
         if header["what"].startswith("[") and outcome == "passed":  # the suite's own
             return
         problem = "\n".join(block[at:]) if outcome == "failed" else ""
-        check = Check(NODE.sub("", name.strip()), outcome, float(header["seconds"]), problem)
+        check = Check(_plain(name.strip()), outcome, float(header["seconds"]), problem)
         self.ended.append(check)
         self._told(check)
+
+
+def _plain(name: str) -> str:
+    """A test's name without what is printed with it: which of its nodes failed, its labels.
+
+    >>> _plain("[sig-network] DNS [It] should work [Conformance] [sig-network, Conformance]")
+    '[sig-network] DNS should work [Conformance]'
+    """
+    name = NODE.sub("", name)
+    found = LABELS.fullmatch(name)
+    # Kubernetes has each label in the name, too (test/e2e/framework/ginkgowrapper.go).
+    if found and all(f"[{label}]" in found["name"] for label in found["labels"].split(", ")):
+        return found["name"]
+    return name
 
 
 def checks(report: str) -> list[Check]:

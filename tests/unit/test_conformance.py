@@ -46,7 +46,7 @@ Running in parallel across 4 processes
 k8s.io/kubernetes/test/e2e/e2e.go:71
 ------------------------------
 • [6.105 seconds]
-{DNS}
+{DNS} [sig-network, Conformance]
 k8s.io/kubernetes/test/e2e/network/dns.go:50
 
   Timeline >>
@@ -54,7 +54,8 @@ k8s.io/kubernetes/test/e2e/network/dns.go:50
   << Timeline
 ------------------------------
 • [FAILED] [30.250 seconds]
-[sig-network] Proxy version v1 [It] should proxy through a service and a pod [Conformance]
+[sig-network] Proxy version v1 [It] should proxy through a service and a pod [Conformance] \
+[sig-network, Conformance]
 k8s.io/kubernetes/test/e2e/network/proxy.go:101
 
   Timeline >>
@@ -80,7 +81,7 @@ k8s.io/kubernetes/test/e2e/e2e.go:71
   I1127 23:59:01.100 1 e2e.go:1] something
 [SynchronizedBeforeSuite] PASSED [0.912 seconds]
 ------------------------------
-{DNS}
+{DNS} [sig-network, Conformance]
 k8s.io/kubernetes/test/e2e/network/dns.go:50
   STEP: Creating a kubernetes client @ 11/27/26 23:59:01.1
 • [6.105 seconds]
