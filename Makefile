@@ -19,7 +19,7 @@ demo: setup  ## every lab up, every claim put to the test, all down, what is lef
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
 
 demo-k8s: setup  ## clusters up, every claim about Kubernetes put to the test, all down; report.html
-	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	$(SUDO) $(BIN)/testbed doctor --role ingress --fix --quick
 	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
 test: lint unit web live  ## everything that this machine can run
@@ -55,8 +55,8 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
 
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 min to build once
-	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
-	$(SUDO) $(BIN)/testbed artifacts build $(SUITE)
+	$(SUDO) $(BIN)/testbed doctor --role ingress --fix --quick
+	$(SUDO) $(BIN)/testbed doctor --role conformance --fix --quick
 	$(SUDO) $(BIN)/python -m pytest tests/k8s
 
 conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)

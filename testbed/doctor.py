@@ -22,6 +22,7 @@ from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.lab import preflight
 from testbed.nodes.base import INSTALL, Finding
 from testbed.process import run, which
+from testbed.topology.model import needed_with
 from testbed.vm import accel, box
 
 if TYPE_CHECKING:
@@ -202,7 +203,11 @@ def findings(
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
     if role:
-        found = [replace(item, required=item.required or role in item.needed_by) for item in found]
+        roles = set(needed_with(role))
+        found = [
+            replace(item, required=item.required or not roles.isdisjoint(item.needed_by))
+            for item in found
+        ]
     if provider is not None:
         wanted = preflight.VIRTUAL_KERNEL.get(provider.name, ())
         found = [replace(item, required=item.required or item.name in wanted) for item in found]
@@ -223,7 +228,8 @@ def fix(
 ) -> None:
     """Install the packages that findings ask for, in one go, and make every artifact.
 
-    Those that take long and are for labs with one role alone are made for that ``role`` only.
+    Those that take long and are for labs with one role alone are made for that ``role`` only,
+    and with it what it cannot be without.
 
     Docker and etcd are never among the packages: they are artifacts, unpacked
     in the cache.  Raises MachineError, ArtifactError, CommandError.
@@ -237,8 +243,9 @@ def fix(
             )
         say(f"install {' '.join(packages)}")
         _install(packages, say, runner)
+    wanted = needed_with(role) if role else ()
     for entry in store.list():
-        if entry.state == "missing" and entry.name not in store.unasked(role):
+        if entry.state == "missing" and entry.name not in store.unasked(wanted):
             say(f"make {entry.name}")
             store.fetch(entry.name)
 
@@ -497,7 +504,7 @@ def _artifacts(store: Store) -> list[Finding]:
     found = []
     for entry in store.list():
         of = store.role_of(entry.name)
-        if entry.state == "old" or (entry.name in store.unasked(of)):
+        if entry.state == "old" or (entry.name in store.unasked({of})):
             continue
         here = entry.state == "cached"
         option = f"--role {of} " if of else ""

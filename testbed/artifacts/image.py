@@ -167,14 +167,9 @@ class NginxImage(Source):
 
 def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
     """Copy the programs, what they load, and the files beside them into a tree of their own."""
-    import shutil
-
     for folder in (*content.folders, "etc", "usr/bin", "usr/sbin"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for name in MERGED:
-        if (debian / name).is_dir() or (debian / "usr" / name).is_dir():
-            (root / "usr" / name).mkdir(exist_ok=True)
-            (root / name).symlink_to(f"usr/{name}")
+    merge(debian, root)
     programs = [place for places in content.programs.values() for place in places]
     needed = {}
     for place in programs:
@@ -183,10 +178,7 @@ def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
             raise ArtifactError(f"no {place} in the packages {' '.join(content.programs)}")
         needed[merged(place)] = found
     needed |= libraries(job, debian, [needed[merged(place)] for place in programs])
-    for place, file in needed.items():
-        (root / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, root / place)
-        (root / place).chmod(0o755)
+    copy_in(needed, root)
     for applet in content.applets:
         (root / "usr" / "bin" / applet).symlink_to("busybox")
     for place, target in content.links.items():
@@ -196,6 +188,24 @@ def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
         (root / name).write_text(text, encoding="utf-8")
         (root / name).chmod(mode)
     (root / "tmp").chmod(0o1777)
+
+
+def merge(debian: Path, root: Path) -> None:
+    """Make the links into usr for the folders that the packages have."""
+    for name in MERGED:
+        if (debian / name).is_dir() or (debian / "usr" / name).is_dir():
+            (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+            (root / name).symlink_to(f"usr/{name}")
+
+
+def copy_in(files: Mapping[str, Path], root: Path) -> None:
+    """Copy programs and libraries, each to its place in a tree."""
+    import shutil
+
+    for place, file in files.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, root / place)
+        (root / place).chmod(0o755)
 
 
 def merged(place: str) -> str:

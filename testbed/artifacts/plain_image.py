@@ -1,16 +1,16 @@
-"""Images of a few programs that need nothing else: statically linked ones, and plain files."""
+"""Images of a few programs of one part, with the libraries that they load, and nothing else."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from testbed.artifacts.cache import remove_tree
-from testbed.artifacts.image import docker_archive
-from testbed.artifacts.source import Job, Origin, Source
+from testbed.artifacts.debian import Apt
+from testbed.artifacts.image import copy_in, docker_archive, libraries, merge
+from testbed.artifacts.source import Job, Origin, Source, system
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class PlainImage(Source):
     """A docker-archive of one part's programs.
 
     ``part`` names the part in the catalogue, ``source`` is what it is made from; ``programs``
-    maps each place in the image to the program's name there.
+    maps each place in the image to the program's name there.  What is not linked statically
+    finds its libraries in the Debian packages ``packages``, which must have all of them.
     """
 
     tag: str
@@ -27,6 +28,7 @@ class PlainImage(Source):
     programs: Mapping[str, str]
     command: Sequence[str]
     folders: Sequence[str] = field(default=("etc", "tmp"))
+    packages: Sequence[str] = ()
     origin: ClassVar[Origin] = "image"
 
     def recipe(self) -> Mapping[str, object]:
@@ -37,6 +39,7 @@ class PlainImage(Source):
             "command": list(self.command),
             "folders": list(self.folders),
             "form": 1,  # of what docker_archive writes
+            **({"packages": list(self.packages), "system": system()} if self.packages else {}),
         }
 
     def version(self) -> str | None:
@@ -50,11 +53,14 @@ class PlainImage(Source):
         root = job.into / "root"
         for name in self.folders:
             (root / name).mkdir(parents=True)
-        for place, name in self.programs.items():
-            target = root / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made / "bin" / name, target)
-            target.chmod(0o755)
+        programs = {place: made / "bin" / name for place, name in self.programs.items()}
+        copy_in(programs, root)
+        if self.packages:
+            debian = job.into / "debian"
+            Apt(job).unpack(self.packages, debian, depends=True)
+            merge(debian, root)
+            copy_in(libraries(job, debian, list(programs.values())), root)
+            remove_tree(debian)
         job.say("write the image")
         config = {"Entrypoint": list(self.command), "Env": ["PATH=/bin"], "WorkingDir": "/"}
         docker_archive(root, job.into / "image.tar", tag=self.tag, config=config)

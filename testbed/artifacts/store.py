@@ -17,7 +17,7 @@ from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from testbed.artifacts.catalog import Catalog
     from testbed.artifacts.url import Download
@@ -94,13 +94,18 @@ class Store:
         """Remove it."""
         self._cache.sweep()
 
-    def unasked(self, role: str = "") -> frozenset[str]:
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles and add-ons whose parts are made for labs with them alone."""
+        return tuple(dict.fromkeys(self._catalog.roles.values()))
+
+    def unasked(self, roles: Collection[str] = ()) -> frozenset[str]:
         """Parts that are not missed when missing.
 
         Those that only the making of others may need, and those for labs with roles that
-        few have, but for the ``role`` that is asked for.
+        few have, but for the ``roles`` that are asked for.
         """
-        others = (name for name, of in self._catalog.roles.items() if of != role)
+        others = (name for name, of in self._catalog.roles.items() if of not in roles)
         return self._catalog.tools.union(others)
 
     def role_of(self, part: str) -> str:
@@ -167,6 +172,10 @@ class Store:
                 hint=self._how(plain, "images"),
             )
         return self._file(part, "image.tar")
+
+    def file(self, part: str, place: str) -> Path:
+        """A file that a part has beside its programs; ``place`` is its path in the part."""
+        return self._file(part, place)
 
     def path_dirs(self, *parts: str) -> list[Path]:
         """The folders that hold all programs of some parts, and nothing else, to be put on PATH.

@@ -169,9 +169,9 @@ def run(argv: list[str]) -> int:
     from testbed.errors import Interrupted, MachineError, TestbedError
     from testbed.signals import never_lost
 
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _interrupt)
     try:
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, _interrupt)
         with never_lost():
             result = cli.main(
                 args=argv, prog_name="testbed", standalone_mode=False, color=_colours()
@@ -191,6 +191,9 @@ def run(argv: list[str]) -> int:
         complain(error)
         return error.exit_code
     except RuntimeError as error:
+        if (came := _interrupted(error)) is not None:
+            click.echo(f"testbed: {Interrupted(came)}", err=True)
+            return 128 + came
         if "can't start new thread" not in str(error):  # threading's own words
             raise
         from testbed.process import no_more_processes
@@ -198,6 +201,15 @@ def run(argv: list[str]) -> int:
         complain(no_more_processes())
         return MachineError.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _interrupted(error: RuntimeError) -> int | None:
+    """The signal that came while a class was made: Python 3.11 wraps what it raised there."""
+    from testbed.errors import Interrupted
+
+    if isinstance(error.__cause__, KeyboardInterrupt):
+        return signal.SIGINT
+    return error.__cause__.signum if isinstance(error.__cause__, Interrupted) else None
 
 
 def complain(error: Any) -> None:

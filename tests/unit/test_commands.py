@@ -456,6 +456,40 @@ def test_a_signal_whose_exception_goes_nowhere_comes_again(
     assert sys.unraisablehook is hook
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_class_is_made(
+    signum: int, testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 wraps what is raised there: an import is full of such places."""
+
+    class Named:
+        def __set_name__(self, owner: type, name: str) -> None:
+            signal.raise_signal(signum)
+
+    def act() -> None:
+        type("Owner", (), {"named": Named()})
+
+    monkeypatch.setattr("testbed.cli.schema.command", click.Command("schema", callback=act))
+    said = testbed("schema")
+    assert said.status == 128 + signum
+    assert "interrupted" in said.err
+
+
+def test_ctrl_c_while_its_modules_are_loaded(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'testbed.errors':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from testbed.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"testbed: interrupted\n")
+
+
 def test_main_exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["--version"])

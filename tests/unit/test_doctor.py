@@ -256,6 +256,30 @@ def test_what_qemu_needs_is_a_finding_with_its_packages(
     assert not any(found[name].ok for name in ("virtual machines", "a guest"))
 
 
+def test_with_an_add_on_its_parts_are_needed_and_those_of_a_cluster(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(unshare=completed(""))
+    asked: list[str] = []
+    monkeypatch.setattr(store, "fetch", asked.append)
+
+    def made(role: str) -> set[str]:
+        asked.clear()
+        doctor.fix([], store, role=role, runner=machine)
+        return set(asked)
+
+    def needed(role: str) -> set[str]:
+        found = doctor.findings(store, full=False, role=role, runner=machine)
+        return {item.name for item in found if item.required}
+
+    everybodys, clusters = made(""), made("kubernetes")
+    assert not {"contour", "envoy", "kubernetes"} & everybodys
+    assert {"kubernetes", "coredns"} <= clusters
+    assert made("ingress") - clusters == {"contour", "contour-image", "envoy", "envoy-image"}
+    assert "artifact contour" not in needed("kubernetes")
+    assert {"artifact contour", "artifact kubernetes", "socat"} <= needed("ingress")
+
+
 def test_docker_and_etcd_are_never_installed() -> None:
     packages = {tool.package for tool in doctor.TOOLS} | set(LIBRARIES.values())
     assert not {"docker.io", "etcd-server", "etcd-client", "containerd", "runc"} & packages

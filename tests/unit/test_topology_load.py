@@ -32,6 +32,7 @@ def test_shipped_names() -> None:
     assert SHIPPED == [
         "docker-10-1-27",
         "docker-single",
+        "k8s-ingress",
         "k8s-two-node",
         "netns-experiments",
         "three-node-udp",

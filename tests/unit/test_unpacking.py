@@ -176,11 +176,12 @@ def test_a_wheel_is_trusted_by_its_sum_and_stays_in_its_folder(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(job.shared))
     good = wheel(job.shared, "inside/file")
-    PythonPackage("evil", "1", (good,), main="inside/file").fill(job)
+    PythonPackage("evil", "1", (good,), {"file": "inside/file"}).fill(job)
     assert (job.into / "inside/file").read_bytes() == EVIL
+    assert (job.into / "bin/file").read_bytes() == EVIL
     with pytest.raises(CommandError, match="DO NOT MATCH THE HASHES"):
-        PythonPackage("evil", "1", ("0" * 64,), main="inside/file").fill(job)
+        PythonPackage("evil", "1", ("0" * 64,), {"file": "inside/file"}).fill(job)
     bad = wheel(job.shared, "../../../outside/file")
     with pytest.raises(CommandError, match="outside the target directory"):
-        PythonPackage("evil", "1", (bad,), main="x").fill(job)
+        PythonPackage("evil", "1", (bad,), {"x": "x"}).fill(job)
     assert nothing_in(outside)

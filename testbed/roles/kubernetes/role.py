@@ -50,10 +50,11 @@ class Kubernetes(Role):
         skew.check(store)
         for name in runtime.images(topology):
             store.image(name)
+        addons.fetch(store, topology)
 
     def memory(self, topology: Topology, node: str) -> int:
         control = node == config.cluster_of(topology).control_plane
-        return MEMORY + CONTROL_MEMORY * control
+        return MEMORY + CONTROL_MEMORY * control + addons.memory(topology)
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane

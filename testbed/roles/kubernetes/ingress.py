@@ -1,0 +1,72 @@
+"""The Ingress controller: Contour, which watches for objects, and Envoy, which carries requests.
+
+As upstream has it (Contour, examples/contour) with less of what a lab can do without: one
+Contour, which needs nobody's vote, and Envoys that end at once instead of draining.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from testbed.roles.kubernetes import config
+from testbed.roles.kubernetes.pki import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from testbed.roles.kubernetes.api import Api, Object
+    from testbed.topology.model import Topology
+
+NAMESPACE = "projectcontour"
+CLASS = "contour"  #: the IngressClass
+CONTOUR = "contour"
+ENVOY = "envoy"
+#: Upstream's names of the pairs (contour certgen --secrets-format=compact).
+SECRETS: Mapping[str, str] = {CONTOUR: "contourcert", ENVOY: "envoycert"}
+
+
+def values(topology: Topology) -> Mapping[str, str]:
+    """What the manifest asks for."""
+    members = topology.with_role("kubernetes")
+    return {
+        "namespace": NAMESPACE,
+        # By its address, not by name: an Envoy that asks before DNS is there asks again late.
+        "xds": str(config.cluster_of(topology).contour),
+        # What an Ingress is said to be reached at: every node has an Envoy.
+        "addresses": ",".join(str(topology.address(member.name)) for member in members),
+        "class": CLASS,
+    }
+
+
+def prepare(api: Api) -> None:
+    """Make the namespace, and in it the pairs by which Contour and Envoy know each other."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    api.create("/api/v1/namespaces", namespace)
+    for secret in secrets():
+        api.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret)
+
+
+def secrets() -> list[Object]:
+    """What `contour certgen` makes: an authority, whose key nobody keeps, and a pair for each."""
+    authority = Authority.new("Project Contour")
+    made = []
+    for name, secret in SECRETS.items():
+        local = f"{name}.{NAMESPACE}"
+        hosts = (name, local, f"{local}.svc", f"{local}.svc.{config.DOMAIN}")
+        pair = authority.issue(name, hosts=hosts)
+        files = {
+            "ca.crt": authority.pair.certificate,
+            "tls.crt": pair.certificate,
+            "tls.key": pair.key,
+        }
+        made.append(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "type": "kubernetes.io/tls",
+                "metadata": {"name": secret, "namespace": NAMESPACE},
+                "data": {file: base64.b64encode(data).decode() for file, data in files.items()},
+            }
+        )
+    return made

@@ -1,0 +1,45 @@
+"""`testbed verify` on clusters: every claim that only a cluster decides ends as expected."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from crash.means import TESTBED
+from sabotage.trials import BROUGHT
+
+from testbed.claims.catalogue import claims
+from testbed.claims.model import OF_CLUSTERS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_every_claim_about_clusters_ends_as_expected(tmp_path: Path) -> None:
+    out, page = tmp_path / "clusters.json", tmp_path / "clusters.html"
+    done = subprocess.run(
+        [*TESTBED, "verify", "--all", "--lab", "k8s-*", "-q", "--check-machine",
+         "--json", str(out), "--html", str(page)],
+        env={**os.environ, "TESTBED_STATE": str(tmp_path / "state")},
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = json.loads(out.read_text())
+    decided: set[str] = set()
+    for lab in run["labs"]:
+        for finding in lab["findings"]:
+            where = (lab["lab"], finding["claim"])
+            assert finding["as_expected"], (*where, finding["problem"], finding["reason"])
+            if finding["verdict"] != "not here":
+                assert finding["evidence"], where
+                decided.add(finding["claim"])
+    wanted = {
+        claim.id
+        for claim in claims().values()
+        if claim.is_testable and set(claim.needs) & set(OF_CLUSTERS)
+    }
+    undecided = {name for name in wanted if not set(claims()[name].needs) & BROUGHT} - decided
+    assert undecided == set()
+    assert page.stat().st_size > 0
