@@ -5,8 +5,6 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-# Kubernetes' end-to-end tests, and the images that they ask for.
-SUITE := e2e agnhost-image glibc-dns-image e2e-pause-image
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: help demo demo-k8s test lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
@@ -61,7 +59,7 @@ test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 m
 
 conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)
 	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
-	$(SUDO) $(BIN)/testbed artifacts build $(SUITE)
+	$(SUDO) $(BIN)/testbed doctor --role conformance --fix --quick
 	for proxy in nftables iptables; do \
 	  $(SUDO) $(BIN)/testbed up k8s-two-node --name conformance --proxy $$proxy -q && \
 	  $(SUDO) $(BIN)/testbed conformance conformance --junit conformance-$$proxy.xml \

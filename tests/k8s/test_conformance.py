@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(
     bool(missing := Store().unmade("conformance")),
-    reason=f"not made yet: testbed artifacts build {' '.join(missing)}",
+    reason=f"not made yet ({', '.join(missing)}): testbed doctor --role conformance --fix",
 )
 #: A Service and its Endpoints by name, through the API server to a Pod, and a node's own port.
 QUICK = (
