@@ -96,15 +96,17 @@ def command(
 
 
 def _closing(part: LabRun, *, good: bool) -> str:
-    counts = Counter(check.outcome for check in part.results.checks)
+    from testbed.conformance.run import WHOLE
+
+    tests = [check for check in part.results.checks if check.name != WHOLE]
+    counts = Counter(check.outcome for check in tests)
     words = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed"))
     if counts["skipped"]:
         words += f", {counts['skipped']} left themselves out"
     if part.results.interrupted:
         words += "; interrupted"
     return click.style(
-        f"\n{len(part.results.checks)} of upstream's tests on {part.name}: {words}"
-        f" ({part.seconds:.1f} s)",
+        f"\n{len(tests)} of upstream's tests on {part.name}: {words} ({part.seconds:.1f} s)",
         fg="green" if good else "red",
         bold=True,
     )

@@ -115,8 +115,9 @@ class Listener:
             return
         header = HEADER.match(block[at])
         assert header
-        # With several processes the name comes after the header, with one it comes first.
-        name = block[0] if at else next(iter(block[1:]), "")
+        # The name comes after the header; with one process that of a test that passes comes
+        # first, and what the test wrote stands between.
+        name = next(iter(block[at + 1 :]), block[0])
         outcome = _outcome((header["state"] or "passed").lower())
         if header["what"].startswith("[") and outcome == "passed":  # the suite's own
             return

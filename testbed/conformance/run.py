@@ -18,7 +18,7 @@ from testbed.conformance.ginkgo import Asked, Cluster, Listener
 from testbed.errors import LabBusy, LabError, NothingSelected, TimeoutExpired
 from testbed.roles.kubernetes import certificates, client, config, runtime
 from testbed.signals import held
-from testbed.suites.model import Results
+from testbed.suites.model import Check, Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from testbed.lab.context import Context
     from testbed.nodes.base import Node, Result, Running
     from testbed.signals import Held
-    from testbed.suites.model import Check
 
 FOLDER = "/tmp/testbed-e2e"
 LOCK = f"{config.RUN}/e2e.lock"
@@ -36,6 +35,7 @@ POLL = 0.5  # seconds
 #: then write what it has come to.
 PATIENCE = 3 * ginkgo.GRACE
 CLEANED = 120.0  # seconds for namespaces to go
+WHOLE = "the run as a whole"  # the name of the check that is none of the tests
 RUN_LABEL = "e2e-run"  # that the suite's namespaces have (test/e2e/framework/util.go)
 
 
@@ -91,7 +91,7 @@ def run(
             say(f"namespaces that do not go: {', '.join(left)}")
         results = _results(node, ended, listener, late=late)
         results.signum = signals.signum
-    if not (results.checks or results.broken or results.interrupted):
+    if not (results.checks or results.interrupted):
         raise NothingSelected(
             f"no test fits --focus {asked.focus!r}"
             + (f" --skip {asked.skip!r}" * bool(asked.skip)),
@@ -182,11 +182,12 @@ def _results(node: Node, ended: Result, listener: Listener, *, late: bool) -> Re
             ) from None
     finally:
         node.run(["rm", "-rf", FOLDER], check=False)
-    results = Results(checks=checks)
-    if ended.status and all(check.outcome != "failed" for check in checks):
-        why = "; ".join(reasons) or f"its status was {ended.status}, and no test has failed"
-        results.broken.append(f"the run of the suite: {why}")
-    return results
+    failed = any(check.outcome == "failed" for check in checks)
+    if ended.status and not (failed or reasons):
+        reasons = [f"its status was {ended.status}, and no test has failed"]
+    if reasons:  # some tests may not have been come to
+        checks = [*checks, Check(WHOLE, "failed", 0.0, "; ".join(reasons))]
+    return Results(checks=checks)
 
 
 def processes() -> int:

@@ -53,6 +53,8 @@ k8s.io/kubernetes/test/e2e/network/dns.go:50
   STEP: Creating a kubernetes client @ 11/27/26 23:59:01.1
   << Timeline
 ------------------------------
+Progress Report for Ginkgo Process #1
+  [sig-network] Proxy version v1 should proxy through a service and a pod (Spec Runtime: 30s)
 • [FAILED] [30.250 seconds]
 [sig-network] Proxy version v1 [It] should proxy through a service and a pod [Conformance] \
 [sig-network, Conformance]
@@ -282,7 +284,6 @@ def test_a_run_tells_what_ends_and_returns_what_the_report_says(lab: Lab) -> Non
         "[sig-network] DNS good", "[sig-network] DNS bad"
     ]  # fmt: skip
     assert not results.is_good
-    assert not results.broken, "a failed test is reason enough"
     assert "DELETE /api/v1/namespaces/dns-1234" in lab.namespaces.asked
     assert lab.namespaces.there == {}
     (begun,) = [words for words in lab.provider.asked("run") if words[0] == "flock"]
@@ -292,7 +293,14 @@ def test_a_run_tells_what_ends_and_returns_what_the_report_says(lab: Lab) -> Non
 def test_a_run_that_fails_without_a_failed_test_says_why(lab: Lab) -> None:
     written = report(spec("good", "passed"), reasons=["Suite Timeout Elapsed"])
     lab.suite(Answer(1, PARALLEL.encode()), written)
-    assert run.run(lab.context, Asked()).broken == ["the run of the suite: Suite Timeout Elapsed"]
+    _, whole = run.run(lab.context, Asked()).checks
+    assert whole == Check(run.WHOLE, "failed", 0.0, "Suite Timeout Elapsed")
+
+
+def test_a_run_that_fails_without_any_reason_says_that(lab: Lab) -> None:
+    lab.suite(Answer(3, PARALLEL.encode()), report(spec("good", "passed")))
+    _, whole = run.run(lab.context, Asked()).checks
+    assert whole.problem == "its status was 3, and no test has failed"
 
 
 def test_without_a_report_there_is_what_was_heard(lab: Lab) -> None:
