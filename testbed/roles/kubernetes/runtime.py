@@ -93,7 +93,7 @@ def start_containerd(context: Context, node: str) -> tuple[str, bool]:
         if machine.shares:
             install(context.store, machine, _seed(context, version, bytes))
         mark(machine, "prepared")
-    machine.run(["nft", "-f", "-"], input=config.masquerade(topology, node).encode())
+    machine.run(["nft", "-f", "-"], input=config.masquerade(topology).encode())
     network = json.dumps(config.network(config.cluster_of(topology), node))
     machine.put(network.encode(), f"{config.CNI}/10-pods.conflist")
     (plugins,) = context.store.path_dirs("cni-plugins")
