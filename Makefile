@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo demo-k8s test lint unit web live crash soak fuzz test-vm test-k8s sabotage bench bench-vm bench-k8s lock \
+.PHONY: help demo demo-k8s test lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
   setup clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup  ## every lab up, every claim put to the test, all down, what is left; report.html
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
@@ -54,7 +54,18 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 min to build once
 	$(SUDO) $(BIN)/testbed doctor --role ingress --fix --quick
+	$(SUDO) $(BIN)/testbed doctor --role conformance --fix --quick
 	$(SUDO) $(BIN)/python -m pytest tests/k8s
+
+conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)
+	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	$(SUDO) $(BIN)/testbed doctor --role conformance --fix --quick
+	for proxy in nftables iptables; do \
+	  $(SUDO) $(BIN)/testbed up k8s-two-node --name conformance --proxy $$proxy -q && \
+	  $(SUDO) $(BIN)/testbed conformance conformance --junit conformance-$$proxy.xml \
+	    --html conformance-$$proxy.html; status=$$?; \
+	  $(SUDO) $(BIN)/testbed down conformance; [ $$status = 0 ] || exit $$status; \
+	done
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
 	$(SUDO) $(BIN)/python -m pytest -q --tb=short tests/live/sabotage

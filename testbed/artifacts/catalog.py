@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed.artifacts import e2e
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
@@ -30,7 +31,7 @@ class Catalog:
     parts that bring a program the first is meant by its bare name.
     ``tools`` are the parts that no lab asks for: what making another may need.
     ``roles`` has those that take long to make and that labs with one role, or one add-on of a
-    cluster, alone ask for: they are made when such a lab is, or when asked for.
+    cluster, or one command alone ask for: they are made when such a lab is, or when asked for.
     """
 
     def __init__(
@@ -227,8 +228,15 @@ CATALOG = Catalog(
         "testbed/coredns:1": "coredns-image",
         "testbed/contour:1": "contour-image",
         "testbed/envoy:1": "envoy-image",
+        **e2e.IMAGES,
     },
-    roles={"kubernetes": KUBERNETES, "ingress": INGRESS, "bgp": BGP, "cilium": CILIUM},
+    roles={
+        "kubernetes": KUBERNETES,
+        "ingress": INGRESS,
+        "bgp": BGP,
+        "cilium": CILIUM,
+        "conformance": e2e.parts(PAUSE),
+    },
     tools={
         # For nodes that are virtual machines alone.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),

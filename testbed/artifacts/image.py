@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -94,21 +94,49 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s
 
 
 @dataclass(frozen=True)
+class Content:
+    """What of Debian's packages goes into an image, and what is put beside it.
+
+    ``programs`` maps a package to paths of programs in it; what they load comes along.
+    ``links`` maps a place to what it points to, as Debian's alternatives would.
+    ``files`` maps a place to its mode and text.
+    """
+
+    programs: Mapping[str, Sequence[str]]
+    applets: Sequence[str] = ()  #: busybox under these names
+    links: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    folders: Sequence[str] = ()
+
+    def recipe(self) -> dict[str, object]:
+        return {
+            "programs": {package: list(names) for package, names in self.programs.items()},
+            "libraries": list(LIBRARIES),
+            "applets": list(self.applets),
+            **({"links": dict(self.links)} if self.links else {}),
+            "files": {name: list(content) for name, content in self.files.items()},
+            "folders": list(self.folders),
+            "system": system(),
+            "form": 1,  # of what docker_archive writes
+        }
+
+    def labels(self, versions: Mapping[str, str]) -> dict[str, str]:
+        """An image's labels: which packages it was made of."""
+        of = {f"testbed.version.{package}": versions[package] for package in sorted(self.programs)}
+        return of | {"testbed.base": system()}
+
+
+NGINX = Content(PROGRAMS, applets=APPLETS, files=FILES, folders=FOLDERS)
+
+
+@dataclass(frozen=True)
 class NginxImage(Source):
     """A docker-archive, as ``docker load`` reads it, named nginx:latest."""
 
     origin: ClassVar[Origin] = "debian"
 
     def recipe(self) -> Mapping[str, object]:
-        return {
-            "programs": {package: list(names) for package, names in PROGRAMS.items()},
-            "libraries": list(LIBRARIES),
-            "applets": list(APPLETS),
-            "files": {name: list(content) for name, content in FILES.items()},
-            "folders": list(FOLDERS),
-            "system": system(),
-            "form": 1,  # of what docker_archive writes
-        }
+        return NGINX.recipe()
 
     def whole(self, folder: Path) -> bool:
         return (folder / "image.tar").exists()
@@ -117,11 +145,8 @@ class NginxImage(Source):
         debian, root = job.into / "debian", job.into / "root"
         versions = Apt(job).unpack(list(PROGRAMS), debian, depends=True)
         job.say("choose the files of the image")
-        build_root(job, debian, root)
+        build_root(job, debian, root, NGINX)
         job.say("write the image")
-        labels = {
-            f"testbed.version.{package}": versions[package] for package in sorted(PROGRAMS)
-        } | {"testbed.base": system()}
         docker_archive(
             root,
             job.into / "image.tar",
@@ -130,7 +155,7 @@ class NginxImage(Source):
                 "Cmd": ["/entrypoint.sh"],
                 "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
                 "ExposedPorts": {"80/tcp": {}},
-                "Labels": labels,
+                "Labels": NGINX.labels(versions),
                 "StopSignal": "SIGTERM",
                 "WorkingDir": "/",
             },
@@ -140,23 +165,26 @@ class NginxImage(Source):
         return versions["nginx"]
 
 
-def build_root(job: Job, debian: Path, root: Path) -> None:
-    """Copy the programs, what they load, and our own files into a tree of their own."""
-    for folder in (*FOLDERS, "etc", "usr/bin", "usr/sbin"):
+def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
+    """Copy the programs, what they load, and the files beside them into a tree of their own."""
+    for folder in (*content.folders, "etc", "usr/bin", "usr/sbin"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     merge(debian, root)
-    programs = [place for places in PROGRAMS.values() for place in places]
+    programs = [place for places in content.programs.values() for place in places]
     needed = {}
     for place in programs:
         found = inside(debian, place)
         if not found:
-            raise ArtifactError(f"no {place} in the packages {' '.join(PROGRAMS)}")
+            raise ArtifactError(f"no {place} in the packages {' '.join(content.programs)}")
         needed[merged(place)] = found
     needed |= libraries(job, debian, [needed[merged(place)] for place in programs])
     copy_in(needed, root)
-    for applet in APPLETS:
+    for applet in content.applets:
         (root / "usr" / "bin" / applet).symlink_to("busybox")
-    for name, (mode, text) in FILES.items():
+    for place, target in content.links.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).symlink_to(target)
+    for name, (mode, text) in content.files.items():
         (root / name).write_text(text, encoding="utf-8")
         (root / name).chmod(mode)
     (root / "tmp").chmod(0o1777)

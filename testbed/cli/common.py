@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from testbed.errors import MachineError, NoSuchLab, UsageError
+from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
 
 if TYPE_CHECKING:
+    from testbed.lab.context import Context
     from testbed.lab.lab import Lab, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +66,18 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
             hint=f"{_how_to_name(there[0])}, or set TESTBED_LAB",
         )
     return Lab(there[0], settings)
+
+
+def whole(lab: Lab) -> Context:
+    """A lab as it runs now.  Raises NoSuchLab, LabError where a node of it does not run."""
+    context = lab.context()
+    absent = [name for name in context.topology.nodes if name not in context.nodes]
+    if absent:
+        raise LabError(
+            f"lab {lab.name} is not whole: {', '.join(absent)} not running",
+            hint=f"`testbed up {lab.name}` mends it",
+        )
+    return context
 
 
 def _how_to_name(lab: str) -> str:

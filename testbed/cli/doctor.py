@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--role",
     metavar="NAME",
-    help="What labs with this one need is needed: kubernetes, ingress, cilium.",
+    help="What labs with this one need is needed: kubernetes, ingress, cilium, conformance.",
 )
 @click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option
@@ -34,7 +34,8 @@ def command(
 
     Everything is tried, nothing is assumed, and nothing is changed unless
     --fix.  Exit status 3 when something is missing that every lab needs, or
-    every lab of the --provider or with the --role, which may be an add-on's name, too.
+    every lab of the --provider or with the --role, which may be an add-on's name or a
+    command's (conformance), too.
 
     With --leaks: say instead what looks like ours and belongs to no live lab,
     each with the command that removes it; --fix removes it.  Live labs, this

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,18 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from testbed.cli import common
-from testbed.errors import LabError, UsageError
+from testbed.cli.output import Output, files
+from testbed.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from rich.live import Live
 
     from testbed.claims.model import Finding
     from testbed.lab.lab import Lab, Settings
-    from testbed.suites.model import Check, LabRun, Run, Selection
-
-STDOUT = "-"
+    from testbed.suites.model import Check, LabRun, Selection
 
 
 @click.command("verify")
@@ -46,17 +41,7 @@ STDOUT = "-"
 @click.option(
     "--rerun-failed", is_flag=True, help="Only what did not end as expected in the last run."
 )
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
-    help="Write all findings with their evidence; - is standard output.",
-)  # fmt: skip
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report, as one page."
-)
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", help="The report's language."
-)
+@files
 @click.option("-v", "--evidence", is_flag=True, help="Show every claim, and what was looked at.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only what is not as expected.")
 @click.option(
@@ -112,7 +97,7 @@ def command(
 
         paths = (RECOVERY,)
     selection = Selection(expression, claims, documents, paths)
-    output = _Output(
+    output = Output(
         json_file=json_file, junit=junit, html=html, lang=lang, evidence=evidence, quiet=quiet
     )
     output.refuse()
@@ -128,94 +113,19 @@ def command(
     return _one(settings, common.lab_meant(settings, lab), selection, output, provider)
 
 
-class _Output:
-    """How much is shown, and where the data go."""
-
-    def __init__(
-        self,
-        *,
-        json_file: Path | None,
-        junit: Path | None,
-        html: Path | None,
-        lang: str,
-        evidence: bool,
-        quiet: bool,
-    ) -> None:
-        self.json_file, self.junit, self.html = json_file, junit, html
-        self.lang = lang
-        self.evidence = evidence
-        self.quiet = quiet
-        self.silent = quiet or str(json_file) == STDOUT
-
-    def refuse(self) -> None:
-        """Raise UsageError now, and not after a minute's run, for a file that can't be written."""
-        for option, path in (("json", self.json_file), ("junit", self.junit), ("html", self.html)):
-            if path is None or str(path) == STDOUT:
-                continue
-            if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-                what = "is a folder" if path.is_dir() else "its folder cannot be written"
-                raise click.UsageError(f"--{option} {path}: {what}")
-
-    def say(self, text: str) -> None:
-        if not self.silent:
-            click.echo(text)
-
-    def told(self, found: Finding | Check) -> None:
-        from testbed.report import terminal
-
-        self.say(terminal.line(found))
-        if self.evidence:
-            for piece in getattr(found, "evidence", ()):
-                self.say(click.style(f"      {terminal.piece(piece)}", dim=True))
-
-    def show(self, lines: Iterable[str]) -> None:
-        if str(self.json_file) != STDOUT:
-            for line in lines:
-                click.echo(line)
-
-    def write(self, settings: Settings, run: Run) -> None:
-        """Write the files that were asked for, and keep the run as the last one."""
-        from testbed.report import data, last
-
-        value = data.to_dict(run)
-        if self.json_file is not None:
-            self._file(self.json_file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-        if self.junit is not None:
-            from testbed.report.junit import to_xml
-
-            self._file(self.junit, to_xml(run).decode())
-        if self.html is not None:
-            from testbed.report.html import render
-
-            self._file(self.html, render(value, lang=self.lang))
-            self.say(f"  the report is in {self.html}")
-        last.keep(settings.state.path, value)
-
-    @staticmethod
-    def _file(path: Path, text: str) -> None:
-        with click.open_file(str(path), "w", encoding="utf-8", atomic=str(path) != STDOUT) as file:
-            file.write(text)
-
-
 def _one(
-    settings: Settings, lab: Lab, selection: Selection, output: _Output, provider: str | None
+    settings: Settings, lab: Lab, selection: Selection, output: Output, provider: str | None
 ) -> int:
     from testbed.lab.live import LiveLab
     from testbed.report import terminal
     from testbed.suites.model import LabRun, Run
     from testbed.suites.runner import run
 
-    context = lab.context()
+    context = common.whole(lab)
     if provider not in {None, context.topology.maker}:
         raise UsageError(
             f"lab {lab.name} is of the provider {context.topology.maker}, not {provider}",
             hint=f"take it down (testbed down {lab.name}) and bring it up with --provider",
-        )
-    absent = [name for name in context.topology.nodes if name not in context.nodes]
-    if absent:
-        raise LabError(
-            f"lab {lab.name} is not whole: {', '.join(absent)} not running",
-            hint=f"`testbed up {lab.name}` mends it",
         )
     live = LiveLab(context)
     began = time.monotonic()
@@ -239,7 +149,7 @@ def _one(
 def _all(
     settings: Settings,
     selection: Selection,
-    output: _Output,
+    output: Output,
     *,
     check_machine: bool,
     recovery: bool,
@@ -278,7 +188,7 @@ class _Progress:
     Where nobody looks at a terminal there are only the latter.
     """
 
-    def __init__(self, output: _Output) -> None:
+    def __init__(self, output: Output) -> None:
         self._output = output
         self._done: dict[str, int] = {}  # checks that have ended, of the labs at work
         self._began = time.monotonic()

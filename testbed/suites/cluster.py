@@ -226,7 +226,13 @@ class Cluster:
         wanted = f'labels."io.kubernetes.pod.uid"=={found["metadata"]["uid"]}'
         kind = 'labels."io.cri-containerd.kind"==sandbox'
         sandboxes = self._ctr(node, "containers", "list", "--quiet", f"{wanted},{kind}").split()
-        ids[""] = next(one for one in sandboxes if one in tasks)
+        alive = [one for one in sandboxes if one in tasks]
+        if not alive:
+            raise LabError(
+                f"the Pod {namespace}/{name} has no infrastructure container that runs",
+                hint="it has died, and the kubelet will make another",
+            )
+        ids[""] = alive[0]
         running = {name: tasks[one] for name, one in ids.items() if name and one in tasks}
         return Pod(name, node, status.get("podIP", ""), tasks[ids[""]], running, ids)
 
@@ -289,7 +295,9 @@ class Cluster:
         versions = {"apiVersion": PATHS[kind].removeprefix("/apis/").removeprefix("/api/")}
         return self.api.ask("POST", _folder(kind, namespace), {**versions, **body})
 
-    def delete(self, kind: str, name: str, namespace: str = NAMESPACE) -> None:
+    def delete(
+        self, kind: str, name: str, namespace: str = NAMESPACE, *, wait: bool = True
+    ) -> None:
         """Delete an object at once and wait until it is gone; gone already is well, too."""
         body: Object = {
             "kind": "DeleteOptions",
@@ -300,7 +308,8 @@ class Cluster:
             body["gracePeriodSeconds"] = 0
         with contextlib.suppress(Refused):
             self.api.ask("DELETE", f"{_folder(kind, namespace)}/{name}", body)
-        self.wait_gone(kind, name, namespace)
+        if wait:
+            self.wait_gone(kind, name, namespace)
 
     # -- waiting ---------------------------------------------------------------------
 
@@ -452,7 +461,7 @@ def tenants(lab: LiveLab) -> Iterator[Cluster]:
     cluster = Cluster(lab)
     quiet = Observation()
     found = cluster.find("Namespace", NAMESPACE)
-    if found:  # of a run that was killed
+    if found:  # of a run that was killed, or has just ended
         cluster.delete("Namespace", NAMESPACE)
     cluster.create({"kind": "Namespace", "metadata": {"name": NAMESPACE}})
     first, second = cluster.nodes[0].name, cluster.nodes[-1].name
@@ -471,4 +480,5 @@ def tenants(lab: LiveLab) -> Iterator[Cluster]:
         with cluster.objects(quiet, *objects):
             yield cluster
     finally:
-        cluster.delete("Namespace", NAMESPACE)
+        # Its controller lets five seconds pass first, which nobody need wait for: it is empty.
+        cluster.delete("Namespace", NAMESPACE, wait=False)

@@ -9,17 +9,19 @@ share one CPU: else the scheduler's choice of CPUs is most of what is seen.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from testbed.claims.model import Measurement
 from testbed.suites.helpers import READY, await_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from testbed.claims.observation import Runs
+    from testbed.claims.observation import Observation, Runs
     from testbed.observe.capture import Place
 
 STREAM_PORT = 5201  # iperf3's own
@@ -177,6 +179,70 @@ def round_trips(
         for line in lines
     ]
     return [took[i : i + len(ways)] for i in range(0, len(took), len(ways))]
+
+
+# -- rounds over several ways
+
+THROUGHPUT, P50, CPU = "TCP, one stream", "round trip, p50", "CPU time of all who carry it"
+QUANTITIES = {
+    "throughput": (THROUGHPUT, "Gbit/s"),
+    "cpu": (CPU, "s/GB"),
+    "p50": (P50, "µs"),
+    "p99": ("round trip, p99", "µs"),
+    "connect": ("opening a connection", "µs"),
+}
+UNITS = dict(QUANTITIES.values())
+
+
+@dataclass
+class Rounds:
+    """What was measured: by quantity and by way, a figure for each round."""
+
+    figures: dict[str, dict[str, list[float]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+
+    def add(self, way: Way, **found: float) -> None:
+        for name, figure in found.items():
+            self.figures[QUANTITIES[name][0]][way.name].append(figure)
+
+    def stream(self, way: Way, octets: int, between: Callable[[], float] = float) -> None:
+        """One transfer; ``between`` is the CPU time so far of what carries it between the ends."""
+        before = between()
+        sent = stream(way, octets)
+        cpu = sent.cpu + between() - before
+        self.add(way, throughput=sent.gbits, cpu=cpu / sent.octets * GIGABYTE)
+
+    def trips(self, *ways: Way, rounds: int = 1) -> None:
+        """Round trips over ways of one client, in turn."""
+        for one_round in round_trips(ways, rounds):
+            for way, took in zip(ways, one_round, strict=True):
+                self.add(way, p50=took.p50, p99=took.p99, connect=took.connect)
+
+    def measurement(self, quantity: str) -> Measurement:
+        better: Literal["higher", "lower"] = "higher" if quantity == THROUGHPUT else "lower"
+        series = {way: tuple(figures) for way, figures in self.figures[quantity].items()}
+        return Measurement(quantity, UNITS[quantity], series, better)
+
+    def added(self, quantity: str, way: str, base: str) -> tuple[float, ...]:
+        """What a way adds to the figures of another, round by round."""
+        ours = self.figures[quantity]
+        return tuple(one - other for one, other in zip(ours[way], ours[base], strict=True))
+
+    def keep(self, observe: Observation) -> None:
+        """Keep all of it as evidence."""
+        for quantity in self.figures:
+            observe.measured(self.measurement(quantity))
+
+    def decide(self, observe: Observation, quantity: str, more: str, less: str) -> bool | None:
+        """Whether ``more`` clearly has the larger figures; None when not clear, which is noted."""
+        found = observe.differ(self.measurement(quantity), more, less)
+        if found is None:
+            observe.unclear(f"{quantity}: {more} and {less} differ by less than they spread")
+        return found
+
+
+# -- what processes use
 
 
 @dataclass(frozen=True, slots=True)

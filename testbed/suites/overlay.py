@@ -196,10 +196,10 @@ def walk(lab: LiveLab) -> Walk:
 
 
 @contextlib.contextmanager
-def stopped(*nodes: Node) -> Iterator[None]:
-    """Keep flanneld from running on some nodes (SIGSTOP), and let it go on afterwards."""
-    pids = [(node, node.services()[SERVICE].pid) for node in nodes]
-    assert all(pid for _, pid in pids), "flanneld does not run"
+def stopped(*nodes: Node, service: str = SERVICE) -> Iterator[None]:
+    """Keep flanneld, or another, from running on some nodes (SIGSTOP); it goes on afterwards."""
+    pids = [(node, node.services()[service].pid) for node in nodes]
+    assert all(pid for _, pid in pids), f"{service} does not run"
     try:
         for node, pid in pids:
             node.run(["kill", "-STOP", str(pid)])

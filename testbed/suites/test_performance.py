@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -28,13 +27,16 @@ from testbed.suites.helpers import (
     undone,
 )
 from testbed.suites.measuring import (
+    CPU,
     ECHO_PORT,
-    GIGABYTE,
     MICROSECOND,
     NOTHING,
+    P50,
     STREAM_PORT,
+    THROUGHPUT,
     TRIPS,
     CpuTime,
+    Rounds,
     Way,
     cpu_time,
     measured_server,
@@ -46,7 +48,7 @@ from testbed.suites.measuring import (
 from testbed.suites.overlay import OWN_NETWORK, End, ends, need, own_vxlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
@@ -55,64 +57,6 @@ pytestmark = pytest.mark.alone
 
 ROUNDS = 5
 DOCKER_ROUNDS = 25  # of round trips: the modes differ by little, the back ends by much
-THROUGHPUT, P50, CPU = "TCP, one stream", "round trip, p50", "CPU time of all who carry it"
-QUANTITIES = {
-    "throughput": (THROUGHPUT, "Gbit/s"),
-    "cpu": (CPU, "s/GB"),
-    "p50": (P50, "µs"),
-    "p99": ("round trip, p99", "µs"),
-    "connect": ("opening a connection", "µs"),
-}
-UNITS = dict(QUANTITIES.values())
-
-
-@dataclass
-class Rounds:
-    """What was measured: by quantity and by way, a figure for each round."""
-
-    figures: dict[str, dict[str, list[float]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(list))
-    )
-
-    def add(self, way: Way, **found: float) -> None:
-        for name, figure in found.items():
-            self.figures[QUANTITIES[name][0]][way.name].append(figure)
-
-    def stream(self, way: Way, octets: int, between: Callable[[], float] = float) -> None:
-        """One transfer; ``between`` is the CPU time so far of what carries it between the ends."""
-        before = between()
-        sent = stream(way, octets)
-        cpu = sent.cpu + between() - before
-        self.add(way, throughput=sent.gbits, cpu=cpu / sent.octets * GIGABYTE)
-
-    def trips(self, *ways: Way, rounds: int = 1) -> None:
-        """Round trips over ways of one client, in turn."""
-        for one_round in round_trips(ways, rounds):
-            for way, took in zip(ways, one_round, strict=True):
-                self.add(way, p50=took.p50, p99=took.p99, connect=took.connect)
-
-    def measurement(self, quantity: str) -> Measurement:
-        better: Literal["higher", "lower"] = "higher" if quantity == THROUGHPUT else "lower"
-        series = {way: tuple(figures) for way, figures in self.figures[quantity].items()}
-        return Measurement(quantity, UNITS[quantity], series, better)
-
-    def added(self, quantity: str, way: str, base: str) -> tuple[float, ...]:
-        """What a way adds to the figures of another, round by round."""
-        ours = self.figures[quantity]
-        return tuple(one - other for one, other in zip(ours[way], ours[base], strict=True))
-
-    def keep(self, observe: Observation) -> None:
-        """Keep all of it as evidence."""
-        for quantity in self.figures:
-            observe.measured(self.measurement(quantity))
-
-    def decide(self, observe: Observation, quantity: str, more: str, less: str) -> bool | None:
-        """Whether ``more`` clearly has the larger figures; None when not clear, which is noted."""
-        found = observe.differ(self.measurement(quantity), more, less)
-        if found is None:
-            observe.unclear(f"{quantity}: {more} and {less} differ by less than they spread")
-        return found
-
 
 # -- Docker's modes, seen from another machine -----------------------------
 

@@ -105,7 +105,7 @@ def test_up_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> No
     bed.must("down", LAB)
     for turn in range(INSTANTS * len(SIGNALS)):
         signum = SIGNALS[turn % len(SIGNALS)]
-        at = chance.uniform(0.15, whole)  # before that Python itself begins
+        at = chance.uniform(0, whole)
         status, said = killed_at(bed.start("up", TOPOLOGY, "-q"), at, signum)
         if signum == signal.SIGKILL:
             clean(said)
@@ -128,7 +128,7 @@ def test_down_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> 
     for turn in range(INSTANTS * len(SIGNALS)):
         signum = SIGNALS[turn % len(SIGNALS)]
         bed.must("up", TOPOLOGY, "-q")
-        at = chance.uniform(0.15, whole)
+        at = chance.uniform(0, whole)
         status, said = killed_at(bed.start("down", LAB), at, signum)
         ended_as(status, signum, said)
         if turn % 2:

@@ -21,6 +21,7 @@ from testbed.artifacts.catalog import CATALOG, CONTOUR
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import Apt, DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
+from testbed.artifacts.package_image import PackageImage
 from testbed.artifacts.plain_image import PlainImage
 from testbed.artifacts.pypi import PythonPackage
 from testbed.artifacts.source import Job, system
@@ -427,6 +428,35 @@ def test_a_module_of_several_programs(
     assert "+v2." in str(source.version())
 
 
+def test_tests_are_programs_too_and_files_of_the_module_come_along(
+    machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "module"
+    build = go("go1.99")
+    machine.answers["go"] = lambda call: f"{module}\n" if "list" in call.argv else build(call)
+    monkeypatch.setattr("testbed.process.run", machine)
+    (module / "x").mkdir(parents=True)
+    (module / "x" / "key").write_text("secret")
+    source = GoModule(
+        "kubernetes",
+        {"a": "k8s.io/kubernetes/a"},
+        tests={"b.test": "k8s.io/kubernetes/b"},
+        files={"key": "x/key"},
+        main="k8s.io/kubernetes",
+    )
+    source.fill(job)
+    how = [call.argv[1:3] for call in machine.calls if "-o" in call.argv]
+    assert [words[0] for words in how] == ["build", "test"]
+    assert how[1] == ["test", "-c"]
+    assert source.brings() == ("a", "b.test")
+    assert (job.into / "key").read_text() == "secret"
+    assert source.whole(job.into)
+    (job.into / "key").unlink()
+    assert not source.whole(job.into)
+    without = replace(source, files={})
+    assert without.key() != source.key()
+
+
 def test_the_first_part_is_meant_by_a_programs_bare_name() -> None:
     assert CATALOG.programs["dockerd"] == CATALOG.programs["runc"] == "docker"
     assert CATALOG.brought_by("docker-29") == ["dockerd", "docker-proxy"]
@@ -596,6 +626,53 @@ def test_a_library_of_the_host_never_gets_into_the_image(tmp_path: Path, job: Jo
     other = Job(job.into, job.shared, job.say, runner, job.cancel, job.part)
     with pytest.raises(ArtifactError, match=r"libx\.so\.1 is not in the packages"):
         image.libraries(other, tmp_path, [tmp_path / "tool"])
+
+
+def test_an_image_of_packages_has_links_and_files_of_another_part(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_archive(machine)
+    monkeypatch.setattr(image, "libraries", lambda *_: {})
+
+    def unpack(apt: debian.Apt, packages: Sequence[str], tree: Path, **_: bool) -> dict[str, str]:
+        del apt
+        for name in ("usr/sbin/serverd", "bin/tool"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_text(name)
+        return dict.fromkeys(packages, "1.0")
+
+    monkeypatch.setattr(debian.Apt, "unpack", unpack)
+    (job.part("suite") / "bin").mkdir(parents=True)
+    (job.part("suite") / "bin" / "agent").write_text("agent")
+    (job.part("suite") / "key").write_text("key")
+    content = image.Content(
+        {"server": ("usr/sbin/serverd",), "tools": ("bin/tool",)},
+        applets=("ls",),
+        links={"usr/bin/nc": "tool"},
+        files={"etc/passwd": (0o644, "root")},
+        folders=("tmp",),
+    )
+    source = PackageImage(
+        "example.org/x:2.0", content, {"Cmd": ["/agent"]}, "suite", FLANNELD,
+        {"agent": "bin/agent", "key": "key"},
+    )  # fmt: skip
+    assert source.fill(job) == source.version() == "2.0"
+    assert source.whole(job.into)
+    with tarfile.open(job.into / "image.tar") as archive:
+        described = archive.extractfile("manifest.json")
+        assert described
+        (manifest,) = json.load(described)
+        layer = archive.extractfile(manifest["Layers"][0])
+        config = archive.extractfile(manifest["Config"])
+        assert config
+        assert json.load(config)["config"]["Labels"]["testbed.version.server"] == "1.0"
+        with tarfile.open(fileobj=layer) as tree:
+            found = {item.name: item for item in tree}
+    assert manifest["RepoTags"] == ["example.org/x:2.0"]
+    assert found["usr/bin/nc"].linkname == "tool"
+    assert found["usr/bin/ls"].linkname == "busybox"
+    assert [found[name].mode & 0o777 for name in ("agent", "key")] == [0o755, 0o644]
+    assert "usr/bin/tool" in found
 
 
 @pytest.mark.parametrize(

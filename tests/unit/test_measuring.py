@@ -11,8 +11,11 @@ from testbed.claims.model import Measurement
 from testbed.claims.observation import Observation
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.suites.measuring import (
+    CPU,
     NOTHING,
+    P50,
     CpuTime,
+    Rounds,
     Way,
     cpu_time,
     need_iperf3,
@@ -20,7 +23,6 @@ from testbed.suites.measuring import (
     round_trips,
     stream,
 )
-from testbed.suites.test_performance import CPU, P50, Rounds
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node

@@ -21,6 +21,7 @@ from testbed import cli, leaks
 from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding
 from testbed.cli import common, verify
+from testbed.cli.output import Output
 from testbed.lab.lab import Lab
 from testbed.report import last
 from testbed.suites import everything, runner
@@ -462,7 +463,7 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setenv("TERM", "xterm")
-        output = verify._Output(
+        output = Output(
             json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=False
         )
         with verify._Progress(output) as progress:
@@ -483,9 +484,7 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
 
 
 def test_no_line_changes_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
-    output = verify._Output(
-        json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=True
-    )
+    output = Output(json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=True)
     with verify._Progress(output) as progress:
         Everything()(None, SOME, progress.watching())
     assert capsys.readouterr() == ("", "")

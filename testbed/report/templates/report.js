@@ -35,6 +35,7 @@
     // -- filter
 
     const form = $("form.filter");
+    if (!form) return;  // a run without claims
     const search = form.elements.q;
     const shown = $("#shown");
     const nothing = $("#nothing");

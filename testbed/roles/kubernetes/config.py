@@ -268,16 +268,16 @@ def bridged(cluster: Kubernetes, node: str) -> dict[str, Any]:
     }
 
 
-def masquerade(topology: Topology, node: str) -> str:
+def masquerade(topology: Topology) -> str:
     """Rules for what leaves Pods and nodes: only that has its source translated.
 
     The plugins' own rules, such as flanneld's -ip-masq, would translate what Pods send to nodes,
     which Kubernetes forbids (kubernetes.io, "The Kubernetes network model").
     """
     cluster = cluster_of(topology)
-    inside = [str(cluster.pods), *(
-        str(topology.networks[name].subnet) for name in topology.nodes[node].networks
-    )]  # fmt: skip
+    members = topology.with_role("kubernetes")
+    nodes = [str(address) for member in members for address in member.networks.values()]
+    inside = [str(cluster.pods), *nodes]
     return f"""\
 table ip testbed
 delete table ip testbed

@@ -12,7 +12,7 @@ from testbed.roles.kubernetes import addons, config
 from testbed.roles.seed import SEEDED, Layout, Seed, harvest, install, is_seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from testbed.lab.context import Context
     from testbed.nodes.base import Node
@@ -109,7 +109,7 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
         if machine.shares:
             install(context.store, machine, _seed(context, version, bytes))
         mark(machine, "prepared")
-    machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology, node).encode())
+    machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology).encode())
     if network := plugin.network(topology, node):
         machine.put(json.dumps(network).encode(), f"{config.CNI}/10-pods.conflist")
     folder = _binaries(context, machine, plugin)
@@ -149,22 +149,30 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
     wanted = " ".join(f"{file} {file.stat().st_mtime_ns}" for file in files)
     if marked(machine, "images") == wanted:
         return f"{', '.join(names)} there", False
-    there = set(_ctr(context, machine, "images", "list", "--quiet").split())
-    missing = [
-        file
-        for name, file in zip(names, files, strict=True)
-        if not there & {_full(name), f"{_full(name)}:latest"}
-    ]
-    for file in missing:
-        _ctr(context, machine, "images", "import", machine.provide(file))
+    missing = import_images(context, machine, names)
     if missing and machine.shares and not is_seeded(machine):
         _keep(context, machine)
     mark(machine, "images", wanted)
     return f"{', '.join(names)} {'loaded' if missing else 'there'}", bool(missing)
 
 
+def import_images(context: Context, machine: Node, names: Sequence[str]) -> list[str]:
+    """Import those images that the node does not have; return their names."""
+    there = set(_ctr(context, machine, "images", "list", "--quiet").split())
+    missing = [name for name in names if not there & {_full(name), f"{_full(name)}:latest"}]
+    for name in missing:
+        _ctr(context, machine, "images", "import", machine.provide(context.store.image(name)))
+    return missing
+
+
 def _full(name: str) -> str:
-    """An image's name as containerd has it: with its registry (docs.docker.com's, by default)."""
+    """An image's name as containerd has it: with its registry (docs.docker.com's, by default).
+
+    >>> _full("nginx"), _full("testbed/pause:1"), _full("registry.k8s.io/pause:3.10.2")
+    ('docker.io/library/nginx', 'docker.io/testbed/pause:1', 'registry.k8s.io/pause:3.10.2')
+    """
+    if "." in name.partition("/")[0]:
+        return name
     return f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}"
 
 

@@ -61,9 +61,10 @@ def in_place_of(node: Node, path: str, script: str) -> Iterator[None]:
     real, lie = "/tmp/lies.real", "/tmp/lies.lie"  # a scratch machine has a /run of its own
     node.put(b"", real)
     node.put(f"#!/bin/sh\nreal={real}\n{script}\n".encode(), lie, mode=0o755)
+    # Lazily: who was called a moment before may still be running.
     with (
-        changed(node, f"mount --bind {path} {real}", f"umount {real}"),
-        changed(node, f"mount --bind {lie} {path}", f"umount {path}"),
+        changed(node, f"mount --bind {path} {real}", f"umount --lazy {real}"),
+        changed(node, f"mount --bind {lie} {path}", f"umount --lazy {path}"),
     ):
         yield
 

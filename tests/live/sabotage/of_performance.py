@@ -14,12 +14,13 @@ from testbed.suites.overlay import ends
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
+    from testbed.suites.cluster import Pod
 
 RULES = 20000
 
 
 @contextlib.contextmanager
-def slow(node: Node, hook: str, match: str) -> Iterator[None]:
+def slow(node: Node | Pod, hook: str, match: str) -> Iterator[None]:
     """What matches has thousands of rules to pass at a hook."""
     rule = "meta mark 0x12345678 drop\n"
     text = (

@@ -86,9 +86,9 @@ class Plugin(ABC):
         """
         return config.bridged(config.cluster_of(topology), node)
 
-    def masquerade(self, topology: Topology, node: str) -> str:
+    def masquerade(self, topology: Topology) -> str:
         """Rules of nftables for what leaves the Pods and the nodes."""
-        return config.masquerade(topology, node)
+        return config.masquerade(topology)
 
     @abstractmethod
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:

@@ -1,0 +1,195 @@
+"""A run of the suite on the node of the control plane: begun, listened to, ended, cleaned up after.
+
+It runs on that node since it asks nodes and Services by their addresses.  Of two runs on one
+cluster the second is refused: a lock on the node, which the kernel drops with its holder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from testbed.artifacts import e2e
+from testbed.conformance import ginkgo
+from testbed.conformance.ginkgo import Asked, Cluster, Listener
+from testbed.errors import LabBusy, LabError, NothingSelected, TimeoutExpired
+from testbed.roles.kubernetes import certificates, client, config, runtime
+from testbed.signals import held
+from testbed.suites.model import Check, Results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node, Result, Running
+    from testbed.signals import Held
+
+FOLDER = "/tmp/testbed-e2e"
+LOCK = f"{config.RUN}/e2e.lock"
+BUSY = 75  # exit status of who finds the lock taken: EX_TEMPFAIL of sysexits.h
+POLL = 0.5  # seconds
+#: Seconds from an interrupt until nobody is waited for: each test that runs may clean up, and
+#: then write what it has come to.
+PATIENCE = 3 * ginkgo.GRACE
+CLEANED = 120.0  # seconds for namespaces to go
+WHOLE = "the run as a whole"  # the name of the check that is none of the tests
+RUN_LABEL = "e2e-run"  # that the suite's namespaces have (test/e2e/framework/util.go)
+
+
+def prepare(context: Context, say: Callable[[str], None]) -> None:
+    """Make at hand what a run takes: the programs, and on each node the images.
+
+    What is not in the cache is made first, which takes minutes.  Raises ArtifactError, and
+    LabError for a suite that asks for other images than ours.
+    """
+    suite = context.store.binary("e2e.test")
+    for name in e2e.IMAGES:
+        context.store.image(name)
+    node = client.control_plane(context)
+    listed = node.run([node.provide(suite), "--list-images"], timeout=120).stdout.split()
+    if strangers := sorted(set(e2e.IMAGES) - set(listed)):
+        raise LabError(
+            f"the suite does not ask for {', '.join(strangers)}",
+            hint="testbed/artifacts/e2e.py names the images of another version",
+        )
+    say(f"images: {', '.join(e2e.IMAGES)}")
+    members = [context.node(member.name) for member in context.topology.with_role("kubernetes")]
+    with ThreadPoolExecutor(len(members)) as pool:
+        list(pool.map(lambda one: runtime.import_images(context, one, list(e2e.IMAGES)), members))
+
+
+def run(
+    context: Context,
+    asked: Asked,
+    *,
+    told: Callable[[Check], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Results:
+    """Run the tests that are asked for, and return what came of each.
+
+    ``told`` is called with each test as it ends.  SIGINT, SIGTERM and SIGHUP end the run:
+    tests clean up, and what there is by then is in the results.  Raises NothingSelected where no
+    test is meant, LabBusy where another run is on, LabError where the suite itself fails.
+    """
+    node = client.control_plane(context)
+    argv = _words(context, node, asked)
+    node.run(["mkdir", "-p", "-m", "700", FOLDER, config.RUN])
+    node.run(["rm", "-f", f"{FOLDER}/{ginkgo.REPORT}"])
+    with held() as signals:
+        listener = Listener(told)
+        with node.spawn(argv, env=_environment(context, node)) as running:
+            ended, late = _listen(node, running, listener, signals, asked.timeout)
+        if ended.status == BUSY and not ended.stdout.strip():
+            raise LabBusy(
+                f"another run of the suite is going on in lab {context.lab}",
+                hint="wait for its end",
+            )
+        if left := clean(context):
+            say(f"namespaces that do not go: {', '.join(left)}")
+        results = _results(node, ended, listener, late=late)
+        results.signum = signals.signum
+    if not (results.checks or results.interrupted):
+        raise NothingSelected(
+            f"no test fits --focus {asked.focus!r}"
+            + (f" --skip {asked.skip!r}" * bool(asked.skip)),
+            hint="both are regular expressions of Go, and mean the whole name of a test",
+        )
+    return results
+
+
+def clean(context: Context) -> list[str]:
+    """Remove the namespaces that tests have left; return those that are there even then."""
+    api = client.api(context)
+    path = f"/api/v1/namespaces?labelSelector={quote(RUN_LABEL)}"
+    deadline = time.monotonic() + CLEANED
+    while True:
+        found = [one["metadata"] for one in api.ask("GET", path)["items"]]
+        for one in found:
+            if "deletionTimestamp" not in one:
+                api.ask("DELETE", f"/api/v1/namespaces/{one['name']}")
+        if not found or time.monotonic() > deadline:
+            return [one["name"] for one in found]
+        time.sleep(POLL)
+
+
+def _words(context: Context, node: Node, asked: Asked) -> list[str]:
+    ours, suite, kubectl = (
+        node.provide(context.store.binary(name)) for name in ("ginkgo", "e2e.test", "kubectl")
+    )
+    members = context.topology.with_role("kubernetes")
+    cluster = Cluster(certificates.ADMIN, kubectl, len(members))
+    lock = ["flock", "--no-fork", "--nonblock", f"--conflict-exit-code={BUSY}", LOCK]
+    return [*lock, *ginkgo.words(ours, suite, asked, cluster, FOLDER)]
+
+
+def _environment(context: Context, node: Node) -> dict[str, str]:
+    """With kubectl on PATH: some tests run what they find there."""
+    folders = [node.provide(folder) for folder in context.store.path_dirs("kubernetes")]
+    return {"PATH": ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])}
+
+
+def _listen(
+    node: Node,
+    running: Running,
+    listener: Listener,
+    signals: Held,
+    timeout: float,
+) -> tuple[Result, bool]:
+    """Tell what is heard until the run has ended; its result, and whether it had to be killed."""
+    heard = 0
+    ends: float | None = None
+    deadline = time.monotonic() + timeout + PATIENCE
+    while True:
+        result = _ended(running)
+        text = running.out
+        # Whole lines alone: a character may have come in part.
+        until = len(text) if result else text.rfind(b"\n") + 1
+        listener.hear(text[heard:until].decode(errors="replace"), last=bool(result))
+        heard = max(heard, until)
+        if result:
+            return result, False
+        if signals.signum is not None and ends is None:
+            ends = time.monotonic() + PATIENCE
+            # To all of its processes: each ends its own test.
+            node.run(["kill", "-s", "INT", "--", f"-{running.pid}"], check=False)
+        if time.monotonic() > min(deadline, ends or deadline):
+            running.kill()
+            return running.wait(), True
+
+
+def _ended(running: Running) -> Result | None:
+    try:
+        return running.wait(POLL)
+    except TimeoutExpired:
+        return None
+
+
+def _results(node: Node, ended: Result, listener: Listener, *, late: bool) -> Results:
+    """What the suite's report says; without one, what was heard."""
+    try:
+        report = node.get(f"{FOLDER}/{ginkgo.REPORT}").decode(errors="replace")
+        checks, reasons = ginkgo.checks(report), ginkgo.reasons(report)
+    except (FileNotFoundError, ValueError):  # it was killed, or never came so far
+        checks, reasons = listener.ended, []
+        if not late and ended.status >= 0 and not checks:
+            end = "\n".join([*ended.stdout.splitlines()[-30:], *ended.stderr.splitlines()[-30:]])
+            raise LabError(
+                f"the suite ended with status {ended.status} and no report\n{end}",
+                hint="`testbed status` shows whether the lab is whole",
+            ) from None
+    finally:
+        node.run(["rm", "-rf", FOLDER], check=False)
+    failed = any(check.outcome == "failed" for check in checks)
+    if ended.status and not (failed or reasons):
+        reasons = [f"its status was {ended.status}, and no test has failed"]
+    if reasons:  # some tests may not have been come to
+        checks = [*checks, Check(WHOLE, "failed", 0.0, "; ".join(reasons))]
+    return Results(checks=checks)
+
+
+def processes() -> int:
+    """How many tests to run at once: they wait more than they work."""
+    return max(2, min(8, 2 * len(os.sched_getaffinity(0))))

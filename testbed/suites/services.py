@@ -1,0 +1,299 @@
+"""What the suite of Services looks with: kube-proxy's rules, many connections at once, DNS."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dpkt
+import yaml
+
+from testbed.claims.observation import Observation
+from testbed.errors import LabError, TimeoutExpired
+from testbed.suites import cluster as clusters
+from testbed.suites import helpers
+from testbed.suites.helpers import patient, rules, wait_until
+
+if TYPE_CHECKING:
+    from testbed.claims.observation import Runs
+    from testbed.nodes.base import Node
+    from testbed.suites.cluster import Cluster
+    from testbed.suites.helpers import Rule
+
+CHANCE = 1e-9  #: how probable it may be that chance alone leaves out one of a Service's Pods
+A, CNAME, SRV = dpkt.dns.DNS_A, dpkt.dns.DNS_CNAME, dpkt.dns.DNS_SRV
+#: What kube-proxy looks an address or a port of the node up in, and iptables' chains for that.
+MAPS = ("service-ips", "service-nodeports")
+CHAINS = ("KUBE-SERVICES", "KUBE-NODEPORTS")
+#: Asks a server what it is given in hex, and prints the answer so.
+QUERY = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    asked.settimeout(float(sys.argv[2]))
+    asked.connect((sys.argv[1], 53))
+    asked.send(bytes.fromhex(sys.argv[3]))
+    print(asked.recv(65536).hex())
+"""
+
+
+# -- waiting ----------------------------------------------------------------------
+
+
+def becomes(so: Callable[[], object], seconds: float | None = None) -> bool:
+    """Whether something comes true before long, by default half the time that a Pod may take."""
+    try:
+        return bool(wait_until(so, clusters.SECONDS / 2 if seconds is None else seconds))
+    except TimeoutExpired:
+        return False
+
+
+def served(cluster: Cluster, observe: Observation, name: str) -> Mapping[str, Any]:
+    """A Service's ``spec``, once every node's rules lead its first port to its ready Pods alone.
+
+    After a while it comes in any case: whether the Service works is for the check to see.
+    """
+    found = cluster.find("Service", name)
+    if found is None:
+        raise LabError(f"there is no Service {name}", hint="it has been deleted meanwhile")
+    spec: Mapping[str, Any] = found["spec"]
+    port = spec["ports"][0]["port"]
+
+    def so() -> bool:
+        wanted = set(cluster.endpoints(name))
+        return bool(wanted) and all(
+            set(map(host, destinations(cluster, node, port, spec["clusterIP"]))) == wanted
+            for node in cluster.nodes
+        )
+
+    becomes(so)
+    observe.note(f"the Service {name}", spec)
+    return spec
+
+
+# -- kube-proxy's rules -----------------------------------------------------------
+
+
+def host(destination: str) -> str:
+    """The address of ADDRESS:PORT."""
+    return destination.rpartition(":")[0]
+
+
+def destinations(cluster: Cluster, node: Node, port: int, address: str = "") -> list[str]:
+    """Where a node's rules send what comes for a TCP port of an address, as ADDRESS:PORT.
+
+    Without an address it is a port of the node itself.
+    """
+    if cluster.spec.proxy == "nftables":
+        listed = node.run(["nft", "-j", "list", "table", "ip", "kube-proxy"], check=False)
+        return nft_destinations(listed.json()["nftables"] if listed.ok else [], port, address)
+    return iptables_destinations(rules(Observation(), node, "nat"), port, address)
+
+
+def nft_destinations(
+    listed: Sequence[Mapping[str, Any]], port: int, address: str = ""
+) -> list[str]:
+    """:func:`destinations` out of what ``nft -j list table`` prints (libnftables-json(5))."""
+    chains: dict[str, list[Any]] = {}
+    start: list[Any] = []
+    key = [*([address] if address else []), "tcp", port]
+    for item in listed:
+        if "rule" in item:
+            chains.setdefault(item["rule"]["chain"], []).append(item["rule"]["expr"])
+        elif item.get("map", {}).get("name") in MAPS:
+            for element, verdict in item["map"].get("elem", ()):
+                if element.get("elem", {}).get("val", element).get("concat") == key:
+                    start.append(verdict)
+    return _follow(start, lambda chain: chains.get(chain, []))
+
+
+def iptables_destinations(found: Sequence[Rule], port: int, address: str = "") -> list[str]:
+    """:func:`destinations` out of the rules of iptables' table ``nat``."""
+    chains: dict[str, list[Any]] = {}
+    start: list[Any] = []
+    for rule in found:
+        step: Any = {"goto": {"target": rule.target}}
+        if rule.target == "DNAT":
+            to, _, number = rule.get("--to-destination").rpartition(":")
+            step = {"dnat": {"addr": to, "port": number}}
+        chains.setdefault(rule.chain, []).append(step)
+        if (
+            rule.chain == CHAINS[not address]
+            and rule.get("--dport") == str(port)
+            and rule.get("-d") == (f"{address}/32" if address else "")
+        ):
+            start.append(step)
+    return _follow(start, lambda chain: chains.get(chain, []))
+
+
+def _follow(start: object, chain: Callable[[str], object]) -> list[str]:
+    """All that expressions translate to, by whatever chains they lead, sorted."""
+    found: set[str] = set()
+    passed: set[str] = set()
+    ways = [start]
+    while ways:
+        for kind, body in _steps(ways.pop()):
+            if kind == "dnat":
+                found.update(_chosen(body))
+            elif body["target"] not in passed:
+                passed.add(body["target"])
+                ways.append(chain(body["target"]))
+    return sorted(found)
+
+
+def _chosen(body: Mapping[str, Any]) -> Iterator[str]:
+    """What a translation chooses from: one Pod, or a map of them by a random number."""
+    address = body["addr"]
+    if isinstance(address, Mapping):
+        for _, value in address["map"]["data"]["set"]:
+            yield ":".join(map(str, value["concat"]))
+    else:
+        yield f"{address}:{body['port']}"
+
+
+def _steps(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The translations and the ways on in an expression, wherever in it."""
+    if isinstance(expression, Mapping):
+        for key, value in expression.items():
+            if key in {"goto", "jump", "dnat"}:
+                yield key, value
+            else:
+                yield from _steps(value)
+    elif isinstance(expression, list):
+        for one in expression:
+            yield from _steps(one)
+
+
+# -- many connections ---------------------------------------------------------------
+
+
+def enough(pods: int, chance: float = CHANCE) -> int:
+    """So many connections that chance alone leaves a Pod out less often than ``chance``.
+
+    Each of ``pods`` is left out by n connections with probability (1 - 1/pods)**n, so that one
+    of them is with at most ``pods`` times that.
+
+    >>> enough(1), enough(2), enough(3)
+    (1, 31, 54)
+    """
+    if pods < 2:
+        return 1
+    return math.floor(math.log(chance / pods) / math.log(1 - 1 / pods)) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one connection; ``name`` is the server's, "" where none has answered.
+
+    ``remote`` is the address that was asked, ``port`` the client's own.
+    """
+
+    name: str
+    client: str
+    remote: str
+    port: int
+
+
+SEEN = '{"remote": "%{remote_ip}", "port": %{local_port}}\\n'
+
+
+def ask(
+    observe: Observation, where: Runs, url: str, *, count: int = 1, seconds: float | None = None
+) -> list[Answer]:
+    """Fetch the page at ``url`` so many times, each time by a new connection.
+
+    The first that is not answered within ``seconds`` is the last.
+    """
+    limit = patient(where, helpers.LATE if seconds is None else seconds)
+    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", f"{limit:g}", "--fail-early"]
+    argv += ["-H", "Connection: close", "-w", SEEN, f"{url}?[1-{count}]"]
+    return answers(observe.run(where, argv, check=False).stdout)
+
+
+def answers(printed: str) -> list[Answer]:
+    """The answers in what curl prints: a page, where one has come, and what SEEN tells."""
+    found: list[Answer] = []
+    page: dict[str, Any] = {}
+    for line in printed.splitlines():
+        said = json.loads(line)
+        if "remote" in said:
+            client = host(page.get("client", ""))
+            found.append(Answer(page.get("name", ""), client, said["remote"], said["port"]))
+            page = {}
+        else:
+            page = said
+    return found
+
+
+def names(found: Sequence[Answer]) -> list[str]:
+    """Who has answered, each once, sorted; "" is nobody."""
+    return sorted({one.name for one in found}) or [""]
+
+
+# -- names ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """An answer of DNS: the code, and what there is of the type that was asked for.
+
+    ``code`` is None where nobody has answered.
+    """
+
+    code: int | None
+    found: tuple[str, ...] = ()
+
+
+def lookup(observe: Observation, where: Runs, server: str, name: str, kind: int = A) -> Records:
+    """What a name server answers; an SRV record is given as PORT TARGET."""
+    query = dpkt.dns.DNS(id=1, op=dpkt.dns.DNS_RD, qd=[dpkt.dns.DNS.Q(name=name, type=kind)])
+    limit = f"{patient(where, helpers.LATE):g}"
+    result = where.run(["python3", "-c", QUERY, server, limit, bytes(query).hex()], check=False)
+    said = records(bytes.fromhex(result.stdout), kind) if result.ok else Records(None)
+    observe.note(f"{where.name}: {server} is asked for {name}, type {kind}", repr(said))
+    return said
+
+
+def records(answer: bytes, kind: int) -> Records:
+    """Decode an answer of DNS."""
+    said = dpkt.dns.DNS(answer)
+    found = [one for one in said.an if one.type == kind]
+    if kind == SRV:
+        texts = [f"{one.port} {one.srvname}" for one in found]
+    elif kind == CNAME:
+        texts = [str(one.cname) for one in found]
+    else:
+        texts = [".".join(map(str, one.rdata)) for one in found]
+    return Records(said.rcode, tuple(sorted(texts)))
+
+
+def known(cluster: Cluster, where: Runs, name: str, kind: int = A) -> bool:
+    """Whether the cluster's DNS comes to know a name."""
+    server = str(cluster.spec.dns)
+    return becomes(lambda: lookup(Observation(), where, server, name, kind).code == 0)
+
+
+# -- manifests -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest of document 004, from ``lines`` of it; ``mends`` is what has been mended."""
+
+    name: str
+    lines: str
+    printed: str
+    mended: str
+    mends: tuple[str, ...]
+
+
+@functools.cache
+def manifests() -> tuple[Manifest, ...]:
+    """The six manifests, in the document's order."""
+    path = Path(__file__).parent / "manifests" / "004.yaml"
+    found = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    return tuple(Manifest(**{**one, "mends": tuple(one["mends"])}) for one in found)
