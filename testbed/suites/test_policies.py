@@ -11,7 +11,6 @@ from testbed.suites.cluster import pod
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
-    from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster, Pod
 
 FRIEND, STRANGER = "policy-friend", "policy-stranger"
@@ -47,10 +46,3 @@ def test_a_policy_isolates_a_pod(cluster: Cluster, observe: Observation) -> None
             observe.holds(connects(observe, friend, guarded), f"{FRIEND} still gets in")
         again = policies.eventually(lambda: connects(observe, stranger, guarded), policies.IN_FORCE)
         assert again, "what the policy has cut off stays so without it"
-
-
-@pytest.mark.needs("network-policy", "gateway")
-def test_each_kind_of_policy_cuts_off_just_what_it_says(
-    cluster: Cluster, outside: Node, observe: Observation
-) -> None:
-    policies.enforced(cluster, outside, observe)

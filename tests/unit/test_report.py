@@ -687,7 +687,7 @@ def test_the_data_have_each_lab_and_each_claim_in_full() -> None:
         "seconds": 2.0,
         "down": 0.25,
         "error": "it died",
-            "absent": "",
+        "absent": "",
         "interrupted": True,
         "checks": [
             {

@@ -158,6 +158,7 @@ def words(cgroups: str) -> list[str]:
         "--routing-mode=tunnel",
         "--tunnel-protocol=vxlan",
         "--kube-proxy-replacement=false",
+        "--enable-session-affinity=true",  # of what it takes from kube-proxy: ClusterIPs of Pods
         "--enable-l7-proxy=false",
         "--enable-hubble=false",
         "--enable-ipv4-masquerade=false",  # the node's own rules do it
