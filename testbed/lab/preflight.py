@@ -7,7 +7,9 @@ again each time: somebody may have mended it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,10 @@ VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
     "vagrant": {**QEMU, **vagrant.PROGRAMS},
 }
 KEPT = "machine"
+PROC = Path("/proc")
+MOST_INOTIFY = PROC / "sys/fs/inotify/max_user_instances"
+INSTANCE = "anon_inode:inotify"  # what a descriptor of one is a link to
+INOTIFY = 12  # instances that a cluster's node takes: the first 14, another 7
 FILES = 256  # open files: a dockerd with a few containers has about a hundred
 
 
@@ -93,6 +99,7 @@ def _roles_here(topology: Topology) -> set[str]:
 def check(topology: Topology, cache: Path) -> None:
     """Raise MachineError, naming all that is missing, unless this machine has what is needed."""
     _files()
+    _watches(topology)
     missing = {name: of for name, of in programs(topology).items() if which(name) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
@@ -155,6 +162,34 @@ def _files() -> None:
             f"a process may have {hard} open files here, and the daemons of a lab need {FILES}",
             hint=f"ulimit -n {FILES}, or 4096 for a large lab",
         )
+
+
+def _watches(topology: Topology) -> None:
+    """A cluster's daemons watch files, each with an inotify instance, of which a user has few.
+
+    One that gets none dies with "too many open files" (inotify(7)).
+    """
+    wanted = INOTIFY * len(topology.with_role("kubernetes"))
+    if not wanted:
+        return
+    most = int(MOST_INOTIFY.read_text(encoding="utf-8"))
+    used = _inotify_used()
+    if used + wanted > most:
+        raise MachineError(
+            f"the cluster's daemons take {wanted} inotify instances, and of {most} that a user "
+            f"may have {used} are taken",
+            hint="end other labs, or raise it: sysctl -w fs.inotify.max_user_instances=1024",
+        )
+
+
+def _inotify_used() -> int:
+    """How many inotify instances all processes of this user hold."""
+    count = 0
+    for folder in PROC.glob("[0-9]*/fd"):
+        with suppress(OSError):  # it has ended meanwhile
+            if folder.stat().st_uid == os.geteuid():
+                count += sum(str(one.readlink()) == INSTANCE for one in folder.iterdir())
+    return count
 
 
 def _doctor(topology: Topology) -> str:

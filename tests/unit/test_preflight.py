@@ -368,3 +368,25 @@ def test_a_limit_below_what_a_node_takes(monkeypatch: pytest.MonkeyPatch) -> Non
     data["nodes"]["node1"]["memory"] = "512M"
     with pytest.raises(UsageError, match=r"node1 has 512 MiB \(`memory:`\), and .* takes 620 MiB"):
         preflight.memory(load_data(data, "cluster"), ["node1"])
+
+
+# -- inotify --------------------------------------------------------------------
+
+
+def test_too_few_inotify_instances_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "7" / "fd"
+    folder.mkdir(parents=True)
+    for number in range(110):
+        (folder / str(number)).symlink_to(preflight.INSTANCE)
+    (folder / "200").symlink_to("/dev/null")
+    most = tmp_path / "most"
+    most.write_text("128\n")
+    monkeypatch.setattr(preflight, "PROC", tmp_path)
+    monkeypatch.setattr(preflight, "MOST_INOTIFY", most)
+    with pytest.raises(MachineError, match=r"take 24 inotify instances, and of 128 .* 110 are"):
+        preflight._watches(load("k8s-two-node"))
+    preflight._watches(load("two-node"))
+    most.write_text("134\n")
+    preflight._watches(load("k8s-two-node"))
