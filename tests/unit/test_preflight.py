@@ -23,6 +23,7 @@ FEATURES = {
     "docker-10-1-27": EVERY | DOCKER,
     "docker-single": EVERY | DOCKER,
     "k8s-ingress": EVERY | DOCKER - {"iptables addrtype"} | {"nf_tables", "vxlan"},
+    "k8s-three-node": EVERY | DOCKER - {"iptables addrtype"} | {"nf_tables"},
     "k8s-two-node": EVERY | DOCKER - {"iptables addrtype"} | {"nf_tables", "vxlan"},
     "netns-experiments": EVERY,
     "three-node-udp": EVERY | DOCKER | {"tun"},

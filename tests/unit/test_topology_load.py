@@ -33,6 +33,7 @@ def test_shipped_names() -> None:
         "docker-10-1-27",
         "docker-single",
         "k8s-ingress",
+        "k8s-three-node",
         "k8s-two-node",
         "netns-experiments",
         "three-node-udp",
