@@ -21,7 +21,7 @@ import pytest
 from testbed.claims.observation import Observation
 from testbed.errors import TimeoutExpired
 from testbed.roles.kubernetes import config
-from testbed.suites.cluster import NAMESPACE, Within, pod
+from testbed.suites.cluster import NAMESPACE, SECOND, Within, pod
 from testbed.suites.helpers import (
     LATE,
     PATIENCE,
@@ -384,7 +384,6 @@ def test_cni_is_called_for_a_pod_not_for_its_containers(
 # -- another network for one node -------------------------------------------------
 
 
-SECOND = f"{config.CNI}/00-check.conflist"  # before all others: a runtime takes the first
 LEASES = "/run/check-macvlan"  # what its addresses are given to
 MASTER = "eth0"  # a node's link to its first network
 

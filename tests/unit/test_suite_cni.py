@@ -13,7 +13,8 @@ from testbed.claims.observation import Observation
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.kubernetes import config
 from testbed.suites import test_flannel_pod
-from testbed.suites.test_cni import SECOND, calls, flannels_way
+from testbed.suites.cluster import SECOND
+from testbed.suites.test_cni import calls, flannels_way
 
 NETWORK = {"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 
