@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -74,6 +74,9 @@ class FakeStore(Store):
 
     def versions(self) -> dict[str, str]:
         return dict(VERSIONS)
+
+    def versions_for(self, software: Collection[str]) -> dict[str, str]:
+        return self.versions()
 
     def version(self, part: str) -> str:
         return VERSIONS.get(part, "")

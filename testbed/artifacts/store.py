@@ -218,6 +218,19 @@ class Store:
         """The version of each artifact that is here or pinned; a user's file counts as its path."""
         return {entry.name: entry.version for entry in self._current() if entry.version}
 
+    def versions_for(self, software: Collection[str]) -> dict[str, str]:
+        """Of :meth:`versions` those of what a lab with this software may be made of.
+
+        Images are left out, for each is named after the part that it holds, and so are tools.
+        """
+        return {
+            name: version
+            for name, version in self.versions().items()
+            if self.role_of(name) in {"", *software}
+            and name not in self._catalog.tools
+            and not name.endswith("-image")
+        }
+
     def version(self, part: str) -> str:
         """The version of a part, as :meth:`versions` has it; empty when it is not known."""
         if self._versions is None:

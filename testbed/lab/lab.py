@@ -145,7 +145,8 @@ class Lab:
             done = self._carry_out(plan, context, watch, held, keep=keep)
             held.check()
             outcome = Outcome(topology, time.monotonic() - began, done, removed)
-            state.write(_record(topology, began, done, self.settings.store.versions()))
+            versions = self.settings.store.versions_for(topology.software)
+            state.write(_record(topology, began, done, versions))
         except BaseException as error:
             if not keep:
                 self._roll_back(context, before if existed else None)

@@ -70,6 +70,7 @@ class House:
     docker: Made = field(default_factory=lambda: Made(("dockerd", "runc")))
     other: Made = field(default_factory=lambda: Made(("dockerd",)))
     web: Made = field(default_factory=lambda: Made(()))
+    kubelet: Made = field(default_factory=lambda: Made(("kubelet",)))
     said: list[tuple[str, str]] = field(default_factory=list)
 
     def store(self, config: str | None = None, **overrides: str) -> Store:
@@ -80,6 +81,7 @@ class House:
             images={"nginx": "nginx"},
             tools={"go": Made(("go",))},
             programs={"docker": "docker"},
+            roles={"cluster": {"kubelet": self.kubelet, "kubelet-image": Made(())}},
         )
         return Store(
             self.folder / "cache",
@@ -286,6 +288,8 @@ def test_the_list_tells_what_is_here_missing_old_and_the_users(house: House) -> 
         ("docker", "old", "debian"),
         ("docker-29", "missing", "debian"),
         ("nginx", "missing", "debian"),
+        ("kubelet", "missing", "debian"),
+        ("kubelet-image", "missing", "debian"),
         ("go", "missing", "debian"),
         ("own", "cached", "path"),
         ("lost", "missing", "path"),
@@ -364,6 +368,23 @@ def test_a_version_is_known_as_soon_as_it_is_made(house: House) -> None:
     assert store.version("docker") == ""
     store.binary("dockerd")
     assert store.version("docker") == "1.0"
+
+
+def test_versions_of_what_a_lab_is_made_of(house: House) -> None:
+    store = house.store()
+    for part in ("docker", "kubelet", "kubelet-image", "go"):
+        store.fetch(part)
+    assert store.versions() == dict.fromkeys(("docker", "kubelet", "kubelet-image", "go"), "1.0")
+    assert store.versions_for({"docker"}) == {"docker": "1.0"}
+    assert store.versions_for({"cluster"}) == {"docker": "1.0", "kubelet": "1.0"}
+
+
+def test_what_takes_long_and_is_not_made_yet(house: House) -> None:
+    store = house.store()
+    assert store.unmade("cluster") == ["kubelet", "kubelet-image"]
+    store.fetch("kubelet")
+    assert house.store().unmade("cluster") == ["kubelet-image"]
+    assert store.unmade("docker") == []
 
 
 def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
