@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sabotage.means import changed, in_place_of, lying
+from sabotage.means import in_place_of, lying
 from sabotage.trials import CILIUM, sabotage
 from testbed.suites import test_policies
 from testbed.suites.cluster import Cluster
 from testbed.suites.policies import IN_FORCE
+from testbed.suites.test_cilium import of_cilium
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -89,11 +90,12 @@ def nothing_is_counted(lab: LiveLab) -> Iterator[None]:
 
 
 @sabotage(CILIUM, "cni-cilium-l3-to-l7", "cni-cilium-security")
-def another_way_past_the_programs(lab: LiveLab) -> Iterator[None]:
-    """What comes by the tunnel is handed on before Cilium's programs see it."""
-    with contextlib.ExitStack() as stack:
-        for node in Cluster(lab).nodes:
-            add = "tc filter add dev cilium_vxlan ingress pref 1 protocol all matchall action pass"
-            undo = "tc filter delete dev cilium_vxlan ingress pref 1"
-            stack.enter_context(changed(node, add, undo))
+def a_policy_lets_everybody_pass(lab: LiveLab) -> Iterator[None]:
+    """A policy of Cilium's own kind lets every Pod be reached by all, and reach all."""
+    everybody = {
+        "endpointSelector": {},
+        "ingress": [{"fromEntities": ["all"]}],
+        "egress": [{"toEntities": ["all"]}],
+    }
+    with of_cilium(Cluster(lab), "everybody", everybody):
         yield

@@ -36,7 +36,7 @@ from testbed.lab.lab import Lab, Settings
 from testbed.lab.live import LiveLab
 from testbed.observe import capture
 from testbed.settings import settings
-from testbed.suites import cluster, helpers, overlay
+from testbed.suites import cluster, helpers, overlay, policies
 from testbed.suites.model import Selection
 from testbed.suites.runner import SUITES, run
 from testbed.topology.load import Overrides, load
@@ -166,6 +166,7 @@ def impatient() -> Iterator[None]:
         patch.setattr(helpers.fetch, "__kwdefaults__", {"seconds": PATIENCE})
         patch.setattr(helpers.wait_until, "__defaults__", (PATIENCE, ""))
         patch.setattr(cluster, "SECONDS", PATIENCE * 4)  # a Pod takes two seconds
+        patch.setattr(policies, "SECONDS", PATIENCE * 2)  # one is in force after half a second
         patch.setattr(overlay.eventually, "__defaults__", (PATIENCE,))
         patch.setattr(capture.Capture.wait_for, "__defaults__", (PATIENCE,))
         yield
