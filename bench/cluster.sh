@@ -126,22 +126,38 @@ bin_dir = "/usr/lib/cni"
 conf_dir = "/run/cni"
 END
   cat > "$dir/kubelet.yaml" << END
-{apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration,
- containerRuntimeEndpoint: "unix:///run/containerd/containerd.sock", cgroupDriver: cgroupfs,
- cgroupRoot: "$cgroup/node$i", cgroupsPerQOS: true, enforceNodeAllocatable: [],
- failCgroupV1: false, failSwapOn: false, protectKernelDefaults: true,
- localStorageCapacityIsolation: false, authentication: {anonymous: {enabled: false},
- webhook: {enabled: true}, x509: {clientCAFile: "$pki/ca.crt"}}, authorization: {mode: Webhook},
- evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%",
- imagefs.available: "0%", imagefs.inodesFree: "0%", pid.available: "0%"},
- imageGCHighThresholdPercent: 100, imageGCLowThresholdPercent: 99, syncFrequency: 5s,
- nodeStatusUpdateFrequency: 2s, fileCheckFrequency: 60s, resolvConf: "$dir/resolv.conf"}
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+containerRuntimeEndpoint: "unix:///run/containerd/containerd.sock"
+cgroupDriver: cgroupfs
+cgroupRoot: "$cgroup/node$i"
+cgroupsPerQOS: true
+enforceNodeAllocatable: []
+failCgroupV1: false
+failSwapOn: false
+protectKernelDefaults: true
+localStorageCapacityIsolation: false
+authentication: {anonymous: {enabled: false}, webhook: {enabled: true},
+  x509: {clientCAFile: "$pki/ca.crt"}}
+authorization: {mode: Webhook}
+evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%",
+  imagefs.available: "0%", imagefs.inodesFree: "0%", pid.available: "0%"}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+syncFrequency: 5s
+nodeStatusUpdateFrequency: 2s
+fileCheckFrequency: 60s
+resolvConf: "$dir/resolv.conf"
 END
   cat > "$dir/proxy.yaml" << END
-{apiVersion: kubeproxy.config.k8s.io/v1alpha1, kind: KubeProxyConfiguration, mode: nftables,
- clientConnection: {kubeconfig: "$pki/proxy.conf"}, hostnameOverride: node$i,
- clusterCIDR: 100.96.0.0/16, bindAddress: 10.168.0.$((1 + i)),
- conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: nftables
+clientConnection: {kubeconfig: "$pki/proxy.conf"}
+hostnameOverride: node$i
+clusterCIDR: 100.96.0.0/16
+bindAddress: 10.168.0.$((1 + i))
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 END
   : > "$dir/resolv.conf"
   start "$i" containerd containerd -c "$dir/containerd.toml"
@@ -192,8 +208,9 @@ since ready
 until ask /api/v1/namespaces/default/serviceaccounts/default | grep -q ServiceAccount; do
   sleep 0.05
 done
-echo '{apiVersion: v1, kind: Pod, metadata: {name: first}, spec: {nodeName: node1, containers:
-  [{name: web, image: nginx, imagePullPolicy: IfNotPresent}]}}' | nsenter --net=/run/netns/n1 \
+echo '{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "first"}, "spec": {"nodeName":
+  "node1", "containers": [{"name": "web", "image": "nginx", "imagePullPolicy": "IfNotPresent"}]}}' |
+  nsenter --net=/run/netns/n1 \
   kubectl --kubeconfig "$pki/admin.conf" apply -f - > /dev/null
 until ask /api/v1/namespaces/default/pods/first | grep -q '"phase": "Running"'; do sleep 0.05; done
 since pod

@@ -81,7 +81,7 @@ def bpf(*words: str) -> Any:
     """What the kernel has of BPF, as seen from this machine's own namespaces."""
     program = which("bpftool") or str(Store().binary("bpftool"))
     done = subprocess.run([program, "-j", *words], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout or "null")
+    return json.loads(done.stdout.strip() or "null")  # for a cgroup without any: a blank line
 
 
 def programs() -> set[int]:
