@@ -119,7 +119,9 @@ class Lab:
             self._fetch(topology)
             store = self.settings.store
             making = base_steps.to_be_made(topology, nodes, provider, store)
-            preflight.memory(topology, [spec.name for spec in making])
+            names = [spec.name for spec in making]
+            preflight.memory(topology, names)
+            preflight.watches(topology, names)
             provider.prepare(self.name, making)
             context = Context(topology, provider, self.settings.store, nodes)
             with signals.held() as held:

@@ -99,7 +99,6 @@ def _roles_here(topology: Topology) -> set[str]:
 def check(topology: Topology, cache: Path) -> None:
     """Raise MachineError, naming all that is missing, unless this machine has what is needed."""
     _files()
-    _watches(topology)
     missing = {name: of for name, of in programs(topology).items() if which(name) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
@@ -164,12 +163,13 @@ def _files() -> None:
         )
 
 
-def _watches(topology: Topology) -> None:
-    """A cluster's daemons watch files, each with an inotify instance, of which a user has few.
+def watches(topology: Topology, making: Iterable[str]) -> None:
+    """Refuse a cluster's nodes, about to be made, for which too few inotify instances are left.
 
-    One that gets none dies with "too many open files" (inotify(7)).
+    Its daemons watch files, each with an instance, of which a user has few.  One that gets none
+    dies with "too many open files" (inotify(7)).  Raises MachineError.
     """
-    wanted = INOTIFY * len(topology.with_role("kubernetes"))
+    wanted = INOTIFY * sum("kubernetes" in topology.nodes[name].roles for name in making)
     if not wanted:
         return
     most = int(MOST_INOTIFY.read_text(encoding="utf-8"))

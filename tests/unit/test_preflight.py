@@ -387,7 +387,8 @@ def test_too_few_inotify_instances_are_told(
     monkeypatch.setattr(preflight, "PROC", tmp_path)
     monkeypatch.setattr(preflight, "MOST_INOTIFY", most)
     with pytest.raises(MachineError, match=r"take 24 inotify instances, and of 128 .* 110 are"):
-        preflight._watches(load("k8s-two-node"))
-    preflight._watches(load("two-node"))
+        preflight.watches(load("k8s-two-node"), ["node1", "node2", "outside"])
+    preflight.watches(load("k8s-two-node"), ["node2"])  # the other one is up, and has its own
+    preflight.watches(load("two-node"), ["node1", "node2"])
     most.write_text("134\n")
-    preflight._watches(load("k8s-two-node"))
+    preflight.watches(load("k8s-two-node"), ["node1", "node2", "outside"])
