@@ -74,27 +74,15 @@ exec "$tree/{place}" "$@"
 
 
 @dataclass(frozen=True)
-class DebianTree(Source):
+class DebianTree(DebianPackages):
     """Programs that are at home among other files of their packages: libraries, headers.
 
-    ``packages`` has those that the programs are linked with, too, but for what every system has;
-    ``programs`` as in :class:`DebianPackages`.
+    ``packages`` has those that the programs are linked with, too, but for what every system has.
+    Every program must be there.
     """
 
-    packages: Sequence[str]
-    programs: Mapping[str, str]
-    origin: ClassVar[Origin] = "debian"
-
     def recipe(self) -> Mapping[str, object]:
-        return {
-            "packages": list(self.packages),
-            "programs": dict(self.programs),
-            "launcher": LAUNCHER,
-            "system": system(),
-        }
-
-    def brings(self) -> tuple[str, ...]:
-        return tuple(self.programs)
+        return {**super().recipe(), "launcher": LAUNCHER}
 
     def fill(self, job: Job) -> str:
         tree = job.into / "tree"
