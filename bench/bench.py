@@ -20,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from testbed.artifacts import Store
@@ -99,7 +100,7 @@ def run_floor(store: Store, work: Path, nodes: int, backend: str) -> float:
         return float(done.stdout.split()[-1])
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        remove_cgroups()
+        remove_cgroups(Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"))
 
 
 def small_image() -> bytes:
@@ -121,9 +122,10 @@ def small_image() -> bytes:
     return out.getvalue()
 
 
-def remove_cgroups() -> None:
+def remove_cgroups(folders: Iterable[Path]) -> None:
+    """Remove groups, with those below them, as soon as their processes have ended."""
     deadline = time.monotonic() + 10
-    for folder in Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"):
+    for folder in folders:
         for path, _, _ in os.walk(folder, topdown=False):
             while True:
                 try:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench import remove_cgroups
 from testbed.artifacts import Store
 
 HERE = Path(__file__).resolve().parent
@@ -144,8 +145,7 @@ def floor(store: Store, work: Path) -> dict[str, float]:
         return {f"floor {name}": float(seconds) for name, seconds in said.items()}
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        for cgroup in {path.parent for path in cgroups}:
-            remove_cgroup(cgroup)
+        remove_cgroups({path.parent for path in cgroups})
 
 
 def make_cgroup(path: Path) -> None:
@@ -155,19 +155,6 @@ def make_cgroup(path: Path) -> None:
         for name in ("cpuset.cpus", "cpuset.mems"):
             if (folder / name).exists() and "cpuset" in folder.parts:
                 (folder / name).write_text((folder.parent / name).read_text())
-
-
-def remove_cgroup(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    for folder, _, _ in os.walk(path, topdown=False):
-        while True:
-            try:
-                Path(folder).rmdir()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
 
 
 def show(rounds: list[dict[str, float]]) -> None:
