@@ -180,6 +180,16 @@ def namespace(observe: Observation, node: Runs, pid: int | str) -> str:
     return observe.run(node, ["readlink", f"/proc/{pid}/ns/net"]).stdout.strip()
 
 
+def opened(observe: Observation, node: Runs, pid: int | str) -> set[str]:
+    """What a process has open, as /proc/PID/fd names it: ``/dev/net/tun``, ``socket:[4711]``.
+
+    A process opens and closes files while it is looked at: find complains of those
+    that are gone by then, which says nothing of the others.
+    """
+    argv = ["find", f"/proc/{pid}/fd", "-type", "l", "-printf", "%l\\n"]
+    return set(observe.run(node, argv, check=False).stdout.splitlines()) - {""}
+
+
 def network_entries(node: Node, identity: str) -> list[dict[str, Any]]:
     """What a running container's OCI configuration says of its network namespace."""
     path = f"{TASKS}/{identity}/config.json"

@@ -31,6 +31,7 @@ from testbed.suites.helpers import (
     network_entries,
     node_address,
     note,
+    opened,
     ping,
     ports,
     serving,
@@ -206,11 +207,12 @@ def test_in_host_mode_ports_are_the_hosts(
     number = web_port(lab, in_host_mode)
     found = [one for one in listeners(observe, node) if one.port == number]
     observe.holds(found, f"the host itself listens on port {number}")
+    held = opened(observe, node, in_host_mode.pid)
     for one in found:
-        held = observe.run(
-            node, ["find", f"/proc/{in_host_mode.pid}/fd", "-lname", f"socket:[[]{one.inode}]"]
-        ).stdout.split()
-        observe.holds(held, f"the socket at {one.address} is one of the container's process")
+        observe.holds(
+            f"socket:[{one.inode}]" in held,
+            f"the socket at {one.address} is one of the container's process",
+        )
     nat = docker_rules(lab, observe, node, "nat")
     mapped = [rule for rule in nat if rule.get("--dport") == str(number)]
     assert mapped == [], "the port is mapped"

@@ -26,6 +26,7 @@ from testbed.suites.helpers import (
     link,
     node_address,
     note,
+    opened,
     outside_node,
     ping,
     route_to,
@@ -249,9 +250,7 @@ def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: 
 def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pid = one.node.services()[SERVICE].pid
-    argv = ["find", f"/proc/{pid}/fd", "-lname", TUN, "-printf", "%l\\n"]
-    opened = observe.run(one.node, argv).stdout.split()
-    observe.holds(TUN in opened, f"flanneld holds {TUN}")
+    observe.holds(TUN in opened(observe, one.node, pid), f"flanneld holds {TUN}")
     points = (one.node, "flannel0", "icmp"), (one.node, "eth0", f"udp port {PORT}")
     pair = one.container.address, other.container.address
     with captures(*points) as (tun, wire):
@@ -387,11 +386,9 @@ def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observat
         table = observe.run(node, ["cat", "/proc/net/udp"]).stdout.splitlines()[1:]
         # proc_net_udp: sl, local address:port in hex, ..., inode as the tenth field.
         rows = [line.split() for line in table]
-        inodes = {r[9] for r in rows if int(r[1].rpartition(":")[2], 16) == PORT}
-        argv = ["find", f"/proc/{pid}/fd", "-lname", "socket:*", "-printf", "%l\\n"]
-        own = {link.strip("socket:[]") for link in node.run(argv).stdout.split()}
-        observe.note(f"sockets of flanneld on {node.name}", sorted(own))
-        observe.holds(inodes and inodes <= own, f"{node.name}: flanneld's is the one on {PORT}")
+        sockets = {f"socket:[{r[9]}]" for r in rows if int(r[1].rpartition(":")[2], 16) == PORT}
+        own = opened(observe, node, pid)
+        observe.holds(sockets and sockets <= own, f"{node.name}: flanneld's is the one on {PORT}")
 
 
 @pytest.mark.claim("flannel-udp-port-8285-destination")
