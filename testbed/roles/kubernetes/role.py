@@ -16,8 +16,8 @@ from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles.base import Role, start
 from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
-from testbed.roles.kubernetes.client import SECONDS, api, until
-from testbed.roles.kubernetes.daemons import daemon, digest
+from testbed.roles.kubernetes.client import api, until
+from testbed.roles.kubernetes.daemons import daemon
 from testbed.roles.kubernetes.plugins import plugin_of
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 ROLE = "kubernetes"
 CERTIFICATES = "certificates"
-API = "kube-apiserver"
+SERVER = "kube-apiserver"
+API = "Kubernetes API"
 OBJECTS = "cluster objects"
 #: Bytes that a node and its control plane take: what they had for themselves, measured.
 MEMORY, CONTROL_MEMORY = 190 << 20, 430 << 20
-CONTROL = ("etcd", "kube-apiserver", "api-socket", "kube-controller-manager", "kube-scheduler")
+CONTROL = ("etcd", SERVER, "api-socket", "kube-controller-manager", "kube-scheduler")
 EVERY = ("containerd", "kubelet", "kube-proxy")
 
 
@@ -86,9 +87,11 @@ class Kubernetes(Role):
         yield daemon(
             "etcd", node, (CERTIFICATES,), lambda _: config.etcd(), notify=True, about="etcd"
         )
-        yield Step(
-            API, f"the API at {config.server(topology)}", (f"etcd {node}",), heavy=True, act=_api
-        )
+        yield daemon(
+            SERVER, node, (f"etcd {node}",), config.apiserver, notify=True,
+            about=f"the API at {config.server(topology)}",
+        )  # fmt: skip
+        yield Step(API, "it says itself that it is ready", (f"{SERVER} {node}",), act=_api)
         about = f"{len(members)} nodes with their ranges, and what {cluster.cni} asks for"
         yield Step(OBJECTS, about, (API,), act=_objects)
         yield daemon("kube-controller-manager", node, (API,), config.controller_manager)
@@ -133,15 +136,12 @@ def _api(context: Context) -> tuple[str, bool]:
     topology = context.topology
     node = config.cluster_of(topology).control_plane
     machine = context.node(node)
-    argv = (machine.provide(context.store.binary("kube-apiserver")), *config.apiserver(topology))
-    server = Service("kube-apiserver", argv, notify=True, digest=digest(context, node))
-    changed = start(machine, server, timeout=SECONDS)
     machine.run(["mkdir", "-p", "-m", "700", config.RUN])
     listen = f"UNIX-LISTEN:{config.API_SOCKET},fork,mode=600,unlink-early"
     forward = ("socat", listen, f"TCP:127.0.0.1:{config.API_PORT}")
-    changed |= start(machine, Service("api-socket", forward, digest="1"))
+    changed = start(machine, Service("api-socket", forward, digest="1"))
     asked = api(context)
-    until(context, node, asked.ready, "it says itself that it is ready", service=API)
+    until(context, node, asked.ready, "it says itself that it is ready", service=SERVER)
     return f"{config.server(topology)}, {context.store.version('kubernetes')}", changed
 
 
