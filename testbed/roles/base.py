@@ -10,6 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -48,10 +49,18 @@ def start(machine: Machine, service: Service, *, timeout: float = 60.0) -> bool:
     return before is None or before.state == "dead" or before.digest != service.digest
 
 
-def still_alive(machine: Machine) -> None:
-    """Raise ServiceError for a daemon of the node that has died: waiting on is no use."""
+def dead(machine: Machine) -> frozenset[str]:
+    """The daemons of a node that have died and that nobody has started again yet."""
+    return frozenset(one.name for one in machine.services().values() if one.state == "dead")
+
+
+def still_alive(machine: Machine, *, others: AbstractSet[str] = frozenset()) -> None:
+    """Raise ServiceError for a daemon of the node that has died: waiting on is no use.
+
+    ``others`` had died before the waiting began: those are for other steps to start.
+    """
     for state in machine.services().values():
-        if state.state == "dead":
+        if state.state == "dead" and state.name not in others:
             raise ServiceError(state.name, machine.name, "has died", machine.logs(state.name))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from crash.means import SECONDS, TESTBED
@@ -117,39 +117,52 @@ def test_a_second_up_changes_nothing(cluster: Cluster) -> None:
     assert said["changed"] == []
 
 
-@pytest.mark.parametrize(
-    ("node", "service"),
-    [
-        ("node2", "kubelet"),
-        ("node2", "kube-proxy"),
-        ("node2", "flanneld"),
-        ("node2", "containerd"),
-        ("node1", "kube-apiserver"),
-        ("node1", "etcd"),
-        ("node1", "kube-controller-manager"),
-        ("node1", "kube-scheduler"),
-        ("node1", "api-socket"),
-    ],
+#: Daemons that are killed at the same moment: each by itself, those that lean on one another, all.
+WORKER = ("containerd", "flanneld", "kube-proxy", "kubelet")
+CONTROL = ("api-socket", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+VICTIMS: tuple[tuple[str, ...], ...] = (
+    *((f"node2 {name}",) for name in WORKER),
+    *((f"node1 {name}",) for name in CONTROL),
+    ("node1 etcd", "node1 kube-apiserver"),
+    ("node1 kube-apiserver", "node2 kubelet"),
+    ("node2 containerd", "node2 kubelet"),
+    ("node2 flanneld", "node2 kube-proxy"),
+    ("node1 flanneld", "node2 flanneld"),
+    tuple(f"node2 {name}" for name in WORKER),
+    tuple(f"node1 {name}" for name in CONTROL),
+    (
+        *(f"node1 {name}" for name in (*WORKER, *CONTROL)),
+        *(f"node2 {name}" for name in WORKER),
+    ),
 )
-def test_what_has_died_is_told_and_made_anew(cluster: Cluster, node: str, service: str) -> None:
-    before = cluster.get("pod", "web-2")["status"]["containerStatuses"][0]["containerID"]
-    nodes = {one["name"]: one for one in cluster.bed.status(LAB)["nodes"]}
-    (part,) = [one for one in nodes[node]["services"] if one["name"] == service]
-    cluster.on(node, "kill", "-KILL", part["detail"].removeprefix("pid "))
-    said = cluster.bed.status(LAB)
-    dead = [
-        (one["name"], each["name"])
-        for one in said["nodes"]
-        for each in one["services"]
-        if not each["ok"]
-    ]
-    assert dead == [(node, service)]
+
+
+@pytest.mark.parametrize("victims", VICTIMS, ids=" and ".join)
+def test_what_has_died_is_told_and_made_anew(cluster: Cluster, victims: tuple[str, ...]) -> None:
+    def container() -> str:
+        status = cluster.get("pod", "web-2")["status"]["containerStatuses"][0]
+        return str(status["containerID"])
+
+    def parts() -> dict[str, dict[str, Any]]:
+        return {
+            f"{one['name']} {each['name']}": each
+            for one in cluster.bed.status(LAB)["nodes"]
+            for each in one["services"]
+        }
+
+    before, running = container(), parts()
+    for node in ("node1", "node2"):
+        mine = [name for name in victims if name.startswith(node)]
+        pids = [running[name]["detail"].removeprefix("pid ") for name in mine]
+        if pids:
+            cluster.on(node, "kill", "-KILL", *pids)
+    dead = {name for name, part in parts().items() if not part["ok"]}
+    assert dead == set(victims)
     cluster.bed.must("up", LAB, "-q")
     assert cluster.bed.status(LAB)["ok"]
     cluster.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
     assert cluster.fetch("client", f"http://{cluster.address('web-2')}/")["name"] == "web-2"
-    after = cluster.get("pod", "web-2")["status"]["containerStatuses"][0]["containerID"]
-    assert after == before, "the Pod's container was left alone"
+    assert container() == before, "the Pod's container was left alone"
 
 
 def test_kubectl_says_so_where_there_is_no_cluster(cluster: Cluster) -> None:

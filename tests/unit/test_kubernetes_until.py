@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Machine:
-    """A node with one daemon."""
+    """A node with two daemons."""
 
     name = "node1"
 
-    def __init__(self, state: Any = "ready") -> None:
-        self.state = state
+    def __init__(self, state: Any = "ready", other: Any = "ready") -> None:
+        self.states = {"kubelet": state, "kube-scheduler": other}
 
     def services(self) -> dict[str, ServiceState]:
-        return {"kubelet": ServiceState("kubelet", self.state, 7, None, "")}
+        return {name: ServiceState(name, of, 7, None, "") for name, of in self.states.items()}
 
     def logs(self, service: str) -> str:
         return f"{service}: one\n{service}: the last line"
@@ -58,3 +58,20 @@ def test_what_never_comes_is_named_with_the_log(monkeypatch: pytest.MonkeyPatch)
 def test_a_daemon_that_has_died_ends_the_wait() -> None:
     with pytest.raises(ServiceError, match="kubelet on node1 has died"):
         client.until(context(Machine("dead")), "node1", lambda: False, "so", service="kubelet")
+
+
+def test_another_that_dies_meanwhile_ends_it_too() -> None:
+    machine = Machine()
+
+    def so() -> bool:
+        machine.states["kube-scheduler"] = "dead"
+        return False
+
+    with pytest.raises(ServiceError, match="kube-scheduler on node1 has died"):
+        client.until(context(machine), "node1", so, "so", service="kubelet")
+
+
+def test_another_that_had_died_before_is_for_another_step_to_start() -> None:
+    said = iter([False, True])
+    machine = context(Machine(other="dead"))
+    assert client.until(machine, "node1", lambda: next(said), "so", service="kubelet")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from testbed.errors import ServiceError, UsageError
-from testbed.roles.base import still_alive
+from testbed.roles.base import dead, still_alive
 from testbed.roles.kubernetes import certificates, config
 
 if TYPE_CHECKING:
@@ -56,15 +56,16 @@ def until(
 
     ``service`` is the daemon of the node that should see to it, ``why`` is asked in the end
     for what the cluster itself says.
-    Raises ServiceError as soon as a daemon of the node has died, and in the end, with the last
-    lines of the log.
+    Raises ServiceError as soon as a daemon of the node dies meanwhile, and in the end, with the
+    last lines of the log.
     """
     machine = context.node(node)
     deadline = time.monotonic() + SECONDS
     waited = False
+    others = dead(machine) - {service}
     while not so():
         waited = True
-        still_alive(machine)
+        still_alive(machine, others=others)
         if time.monotonic() > deadline:
             said = f"; the cluster says: {reason}" if (reason := why()) else ""
             raise ServiceError(
