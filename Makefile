@@ -17,7 +17,9 @@ demo: setup  ## every lab up, every claim put to the test, all down, what is lef
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
 
 demo-k8s: setup  ## clusters up, every claim about Kubernetes put to the test, all down; report.html
-	$(SUDO) $(BIN)/testbed doctor --role ingress --fix --quick
+	for role in ingress kube-router cilium; do \
+	  $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; \
+	done
 	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
 test: lint unit web live  ## everything that this machine can run
@@ -53,8 +55,9 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
 
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 min to build once
-	$(SUDO) $(BIN)/testbed doctor --role ingress --fix --quick
-	$(SUDO) $(BIN)/testbed doctor --role conformance --fix --quick
+	for role in ingress conformance kube-router; do \
+	  $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; \
+	done
 	$(SUDO) $(BIN)/python -m pytest tests/k8s
 
 conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)

@@ -108,6 +108,12 @@ WANTED = (
         "CONFIG_VXLAN",
         ("flannel vxlan",),
     ),
+    Feature(
+        "ipset",
+        'iptables -w -A FORWARD -m set --match-set t7 src 2>&1 | grep -q "t7 doesn.t exist"',
+        "CONFIG_IP_SET_HASH_IP, CONFIG_IP_SET_HASH_NET and CONFIG_NETFILTER_XT_SET",
+        ("kubernetes with cni kube-router",),
+    ),
     Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN", ("flannel udp",)),
     Feature(
         "macvlan",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.artifacts import e2e
+from testbed.artifacts import e2e, kube_router
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
@@ -140,6 +140,11 @@ CILIUM: Mapping[str, Source] = {
     ),
 }  # fmt: skip
 
+KUBE_ROUTER: Mapping[str, Source] = {
+    "kube-router": kube_router.MODULE,
+    "kube-router-image": kube_router.IMAGE,
+}
+
 CONTOUR = GoModule(
     module="contour",
     packages={"contour": "github.com/projectcontour/contour/cmd/contour"},
@@ -228,6 +233,7 @@ CATALOG = Catalog(
         "testbed/coredns:1": "coredns-image",
         "testbed/contour:1": "contour-image",
         "testbed/envoy:1": "envoy-image",
+        kube_router.NAME: "kube-router-image",
         **e2e.IMAGES,
     },
     roles={
@@ -235,6 +241,7 @@ CATALOG = Catalog(
         "ingress": INGRESS,
         "bgp": BGP,
         "cilium": CILIUM,
+        "kube-router": KUBE_ROUTER,
         "conformance": e2e.parts(PAUSE),
     },
     tools={

@@ -97,7 +97,8 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s
 class Content:
     """What of Debian's packages goes into an image, and what is put beside it.
 
-    ``programs`` maps a package to paths of programs in it; what they load comes along.
+    ``programs`` maps a package to paths of programs in it, or patterns of such paths; what they
+    load comes along.
     ``links`` maps a place to what it points to, as Debian's alternatives would.
     ``files`` maps a place to its mode and text.
     """
@@ -170,7 +171,12 @@ def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
     for folder in (*content.folders, "etc", "usr/bin", "usr/sbin"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     merge(debian, root)
-    programs = [place for places in content.programs.values() for place in places]
+    programs = [
+        place
+        for places in content.programs.values()
+        for pattern in places
+        for place in (_matching(debian, pattern) if "*" in pattern else [pattern])
+    ]
     needed = {}
     for place in programs:
         found = inside(debian, place)
@@ -188,6 +194,13 @@ def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
         (root / name).write_text(text, encoding="utf-8")
         (root / name).chmod(mode)
     (root / "tmp").chmod(0o1777)
+
+
+def _matching(debian: Path, pattern: str) -> list[str]:
+    found = sorted(str(path.relative_to(debian)) for path in debian.glob(pattern))
+    if not found:
+        raise ArtifactError(f"no {pattern} in the packages")
+    return found
 
 
 def merge(debian: Path, root: Path) -> None:

@@ -116,7 +116,12 @@ WANTED = (
         only=("network-policy", "pods-by-cilium", "k8s-policy-isolates"),
     ),
     Wanted("k8s-two-node", CLUSTER, Overrides(cni="calico"), only=("pods-by-calico",)),
-    Wanted("k8s-two-node", CLUSTER, Overrides(cni="kube-router"), only=("pods-by-kube-router",)),
+    Wanted(
+        "k8s-two-node",
+        CLUSTER,
+        Overrides(cni="kube-router"),
+        only=("network-policy", "pods-by-kube-router", "k8s-policy-isolates"),
+    ),
     Wanted("k8s-two-node", CLUSTER, Overrides(cni="weave"), only=("pods-by-weave",)),
 )
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from testbed.observe.capture import captures
+from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.roles.kubernetes.plugins.bgp import SERVICE, SOCKET
 from testbed.roles.kubernetes.plugins.manifest import NAMESPACE as SYSTEM
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 BGP_PORT = 179  # RFC 4271, section 3
 FAST, SLEEVE = 6784, 6783  # Weave Net's data plane: VXLAN in the kernel, or its own in UDP
+CONFLIST = f"{config.CNI}/10-kuberouter.conflist"
 #: What the document's example says to kube-router.
 EXAMPLE = (
     "run", "--run-router=false", "--run-firewall=false", "--run-service-proxy=false",
@@ -243,8 +246,7 @@ def test_kube_routers_other_flags(cluster: Cluster, observe: Observation) -> Non
 @pytest.mark.claim("cni-kube-router-cni-type")
 @pytest.mark.needs("pods-by-kube-router")
 def test_kube_routers_cni_configuration(cluster: Cluster, observe: Observation) -> None:
-    path = "/etc/cni/net.d/10-kuberouter.conflist"
-    written = json.loads(observe.run(cluster.control, ["cat", path]).stdout)
+    written = json.loads(observe.run(cluster.control, ["cat", CONFLIST]).stdout)
     observe.holds(written["cniVersion"] == "0.3.1", f"cniVersion is {written['cniVersion']}")
     kind = written["plugins"][0]["type"]
     observe.holds(kind == "kube-router", f"the first plugin's type is {kind}")
@@ -254,9 +256,9 @@ def test_kube_routers_cni_configuration(cluster: Cluster, observe: Observation) 
 @pytest.mark.needs("pods-by-kube-router")
 def test_kube_router_reaches_the_nodes_files(cluster: Cluster, observe: Observation) -> None:
     spec = daemon_set(cluster, observe)["spec"]["template"]["spec"]
-    paths = {one["hostPath"]["path"] for one in spec["volumes"] if "hostPath" in one}
-    for wanted in ("/etc/cni/net.d", "/opt/cni"):
-        found = any(path.startswith(wanted) for path in paths)
+    paths = [Path(one["hostPath"]["path"]) for one in spec["volumes"] if "hostPath" in one]
+    for wanted in (config.CNI, plugin_of(cluster.lab.topology).folder):
+        found = any(Path(wanted).is_relative_to(path) for path in paths)
         observe.holds(found, f"a hostPath volume gives its Pod {wanted}")
 
 
@@ -285,6 +287,13 @@ def test_the_documents_pod_manages_nothing(cluster: Cluster, observe: Observatio
         observe.holds(ended and not runs, "a Pod with the document's words runs")
     finally:
         cluster.delete("Pod", "kube-router-pod")
+
+
+@pytest.mark.needs("pods-by-kube-router", "gateway")
+def test_kube_router_enforces_policies(
+    cluster: Cluster, outside: Node, observe: Observation
+) -> None:
+    policies.enforced(cluster, outside, observe)
 
 
 # -- Calico -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from crash.means import Bed, Watch
 from testbed.artifacts import Store
 from testbed.process import which
 from testbed.roles.kubernetes.plugins import PLUGINS, cilium
-from testbed.roles.kubernetes.plugins.manifest import ByManifest
+from testbed.roles.kubernetes.plugins.manifest import Brought
 from testbed.suites.helpers import wait_until
 from testbed.suites.runner import SUITES
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Plugin
 
 LAB = "k8s-two-node"
-BROUGHT = [name for name, plugin in PLUGINS.items() if isinstance(plugin, ByManifest)]
+BROUGHT = [name for name, plugin in PLUGINS.items() if isinstance(plugin, Brought)]
 SYSCTLS = ("kernel/timer_migration", "kernel/unprivileged_bpf_disabled", "net/core/bpf_jit_enable")
 
 
@@ -72,6 +72,26 @@ def test_what_must_be_brought_is_named_before_anything_starts(bed: Bed, name: Pl
     assert f"{PLUGINS[name].title} is not here" in done.stderr
     assert f"{name}-manifest" in done.stderr
     assert bed.labs() == []
+
+
+@pytest.mark.parametrize("proxy", ["nftables", "iptables"])
+def test_kube_router_joins_the_pods_and_stays_in_its_lab(bed: Bed, proxy: str) -> None:
+    if why := PLUGINS["kube-router"].lacking(Store()):
+        pytest.skip(why)
+    before = rules()
+    up = ("up", LAB, "--cni", "kube-router", "--proxy", proxy)
+    bed.must(*up, "-q")
+    checked(bed, "test_plugins.py", "test_policies.py")
+    assert json.loads(bed.must(*up, "--json").stdout)["changed"] == []
+    assert rules() == before
+    bed.must("down", LAB)
+    assert rules() == before
+
+
+def rules() -> str:
+    """This machine's own rules, and sets of addresses."""
+    argv = ["nft", "--stateless", "list", "ruleset"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
 # -- Cilium ---------------------------------------------------------------------------------------

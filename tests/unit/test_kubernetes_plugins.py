@@ -15,7 +15,7 @@ from testbed.errors import ArtifactError, TopologyError, UsageError
 from testbed.lab import plan, preflight
 from testbed.roles import ROLES
 from testbed.roles.kubernetes.plugins import PLUGINS, bgp, cilium, flannel, plugin_of
-from testbed.roles.kubernetes.plugins.manifest import ByManifest
+from testbed.roles.kubernetes.plugins.manifest import Brought, ByManifest, applied
 from testbed.suites import everything
 from testbed.topology.load import Overrides, load
 from testbed.topology.model import PLUGINS as NAMES
@@ -24,7 +24,7 @@ from testbed.topology.model import Plugin
 if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
-BROUGHT = [plugin for plugin in PLUGINS.values() if isinstance(plugin, ByManifest)]
+BROUGHT = [plugin for plugin in PLUGINS.values() if isinstance(plugin, Brought)]
 
 
 def with_plugin(name: str) -> Topology:
@@ -64,7 +64,10 @@ def test_its_rights_are_those_of_its_users(name: str) -> None:
         for _, body in plugin.objects(topology)
         for subject in body.get("subjects", ())
     }
-    assert bound == set(plugin.clients.values())
+    if isinstance(plugin, ByManifest):  # which brings them along
+        assert bound == set()
+    else:
+        assert bound == set(plugin.clients.values())
 
 
 def test_flannel_is_told_of_its_backend() -> None:
@@ -150,7 +153,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.mark.parametrize("plugin", BROUGHT, ids=lambda one: one.name)
-def test_nothing_starts_without_what_must_be_brought(plugin: ByManifest, store: Store) -> None:
+def test_nothing_starts_without_what_must_be_brought(plugin: Brought, store: Store) -> None:
     topology = with_plugin(plugin.name)
     with pytest.raises(ArtifactError, match=f"{plugin.title} is not here") as caught:
         ROLES["kubernetes"].fetch(store, topology)
@@ -163,7 +166,7 @@ def test_nothing_starts_without_what_must_be_brought(plugin: ByManifest, store: 
 
 @pytest.mark.parametrize("plugin", BROUGHT, ids=lambda one: one.name)
 def test_all_brought_nothing_is_lacking(
-    plugin: ByManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Brought, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "m.yaml").write_text("kind: List\n", encoding="utf-8")
     lines = [f'[artifacts]\n{plugin.manifest} = {{path = "m.yaml"}}', "[images]"]
@@ -180,14 +183,15 @@ def test_all_brought_nothing_is_lacking(
     )
 
 
+@pytest.mark.parametrize("name", ["cilium", "kube-router"])
 def test_one_whose_programs_take_long_is_left_out_until_they_are_made(
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FakeStore()
-    monkeypatch.setattr(store, "unmade", lambda role: ["cilium"] if role == "cilium" else [])
-    topology = with_plugin("cilium")
-    assert "testbed doctor --role cilium --fix" in everything.lacking(store, topology)
-    with pytest.raises(ArtifactError, match="Cilium is not built yet"):
+    monkeypatch.setattr(store, "unmade", lambda role: [name] if role == name else [])
+    topology = with_plugin(name)
+    assert f"testbed doctor --role {name} --fix" in everything.lacking(store, topology)
+    with pytest.raises(ArtifactError, match=f"{plugin_of(topology).title} is not built yet"):
         ROLES["kubernetes"].fetch(store, topology)
     assert everything.lacking(store, with_plugin("bgp")) == ""
 
@@ -195,3 +199,40 @@ def test_one_whose_programs_take_long_is_left_out_until_they_are_made(
 def test_the_kernel_is_asked_for_what_the_plugin_needs() -> None:
     assert "vxlan" in preflight.kernel_features(with_plugin("cilium"))
     assert "vxlan" not in preflight.kernel_features(with_plugin("bgp"))
+
+
+# -- what is applied --------------------------------------------------------------------------
+
+
+MANIFEST = """
+kind: DaemonSet
+spec:
+  template:
+    spec:
+      containers: [{name: a, image: x, imagePullPolicy: Always}]
+      initContainers: [{name: b, image: y}]
+      volumes: [{name: m, hostPath: {path: /lib/modules}}, {name: n, hostPath: {path: /etc/cni}}]
+---
+---
+kind: ConfigMap
+data: {image: z}
+"""
+
+
+@pytest.mark.parametrize("modules", [True, False])
+def test_no_registry_is_asked_and_no_folder_made_in_the_machines(modules: bool) -> None:
+    first, second = map(json.loads, applied(MANIFEST, modules=modules).split("\n---\n"))
+    spec = first["spec"]["template"]["spec"]
+    for one in (*spec["containers"], *spec["initContainers"]):
+        assert one["imagePullPolicy"] == "IfNotPresent"
+    own = {"hostPath": {"path": "/lib/modules"}} if modules else {"emptyDir": {}}
+    assert spec["volumes"] == [
+        {"name": "m", **own},
+        {"name": "n", "hostPath": {"path": "/etc/cni"}},
+    ]
+    assert second == {"kind": "ConfigMap", "data": {"image": "z"}}
+
+
+def test_kube_router_asks_as_the_account_that_its_manifest_gives_rights_to() -> None:
+    plugin = PLUGINS["kube-router"]
+    assert plugin.clients == {"kube-router": "system:serviceaccount:kube-system:kube-router"}

@@ -13,6 +13,7 @@ from sabotage import (
     of_docker,
     of_flannel,
     of_ingress,
+    of_kube_router,
     of_namespaces,
     of_performance,
     of_pods,
@@ -35,7 +36,7 @@ from sabotage.trials import (
 # They enter their sabotages when they are imported.
 MODULES = (
     *(of_addresses, of_docker, of_flannel, of_namespaces, of_performance, of_traces),
-    *(of_cni, of_ingress, of_pods, of_policies, of_services),
+    *(of_cni, of_ingress, of_kube_router, of_pods, of_policies, of_services),
 )
 #: Those of clusters are carried out beside the other tests of clusters.
 HERE = [one for one in SABOTAGES if not one.lab.startswith(CLUSTERS)]

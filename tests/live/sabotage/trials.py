@@ -53,13 +53,15 @@ Make = Callable[[LiveLab], Iterator[None]]
 NO_LAB = ""  #: for claims that need none
 LEGACY = "docker-single-legacy"  #: whose trace is the one that document 003 prints
 CILIUM = "k8s-cilium"
+KUBE_ROUTER = "k8s-kube-router"
 VARIANTS = {
     LEGACY: ("docker-single", Overrides(firewall="iptables-legacy")),
     CILIUM: ("k8s-two-node", Overrides(cni="cilium")),
+    KUBE_ROUTER: ("k8s-two-node", Overrides(cni="kube-router")),
 }
 CLUSTERS = "k8s-"  #: what the names of topologies with a cluster begin with
 #: Network plugins whose programs have to be brought: none is had by building or by a package.
-BROUGHT = {"pods-by-calico", "pods-by-kube-router", "pods-by-weave"}
+BROUGHT = {"pods-by-calico", "pods-by-weave"}
 ATTEMPTS = 3
 PATIENCE = 2.0  #: seconds to wait for what should come: on a broken lab most of it never does
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from testbed.roles.kubernetes.plugins.manifest import ByManifest
+from testbed.roles.kubernetes.plugins.manifest import Brought
 
 if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes
 
 
-class Calico(ByManifest):
+class Calico(Brought):
     name = "calico"
     title = "Calico"
     daemon_set = "calico-node"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from testbed.roles.kubernetes.plugins.manifest import ByManifest
+from testbed.roles.kubernetes.plugins.manifest import Brought
 
 if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes
 
 
-class Weave(ByManifest):
+class Weave(Brought):
     name = "weave"
     title = "Weave Net"
     daemon_set = "weave-net"

@@ -1,0 +1,78 @@
+"""Kube-router: its programs, its makers' manifest, and the image that this asks for.
+
+The image bears its makers' name and has what their Dockerfile puts into it as far as it is ever
+called: Debian's programs where theirs is built on Alpine, the reference CNI plugins.
+"""
+
+from __future__ import annotations
+
+from testbed.artifacts.gomod import GoModule
+from testbed.artifacts.image import APPLETS, Content
+from testbed.artifacts.package_image import PackageImage
+
+NAME = "cloudnativelabs/kube-router"
+PLUGINS = ("bridge", "host-local", "loopback", "portmap")  # those that its installer looks for
+IPTABLES = tuple(
+    f"{family}{action}"
+    for family in ("iptables", "ip6tables")
+    for action in ("", "-restore", "-save")
+)
+MODULE = GoModule(
+    module="kube-router",
+    packages={
+        "kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+        "gobgp": "github.com/osrg/gobgp/v3/cmd/gobgp",
+    },
+    main="github.com/cloudnativelabs/kube-router/v2",
+    stamp=("github.com/cloudnativelabs/kube-router/v2/pkg/version.Version",),
+    files={
+        "manifest.yaml": "daemonset/kubeadm-kuberouter.yaml",
+        "bin/cni-install": "build/image-assets/cni-install",
+    },
+)
+CONTENT = Content(
+    {
+        "bash": ("bin/bash",),
+        "busybox": ("bin/busybox",),
+        "conntrack": ("usr/sbin/conntrack",),
+        "containernetworking-plugins": tuple(f"usr/lib/cni/{name}" for name in PLUGINS),
+        "coreutils": ("usr/bin/install",),
+        "curl": ("usr/bin/curl",),
+        "iproute2": ("bin/ip", "bin/ss"),
+        "ipset": ("usr/sbin/ipset",),
+        # What it knows of rules it loads by name while running.
+        "iptables": ("usr/sbin/xtables-nft-multi", "usr/lib/*/xtables/*.so"),
+    },
+    applets=[name for name in APPLETS if name != "install"],
+    links={
+        **{f"usr/sbin/{name}": "xtables-nft-multi" for name in IPTABLES},
+        "usr/libexec/cni": "../lib/cni",
+    },
+    files={
+        "etc/nsswitch.conf": (0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
+        "etc/passwd": (0o644, "root:x:0:0:root:/root:/bin/bash\n"),
+        "etc/group": (0o644, "root:x:0:\n"),
+        # It adds tables of its own.
+        "etc/iproute2/rt_tables": (0o644, "255 local\n254 main\n253 default\n0 unspec\n"),
+    },
+    folders=(
+        "dev", "proc", "root", "run", "sys", "tmp", "usr/local/bin", "var/lib/gobgp",
+        "etc/iproute2",
+    ),
+)  # fmt: skip
+IMAGE = PackageImage(
+    f"{NAME}:latest",
+    CONTENT,
+    {
+        "Entrypoint": ["/usr/local/bin/kube-router"],
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "WorkingDir": "/root",
+    },
+    part="kube-router",
+    source=MODULE,
+    copied={
+        "usr/local/bin/kube-router": "bin/kube-router",
+        "usr/local/bin/gobgp": "bin/gobgp",
+        "usr/local/bin/cni-install": "bin/cni-install",
+    },
+)
