@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -36,6 +37,9 @@ POLL = 0.5  # seconds
 PATIENCE = 3 * ginkgo.GRACE
 CLEANED = 120.0  # seconds for namespaces to go
 WHOLE = "the run as a whole"  # the name of the check that is none of the tests
+#: What tests of SCTP have in their names, and what opens such a socket (sctp(7)).
+SCTP = r"\[Feature:SCTPConnectivity\]"
+SOCKET = "import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)"
 RUN_LABEL = "e2e-run"  # that the suite's namespaces have (test/e2e/framework/util.go)
 
 
@@ -75,6 +79,7 @@ def run(
     test is meant, LabBusy where another run is on, LabError where the suite itself fails.
     """
     node = client.control_plane(context)
+    asked = _possible(node, asked, say)
     argv = _words(context, node, asked)
     node.run(["mkdir", "-p", "-m", "700", FOLDER, config.RUN])
     node.run(["rm", "-f", f"{FOLDER}/{ginkgo.REPORT}"])
@@ -98,6 +103,14 @@ def run(
             hint="both are regular expressions of Go, and mean the whole name of a test",
         )
     return results
+
+
+def _possible(node: Node, asked: Asked, say: Callable[[str], None]) -> Asked:
+    """What is asked for, less what the kernel of this machine has nothing for."""
+    if node.run(["python3", "-c", SOCKET], check=False).ok:
+        return asked
+    say("left out, for the kernel has no SCTP (CONFIG_IP_SCTP): [Feature:SCTPConnectivity]")
+    return replace(asked, skip="|".join(filter(None, (asked.skip, SCTP))))
 
 
 def clean(context: Context) -> list[str]:

@@ -490,3 +490,20 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_run(
     status, _, err = testbed("--html", "/nowhere/at/all.html")
     assert (status, ended) == (2, [])
     assert "its folder cannot be written" in err
+
+
+@pytest.mark.parametrize(("status", "skip", "wanted"), [
+    (0, "", []),
+    (1, "", [rf"--skip={run.SCTP}"]),
+    (1, "IPv6", [rf"--skip=IPv6|{run.SCTP}"]),
+])  # fmt: skip
+def test_what_the_kernel_has_nothing_for_is_left_out_and_told(
+    lab: Lab, status: int, skip: str, wanted: list[str]
+) -> None:
+    lab.suite(Answer(0, PARALLEL.encode()), report(spec("good", "passed")))
+    lab.provider.script(["python3"], Answer(status, err=b"Protocol not supported"))
+    said: list[str] = []
+    run.run(lab.context, Asked(skip=skip), say=said.append)
+    (begun,) = [words for words in lab.provider.asked("run") if words[0] == "flock"]
+    assert [word for word in begun if word.startswith("--skip=")] == wanted
+    assert ["SCTP" in line for line in said] == [True] * bool(status)
