@@ -33,6 +33,7 @@ FEATURES: Mapping[str, str] = {
     "dns": "a cluster with a DNS of its own",
     "ingress": "a cluster with an Ingress controller",
     "network-policy": "a cluster whose network plugin enforces policies",
+    "hairpin": "a cluster whose Pods reach themselves by a Service",
     "pods-by-flannel": "a cluster whose Pods are joined by flannel",
     "pods-by-bgp": "a cluster whose Pods are joined by routes that BGP spreads",
     "pods-by-cilium": "a cluster whose Pods are joined by Cilium",
@@ -47,7 +48,8 @@ FEATURES: Mapping[str, str] = {
 OF_CLUSTERS = tuple(
     name
     for name in FEATURES
-    if name in {"kubernetes", "dns", "ingress", "network-policy"} or name.startswith("pods-")
+    if name in {"kubernetes", "dns", "ingress", "network-policy", "hairpin"}
+    or name.startswith("pods-")
 )
 
 #: What of a lab an expectation may depend on (see :attr:`testbed.lab.live.LiveLab.facts`).

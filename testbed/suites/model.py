@@ -24,7 +24,8 @@ class Selection:
     ``tests`` are names of ordinary tests, as :class:`Check` has them.  With
     neither claims nor tests everything is meant.  ``of`` are the documents that
     a lab is for: of the claims, no others are meant there, nor those that need
-    none of the features ``only`` and are not named there themselves.
+    none of the features ``only`` and are not named there themselves; nor other
+    tests that need none of them.
     """
 
     expression: str = ""

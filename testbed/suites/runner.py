@@ -107,6 +107,8 @@ class _Collector:
             return self._selection.has(claims()[claim])
         if self._selection.names_some:
             return item.nodeid in self._selection.tests
+        if self._selection.only and not set(self._selection.only) & _needs(item):
+            return False
         return not self._selection.documents
 
     @pytest.hookimpl(tryfirst=True)

@@ -673,6 +673,7 @@ def test_a_client_sticks_to_one_pod_where_it_is_asked_for(
     observe.holds(len(names(found)) == 1, f"all by {names(found)}")
 
 
+@pytest.mark.needs("kubernetes", "hairpin")
 @pytest.mark.usefixtures("extra")
 def test_a_pod_reaches_itself_through_its_service(
     cluster: Cluster, client: Pod, observe: Observation

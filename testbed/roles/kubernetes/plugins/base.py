@@ -27,6 +27,8 @@ class Plugin(ABC):
     enforces: ClassVar[bool] = False
     #: Whether it knows ranges of ports in them (``endPort``, which is left to plugins).
     port_ranges: ClassVar[bool] = True
+    #: Whether a Pod's link gets back what came by it: so a Pod reaches itself by a Service.
+    hairpin: ClassVar[bool] = True
     #: Programs that must be at hand before a plan with it is carried out.
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs of the node that it calls, by Debian package.
@@ -61,7 +63,8 @@ class Plugin(ABC):
 
     def features(self, cluster: Kubernetes) -> set[str]:  # noqa: ARG002  for those whose settings decide
         """What a cluster has by it, in the words that ``needs`` uses."""
-        return {f"pods-by-{self.name}"} | ({"network-policy"} if self.enforces else set())
+        some = {"network-policy": self.enforces, "hairpin": self.hairpin}
+        return {f"pods-by-{self.name}", *(name for name, has in some.items() if has)}
 
     def summary(self, cluster: Kubernetes) -> str:  # noqa: ARG002  for those whose settings decide
         """It and its settings in a word or two."""

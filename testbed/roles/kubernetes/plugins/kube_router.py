@@ -30,6 +30,7 @@ class KubeRouter(ByManifest):
     name = "kube-router"
     title = "Kube-router"
     daemon_set = "kube-router"
+    hairpin = False  # its makers' bridge lets none, unless their own proxy sees to it
     images = ("cloudnativelabs/kube-router",)
     #: Rights are given to its account by the manifest: the nodes' certificate is for the same.
     clients: ClassVar[dict[str, str]] = {
