@@ -54,7 +54,7 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
 	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
 
-test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 20 min to build once
+test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 30 min to build once
 	for role in ingress conformance kube-router; do \
 	  $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; \
 	done
