@@ -276,7 +276,7 @@ def test_the_documents_pod_manages_nothing(cluster: Cluster, observe: Observatio
                 (cluster.find("Pod", "kube-router-pod") or {})["status"].get("phase")
                 in {"Running", "Failed", "Succeeded"}
             ),
-            policies.SECONDS * 3,
+            policies.SECONDS,
             "the document's Pod",
         )
         runs = policies.eventually(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites import policies
 from testbed.suites.cluster import pod
 
@@ -32,6 +33,8 @@ def connects(observe: Observation, client: Pod, server: Pod) -> bool:
 @pytest.mark.needs("kubernetes")
 def test_a_policy_isolates_a_pod(cluster: Cluster, observe: Observation) -> None:
     here, there = cluster.nodes[0].name, cluster.nodes[-1].name
+    enforces = plugin_of(cluster.lab.topology).enforces
+    seconds = policies.SECONDS if enforces else policies.IN_FORCE
     wanted = [pod(GUARDED, node=there), pod(FRIEND, node=here), pod(STRANGER, node=here)]
     with cluster.pods(observe, *wanted) as (guarded, friend, stranger):
         for client in (friend, stranger):
@@ -40,9 +43,9 @@ def test_a_policy_isolates_a_pod(cluster: Cluster, observe: Observation) -> None
             stored = cluster.get(observe, "networkpolicy", GUARDED)
             assert stored["spec"]["podSelector"] == SPEC["podSelector"]
             isolated = policies.eventually(
-                lambda: not connects(observe, stranger, guarded), policies.IN_FORCE
+                lambda: not connects(observe, stranger, guarded), seconds
             )
             observe.holds(isolated, f"{STRANGER} is kept out by the policy that lets {FRIEND} in")
             observe.holds(connects(observe, friend, guarded), f"{FRIEND} still gets in")
-        again = policies.eventually(lambda: connects(observe, stranger, guarded), policies.IN_FORCE)
+        again = policies.eventually(lambda: connects(observe, stranger, guarded), seconds)
         assert again, "what the policy has cut off stays so without it"
