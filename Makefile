@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# What takes long to compile, made once for labs with these roles.
+made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
 .PHONY: help demo demo-k8s test lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
   setup clean
@@ -17,9 +19,7 @@ demo: setup  ## every lab up, every claim put to the test, all down, what is lef
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
 
 demo-k8s: setup  ## clusters up, every claim about Kubernetes put to the test, all down; report.html
-	for role in ingress kube-router cilium; do \
-	  $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; \
-	done
+	$(call made,ingress kube-router cilium)
 	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
 test: lint unit web live  ## everything that this machine can run
@@ -55,14 +55,11 @@ test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (ro
 	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
 
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 30 min to build once
-	for role in ingress conformance kube-router; do \
-	  $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; \
-	done
+	$(call made,ingress conformance kube-router)
 	$(SUDO) $(BIN)/python -m pytest tests/k8s
 
 conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)
-	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
-	$(SUDO) $(BIN)/testbed doctor --role conformance --fix --quick
+	$(call made,kubernetes conformance)
 	for proxy in nftables iptables; do \
 	  $(SUDO) $(BIN)/testbed up k8s-two-node --name conformance --proxy $$proxy -q && \
 	  $(SUDO) $(BIN)/testbed conformance conformance --junit conformance-$$proxy.xml \
@@ -82,7 +79,7 @@ bench: setup  ## times and ratios against a bare shell script (root)
 	$(SUDO) $(BIN)/python bench/bench.py
 
 bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare shell script (root)
-	$(SUDO) $(BIN)/testbed doctor --role kubernetes --fix --quick
+	$(call made,kubernetes)
 	command -v openssl > /dev/null || $(SUDO) apt-get install -y --no-install-recommends openssl
 	$(SUDO) $(BIN)/python bench/cluster.py
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testbed.artifacts.gomod import GoModule
-from testbed.artifacts.image import APPLETS, Content
+from testbed.artifacts.image import APPLETS, KERNEL, NSSWITCH, PATH, Content
 from testbed.artifacts.package_image import PackageImage
 from testbed.artifacts.plain_image import PlainImage
 
@@ -32,8 +32,6 @@ IMAGES: Mapping[str, str] = {
     GLIBC_DNS: "glibc-dns-image",
     PAUSE: "e2e-pause-image",
 }
-PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-KERNEL = ("dev", "proc", "root", "run", "sys", "tmp")
 
 SUITE = GoModule(
     module="kubernetes",
@@ -84,7 +82,7 @@ AGNHOST_CONTENT = Content(
             "root:x:0:\nuser-defined-in-image:x:1000:\n"
             "group-defined-in-image:x:50000:user-defined-in-image\nnogroup:x:65534:\n",
         ),
-        "etc/nsswitch.conf": (0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
+        "etc/nsswitch.conf": NSSWITCH,
     },
     folders=(*KERNEL, "uploads", "usr/local/bin"),
 )
@@ -112,7 +110,7 @@ GLIBC_DNS_CONTENT = Content(
     files={
         "etc/passwd": (0o644, "root:x:0:0:root:/root:/bin/bash\n"),
         "etc/group": (0o644, "root:x:0:\n"),
-        "etc/nsswitch.conf": (0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
+        "etc/nsswitch.conf": NSSWITCH,
     },
     folders=KERNEL,
 )  # fmt: skip

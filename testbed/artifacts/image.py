@@ -75,6 +75,10 @@ http {
 END
 exec nginx -c /run/nginx.conf -g 'daemon off;'
 """
+#: What images of packages begin with: the path, folders of the kernel's and root's own, names.
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KERNEL = ("dev", "proc", "root", "run", "sys", "tmp")
+NSSWITCH = (0o644, "passwd: files\ngroup: files\nhosts: files dns\n")
 FILES = {
     "entrypoint.sh": (0o755, ENTRYPOINT),
     # nginx answers as www-data, tcpdump captures as tcpdump: each wants its line.
@@ -86,9 +90,9 @@ FILES = {
         "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     ),
     "etc/group": (0o644, "root:x:0:\nwww-data:x:33:\ntcpdump:x:101:\nnogroup:x:65534:\n"),
-    "etc/nsswitch.conf": (0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
+    "etc/nsswitch.conf": NSSWITCH,
 }
-FOLDERS = ("dev", "proc", "root", "run", "sys", "tmp", "var/lib/nginx", "var/log/nginx", "var/www")
+FOLDERS = (*KERNEL, "var/lib/nginx", "var/log/nginx", "var/www")
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # links into usr, as Debian has them
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
 

@@ -7,7 +7,7 @@ called: Debian's programs where theirs is built on Alpine, the reference CNI plu
 from __future__ import annotations
 
 from testbed.artifacts.gomod import GoModule
-from testbed.artifacts.image import APPLETS, Content
+from testbed.artifacts.image import APPLETS, KERNEL, NSSWITCH, PATH, Content
 from testbed.artifacts.package_image import PackageImage
 
 NAME = "cloudnativelabs/kube-router"
@@ -49,23 +49,20 @@ CONTENT = Content(
         "usr/libexec/cni": "../lib/cni",
     },
     files={
-        "etc/nsswitch.conf": (0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
+        "etc/nsswitch.conf": NSSWITCH,
         "etc/passwd": (0o644, "root:x:0:0:root:/root:/bin/bash\n"),
         "etc/group": (0o644, "root:x:0:\n"),
         # It adds tables of its own.
         "etc/iproute2/rt_tables": (0o644, "255 local\n254 main\n253 default\n0 unspec\n"),
     },
-    folders=(
-        "dev", "proc", "root", "run", "sys", "tmp", "usr/local/bin", "var/lib/gobgp",
-        "etc/iproute2",
-    ),
-)  # fmt: skip
+    folders=(*KERNEL, "usr/local/bin", "var/lib/gobgp", "etc/iproute2"),
+)
 IMAGE = PackageImage(
     f"{NAME}:latest",
     CONTENT,
     {
         "Entrypoint": ["/usr/local/bin/kube-router"],
-        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "Env": [PATH],
         "WorkingDir": "/root",
     },
     part="kube-router",

@@ -29,6 +29,8 @@ class Plugin(ABC):
     port_ranges: ClassVar[bool] = True
     #: Whether a Pod's link gets back what came by it: so a Pod reaches itself by a Service.
     hairpin: ClassVar[bool] = True
+    #: How long its programs take to build, where nobody is to wait for that unasked.
+    takes: ClassVar[str] = ""
     #: Programs that must be at hand before a plan with it is carried out.
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs of the node that it calls, by Debian package.
@@ -44,8 +46,11 @@ class Plugin(ABC):
     #: Images that its Pods are made of.
     images: ClassVar[tuple[str, ...]] = ()
 
-    def lacking(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought
+    def lacking(self, store: Store) -> str:
         """Why no cluster with it can be brought up here; empty where one can."""
+        if self.takes and (unmade := store.unmade(self.name)):
+            make = f"testbed doctor --role {self.name} --fix"
+            return f"{self.title} is not built yet ({', '.join(unmade)}): {make}, {self.takes}"
         return ""
 
     def how(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought

@@ -25,7 +25,6 @@ from testbed.roles.kubernetes.plugins.base import Object, Plugin
 from testbed.roles.kubernetes.rights import rights
 
 if TYPE_CHECKING:
-    from testbed.artifacts import Store
     from testbed.lab.context import Context
     from testbed.nodes.base import Node
     from testbed.topology.model import Kubernetes, Topology
@@ -36,7 +35,6 @@ LIBRARY = "/var/lib/cilium"
 TOOLS = "/run/testbed/cilium"
 PINS = "/sys/fs/bpf"
 HEALTH_PORT = 9879
-MAKE = "testbed doctor --role cilium --fix"
 #: The compiler, which warns of more than that of Cilium's own images does.
 CLANG = """\
 #!/bin/sh
@@ -58,20 +56,13 @@ awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts
 class Cilium(Plugin):
     name = "cilium"
     title = "Cilium"
+    takes = "once, and for long"
     enforces = True
     port_ranges = False  # since release 1.16
     artifacts = (AGENT, OPERATOR, "cilium-cni", "clang", "bpftool", "host-local")
     services = (AGENT,)
     binaries = ("cilium-cni",)
     clients: ClassVar[dict[str, str]] = {"cilium": AGENT, "cilium-operator": OPERATOR}
-
-    def lacking(self, store: Store) -> str:
-        """It takes an hour to build on a busy machine: nobody is to wait for that unasked."""
-        if unmade := store.unmade(self.name):
-            return (
-                f"{self.title} is not built yet ({', '.join(unmade)}): {MAKE}, once, and for long"
-            )
-        return ""
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
         return ("vxlan",)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes, Topology
 
 PART = "kube-router"
-MAKE = "testbed doctor --role kube-router --fix"
 #: Where its manifest has the file by which it asks the API (docs/kubeadm.md of its makers).
 KUBECONFIG = "/var/lib/kube-router/kubeconfig"
 
@@ -29,6 +28,7 @@ KUBECONFIG = "/var/lib/kube-router/kubeconfig"
 class KubeRouter(ByManifest):
     name = "kube-router"
     title = "Kube-router"
+    takes = "once"
     daemon_set = "kube-router"
     hairpin = False  # its makers' bridge lets none, unless their own proxy sees to it
     images = ("cloudnativelabs/kube-router",)
@@ -36,12 +36,6 @@ class KubeRouter(ByManifest):
     clients: ClassVar[dict[str, str]] = {
         "kube-router": f"system:serviceaccount:{NAMESPACE}:kube-router"
     }
-
-    def lacking(self, store: Store) -> str:
-        """It takes minutes to compile: nobody is to wait for that unasked."""
-        if unmade := store.unmade(self.name):
-            return f"{self.title} is not built yet ({', '.join(unmade)}): {MAKE}, once"
-        return ""
 
     def fetch(self, store: Store) -> None:
         self.file(store)
