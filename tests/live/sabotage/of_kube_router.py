@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sabotage.means import changed, in_place_of, lying, nft
 from sabotage.trials import KUBE_ROUTER, sabotage
-from testbed.roles.kubernetes import config
+from testbed.claims.observation import Observation
 from testbed.roles.kubernetes.plugins import PLUGINS
 from testbed.roles.kubernetes.plugins.manifest import NAMESPACE
 from testbed.suites.cluster import Cluster
@@ -36,8 +36,6 @@ def a_pod_has_a_route_of_its_own(lab: LiveLab) -> Iterator[None]:
 @sabotage(KUBE_ROUTER, "cni-kube-router-bgp")
 def the_neighbours_do_not_speak(lab: LiveLab) -> Iterator[None]:
     """The first node's kube-router has ended its session with each other, as told by gobgp."""
-    from testbed.claims.observation import Observation
-
     cluster, quiet = Cluster(lab), Observation()
     name = next(
         pod["metadata"]["name"]
@@ -99,8 +97,6 @@ def published(cluster: Cluster, *changes: dict[str, Any]) -> Iterator[None]:
 
 
 def _patch(cluster: Cluster, changes: Sequence[dict[str, Any]]) -> None:
-    from testbed.claims.observation import Observation
-
     words = ("patch", "daemonset", "kube-router", f"--namespace={NAMESPACE}", "--type=json")
     cluster.kubectl(Observation(), *words, f"--patch={json.dumps(list(changes))}")
 
@@ -176,9 +172,7 @@ def the_image_runs_whatever_it_is_told(lab: LiveLab) -> Iterator[None]:
 
     def tag(old: str, new: str) -> None:
         for node in cluster.nodes:
-            program = node.provide(lab.context.store.binary("ctr", "docker"))
-            argv = [program, f"--address={config.CONTAINERD_SOCKET}", "--namespace=k8s.io"]
-            node.run([*argv, "images", "tag", "--force", old, new])
+            cluster.ctr(Observation(), node, "images", "tag", "--force", old, new)
 
     assert PLUGINS["kube-router"].images[0] in IMAGE
     tag(IMAGE, kept)

@@ -37,9 +37,6 @@ class KubeRouter(ByManifest):
         "kube-router": f"system:serviceaccount:{NAMESPACE}:kube-router"
     }
 
-    def fetch(self, store: Store) -> None:
-        self.file(store)
-
     def file(self, store: Store) -> Path:
         return store.file(PART, "manifest.yaml")
 

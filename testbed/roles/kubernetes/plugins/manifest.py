@@ -46,6 +46,9 @@ class ByManifest(Plugin):
     def file(self, store: Store) -> Path:
         """The makers' manifest.  Raises ArtifactError, UsageError."""
 
+    def fetch(self, store: Store) -> None:
+        self.file(store)
+
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:  # noqa: ARG002  for those that are told anything
         """What its DaemonSet is told of the cluster, by the makers' own variables."""
         return {}
@@ -132,9 +135,6 @@ class Brought(ByManifest):
             f"{self.published} has them, each image to be as `docker save` writes it; write into "
             f"{default_path()}: {'; '.join(lines)}"
         )
-
-    def fetch(self, store: Store) -> None:
-        self.file(store)
 
     def file(self, store: Store) -> Path:
         return store.users_file(self.manifest)
