@@ -14,6 +14,8 @@ import click
 from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from testbed.lab.context import Context
     from testbed.lab.lab import Lab, Settings
 
@@ -116,6 +118,53 @@ def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         line = "  ".join(cells).rstrip()
         click.echo(click.style(line, bold=True) if header and index == 0 else line)
+
+
+class RunsCommand(click.Command):
+    """A command whose line ends in another one: ``exec NODE COMMAND [ARG]...``.
+
+    All that follows its first argument is the other command's, options included, as with ssh,
+    ``docker exec`` and ``kubectl exec``. A ``--`` before the other command is accepted.
+    """
+
+    #: Options may also stand between the first argument and the other command.
+    options_follow = False
+    allow_interspersed_args = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own, rest = self._split(ctx, args)
+        first, rest = rest[:1], rest[1:]
+        if self.options_follow:
+            more, rest = self._split(ctx, rest)
+            own = own + more
+        elif rest[:1] == ["--"]:
+            rest = rest[1:]
+        return super().parse_args(ctx, own + first + rest)
+
+    def _split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
+        """The options at the beginning of ``args``, and all that follows them."""
+        found, _, _ = self.make_parser(ctx).parse_args(list(args))
+        first, words = (found.get(name) for name in self._arguments())
+        count = isinstance(first, str) + (len(words) if isinstance(words, list | tuple) else 0)
+        return args[: len(args) - count], args[len(args) - count :]
+
+    def _arguments(self) -> list[str]:
+        return [p.name or "" for p in self.params if isinstance(p, click.Argument)]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        # Completion asks once all is parsed: what is typed now is the other command's.
+        return [] if self._is_forwarding(ctx) else params
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return [] if self._is_forwarding(ctx) else super().shell_complete(ctx, incomplete)
+
+    def _is_forwarding(self, ctx: click.Context) -> bool:
+        """Whether a line that is completed has come to the other command."""
+        if not ctx.resilient_parsing or not ctx.params:
+            return False
+        first, words = self._arguments()
+        return bool(ctx.params.get(words if self.options_follow else first))
 
 
 def json_option(function: F) -> F:

@@ -11,24 +11,44 @@ from testbed.errors import UsageError
 
 HELP = """Run a command on a node or in a container; exit with its status.
 
+All that follows NODE belongs to the command, options included; `--` before it
+is allowed. Options of testbed itself go before NODE.
+
 \b
-  testbed exec node1 -- ip -d link show flannel.1
+  testbed exec node1 ip -d link show flannel.1
   testbed exec node1/container-1 -- curl -s 100.96.2.2
+  testbed exec -it node1 bash
+
+Exit status 127: no such command; 126: it cannot be run; 128 + N: signal N ended
+it; 2 and 4 are also testbed's own, for wrong use and for a lab or node that is not there.
 """
+NOT_FOUND = 127  # as a shell says it
 
 
-@click.command("exec", help=HELP, context_settings={"ignore_unknown_options": True})
+@click.command("exec", help=HELP, cls=common.RunsCommand)
 @common.lab_option
-@click.option("-t", "--tty/--no-tty", default=None, help="Give it a terminal, or none.")
+@click.option("-t", "--tty/--no-tty", default=False, help="Run it on a terminal of the node.")
+@click.option(
+    "-i",
+    "--interactive",
+    is_flag=True,
+    expose_value=False,
+    help="Accepted for `-it`; standard input is always connected.",
+)
 @click.argument("where", metavar="NODE[/CONTAINER]", shell_complete=common.complete_nodes)
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
-def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool | None) -> int:
+@click.argument(
+    "argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARG]..."
+)  # fmt: skip
+def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool) -> int:
     """See HELP."""
     common.need_root("`testbed exec`")
-    tty = bool(tty)
     if tty and not sys.stdin.isatty():
         raise UsageError("--tty: standard input is no terminal", hint="leave --tty out")
-    return attach(lab_name, where, list(argv), tty=tty)
+    status = attach(lab_name, where, list(argv), tty=tty)
+    if status == NOT_FOUND and argv[0].startswith("-"):
+        words = f"{argv[0]} was taken for the command; options of testbed go before NODE"
+        click.echo(f"testbed: {words}", err=True)
+    return status
 
 
 def attach(lab_name: str | None, where: str, argv: list[str], *, tty: bool) -> int:

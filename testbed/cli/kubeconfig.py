@@ -20,18 +20,25 @@ administrator's certificate names it. With a command, that command is run with
 KUBECONFIG set, and its exit status is ours. Without one, the file is written
 to --output or printed, and the port stays open until Ctrl-C.
 
+All that follows COMMAND's name belongs to it, options included; `--` before it
+is allowed.
+
 \b
-  testbed kubeconfig k8s-two-node -- helm list -A
+  testbed kubeconfig k8s-two-node helm list -A
   testbed kubeconfig k8s-two-node -o cluster.conf &
 """
 SIZE = 1 << 16
 
 
-@click.command("kubeconfig", help=HELP, context_settings={"ignore_unknown_options": True})
+class _Command(common.RunsCommand):
+    options_follow = True  # the command may be left out, and the options then come last
+
+
+@click.command("kubeconfig", help=HELP, cls=_Command)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the file there.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1; 0: any.")
 @click.argument("lab_name", metavar="LAB", shell_complete=common.complete_labs)
-@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND [ARG]...]")
 def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]) -> int:
     """See HELP."""
     common.need_root("`testbed kubeconfig`")

@@ -170,7 +170,12 @@ def test_exec_hands_on_streams_and_status(testbed: Testbed, tmp_path: Path) -> N
     done = testbed("exec", "a", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
     assert testbed("exec", "a", "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
-    assert testbed("exec", "a", "--", "no-such-program").returncode == 127
+    for prefix in ((), ("--",)):
+        listed = testbed("exec", "a", *prefix, "ls", "-la", "-h", "/")
+        assert (listed.returncode, listed.stderr) == (0, "")
+        assert "etc\n" in listed.stdout
+        assert testbed("exec", "a", *prefix, "no-such-program").returncode == 127
+        assert testbed("exec", "a", *prefix, "/etc/hostname").returncode == 126
     missing = testbed("exec", "c", "--", "true")
     assert missing.returncode == 4
     assert "a, b" in missing.stderr
