@@ -19,6 +19,10 @@ is allowed. Options of testbed itself go before NODE.
   testbed exec node1/container-1 -- curl -s 100.96.2.2
   testbed exec -it node1 bash
 
+With -t it gets a terminal of the node, or of the container: it has a name there
+(/dev/pts/N), job control, and the size of yours. Programs such as sudo, tmux and
+top need one.
+
 Exit status 127: no such command; 126: it cannot be run; 128 + N: signal N ended
 it; 2 and 4 are also testbed's own, for wrong use and for a lab or node that is not there.
 """
@@ -58,7 +62,6 @@ def attach(lab_name: str | None, where: str, argv: list[str], *, tty: bool) -> i
     lab = LiveLab(common.lab_meant(common.make_settings(), lab_name).context())
     node_name, slash, container = where.partition("/")
     node = lab.node(node_name)
-    if slash:
-        argv = lab.container(container, node=node_name).argv(argv, mounts=True)
+    place = lab.container(container, node=node_name) if slash else node
     lab.close()
-    return node.attach(argv, tty=tty)
+    return place.attach(argv, tty=tty)

@@ -69,6 +69,10 @@ class LiveContainer:
         """Start a command as :meth:`run` does, and return at once."""
         return self.node.spawn(self.argv(argv, mounts=mounts))
 
+    def attach(self, argv: Sequence[str], *, tty: bool) -> int:
+        """Run a program of the image on the caller's terminal or pipes (:meth:`Node.attach`)."""
+        return self.node.attach([*enter(self.pid, tty=tty), *argv], tty=tty, inside=self.pid)
+
     @property
     def host(self) -> testinfra.host.Host:
         """The container as testinfra sees it, with the image's own programs."""

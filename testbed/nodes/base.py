@@ -203,8 +203,17 @@ class Node(ABC):
         """
 
     @abstractmethod
-    def attach(self, argv: Sequence[str], *, tty: bool) -> int:
-        """Run a command on the caller's own terminal or pipes; return its exit status."""
+    def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
+        """Run a command on the caller's own terminal or pipes.
+
+        Returns its exit status, 128 + N when signal N ended it. With ``tty`` the command leads
+        a session on a new terminal of the node: it has a name there (/dev/pts/N), and takes
+        over the size of the caller's terminal and its changes. ``inside`` is a process of the
+        node, by the number that it has there: the terminal is one of the devpts that this
+        process sees, where the provider can make one there. The caller's terminal is
+        as it was once this has returned or raised.
+        Raises NoSuchLab when the node ends meanwhile.
+        """
 
     @abstractmethod
     def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:

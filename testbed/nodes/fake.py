@@ -254,7 +254,13 @@ class FakeNode(Node):
         with self._machine.lock:
             self._running.discard(running)
 
-    def attach(self, argv: Sequence[str], *, tty: bool) -> int:  # noqa: ARG002  (no terminal here)
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        tty: bool,  # noqa: ARG002  (no terminal here)
+        inside: int = 1,  # noqa: ARG002
+    ) -> int:
         status = self.run(argv, check=False).status
         return status if status >= 0 else 128 - status
 

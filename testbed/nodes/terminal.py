@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import termios
 import tty
@@ -18,7 +19,8 @@ def raw(fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal may be gone itself
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager
@@ -33,6 +35,24 @@ def on_resize(resized: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGWINCH, before)
+
+
+END_OF_FILE = b"\x04"  # as a terminal says it (Ctrl-D)
+
+
+def typed(fd: int) -> bytes:
+    """The next bytes from the user; nothing once there will be no more."""
+    try:
+        return os.read(fd, 4096)
+    except OSError:  # EIO: the user's terminal has gone
+        return b""
+
+
+def write(fd: int, data: bytes) -> None:
+    """Write all of ``data``.  Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def shell_status(status: int) -> int:

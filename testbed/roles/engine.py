@@ -227,12 +227,19 @@ def engine_version(store: Store, machine: Node, release: Release) -> str:
     return machine.run(argv).stdout.strip()
 
 
-def enter(pid: int, *, mounts: bool = True) -> Sequence[str]:
+def enter(pid: int, *, mounts: bool = True, tty: bool = False) -> Sequence[str]:
     """The prefix that runs a command, on the node, inside a container.
 
     With ``mounts`` False only the network is the container's: the command is
-    the node's own, which the image need not have.
+    the node's own, which the image need not have. With ``tty`` the command leads a session of
+    its own inside, as on a terminal: without, nsenter(1) would lead it, and Ctrl-C would end
+    nsenter instead of being the command's to handle.
     """
+    target = f"--target={pid}"
     if not mounts:
-        return ("nsenter", f"--target={pid}", "--net")
-    return ("nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid")
+        return ("nsenter", target, "--net")
+    if not tty:
+        return ("nsenter", target, "--mount", "--uts", "--ipc", "--net", "--pid")
+    # The mounts come last: setsid(1) is the node's. /proc, and so the target, is the node's too.
+    outer = ("nsenter", target, "--uts", "--ipc", "--net", "--pid")
+    return (*outer, "setsid", "--ctty", "nsenter", target, "--mount")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
-import select
+import re
 import signal
 import socket
 import subprocess
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from provider_contract import PYTHON, ProviderContract, spec, until
+from terminal_contract import TerminalContract
 
 from testbed.artifacts import Store
 from testbed.errors import CommandError, LabError, NoSuchLab
 from testbed.nodes.base import Node, NodeSpec, Provider
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
-from testbed.process import run
+from testbed.process import run, which
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode
@@ -61,6 +61,62 @@ class TestContract(ProviderContract):
         yield provider
         for lab in provider.labs():
             provider.destroy(lab)
+
+
+ASK = "tty; stty size; read -r line"
+
+
+@pytest.fixture(scope="module")
+def made(init: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetnsProvider]:
+    """A node that all tests of terminals share."""
+    provider = NetnsProvider(tmp_path_factory.mktemp("terminal"), lambda: init)
+    provider.create(LAB, spec("node1"))
+    yield provider
+    provider.destroy(LAB)
+
+
+class TestTerminal(TerminalContract):
+    @pytest.fixture
+    def node(self, made: NetnsProvider) -> Node:
+        return made.nodes(LAB)["node1"]
+
+    def test_the_node_has_the_terminal_as_a_file(self, node: Node) -> None:
+        with self.attach(node, ["sh", "-c", "tty; read -r line"]) as user:
+            name = user.see(b"\n").decode().strip()
+            assert node.run(["sh", "-c", 'test -c "$1" && echo shown > "$1"', "sh", name]).ok
+            user.see(b"shown")
+            user.press(b"\r")
+            assert user.end() == 0
+
+    @pytest.mark.parametrize(
+        ("program", "argv"),
+        [
+            ("tmux", ["tmux", "new-session"]),
+            ("script", ["script", "-qe", "/dev/null", "-c"]),
+            ("sudo", ["sudo", "-u", "nobody", "sh", "-c"]),
+            ("screen", ["screen", "-c", "/dev/null", "sh", "-c"]),
+        ],
+    )
+    def test_programs_that_make_terminals(self, node: Node, program: str, argv: list[str]) -> None:
+        if which(program) is None:
+            pytest.skip(f"this machine has no {program}")
+        with self.attach(node, ["env", "TERM=xterm", *argv, ASK]) as user:
+            assert re.search(rb"/dev/pts/\d+", user.see(b"/dev/pts/"))
+            assert re.search(rb"\b3[01] 97\b", user.see(b" 97"))  # tmux has a line of its own
+            user.press(b"\r")
+            assert user.end() == 0, user.seen
+
+    def test_who_and_others_find_a_file_of_logins(self, node: Node) -> None:
+        assert node.run(["who", "/run/utmp"]).ok
+
+    def test_a_node_that_ends(self, node: Node, made: NetnsProvider) -> None:
+        other = made.create(LAB, spec("node2"))
+        with self.attach(other, ["sh", "-c", "echo ready; sleep 999"]) as user:
+            user.see(b"ready")
+            made.destroy(LAB, ["node2"])
+            assert user.end() == 4
+            assert b"node2" in user.seen
+        assert node.run(["true"]).ok
 
 
 class TestNetns:
@@ -140,29 +196,6 @@ class TestNetns:
             fields = node.run(["sh", "-c", "read -r line < /proc/self/stat; echo $line"])
             words = fields.stdout.split()
             assert words[0] == words[4] == words[5]
-
-    def test_a_shell_has_a_terminal_of_its_own(
-        self, provider: NetnsProvider, node: NetnsNode, init: Path
-    ) -> None:
-        ours, theirs = pty.openpty()
-        child = subprocess.Popen(
-            [sys.executable, "-c", ATTACH, str(provider._state), str(init)],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        os.close(theirs)
-        try:
-            read_until(ours, b"# ")
-            # Only who is in the terminal's session can open /dev/tty.
-            os.write(ours, b"echo $((6*7)) > /dev/tty\n")
-            read_until(ours, b"\n42\r\n")
-            os.write(ours, b"exit 5\n")
-            assert child.wait(20) == 5
-        finally:
-            child.kill()
-            child.wait()
-            os.close(ours)
 
     def test_no_device_of_the_machine(self, node: Node) -> None:
         blocks = node.run(["find", "/dev", "-type", "b"]).stdout
@@ -411,15 +444,6 @@ class TestNetns:
         assert provider.labs() == []
 
 
-ATTACH = """
-import sys
-from pathlib import Path
-from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
-
-provider = NetnsProvider(Path(sys.argv[1]), lambda: Path(sys.argv[2]))
-sys.exit(provider.nodes("contract")["node1"].attach(["sh"], tty=True))
-"""
-
 MAKER = """
 import sys
 from pathlib import Path
@@ -459,14 +483,6 @@ def cut_off() -> int:
     """TCP connections, of all network namespaces, that no process has any more."""
     text = Path("/proc/net/sockstat").read_text(encoding="utf-8")
     return int(text.split(" orphan ")[1].split()[0])
-
-
-def read_until(fd: int, text: bytes) -> None:
-    seen = b""
-    while text not in seen:
-        ready, _, _ = select.select([fd], [], [], 20)
-        assert ready, seen
-        seen += os.read(fd, 4096)
 
 
 def mine_children(pid: int, program: str) -> list[int]:

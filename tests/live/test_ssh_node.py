@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from provider_contract import ProviderContract, until
+from terminal_contract import TerminalContract
 
 from testbed.artifacts import Store
 from testbed.artifacts.debian import Apt
@@ -223,6 +224,20 @@ class TestContract(ProviderContract):
         made.close()
 
 
+@pytest.fixture(scope="module")
+def machine(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshNode]:
+    """A machine that all tests of terminals share."""
+    made = Machines(tmp_path_factory.mktemp("terminal") / "state", store)
+    yield made.create(LAB, NodeSpec("node1", "digest"))
+    made.close()
+
+
+class TestTerminal(TerminalContract):
+    @pytest.fixture
+    def node(self, machine: SshNode) -> SshNode:
+        return machine
+
+
 class TestSsh:
     topology = ProviderContract.topology
 
@@ -390,29 +405,6 @@ class TestSsh:
             [sys.executable, "-c", script], input=b"in", capture_output=True, check=False
         )
         assert (done.returncode, done.stdout, done.stderr) == (143, b"in", b"err\n")
-
-    def test_a_terminal_of_the_user(self, node: SshNode, provider: Machines) -> None:
-        script = (
-            "import sys; from pathlib import Path\n"
-            f"sys.path[:0] = {sys.path!r}\n"
-            "from test_ssh_node import *\n"
-            f"p = Machines(Path({str(provider._key.parent)!r}), Store())\n"
-            f"n = p.nodes({LAB!r})['node1']\n"
-            "sys.exit(n.attach(['sh', '-c', 'tty; read x; echo got $x; exit 7'], tty=True))\n"
-        )
-        ours, theirs = os.openpty()
-        with subprocess.Popen([sys.executable, "-c", script], stdin=theirs, stdout=theirs) as user:
-            os.close(theirs)
-            seen = b""
-            while b"/dev/pts/" not in seen:
-                seen += os.read(ours, 1024)
-            os.write(ours, b"word\r")
-            with contextlib.suppress(OSError):  # the terminal ends with its last user
-                while more := os.read(ours, 1024):
-                    seen += more
-        os.close(ours)
-        assert b"got word" in seen
-        assert user.returncode == 7
 
     def test_a_machine_that_ends_while_we_wait(self, node: SshNode, provider: Machines) -> None:
         running = node.spawn(["sleep", "75"])

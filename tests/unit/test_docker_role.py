@@ -202,6 +202,10 @@ def test_an_iptables_that_is_no_alternative_is_told(bench: Bench) -> None:
 def test_the_way_into_a_container() -> None:
     assert cast("tuple[str, ...]", enter(42, mounts=False)) == ("nsenter", "--target=42", "--net")
     assert "--mount" in enter(42)
+    # On a terminal the command leads a session of its own inside, and setsid is the node's.
+    words = list(enter(42, tty=True))
+    assert words.index("--pid") < words.index("setsid") < words.index("--mount")
+    assert words[words.index("setsid") + 1] == "--ctty"
 
 
 def test_an_image_is_loaded_once_the_daemon_has_told_all_of_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from machines import make
 from provider_contract import TWO, NodeContract, spec
+from terminal_contract import TerminalContract
 
 from testbed.nodes.ssh import services
 from testbed.topology import load_text
@@ -28,7 +29,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         provider.destroy(LAB)
 
 
-class TestContract(NodeContract):
+class TestContract(NodeContract, TerminalContract):
     @pytest.fixture
     def node(self, machine: Node) -> Iterator[Node]:
         """The machine, left as it was found."""

@@ -18,6 +18,7 @@ import pytest
 from machine_contract import LAB, MachineContract, Pair, two_machines
 from machines import make_vagrant
 from provider_contract import TWO, FleetContract, NodeContract, spec, until
+from terminal_contract import TerminalContract
 
 from testbed.errors import LabError, ServiceError, TestbedError
 from testbed.nodes.netns import find
@@ -49,7 +50,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     yield from two_machines(make_vagrant(tmp_path_factory.mktemp("pair") / "state"))
 
 
-class TestNode(NodeContract):
+class TestNode(NodeContract, TerminalContract):
     @pytest.fixture
     def node(self, pair: Pair) -> Iterator[Node]:
         """One of the two, left as it was found."""

@@ -20,7 +20,8 @@
  *
  * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
  * passed along (SCM_RIGHTS); the answers are messages of one line:
- *   run   CWD TTY NENV ENV... ARGV...  + files 0,1,2   -> pid N, then exit N | signal N
+ *   run   CWD 0 NENV ENV... ARGV...  + files 0,1,2     -> pid N, then exit N | signal N
+ *   run   CWD 1 NENV ENV... ARGV...  + a master        -> the same, on the terminal of that master
  *   start NAME DIGEST NOTIFY NENV ENV... ARGV...       -> ready | exit N | signal N | differs
  *   stop  NAME GRACE_MS                                -> exit N | signal N | unknown
  *   list                                               -> ok, then NAME STATE PID STATUS DIGEST lines
@@ -327,6 +328,7 @@ static void set_up(int argc, char **argv) {
     for (size_t i = 0; i < sizeof replaced / sizeof *replaced; i++) uncover(replaced[i]);
     private_tmpfs("/run", "mode=755");
     make_dir("/run/lock", 01777);
+    write_text("/run/utmp", ""); /* who(1), screen(1): nobody has logged in */
     make_dir("/run/testbed", 0700);
     make_dir("/run/testbed/notify", 0700);
     make_dir("/run/testbed/etc", 0755);
@@ -472,14 +474,28 @@ static int split(char **field, int n, int at, char ***env, char ***argv, char *e
     return 0;
 }
 
+/* The terminal of a pseudoterminal's master, in the devpts that the master was opened in. */
+static int terminal_of(int master) {
+    int unlocked = 0;
+    if (ioctl(master, TIOCSPTLCK, &unlocked)) return -1;
+    return ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+}
+
 static void request_run(struct client *c, char **field, int n, int *files, int file_count) {
     char **env, **argv;
-    if (file_count != 3 || n < 5 || split(field, n, 3, &env, &argv, NULL)) {
+    int tty = n > 2 && atoi(field[2]), terminal = -1;
+    if (file_count != (tty ? 1 : 3) || n < 5 || split(field, n, 3, &env, &argv, NULL)) {
         answer(c->fd, "error malformed run");
         return;
     }
+    if (tty && (terminal = terminal_of(files[0])) < 0) {
+        answer(c->fd, "error terminal: %s", strerror(errno));
+        return;
+    }
+    const int terminals[3] = {terminal, terminal, terminal};
     pid_t pid = fork();
-    if (pid == 0) become(files, field[1], atoi(field[2]), env, argv);
+    if (pid == 0) become(tty ? terminals : files, field[1], tty, env, argv);
+    if (tty) close(terminal);
     if (pid < 0) {
         answer(c->fd, "error fork: %s", strerror(errno));
         return;

@@ -72,10 +72,22 @@ class NetnsNode(Node):
     ) -> Command:
         return Command(self.name, self._connect, argv, input=input, env=env)
 
-    def attach(self, argv: Sequence[str], *, tty: bool) -> int:
-        from testbed.nodes.netns.terminal import attach
+    def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
+        from testbed.nodes.netns import terminal
 
-        return attach(self._connect(), argv, tty=tty)
+        if not tty:
+            return terminal.with_pipes(self._connect(), argv)
+        master = self._terminal(inside)
+        return terminal.with_terminal(self._connect(), master, argv)
+
+    def _terminal(self, pid: int) -> int:
+        """The master of a new terminal, in the /dev/pts that a process of the node sees."""
+        try:
+            return self._open(f"/proc/{pid}/root/dev/pts/ptmx", os.O_RDWR, 0)
+        except OSError:
+            if pid == 1:
+                raise
+            return self._terminal(1)  # a container need not have a /dev/pts
 
     def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
         part = f"{path}.testbed-{os.getpid()}-{time.monotonic_ns()}"

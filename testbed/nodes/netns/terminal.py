@@ -5,74 +5,98 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pty
 import select
 import struct
 import sys
 import termios
 from collections.abc import Sequence
 
+from testbed.errors import LabError
 from testbed.nodes.netns.agent import Connection, environment, status_of
-from testbed.nodes.terminal import on_resize, raw, shell_status
+from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, shell_status, typed, write
+
+AHEAD = 1 << 16  # bytes typed that the command has not read: then no more are taken
 
 
-def attach(connection: Connection, argv: Sequence[str], *, tty: bool) -> int:
-    """Run ``argv`` and return its exit status, 128 + N when signal N ended it.
-
-    With ``tty`` the command gets a terminal of its own that the user's is
-    joined to; without, it gets our standard input, output and error as they are.
-    """
+def with_pipes(connection: Connection, argv: Sequence[str]) -> int:
+    """Run ``argv`` on our standard input, output and error as they are; its exit status."""
     with connection:
-        if tty:
-            return shell_status(_with_terminal(connection, argv))
         files = [sys.stdin.fileno(), sys.stdout.fileno(), sys.stderr.fileno()]
-        connection.send(["run", "/", "0", *environment(None), *argv], files)
-        connection.receive()
+        _begin(connection, ["0", *environment(None), *argv], files)
         words, _ = connection.receive()
         return shell_status(status_of(words))
 
 
-def _with_terminal(connection: Connection, argv: Sequence[str]) -> int:
-    ours, theirs = pty.openpty()
+def with_terminal(connection: Connection, master: int, argv: Sequence[str]) -> int:
+    """Run ``argv`` on a terminal of the node that the user's is joined to; its exit status.
+
+    ``master`` is that of the terminal, opened on the node, and is closed.
+    """
     try:
-        _copy_size(ours)
-        env = environment({"TERM": os.environ.get("TERM", "dumb")})
-        connection.send(["run", "/", "1", *env, *argv], [theirs, theirs, theirs])
-        connection.receive()
-        os.close(theirs)
-        theirs = -1
-        with raw(sys.stdin.fileno()), on_resize(lambda: _copy_size(ours)):
-            return _copy(connection, ours)
+        with connection:
+            _copy_size(master)
+            env = environment({"TERM": os.environ.get("TERM", "dumb")})
+            _begin(connection, ["1", *env, *argv], [master])
+            with raw(sys.stdin.fileno()), on_resize(lambda: _copy_size(master)):
+                return shell_status(_copy(connection, master))
     finally:
-        os.close(ours)
-        if theirs >= 0:
-            os.close(theirs)
+        os.close(master)
 
 
-def _copy(connection: Connection, ours: int) -> int:
+def _begin(connection: Connection, fields: Sequence[str], files: Sequence[int]) -> None:
+    connection.send(["run", "/", *fields], files)
+    words, _ = connection.receive()
+    if words[0] != "pid":
+        raise LabError(f"the command could not be started: {' '.join(words)}")
+
+
+def _copy(connection: Connection, master: int) -> int:
     """Copy bytes both ways until the command ends; return its status."""
-    user_in, user_out = sys.stdin.fileno(), sys.stdout.fileno()
-    watched = [connection.fileno(), ours, user_in]
+    os.set_blocking(master, False)
+    user = sys.stdin.fileno()
+    waiting = b""  # typed, and not yet taken by the terminal
+    watched = {connection.fileno(): select.POLLIN, master: select.POLLIN, user: select.POLLIN}
     while True:
-        ready, _, _ = select.select(watched, [], [])
-        if user_in in ready:
-            data = os.read(user_in, 4096)
-            if data:
-                os.write(ours, data)
-            else:
-                watched.remove(user_in)
-                os.write(ours, b"\x04")  # end of file, as a terminal says it
-        if ours in ready:
-            try:
-                os.write(user_out, os.read(ours, 65536))
-            except OSError:  # every process on the terminal has closed it
-                watched.remove(ours)
-        elif connection.fileno() in ready:  # only when the terminal is drained
+        poller = select.poll()
+        for fd, events in watched.items():
+            if fd == user and len(waiting) >= AHEAD:
+                continue
+            # The terminal may be full while the command waits for us to read from it.
+            poller.register(fd, events | (select.POLLOUT if fd == master and waiting else 0))
+        ready = dict(poller.poll())
+        if user in ready:
+            data = typed(user)
+            waiting += data or END_OF_FILE
+            if not data:
+                del watched[user]
+        if waiting and master in watched:
+            with contextlib.suppress(OSError):  # full, or its last user has gone
+                waiting = waiting[os.write(master, waiting) :]
+        if master in ready and not _show(master):
+            del watched[master]
+        elif connection.fileno() in ready:
             words, _ = connection.receive()
+            while master in watched and _show(master, last=True):
+                continue
             return status_of(words)
 
 
-def _copy_size(ours: int) -> None:
+def _show(master: int, *, last: bool = False) -> bool:
+    """Show what the command has written; False once no more will come.
+
+    ``last``: the command has ended, and what is not there now will not come.
+    """
+    try:
+        data = os.read(master, 1 << 16)
+    except BlockingIOError:
+        return not last
+    except OSError:  # EIO: every process on the terminal has closed it
+        return False
+    write(sys.stdout.fileno(), data)
+    return bool(data)
+
+
+def _copy_size(master: int) -> None:
     with contextlib.suppress(OSError):
         size = fcntl.ioctl(sys.stdin.fileno(), termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-        fcntl.ioctl(ours, termios.TIOCSWINSZ, size)
+        fcntl.ioctl(master, termios.TIOCSWINSZ, size)

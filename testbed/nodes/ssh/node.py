@@ -176,7 +176,8 @@ class SshNode(Node):
     ) -> Command:
         return Command(self.name, self._link, argv, input=input, env=env)
 
-    def attach(self, argv: Sequence[str], *, tty: bool) -> int:
+    def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
+        del inside  # sshd makes terminals in the machine's own devpts
         from testbed.nodes.ssh import terminal
 
         if not tty:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.nodes.netns.agent import ENVIRONMENT, environment
 from testbed.nodes.ssh.wire import Link, Pipe, request
-from testbed.nodes.terminal import on_resize, raw, shell_status
+from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, shell_status, typed, write
 
 if TYPE_CHECKING:
     import paramiko
@@ -32,8 +32,9 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     channel.get_pty(kind, size.columns, size.lines)
     env = {**ENVIRONMENT, "TERM": kind}
     words = ["env", "-i", *(f"{key}={value}" for key, value in env.items()), *argv]
-    # Not the shell's last command: the shell then stays and gives a signal as 128 + N.
-    command = f"cd /; {shlex.join(words)}; exit $?"
+    # Not the shell's last command: the shell then stays and gives a signal as 128 + N. A key
+    # that interrupts is for the shell as well, which has to outlive it.
+    command = f"cd /; trap : INT QUIT; {shlex.join(words)}; exit $?"
     channel.exec_command(command.encode("utf-8", "surrogateescape"))
 
     def resized() -> None:
@@ -58,13 +59,13 @@ def _copy(channel: paramiko.Channel) -> None:
             data = channel.recv(65536)
             if not data:
                 return
-            _write(user_out, data)
+            write(user_out, data)
         if user_in in ready:
-            data = os.read(user_in, 4096)
+            data = typed(user_in)
             if not data:
                 watched.remove(user_in)
             try:
-                channel.sendall(data or b"\x04")  # end of file, as a terminal says it
+                channel.sendall(data or END_OF_FILE)
             except OSError:  # closed: what it has still said comes first, and then its end
                 watched = [channel.fileno()]
 
@@ -75,7 +76,7 @@ def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
 
     def sink(kind: str, data: bytes) -> None:
         if kind in outputs:
-            _write(outputs[kind], data)
+            write(outputs[kind], data)
 
     stream = Pipe(link, sink)
     try:
@@ -95,9 +96,3 @@ def _feed(stream: Pipe) -> None:
         stream.send("i")
     except (OSError, LabError):
         return  # who waits for the command is told
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
