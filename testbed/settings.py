@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.artifacts import Store
+from testbed.errors import UsageError
 from testbed.lab.lab import Settings
 from testbed.lab.state import State, folder
 from testbed.nodes.netns.provider import NetnsProvider
@@ -27,10 +28,17 @@ def settings(
     """The settings of this user; nothing is read or made before it is needed.
 
     ``overrides`` and ``progress`` are the store's (see :class:`testbed.artifacts.Store`);
-    ``state_folder`` is another than the user's own.
+    ``state_folder`` is another than the user's own.  Raises UsageError for a relative path
+    where the current folder was deleted.
     """
-    store = Store(overrides=overrides, config=config, progress=progress)
-    state = State(state_folder or folder())
+    try:
+        store = Store(overrides=overrides, config=config, progress=progress)
+        state = State(state_folder or folder())
+    except FileNotFoundError:
+        raise UsageError(
+            "a relative path cannot be resolved: the current folder was deleted",
+            hint="change to another folder (cd), or give absolute paths (TESTBED_STATE, ...)",
+        ) from None
     netns = NetnsProvider(state.path, lambda: store.binary("testbed-init"), lambda: store.folders)
     qemu = QemuProvider(
         state.path,

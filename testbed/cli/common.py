@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -52,13 +51,14 @@ def tell_artifact(name: str, words: str) -> None:
 def lab_meant(settings: Settings, name: str | None) -> Lab:
     """The lab of that name; without one, TESTBED_LAB or the only one that is up.
 
-    A path of a topology file means the lab of that name.  Raises NoSuchLab, UsageError.
+    The path of a topology file means the lab that came from it.  Raises NoSuchLab, UsageError.
     """
+    from testbed.lab import origin
     from testbed.lab.lab import Lab, labs
 
     name = name or os.environ.get("TESTBED_LAB")
     if name:
-        return Lab(_name_of(settings, name), settings)
+        return Lab(origin.named(settings, name), settings)
     there = labs(settings)
     if not there:
         raise NoSuchLab("no lab is up", hint="testbed up two-node")
@@ -89,19 +89,6 @@ def _how_to_name(lab: str) -> str:
         return "name it"
     by_option = any(param.name == "lab_name" for param in running.command.params)
     return f"`testbed {running.info_name} {f'-l {lab} ...' if by_option else lab}`"
-
-
-def _name_of(settings: Settings, name: str) -> str:
-    if "/" not in name and not name.endswith((".yaml", ".yml")):
-        return name
-    for lab in settings.state.labs():
-        record = settings.state.read(lab)
-        # The file may be gone: the record knows which lab came from it.
-        if record and record.source and Path(record.source).absolute() == Path(name).absolute():
-            return lab
-    from testbed.topology.load import load
-
-    return load(name).name
 
 
 def print_json(value: Any) -> None:
@@ -226,7 +213,7 @@ def load_variant(topology: str, **variant: Any) -> Any:
 
         lab = Lab(topology, make_settings())
         if record := lab.settings.state.read(topology):
-            return replace(lab.topology(), source=record.source)
+            return replace(lab.topology(), file=record.source)
     return load(topology, Overrides(**given) if given else None)
 
 

@@ -14,12 +14,13 @@ from testbed.cli import common
 def command(as_json: bool) -> None:
     """List the labs of this machine that belong to this state folder."""
     common.need_root("`testbed ls`")
+    from testbed.lab import origin
     from testbed.lab.lab import labs
 
     settings = common.make_settings()
     rows = []
-    for name in labs(settings):
-        record = settings.state.read(name)
+    records = {name: settings.state.read(name) for name in labs(settings)}
+    for name, record in records.items():
         running = sum(len(p.nodes(name)) for p in settings.providers.values())
         asked = len(record.topology.get("nodes", {})) if record else 0
         rows.append(
@@ -42,7 +43,7 @@ def command(as_json: bool) -> None:
                 str(row["lab"]),
                 f"{row['nodes']} of {row['asked']}" if row["asked"] else f"{row['nodes']}",
                 _age(row["created"]),
-                str(row["source"]) or "(no record: `testbed down` removes it)",
+                origin.words(records[str(row["lab"])]),
             )
             for row in rows
         ]

@@ -33,6 +33,7 @@ def describe(topology: str, make: bool) -> None:
     """Print the machines of a topology as JSON, as the Vagrantfile reads them."""
     from testbed.lab import base_steps
     from testbed.nodes.vagrant import outside
+    from testbed.topology.load import is_path
 
     settings, meant, provider = _meant(topology)
     specs = [
@@ -44,13 +45,14 @@ def describe(topology: str, make: bool) -> None:
         common.need_root("`vagrant up`")
         _make(settings, meant, provider, specs)
     own = [sys.executable, "-m", "testbed", "vagrant"]
+    lasting = meant.file if is_path(topology) else topology  # Vagrant may run them elsewhere
     cell = provider.hypervisor(meant.name)
     common.print_json(
         {
             "box_url": _box_url(settings, cell) if cell else None,
             **outside.description(cell, specs),
-            "joined": [*own, "joined", topology],
-            "left": [*own, "left", topology],
+            "joined": [*own, "joined", lasting],
+            "left": [*own, "left", lasting],
         }
     )
 
@@ -96,6 +98,11 @@ def _box_url(settings: Settings, cell: NetnsNode) -> str:
 def _meant(topology: str) -> tuple[Settings, Topology, VagrantProvider]:
     settings = common.make_settings()
     meant: Topology = common.load_variant(topology, provider="vagrant")
+    # Before all machines have joined there is no record.
+    if record := settings.state.read(meant.name):
+        from testbed.lab import origin
+
+        origin.refuse_other(meant, record)
     provider: Any = settings.provider("vagrant")
     return settings, meant, cast("VagrantProvider", provider)
 

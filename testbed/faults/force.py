@@ -117,7 +117,7 @@ class Faults:
     def _up(self) -> None:
         """What has died is started as ever: the plan knows what hangs on it."""
         record = self._lab.record()
-        topology = dataclasses.replace(self._lab.topology(), source=record.source)
+        topology = dataclasses.replace(self._lab.topology(), file=record.source)
         self._lab.up(topology, keep=True, watch=self._watch)
 
     @contextlib.contextmanager

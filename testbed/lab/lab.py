@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from testbed import signals
 from testbed.errors import LabError, NoSuchLab, StepsFailed, UsageError
-from testbed.lab import base_steps, preflight
+from testbed.lab import base_steps, origin, preflight
 from testbed.lab import plan as planning
 from testbed.lab import run as running
 from testbed.lab.context import Context
@@ -115,7 +115,7 @@ class Lab:
             self._refuse_stopped()
             self._refuse_other_fabric(topology)
             nodes = provider.nodes(self.name)
-            self._refuse_other(record, topology, nodes, replace=replace)
+            self._refuse_other(record, topology, nodes, watch, replace=replace)
             self._fetch(topology)
             store = self.settings.store
             making = base_steps.to_be_made(topology, nodes, provider, store)
@@ -183,16 +183,35 @@ class Lab:
         record: Record | None,
         topology: Topology,
         nodes: Mapping[str, Node],
+        watch: Watch,
         *,
         replace: bool,
     ) -> None:
-        if not nodes or record is None or replace or record.source == topology.source:
+        """Refuse to change a lab that did not come from this topology's file.
+
+        One that is just as this topology wants it is taken over, which is told, if its file is
+        not known or no longer there.
+        """
+        if not nodes or replace:
             return
-        if record.topology == topology.to_dict():
+        recorded = record.source if record else ""
+        if origin.is_same(recorded, topology.file):
+            return
+        if record is None:
+            as_wanted = all(
+                name in topology.nodes and node.digest == topology.node_digest(name)
+                for name, node in nodes.items()
+            )
+        else:
+            as_wanted = record.topology == topology.to_dict()
+            if as_wanted and recorded == topology.file:  # no file, or as the record says
+                return
+        if as_wanted and not origin.is_known(recorded):
+            watch.words(f"taking over lab {self.name}, which came from {origin.words(record)}")
             return
         raise UsageError(
-            f"lab {self.name} is already up, from {record.source or 'another topology'}, "
-            f"not from {topology.source or 'this one'}",
+            f"lab {self.name} is already up, from {origin.words(record)}, "
+            f"not from {topology.file or topology.source or 'this topology'}",
             hint=f"take it down (testbed down {self.name}), give this one another name "
             "(--name), or turn the one into the other (--replace)",
         )
@@ -360,7 +379,7 @@ def _record(
     return Record(
         lab=topology.name,
         topology=topology.to_dict(),
-        source=topology.source,
+        source=topology.file,
         created=time.time() - seconds,
         seconds=round(seconds, 3) if done else 0.0,
         steps=[

@@ -40,7 +40,11 @@ def folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What ``up`` was asked for, and how it went.  Times are Unix seconds or seconds."""
+    """What ``up`` was asked for, and how it went.  Times are Unix seconds or seconds.
+
+    ``source`` is the topology's file (:attr:`Topology.file`), empty where there was none.
+    Versions before 0.2 kept the path as it was typed.
+    """
 
     lab: str
     topology: dict[str, Any]
@@ -91,7 +95,8 @@ class State:
             record = Record(**data)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
-        return record if record.lab == lab and isinstance(record.topology, dict) else None
+        whole = isinstance(record.topology, dict) and isinstance(record.source, str)
+        return record if record.lab == lab and whole else None
 
     def write(self, record: Record) -> None:
         """Put a record in place of the one before, wholly or not at all."""

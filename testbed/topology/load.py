@@ -7,6 +7,8 @@ with every problem of the file, or a UsageError.
 from __future__ import annotations
 
 import os
+import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from testbed.topology.model import Topology
 
-__all__ = ["Overrides", "load", "load_data", "load_text", "names", "vary"]
+__all__ = ["Overrides", "file_of", "load", "load_data", "load_text", "names", "vary"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -43,14 +45,31 @@ def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = Non
     """
     text = os.fspath(name_or_path)
     if is_path(text):
-        topology = load_text(_read(text), text)
+        path = text
     else:
         shipped = names()
         if text not in shipped:
             raise UsageError(f"no topology {quote(text)}", hint=_unknown(text, shipped))
         path = str(shipped[text])
-        topology = load_text(_read(path), path)
+    topology = replace(load_text(_read(path), path), file=file_of(path))
     return vary(topology, overrides) if overrides else topology
+
+
+def file_of(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a file with symbolic links resolved, whether it is there or not.
+
+    Empty for what has no lasting path: a pipe, an open file that was deleted, and a relative
+    path where the current folder was deleted.
+    """
+    try:
+        file = os.path.realpath(path)
+    except (OSError, ValueError):
+        return ""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return file
+    return file if stat.S_ISREG(mode) and Path(file).exists() else ""
 
 
 def load_text(text: str, source: str) -> Topology:

@@ -218,7 +218,11 @@ class Veth:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole lab, as asked for.  ``source`` is the file's name, for messages only."""
+    """A whole lab, as asked for.
+
+    ``source`` is the file's name as it was given, for messages only.  ``file`` is its absolute
+    path with symbolic links resolved, empty for a topology without a file.
+    """
 
     name: str
     networks: Mapping[str, Network] = field(default_factory=dict)
@@ -234,6 +238,7 @@ class Topology:
     description: str = ""
     provider: str = "netns"
     source: str = field(default="", compare=False)
+    file: str = field(default="", compare=False)
 
     def provider_of(self, node: str) -> str:
         """What makes a node: its own provider, or that of all which say none."""

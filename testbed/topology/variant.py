@@ -6,7 +6,7 @@ rules as a file: nothing reaches a lab that a file could not say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,7 @@ def vary(topology: Topology, overrides: Overrides) -> Topology:
     if overrides.name is not None:
         data["name"] = overrides.name
     problems = Problems(topology.source)
-    return build(from_data(data, problems), problems)
+    return replace(build(from_data(data, problems), problems), file=topology.file)
 
 
 def _known(what: str, word: str, known: abc.Sequence[str]) -> None:

@@ -604,7 +604,7 @@ def test_up_of_a_lab_from_a_file_means_what_is_up(
     record(bench, "mine", source="gone.yaml")
     record(bench, "docker-single", source="gone.yaml")
     found = common.load_variant("mine")
-    assert (found.name, found.source) == ("mine", "gone.yaml")
+    assert (found.name, found.file) == ("mine", "gone.yaml")
     assert found.to_dict() == {**load("two-node").to_dict(), "name": "mine"}
     assert common.load_variant("docker-single") == load("docker-single")
     for name in ("yours", "", "min"):
@@ -614,22 +614,6 @@ def test_up_of_a_lab_from_a_file_means_what_is_up(
         common.load_variant("mine", backend="udp")
     Path("mine").write_text("name: of-the-file\nnodes: {a: {}}\n")
     assert common.load_variant("mine").name == "of-the-file"
-
-
-def test_a_file_means_the_lab_that_came_from_it(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "lab.yaml"
-    path.write_text("name: of-the-file\nnodes: {a: {}}\n")
-    assert meant(bench, str(path)) == "of-the-file"
-    record(bench, "renamed", source=str(path))  # up --name renamed
-    assert meant(bench, str(path)) == "renamed"
-    path.unlink()
-    monkeypatch.chdir(tmp_path)
-    assert meant(bench, "lab.yaml") == "renamed"
-    assert meant(bench, "./lab.yaml") == "renamed"
-    with pytest.raises(UsageError, match="no such file"):
-        meant(bench, "./other.yaml")
 
 
 @pytest.mark.usefixtures("root")
