@@ -363,7 +363,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
 def test_bombs_do_not_go_off(text: str) -> None:
-    assert timed(text) < 10  # seconds; a bomb would take hours
+    assert timed(text) < 120  # seconds on any machine, however busy; a bomb would take hours
 
 
 def test_data_that_is_no_data() -> None:
