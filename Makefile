@@ -5,6 +5,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+# Processes that share the tests of real labs, which mostly wait; one lab each or more.
+LIVE := -n 4 --dist loadgroup
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # What takes long to compile, made once for labs with these roles.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
@@ -30,7 +32,7 @@ lint: $(VENV)/ready  ## style, format, types
 	$(BIN)/mypy
 
 unit: $(VENV)/ready  ## tests that need no root
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 tests/unit
 
 web: $(VENV)/ready  ## the HTML report in a real browser
 	command -v chromium > /dev/null && command -v chromedriver > /dev/null || \
@@ -39,10 +41,10 @@ web: $(VENV)/ready  ## the HTML report in a real browser
 	$(BIN)/python -m pytest tests/web
 
 live: setup  ## tests on real labs (root)
-	$(SUDO) $(BIN)/python -m pytest tests/live tests/crash
+	$(SUDO) $(BIN)/python -m pytest $(LIVE) tests/live tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
-	$(SUDO) env TESTBED_CRASH=long $(BIN)/python -m pytest tests/crash
+	$(SUDO) env TESTBED_CRASH=long $(BIN)/python -m pytest $(LIVE) tests/crash
 
 soak: setup  ## two hundred labs up, put to the test and down again: does anything grow? (root)
 	$(SUDO) env PYTHONPATH=tests $(BIN)/python -m crash.soak $(ROUNDS)
@@ -68,7 +70,7 @@ conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, 
 	done
 
 sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
-	$(SUDO) $(BIN)/python -m pytest -q --tb=short tests/live/sabotage
+	$(SUDO) $(BIN)/python -m pytest $(LIVE) -q --tb=short tests/live/sabotage
 
 bench-vm: setup  ## times of labs of virtual machines, and where they go (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fakes import Bench
+from sabotage.gather import Gathered
 
 from testbed import leaks, leftovers
 from testbed.lab.state import folder
@@ -21,10 +22,18 @@ if TYPE_CHECKING:
 
 ROOT_ONLY = ("live", "crash", "vm", "k8s")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
+#: Files whose tests make nodes without a record, or remove such nodes of any state folder.
+WITHOUT_RECORDS = ("test_netns_provider.py", "test_leaks_command.py", "test_concurrency.py")
 HERE = Path(__file__).parent
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sabotage-json", metavar="FILE", help="write the outcome of each sabotage")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that reports, not one that runs tests
+        config.pluginmanager.register(Gathered(), "sabotage trials")
     # A shell without job control starts what is to run beside it (`make test &`) with SIGINT
     # ignored, and so would all be that is started here, to see what Ctrl-C does to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +48,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if missing := [name for name in PROGRAMS if which(name) is None]:
         why = f"no {', '.join(missing)}: testbed doctor --provider vagrant --fix"
         _skip(items, ("vm",), why, word="vagrant")
+    for item in items:
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str | None:
+    """The tests that must run in one process (``--dist loadgroup``), one after the other.
+
+    These are tests that share a fixture of their module, such as a lab, with the same
+    parameters of it. All others can run anywhere, at any time.
+    """
+    if item.get_closest_marker("xdist_group") or not isinstance(item, pytest.Function):
+        return None
+    if item.path.name in WITHOUT_RECORDS:
+        return "without records"
+    module = item.nodeid.partition("::")[0]
+    shared = [
+        name
+        for name, definitions in item._fixtureinfo.name2fixturedefs.items()
+        if definitions[-1].scope == "module"
+        or (definitions[-1].scope == "session" and definitions[-1].baseid == module)
+    ]
+    if not shared:
+        return None
+    indices = item.callspec.indices if hasattr(item, "callspec") else {}
+    return " ".join([module, *(str(indices[name]) for name in shared if name in indices)])
 
 
 def _skip(items: list[pytest.Item], folders: tuple[str, ...], why: str, *, word: str = "") -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sabotage import test_sabotage
+from sabotage import every
 from sabotage.trials import NO_LAB, SABOTAGES, can_be_refuted
 
-MODULES = {module.__name__.rpartition(".")[2] for module in test_sabotage.MODULES}
+MODULES = {module.__name__.rpartition(".")[2] for module in every.MODULES}
 
 
 def test_every_module_of_sabotages_is_loaded() -> None:
-    assert test_sabotage.__file__
-    folder = Path(test_sabotage.__file__).parent
+    assert every.__file__
+    folder = Path(every.__file__).parent
     assert {path.stem for path in folder.glob("of_*.py")} == MODULES
 
 

@@ -1,12 +1,38 @@
-"""What became of all trials: a table to read, and the same for a machine."""
+"""The outcome of all trials: a table to read, and the same for a machine."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from sabotage.every import SABOTAGES
 from sabotage.judgements import Place, places
 from sabotage.trials import JUDGED, Trial, can_be_refuted
+
+
+def write_trial(trial: Trial) -> str:
+    """A trial as text, for another process; :func:`read_trial` reads it."""
+    said = {"outcomes": trial.outcomes, "said": trial.said, "seconds": trial.seconds}
+    return json.dumps({"sabotage": trial.sabotage.name, **said})
+
+
+def read_trial(text: str) -> Trial:
+    """The trial of a text by :func:`write_trial`."""
+    said = json.loads(text)
+    name = said.pop("sabotage")
+    (sabotage,) = [one for one in SABOTAGES if one.name == name]
+    return Trial(sabotage, **said)
+
+
+def write_judgements() -> str:
+    """The judgements of this process as text; :func:`read_judgements` adds them to another's."""
+    return json.dumps(sorted((place.file, place.line, held) for place, held in JUDGED))
+
+
+def read_judgements(text: str) -> None:
+    """Add the judgements of a text by :func:`write_judgements` to those of this process."""
+    JUDGED.update((Place(file, line), held) for file, line, held in json.loads(text))
 
 
 def seen_to_fail(trials: list[Trial]) -> tuple[list[str], list[str], list[str]]:

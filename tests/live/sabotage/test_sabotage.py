@@ -5,67 +5,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from sabotage import (
-    of_addresses,
-    of_cni,
-    of_docker,
-    of_flannel,
-    of_ingress,
-    of_kube_router,
-    of_namespaces,
-    of_performance,
-    of_pods,
-    of_policies,
-    of_services,
-    of_traces,
-)
+from sabotage.every import SABOTAGES
+from sabotage.gather import TRIAL
+from sabotage.table import write_trial
 from sabotage.trials import (
     CLUSTERS,
-    SABOTAGES,
     Labs,
     Sabotage,
-    Trial,
+    Share,
     dropped_when_not_whole,
     impatient,
     not_as_expected,
+    shares,
     try_out,
 )
 
-# They enter their sabotages when they are imported.
-MODULES = (
-    *(of_addresses, of_docker, of_flannel, of_namespaces, of_performance, of_traces),
-    *(of_cni, of_ingress, of_kube_router, of_pods, of_policies, of_services),
-)
 #: Those of clusters are carried out beside the other tests of clusters.
-HERE = [one for one in SABOTAGES if not one.lab.startswith(CLUSTERS)]
-TOPOLOGIES = sorted({one.lab for one in HERE})
+SHARES = shares([one for one in SABOTAGES if not one.lab.startswith(CLUSTERS)])
+EACH = [(share, one) for share, some in SHARES.items() for one in some]
 
 
-def name(one: Sabotage) -> str:
-    return one.name
-
-
-@pytest.mark.parametrize("sabotage", HERE, ids=name)
-def test_the_claims_flip(sabotage: Sabotage, labs: Labs, trials: list[Trial]) -> None:
+@pytest.mark.parametrize(("share", "sabotage"), EACH, ids=[one.name for _, one in EACH])
+def test_the_claims_flip(
+    share: Share, sabotage: Sabotage, labs: Labs, record_property: Callable[[str, object], None]
+) -> None:
+    del share
     with dropped_when_not_whole(labs, ruins=sabotage.ruins):
         trial = try_out(sabotage, labs.get(sabotage.lab or "netns-experiments"))
-    trials.append(trial)
+    record_property(TRIAL, write_trial(trial))
     stayed = {claim: trial.said[claim] for claim in trial.having("held", "undecided")}
     assert not stayed, f"{sabotage.what} These claims did not flip"
     if trial.having("unclear"):
         pytest.skip(f"the machine is too busy to measure: {', '.join(trial.having('unclear'))}")
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES, ids=lambda topology: topology or "no lab")
-def test_the_lab_is_whole_again(topology: str, labs: Labs) -> None:
+@pytest.mark.parametrize("share", SHARES, ids=str)
+def test_the_lab_is_whole_again(share: Share, labs: Labs) -> None:
     """What has flipped holds on the lab that was broken, and put right, so many times.
 
     So it was the sabotage that made it flip, and not the waits, which are as short here.
     """
-    wanted = sorted({claim for one in SABOTAGES if one.lab == topology for claim in one.flips})
-    lab = labs.get(topology) if topology else None
+    wanted = sorted({claim for one in SHARES[share] for claim in one.flips})
+    lab = labs.get(share.lab) if share.lab else None
     with dropped_when_not_whole(labs, ruins=False), impatient():
         wrong = not_as_expected(lab, wanted)
         # A busy machine may hold up a packet or a capture once; what is left broken stays so.

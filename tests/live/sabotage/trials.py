@@ -99,6 +99,31 @@ def sabotage(lab: str, *flips: str, ruins: bool = False) -> Callable[[Make], Mak
 
 
 @dataclass(frozen=True)
+class Share:
+    """Sabotages of one lab that are carried out one after the other, on a lab of their own."""
+
+    lab: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.lab or 'no lab'} {self.number}"
+
+
+SHARE = 12  #: sabotages: they take longer than it takes to bring their lab up
+
+
+def shares(some: Sequence[Sabotage]) -> dict[Share, list[Sabotage]]:
+    """Sabotages in shares, which can be carried out side by side; those that ruin come last."""
+    found: dict[Share, list[Sabotage]] = {}
+    labs = sorted({one.lab for one in some})
+    for lab in labs:
+        here = sorted((one for one in some if one.lab == lab), key=lambda one: one.ruins)
+        for begin in range(0, len(here), SHARE):
+            found[Share(lab, begin // SHARE + 1)] = here[begin : begin + SHARE]
+    return found
+
+
+@dataclass(frozen=True)
 class Trial:
     """What became of the claims under a sabotage; ``said`` is each finding in a few words."""
 
