@@ -312,10 +312,14 @@ class _Crew:
         self.work((), whole)
 
     def _start(self, wanted: Wanted) -> None:
-        with signals.blocked():  # none comes before the new process can be told of it, and hears it
+        with signals.blocked():  # the new process hears a signal once it can act on it
             if self._held.signum is not None:
                 return
-            self._hands.append(_Hand(self._settings, wanted, self._selection))
+            hand = _Hand(self._settings, wanted, self._selection)
+            self._hands.append(hand)
+        # Another thread does not block them: one may have come before there was a hand to tell.
+        if self._held.signum is not None:
+            hand.signal(self._held.signum)
         self._watching.began(wanted.name)
 
     def _let_one_measure(self) -> None:
@@ -377,6 +381,7 @@ class _Hand:
         context = multiprocessing.get_context("fork")
         self.wanted = wanted
         self.waits = False
+        self._signalled = False
         self.part: LabRun | None = None
         self.told = LabRun(wanted.name)
         self.pipe, theirs = context.Pipe()
@@ -387,6 +392,10 @@ class _Hand:
         theirs.close()
 
     def signal(self, signum: int) -> None:
+        """End the process. It takes its lab down once, so later signals are not passed on."""
+        if self._signalled:
+            return
+        self._signalled = True
         with suppress(ProcessLookupError):
             if self.process.pid and self.process.exitcode is None:
                 os.kill(self.process.pid, signum)
