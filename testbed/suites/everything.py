@@ -317,10 +317,16 @@ class _Crew:
                 return
             hand = _Hand(self._settings, wanted, self._selection)
             self._hands.append(hand)
-        # Another thread does not block them: one may have come before there was a hand to tell.
+        self._catch_up(hand)
+        self._watching.began(wanted.name)
+
+    def _catch_up(self, hand: _Hand) -> None:
+        """Signal a new process if a signal came before it could be told of it.
+
+        It can where there is another thread, which does not block signals.
+        """
         if self._held.signum is not None:
             hand.signal(self._held.signum)
-        self._watching.began(wanted.name)
 
     def _let_one_measure(self) -> None:
         if self._hands and all(hand.waits for hand in self._hands):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,9 +112,7 @@ def test_a_held_process_is_waited_for() -> None:
     assert init.alive()
     assert not init.wait_dead(0.01)
     init.kill()
-    began = time.monotonic()
-    assert init.wait_dead(10)
-    assert time.monotonic() - began < 5
+    assert init.wait_dead(60)
     assert not init.alive()
     process.wait()
     init.kill()  # gone already, and nobody else is hit
