@@ -45,7 +45,8 @@ FOLDERS = (
     "/var/lib/etcd",
     "/var/lib/libvirt",
 )
-ONLY_NEW = frozenset({"process"})  # areas where what is gone is no difference
+#: Areas where what is gone is no difference: it may have been another's, and have ended.
+ONLY_NEW = frozenset({"process", "cgroup"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def snapshot(below: Path | None = None) -> Snapshot:
             "route": _counted(_routes()),
             "process": dict(_processes(others)),
             "mount": _counted(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
-            "cgroup": dict.fromkeys(_cgroups(others), "there"),
+            "cgroup": dict.fromkeys(_cgroups(below, others), "there"),
             "cgroup controllers": dict(_controllers()),
             "firewall": _counted(_firewall()),
             "sysctl": dict(_sysctls()),
@@ -181,8 +182,7 @@ def _pid_namespaces(pid: int) -> set[str]:
     return found - {""}
 
 
-def _cgroups(others: Iterable[find.Init]) -> Iterator[str]:
-    foreign = {cgroups.folder_name(init.lab, Path(init.state)) for init in others}
+def _cgroups(below: Path | None, others: Iterable[find.Init]) -> Iterator[str]:
     for hierarchy in cgroups.hierarchies():
         top = hierarchy.mount / cgroups.TOP
         if not top.is_dir():
@@ -190,6 +190,9 @@ def _cgroups(others: Iterable[find.Init]) -> Iterator[str]:
         labs = cgroups.folders(top)
         if not labs:
             yield str(top)
+        # Others' labs have come and gone since the first look at what runs.
+        now = [*others, *([] if below is None else _others(below))]
+        foreign = {cgroups.folder_name(init.lab, Path(init.state)) for init in now}
         yield from (str(top / lab) for lab in sorted(labs) if lab not in foreign)
 
 

@@ -38,6 +38,12 @@ def test_a_process_that_has_ended_is_no_leak() -> None:
     assert differences(seen(process={}), before) == ["new process: etcd pid 1 since 2 (etcd)"]
 
 
+def test_a_lab_of_another_that_goes_meanwhile_is_no_leak() -> None:
+    before = seen(cgroup={"/sys/fs/cgroup/cpu/testbed/lab.0123abcd": "there"})
+    assert differences(before, seen(cgroup={})) == []
+    assert len(differences(seen(cgroup={}), before)) == 1
+
+
 @pytest.mark.parametrize(
     ("key", "skipped"),
     [
