@@ -45,6 +45,7 @@ FOLDERS = (
     "/var/lib/etcd",
     "/var/lib/libvirt",
 )
+PAUSE = 0.1  # seconds between two looks
 #: Areas where what is gone is no difference: it may have been another's, and have ended.
 ONLY_NEW = frozenset({"process", "cgroup"})
 
@@ -95,19 +96,22 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     return lines
 
 
-def settled(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -> Snapshot:
-    """Look until nothing differs, at most for ``seconds``: the kernel may need a moment."""
-    deadline = time.monotonic() + seconds
-    while True:
-        now = snapshot(below)
-        if not differences(before, now) or time.monotonic() > deadline:
-            return now
-        time.sleep(0.1)
-
-
 def left(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -> list[str]:
-    """The differences that are still there after ``seconds``."""
-    return differences(before, settled(before, seconds=seconds, below=below))
+    """The differences that every look of the last ``seconds`` has shown; none as soon as it can be.
+
+    The kernel may need a moment to remove what has ended, and a lab of another that is half
+    made or half removed is nobody's for a moment.
+    """
+    deadline = time.monotonic() + seconds
+    lines = differences(before, snapshot(below))
+    while lines:
+        late = time.monotonic() > deadline
+        time.sleep(PAUSE)
+        now = set(differences(before, snapshot(below)))
+        lines = [line for line in lines if line in now]
+        if late:
+            break
+    return lines
 
 
 def _others(below: Path) -> list[find.Init]:

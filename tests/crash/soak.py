@@ -226,9 +226,9 @@ class Soak:
 
     def look(self, before: leaks.Snapshot) -> None:
         """Read everything, once the kernel has taken away what has ended."""
-        now = leaks.settled(before, seconds=PATIENCE, below=self.bed.state)
-        for line in leaks.differences(before, now):
+        for line in leaks.left(before, seconds=PATIENCE, below=self.bed.state):
             self.fail(line)
+        now = leaks.snapshot(self.bed.state)
         for area, items in now.areas.items():
             self.values.setdefault(area, []).append(len(items))
         for one in self.quantities:

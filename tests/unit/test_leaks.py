@@ -44,6 +44,24 @@ def test_a_lab_of_another_that_goes_meanwhile_is_no_leak() -> None:
     assert len(differences(seen(cgroup={}), before)) == 1
 
 
+def test_only_what_stays_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is half made or half removed by another is there for a look or two."""
+    looks = [{"a": "", "b": ""}, {"b": "", "c": ""}, {"b": "", "d": ""}]
+    monkeypatch.setattr(leaks, "PAUSE", 0)
+    monkeypatch.setattr(
+        leaks, "snapshot", lambda _: seen(link=looks.pop(0) if looks[1:] else looks[0])
+    )
+    assert leaks.left(seen(link={}), seconds=0.01) == ["new link: b ()"]
+
+
+def test_what_goes_in_a_moment_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [seen(link={"a": ""}), seen(link={"a": ""}), seen(link={})]
+    monkeypatch.setattr(leaks, "PAUSE", 0)
+    monkeypatch.setattr(leaks, "snapshot", lambda _: looks.pop(0))
+    assert leaks.left(seen(link={}), seconds=60) == []
+    assert looks == []
+
+
 @pytest.mark.parametrize(
     ("key", "skipped"),
     [
