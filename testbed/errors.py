@@ -12,6 +12,7 @@
     ├── LabError                     4   the lab did not come up, or is not there
     │   ├── CommandError             4   a command failed (argv, exit status, output)
     │   ├── ServiceError             4   a daemon died or never became ready (its last log lines)
+    │   ├── ContainerError           4   a container ended or is not ready (its last log lines)
     │   ├── TimeoutExpired           4   something did not happen in time
     │   ├── StepsFailed              4   one or more steps of ``up`` failed (all of them)
     │   ├── LabBusy                  4   another testbed process holds the lab
@@ -34,6 +35,7 @@ __all__ = [
     "CatalogueError",
     "ChecksFailed",
     "CommandError",
+    "ContainerError",
     "Interrupted",
     "LabBusy",
     "LabError",
@@ -163,6 +165,31 @@ class ServiceError(LabError):
         self.log = log
         tail = [f"    {line}" for line in log.strip().splitlines()[-12:]]
         super().__init__("\n".join([f"{service} on {node} {what}", *tail]), hint=hint)
+
+
+class ContainerError(LabError):
+    """A container did not start, ended unexpectedly or is not ready; carries the end of its log.
+
+    ``status`` is its exit status, None for one that runs.
+    """
+
+    def __init__(
+        self,
+        container: str,
+        node: str,
+        what: str,
+        log: str = "",
+        *,
+        status: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.container = container
+        self.node = node
+        self.status = status
+        self.log = log
+        tail = [f"    {line}" for line in log.strip().splitlines()[-12:]]
+        lines = [f"the container {container} on {node} {what}", *tail]
+        super().__init__("\n".join(lines), hint=hint)
 
 
 class TimeoutExpired(LabError, TimeoutError):

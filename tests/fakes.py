@@ -6,6 +6,7 @@ import itertools
 import json
 import weakref
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -100,6 +101,10 @@ class FakeEngine(Engine):
     #: What was done, on which node: "load", "start NAME", "remove NAME".
     log: list[tuple[str, str]]
     refuse: Mapping[str, Exception] = {}
+    #: What a container that is started turns out to be: other values of its state.
+    turns: Mapping[str, Mapping[str, Any]] = {}
+    #: What it has written.
+    written: Mapping[str, str] = {}
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -153,6 +158,16 @@ class FakeEngine(Engine):
             digest=digest,
             status="running",
         )
+        if container.name in self.turns:
+            self._here[container.name] = replace(
+                self._here[container.name], **self.turns[container.name]
+            )
+
+    def logs(self, container: str, lines: int = 12) -> str:
+        return self.written.get(container, "")
+
+    def inspect_raw(self, container: str) -> dict[str, Any]:
+        return {"Config": {"Healthcheck": {}, "Env": []}, "State": {"Health": {"Log": []}}}
 
     def remove(self, container: str) -> None:
         self._note(f"remove {container}")
@@ -184,8 +199,10 @@ class Bench:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(FakeEngine, "log", self.engine_log, raising=False)
-        patch.setattr(FakeEngine, "refuse", {})
-        for module in ("containers", "images"):
+        for empty in ("refuse", "turns", "written"):
+            patch.setattr(FakeEngine, empty, {})
+        patch.setattr("testbed.roles.settle.MOMENT", 0.0)
+        for module in ("containers", "images", "settle"):
             patch.setattr(f"testbed.roles.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.preload", lambda: None)
         patch.setattr("testbed.lab.preflight.check", lambda *_: None)

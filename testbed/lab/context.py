@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import NoSuchLab
@@ -21,7 +22,8 @@ class Context:
 
     ``nodes`` are those that run, ``containers`` those seen to run; the steps that
     make them add to both.  ``done_ahead`` are steps that a node had behind it when
-    it was made just now, with what they say.
+    it was made just now, with what they say.  ``waits`` tells what each running step
+    waits for, ``given_up`` is set when no step may wait any longer.
     """
 
     topology: Topology
@@ -30,6 +32,20 @@ class Context:
     nodes: dict[str, Node] = field(default_factory=dict)
     containers: dict[str, ContainerState] = field(default_factory=dict)
     done_ahead: dict[str, str] = field(default_factory=dict)
+    #: Containers that were started just now, with the time (time.monotonic).
+    started: dict[str, float] = field(default_factory=dict)
+    waits: dict[str, str] = field(default_factory=dict)
+    given_up: threading.Event = field(default_factory=threading.Event)
+    step: str = ""  #: the step that this is given to
+
+    def of_step(self, name: str) -> Context:
+        """The same lab, for one step of the plan."""
+        return replace(self, step=name)
+
+    def waiting(self, words: str) -> None:
+        """Note what the step waits for, in words that follow "waiting for"."""
+        if self.step:
+            self.waits[self.step] = words
 
     @property
     def lab(self) -> str:

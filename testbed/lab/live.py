@@ -169,6 +169,13 @@ class LiveLab:
             node = spec.node
         state = self.engine(node).find(name)
         if state is None or not state.running:
+            wanted = self.topology.containers.get(name)
+            if wanted is not None and wanted.expect is not None:
+                raise NoSuchLab(
+                    f"the container {name} on {node} has ended, as the file says "
+                    f"(expect: exit {wanted.expect})",
+                    hint="look at one that keeps running",
+                )
             raise NoSuchLab(
                 f"the container {name} does not run on {node}",
                 hint=f"`testbed up {self.name}` starts it again",
@@ -177,8 +184,12 @@ class LiveLab:
 
     @property
     def containers(self) -> dict[str, LiveContainer]:
-        """All containers of the topology, looked up anew."""
-        return {name: self.container(name) for name in self.topology.containers}
+        """All containers of the topology that keep running, looked up anew."""
+        return {
+            name: self.container(name)
+            for node in self.topology.nodes
+            for name in (one.name for one in self.topology.running_on(node))
+        }
 
     def versions(self) -> dict[str, Any]:
         """What runs: engine versions by node, and the lab's own parts."""

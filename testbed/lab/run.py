@@ -149,7 +149,8 @@ class _Run:
         failure: Exception | None = None
         try:
             done = self.context.done_ahead.get(step.name)
-            words, changed = step.act(self.context) if done is None else (done, False)
+            context = self.context.of_step(step.name)
+            words, changed = step.act(context) if done is None else (done, False)
         except Exception as error:  # noqa: BLE001  (every error is reported, by the caller's thread)
             words, changed, failure = "", True, error
         now = time.monotonic()

@@ -14,6 +14,8 @@ from testbed.nodes.base import killed_for_memory
 if TYPE_CHECKING:
     from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.roles.glance import Glance
+    from testbed.topology.model import Container
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,21 @@ def _ending(node: Node, status: int) -> str:
     return f"signal {-status}{why if killed else ''}"
 
 
+def _container(wanted: Container, seen: Glance) -> Part:
+    """One container of the topology."""
+    address = seen.address or wanted.network
+    if seen.state == "exited":
+        how = f"exit status {seen.exit}" if seen.exit is not None else ""
+        ok = wanted.expect is not None and seen.exit == wanted.expect
+        expected = ", as expected" if ok else f", expected: exit {wanted.expect}"
+        return Part(seen.name, seen.state, ok, how + expected * (wanted.expect is not None))
+    if wanted.expect is not None:
+        return Part(seen.name, seen.state, ok=False, detail=f"expected: exit {wanted.expect}")
+    if seen.state == "running" and seen.health not in ("", "healthy"):
+        return Part(seen.name, seen.health, ok=False, detail=address)
+    return Part(seen.name, seen.state, seen.state == "running", address)
+
+
 def _containers(context: Context, node: Node) -> list[Part]:
     from testbed.roles import glance
 
@@ -153,8 +170,7 @@ def _containers(context: Context, node: Node) -> list[Part]:
         if seen is None:
             parts.append(Part(container.name, "missing", ok=False))
         else:
-            detail = seen.address or container.network
-            parts.append(Part(seen.name, seen.state, seen.state == "running", detail))
+            parts.append(_container(container, seen))
     # Containers that the user has started are welcome, and not ours to judge.
     parts += [Part(s.name, s.state, ok=True, detail=s.address) for s in found.values()]
     return parts

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, TimeoutExpired
+from testbed.errors import LabError
 from testbed.lab.step import Step
+from testbed.lab.wait import Wait
 from testbed.roles.base import still_alive
 from testbed.roles.engine import ContainerState, Engine, enter
+from testbed.roles.settle import ending, has_ended, is_settled, removed, start_failed
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 PAGE_IMAGE = "nginx"  # the image whose page tells its name and its client
 PORT_VARIABLE = "PORT"
 REACH_SECONDS = 30.0
-POLL_SECONDS = 0.01
+ENDED_SECONDS = 1.0  # by then the step of its node has told of a container that has ended
 
 
 def container_step(container: Container) -> str:
@@ -64,22 +66,28 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
     def act(context: Context) -> tuple[str, bool]:
         with Engine(context.node(container.node)) as engine:
             found = engine.find(container.name)
-            if found and found.running and _as_wanted(context, found, container, digest):
+            if found and _stays(found, container) and _as_wanted(context, found, container, digest):
                 context.containers[container.name] = found
                 return _words(found), False
             if found:
                 engine.remove(container.name)
-            engine.start(context.lab, container, digest)
+            try:
+                engine.start(context.lab, container, digest)
+            except LabError as error:
+                raise start_failed(engine, container, error) from error
+            context.started[container.name] = time.monotonic()
             made = engine.inspect(container.name)
-        if not made.running:
-            raise LabError(
-                f"the container {container.name} on {container.node} ended at once ({made.status})",
-                hint="give it a command that stays, or look at its image",
-            )
         context.containers[container.name] = made
         return _words(made), True
 
     return act
+
+
+def _stays(found: ContainerState, container: Container) -> bool:
+    """Is a container in a state that `up` leaves alone, or only waits for the end of?"""
+    if container.expect is not None and found.running:
+        return True
+    return is_settled(container, found) or (found.running and found.health == "starting")
 
 
 def _as_wanted(context: Context, found: ContainerState, container: Container, digest: str) -> bool:
@@ -91,7 +99,20 @@ def _as_wanted(context: Context, found: ContainerState, container: Container, di
 
 
 def _words(state: ContainerState) -> str:
+    if not state.running:
+        return ending(state.exit)
     return state.address or state.network.partition(":")[0]
+
+
+def _still_running(context: Context, container: Container) -> None:
+    """Raise ContainerError for a container that has ended: waiting on is no use."""
+    node = context.node(container.node)
+    with Engine(node) as engine:
+        state = engine.find(container.name)
+        if state is None:
+            raise removed(container)
+        if not state.running:
+            raise has_ended(node, engine, container, state)
 
 
 def reach_steps(topology: Topology) -> Iterator[Step]:
@@ -100,8 +121,11 @@ def reach_steps(topology: Topology) -> Iterator[Step]:
 
     servers = []
     for node in topology.with_role("flannel"):
-        containers = topology.containers_on(node.name)
-        pages = [c for c in containers if c.network == "bridge" and c.image == PAGE_IMAGE]
+        pages = [
+            c
+            for c in topology.running_on(node.name)
+            if (c.network, c.image, c.command) == ("bridge", PAGE_IMAGE, None)
+        ]
         servers += pages[:1]
     if len(servers) < 2:
         return
@@ -123,16 +147,19 @@ def _reach(client: Container, server: Container) -> Callable[[Context], tuple[st
         url = f"http://{target.address}:{server.env.get(PORT_VARIABLE, '80')}/"
         argv = [*enter(source.pid, mounts=False), "curl", "-sS", "--max-time", "2", url]
         node = context.node(client.node)
-        deadline = time.monotonic() + REACH_SECONDS
+        wait = Wait(
+            context,
+            f"{client.name} on {client.node} to reach {url} ({server.name} on {server.node})",
+            REACH_SECONDS,
+            hint="keep the lab with --keep, and look at its routes with `testbed shell`",
+        )
         while not (result := node.run(argv, check=False)).ok:
             still_alive(node)
-            if time.monotonic() > deadline:
-                raise TimeoutExpired(
-                    f"{client.name} on {client.node} does not reach {url} ({server.name} on "
-                    f"{server.node}) within {REACH_SECONDS:g} s: {result.stderr.strip()}",
-                    hint="keep the lab with --keep, and look at its routes with `testbed shell`",
-                )
-            time.sleep(POLL_SECONDS)
+            if wait.gone > ENDED_SECONDS:
+                for container in (client, server):
+                    _still_running(context, container)
+            wait.saw(result.stderr.strip())
+            wait.pause()
         page = json.loads(result.stdout)
         return f"{page['name']} saw {page['client'].rpartition(':')[0]}", False
 

@@ -20,6 +20,7 @@ from testbed.roles.engine import (
     preload,
     program,
 )
+from testbed.roles.settle import settle_steps
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -133,7 +134,9 @@ class Docker(Role):
         needs = (node_step(node.name),)
         yield Step(docker_step(node.name), about, needs, heavy=True, ahead=True, act=act)
         yield from images.images_steps(topology, node.name, docker_step(node.name))
-        yield from container_steps(topology, node.name, images.images_step(node.name))
+        steps = list(container_steps(topology, node.name, images.images_step(node.name)))
+        yield from steps
+        yield from settle_steps(topology, node.name, (step.name for step in steps))
 
     @staticmethod
     def _start(context: Context, node: str) -> tuple[str, bool]:

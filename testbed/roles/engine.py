@@ -21,7 +21,7 @@ from testbed.errors import LabError
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
-    from testbed.topology.model import Container
+    from testbed.topology.model import Container, Healthcheck
     from testbed.topology.model import Engine as Release
 
 SOCKET = "/run/docker.sock"
@@ -55,6 +55,11 @@ class ContainerState:
     image: str
     digest: str | None
     status: str
+    exit: int = 0  #: exit status of one that has ended
+    out_of_memory: bool = False  #: the kernel has killed it for that (OOMKilled)
+    error: str = ""  #: why it did not start, in the daemon's words
+    health: str = ""  #: healthy, unhealthy or starting; empty without a health check
+    restarts: int = 0  #: how often the daemon has started it again
 
 
 def preload() -> None:
@@ -162,7 +167,19 @@ class Engine:
             image=data["Config"]["Image"],
             digest=(data["Config"]["Labels"] or {}).get(DIGEST),
             status=data["State"]["Status"],
+            exit=data["State"]["ExitCode"],
+            out_of_memory=data["State"]["OOMKilled"],
+            error=data["State"]["Error"],
+            health=_health(data["State"]),
+            restarts=data["RestartCount"],
         )
+
+    def logs(self, container: str, lines: int = 12) -> str:
+        """The last lines that a container has written, of both outputs."""
+        written: bytes = self._call(
+            f"read the log of the container {container}", self.api.logs, container, tail=lines
+        )
+        return written.decode(errors="replace")
 
     def start(self, lab: str, container: Container, digest: str) -> None:
         """Create a container and start it."""
@@ -187,6 +204,7 @@ class Engine:
             labels={DIGEST: digest, LAB: lab},
             ports=ports or None,
             host_config=config,
+            healthcheck=_healthcheck(container.healthcheck),
         )
         self._call(f"start the container {container.name}", self.api.start, container.name)
 
@@ -195,6 +213,26 @@ class Engine:
         self._call(
             f"remove the container {container}", self.api.remove_container, container, force=True
         )
+
+
+def _health(state: Mapping[str, Any]) -> str:
+    """Docker says "none" of a check that was turned off."""
+    word: str = (state.get("Health") or {}).get("Status", "")
+    return "" if word == "none" else word
+
+
+def _healthcheck(check: Healthcheck | None) -> dict[str, Any] | None:
+    """A health check as the Engine API takes it: times in nanoseconds, 0 for the default."""
+    if check is None:
+        return None
+    times = {
+        "Interval": check.interval, "Timeout": check.timeout, "StartPeriod": check.start_period
+    }  # fmt: skip
+    return {
+        "Test": list(check.test),
+        "Retries": check.retries or 0,
+        **{name: round((seconds or 0) * 1e9) for name, seconds in times.items()},
+    }
 
 
 def parse_version(text: str) -> tuple[int, int, int]:

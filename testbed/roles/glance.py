@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,17 @@ TIMEOUT = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """One container: ``state`` in Docker's words, ``address`` empty where it has none."""
+    """One container: ``state`` in Docker's words, ``address`` empty where it has none.
+
+    ``exit`` is the exit status of one that has ended, ``health`` is healthy, unhealthy or
+    starting, and empty without a health check.
+    """
 
     name: str
     state: str
     address: str
+    exit: int | None = None
+    health: str = ""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -71,4 +78,15 @@ def _listed(body: bytes, node: str) -> list[Glance]:
 def _glance(entry: dict[str, Any]) -> Glance:
     networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
     address = next((n.get("IPAddress") or "" for n in networks.values()), "")
-    return Glance(entry["Names"][0].lstrip("/"), entry["State"], address)
+    # In the daemon's words: Exited (3) 5 seconds ago, Up 2 minutes (unhealthy), and for one
+    # whose check has not ended yet Up 1 second (health: starting).
+    words = entry.get("Status") or ""
+    ended = re.match(r"Exited \((\d+)\)", words)
+    health = re.search(r"^Up .*\((?:health: )?(healthy|unhealthy|starting)\)$", words)
+    return Glance(
+        entry["Names"][0].lstrip("/"),
+        entry["State"],
+        address,
+        int(ended[1]) if ended else None,
+        health[1] if health else "",
+    )

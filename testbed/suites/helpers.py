@@ -78,7 +78,7 @@ def in_mode(lab: LiveLab, node: Node, mode: str, wanted: int = 1) -> list[LiveCo
     """The containers of a node in a network mode (``container`` for any ``container:NAME``)."""
     found = [
         lab.container(container.name)
-        for container in lab.topology.containers_on(node.name)
+        for container in lab.topology.running_on(node.name)
         if container.network.partition(":")[0] == mode
     ]
     if len(found) < wanted:
@@ -99,7 +99,7 @@ def web_port(lab: LiveLab, container: LiveContainer) -> int:
 
 def published(lab: LiveLab, node: Node) -> tuple[LiveContainer, Publish]:
     """A container with a published TCP port, and that port."""
-    for container in lab.topology.containers_on(node.name):
+    for container in lab.topology.running_on(node.name):
         for port in container.publish:
             if port.protocol == "tcp" and port.address is None:
                 return lab.container(container.name), port

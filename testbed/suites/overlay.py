@@ -64,7 +64,7 @@ def ends(lab: LiveLab) -> tuple[End, End]:
     """
     found: list[End] = []
     for node in lab.topology.with_role("flannel"):
-        pages = [c for c in lab.topology.containers_on(node.name) if c.image == IMAGE]
+        pages = [c for c in lab.topology.running_on(node.name) if c.image == IMAGE]
         bridged = [c.name for c in pages if c.network == "bridge"]
         if bridged and len(found) < 2:
             found.append(
@@ -95,7 +95,7 @@ def has_printed_plan(topology: Topology) -> bool:
         return False
     hosts = topology.with_role("flannel")[:2]
     plan = {str(topology.address(h.name)): str(flannel.subnets[h.name]) for h in hosts}
-    bridged = [c for c in topology.containers_on(hosts[-1].name) if c.network == "bridge"]
+    bridged = [c for c in topology.running_on(hosts[-1].name) if c.network == "bridge"]
     return PRINTED[flannel.backend].items() <= plan.items() and len(bridged) == PRINTED_CONTAINERS
 
 

@@ -29,6 +29,7 @@ from testbed.topology.model import (
     Engine,
     Firewall,
     Flannel,
+    Healthcheck,
     Kubernetes,
     Namespace,
     Network,
@@ -36,6 +37,7 @@ from testbed.topology.model import (
     Plugin,
     Proxy,
     Publish,
+    Ready,
     Topology,
     Veth,
     VethEnd,
@@ -375,7 +377,83 @@ def _container(read: Reader, name: str, body: tree.Mapping) -> Container:
         publish=tuple(p for p in ports if p),
         command=_command(read, body.get("command")),
         env=_env(read, body.get("env")),
+        expect=_expect(read, body.get("expect")),
+        healthcheck=_healthcheck(read, body.get("healthcheck")),
+        ready=_ready(read, body.get("ready")),
     )
+
+
+def _expect(read: Reader, at: Tree | None) -> int | None:
+    wanted = "running, or the exit status of a container that ends, like exit 0"
+    value = read.matching(at, keys.EXPECT, wanted, "write 'expect: exit 0'")
+    if at is None or value is None or value == "running":
+        return None
+    status = value.removeprefix("exit ")
+    if int(status) > 255 or status != str(int(status)):
+        read.problems.add(at, "an exit status from 0 to 255", quote(status), "change it")
+        return None
+    return int(status)
+
+
+def _healthcheck(read: Reader, at: Tree | None) -> Healthcheck | None:
+    body = read.mapping(at, keys.HEALTHCHECK)
+    if body is None:
+        return None
+    return Healthcheck(
+        test=_test(read, body.get("test")),
+        interval=read.duration(body.get("interval")),
+        timeout=read.duration(body.get("timeout")),
+        retries=read.integer(body.get("retries"), "a number of checks", 1, 1000),
+        start_period=read.duration(body.get("start_period"), 0.0),
+    )
+
+
+def _test(read: Reader, at: Tree | None) -> tuple[str, ...]:
+    """A health check's test: a line for a shell is what follows CMD-SHELL, as Compose has it."""
+    if isinstance(at, tree.Scalar):
+        line = read.text(at)
+        if line == "":
+            read.problems.add(at, "a command", "none", "leave it out for the image's own")
+        return ("CMD-SHELL", line) if line else ()
+    words = tuple(read.text(item) or "" for item in read.items(at, "a command line, or a list"))
+    first = words[0] if words else ""
+    if at is None or read.problems.touched(*at.path):
+        return ()
+    length = {"NONE": 1, "CMD-SHELL": 2}.get(first, max(2, len(words)))
+    if first not in keys.TESTS or len(words) != length:
+        wanted = "[CMD, PROGRAM, ARGUMENT...], [CMD-SHELL, LINE] or [NONE]"
+        hint = "put CMD before a program and its arguments"
+        read.problems.add(at, wanted, quote(" ".join(words)) if words else "none", hint)
+        return ()
+    return words
+
+
+def _ready(read: Reader, at: Tree | None) -> Ready | None:
+    body = read.mapping(at, keys.READY)
+    if body is None:
+        return None
+    if not {"port", "command"} & body.entries.keys():
+        read.problems.add(body, "a port or a command", "none", "like {port: 80}")
+    port, protocol = _port(read, body.get("port"))
+    return Ready(
+        port=port,
+        protocol=protocol,
+        command=_command(read, body.get("command")),
+        timeout=read.duration(body.get("timeout")) or keys.READY_SECONDS,
+    )
+
+
+def _port(read: Reader, at: Tree | None) -> tuple[int, Literal["tcp", "udp"]]:
+    if isinstance(at, tree.Scalar) and isinstance(at.value, int):
+        return read.integer(at, "a port", 1, 65535) or 0, "tcp"
+    value = read.matching(at, keys.PORT, "a port, like 80 or 53/udp", "like 80 or 53/udp")
+    if at is None or value is None:
+        return 0, "tcp"
+    number, _, protocol = value.partition("/")
+    if not 1 <= int(number) <= 65535 or number != str(int(number)):
+        read.problems.add(at, "a port from 1 to 65535", quote(number), "change it")
+        return 0, "tcp"
+    return int(number), "udp" if protocol == "udp" else "tcp"
 
 
 def _publish(read: Reader, at: Tree) -> Publish | None:

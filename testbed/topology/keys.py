@@ -92,6 +92,14 @@ IMAGE = (
     r"(@sha256:[0-9a-f]{64})?"
 )
 IMAGE_MAX = 255
+#: A duration as Compose writes one: 500ms, 2.5s, 1m30s (compose-spec, 11-extension.md).
+DURATION = r"([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+"
+DURATION_MAX = 24 * 3600.0  # seconds; longer than any lab's start
+EXPECT = r"running|exit [0-9]{1,3}"
+PORT = r"[0-9]{1,5}(/(tcp|udp))?"
+#: First words of a health check's test; without one of them it is a shell's command line.
+TESTS = ("CMD", "CMD-SHELL", "NONE")
+READY_SECONDS = 60.0
 #: A fault's kind, its target, and how much: what each takes is said in testbed.faults.model.
 FAULT = r"(" + "|".join(KINDS) + r")( [^ ]+){1,3}"
 
@@ -234,6 +242,40 @@ KUBERNETES: Keys = {
     ),
 }
 
+_DURATION = _whole(DURATION)
+
+HEALTHCHECK: Keys = {
+    "test": Key(
+        "The command that tells whether the container is healthy: a shell's command line, or a "
+        "list that begins with CMD or CMD-SHELL. [NONE] turns off the check of the image.",
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        },
+    ),
+    "interval": Key("Time between two checks, like 1s or 1m30s.", _DURATION),
+    "timeout": Key("Time after which one check has failed.", _DURATION),
+    "retries": Key(
+        "Failed checks in a row after which the container is unhealthy.",
+        {"type": "integer", "minimum": 1, "maximum": 1000},
+    ),
+    "start_period": Key("Time at the start in which a failed check does not count.", _DURATION),
+}
+
+READY: Keys = {
+    "port": Key(
+        "A port on which it listens: 80 or 53/udp.",
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, _whole(PORT)]},
+    ),
+    "command": Key(
+        "A command and its arguments that succeeds in the container.",
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    ),
+    "timeout": Key("Time after which `up` fails.", _DURATION | {"default": f"{READY_SECONDS:g}s"}),
+}
+
 CONTAINER_KEYS: Keys = {
     "node": _NODE_OF,
     "image": Key(
@@ -255,6 +297,18 @@ CONTAINER_KEYS: Keys = {
     "env": Key(
         "Environment variables.",
         _named(_whole(VARIABLE), {"type": "string"}),
+    ),
+    "expect": Key(
+        "Its state once the lab is up: running, or `exit N` for a command that ends.",
+        _whole(EXPECT, default="running"),
+    ),
+    "healthcheck": Key(
+        "Docker's health check, with Compose's keys; `up` waits until it is healthy.",
+        _object(HEALTHCHECK),
+    ),
+    "ready": Key(
+        "The sign that it is ready, which `up` waits for.",
+        _object(READY) | {"anyOf": [{"required": ["port"]}, {"required": ["command"]}]},
     ),
 }
 

@@ -166,11 +166,39 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class Healthcheck:
+    """Docker's health check of a container; None and () mean the image's, or Docker's default.
+
+    ``test`` begins with CMD, CMD-SHELL or NONE.  Times are in seconds.
+    """
+
+    test: tuple[str, ...] = ()
+    interval: float | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    start_period: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The sign that a container is ready: a port that it listens on, a command that succeeds.
+
+    ``port`` is 0 where only the command counts, ``timeout`` is in seconds.
+    """
+
+    port: int = 0
+    protocol: Literal["tcp", "udp"] = "tcp"
+    command: tuple[str, ...] | None = None
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """A container on a node.
 
     ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``;
-    ``command`` None means the image's own.
+    ``command`` None means the image's own.  ``expect`` is the exit status of one
+    that ends by itself, None for one that keeps running.
     """
 
     name: str
@@ -180,6 +208,9 @@ class Container:
     publish: tuple[Publish, ...] = ()
     command: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    expect: int | None = None
+    healthcheck: Healthcheck | None = None
+    ready: Ready | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +327,10 @@ class Topology:
     def containers_on(self, node: str) -> tuple[Container, ...]:
         return tuple(c for c in self.containers.values() if c.node == node)
 
+    def running_on(self, node: str) -> tuple[Container, ...]:
+        """The containers of a node that keep running."""
+        return tuple(c for c in self.containers_on(node) if c.expect is None)
+
     def to_dict(self) -> dict[str, Any]:
         """The topology in the form of a file, with every default written out."""
         return _plain(self)
@@ -400,7 +435,44 @@ def _container(container: Container) -> dict[str, Any]:
         out["command"] = list(container.command)
     if container.env:
         out["env"] = dict(container.env)
+    if container.expect is not None:
+        out["expect"] = f"exit {container.expect}"
+    if container.healthcheck is not None:
+        out["healthcheck"] = _healthcheck(container.healthcheck)
+    if container.ready is not None:
+        out["ready"] = _ready(container.ready)
     return out
+
+
+def _healthcheck(check: Healthcheck) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if check.test:
+        out["test"] = list(check.test)
+    if check.retries is not None:
+        out["retries"] = check.retries
+    for name in ("interval", "timeout", "start_period"):
+        seconds = getattr(check, name)
+        if seconds is not None:
+            out[name] = duration(seconds)
+    return out
+
+
+def _ready(ready: Ready) -> dict[str, Any]:
+    out: dict[str, Any] = {"timeout": duration(ready.timeout)}
+    if ready.port:
+        out["port"] = f"{ready.port}/{ready.protocol}"
+    if ready.command is not None:
+        out["command"] = list(ready.command)
+    return out
+
+
+def duration(seconds: float) -> str:
+    """A duration as a topology file writes it, to the millisecond.
+
+    >>> duration(90), duration(0.5)
+    ('90s', '500ms')
+    """
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
 
 
 def _veth(veth: Veth) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "host_in"]
 
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MEMORY_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 #: Addresses that no host of a lab can have: this network (RFC 1122), loopback,
 #: multicast (RFC 5771) and what is reserved (RFC 1112, section 4).
@@ -161,6 +162,24 @@ class Reader:
         wanted = f"{what}, an integer from {low} to {high}"
         self.problems.add(at, wanted, describe(at), "change it")
         return None
+
+    def duration(self, at: Tree | None, least: float = 0.001) -> float | None:
+        """A duration, in seconds."""
+        wanted = "a duration, like 500ms, 5s or 1m30s"
+        if isinstance(at, tree.Scalar) and isinstance(at.value, (int, float)):
+            hint = f"add the unit: {at.text}s" if not isinstance(at.value, bool) else "write 5s"
+            self.problems.add(at, wanted, describe(at), hint)
+            return None
+        value = self.matching(at, keys.DURATION, wanted, "units are ms, s, m and h")
+        if at is None or value is None:
+            return None
+        parts = re.findall(r"([0-9.]+)(ms|s|m|h)", value)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if not least <= seconds <= keys.DURATION_MAX:
+            wanted = f"a duration from {least:g}s to {keys.DURATION_MAX / 3600:g}h"
+            self.problems.add(at, wanted, quote(value), "change it")
+            return None
+        return round(seconds, 3)
 
     def cpus(self, at: Tree | None) -> float | None:
         """A number of CPUs."""

@@ -239,9 +239,8 @@ def _new_containers(
     pattern: dict[str, Any] = {"image": keys.DEFAULT_IMAGE}
     for container in topology.containers.values():
         if container.node in names and container.network == "bridge":
-            pattern = {"image": container.image, "env": dict(container.env)}
-            if container.command is not None:
-                pattern["command"] = list(container.command)
+            body = topology.to_dict()["containers"][container.name]
+            pattern = {k: v for k, v in body.items() if k not in ("node", "network", "publish")}
             break
     out = {f"container-{i}": {"node": node, **pattern} for i, node in enumerate(new, 1)}
     return {name: body for name, body in out.items() if name not in kept}

@@ -28,6 +28,8 @@ TWO_NODE = {
     "flannel node2": ("flannel config", "node node2"),
     "container node1/container-1": ("images node1",),
     "container node2/container-2": ("images node2",),
+    "containers node1": ("container node1/container-1",),
+    "containers node2": ("container node2/container-2",),
     "reach container-1 -> container-2": (
         "container node1/container-1",
         "flannel node1",

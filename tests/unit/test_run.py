@@ -20,7 +20,15 @@ from testbed.lab.step import Plan, Step, order
 if TYPE_CHECKING:
     from testbed.lab.context import Context
 
-NOTHING = cast("Context", SimpleNamespace(done_ahead={}))
+
+class _Nothing(SimpleNamespace):
+    """A context for steps that need none."""
+
+    def of_step(self, _: str) -> _Nothing:
+        return self
+
+
+NOTHING = cast("Context", _Nothing(done_ahead={}))
 Act = Callable[[], None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import socket
 import threading
@@ -333,12 +334,66 @@ def test_a_container_that_is_missing(two: Two) -> None:
     assert not two.status().ok
 
 
-@pytest.mark.parametrize("state", ["exited", "created", "paused", "restarting", "dead"])
+@pytest.mark.parametrize("state", ["created", "paused", "restarting", "dead"])
 def test_a_container_that_does_not_run(two: Two, state: str) -> None:
     two.found["node1"] = {"container-1": Glance("container-1", state, "")}
     # Without an address of its own, its network is told.
     wanted = Part("container-1", state, ok=False, detail="bridge")
     assert two.of("node1").containers == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("status", "health", "exit_status"),
+    [
+        ("Up 2 minutes", "", None),
+        ("Up 2 minutes (healthy)", "healthy", None),
+        ("Up 2 minutes (unhealthy)", "unhealthy", None),
+        ("Up Less than a second (health: starting)", "starting", None),
+        ("Up 2 minutes (Paused)", "", None),
+        ("Exited (137) 5 seconds ago", "", 137),
+        ("Exited (0) About a minute ago", "", 0),
+        ("Restarting (3) 1 second ago", "", None),
+        ("Created", "", None),
+        ("", "", None),
+    ],
+)
+def test_what_the_daemon_says_of_a_container(
+    node: FakeNode, dockerd: Path, status: str, health: str, exit_status: int | None
+) -> None:
+    with daemon(dockerd, answer([{**entry("web"), "Status": status}])):
+        (seen,) = glance.containers(node).values()
+    assert (seen.health, seen.exit) == (health, exit_status)
+
+
+def test_a_container_that_has_ended_says_how(two: Two) -> None:
+    two.found["node1"] = {"container-1": Glance("container-1", "exited", "", 3)}
+    assert two.of("node1").containers == [
+        Part("container-1", "exited", ok=False, detail="exit status 3")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "ok"),
+    [
+        (Glance("container-1", "exited", "", 3), True),
+        (Glance("container-1", "exited", "", 0), False),
+        (Glance("container-1", "running", "100.96.1.2"), False),
+    ],
+)
+def test_a_container_that_is_expected_to_end(two: Two, seen: Glance, ok: bool) -> None:
+    containers = dict(two.topology.containers)
+    containers["container-1"] = dataclasses.replace(containers["container-1"], expect=3)
+    two.topology = dataclasses.replace(two.topology, containers=containers)
+    two.found["node1"] = {"container-1": seen}
+    (part,) = two.of("node1").containers
+    assert (part.state, part.ok) == (seen.state, ok)
+
+
+@pytest.mark.parametrize(("health", "ok"), [("healthy", True), ("unhealthy", False)])
+def test_a_container_with_a_health_check(two: Two, health: str, ok: bool) -> None:
+    two.found["node1"] = {"container-1": Glance("container-1", "running", "1.2.3.4", None, health)}
+    (part,) = two.of("node1").containers
+    assert (part.state, part.ok) == ("running" if ok else health, ok)
 
 
 def test_containers_of_the_users_are_welcome_in_any_state(two: Two) -> None:

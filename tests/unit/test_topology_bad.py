@@ -392,6 +392,51 @@ CONTAINERS = {
     "command number": bad(
         DOCKER + "containers:\n  c1: {node: n1, command: [sleep, §3600]}\n", 'quote it: "3600"'
     ),
+    "expect a word": bad(DOCKER + "containers:\n  c1: {node: n1, expect: §ended}\n", "exit 0"),
+    "expect too much": bad(DOCKER + "containers:\n  c1: {node: n1, expect: §exit 256}\n", "255"),
+    "expect and health": bad(
+        DOCKER + "containers:\n  c1: {node: n1, expect: exit 0, §healthcheck: {test: x}}\n",
+        "remove",
+    ),
+    "expect and ready": bad(
+        DOCKER + "containers:\n  c1: {node: n1, expect: exit 0, §ready: {port: 80}}\n", "remove it"
+    ),
+    "the network of one that ends": bad(
+        DOCKER + "containers:\n  c1: {node: n1, expect: exit 0}\n"
+        "  c2: {node: n1, network: §container:c1}\n",
+        "keeps running",
+    ),
+    "health of no unit": bad(
+        DOCKER + "containers:\n  c1: {node: n1, healthcheck: {interval: §5}}\n", "unit: 5s"
+    ),
+    "health of no time": bad(
+        DOCKER + "containers:\n  c1: {node: n1, healthcheck: {timeout: §0s}}\n", "a duration from"
+    ),
+    "health for ages": bad(
+        DOCKER + "containers:\n  c1: {node: n1, healthcheck: {timeout: §25h}}\n", "24h"
+    ),
+    "health without CMD": bad(
+        DOCKER + "containers:\n  c1: {node: n1, healthcheck: {test: §[curl, localhost]}}\n", "CMD"
+    ),
+    "health of nothing": bad(
+        DOCKER + "containers:\n  c1: {node: n1, healthcheck: {test: §[CMD]}}\n", "CMD"
+    ),
+    "health empty": bad(
+        DOCKER + 'containers:\n  c1: {node: n1, healthcheck: {test: §""}}\n', "the image's own"
+    ),
+    "health retries": bad(
+        DOCKER + "containers:\n  c1: {node: n1, healthcheck: {retries: §0}}\n", "from 1"
+    ),
+    "ready for nothing": bad(DOCKER + "containers:\n  c1: {node: n1, ready: §{}}\n", "a port or"),
+    "ready on no port": bad(
+        DOCKER + "containers:\n  c1: {node: n1, ready: {port: §0}}\n", "1 to 65535"
+    ),
+    "ready on too high a port": bad(
+        DOCKER + "containers:\n  c1: {node: n1, ready: {port: §70000/udp}}\n", "1 to 65535"
+    ),
+    "ready by a word": bad(
+        DOCKER + "containers:\n  c1: {node: n1, ready: {command: §ls}}\n", "a list"
+    ),
     "env number": bad(DOCKER + "containers:\n  c1: {node: n1, env: {PORT: §80}}\n", 'it: "80"'),
     "env name": bad(DOCKER + 'containers:\n  c1: {node: n1, env: {§a-b: "1"}}\n', "a variable"),
     "env list": bad(

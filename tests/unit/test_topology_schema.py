@@ -148,7 +148,16 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "publish": ["8080:80/tcp"],
                 "command": ["sleep", "1"],
                 "env": {"A": "b"},
+                "healthcheck": {
+                    "test": ["CMD", "true"],
+                    "interval": "1500ms",
+                    "timeout": "2s",
+                    "retries": 4,
+                    "start_period": "90s",
+                },
+                "ready": {"port": "53/udp", "command": ["true"], "timeout": "30s"},
             },
+            "job": {"node": "n1", "image": "nginx", "network": "none", "expect": "exit 3"},
         },
         "namespaces": {"ns1": {"node": "n1"}},
         "bridges": {"br0": {"node": "n1"}},
@@ -168,6 +177,9 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(everything["docker"]) == set(keys.DOCKER)
     assert set(everything["flannel"]) == set(keys.FLANNEL)
     assert set(everything["kubernetes"]) == set(keys.KUBERNETES)
-    assert set(everything["containers"]["c1"]) == set(keys.CONTAINER_KEYS)
+    first, second = everything["containers"].values()
+    assert {*first, *second} == set(keys.CONTAINER_KEYS)
+    assert set(first["healthcheck"]) == set(keys.HEALTHCHECK)
+    assert set(first["ready"]) == set(keys.READY)
     assert load_data(everything, "record").to_dict() == everything
     VALIDATOR.validate(everything)

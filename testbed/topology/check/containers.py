@@ -27,6 +27,7 @@ class Containers(Look):
             self.bips_are_apart,
             self.containers,
             self.published_ports,
+            self.what_ends_is_not_waited_for,
         )
 
     def engine(self) -> None:
@@ -114,6 +115,10 @@ class Containers(Look):
         elif other.node != container.node:
             wanted = f"a container on the same node, {container.node}"
             self.add(at, wanted, f"{name} on {other.node}", "move one of them")
+        elif other.expect is not None:
+            wanted = "a container that keeps running"
+            seen = f"{name}, which is expected to end"
+            self.add(at, wanted, seen, "a network namespace goes with the container that has it")
         elif other.network.startswith("container:"):
             wanted = "a container with a network of its own"
             seen = f"{name}, which shares that of {other.network.partition(':')[2]}"
@@ -137,6 +142,16 @@ class Containers(Look):
                 users = taken.setdefault((container.node, port.protocol, port.host_port), [])
                 self._port_is_free(at, port, container, users)
                 users.append((port, container.name))
+
+    def what_ends_is_not_waited_for(self) -> None:
+        for container in self.t.containers.values():
+            if container.expect is None:
+                continue
+            for key in ("healthcheck", "ready"):
+                if getattr(container, key) is not None:
+                    at = self.key("containers", container.name, key)
+                    wanted = f"no {key} of a container that is expected to end"
+                    self.add(at, wanted, "one", f"remove it, or 'expect: exit {container.expect}'")
 
     def _address_is_there(self, at: Tree, port: Publish, node: str) -> None:
         address = port.address

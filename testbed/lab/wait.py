@@ -1,0 +1,71 @@
+"""Waiting for something in a step of a plan: with a bound, told to the user, given up early."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError, TimeoutExpired
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+
+POLL_SECONDS = 0.01
+POLL_MAX = 0.25  # seconds; each pause is a tenth longer than the one before, up to this
+
+
+class Wait:
+    """One wait of at most ``seconds``.
+
+    ``what`` says what is waited for, in the words that follow "waiting for".
+    :meth:`saw` adds what was seen last, which is shown while the wait goes on and in the
+    error at its end.
+
+    >>> from testbed.lab.context import Context
+    >>> wait = Wait(None, "a sign", 60)
+    >>> wait.saw("none yet")
+    >>> wait.words
+    'a sign: none yet'
+    """
+
+    def __init__(
+        self, context: Context | None, what: str, seconds: float, *, hint: str | None = None
+    ) -> None:
+        self._context = context
+        self._what = what
+        self._seconds = seconds
+        self._hint = hint
+        self._began = time.monotonic()
+        self._pause = POLL_SECONDS
+        self._seen = ""
+        self.saw("")
+
+    @property
+    def words(self) -> str:
+        return f"{self._what}: {self._seen}" if self._seen else self._what
+
+    @property
+    def gone(self) -> float:
+        """Seconds since the wait began."""
+        return time.monotonic() - self._began
+
+    def saw(self, seen: str) -> None:
+        """Note what was seen last."""
+        self._seen = seen
+        if self._context is not None:
+            self._context.waiting(self.words)
+
+    def pause(self) -> None:
+        """Sleep until the next look.
+
+        Raises TimeoutExpired at the end of the bound, LabError when the run gives up.
+        """
+        if self.gone > self._seconds:
+            raise TimeoutExpired(
+                f"gave up after {self._seconds:g} s of waiting for {self.words}", hint=self._hint
+            )
+        if self._context is None:
+            time.sleep(self._pause)
+        elif self._context.given_up.wait(self._pause):
+            raise LabError(f"stopped waiting for {self.words}")
+        self._pause = min(POLL_MAX, self._pause * 1.1)

@@ -1,0 +1,321 @@
+"""The end of a node's containers: each runs and is ready, or has ended as the file says.
+
+Their start alone says little: a container may end a moment later.  So the last step of a
+node looks at all of them at once.  One that listens on a port has come so far as to be
+used; any other must have been running for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import signal
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import ContainerError, LabError, StepsFailed, TimeoutExpired
+from testbed.lab.step import Step
+from testbed.lab.wait import Wait
+from testbed.nodes.base import killed_for_memory
+from testbed.roles.base import dead, still_alive
+from testbed.roles.engine import ContainerState, Engine, enter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Container, Topology
+
+#: Seconds that a container must have been running that gives no sign of its own.
+MOMENT = 2.5
+#: Seconds within which a container must have ended that is expected to.
+END_SECONDS = 600.0
+#: Docker's defaults of a health check: nanoseconds, and a number (HEALTHCHECK in its reference).
+INTERVAL = TIMEOUT = 30_000_000_000
+RETRIES = 3
+#: Seconds that a daemon may be late with its checks on a busy machine.
+LATE = 60.0
+#: Seconds that one run of a `ready` command may take.
+COMMAND_SECONDS = 10.0
+#: State of a socket that takes connections, or datagrams, in /proc/net (proc(5)).
+LISTENS = {"tcp": "0A", "udp": "07"}
+#: Docker's own DNS server in a container, 127.0.0.11, as /proc/net writes it.
+DOCKER_DNS = "0B00007F"
+#: Exit statuses of a command that did not run, as shells and container engines have them.
+NOT_RUN = {126: "its command cannot be executed", 127: "its command was not found"}
+
+
+def settle_step(node: str) -> str:
+    """The name of the step after which a node's containers are as the file says."""
+    return f"containers {node}"
+
+
+def settle_steps(topology: Topology, node: str, after: Iterable[str]) -> Iterable[Step]:
+    """The step that looks at all containers of a node, where there are any."""
+    mine = topology.containers_on(node)
+
+    def act(context: Context) -> tuple[str, bool]:
+        looks = [
+            _Look(context, container)
+            for container in mine
+            if container.name in context.started
+            or container.ready is not None
+            or not is_settled(container, context.containers[container.name])
+        ]
+        if looks:
+            _settle(context, node, looks)
+        return _count(mine), False
+
+    if mine:
+        about = "; ".join(f"{container.name} {_wanted(container)}" for container in mine)
+        yield Step(settle_step(node), about, tuple(after), act=act)
+
+
+def is_settled(container: Container, state: ContainerState) -> bool:
+    """Is a container as the file says, as far as its daemon can tell?"""
+    if container.expect is not None:
+        return state.status == "exited" and state.exit == container.expect
+    return state.status == "running" and state.health in ("", "healthy")
+
+
+def start_failed(engine: Engine, container: Container, error: LabError) -> LabError:
+    """The reason why a container could not be started, in the daemon's last words."""
+    state = engine.find(container.name)
+    if state is None or not state.error:
+        return error
+    reason = NOT_RUN.get(state.exit, "could not be started")
+    what = f"did not start: {reason} (exit status {state.exit})"
+    # Each layer of the engine puts its own name before the reason.
+    words = state.error.removesuffix(": unknown").rpartition("container process: ")[2]
+    return ContainerError(
+        container.name, container.node, what, words, status=state.exit,
+        hint="look at `command` in the file, and at the programs of the image",
+    )  # fmt: skip
+
+
+def removed(container: Container) -> ContainerError:
+    """What is raised for a container that somebody else has removed."""
+    return ContainerError(container.name, container.node, "has been removed")
+
+
+def has_ended(
+    node: Node, engine: Engine, container: Container, state: ContainerState
+) -> ContainerError:
+    """How a container has ended that should not have, or not so; with the end of its log."""
+    what = f"ended with {ending(state.exit)}"
+    if state.out_of_memory or (state.exit == 137 and killed_for_memory(node)):
+        what += ": it ran out of memory"
+    elif state.exit in NOT_RUN:
+        what += f": {NOT_RUN[state.exit]}"
+    if state.restarts or state.status == "restarting":
+        what += f", and is restarted again and again ({state.restarts} times)"
+    exits = f"`expect: exit {state.exit}`"
+    hint = f"give it a command that keeps running, or {exits} if it is meant to end"
+    if container.expect is not None:
+        what += f", not with {container.expect}"
+        hint = f"correct its command, or write {exits}"
+    log = _log(engine, state)
+    if "exec format error" in log:
+        hint = "its program is for another processor, or a script without its first line #!/bin/sh"
+    return ContainerError(container.name, container.node, what, log, status=state.exit, hint=hint)
+
+
+def _wanted(container: Container) -> str:
+    """The state that ``up`` waits for, in a few words."""
+    if container.expect is not None:
+        return f"ends with exit {container.expect}"
+    check, ready = container.healthcheck, container.ready
+    words = ["runs"]
+    if check is not None and check.test[:1] != ("NONE",):
+        words.append("is healthy")
+    if ready is not None and ready.port:
+        words.append(f"listens on {ready.port}/{ready.protocol}")
+    if ready is not None and ready.command:
+        words.append(f"passes `{ready.command[0]}`")
+    return ", ".join(words)
+
+
+def _count(containers: Sequence[Container]) -> str:
+    ended = sum(container.expect is not None for container in containers)
+    counts = {"running": len(containers) - ended, "ended as expected": ended}
+    return ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+
+
+def _settle(context: Context, node: str, looks: list[_Look]) -> None:
+    """Look until every container is as it should be, or one can't be any more."""
+    machine = context.node(node)
+    others = dead(machine)
+    wait = Wait(context, f"containers of {node}", math.inf)
+    failures: list[tuple[str, Exception]] = []
+    with Engine(machine) as engine:
+        while looks:
+            still_alive(machine, others=others)
+            pending = []
+            for look in looks:
+                try:
+                    if not look.over(engine):
+                        pending.append(look)
+                except ContainerError as error:
+                    failures.append((look.container.name, error))
+            if failures or not pending:
+                break
+            looks = pending
+            wait.saw("; ".join(f"{look.container.name} {look.seen}" for look in looks[:3]))
+            wait.pause()
+    if len(failures) == 1:
+        raise failures[0][1]
+    if failures:
+        raise StepsFailed(failures)
+
+
+class _Look:
+    """A container that is looked at until it is as it should be."""
+
+    def __init__(self, context: Context, container: Container) -> None:
+        self.container = container
+        self.seen = ""  #: what it still lacks
+        self._node = context.node(container.node)
+        self._restarts = context.containers[container.name].restarts
+        self._began = time.monotonic()
+        self._started = context.started.get(container.name, -math.inf)
+        self._checks = 0.0  # seconds that its health check may take
+        self._ready = container.ready is None
+
+    def over(self, engine: Engine) -> bool:
+        """Is it as it should be?  Raises ContainerError where it will not be."""
+        state = engine.find(self.container.name)
+        if state is None:
+            raise removed(self.container)
+        if self.container.expect is None:
+            bound = self._runs(engine, state)
+        else:
+            bound = self._ends(engine, state)
+        if bound and time.monotonic() - self._began > bound:
+            raise self._error(f"{self.seen}, after {bound:g} s", _log(engine, state))
+        return not bound
+
+    def _ends(self, engine: Engine, state: ContainerState) -> float:
+        """The seconds that it may take to end; 0 once it has."""
+        if state.status not in ("exited", "dead"):
+            self.seen = "has not ended"
+            return END_SECONDS
+        if state.exit != self.container.expect:
+            raise self._ended(engine, state)
+        return 0.0
+
+    def _runs(self, engine: Engine, state: ContainerState) -> float:
+        """The seconds that it may take to be ready; 0 once it is."""
+        if state.status in ("exited", "dead", "restarting") or state.restarts > self._restarts:
+            raise self._ended(engine, state)
+        if state.status != "running":
+            self.seen = f"is {state.status}"
+            return LATE
+        if state.health == "unhealthy":
+            raise self._unhealthy(engine)
+        if state.health == "starting":
+            self._checks = self._checks or _check_seconds(engine.inspect_raw(state.name))
+            self.seen = "has not passed its health check"
+            return self._checks
+        ready = self.container.ready
+        if ready is not None and not self._is_ready(engine, state):
+            return self._checks + ready.timeout
+        age = time.monotonic() - self._started
+        if state.health or ready is not None or age >= MOMENT or self._serves(state):
+            return 0.0
+        self.seen = f"has been running for {age:.1f} of {MOMENT:g} s"
+        return 2 * MOMENT + LATE
+
+    # -- signs ------------------------------------------------------------
+
+    def _is_ready(self, engine: Engine, state: ContainerState) -> bool:
+        ready = self.container.ready
+        assert ready is not None
+        if ready.port:
+            sockets = _sockets(self._node, state.pid, ready.protocol)
+            if ready.port not in sockets.values():
+                self.seen = f"does not listen on {ready.port}/{ready.protocol}"
+                return False
+        if ready.command is not None:
+            return self._passes(engine, state, ready.command)
+        return True
+
+    def _passes(self, engine: Engine, state: ContainerState, command: Sequence[str]) -> bool:
+        env = engine.inspect_raw(state.name)["Config"]["Env"] or []
+        # The program is looked for on the container's PATH, nsenter on the node's.
+        nsenter = self._node.run(["sh", "-c", "command -v nsenter"]).stdout.strip()
+        argv = ["env", *env, nsenter, *enter(state.pid)[1:], *command]
+        try:
+            result = self._node.run(argv, timeout=COMMAND_SECONDS, check=False)
+        except TimeoutExpired:
+            self.seen = f"has not passed `{command[0]}`: no end within {COMMAND_SECONDS:g} s"
+            return False
+        last = (result.stderr.strip() or result.stdout.strip()).rpartition("\n")[2]
+        self.seen = f"has not passed `{command[0]}`: exit status {result.status}"
+        self.seen += f", {last}" if last else ""
+        return result.ok
+
+    def _serves(self, state: ContainerState) -> bool:
+        """Does the first process of the container take connections?"""
+        sockets = _sockets(self._node, state.pid, "tcp")
+        if not sockets or self.container.network in ("bridge", "none"):
+            return bool(sockets)
+        # Others are in the same network namespace: a socket must be its own.
+        listed = self._node.run(["ls", "-l", f"/proc/{state.pid}/fd"], check=False).stdout
+        return bool(sockets.keys() & set(re.findall(r"socket:\[(\d+)\]", listed)))
+
+    # -- errors -----------------------------------------------------------
+
+    def _error(self, what: str, log: str = "") -> ContainerError:
+        return ContainerError(self.container.name, self.container.node, what, log)
+
+    def _ended(self, engine: Engine, state: ContainerState) -> ContainerError:
+        return has_ended(self._node, engine, self.container, state)
+
+    def _unhealthy(self, engine: Engine) -> ContainerError:
+        health = engine.inspect_raw(self.container.name)["State"]["Health"]
+        last: dict[str, Any] = next(reversed(health.get("Log") or []), {})
+        what = f"is unhealthy: its check ended with exit status {last.get('ExitCode', '?')}"
+        return self._error(what, last.get("Output", ""))
+
+
+def ending(status: int) -> str:
+    """An exit status in words, with the signal behind it if there was one."""
+    if status <= 128:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return f"exit status {status} ({signal.Signals(status - 128).name})"
+    return f"exit status {status}"
+
+
+def _log(engine: Engine, state: ContainerState) -> str:
+    with contextlib.suppress(LabError):  # a logging driver may keep nothing to be read
+        return engine.logs(state.name)
+    return ""
+
+
+def _check_seconds(inspected: dict[str, Any]) -> float:
+    """The seconds after which a health check has passed or failed for good."""
+    check = inspected["Config"]["Healthcheck"]
+    each = (check.get("Interval") or INTERVAL) + (check.get("Timeout") or TIMEOUT)
+    rounds = (check.get("Retries") or RETRIES) + 1
+    nanoseconds: int = (check.get("StartPeriod") or 0) + each * rounds
+    return nanoseconds / 1e9 + LATE
+
+
+def _sockets(node: Node, pid: int, protocol: str) -> dict[str, int]:
+    """The ports that are listened on where a process is, by the number of the socket."""
+    found = {}
+    for family in ("", "6"):
+        try:
+            table = node.get(f"/proc/{pid}/net/{protocol}{family}").decode()
+        except OSError:  # it has just ended, or there is no IPv6
+            continue
+        for line in table.splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[1].partition(":")
+            if fields[3] == LISTENS[protocol] and address != DOCKER_DNS:
+                found[fields[9]] = int(port, 16)
+    return found
