@@ -5,8 +5,7 @@
     TestbedError                 exit code
     ├── UsageError                   2   the command or the topology is wrong
     │   ├── TopologyError            2   one topology file, all its problems at once
-    │   ├── CatalogueError           2   an entry of the catalogue of claims is wrong
-    │   └── NothingSelected          2   no check is left by what was selected
+    │   └── CatalogueError           2   an entry of the catalogue of claims is wrong
     ├── MachineError                 3   this machine lacks something
     │   └── ArtifactError            3   a binary or an image could not be had
     ├── LabError                     4   the lab did not come up, or is not there
@@ -18,6 +17,8 @@
     │   ├── LabBusy                  4   another testbed process holds the lab
     │   └── NoSuchLab                4   no lab, node, container or service of that name
     ├── ChecksFailed                 1   a claim's verdict was not the expected one
+    ├── NothingTested                5   no test was run, as pytest's own status 5
+    │   └── NothingSelected          5   no check is left by what was selected
     └── Interrupted                130   Ctrl-C (130) or SIGTERM (143)
 
 Each error says what was wanted and what was seen in its message, and what to
@@ -42,6 +43,7 @@ __all__ = [
     "MachineError",
     "NoSuchLab",
     "NothingSelected",
+    "NothingTested",
     "Problem",
     "ServiceError",
     "StepsFailed",
@@ -102,10 +104,6 @@ class TopologyError(UsageError):
 
 class CatalogueError(UsageError):
     """An entry of the catalogue is not as it should be; names file, line and claim."""
-
-
-class NothingSelected(UsageError):
-    """What was selected names nothing that could be decided."""
 
 
 class MachineError(TestbedError, OSError):
@@ -225,6 +223,16 @@ class ChecksFailed(TestbedError):
     """At least one claim ended in a verdict other than the expected one."""
 
     exit_code = 1
+
+
+class NothingTested(TestbedError):
+    """No test was run, so the run says nothing about the lab."""
+
+    exit_code = 5
+
+
+class NothingSelected(NothingTested):
+    """The selection contains nothing that can be decided."""
 
 
 class Interrupted(TestbedError):

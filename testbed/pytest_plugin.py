@@ -1,8 +1,13 @@
 """The pytest plugin: a live lab as fixtures, and tests that are checks of claims.
 
 It is loaded by pytest wherever ``testbed`` is installed, and does nothing
-until a test asks for one of its fixtures.  ``--testbed-lab NAME`` (or the
-variable TESTBED_LAB) names the lab; it must be up.
+until a lab is named or a test asks for one of its fixtures.  The lab is named
+by ``--testbed-lab NAME``, by ``--hosts=testbed://NAME`` (testinfra's option),
+or by the variable TESTBED_LAB.  It must be up, or the run ends with pytest's
+status 4 before any test.  testinfra's own fixture ``host`` then means the lab's
+nodes, and hosts outside of the lab are refused.
+
+A run for a lab in which every test was skipped ends with pytest's status 5.
 
 ::
 
@@ -18,16 +23,19 @@ variable TESTBED_LAB) names the lab; it must be up.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from testbed.claims.model import FEATURES, Finding
 from testbed.claims.observation import Observation
-from testbed.errors import MachineError, UsageError
+from testbed.errors import MachineError, TestbedError, UsageError
 
 if TYPE_CHECKING:
     from testbed.faults.force import Faults
@@ -39,21 +47,97 @@ if TYPE_CHECKING:
 LAB = pytest.StashKey["LiveLab"]()
 FINDINGS = pytest.StashKey[list[Finding]]()
 NOTES = pytest.StashKey[Observation]()
-REFUSED = pytest.StashKey[list[UsageError]]()  #: for who runs pytest and tells it in its own words
+#: Set by a program that runs pytest, lends the lab, and shows a refusal in its own words.
+REFUSED = pytest.StashKey[list[TestbedError]]()
 INTERRUPTED = "interrupted"
+VARIABLE = "TESTBED_LAB"
+NO_LAB = "no lab was named: use --testbed-lab NAME, after `testbed up NAME`"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The labs that a run was told to use, and how it was told."""
+
+    labs: tuple[str, ...] = ()
+    by: str = ""  #: the option or the variable; empty where no lab was named
+    before: tuple[str, ...] | None = None  #: what hosts were confined to before this run
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the labs must be up whatever is run: they were named on the command line."""
+        return self.by.startswith("--")
+
+
+NAMED = pytest.StashKey[Named]()
+PROBLEMS = pytest.StashKey[list[TestbedError]]()
+TALLY = pytest.StashKey["_Tally"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("testbed", "labs of container networks")
     group.addoption(
         "--testbed-lab",
-        default=os.environ.get("TESTBED_LAB"),
         metavar="NAME",
-        help="the lab, brought up before, that the fixtures `lab` and `nodes` give",
+        help="run the tests on this lab, which must be up (default: the lab of "
+        "--hosts=testbed://LAB, or the variable TESTBED_LAB)",
     )
 
 
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Confine testinfra to the lab before any module of the project is loaded."""
+    _begin(early_config, early_config.known_args_namespace)
+
+
+def _begin(config: pytest.Config, options: Any) -> None:
+    if NAMED in config.stash:
+        return
+    labs, by = _named(config, options)
+    before = None
+    if by or "testinfra.backend" in sys.modules:  # without either there is no host to look for
+        from testbed.lab import hosts
+
+        hosts.register()
+        before = hosts.confine(labs if by else None)
+        if lent := config.stash.get(LAB, None):
+            hosts.lend(lent)
+    config.stash[NAMED] = Named(labs, by, before)
+    config.stash[PROBLEMS] = []
+
+
+def _named(config: pytest.Config, options: Any) -> tuple[tuple[str, ...], str]:
+    """The labs that the run is for, and what named them."""
+    if REFUSED in config.stash:
+        lent = config.stash.get(LAB, None)
+        return ((lent.name,) if lent else ()), "who runs pytest"
+    if (given := options.testbed_lab) is not None:
+        return (_name(given),), "--testbed-lab"
+    scheme = "testbed://"
+    specs = (getattr(options, "hosts", None) or "").split(",")
+    labs = [spec.removeprefix(scheme) for spec in specs if spec.startswith(scheme)]
+    if labs:
+        return tuple(dict.fromkeys(lab.partition("/")[0].partition("?")[0] for lab in labs)), (
+            "--hosts"
+        )
+    if name := os.environ.get(VARIABLE):
+        return (_name(name),), VARIABLE
+    return (), ""
+
+
+def _name(given: str) -> str:
+    """The name of a lab that may be given by the path of its topology, as for the commands."""
+    if "/" in given or given.endswith((".yaml", ".yml")):
+        from testbed.cli.common import lab_meant
+        from testbed.settings import settings
+
+        with suppress(TestbedError):  # told later, as of any lab that is not up
+            return lab_meant(settings(), given).name
+    return given
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _begin(config, config.option)  # the hook above is not called where a conftest loads us
+    config.stash[TALLY] = _Tally()
+    config.pluginmanager.register(config.stash[TALLY], "testbed-tally")
     config.addinivalue_line("markers", "claim(id): the test decides this claim of the catalogue")
     config.addinivalue_line(
         "markers", "needs(*features): what the lab must have: docker, flannel, flannel-udp, ..."
@@ -62,27 +146,156 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FINDINGS] = []
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    named = config.stash.get(NAMED, None)
+    if named is None or "testbed.lab.hosts" not in sys.modules:
+        return
+    from testbed.lab import hosts
+
+    hosts.confine(named.before)
+    if lent := config.stash.get(LAB, None):
+        hosts.forget(lent.name)
+    hosts.close()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End the run at once when the lab that was named on the command line is not up."""
+    config = session.config
+    if REFUSED in config.stash:
+        return
+    if config.stash[NAMED].at_once:
+        try:
+            _require(config)
+        except TestbedError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _require(config: pytest.Config) -> None:
+    """Raise UsageError for options that contradict each other, NoSuchLab for a lab not up."""
+    from testbed.lab import hosts
+
+    named = config.stash[NAMED]
+    for name in named.labs:
+        if not name:
+            raise UsageError(f"{named.by} names no lab", hint="name a lab that `testbed ls` shows")
+        hosts.live(name)
+    connection = config.getoption("connection", None)
+    if connection not in {None, hosts.SCHEME}:
+        raise UsageError(
+            f"--connection={connection} does not lead to lab {', '.join(named.labs)}, "
+            f"which {named.by} names",
+            hint="leave out one of the two",
+        )
+    for spec in filter(None, [config.getoption("hosts", None)]):
+        for one in spec.split(","):
+            hosts.resolve(one)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Any:
+    """Let testinfra's ``host`` mean the lab's nodes, by the hosts that testinfra is told.
+
+    ``_testinfra_host`` is what testinfra's plugin parametrizes: a project's own
+    fixture ``host`` does not ask for it, and is left alone.
+    """
+    named = metafunc.config.stash[NAMED]
+    if "_testinfra_host" not in metafunc.fixturenames:
+        return (yield)
+    option = metafunc.config.option
+    given = option.hosts
+    specs = (
+        given.split(",")
+        if given is not None
+        else getattr(metafunc.module, "testinfra_hosts", [None])
+    )
+    if not named.by and not any(str(spec).startswith("testbed://") for spec in specs):
+        return (yield)
+    from testbed.lab import hosts
+
+    lent_none = named.by and not named.labs  # what wants a host is left out by who runs pytest
+    try:
+        found = [] if lent_none else [one for spec in specs for one in hosts.resolve(spec)]
+    except TestbedError as error:
+        if given is None and hasattr(metafunc.module, "testinfra_hosts"):
+            path = os.path.relpath(metafunc.definition.path)
+            error = UsageError(f"{path}: testinfra_hosts: {error.message}", hint=error.hint)
+        metafunc.config.stash[PROBLEMS].append(error)
+        found = []
+    option.hosts = ",".join(found) or hosts.NONE
+    try:
+        return (yield)
+    finally:
+        option.hosts = given
+
+
+class _Tally:
+    """Counts the tests of a run that were run, and those that were skipped."""
+
+    def __init__(self) -> None:
+        self.tested = 0
+        self.skipped = 0
+        self.wanted = False  #: whether some test asked for a lab
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not (report.when == "call" and hasattr(report, "wasxfail")):
+            self.skipped += 1
+            self.wanted = self.wanted or NO_LAB in str(report.longrepr)
+        elif report.when == "call" or report.failed:
+            self.tested += 1
+
+    def nothing(self, config: pytest.Config) -> bool:
+        """Whether a run that was for a lab has tested nothing."""
+        by_variable = config.stash[NAMED].by == VARIABLE
+        distributed = config.getoption("dist", "no") != "no"  # pytest-xdist: others collect
+        wanted = self.wanted or config.stash[NAMED].at_once or (by_variable and distributed)
+        return wanted and self.skipped > 0 and not self.tested
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run for a lab that has tested nothing is not green."""
+    if session.exitstatus == pytest.ExitCode.OK and session.config.stash[TALLY].nothing(
+        session.config
+    ):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    tally = config.stash[TALLY]
+    if tally.nothing(config):
+        labs = ", ".join(config.stash[NAMED].labs)
+        where = f"on lab {labs}" if labs else "no lab was named"
+        terminalreporter.write_line(
+            f"testbed: nothing was tested: {where}, {tally.skipped} skipped", red=True, bold=True
+        )
+
+
+def _wants_lab(item: pytest.Item) -> bool:
+    """Whether a test asks for a lab: by a fixture, or by what it is marked to need."""
+    asked = set(getattr(item, "fixturenames", ()))
+    marked = {name for mark in item.iter_markers("needs") for name in mark.args} - {"none"}
+    return bool(asked & {"lab", "nodes", "fault", "_testinfra_host"} or marked)
+
+
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest) -> Iterator[LiveLab]:
+def lab(request: pytest.FixtureRequest) -> LiveLab:
     """The lab that runs, as a :class:`testbed.lab.live.LiveLab`."""
     given = request.config.stash.get(LAB, None)
     if given is not None:
-        yield given
-        return
-    name = request.config.getoption("--testbed-lab")
-    if not name:
-        pytest.skip("no lab was named: use --testbed-lab NAME, after `testbed up NAME`")
-    from testbed.errors import NoSuchLab
-    from testbed.lab.lab import Lab
-    from testbed.lab.live import LiveLab
-    from testbed.settings import settings
+        return given
+    named = request.config.stash[NAMED]
+    if not named.labs:
+        pytest.skip(NO_LAB)
+    if len(named.labs) > 1:
+        pytest.fail(
+            f"{named.by} names the labs {', '.join(named.labs)}: choose one with --testbed-lab",
+            pytrace=False,
+        )
+    from testbed.lab import hosts
 
     try:
-        live = LiveLab(Lab(name, settings()).context())
-    except NoSuchLab as error:
-        pytest.skip(str(error))
-    yield live
-    live.close()
+        return hosts.live(named.labs[0])
+    except TestbedError as error:  # asked for in the middle of a test: others are refused before
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -278,11 +491,18 @@ def claim_of(item: pytest.Item) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse a mark with an id or a feature that the catalogue does not have."""
+    """Refuse unknown marks, hosts outside of the lab, and a lab that is not up."""
+    named = config.stash[NAMED]
+    wanted = any(_wants_lab(item) for item in items)
+    config.stash[TALLY].wanted = wanted and bool(named.by)
     try:
         for item in items:
             _refuse_unknown(item)
-    except UsageError as error:
+        if problems := config.stash[PROBLEMS]:
+            raise problems[0]
+        if named.by == VARIABLE and wanted:
+            _require(config)
+    except TestbedError as error:
         refused = config.stash.get(REFUSED, None)
         if refused is None:
             raise pytest.UsageError(str(error)) from None

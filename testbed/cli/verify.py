@@ -75,7 +75,8 @@ def command(
     are "not here".
     With --recovery faults are tried in the claims' place (see docs/faults.md).
     A run that is interrupted still writes what it has.  Exit status 1 when a
-    claim's verdict is not the expected one, or a test fails.
+    claim's verdict is not the expected one, or a test fails; 5 when nothing was
+    tested: nothing was selected, or all of it was skipped.
     """
     if everything and lab:
         raise click.UsageError("--all goes without a lab's name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,15 @@ def to_dict(run: Run) -> dict[str, Any]:
             for claim in run.meant()
         ],
     }
+
+
+def tested(run: Mapping[str, Any]) -> bool:
+    """True when a run, as :func:`to_dict` gives it, has tested anything (:attr:`Run.tested`)."""
+    return any(
+        any(finding["verdict"] != "not here" for finding in lab["findings"])
+        or any(check["outcome"] != "skipped" for check in lab["checks"])
+        for lab in run["labs"]
+    )
 
 
 def _lab(lab: LabRun) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from testbed.claims.model import JUDGEMENTS
 from testbed.claims.observation import spread
 from testbed.errors import UsageError
 from testbed.report import charts, picture
-from testbed.report.data import VERSION
+from testbed.report.data import VERSION, tested
 from testbed.report.words import LANGUAGES, Words, words
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -413,7 +413,10 @@ class _Page:
             for trouble in (*([lab["error"]] if lab["error"] else []), *lab["broken"])
         ]
         cut_off = any(lab["interrupted"] for lab in run["labs"])
-        self.is_good = not (self.unexpected or self.failed or self.troubles or cut_off)
+        self.tested = tested(run)
+        self.is_good = self.tested and not (
+            self.unexpected or self.failed or self.troubles or cut_off
+        )
         self.versions = self._versions()
         self.bar = self._bar(self.counts)
 

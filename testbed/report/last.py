@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from testbed.claims.catalogue import claims
-from testbed.errors import UsageError
+from testbed.errors import NothingTested, UsageError
+from testbed.report.data import tested
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,8 @@ def failed(state: Path, selection: Selection) -> Selection:
     """The selection, narrowed to what did not end as expected in the last run.
 
     That includes what an interrupted run did not come to.  Raises UsageError
-    when there is no last run; names nothing when nothing failed.
+    when there is no last run, NothingTested when it tested nothing; names
+    nothing when nothing failed.
     """
     path = state / FOLDER / FILE
     try:
@@ -49,11 +51,17 @@ def failed(state: Path, selection: Selection) -> Selection:
             for check in lab["checks"]
             if check["outcome"] == "failed"
         }
+        something = tested(run)
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(
             "there is no last run whose failures could be run again",
             hint="run `testbed verify` without --rerun-failed first",
         ) from None
+    if not (something or wrong or tests):
+        raise NothingTested(
+            "the last run tested nothing",
+            hint="run `testbed verify` without --rerun-failed",
+        )
     wrong = {claim.id for claim in claims().values() if claim.id in wrong and selection.has(claim)}
     if selection.claims or selection.documents:  # an ordinary test belongs to none
         tests = set()

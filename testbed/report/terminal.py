@@ -13,6 +13,7 @@ import click
 from testbed.claims.catalogue import claims
 from testbed.claims.model import JUDGEMENTS, Finding, Verdict
 from testbed.claims.observation import spread
+from testbed.errors import NothingTested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -247,6 +248,8 @@ def closing(run: Run) -> str:
         words += f"; {errors} {'lab' if errors == 1 else 'labs'} did not come through"
     if run.signum is not None:
         words += "; interrupted"
+    if run.status == NothingTested.exit_code:
+        words = f"nothing was tested: {words}"
     return click.style(
         f"\n{words} ({run.seconds:.1f} s)", fg="red" if run.status else "green", bold=True
     )

@@ -155,8 +155,8 @@ def run_everything(
     With ``labs``, shell patterns of names, only on those.  Each lab is taken down whatever
     happens to it.  One whose software takes long to make, and is not there, is left out, and
     what it could decide is "not here".  A signal ends the run early, with what there is by
-    then.  Raises UsageError, and of these NothingSelected when no lab can decide anything of
-    the selection.
+    then.  Raises UsageError, and NothingSelected when no lab can decide anything of the
+    selection.
     """
     refuse_unknown(selection)
     watching = watching or Watching()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testbed.claims.catalogue import claims
+from testbed.errors import NothingTested
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,6 +97,13 @@ class Results:
             all(finding.as_expected for finding in self.findings)
             and not self.broken
             and all(check.outcome != "failed" for check in self.checks)
+        )
+
+    @property
+    def tested(self) -> bool:
+        """True when some claim was decided or some check was run, however it ended."""
+        return any(finding.verdict != "not here" for finding in self.findings) or any(
+            check.outcome != "skipped" for check in self.checks
         )
 
 
@@ -188,13 +196,19 @@ class Run:
         return found.verdict if found else None
 
     @property
+    def tested(self) -> bool:
+        """True when anything was tested on any lab: not all was skipped."""
+        return any(lab.results.tested for lab in self.labs)
+
+    @property
     def status(self) -> int:
-        """The exit status of a run: of a signal, of a failure, of a lab that did not come up."""
+        """The exit status: of a signal, a failure, a lab that did not come up, nothing tested."""
         if self.signum is not None:
             return 128 + self.signum
         if not all(lab.results.is_good and not lab.results.interrupted for lab in self.labs):
             return 1
-        return max((lab.status for lab in self.labs), default=0) or int(bool(self.undecided()))
+        status = max((lab.status for lab in self.labs), default=0) or int(bool(self.undecided()))
+        return status or (0 if self.tested else NothingTested.exit_code)
 
 
 def _rank(finding: Finding) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed import pytest_plugin
-from testbed.errors import NothingSelected, UsageError
+from testbed.errors import NothingSelected, TestbedError, UsageError
 from testbed.suites.model import Check, Results, Selection
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class _Collector:
         self._due: list[str] = []
         self.results = Results()
         self.broken_off: Exception | None = None
-        self.refused: list[UsageError] = []
+        self.refused: list[TestbedError] = []
         self.marked: set[str | None] = set()  # the claims that some test decides
         self.lacking: dict[str | None, set[str]] = {}  # what keeps a claim from being decided here
 
@@ -62,11 +62,14 @@ class _Collector:
             self.broken_off = error
             raise KeyboardInterrupt from error
 
-    def pytest_configure(self, config: pytest.Config) -> None:
+    @pytest.hookimpl(tryfirst=True)  # before the plugin looks which lab is meant
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
         if self._lab is not None:
-            config.stash[pytest_plugin.LAB] = self._lab
+            early_config.stash[pytest_plugin.LAB] = self._lab
+        early_config.stash[pytest_plugin.REFUSED] = self.refused
+
+    def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[pytest_plugin.FINDINGS] = self.results.findings
-        config.stash[pytest_plugin.REFUSED] = self.refused
 
     def pytest_unconfigure(self, config: pytest.Config) -> None:
         """Let go of the lab: the suites' modules keep the config of who loaded them for good."""
@@ -196,8 +199,8 @@ def run(
     measures: those come last, and want a quiet machine.  ``lacks`` are
     features that the lab is taken not to have, such as ``none`` or QUIET, which
     leaves out what needs them.  An interrupt ends the run early; what there is by
-    then is in the results.  Raises UsageError, and of these NothingSelected when
-    nothing is selected that could be decided.
+    then is in the results.  Raises UsageError, and NothingSelected when nothing is
+    selected that could be decided.
     """
     refuse_unknown(selection)
     collector = _Collector(lab, selection, told, before_alone, lacks=lacks)
@@ -208,6 +211,7 @@ def run(
         "-c", os.devnull,  # nothing of the folder that we happen to be in
         "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings",
         "-p", "no:unraisableexception",  # our own hook sees to signals (testbed.signals)
+        "-p", "testinfra.plugin",  # its fixture `host` is a node of the lab
         "-p", "testbed.pytest_plugin",
         "--continue-on-collection-errors",  # one broken file does not keep the others from running
     ]  # fmt: skip

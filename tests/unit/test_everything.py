@@ -634,11 +634,13 @@ def test_nothing_that_any_lab_decides(bench: Bench, plays: Plays, labless: Lable
         go(bench, [A], selection=Selection(claims=("brigde",)))
 
 
-def test_a_definition_alone_is_something(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_definition_alone_is_shown_and_tests_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     word = Claim("word", "003", "l", "A is B.", "definition", ("none",), "not testable", "-")
     monkeypatch.setitem(CLAIMS, "word", word)
     run = go(bench, [A], selection=Selection(claims=("word",)))
-    assert (run.labs, [c.id for c in run.meant()], run.status) == ([], ["word"], 0)
+    assert (run.labs, [c.id for c in run.meant()], run.status) == ([], ["word"], 5)
 
 
 # -- one lab, in its process -----------------------------------------------------------------

@@ -21,6 +21,8 @@ from testbed import cli
 from testbed.claims import catalogue
 from testbed.errors import UsageError
 from testbed.report import html, words
+from testbed.report.data import to_dict
+from testbed.suites.model import Check, LabRun, Results, Run, Selection
 
 REPORT = Path(testbed.report.__file__).parent
 VOID = {"meta", "link", "input", "br", "img"}
@@ -106,6 +108,13 @@ def test_a_good_run_says_so() -> None:
     text = page().text
     assert "8 claims, 2 documents, 2 labs. All ended as expected." in text
     assert "Not as expected" not in text
+
+
+def test_a_run_that_tested_nothing_says_so() -> None:
+    part = LabRun("two-node", results=Results(checks=[Check("test_it", "skipped", 0.1, "why")]))
+    text = page(to_dict(Run(Selection(), [part]))).text
+    assert "Nothing was tested." in text
+    assert "All ended as expected" not in text
 
 
 def test_a_bad_run_says_what_went_wrong_first() -> None:

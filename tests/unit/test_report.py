@@ -18,7 +18,7 @@ from testbed import __version__
 from testbed.claims import catalogue
 from testbed.claims.model import JUDGEMENTS, Claim, Evidence, Finding, Measurement, Verdict
 from testbed.claims.observation import Observation
-from testbed.errors import UsageError
+from testbed.errors import NothingTested, UsageError
 from testbed.report import data, junit, last, terminal
 from testbed.suites import model
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
@@ -94,6 +94,7 @@ BROKEN = Finding("one", None, problem="LabError: the node is gone", expected="co
 SKIPPED = Finding("one", "not here", reason="Skipped: the lab has no docker", expected="confirmed")
 SURPRISE = Finding("four", "confirmed", expected="contradicted")
 PASSED = Check("tests/test_a.py::test_it", "passed", 0.1)
+LEFT_OUT = Check("tests/test_a.py::test_it", "skipped", 0.1, "Skipped: no reason")
 FAILED = Check("tests/test_a.py::test_other", "failed", 0.1, "assert 1 == 2\n  +1")
 
 
@@ -332,8 +333,8 @@ def test_a_broken_finding_is_in_the_table_as_unexpected() -> None:
             False,
         ),
         (
-            lab(SKIPPED, elsewhere=["two", "three"]),
-            "0 claims put to the test on lab, 0 as expected; 1 not here; 2 need another lab",
+            lab(good("two"), SKIPPED, elsewhere=["two", "three"]),
+            "1 claim put to the test on lab, 1 as expected; 1 not here; 2 need another lab",
             True,
         ),
         (
@@ -342,7 +343,11 @@ def test_a_broken_finding_is_in_the_table_as_unexpected() -> None:
             True,
         ),
         (lab(good("one")), "1 claim put to the test on lab, 1 as expected", True),
-        (lab(), "0 claims put to the test on lab, 0 as expected", True),
+        (
+            lab(checks=[PASSED]),
+            "0 claims put to the test on lab, 0 as expected; 1 other checks, 0 failed",
+            True,
+        ),
         (
             lab(broken=["test_x.py", "test_y.py"]),
             "0 claims put to the test on lab, 0 as expected; 2 suites cannot be loaded",
@@ -355,6 +360,13 @@ def test_the_last_line(part: LabRun, words: str, fine: bool) -> None:
     assert plain(line) == f"\n{words} (1.2 s)"
     assert red(line) is not fine
     assert part.results.is_good is fine
+
+
+@pytest.mark.parametrize("part", [lab(), lab(SKIPPED), lab(checks=[LEFT_OUT])])
+def test_the_last_line_of_a_run_that_tested_nothing(part: LabRun) -> None:
+    line = terminal.closing(run(part))
+    assert "nothing was tested" in plain(line)
+    assert red(line)
 
 
 def test_the_last_line_of_several_labs_counts_each_claim_once() -> None:
@@ -595,7 +607,6 @@ DOWN = LabRun("b", error="no vxlan", status=3)
 @pytest.mark.parametrize(
     ("found", "status"),
     [
-        (run(), 0),
         (run(lab(*GOOD, SKIPPED, checks=[PASSED])), 0),
         (run(lab(*GOOD), lab(WRONG)), 1),
         (run(lab(*GOOD, checks=[FAILED])), 1),
@@ -609,6 +620,14 @@ DOWN = LabRun("b", error="no vxlan", status=3)
         (run(lab(*GOOD, signum=15)), 1),  # somebody has ended one lab, not us
         (run(lab(*GOOD, signum=15), signum=15), 143),
         (run(lab(WRONG), signum=2), 130),
+        (run(lab(SKIPPED)), 5),  # nothing tested is not fine
+        (run(lab(SKIPPED, checks=[LEFT_OUT]), lab(elsewhere=["x"])), 5),
+        (run(), 5),
+        (run(lab(SKIPPED), DOWN), 3),
+        (run(lab(SKIPPED), signum=2), 130),
+        (run(lab(SKIPPED), lab(*GOOD)), 0),
+        (run(lab(SKIPPED, checks=[PASSED])), 0),
+        (run(lab(Finding("one", "inconclusive", expected="confirmed"))), 0),
     ],
 )
 def test_the_exit_status(found: Run, status: int) -> None:
@@ -921,6 +940,13 @@ def test_what_failed_can_be_run_again(tmp_path: Path) -> None:
     )
     (kept,) = (tmp_path / last.FOLDER).iterdir()
     assert kept.name == last.FILE, "nothing half-written is left beside it"
+
+
+@pytest.mark.parametrize("part", [lab(SKIPPED), lab(checks=[LEFT_OUT])])
+def test_a_last_run_that_tested_nothing_has_not_gone_well(part: LabRun, tmp_path: Path) -> None:
+    keep(tmp_path, run(part))
+    with pytest.raises(NothingTested):
+        last.failed(tmp_path, Selection())
 
 
 def test_only_the_last_run_counts(tmp_path: Path) -> None:

@@ -565,7 +565,7 @@ def test_by_document(three: Path) -> None:
 
 def test_by_claim_and_document_means_both(three: Path) -> None:
     assert ids(run(own(three, claims=(ONE,), documents=("000",)))) == [ONE]
-    with pytest.raises(UsageError, match="nothing that lab two-node can decide"):
+    with pytest.raises(NothingSelected, match="nothing that lab two-node can decide"):
         run(own(three, claims=(ONE,), documents=("003",)))
 
 

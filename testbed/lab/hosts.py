@@ -1,0 +1,181 @@
+"""Hosts of testinfra by the name of a lab: ``testbed://LAB[/NODE[/CONTAINER]]``.
+
+testinfra finds a back end by the scheme of a hostspec, in a table that others
+may extend (``testinfra.backend.BACKENDS``).  It drops the path of a hostspec,
+so :func:`register` puts a function of its own before testinfra's
+``parse_hostspec``; hostspecs of other schemes are passed on as they are.
+
+While a run is confined to labs (:func:`confine`), every hostspec means one of
+their nodes, and one that means another machine is refused.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import testinfra.backend
+
+from testbed.errors import NoSuchLab, UsageError
+from testbed.nodes.testinfra_backend import NodeBackend
+
+if TYPE_CHECKING:
+    from testbed.lab.live import LiveLab
+    from testbed.nodes.base import Node
+
+SCHEME = NodeBackend.NAME
+NONE = f"{SCHEME}://"  #: a hostspec of no host at all
+PARTS = 3  # LAB/NODE/CONTAINER
+
+_parse: Callable[[str | None], tuple[str, dict[str, Any]]] = testinfra.backend.parse_hostspec
+_confined: tuple[str, ...] | None = None
+_labs: dict[str, LiveLab] = {}
+
+
+def register() -> None:
+    """Add the scheme ``testbed`` to testinfra's.  Calling it again changes nothing."""
+    testinfra.backend.BACKENDS[SCHEME] = f"{__name__}.{SpecBackend.__name__}"
+    testinfra.backend.parse_hostspec = parse
+
+
+def confine(labs: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Confine hostspecs to labs, or with None to nothing; return what held before.
+
+    With an empty sequence every hostspec is refused.
+    """
+    global _confined
+    before, _confined = _confined, None if labs is None else tuple(labs)
+    return before
+
+
+def lend(live: LiveLab) -> None:
+    """Use an open lab for the hostspecs that name it.  The caller closes it."""
+    _labs[live.name] = live
+
+
+def live(name: str) -> LiveLab:
+    """A lab by its name, opened once.  Raises NoSuchLab when it is not up."""
+    if name not in _labs:
+        from testbed.lab.lab import Lab
+        from testbed.lab.live import LiveLab
+        from testbed.settings import settings
+
+        _labs[name] = LiveLab(Lab(name, settings()).context())
+    return _labs[name]
+
+
+def close() -> None:
+    """Close all labs that are open."""
+    while _labs:
+        _labs.popitem()[1].close()
+
+
+def forget(name: str) -> None:
+    """Drop a lab that was lent, without closing it."""
+    _labs.pop(name, None)
+
+
+def parse(hostspec: str | None) -> tuple[str, dict[str, Any]]:
+    """Parse a hostspec as testinfra does, and the places of labs as well.
+
+    Raises UsageError for a hostspec outside the labs that the run is confined to.
+    """
+    if hostspec is not None and hostspec.startswith(NONE):
+        _, keywords = _parse(hostspec)  # testinfra's own: the parameters after "?"
+        url = urllib.parse.urlsplit(hostspec)
+        place = urllib.parse.unquote(url.netloc + url.path).rstrip("/")
+        lab, *_ = place.split("/")
+        if _confined is not None and place and lab not in _confined:
+            raise _refused(hostspec)
+        if len(place.split("/")) > PARTS or (place and not all(place.split("/"))):
+            raise UsageError(
+                f"{hostspec}: not a place of a lab", hint=f"write {NONE}LAB[/NODE[/CONTAINER]]"
+            )
+        return place, keywords
+    if _confined is None:
+        return _parse(hostspec)
+    if len(_confined) != 1 or (hostspec is not None and "://" in hostspec):
+        raise _refused(hostspec)
+    (lab,) = _confined
+    if hostspec is None:
+        return lab, {"connection": SCHEME}
+    if hostspec.partition("/")[0] not in live(lab).topology.nodes:
+        raise _refused(hostspec)
+    return f"{lab}/{hostspec}", {"connection": SCHEME}
+
+
+def _refused(hostspec: str | None) -> UsageError:
+    """The error for a hostspec that is outside of what the run is confined to."""
+    labs = ", ".join(_confined or ())
+    if hostspec is None:
+        what = f"which lab? there are {labs}" if labs else "no lab for testinfra's `host`"
+        return UsageError(what, hint=f"name one: --hosts={NONE}LAB")
+    if not labs:
+        return UsageError(f"the host {hostspec!r} is outside of the run, which has no lab")
+    return UsageError(
+        f"the host {hostspec!r} is not a node of lab {labs}, which was named",
+        hint=f"use {NONE}{labs.split(', ')[0]}/NODE, or run without naming the lab",
+    )
+
+
+def resolve(hostspec: str | None) -> list[str]:
+    """A hostspec as testinfra is to get it, checked; None becomes all nodes of the lab.
+
+    Raises UsageError for a host outside the labs that the run is confined to,
+    NoSuchLab where the lab is not up or has no such node.
+    """
+    place, keywords = parse(hostspec)
+    found = places(place) if keywords.get("connection") == SCHEME else []
+    return [f"{NONE}{one}" for one in found] if hostspec is None else [hostspec]
+
+
+def places(place: str) -> list[str]:
+    """``LAB`` as the places of all its nodes; another place as it is, once it is known."""
+    if not place:
+        return []
+    lab, *rest = place.split("/")
+    topology = live(lab).topology
+    if not rest:
+        return [f"{lab}/{node}" for node in topology.nodes]
+    node, *_ = rest
+    if node not in topology.nodes:
+        raise NoSuchLab(
+            f"no node {node!r} in lab {lab}", hint=f"nodes: {', '.join(topology.nodes)}"
+        )
+    return [place]
+
+
+class SpecBackend(NodeBackend):
+    """A host by its place ``LAB/NODE[/CONTAINER]``, looked up for each command.
+
+    So a container that was started again, or a lab that was updated by the
+    test itself, is found as it is now.
+    """
+
+    def __init__(self, place: str, **kwargs: Any) -> None:
+        parts = place.split("/")
+        if len(parts) == 1:
+            raise UsageError(
+                f"{NONE}{place} is a whole lab, not one host",
+                hint=f"name a node, {NONE}{place}/NODE, or use testinfra.get_hosts()",
+            )
+        self._place = place
+        self._lab, self._node_name, *rest = parts
+        self._container = rest[0] if rest else None
+        super().__init__(None, rest[0] if rest else self._node_name, (), **kwargs)
+
+    @classmethod
+    def get_hosts(cls, host: str, **_: Any) -> list[str]:
+        """The places that a part of a hostspec means, as testinfra asks for them."""
+        return places(host)
+
+    def get_pytest_id(self) -> str:
+        return f"{NONE}{self._place}"
+
+    def _where(self) -> tuple[Node, Sequence[str]]:
+        lab = live(self._lab)
+        if self._container is None:
+            return lab.node(self._node_name), ()
+        container = lab.container(self._container, node=self._node_name)
+        return container.node, container.argv((), mounts=True)
