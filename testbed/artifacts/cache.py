@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,9 +226,11 @@ def remove_tree(folder: Path) -> None:
 
 def _flush(folder: Path) -> None:
     # The rename must not reach the disk before the data: a power cut would leave empty files.
+    # Regular files alone have data: to open a FIFO would wait for a writer, and a device may be
+    # anything.
     for root, _, names in os.walk(folder):
         for name in names:
             path = Path(root) / name
-            if not path.is_symlink():
+            if stat.S_ISREG(path.lstat().st_mode):
                 with path.open("rb") as file:
                     os.fsync(file.fileno())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from testbed.lab.step import Step
 from testbed.roles.engine import LAB, Engine, engine_version
-from testbed.roles.seed import SEEDED, Layout, Seed, harvest, install, is_seeded
+from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -53,28 +53,30 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
             missing = [name for name in names if not engine.has_image(name)]
             for name in missing:
                 engine.load(context.store.image(name))
+            unkept = ""
             if missing and not is_seeded(context.node(node)) and not changed:
-                _keep(context, node, engine)
+                unkept = _keep(context, node, engine)
         how = "loaded" if missing else "there"
-        return f"{', '.join(names) or 'none'} {how}", changed or bool(missing)
+        words = f"{', '.join(names) or 'none'} {how}{unkept and f'; not kept: {unkept}'}"
+        return words, changed or bool(missing)
 
     about = f"images: {', '.join(names) or 'none'}"
     yield Step(images_step(node), about, (docker,), ahead=True, act=act)
 
 
 def _remove_others(context: Context, engine: Engine, node: str) -> bool:
-    keep = {c.name for c in context.topology.containers_on(node)}
-    others = engine.names(label=f"{LAB}={context.lab}") - keep
+    wanted = {c.name for c in context.topology.containers_on(node)}
+    others = engine.names(label=f"{LAB}={context.lab}") - wanted
     for name in sorted(others):
         engine.remove(name)
     return bool(others)
 
 
-def _keep(context: Context, node: str, engine: Engine) -> None:
-    """Make the seed from a daemon that has the images and no container yet."""
+def _keep(context: Context, node: str, engine: Engine) -> str:
+    """Make the seed from a daemon that has the images and no container yet; why it cannot be."""
     machine = context.node(node)
     if engine.names() or not machine.shares:
-        return
+        return ""
     version = engine_version(context.store, machine, context.topology.docker.engine)
     seed = _seed(context, node, version, lambda: harvest(machine, LAYOUT))
-    context.store.keep(SEEDED, seed)
+    return keep(context.store, seed)

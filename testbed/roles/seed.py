@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 LINKED = "/run/testbed/layers"  # where a node finds what its seed links to
 SEEDED = "image-seed"
 
+#: How tar keeps a layer as the daemon made it: owners by number, and all extended attributes, by
+#: which overlayfs marks a folder as opaque and the kernel gives a program capabilities.
+FAITHFUL = ("--numeric-owner", "--format=posix", "--acls", "--xattrs", "--xattrs-include=*")
+
 # Arguments: the seed, the data root.  Two programs, since every node of a large lab pays for them.
 INSTALL = f'mkdir -p "$2" && ln -sfn "$1/layers" {LINKED} && cp -a "$1/root/." "$2"'
 
@@ -65,7 +69,7 @@ class Seed(Source):
             "layers": LINKED,
             "root": layout.root,
             "parts": [list(layout.parts), list(layout.linked), list(layout.without)],
-            "form": 3,
+            "form": 4,
         }
 
     def whole(self, folder: Path) -> bool:
@@ -78,8 +82,11 @@ class Seed(Source):
         root, layers = job.into / "root", job.into / "layers"
         root.mkdir()
         layers.mkdir()
-        # tar itself: owners, modes and absolute links of a layer must stay as they are.
-        run(["tar", "-C", root, "-xpf", "-", "--numeric-owner"], input=self.harvest())
+        # tar itself: owners, modes, devices and absolute links of a layer must stay as they are.
+        argv = ["tar", "-C", str(root), "-xpf", "-", "--warning=no-timestamp", *FAITHFUL]
+        if said := run(argv, input=self.harvest(), cancel=job.cancel).stderr.strip():
+            # An attribute that the file system does not have is a warning to tar, and no more.
+            raise ArtifactError(f"the layers cannot be kept as they are: {said.splitlines()[0]}")
         found = [path for pattern in self.layout.linked for path in sorted(root.glob(pattern))]
         for path in found:
             place = path.relative_to(root)
@@ -102,6 +109,19 @@ def install(store: Store, node: Node, seed: Seed) -> None:
         mark(node, SEEDED)
 
 
+def keep(store: Store, seed: Seed) -> str:
+    """Keep a seed for the next daemon; return why that cannot be, or an empty string.
+
+    The lab at hand does not need it.  A cache on overlayfs has no whiteouts (mknod(2) of device
+    0:0 fails with EPERM there), others may have no extended attributes.
+    """
+    try:
+        store.keep(SEEDED, seed)
+    except ArtifactError as error:
+        return error.message
+    return ""
+
+
 def is_seeded(node: Node) -> bool:
     """Whether the node's daemon has begun with a seed."""
     return is_marked(node, SEEDED)
@@ -110,5 +130,5 @@ def is_seeded(node: Node) -> bool:
 def harvest(node: Node, layout: Layout) -> bytes:
     """A tar of what is to be kept, from a daemon that is busy with nothing."""
     without = [f"--exclude={path}" for path in layout.without]
-    argv = ["tar", "-C", layout.root, "-cf", "-", "--numeric-owner", *without, *layout.parts]
+    argv = ["tar", "-C", layout.root, "-cf", "-", *FAITHFUL, *without, *layout.parts]
     return node.run(argv).out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import every_kind
 import pytest
 
 from testbed.artifacts.cache import Cache, remove_tree
@@ -226,6 +228,23 @@ def test_remove_takes_the_entry_and_nothing_else(tmp_path: Path) -> None:
     cache.remove(record, cancel=threading.Event())
     assert visible(tmp_path) == []
     cache.remove(record, cancel=threading.Event())  # gone already, and no error
+
+
+def test_every_kind_of_file_can_be_in_an_entry(tmp_path: Path) -> None:
+    """A FIFO is not waited for, a link is not followed, a device is not opened."""
+
+    def build(into: Path) -> str:
+        make_kinds(into / "layer")
+        return "1.0"
+
+    make_kinds = every_kind.make if os.geteuid() == 0 else every_kind.without_root
+    cache = Cache(tmp_path / "cache")
+    cancel = threading.Event()
+    entry = cache.fill("thing", KEY, "cc", build, say=lambda _: None, cancel=cancel)
+    assert (entry / "layer" / "pipe").is_fifo()
+    (record,) = cache.records()
+    cache.remove(record, cancel=cancel)
+    assert visible(tmp_path / "cache") == []
 
 
 def test_read_only_folders_are_removed(tmp_path: Path) -> None:

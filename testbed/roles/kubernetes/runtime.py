@@ -9,7 +9,7 @@ from testbed.lab.marks import mark, marked
 from testbed.nodes.base import Service
 from testbed.roles.base import start
 from testbed.roles.kubernetes import addons, config
-from testbed.roles.seed import SEEDED, Layout, Seed, harvest, install, is_seeded
+from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,10 +150,12 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
     if marked(machine, "images") == wanted:
         return f"{', '.join(names)} there", False
     missing = import_images(context, machine, names)
+    unkept = ""
     if missing and machine.shares and not is_seeded(machine):
-        _keep(context, machine)
+        unkept = _keep(context, machine)
     mark(machine, "images", wanted)
-    return f"{', '.join(names)} {'loaded' if missing else 'there'}", bool(missing)
+    how = f"{'loaded' if missing else 'there'}{unkept and f'; not kept: {unkept}'}"
+    return f"{', '.join(names)} {how}", bool(missing)
 
 
 def import_images(context: Context, machine: Node, names: Sequence[str]) -> list[str]:
@@ -182,11 +184,15 @@ def _ctr(context: Context, machine: Node, *words: str) -> str:
     return machine.run(argv, timeout=SECONDS).stdout
 
 
-def _keep(context: Context, machine: Node) -> None:
-    """Make the seed from a containerd that has the images and no container yet."""
-    if not _ctr(context, machine, "containers", "list", "--quiet").strip():
-        seed = _seed(context, context.store.version(PART), lambda: harvest(machine, LAYOUT))
-        context.store.keep(SEEDED, seed)
+def _keep(context: Context, machine: Node) -> str:
+    """Make the seed from a containerd that has the images and no container yet.
+
+    Return why it cannot be kept, or an empty string.
+    """
+    if _ctr(context, machine, "containers", "list", "--quiet").strip():
+        return ""
+    seed = _seed(context, context.store.version(PART), lambda: harvest(machine, LAYOUT))
+    return keep(context.store, seed)
 
 
 def _seed(context: Context, version: str, of: Callable[[], bytes]) -> Seed:

@@ -1,0 +1,138 @@
+"""Images of other people: what their layers hold is in the container, from a seed too."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import every_kind
+import pytest
+
+from testbed.artifacts.store import Store
+from testbed.process import run
+from testbed.roles.seed import FAITHFUL, SEEDED
+
+FILE = """\
+name: kinds
+networks:
+  lan: {subnet: 10.168.0.0/24}
+nodes:
+  host: {networks: {lan: 10.168.0.2}, roles: [docker]}
+containers:
+  web: {node: host, image: kinds}
+"""
+#: Arguments: a folder of modules, then the name of a container.  Prints what is below its /kinds.
+LOOK = """
+import json, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+import every_kind
+from pathlib import Path
+url = f"http://docker/containers/{sys.argv[2]}/json"
+argv = ["curl", "-s", "--unix-socket", "/run/docker.sock", url]
+pid = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)["State"]["Pid"]
+print(repr(every_kind.described(Path(f"/proc/{pid}/root/kinds"))))
+"""
+
+
+@pytest.fixture
+def kept() -> Iterator[set[str]]:
+    """The keys of the seeds that a test has made; they go."""
+    store = Store()
+    keys: set[str] = set()
+
+    def seeds() -> set[str]:
+        return {entry.key for entry in store.list() if entry.name == SEEDED}
+
+    before = seeds()
+    yield keys
+    keys |= seeds() - before
+    for key in keys:
+        store.remove(SEEDED, key)
+
+
+def layer(tree: Path, *more: str) -> bytes:
+    argv = ["tar", "-C", str(tree), "-cf", "-", "--sort=name", *FAITHFUL, *more, "kinds"]
+    return run(argv).out
+
+
+def image_with(layers: list[bytes], target: Path) -> None:
+    """The image nginx with more layers on top."""
+    with tarfile.open(Store().image("nginx")) as tar:
+        (described,) = json.load(_member(tar, "manifest.json"))
+        config = json.load(_member(tar, described["Config"]))
+        members = {name: _member(tar, name).read() for name in described["Layers"]}
+    for data in layers:
+        digest = hashlib.sha256(data).hexdigest()
+        members[f"{digest}/layer.tar"] = data
+        config["rootfs"]["diff_ids"].append(f"sha256:{digest}")
+        config["history"].append({"created_by": "test"})
+    text = json.dumps(config).encode()
+    name = f"{hashlib.sha256(text).hexdigest()}.json"
+    manifest: list[dict[str, Any]] = [
+        {"Config": name, "Layers": list(members), "RepoTags": ["kinds:latest"]}
+    ]
+    members |= {name: text, "manifest.json": json.dumps(manifest).encode()}
+    with tarfile.open(target, "w") as tar:
+        for place, data in members.items():
+            info = tarfile.TarInfo(place)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def _member(tar: tarfile.TarFile, name: str) -> io.BufferedReader:
+    found = tar.extractfile(name)
+    assert found is not None
+    return found  # type: ignore[return-value]  # typeshed says IO[bytes]
+
+
+@pytest.mark.parametrize("engine", ["20.10", "29"])
+def test_a_layer_with_every_kind_of_file(tmp_path: Path, engine: str, kept: set[str]) -> None:
+    below, tree = tmp_path / "below", tmp_path / "tree"
+    (below / "kinds" / "opaque").mkdir(parents=True)
+    (below / "kinds" / "gone").touch()
+    (below / "kinds" / "opaque" / "hidden").touch()
+    tree.mkdir()
+    every_kind.make(tree / "kinds")
+    # In an image a whiteout is a file of a special name (OCI image specification, "Layers").
+    (tree / "kinds" / "whiteout").unlink()
+    os.removexattr(tree / "kinds" / "opaque", every_kind.OPAQUE)
+    wanted = every_kind.described(tree / "kinds")
+    (tree / "kinds" / ".wh.gone").touch()
+    (tree / "kinds" / "opaque" / ".wh..wh..opq").touch()
+    image_with([layer(below), layer(tree)], tmp_path / "kinds.tar")
+    (tmp_path / "config.toml").write_text(f'[images]\nkinds = {{path = "{tmp_path}/kinds.tar"}}\n')
+    (tmp_path / "kinds.yaml").write_text(FILE)
+    env = {
+        **os.environ,
+        "TESTBED_STATE": str(tmp_path / "state"),
+        "TESTBED_CONFIG": str(tmp_path / "config.toml"),
+    }
+
+    def testbed(*words: str) -> str:
+        argv = [sys.executable, "-m", "testbed", *words]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    folder = Path(every_kind.__file__).parent
+    try:
+        for how in ("loaded", "there"):  # by the daemon, then from what the first one made of it
+            said = testbed("up", str(tmp_path / "kinds.yaml"), "--docker", engine)
+            assert f"kinds {how}\n" in said
+            found = testbed(
+                "exec", "host", "--", "python3", "-c", LOOK, str(folder), "web"
+            )  # fmt: skip
+            assert ast.literal_eval(found) == wanted, how
+            testbed("down", "kinds")
+    finally:
+        testbed("down", "--all")
+    assert kept == set()
