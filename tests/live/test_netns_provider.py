@@ -46,6 +46,16 @@ def provider(state: Path, init: Path) -> Iterator[NetnsProvider]:
         provider.destroy(lab)
 
 
+def mounts(node: Node) -> list[str]:
+    return node.run(["cat", "/proc/self/mountinfo"]).stdout.splitlines()
+
+
+def groups(lines: list[str]) -> set[str]:
+    """The peer groups of mounts that mountinfo tells (mount_namespaces(7)), of both roles."""
+    optional = [word for line in lines for word in line.split(" - ")[0].split()[6:]]
+    return {word.partition(":")[2] for word in optional if ":" in word}
+
+
 def another(provider: Provider) -> NetnsProvider:
     assert isinstance(provider, NetnsProvider)
     return NetnsProvider(provider._state, provider._init)
@@ -206,6 +216,47 @@ class TestNetns:
         links = node.run(["ip", "-j", "link"]).json()
         assert [link["ifname"] for link in links] == ["lo"]
         assert node.run(["ip", "route"]).stdout == ""
+
+    # -- mounts -------------------------------------------------------------
+
+    def test_mounts_are_shared_within_the_node_as_systemd_makes_them(self, node: Node) -> None:
+        """What a Pod with Bidirectional or HostToContainer mounts asks for, at any place."""
+        for line in mounts(node):
+            assert "shared:" in line, line
+        for kind, seen in (("slave", "in"), ("shared", "in"), ("private", "")):
+            # One who has mounts of his own: a container. Below /mnt, which is the root's.
+            script = f"""
+            set -e
+            mount -t tmpfs testbed /mnt
+            mkdir /mnt/in /mnt/out
+            mkfifo /mnt/go /mnt/done
+            unshare --mount --propagation {kind} sh -c '
+                mount -t tmpfs theirs /mnt/out
+                : > /mnt/done
+                : < /mnt/go
+                findmnt -n -o SOURCE /mnt/in > /mnt/seen || :
+                : > /mnt/done' &
+            : < /mnt/done
+            mount -t tmpfs ours /mnt/in
+            : > /mnt/go
+            : < /mnt/done
+            wait
+            echo "$(cat /mnt/seen) $(findmnt -n -o SOURCE /mnt/out)"
+            umount --recursive /mnt
+            """
+            said = node.run(["sh", "-c", script]).stdout.strip("\n")
+            assert said == f"{'ours' if seen else ''} {'theirs' if kind == 'shared' else ''}", kind
+
+    def test_nobody_outside_shares_them(self, node: Node, provider: NetnsProvider) -> None:
+        """Neither this machine nor another node is of the peer group of any of its mounts."""
+        other = provider.create(LAB, spec("node2"))
+        ours = groups(Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines())
+        mine, others = groups(mounts(node)), groups(mounts(other))
+        assert mine
+        assert others
+        assert not mine & ours
+        assert not mine & others
+        assert not others & ours
 
     # -- the fabric ---------------------------------------------------------
 

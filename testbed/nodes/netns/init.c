@@ -16,6 +16,7 @@
  *   mount2 DIR         a cgroup v2 hierarchy to show there; "." is /sys/fs/cgroup itself
  *   expose PATH        a folder that one of the private mounts would hide; it is
  *                      put, read-only, below /run/testbed/host
+ *   machine-id HEX     who the node is (machine-id(5)): the machine's own is nobody else's
  *   tied PID           the caller, whose number that is: the node ends with it
  *
  * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
@@ -268,6 +269,69 @@ static void mount_cgroups(int argc, char **argv) {
     }
 }
 
+/* ------------------------------------------------------------------ who the node is */
+
+/* Lays a file with that text over one that names the machine, where there is such a one. */
+static void lay_over(const char *path, const char *text, mode_t mode) {
+    char file[PATH_MAX] = "/run/testbed/identity/";
+    struct stat st;
+    if (stat(path, &st)) return;
+    size_t start = strlen(file);
+    snprintf(file + start, sizeof file - start, "%s", path + 1);
+    for (char *p = file + start; *p; p++)
+        if (*p == '/') *p = '-';
+    write_text(file, text);
+    if (chmod(file, mode)) die("chmod %s", file);
+    do_mount(file, path, NULL, MS_BIND, NULL);
+    do_mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+}
+
+/* Daemons take their names from these, and take two machines of one name for one. */
+static void own_identity(const char *id) {
+    static const char *const serials[] = {
+        "/sys/class/dmi/id/product_serial", "/sys/class/dmi/id/board_serial", "/sys/class/dmi/id/chassis_serial",
+        "/sys/firmware/devicetree/base/serial-number", "/sys/firmware/devicetree/base/system-id",
+        "/sys/devices/soc0/serial_number",
+    };
+    static const char *const uuids[] = {
+        "/sys/class/dmi/id/product_uuid", "/sys/hypervisor/uuid", "/sys/firmware/devicetree/base/vm,uuid",
+    };
+    /* Made by the software itself where they are missing; one that the machine has would be all nodes'. */
+    static const char *const made[] = {
+        "/etc/hostid", "/etc/docker/key.json", "/etc/nvme/hostid", "/etc/nvme/hostnqn", "/etc/iscsi/initiatorname.iscsi",
+    };
+    char line[40], text[64] = "";
+    make_dir("/run/testbed/identity", 0700);
+    snprintf(line, sizeof line, "%s\n", id);
+    unlink("/etc/machine-id"); /* it may be a link, and must not be written through */
+    write_text("/etc/machine-id", line);
+    chmod("/etc/machine-id", 0444);
+    mkdir("/var/lib/dbus", 0755);
+    int fd = open("/var/lib/dbus/machine-id", O_WRONLY | O_CREAT | O_CLOEXEC, 0444);
+    if (fd >= 0 && write(fd, line, strlen(line)) < 0) die("write /var/lib/dbus/machine-id");
+    if (fd >= 0) close(fd);
+    for (size_t i = 0; i < sizeof serials / sizeof *serials; i++) lay_over(serials[i], line, 0400);
+    snprintf(text, sizeof text, "%.8s-%.4s-%.4s-%.4s-%.12s\n", id, id + 8, id + 12, id + 16, id + 20);
+    for (size_t i = 0; i < sizeof uuids / sizeof *uuids; i++) lay_over(uuids[i], text, 0400);
+    make_dir("/run/testbed/identity/none", 0755);
+    struct stat st;
+    if (!stat("/sys/firmware/dmi/tables", &st)) /* the same in its raw form, which dmidecode reads */
+        do_mount("/run/testbed/identity/none", "/sys/firmware/dmi/tables", NULL, MS_BIND, NULL);
+    /* A node that is made has booted. */
+    fd = open("/proc/sys/kernel/random/uuid", O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (size < 0) die("/proc/sys/kernel/random/uuid");
+    text[size] = 0;
+    close(fd);
+    lay_over("/proc/sys/kernel/random/boot_id", text, 0444);
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) unlink(made[i]);
+    DIR *folder = opendir("/etc/ssh");
+    if (!folder) return;
+    for (struct dirent *entry; (entry = readdir(folder));)
+        if (!strncmp(entry->d_name, "ssh_host_", 9)) unlinkat(dirfd(folder), entry->d_name, 0);
+    closedir(folder);
+}
+
 static void loopback_up(void) {
     struct ifreq request = {0};
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -353,6 +417,14 @@ static void set_up(int argc, char **argv) {
     mount_dev();
     do_mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL);
     mount_cgroups(argc, argv);
+    for (int i = 6; i + 1 < argc; i += 2)
+        if (!strcmp(argv[i], "machine-id")) {
+            if (strlen(argv[i + 1]) != 32) errno = EINVAL, die("machine-id %s", argv[i + 1]);
+            own_identity(argv[i + 1]);
+        }
+    /* As systemd makes it: who asks for mounts that others see (a Pod's Bidirectional) gets them.
+     * Private before, so that nobody outside of the node is among those others. */
+    do_mount("none", "/", NULL, MS_REC | MS_SHARED, NULL);
     if (sethostname(argv[3], strlen(argv[3]))) die("sethostname");
     loopback_up();
     refuse_calls();

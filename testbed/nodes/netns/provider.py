@@ -10,6 +10,7 @@ netlink library's import alone takes a quarter of a lab's whole start.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
+MACHINE_ID = Path("/etc/machine-id")
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
@@ -101,6 +103,7 @@ class NetnsProvider(Provider):
         given = (path.resolve() for path in self._exposed())
         exposed = [path for path in given if is_hidden(path) and path.is_dir()]
         argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
+        argv += ["machine-id", machine_id(self._state, lab, spec.name)]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
             done = run(
@@ -272,6 +275,22 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     if spec.gateway:
         node.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
     node.put(f"{node.name}\n".encode(), "/etc/hostname")
+
+
+def machine_id(state: Path, lab: str, node: str) -> str:
+    """The 32 hex digits by which a node is known (machine-id(5)): the same whenever it is made.
+
+    It is a hash of this machine's own one, too, which it does not tell
+    (sd_id128_get_machine_app_specific(3)), so nodes of two machines differ.
+    """
+    try:
+        own = MACHINE_ID.read_bytes().strip()
+    except OSError:
+        own = b""
+    name = b"\0".join([own, os.fsencode(state), lab.encode(), node.encode()])
+    digest = hashlib.sha256(name).hexdigest()
+    # As every machine-id, a UUID of version 4 (RFC 9562).
+    return f"{digest[:12]}4{digest[13:16]}{'89ab'[int(digest[16], 16) % 4]}{digest[17:32]}"
 
 
 def mac_of(address: IPv4Address) -> str:

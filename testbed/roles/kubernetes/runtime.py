@@ -56,9 +56,6 @@ shift
 if [ "$1" = shares ]; then
   # The kubelet asks for a kernel log: of the machine's it is told nothing.
   ln -sf null /dev/kmsg
-  # What it mounts for one container is to be seen by another that asks for it.
-  mount --make-rshared /run
-  mount --make-rshared /var/lib
 fi
 while [ $# -gt 2 ]; do
   file=/proc/sys/$2
