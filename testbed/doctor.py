@@ -22,7 +22,7 @@ from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.lab import preflight
 from testbed.nodes.base import INSTALL, Finding
 from testbed.process import run, which
-from testbed.topology.model import needed_with
+from testbed.topology.model import PLUGINS, ROLES, needed_with
 from testbed.vm import accel, box
 
 if TYPE_CHECKING:
@@ -106,14 +106,15 @@ WANTED = (
         "vxlan",
         "ip link add t3 type vxlan id 1 dstport 8472 local 127.0.0.1",
         "CONFIG_VXLAN",
-        ("flannel vxlan",),
+        ("flannel vxlan", "cilium"),
     ),
     Feature(
         "ipset",
         'iptables -w -A FORWARD -m set --match-set t7 src 2>&1 | grep -q "t7 doesn.t exist"',
         "CONFIG_IP_SET_HASH_IP, CONFIG_IP_SET_HASH_NET and CONFIG_NETFILTER_XT_SET",
-        ("kubernetes with cni kube-router",),
+        ("calico", "kube-router", "weave"),
     ),
+    Feature("dummy", "ip link add t8 type dummy", "CONFIG_DUMMY", ("weave",)),
     Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN", ("flannel udp",)),
     Feature(
         "macvlan",
@@ -205,13 +206,18 @@ def findings(
     """
     found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
     found += [*_tools(), _compiler(store, runner), *_headers(runner), _go(store), *_libraries()]
-    found += [*_artifacts(store), _forwarding(), _memory(), _files()]
+    found += [*_artifacts(store), *_brought(store), _forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
     if role:
-        roles = set(needed_with(role))
+        roles, kernel = set(needed_with(role)), _kernel_for(role)
         found = [
-            replace(item, required=item.required or not roles.isdisjoint(item.needed_by))
+            replace(
+                item,
+                required=item.required
+                or item.name in kernel
+                or not roles.isdisjoint(item.needed_by),
+            )
             for item in found
         ]
     if provider is not None:
@@ -529,6 +535,35 @@ def _artifacts(store: Store) -> list[Finding]:
             )
         )
     return found
+
+
+def _brought(store: Store) -> list[Finding]:
+    """What can't be made here: network plugins that the user brings."""
+    from testbed.roles.kubernetes import plugins
+    from testbed.roles.kubernetes.plugins.manifest import Brought
+
+    return [
+        _finding(
+            plugin.title,
+            why or f"brought: {plugin.manifest}, {', '.join(plugin.images_of(store))}",
+            (plugin.name,),
+            ok=not why,
+            fix=plugin.how(store) if why else "",
+            required=False,
+        )
+        for plugin in plugins.PLUGINS.values()
+        if isinstance(plugin, Brought)
+        for why in [plugin.lacking(store)]
+    ]
+
+
+def _kernel_for(role: str) -> set[str]:
+    """The features of the kernel that a cluster with that network plugin needs, if it is one."""
+    from testbed.topology.load import Overrides, load
+
+    if role not in PLUGINS or role in ROLES:
+        return set()
+    return preflight.kernel_features(load("k8s-two-node", Overrides(cni=role)))
 
 
 def _forwarding() -> Finding:

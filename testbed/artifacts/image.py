@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from testbed.artifacts.archive import processor
 from testbed.artifacts.cache import remove_tree
 from testbed.artifacts.debian import Apt, inside
 from testbed.artifacts.source import Job, Origin, Source, system
@@ -94,7 +95,6 @@ FILES = {
 }
 FOLDERS = (*KERNEL, "var/lib/nginx", "var/log/nginx", "var/www")
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # links into usr, as Debian has them
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def docker_archive(root: Path, target: Path, *, tag: str, config: Mapping[str, o
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     description = json.dumps(
         {
-            "architecture": ARCHITECTURES.get(os.uname().machine, os.uname().machine),
+            "architecture": processor(),
             "config": config,
             "created": "1970-01-01T00:00:00Z",
             "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "testbed"}],

@@ -136,6 +136,20 @@ class Store:
         """Whether an image is the user's own, by the configuration file."""
         return self._own(name, "images") is not None
 
+    def users_images(self) -> dict[str, Path | None]:
+        """The user's own images: the file of each, None of one that is still to be downloaded.
+
+        A file that is named may not be there.
+        """
+        return {name: self._here(name, own) for name, own in self._read().images.items()}
+
+    def _here(self, name: str, own: Local | Remote) -> Path | None:
+        if isinstance(own, Local):
+            return own.path
+        source = _download(own, name, executable=False)
+        found = self._cache.find(name, source.key())
+        return found / source.place if found and source.whole(found) else None
+
     def users_file(self, name: str) -> Path:
         """The path of an artifact of the user's that is no program, such as a manifest.
 
@@ -266,6 +280,8 @@ class Store:
             self._folder(name)
         elif name in self._catalog.images or name in self._read().images:
             self.image(name)
+        elif self._own(name, "artifacts") and name not in self._catalog.programs:
+            self.users_file(name)
         else:
             self.binary(name)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from testbed.cli import common
+from testbed.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
 
 
 @click.group("artifacts", invoke_without_command=True)
@@ -41,12 +47,36 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 @common.artifact_option
 def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
-    """Build the artifacts named, or all that are missing."""
+    """Build the artifacts named, or all that are missing.
+
+    NAMES are those that `testbed artifacts` lists, programs, images, or network plugins. What you
+    bring yourself is downloaded and checked.
+    """
     store = common.make_settings(artifacts=artifacts).store
     wanted = names or [e.name for e in store.list() if e.state == "missing"]
     for name in wanted:
-        store.fetch(name)
+        _fetch(store, name)
     click.echo(f"built: {', '.join(wanted)}" if wanted else "everything is there")
+
+
+def _fetch(store: Store, name: str) -> None:
+    """Make an artifact, or all that a network plugin needs; what is brought is checked."""
+    from testbed.roles.kubernetes.plugins import PLUGINS
+    from testbed.roles.kubernetes.plugins.manifest import Brought
+
+    known = {entry.name for entry in store.list()}
+    for plugin in PLUGINS.values():
+        if isinstance(plugin, Brought) and name == plugin.manifest:
+            if not store.is_users(name):
+                raise ArtifactError(f"{name} cannot be made here", hint=plugin.how(store))
+            plugin.wanted(store)
+            return
+        if name == plugin.name and name not in known:
+            if why := plugin.lacking(store):
+                raise ArtifactError(why, hint=plugin.how(store))
+            plugin.fetch(store)
+            return
+    store.fetch(name)
 
 
 @command.command("rm")

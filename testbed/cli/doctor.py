@@ -9,7 +9,7 @@ import click
 
 from testbed.cli import common
 from testbed.errors import MachineError, UsageError
-from testbed.topology.model import ROLES
+from testbed.topology.model import PLUGINS, ROLES
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Settings
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--role",
     metavar="NAME",
-    help="What labs with this one need is needed: kubernetes, ingress, cilium, conformance.",
+    help="Count what labs with this one need as required: a role, an add-on (ingress), a network"
+    " plugin (calico), or conformance.",
 )
 @click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
 @common.json_option
@@ -50,7 +51,7 @@ def command(
 
     settings = common.make_settings()
     store, of = settings.store, settings.provider(provider) if provider else None
-    known = sorted({*ROLES, *store.roles})
+    known = sorted({*ROLES, *PLUGINS, *store.roles})
     if role and role not in known:
         raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(known)}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -252,21 +252,29 @@ def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, 
         if all(address not in node.networks.values() for node in lab.nodes.values())
     )
     argv = ["python3", "-m", "http.server", "--bind", "0.0.0.0", "80"]
-    # It is on the nodes' own network, to which Pods speak under their own addresses.
-    back = [
-        [str(cluster.spec.ranges[node.name]), "via", cluster.address(node)]
-        for node in cluster.nodes
-    ]
     outside.run(["ip", "address", "add", f"{far}/32", "dev", "eth0"])
     try:
-        for words in back:
-            outside.run(["ip", "route", "replace", *words])
         with outside.spawn(argv):
             wait_until(lambda: outside.run(["ss", "-Hltn", "sport = :80"]).stdout, LATE, "port 80")
             yield str(subnet), str(near), str(far)
     finally:
         outside.run(["ip", "address", "delete", f"{far}/32", "dev", "eth0"], check=False)
-        for words in back:
+
+
+@contextlib.contextmanager
+def ways_back(cluster: Cluster, outside: Node, pods: Iterable[Pod]) -> Iterator[None]:
+    """Routes from a machine outside the cluster to Pods, each by the node that it is on.
+
+    The machine is on the nodes' own network, to which Pods speak under their own addresses.  These
+    need not be of their node's range: some plugins give out addresses by themselves.
+    """
+    routes = [[f"{one.address}/32", "via", cluster.address(one.node)] for one in pods]
+    try:
+        for words in routes:
+            outside.run(["ip", "route", "replace", *words])
+        yield
+    finally:
+        for words in routes:
             outside.run(["ip", "route", "delete", *words], check=False)
 
 
@@ -274,7 +282,10 @@ def enforced(cluster: Cluster, outside: Node, observe: Observation) -> None:
     """Put the whole table to the test: each policy must cut off what it says, and nothing else."""
     with places_outside(cluster, outside) as (block, near, far):
         places = {"near": f"{near}:80", "far": f"{far}:80"}
-        with players(cluster, observe, places) as them:
+        with (
+            players(cluster, observe, places) as them,
+            ways_back(cluster, outside, them.pods.values()),
+        ):
             everything = them.everything()
             assert settled(them, everything, SECONDS) == everything, "not even without a policy"
             ranges = plugin_of(cluster.lab.topology).port_ranges

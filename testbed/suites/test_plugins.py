@@ -364,3 +364,8 @@ def test_weave_makes_a_virtual_network(cluster: Cluster, observe: Observation) -
 @pytest.mark.needs("pods-by-weave")
 def test_weave_gives_each_pod_an_address(cluster: Cluster, observe: Observation) -> None:
     unique(cluster, observe, dict.fromkeys(ranges(cluster), str(cluster.spec.pods)))
+
+
+@pytest.mark.needs("pods-by-weave", "gateway")
+def test_weave_enforces_policies(cluster: Cluster, outside: Node, observe: Observation) -> None:
+    policies.enforced(cluster, outside, observe)

@@ -192,6 +192,62 @@ def test_a_malformed_artifact(command: list[str], given: str, testbed: Testbed) 
     assert said.err == f"testbed: --artifact {given}: want NAME=PATH\n"
 
 
+# -- network plugins -----------------------------------------------------------------
+
+
+@pytest.fixture
+def without_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's configuration file that brings nothing yet."""
+    path = tmp_path / "config.toml"
+    path.touch()
+    monkeypatch.setenv("TESTBED_CONFIG", str(path))
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    return path
+
+
+@pytest.mark.parametrize("name", ["calico", "calico-manifest", "weave", "weave-manifest"])
+def test_what_must_be_brought_is_known_to_artifacts(
+    name: str, without_plugins: Path, testbed: Testbed
+) -> None:
+    manifest = f"{name.removesuffix('-manifest')}-manifest"
+    said = testbed("artifacts", "build", name)
+    assert (said.status, said.out) == (3, "")
+    assert f'{manifest} = {{path = "FILE"}}' in said.err
+
+    without_plugins.write_text(f'[artifacts]\n{manifest} = {{path = "m.yaml"}}\n')
+    said = testbed("artifacts", "build", name)
+    assert said.status == (2 if name == manifest else 3), "there is no such file"
+    assert "m.yaml" in said.err
+    (without_plugins.parent / "m.yaml").write_text("kind: List\n")
+    said = testbed("artifacts", "build", name)
+    assert said.status == 3, "it is a file, and need not be executable, but of something else"
+    assert "DaemonSet" in said.err
+    assert "executable" not in said.err
+
+
+def test_a_file_of_the_users_that_is_no_program_need_not_be_executable(
+    without_plugins: Path, testbed: Testbed
+) -> None:
+    without_plugins.write_text('[artifacts]\nnotes = {path = "notes.txt"}\n')
+    (without_plugins.parent / "notes.txt").touch()
+    assert testbed("artifacts", "build", "notes").status == 0
+    without_plugins.write_text('[artifacts]\nflanneld = {path = "notes.txt"}\n')
+    said = testbed("artifacts", "build", "flanneld")
+    assert said.status == 2
+    assert "executable" in said.err
+
+
+@pytest.mark.parametrize("argv", [
+    ["artifacts", "build", "calic"], ["doctor", "--role", "calic"],
+    ["doctor", "--role", "calico-manifest"],
+], ids=" ".join)  # fmt: skip
+@pytest.mark.usefixtures("without_plugins", "state")
+def test_a_name_that_there_is_not_is_told(argv: list[str], testbed: Testbed) -> None:
+    said = testbed(*argv)
+    assert (said.status, said.out) == (3 if argv[0] == "artifacts" else 2, "")
+    assert repr(argv[-1]) in said.err
+
+
 # -- without root -------------------------------------------------------------------
 
 NEED_ROOT = {

@@ -280,6 +280,25 @@ def test_with_an_add_on_its_parts_are_needed_and_those_of_a_cluster(
     assert {"artifact contour", "artifact kubernetes", "socat"} <= needed("ingress")
 
 
+@pytest.mark.parametrize("name", ["calico", "weave", "bgp", "kube-router"])
+def test_a_network_plugin_is_known_and_what_it_needs_is_needed(store: Store, name: str) -> None:
+    lacks_dummy = Machine(unshare=completed("dummy\t2\tUnknown device type\nipset\t0\t\n"))
+
+    def found(role: str) -> dict[str, Finding]:
+        said = doctor.findings(store, full=False, role=role, runner=lacks_dummy)
+        return {item.name: item for item in said}
+
+    assert not found("")["dummy"].required
+    assert found(name)["dummy"].required == (name == "weave")
+    assert not found(name)["dummy"].ok
+    brought = {"calico": "Calico", "weave": "Weave Net"}
+    for plugin, title in brought.items():
+        item = found(name)[title]
+        assert not item.ok
+        assert item.required == (plugin == name)
+        assert f"{plugin}-manifest" in item.fix
+
+
 def test_docker_and_etcd_are_never_installed() -> None:
     packages = {tool.package for tool in doctor.TOOLS} | set(LIBRARIES.values())
     assert not {"docker.io", "etcd-server", "etcd-client", "containerd", "runc"} & packages

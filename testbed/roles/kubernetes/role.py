@@ -55,13 +55,14 @@ class Kubernetes(Role):
         super().fetch(store, topology)
         plugin.fetch(store)
         skew.check(store)
-        for name in runtime.images(topology):
+        for name in runtime.images(topology, store):
             store.image(name)
         addons.fetch(store, topology)
 
     def memory(self, topology: Topology, node: str) -> int:
         control = node == config.cluster_of(topology).control_plane
-        return MEMORY + CONTROL_MEMORY * control + addons.memory(topology)
+        mine = plugin_of(topology).memory + addons.memory(topology)
+        return MEMORY + CONTROL_MEMORY * control + mine
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from testbed.artifacts import archive
 from testbed.lab.marks import mark, marked
 from testbed.nodes.base import Service
-from testbed.roles.base import start
+from testbed.roles.base import files, start
 from testbed.roles.kubernetes import addons, config
 from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+    from testbed.artifacts import Store
     from testbed.lab.context import Context
     from testbed.nodes.base import Node
     from testbed.roles.kubernetes.plugins.base import Plugin
     from testbed.topology.model import Topology
 
 SERVICE = "containerd"
+LOADED = "image-files"  # mark: by name, the files that the images were imported from
 PART = "docker"  # whose Debian packages bring containerd and runc
 BINARIES = "/var/lib/cni/bin"
 SECONDS = 180.0  # a busy emulated machine takes a minute for an image
@@ -77,7 +80,10 @@ if [ ! -w "$(dirname "$(dirname "$0")")" ]; then
 fi
 mkdir -p "$0"
 from=$1; shift
-ln -sf "$from"/* "$@" "$0"
+for file in "$from"/* "$@"; do
+  # Beside what a plugin's Pods have put there, never instead of it.
+  if [ ! -e "$0/${file##*/}" ]; then ln -sfn "$file" "$0"; fi
+done
 """
 
 
@@ -87,11 +93,15 @@ def path(context: Context, machine: Node) -> dict[str, str]:
     return {"PATH": ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])}
 
 
-def images(topology: Topology) -> list[str]:
-    """What every node of the cluster has; what the first Pods need comes first."""
+def images(topology: Topology, store: Store | None = None) -> list[str]:
+    """What every node of the cluster has; what the first Pods need comes first.
+
+    Without a ``store`` those that are known before anything is brought.
+    """
     from testbed.roles.kubernetes.plugins import plugin_of  # which starts daemons by this module
 
-    mine = plugin_of(topology).images
+    plugin = plugin_of(topology)
+    mine = plugin.images if store is None else plugin.images_of(store)
     return [config.PAUSE, *mine, *addons.images(topology), "nginx"]
 
 
@@ -141,38 +151,50 @@ def _binaries(context: Context, machine: Node, plugin: Plugin) -> str:
 def load_images(context: Context, node: str) -> tuple[str, bool]:
     """Make sure of the images; the first time on this machine, keep what they have come to."""
     machine = context.node(node)
-    names = images(context.topology)
-    files = [context.store.image(name) for name in names]
-    wanted = " ".join(f"{file} {file.stat().st_mtime_ns}" for file in files)
-    if marked(machine, "images") == wanted:
+    names = images(context.topology, context.store)
+    wanted = dict(zip(names, files(context.store.image(name) for name in names), strict=True))
+    before = _loaded(machine)
+    if before == wanted:
         return f"{', '.join(names)} there", False
-    missing = import_images(context, machine, names)
+    others = {name for name in names if before.get(name, wanted[name]) != wanted[name]}
+    missing = import_images(context, machine, names, others=others)
     unkept = ""
     if missing and machine.shares and not is_seeded(machine):
         unkept = _keep(context, machine)
-    mark(machine, "images", wanted)
+    mark(machine, LOADED, json.dumps(wanted))
     how = f"{'loaded' if missing else 'there'}{unkept and f'; not kept: {unkept}'}"
     return f"{', '.join(names)} {how}", bool(missing)
 
 
-def import_images(context: Context, machine: Node, names: Sequence[str]) -> list[str]:
-    """Import those images that the node does not have; return their names."""
+def _loaded(machine: Node) -> dict[str, str]:
+    """The files that the node's images are of, as far as it is known."""
+    return dict(json.loads(marked(machine, LOADED) or "{}"))
+
+
+def import_images(
+    context: Context, machine: Node, names: Sequence[str], *, others: Collection[str] = ()
+) -> list[str]:
+    """Import those images that the node does not have; return their names.
+
+    One that the user brings is there under the names that its archive says, which need not be
+    ours.  Of those in ``others`` the node has an earlier one under the same name.
+    """
     there = set(_ctr(context, machine, "images", "list", "--quiet").split())
-    missing = [name for name in names if not there & {_full(name), f"{_full(name)}:latest"}]
+
+    def is_there(name: str) -> bool:
+        if name in others:
+            return False
+        if archive.full_name(name) in there:
+            return True
+        if not context.store.is_users_image(name):
+            return False
+        said = archive.names(context.store.image(name))
+        return bool(said) and said <= there
+
+    missing = [name for name in names if not is_there(name)]
     for name in missing:
         _ctr(context, machine, "images", "import", machine.provide(context.store.image(name)))
     return missing
-
-
-def _full(name: str) -> str:
-    """An image's name as containerd has it: with its registry (docs.docker.com's, by default).
-
-    >>> _full("nginx"), _full("testbed/pause:1"), _full("registry.k8s.io/pause:3.10.2")
-    ('docker.io/library/nginx', 'docker.io/testbed/pause:1', 'registry.k8s.io/pause:3.10.2')
-    """
-    if "." in name.partition("/")[0]:
-        return name
-    return f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}"
 
 
 def _ctr(context: Context, machine: Node, *words: str) -> str:
@@ -193,5 +215,5 @@ def _keep(context: Context, machine: Node) -> str:
 
 
 def _seed(context: Context, version: str, of: Callable[[], bytes]) -> Seed:
-    archives = [context.store.image(name) for name in images(context.topology)]
+    archives = [context.store.image(name) for name in images(context.topology, context.store)]
     return Seed(f"containerd of {version}", LAYOUT, archives, of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.roles.kubernetes import config
@@ -43,8 +43,10 @@ class Plugin(ABC):
     binaries: ClassVar[tuple[str, ...]] = ()
     #: Where its Pods put such programs on a node; empty where none does.
     folder: ClassVar[str] = ""
-    #: Images that its Pods are made of.
+    #: Images that its Pods are made of, as far as they are known before anything is brought.
     images: ClassVar[tuple[str, ...]] = ()
+    #: Bytes that it takes on a node beside what a cluster with flannel does; measured.
+    memory: ClassVar[int] = 0
 
     def lacking(self, store: Store) -> str:
         """Why no cluster with it can be brought up here; empty where one can."""
@@ -56,6 +58,10 @@ class Plugin(ABC):
     def how(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought
         """What is to be done where something is lacking."""
         return ""
+
+    def images_of(self, store: Store) -> Sequence[str]:  # noqa: ARG002  for those that are brought
+        """Images that its Pods are made of, by the names that the store knows them by."""
+        return self.images
 
     def fetch(self, store: Store) -> None:
         """Make what must be at hand.  Raises ArtifactError, UsageError."""

@@ -6,12 +6,16 @@ through hostPath volumes, at the usual places (kubernetes.io, "Network Plugins")
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.artifacts import archive
 from testbed.artifacts.config import default_path
+from testbed.errors import ArtifactError, LabError, TestbedError
 from testbed.lab.marks import mark, marked
 from testbed.lab.step import Step
 from testbed.roles.kubernetes import client, config
@@ -22,12 +26,19 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.lab.context import Context
+    from testbed.nodes.base import Node
     from testbed.topology.model import Kubernetes, Topology
 
 NAMESPACE = "kube-system"
 MODULES = "/lib/modules"  # what most makers give their Pods, to load some
 DOCS = "docs/kubernetes.md"
-WAYS = '{path = "..."} or {url = "https://...", sha256 = "..."}'
+#: Where a manifest no longer has them they stay: objects that are not the makers' are in them.
+STAY = ("CustomResourceDefinition", "Namespace")
+#: Why a container waits (kubelet, "container runtime and image errors") that will wait for ever:
+#: the nodes have their images before the kubelet starts, and a lab reaches no registry.
+NEVER = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
+
+Object = dict[str, Any]
 
 
 class ByManifest(Plugin):
@@ -46,8 +57,25 @@ class ByManifest(Plugin):
     def file(self, store: Store) -> Path:
         """The makers' manifest.  Raises ArtifactError, UsageError."""
 
+    def wanted(self, store: Store) -> Sequence[str]:
+        """The full names of the images that the manifest asks for.
+
+        Raises ArtifactError for a file that is not the makers' manifest, UsageError.
+        """
+        path = self.file(store)
+        status = path.stat()
+        return _wanted(path, status.st_size, status.st_mtime_ns, self.daemon_set)
+
     def fetch(self, store: Store) -> None:
-        self.file(store)
+        wanted = self.wanted(store)
+        files = [store.image(name) for name in self.images_of(store)]
+        there = frozenset[str]().union(*map(archive.names, files))
+        if missing := [name for name in wanted if name not in there]:
+            raise ArtifactError(
+                f"{self.manifest} asks for {', '.join(missing)}, and the images for it are "
+                f"{', '.join(sorted(there)) or 'none'}",
+                hint="bring the images of the release that the manifest is of",
+            )
 
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:  # noqa: ARG002  for those that are told anything
         """What its DaemonSet is told of the cluster, by the makers' own variables."""
@@ -59,7 +87,9 @@ class ByManifest(Plugin):
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
         first = config.cluster_of(topology).control_plane
         if node == first:
-            yield Step(f"{self.name} manifest", self.manifest, after, act=self._apply)
+            # A Pod whose image is on its way to the node would be taken for one that has none.
+            images = tuple(f"images {member.name}" for member in topology.with_role("kubernetes"))
+            yield Step(f"{self.name} manifest", self.manifest, (*after, *images), act=self._apply)
         needs = (f"{self.name} manifest", f"kubelet {node}")
         about = f"the Pod of {self.daemon_set} is ready"
         yield Step(f"{self.name} {node}", about, needs, act=self._wait(node))
@@ -69,38 +99,53 @@ class ByManifest(Plugin):
 
     def _apply(self, context: Context) -> tuple[str, bool]:
         node = client.control_plane(context)
-        path = self.file(context.store)
-        told = self.environment(config.cluster_of(context.topology))
-        wanted = f"{path} {path.stat().st_mtime_ns} {sorted(told.items())}"
-        if marked(node, self.name) == wanted:
+        objects = applied(
+            self.file(context.store).read_text(encoding="utf-8"),
+            self.daemon_set,
+            self.environment(config.cluster_of(context.topology)),
+            modules=node.run(["test", "-d", MODULES], check=False).ok,
+        )
+        text = "\n---\n".join(map(json.dumps, objects))
+        wanted = {
+            "digest": hashlib.sha256(text.encode()).hexdigest(),
+            "objects": [_known_by(one) for one in objects],
+        }
+        before = _noted(node, self.name)
+        if before == wanted:
             return self.manifest, False
-        # As the server does it: the definitions of some are too large for an annotation.
-        argv = client.kubectl(context, "apply", "--server-side", "-f", "-")
-        modules = node.run(["test", "-d", MODULES], check=False).ok
-        text = applied(path.read_text(encoding="utf-8"), modules=modules)
+        # As the server does it: the definitions of some are too large for an annotation.  What the
+        # makers' own programs or somebody's kubectl have changed is as the file says again.
+        argv = client.kubectl(context, "apply", "--server-side", "--force-conflicts", "-f", "-")
         node.run(argv, input=text.encode(), timeout=120)
-        if told:
-            words = ["set", "env", f"--namespace={NAMESPACE}", f"daemonset/{self.daemon_set}"]
-            node.run(client.kubectl(context, *words, *(f"{k}={v}" for k, v in told.items())))
-        mark(node, self.name, wanted)
+        _remove(context, node, [one for one in before["objects"] if one not in wanted["objects"]])
+        mark(node, self.name, json.dumps(wanted))
         return self.manifest, True
 
     def _wait(self, node: str) -> Callable[[Context], tuple[str, bool]]:
         def act(context: Context) -> tuple[str, bool]:
             api = client.api(context)
+            group = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{self.daemon_set}"
             asked = f"/api/v1/namespaces/{NAMESPACE}/pods?fieldSelector=spec.nodeName%3D{node}"
 
-            def ready() -> bool:
-                return any(
-                    condition["type"] == "Ready" and condition["status"] == "True"
+            def pods() -> list[Object]:
+                return [
+                    pod
                     for pod in api.ask("GET", asked)["items"]
                     for owner in pod["metadata"].get("ownerReferences", [])
                     if (owner["kind"], owner["name"]) == ("DaemonSet", self.daemon_set)
-                    for condition in pod["status"].get("conditions", [])
-                )
+                    and "deletionTimestamp" not in pod["metadata"]
+                ]
+
+            def ready() -> bool:
+                mine = pods()
+                refuse_images(mine, node)
+                return rolled_out(api.find(group) or {}) and any(map(is_ready, mine))
 
             what = f"the Pod of {self.daemon_set} on {node} is ready"
-            return what, client.until(context, node, ready, what, service="kubelet")
+            return what, client.until(
+                context, node, ready, what, service="kubelet",
+                why=lambda: "; ".join(f"{name}: {said}" for name, _, said in stuck(pods())),
+            )  # fmt: skip
 
         return act
 
@@ -108,61 +153,290 @@ class ByManifest(Plugin):
 class Brought(ByManifest):
     """One that can be neither built nor pulled here.
 
-    The user brings manifest and images, by path or by address and sum.
+    The user brings manifest and images, by path or by address and sum.  Which images those are
+    the manifest says.
     """
 
     published: ClassVar[str]  #: where its makers have both
 
-    def _missing(self, store: Store) -> tuple[list[str], list[str]]:
-        """The files and the images that the user has not brought."""
-        files = [] if store.is_users(self.manifest) else [self.manifest]
-        return files, [name for name in self.images if not store.is_users_image(name)]
+    def key(self, image: str) -> str:
+        """What an image should be called among the user's: after the plugin and its last word.
+
+        >>> from testbed.roles.kubernetes.plugins import PLUGINS
+        >>> PLUGINS["calico"].key("quay.io/calico/node:v3.32.1")
+        'calico-node'
+        >>> PLUGINS["weave"].key("docker.io/rajchaudhuri/weave-npc:2.9.0")
+        'weave-npc'
+        """
+        last = image.rpartition("/")[2].partition("@")[0].partition(":")[0].lower()
+        return last if last.startswith(self.name) else f"{self.name}-{last}"
+
+    def images_of(self, store: Store) -> Sequence[str]:
+        found, _ = self._look(store)
+        return list(dict.fromkeys(found.values()))
+
+    def _look(self, store: Store) -> tuple[dict[str, str], dict[str, str]]:
+        """Which of the user's images is each that the manifest asks for, and why others are none.
+
+        An image is known by what its archive says, whatever the user calls it; of one that is
+        still to be downloaded, its name alone is known.
+        """
+        have = store.users_images()
+        names = {name: _names(path) for name, path in have.items() if path is not None}
+        found, wrong = {}, {}
+        for image in self.wanted(store):
+            key = self.key(image)
+            fitting = [one for one in (key, *names) if image in names.get(one, ())]
+            if fitting:
+                found[image] = fitting[0]
+            elif key in have and key not in names:
+                found[image] = key
+            else:
+                wrong[image] = _why_not(have[key], image) if key in have else ""
+        for image, key in found.items():
+            if why := _is_foreign(have[key], image):
+                wrong[image] = why
+        return found, wrong
 
     def lacking(self, store: Store) -> str:
-        files, images = self._missing(store)
-        if not files and not images:
+        if not store.is_users(self.manifest):
+            return (
+                f"{self.title} is not here and cannot be made here: wanted are {self.manifest} "
+                f"and the images that it names ({DOCS} says how to bring them)"
+            )
+        try:
+            _, wrong = self._look(store)
+        except TestbedError as error:
+            return f"{self.title} cannot be brought up: {error.message}"
+        if not wrong:
             return ""
+        missing = [f"{self.key(image)} ({image})" for image, why in wrong.items() if not why]
+        parts = [f"wanted are {', '.join(missing)}"] if missing else []
+        parts += [why for why in wrong.values() if why]
         return (
-            f"{self.title} is not here and cannot be made here: wanted are "
-            f"{', '.join([*files, *images])} ({DOCS} says how to bring them)"
+            f"{self.title} is not here and cannot be made here: {'; '.join(parts)} "
+            f"({DOCS} says how to bring them)"
         )
 
     def how(self, store: Store) -> str:
-        files, images = self._missing(store)
-        lines = [f"[artifacts] {name} = {WAYS}" for name in files]
-        lines += [f"[images] {name} = {WAYS}" for name in images]
-        return (
-            f"{self.published} has them, each image to be as `docker save` writes it; write into "
-            f"{default_path()}: {'; '.join(lines)}"
-        )
+        lines = [f"{self.published} has them; write into {default_path()}:"]
+        if not store.is_users(self.manifest):
+            lines += ["[artifacts]", f'{self.manifest} = {{path = "FILE"}}']
+            return "\n    ".join([*lines, "then this again, to be told the images"])
+        try:
+            _, wrong = self._look(store)
+        except TestbedError as error:
+            return error.hint or lines[0]
+        lines += ["[images]", *(f'{self.key(image)} = {{path = "FILE"}}' for image in wrong)]
+        saved = " ".join(image for image in wrong)
+        return "\n    ".join([*lines, f"each as docker save writes it, such as of {saved}"])
 
     def file(self, store: Store) -> Path:
         return store.users_file(self.manifest)
 
 
-def applied(manifest: str, *, modules: bool) -> str:
-    """A manifest as it is given to kubectl.
+# -- images -------------------------------------------------------------------------------------
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        return archive.names(path)
+    except ArtifactError:  # told of those that are wanted (_why_not)
+        return frozenset()
+
+
+def _why_not(path: Path | None, image: str) -> str:
+    """Why a file of the user's is not the image that is wanted."""
+    assert path is not None
+    try:
+        there = archive.names(path)
+    except ArtifactError as error:
+        return error.message
+    said = ", ".join(sorted(there)) or "no image with a name"
+    return f"{path} has {said}, not {image}"
+
+
+def _is_foreign(path: Path | None, image: str) -> str:
+    """What is wrong with an image for machines of another kind; empty where nothing is."""
+    mine = archive.processor()
+    for one in archive.read(path) if path is not None else ():
+        if image in one.names and one.processor not in ("", mine):
+            return f"{image} in {path} is for {one.processor}, not {mine}"
+    return ""
+
+
+# -- what is applied ----------------------------------------------------------------------------
+
+
+@functools.cache
+def _wanted(path: Path, size: int, changed: int, daemon_set: str) -> tuple[str, ...]:  # noqa: ARG001  what tells files of one path apart
+    try:
+        objects = read(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ArtifactError(f"{path} is no manifest: {error}") from error
+    if not _is_daemon_set(objects, daemon_set):
+        raise ArtifactError(
+            f"{path} is not the manifest that is wanted: no DaemonSet {daemon_set} is in it",
+            hint="bring the one that the makers publish for kubectl",
+        )
+    images = [
+        archive.full_name(one["image"]) for pod in pods_of(objects) for one in containers(pod)
+    ]
+    return tuple(dict.fromkeys(images))
+
+
+def read(manifest: str) -> list[Object]:
+    """The objects of a manifest, each by itself.  Raises ValueError."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # definitions of kinds are long
+    try:
+        documents = list(yaml.load_all(manifest, Loader=loader))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    return list(_objects(documents))
+
+
+def _objects(documents: Iterable[Any]) -> Iterator[Object]:
+    for one in documents:
+        if isinstance(one, dict) and isinstance(one.get("items"), list):
+            yield from _objects(one["items"])
+        elif isinstance(one, dict):
+            yield one
+        elif one is not None:
+            raise ValueError(f"an object is wanted, not {str(one)[:40]!r}")
+
+
+def _is_daemon_set(objects: Iterable[Object], name: str) -> bool:
+    return any(_known_by(one)[1::2] == ["DaemonSet", name] for one in objects)
+
+
+def _known_by(one: Object) -> list[str]:
+    """What an object is known by: version, kind, namespace, name."""
+    about = one.get("metadata") or {}
+    said = (one.get("apiVersion"), one.get("kind"), about.get("namespace"), about.get("name"))
+    return [str(word or "") for word in said]
+
+
+def pods_of(tree: Any) -> Iterator[Object]:
+    """Every description of a Pod in an object, whatever kind of workload it is."""
+    if isinstance(tree, dict):
+        if isinstance(tree.get("containers"), list):
+            yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from pods_of(part)
+
+
+def containers(pod: Object) -> list[Object]:
+    """The containers of a Pod that have images, those that come first, too."""
+    every = [*(pod.get("initContainers") or ()), *pod["containers"]]
+    return [one for one in every if isinstance(one, dict) and isinstance(one.get("image"), str)]
+
+
+def applied(
+    manifest: str, daemon_set: str = "", told: Mapping[str, str] | None = None, *, modules: bool
+) -> list[Object]:
+    """The objects of a manifest as they are given to kubectl.
+
+    The containers of the ``daemon_set`` are ``told`` variables: here, and not by a second command
+    that would own them then, so that a changed manifest can be applied again.
 
     A lab reaches no registry, so none is to be asked: what the nodes do not have is refused by
     name.  ``modules`` says whether the nodes have a folder of kernel modules; of a kernel without
     any there is none, and none can be made on a node whose ``/lib`` is the machine's.
     """
-    import yaml
+    objects = read(manifest)
+    for one in objects:
+        mine = bool(told) and _is_daemon_set([one], daemon_set)
+        for pod in pods_of(one):
+            for container in containers(pod):
+                container["imagePullPolicy"] = "IfNotPresent"
+                if "@" in container["image"]:
+                    container["image"] = archive.full_name(container["image"])
+                if mine and told:
+                    container["env"] = _with(container.get("env") or (), told)
+            for volume in pod.get("volumes") or ():
+                if not modules and (volume.get("hostPath") or {}).get("path") == MODULES:
+                    del volume["hostPath"]
+                    volume["emptyDir"] = {}
+    return objects
 
-    documents = [one for one in yaml.safe_load_all(manifest) if one]
-    for part in _parts(documents):
-        if "image" in part and "name" in part:
-            part["imagePullPolicy"] = "IfNotPresent"
-        if not modules and part.get("hostPath", {}).get("path") == MODULES:
-            del part["hostPath"]
-            part["emptyDir"] = {}
-    return "\n---\n".join(json.dumps(one) for one in documents)
+
+def _with(variables: Iterable[Object], told: Mapping[str, str]) -> list[Object]:
+    """Variables of a container, some of them others; in order, for one may refer to another."""
+    left = dict(told)
+    found = [
+        {"name": one["name"], "value": left.pop(one["name"])} if one["name"] in left else one
+        for one in variables
+    ]
+    return [*found, *({"name": name, "value": value} for name, value in left.items())]
 
 
-def _parts(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping of a tree, from the outside."""
-    if isinstance(tree, dict):
-        yield tree
-    if isinstance(tree, (dict, list)):
-        for part in list(tree.values()) if isinstance(tree, dict) else tree:
-            yield from _parts(part)
+def _noted(node: Node, name: str) -> dict[str, Any]:
+    """What has been applied before."""
+    try:
+        said = json.loads(marked(node, name) or "")
+    except ValueError:  # nothing, or noted by an earlier version
+        return {"objects": []}
+    return dict(said)
+
+
+def _remove(context: Context, node: Node, gone: Iterable[Sequence[str]]) -> None:
+    """Remove objects that the manifest no longer has."""
+    found = [
+        {"apiVersion": version, "kind": kind,
+         "metadata": {"name": name, **({"namespace": namespace} if namespace else {})}}
+        for version, kind, namespace, name in gone
+        if kind not in STAY
+    ]  # fmt: skip
+    if found:
+        argv = client.kubectl(context, "delete", "--ignore-not-found", "--wait=false", "-f", "-")
+        text = "\n---\n".join(map(json.dumps, found))
+        node.run(argv, input=text.encode(), timeout=120)
+
+
+# -- what comes of it ---------------------------------------------------------------------------
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a Pod says so."""
+    conditions = pod["status"].get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def rolled_out(daemon_set: Object) -> bool:
+    """Whether all its Pods are of its latest description (as kubectl rollout status says it)."""
+    status = daemon_set.get("status", {})
+    if status.get("observedGeneration", 0) < daemon_set.get("metadata", {}).get("generation", 1):
+        return False
+    if daemon_set["spec"].get("updateStrategy", {}).get("type") == "OnDelete":
+        return True
+    wanted = status.get("desiredNumberScheduled", 0)
+    return bool(status.get("updatedNumberScheduled", 0) >= wanted)
+
+
+def stuck(pods: Iterable[Object]) -> list[tuple[str, str, str]]:
+    """Containers that wait: Pod and container, why in a word, and what is said of it."""
+    return [
+        (
+            f"{pod['metadata']['name']}/{one['name']}",
+            why["reason"],
+            why.get("message", why["reason"]),
+        )
+        for pod in pods
+        for key in ("initContainerStatuses", "containerStatuses")
+        for one in pod["status"].get(key, [])
+        if "reason" in (why := one.get("state", {}).get("waiting") or {})
+    ]
+
+
+def refuse_images(pods: Iterable[Object], node: str) -> None:
+    """Raise LabError for a container whose image the node does not have: none will come."""
+    for name, why, said in stuck(pods):
+        if why in NEVER:
+            raise LabError(
+                f"{name} on {node} has no image: {said}",
+                hint="images come from archives (`testbed artifacts`), and no registry is asked",
+            )

@@ -15,9 +15,13 @@ class Weave(Brought):
     name = "weave"
     title = "Weave Net"
     daemon_set = "weave-net"
-    images = ("weave-kube", "weave-npc")
+    port_ranges = False
     # Its makers archived it in June 2024; a fork goes on.
     published = "https://github.com/rajch/weave/releases (weave-daemonset-k8s.yaml)"
+
+    def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
+        """Its bridge has its MTU by a link of the kind dummy, policies are sets of addresses."""
+        return ("dummy", "ipset", "iptables conntrack")
 
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:
         """Weave Net's documentation, "Integrating Kubernetes via the Addon"."""

@@ -1,0 +1,123 @@
+"""The names and the processor of the images in an archive, as the archive itself gives them.
+
+Known are archives of ``docker save`` (the Docker image specification's manifest.json) and those of
+the OCI image layout (index.json with annotations), compressed or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import tarfile
+    from collections.abc import Iterable
+    from pathlib import Path
+
+#: Annotations of an OCI index that hold an image's name, the better one first.
+NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+HUB = "docker.io"
+PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """One image of an archive, by its full names; ``processor`` is "" where it is not told."""
+
+    names: tuple[str, ...]
+    processor: str = ""
+
+
+def full_name(reference: str) -> str:
+    """An image's name with its registry and its tag, as containerd keeps it.
+
+    A digest gives way to the tag beside it: it is of a registry's manifest, which an archive does
+    not have.
+
+    >>> full_name("nginx"), full_name("testbed/pause:1"), full_name("registry.k8s.io/pause:3.10.2")
+    ('docker.io/library/nginx:latest', 'docker.io/testbed/pause:1', 'registry.k8s.io/pause:3.10.2')
+    >>> full_name("localhost:5000/a"), full_name("index.docker.io/a/b:1@sha256:0123")
+    ('localhost:5000/a:latest', 'docker.io/a/b:1')
+    """
+    name, _, digest = reference.partition("@")
+    registry, slash, rest = name.partition("/")
+    if not slash or not (set(".:") & set(registry) or registry == "localhost"):
+        registry, rest = HUB, name
+    elif registry == f"index.{HUB}":
+        registry = HUB
+    if registry == HUB and "/" not in rest:
+        rest = f"library/{rest}"
+    if ":" not in rest.rpartition("/")[2]:
+        rest += f"@{digest}" if digest else ":latest"
+    return f"{registry}/{rest}"
+
+
+def names(path: Path) -> frozenset[str]:
+    """The full names of all images of an archive.  Raises as :func:`read` does."""
+    return frozenset(name for image in read(path) for name in image.names)
+
+
+def read(path: Path) -> tuple[Archived, ...]:
+    """The images of an archive.  Raises ArtifactError for a file that is no such archive."""
+    try:
+        status = path.stat()
+        return _read(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@functools.cache
+def _read(path: Path, size: int, changed: int) -> tuple[Archived, ...]:  # noqa: ARG001  what tells files of one path apart
+    import tarfile
+
+    try:
+        with tarfile.open(path) as tar:
+            members = {os.path.normpath(member.name): member for member in tar}
+            if "manifest.json" in members:
+                return tuple(_docker(tar, members))
+            if "index.json" in members:
+                return tuple(_oci(tar, members))
+    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = f"{path} is no archive of an image: {error}"
+    else:
+        said = f"{path} is no archive of an image: it has neither manifest.json nor index.json"
+    raise ArtifactError(said, hint="write one with `docker save NAME:TAG -o FILE`")
+
+
+Members = dict[str, "tarfile.TarInfo"]
+
+
+def _json(tar: tarfile.TarFile, members: Members, name: str) -> Any:
+    file = tar.extractfile(members[os.path.normpath(name)])
+    if file is None:
+        raise ValueError(f"{name} is no regular file")
+    return json.load(file)
+
+
+def _docker(tar: tarfile.TarFile, members: Members) -> Iterable[Archived]:
+    for image in _json(tar, members, "manifest.json"):
+        config = _json(tar, members, image["Config"])
+        tags = image.get("RepoTags") or ()
+        yield Archived(tuple(map(full_name, tags)), config.get("architecture", ""))
+
+
+def _oci(tar: tarfile.TarFile, members: Members) -> Iterable[Archived]:
+    for image in _json(tar, members, "index.json")["manifests"]:
+        noted = image.get("annotations") or {}
+        platform = image.get("platform") or {}
+        # Unlike a tag of manifest.json, containerd takes such a name as it is, or as half of one.
+        found = (
+            noted[key] for key in NAMES if key in noted and full_name(noted[key]) == noted[key]
+        )
+        yield Archived(tuple(found)[:1], platform.get("architecture", ""))
+
+
+def processor() -> str:
+    """The processor of this machine, as images name it."""
+    machine = os.uname().machine
+    return PROCESSORS.get(machine, machine)

@@ -1,0 +1,146 @@
+"""Images and network plugins on a cluster's node: what is there is neither made nor lost again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from fakes import FakeStore
+
+from testbed.artifacts import archive
+from testbed.lab.context import Context
+from testbed.nodes.base import Result
+from testbed.roles.kubernetes import runtime
+from testbed.roles.kubernetes.runtime import GATHER, LOADED
+from testbed.topology.load import load
+
+PLAIN = load("k8s-two-node")
+
+
+class Machine:
+    """A node with a containerd, told by ``ctr`` alone."""
+
+    name = "node1"
+    shares = False  # no seed is kept of it
+
+    def __init__(self, *there: str) -> None:
+        self.there = set(there)
+        self.imported: list[str] = []
+        self.files: dict[str, bytes] = {}
+
+    def get(self, path: str) -> bytes:
+        try:
+            return self.files[path]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
+    def put(self, data: bytes, path: str) -> None:
+        self.files[path] = data
+
+    def provide(self, path: Path) -> str:
+        return str(path)
+
+    def run(self, argv: list[str], **_: Any) -> Result:
+        if argv[3:5] == ["images", "list"]:
+            return Result(tuple(argv), 0, "\n".join(self.there).encode(), b"", 0.0)
+        assert argv[3:5] == ["images", "import"]
+        self.imported.append(Path(argv[5]).name)
+        self.there |= archive.names(Path(argv[5]))
+        return Result(tuple(argv), 0, b"", b"", 0.0)
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Archives by the names of images; that of "ours" has a name of its makers'."""
+    tags = {name: archive.full_name(name) for name in runtime.images(PLAIN)}
+    tags["ours"] = "quay.io/makers/agent:9"
+    for name, tag in tags.items():
+        (tmp_path / name.replace("/", "-")).write_text(tag)
+    monkeypatch.setattr(archive, "names", lambda path: frozenset({path.read_text()}))
+    monkeypatch.setattr(runtime, "images", lambda *_: list(tags))
+    return tmp_path
+
+
+def context_of(house: Path, machine: Machine) -> Context:
+    store = FakeStore()
+    store.own = {"ours"}
+    store.image = lambda name: house / name.replace("/", "-")  # type: ignore[method-assign]
+    return Context(PLAIN, cast("Any", None), store, {"node1": cast("Any", machine)})
+
+
+def test_what_is_there_by_the_names_of_its_archive_is_not_imported(house: Path) -> None:
+    machine = Machine("quay.io/makers/agent:9", "docker.io/library/nginx:latest")
+    context = context_of(house, machine)
+    words, changed = runtime.load_images(context, "node1")
+    assert changed
+    assert "ours" not in machine.imported
+    assert "nginx" not in machine.imported
+    assert "testbed-pause:1" in machine.imported
+
+    machine.imported.clear()
+    assert runtime.load_images(context, "node1") == (words.replace("loaded", "there"), False)
+    machine.files.clear()  # a node of an earlier version
+    assert not runtime.load_images(context, "node1")[1]
+    assert machine.imported == []
+
+
+def test_another_archive_with_the_same_names_is_imported(house: Path) -> None:
+    machine = Machine()
+    context = context_of(house, machine)
+    runtime.load_images(context, "node1")
+    machine.imported.clear()
+    os.utime(house / "ours", ns=(7, 7))
+    runtime.load_images(context, "node1")
+    assert machine.imported == ["ours"]
+    noted = json.loads(machine.files[f"/run/testbed/done/{LOADED}"])
+    assert noted["ours"].endswith(" 7")
+
+
+# -- the folder of network plugins --------------------------------------------------------------
+
+
+def gather(target: Path, *words: Path) -> dict[str, str]:
+    """What a folder has after containerd was started once more, by name."""
+    subprocess.run(["sh", "-c", GATHER, str(target), *map(str, words)], check=True)
+    return {path.name: path.read_text() for path in target.iterdir()}
+
+
+def test_what_a_plugin_has_installed_stays(tmp_path: Path) -> None:
+    reference, own, target = tmp_path / "reference", tmp_path / "own", tmp_path / "cni" / "bin"
+    reference.mkdir()
+    for name in ("bridge", "host-local", "loopback", "portmap"):
+        (reference / name).write_text("Debian's")
+    own.write_text("ours")
+    seen = gather(target, reference, own)
+    assert seen == dict.fromkeys(("bridge", "host-local", "loopback", "portmap"), "Debian's") | {
+        "own": "ours"
+    }
+
+    # As installers do it: a file that takes the place of what is there, and one that is new.
+    for name in ("host-local", "portmap", "calico"):
+        part = target / f"{name}.part"
+        part.write_text("makers'")
+        part.rename(target / name)
+    (target / "loopback").unlink()
+    (target / "loopback").symlink_to("calico")
+    installed = gather(target, reference, own)
+    assert installed == {
+        "bridge": "Debian's", "host-local": "makers'", "loopback": "makers'",
+        "portmap": "makers'", "calico": "makers'", "own": "ours",
+    }  # fmt: skip
+    assert gather(target, reference, own) == installed
+
+
+def test_a_link_to_what_is_gone_is_made_anew(tmp_path: Path) -> None:
+    """The reference plugins are in the cache, from which they may be removed."""
+    first, second, target = tmp_path / "first", tmp_path / "second", tmp_path / "cni" / "bin"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "bridge").write_text(folder.name)
+    gather(target, first)
+    (first / "bridge").unlink()
+    assert gather(target, second) == {"bridge": "second"}
