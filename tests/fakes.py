@@ -14,6 +14,7 @@ from testbed.artifacts import Store
 from testbed.lab.lab import Settings
 from testbed.lab.state import State
 from testbed.nodes.fake import Answer, Call, FakeProvider
+from testbed.roles import namespaces
 from testbed.roles.engine import ContainerState, Engine
 
 if TYPE_CHECKING:
@@ -181,6 +182,84 @@ def page(call: Call) -> Answer:
     return Answer(out=json.dumps({"name": "server", "client": "100.96.1.2:4711"}).encode())
 
 
+class FakeLinks:
+    """The namespaces and links that `ip` has made on a node, and that it lists."""
+
+    def __init__(self) -> None:
+        #: By node: the links of each namespace, by name; "" is the node itself.
+        self.there: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+
+    def of(self, node: str) -> dict[str, dict[str, dict[str, Any]]]:
+        return self.there.setdefault(node, {"": {}})
+
+    def ip(self, call: Call) -> Answer:
+        """Do what `ip` was told, in its words or as a batch."""
+        words = list(call.words[1:])
+        inside = words[1] if words[0] == "-n" else ""
+        words = words[2:] if inside else words
+        lines = (call.input or b"").decode().splitlines() if words[0] == "-batch" else []
+        for line in lines or [" ".join(words)]:
+            self._do(self.of(call.node), inside, line.split())
+        return Answer()
+
+    def _do(
+        self, here: dict[str, dict[str, dict[str, Any]]], inside: str, words: list[str]
+    ) -> None:
+        links = here.get(inside, {})
+        match words:
+            case ["netns", "add", str(name)]:
+                here[name] = {"lo": {"flags": []}}
+            case ["netns", "delete", name]:
+                for link in here.pop(name, {}).keys() - {"lo"}:
+                    self._delete(here, link)
+            case ["link", "add", "name", name, "type", "bridge"]:
+                links[name] = {"flags": []}
+            case ["link", "add", "name", name, "type", "veth", "peer", "name", peer]:
+                links[name], links[peer] = (
+                    {"flags": [], "peer": peer}, {"flags": [], "peer": name}
+                )  # fmt: skip
+            case ["link", "delete", name] if name in links:
+                self._delete(here, name)
+            case ["link", "set", "dev", name, "netns", space]:
+                here[space][name] = links.pop(name)
+            case ["link", "set", "dev", name, *rest] if name in links:
+                links[name]["flags"] = [] if "down" in rest else ["UP"]
+                master = rest[rest.index("master") + 1] if "master" in rest else ""
+                before = links[name].get("master", "")
+                links[name]["master"] = "" if "nomaster" in rest else master or before
+            case ["address", "add", address, "dev", name]:
+                local, _, length = address.partition("/")
+                one = {"family": "inet", "local": local, "prefixlen": int(length)}
+                links[name].setdefault("addr_info", []).append(one)
+            case ["address", "flush", "dev", name]:
+                links[name]["addr_info"] = []
+
+    @staticmethod
+    def _delete(here: dict[str, dict[str, dict[str, Any]]], name: str) -> None:
+        """A link goes with its peer, and a bridge leaves its ports alone."""
+        gone = {name}
+        for links in here.values():
+            gone |= {other for other, link in links.items() if link.get("peer") == name}
+        for links in here.values():
+            for other in gone & links.keys():
+                del links[other]
+            for link in links.values():
+                if link.get("master") in gone:
+                    link["master"] = ""
+
+    def look(self, call: Call) -> Answer:
+        """What :data:`namespaces.LOOK` prints."""
+        here = self.of(call.node)
+        spaces = [here.get(name) for name in ("", *call.words[4:])]
+        listed = [
+            ""
+            if links is None
+            else json.dumps([{"ifname": n, **link} for n, link in links.items()])
+            for links in spaces
+        ]
+        return Answer(out="\0".join(listed).encode())
+
+
 def _providers(netns: FakeProvider) -> dict[str, FakeProvider]:
     """Those that there are, on one fabric."""
     return {"netns": netns, "qemu": FakeProvider(netns.machine, name="qemu")}
@@ -194,6 +273,9 @@ class Bench:
         self.store = FakeStore()
         self.provider = FakeProvider(name="netns")
         self.provider.script(["nsenter"], page)
+        self.links = FakeLinks()
+        self.provider.script(["ip"], self.links.ip)
+        self.provider.script(["sh", "-c", namespaces.LOOK], self.links.look)
         self.settings = Settings(self.state, self.store, _providers(self.provider))
         self.engine_log: list[tuple[str, str]] = []
 

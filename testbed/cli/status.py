@@ -34,6 +34,9 @@ def command(lab: str | None, as_json: bool) -> int:
         state = click.style("up", fg="green") if found.ok else click.style("not whole", fg="red")
         click.echo(f"{click.style(found.lab, bold=True)}: {state}")
         mixed = len({node.provider for node in found.nodes if node.provider}) > 1
+        for network in found.networks:
+            if not network.ok:
+                click.echo(f"  network    {_part(network)}")
         for node in found.nodes:
             _show(node, node.provider if mixed else "")
         if any(node.state == "stopped" for node in found.nodes):
@@ -50,7 +53,14 @@ def _show(node: NodeStatus, provider: str) -> None:
     click.echo(f"  {name} {state}  {', '.join(node.addresses)}{by}")
     for line in node.words.splitlines():
         click.echo(click.style(f"    {line}", dim=True))
-    for kind, parts in (("service", node.services), ("container", node.containers)):
+    kinds = (
+        ("link", node.links),
+        ("route", node.routes),
+        ("sysctl", node.settings),
+        ("service", node.services),
+        ("container", node.containers),
+    )
+    for kind, parts in kinds:
         for part in parts:
             click.echo(f"    {kind:<9}  {_part(part)}")
 

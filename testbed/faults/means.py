@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.faults.model import Fault, Unreadable, parse
+from testbed.nodes.netns.provider import port_of
 
 if TYPE_CHECKING:
     from testbed.topology.model import Flannel, Topology
@@ -38,8 +39,7 @@ COMMENT = "testbed fault"  #: of a rule on a node
 
 def ports(topology: Topology, node: str) -> list[str]:
     """The names of a node's ports on the fabric (:mod:`testbed.nodes.netns.provider`)."""
-    count = len(topology.nodes[node].networks)
-    return [node if index == 0 else f"{node}.{index}" for index in range(count)]
+    return [port_of(node, index) for index in range(len(topology.nodes[node].networks))]
 
 
 # -- links: nftables ---------------------------------------------------------

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from testbed.errors import LabError
 from testbed.lab.context import Context
-from testbed.lab.marks import is_marked, mark, marked
+from testbed.lab.marks import REWIRED, is_marked, mark, marked
 from testbed.lab.step import Step, node_step, order
+from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, Provider
+    from testbed.nodes.wiring import Lack
     from testbed.topology.model import Node as NodeModel
     from testbed.topology.model import Topology
 
@@ -33,8 +37,17 @@ def steps(topology: Topology) -> Iterator[Step]:
 
 def _make_fabric(context: Context) -> tuple[str, bool]:
     before = context.provider.fabric(context.lab) is not None
+    if before and context.nodes:
+        context.lacks.update(context.provider.lacks(context.lab, context.topology))
     context.provider.create_fabric(context.lab, context.topology)
-    return f"{len(context.topology.networks)} network(s), no uplink", not before
+    words = f"{len(context.topology.networks)} network(s), no uplink"
+    gone = context.lacks.get("", [])
+    return _with(words, gone), bool(gone) or not before
+
+
+def _with(words: str, lacks: Sequence[Lack]) -> str:
+    """The words of a step, with what it has put back."""
+    return f"{words}, put back: {', '.join(map(str, lacks))}" if lacks else words
 
 
 def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
@@ -98,7 +111,8 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         if found is not None and found.digest == digest and known is not None:
             if known != names:  # it stays, but a peer has come or gone
                 _introduce(found, names)
-            return addresses, known != names
+            gone = _mend(context, found)
+            return _with(addresses, gone), known != names or bool(gone)
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
         spec = full_spec(topology, node, context.provider, context.store)
@@ -111,6 +125,24 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
     other = topology.provider_of(node.name) != topology.provider
     machine = f"{node.provider} machine" if other else "machine"
     return Step(node_step(node.name), f"{machine} with {addresses}", (FABRIC,), act=act)
+
+
+def _mend(context: Context, node: Node) -> list[Lack]:
+    """Put back what a node's wiring lacks; raises LabError where it lacks it still."""
+    topology = context.topology
+    outside = context.lacks.get(node.name, [])
+    gone = [*outside, *wiring.lacks(topology, node.name, wiring.look(node))]
+    if not gone:
+        return gone
+    context.provider.mend(context.lab, topology, node, gone)
+    left = wiring.lacks(topology, node.name, wiring.look(node))
+    if left:
+        raise LabError(
+            f"{node.name} still lacks {', '.join(map(str, left))}",
+            hint=f"make the node again: testbed down {context.lab}, testbed up {context.lab}",
+        )
+    mark(node, REWIRED, uuid.uuid4().hex)
+    return gone
 
 
 def join(context: Context, node: Node) -> None:

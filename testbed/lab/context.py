@@ -12,6 +12,7 @@ from testbed.nodes.base import has_ended
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, Provider
+    from testbed.nodes.wiring import Lack
     from testbed.roles.engine import ContainerState
     from testbed.topology.model import Topology
 
@@ -34,6 +35,8 @@ class Context:
     done_ahead: dict[str, str] = field(default_factory=dict)
     #: Containers that were started just now, with the time (time.monotonic).
     started: dict[str, float] = field(default_factory=dict)
+    #: Parts of the networks that had gone when the plan began (:meth:`Provider.lacks`).
+    lacks: dict[str, list[Lack]] = field(default_factory=dict)
     waits: dict[str, str] = field(default_factory=dict)
     given_up: threading.Event = field(default_factory=threading.Event)
     step: str = ""  #: the step that this is given to

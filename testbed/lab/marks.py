@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
+#: A text that changes each time a link of the node had to be put back: what has set routes or
+#: devices on it must start again.
+REWIRED = "rewired"
 FOLDER = "/run/testbed/done"
 
 

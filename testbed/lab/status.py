@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
+from testbed.nodes import wiring
 from testbed.nodes.base import killed_for_memory
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.nodes.wiring import Lack, Seen
     from testbed.roles.glance import Glance
-    from testbed.topology.model import Container
+    from testbed.topology.model import Container, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,19 @@ class NodeStatus:
     provider: str = ""  #: what makes it; nothing of a stranger
     services: list[Part] = field(default_factory=list)
     containers: list[Part] = field(default_factory=list)
+    links: list[Part] = field(default_factory=list)
+    routes: list[Part] = field(default_factory=list)
+    settings: list[Part] = field(default_factory=list)
     words: str = ""  #: its last, where it has ended by itself and they can still be read
 
     @property
     def ok(self) -> bool:
-        return self.state == "up" and all(p.ok for p in (*self.services, *self.containers))
+        return self.state == "up" and all(
+            part.ok
+            for part in (
+                *self.links, *self.routes, *self.settings, *self.services, *self.containers
+            )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +65,17 @@ class Status:
 
     lab: str
     nodes: list[NodeStatus]
+    networks: list[Part] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        return bool(self.nodes) and all(node.ok for node in self.nodes)
+        whole = all(network.ok for network in self.networks)
+        return whole and bool(self.nodes) and all(node.ok for node in self.nodes)
 
     def to_dict(self) -> dict[str, Any]:
         nodes = [{**asdict(node), "ok": node.ok} for node in self.nodes]
-        return {"lab": self.lab, "ok": self.ok, "nodes": nodes}
+        networks = [asdict(network) for network in self.networks]
+        return {"lab": self.lab, "ok": self.ok, "networks": networks, "nodes": nodes}
 
 
 def status(context: Context, stopped: Collection[str] = ()) -> Status:
@@ -72,43 +85,107 @@ def status(context: Context, stopped: Collection[str] = ()) -> Status:
         *(n for n in context.nodes if n not in context.topology.nodes),
     ]
     ended = context.provider.ended(context.lab)
+    outside = context.provider.lacks(context.lab, context.topology)
     with ThreadPoolExecutor(max_workers=min(16, max(1, len(names)))) as pool:
         nodes = list(
             pool.map(
                 lambda name: (
                     _stopped(context, name)
                     if name in stopped and name in context.topology.nodes
-                    else _node(context, name, ended.get(name, ""))
+                    else _node(context, name, ended.get(name, ""), outside.get(name, []))
                 ),
                 names,
             )
         )
-    return Status(context.lab, nodes)
+    return Status(context.lab, nodes, _networks(context.topology, outside.get("", [])))
+
+
+def _networks(topology: Topology, lacks: Sequence[Lack]) -> list[Part]:
+    seen = {lack.what: lack.seen for lack in lacks}
+    return [
+        Part(name, seen.get(name, "up"), name not in seen, str(network.subnet))
+        for name, network in topology.networks.items()
+    ]
 
 
 def _stopped(context: Context, name: str) -> NodeStatus:
-    addresses = [str(a) for a in context.topology.nodes[name].networks.values()]
-    return NodeStatus(name, "stopped", addresses, context.topology.provider_of(name))
+    return NodeStatus(name, "stopped", provider=context.topology.provider_of(name))
 
 
-def _node(context: Context, name: str, words: str) -> NodeStatus:
+def _node(context: Context, name: str, words: str, outside: Sequence[Lack]) -> NodeStatus:
     spec = context.topology.nodes.get(name)
-    addresses = [str(a) for a in spec.networks.values()] if spec else []
+    from testbed.roles import ROLES
+
     provider = context.topology.provider_of(name) if spec else ""
     node = context.nodes.get(name)
     if node is None:
-        return NodeStatus(name, "missing", addresses, provider, words=words)
+        return NodeStatus(name, "missing", provider=provider, words=words)
     try:
+        if spec is None:
+            return NodeStatus(name, "stranger")
+        seen = wiring.look(node)
+        lacks = [*outside, *wiring.lacks(context.topology, name, seen)]
+        links = _links(context.topology, name, seen, lacks)
+        addresses = [one for link in links for one in _addresses(seen, link.name)]
+        links += [
+            Part(lack.what, lack.seen, ok=False)
+            for role in spec.roles
+            for lack in ROLES[role].lacks(context.topology, node)
+        ]
         return NodeStatus(
             name,
-            "up" if spec else "stranger",
-            addresses,
+            "up",
+            [one.partition("/")[0] for one in addresses],
             provider,
-            _services(context, node) if spec else [],
-            _containers(context, node) if spec and "docker" in spec.roles else [],
+            _services(context, node),
+            _containers(context, node) if "docker" in spec.roles else [],
+            links,
+            _routes(seen, lacks),
+            _settings(context.topology, name, seen),
         )
     except LabError:  # it ended while we looked
-        return NodeStatus(name, "missing", addresses, provider)
+        return NodeStatus(name, "missing", provider=provider)
+
+
+def _addresses(seen: Seen, link: str) -> tuple[str, ...]:
+    return seen.links[link].addresses if link in seen.links else ()
+
+
+def _links(topology: Topology, node: str, seen: Seen, lacks: Sequence[Lack]) -> list[Part]:
+    """The links that a node should have, as they are."""
+    parts = []
+    wanted = wiring.addresses(topology, node).items()
+    networks = topology.nodes[node].networks
+    for index, (network, (name, address)) in enumerate(zip(networks, wanted, strict=True)):
+        mine = [lack for lack in lacks if lack.index == index]
+        state = seen.links[name].state if name in seen.links else "missing"
+        there = _addresses(seen, name)
+        words = [f"{', '.join(there) or 'no address'} on {network}"]
+        words += [] if address in there else [f"wanted {address}"]
+        words += [f"{lack.what} is {lack.seen}" for lack in mine if lack.kind == "port"]
+        parts.append(Part(name, state, not mine, ", ".join(words)))
+    return parts
+
+
+def _routes(seen: Seen, lacks: Sequence[Lack]) -> list[Part]:
+    """The default routes that there are, and those that should be."""
+    gone = [lack for lack in lacks if lack.kind == "route"]
+    parts = [
+        Part("default", "there", not gone, f"via {route.gateway} dev {route.device}")
+        for route in seen.routes
+        if route.destination == "default"
+    ]
+    missing = (lack.what.partition(" ")[2] for lack in gone)
+    return parts + [Part("default", "missing", ok=False, detail=f"wanted {via}") for via in missing]
+
+
+def _settings(topology: Topology, node: str, seen: Seen) -> list[Part]:
+    parts = []
+    for name, value in wiring.settings(topology, node).items():
+        there = seen.settings.get(name, "missing")
+        ok = there == value
+        parts.append(Part(name, there, ok, "" if ok else f"wanted {value}"))
+    return parts
 
 
 def _services(context: Context, node: Node) -> list[Part]:

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.errors import CommandError, NoSuchLab, TimeoutExpired
+from testbed.nodes import wiring
 
 if TYPE_CHECKING:
     import testinfra.host
 
+    from testbed.nodes.wiring import Lack
     from testbed.topology.model import Topology
 
 
@@ -303,7 +305,7 @@ class Finding:
 
 
 class Provider(ABC):
-    """Makes, finds and removes the nodes of labs.  Ten methods, no more."""
+    """Makes, finds and removes the nodes of labs.  Twelve methods, no more."""
 
     name: str
 
@@ -321,7 +323,7 @@ class Provider(ABC):
 
     @abstractmethod
     def create_fabric(self, lab: str, topology: Topology) -> None:
-        """Make what joins the nodes.  Does nothing when it is there."""
+        """Make what joins the nodes, or what of it has gone.  The nodes' own joints stay as is."""
 
     @abstractmethod
     def create(self, lab: str, spec: NodeSpec) -> Node:
@@ -332,7 +334,24 @@ class Provider(ABC):
 
     @abstractmethod
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
-        """Join a node to its networks: addresses, default route."""
+        """Join a new node to its networks: addresses, default route."""
+
+    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+        """Parts of the networks that are not as they should be, outside of the nodes.
+
+        Under a node's name are its own joints, under "" the networks themselves.
+        """
+        del lab, topology
+        return {}
+
+    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+        """Put back what a node lacks of its wiring, inside and outside of it.
+
+        ``lacks`` are those of :meth:`lacks` and of :func:`testbed.nodes.wiring.lacks`.
+        Raises LabError where that is not possible.
+        """
+        del lab
+        wiring.put_back(topology, node, lacks)
 
     @abstractmethod
     def nodes(self, lab: str) -> dict[str, Node]:

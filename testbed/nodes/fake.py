@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from testbed.errors import NoSuchLab, ServiceError, TimeoutExpired
+from testbed.nodes import wiring
 from testbed.nodes.base import (
     Finding,
     Node,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     import testinfra.host
 
+    from testbed.nodes.wiring import Lack
     from testbed.topology.model import Topology
 
 
@@ -99,6 +102,8 @@ class FakeMachine:
         self.lock = threading.RLock()
         self.nodes: dict[tuple[str, str], FakeNode] = {}
         self.fabrics: dict[str, FakeNode] = {}
+        #: What the networks lack outside of the nodes, by lab and node.
+        self.lacks: dict[tuple[str, str], list[Lack]] = {}
         self.calls: list[Call] = []
         self.pids = itertools.count(2)
         self._scripts: list[tuple[tuple[str, ...], str | None, Handler]] = []
@@ -142,9 +147,52 @@ class FakeMachine:
             ]
         if fitting:
             return fitting[0] if isinstance(fitting[0], Answer) else fitting[0](call)
+        if call.words == wiring.LOOK and call.at is not None:
+            return Answer(out=call.at.wiring.encode())
         if self.strict:
             return Answer(UNKNOWN, err=f"{call.words[0]}: not found\n".encode())
         return Answer()
+
+
+@dataclass(slots=True)
+class Wiring:
+    """The links of a node: its addresses by name, those that are down, the default gateway."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+    down: set[str] = field(default_factory=set)
+    gateway: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def connect(self, topology: Topology, node: str) -> None:
+        """Make everything as the topology says."""
+        gateway = topology.gateway_of(node)
+        self.addresses = wiring.addresses(topology, node)
+        self.down.clear()
+        self.gateway = str(gateway) if gateway else ""
+        self.settings = wiring.settings(topology, node)
+
+    def encode(self) -> bytes:
+        """What :data:`wiring.LOOK` prints there."""
+        links = [
+            {
+                "ifname": name,
+                "flags": [] if name in self.down else ["UP"],
+                "addr_info": [_address(address)] if address else [],
+            }
+            for name, address in self.addresses.items()
+        ]
+        routes = [{"dst": "default", "gateway": self.gateway, "dev": "eth0"}]
+        parts = [
+            json.dumps(links),
+            json.dumps(routes if self.gateway else []),
+            self.settings.get(wiring.FORWARDING, "0"),
+        ]
+        return "\0".join(parts).encode()
+
+
+def _address(text: str) -> dict[str, object]:
+    local, _, length = text.partition("/")
+    return {"family": "inet", "local": local, "prefixlen": int(length)}
 
 
 class FakeRunning(Running):
@@ -210,6 +258,7 @@ class FakeNode(Node):
         self.digest = spec.digest
         self.spec = spec
         self.lab = lab
+        self.wiring = Wiring()
         self.files: dict[str, bytes] = {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
         self.modes: dict[str, int] = {}
         self.gone = threading.Event()
@@ -433,6 +482,7 @@ class FakeProvider(Provider):
         with self.machine.lock:
             if lab not in self.machine.fabrics:
                 self.machine.fabrics[lab] = FakeNode(self.machine, lab, NodeSpec("fabric", "-"))
+            self.machine.lacks.pop((lab, ""), None)
 
     def create(self, lab: str, spec: NodeSpec) -> FakeNode:
         self.machine.note(Call(lab, spec.name, "create"))
@@ -445,6 +495,22 @@ class FakeProvider(Provider):
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         words = tuple(str(a) for a in topology.nodes[node.name].networks.values())
         self.machine.note(Call(lab, node.name, "connect", words))
+        assert isinstance(node, FakeNode)
+        node.wiring.connect(topology, node.name)
+
+    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+        del topology
+        with self.machine.lock:
+            return {
+                name: list(some) for (of, name), some in self.machine.lacks.items() if of == lab
+            }
+
+    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+        self.machine.note(Call(lab, node.name, "mend", tuple(map(str, lacks))))
+        assert isinstance(node, FakeNode)
+        node.wiring.connect(topology, node.name)
+        with self.machine.lock:
+            self.machine.lacks.pop((lab, node.name), None)
 
     def nodes(self, lab: str) -> dict[str, Node]:
         with self.machine.lock:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from testbed.nodes.base import Finding, Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
+    from testbed.nodes.wiring import Lack
     from testbed.topology.model import Topology
 
 
@@ -45,6 +46,12 @@ class MixedProvider(Provider):
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         self._maker(node.name).connect(lab, topology, node)
+
+    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+        return self._members[0].lacks(lab, topology)
+
+    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+        self._maker(node.name).mend(lab, topology, node, lacks)
 
     def nodes(self, lab: str) -> dict[str, Node]:
         found: dict[str, Node] = {}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from testbed.lab.step import Step
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
+    from testbed.nodes.wiring import Lack
     from testbed.topology.model import Node, Topology
 
 
@@ -105,6 +106,10 @@ class Role(ABC):
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles that differ from node to node
         """The daemons that it starts on a node."""
         return self.services
+
+    def lacks(self, topology: Topology, machine: Machine) -> list[Lack]:  # noqa: ARG002  for roles with links
+        """Links of its own that a node should have, and that are not as the file says."""
+        return []
 
     @abstractmethod
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.lab.marks import mark, marked
+from testbed.lab.marks import REWIRED, mark, marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles import firewall
@@ -151,7 +151,9 @@ class Flannel(Role):
             firewall.choose(machine, topology.docker.firewall)
         load_modules(machine)
         # A new etcd knows nothing of the leases: every flanneld must register again.
-        digest = f"{topology.node_digest(node.name)}.{_epoch(context)}"
+        # Its device and routes have gone with a link that had to be put back.
+        life = f"{_epoch(context)}.{marked(machine, REWIRED) or ''}"
+        digest = f"{topology.node_digest(node.name)}.{life}"
         argv = (
             machine.provide(context.store.binary("flanneld")),
             f"--etcd-endpoints={endpoint(topology)}",

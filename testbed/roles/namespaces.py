@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from testbed.lab.marks import is_marked, mark
 from testbed.lab.step import Step, node_step
+from testbed.nodes.wiring import Lack, addresses_of, state_of
 from testbed.roles.base import Role
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
+    from testbed.nodes.base import Node as Machine
     from testbed.topology.model import Node, Topology
+
+#: Prints the links of the node, then those of each namespace, or nothing where there is none.
+LOOK = """\
+ip -j address
+for one; do
+    printf '\\0'
+    ip -n "$one" -j address 2>/dev/null || :
+done
+"""
 
 
 def batches(topology: Topology, node: str) -> dict[str, list[str]]:
@@ -34,10 +47,11 @@ def batches(topology: Topology, node: str) -> dict[str, list[str]]:
         lines[""].append(f"link add name {one.name} type veth peer name {other.name}")
         for end in veth.ends:
             if end.namespace:
+                inside = lines.setdefault(end.namespace, [])
                 lines[""].append(f"link set dev {end.name} netns {end.namespace}")
                 if end.address:
-                    lines[end.namespace].append(f"address add {end.address} dev {end.name}")
-                lines[end.namespace].append(f"link set dev {end.name} up")
+                    inside.append(f"address add {end.address} dev {end.name}")
+                inside.append(f"link set dev {end.name} up")
             else:
                 lines[""].append(f"link set dev {end.name} master {end.bridge} up")
     return lines
@@ -52,30 +66,101 @@ class Namespaces(Role):
         def act(context: Context) -> tuple[str, bool]:
             machine = context.node(node.name)
             about = ", ".join(names) or "none"
-            if is_marked(machine, "namespaces"):
-                return about, False
-            lines = batches(topology, node.name)
-            self._clear(context, node.name, lines)
-            machine.run(["ip", "-batch", "-"], input="\n".join(lines.pop("")).encode())
-            for namespace, commands in lines.items():
-                argv = ["ip", "-n", namespace, "-batch", "-"]
-                machine.run(argv, input="\n".join(commands).encode())
-            mark(machine, "namespaces")
-            return about, True
+            if not is_marked(machine, "namespaces"):
+                _make(machine, node.name, topology)
+                mark(machine, "namespaces")
+                return about, True
+            gone = lacks(topology, machine)
+            if gone:
+                _make(machine, node.name, _part(topology, gone))
+                about += f", put back: {', '.join(map(str, gone))}"
+            return about, bool(gone)
 
         about = f"namespaces {', '.join(names)}, bridges, veth pairs"
         yield Step(f"namespaces {node.name}", about, (node_step(node.name),), act=act)
 
-    @staticmethod
-    def _clear(context: Context, node: str, lines: dict[str, list[str]]) -> None:
-        """Remove what an attempt that was cut off may have left; links end with namespaces."""
-        machine = context.node(node)
-        for namespace in lines:
-            if namespace:
-                machine.run(["ip", "netns", "delete", namespace], check=False)
-        for bridge in context.topology.bridges.values():
-            if bridge.node == node:
-                machine.run(["ip", "link", "delete", bridge.name], check=False)
-        for veth in context.topology.veths:
-            if veth.node == node:
-                machine.run(["ip", "link", "delete", veth.ends[1].name], check=False)
+    def lacks(self, topology: Topology, machine: Machine) -> list[Lack]:
+        return lacks(topology, machine)
+
+
+def _make(machine: Machine, node: str, topology: Topology) -> None:
+    """Make all that the topology has on a node, after what is left of it has been removed."""
+    lines = batches(topology, node)
+    _clear(machine, topology)
+    machine.run(["ip", "-batch", "-"], input="\n".join(lines.pop("")).encode())
+    for namespace, commands in lines.items():
+        argv = ["ip", "-n", namespace, "-batch", "-"]
+        machine.run(argv, input="\n".join(commands).encode())
+
+
+def _clear(machine: Machine, topology: Topology) -> None:
+    """Remove what an attempt that was cut off may have left; links end with namespaces."""
+    for namespace in topology.namespaces.values():
+        if namespace.node == machine.name:
+            machine.run(["ip", "netns", "delete", namespace.name], check=False)
+    for bridge in topology.bridges.values():
+        if bridge.node == machine.name:
+            machine.run(["ip", "link", "delete", bridge.name], check=False)
+    for veth in topology.veths:
+        if veth.node == machine.name:
+            for end in veth.ends:  # one may still be where it was made
+                machine.run(["ip", "link", "delete", end.name], check=False)
+                if end.namespace:
+                    argv = ["ip", "-n", end.namespace, "link", "delete", end.name]
+                    machine.run(argv, check=False)
+
+
+def lacks(topology: Topology, machine: Machine) -> list[Lack]:
+    """Namespaces, bridges and ends of veth pairs of a node that are not as the file says."""
+    node = machine.name
+    spaces = [n.name for n in topology.namespaces.values() if n.node == node]
+    printed = machine.run(["sh", "-c", LOOK, "sh", *spaces]).out
+    listed = [json.loads(part.strip() or b"null") for part in printed.split(b"\0")]
+    seen = {name: _links(entries) for name, entries in zip(["", *spaces], listed, strict=True)}
+    found = [Lack("link", f"namespace {name}", "missing") for name in spaces if seen[name] is None]
+    for bridge in topology.bridges.values():
+        if bridge.node == node:
+            found += _link_lacks(f"bridge {bridge.name}", (seen[""] or {}).get(bridge.name), {})
+    for veth in topology.veths:
+        if veth.node != node:
+            continue
+        for end in veth.ends:
+            link = (seen[end.namespace or ""] or {}).get(end.name)
+            wanted = {"master": end.bridge, "address": str(end.address or "")}
+            found += _link_lacks(end.name, link, wanted)
+    return found
+
+
+def _links(entries: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+    """The links of a namespace by name; None where there is no such namespace."""
+    return None if entries is None else {e["ifname"]: e for e in entries if e}
+
+
+def _link_lacks(
+    name: str, link: Mapping[str, Any] | None, wanted: Mapping[str, str | None]
+) -> list[Lack]:
+    if link is None:
+        return [Lack("link", name, "missing")]
+    if state_of(link["flags"]) == "down":
+        return [Lack("link", name, "down")]
+    if wanted.get("master") and link.get("master") != wanted["master"]:
+        return [Lack("link", name, "detached")]
+    if (address := wanted.get("address")) and address not in addresses_of(link):
+        return [Lack("link", name, f"without {address}")]
+    return []
+
+
+def _part(topology: Topology, gone: Sequence[Lack]) -> Topology:
+    """The part of a topology that has to be made again: what lacks, and what hangs on it."""
+    names = {lack.what for lack in gone}
+    spaces = {k: v for k, v in topology.namespaces.items() if f"namespace {k}" in names}
+    bridges = {k: v for k, v in topology.bridges.items() if f"bridge {k}" in names}
+    veths = tuple(
+        veth
+        for veth in topology.veths
+        if any(
+            end.name in names or end.namespace in spaces or end.bridge in bridges
+            for end in veth.ends
+        )
+    )
+    return replace(topology, namespaces=spaces, bridges=bridges, veths=veths)

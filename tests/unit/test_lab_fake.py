@@ -24,7 +24,8 @@ from testbed.errors import (
 from testbed.lab.lab import Lab, Outcome, Watch, labs
 from testbed.lab.live import LiveLab
 from testbed.lab.status import status
-from testbed.nodes.fake import Answer, Behaviour, FakeProvider
+from testbed.nodes import wiring
+from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
 from testbed.topology import Topology, load, load_data, load_text, names
 
 if TYPE_CHECKING:
@@ -197,6 +198,99 @@ def test_an_unknown_provider(bench: Bench) -> None:
     assert caught.value.hint == "there are: netns, qemu"
 
 
+# -- what has gone ------------------------------------------------------------
+
+
+def fake(bench: Bench, node: str) -> FakeNode:
+    return bench.provider.machine.nodes["two-node", node]
+
+
+def broken(bench: Bench, node: str, how: str) -> None:
+    """Take one thing of a node's wiring."""
+    here = fake(bench, node).wiring
+    if how == "link":
+        del here.addresses["eth0"]
+    elif how == "down":
+        here.down.add("eth0")
+    elif how == "address":
+        here.addresses["eth0"] = ""
+    elif how == "prefix":
+        here.addresses["eth0"] = here.addresses["eth0"].replace("/24", "/25")
+    elif how == "route":
+        here.gateway = ""
+    elif how == "other route":
+        here.gateway = "10.168.0.99"
+    elif how == "forwarding":
+        here.settings.clear()
+    elif how == "port":
+        lack = wiring.Lack("port", "port of eth0 on lan", "detached", 0)
+        bench.provider.machine.lacks["two-node", node] = [lack]
+
+
+LOSSES = [
+    ("node1", "link", "link"),
+    ("node1", "down", "link"),
+    ("node2", "address", "address"),
+    ("node2", "prefix", "address"),
+    ("node2", "route", "route"),
+    ("node2", "other route", "route"),
+    ("outside", "forwarding", "setting"),
+    ("node1", "port", "port"),
+]
+
+
+@pytest.mark.parametrize(("node", "how", "kind"), LOSSES)
+def test_what_of_a_node_has_gone_is_seen_and_put_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, node: str, how: str, kind: str
+) -> None:
+    monkeypatch.setattr("testbed.roles.glance.containers", lambda _: {})
+    up(bench)
+    broken(bench, node, how)
+    context = Lab("two-node", bench.settings).context()
+    lacks = context.provider.lacks("two-node", context.topology).get(node, [])
+    lacks += wiring.lacks(context.topology, node, wiring.look(context.nodes[node]))
+    assert [lack.kind for lack in lacks] == [kind]
+    (seen,) = (one for one in status(context).nodes if one.name == node)
+    assert not all(part.ok for part in (*seen.links, *seen.routes, *seen.settings))
+    bench.forget()
+    outcome = up(bench)
+    assert changed(outcome) >= {f"node {node}"}
+    assert bench.provider.asked("mend", node) == [tuple(map(str, lacks))]
+    (done,) = (done for done in outcome.steps if done.step.name == f"node {node}")
+    assert str(lacks[0]) in done.words
+    # What has set routes and devices on the link starts again, and nothing else does.
+    flanneld = {f"flannel {node}"} if node != "outside" else set()
+    assert changed(outcome) == {f"node {node}"} | flanneld
+    bench.forget()
+    assert changed(up(bench)) == set()
+    assert bench.provider.asked("mend") == []
+
+
+def test_a_network_that_has_gone_is_put_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("testbed.roles.glance.containers", lambda _: {})
+    up(bench)
+    gone = wiring.Lack("network", "lan", "missing")
+    bench.provider.machine.lacks["two-node", ""] = [gone]
+    seen = status(Lab("two-node", bench.settings).context())
+    assert [(one.name, one.state, one.ok) for one in seen.networks] == [("lan", "missing", False)]
+    assert not seen.ok
+    outcome = up(bench)
+    assert changed(outcome) == {"fabric"}
+    assert str(gone) in outcome.changed[0].words
+
+
+def test_what_cannot_be_put_back_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    up(bench)
+    broken(bench, "node2", "link")
+    monkeypatch.setattr(FakeProvider, "mend", lambda *_: None)
+    with pytest.raises(StepsFailed) as caught:
+        up(bench)
+    ((step, error),) = caught.value.failures
+    assert step == "node node2"
+    assert isinstance(error, LabError)
+    assert "eth0" in error.message
+
+
 # -- up again ---------------------------------------------------------------
 
 
@@ -209,9 +303,11 @@ def test_a_second_up_does_nothing(bench: Bench) -> None:
     assert bench.provider.nodes("two-node") == before
     assert bench.engine_log == []
     assert bench.provider.asked("create") == []
-    # It puts nothing on the nodes: daemons are only waited for, pages fetched.
+    # It puts nothing on the nodes: daemons are only waited for, pages fetched, links looked at.
     assert bench.provider.asked("put") == []
-    assert {w[0] for w in bench.provider.asked("run")} == {"nsenter"}
+    assert {w[0] for w in bench.provider.asked("run")} == {"nsenter", "sh"}
+    looked = [w for w in bench.provider.asked("run") if w[0] == "sh"]
+    assert looked == [wiring.LOOK] * len(NODES)  # once a node
 
 
 def test_so_does_one_of_another_process(bench: Bench) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import pytest
 
 from testbed.errors import StepsFailed
 from testbed.lab.lab import Lab
+from testbed.lab.status import status
 from testbed.nodes.fake import Answer
-from testbed.roles.namespaces import batches
+from testbed.roles.namespaces import batches, lacks
 from testbed.topology import load, load_text
 
 if TYPE_CHECKING:
@@ -74,7 +76,44 @@ def test_they_are_made_once(bench: Bench) -> None:
     ]
     bench.forget()
     assert lab.up(load("netns-experiments")).changed == []
-    assert bench.provider.asked("run") == []
+    assert len(bench.provider.asked("run")) == 2  # its wiring, and theirs, are looked at
+
+
+#: What is done to the links of the node, and what lacks then.
+LOSSES = {
+    "netns delete ns1": [
+        "namespace ns1 (missing)", "veth0 (missing)", "veth1 (missing)", "br-veth0 (missing)",
+        "brvethotherend0 (missing)",
+    ],
+    "link delete br0": [
+        "bridge br0 (missing)", "brvethotherend0 (detached)", "brvethotherend1 (detached)"
+    ],
+    "link set dev br0 down": ["bridge br0 (down)"],
+    "link delete brvethotherend1": ["br-veth1 (missing)", "brvethotherend1 (missing)"],
+    "link set dev brvethotherend1 nomaster": ["brvethotherend1 (detached)"],
+    "-n ns1 link set dev veth0 down": ["veth0 (down)"],
+    "-n ns2 address flush dev veth1": ["veth1 (without 192.168.10.201/24)"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LOSSES)
+def test_what_has_gone_is_seen_and_put_back(bench: Bench, what: str) -> None:
+    lab = Lab("netns-experiments", bench.settings)
+    topology = load("netns-experiments")
+    lab.up(topology)
+    whole = copy.deepcopy(bench.links.there)
+    context = lab.context()
+    context.nodes["host"].run(["ip", *what.split()])
+    seen = [str(lack) for lack in lacks(topology, context.nodes["host"])]
+    assert sorted(seen) == sorted(LOSSES[what])
+    (node,) = status(context).nodes
+    assert [part.name for part in node.links if not part.ok] == [
+        lack.rpartition(" (")[0] for lack in seen
+    ]
+    (done,) = lab.up(topology).changed
+    assert all(lack in done.words for lack in seen)
+    assert bench.links.there == whole
+    assert lab.up(topology).changed == []
 
 
 def test_what_was_cut_off_is_cleared_first(bench: Bench) -> None:

@@ -13,14 +13,16 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import CommandError, LabError
+from testbed.nodes import wiring
 from testbed.nodes.base import Finding, Node, NodeSpec, Provider
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.node import NetnsNode, is_hidden
+from testbed.nodes.wiring import Lack
 from testbed.process import run
 
 if TYPE_CHECKING:
@@ -123,19 +125,42 @@ class NetnsProvider(Provider):
         if fabric is None:
             fabric = self._launch("fabric", lab, NodeSpec(FABRIC, "-"))
         lines = []
+        there = _links(fabric)
         for network in topology.networks:
-            bridge = f"br-{network}"
-            if not self._has_link(fabric, bridge):
-                lines += [
-                    f"link add name {bridge} type bridge mcast_snooping 0",
-                    f"link set dev {bridge} up",
-                ]
+            bridge = bridge_of(network)
+            if bridge not in there:
+                lines.append(f"link add name {bridge} type bridge mcast_snooping 0")
+            if bridge not in there or there[bridge]["state"] == "down":
+                lines.append(f"link set dev {bridge} up")
         if lines:
             self._batch(fabric.init.pid, FABRIC, lines)
 
-    @staticmethod
-    def _has_link(node: Node, name: str) -> bool:
-        return node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
+    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+        fabric = self.fabric(lab)
+        there = {} if fabric is None else _links(fabric)
+        found: dict[str, list[Lack]] = {}
+        for network in topology.networks:
+            seen = there.get(bridge_of(network), {"state": "missing"})["state"]
+            if seen in ("missing", "down"):
+                found.setdefault("", []).append(Lack("network", network, seen))
+        for node in topology.nodes.values():
+            for index, network in enumerate(node.networks):
+                port = there.get(port_of(node.name, index))
+                if port is None:
+                    seen = "missing"
+                elif port["master"] != bridge_of(network):
+                    seen = "detached"
+                else:
+                    seen = port["state"]
+                if seen in ("missing", "detached", "down"):
+                    what = f"port of eth{index} on {network}"
+                    found.setdefault(node.name, []).append(Lack("port", what, seen, index))
+        return found
+
+    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+        assert isinstance(node, NetnsNode)
+        anew = self.plug_in_again(lab, topology, node, lacks)
+        wiring.put_back(topology, node, lacks, anew)
 
     def create(self, lab: str, spec: NodeSpec) -> NetnsNode:
         return self._launch(self._kind, lab, spec)
@@ -147,7 +172,7 @@ class NetnsProvider(Provider):
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         assert isinstance(node, NetnsNode)
         self.plug_in(lab, topology, node)
-        set_up(topology, node)
+        wiring.set_up(topology, node)
 
     def plug_in(
         self,
@@ -157,29 +182,72 @@ class NetnsProvider(Provider):
         *,
         machine: str = "",
         inside: Callable[[int], str] = "eth{}".format,
+        only: Collection[int] | None = None,
     ) -> None:
         """Give a node an ``ethN`` for each of its networks, whose other end is on the fabric.
 
         Where it is not the node itself, but what a ``machine`` of the lab runs in, ``inside``
-        names the links.
+        names the links.  ``only`` are the numbers of the links that are meant, all by default.
         """
         machine = machine or node.name
-        fabric = self.fabric(lab)
-        if fabric is None:
-            raise LabError(f"the fabric of lab {lab} is gone", hint=f"testbed up {lab}")
+        fabric = self._need_fabric(lab)
         outside, ports = [], []
         for index, (network, address) in enumerate(topology.nodes[machine].networks.items()):
-            port = machine if index == 0 else f"{machine}.{index}"
+            if only is not None and index not in only:
+                continue
+            port = port_of(machine, index)
             ports.append(port)
             # Between a virtual machine and the fabric the link has an address of nobody's.
             mac = f"address {mac_of(address)} " if self._kind == "node" else ""
             outside += [
                 f"link add name {port} type veth "
                 f"peer name {inside(index)} {mac}netns {node.init.pid}",
-                f"link set dev {port} master br-{network} up",
+                f"link set dev {port} master {bridge_of(network)} up",
             ]
         if outside:
             self._plug(fabric, ports, outside)
+
+    def plug_in_again(
+        self,
+        lab: str,
+        topology: Topology,
+        node: NetnsNode,
+        lacks: Sequence[Lack],
+        *,
+        machine: str = "",
+        inside: Callable[[int], str] = "eth{}".format,
+    ) -> set[int]:
+        """Put back the links between a node and the fabric; the numbers of those made again.
+
+        ``machine`` and ``inside`` are as in :meth:`plug_in`.
+        """
+        machine = machine or node.name
+        fabric = self._need_fabric(lab)
+        networks = list(topology.nodes[machine].networks)
+        outside = [one for one in lacks if one.kind == "port"]
+        gone = {one.index for one in outside if one.seen == "missing"}
+        if self._kind == "node":
+            gone |= {one.index for one in lacks if one.kind == "link" and one.seen == "missing"}
+        for index in gone:
+            # One end without the other is somebody's who moved or renamed it.
+            fabric.run(["ip", "link", "delete", "dev", port_of(machine, index)], check=False)
+            node.run(["ip", "link", "delete", "dev", inside(index)], check=False)
+        lines = [
+            f"link set dev {port_of(machine, one.index)} master {bridge_of(networks[one.index])} up"
+            for one in outside
+            if one.index not in gone
+        ]
+        if lines:
+            self._batch(fabric.init.pid, FABRIC, lines)
+        if gone:
+            self.plug_in(lab, topology, node, machine=machine, inside=inside, only=gone)
+        return gone
+
+    def _need_fabric(self, lab: str) -> NetnsNode:
+        fabric = self.fabric(lab)
+        if fabric is None:
+            raise LabError(f"the fabric of lab {lab} is gone", hint=f"testbed up {lab}")
+        return fabric
 
     def _plug(self, fabric: NetnsNode, ports: list[str], lines: list[str]) -> None:
         try:
@@ -254,27 +322,26 @@ class NetnsProvider(Provider):
                 )
 
 
-def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
-    """Give a node whose links are there its addresses, its default route and its name.
+def port_of(machine: str, index: int) -> str:
+    """The name of a machine's port on the fabric, by the number of its link."""
+    return machine if index == 0 else f"{machine}.{index}"
 
-    ``first`` are lines for ``ip -batch`` that come before the others.
-    """
-    spec = topology.nodes[node.name]
-    lines = list(first)
-    for index, (network, address) in enumerate(spec.networks.items()):
-        prefix = topology.networks[network].subnet.prefixlen
-        lines += [
-            f"link set dev eth{index} up",
-            f"address add {address}/{prefix} broadcast + dev eth{index}",
-        ]
-    gateway = topology.gateway_of(node.name)
-    if gateway is not None:
-        lines.append(f"route add default via {gateway}")
-    if lines:
-        node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
-    if spec.gateway:
-        node.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
-    node.put(f"{node.name}\n".encode(), "/etc/hostname")
+
+def bridge_of(network: str) -> str:
+    """The name of a network's bridge on the fabric."""
+    return f"br-{network}"
+
+
+def _links(fabric: NetnsNode) -> dict[str, dict[str, str]]:
+    """The links of the fabric: whether each is up, and the bridge that it is a port of."""
+    shown = fabric.run(["ip", "-j", "link"]).json() or []
+    return {
+        entry["ifname"]: {
+            "state": wiring.state_of(entry["flags"]),
+            "master": entry.get("master", ""),
+        }
+        for entry in shown
+    }
 
 
 def machine_id(state: Path, lab: str, node: str) -> str:
@@ -299,6 +366,14 @@ def mac_of(address: IPv4Address) -> str:
     Its peers' ARP caches hold the old one for half a minute, and would be wrong with another.
     """
     return (b"\x02\x54" + address.packed).hex(":")
+
+
+def macs(topology: Topology, node: str) -> list[str]:
+    """Lines for ``ip -batch`` that give the links of a machine their addresses."""
+    return [
+        f"link set dev eth{index} address {mac_of(address)}"
+        for index, address in enumerate(topology.nodes[node].networks.values())
+    ]
 
 
 def _failed_line(stderr: str, lines: list[str]) -> str:

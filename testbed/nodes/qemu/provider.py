@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from testbed import memory
 from testbed.errors import LabError, NoSuchLab
+from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, Finding, Node, NodeSpec, Provider, has_ended
-from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
+from testbed.nodes.netns.provider import NetnsProvider, macs
 
 # What is for machines alone is imported where it is needed: labs of namespaces do without.
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from testbed.nodes.qemu import machine
     from testbed.nodes.qemu.command import Hardware
     from testbed.nodes.ssh.node import SshNode
+    from testbed.nodes.wiring import Lack
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
 
@@ -184,15 +186,24 @@ class QemuProvider(Provider):
         cell = self.cells.found(lab).get(node.name)
         if cell is None:
             raise has_ended(node.name, lab)
-        networks = topology.nodes[node.name].networks
         self.cells.plug_in(lab, topology, cell)
-        joints = "\n".join(cells.joints(len(networks))).encode()
+        joints = "\n".join(cells.joints(len(topology.nodes[node.name].networks))).encode()
         cell.run(["ip", "-batch", "-"], input=joints)
-        macs = [
-            f"link set dev eth{index} address {mac_of(address)}"
-            for index, address in enumerate(networks.values())
-        ]
-        set_up(topology, node, macs)
+        wiring.set_up(topology, node, macs(topology, node.name))
+
+    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+        return self.cells.lacks(lab, topology)
+
+    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+        from testbed.nodes.qemu import cell as cells
+
+        cell = self.cells.found(lab).get(node.name)
+        if cell is None:
+            raise has_ended(node.name, lab)
+        if self.cells.plug_in_again(lab, topology, cell, lacks):
+            joints = cells.joints(len(topology.nodes[node.name].networks))
+            cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
+        wiring.put_back(topology, node, lacks)
 
     # -- removing ---------------------------------------------------------
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from testbed import memory
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
+from testbed.nodes import wiring
 from testbed.nodes.base import INSTALL, Finding, Node, NodeSpec, Provider, has_ended
 from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
-from testbed.nodes.netns.provider import NetnsProvider, mac_of, set_up
+from testbed.nodes.netns.provider import NetnsProvider, macs
 from testbed.nodes.vagrant import hypervisor
 
 # What is for machines alone is imported where it is needed: other labs do without.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.ssh.node import SshNode
     from testbed.nodes.vagrant.client import Client
+    from testbed.nodes.wiring import Lack
     from testbed.topology.model import Topology
     from testbed.vm.accel import Acceleration
     from testbed.vm.box import Built
@@ -355,17 +357,38 @@ class VagrantProvider(Provider):
             machine=name,
             inside=lambda index: hypervisor.joint(name, index),
         )
+        self._join_ports(cell, name, range(len(networks)))
+        wiring.set_up(topology, node, macs(topology, node.name))
+
+    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+        return self.cells.lacks(lab, topology)
+
+    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+        cell = self.hypervisor(lab)
+        if cell is None:
+            raise has_ended(node.name, lab)
+        name = node.name
+        again = self.cells.plug_in_again(
+            lab,
+            topology,
+            cell,
+            lacks,
+            machine=name,
+            inside=lambda index: hypervisor.joint(name, index),
+        )
+        if again:
+            self._join_ports(cell, name, again)
+        wiring.put_back(topology, node, lacks)
+
+    @staticmethod
+    def _join_ports(cell: NetnsNode, name: str, indexes: Iterable[int]) -> None:
+        """Join each link of that number to the bridge that the machine is a port of."""
         joints = [
             f"link set dev {hypervisor.joint(name, index)} "
             f"master {hypervisor.bridge(name, index)} up"
-            for index in range(len(networks))
+            for index in indexes
         ]
         cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
-        macs = [
-            f"link set dev eth{index} address {mac_of(address)}"
-            for index, address in enumerate(networks.values())
-        ]
-        set_up(topology, node, macs)
 
     # -- removing ---------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from testbed.lab.marks import marked
+from testbed.lab.marks import REWIRED, marked
 from testbed.lab.step import Step
 from testbed.nodes.base import Service
 from testbed.roles.base import start
@@ -53,5 +53,10 @@ def daemon(
 
 
 def digest(context: Context, node: str) -> str:
-    """The node's settings, and the life of the cluster: of a new authority nobody has heard."""
-    return f"{context.topology.node_digest(node)} {marked(context.node(node), certificates.MARK)}"
+    """The node's settings, and the life of the cluster: of a new authority nobody has heard.
+
+    And that of its links: devices and routes have gone with one that had to be put back.
+    """
+    machine = context.node(node)
+    life = f"{marked(machine, certificates.MARK)} {marked(machine, REWIRED) or ''}".strip()
+    return f"{context.topology.node_digest(node)} {life}"

@@ -1,0 +1,202 @@
+"""The wiring of a node: its links, addresses, default route and settings, read and put back.
+
+What a node should have follows from the topology; what it has is read from the node
+itself, in one command.  Both work on every provider.  The networks between the nodes are
+the provider's own (:meth:`testbed.nodes.base.Provider.lacks`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
+
+FORWARDING = "net.ipv4.ip_forward"
+#: Prints links with their addresses, the routes, and whether packets are forwarded.
+LOOK = (
+    "sh",
+    "-c",
+    "ip -j address; printf '\\0'; ip -j route; printf '\\0'; cat /proc/sys/net/ipv4/ip_forward",
+)
+
+Kind = Literal["network", "port", "link", "address", "route", "setting"]
+State = Literal["up", "down", "no carrier"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """One part of the wiring that is not as the topology says.
+
+    ``what`` names it, ``seen`` says how it is instead; ``index`` is the number of the link.
+    """
+
+    kind: Kind
+    what: str
+    seen: str
+    index: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.seen})"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of a node; addresses are with their prefixes."""
+
+    name: str
+    state: State
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An IPv4 route of a node's main table; without a gateway it is on the link."""
+
+    destination: str
+    gateway: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The wiring of a node as it is now."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    routes: Sequence[Route] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gateways(self) -> list[str]:
+        """The gateways of the default routes."""
+        return [r.gateway for r in self.routes if r.destination == "default" and r.gateway]
+
+
+def look(node: Node) -> Seen:
+    """Read the wiring of a node.  Raises CommandError, NoSuchLab."""
+    return read(node.run(LOOK).out)
+
+
+def read(printed: bytes) -> Seen:
+    """The output of :data:`LOOK`."""
+    links, routes, forwarding = (part.strip() for part in printed.split(b"\0"))
+    return Seen(
+        {entry["ifname"]: _link(entry) for entry in json.loads(links or b"[]") if entry},
+        [
+            Route(entry["dst"], entry.get("gateway", ""), entry.get("dev", ""))
+            for entry in json.loads(routes or b"[]")
+        ],
+        {FORWARDING: forwarding.decode()},
+    )
+
+
+def _link(entry: Mapping[str, Any]) -> Link:
+    return Link(entry["ifname"], state_of(entry["flags"]), addresses_of(entry))
+
+
+def addresses_of(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The IPv4 addresses of a link with their prefixes, as ``ip -j address`` lists it."""
+    return tuple(
+        f"{one['local']}/{one['prefixlen']}"
+        for one in entry.get("addr_info", ())
+        if one.get("family") == "inet"
+    )
+
+
+def state_of(flags: Sequence[str]) -> State:
+    """The state of a link by the flags that ip(8) shows."""
+    if "UP" not in flags:
+        return "down"
+    return "no carrier" if "NO-CARRIER" in flags else "up"
+
+
+def addresses(topology: Topology, node: str) -> dict[str, str]:
+    """The address with its prefix that each link of a node should have."""
+    return {
+        f"eth{index}": f"{address}/{topology.networks[network].subnet.prefixlen}"
+        for index, (network, address) in enumerate(topology.nodes[node].networks.items())
+    }
+
+
+def settings(topology: Topology, node: str) -> dict[str, str]:
+    """The kernel's settings that a node should have."""
+    return {FORWARDING: "1"} if topology.nodes[node].gateway else {}
+
+
+def lacks(topology: Topology, node: str, seen: Seen) -> list[Lack]:
+    """Everything of a node that is not as the topology says."""
+    found = []
+    for index, (name, address) in enumerate(addresses(topology, node).items()):
+        link = seen.links.get(name)
+        if link is None:
+            found.append(Lack("link", name, "missing", index))
+            continue
+        if link.state == "down":
+            found.append(Lack("link", name, "down", index))
+        if address not in link.addresses:
+            found.append(Lack("address", f"{address} on {name}", "missing", index))
+    gateway = topology.gateway_of(node)
+    if gateway is not None and str(gateway) not in seen.gateways:
+        other = f"via {seen.gateways[0]}" if seen.gateways else "missing"
+        found.append(Lack("route", f"default via {gateway}", other))
+    for name, value in settings(topology, node).items():
+        if seen.settings.get(name) != value:
+            found.append(Lack("setting", f"{name}={value}", seen.settings.get(name) or "missing"))
+    return found
+
+
+def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
+    """Give a node whose links are there, and bare, its addresses, routes, settings and name.
+
+    ``first`` are lines for ``ip -batch`` that come before the others.
+    """
+    lines = list(first)
+    for name, address in addresses(topology, node.name).items():
+        lines += [f"link set dev {name} up", f"address add {address} broadcast + dev {name}"]
+    gateway = topology.gateway_of(node.name)
+    if gateway is not None:
+        lines.append(f"route add default via {gateway}")
+    _batch(node, lines)
+    _set(node, settings(topology, node.name))
+    node.put(f"{node.name}\n".encode(), "/etc/hostname")
+
+
+def put_back(
+    topology: Topology, node: Node, lacking: Sequence[Lack], anew: Collection[int] = ()
+) -> None:
+    """Give a node whose links are there what it lacks of addresses, routes and settings.
+
+    ``anew`` are the numbers of links that were put back just now, and are bare.
+    """
+    seen = look(node)
+    lines = []
+    wanted = addresses(topology, node.name)
+    indexes = {*anew, *(one.index for one in lacking if one.index >= 0)}
+    for name in (f"eth{index}" for index in sorted(indexes)):
+        lines.append(f"link set dev {name} up")
+        there = seen.links[name].addresses if name in seen.links else ()
+        if wanted[name] not in there:
+            ip = wanted[name].partition("/")[0]
+            lines += [
+                f"address del {one} dev {name}" for one in there if one.partition("/")[0] == ip
+            ]
+            lines.append(f"address add {wanted[name]} broadcast + dev {name}")
+    gateway = topology.gateway_of(node.name)
+    if gateway is not None and lacking:  # one goes with its link, also while that is put back
+        lines.append(f"route replace default via {gateway}")
+    _batch(node, lines)
+    _set(node, settings(topology, node.name))
+
+
+def _batch(node: Node, lines: Sequence[str]) -> None:
+    if lines:
+        node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
+
+
+def _set(node: Node, values: Mapping[str, str]) -> None:
+    if values:
+        node.run(["sysctl", "-q", "-w", *(f"{name}={value}" for name, value in values.items())])
