@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from testbed.artifacts import release
 from testbed.artifacts.cache import Cache, remove_tree
 from testbed.artifacts.source import Job, Origin, Source, system
 from testbed.errors import ArtifactError, CommandError
@@ -113,7 +114,11 @@ class Apt:
     def unpack(
         self, packages: Sequence[str], tree: Path, *, depends: bool = False
     ) -> dict[str, str]:
-        """Unpack packages, and with ``depends`` all they depend on; return version by package."""
+        """Unpack packages, and with ``depends`` all they depend on; return version by package.
+
+        ``packages`` are named as Debian 12 names them.
+        """
+        packages = release.packages(packages)
         debs = self._job.into / "debs"
         (debs / "partial").mkdir(parents=True)
         try:
@@ -186,11 +191,12 @@ class Apt:
 def inside(tree: Path, place: str) -> Path | None:
     """The file at a place of an unpacked tree, its links followed as if the tree were the root.
 
-    What is in ``usr/sbin`` now was in ``sbin`` in releases before /usr was merged.
+    Since Debian 13 packages hold under ``usr`` what earlier releases have in ``bin``, ``sbin``
+    and ``lib`` (https://wiki.debian.org/UsrMerge), so a place means either.
     """
-    path = tree / place
-    if not (path.is_symlink() or path.exists()):
-        path = tree / place.removeprefix("usr/")
+    bare = place.removeprefix("usr/")
+    places = (tree / place, tree / bare, tree / "usr" / bare)
+    path = next((p for p in places if p.is_symlink() or p.exists()), tree / place)
     for _ in range(8):  # links to links, and no endless ring of them
         if not path.is_symlink():
             return path if path.is_file() else None

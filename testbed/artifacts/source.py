@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from testbed.artifacts import release
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
@@ -120,11 +122,5 @@ def disk_full(error: CommandError) -> str:
 
 def system() -> str:
     """The distribution's release and the processor: what a dynamic binary was made for."""
-    fields = {}
-    try:
-        for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition("=")
-            fields[name] = value.strip("\"'")
-    except OSError:  # no release file: some minimal system, and still a processor
-        pass
+    fields = release.facts()
     return f"{fields.get('ID', 'linux')}{fields.get('VERSION_ID', '')}-{os.uname().machine}"

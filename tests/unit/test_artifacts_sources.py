@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from testbed.artifacts import debian, gomod, image, pypi
+from testbed.artifacts import debian, gomod, image, pypi, release
 from testbed.artifacts.catalog import CATALOG, CONTOUR
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import Apt, DebianPackages, DebianTree
@@ -266,11 +266,31 @@ def test_links_that_lead_nowhere_or_out(tmp_path: Path, target: str) -> None:
     assert debian.inside(tmp_path, "link") is None
 
 
-def test_a_program_is_found_where_older_releases_have_it(tmp_path: Path) -> None:
-    (tmp_path / "sbin").mkdir()
-    (tmp_path / "sbin/ifconfig").touch()
-    assert debian.inside(tmp_path, "usr/sbin/ifconfig") == tmp_path / "sbin/ifconfig"
+@pytest.mark.parametrize("there", ["sbin/ifconfig", "usr/sbin/ifconfig"])
+@pytest.mark.parametrize("asked", ["sbin/ifconfig", "usr/sbin/ifconfig"])
+def test_a_program_is_found_before_and_after_usr_was_merged(
+    tmp_path: Path, there: str, asked: str
+) -> None:
+    (tmp_path / there).parent.mkdir(parents=True)
+    (tmp_path / there).touch()
+    assert debian.inside(tmp_path, asked) == tmp_path / there
     assert debian.inside(tmp_path, "usr/sbin/route") is None
+
+
+@pytest.mark.parametrize(
+    ("release_of", "wanted"),
+    [
+        ({"ID": "debian", "VERSION_ID": "12"}, ["docker.io", "runc"]),
+        ({"ID": "debian", "VERSION_ID": "13"}, ["docker.io", "docker-cli", "runc"]),
+        ({"ID": "other", "VERSION_ID": "13"}, ["docker.io", "runc"]),
+        ({}, ["docker.io", "runc"]),
+    ],
+)
+def test_packages_have_their_release_s_names(
+    monkeypatch: pytest.MonkeyPatch, release_of: dict[str, str], wanted: list[str]
+) -> None:
+    monkeypatch.setattr(release, "facts", lambda: release_of)
+    assert release.packages(["docker.io", "runc"]) == wanted
 
 
 FLANNELD = CATALOG.parts["flanneld"]
