@@ -24,7 +24,8 @@ class Held:
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        #: Called, from the signal handler, with each that comes: must be safe there.
+        self.count = 0  #: who sends a second one does not want to wait
+        #: Called, from the signal handler, with the first that comes: must be safe there.
         self.told: Callable[[int], None] = lambda _: None
 
     def check(self) -> None:
@@ -34,6 +35,7 @@ class Held:
 
     def came(self, signum: int, _: Any) -> None:
         """The signal handler."""
+        self.count += 1
         if self.signum is None:
             self.signum = signum
             self.told(signum)

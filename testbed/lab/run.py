@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 IDLE_SECONDS = 1.0  # how long nothing may end before it is told what is being waited for
+LEAVE_SECONDS = 2.0  # how long steps that make nothing that has to go may take to end
+JOIN_SECONDS = 0.1  # how long until a second signal is seen
 HEAVY_PER_CPU = (
     2  # measured: from 4 on a large lab may spend three times as long, most of it spinning
 )
@@ -156,11 +158,22 @@ class _Run:
         now = time.monotonic()
         return Done(step, began - self.began, now - began, words, changed, failure)
 
-    def close(self) -> None:
+    def close(self, signals: Held | None, *, leave: bool) -> None:
+        """End the threads.
+
+        With ``leave`` those are left that still wait for something after a moment, as all are
+        after a second signal: none of them makes anything that has to go, or nobody wants to know.
+        """
         for _ in self.threads:
             self.work.put(None)
+        deadline = time.monotonic() + LEAVE_SECONDS
         for thread in self.threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(JOIN_SECONDS)
+                if signals is not None and signals.count > 1:
+                    break
+                if leave and time.monotonic() > deadline:
+                    break
 
 
 def carry_out(
@@ -176,21 +189,26 @@ def carry_out(
 
     ``give_up`` is called once when a step fails or a signal comes to
     ``signals``: it makes the waits of the steps under way fail.  No thread is
-    left when this returns or raises.  Raises StepsFailed with every failure,
+    left when this returns or raises, but after a second signal, and after one
+    where there is no ``give_up``: waits that the context cannot end are then left
+    to end with this process.  Raises StepsFailed with every failure,
     Interrupted.
     """
     run = _Run(plan, context, progress or Progress(), workers, give_up)
     if signals is not None:
         signals.told = run.ended.put  # reentrant: safe in a signal handler
         signals.check()
+    leave = False
     try:
         run.carry_out()
-    except BaseException:
+    except BaseException as error:
+        leave = give_up is None and isinstance(error, Interrupted)
+        context.given_up.set()
         if give_up and not run.failures:
             give_up()
         raise
     finally:
-        run.close()
+        run.close(signals, leave=leave)
     if run.failures:
         raise StepsFailed(run.failures)
     return list(run.finished.values())

@@ -253,6 +253,30 @@ def test_keep_leaves_a_failed_lab_for_a_look(testbed: Testbed, tmp_path: Path) -
     assert testbed("status").returncode == 0
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_wait_that_keeps_the_lab(
+    testbed: Testbed, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """flanneld never says that it is ready, which is waited for, for minutes."""
+    own = program(tmp_path / "flanneld", "#!/bin/sh\nexec sleep 7200\n")
+    argv = [*TESTBED, "up", "two-node", "--keep", "--artifact", f"flanneld={own}"]
+    env = {**os.environ, "TESTBED_STATE": str(tmp_path / "state")}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            at = line.partition("still at: ")[2].strip()
+            if at and all(step.startswith("flannel node") for step in at.split(", ")):
+                break
+        began = time.monotonic()
+        process.send_signal(signum)
+        process.communicate(timeout=150)
+    assert process.returncode == 128 + signum
+    assert time.monotonic() - began < 60, "the wait itself is three times as long"
+    assert testbed("exec", "node1", "true").returncode == 0, "it is kept"
+    testbed("down", "two-node")
+    assert nothing_is_up(testbed)
+
+
 def test_an_artifact_that_is_not_there(testbed: Testbed) -> None:
     done = testbed("up", "two-node", "--artifact", "flanneld=/nowhere/flanneld")
     assert done.returncode == 2

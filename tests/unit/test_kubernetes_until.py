@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from testbed.errors import ServiceError
+from testbed.errors import LabError, ServiceError
 from testbed.nodes.base import ServiceState
 from testbed.roles.kubernetes import client
 
@@ -31,7 +32,10 @@ class Machine:
 
 
 def context(machine: Machine) -> Context:
-    return cast("Context", SimpleNamespace(lab="k8s", node=lambda _: machine))
+    return cast(
+        "Context",
+        SimpleNamespace(lab="k8s", node=lambda _: machine, given_up=threading.Event()),
+    )
 
 
 def test_it_tells_whether_it_had_to_wait() -> None:
@@ -75,3 +79,10 @@ def test_another_that_had_died_before_is_for_another_step_to_start() -> None:
     said = iter([False, True])
     machine = context(Machine(other="dead"))
     assert client.until(machine, "node1", lambda: next(said), "so", service="kubelet")
+
+
+def test_nobody_waits_once_the_run_gives_up() -> None:
+    of = context(Machine())
+    of.given_up.set()
+    with pytest.raises(LabError, match="stopped waiting"):
+        client.until(of, "node1", lambda: False, "so", service="kubelet")

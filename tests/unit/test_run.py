@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,10 +13,18 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from testbed.errors import CommandError, LabError, MachineError, NoSuchLab, StepsFailed
+from testbed.errors import (
+    CommandError,
+    Interrupted,
+    LabError,
+    MachineError,
+    NoSuchLab,
+    StepsFailed,
+)
 from testbed.lab import run as running
 from testbed.lab.run import Done, Progress, carry_out
 from testbed.lab.step import Plan, Step, order
+from testbed.signals import Held
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -28,7 +37,7 @@ class _Nothing(SimpleNamespace):
         return self
 
 
-NOTHING = cast("Context", _Nothing(done_ahead={}))
+NOTHING = cast("Context", _Nothing(done_ahead={}, given_up=threading.Event()))
 Act = Callable[[], None]
 
 
@@ -330,6 +339,59 @@ def test_ctrl_c_in_the_caller_joins_the_threads() -> None:
         )
     assert wait.given_up == 1
     assert left_over() == []
+
+
+def nothing() -> Context:
+    """A context of its own, for a run that is given up."""
+    return cast("Context", _Nothing(done_ahead={}, given_up=threading.Event()))
+
+
+def signalled(held: Held, begun: threading.Event, times: int = 1) -> None:
+    """Send signals to who holds them, once something has begun."""
+    assert begun.wait(10)
+    for _ in range(times):
+        held.came(signal.SIGTERM, None)
+
+
+def test_a_signal_ends_waits_though_what_there_is_is_kept() -> None:
+    """As with `--keep`: there is no giving up, that would end the nodes that are waited for."""
+    context, held, begun = nothing(), Held(), threading.Event()
+
+    def act() -> None:
+        begun.set()
+        assert context.given_up.wait(10)
+        raise LabError("stopped waiting")
+
+    steps = plan(step("w", act=act), step("s", act=lambda: signalled(held, begun)))
+    with pytest.raises(Interrupted) as caught:
+        carry_out(steps, context, signals=held)
+    assert caught.value.signum == signal.SIGTERM
+    assert left_over() == []
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_step_that_hears_nothing_does_not_keep_a_signal_waiting(
+    keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--keep` one is enough; without, a step may be making a node, that has to go."""
+    monkeypatch.setattr(running, "LEAVE_SECONDS", 0.0)
+    monkeypatch.setattr(running, "JOIN_SECONDS", 0.001)
+    held, begun, end = Held(), threading.Event(), threading.Event()
+
+    def deaf() -> None:
+        begun.set()
+        end.wait(60)
+
+    def send() -> None:
+        signalled(held, begun, 1 if keep else 2)
+
+    steps = plan(step("deaf", act=deaf), step("s", act=send))
+    with pytest.raises(Interrupted):
+        carry_out(steps, nothing(), give_up=None if keep else lambda: None, signals=held)
+    assert len(left_over()) == 1, "it ends with the process"
+    end.set()
+    for thread in left_over():
+        thread.join()
 
 
 def test_an_interrupt_after_a_failure_does_not_give_up_again() -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from testbed.errors import ServiceError, UsageError
+from testbed.errors import LabError, ServiceError, UsageError
 from testbed.roles.base import dead, still_alive
 from testbed.roles.kubernetes import certificates, config
 
@@ -57,7 +57,7 @@ def until(
     ``service`` is the daemon of the node that should see to it, ``why`` is asked in the end
     for what the cluster itself says.
     Raises ServiceError as soon as a daemon of the node dies meanwhile, and in the end, with the
-    last lines of the log.
+    last lines of the log; LabError when the run gives up.
     """
     machine = context.node(node)
     deadline = time.monotonic() + SECONDS
@@ -75,5 +75,6 @@ def until(
                 machine.logs(service),
                 hint=f"all that it says: testbed logs -l {context.lab} {node} {service}",
             )
-        time.sleep(POLL)
+        if context.given_up.wait(POLL):
+            raise LabError(f"stopped waiting for {service} on {node}: {what}")
     return waited
