@@ -80,6 +80,9 @@ class FakeStore(Store):
     def versions_for(self, software: Collection[str]) -> dict[str, str]:
         return self.versions()
 
+    def packages(self, *parts: str) -> dict[str, str]:
+        return {f"{part}.deb": self.version(part) for part in parts}
+
     def version(self, part: str) -> str:
         return VERSIONS.get(part, "")
 

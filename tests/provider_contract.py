@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
 from testbed.errors import CommandError, LabError, NoSuchLab, ServiceError, TimeoutExpired
-from testbed.nodes.base import Node, NodeSpec, Provider, Service
+from testbed.nodes.base import Node, NodeSpec, Provider, Service, name_unit
 from testbed.topology import Topology, load_text
 
 #: Commands of more than one word of shell, for a fake to know them by.
@@ -292,6 +293,16 @@ class NodeContract(Contract):
         )
         assert state.pid > 1
         assert until(lambda: "ready soon" in node.logs("good"))
+
+    def test_testinfra_is_told_of_services(self, node: Node) -> None:
+        service = replace(self.service(), unit="good-unit")
+        node.start(service)
+        name_unit(node, service)
+        for name in ("good", "good-unit", "good.service"):
+            assert node.host.service(name).is_running
+        node.stop("good")
+        assert not node.host.service("good-unit").is_running
+        assert node.host.service("good-unit").exists
 
     def test_a_service_that_does_not_tell_is_ready_once_started(self, node: Node) -> None:
         node.start(Service("plain", ("sleep", "67")))

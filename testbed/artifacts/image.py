@@ -32,19 +32,25 @@ PROGRAMS = {  # package -> what of it goes in
     "iproute2": ("bin/ip", "bin/ss", "sbin/bridge", "sbin/tc"),
     "iputils-ping": ("bin/ping",),
     "tcpdump": ("usr/bin/tcpdump",),
+    # In the forms that testinfra's modules read, where busybox's differ or there is none.
+    "coreutils": ("bin/ls",),
+    "libc-bin": ("usr/bin/getent",),
+    "netcat-openbsd": ("bin/nc.openbsd",),
+    "procps": ("bin/ps",),
+    "util-linux": ("sbin/blockdev",),
 }
+TEXTS = {"base-files": ("usr/lib/os-release",)}  # package -> what of it goes in as it is
 # Loaded by name while running, so no program's list of libraries has it.
 LIBRARIES = ("libgcc_s.so.1",)
 # busybox under these names; not for ping, ip, wget, which are there for real or go wrong.
 APPLETS = (
     "arp", "awk", "basename", "cat", "chmod", "chown", "clear", "cp", "cut", "date", "dd", "df",
     "dirname", "du", "echo", "env", "expr", "false", "find", "free", "grep", "head", "hostname",
-    "id", "ifconfig", "kill", "ln", "ls", "mkdir", "mktemp", "mount", "mv", "nc", "netstat",
-    "nproc", "nslookup", "pidof", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "route", "sed",
-    "seq",
-    "sh", "sleep", "sort", "stat", "sync", "tail", "tee", "test", "time", "timeout", "top", "touch",
-    "tr", "traceroute", "true", "tty", "umount", "uname", "uniq", "uptime", "vi", "wc", "which",
-    "xargs", "yes",
+    "id", "ifconfig", "kill", "ln", "md5sum", "mkdir", "mktemp", "mount", "mv", "netstat",
+    "nproc", "nslookup", "pidof", "printf", "pwd", "readlink", "realpath", "rm", "rmdir", "route",
+    "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "sysctl", "tail", "tee",
+    "test", "time", "timeout", "top", "touch", "tr", "traceroute", "true", "tty", "umount", "uname",
+    "uniq", "uptime", "vi", "wc", "which", "whoami", "xargs", "yes",
 )  # fmt: skip
 ENTRYPOINT = r"""#!/bin/sh
 # Every answer says who was asked and by whom. PORT: 80 by default; NAME: the host name.
@@ -91,7 +97,17 @@ FILES = {
         "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     ),
     "etc/group": (0o644, "root:x:0:\nwww-data:x:33:\ntcpdump:x:101:\nnogroup:x:65534:\n"),
+    # Nobody has a password (shadow(5): an asterisk matches none).
+    "etc/shadow": (
+        0o640,
+        "".join(f"{name}:*:0:0:99999:7:::\n" for name in ("root", "www-data", "tcpdump", "nobody")),
+    ),
     "etc/nsswitch.conf": NSSWITCH,
+}
+LINKS = {
+    "etc/os-release": "../usr/lib/os-release",
+    "etc/nginx/nginx.conf": "/run/nginx.conf",  # which the entry point writes
+    "usr/bin/nc": "nc.openbsd",
 }
 FOLDERS = (*KERNEL, "var/lib/nginx", "var/log/nginx", "var/www")
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # links into usr, as Debian has them
@@ -103,21 +119,31 @@ class Content:
 
     ``programs`` maps a package to paths of programs in it, or patterns of such paths; what they
     load comes along.
+    ``texts`` maps a package to paths of files in it that are no programs.
     ``links`` maps a place to what it points to, as Debian's alternatives would.
     ``files`` maps a place to its mode and text.
     """
 
     programs: Mapping[str, Sequence[str]]
     applets: Sequence[str] = ()  #: busybox under these names
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     folders: Sequence[str] = ()
+
+    @property
+    def packages(self) -> list[str]:
+        """All packages that something is taken from."""
+        return [*self.programs, *self.texts]
 
     def recipe(self) -> dict[str, object]:
         return {
             "programs": {package: list(names) for package, names in self.programs.items()},
             "libraries": list(LIBRARIES),
             "applets": list(self.applets),
+            **(
+                {"texts": {name: list(of) for name, of in self.texts.items()}} if self.texts else {}
+            ),
             **({"links": dict(self.links)} if self.links else {}),
             "files": {name: list(content) for name, content in self.files.items()},
             "folders": list(self.folders),
@@ -127,11 +153,11 @@ class Content:
 
     def labels(self, versions: Mapping[str, str]) -> dict[str, str]:
         """An image's labels: which packages it was made of."""
-        of = {f"testbed.version.{package}": versions[package] for package in sorted(self.programs)}
+        of = {f"testbed.version.{package}": versions[package] for package in sorted(self.packages)}
         return of | {"testbed.base": system()}
 
 
-NGINX = Content(PROGRAMS, applets=APPLETS, files=FILES, folders=FOLDERS)
+NGINX = Content(PROGRAMS, applets=APPLETS, texts=TEXTS, links=LINKS, files=FILES, folders=FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -148,7 +174,7 @@ class NginxImage(Source):
 
     def fill(self, job: Job) -> str:
         debian, root = job.into / "debian", job.into / "root"
-        versions = Apt(job).unpack(list(PROGRAMS), debian, depends=True)
+        versions = Apt(job).unpack(NGINX.packages, debian, depends=True)
         job.say("choose the files of the image")
         build_root(job, debian, root, NGINX)
         job.say("write the image")
@@ -189,6 +215,11 @@ def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
         needed[merged(place)] = found
     needed |= libraries(job, debian, [needed[merged(place)] for place in programs])
     copy_in(needed, root)
+    for place in (place for places in content.texts.values() for place in places):
+        found = inside(debian, place)
+        if not found:
+            raise ArtifactError(f"no {place} in the packages {' '.join(content.texts)}")
+        copy_in({merged(place): found}, root, mode=0o644)
     for applet in content.applets:
         (root / "usr" / "bin" / applet).symlink_to("busybox")
     for place, target in content.links.items():
@@ -215,14 +246,14 @@ def merge(debian: Path, root: Path) -> None:
             (root / name).symlink_to(f"usr/{name}")
 
 
-def copy_in(files: Mapping[str, Path], root: Path) -> None:
-    """Copy programs and libraries, each to its place in a tree."""
+def copy_in(files: Mapping[str, Path], root: Path, *, mode: int = 0o755) -> None:
+    """Copy files, by default programs and libraries, each to its place in a tree."""
     import shutil
 
     for place, file in files.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, root / place)
-        (root / place).chmod(0o755)
+        (root / place).chmod(mode)
 
 
 def merged(place: str) -> str:

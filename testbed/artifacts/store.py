@@ -251,6 +251,15 @@ class Store:
             self._versions = self.versions()
         return self._versions.get(part, "")
 
+    def packages(self, *parts: str) -> dict[str, str]:
+        """The packages that parts are made of, name to version; empty where it is not known."""
+        found: dict[str, str] = {}
+        for part in parts:
+            names = getattr(self._catalog.parts.get(part), "packages", ())
+            if isinstance(names, tuple):  # those of a Go module are no distribution's
+                found |= dict.fromkeys(names, "") | {names[0]: self.version(part)}
+        return found
+
     def keep(self, name: str, source: Source) -> Path:
         """The folder of an artifact that somebody else knows how to make; made first if need be."""
         found = self.kept(name, source)  # not by name alone: several may bear it

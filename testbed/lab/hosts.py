@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import testinfra.backend
 
 from testbed.errors import NoSuchLab, UsageError
-from testbed.nodes.testinfra_backend import NodeBackend
+from testbed.nodes.testinfra_backend import NodeBackend, Place
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
-    from testbed.nodes.base import Node
 
 SCHEME = NodeBackend.NAME
 NONE = f"{SCHEME}://"  #: a hostspec of no host at all
@@ -163,7 +162,7 @@ class SpecBackend(NodeBackend):
         self._place = place
         self._lab, self._node_name, *rest = parts
         self._container = rest[0] if rest else None
-        super().__init__(None, rest[0] if rest else self._node_name, (), **kwargs)
+        super().__init__(None, rest[0] if rest else self._node_name, **kwargs)
 
     @classmethod
     def get_hosts(cls, host: str, **_: Any) -> list[str]:
@@ -173,9 +172,13 @@ class SpecBackend(NodeBackend):
     def get_pytest_id(self) -> str:
         return f"{NONE}{self._place}"
 
-    def _where(self) -> tuple[Node, Sequence[str]]:
+    @property
+    def _is_container(self) -> bool:
+        return self._container is not None
+
+    def _where(self) -> Place:
         lab = live(self._lab)
         if self._container is None:
-            return lab.node(self._node_name), ()
-        container = lab.container(self._container, node=self._node_name)
-        return container.node, container.argv((), mounts=True)
+            return Place(lab.node(self._node_name))
+        found = lab.container(self._container, node=self._node_name)
+        return Place(found.node, found.argv((), mounts=True), found.env)

@@ -65,6 +65,7 @@ class Service:
     ``notify`` services tell when they are ready (sd_notify(3), READY=1); others
     count as ready once started.  ``digest`` is any string that says which
     settings it was started with, so that a later ``up`` can tell a change.
+    ``unit`` is the name of its unit in Debian's package, where that is another.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Service:
     env: Mapping[str, str] = field(default_factory=dict)
     notify: bool = False
     digest: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,36 @@ class Node(ABC):
             stdout=result.stdout,
             stderr=result.stderr,
         )
+
+
+#: Files on a node, each named after a unit and with the name of the service that it stands for.
+UNITS = "/run/testbed/units"
+
+
+#: Files on a node, each named after a package that the lab has brought programs of to it, with
+#: the package's version where that is known.
+PACKAGES = "/run/testbed/packages"
+
+
+def note_packages(node: Node, packages: Mapping[str, str]) -> None:
+    """Note on a node the packages, name to version, that programs were brought to it from."""
+    for name, version in packages.items():
+        node.put(version.encode(), f"{PACKAGES}/{name}")
+
+
+def name_unit(node: Node, service: Service) -> None:
+    """Let a service of a node be found by its unit's name, too."""
+    if service.unit:
+        node.put(service.name.encode(), f"{UNITS}/{service.unit}")
+
+
+def service_of(node: Node, name: str) -> ServiceState | None:
+    """A service of a node by its name, or by that of its unit; None for an unknown one."""
+    states = node.services()
+    if name not in states and "/" not in name:
+        with contextlib.suppress(FileNotFoundError):
+            name = node.get(f"{UNITS}/{name}").decode()
+    return states.get(name)
 
 
 #: Where a kernel counts what it has killed for want of memory: for a cgroup, by its version, and

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import testinfra.host
 from testinfra.backend.base import BaseBackend, CommandResult
 
 from testbed.errors import UsageError
+from testbed.nodes import testinfra_modules as modules
+from testbed.nodes.netns.agent import ENVIRONMENT
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -16,28 +19,62 @@ if TYPE_CHECKING:
 LIMIT = 3600.0  # seconds for one command: testinfra itself has no limit
 
 
-class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type information
-    """Runs testinfra's commands on a node, or in a container on it.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where commands run: on a node, or in a container that ``prefix`` leads into."""
 
-    ``prefix`` is put before every command: empty for the node itself.
-    """
+    node: Node
+    prefix: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)  #: of the container's commands
+
+
+#: Arguments: PATH, the command, and variables of the node that the container lacks.
+AS_IN_CONTAINER = 'PATH=$1; line=$2; shift 2; export PATH; unset "$@"; exec /bin/sh -c "$line"'
+
+
+class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type information
+    """Runs testinfra's commands at a place, and gives its host modules that know of nodes."""
 
     NAME = "testbed"
 
-    def __init__(self, node: Node | None, name: str, prefix: Sequence[str], **kwargs: Any) -> None:
-        self._node = node
-        self._prefix = tuple(prefix)
+    def __init__(self, place: Place | None, name: str, **kwargs: Any) -> None:
+        self._given = place
         super().__init__(name, **kwargs)
 
-    def _where(self) -> tuple[Node, Sequence[str]]:
-        """The node, and what leads into the container on it."""
-        assert self._node is not None
-        return self._node, self._prefix
+    def _where(self) -> Place:
+        assert self._given is not None
+        return self._given
+
+    @property
+    def _is_container(self) -> bool:
+        return self._given is not None and bool(self._given.prefix)
+
+    @property
+    def node(self) -> Node:
+        """The node that the commands run on, or that has the container."""
+        return self._where().node
+
+    def set_host(self, host: Any) -> None:
+        """Take the host, and give it modules that answer for nodes and containers."""
+        super().set_host(host)
+        host.file = modules.StrictFile.get_module(host)
+        host.pip = modules.StrictPip.get_module(host)
+        if self._is_container:
+            host.service = modules.ContainerService.get_module(host)
+        else:
+            host.service = modules.NodeService.get_module(host)
+            host.package = modules.NodePackage.get_module(host)
 
     def run(self, command: str, *args: str, **_: Any) -> CommandResult:
         line = self.get_command(command, *args)
-        node, prefix = self._where()
-        result = node.run([*prefix, "/bin/sh", "-c", line], check=False, timeout=LIMIT)
+        place = self._where()
+        argv: Sequence[str] = ("/bin/sh", "-c", line)
+        env = dict(place.env)
+        if place.prefix:
+            path = env.pop("PATH", ENVIRONMENT["PATH"])  # nsenter is looked for on the node's own
+            lacking = [name for name in ENVIRONMENT if name not in {*env, "PATH", "HOME"}]
+            argv = ("/bin/sh", "-c", AS_IN_CONTAINER, "sh", path, line, *lacking)
+        result = place.node.run([*place.prefix, *argv], env=env, check=False, timeout=LIMIT)
         return self.result(
             rc=result.status, cmd=self.encode(line), stdout=result.out, stderr=result.err
         )
@@ -51,10 +88,16 @@ class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type i
         )
 
 
-def host_of(node: Node, *, container: str | None = None, prefix: Sequence[str] = ()) -> Any:
+def host_of(
+    node: Node,
+    *,
+    container: str | None = None,
+    prefix: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Any:
     """A testinfra Host for a node, or for a container that ``prefix`` leads into."""
     name = f"{node.name}/{container}" if container else node.name
-    backend = NodeBackend(node, name, prefix)
+    backend = NodeBackend(Place(node, prefix, env or {}), name)
     host = testinfra.host.Host(backend)
     backend.set_host(host)
     return host

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.errors import LabError
 from testbed.lab.step import Step, node_step
-from testbed.nodes.base import Service
+from testbed.nodes.base import Service, note_packages
 from testbed.roles import firewall, images
 from testbed.roles.base import GO, Role, files, settings, start
 from testbed.roles.containers import container_steps
@@ -26,11 +26,12 @@ from testbed.roles.settle import settle_steps
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.lab.context import Context
-    from testbed.nodes.base import Node
-    from testbed.topology.model import Node as Spec
-    from testbed.topology.model import Topology
+    from testbed.nodes.base import Node as Machine
+    from testbed.topology.model import Node, Topology
 
 SERVICE = "dockerd"
+UNIT = "docker"  #: its unit in Debian's docker.io and in Docker's own packages
+GROUP = "docker"  #: whose members may use the daemon's socket (dockerd(8), --group)
 CONFIG = "/etc/docker/daemon.json"
 BRIDGE = "docker0"
 CONTAINERD = "containerd"
@@ -45,6 +46,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "{CONTAINERD_SOCKET}"
 """
+GROUP_COLONS = 3  # group(5): name, password, number, members
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
@@ -99,21 +101,28 @@ def _in_overlay(topology: Topology, node: str) -> bool:
     return topology.flannel is not None and node in topology.flannel.subnets
 
 
-def told(node: Node) -> dict[str, Any]:
-    """The daemon.json that a node's daemon was started with.  Raises LabError without one."""
-    try:
-        return dict(json.loads(node.get(CONFIG)))
-    except (OSError, ValueError, TypeError) as error:
-        raise LabError(
-            f"{CONFIG} of {node.name} cannot be read: {error}",
-            hint="`testbed up` writes it where a lab is not complete",
-        ) from error
-
-
 def settings_digest(topology: Topology, node: str) -> str:
     """What tells one daemon's settings from another's."""
     config = daemon_config(topology, node, parse_version(topology.docker.engine))
     return settings(config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall)
+
+
+def add_group(machine: Machine, name: str) -> None:
+    """Add a system group to a node, unless it has one of that name.
+
+    Its number is the highest free one below 1000, as groupadd(8) chooses with --system.
+    """
+    groups = ""
+    with contextlib.suppress(FileNotFoundError):
+        groups = machine.get("/etc/group").decode(errors="surrogateescape")
+    lines = [line.split(":") for line in groups.splitlines() if line.count(":") >= GROUP_COLONS]
+    if name in {line[0] for line in lines}:
+        return
+    taken = {line[2] for line in lines}
+    number = next(n for n in range(999, 0, -1) if str(n) not in taken)
+    end = "" if groups.endswith("\n") or not groups else "\n"
+    added = f"{groups}{end}{name}:x:{number}:\n"
+    machine.put(added.encode(errors="surrogateescape"), "/etc/group")
 
 
 class Docker(Role):
@@ -138,7 +147,7 @@ class Docker(Role):
         # Its containers bear the name of the lab.
         return [topology.name, settings_digest(topology, node), *started, *files(parts)]
 
-    def steps(self, topology: Topology, node: Spec) -> Iterable[Step]:
+    def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         bip = topology.docker.bip[node.name]
 
         def act(context: Context) -> tuple[str, bool]:
@@ -163,6 +172,9 @@ class Docker(Role):
             config = daemon_config(topology, node, number)
             machine.put(json.dumps(config, indent=1).encode(), CONFIG)
             images.install_seed(context, machine, version)
+            add_group(machine, GROUP)
+            if machine.shares:  # another machine has a database of packages that is its own
+                note_packages(machine, context.store.packages(*PARTS[release]))
         firewall.choose(machine, topology.docker.firewall)
         if topology.docker.firewall == "nftables":
             # With nftables the daemon never turns it on itself, and refuses to start without.
@@ -183,6 +195,6 @@ class Docker(Role):
             below = Service(CONTAINERD, words, env=env, notify=True, digest=digest)
             start(machine, below, timeout=180)
             argv.append(f"--containerd={CONTAINERD_SOCKET}")
-        service = Service(SERVICE, tuple(argv), env=env, notify=True, digest=digest)
+        service = Service(SERVICE, tuple(argv), env=env, notify=True, digest=digest, unit=UNIT)
         changed = start(machine, service, timeout=180)
         return f"dockerd {version}, docker0 {topology.docker.bip[node]}", changed

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from testbed.lab.step import Step, node_step
-from testbed.nodes.base import Service
+from testbed.nodes.base import Service, note_packages
 from testbed.roles.base import Role, settings, start
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Etcd(Role):
             digest = settings(str(address), HEARTBEAT_MS, ELECTION_MS)
             service = Service(SERVICE, argv, notify=True, digest=digest)
             changed = start(machine, service, timeout=180)
+            if changed and machine.shares:
+                note_packages(machine, context.store.packages(SERVICE))
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
 
         yield Step(

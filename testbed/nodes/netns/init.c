@@ -373,6 +373,22 @@ static void leave_chroot(void) {
     close(root);
 }
 
+/* Which of the machine's packages are installed: their files are the node's, too. */
+static const char *const databases[] = {"/var/lib/dpkg", "/var/lib/rpm", "/var/lib/pacman"};
+#define DATABASES (sizeof databases / sizeof *databases)
+
+static void show_databases(const int *from) {
+    struct attr attr = {.set = ATTR_RDONLY};
+    for (size_t i = 0; i < DATABASES; i++) {
+        if (from[i] < 0) continue; /* another distribution's */
+        make_dir(databases[i], 0755);
+        if (syscall(NR_MOVE_MOUNT, from[i], "", AT_FDCWD, databases[i], MOVE_F_EMPTY_PATH) ||
+            syscall(NR_MOUNT_SETATTR, AT_FDCWD, databases[i], AT_RECURSIVE, &attr, sizeof attr))
+            die("showing %s", databases[i]);
+        close(from[i]);
+    }
+}
+
 static void set_up(int argc, char **argv) {
     int trees[16], count = 0;
     const char *exposed[16];
@@ -385,6 +401,9 @@ static void set_up(int argc, char **argv) {
         if (trees[count] < 0) die("open_tree %s", argv[i + 1]);
         exposed[count++] = argv[i + 1];
     }
+    int packages[DATABASES];
+    for (size_t i = 0; i < DATABASES; i++)
+        packages[i] = syscall(NR_OPEN_TREE, AT_FDCWD, databases[i], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
     struct attr attr = {.set = ATTR_RDONLY};
     if (syscall(NR_MOUNT_SETATTR, AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof attr))
         die("making the machine's own mounts read-only (mount_setattr, Linux 5.12)");
@@ -401,6 +420,7 @@ static void set_up(int argc, char **argv) {
     do_mount("overlay", "/etc", "overlay", 0,
              "lowerdir=/etc,upperdir=/run/testbed/etc/upper,workdir=/run/testbed/etc/work");
     private_tmpfs("/var/lib", "mode=755");
+    show_databases(packages);
     private_tmpfs("/var/log", "mode=755");
     private_tmpfs("/tmp", "mode=1777");
     private_tmpfs("/var/tmp", "mode=1777");

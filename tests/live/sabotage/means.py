@@ -123,8 +123,7 @@ def restart(node: Node, service: str, *, without: str = "") -> None:
 def forget(lab: LiveLab) -> None:
     """Let all nodes and containers forget their neighbours, which may be elsewhere now."""
     places: list[Runs] = [*lab.nodes.values()]
-    bridged = [c.name for c in lab.topology.containers.values() if c.network == "bridge"]
-    places += [lab.container(name) for name in bridged]
+    places += [c for c in lab.containers.values() if c.state.network == "bridge"]
     for place in places:
         place.run(["ip", "neigh", "flush", "all"])
 
