@@ -1,16 +1,22 @@
 """``testbed``, and ``python -m testbed``."""
 
+import contextlib
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; Ctrl-C while its own modules are still being loaded is no defect."""
     try:
+        from testbed import streams
+
+        streams.prepare()
         from testbed.cli import main as run
 
         run()
     except KeyboardInterrupt:
-        sys.stderr.write("testbed: interrupted\n")
+        with contextlib.suppress(OSError):  # it may be closed
+            os.write(2, b"testbed: interrupted\n")
         sys.exit(130)
 
 

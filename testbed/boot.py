@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from testbed import files
+from testbed.errors import UsageError
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -22,12 +24,10 @@ def recall(cache: Path, name: str) -> Any:
 
 def keep(cache: Path, name: str, found: Any) -> None:
     """Keep what was found, as JSON can say it."""
-    part = cache / f".{name}.{os.getpid()}"
     # What cannot be kept is tried again: no reason to fail.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UsageError):
         cache.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"boot": _boot(), "found": found}), encoding="utf-8")
-        part.replace(cache / f".{name}.json")
+        files.write(cache / f".{name}.json", json.dumps({"boot": _boot(), "found": found}))
 
 
 def parts_of_the_dead(folder: Path) -> list[Path]:

@@ -7,7 +7,8 @@
     │   ├── TopologyError            2   one topology file, all its problems at once
     │   └── CatalogueError           2   an entry of the catalogue of claims is wrong
     ├── MachineError                 3   this machine lacks something
-    │   └── ArtifactError            3   a binary or an image could not be had
+    │   ├── ArtifactError            3   a binary or an image could not be had
+    │   └── OutputError              3   standard output cannot be written
     ├── LabError                     4   the lab did not come up, or is not there
     │   ├── CommandError             4   a command failed (argv, exit status, output)
     │   ├── ServiceError             4   a daemon died or never became ready (its last log lines)
@@ -20,6 +21,7 @@
     ├── NothingTested                5   no test was run, as pytest's own status 5
     │   └── NothingSelected          5   no check is left by what was selected
     └── Interrupted                130   Ctrl-C (130) or SIGTERM (143)
+        └── ReaderGone             141   nobody reads our standard output any more
 
 Each error says what was wanted and what was seen in its message, and what to
 do about it in :attr:`TestbedError.hint`.
@@ -28,6 +30,7 @@ do about it in :attr:`TestbedError.hint`.
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +47,9 @@ __all__ = [
     "NoSuchLab",
     "NothingSelected",
     "NothingTested",
+    "OutputError",
     "Problem",
+    "ReaderGone",
     "ServiceError",
     "StepsFailed",
     "TestbedError",
@@ -120,6 +125,17 @@ class MachineError(TestbedError, OSError):
 
 class ArtifactError(MachineError):
     """A binary or an image could not be found, built, downloaded or trusted."""
+
+
+class OutputError(MachineError):
+    """Standard output cannot be written; ``error`` is the kernel's own."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+        super().__init__(
+            f"cannot write to standard output: {error.strerror}",
+            hint="free space where it goes, or send it to another place",
+        )
 
 
 class LabError(TestbedError, RuntimeError):
@@ -242,3 +258,15 @@ class Interrupted(TestbedError):
         self.signum = signum
         self.exit_code = 128 + signum
         super().__init__(f"interrupted by signal {signum}")
+
+
+class ReaderGone(Interrupted):
+    """The reader of our standard output has closed it, as `head` does when it has enough.
+
+    The command ends without a word, with the exit status that SIGPIPE gives to other tools.
+    """
+
+    exit_code = 128 + signal.SIGPIPE
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGPIPE)

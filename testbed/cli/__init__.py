@@ -2,7 +2,8 @@
 
 Exit status: 0 fine; 1 a claim or a check failed; 2 wrong use or a bad
 topology; 3 this machine lacks something; 4 the lab failed to come up or is not
-there; 130 and 143 when ended by Ctrl-C or SIGTERM.
+there; 130 and 143 when ended by Ctrl-C or SIGTERM, 141 when nobody reads
+standard output any more.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ EPILOG = """\b
 Exit status:
   0 fine · 1 a claim or check failed · 2 wrong use or bad topology ·
   3 this machine lacks something · 4 the lab failed to come up or is not there ·
-  130/143 ended by Ctrl-C/SIGTERM
+  130/143 ended by Ctrl-C/SIGTERM · 141 nobody reads the output any more
 
 \b
 Variables:
@@ -71,25 +72,28 @@ Variables:
 
 
 @contextlib.contextmanager
-def _reader_may_go() -> Iterator[None]:
-    """Whoever reads our output may have had enough: click would call that status 1, a failure."""
+def _no_broken_pipe() -> Iterator[None]:
+    """One to a daemon: click would end with status 1, without a word."""
     try:
         yield
-    except BrokenPipeError:
-        # Keep Python from saying so once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
+    except BrokenPipeError as error:
+        from testbed.errors import LabError
+
+        raise LabError(
+            f"a daemon closed the connection: {error}",
+            hint="`testbed status` shows what runs",
+        ) from error
 
 
 class Commands(click.Group):
     """Finds a command's module by its name, and loads no other."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _reader_may_go():
+        with _no_broken_pipe():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _reader_may_go():
+        with _no_broken_pipe():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -166,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run a command line; return its exit status.  Nothing but a defect leaves as a traceback."""
-    from testbed.errors import Interrupted, MachineError, TestbedError
+    from testbed.errors import Interrupted, MachineError, ReaderGone, TestbedError
     from testbed.signals import never_lost
 
     try:
@@ -185,7 +189,8 @@ def run(argv: list[str]) -> int:
         click.echo("testbed: interrupted", err=True)
         return 128 + signal.SIGINT
     except Interrupted as error:
-        click.echo(f"testbed: {error}", err=True)
+        if not isinstance(error, ReaderGone):  # of which other tools say nothing either
+            click.echo(f"testbed: {error}", err=True)
         return error.exit_code
     except TestbedError as error:
         complain(error)

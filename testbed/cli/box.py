@@ -70,8 +70,7 @@ def package(folder: Path) -> None:
     Writes testbed.box and testbed.json, which names its version and sha256:
     `vagrant box add FOLDER/testbed.json` takes both.
     """
-    import shutil
-
+    from testbed import files
     from testbed.vm.box import box
     from testbed.vm.package import CATALOGUE, FILE
     from testbed.vm.package import package as pack
@@ -81,10 +80,10 @@ def package(folder: Path) -> None:
     packed = pack(store, box(store))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(packed.file, folder / FILE)
-        (folder / CATALOGUE).write_text(packed.catalogue(folder / FILE), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{folder}: cannot write there: {error.strerror}") from error
+    files.copy(packed.file, folder / FILE)
+    files.write(folder / CATALOGUE, packed.catalogue(folder / FILE))
     click.echo(f"{folder / CATALOGUE}: vagrant box add {folder / CATALOGUE}")
 
 

@@ -92,7 +92,7 @@ def command(
     output.write(settings, whole, keep=False)  # `verify --rerun-failed` could not run these
     output.show(terminal.failures(part))
     output.show([_closing(part, good=whole.status == 0)])
-    return whole.status
+    return output.finish(whole, whole.status)
 
 
 def _closing(part: LabRun, *, good: bool) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from testbed import files
 from testbed.cli import common
 from testbed.errors import UsageError
 
@@ -35,7 +36,9 @@ class _Command(common.RunsCommand):
 
 
 @click.command("kubeconfig", help=HELP, cls=_Command)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the file there.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Write the file there."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1; 0: any.")
 @click.argument("lab_name", metavar="LAB", shell_complete=common.complete_labs)
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND [ARG]...]")
@@ -59,7 +62,7 @@ def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]
             if argv:
                 return await _with(text, argv)
             if output:
-                _write(output, text)
+                files.write(output, text, private=True)
                 click.echo(f"{output} names https://127.0.0.1:{number}; Ctrl-C closes it", err=True)
             else:
                 click.echo(text)
@@ -102,7 +105,7 @@ async def _with(text: bytes, argv: tuple[str, ...]) -> int:
     """Run a command that finds the file by KUBECONFIG; its status, as a shell would say it."""
     with tempfile.TemporaryDirectory(prefix="testbed-") as folder:
         path = Path(folder, "kubeconfig")
-        _write(path, text)
+        files.write(path, text, private=True)
         environment = {**os.environ, "KUBECONFIG": str(path)}
         try:
             process = await asyncio.create_subprocess_exec(*argv, env=environment)
@@ -112,14 +115,3 @@ async def _with(text: bytes, argv: tuple[str, ...]) -> int:
             ) from None
         status = await process.wait()
         return status if status >= 0 else 128 - status
-
-
-def _write(path: Path, text: bytes) -> None:
-    """The file holds a key: for its owner alone, from the first octet on."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)  # also where it was there before
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", hint="choose another place") from None

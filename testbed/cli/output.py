@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from testbed import files as places
+from testbed.errors import (
+    Interrupted,
+    MachineError,
+    OutputError,
+    ReaderGone,
+    TestbedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,18 +27,18 @@ if TYPE_CHECKING:
     from testbed.suites.model import Check, Run
 
 F = TypeVar("F", bound=Callable[..., Any])
-STDOUT = "-"
 OPTIONS = (
     click.option(
-        "--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML."
+        "--junit", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
+        help="Write JUnit XML; - is standard output.",
     ),
     click.option(
         "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
         help="Write all findings with their evidence; - is standard output.",
     ),
     click.option(
-        "--html", type=click.Path(path_type=Path), metavar="FILE",
-        help="Write the report, as one page.",
+        "--html", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
+        help="Write the report, as one page; - is standard output.",
     ),
     click.option(
         "--lang", type=click.Choice(["en", "zh"]), default="en", help="The report's language."
@@ -45,7 +54,10 @@ def files(function: F) -> F:
 
 
 class Output:
-    """How much is shown, and where the data go."""
+    """How much is shown, and where the data go.
+
+    No failure to write one of the places keeps anything from the others.
+    """
 
     def __init__(
         self,
@@ -57,24 +69,41 @@ class Output:
         evidence: bool,
         quiet: bool,
     ) -> None:
-        self.json_file, self.junit, self.html = json_file, junit, html
+        self._files = {"json": json_file, "junit": junit, "html": html}
         self.lang = lang
         self.evidence = evidence
         self.quiet = quiet
-        self.silent = quiet or str(json_file) == STDOUT
+        # Data on standard output are alone there, so that a program can read them.
+        self._on_stdout = [
+            option for option, path in self._wanted().items() if places.leads_to_stdout(path)
+        ]
+        self.silent = quiet or bool(self._on_stdout)
+        self._failures: list[Exception] = []
+        self._lost: OutputError | ReaderGone | None = None
+
+    def _wanted(self) -> dict[str, Path]:
+        return {option: path for option, path in self._files.items() if path is not None}
 
     def refuse(self) -> None:
-        """Raise UsageError now, and not after a minute's run, for a file that can't be written."""
-        for option, path in (("json", self.json_file), ("junit", self.junit), ("html", self.html)):
-            if path is None or str(path) == STDOUT:
-                continue
-            if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-                what = "is a folder" if path.is_dir() else "its folder cannot be written"
-                raise click.UsageError(f"--{option} {path}: {what}")
+        """Raise now, and not after a minute's run, for a file that can't be written.
+
+        Raises UsageError for a wrong place, MachineError for one that may not be written.
+        """
+        if len(self._on_stdout) > 1:
+            options = " and ".join(f"--{option}" for option in self._on_stdout)
+            raise UsageError(
+                f"{options} both name standard output", hint="give one of them another place"
+            )
+        for option, path in self._wanted().items():
+            try:
+                places.check(path)
+            except TestbedError as error:
+                error.message = f"--{option}: {error.message}"
+                raise
 
     def say(self, text: str) -> None:
         if not self.silent:
-            click.echo(text)
+            self._echo(text)
 
     def told(self, found: Finding | Check) -> None:
         from testbed.report import terminal
@@ -85,30 +114,77 @@ class Output:
                 self.say(click.style(f"      {terminal.piece(piece)}", dim=True))
 
     def show(self, lines: Iterable[str]) -> None:
-        if str(self.json_file) != STDOUT:
+        if not self._on_stdout:
             for line in lines:
-                click.echo(line)
+                self._echo(line)
+
+    def _echo(self, text: str) -> None:
+        try:
+            click.echo(text)
+        except (OutputError, ReaderGone) as error:
+            if not self._wanted():
+                raise
+            self._lost = error  # the run goes on for the sake of the files
 
     def write(self, settings: Settings, run: Run, *, keep: bool = True) -> None:
-        """Write the files that were asked for; ``keep`` the run as the last one of ``verify``."""
+        """Write the files that were asked for; ``keep`` the run as the last one of ``verify``.
+
+        What fails is kept for :meth:`finish`.
+        """
         from testbed.report import data, last
 
         value = data.to_dict(run)
-        if self.json_file is not None:
-            self._file(self.json_file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-        if self.junit is not None:
-            from testbed.report.junit import to_xml
-
-            self._file(self.junit, to_xml(run).decode())
-        if self.html is not None:
-            from testbed.report.html import render
-
-            self._file(self.html, render(value, lang=self.lang))
-            self.say(f"  the report is in {self.html}")
+        forms: dict[str, Callable[[], str | bytes]] = {
+            "json": lambda: json.dumps(value, indent=1, ensure_ascii=False) + "\n",
+            "junit": lambda: _junit(run),
+            "html": lambda: _html(value, self.lang),
+        }
+        for option, path in self._wanted().items():
+            try:
+                places.write(path, forms[option]())
+            except (OutputError, ReaderGone) as error:
+                self._lost = error
+            except Interrupted:
+                raise
+            except Exception as error:  # noqa: BLE001  told by finish(), a defect of ours too
+                self._failures.append(error)
+            else:
+                if option == "html":
+                    self.say(f"  the report is in {path}")
         if keep:
-            last.keep(settings.state.path, value)
+            try:
+                last.keep(settings.state.path, value)
+            except (MachineError, UsageError) as error:  # only --rerun-failed would read it
+                _complain(error)
 
-    @staticmethod
-    def _file(path: Path, text: str) -> None:
-        with click.open_file(str(path), "w", encoding="utf-8", atomic=str(path) != STDOUT) as file:
-            file.write(text)
+    def finish(self, run: Run, status: int) -> int:
+        """Tell what could not be written; return the exit status.
+
+        That is ``status`` where all was written or the run was interrupted.  Raises OutputError,
+        ReaderGone, and a defect that came up while a file was made.
+        """
+        for error in self._failures:
+            if not isinstance(error, TestbedError):
+                raise error
+            _complain(error)
+        if self._lost is not None:
+            raise self._lost
+        return MachineError.exit_code if self._failures and run.signum is None else status
+
+
+def _junit(run: Run) -> bytes:
+    from testbed.report.junit import to_xml
+
+    return to_xml(run)
+
+
+def _html(value: dict[str, Any], lang: str) -> str:
+    from testbed.report.html import render
+
+    return render(value, lang=lang)
+
+
+def _complain(error: TestbedError) -> None:
+    from testbed.cli import complain
+
+    complain(error)

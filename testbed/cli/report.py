@@ -25,17 +25,17 @@ def command(run: Path, html: Path, lang: str) -> int:
     RUN is that file; - is standard input.  The report is one HTML file that
     loads nothing from anywhere.
     """
+    from testbed import files
     from testbed.report.html import render
 
-    with click.open_file(str(run), encoding="utf-8") as file:
-        try:
+    try:
+        with click.open_file(str(run), encoding="utf-8") as file:
             data = json.load(file)
-        except ValueError as error:
-            raise UsageError(
-                f"{run}: not JSON: {error}", hint="`testbed verify --json FILE` writes it"
-            ) from None
-    page = render(data, lang=lang)
-    to_file = str(html) != "-"
-    with click.open_file(str(html), "w", encoding="utf-8", atomic=to_file) as file:
-        file.write(page)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{run}: not JSON: {error}", hint="`testbed verify --json FILE` writes it"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{run}: {error.strerror}", hint="name a file that can be read") from None
+    files.write(html, render(data, lang=lang))
     return 0

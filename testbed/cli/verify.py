@@ -144,7 +144,7 @@ def _one(
         output.show(terminal.table(whole))
         output.show(terminal.measured(whole))
     output.show([terminal.closing(whole)])
-    return whole.status
+    return output.finish(whole, whole.status)
 
 
 def _all(
@@ -180,7 +180,7 @@ def _all(
     left = leaks.left(before, below=ours) if before else []
     if before:
         output.show(terminal.machine(left))
-    return run.status or (1 if left else 0)
+    return output.finish(run, run.status or (1 if left else 0))
 
 
 class _Progress:

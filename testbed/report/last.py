@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from testbed import files
 from testbed.claims.catalogue import claims
-from testbed.errors import NothingTested, UsageError
+from testbed.errors import MachineError, NothingTested, UsageError
 from testbed.report.data import tested
 
 if TYPE_CHECKING:
@@ -22,13 +22,19 @@ FILE = "last.json"
 
 
 def keep(state: Path, run: Mapping[str, Any]) -> None:
-    """Keep a run (as :func:`testbed.report.data.to_dict` gives it) in place of the one before."""
+    """Keep a run (as :func:`testbed.report.data.to_dict` gives it) in place of the one before.
+
+    Raises MachineError when it cannot be written.
+    """
     folder = state / FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = folder / f".{FILE}.{os.getpid()}"  # several runs may end at once
-    part.touch(mode=0o600)
-    part.write_text(json.dumps(run), encoding="utf-8")
-    part.replace(folder / FILE)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"cannot keep the run in {folder}: {error.strerror}",
+            hint="free space there, or set TESTBED_STATE to another folder",
+        ) from error
+    files.write(folder / FILE, json.dumps(run), private=True)
 
 
 def failed(state: Path, selection: Selection) -> Selection:

@@ -181,6 +181,36 @@ def test_exec_hands_on_streams_and_status(testbed: Testbed, tmp_path: Path) -> N
     assert "a, b" in missing.stderr
 
 
+def test_streams_that_are_closed_or_full(testbed: Testbed, tmp_path: Path) -> None:
+    """The command on the node gets /dev/null for what is closed, and never a file of ours."""
+    assert testbed("up", write(tmp_path / "lab.yaml", TINY, name="streams")).returncode == 0
+    look = "(for n in 0 1 2; do readlink /proc/$$/fd/$n; done > /tmp/seen); exit 7"
+
+    def run(redirect: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        state = {**os.environ, "TESTBED_STATE": str(tmp_path / "state")}
+        return subprocess.run(
+            ["sh", "-c", f'"$@" {redirect}', "sh", *TESTBED, *argv],
+            env=state, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+
+    for redirect in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        done = run(redirect, "exec", "a", "--", "sh", "-c", look)
+        assert (done.returncode, done.stderr) == (7, "")
+        streams = run("", "exec", "a", "--", "cat", "/tmp/seen").stdout.splitlines()
+        for number, sign in enumerate(("<&-", ">&-", "2>&-")):
+            closed = sign in redirect.split()
+            assert (streams[number] == "/dev/null") == (closed or number == 0), redirect
+        for command in (["shell", "a"], ["logs", "a"], ["status"]):
+            done = run(redirect, *command)
+            assert "Traceback" not in done.stderr
+            assert done.returncode == 0
+    for command in (["status"], ["ls"], ["fault", "partition", "a"], ["fault", "ls"]):
+        done = run("> /dev/full", *command)
+        assert done.returncode == 3, (command, done.stderr)
+        assert "No space left on device" in done.stderr
+
+
 def test_a_shell_has_a_terminal(testbed: Testbed, tmp_path: Path) -> None:
     path = write(tmp_path / "lab.yaml", TINY, name="tiny")
     assert testbed("up", path, "-q").returncode == 0

@@ -22,6 +22,7 @@ from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding
 from testbed.cli import common, verify
 from testbed.cli.output import Output
+from testbed.errors import OutputError, ReaderGone
 from testbed.lab.lab import Lab
 from testbed.report import last
 from testbed.suites import everything, runner
@@ -129,10 +130,10 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_run(
 ) -> None:
     said = testbed("--all", option, str(tmp_path / "nowhere" / "file"))
     assert (said.status, said.out) == (2, "")
-    assert "its folder cannot be written" in said.err
+    assert str(tmp_path / "nowhere") in said.err
     said = testbed("--all", option, str(tmp_path))
     assert said.status == 2
-    assert "is a folder" in said.err
+    assert str(tmp_path) in said.err
     assert everywhere.asked == []
 
 
@@ -275,6 +276,100 @@ def test_data_alone_on_standard_output(testbed: Testbed, everywhere: Everything)
     assert said.status == 1
     assert len(json.loads(said.out)["labs"]) == 2
     assert said.err == ""
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+def test_each_form_can_go_to_standard_output(
+    option: str, testbed: Testbed, everywhere: Everything
+) -> None:
+    written = {}
+    for place in ("-", "/dev/stdout"):
+        said = testbed("--all", option, place, "--claim", ONE)
+        assert (said.status, said.err) == (0, "")
+        written[place] = said.out
+    assert written["-"][:1] in {"{", "<"}
+    assert written["-"].rstrip()[-1:] in {"}", ">"}
+    assert len(written["-"]) == len(written["/dev/stdout"])
+    said = testbed("--all", option, "-", "--json" if option != "--json" else "--html", "-")
+    assert (said.status, said.out) == (2, "")
+
+
+@pytest.mark.parametrize("bad", ["--json", "--junit", "--html"])
+def test_a_file_that_fails_keeps_nothing_from_the_others(
+    bad: str, testbed: Testbed, everywhere: Everything, tmp_path: Path
+) -> None:
+    """Neither from the terminal, nor from the other files."""
+    everywhere.also_wrong()
+    full = tmp_path / "full"
+    full.symlink_to("/proc/self/fd/999")  # what cannot be written, but is found out only then
+    check = Output.refuse
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Output, "refuse", lambda _: None)
+        argv = [
+            word
+            for option in ("--json", "--junit", "--html")
+            for word in (option, str(full if option == bad else tmp_path / option))
+        ]
+        said = testbed("--all", "--claim", ONE, "--claim", TWO, *argv)
+    assert Output.refuse is check
+    assert said.status == 3
+    assert str(full) in said.err
+    assert "2 claims put to the test" in said.out
+    others = {"--json", "--junit", "--html"} - {bad}
+    assert {path.name for path in tmp_path.glob("--*")} == others
+    assert all((tmp_path / other).stat().st_size for other in others)
+
+
+def test_a_signal_counts_for_more_than_a_file_that_fails(
+    testbed: Testbed, everywhere: Everything, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everywhere.signum = signal.SIGTERM
+    monkeypatch.setattr(Output, "refuse", lambda _: None)
+    assert testbed("--all", "--json", "/proc/self/fd/999").status == 128 + signal.SIGTERM
+
+
+def test_a_defect_of_a_report_keeps_nothing_from_the_others(
+    testbed: Testbed, everywhere: Everything, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def render(*_: Any, **__: Any) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("testbed.report.html.render", render)
+    monkeypatch.setattr("testbed.report.junit.to_xml", render)
+    data = tmp_path / "a.json"
+    with pytest.raises(ZeroDivisionError):
+        testbed("--all", "--html", str(tmp_path / "a.html"), "--json", str(data), "--junit", "x")
+    assert "put to the test on" in capsys.readouterr().out
+    assert json.loads(data.read_text())["labs"]
+
+
+@pytest.mark.parametrize("error", [OutputError(OSError(28, "No space left")), ReaderGone()])
+def test_a_terminal_that_is_lost_ends_a_run_unless_files_are_wanted(
+    error: OutputError | ReaderGone, testbed: Testbed, everywhere: Everything, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def echo(*_: Any, err: bool = False, **__: Any) -> None:
+        if not err:
+            raise error
+
+    monkeypatch.setattr(click, "echo", echo)
+    everywhere.also_wrong()
+    data = tmp_path / "a.json"
+    assert testbed("--all").status == error.exit_code
+    assert testbed("--all", "--json", str(data)).status == error.exit_code
+    assert len(json.loads(data.read_text())["labs"]) == 2, "the run went on"
+
+
+def test_a_run_that_cannot_be_kept_is_told(
+    testbed: Testbed, everywhere: Everything, bench: Bench
+) -> None:
+    bench.state.path.mkdir(parents=True, exist_ok=True)
+    (bench.state.path / last.FOLDER).write_text("in the way")
+    said = testbed("--all", "--claim", ONE)
+    assert said.status == 0
+    assert last.FOLDER in said.err
+    assert "1 claim put to the test" in said.out
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,296 @@
+"""Files that a user asked for: reports, packed boxes, kubeconfigs.
+
+A regular file is written whole or not at all: beside it first, flushed, and then renamed.  A
+device, a FIFO, a socket or a descriptor of ours (``/dev/stdout``, ``>(...)`` of a shell) is
+written into and never replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from testbed import signals
+from testbed.errors import MachineError, TestbedError, UsageError
+
+STDOUT = "-"
+CHUNK = 1 << 20  # octets copied at once
+LINKS = 40  # as many as the kernel follows (path_resolution(7))
+PRIVATE = 0o600
+#: Where a path leads to an open file of a process, not to a name (proc(5)).
+DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")
+WRONG_PLACE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EBADF
+}  # fmt: skip
+#: A file that can be written though its folder cannot, or that is a mount point.
+ONLY_IN_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV}
+
+Chunks = Callable[[], Iterator[bytes]]
+
+
+def write(path: Path | str, data: str | bytes, *, private: bool = False) -> None:
+    """Write ``data`` to a path; ``-`` is standard output.
+
+    A file that is there keeps its mode and owner; a symbolic link keeps its name, and what it
+    leads to is replaced.  ``private`` is for its owner alone (mode 0600), whatever was there.
+    A FIFO waits for its reader.  An interrupt leaves a regular file as it was.
+
+    Raises UsageError where no file can be, MachineError with the kernel's reason when it cannot be
+    written, Interrupted.
+    """
+    # A lone surrogate, which YAML and JSON can spell, is no character that UTF-8 has.
+    octets = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    _write(Path(path), lambda: iter((octets,)), len(octets), private=private)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Write the content of a file to a path, as :func:`write` does.  Raises as it does."""
+
+    def chunks() -> Iterator[bytes]:
+        with source.open("rb") as file:
+            while data := file.read(CHUNK):
+                yield data
+
+    _write(path, chunks, source.stat().st_size, private=False)
+
+
+def check(path: Path) -> None:
+    """Raise, before a long run, what :func:`write` would raise; nothing is opened or changed."""
+    if leads_to_stdout(path):
+        return
+    with _told(path):
+        if (number := _descriptor(path)) is not None:
+            os.fstat(number)
+            return
+        found = _stat(path)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if found is not None and os.access(path, os.W_OK):
+            return
+        folder = _real(path).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def leads_to_stdout(path: Path) -> bool:
+    """Whether a path means our standard output: ``-``, or a name such as ``/dev/stdout``."""
+    return str(path) == STDOUT or _descriptor(path) == 1
+
+
+def _write(path: Path, chunks: Chunks, size: int, *, private: bool) -> None:
+    if leads_to_stdout(path):
+        _to_stdout(chunks)
+        return
+    with _told(path):
+        if (number := _descriptor(path)) is not None:
+            sys.stderr.flush()
+            _pour_all(number, chunks)
+            return
+        found = _stat(path)
+        if found is None or (stat.S_ISREG(found.st_mode) and not _is_of_a_process(path)):
+            _replace(_real(path), chunks, size, private=private)
+        elif stat.S_ISSOCK(found.st_mode):
+            _send(path, chunks)
+        else:
+            # Not cut: if it is a regular file, another process has it open.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
+            with _opened(os.open(path, flags)) as into:
+                _pour_all(into, chunks)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn the kernel's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TestbedError):
+            raise
+        reason = error.strerror or str(error)
+        if error.errno in WRONG_PLACE:
+            raise UsageError(
+                f"cannot write {path}: {reason}", hint="name a file in a folder that exists"
+            ) from error
+        if error.errno == errno.EPIPE:
+            reason = "its reader has closed it"
+        raise MachineError(
+            f"cannot write {path}: {reason}",
+            hint="see the space and the permissions there, or choose another place",
+        ) from error
+
+
+# -- where a path leads --------------------------------------------------------------------
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    # The kernel follows the links here, with its rules for folders that anybody may write to
+    # (fs.protected_symlinks).
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _last_link(path: Path) -> tuple[str, str] | None:
+    """Folder and name of the link of /proc that a path ends in, if it ends in one."""
+    there = str(path)
+    for _ in range(LINKS):
+        folder, name = os.path.split(there)
+        folder = os.path.realpath(folder)
+        if DESCRIPTORS.fullmatch(folder):
+            return folder, name
+        try:
+            there = str(Path(folder, Path(folder, name).readlink()))
+        except OSError:  # no link
+            return None
+    return None
+
+
+def _is_of_a_process(path: Path) -> bool:
+    return _last_link(path) is not None
+
+
+def _descriptor(path: Path) -> int | None:
+    """The descriptor of ours that a path names.
+
+    It is used as it is: opening the path again would begin at the start of a regular file, and
+    fail for a socket.
+    """
+    found = _last_link(path)
+    if found is None or not found[1].isdigit():
+        return None
+    ours = os.path.realpath("/proc/self")
+    return int(found[1]) if found[0].startswith(f"{ours}/") else None
+
+
+# -- into what is no regular file ----------------------------------------------------------
+
+
+def _to_stdout(chunks: Chunks) -> None:
+    sys.stdout.flush()
+    for data in chunks():
+        sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _pour(into: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(into, view) :]
+
+
+def _pour_all(into: int, chunks: Chunks) -> None:
+    for data in chunks():
+        _pour(into, data)
+
+
+def _send(path: Path, chunks: Chunks) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there:
+        there.connect(str(path))
+        for data in chunks():
+            there.sendall(data)
+
+
+@contextlib.contextmanager
+def _opened(number: int) -> Iterator[int]:
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+# -- regular files -------------------------------------------------------------------------
+
+
+def _replace(path: Path, chunks: Chunks, size: int, *, private: bool) -> None:
+    """Put a file in place of the one at ``path``, which is no link, in one step."""
+    with (
+        signals.held() as held,  # they are looked at where there is something to remove
+        _opened(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder,
+    ):
+        before = _at(folder, path.name)
+        try:
+            _beside(folder, path.name, before, chunks, held, private=private)
+        except OSError as error:
+            if before is None or error.errno not in ONLY_IN_PLACE:
+                raise
+            _in_place(folder, path.name, chunks, size, private=private)
+        held.check()
+
+
+def _at(folder: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _beside(
+    folder: int,
+    name: str,
+    before: os.stat_result | None,
+    chunks: Chunks,
+    held: signals.Held,
+    *,
+    private: bool,
+) -> None:
+    part = f".testbed-{secrets.token_hex(4)}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    mode = 0o666 if before is None and not private else PRIVATE  # less what the umask takes
+    number = os.open(part, flags, mode, dir_fd=folder)
+    try:
+        with _opened(number):
+            if before is not None:
+                _like(number, before)
+                if not private:
+                    os.fchmod(number, stat.S_IMODE(before.st_mode) & 0o777)
+            for data in chunks():
+                held.check()
+                _pour(number, data)
+            os.fsync(number)
+        held.check()
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(part, dir_fd=folder)
+        raise
+
+
+def _like(number: int, before: os.stat_result) -> None:
+    """Give a file the owner of the one before, as far as we may."""
+    ours = os.fstat(number)
+    if (ours.st_uid, ours.st_gid) != (before.st_uid, before.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(number, before.st_uid, before.st_gid)
+
+
+def _in_place(folder: int, name: str, chunks: Chunks, size: int, *, private: bool) -> None:
+    """Write over a file that cannot be replaced, once all the room that it needs is ours."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _opened(os.open(name, flags, dir_fd=folder)) as number:
+        before = os.fstat(number).st_size
+        if private:
+            os.fchmod(number, PRIVATE)
+        try:
+            if size:
+                os.posix_fallocate(number, 0, size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # not every file system can
+                os.ftruncate(number, before)
+                raise
+        _pour_all(number, chunks)
+        os.ftruncate(number, size)
+        os.fsync(number)
