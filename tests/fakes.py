@@ -213,18 +213,20 @@ class FakeLinks:
             case ["netns", "add", str(name)]:
                 here[name] = {"lo": {"flags": []}}
             case ["netns", "delete", name]:
-                for link in here.pop(name, {}).keys() - {"lo"}:
-                    self._delete(here, link)
+                for link in here.get(name, {}).keys() - {"lo"}:
+                    self._delete(here, name, link)
+                here.pop(name, None)
             case ["link", "add", "name", name, "type", "bridge"]:
                 links[name] = {"flags": []}
-            case ["link", "add", "name", name, "type", "veth", "peer", "name", peer]:
-                links[name], links[peer] = (
-                    {"flags": [], "peer": peer}, {"flags": [], "peer": name}
-                )  # fmt: skip
-            case ["link", "delete", name] if name in links:
-                self._delete(here, name)
-            case ["link", "set", "dev", name, "netns", space]:
-                here[space][name] = links.pop(name)
+            case ["link", "add", "name", name, *rest] if "veth" in rest:
+                near = (self._space(rest[: rest.index("type")]), name)
+                peer = rest[rest.index("peer") + 1 :]
+                other = (self._space(peer), peer[1])
+                for (space, end), far in ((near, other), (other, near)):
+                    assert end not in here[space], "File exists"
+                    here[space][end] = {"flags": [], "peer": far}
+            case ["link", "delete", "dev", name] | ["link", "delete", name] if name in links:
+                self._delete(here, inside, name)
             case ["link", "set", "dev", name, *rest] if name in links:
                 links[name]["flags"] = [] if "down" in rest else ["UP"]
                 master = rest[rest.index("master") + 1] if "master" in rest else ""
@@ -238,17 +240,18 @@ class FakeLinks:
                 links[name]["addr_info"] = []
 
     @staticmethod
-    def _delete(here: dict[str, dict[str, dict[str, Any]]], name: str) -> None:
+    def _space(words: list[str]) -> str:
+        """The namespace that an end of a veth pair is made in."""
+        return words[words.index("netns") + 1] if "netns" in words else ""
+
+    @staticmethod
+    def _delete(here: dict[str, dict[str, dict[str, Any]]], space: str, name: str) -> None:
         """A link goes with its peer, and a bridge leaves its ports alone."""
-        gone = {name}
-        for links in here.values():
-            gone |= {other for other, link in links.items() if link.get("peer") == name}
-        for links in here.values():
-            for other in gone & links.keys():
-                del links[other]
-            for link in links.values():
-                if link.get("master") in gone:
-                    link["master"] = ""
+        far, other = here[space].pop(name).get("peer", ("", ""))
+        here.get(far, {}).pop(other, None)
+        for link in here[space].values():
+            if link.get("master") == name:
+                link["master"] = ""
 
     def look(self, call: Call) -> Answer:
         """What :data:`namespaces.LOOK` prints."""

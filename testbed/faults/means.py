@@ -118,15 +118,15 @@ def queue_lines(topology: Topology, node: str, faults: Iterable[Fault], *, there
     """
     wanted = {fault.kind: fault for fault in faults if fault.node == node}
     lines = []
-    for port in ports(topology, node):
+    for name in ports(topology, node):
         if there:
-            lines.append(f"qdisc del dev {port} root")
+            lines.append(f"qdisc del dev {name} root")
         where = "root"
         if delay := wanted.get("delay"):
-            lines.append(f"qdisc add dev {port} {where} handle {DELAY_HANDLE} {_netem(delay)}")
+            lines.append(f"qdisc add dev {name} {where} handle {DELAY_HANDLE} {_netem(delay)}")
             where = f"parent {DELAY_HANDLE}1"
         if rate := wanted.get("rate"):
-            lines.append(f"qdisc add dev {port} {where} handle {RATE_HANDLE} {_tbf(rate)}")
+            lines.append(f"qdisc add dev {name} {where} handle {RATE_HANDLE} {_tbf(rate)}")
     return "".join(f"{line}\n" for line in lines)
 
 

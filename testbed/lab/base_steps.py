@@ -163,8 +163,12 @@ def _introduce(node: Node, names: str) -> None:
 
 
 def hosts(topology: Topology, me: str) -> str:
-    """What /etc/hosts says on a node: itself, and the first address of every node."""
-    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    """What /etc/hosts says on a node: itself, and the first address of every node.
+
+    As ``localhost`` is not a name of ::1, which getaddrinfo(3) would put first, a daemon that
+    listens on 127.0.0.1 alone is reached at once.
+    """
+    lines = ["127.0.0.1 localhost", "::1 ip6-localhost ip6-loopback"]
     if not topology.nodes[me].networks:
         lines.append(f"127.0.1.1 {me}")
     for node in topology.nodes.values():

@@ -43,12 +43,15 @@ def batches(topology: Topology, node: str) -> dict[str, list[str]]:
     for veth in topology.veths:
         if veth.node != node:
             continue
-        one, other = veth.ends
-        lines[""].append(f"link add name {one.name} type veth peer name {other.name}")
+        # Each end is made in its namespace: on the node its name may be another link's.
+        one, other = (
+            f"name {end.name}" + (f" netns {end.namespace}" if end.namespace else "")
+            for end in veth.ends
+        )
+        lines[""].append(f"link add {one} type veth peer {other}")
         for end in veth.ends:
             if end.namespace:
                 inside = lines.setdefault(end.namespace, [])
-                lines[""].append(f"link set dev {end.name} netns {end.namespace}")
                 if end.address:
                     inside.append(f"address add {end.address} dev {end.name}")
                 inside.append(f"link set dev {end.name} up")
@@ -100,14 +103,12 @@ def _clear(machine: Machine, topology: Topology) -> None:
             machine.run(["ip", "netns", "delete", namespace.name], check=False)
     for bridge in topology.bridges.values():
         if bridge.node == machine.name:
-            machine.run(["ip", "link", "delete", bridge.name], check=False)
+            machine.run(["ip", "link", "delete", "dev", bridge.name], check=False)
     for veth in topology.veths:
         if veth.node == machine.name:
-            for end in veth.ends:  # one may still be where it was made
-                machine.run(["ip", "link", "delete", end.name], check=False)
-                if end.namespace:
-                    argv = ["ip", "-n", end.namespace, "link", "delete", end.name]
-                    machine.run(argv, check=False)
+            for end in veth.ends:  # where it was made: on the node its name may be another's
+                where = ["-n", end.namespace] if end.namespace else []
+                machine.run(["ip", *where, "link", "delete", "dev", end.name], check=False)
 
 
 def lacks(topology: Topology, machine: Machine) -> list[Lack]:

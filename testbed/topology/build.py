@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Literal, cast
 
 from testbed.faults.model import RESERVED, Fault, Unreadable, parse
-from testbed.topology import keys, tree
+from testbed.topology import keys, reserved, tree
 from testbed.topology.check import check
 from testbed.topology.model import (
     ADD_ONS,
@@ -47,6 +47,8 @@ from testbed.topology.tree import Problems, Tree, quote
 
 if TYPE_CHECKING:
     from collections import abc
+
+    from testbed.topology.reserved import Reserved
 
 __all__ = ["build"]
 
@@ -88,7 +90,13 @@ def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
 
 
 def _named(
-    read: Reader, section: Tree | None, what: str, pattern: str, limit: int
+    read: Reader,
+    section: Tree | None,
+    what: str,
+    pattern: str,
+    limit: int,
+    *,
+    taken: abc.Iterable[Reserved] = (),
 ) -> abc.Iterator[tuple[str, Tree]]:
     """The entries of a section whose keys are names.
 
@@ -96,7 +104,7 @@ def _named(
     """
     found = read.table(section)
     for entry in found.entries.values() if found else ():
-        read.name(entry.key, what, pattern, limit)
+        read.name(entry.key, what, pattern, limit, taken=taken)
         yield entry.key.text, entry.value
 
 
@@ -115,14 +123,11 @@ def _networks(read: Reader, top: tree.Mapping) -> dict[str, Network]:
 def _nodes(read: Reader, top: tree.Mapping) -> dict[str, Node]:
     out = {}
     section = top.get("nodes")
-    for name, at in _named(read, section, "a node", keys.LABEL, keys.NODE_MAX):
+    for name, at in _named(
+        read, section, "a node", keys.LABEL, keys.NODE_MAX, taken=reserved.NODES
+    ):
         body = read.mapping(at, keys.NODE)
         out[name] = _node(read, name, body) if body else Node(name)
-        if name.startswith("br-") or name in keys.NODE_RESERVED:
-            wanted = "a name for a node that the fabric between the nodes does not use itself"
-            section_key = section.entries[name].key if isinstance(section, tree.Mapping) else at
-            hint = "br-..., fabric and lo are taken; choose another"
-            read.problems.add(section_key, wanted, quote(name), hint)
     if isinstance(section, tree.Mapping) and not (
         section.entries or read.problems.touched("nodes")
     ):
@@ -345,7 +350,9 @@ def _bips(
 def _containers(read: Reader, top: tree.Mapping) -> dict[str, Container]:
     out = {}
     section = top.get("containers")
-    for name, at in _named(read, section, "a container", keys.CONTAINER, keys.LABEL_MAX):
+    for name, at in _named(
+        read, section, "a container", keys.CONTAINER, keys.LABEL_MAX, taken=reserved.CONTAINERS
+    ):
         body = read.mapping(at, keys.CONTAINER_KEYS)
         if body is not None:
             out[name] = _container(read, name, body)
@@ -521,7 +528,9 @@ def _namespaces(read: Reader, top: tree.Mapping) -> dict[str, Namespace]:
 def _bridges(read: Reader, top: tree.Mapping) -> dict[str, Bridge]:
     out = {}
     section = top.get("bridges")
-    for name, at in _named(read, section, "a bridge", keys.INTERFACE, keys.INTERFACE_MAX):
+    for name, at in _named(
+        read, section, "a bridge", keys.INTERFACE, keys.INTERFACE_MAX, taken=reserved.LINKS
+    ):
         out[name] = Bridge(name, _on_node(read, at, keys.BRIDGE_KEYS) or "")
     return out
 
@@ -571,7 +580,13 @@ def _veth_end(read: Reader, at: Tree) -> VethEnd:
         return VethEnd("")
     named = body.get("name")
     return VethEnd(
-        name=(named and read.name(named, "an interface", keys.INTERFACE, keys.INTERFACE_MAX)) or "",
+        name=(
+            named
+            and read.name(
+                named, "an interface", keys.INTERFACE, keys.INTERFACE_MAX, taken=reserved.LINKS
+            )
+        )
+        or "",
         namespace=read.text(body.get("namespace"), "the name of a namespace"),
         bridge=read.text(body.get("bridge"), "the name of a bridge"),
         address=read.interface(body.get("address")),

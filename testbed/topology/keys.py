@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.faults.model import KINDS, RESERVED
+from testbed.topology import reserved
 from testbed.topology.model import (
     ADD_ONS,
     BACKENDS,
@@ -34,6 +35,11 @@ FABRICS: Mapping[str, str] = {
     "kubernetes": "kubernetes",
 }
 PROVIDERS = tuple(FABRICS)
+#: The most networks of one node: 30 free slots of QEMU's q35 machine, less disk, random numbers
+#: and the link to its cell.
+NETWORKS_MAX: Mapping[str, int] = {"qemu": 27}
+#: The ports of a Linux bridge (BR_MAX_PORTS of net/bridge/br_private.h, less the unused 0).
+PORTS_MAX = 1023
 
 DEFAULT_PROVIDER = "netns"
 DEFAULT_BACKEND = "vxlan"
@@ -63,10 +69,10 @@ MIN_MEMORY = 32 << 20
 MIN_CPUS = 0.01
 
 LAB_MAX = 30
-#: IFNAMSIZ is 16 with the final NUL, and ports of the fabric are named after the node.
+#: IFNAMSIZ is 16 with the final NUL, and bridges of the fabric are named br-NETWORK.
+INTERFACE_MAX = 15
 NODE_MAX = 12
 NETWORK_MAX = 12
-INTERFACE_MAX = 15
 #: A DNS label is at most 63 octets long (RFC 1035, section 2.3.4).
 LABEL_MAX = 63
 
@@ -135,12 +141,11 @@ def _named(names: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 _LAB_NAME = _whole(LABEL, maxLength=LAB_MAX)
-NODE_RESERVED = ("fabric", "lo")  # with br-...: what the fabric calls itself and its links
-_NODE_NAME = _whole(LABEL, maxLength=NODE_MAX) | {"not": {"pattern": "^(br-.*|fabric|lo)$"}}
+_NODE_NAME = _whole(LABEL, maxLength=NODE_MAX) | reserved.schema(reserved.NODES)
 _NETWORK_NAME = _whole(LABEL, maxLength=NETWORK_MAX)
-_CONTAINER_NAME = _whole(CONTAINER, maxLength=LABEL_MAX)
+_CONTAINER_NAME = _whole(CONTAINER, maxLength=LABEL_MAX) | reserved.schema(reserved.CONTAINERS)
 _NAMESPACE_NAME = _whole(NAMESPACE, maxLength=LABEL_MAX)
-_INTERFACE_NAME = _whole(INTERFACE, maxLength=INTERFACE_MAX)
+_INTERFACE_NAME = _whole(INTERFACE, maxLength=INTERFACE_MAX) | reserved.schema(reserved.LINKS)
 _FAULT_NAME = _whole(LABEL, maxLength=LABEL_MAX) | {"not": {"enum": list(RESERVED)}}
 _ADDRESS = _whole(ADDRESS)
 _PREFIXED = _whole(PREFIXED)

@@ -10,11 +10,13 @@ import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.topology import keys, tree
+from testbed.topology import keys, reserved, tree
 from testbed.topology.tree import Problems, Tree, describe, nearest, quote
 
 if TYPE_CHECKING:
     from collections import abc
+
+    from testbed.topology.reserved import Reserved
 
 __all__ = ["Reader", "host_in"]
 
@@ -98,8 +100,16 @@ class Reader:
         self.problems.add(at, wanted, quote(value), hint)
         return None
 
-    def name(self, at: Tree, what: str, pattern: str, limit: int) -> str | None:
-        """A name of at most ``limit`` characters that a pattern matches."""
+    def name(
+        self,
+        at: Tree,
+        what: str,
+        pattern: str,
+        limit: int,
+        *,
+        taken: abc.Iterable[Reserved] = (),
+    ) -> str | None:
+        """A name of at most ``limit`` characters that a pattern matches, none of those taken."""
         value = self.text(at, f"the name of {what}")
         if value is None:
             return None
@@ -109,6 +119,9 @@ class Reader:
             self.problems.add(at, wanted, seen, "shorten it")
         elif not re.fullmatch(pattern, value):
             self.problems.add(at, *_wanted_name(what, value, pattern))
+        elif why := reserved.why(value, taken):
+            wanted = f"a name for {what} that has no other meaning"
+            self.problems.add(at, wanted, f"{quote(value)}, {why}", "choose another")
         else:
             return value
         return None

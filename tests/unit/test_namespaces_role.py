@@ -23,14 +23,10 @@ netns add ns1
 netns add ns2
 link add name br0 type bridge
 link set dev br0 up
-link add name veth0 type veth peer name veth1
-link set dev veth0 netns ns1
-link set dev veth1 netns ns2
-link add name br-veth0 type veth peer name brvethotherend0
-link set dev br-veth0 netns ns1
+link add name veth0 netns ns1 type veth peer name veth1 netns ns2
+link add name br-veth0 netns ns1 type veth peer name brvethotherend0
 link set dev brvethotherend0 master br0 up
-link add name br-veth1 type veth peer name brvethotherend1
-link set dev br-veth1 netns ns2
+link add name br-veth1 netns ns2 type veth peer name brvethotherend1
 link set dev brvethotherend1 master br0 up
 """
 NS1 = """\
@@ -126,4 +122,23 @@ def test_what_was_cut_off_is_cleared_first(bench: Bench) -> None:
     lab.up(load("netns-experiments"))
     ran = [" ".join(words) for words in bench.provider.asked("run")]
     first = ran.index("ip -batch -")
-    assert {"ip netns delete ns1", "ip netns delete ns2", "ip link delete br0"} <= set(ran[:first])
+    assert {"ip netns delete ns1", "ip netns delete ns2", "ip link delete dev br0"} <= set(
+        ran[:first]
+    )
+
+
+def test_a_namespaces_link_may_have_the_name_of_the_nodes(bench: Bench) -> None:
+    """It is never on the node, where `ip` would refuse it, and a retry would delete eth0."""
+    text = (
+        "name: t\nnetworks: {lan: {subnet: 10.0.0.0/24}}\n"
+        "nodes: {h: {roles: [namespaces], networks: {lan: 10.0.0.2}}}\n"
+        "namespaces: {a: {node: h}, b: {node: h}}\n"
+        "veths:\n  - node: h\n    ends:\n"
+        "      - {name: eth0, namespace: a, address: 192.0.2.1/24}\n"
+        "      - {name: eth0, namespace: b, address: 192.0.2.2/24}\n"
+    )
+    topology = load_text(text, "t")
+    (line,) = [line for line in batches(topology, "h")[""] if line.startswith("link")]
+    assert line == "link add name eth0 netns a type veth peer name eth0 netns b"
+    Lab("t", bench.settings).up(topology)
+    assert "ip link delete dev eth0" not in [" ".join(w) for w in bench.provider.asked("run")]

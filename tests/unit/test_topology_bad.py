@@ -70,7 +70,21 @@ FORM = {
     "node name too long": bad("name: t\nnodes: {§abcdefghijklm: {}}\n", "at most 12|a node"),
     "node named like a bridge": bad("name: t\nnodes: {§br-x: {}}\n", "fabric|'br-x'"),
     "node named like the fabric": bad("name: t\nnodes: {§fabric: {}}\n", "fabric|'fabric'"),
-    "node named like the loopback": bad("name: t\nnodes: {§lo: {}}\n", "fabric|'lo'"),
+    "node named like the loopback": bad("name: t\nnodes: {§lo: {}}\n", "loopback|'lo'"),
+    "node named like the kernel's settings": bad("name: t\nnodes: {§all: {}}\n", "net.ipv4.conf"),
+    "node named like new links' settings": bad("name: t\nnodes: {§default: {}}\n", "conf"),
+    "node named like a link's index": bad("name: t\nnodes: {§if5: {}}\n", "ip(8)"),
+    "node named like an address": bad('name: t\nnodes: {§"127": {}}\n', "IPv4 address"),
+    "node named like an octal address": bad('name: t\nnodes: {§"017": {}}\n', "IPv4 address"),
+    "node named like a hexadecimal address": bad('name: t\nnodes: {§"0x7f": {}}\n', "IPv4"),
+    "node named localhost": bad("name: t\nnodes: {§localhost: {}}\n", "/etc/hosts"),
+    "node named ip6-loopback": bad("name: t\nnodes: {§ip6-loopback: {}}\n", "/etc/hosts"),
+    "node named like a cgroup's file": bad("name: t\nnodes: {§tasks: {}}\n", "cgroup"),
+    "container named like an address": bad(
+        "name: t\nnodes: {a: {roles: [docker], networks: {n: 10.0.0.2}}}\n"
+        'networks: {n: {subnet: 10.0.0.0/24}}\ncontainers: {§"12": {node: a}}\n',
+        "IPv4 address",
+    ),
     "node with a dot": bad("name: t\nnodes: {§a.b: {}}\n", "RFC 1123|'a-b'"),
     "network name": bad(f"name: t\nnetworks: {{§LAN: {{subnet: 10.0.0.0/24}}}}\n{OK}", "'lan'"),
     "unknown provider": bad(
@@ -121,6 +135,19 @@ NETWORKS = {
     "leading zeros": bad(LAN + "nodes: {a: {networks: {lan: §10.168.0.02}}}\n", "leading zeros"),
     "IPv6": bad(LAN + 'nodes: {a: {networks: {lan: §"fd00::2"}}}\n', "IPv6 is not supported"),
     "no address": bad(LAN + "nodes: {a: {networks: {lan: §12}}}\n", "IPv4 address|integer 12"),
+    "a machine with too many networks": bad(
+        "name: t\nprovider: qemu\nnetworks:\n"
+        + "".join(f"  n{i}: {{subnet: 10.0.{i}.0/24}}\n" for i in range(28))
+        + "nodes:\n  a:\n    networks:\n      §"
+        + "      ".join(f"n{i}: 10.0.{i}.2\n" for i in range(28)),
+        "at most 27|28",
+    ),
+    "a network with too many nodes": bad(
+        "name: t\nnetworks: {n: {subnet: 10.0.0.0/16}}\nnodes:\n"
+        + "".join(f"  n{i}: {{networks: {{n: 10.0.{i >> 8}.{i & 255}}}}}\n" for i in range(1, 1024))
+        + "  last: {networks: {§n: 10.0.9.9}}\n",
+        "at most 1023|last",
+    ),
     "providers of two fabrics": bad(
         "name: t\nnodes:\n  a: {provider: §kubernetes}\n  b: {}\n  c: {provider: qemu}\n",
         "can share a lab with netns: netns, qemu, vagrant|'kubernetes'|a lab of its own",
@@ -454,6 +481,13 @@ NAMESPACES = {
     "bridge name": bad(NETNS.replace("br1:", "§a/b:"), "a name for a bridge"),
     "bridge name too long": bad(NETNS.replace("br1:", "§abcdefghijklmnop:"), "at most 15|16"),
     "bridge is lo": bad(NETNS.replace("br1:", "§lo:"), "loopback"),
+    "bridge is all": bad(NETNS.replace("br1:", "§all:"), "net.ipv4.conf"),
+    "interface is default": bad(
+        veth("{name: a, namespace: ns1}", "{name: §default, namespace: ns2}", "h"), "conf"
+    ),
+    "interface is an index": bad(
+        veth("{name: a, namespace: ns1}", "{name: §if2, namespace: ns2}", "h"), "ip(8)"
+    ),
     "unknown node": bad(
         veth("{name: a, namespace: ns1}", "{name: b, namespace: ns2}", "§k"), "name of a node"
     ),

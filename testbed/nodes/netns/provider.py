@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import CommandError, LabError
 from testbed.nodes import wiring
 from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+from testbed.nodes.links import link_name
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.node import NetnsNode, is_hidden
 from testbed.nodes.wiring import Lack
@@ -256,8 +257,8 @@ class NetnsProvider(Provider):
             if "File exists" not in error.stderr:
                 raise
             # A node of that name has just ended; the kernel takes its links away in its own time.
-            for port in ports:
-                fabric.run(["ip", "link", "delete", "dev", port], check=False)
+            for name in ports:
+                fabric.run(["ip", "link", "delete", "dev", name], check=False)
             self._batch(fabric.init.pid, FABRIC, lines)
 
     def _batch(self, pid: int, where: str, lines: list[str]) -> None:
@@ -324,7 +325,7 @@ class NetnsProvider(Provider):
 
 def port_of(machine: str, index: int) -> str:
     """The name of a machine's port on the fabric, by the number of its link."""
-    return machine if index == 0 else f"{machine}.{index}"
+    return link_name(machine if index == 0 else f"{machine}.{index}")
 
 
 def bridge_of(network: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.nodes.base import Service
+from testbed.nodes.links import link_name
 from testbed.nodes.qemu import identity
 from testbed.nodes.qemu.command import Hardware
 from testbed.vm.initramfs import APPEND, IDENTITY
@@ -124,12 +125,12 @@ class Machine:
 
 def bridge(machine: str, index: int) -> str:
     """The bridge in the hypervisor that a machine's ``ethN`` is a port of."""
-    return f"{machine}.{index}"
+    return link_name(f"{machine}.{index}")
 
 
 def joint(machine: str, index: int) -> str:
     """The link from there to the fabric."""
-    return f"{machine}-{index}"
+    return link_name(f"{machine}-{index}")
 
 
 def console(machine: str) -> str:

@@ -104,7 +104,6 @@ class Namespaces(Look):
         where = namespace or node
         if (node, namespace) not in taken:
             taken[node, namespace] = {} if namespace else self._own_interfaces(node)
-            taken[node, namespace]["lo"] = "the loopback interface"
         names = taken[node, namespace]
         if name in names:
             wanted = f"each interface name once in {where}"

@@ -26,6 +26,8 @@ class Networks(Look):
             self.one_gateway_per_network,
             self.roles_have_a_network,
             self.providers_share_a_fabric,
+            self.networks_have_ports,
+            self.nodes_have_slots,
         )
 
     def networks_are_apart(self) -> None:
@@ -94,3 +96,23 @@ class Networks(Look):
                 wanted = f"a provider that can share a lab with {first}: {', '.join(others)}"
                 hint = "its nodes and theirs have no network in common; make it a lab of its own"
                 self.add(at, wanted, quote(maker), hint)
+
+    def networks_have_ports(self) -> None:
+        """A network is a bridge of the kernel's, with so many ports and no more."""
+        plugged: dict[str, int] = {}
+        for node in self.t.nodes.values():
+            for network in node.networks:
+                plugged[network] = plugged.get(network, 0) + 1
+                if plugged[network] == keys.PORTS_MAX + 1:
+                    wanted = f"at most {keys.PORTS_MAX} nodes on {network}, the ports of a bridge"
+                    at = self.key("nodes", node.name, "networks", network)
+                    self.add(at, wanted, f"{node.name} after these", "use a second network")
+
+    def nodes_have_slots(self) -> None:
+        for node in self.t.nodes.values():
+            maker, count = self.t.provider_of(node.name), len(node.networks)
+            most = keys.NETWORKS_MAX.get(maker, count)
+            if count > most and not self.bad("provider") and not self.unsure(node.name, "provider"):
+                wanted = f"at most {most} networks for a node by {maker}"
+                at = self.value("nodes", node.name, "networks")
+                self.add(at, wanted, str(count), "remove some, or choose another provider")

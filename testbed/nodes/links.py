@@ -1,0 +1,20 @@
+"""Names of links on the fabric: readable where they fit, derived where they don't."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+LONGEST = 15  #: characters of a link's name (IFNAMSIZ of linux/if.h is 16, with the final NUL)
+
+
+def link_name(wanted: str) -> str:
+    """The name itself if a link can have it, or else one that is derived from it.
+
+    A derived one begins as no node's name does, and is the same at each call.
+
+    >>> link_name("node1.1"), link_name("a-longer-name.100")
+    ('node1.1', '_4ce34643c50330')
+    """
+    if len(wanted) <= LONGEST:
+        return wanted
+    return f"_{sha256(wanted.encode()).hexdigest()[: LONGEST - 1]}"
