@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import NoSuchLab
-from testbed.roles import docker, firewall
-from testbed.roles.engine import ContainerState, Engine, engine_version, enter, parse_version
+from testbed.errors import LabError, NoSuchLab
+from testbed.roles import docker, firewall, processes
+from testbed.roles.engine import PATIENCE, Engine, engine_version, enter, parse_version
 
 if TYPE_CHECKING:
     import testinfra.host
 
     from testbed.lab.context import Context
     from testbed.nodes.base import Node, Result, Running
+    from testbed.roles.processes import ContainerProcess
     from testbed.topology.model import Topology
+
+LIMIT = 60.0  # seconds for a call to an engine that has answered before
+AGAIN = 1.0  # seconds for the first word of one that has not
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class LiveContainer:
     """A container that runs.  ``state`` is as it was when it was looked up."""
 
     node: Node
-    state: ContainerState
+    state: ContainerProcess
 
     @property
     def name(self) -> str:
@@ -93,6 +96,7 @@ class LiveLab:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._engines: dict[str, Engine] = {}
+        self._silent: set[str] = set()  # nodes whose engine has not answered
 
     @property
     def name(self) -> str:
@@ -147,19 +151,28 @@ class LiveLab:
         The daemon itself is not asked: it may be what has broken, and without nftables one that
         was told to use it does not start.
         """
-        if json.loads(machine.get(docker.CONFIG)).get("firewall-backend") == "nftables":
+        if docker.told(machine).get("firewall-backend") == "nftables":
             return "nftables"
         says = machine.run(["iptables", "--version"]).stdout
         return next((name for name, word in firewall.SAYS.items() if word in says), "iptables-nft")
 
     def engine(self, node: str) -> Engine:
-        """The Engine API of a node that has the docker role."""
+        """The Engine API of a node that has the docker role.
+
+        Raises LabError when it does not answer: at once from the second time on, so that a run
+        of many checks does not wait for a daemon that hangs in each of them.
+        """
         if node not in self._engines:
-            self._engines[node] = Engine(self.node(node))
+            patience = AGAIN if node in self._silent else PATIENCE
+            try:
+                self._engines[node] = Engine(self.node(node), patience=patience, limit=LIMIT)
+            except LabError:
+                self._silent.add(node)
+                raise
         return self._engines[node]
 
     def container(self, name: str, *, node: str | None = None) -> LiveContainer:
-        """A container by its name, looked up anew.
+        """A container by its name, looked up anew by its process: no engine has to answer.
 
         ``node`` is needed only for one that the topology does not know.
         Raises NoSuchLab when it does not run.
@@ -172,20 +185,37 @@ class LiveLab:
                     f"no container {name!r} in lab {self.name}", hint=f"there are: {known}"
                 )
             node = spec.node
-        state = self.engine(node).find(name)
-        if state is None or not state.running:
-            wanted = self.topology.containers.get(name)
-            if wanted is not None and wanted.expect is not None:
-                raise NoSuchLab(
-                    f"the container {name} on {node} has ended, as the file says "
-                    f"(expect: exit {wanted.expect})",
+        machine = self.node(node)
+        found = processes.find(machine, name)
+        if found is None:
+            raise self._no_container(name, machine)
+        return LiveContainer(machine, found)
+
+    def _no_container(self, name: str, machine: Node) -> NoSuchLab:
+        """The error for a container that does not run on a node."""
+        spec = self.topology.containers.get(name)
+        node = self.topology.nodes.get(machine.name)
+        if spec is not None and spec.node == machine.name:
+            what = f"the container {name} does not run on {machine.name}"
+            if spec.expect is not None:
+                return NoSuchLab(
+                    f"the container {name} on {machine.name} has ended, as the file says "
+                    f"(expect: exit {spec.expect})",
                     hint="look at one that keeps running",
                 )
-            raise NoSuchLab(
-                f"the container {name} does not run on {node}",
-                hint=f"`testbed up {self.name}` starts it again",
-            )
-        return LiveContainer(self.node(node), state)
+            return NoSuchLab(what, hint=f"`testbed up {self.name}` starts it again")
+        what = f"no container {name!r} runs on {machine.name}"
+        if spec is not None:
+            return NoSuchLab(what, hint=f"it belongs to {spec.node}: {spec.node}/{name}")
+        if there := processes.containers(machine):
+            return NoSuchLab(what, hint=f"running there: {', '.join(there)}")
+        if node is not None and docker.Docker.name not in node.roles:
+            others = ", ".join(one.name for one in self.topology.with_role(docker.Docker.name))
+            hint = f"it has no Docker; nodes that have: {others or 'none'}"
+            if self.topology.kubernetes:
+                hint = f"the way into a Pod: testbed kubectl {self.name} exec -it POD -- sh"
+            return NoSuchLab(what, hint=hint)
+        return NoSuchLab(what, hint="no container runs there at all")
 
     @property
     def containers(self) -> dict[str, LiveContainer]:
@@ -208,3 +238,4 @@ class LiveLab:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+        self._silent.clear()

@@ -240,7 +240,9 @@ def _containers(context: Context, node: Node) -> list[Part]:
     try:
         found = glance.containers(node)
     except LabError as error:
-        return [Part(c.name, "unknown", ok=False, detail=str(error)) for c in wanted]
+        # Without a container that is asked for, its daemon is still to answer.
+        names = [c.name for c in wanted] or ["any"]
+        return [Part(name, "unknown", ok=False, detail=error.message) for name in names]
     parts = []
     for container in wanted:
         seen = found.pop(container.name, None)

@@ -20,6 +20,7 @@ from testbed.errors import TestbedError
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
+    from testbed.roles.engine import Engine
 
 #: Arguments: a name and a network namespace for each container.  Every part is
 #: told by a line of its own, after a character that JSON text cannot hold.
@@ -87,7 +88,8 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
         "error": "",
     }
     try:
-        containers = _containers(lab, name) if "docker" in spec.roles else []
+        engine = lab.engine(name) if "docker" in spec.roles else None
+        containers = engine.reading("list containers", _containers, engine) if engine else []
         printed = _look(lab.node(name), containers)
     except TestbedError as error:
         found["error"] = str(error)
@@ -122,9 +124,8 @@ def _describe(
     found["pairs"] = [[[a.space, a.name], [b.space, b.name]] for a, b in pairs(ends)]
 
 
-def _containers(lab: LiveLab, node: str) -> list[dict[str, Any]]:
+def _containers(engine: Engine) -> list[dict[str, Any]]:
     """The running containers of a node; what shares a network namespace says whose."""
-    engine = lab.engine(node)
     seen = [engine.inspect_raw(name) for name in sorted(engine.names())]
     names = {one["Id"]: one["Name"].lstrip("/") for one in seen}
     found = []

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.errors import LabError
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service, note_packages
 from testbed.roles import firewall, images
@@ -26,8 +27,9 @@ from testbed.roles.settle import settle_steps
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.lab.context import Context
-    from testbed.nodes.base import Node as Machine
-    from testbed.topology.model import Node, Topology
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Node as Spec
+    from testbed.topology.model import Topology
 
 SERVICE = "dockerd"
 UNIT = "docker"  #: its unit in Debian's docker.io and in Docker's own packages
@@ -101,13 +103,24 @@ def _in_overlay(topology: Topology, node: str) -> bool:
     return topology.flannel is not None and node in topology.flannel.subnets
 
 
+def told(node: Node) -> dict[str, Any]:
+    """The daemon.json that a node's daemon was started with.  Raises LabError without one."""
+    try:
+        return dict(json.loads(node.get(CONFIG)))
+    except (OSError, ValueError, TypeError) as error:
+        raise LabError(
+            f"{CONFIG} of {node.name} cannot be read: {error}",
+            hint="`testbed up` writes it where a lab is not complete",
+        ) from error
+
+
 def settings_digest(topology: Topology, node: str) -> str:
     """What tells one daemon's settings from another's."""
     config = daemon_config(topology, node, parse_version(topology.docker.engine))
     return settings(config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall)
 
 
-def add_group(machine: Machine, name: str) -> None:
+def add_group(machine: Node, name: str) -> None:
     """Add a system group to a node, unless it has one of that name.
 
     Its number is the highest free one below 1000, as groupadd(8) chooses with --system.
@@ -147,7 +160,7 @@ class Docker(Role):
         # Its containers bear the name of the lab.
         return [topology.name, settings_digest(topology, node), *started, *files(parts)]
 
-    def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+    def steps(self, topology: Topology, node: Spec) -> Iterable[Step]:
         bip = topology.docker.bip[node.name]
 
         def act(context: Context) -> tuple[str, bool]:

@@ -11,18 +11,22 @@ import importlib
 import re
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from testbed.errors import LabError
 
 if TYPE_CHECKING:
+    from docker import APIClient
+
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
     from testbed.topology.model import Container, Healthcheck
     from testbed.topology.model import Engine as Release
+
+T = TypeVar("T")
 
 SOCKET = "/run/docker.sock"
 DIGEST = "testbed.digest"  # label: the settings a container was made with
@@ -34,6 +38,8 @@ PARTS: Mapping[Release, tuple[str, ...]] = {
     "29": ("docker-29", "runc-1.5", "docker"),
 }
 PROGRAMS = ("dockerd", "containerd", "runc")  # without these no daemon starts
+PATIENCE = 30.0  # seconds for a first word of a daemon: if it has none, it hangs
+LIMIT = 300.0  # on a machine that is short of CPU a start takes as long as it takes
 NAME_VARIABLE = "NAME"  # what the image's page calls itself
 
 
@@ -60,7 +66,6 @@ class ContainerState:
     error: str = ""  #: why it did not start, in the daemon's words
     health: str = ""  #: healthy, unhealthy or starting; empty without a health check
     restarts: int = 0  #: how often the daemon has started it again
-    env: tuple[str, ...] = ()  #: variables that its commands get, as NAME=VALUE
 
 
 def preload() -> None:
@@ -70,16 +75,22 @@ def preload() -> None:
 
 
 class Engine:
-    """The daemon of one node."""
+    """The daemon of one node.
 
-    def __init__(self, node: Node) -> None:
+    Whatever it answers, or does not, is told as LabError. ``patience`` is how long it may take
+    to answer at all, ``limit`` how long any other call may take, both in seconds.
+    """
+
+    def __init__(self, node: Node, *, patience: float = PATIENCE, limit: float = LIMIT) -> None:
+        self._node = node
+        self.api = self.reading("connect", self._connect, patience)
+        self.api.timeout = limit
+
+    def _connect(self, patience: float) -> APIClient:
         import docker
 
-        self._node = node
-        # A long time-out: on a machine that is short of CPU a start takes as long as it takes.
-        self.api = docker.APIClient(
-            base_url=f"unix://{node.socket(SOCKET)}", version="auto", timeout=300
-        )
+        base = f"unix://{self._node.socket(SOCKET)}"
+        return docker.APIClient(base_url=base, version="auto", timeout=patience)
 
     def close(self) -> None:
         self.api.close()
@@ -90,46 +101,74 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, what: str, method: Any, *args: Any, **kwargs: Any) -> Any:
+    def reading(self, what: str, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """What ``method`` returns, which asks the daemon and reads its answer.
+
+        Raises LabError when there is no answer, when it is a no, and when ``method`` cannot
+        make sense of it.
+        """
         import docker.errors
         import requests.exceptions
+        import urllib3.exceptions
 
         try:
             return method(*args, **kwargs)
+        except LabError:
+            raise
         except docker.errors.NotFound as error:
             raise LabError(
                 f"dockerd on {self._node.name}: cannot {what}: {error.explanation}",
                 hint="see `testbed status` for what is there",
             ) from error
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-            words = getattr(error, "explanation", None) or str(error)
+        except docker.errors.APIError as error:
+            words = error.explanation or str(error)
             raise LabError(f"dockerd on {self._node.name}: cannot {what}: {words}") from error
+        except (
+            docker.errors.DockerException,
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+        ) as error:
+            raise no_answer(self._node.name, error) from error
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise no_sense(self._node.name, what, error) from error
 
     @functools.cached_property
     def version(self) -> dict[str, Any]:
         """``GET /version``, as the daemon gives it."""
-        answer: dict[str, Any] = self._call("tell its version", self.api.version)
-        return answer
+        return self.reading("tell its version", self._version)
+
+    def _version(self) -> dict[str, Any]:
+        answer = dict(self.api.version())
+        return {**answer, "Version": str(answer["Version"])}
 
     def has_image(self, name: str) -> bool:
-        return bool(self._call("list images", self.api.images, name))
+        return bool(self.reading("list images", lambda: as_list(self.api.images(name))))
 
     def load(self, archive: Path) -> None:
         """Load a docker-archive.  How it ends comes last of what the daemon tells meanwhile."""
         what = f"load the image {archive.name}"
         with archive.open("rb") as file:
-            told = self._call(what, lambda: list(self.api.load_image(file)))
-        for error in (words["error"] for words in told if "error" in words):
+            errors = self.reading(what, self._load, file)
+        for error in errors:
             raise LabError(
                 f"dockerd on {self._node.name}: cannot {what}: {error}",
-                hint=f"what room it has: testbed exec {self._node.name} -- df /var/lib/docker",
+                hint=f"what room it has: testbed exec {self._node.name} df /var/lib/docker",
             )
+
+    def _load(self, file: BinaryIO) -> list[str]:
+        """The errors of which the daemon tells, all else read to its end."""
+        told = list(self.api.load_image(file))
+        return [words["error"] for words in told if "error" in words]
 
     def names(self, *, label: str | None = None) -> set[str]:
         """The names of all containers, running or not; of those with a label ``key=value``."""
-        filters = {"label": label} if label else None
-        listed = self._call("list containers", self.api.containers, all=True, filters=filters)
-        return {entry["Names"][0].lstrip("/") for entry in listed}
+        return self.reading("list containers", self._names, {"label": label} if label else None)
+
+    def _names(self, filters: Mapping[str, str] | None) -> set[str]:
+        listed = as_list(self.api.containers(all=True, filters=filters))
+        # One that is being removed has lost its name already.
+        return {entry["Names"][0].lstrip("/") for entry in listed if entry["Names"]}
 
     def containers(self) -> dict[str, ContainerState]:
         """Every container of the daemon, running or not, by name."""
@@ -148,12 +187,15 @@ class Engine:
 
     def inspect_raw(self, container: str) -> dict[str, Any]:
         """``GET /containers/{id}/json``, as the daemon gives it."""
-        answer: dict[str, Any] = self._call(
-            f"inspect the container {container}", self.api.inspect_container, container
+        return self.reading(
+            f"inspect the container {container}",
+            lambda: dict(self.api.inspect_container(container)),
         )
-        return answer
 
     def inspect(self, container: str) -> ContainerState:
+        return self.reading(f"inspect the container {container}", self._inspect, container)
+
+    def _inspect(self, container: str) -> ContainerState:
         data = self.inspect_raw(container)
         networks = data["NetworkSettings"]["Networks"] or {}
         first: Mapping[str, Any] = next(iter(networks.values()), {})
@@ -173,12 +215,11 @@ class Engine:
             error=data["State"]["Error"],
             health=_health(data["State"]),
             restarts=data["RestartCount"],
-            env=(f"HOSTNAME={data['Config']['Hostname']}", *(data["Config"]["Env"] or ())),
         )
 
     def logs(self, container: str, lines: int = 12) -> str:
         """The last lines that a container has written, of both outputs."""
-        written: bytes = self._call(
+        written: bytes = self.reading(
             f"read the log of the container {container}", self.api.logs, container, tail=lines
         )
         return written.decode(errors="replace")
@@ -194,7 +235,7 @@ class Engine:
         config = self.api.create_host_config(
             network_mode=container.network, port_bindings=bindings or None
         )
-        self._call(
+        self.reading(
             f"create the container {container.name}",
             self.api.create_container,
             image=container.image,
@@ -208,11 +249,11 @@ class Engine:
             host_config=config,
             healthcheck=_healthcheck(container.healthcheck),
         )
-        self._call(f"start the container {container.name}", self.api.start, container.name)
+        self.reading(f"start the container {container.name}", self.api.start, container.name)
 
     def remove(self, container: str) -> None:
         """End a container at once and remove it."""
-        self._call(
+        self.reading(
             f"remove the container {container}", self.api.remove_container, container, force=True
         )
 
@@ -235,6 +276,46 @@ def _healthcheck(check: Healthcheck | None) -> dict[str, Any] | None:
         "Retries": check.retries or 0,
         **{name: round((seconds or 0) * 1e9) for name, seconds in times.items()},
     }
+
+
+def as_list(answer: Any) -> list[Any]:
+    """An answer that is to be a list.  Raises TypeError."""
+    if not isinstance(answer, list):
+        raise TypeError(f"not a list but {type(answer).__name__}")
+    return answer
+
+
+def no_answer(node: str, error: Exception) -> LabError:
+    """The error for a daemon that does not answer, with what the connection says of why."""
+    chain = list(_causes(error))
+    if any(isinstance(one, ConnectionRefusedError | FileNotFoundError) for one in chain):
+        why = f"it is not running (nobody listens on {SOCKET})"
+        hint = f"its last words: testbed logs {node} dockerd; `testbed up` restarts it"
+    elif any(isinstance(one, TimeoutError) for one in chain):
+        why = "it hangs (no answer in time)"
+        hint = "`testbed fault ls` shows whether it is stopped, `testbed fault heal` resumes it"
+    else:
+        why = str(error) or type(error).__name__
+        hint = f"`testbed logs {node} dockerd` may say why"
+    return LabError(f"dockerd on {node} does not answer: {why}", hint=hint)
+
+
+def no_sense(node: str, what: str, error: Exception) -> LabError:
+    """The error for a daemon whose answer is none of the Engine API's."""
+    return LabError(
+        f"dockerd on {node}: cannot {what}: its answer makes no sense ({error!r})",
+        hint=f"is it Docker that listens on {SOCKET} there? `testbed logs {node} dockerd`",
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it wraps."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def parse_version(text: str) -> tuple[int, int, int]:

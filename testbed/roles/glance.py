@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
-from testbed.roles.engine import SOCKET
+from testbed.roles.engine import SOCKET, as_list, no_answer, no_sense
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -59,7 +59,7 @@ def containers(node: Node) -> dict[str, Glance]:
             said = body.decode(errors="replace").strip()
             raise LabError(f"dockerd on {node.name} answers {answer.status}: {said}")
     except (OSError, http.client.HTTPException) as error:
-        raise LabError(f"dockerd on {node.name} does not answer: {error}") from error
+        raise no_answer(node.name, error) from error
     finally:
         connection.close()
     return {one.name: one for one in _listed(body, node.name)}
@@ -68,11 +68,9 @@ def containers(node: Node) -> dict[str, Glance]:
 def _listed(body: bytes, node: str) -> list[Glance]:
     try:
         # One that is being removed has lost its name already.
-        return [_glance(entry) for entry in json.loads(body) if entry["Names"]]
-    except (ValueError, RecursionError) as error:
-        raise LabError(f"dockerd on {node} does not answer: {error}") from error
-    except (LookupError, TypeError, AttributeError) as error:
-        raise LabError(f"dockerd on {node} does not list containers: {error!r}") from error
+        return [_glance(entry) for entry in as_list(json.loads(body)) if entry["Names"]]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise no_sense(node, "list containers", error) from error
 
 
 def _glance(entry: dict[str, Any]) -> Glance:

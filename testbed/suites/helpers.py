@@ -605,7 +605,7 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
     folders = next(value for value in environment if value.startswith("PATH="))[5:].split(":")
     # By way of the running daemon: what it sees below /run is not seen here.
     path = ":".join(f"/proc/{pid}/root{folder}" for folder in folders)
-    own = json.loads(machine.node.get(docker.CONFIG))
+    own = docker.told(machine.node)
     config = {key: own[key] for key in ("firewall-backend",) if key in own}
     script = f"mkdir {DOCKER} && cat > {DOCKER}/daemon.json"
     machine.run(["sh", "-c", script], input=json.dumps(config).encode())

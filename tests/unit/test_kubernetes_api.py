@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import socketserver
 import ssl
 import threading
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import urllib3
 
-from testbed.roles.kubernetes.api import Api, Refused
+from testbed.errors import LabError
+from testbed.nodes.base import NodeSpec
+from testbed.nodes.fake import FakeProvider
+from testbed.roles.kubernetes import certificates
+from testbed.roles.kubernetes.api import Api, Refused, Unanswered
 from testbed.roles.kubernetes.pki import Authority
 
 AUTHORITY = Authority.new("testbed")
@@ -98,7 +102,7 @@ def test_it_is_ready_when_it_says_so(api: Api) -> None:
 def test_nobody_there_is_not_ready(tmp_path: Path) -> None:
     api = Api(str(tmp_path / "none"), AUTHORITY.pair.certificate, AUTHORITY.issue("admin"))
     assert not api.ready()
-    with pytest.raises(urllib3.exceptions.HTTPError, match="No such file"):
+    with pytest.raises(Unanswered, match=r"GET /api: .*No such file"):
         api.ask("GET", "/api")
 
 
@@ -122,11 +126,39 @@ def test_a_server_of_another_authority_is_not_asked(path: str) -> None:
     other = Authority.new("testbed")
     api = Api(path, other.pair.certificate, other.issue("admin"))
     assert not api.ready()
-    with pytest.raises(urllib3.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(Unanswered, match="CERTIFICATE_VERIFY_FAILED"):
         api.ask("GET", "/api")
 
 
 def test_a_client_of_another_authority_is_not_answered(path: str) -> None:
     api = Api(path, AUTHORITY.pair.certificate, Authority.new("x").issue("admin"))
-    with pytest.raises(urllib3.exceptions.HTTPError):
+    with pytest.raises(Unanswered):
         api.ask("GET", "/api")
+
+
+@pytest.mark.parametrize("body", [b"", b"no JSON", b"[]", b"7", b"null", b"[" * 100_000, b"\xff"])
+def test_an_answer_that_makes_no_sense(api: Api, body: bytes) -> None:
+    Handler.there["/api"] = body
+    with pytest.raises(Unanswered):
+        api.ask("GET", "/api")
+    with pytest.raises(Unanswered):
+        api.find("/api")
+
+
+def test_a_server_that_hangs(tmp_path: Path) -> None:
+    place = str(tmp_path / "hangs.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place)
+        listener.listen()
+        api = Api(place, AUTHORITY.pair.certificate, AUTHORITY.issue("admin"))
+        with pytest.raises(Unanswered, match="timed out"):
+            api.ask("GET", "/api", timeout=0.05)
+
+
+@pytest.mark.parametrize("text", [None, "", "no JSON", "{}", '{"users": [], "clusters": []}', "[]"])
+def test_a_cluster_whose_certificates_are_not_there(text: str | None) -> None:
+    node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    if text is not None:
+        node.put(text.encode(), certificates.ADMIN)
+    with pytest.raises(LabError, match="node1"):
+        certificates.client(node)

@@ -130,13 +130,13 @@ def test_a_container_that_is_being_removed_has_no_name(
         (answer(b"not JSON at all", "500 No"), "answers 500: not JSON at all"),
         (answer(b"\xff\xfe", "503 No"), "answers 503"),
         (answer(b"", "404 Not Found"), "answers 404"),
-        (answer(b"[{"), "does not answer: Expecting"),
-        (answer(b"\xff"), "does not answer"),
-        (answer({"message": "what?"}), "does not list containers"),
-        (answer(None), "does not list containers"),
-        (answer([{"Id": "x"}]), "does not list containers: KeyError.*Names"),
-        (answer([{"Names": ["/x"]}]), "does not list containers: KeyError.*State"),
-        (answer([{"Names": [7], "State": "running"}]), "does not list containers"),
+        (answer(b"[{"), "cannot list containers: .*Expecting"),
+        (answer(b"\xff"), "cannot list containers"),
+        (answer({"message": "what?"}), "cannot list containers"),
+        (answer(None), "cannot list containers"),
+        (answer([{"Id": "x"}]), "cannot list containers: .*KeyError.*Names"),
+        (answer([{"Names": ["/x"]}]), "cannot list containers: .*KeyError.*State"),
+        (answer([{"Names": [7], "State": "running"}]), "cannot list containers"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[]", "does not answer"),  # cut short
         (b"", "does not answer"),
@@ -145,19 +145,19 @@ def test_a_container_that_is_being_removed_has_no_name(
 def test_a_daemon_that_talks_nonsense_is_a_lab_error(
     node: FakeNode, dockerd: Path, said: bytes, words: str
 ) -> None:
-    with daemon(dockerd, said), pytest.raises(LabError, match=rf"^dockerd on node1 {words}"):
+    with daemon(dockerd, said), pytest.raises(LabError, match=rf"^dockerd on node1:? {words}"):
         glance.containers(node)
 
 
 def test_no_socket_at_all(node: FakeNode, dockerd: Path) -> None:
-    with pytest.raises(LabError, match=r"dockerd on node1 does not answer: .*No such file"):
+    with pytest.raises(LabError, match="dockerd on node1 does not answer: it is not running"):
         glance.containers(node)
 
 
 def test_nobody_listens(node: FakeNode, dockerd: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(dockerd))
-        with pytest.raises(LabError, match=r"does not answer: .*refused"):
+        with pytest.raises(LabError, match="does not answer: it is not running"):
             glance.containers(node)
 
 
@@ -168,7 +168,7 @@ def test_a_daemon_that_is_silent_is_not_waited_for_forever(
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(dockerd))
         server.listen()
-        with pytest.raises(LabError, match="does not answer: timed out"):
+        with pytest.raises(LabError, match="does not answer: it hangs"):
             glance.containers(node)
 
 

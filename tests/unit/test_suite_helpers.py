@@ -17,7 +17,7 @@ from testbed.errors import LabError, TimeoutExpired
 from testbed.lab.live import LiveContainer
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.observe.capture import Packet
-from testbed.roles.engine import ContainerState
+from testbed.roles.processes import ContainerProcess
 from testbed.suites import helpers
 from testbed.suites.helpers import Flow, Inside, Listener, Rule, Tuple
 from testbed.topology import load, names
@@ -439,10 +439,7 @@ def test_routes() -> None:
 
 
 def container(node: FakeNode) -> LiveContainer:
-    state = ContainerState(
-        "c", "0" * 64, True, 77, "bridge", "172.17.0.2", "172.17.0.1", "nginx", None, "running"
-    )
-    return LiveContainer(node, state)
+    return LiveContainer(node, ContainerProcess("c", "0" * 64, 77, "172.17.0.2"))
 
 
 @pytest.mark.parametrize(("index", "found"), [(5, "veth2"), (9, None)])

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3.connection import HTTPSConnection
@@ -31,6 +31,16 @@ class Refused(LabError):
     def __init__(self, code: int, words: str) -> None:
         super().__init__(words, hint="the object that it names is as it was")
         self.code = code
+
+
+class Unanswered(LabError):
+    """The API server did not answer, or with what makes no sense."""
+
+    def __init__(self, asked: str, why: object) -> None:
+        super().__init__(
+            f"the API server does not answer {asked}: {why}",
+            hint="`testbed status` shows what runs, `testbed up` starts it again",
+        )
 
 
 class _Connection(HTTPSConnection):
@@ -75,25 +85,35 @@ class Api:
     ) -> Object:
         """What the server answers.
 
-        Raises Refused for a no, ``urllib3.exceptions.HTTPError`` where no server answers.
+        Raises Refused for a no, Unanswered where no server answers.
         """
-        answer = self._pool.request(
-            method,
-            path,
-            body=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": kind, "Accept": "application/json"},
-            timeout=timeout,
-            retries=False,
-        )
+        asked = f"{method} {path}"
+        try:
+            answer = self._pool.request(
+                method,
+                path,
+                body=None if body is None else json.dumps(body).encode(),
+                headers={"Content-Type": kind, "Accept": "application/json"},
+                timeout=timeout,
+                retries=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unanswered(asked, error) from error
         if answer.status >= 400:
-            raise Refused(answer.status, _words(answer.data, f"{method} {path}"))
-        return cast("Object", json.loads(answer.data))
+            raise Refused(answer.status, _words(answer.data, asked))
+        try:
+            said = json.loads(answer.data)
+        except (ValueError, RecursionError) as error:
+            raise Unanswered(asked, error) from error
+        if not isinstance(said, dict):
+            raise Unanswered(asked, f"not an object but {type(said).__name__}")
+        return said
 
     def ready(self) -> bool:
         """Whether the server says so itself (kubernetes.io, "API health endpoints")."""
         try:
             answer = self._pool.request("GET", "/readyz", timeout=2.0, retries=False)
-        except urllib3.exceptions.HTTPError:
+        except (urllib3.exceptions.HTTPError, OSError):
             return False
         return answer.status == 200
 

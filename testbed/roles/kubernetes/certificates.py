@@ -11,6 +11,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from testbed.errors import LabError
 from testbed.lab.marks import mark, marked
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.pki import Authority, Pair, key_pair, kubeconfig
@@ -53,12 +54,21 @@ def install(context: Context, clients: Mapping[str, str]) -> tuple[str, bool]:
 
 
 def client(node: Node) -> tuple[bytes, Pair]:
-    """The authority's certificate and the administrator's pair, from the control plane's node."""
-    said = json.loads(node.get(ADMIN))
-    user, cluster = said["users"][0]["user"], said["clusters"][0]["cluster"]
-    data = base64.b64decode
-    pair = Pair(data(user["client-certificate-data"]), data(user["client-key-data"]))
-    return data(cluster["certificate-authority-data"]), pair
+    """The authority's certificate and the administrator's pair, from the control plane's node.
+
+    Raises LabError where they have not been made yet.
+    """
+    try:
+        said = json.loads(node.get(ADMIN))
+        user, cluster = said["users"][0]["user"], said["clusters"][0]["cluster"]
+        data = base64.b64decode
+        pair = Pair(data(user["client-certificate-data"]), data(user["client-key-data"]))
+        return data(cluster["certificate-authority-data"]), pair
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise LabError(
+            f"{ADMIN} of {node.name} cannot be read: {error}",
+            hint="`testbed up` writes it where a lab is not complete",
+        ) from error
 
 
 def node_files(

@@ -123,7 +123,8 @@ def restart(node: Node, service: str, *, without: str = "") -> None:
 def forget(lab: LiveLab) -> None:
     """Let all nodes and containers forget their neighbours, which may be elsewhere now."""
     places: list[Runs] = [*lab.nodes.values()]
-    places += [c for c in lab.containers.values() if c.state.network == "bridge"]
+    bridged = [c.name for c in lab.topology.containers.values() if c.network == "bridge"]
+    places += [lab.container(name) for name in bridged]
     for place in places:
         place.run(["ip", "neigh", "flush", "all"])
 
