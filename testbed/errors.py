@@ -14,6 +14,7 @@
     │   ├── ServiceError             4   a daemon died or never became ready (its last log lines)
     │   ├── ContainerError           4   a container ended or is not ready (its last log lines)
     │   ├── TimeoutExpired           4   something did not happen in time
+    │   │   └── Unsettled                4   a system has not come to rest, so no verdict is due
     │   ├── StepsFailed              4   one or more steps of ``up`` failed (all of them)
     │   ├── LabBusy                  4   another testbed process holds the lab
     │   └── NoSuchLab                4   no lab, node, container or service of that name
@@ -55,6 +56,7 @@ __all__ = [
     "TestbedError",
     "TimeoutExpired",
     "TopologyError",
+    "Unsettled",
     "UsageError",
 ]
 
@@ -208,6 +210,13 @@ class ContainerError(LabError):
 
 class TimeoutExpired(LabError, TimeoutError):
     """Something that was waited for did not happen in time."""
+
+
+class Unsettled(TimeoutExpired):
+    """What comes about by itself on a lab was still missing when a check stopped waiting.
+
+    Sessions, leases, endpoints, rules of a controller and neighbour entries are such.
+    """
 
 
 class StepsFailed(LabError):

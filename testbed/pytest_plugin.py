@@ -35,7 +35,7 @@ import pytest
 
 from testbed.claims.model import FEATURES, Finding
 from testbed.claims.observation import Observation
-from testbed.errors import MachineError, TestbedError, UsageError
+from testbed.errors import MachineError, TestbedError, Unsettled, UsageError
 
 if TYPE_CHECKING:
     from testbed.faults.force import Faults
@@ -415,6 +415,10 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         raise
     except KeyboardInterrupt:
         finding.reason = INTERRUPTED
+        raise
+    except Unsettled as error:
+        finding.verdict, finding.missing = "inconclusive", error.message
+        finding.reason = f"expected {finding.expected}: {error.message}"
         raise
     except BaseException as error:
         finding.problem = problem(item, error)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 #: ``depends``: true under a condition that the document does not name, false otherwise.
 #: ``not testable``: a definition or a motive, which no machine can refute.
-#: ``inconclusive``: the spread of what was measured is larger than the difference.
+#: ``inconclusive``: the spread of what was measured is larger than the difference, or what comes
+#: about by itself was still missing when the check stopped waiting.
 Verdict = Literal[
     "confirmed", "contradicted", "depends", "not here", "inconclusive", "not testable"
 ]
@@ -194,7 +195,8 @@ class Finding:
     """What one check of one claim came to on one lab.
 
     ``expected`` and ``why`` are the catalogue's for that lab.  ``problem`` is set
-    when the check itself failed.
+    when the check itself failed, ``missing`` when it has waited in vain for what
+    comes about by itself: no verdict is given on a system that has not settled.
     """
 
     claim: str
@@ -202,6 +204,7 @@ class Finding:
     seconds: float = 0.0
     reason: str = ""
     problem: str = ""
+    missing: str = ""
     evidence: list[Evidence] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     expected: Verdict | None = None
@@ -211,10 +214,10 @@ class Finding:
     def as_expected(self) -> bool:
         """Whether nothing is to be said against it.
 
-        Only what was measured can be inconclusive: it says something of the
-        machine's quiet, nothing against the claim.
+        A measurement may be inconclusive: that says something of the machine's quiet, nothing
+        against the claim. A lab that does not settle is broken, or far too busy: both are told.
         """
-        return not self.problem and self.verdict in {
+        return not (self.problem or self.missing) and self.verdict in {
             self.expected or "confirmed",
             "not here",
             "inconclusive",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from testbed.claims.observation import Observation
-from testbed.errors import LabError, TimeoutExpired
+from testbed.errors import LabError, TimeoutExpired, Unsettled
 from testbed.roles import docker
 from testbed.roles.engine import LAB
 
@@ -493,14 +493,39 @@ def settle(*places: Runs) -> None:
         wait_until(functools.partial(working, place), what=f"the links of {place.name}")
 
 
-def wait_until(seen: Callable[[], T | None], seconds: float = 20.0, what: str = "") -> T:
-    """Ask until the answer is true, and return it.  Raises TimeoutExpired."""
+def wait_until(seen: Callable[[], T | None], seconds: float = 60.0, what: str = "") -> T:
+    """Ask until the answer is true, and return it.
+
+    For what comes about by itself.  ``seconds`` is a bound that a busy machine keeps.
+    Raises Unsettled with ``what`` is still missing: the claim is then inconclusive.
+    """
     deadline = time.monotonic() + seconds
     while not (answer := seen()):
         if time.monotonic() > deadline:
-            raise TimeoutExpired(f"{what or 'what was waited for'} did not come in {seconds:g} s")
+            missing = what or "what the check waits for"
+            raise Unsettled(f"still missing after {seconds:g} s: {missing}")
         time.sleep(POLL_SECONDS)
     return answer
+
+
+def observe_until(
+    observe: Observation, look: Callable[[Observation], T | None], what: str, seconds: float = 60.0
+) -> T:
+    """Look until the answer is true, as :func:`wait_until` does; keep the last look as evidence.
+
+    ``look`` is given notes of its own each time, so that earlier looks leave no evidence.
+    """
+    last = Observation()
+
+    def seen() -> T | None:
+        nonlocal last
+        last = Observation()
+        return look(last)
+
+    try:
+        return wait_until(seen, seconds, what)
+    finally:
+        observe.evidence += last.evidence
 
 
 # -- packets ------------------------------------------------------------------

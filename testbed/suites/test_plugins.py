@@ -20,7 +20,7 @@ from testbed.roles.kubernetes.plugins.manifest import NAMESPACE as SYSTEM
 from testbed.roles.kubernetes.plugins.manifest import ByManifest
 from testbed.suites import policies
 from testbed.suites.cluster import pod
-from testbed.suites.helpers import between, fetch, note, route_to, routes, wait_until
+from testbed.suites.helpers import between, fetch, note, observe_until, route_to, routes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,9 +51,18 @@ def sessions(observe: Observation, node: Node) -> set[str]:
 
 
 def fully_meshed(cluster: Cluster, observe: Observation) -> bool:
-    """Whether each node of the cluster has a BGP session with each other."""
+    """Wait until each node of the cluster has a BGP session with each other.
+
+    A speaker tries again after some seconds (RFC 4271, section 8.2.1.3).  Raises Unsettled.
+    """
     every = {cluster.address(node) for node in cluster.nodes}
-    return all(sessions(observe, node) >= every - {cluster.address(node)} for node in cluster.nodes)
+
+    def meshed(notes: Observation) -> bool:
+        return all(
+            sessions(notes, node) >= every - {cluster.address(node)} for node in cluster.nodes
+        )
+
+    return observe_until(observe, meshed, "a BGP session of each node with each other")
 
 
 def two_pods(cluster: Cluster) -> tuple[Pod, Pod]:
@@ -149,11 +158,14 @@ def test_each_node_has_a_session_with_each_other(cluster: Cluster, observe: Obse
 @pytest.mark.needs("pods-by-bgp")
 def test_each_node_has_a_route_to_each_others_range(cluster: Cluster, observe: Observation) -> None:
     for node in cluster.nodes:
-        found = {r["dst"]: r for r in routes(observe, node, "proto", "bird")}
         others = {other for other in cluster.nodes if other is not node}
-        assert {name: one.get("gateway") for name, one in found.items()} == {
-            str(cluster.spec.ranges[other.name]): cluster.address(other) for other in others
-        }
+        wanted = {str(cluster.spec.ranges[other.name]): cluster.address(other) for other in others}
+
+        def learnt(notes: Observation, node: Node = node, wanted: dict[str, str] = wanted) -> bool:
+            found = routes(notes, node, "proto", "bird")
+            return {one["dst"]: one.get("gateway") for one in found} == wanted
+
+        assert observe_until(observe, learnt, f"the routes {wanted} of {node.name}")
 
 
 @pytest.mark.needs("pods-by-bgp")
@@ -173,7 +185,7 @@ def test_a_route_goes_with_who_announced_it(cluster: Cluster, observe: Observati
     def learnt() -> bool:
         return network in {r["dst"] for r in routes(observe, node, "proto", "bird")}
 
-    assert learnt()
+    wait_until(learnt, what=f"the route to {network}")
     pid = other.services()[SERVICE].pid
     birdc = other.provide(cluster.lab.context.store.binary("birdc"))
     try:

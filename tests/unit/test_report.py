@@ -728,6 +728,7 @@ def test_the_data_have_each_lab_and_each_claim_in_full() -> None:
         "seconds": 0.5124,
         "reason": "",
         "problem": "",
+        "missing": "",
         "evidence": [],
         "measurements": [
             {

@@ -109,6 +109,39 @@ def ids(results: Results) -> list[str]:
 # -- what comes of a run ----------------------------------------------------------
 
 
+def test_a_lab_that_has_not_settled_gets_no_verdict(suite: Suite) -> None:
+    path = suite(f"""
+        from testbed.suites.helpers import observe_until
+
+        @pytest.mark.claim({ONE!r})
+        @pytest.mark.needs("docker")
+        def test_one(observe):
+            def look(notes):
+                notes.note("looked", "no session")
+            observe.holds(observe_until(observe, look, "a session", 0), "there is a session")
+    """)
+    (finding,) = run(own(path)).findings
+    assert (finding.verdict, finding.problem) == ("inconclusive", "")
+    assert "a session" in finding.missing
+    assert finding.missing in finding.reason
+    assert not finding.as_expected, "a lab that never settles is no success"
+    assert finding.evidence == [Evidence("looked", "no session")]  # the last look alone
+
+
+def test_what_comes_late_is_as_good(suite: Suite) -> None:
+    path = suite(f"""
+        from testbed.suites.helpers import observe_until
+
+        @pytest.mark.claim({ONE!r})
+        @pytest.mark.needs("docker")
+        def test_one(observe):
+            looks = iter([False, False, True])
+            observe.holds(observe_until(observe, lambda _: next(looks), "a session"), "a session")
+    """)
+    (finding,) = run(own(path)).findings
+    assert (finding.verdict, finding.missing, finding.as_expected) == ("confirmed", "", True)
+
+
 def test_claims_and_checks_are_told_as_they_come(suite: Suite) -> None:
     path = suite(
         confirm(ONE, "one")

@@ -140,6 +140,8 @@ def outcome(finding: Finding) -> Outcome:
     """What a finding on a broken lab is worth."""
     if finding.problem:
         return "broke"
+    if finding.missing:  # on a lab that was broken for good it does not come
+        return "refuted"
     if finding.verdict in {"not here", None}:
         return "undecided"
     if finding.verdict == "inconclusive":
@@ -192,6 +194,7 @@ def impatient() -> Iterator[None]:
         patch.setattr(helpers.ping, "__kwdefaults__", {"count": 1, "seconds": PATIENCE / 2})
         patch.setattr(helpers.fetch, "__kwdefaults__", {"seconds": PATIENCE})
         patch.setattr(helpers.wait_until, "__defaults__", (PATIENCE, ""))
+        patch.setattr(helpers.observe_until, "__defaults__", (PATIENCE,))
         patch.setattr(cluster, "SECONDS", PATIENCE * 4)  # a Pod takes two seconds
         patch.setattr(policies, "SECONDS", PATIENCE * 2)  # one is in force after half a second
         patch.setattr(overlay.eventually, "__defaults__", (PATIENCE,))
