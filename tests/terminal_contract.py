@@ -27,12 +27,13 @@ from testbed.errors import TestbedError
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
+ENDED = 9  # status of a user that a signal has ended
 SECONDS = 120.0  # for hanging only
-ASK_SIZE = 'trap "stty size; exit 5" WINCH; echo ready; while :; do sleep 0.05; done'
+ASK_SIZE = 'trap "{stty} size; exit 5" WINCH; echo ready; while :; do sleep 0.05; done'
 ASK_KEY = 'trap "echo caught; exit 3" INT; echo ready; while :; do sleep 0.05; done'
 JOBS = 'set -m; echo ready; sleep 999; jobs; trap "" INT; echo went-on; fg; echo over; exit 7'
 NAME = 'test -c "$(tty)" && tty && echo mine > /dev/tty'
-RAW = "stty raw -echo; echo ready; head -c 300000 | wc -c"
+RAW = "{stty} raw -echo; echo ready; head -c 300000 | wc -c"
 
 
 class User:
@@ -65,6 +66,8 @@ class User:
         except TestbedError as error:
             print(f"{error}\r")  # noqa: T201  (the terminal is what the test reads)
             status = 4
+        except SystemExit:
+            status = ENDED
         except BaseException:  # noqa: BLE001  (a child that forked must not go on as pytest)
             traceback.print_exc()
         finally:
@@ -140,6 +143,7 @@ class User:
 class TerminalContract:
     """Derive, and give a fixture ``node``."""
 
+    stty = "stty"  #: the program's name there
     #: What tty(1) says.
     names = re.compile(rb"^/dev/pts/\d+\r$", re.MULTILINE)
 
@@ -153,12 +157,12 @@ class TerminalContract:
             assert b"mine\r\n" in user.seen
 
     def test_it_has_the_users_size_and_kind_from_the_beginning(self, node: Node) -> None:
-        with self.attach(node, ["sh", "-c", "stty size; echo $TERM"]) as user:
+        with self.attach(node, ["sh", "-c", f"{self.stty} size; echo $TERM"]) as user:
             assert user.end() == 0, user.seen
             assert b"31 97\r\ndumb\r\n" in user.seen
 
     def test_it_is_resized_with_the_users(self, node: Node) -> None:
-        with self.attach(node, ["sh", "-c", ASK_SIZE]) as user:
+        with self.attach(node, ["sh", "-c", ASK_SIZE.format(stty=self.stty)]) as user:
             user.see(b"ready")
             user.resize(40, 120)
             assert user.end() == 5, user.seen
@@ -194,7 +198,7 @@ class TerminalContract:
             assert user.seen.endswith(b"word\r\nword\r\nend\r\n")
 
     def test_much_is_typed(self, node: Node) -> None:
-        with self.attach(node, ["sh", "-c", RAW]) as user:
+        with self.attach(node, ["sh", "-c", RAW.format(stty=self.stty)]) as user:
             user.see(b"ready")
             user.press(b"x" * 300_000)
             assert user.end() == 0, user.seen
@@ -218,14 +222,15 @@ class TerminalContract:
     def test_whoever_ends_the_user_leaves_the_terminal_as_it_was(
         self, node: Node, signum: int
     ) -> None:
-        def act() -> int:
-            signal.signal(signum, lambda *_: sys.exit(9))
-            try:
-                return node.attach(["sh", "-c", "echo ready; sleep 999"], tty=True)
-            except SystemExit:
-                return 9
+        def end(*_: object) -> None:
+            raise SystemExit
 
-        with User(act) as user:
+        before = signal.signal(signum, end)  # the user's process has it from this one
+        try:
+            user = self.attach(node, ["sh", "-c", "echo ready; sleep 999"])
+        finally:
+            signal.signal(signum, before)
+        with user:
             user.see(b"ready")
             user.kill(signum)
-            assert user.end() == 9, user.seen
+            assert user.end() == ENDED, user.seen

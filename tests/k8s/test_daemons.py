@@ -1,0 +1,67 @@
+"""Each daemon of a cluster is killed, and stopped, and then commands are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from commands import call, call_each
+from provider_contract import until
+
+from testbed.lab.lab import Lab
+from testbed.settings import settings
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node
+
+LAB = "k8s-two-node"
+LINES = (
+    "status", "status --json", "ls", "exec node1 true", "exec node1/web-1 true", "logs node1",
+    "fault ls", f"kubeconfig {LAB} true", "verify -q --claim k8s-pod-smallest-unit",
+)  # fmt: skip
+KUBECTL = f"kubectl {LAB} --request-timeout=5s get nodes"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state folder of a cluster."""
+    made = tmp_path_factory.mktemp("daemons")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_STATE", str(made / "state"))
+        patch.setenv("TESTBED_LAB", LAB)
+        up = call(made, "up", LAB, "-q")
+        assert up.status == 0, up.err
+        yield made
+        down = call(made, "down", "--all")
+        assert down.status == 0, down.err
+
+
+@pytest.fixture
+def node(folder: Path) -> Node:
+    """The node with the control plane."""
+    return Lab(LAB, settings()).node("node1")
+
+
+@pytest.mark.parametrize("signal", ["KILL", "STOP"])
+@pytest.mark.parametrize("daemon", ["kube-apiserver", "etcd", "containerd", "kubelet"])
+def test_no_command_fails_in_a_way_of_its_own(
+    folder: Path, node: Node, daemon: str, signal: str
+) -> None:
+    pid = str(node.services()[daemon].pid)
+    node.run(["kill", f"-{signal}", pid])
+    if signal == "KILL":
+        assert until(lambda: node.services()[daemon].state == "dead")
+    try:
+        said = call_each(folder, LINES)
+        assert said["exec node1 true"].status == 0
+        assert said["exec node1/web-1 true"].status == 4  # no container of an engine
+        assert (said["status"].status == 0) == (signal == "STOP")
+        # Upstream's program says in its own words that nobody answers.
+        asked = call(folder, *KUBECTL.split())
+        assert (asked.status != 0) == (daemon == "kube-apiserver"), asked
+    finally:
+        node.run(["kill", "-CONT", pid], check=False)
+        up = call(folder, "up", LAB, "-q")
+        assert up.status == 0, up.err
