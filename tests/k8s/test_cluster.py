@@ -39,6 +39,14 @@ def test_nodes_are_ready_and_have_the_ranges_of_the_topology(cluster: Cluster) -
         assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.36.3"
 
 
+def test_nodes_are_known_by_names_of_their_own(cluster: Cluster) -> None:
+    """As the kubelet tells them, who has them from the machine (cAdvisor's MachineInfo)."""
+    told = [node["status"]["nodeInfo"] for node in cluster.get("nodes")["items"]]
+    for key in ("machineID", "bootID", "systemUUID"):
+        assert len({info[key] for info in told}) == len(told), key
+        assert all(info[key] for info in told)
+
+
 def test_pods_reach_each_other_and_nobody_translates(cluster: Cluster) -> None:
     client = cluster.address("client")
     for pod in ("web-1", "web-2"):

@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import archives
 import pytest
 from crash.means import Bed, Watch
 
+from testbed import doctor
 from testbed.artifacts import Store
+from testbed.lab import preflight
 from testbed.process import which
 from testbed.roles.kubernetes.plugins import PLUGINS, cilium
 from testbed.roles.kubernetes.plugins.manifest import Brought
 from testbed.suites.helpers import wait_until
 from testbed.suites.runner import SUITES
+from testbed.topology.load import Overrides, load
 
 if TYPE_CHECKING:
     from testbed.topology.model import Plugin
@@ -69,9 +73,142 @@ def test_what_must_be_brought_is_named_before_anything_starts(bed: Bed, name: Pl
         pytest.skip(f"{name} has been brought")
     done = bed.run("up", LAB, "--cni", name)
     assert done.returncode == 3
+    assert bed.labs() == []
+    wanted = preflight.kernel_features(load(LAB, Overrides(cni=name)))
+    if lacks := [one.name for one in doctor.features() if not one.ok and one.name in wanted]:
+        assert all(feature in done.stderr for feature in lacks), "the kernel is asked first"
+        return
     assert f"{PLUGINS[name].title} is not here" in done.stderr
     assert f"{name}-manifest" in done.stderr
-    assert bed.labs() == []
+
+
+# -- one that is brought ------------------------------------------------------------------------
+
+#: Stands in for the makers': it installs a CNI plugin, and how Pods are joined, as they do.
+BRINGS = """
+kind: List
+apiVersion: v1
+items:
+- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: {config}, namespace: kube-system}}}}
+- apiVersion: apps/v1
+  kind: DaemonSet
+  metadata: {{name: calico-node, namespace: kube-system}}
+  spec:
+    selector: {{matchLabels: {{app: calico-node}}}}
+    template:
+      metadata: {{labels: {{app: calico-node}}}}
+      spec:
+        hostNetwork: true
+        terminationGracePeriodSeconds: 0
+        tolerations: [{{operator: Exists}}]
+        volumes:
+        - {{name: root, hostPath: {{path: /}}}}
+        - {{name: bin, hostPath: {{path: /opt/cni/bin}}}}
+        - {{name: conf, hostPath: {{path: /etc/cni/net.d}}}}
+        initContainers:
+        - name: install
+          image: "quay.io/stand-in/cni:1@sha256:{digest}"
+          imagePullPolicy: Always
+          securityContext: {{privileged: true}}
+          command:
+          - sh
+          - -euc
+          - |
+            mount | grep -q "makers on /host/mnt" || mount -t tmpfs makers /host/mnt
+            for name in macvlan ours; do
+              echo "makers'" > /bin-of-the-node/$name.part
+              mv /bin-of-the-node/$name.part /bin-of-the-node/$name
+            done
+            cat > /conf/10-ours.conflist <<END
+            {{"cniVersion": "0.4.0", "name": "ours", "plugins": [{{"type": "bridge",
+            "bridge": "ours0", "isDefaultGateway": true, "ipMasq": true,
+            "ipam": {{"type": "host-local",
+            "ranges": [[{{"subnet": "$CALICO_IPV4POOL_CIDR"}}]]}}}}]}}
+            END
+          volumeMounts:
+          - {{name: root, mountPath: /host, mountPropagation: Bidirectional}}
+          - {{name: bin, mountPath: /bin-of-the-node}}
+          - {{name: conf, mountPath: /conf}}
+        containers:
+        - name: agent
+          image: quay.io/stand-in/node:1
+          command: [sleep, "7200"]
+          env:
+          - {{name: CALICO_IPV4POOL_CIDR, value: 192.0.2.0/24}}
+          - {{name: ROUND, value: "{round}"}}
+"""
+
+
+def test_a_manifest_that_is_brought_is_applied_changed_and_applied_again(
+    bed: Bed, tmp_path: Path
+) -> None:
+    def manifest(config: str, round: int) -> None:
+        text = BRINGS.format(config=config, round=round, digest="0" * 64)
+        (tmp_path / "calico.yaml").write_text(text)
+
+    def agents() -> dict[str, str]:
+        """The agent's Pod of each node."""
+        words = ("get", "pods", "-n", "kube-system", "-l", "app=calico-node", "-o", "json")
+        found = json.loads(bed.must("kubectl", LAB, "--", *words).stdout)["items"]
+        return {
+            one["spec"]["nodeName"]: one["metadata"]["name"]
+            for one in found
+            if "deletionTimestamp" not in one["metadata"]
+        }
+
+    manifest("first", 1)
+    lines = ['[artifacts]\ncalico-manifest = {path = "calico.yaml"}\n[images]']
+    for name in ("cni", "node"):
+        archives.write(tmp_path / f"{name}.tar", f"quay.io/stand-in/{name}:1")
+        lines.append(f'any-{name} = {{path = "{name}.tar"}}')
+    (tmp_path / "config.toml").write_text("\n".join(lines))
+    bed.env = {
+        "TESTBED_CONFIG": str(tmp_path / "config.toml"),
+        "TESTBED_CACHE": str(archives.cache(tmp_path / "cache")),
+    }
+    try:
+        up = ("up", LAB, "--cni", "calico")
+        assert "any-node, testbed/coredns:1, nginx loaded" in bed.must(*up).stdout
+        before = agents()
+        assert set(before) == {"node1", "node2"}
+        for node in before:
+            seen = bed.must("exec", "-l", LAB, node, "--", "cat", "/opt/cni/bin/macvlan").stdout
+            assert seen == "makers'\n"
+            mounts = bed.must("exec", "-l", LAB, node, "--", "cat", "/proc/self/mountinfo").stdout
+            assert " - tmpfs makers " in mounts, "what a Pod mounts with Bidirectional"
+        assert " - tmpfs makers " not in Path("/proc/self/mountinfo").read_text()
+
+        said = bed.must(*up).stdout
+        assert "=  calico manifest" in said
+        assert agents() == before
+        seen = bed.must("exec", "-l", LAB, "node1", "--", "cat", "/opt/cni/bin/macvlan").stdout
+        assert seen == "makers'\n", "a second up leaves it"
+
+        # What the makers' own programs write is theirs until the manifest is applied again.
+        bed.must("kubectl", LAB, "--", "set", "env", "-n", "kube-system", "ds/calico-node",
+                 "ROUND=somebody's")  # fmt: skip
+        manifest("second", 2)
+        bed.must(*up)
+        assert not set(agents().values()) & set(before.values())
+        words = ("get", "daemonset/calico-node", "-n", "kube-system", "-o", "json")
+        found = json.loads(bed.must("kubectl", LAB, "--", *words).stdout)
+        (agent,) = found["spec"]["template"]["spec"]["containers"]
+        assert agent["env"] == [
+            {"name": "CALICO_IPV4POOL_CIDR", "value": "100.96.0.0/16"},
+            {"name": "ROUND", "value": "2"},
+            *agent["env"][2:],
+        ]
+        words = ("get", "configmap", "-n", "kube-system", "-o", "name")
+        maps = bed.must("kubectl", LAB, "--", *words).stdout
+        assert "configmap/second" in maps
+        assert "configmap/first" not in maps
+
+        bed.must("down", LAB)
+        assert "any-node, testbed/coredns:1, nginx there" in bed.must(*up).stdout, (
+            "what was brought is imported once"
+        )
+    finally:
+        bed.must("down", "--all")
 
 
 @pytest.mark.parametrize("proxy", ["nftables", "iptables"])

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-import io
-import json
 import os
 import subprocess
 import sys
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import archives
 import every_kind
 import pytest
 
-from testbed.artifacts.store import Store
 from testbed.process import run
-from testbed.roles.seed import FAITHFUL, SEEDED
+from testbed.roles.seed import FAITHFUL
 
 FILE = """\
 name: kinds
@@ -43,59 +37,13 @@ print(repr(every_kind.described(Path(f"/proc/{pid}/root/kinds"))))
 """
 
 
-@pytest.fixture
-def kept() -> Iterator[set[str]]:
-    """The keys of the seeds that a test has made; they go."""
-    store = Store()
-    keys: set[str] = set()
-
-    def seeds() -> set[str]:
-        return {entry.key for entry in store.list() if entry.name == SEEDED}
-
-    before = seeds()
-    yield keys
-    keys |= seeds() - before
-    for key in keys:
-        store.remove(SEEDED, key)
-
-
 def layer(tree: Path, *more: str) -> bytes:
     argv = ["tar", "-C", str(tree), "-cf", "-", "--sort=name", *FAITHFUL, *more, "kinds"]
     return run(argv).out
 
 
-def image_with(layers: list[bytes], target: Path) -> None:
-    """The image nginx with more layers on top."""
-    with tarfile.open(Store().image("nginx")) as tar:
-        (described,) = json.load(_member(tar, "manifest.json"))
-        config = json.load(_member(tar, described["Config"]))
-        members = {name: _member(tar, name).read() for name in described["Layers"]}
-    for data in layers:
-        digest = hashlib.sha256(data).hexdigest()
-        members[f"{digest}/layer.tar"] = data
-        config["rootfs"]["diff_ids"].append(f"sha256:{digest}")
-        config["history"].append({"created_by": "test"})
-    text = json.dumps(config).encode()
-    name = f"{hashlib.sha256(text).hexdigest()}.json"
-    manifest: list[dict[str, Any]] = [
-        {"Config": name, "Layers": list(members), "RepoTags": ["kinds:latest"]}
-    ]
-    members |= {name: text, "manifest.json": json.dumps(manifest).encode()}
-    with tarfile.open(target, "w") as tar:
-        for place, data in members.items():
-            info = tarfile.TarInfo(place)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-def _member(tar: tarfile.TarFile, name: str) -> io.BufferedReader:
-    found = tar.extractfile(name)
-    assert found is not None
-    return found  # type: ignore[return-value]  # typeshed says IO[bytes]
-
-
 @pytest.mark.parametrize("engine", ["20.10", "29"])
-def test_a_layer_with_every_kind_of_file(tmp_path: Path, engine: str, kept: set[str]) -> None:
+def test_a_layer_with_every_kind_of_file(tmp_path: Path, engine: str) -> None:
     below, tree = tmp_path / "below", tmp_path / "tree"
     (below / "kinds" / "opaque").mkdir(parents=True)
     (below / "kinds" / "gone").touch()
@@ -108,13 +56,14 @@ def test_a_layer_with_every_kind_of_file(tmp_path: Path, engine: str, kept: set[
     wanted = every_kind.described(tree / "kinds")
     (tree / "kinds" / ".wh.gone").touch()
     (tree / "kinds" / "opaque" / ".wh..wh..opq").touch()
-    image_with([layer(below), layer(tree)], tmp_path / "kinds.tar")
+    archives.write(tmp_path / "kinds.tar", "kinds:latest", [layer(below), layer(tree)])
     (tmp_path / "config.toml").write_text(f'[images]\nkinds = {{path = "{tmp_path}/kinds.tar"}}\n')
     (tmp_path / "kinds.yaml").write_text(FILE)
     env = {
         **os.environ,
         "TESTBED_STATE": str(tmp_path / "state"),
         "TESTBED_CONFIG": str(tmp_path / "config.toml"),
+        "TESTBED_CACHE": str(archives.cache(tmp_path / "cache")),
     }
 
     def testbed(*words: str) -> str:
@@ -135,4 +84,3 @@ def test_a_layer_with_every_kind_of_file(tmp_path: Path, engine: str, kept: set[
             testbed("down", "kinds")
     finally:
         testbed("down", "--all")
-    assert kept == set()

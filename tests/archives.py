@@ -1,0 +1,54 @@
+"""Images of our own making for tests: that of nginx, called otherwise or with more layers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from typing import IO, TYPE_CHECKING, Any
+
+from testbed.artifacts.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def write(target: Path, name: str, layers: Sequence[bytes] = ()) -> None:
+    """An archive of the image nginx under another name, with more layers on top."""
+    with tarfile.open(Store().image("nginx")) as tar:
+        (described,) = json.load(_member(tar, "manifest.json"))
+        config = json.load(_member(tar, described["Config"]))
+        members = {name: _member(tar, name).read() for name in described["Layers"]}
+    for data in layers:
+        digest = hashlib.sha256(data).hexdigest()
+        members[f"{digest}/layer.tar"] = data
+        config["rootfs"]["diff_ids"].append(f"sha256:{digest}")
+        config["history"].append({"created_by": "test"})
+    text = json.dumps(config).encode()
+    place = f"{hashlib.sha256(text).hexdigest()}.json"
+    manifest: list[dict[str, Any]] = [
+        {"Config": place, "Layers": list(members), "RepoTags": [name]}
+    ]
+    members |= {place: text, "manifest.json": json.dumps(manifest).encode()}
+    with tarfile.open(target, "w") as tar:
+        for member, data in members.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = tar.extractfile(name)
+    assert found is not None
+    return found
+
+
+def cache(folder: Path) -> Path:
+    """A cache with all that the user's has, in which no seed of a test's image stays."""
+    folder.mkdir()
+    for entry in Store().folder.iterdir():
+        if not entry.name.startswith("."):
+            (folder / entry.name).symlink_to(entry)
+    return folder
