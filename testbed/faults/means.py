@@ -33,7 +33,6 @@ LATENCY = "50ms"
 #: Of netem, in packets: its own default of 1000 would drop most of a fast stream.
 LIMIT = 10_000
 
-INTERFACE = "eth0"  #: of a node, that the overlay's packets leave by
 COMMENT = "testbed fault"  #: of a rule on a node
 
 
@@ -265,7 +264,7 @@ def _routes(flannel: Flannel, peers: Sequence[Peer]) -> list[tuple[str, tuple[st
         return [(f"{flannel.network} dev {name}", ())]
     if flannel.backend == "vxlan":
         return [(f"{p.subnet} via {p.vtep} dev {name}", ("onlink",)) for p in peers]
-    return [(f"{p.subnet} via {p.address}", ("dev", INTERFACE)) for p in peers]
+    return [(f"{p.subnet} via {p.address}", ()) for p in peers]
 
 
 def _rule(chain: str, *match: str) -> Look:

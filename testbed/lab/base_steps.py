@@ -162,8 +162,20 @@ def _introduce(node: Node, names: str) -> None:
     mark(node, CONNECTED, names)
 
 
+def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
+    """Would a peer's address lead to another machine, on a network of the node's own?
+
+    Networks that are not joined may have the same subnet.
+    """
+    address = topology.address_for(me, peer)
+    mine = topology.nodes[me].networks
+    near = [name for name in mine if address in topology.networks[name].subnet]
+    theirs = topology.nodes[peer].networks
+    return bool(near) and all(theirs.get(name) != address for name in near)
+
+
 def hosts(topology: Topology, me: str) -> str:
-    """What /etc/hosts says on a node: itself, and the first address of every node.
+    """The text of /etc/hosts on a node: itself, and an address of every node.
 
     As ``localhost`` is not a name of ::1, which getaddrinfo(3) would put first, a daemon that
     listens on 127.0.0.1 alone is reached at once.
@@ -171,6 +183,9 @@ def hosts(topology: Topology, me: str) -> str:
     lines = ["127.0.0.1 localhost", "::1 ip6-localhost ip6-loopback"]
     if not topology.nodes[me].networks:
         lines.append(f"127.0.1.1 {me}")
-    for node in topology.nodes.values():
-        lines += [f"{address} {node.name}" for address in list(node.networks.values())[:1]]
+    lines += [
+        f"{topology.address_for(me, node.name)} {node.name}"
+        for node in topology.nodes.values()
+        if node.networks and not _is_anothers(topology, me, node.name)
+    ]
     return "\n".join(lines) + "\n"

@@ -40,7 +40,6 @@ MODULES = ("br_netfilter", "vxlan", "tun")
 #: 5, which takes half of an emulated processor.
 RESYNC = ("--iptables-resync=60",)
 SUBNET_FILE = "/run/flannel/subnet.env"
-INTERFACE = "eth0"  # of the node's first network, whose address is the one reserved for
 
 
 def flannel_step(node: str) -> str:
@@ -157,7 +156,7 @@ class Flannel(Role):
         argv = (
             machine.provide(context.store.binary("flanneld")),
             f"--etcd-endpoints={endpoint(topology)}",
-            f"--iface={INTERFACE}",
+            f"--iface={topology.interface(node.name)}",
             f"--subnet-file={SUBNET_FILE}",
             "--ip-masq",
             *(() if machine.shares else RESYNC),

@@ -39,6 +39,7 @@ from testbed.topology.model import (
     Publish,
     Ready,
     Topology,
+    Underlay,
     Veth,
     VethEnd,
 )
@@ -192,7 +193,17 @@ def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> 
         subnets=_all_subnets(read, body, nodes, network, given),
         port=port or keys.DEFAULT_PORT.get(backend),
         vni=read.integer(body.get("vni"), "a VXLAN network identifier", 1, keys.MAX_VNI) or 1,
+        interface=_interface(read, body.get("interface")),
     )
+
+
+def _interface(read: Reader, at: Tree | None) -> Underlay:
+    """The network of an overlay or a cluster; whether there is one of that name is checked."""
+    wanted = "the name of a network, or ethN"
+    if isinstance(at, tree.Mapping):
+        given = {node: read.text(entry.value, wanted) for node, entry in at.entries.items()}
+        return {node: name for node, name in given.items() if name}
+    return read.text(at, wanted) or ""
 
 
 def _subnets(read: Reader, at: Tree | None) -> dict[str, IPv4Network]:
@@ -291,6 +302,7 @@ def _kubernetes(
             read.choice(body.get("backend"), "a backend", BACKENDS) or keys.DEFAULT_BACKEND,
         ),
         add_ons=DEFAULT_ADD_ONS if add_ons is None else cast("tuple[AddOn, ...]", chosen),
+        interface=_interface(read, body.get("interface")),
     )
 
 

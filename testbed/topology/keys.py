@@ -201,7 +201,21 @@ DOCKER: Keys = {
     ),
 }
 
+#: ethN, of a node's networks in their order.
+ETH = r"eth[0-9]{1,3}"
+_UNDERLAY = {
+    "anyOf": [
+        {"type": "string", "pattern": f"^({LABEL})$", "maxLength": NETWORK_MAX},
+        _named(_NODE_NAME, _whole(LABEL, maxLength=NETWORK_MAX)),
+    ]
+}
+
 FLANNEL: Keys = {
+    "interface": Key(
+        "The network, or ethN, whose addresses flannel and etcd use: one for all, or one for each "
+        "node. Without it, the first network that all of these nodes share.",
+        _UNDERLAY,
+    ),
     "backend": Key(
         "How packets cross from node to node.",
         {"enum": list(BACKENDS), "default": DEFAULT_BACKEND},
@@ -222,6 +236,11 @@ FLANNEL: Keys = {
 }
 
 KUBERNETES: Keys = {
+    "interface": Key(
+        "The network, or ethN, whose addresses the cluster's nodes use: one for all, or one for "
+        "each node. Without it, the first network that all of these nodes share.",
+        _UNDERLAY,
+    ),
     "control-plane": Key(
         "The node with etcd, the API server, the controllers and the scheduler; "
         "without it the first that has the role.",

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
     from testbed.faults.model import Fault
@@ -53,6 +53,8 @@ def needed_with(software: str) -> tuple[str, ...]:
 #: host-gw nothing (flannel, Documentation/backends.md; RFC 7348 section 5).
 OVERHEAD: Mapping[Backend, int] = {"udp": 28, "vxlan": 50, "host-gw": 0}
 MTU = 1500
+#: A network's name or ethN: one for all nodes, or by node; empty for the one that they share.
+Underlay: TypeAlias = "str | Mapping[str, str]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class Flannel:
 
     ``port`` is the UDP port of the udp (8285) or vxlan (8472) backend, None for
     host-gw; ``vni`` is the VXLAN network identifier (RFC 7348), flannel's default 1.
+    ``interface`` is what the file says of it (:meth:`Topology.network`).
     """
 
     backend: Backend
@@ -106,6 +109,7 @@ class Flannel:
     subnets: Mapping[str, IPv4Network]
     port: int | None = None
     vni: int = 1
+    interface: Underlay = ""
 
     @property
     def mtu(self) -> int:
@@ -119,6 +123,7 @@ class Kubernetes:
 
     ``pods`` is the network of all Pods and ``ranges`` the part of it that each node has;
     ClusterIPs are of ``services``.  ``backend`` is flannel's, and nobody's with another plugin.
+    ``interface`` is what the file says of it (:meth:`Topology.network`).
     """
 
     control_plane: str
@@ -129,6 +134,7 @@ class Kubernetes:
     cni: Plugin = "flannel"
     backend: Backend = "vxlan"
     add_ons: tuple[AddOn, ...] = DEFAULT_ADD_ONS
+    interface: Underlay = ""
 
     @property
     def mtu(self) -> int:
@@ -269,6 +275,7 @@ class Topology:
     description: str = ""
     provider: str = "netns"
     source: str = field(default="", compare=False)
+    _underlay: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
     file: str = field(default="", compare=False)
 
     def provider_of(self, node: str) -> str:
@@ -309,20 +316,81 @@ class Topology:
         return next(iter(self.with_role("etcd")), None)
 
     def address(self, node: str) -> IPv4Address:
-        """A node's first address.
+        """The address that other nodes know a node by: that on its :meth:`network`.
 
         Raises KeyError for an unknown node, StopIteration for one without a network.
         """
-        return next(iter(self.nodes[node].networks.values()))
+        return self.nodes[node].networks[self.network(node)]
+
+    def network(self, node: str) -> str:
+        """The network on which a node's software talks to that of other nodes.
+
+        For nodes of flannel and etcd, and for those of a cluster, it is what the file gives as
+        ``interface``, else the first that all of them share; for others their first one.
+        Raises KeyError for an unknown node, StopIteration for one without a network.
+        """
+        if not self._underlay:
+            for interface, members in self.meshes():
+                self._underlay.update(_underlay(interface, members))
+        return self._underlay.get(node) or next(iter(self.nodes[node].networks))
+
+    def interface(self, node: str) -> str:
+        """The link of a node to its :meth:`network`; raises as that does."""
+        return f"eth{list(self.nodes[node].networks).index(self.network(node))}"
+
+    def meshes(self) -> Iterator[tuple[Underlay, tuple[Node, ...]]]:
+        """The groups of nodes whose software talks to each other's, with their ``interface``."""
+        if self.flannel is not None:
+            roles = {"flannel", "etcd"}
+            members = tuple(node for node in self.nodes.values() if roles & {*node.roles})
+            yield self.flannel.interface, members
+        if self.kubernetes is not None:
+            yield self.kubernetes.interface, self.with_role("kubernetes")
+
+    def address_for(self, node: str, peer: str) -> IPv4Address:
+        """The address at which a node should look for a peer; raises as :meth:`address` does.
+
+        The one that all know it by, unless that is on a network the node is not on, and they
+        share another.
+        """
+        mine, theirs = self.nodes[node].networks, self.nodes[peer].networks
+        if self.network(peer) not in mine:
+            for network in mine:
+                if network in theirs:
+                    return theirs[network]
+        return self.address(peer)
 
     def gateway_of(self, node: str) -> IPv4Address | None:
         """The default gateway of a node: the first gateway node on one of its networks."""
-        me = self.nodes[node]
-        for network in me.networks:
+        found = self.gateway_node(node)
+        return found and self.nodes[found[0]].networks[found[1]]
+
+    def gateway_node(self, node: str) -> tuple[str, str] | None:
+        """The node that is a node's default gateway, and the network that they share."""
+        for network in self.nodes[node].networks:
             for peer in self.nodes.values():
                 if peer.gateway and peer.name != node and network in peer.networks:
-                    return peer.networks[network]
+                    return peer.name, network
         return None
+
+    def reaches(self, node: str, peer: str) -> bool:
+        """Does a packet from a node to a peer's :meth:`address` arrive there, by the file?
+
+        Each node sends to what is on its own networks, anything else to its gateway.
+        """
+        address, here = self.address(peer), node
+        for _ in self.nodes:
+            me = self.nodes[here]
+            connected = [name for name in me.networks if address in self.networks[name].subnet]
+            if connected:
+                # The longest prefix counts, among equals the first (Linux, FIB lookup).
+                network = max(connected, key=lambda name: self.networks[name].subnet.prefixlen)
+                return here == peer or self.nodes[peer].networks.get(network) == address
+            gateway = self.gateway_node(here)
+            if gateway is None:
+                return False
+            here = gateway[0]
+        return False
 
     def containers_on(self, node: str) -> tuple[Container, ...]:
         return tuple(c for c in self.containers.values() if c.node == node)
@@ -357,6 +425,7 @@ class Topology:
         if self.flannel and "flannel" in me.roles:
             flannel = _flannel(self.flannel)
             flannel["subnets"] = flannel["subnets"].get(node)
+            flannel.pop("interface", None)
             parts["flannel"] = flannel
             etcd = self.etcd
             parts["etcd"] = etcd and str(self.address(etcd.name))
@@ -366,11 +435,29 @@ class Topology:
                 "ranges": str(cluster.ranges.get(node)),
                 "api": str(self.address(cluster.control_plane)),
             }
+            parts["kubernetes"].pop("interface", None)
+        if me.networks and self.interface(node) != "eth0":
+            parts["interface"] = self.interface(node)
         return _digest(parts)
 
     def container_digest(self, container: str) -> str:
         """A digest of one container's settings."""
         return _digest(_container(self.containers[container]))
+
+
+def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:
+    """The network of each of these nodes; those that are on none are left out."""
+    nodes = [node for node in members if node.networks]
+    shared = [name for node in nodes[:1] for name in node.networks]
+    for node in nodes:
+        shared = [name for name in shared if name in node.networks]
+    found = {}
+    for node in nodes:
+        given = interface if isinstance(interface, str) else interface.get(node.name, "")
+        names = {f"eth{index}": name for index, name in enumerate(node.networks)}
+        given = given if given in node.networks else names.get(given, "")
+        found[node.name] = given or next(iter([*shared, *node.networks]))
+    return found
 
 
 def _digest(value: Any) -> str:
@@ -405,7 +492,13 @@ def _flannel(flannel: Flannel) -> dict[str, Any]:
         out["port"] = flannel.port
     if flannel.backend == "vxlan":
         out["vni"] = flannel.vni
+    if flannel.interface:
+        out["interface"] = _interface(flannel.interface)
     return out
+
+
+def _interface(interface: Underlay) -> str | dict[str, str]:
+    return interface if isinstance(interface, str) else dict(interface)
 
 
 def _kubernetes(cluster: Kubernetes) -> dict[str, Any]:
@@ -420,6 +513,8 @@ def _kubernetes(cluster: Kubernetes) -> dict[str, Any]:
     }
     if cluster.cni == "flannel":
         out["backend"] = cluster.backend
+    if cluster.interface:
+        out["interface"] = _interface(cluster.interface)
     return out
 
 

@@ -149,6 +149,8 @@ def _set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
     _check_count(topology, old, count)
     kept = [n for n in topology.nodes.values() if n not in old]
     new = _new_nodes(topology, old, kept, count)
+    if not isinstance(data["flannel"].get("interface", ""), str):
+        data["flannel"].pop("interface")  # of nodes that are replaced
     data["nodes"] = new | {n.name: data["nodes"][n.name] for n in kept}
     subnets = data["flannel"]["subnets"]
     reserved = {name: subnets[was.name] for name, was in zip(new, old, strict=False)}

@@ -409,7 +409,7 @@ def test_entries_are_put_back_as_flannel_sets_them(vxlan: Topology) -> None:
     ("backend", "route"),
     [
         ("udp", "100.96.0.0/16 dev flannel0"),
-        ("host-gw", "100.96.2.0/24 via 10.168.0.3 dev eth0"),
+        ("host-gw", "100.96.2.0/24 via 10.168.0.3"),
     ],
 )
 def test_routes_of_other_back_ends(backend: str, route: str) -> None:

@@ -136,10 +136,11 @@ def test_pods_have_the_links_whole_mtu_where_nothing_is_wrapped_up() -> None:
 
 
 def test_ciliums_agent_leaves_services_and_translation_to_others() -> None:
-    said = cilium.words("/sys/fs/cgroup/unified")
+    said = cilium.words("/sys/fs/cgroup/unified", "eth1")
     for flag in ("kube-proxy-replacement", "install-iptables-rules", "enable-ipv4-masquerade"):
         assert f"--{flag}=false" in said
     assert "--cgroup-root=/sys/fs/cgroup/unified" in said
+    assert "--devices=eth1" in said
 
 
 @pytest.mark.parametrize(("name", "enforces"), [

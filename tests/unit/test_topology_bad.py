@@ -252,6 +252,35 @@ OVERLAY = {
         "flannel: {backend: host-gw}\n",
         "all flannel nodes on a|n2 on b",
     ),
+    "no way to etcd": bad(
+        "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}\nnodes:\n"
+        "  n1: {networks: {a: 10.1.0.2}, roles: [etcd, flannel]}\n"
+        "  n2: {networks: {§b: 10.2.0.2}, roles: [flannel]}\n"
+        "flannel: {backend: vxlan}\n",
+        "a way from n2 to n1 at 10.1.0.2 on a|interface",
+    ),
+    "a way to etcd, and none back": bad(
+        "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24},"
+        " c: {subnet: 10.3.0.0/24}}\nnodes:\n"
+        "  n1: {networks: {c: 10.3.0.2, §a: 10.1.0.2}, roles: [etcd, flannel]}\n"
+        "  n2: {networks: {b: 10.2.0.2}, roles: [flannel]}\n"
+        "  g: {networks: {c: 10.3.0.1}, gateway: true}\n"
+        "  h: {networks: {b: 10.2.0.1, a: 10.1.0.1}, gateway: true}\n"
+        "flannel: {interface: {n1: a}}\n",
+        "a way from n1 to n2",
+    ),
+    "interface nowhere": bad(
+        FLANNEL.replace("flannel: {", "flannel: {interface: §wan, ", 1), "a network that n1 is on"
+    ),
+    "interface of a node nowhere": bad(
+        FLANNEL.replace("flannel: {", "flannel: {interface: {n1: §eth1}, ", 1), "it is on"
+    ),
+    "interface of nobody": bad(
+        FLANNEL.replace("flannel: {", "flannel: {interface: {§n9: eth0}, ", 1), "a node of flannel"
+    ),
+    "interface number": bad(
+        FLANNEL.replace("flannel: {", "flannel: {interface: §7, ", 1), "the name of a network"
+    ),
     "bip outside the subnet": bad(
         FLANNEL + "docker: {bip: {n1: §100.96.9.1/24}}\n", "inside the flannel subnet of n1"
     ),

@@ -128,6 +128,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "network": "100.96.0.0/16",
             "subnets": {"n1": "100.96.3.0/24"},
             "port": 4789,
+            "interface": {"n1": "eth0"},
             "vni": 7,
         },
         "kubernetes": {
@@ -139,6 +140,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "cni": "flannel",
             "backend": "host-gw",
             "add-ons": [],
+            "interface": "lan",
         },
         "containers": {
             "c1": {

@@ -26,6 +26,7 @@ class Flannel(Look):
             self.flannel_network_is_apart,
             self.flannel_subnets,
             self.host_gw_is_one_segment,
+            self.nodes_reach_each_other,
         )
 
     def one_etcd(self) -> None:
@@ -117,6 +118,16 @@ class Flannel(Look):
         else:
             return True
         return False
+
+    def nodes_reach_each_other(self) -> None:
+        """Flanneld asks etcd on its node, and sends to other nodes' addresses."""
+        flannel = self.t.flannel
+        if flannel is None:
+            return
+        interface, members = next(iter(self.t.meshes()))
+        # The node with etcd first: the others need a way to it.
+        first = [node for node in members if "etcd" in node.roles]
+        self.underlay("flannel", interface, [*first, *(n for n in members if n not in first)])
 
     def host_gw_is_one_segment(self) -> None:
         if self.t.flannel is not None and self.t.flannel.backend == "host-gw":

@@ -34,6 +34,7 @@ class Kubernetes(Look):
             self.ranges,
             self.backend_is_flannels,
             self.routes_are_within_one_segment,
+            self.nodes_reach_each_other,
         )
 
     def section_and_nodes(self) -> None:
@@ -84,7 +85,11 @@ class Kubernetes(Look):
             (network.subnet, network.name, self.value("networks", network.name, "subnet"))
             for network in self.t.networks.values()
         ]
-        self.apart([*others, *mine], "networks")
+        # Networks of nodes that never meet may have the same subnet.
+        for other in others:
+            self.apart([other, *mine], "networks")
+        if not others:
+            self.apart(mine, "networks")
 
     def _at(self, name: str) -> tree.Tree:
         """The place of a setting, or of the whole section where it has its default."""
@@ -121,6 +126,13 @@ class Kubernetes(Look):
         if "backend" in tree.keys_at(self.root, ROLE):
             hint = "remove it, or choose cni: flannel"
             self.add(self.value(*path), "no backend: it is flannel's", f"cni {cluster.cni}", hint)
+
+    def nodes_reach_each_other(self) -> None:
+        cluster = self.t.kubernetes
+        if cluster is None:
+            return
+        members = sorted(self.t.with_role(ROLE), key=lambda n: n.name != cluster.control_plane)
+        self.underlay(ROLE, cluster.interface, members)
 
     def routes_are_within_one_segment(self) -> None:
         """A route's gateway is a node, which must be on the link."""

@@ -11,7 +11,7 @@ from testbed.topology.tree import Path, Problems, Tree, nearest, quote
 if TYPE_CHECKING:
     from collections import abc
 
-    from testbed.topology.model import Node, Topology
+    from testbed.topology.model import Node, Topology, Underlay
 
 __all__ = ["Look", "Subnet"]
 
@@ -70,19 +70,70 @@ class Look:
         return self.value("nodes", node.name, "roles", node.roles.index(role))
 
     def one_segment(self, role: str, who: str) -> None:
-        """Note each node with a role whose first network is not that of the first of them.
+        """Note each node with a role whose network is not that of the first of them.
 
         For flannel's host-gw: a route's gateway must be on the link (Documentation/backends.md).
         """
         members = [node for node in self.t.with_role(role) if node.networks]
-        segment = next((network for node in members for network in node.networks), "")
+        segment = self.t.network(members[0].name) if members else ""
         for node in members:
-            mine = next(iter(node.networks))
+            mine = self.t.network(node.name)
             if mine != segment:
-                hint = "name the shared network first, or use another backend"
+                hint = "put all of them on one network, or use another backend"
                 at = self.key("nodes", node.name, "networks", mine)
                 self.add(at, f"{who} on {segment}, since host-gw sends from link to link",
                          f"{node.name} on {mine}", hint)  # fmt: skip
+
+    def underlay(self, section: str, interface: Underlay, members: abc.Sequence[Node]) -> None:
+        """Note an ``interface`` that a node does not have, and nodes that can't reach another."""
+        for node in members:
+            if isinstance(interface, str):
+                name, at = interface, self.value(section, "interface")
+            else:
+                name = interface.get(node.name, "")
+                at = self.value(section, "interface", node.name)
+            links = [f"eth{index}" for index, _ in enumerate(node.networks)]
+            unsure = self.unsure(node.name, "networks") or self.bad("networks")
+            if name and name not in (*node.networks, *links) and not unsure:
+                wanted = f"a network that {node.name} is on"
+                hint = f"it is on {', '.join(node.networks) or 'none'}"
+                self.add(at, wanted, quote(name), hint)
+                if isinstance(interface, str):
+                    break  # once for all
+        if not isinstance(interface, str):
+            known = [node.name for node in members]
+            for name in interface:
+                if name not in known:
+                    wanted = f"a node of {section}"
+                    self.add(
+                        self.key(section, "interface", name),
+                        wanted,
+                        quote(name),
+                        nearest(name, known),
+                    )
+        if not self.problems:  # one that is half understood says nothing on ways
+            self._reach_each_other(section, [node for node in members if node.networks])
+
+    def _reach_each_other(self, section: str, members: abc.Sequence[Node]) -> None:
+        """Note each node that has no way to one of the others, or none back."""
+        if len({self.t.network(node.name) for node in members}) < 2:
+            return
+        first = members[0]
+        for node in members[1:]:
+            for one, other in ((node, first), (first, node)):
+                if not self.t.reaches(one.name, other.name):
+                    theirs = self.t.network(other.name)
+                    at = self.key("nodes", one.name, "networks", self.t.network(one.name))
+                    wanted = (
+                        f"a way from {one.name} to {other.name} at {self.t.address(other.name)} "
+                        f"on {theirs}"
+                    )
+                    hint = (
+                        f"put both on one network and name it: {section}: {{interface: NETWORK}}, "
+                        "or join their networks by a gateway"
+                    )
+                    self.add(at, wanted, "none, neither a network in common nor a gateway", hint)
+                    break
 
     def apart(self, subnets: abc.Sequence[Subnet], what: str) -> None:
         """Note each subnet that overlaps with one before it in the order of addresses."""

@@ -31,11 +31,44 @@ class Networks(Look):
         )
 
     def networks_are_apart(self) -> None:
-        subnets = [
-            (n.subnet, n.name, self.value("networks", n.name, "subnet"))
-            for n in self.t.networks.values()
-        ]
-        self.apart(subnets, "networks")
+        """Of two networks with one subnet a node could reach only one.
+
+        Networks that are not joined may have the same, as behind two NATs.
+        """
+        for names in self._joined():
+            subnets = [
+                (n.subnet, n.name, self.value("networks", n.name, "subnet"))
+                for n in self.t.networks.values()
+                if n.name in names
+            ]
+            self.apart(subnets, "networks")
+
+    def _joined(self) -> list[set[str]]:
+        """The networks that one node can reach: its own, and those that gateways join to them.
+
+        Those that nobody is on come first.
+        """
+        parents = {name: name for name in self.t.networks}
+
+        def root(name: str) -> str:
+            while parents[name] != name:
+                parents[name] = parents[parents[name]]
+                name = parents[name]
+            return name
+
+        on = {
+            node.name: [name for name in node.networks if name in parents]
+            for node in self.t.nodes.values()
+        }
+        for node in self.t.nodes.values():
+            for name in on[node.name] if node.gateway else ():
+                parents[root(name)] = root(on[node.name][0])
+        joined: dict[str, set[str]] = {}
+        for name in parents:
+            joined.setdefault(root(name), set()).add(name)
+        groups = dict.fromkeys(frozenset(map(root, mine)) for mine in on.values() if mine)
+        unused = self.t.networks.keys() - {name for mine in on.values() for name in mine}
+        return [unused, *(set().union(*(joined[one] for one in group)) for group in groups)]
 
     def addresses_are_in_their_networks(self) -> None:
         declared = tree.keys_at(self.root, "networks")

@@ -48,7 +48,7 @@ def settings(topology: Topology, node: str) -> str:
     own, which is why the node's interface is known to it (``protocol direct``).
     """
     cluster = config.cluster_of(topology)
-    network = next(iter(topology.nodes[node].networks))
+    network = topology.network(node)
     mine, address = cluster.ranges[node], topology.address(node)
     peers = [peer.name for peer in topology.with_role("kubernetes") if peer.name != node]
     sessions = "".join(
@@ -62,7 +62,7 @@ def settings(topology: Topology, node: str) -> str:
 log stderr all;
 router id {address};
 protocol device {{ scan time 2; }}
-protocol direct {{ ipv4; interface "eth0"; }}
+protocol direct {{ ipv4; interface "{topology.interface(node)}"; }}
 protocol static own {{ ipv4; route {mine} unreachable; }}
 protocol kernel {{
   ipv4 {{ import none; export filter {{ if source = RTS_BGP then accept; reject; }}; }};

@@ -140,8 +140,11 @@ def environment(node: str) -> dict[str, str]:
     }
 
 
-def words(cgroups: str) -> list[str]:
-    """What the agent is told; ``cgroups`` is where the node has version 2's hierarchy."""
+def words(cgroups: str, interface: str) -> list[str]:
+    """The agent's arguments; ``cgroups`` is where the node has version 2's hierarchy.
+
+    ``interface`` is the link to the other nodes.
+    """
     return [
         f"--k8s-kubeconfig-path={config.FOLDER}/cilium.conf",
         "--ipam=kubernetes",
@@ -157,7 +160,7 @@ def words(cgroups: str) -> list[str]:
         "--enable-health-checking=false",
         "--enable-endpoint-health-checking=false",
         "--enable-bpf-clock-probe=false",
-        "--devices=eth0",
+        f"--devices={interface}",
         f"--cgroup-root={cgroups}",
         f"--bpf-root={PINS}",
         f"--state-dir={STATE}",
@@ -174,7 +177,7 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
         path = runtime.path(context, machine)["PATH"]
         service = Service(
             AGENT,
-            (program, *words(cgroups)),
+            (program, *words(cgroups, context.topology.interface(node))),
             env={"PATH": f"{TOOLS}:{path}", **environment(node)},
             digest=digest(context, node),
         )

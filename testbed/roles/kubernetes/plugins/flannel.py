@@ -52,7 +52,8 @@ class Flannel(Plugin):
         yield daemon(
             "flanneld", node, after, lambda _: [
                 "-kube-subnet-mgr", f"-kubeconfig-file={config.FOLDER}/flannel.conf",
-                f"-net-config-path={FILE}", "-iface=eth0", f"-subnet-file={SUBNET_FILE}",
+                f"-net-config-path={FILE}", f"-iface={topology.interface(node)}",
+                f"-subnet-file={SUBNET_FILE}",
             ],
             about=f"{cluster.backend} with {cluster.ranges[node]}", notify=True,
             env={"NODE_NAME": node},
