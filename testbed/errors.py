@@ -11,7 +11,9 @@
     │   └── OutputError              3   standard output cannot be written
     ├── LabError                     4   the lab did not come up, or is not there
     │   ├── CommandError             4   a command failed (argv, exit status, output)
+    │   ├── PathError                4   a node has no way to what it needs (address, port, reason)
     │   ├── ServiceError             4   a daemon died or never became ready (its last log lines)
+    │   │   └── ServiceNotReady      4   it runs, and was not ready in time
     │   ├── ContainerError           4   a container ended or is not ready (its last log lines)
     │   ├── TimeoutExpired           4   something did not happen in time
     │   │   └── Unsettled                4   a system has not come to rest, so no verdict is due
@@ -49,9 +51,11 @@ __all__ = [
     "NothingSelected",
     "NothingTested",
     "OutputError",
+    "PathError",
     "Problem",
     "ReaderGone",
     "ServiceError",
+    "ServiceNotReady",
     "StepsFailed",
     "TestbedError",
     "TimeoutExpired",
@@ -181,6 +185,29 @@ class ServiceError(LabError):
         self.log = log
         tail = [f"    {line}" for line in log.strip().splitlines()[-12:]]
         super().__init__("\n".join([f"{service} on {node} {what}", *tail]), hint=hint)
+
+
+class ServiceNotReady(ServiceError, TimeoutError):
+    """A daemon runs, and did not become ready in time; to wait on is possible."""
+
+
+class PathError(LabError):
+    """A node can't reach something that it needs; ``reason`` says how it failed.
+
+    ``what`` names it, with its node, ``address`` and ``port``.
+    """
+
+    def __init__(self, node: str, what: str, address: str, port: int, reason: str) -> None:
+        self.node = node
+        self.what = what
+        self.address = address
+        self.port = port
+        self.reason = reason
+        super().__init__(
+            f"{node} can't reach {what} at {address}:{port}: {reason}",
+            hint="keep the lab with --keep, then look at `testbed status`, and at the routes: "
+            f"testbed exec {node} -- ip route get {address}",
+        )
 
 
 class ContainerError(LabError):

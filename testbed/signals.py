@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import Interrupted
+from testbed.errors import Interrupted, TimeoutExpired
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -69,6 +69,31 @@ def held() -> Iterator[Held]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def alarm(seconds: float | None) -> Iterator[Callable[[], None]]:
+    """Raise TimeoutExpired in the block after so many seconds; None means never.
+
+    The function that it yields turns the alarm off.  Outside the main thread there is none.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def came(_: int, __: Any) -> None:
+        raise TimeoutExpired(f"not done within {seconds:g} s, and nothing of the lab made yet")
+
+    def off() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    before = signal.signal(signal.SIGALRM, came)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield off
+    finally:
+        off()
+        signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
 
 
 @contextlib.contextmanager

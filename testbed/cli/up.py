@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from testbed.lab.lab import Lab, Outcome
-    from testbed.lab.run import Done
+    from testbed.lab.run import Done, Waiting
     from testbed.topology.model import Topology
 
 
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 @common.artifact_option
 @click.option("--keep", is_flag=True, help="On failure leave what there is, for a look.")
 @click.option("--replace", is_flag=True, help="Turn a lab that is up from another file into this.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    help="Fail after so many seconds, and say what was still being waited for.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @common.json_option
 def command(
@@ -32,6 +38,7 @@ def command(
     keep: bool,
     replace: bool,
     quiet: bool,
+    timeout: float | None,
     **variant: str | int | None,
 ) -> None:
     """Bring a lab up, or what of it is missing or different.
@@ -47,20 +54,28 @@ def command(
 
     lab = Lab(wanted.name, common.make_settings(artifacts=artifacts))
     if not (quiet or as_json):
-        bring_up(lab, wanted, keep=keep, replace=replace)
+        bring_up(lab, wanted, keep=keep, replace=replace, timeout=timeout)
         return
-    outcome = lab.up(wanted, keep=keep, replace=replace, watch=Watch(words=tell))
+    watch = Watch(words=tell)
+    outcome = lab.up(wanted, keep=keep, replace=replace, timeout=timeout, watch=watch)
     if as_json:
         common.print_json(_to_dict(outcome))
 
 
-def bring_up(lab: Lab, wanted: Topology, *, keep: bool = False, replace: bool = False) -> None:
+def bring_up(
+    lab: Lab,
+    wanted: Topology,
+    *,
+    keep: bool = False,
+    replace: bool = False,
+    timeout: float | None = None,
+) -> None:
     """Bring a lab up, and show it."""
     from testbed.lab.lab import Watch
 
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
     watch = Watch(step=show_step, idle=Idle(), words=tell)
-    show_outcome(lab.up(wanted, keep=keep, replace=replace, watch=watch))
+    show_outcome(lab.up(wanted, keep=keep, replace=replace, timeout=timeout, watch=watch))
 
 
 def summary(topology: Topology) -> str:
@@ -105,21 +120,31 @@ def show_step(done: Done) -> None:
 
 
 class Idle:
-    """Says what is being waited for: when that is something else, and every ten seconds."""
+    """Says what is under way: when that is something else, and every ten seconds.
+
+    A step that has said what it waits for gets a line of its own after five.
+    """
 
     EVERY = 10.0  # seconds
+    LONG = 5.0  # seconds
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: tuple[list[str], float] | None = None
+        self._said: dict[str, float] = {}  # a line, and when it was said last
 
-    def __call__(self, steps: list[str]) -> None:
+    def __call__(self, waiting: list[Waiting]) -> None:
+        long = [one for one in waiting if one.words and one.seconds >= self.LONG]
+        others = [one.step for one in waiting if one not in long]
+        lines = [f"{one.step} waits for {one.words}" for one in long]
+        if others:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            lines.append(f"still at: {', '.join(others[:3])}{more}")
         now = self._clock()
-        if self._said and self._said[0] == steps and now - self._said[1] < self.EVERY:
-            return
-        self._said = steps, now
-        shown = ", ".join(steps[:3]) + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
-        click.echo(click.style(f"         still at: {shown}", dim=True))
+        self._said = {line: at for line, at in self._said.items() if line in lines}
+        for line in lines:
+            if now - self._said.get(line, -self.EVERY) >= self.EVERY:
+                self._said[line] = now
+                click.echo(click.style(f"         {line}", dim=True))
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Watch:
     """What an operation tells as it goes on."""
 
     step: Callable[[running.Done], None] = lambda _: None
-    idle: Callable[[list[str]], None] = lambda _: None
+    idle: Callable[[list[running.Waiting]], None] = lambda _: None
     words: Callable[[str], None] = lambda _: None
 
 
@@ -95,13 +96,15 @@ class Lab:
         *,
         keep: bool = False,
         replace: bool = False,
+        timeout: float | None = None,
         watch: Watch | None = None,
     ) -> Outcome:
         """Bring the topology up, or what of it is missing or different.
 
         On failure, what this call has made is removed, unless ``keep``.
         ``replace`` allows a lab that is up from another file to be turned into
-        this one.  Raises UsageError, MachineError, LabError, Interrupted.
+        this one.  All of it fails after ``timeout`` seconds, the removal aside.
+        Raises UsageError, MachineError, LabError (TimeoutExpired at the time-out), Interrupted.
         """
         if topology.name != self.name:
             raise ValueError(f"a topology named {topology.name} is not one for lab {self.name}")
@@ -109,6 +112,26 @@ class Lab:
         plan = planning.make(topology)
         provider = self.settings.makers(topology)
         began = time.monotonic()
+        deadline = began + (math.inf if timeout is None else timeout)
+        with signals.alarm(timeout) as off:
+            return self._up(
+                plan, provider, topology, watch, off, keep=keep, replace=replace,
+                began=began, deadline=deadline,
+            )  # fmt: skip
+
+    def _up(
+        self,
+        plan: Plan,
+        provider: Provider,
+        topology: Topology,
+        watch: Watch,
+        no_alarm: Callable[[], None],
+        *,
+        keep: bool,
+        replace: bool,
+        began: float,
+        deadline: float,
+    ) -> Outcome:
         preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
             record = self.settings.state.read(self.name)
@@ -124,8 +147,11 @@ class Lab:
             preflight.watches(topology, names)
             provider.prepare(self.name, making)
             context = Context(topology, provider, self.settings.store, nodes)
+            no_alarm()  # from here on the run itself looks at the time, and cleans up
             with signals.held() as held:
-                return self._make(plan, context, watch, held, keep=keep, began=began)
+                return self._make(
+                    plan, context, watch, held, keep=keep, began=began, deadline=deadline
+                )
 
     def _make(
         self,
@@ -136,6 +162,7 @@ class Lab:
         *,
         keep: bool,
         began: float,
+        deadline: float,
     ) -> Outcome:
         topology, state = context.topology, self.settings.state
         existed = bool(context.nodes)
@@ -144,7 +171,7 @@ class Lab:
         # Written before anything is made: what is found half-made has its topology.
         state.write(_record(topology, began, [], {}))
         try:
-            done = self._carry_out(plan, context, watch, held, keep=keep)
+            done = self._carry_out(plan, context, watch, held, keep=keep, deadline=deadline)
             held.check()
             outcome = Outcome(topology, time.monotonic() - began, done, removed)
             versions = self.settings.store.versions_for(topology.software)
@@ -250,6 +277,7 @@ class Lab:
         held: signals.Held,
         *,
         keep: bool,
+        deadline: float,
     ) -> list[running.Done]:
         def give_up() -> None:
             # Every wait on a node ends with the node, one that is being made too; those made
@@ -265,6 +293,7 @@ class Lab:
             progress=running.Progress(done=watch.step, idle=watch.idle),
             give_up=None if keep else give_up,  # the others then go on, for a whole picture
             signals=held,
+            deadline=deadline,
         )
 
     def _roll_back(self, context: Context, before: set[str] | None) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from testbed.errors import CommandError, Interrupted, NoSuchLab, StepsFailed
+from testbed.errors import CommandError, Interrupted, NoSuchLab, StepsFailed, TimeoutExpired
 from testbed.process import no_more_processes
 
 if TYPE_CHECKING:
@@ -48,12 +48,24 @@ class Done:
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A step that is under way: for how many seconds, and what it waits for, if it says so."""
+
+    step: str
+    seconds: float
+    words: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.step}: waiting for {self.words}" if self.words else self.step
+
+
 @dataclass(slots=True)
 class Progress:
     """What a run tells as it goes on; every call comes from the caller's thread."""
 
     done: Callable[[Done], None] = lambda _: None
-    idle: Callable[[list[str]], None] = lambda _: None
+    idle: Callable[[list[Waiting]], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -65,13 +77,14 @@ class _Run:
     progress: Progress
     workers: int
     give_up: Callable[[], None] | None
+    deadline: float = math.inf  #: of time.monotonic
     began: float = field(default_factory=time.monotonic)
     #: What the threads hand back, or the number of a signal.
     ended: queue.SimpleQueue[Done | int] = field(default_factory=queue.SimpleQueue)
     work: queue.SimpleQueue[Step | None] = field(default_factory=queue.SimpleQueue)
     threads: list[threading.Thread] = field(default_factory=list)
     waiting: dict[str, Step] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)
+    running: dict[str, float] = field(default_factory=dict)  #: and when each began
     finished: dict[str, Done] = field(default_factory=dict)
     failures: list[tuple[str, Exception]] = field(default_factory=list)
     given_up: float = math.inf  #: when, in seconds from ``began``
@@ -81,14 +94,18 @@ class _Run:
         self.waiting = dict(self.plan.steps)
         self.start_ready()
         while self.running:
+            left = self.deadline - time.monotonic()
             try:
-                done = self.ended.get(timeout=IDLE_SECONDS)
+                done = self.ended.get(timeout=max(0.0, min(IDLE_SECONDS, left)))
             except queue.Empty:
-                self.progress.idle(sorted(self.running))
+                if left <= IDLE_SECONDS:
+                    raise self.too_late() from None
+                self.progress.idle(self.under_way())
                 continue
             if isinstance(done, int):
                 raise Interrupted(done)
-            self.running.discard(done.step.name)
+            del self.running[done.step.name]
+            self.context.waits.pop(done.step.name, None)
             self.progress.done(done)
             if done.error is None:
                 self.finished[done.step.name] = done
@@ -96,12 +113,26 @@ class _Run:
                 self.failed(done, done.error)
             self.start_ready()
 
+    def under_way(self) -> list[Waiting]:
+        now = time.monotonic()
+        return [
+            Waiting(name, now - self.running[name], self.context.waits.get(name, ""))
+            for name in sorted(self.running)
+        ]
+
+    def too_late(self) -> TimeoutExpired:
+        """The error at the deadline: it names what has not ended."""
+        lines = [f"    {waiting}" for waiting in self.under_way()]
+        left = f", {len(self.waiting)} steps not begun" if self.waiting else ""
+        words = f"the lab did not come up in time; still under way{left}:"
+        return TimeoutExpired("\n".join([words, *lines]), hint="give it more: --timeout SECONDS")
+
     def start_ready(self) -> None:
         if self.failures:
             return
         for step in self.ready():
             del self.waiting[step.name]
-            self.running.add(step.name)
+            self.running[step.name] = time.monotonic()
             self.work.put(step)
             if len(self.threads) < min(self.workers, len(self.running)):
                 self.hire()
@@ -184,6 +215,7 @@ def carry_out(
     workers: int = 64,
     give_up: Callable[[], None] | None = None,
     signals: Held | None = None,
+    deadline: float = math.inf,
 ) -> list[Done]:
     """Run all steps; return how each ended, in the order in which they did.
 
@@ -192,9 +224,9 @@ def carry_out(
     left when this returns or raises, but after a second signal, and after one
     where there is no ``give_up``: waits that the context cannot end are then left
     to end with this process.  Raises StepsFailed with every failure,
-    Interrupted.
+    Interrupted, and TimeoutExpired at the ``deadline`` (of ``time.monotonic``).
     """
-    run = _Run(plan, context, progress or Progress(), workers, give_up)
+    run = _Run(plan, context, progress or Progress(), workers, give_up, deadline)
     if signals is not None:
         signals.told = run.ended.put  # reentrant: safe in a signal handler
         signals.check()
@@ -202,7 +234,7 @@ def carry_out(
     try:
         run.carry_out()
     except BaseException as error:
-        leave = give_up is None and isinstance(error, Interrupted)
+        leave = give_up is None and isinstance(error, Interrupted | TimeoutExpired)
         context.given_up.set()
         if give_up and not run.failures:
             give_up()

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from testbed.errors import NoSuchLab, ServiceError, TimeoutExpired
+from testbed.errors import NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes import wiring
 from testbed.nodes.base import (
     Finding,
@@ -370,7 +370,9 @@ class FakeNode(Node):
         self.require_there()
         log = self._logs[service.name]
         if late:
-            raise ServiceError(service.name, self.name, f"was not ready within {timeout:g} s", log)
+            raise ServiceNotReady(
+                service.name, self.name, f"was not ready within {timeout:g} s", log
+            )
         if behaviour.dies is not None:
             self._set(service, "dead", behaviour.dies)
             how = f"exit {behaviour.dies}" if behaviour.dies >= 0 else f"signal {-behaviour.dies}"

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.errors import ServiceError
-from testbed.nodes.base import killed_for_memory, name_unit
+from testbed.errors import ServiceError, ServiceNotReady
+from testbed.nodes.base import killed_for_memory
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.lab.context import Context
     from testbed.lab.step import Step
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
@@ -30,16 +32,26 @@ if TYPE_CHECKING:
 #: helpers that they start for each container then end before their first collection, and a lab
 #: of thirty nodes comes up in a tenth less CPU, for a few megabytes a daemon.
 GO = {"GOGC": "400"}
+LOOK_SECONDS = 2.0  # between two looks at what a daemon waits for
 
 
-def start(machine: Machine, service: Service, *, timeout: float = 60.0) -> bool:
+def start(
+    machine: Machine,
+    service: Service,
+    *,
+    timeout: float = 60.0,
+    context: Context | None = None,
+    seen: Callable[[], str] = lambda: "",
+) -> bool:
     """Start a service and wait until it is ready; True unless it was running as it should.
 
-    ``timeout`` is in seconds.  Raises as :meth:`testbed.nodes.base.Node.start` does.
+    ``timeout`` is in seconds.  With a ``context`` it is told what is waited for, and the wait
+    ends when the run gives up; ``seen`` is asked now and then for what keeps the service from
+    being ready, and may raise.  Raises as :meth:`testbed.nodes.base.Node.start` does.
     """
     before = machine.services().get(service.name)
     try:
-        machine.start(service, timeout=timeout)
+        _wait_on(machine, service, time.monotonic() + timeout, context, seen)
     except ServiceError as error:
         if killed := killed_for_memory(machine):
             error.hint = (
@@ -47,9 +59,38 @@ def start(machine: Machine, service: Service, *, timeout: float = 60.0) -> bool:
                 "give it more (`memory:`)"
             )
         raise
-    if before is None:
-        name_unit(machine, service)
     return before is None or before.state == "dead" or before.digest != service.digest
+
+
+def _wait_on(
+    machine: Machine,
+    service: Service,
+    deadline: float,
+    context: Context | None,
+    seen: Callable[[], str],
+) -> None:
+    began = time.monotonic()
+    while not _is_ready(machine, service, deadline, context):
+        log = machine.logs(service.name)
+        if context is None or context.given_up.is_set() or time.monotonic() >= deadline:
+            what = f"was not ready within {time.monotonic() - began:.0f} s"
+            raise ServiceNotReady(service.name, machine.name, what, log)
+        last = log.strip().rpartition("\n")[2]
+        words = seen() or (f"it says last: {last}" if last else "it has said nothing yet")
+        context.waiting(f"{service.name} on {machine.name} to be ready: {words}")
+        if service.name in dead(machine):  # waiting on would start it again
+            log = machine.logs(service.name)
+            raise ServiceError(service.name, machine.name, "died before it was ready", log)
+
+
+def _is_ready(machine: Machine, service: Service, deadline: float, context: Context | None) -> bool:
+    """Start a service, or wait on, for a while."""
+    left = max(0.0, deadline - time.monotonic())
+    try:
+        machine.start(service, timeout=left if context is None else min(LOOK_SECONDS, left))
+    except ServiceNotReady:
+        return False
+    return True
 
 
 def dead(machine: Machine) -> frozenset[str]:

@@ -206,8 +206,8 @@ class Docker(Role):
             containerd = machine.provide(program(context.store, release, "containerd"))
             words = (containerd, f"--config={CONTAINERD_FILE}", "--log-level=warn")
             below = Service(CONTAINERD, words, env=env, notify=True, digest=digest)
-            start(machine, below, timeout=180)
+            start(machine, below, timeout=180, context=context)
             argv.append(f"--containerd={CONTAINERD_SOCKET}")
         service = Service(SERVICE, tuple(argv), env=env, notify=True, digest=digest, unit=UNIT)
-        changed = start(machine, service, timeout=180)
+        changed = start(machine, service, timeout=180, context=context)
         return f"dockerd {version}, docker0 {topology.docker.bip[node]}", changed

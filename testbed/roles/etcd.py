@@ -71,7 +71,7 @@ class Etcd(Role):
             )
             digest = settings(str(address), HEARTBEAT_MS, ELECTION_MS)
             service = Service(SERVICE, argv, notify=True, digest=digest)
-            changed = start(machine, service, timeout=180)
+            changed = start(machine, service, timeout=180, context=context)
             if changed and machine.shares:
                 note_packages(machine, context.store.packages(SERVICE))
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed

@@ -20,7 +20,9 @@ from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles import firewall
 from testbed.roles.base import GO, Role, start
-from testbed.roles.etcd import endpoint, etcd_step, etcdctl
+from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl
+from testbed.roles.etcd import SERVICE as ETCD
+from testbed.roles.way import Way
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -162,7 +164,10 @@ class Flannel(Role):
             *(() if machine.shares else RESYNC),
         )
         service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
-        changed = start(machine, service, timeout=180)
+        assert topology.etcd is not None
+        etcd = topology.etcd.name
+        way = Way(context, node.name, etcd, ETCD, str(topology.address(etcd)), CLIENT_PORT)
+        changed = start(machine, service, timeout=180, context=context, seen=way.seen)
         return (
             f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
             changed,

@@ -24,6 +24,7 @@ from testbed import __version__, cli
 from testbed.cli import ABOUT, COMMANDS, common, up
 from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
 from testbed.lab.lab import Lab
+from testbed.lab.run import Waiting
 from testbed.lab.state import Record
 from testbed.topology import load, names
 
@@ -579,7 +580,7 @@ def test_what_is_waited_for_is_said_when_it_changes_and_every_ten_seconds(
     idle = up.Idle(lambda: now)
     said = []
     for now, steps in enumerate([["a"]] * 12 + [["a", "b", "c", "d", "e"]] * 2):
-        idle(steps)
+        idle([Waiting(step, now) for step in steps])
         if out := capsys.readouterr().out:
             said.append((now, out.strip()))
     assert said == [
@@ -587,6 +588,22 @@ def test_what_is_waited_for_is_said_when_it_changes_and_every_ten_seconds(
         (10, "still at: a"),
         (12, "still at: a, b, c and 2 more"),
     ]
+
+
+def test_what_a_step_waits_for_is_said_after_five_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 0.0
+    idle = up.Idle(lambda: now)
+    said = []
+    for now in range(18):
+        words = "etcd: no route" if now < 12 else "etcd: refused"
+        idle([Waiting("flannel node2", now, words), Waiting("images node1", 1.0)])
+        said += [(now, line.strip()) for line in capsys.readouterr().out.splitlines()]
+    told = [(at, line) for at, line in said if "etcd" in line]
+    assert [at for at, _ in told] == [5, 12]
+    assert all("flannel node2" in line for _, line in told)
+    assert any("images node1" in line for _, line in said)
 
 
 # -- which lab is meant -----------------------------------------------------------------

@@ -37,7 +37,7 @@ class _Nothing(SimpleNamespace):
         return self
 
 
-NOTHING = cast("Context", _Nothing(done_ahead={}, given_up=threading.Event()))
+NOTHING = cast("Context", _Nothing(done_ahead={}, waits={}, given_up=threading.Event()))
 Act = Callable[[], None]
 
 
@@ -343,7 +343,7 @@ def test_ctrl_c_in_the_caller_joins_the_threads() -> None:
 
 def nothing() -> Context:
     """A context of its own, for a run that is given up."""
-    return cast("Context", _Nothing(done_ahead={}, given_up=threading.Event()))
+    return cast("Context", _Nothing(done_ahead={}, waits={}, given_up=threading.Event()))
 
 
 def signalled(held: Held, begun: threading.Event, times: int = 1) -> None:
@@ -414,8 +414,8 @@ def test_what_runs_is_told_while_nothing_ends(monkeypatch: pytest.MonkeyPatch) -
     idle: list[list[str]] = []
     free = threading.Event()
 
-    def told(names: list[str]) -> None:
-        idle.append(names)
+    def told(waiting: list[running.Waiting]) -> None:
+        idle.append([one.step for one in waiting])
         free.set()
 
     acts = [step(n, act=lambda: (free.wait(5), None)[1]) for n in "ba"]

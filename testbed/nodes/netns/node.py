@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
+from testbed.errors import LabError, NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.agent import Command, Connection, environment
@@ -150,7 +150,7 @@ class NetnsNode(Node):
         try:
             words, _ = connection.receive(timeout)
         except TimeoutExpired:
-            raise ServiceError(
+            raise ServiceNotReady(
                 service, self.name, f"was not {what} within {timeout:g} s", self._log(service)
             ) from None
         return words

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, NoSuchLab, ServiceError, TimeoutExpired
+from testbed.errors import LabError, NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes.base import Node, Result, Service, ServiceState, has_ended
 from testbed.nodes.ssh import provide as provided
 from testbed.nodes.ssh import services
@@ -294,7 +294,7 @@ class SshNode(Node):
             except TimeoutExpired:
                 if self._is_starting(running, name):
                     what = f"was not ready within {timeout:g} s"
-                    raise ServiceError(name, self.name, what, self._log(name)) from None
+                    raise ServiceNotReady(name, self.name, what, self._log(name)) from None
                 result = running.wait(MANAGER)
         self.require(result)
         return result.stdout.strip(), result.stderr

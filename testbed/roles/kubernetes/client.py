@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, ServiceError, UsageError
-from testbed.roles.base import dead, still_alive
+from testbed.roles.base import LOOK_SECONDS, dead, still_alive
 from testbed.roles.kubernetes import certificates, config
 
 if TYPE_CHECKING:
@@ -51,16 +51,18 @@ def until(
     *,
     service: str,
     why: Callable[[], str] = lambda: "",
+    seen: Callable[[], str] = lambda: "",
 ) -> bool:
     """Wait until something is so; False where it was so already.
 
     ``service`` is the daemon of the node that should see to it, ``why`` is asked in the end
-    for what the cluster itself says.
+    for what the cluster itself says, and ``seen`` now and then for what is in the way of it.
     Raises ServiceError as soon as a daemon of the node dies meanwhile, and in the end, with the
     last lines of the log; LabError when the run gives up.
     """
     machine = context.node(node)
     deadline = time.monotonic() + SECONDS
+    told = time.monotonic()
     waited = False
     others = dead(machine) - {service}
     while not so():
@@ -75,6 +77,10 @@ def until(
                 machine.logs(service),
                 hint=f"all that it says: testbed logs -l {context.lab} {node} {service}",
             )
+        if time.monotonic() - told > LOOK_SECONDS:
+            told = time.monotonic()
+            last = machine.logs(service).strip().rpartition("\n")[2]
+            context.waiting(f"{service} on {node}: {what}: {why() or seen() or last}")
         if context.given_up.wait(POLL):
             raise LabError(f"stopped waiting for {service} on {node}: {what}")
     return waited

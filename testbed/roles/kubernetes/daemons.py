@@ -9,12 +9,15 @@ from testbed.lab.marks import REWIRED, marked
 from testbed.lab.step import Step
 from testbed.nodes.base import Service
 from testbed.roles.base import start
-from testbed.roles.kubernetes import certificates, runtime
+from testbed.roles.kubernetes import certificates, config, runtime
 from testbed.roles.kubernetes.client import SECONDS
+from testbed.roles.way import Way
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
     from testbed.topology.model import Topology
+
+SERVER = "kube-apiserver"
 
 
 def daemon(
@@ -47,9 +50,20 @@ def daemon(
             notify=notify,
             digest=digest(context, node),
         )
-        return about or name, start(machine, service, timeout=SECONDS)
+        seen = way(context, node)
+        return about or name, start(machine, service, timeout=SECONDS, context=context, seen=seen)
 
     return Step(f"{name} {node}", about or name, needs, heavy=True, act=act)
+
+
+def way(context: Context, node: str) -> Callable[[], str]:
+    """What is wrong with the way from a node to the API; nothing on the API's own node."""
+    topology = context.topology
+    control = config.cluster_of(topology).control_plane
+    if node == control:
+        return lambda: ""
+    address = str(topology.address(control))
+    return Way(context, node, control, SERVER, address, config.API_PORT).seen
 
 
 def digest(context: Context, node: str) -> str:

@@ -17,7 +17,7 @@ from testbed.nodes.base import Service
 from testbed.roles.base import Role, start
 from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import api, until
-from testbed.roles.kubernetes.daemons import daemon
+from testbed.roles.kubernetes.daemons import SERVER, daemon, way
 from testbed.roles.kubernetes.plugins import plugin_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ROLE = "kubernetes"
 CERTIFICATES = "certificates"
-SERVER = "kube-apiserver"
 API = "Kubernetes API"
 OBJECTS = "cluster objects"
 #: Bytes that a node and its control plane take: what they had for themselves, measured.
@@ -140,7 +139,7 @@ def _api(context: Context) -> tuple[str, bool]:
     machine.run(["mkdir", "-p", "-m", "700", config.RUN])
     listen = f"UNIX-LISTEN:{config.API_SOCKET},fork,mode=600,unlink-early"
     forward = ("socat", listen, f"TCP:127.0.0.1:{config.API_PORT}")
-    changed = start(machine, Service("api-socket", forward, digest="1"))
+    changed = start(machine, Service("api-socket", forward, digest="1"), context=context)
     asked = api(context)
     until(context, node, asked.ready, "it says itself that it is ready", service=SERVER)
     return f"{config.server(topology)}, {context.store.version('kubernetes')}", changed
@@ -167,5 +166,5 @@ def _ready(context: Context, node: str) -> tuple[str, bool]:
 
     return "Ready", until(
         context, node, lambda: condition().get("status") == "True", f"node {node} is Ready",
-        service="kubelet", why=lambda: condition().get("message", ""),
+        service="kubelet", why=lambda: condition().get("message", ""), seen=way(context, node),
     )  # fmt: skip

@@ -132,7 +132,7 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
         notify=True,
         digest=topology.node_digest(node),
     )
-    changed = start(machine, service, timeout=SECONDS)
+    changed = start(machine, service, timeout=SECONDS, context=context)
     return f"containerd of {version}", changed
 
 

@@ -20,7 +20,7 @@ from testbed.lab.step import Step
 from testbed.nodes.base import Service
 from testbed.roles.base import start
 from testbed.roles.kubernetes import client, config, runtime
-from testbed.roles.kubernetes.daemons import daemon, digest
+from testbed.roles.kubernetes.daemons import daemon, digest, way
 from testbed.roles.kubernetes.plugins.base import Object, Plugin
 from testbed.roles.kubernetes.rights import rights
 
@@ -181,7 +181,9 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
             env={"PATH": f"{TOOLS}:{path}", **environment(node)},
             digest=digest(context, node),
         )
-        changed = start(machine, service, timeout=client.SECONDS)
+        changed = start(
+            machine, service, timeout=client.SECONDS, context=context, seen=way(context, node)
+        )
         changed |= client.until(
             context, node, lambda: _is_healthy(machine), "it says itself that all of it works",
             service=AGENT,

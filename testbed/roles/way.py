@@ -1,0 +1,76 @@
+"""The way from a node to a service of another: tested while something waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from testbed.errors import PathError, ServiceError
+
+if TYPE_CHECKING:
+    from testbed.lab.context import Context
+    from testbed.nodes.base import Node
+
+NO_ROUTE = "no route"
+UNREACHABLE = "host unreachable"
+REFUSED = "connection refused"
+SILENT = "no answer"
+#: Seconds after which a way that stays like this is given up: nothing on it changes by itself.
+#: A route and a port do not come back; an answer may be late on a busy machine.
+PATIENCE: Mapping[str, float] = {NO_ROUTE: 4.0, REFUSED: 15.0, UNREACHABLE: 15.0, SILENT: 45.0}
+CONNECT_SECONDS = 3
+#: Exit status 0: connected, 2: no route; else the shell says why.
+TEST = """\
+ip route get "$1" >/dev/null 2>&1 || exit 2
+LC_ALL=C exec timeout "$3" bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2"
+"""
+
+
+def test(node: Node, address: str, port: int) -> str:
+    """How a TCP connection from a node fails; nothing where it is made."""
+    argv = ["sh", "-c", TEST, "sh", address, str(port), str(CONNECT_SECONDS)]
+    result = node.run(argv, timeout=CONNECT_SECONDS + 30, check=False)
+    if result.ok:
+        return ""
+    words = result.stderr.lower()
+    if result.status == 2 or "network is unreachable" in words:
+        return NO_ROUTE
+    if "no route to host" in words:  # nobody answers ARP, or a router says so (EHOSTUNREACH)
+        return UNREACHABLE
+    return REFUSED if "refused" in words else SILENT
+
+
+@dataclass(slots=True)
+class Way:
+    """The way from ``node`` to the service of ``peer`` that listens on an address and a port."""
+
+    context: Context
+    node: str
+    peer: str
+    service: str
+    address: str
+    port: int
+    _since: dict[str, float] = field(default_factory=dict)
+
+    def seen(self) -> str:
+        """What is wrong with the way now, in a line; nothing where it is fine.
+
+        Raises ServiceError where the service has died, PathError where the way has been
+        blocked for so long that it will not open.
+        """
+        machine = self.context.node(self.peer)
+        state = machine.services().get(self.service)
+        if state is not None and state.state == "dead":
+            raise ServiceError(self.service, self.peer, "has died", machine.logs(self.service))
+        reason = test(self.context.node(self.node), self.address, self.port)
+        now = time.monotonic()
+        since = self._since.get(reason, now)
+        self._since = {reason: since} if reason else {}
+        what = f"{self.service} on {self.peer}"
+        if reason and now - since >= PATIENCE[reason]:
+            raise PathError(self.node, what, self.address, self.port, reason)
+        if not reason:
+            return ""
+        return f"{self.node} can't reach {what} at {self.address}:{self.port}: {reason}"
