@@ -24,7 +24,7 @@ def command(lab: str | None, as_json: bool) -> int:
     when one lab is up.
     """
     common.need_root("`testbed status`")
-    from testbed.lab.status import status
+    from testbed.lab.status import STOPPED, status
 
     meant = common.lab_meant(common.make_settings(), lab)
     found = status(meant.context(), meant.stopped())
@@ -39,7 +39,7 @@ def command(lab: str | None, as_json: bool) -> int:
                 click.echo(f"  network    {_part(network)}")
         for node in found.nodes:
             _show(node, node.provider if mixed else "")
-        if any(node.state == "stopped" for node in found.nodes):
+        if any(STOPPED in {node.state, *(s.state for s in node.services)} for node in found.nodes):
             click.echo(f"  -> `testbed fault heal -l {found.lab} stop` lets it go on")
         elif not found.ok:
             click.echo(f"  -> `testbed up {found.lab}` mends it")

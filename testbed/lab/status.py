@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from testbed.nodes.wiring import Lack, Seen
     from testbed.roles.glance import Glance
     from testbed.topology.model import Container, Topology
+
+STOPPED = "stopped"  #: state of a node, or of a service, that a fault holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def _networks(topology: Topology, lacks: Sequence[Lack]) -> list[Part]:
 
 
 def _stopped(context: Context, name: str) -> NodeStatus:
-    return NodeStatus(name, "stopped", provider=context.topology.provider_of(name))
+    return NodeStatus(name, STOPPED, provider=context.topology.provider_of(name))
 
 
 def _node(context: Context, name: str, words: str, outside: Sequence[Lack]) -> NodeStatus:
@@ -203,10 +206,21 @@ def _services(context: Context, node: Node) -> list[Part]:
         state = found.get(name)
         if state is None:
             parts.append(Part(name, "missing", ok=False))
+        elif state.status is None and _is_stopped(node, state.pid):
+            parts.append(Part(name, STOPPED, ok=False, detail=f"pid {state.pid}"))
         else:
             how = f"pid {state.pid}" if state.status is None else _ending(node, state.status)
             parts.append(Part(name, state.state, state.state == "ready", how))
     return parts
+
+
+def _is_stopped(node: Node, pid: int) -> bool:
+    """Whether a process is there and does nothing, as after SIGSTOP."""
+    from testbed.faults.means import is_stopped
+
+    with contextlib.suppress(OSError):  # it has just ended
+        return is_stopped(node.get(f"/proc/{pid}/stat").decode(errors="replace"))
+    return False
 
 
 def _ending(node: Node, status: int) -> str:

@@ -246,6 +246,16 @@ def test_a_lab_that_is_whole(two: Two) -> None:
     assert (outside.services, outside.containers, outside.ok) == ([], [], True)
 
 
+@pytest.mark.parametrize(("letter", "state"), [("T", "stopped"), ("S", "ready"), ("Z", "ready")])
+def test_a_service_that_is_stopped(two: Two, letter: str, state: str) -> None:
+    node1 = two.node("node1")
+    pid = node1.services()["etcd"].pid
+    node1.put(f"{pid} (a ) T b) {letter} 1 1".encode(), f"/proc/{pid}/stat")
+    found = two.of("node1").services[0]
+    assert (found.name, found.state, found.ok) == ("etcd", state, state == "ready")
+    assert two.status().ok == found.ok
+
+
 def test_as_data(two: Two) -> None:
     two.node("node2").end("dockerd", 1)
     found = json.loads(json.dumps(two.status().to_dict()))
