@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts import Store
+from testbed.errors import ArtifactError
 from testbed.lab.lab import Settings
 from testbed.lab.state import State
 from testbed.nodes.fake import Answer, Call, FakeProvider
@@ -41,6 +42,7 @@ class FakeStore(Store):
         self.missing: Exception | None = None
         self.interrupted = 0
         self.own: set[str] = set()
+        self.absent: set[str] = set()  # images
         self.long: dict[str, list[str]] = {}  # what is not made yet, by the role
 
     @property
@@ -67,6 +69,10 @@ class FakeStore(Store):
 
     def is_users_image(self, name: str) -> bool:
         return name in self.own
+
+    def lacking_images(self, names: Iterable[str]) -> ArtifactError | None:
+        absent = sorted(set(names) & self.absent)
+        return ArtifactError(f"not available: {', '.join(absent)}") if absent else None
 
     def users_file(self, name: str) -> Path:
         return self._path(name)
@@ -125,12 +131,13 @@ class FakeEngine(Engine):
     def version(self) -> dict[str, Any]:
         return {"Version": VERSIONS["docker"]}
 
-    def has_image(self, name: str) -> bool:
-        return name in self._images[self._node]
+    def image_id(self, name: str) -> str:
+        return f"sha256:{name}" if name in self._images[self._node] else ""
 
-    def load(self, archive: Path) -> None:
-        self._note(f"load {archive.name}")
-        self._images[self._node].add(archive.name)
+    def load(self, archive: Path, name: str) -> str:
+        self._note(f"load {name}")
+        self._images[self._node].add(name)
+        return self.image_id(name)
 
     def names(self, *, label: str | None = None) -> set[str]:
         return set(self._here)

@@ -57,6 +57,21 @@ def full_name(reference: str) -> str:
     return f"{registry}/{rest}"
 
 
+def local_name(reference: str) -> str:
+    """The name by which an image that was loaded from an archive is asked for.
+
+    A registry's digest is not known to an engine that did not pull: where there is no tag beside
+    it, the digest itself becomes the tag.
+
+    >>> local_name("redis:7"), local_name("redis:7@sha256:01"), local_name("a/b@sha256:01")
+    ('redis:7', 'redis:7', 'a/b:sha256-01')
+    """
+    name, _, digest = reference.partition("@")
+    if not digest or ":" in name.rpartition("/")[2]:
+        return name
+    return f"{name}:{digest.replace(':', '-')}"
+
+
 def names(path: Path) -> frozenset[str]:
     """The full names of all images of an archive.  Raises as :func:`read` does."""
     return frozenset(name for image in read(path) for name in image.names)

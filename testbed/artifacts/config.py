@@ -7,7 +7,7 @@
     containerd = {url = "https://.../containerd.tar.gz", sha256 = "...", member = "bin/containerd"}
 
     [images]
-    redis = {path = "redis.tar"}         # as `docker save` writes it
+    "redis:7" = {path = "redis.tar"}     # as `docker save` writes it
 
 A relative path starts at the configuration file's folder.
 """
@@ -20,12 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from testbed.artifacts.archive import full_name
 from testbed.errors import UsageError
+from testbed.topology.keys import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 NAME = "[a-z0-9][a-z0-9._-]*"
+PATTERNS = {"artifacts": NAME, "images": IMAGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +85,38 @@ def load(path: Path | None) -> Config:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: {error}") from error
-    return Config(_section(path, data, "artifacts"), _section(path, data, "images"))
+        hint = 'put names with ":" or "/" in quotes, like "redis:7"'
+        raise UsageError(f"{path}: {error}", hint=hint) from error
+    images = _section(path, data, "images")
+    seen: dict[str, str] = {}
+    for name in images:
+        other = seen.setdefault(full_name(name), name)
+        if other != name:
+            raise UsageError(
+                f"{path}: images: {name} and {other} are names of one image",
+                hint="keep one of them",
+            )
+    return Config(_section(path, data, "artifacts"), images)
+
+
+def entries(section: str, names: Iterable[str], ending: str = "") -> list[str]:
+    """Lines that can be added at the end of a configuration file, one table for each name.
+
+    >>> entries("images", ["redis:7"], ".tar")
+    ['[images."redis:7"]', 'path = "/path/to/redis-7.tar"']
+    """
+    lines = []
+    for name in names:
+        file = re.sub("[^A-Za-z0-9._-]+", "-", name.partition("@")[0])
+        lines += [f'[{section}."{name}"]', f'path = "/path/to/{file}{ending}"']
+    return lines
 
 
 def overrides(given: Mapping[str, str]) -> dict[str, Local]:
     """The ``NAME=PATH`` pairs of the command line.  Raises UsageError for a bad name."""
     found = {}
     for name, path in given.items():
-        if not re.fullmatch(NAME, name) or not path:
+        if not (re.fullmatch(NAME, name) or re.fullmatch(IMAGE, name)) or not path:
             raise UsageError(
                 f"--artifact {name}={path}: not NAME=PATH",
                 hint="for example: --artifact flanneld=./flanneld",
@@ -103,14 +129,15 @@ def _section(path: Path, data: Mapping[str, Any], section: str) -> dict[str, Loc
     table = data.get(section, {})
     if not isinstance(table, dict):
         raise UsageError(f"{path}: {section}: a table is wanted, not {table!r}")
-    return {name: _item(path, f"{section}.{name}", name, item) for name, item in table.items()}
+    return {name: _item(path, section, name, item) for name, item in table.items()}
 
 
-def _item(path: Path, key: str, name: str, item: object) -> Local | Remote:
-    where = f"{path}: {key}"
+def _item(path: Path, section: str, name: str, item: object) -> Local | Remote:
+    where = f"{path}: {section}.{name}"
     hint = 'write {path = "..."} or {url = "...", sha256 = "..."}'
-    if not re.fullmatch(NAME, name):
-        raise UsageError(f"{where}: {name!r} is no name of an artifact or an image")
+    if not re.fullmatch(PATTERNS[section], name):
+        quoted = f'put the whole name in quotes, like "{name}:TAG"' if section == "images" else None
+        raise UsageError(f"{where}: {name!r} is no name of an artifact or an image", hint=quoted)
     if not isinstance(item, dict):
         raise UsageError(f"{where}: a table is wanted, not {item!r}", hint=hint)
     for word, value in item.items():

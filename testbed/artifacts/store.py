@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from testbed.artifacts import config as settings
+from testbed.artifacts.archive import full_name
 from testbed.artifacts.cache import Cache, Record, remove_tree
 from testbed.artifacts.config import Config, Local, Remote
 from testbed.artifacts.source import Job, Origin, Runner, Source, disk_full
@@ -17,15 +20,10 @@ from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from testbed.artifacts.catalog import Catalog
     from testbed.artifacts.url import Download
-
-CONFIG_HINT = (
-    'write into {path}: [{section}] {name} = {{path = "..."}}'
-    ' or {{url = "https://...", sha256 = "..."}}'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ class Store:
         if isinstance(own, Local):
             return own.path
         source = _download(own, name, executable=False)
-        found = self._cache.find(name, source.key())
+        found = self._cache.find(_plain(name), source.key())
         return found / source.place if found and source.whole(found) else None
 
     def users_file(self, name: str) -> Path:
@@ -157,7 +155,9 @@ class Store:
         """
         own = self._own(name, "artifacts")
         if own is None:
-            raise ArtifactError(f"no artifact is named {name!r}", hint=self._how(name, "artifacts"))
+            raise ArtifactError(
+                f"no artifact is named {name!r}", hint=self._how([name], "artifacts")
+            )
         return self._users(name, own, executable=isinstance(own, Remote))
 
     def binary(self, name: str, *parts: str) -> Path:
@@ -174,32 +174,56 @@ class Store:
         bringing = (part for part in parts if name in self._catalog.brought_by(part))
         part = next(bringing, None) if parts else self._catalog.programs.get(name)
         if part is None:
-            raise ArtifactError(f"no artifact is named {name!r}", hint=self._how(name, "artifacts"))
+            raise ArtifactError(
+                f"no artifact is named {name!r}", hint=self._how([name], "artifacts")
+            )
         path = self._file(part, f"bin/{name}")
         if not path.exists():
             raise ArtifactError(
                 f"the part {part} of this system brings no {name}",
-                hint=self._how(name, "artifacts"),
+                hint=self._how([name], "artifacts"),
             )
         return path
 
     def image(self, name: str) -> Path:
         """The path of an image as a docker-archive, as ``docker load`` reads it.
 
-        "nginx" and "nginx:latest" are the same.  Raises as :meth:`binary` does.
+        "nginx" and "docker.io/library/nginx:latest" are the same.  Raises as :meth:`binary` does.
         """
-        plain = name.removesuffix(":latest")
-        own = self._own(plain, "images")
+        own = self._own(name, "images")
         if own:
-            return self._users(plain, own, executable=False)
-        part = self._catalog.images.get(plain)
-        if part is None:
-            known = ", ".join(sorted({*self._catalog.images, *self._read().images}))
-            raise ArtifactError(
-                f"the image {name!r} is not known here; known: {known}",
-                hint=self._how(plain, "images"),
-            )
+            return self._users(_plain(name), own, executable=False)
+        if why := self.lacking_images([name]):
+            raise why
+        part = self._known_images()[full_name(name)]
         return self._file(part, "image.tar")
+
+    def lacking_images(self, names: Iterable[str]) -> ArtifactError | None:
+        """What to raise for images that cannot be had, all of them at once; None if all can be.
+
+        Nothing is downloaded or made.  Raises UsageError for a bad configuration.
+        """
+        unknown, said = [], []
+        for name in sorted(set(names)):
+            own = self._own(name, "images")
+            if own is None and full_name(name) not in self._known_images():
+                unknown.append(name)
+            elif isinstance(own, Local) and not own.path.is_file():
+                said.append(f"{own.given_by}: there is no file {own.path}")
+        if unknown:
+            is_one = len(unknown) == 1
+            known = ", ".join(sorted({*self._catalog.images, *self._read().images}))
+            said.insert(
+                0,
+                f"image{'' if is_one else 's'} {', '.join(unknown)} {'is' if is_one else 'are'} "
+                f"not available here; available: {known}",
+            )
+        hint = self._how(unknown, "images") if unknown else "correct the path, or write the file"
+        return ArtifactError("\n".join(said), hint=hint) if said else None
+
+    def _known_images(self) -> dict[str, str]:
+        """The part that makes each image of the catalogue, by the image's full name."""
+        return {full_name(name): part for name, part in self._catalog.images.items()}
 
     def file(self, part: str, place: str) -> Path:
         """A file that a part has beside its programs; ``place`` is its path in the part."""
@@ -287,7 +311,7 @@ class Store:
         """Make an artifact now: a part, a program, an image, or one of the user's."""
         if name in self._catalog.parts and not self._own(name, "artifacts"):
             self._folder(name)
-        elif name in self._catalog.images or name in self._read().images:
+        elif full_name(name) in self._known_images() or name in self._read().images:
             self.image(name)
         elif self._own(name, "artifacts") and name not in self._catalog.programs:
             self.users_file(name)
@@ -302,7 +326,7 @@ class Store:
         goes too.  A lab that runs goes on with what it has open, yet cannot start
         a removed program again.  A user's own files are not touched.
         """
-        wanted = name and self._catalog.programs.get(name, name)
+        wanted = name and self._catalog.programs.get(name, _plain(name))
         records = self._cache.records()
         doomed = {
             record.key
@@ -336,12 +360,19 @@ class Store:
         return self._config
 
     def _own(self, name: str, section: Literal["artifacts", "images"]) -> Local | Remote | None:
-        table = self._read().artifacts if section == "artifacts" else self._read().images
-        return self._overrides.get(name) or table.get(name)
+        if section == "artifacts":
+            return self._overrides.get(name) or self._read().artifacts.get(name)
+        wanted = full_name(name)
+        given = {**self._read().images, **self._overrides}
+        return next((own for key, own in given.items() if full_name(key) == wanted), None)
 
-    def _how(self, name: str, section: str) -> str:
+    def _how(self, names: Sequence[str], section: str) -> str:
+        """How to bring artifacts or images: lines for the end of the configuration file."""
         path = self._config_path or settings.default_path()
-        return CONFIG_HINT.format(path=path, section=section, name=name)
+        lines = settings.entries(section, names, ".tar" if section == "images" else "")
+        what = "archives that `docker save` wrote" if section == "images" else "your own files"
+        words = f"to use {what}, add to {path}, with their paths:"
+        return "\n     ".join([words, *lines])
 
     def _users(self, name: str, own: Local | Remote, *, executable: bool) -> Path:
         if isinstance(own, Local):
@@ -426,6 +457,17 @@ class Store:
             yield Entry(
                 name, f"from {own.path}", "", path, size, "path", "cached" if here else "missing"
             )
+
+
+def _plain(name: str) -> str:
+    """The name of an image as a folder of the cache has it.
+
+    >>> _plain("nginx:latest"), _plain("team/web:1")
+    ('nginx', 'team-web-1-97f3')
+    """
+    name = name.removesuffix(":latest")
+    plain = re.sub("[^a-z0-9._-]+", "-", name.lower())
+    return name if plain == name else f"{plain}-{sha256(name.encode()).hexdigest()[:4]}"
 
 
 def _download(own: Remote, name: str, *, executable: bool) -> Download:

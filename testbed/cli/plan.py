@@ -13,16 +13,25 @@ from testbed.cli.up import summary
 @common.variant_options
 @common.json_option
 def command(topology: str, as_json: bool, **variant: str | int | None) -> None:
-    """Show what `up` would do; nothing is touched, and no root is needed."""
+    """Show what `up` would do; nothing is touched, and no root is needed.
+
+    Images that are not available are named, with the way to bring them.
+    """
     wanted = common.load_variant(topology, **variant)
+    from testbed.artifacts import Store
     from testbed.lab.plan import make
 
     plan = make(wanted)
+    store = Store()
+    lacking = [name for name in wanted.images if store.lacking_images([name])]
     if as_json:
-        common.print_json(plan.to_dict())
+        common.print_json({**plan.to_dict(), "missing_images": lacking})
         return
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
     for step in plan.steps.values():
         click.echo(f"  {step.name:<34}  {step.about}")
         if step.needs:
             click.echo(click.style(f"  {'':<34}  after {', '.join(step.needs)}", dim=True))
+    if error := store.lacking_images(wanted.images):
+        click.echo(click.style("  before `up`: ", fg="yellow") + error.message)
+        click.echo(click.style("  -> ", fg="yellow") + (error.hint or ""))

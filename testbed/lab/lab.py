@@ -199,10 +199,12 @@ class Lab:
     def _fetch(self, topology: Topology) -> None:
         from testbed.roles import ROLES
 
+        if lacking := self.settings.store.lacking_images(topology.images):
+            raise lacking
         roles = {role for node in topology.nodes.values() for role in node.roles}
         for role in sorted(roles):
             ROLES[role].fetch(self.settings.store, topology)
-        for image in sorted({c.image for c in topology.containers.values()}):
+        for image in topology.images:
             self.settings.store.image(image)
 
     def _refuse_other(

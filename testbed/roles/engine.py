@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
+from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
 
 if TYPE_CHECKING:
@@ -143,23 +144,62 @@ class Engine:
         return {**answer, "Version": str(answer["Version"])}
 
     def has_image(self, name: str) -> bool:
-        return bool(self.reading("list images", lambda: as_list(self.api.images(name))))
+        """Tell whether the daemon has an image of exactly this name and tag."""
+        return bool(self.image_id(name))
 
-    def load(self, archive: Path) -> None:
-        """Load a docker-archive.  How it ends comes last of what the daemon tells meanwhile."""
-        what = f"load the image {archive.name}"
+    def image_id(self, name: str) -> str:
+        """The ID of an image; empty if the daemon has none of that name or ID."""
+        import docker.errors
+
+        try:
+            return self.reading("look for an image", self._inspect_image, local_name(name))
+        except LabError as error:
+            if isinstance(error.__cause__, docker.errors.NotFound):
+                return ""
+            raise
+
+    def _inspect_image(self, name: str) -> str:
+        return str(self.api.inspect_image(name)["Id"])
+
+    def load(self, archive: Path, name: str) -> str:
+        """Load an image from an archive, make sure that it has this name, and return its ID.
+
+        An archive of one image may give it another name, or none.
+        """
+        what = f"load the image {name} from {archive}"
         with archive.open("rb") as file:
-            errors = self.reading(what, self._load, file)
+            errors, loaded = self.reading(what, self._load, file)
         for error in errors:
+            free = f"see its free space: testbed exec {self._node.name} df /var/lib/docker"
             raise LabError(
                 f"dockerd on {self._node.name}: cannot {what}: {error}",
-                hint=f"what room it has: testbed exec {self._node.name} df /var/lib/docker",
+                hint=free
+                if "no space left" in error
+                else "give an archive as `docker save` writes it",
             )
+        wanted = full_name(local_name(name))
+        images = {self.image_id(one) for one in loaded if full_name(one) == wanted}
+        images = images or {self.image_id(one) for one in loaded}
+        if len(images) != 1:
+            raise LabError(
+                f"{archive} has no image named {name}; it has {', '.join(loaded) or 'none'}",
+                hint=f"save that image alone: docker save -o FILE {name}",
+            )
+        self.name_image(image := images.pop(), name)
+        return image
 
-    def _load(self, file: BinaryIO) -> list[str]:
-        """The errors of which the daemon tells, all else read to its end."""
+    def name_image(self, image: str, name: str) -> None:
+        """Make sure that an image, given by its ID, is the one that has this name."""
+        if self.image_id(name) != image:
+            repository, _, tag = full_name(local_name(name)).rpartition(":")
+            self.reading(f"name the image {name}", self.api.tag, image, repository, tag)
+
+    def _load(self, file: BinaryIO) -> tuple[list[str], list[str]]:
+        """The errors that the daemon tells, last of all, and names or IDs of what it loaded."""
         told = list(self.api.load_image(file))
-        return [words["error"] for words in told if "error" in words]
+        said = "".join(words.get("stream", "") for words in told)
+        loaded = re.findall(r"Loaded image(?: ID)?: (\S+)", said)
+        return [words["error"] for words in told if "error" in words], list(dict.fromkeys(loaded))
 
     def names(self, *, label: str | None = None) -> set[str]:
         """The names of all containers, running or not; of those with a label ``key=value``."""
@@ -238,7 +278,7 @@ class Engine:
         self.reading(
             f"create the container {container.name}",
             self.api.create_container,
-            image=container.image,
+            image=local_name(container.image),
             command=list(container.command) if container.command is not None else None,
             name=container.name,
             # A container that shares a network namespace shares its host name too.

@@ -50,9 +50,12 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
     def act(context: Context) -> tuple[str, bool]:
         with Engine(context.node(node)) as engine:
             changed = _remove_others(context, engine, node)
-            missing = [name for name in names if not engine.has_image(name)]
+            images = {name: engine.image_id(name) for name in names}
+            missing = [name for name, image in images.items() if not image]
             for name in missing:
-                engine.load(context.store.image(name))
+                images[name] = engine.load(context.store.image(name), name)
+            for name, image in images.items() if missing else ():
+                engine.name_image(image, name)  # another's archive may have had this name, too
             unkept = ""
             if missing and not is_seeded(context.node(node)) and not changed:
                 unkept = _keep(context, node, engine)

@@ -306,6 +306,11 @@ class Topology:
             found |= {*self.kubernetes.add_ons, self.kubernetes.cni}
         return frozenset(found)
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images of its containers, each once, sorted."""
+        return tuple(sorted({c.image for c in self.containers.values()}))
+
     def with_role(self, role: str) -> tuple[Node, ...]:
         """The nodes that have a role, in the order of the file."""
         return tuple(n for n in self.nodes.values() if role in n.roles)

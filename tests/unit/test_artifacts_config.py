@@ -56,6 +56,8 @@ def test_paths_start_at_the_file_and_downloads_keep_their_sum(tmp_path: Path) ->
         (f"[artifacts]\nx = {{url='file:///c', sha256='{SUM}'}}", "artifacts.x.url", "http"),
         ("[artifacts]\n'../x' = {path='a'}", "artifacts.../x", "no name"),
         ("[images]\nx = {}", "images.x", "exactly one"),
+        ("[images]\n'A:b:c' = {path='a'}", "images.A:b:c", "no name"),
+        ("[images]\nx = {path='a'}\n'x:latest' = {path='b'}", "images", "one image"),
         ("[artifacts", "", "Expected"),
     ],
 )
@@ -89,7 +91,25 @@ def test_the_default_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(config.load(None).images) == ["x"]
 
 
-@pytest.mark.parametrize("pair", [("", "x"), ("Flanneld", "x"), ("flanneld", ""), ("a/b", "x")])
+@pytest.mark.parametrize("pair", [("", "x"), ("Flanneld", "x"), ("flanneld", ""), ("a b", "x")])
 def test_a_bad_pair_on_the_command_line(pair: tuple[str, str]) -> None:
     with pytest.raises(UsageError, match="not NAME=PATH"):
         config.overrides(dict([pair]))
+
+
+REFERENCES = [
+    "redis",
+    "alpine:3.20",
+    "registry.k8s.io/pause:3.10",
+    "localhost:5000/team/web_x:1.2",
+    f"busybox@sha256:{SUM}",
+    f"quay.io/a/b:v1@sha256:{SUM}",
+]
+
+
+@pytest.mark.parametrize("before", ["", "[images]\nnginx = {path = 'n.tar'}\n", "[artifacts]\n"])
+def test_the_lines_that_are_suggested_can_be_added_to_any_file(tmp_path: Path, before: str) -> None:
+    path = write(tmp_path, before + "\n".join(config.entries("images", REFERENCES, ".tar")))
+    images = config.load(path).images
+    assert set(REFERENCES) <= set(images)
+    assert len({one.path for one in images.values() if isinstance(one, Local)}) == len(images)

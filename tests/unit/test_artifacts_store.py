@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -141,7 +142,8 @@ def test_an_unknown_program_comes_with_the_way_to_bring_it(house: House) -> None
         house.store().binary("containerlab")
     hint = str(caught.value.hint)
     assert str(house.folder / "config.toml") in hint
-    assert "[artifacts] containerlab = {path =" in hint
+    own = tomllib.loads(hint.partition("\n")[2])["artifacts"]["containerlab"]
+    assert own["path"].startswith("/")
 
 
 def test_an_image_with_and_without_its_tag(house: House) -> None:
@@ -150,10 +152,39 @@ def test_an_image_with_and_without_its_tag(house: House) -> None:
     assert store.image("nginx").read_text() == "image"
 
 
-def test_an_unknown_image_comes_with_the_way_to_bring_it(house: House) -> None:
-    with pytest.raises(ArtifactError, match="'redis' is not known here; known: nginx") as caught:
+MANY = [
+    "redis", "alpine:3.20", "localhost:5000/team/web:1.2", f"busybox@sha256:{'0' * 64}", "nginx",
+    "docker.io/library/nginx:latest",
+]  # fmt: skip
+
+
+def test_all_unknown_images_come_with_the_way_to_bring_them(house: House) -> None:
+    """The way works: the lines are pasted, with files at the paths, and nothing is missing."""
+    with pytest.raises(ArtifactError, match="redis") as caught:
         house.store().image("redis")
-    assert "[images] redis = {path =" in str(caught.value.hint)
+    error = house.store().lacking_images(MANY)
+    assert error is not None
+    for name in MANY[:4]:
+        assert name in error.message
+    lines = str(error.hint).partition("\n")[2]
+    assert set(tomllib.loads(lines)["images"]) == set(MANY[:4])
+    assert list(tomllib.loads(str(caught.value.hint).partition("\n")[2])["images"]) == ["redis"]
+    there = lines.replace("/path/to", str(house.folder))
+    for number, one in enumerate(tomllib.loads(there)["images"].values()):
+        Path(one["path"]).write_text(f"image {number}")
+    store = house.store(there)
+    assert store.lacking_images(MANY) is None
+    assert len({store.image(name).read_text() for name in MANY[:4]}) == 4
+    assert store.image("docker.io/library/redis:latest") == store.image("redis")
+
+
+def test_an_images_file_that_is_not_there_is_told_with_the_unknown_ones(house: House) -> None:
+    store = house.store('[images]\n"a:1" = {path = "/nowhere/a.tar"}\n')
+    error = store.lacking_images(["a:1", "b:2"])
+    assert error is not None
+    assert "/nowhere/a.tar" in error.message
+    assert "b:2" in error.message
+    assert list(tomllib.loads(str(error.hint).partition("\n")[2])["images"]) == ["b:2"]
 
 
 def test_a_users_program_wins_and_is_not_copied(house: House) -> None:

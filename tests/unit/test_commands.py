@@ -213,7 +213,7 @@ def test_what_must_be_brought_is_known_to_artifacts(
     manifest = f"{name.removesuffix('-manifest')}-manifest"
     said = testbed("artifacts", "build", name)
     assert (said.status, said.out) == (3, "")
-    assert f'{manifest} = {{path = "FILE"}}' in said.err
+    assert f'[artifacts."{manifest}"]' in said.err
 
     without_plugins.write_text(f'[artifacts]\n{manifest} = {{path = "m.yaml"}}\n')
     said = testbed("artifacts", "build", name)
@@ -299,6 +299,26 @@ def test_plan(name: str, testbed: Testbed) -> None:
         assert f"\n  {step} " in text.out
     for step in steps.values():
         assert set(step["needs"]) <= set(steps)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_plan_names_all_images_that_are_not_available(testbed: Testbed, tmp_path: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    names = ["alpine:3.20", "busybox", "nginx", "redis"]
+    path.write_text(
+        "name: t\nnetworks: {lan: {subnet: 10.41.0.0/24}}\n"
+        "nodes: {host: {networks: {lan: 10.41.0.2}, roles: [docker]}}\ncontainers:\n"
+        + "".join(f'  c{i}: {{node: host, image: "{n}"}}\n' for i, n in enumerate(names))
+    )
+    said = testbed("plan", str(path))
+    assert said.status == 0
+    lines = [line.strip() for line in said.out.splitlines()]
+    assert [line for line in lines if line.startswith("[images.")] == [
+        f'[images."{name}"]' for name in names if name != "nginx"
+    ]
+    found = json.loads(testbed("plan", str(path), "--json").out)
+    assert found["missing_images"] == ["alpine:3.20", "busybox", "redis"]
+    assert json.loads(testbed("plan", "two-node", "--json").out)["missing_images"] == []
 
 
 def test_plan_of_a_variant(testbed: Testbed) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import docker.errors
 import pytest
 from fakes import VERSIONS, Bench, FakeStore
 
+from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
 from testbed.lab.lab import Lab
 from testbed.nodes.base import NodeSpec
@@ -223,5 +225,79 @@ def test_an_image_is_loaded_once_the_daemon_has_told_all_of_it(tmp_path: Path) -
     archive = tmp_path / "nginx.tar"
     archive.touch()
     with pytest.raises(LabError, match=r"(?s)nginx\.tar: no space left on device.*node1 df"):
-        engine.load(archive)
+        engine.load(archive, "nginx")
     assert told == ["stream", "error"]
+
+
+class Daemon:
+    """The images of a daemon, and how it tells what it has loaded (POST /images/load)."""
+
+    def __init__(self, **loads: str) -> None:
+        self.loads = loads  # name or id, as told: id
+        self.names: dict[str, str] = {}
+
+    def load_image(self, _: object) -> list[dict[str, str]]:
+        told = []
+        for name, image in self.loads.items():
+            self.names |= {image: image}
+            if not name.startswith("sha256"):
+                self.names[full_name(name)] = image
+            kind = "Loaded image ID" if name.startswith("sha256") else "Loaded image"
+            told.append({"stream": f"{kind}: {name}\n"})
+        return told
+
+    def inspect_image(self, name: str) -> dict[str, str]:
+        if found := self.names.get(name) or self.names.get(full_name(name)):
+            return {"Id": found}
+        raise docker.errors.NotFound("no such image")
+
+    def tag(self, image: str, repository: str, tag: str) -> bool:
+        self.names[f"{repository}:{tag}"] = image
+        return True
+
+
+ID = f"sha256:{'1' * 64}"
+
+
+@pytest.mark.parametrize("told", ["redis:7", "web:dev", ID])
+@pytest.mark.parametrize(
+    "name", ["redis:7", "localhost:5000/team/web:1.2", f"redis@sha256:{'0' * 64}", "redis"]
+)
+def test_an_image_has_the_name_that_was_asked_for(tmp_path: Path, told: str, name: str) -> None:
+    daemon = Daemon(**{told: ID})
+    engine = Engine.__new__(Engine)
+    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine.api = daemon
+    archive = tmp_path / "image.tar"
+    archive.touch()
+    assert not engine.has_image(name)
+    engine.load(archive, name)
+    assert engine.has_image(name)
+    assert daemon.inspect_image(local_name(name)) == {"Id": ID}
+
+
+def test_an_archive_of_several_images_must_have_the_name(tmp_path: Path) -> None:
+    engine = Engine.__new__(Engine)
+    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine.api = Daemon(**{"a:1": ID, "b:1": f"sha256:{'2' * 64}"})
+    archive = tmp_path / "image.tar"
+    archive.touch()
+    with pytest.raises(LabError, match="a:1, b:1"):
+        engine.load(archive, "redis:7")
+    engine.load(archive, "b:1")
+
+
+def test_a_name_is_the_images_that_was_loaded_for_it(tmp_path: Path) -> None:
+    """One archive may have the name of another's image: the last would win."""
+    daemon = Daemon(nginx=ID)
+    engine = Engine.__new__(Engine)
+    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine.api = daemon
+    archive = tmp_path / "image.tar"
+    archive.touch()
+    first = engine.load(archive, "nginx")
+    daemon.loads = {"nginx": f"sha256:{'2' * 64}"}
+    second = engine.load(archive, "redis:7")
+    assert first != second == engine.image_id("redis:7") == engine.image_id("nginx")
+    engine.name_image(first, "nginx")
+    assert (engine.image_id("nginx"), engine.image_id("redis:7")) == (first, second)

@@ -122,7 +122,7 @@ ASKED: dict[str, Callable[[Engine], Any]] = {
     "logs": lambda engine: engine.logs("c"),
     "remove": lambda engine: engine.remove("c"),
     "start": lambda engine: engine.start("lab", load("docker-single").containers["web"], "-"),
-    "load": lambda engine: engine.load(Path("/dev/null")),
+    "load": lambda engine: engine.load(Path("/dev/null"), "nginx"),
     "picture": lambda engine: engine.reading("list", graph._containers, engine),
 }
 

@@ -58,7 +58,7 @@ def save(path: Path, tags: list[str], *, processor: str = "") -> None:
 def toml_of(hint: str) -> str:
     """Those lines of a hint that are for the configuration file."""
     lines = [line.strip() for line in hint.splitlines()]
-    return "\n".join(line for line in lines if re.fullmatch(r"\[\w+\]|[\w.-]+ = \{.*\}", line))
+    return "\n".join(line for line in lines if re.fullmatch(r'\[\w+\."\S+"\]|path = ".*"', line))
 
 
 def with_plugin(name: str) -> Topology:

@@ -457,6 +457,14 @@ def test_another_file_is_refused_unless_it_may_replace(bench: Bench) -> None:
     assert nodes(bench) == ["node1", "node2", "node3", "outside"]
 
 
+def test_nothing_is_made_where_images_are_not_available(bench: Bench) -> None:
+    bench.store.absent = {"nginx"}
+    with pytest.raises(ArtifactError, match="nginx"):
+        up(bench)
+    assert labs(bench.settings) == []
+    assert bench.store.asked == [], "told before anything is downloaded or compiled"
+
+
 # -- failure ----------------------------------------------------------------
 
 

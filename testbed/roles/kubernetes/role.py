@@ -54,7 +54,10 @@ class Kubernetes(Role):
         super().fetch(store, topology)
         plugin.fetch(store)
         skew.check(store)
-        for name in runtime.images(topology, store):
+        names = runtime.images(topology, store)
+        if lacking := store.lacking_images(names):
+            raise lacking
+        for name in names:
             store.image(name)
         addons.fetch(store, topology)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts import archive
-from testbed.artifacts.config import default_path
+from testbed.artifacts.config import default_path, entries
 from testbed.errors import ArtifactError, LabError, TestbedError
 from testbed.lab.marks import mark, marked
 from testbed.lab.step import Step
@@ -219,15 +219,15 @@ class Brought(ByManifest):
         )
 
     def how(self, store: Store) -> str:
-        lines = [f"{self.published} has them; write into {default_path()}:"]
+        lines = [f"{self.published} has them; add to {default_path()}:"]
         if not store.is_users(self.manifest):
-            lines += ["[artifacts]", f'{self.manifest} = {{path = "FILE"}}']
+            lines += entries("artifacts", [self.manifest], ".yaml")
             return "\n    ".join([*lines, "then this again, to be told the images"])
         try:
             _, wrong = self._look(store)
         except TestbedError as error:
             return error.hint or lines[0]
-        lines += ["[images]", *(f'{self.key(image)} = {{path = "FILE"}}' for image in wrong)]
+        lines += entries("images", map(self.key, wrong), ".tar")
         saved = " ".join(image for image in wrong)
         return "\n    ".join([*lines, f"each as docker save writes it, such as of {saved}"])
 
