@@ -43,6 +43,7 @@ class FakeStore(Store):
         self.interrupted = 0
         self.own: set[str] = set()
         self.absent: set[str] = set()  # images
+        self.unbuilt: set[str] = set()
         self.long: dict[str, list[str]] = {}  # what is not made yet, by the role
 
     @property
@@ -60,6 +61,9 @@ class FakeStore(Store):
 
     def binary(self, name: str, *parts: str) -> Path:
         return self._path(name)
+
+    def made(self, name: str, *parts: str) -> Path | None:
+        return None if name in self.unbuilt else self._path(name)
 
     def image(self, name: str) -> Path:
         return self._path(name)

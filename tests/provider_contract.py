@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -238,6 +239,14 @@ class NodeContract(Contract):
         path = "/run/a b/$x'é\n"
         node.put(b"odd", path)
         assert node.get(path) == b"odd"
+
+    def test_a_program_is_offered_by_a_name_and_at_a_place(self, node: Node) -> None:
+        places = {"once": Path("/usr/bin/true"), "/usr/libexec/deep/folder/once": Path(PYTHON)}
+        node.offer(places)
+        assert node.run(["once"]).ok
+        assert node.run(["/usr/libexec/deep/folder/once", "--version"]).ok
+        node.offer({"once": Path("/usr/bin/false")})
+        assert node.run(["once"], check=False).status == 1
 
     def test_a_file_that_is_not_there(self, node: Node) -> None:
         with pytest.raises(FileNotFoundError, match="node1:/run/no/such"):

@@ -198,8 +198,7 @@ CATALOG = Catalog(
             stamp=("github.com/flannel-io/flannel/pkg/version.Version",),
             cgo="x86_64",  # its udp backend, the only part in C, is for these
         ),
-        # Docker Engine 29, as far as its sources are a Go module; the client and containerd
-        # are Debian's.
+        # Docker Engine 29, as far as its sources are a Go module; containerd is Debian's.
         "docker-29": GoModule(
             module="docker-29",
             packages={
@@ -211,6 +210,14 @@ CATALOG = Catalog(
             # the module; which one a version leads to is said in its releases/versions.yaml.
             release="29.8.1",
             tags=("exclude_graphdriver_btrfs",),  # its headers are not needed then
+        ),
+        "docker-cli-29": GoModule(
+            module="docker-cli-29",
+            packages={"docker": "github.com/docker/cli/cmd/docker"},
+            main="github.com/docker/cli",
+            stamp=("github.com/docker/cli/cli/version.Version",),
+            release="29.8.1",
+            language="go1.26",  # vendor.mod says so, which Go does not read
         ),
         # Debian's runc lacks the time namespaces that engine 29 asks for.
         "runc-1.5": GoModule(

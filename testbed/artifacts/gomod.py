@@ -43,6 +43,8 @@ class GoModule(Source):
     stamp: Sequence[str] = ()
     release: str = ""  #: what the makers call that version, where its tag is another
     tags: Sequence[str] = ()
+    language: str = ""
+    """The release of Go, as "go1.26", of sources without a go.mod: by default they are 1.16's."""
     cgo: str = ""  #: a shell pattern of the machines for which its parts in C are built, too
     libraries: Mapping[str, str] = field(default_factory=dict)
     """What the parts in C are linked with: pkg-config's name to the Debian package."""
@@ -61,16 +63,20 @@ class GoModule(Source):
     def _flags(self) -> list[str]:
         stamp = "".join(f" -X {name}={self.version()}" for name in self.stamp)
         tags = ["-tags", ",".join(self.tags)] if self.tags else []
-        return ["-trimpath", *tags, "-ldflags", f"-s -w{stamp}"]
+        written = f"-gcflags={self._required()[0]}/...=-lang={self.language}"
+        language = [written] if self.language else []
+        return ["-trimpath", *tags, *language, "-ldflags", f"-s -w{stamp}"]
 
     @property
     def _cgo(self) -> str:
         return "1" if fnmatchcase(os.uname().machine, self.cgo) else "0"
 
     def version(self) -> str:
-        """The version of the packages' module, as go.mod requires it."""
-        _, version = self._required()
-        return f"{self.release}+{version}" if self.release else version
+        """The version of the packages' module, as go.mod requires it, after the makers' own."""
+        version = self._required()[1].removesuffix("+incompatible")
+        if self.release and version != f"v{self.release}":
+            return f"{self.release}+{version}"
+        return self.release or version
 
     def _required(self) -> tuple[str, str]:
         """The path of the packages' module, and its version."""
@@ -137,7 +143,7 @@ class GoModule(Source):
 
         The module has been checked against go.sum before.
         """
-        wanted = f"{self.main}@{self.version()}"
+        wanted = "@".join(self._required())
         said = job.run([go, "mod", "download", "-json", wanted], cwd=source, env=env).stdout
         module = Path(json.loads(said)["Dir"])
         for name in self.data:

@@ -171,8 +171,7 @@ class Store:
         own = self._own(name, "artifacts")
         if own:
             return self._users(name, own, executable=True)
-        bringing = (part for part in parts if name in self._catalog.brought_by(part))
-        part = next(bringing, None) if parts else self._catalog.programs.get(name)
+        part = self._part_of(name, parts)
         if part is None:
             raise ArtifactError(
                 f"no artifact is named {name!r}", hint=self._how([name], "artifacts")
@@ -184,6 +183,16 @@ class Store:
                 hint=self._how([name], "artifacts"),
             )
         return path
+
+    def made(self, name: str, *parts: str) -> Path | None:
+        """The path of a program as :meth:`binary` gives it; None where it is still to be made."""
+        part = self._part_of(name, parts)
+        if part is not None and not self._own(name, "artifacts"):
+            source = self._catalog.parts[part]
+            found = self._cache.find(part, source.key())
+            if found is None or not source.whole(found):
+                return None
+        return self.binary(name, *parts)
 
     def image(self, name: str) -> Path:
         """The path of an image as a docker-archive, as ``docker load`` reads it.
@@ -365,6 +374,11 @@ class Store:
         wanted = full_name(name)
         given = {**self._read().images, **self._overrides}
         return next((own for key, own in given.items() if full_name(key) == wanted), None)
+
+    def _part_of(self, name: str, parts: Sequence[str]) -> str | None:
+        """The part that brings a program: the first of ``parts``, if any are given."""
+        bringing = (part for part in parts if name in self._catalog.brought_by(part))
+        return next(bringing, None) if parts else self._catalog.programs.get(name)
 
     def _how(self, names: Sequence[str], section: str) -> str:
         """How to bring artifacts or images: lines for the end of the configuration file."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
+from testbed.lab import offers
 from testbed.lab.context import Context
 from testbed.lab.marks import REWIRED, is_marked, mark, marked
 from testbed.lab.step import Step, node_step, order
@@ -33,6 +34,7 @@ def steps(topology: Topology) -> Iterator[Step]:
     yield Step(FABRIC, f"networks: {networks or 'none'}", (), act=_make_fabric)
     for node in topology.nodes.values():
         yield _make_node(topology, node)
+        yield from offers.steps(topology, node)
 
 
 def _make_fabric(context: Context) -> tuple[str, bool]:
@@ -53,7 +55,8 @@ def _with(words: str, lacks: Sequence[Lack]) -> str:
 def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
     """What a provider is told of a node that it is to make."""
     digest = topology.node_digest(node.name)
-    return NodeSpec(node.name, digest, node.cpus, node.memory, len(node.networks))
+    interfaces = len(node.networks)
+    return NodeSpec(node.name, digest, node.cpus, node.memory, interfaces, offers.hidden())
 
 
 def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: Store) -> NodeSpec:
@@ -61,7 +64,8 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
     from testbed.roles import ROLES
 
     roles = [ROLES[name] for name in node.roles]
-    steps = ahead_of(step for role in roles for step in role.steps(topology, node))
+    own = [step for role in roles for step in role.steps(topology, node)]
+    steps = ahead_of([*offers.steps(topology, node), *own])
 
     def act(machine: Node) -> None:
         context = Context(topology, provider, store, {node.name: machine})
@@ -75,6 +79,7 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
 
     def ahead() -> Ahead:
         facts = [fact for role in roles for fact in role.ahead(store, topology, node.name)]
+        facts += offers.facts(store, topology, node)
         text = "\0".join([*(step.about for step in steps), *facts])
         return Ahead(hashlib.sha256(text.encode()).hexdigest()[:12], act)
 

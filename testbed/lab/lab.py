@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from testbed import signals
 from testbed.errors import LabError, NoSuchLab, StepsFailed, UsageError
-from testbed.lab import base_steps, origin, preflight
+from testbed.lab import base_steps, offers, origin, preflight
 from testbed.lab import plan as planning
 from testbed.lab import run as running
 from testbed.lab.context import Context
@@ -204,6 +204,7 @@ class Lab:
         roles = {role for node in topology.nodes.values() for role in node.roles}
         for role in sorted(roles):
             ROLES[role].fetch(self.settings.store, topology)
+        offers.fetch(self.settings.store, topology)
         for image in topology.images:
             self.settings.store.image(image)
 

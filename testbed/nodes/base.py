@@ -108,6 +108,9 @@ class NodeSpec:
     cpus: float | None = None
     memory: int | None = None
     interfaces: int = 0  #: how many ``ethN`` connect() will want; real machines are made with them
+    #: Programs of this machine, by name, and folders, by path, that it does not show.  A machine
+    #: with files of its own has none of them.
+    hidden: tuple[str, ...] = ()
     #: For a provider that does it; others do not ask.
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
 
@@ -230,6 +233,14 @@ class Node(ABC):
     @abstractmethod
     def provide(self, path: Path) -> str:
         """Make a file or folder of this machine readable on the node; return its path there."""
+
+    @abstractmethod
+    def offer(self, programs: Mapping[str, Path]) -> None:
+        """Put programs of this machine on the node's PATH, before any other of the name.
+
+        ``programs`` maps a name to the file.  A name that is an absolute path is the program's
+        place itself; its folders are made, and what is there is replaced.
+        """
 
     @abstractmethod
     def socket(self, path: str) -> str:

@@ -261,6 +261,7 @@ class FakeNode(Node):
         self.wiring = Wiring()
         self.files: dict[str, bytes] = {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
         self.modes: dict[str, int] = {}
+        self.programs: dict[str, Path] = {}
         self.gone = threading.Event()
         self._machine = machine
         self._running: set[FakeRunning] = set()
@@ -337,6 +338,11 @@ class FakeNode(Node):
 
     def provide(self, path: Path) -> str:
         return str(path)
+
+    def offer(self, programs: Mapping[str, Path]) -> None:
+        self._note("offer", *sorted(programs))
+        with self._machine.lock:
+            self.programs.update(programs)
 
     def socket(self, path: str) -> str:
         return f"/nowhere/{self.lab}/{self.name}{path}"

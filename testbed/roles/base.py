@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -120,6 +121,25 @@ def settings(*said: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A program that a node has for those who work on it.
+
+    ``name`` is the store's name of it.  ``place`` is its path on the node; by default it is
+    on the node's PATH, by its name.  ``stand_in`` is a shell script that takes its place while
+    it has not been built; a program without one is made before its lab.
+    """
+
+    name: str
+    place: str = ""
+    stand_in: str = ""
+
+    @property
+    def target(self) -> str:
+        """Its absolute path on the node, or a bare name for a program on the PATH."""
+        return self.place or self.name
+
+
 class Role(ABC):
     """One kind of software."""
 
@@ -132,6 +152,19 @@ class Role(ABC):
     kernel: ClassVar[tuple[str, ...]] = ()
     #: Daemons that it starts: ``status`` expects them to run.
     services: ClassVar[tuple[str, ...]] = ()
+    #: Programs that its nodes have for those who work on them.
+    offers: ClassVar[tuple[Offer, ...]] = ()
+    #: Programs of this machine, by name, and folders, by path, that no node shows beside those
+    #: of the same name as an offer: they are for this machine's own daemons.
+    hides: ClassVar[tuple[str, ...]] = ()
+
+    def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  for roles that differ from node to node
+        """The programs that a node has for those who work on it."""
+        return self.offers
+
+    def parts(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  for roles of several versions
+        """The parts of the store that its programs come from; none: whichever brings each."""
+        return ()
 
     def fetch(self, store: Store, topology: Topology) -> None:  # noqa: ARG002  for roles whose programs depend on it
         """Make what must be at hand before a plan with this role is carried out."""

@@ -11,7 +11,7 @@ from testbed.errors import LabError
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service, note_packages
 from testbed.roles import firewall, images
-from testbed.roles.base import GO, Role, files, settings, start
+from testbed.roles.base import GO, Offer, Role, files, settings, start
 from testbed.roles.containers import container_steps
 from testbed.roles.engine import (
     PARTS,
@@ -49,6 +49,17 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 address = "{CONTAINERD_SOCKET}"
 """
 GROUP_COLONS = 3  # group(5): name, password, number, members
+#: What people and their tools call on a node.
+COMMANDS = (
+    "docker", "dockerd", "docker-proxy", "docker-init",
+    "containerd", "containerd-shim-runc-v2", "ctr", "runc",
+)  # fmt: skip
+#: Folders of this machine with plugins for its client, helpers for its daemon, and root's settings
+#: of the client: other hosts, contexts, proxies.
+OWN = (
+    *(f"/usr/{name}/docker" for name in ("lib", "libexec", "local/lib", "local/libexec")),
+    "/root/.docker",
+)
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
@@ -147,6 +158,11 @@ class Docker(Role):
     }
     kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
     services = (SERVICE,)
+    offers = tuple(Offer(name) for name in COMMANDS)
+    hides = ("docker-compose", *OWN)
+
+    def parts(self, topology: Topology) -> tuple[str, ...]:
+        return PARTS[topology.docker.engine]
 
     def fetch(self, store: Store, topology: Topology) -> None:
         for name in PROGRAMS:

@@ -36,7 +36,7 @@ LAB = "testbed.lab"
 #: the daemon and tells the version, the first that has a helper brings that.
 PARTS: Mapping[Release, tuple[str, ...]] = {
     "20.10": ("docker",),
-    "29": ("docker-29", "runc-1.5", "docker"),
+    "29": ("docker-29", "docker-cli-29", "runc-1.5", "docker"),
 }
 PROGRAMS = ("dockerd", "containerd", "runc")  # without these no daemon starts
 PATIENCE = 30.0  # seconds for a first word of a daemon: if it has none, it hangs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service, note_packages
-from testbed.roles.base import Role, settings, start
+from testbed.roles.base import Offer, Role, settings, start
 
 if TYPE_CHECKING:
     from testbed.lab.context import Context
@@ -47,6 +47,7 @@ class Etcd(Role):
     name = "etcd"
     artifacts = ("etcd", "etcdctl")
     services = (SERVICE,)
+    offers = (Offer("etcd"), Offer("etcdctl"))
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         address = topology.address(node.name)

@@ -19,7 +19,7 @@ from testbed.lab.marks import REWIRED, mark, marked
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
 from testbed.roles import firewall
-from testbed.roles.base import GO, Role, start
+from testbed.roles.base import GO, Offer, Role, start
 from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl
 from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.way import Way
@@ -96,6 +96,7 @@ class Flannel(Role):
     programs: ClassVar[dict[str, str]] = {"iptables": "iptables"}
     kernel = ("iptables nat",)
     services = (SERVICE,)
+    offers = (Offer("flanneld"),)
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
         return [json.dumps(reservations(topology)), *super().ahead(store, topology, node)]

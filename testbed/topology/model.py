@@ -26,6 +26,8 @@ ENGINES: tuple[Engine, ...] = ("20.10", "29")
 #: ``nftables`` is the engine's own way, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
 FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft", "nftables")
+#: Changes with what every node has, so that one which an earlier version made is made anew.
+NODE_FORM = 2
 ROLES = ("docker", "etcd", "flannel", "kubernetes", "namespaces")
 #: How kube-proxy makes Services: rules of nftables, or of iptables.
 Proxy = Literal["nftables", "iptables"]
@@ -415,6 +417,7 @@ class Topology:
         """
         me = self.nodes[node]
         parts: dict[str, Any] = {
+            "form": NODE_FORM,
             "provider": self.provider_of(node),
             # Who makes it counts, not who said so: the node itself, or the topology.
             "node": _node(replace(me, provider=None)),

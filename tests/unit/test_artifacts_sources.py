@@ -448,6 +448,24 @@ def test_a_module_of_several_programs(
     assert "+v2." in str(source.version())
 
 
+def test_sources_without_a_go_mod_of_their_own(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.answers["go"] = go("go1.99")
+    monkeypatch.setattr("testbed.process.run", machine)
+    source = CATALOG.parts["docker-cli-29"]
+    engine = CATALOG.parts["docker-29"]
+    # The client of the engine's own release, which is all that its version says.
+    assert source.version() == str(engine.version()).partition("+")[0]
+    assert source.fill(job) == source.version()
+    (build,) = [call for call in machine.calls if call.argv[1] == "build"]
+    stamp = f"github.com/docker/cli/cli/version.Version={source.version()}"
+    assert stamp in build.after("-ldflags")
+    # By default the compiler takes them for Go 1.16's (go help modules), and refuses them.
+    assert "-gcflags=github.com/docker/cli/...=-lang=go1.26" in build.argv
+    assert build.env["CGO_ENABLED"] == "0"
+
+
 def test_tests_are_programs_too_and_files_of_the_module_come_along(
     machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,6 +516,12 @@ def test_the_key_of_a_go_program_changes_with_its_sums(
     assert source.key() != key
     with pytest.raises(ArtifactError, match="does not require"):
         GoModule("m", {"x": "example.org/xy"}).version()
+    # A module without a go.mod of its own; the makers' number where it is another one.
+    text = "require (\n\texample.org/x v29.1.0+incompatible\n)\n"
+    (tmp_path / "m" / "go.mod").write_text(text)
+    assert source.version() == "v29.1.0"
+    assert replace(source, release="29.1.0").version() == "29.1.0"
+    assert replace(source, release="29.2.0").version() == "29.2.0+v29.1.0"
 
 
 def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> None:

@@ -114,6 +114,18 @@ def test_a_program_is_made_once_and_then_at_hand(house: House) -> None:
     assert house.said == [("docker", "made it"), ("docker", "ready, 1.0")]
 
 
+def test_a_program_that_is_still_to_be_made_is_not_made_by_a_look(house: House) -> None:
+    store = house.store()
+    assert store.made("kubelet") is None
+    assert house.kubelet.times == []
+    path = store.binary("kubelet")
+    assert store.made("kubelet") == house.store().made("kubelet", "docker", "kubelet") == path
+    own = house.program()
+    assert house.store(kubelet=str(own)).made("kubelet") == own
+    with pytest.raises(ArtifactError, match="nothing"):
+        store.made("nothing")
+
+
 def test_a_warm_look_up_takes_no_time(house: House) -> None:
     store = house.store()
     store.binary("dockerd")

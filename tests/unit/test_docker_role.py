@@ -132,8 +132,9 @@ def test_engine_29_is_made_of_several_parts(bench: Bench) -> None:
     topology = load("docker-single", Overrides(docker="29"))
     outcome = Lab("docker-single", bench.settings).up(topology)
     (daemon,) = [c for c in bench.provider.calls if c.what == "start" and c.node == "host"]
-    assert daemon.env["PATH"].split(":")[:3] == [
+    assert daemon.env["PATH"].split(":")[:4] == [
         "/nowhere/cache/docker-29",
+        "/nowhere/cache/docker-cli-29",
         "/nowhere/cache/runc-1.5",
         "/nowhere/cache/docker",
     ]

@@ -45,6 +45,11 @@ def shell(call: Call) -> Answer:
     return Answer(out=call.at.files[path]) if path in call.at.files else Answer(127)
 
 
+def offered(call: Call) -> Answer:
+    assert call.at is not None
+    return Answer(0 if call.at.programs[call.words[0]].name != "false" else 1)
+
+
 def true(call: Call) -> Answer:
     if len(" ".join(call.words)) > 200_000:
         raise LabError("a command is too many bytes long")
@@ -64,6 +69,8 @@ def taught() -> FakeProvider:
     provider.script(["head"], lambda call: Answer(out=b"\0" * int(call.words[2])))
     provider.script(["sleep"], lambda call: Answer(seconds=float(call.words[1])))
     provider.script(["/bin/sh", "-c"], shell)
+    provider.script(["once"], offered)
+    provider.script(["/usr/libexec/deep/folder/once"], offered)
     provider.script(BOTH, Answer(3, b"out\n", b"err\n"))
     provider.script(SIGNALLED, Answer(-15))
     provider.script(["sh", "-c", "echo begun; sleep 64"], Answer(out=b"begun\n", seconds=64))

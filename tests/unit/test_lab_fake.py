@@ -323,6 +323,7 @@ def test_a_node_that_has_died_is_made_again(bench: Bench) -> None:
     outcome = up(bench)
     assert changed(outcome) == {
         "node node2",
+        "programs node2",
         "docker node2",
         "images node2",
         "container node2/container-2",
@@ -377,6 +378,7 @@ def test_a_node_that_is_added_is_all_that_changes(bench: Bench) -> None:
     assert changed(outcome) == {
         *(f"node {name}" for name in NODES),
         "node node3",
+        "programs node3",
         "docker node3",
         "images node3",
         "container node3/container-4",
@@ -404,7 +406,7 @@ def test_a_node_with_another_role_is_made_anew(bench: Bench) -> None:
         bench, two(lambda t: t.replace("gateway: true}", "gateway: true, roles: [docker]}"))
     )
     assert outcome.removed == ["outside"]
-    assert changed(outcome) == {"node outside", "docker outside"}
+    assert changed(outcome) == {"node outside", "programs outside", "docker outside"}
     assert bench.provider.nodes("two-node")["node1"] is before["node1"]
     assert bench.provider.nodes("two-node")["outside"] is not before["outside"]
 
@@ -662,7 +664,8 @@ def second_by_qemu(text: str) -> str:
 
 MIXED = {"node1": "netns", "node2": "qemu", "outside": "netns"}
 OF_NODE2 = {
-    "node node2", "docker node2", "images node2", "flannel node2", "container node2/container-2",
+    "node node2", "programs node2", "docker node2", "images node2", "flannel node2",
+    "container node2/container-2",
 }  # fmt: skip
 
 

@@ -18,6 +18,8 @@ TWO_NODE = {
     "node node1": ("fabric",),
     "node node2": ("fabric",),
     "node outside": ("fabric",),
+    "programs node1": ("node node1",),
+    "programs node2": ("node node2",),
     "etcd node1": ("node node1",),
     "docker node1": ("node node1",),
     "docker node2": ("node node2",),

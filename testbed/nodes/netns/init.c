@@ -17,6 +17,9 @@
  *   expose PATH        a folder that one of the private mounts would hide; it is
  *                      put, read-only, below /run/testbed/host
  *   machine-id HEX     who the node is (machine-id(5)): the machine's own is nobody else's
+ *   tree DIR           a folder with programs of the machine, to which the node may add its own
+ *   hide PATH          what is right in a tree, and not to be seen on the node
+ *   cover PATH         a file or folder of the machine that is empty on the node
  *   tied PID           the caller, whose number that is: the node ends with it
  *
  * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
@@ -28,6 +31,7 @@
  *   list                                               -> ok, then NAME STATE PID STATUS DIGEST lines
  *   open  PATH FLAGS MODE                              -> ok + file | errno N
  *   move  FROM TO                                      -> ok | errno N
+ *   link  (PLACE TARGET)...                            -> ok | errno N, of the first that fails
  * A client that hangs up ends what it had running; services stay.
  */
 #define _GNU_SOURCE
@@ -90,6 +94,7 @@ struct attr { unsigned long long set, clr, propagation, userns; };
 #define MAX_CLIENTS 512
 #define MAX_SERVICES 64
 #define SOCKET_PATH "/run/testbed/init.sock"
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define NOTIFY_FOLDER "/run/testbed/notify/"
 
 static int report_fd = -1; /* where set-up failures go */
@@ -389,16 +394,90 @@ static void show_databases(const int *from) {
     }
 }
 
+/* ------------------------------------------------------------------ programs of the node's own */
+
+/* Where login shells find their PATH.  The machine's own may name folders of other programs, and
+ * daemons and proxies that are none of the node's. */
+static const char profile[] = "PATH=" DEFAULT_PATH "\nexport PATH\n"
+                              "[ \"$BASH\" ] && [ -r /etc/bash.bashrc ] && . /etc/bash.bashrc\n:\n";
+static const char bashrc[] = "[ -z \"$PS1\" ] || PS1='\\u@\\h:\\w\\$ '\n";
+
+/* A folder of the machine with what the node adds to it or hides of it.  The kernel remembers
+ * that there was no such file; to see what the machine installs later, the folder is watched. */
+static struct tree { const char *path; int below; struct timespec changed; } trees[16];
+static int tree_count;
+
+static void show_tree(const char *path, int argc, char **argv) {
+    char upper[64], name[PATH_MAX], options[PATH_MAX];
+    struct stat st;
+    if (tree_count == sizeof trees / sizeof *trees) errno = E2BIG, die("tree %s", path);
+    struct tree *tree = &trees[tree_count++];
+    tree->path = strdup(path); /* the arguments are wiped */
+    tree->below = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (tree->below < 0 || fstat(tree->below, &st)) die("open %s", path);
+    tree->changed = st.st_mtim;
+    snprintf(upper, sizeof upper, "/run/testbed/tree%d", tree_count);
+    make_dir(upper, 0755);
+    snprintf(name, sizeof name, "%s/work", upper);
+    make_dir(name, 0755);
+    snprintf(name, sizeof name, "%s/upper", upper);
+    make_dir(name, 0755);
+    size_t length = strlen(path);
+    for (int i = 6; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "hide") || strncmp(argv[i + 1], path, length) || argv[i + 1][length] != '/') continue;
+        snprintf(name, sizeof name, "%s/upper%s", upper, argv[i + 1] + length);
+        /* overlayfs.rst, "whiteouts and opaque directories" */
+        if (mknod(name, S_IFCHR, makedev(0, 0)) && errno != EEXIST) die("hide %s", argv[i + 1]);
+    }
+    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/upper,workdir=%s/work", path, upper, upper);
+    do_mount("overlay", path, "overlay", 0, options);
+}
+
+/* What the kernel remembers of a tree is given up once the machine has changed the folder. */
+static void renew_trees(void) {
+    struct stat st;
+    for (struct tree *tree = trees; tree < trees + tree_count; tree++) {
+        if (fstat(tree->below, &st) || !memcmp(&st.st_mtim, &tree->changed, sizeof st.st_mtim)) continue;
+        tree->changed = st.st_mtim;
+        mount(NULL, tree->path, NULL, MS_REMOUNT, NULL);
+    }
+}
+
+static int of_tree(int fd) {
+    for (int i = 0; i < tree_count; i++)
+        if (trees[i].below == fd) return 1;
+    return 0;
+}
+
+static void cover(const char *path) {
+    struct stat st;
+    if (stat(path, &st)) return;
+    if (S_ISDIR(st.st_mode)) {
+        do_mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=700");
+        return;
+    }
+    write_text("/run/testbed/empty", "");
+    do_mount("/run/testbed/empty", path, NULL, MS_BIND, NULL);
+    do_mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL);
+}
+
+static void own_programs(int argc, char **argv) {
+    for (int i = 6; i + 1 < argc; i += 2)
+        if (!strcmp(argv[i], "tree")) show_tree(argv[i + 1], argc, argv);
+    for (int i = 6; i + 1 < argc; i += 2)
+        if (!strcmp(argv[i], "cover")) cover(argv[i + 1]);
+}
+
 static void set_up(int argc, char **argv) {
-    int trees[16], count = 0;
+    int given[16], count = 0;
     const char *exposed[16];
     char path[PATH_MAX];
     leave_chroot();
     do_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
     for (int i = 6; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "expose") || count == 16) continue;
-        trees[count] = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
-        if (trees[count] < 0) die("open_tree %s", argv[i + 1]);
+        given[count] = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
+        if (given[count] < 0) die("open_tree %s", argv[i + 1]);
         exposed[count++] = argv[i + 1];
     }
     int packages[DATABASES];
@@ -412,13 +491,16 @@ static void set_up(int argc, char **argv) {
     private_tmpfs("/run", "mode=755");
     make_dir("/run/lock", 01777);
     write_text("/run/utmp", ""); /* who(1), screen(1): nobody has logged in */
-    make_dir("/run/testbed", 0700);
+    make_dir("/run/testbed", 0711); /* every user may run what is exposed below it */
     make_dir("/run/testbed/notify", 0700);
     make_dir("/run/testbed/etc", 0755);
     make_dir("/run/testbed/etc/upper", 0755);
     make_dir("/run/testbed/etc/work", 0755);
     do_mount("overlay", "/etc", "overlay", 0,
              "lowerdir=/etc,upperdir=/run/testbed/etc/upper,workdir=/run/testbed/etc/work");
+    write_text("/run/testbed/etc/upper/profile", profile);
+    write_text("/run/testbed/etc/upper/bash.bashrc", bashrc);
+    write_text("/run/testbed/etc/upper/environment", "");
     private_tmpfs("/var/lib", "mode=755");
     show_databases(packages);
     private_tmpfs("/var/log", "mode=755");
@@ -429,14 +511,15 @@ static void set_up(int argc, char **argv) {
         snprintf(path, sizeof path, "/run/testbed/host%s/", exposed[i]);
         make_parents(path);
         path[strlen(path) - 1] = 0;
-        if (syscall(NR_MOVE_MOUNT, trees[i], "", AT_FDCWD, path, MOVE_F_EMPTY_PATH)) die("move_mount %s", path);
+        if (syscall(NR_MOVE_MOUNT, given[i], "", AT_FDCWD, path, MOVE_F_EMPTY_PATH)) die("move_mount %s", path);
         if (syscall(NR_MOUNT_SETATTR, AT_FDCWD, path, AT_RECURSIVE, &attr, sizeof attr)) die("mount_setattr %s", path);
-        close(trees[i]);
+        close(given[i]);
     }
     mount_proc();
     mount_dev();
     do_mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL);
     mount_cgroups(argc, argv);
+    own_programs(argc, argv);
     for (int i = 6; i + 1 < argc; i += 2)
         if (!strcmp(argv[i], "machine-id")) {
             if (strlen(argv[i + 1]) != 32) errno = EINVAL, die("machine-id %s", argv[i + 1]);
@@ -518,7 +601,7 @@ static void drop_client(int i) {
 
 /* Ends the child's life as a copy of pid 1: own session, own signals, then the program. */
 __attribute__((noreturn)) static void become(const int files[3], const char *cwd, int tty, char **env, char **argv) {
-    const char *path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    const char *path = DEFAULT_PATH;
     setsid();
     for (int i = 0; i < 3; i++)
         if (dup2(files[i], i) < 0) _exit(126);
@@ -585,6 +668,7 @@ static void request_run(struct client *c, char **field, int n, int *files, int f
         return;
     }
     const int terminals[3] = {terminal, terminal, terminal};
+    renew_trees();
     pid_t pid = fork();
     if (pid == 0) become(tty ? terminals : files, field[1], tty, env, argv);
     if (tty) close(terminal);
@@ -680,6 +764,21 @@ static void request_open(struct client *c, char **field) {
     }
 }
 
+static void request_link(struct client *c, char **field, int n) {
+    char part[PATH_MAX];
+    for (int i = 1; i + 1 < n; i += 2) {
+        snprintf(part, sizeof part, "%s.testbed", field[i]);
+        make_parents(field[i]);
+        unlink(part);
+        if (symlink(field[i + 1], part) || rename(part, field[i])) {
+            answer(c->fd, "errno %d %s", errno, field[i]);
+            unlink(part);
+            return;
+        }
+    }
+    answer(c->fd, "ok");
+}
+
 static void serve(struct client *c, char *data, size_t size, int *files, int file_count) {
     static char *field[MAX_FIELDS + 1];
     int n = 0;
@@ -695,6 +794,7 @@ static void serve(struct client *c, char *data, size_t size, int *files, int fil
     else if (!strcmp(field[0], "stop")) request_stop(c, field, n);
     else if (!strcmp(field[0], "list")) request_list(c);
     else if (!strcmp(field[0], "open") && n == 4) request_open(c, field);
+    else if (!strcmp(field[0], "link") && n % 2) request_link(c, field, n);
     else if (!strcmp(field[0], "move") && n == 3) {
         if (rename(field[1], field[2])) {
             answer(c->fd, "errno %d", errno);
@@ -856,7 +956,7 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
     for (int i = 0; i < 3; i++) dup2(null, i);
     /* Nothing of the caller stays open: a pipe held here would keep its reader waiting. */
     for (int fd = 3; fd < 256; fd++)
-        if (fd != signals && fd != listener && fd != maker_fd) close(fd);
+        if (fd != signals && fd != listener && fd != maker_fd && !of_tree(fd)) close(fd);
     serve_forever(listener, signals);
 }
 

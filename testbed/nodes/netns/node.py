@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from testbed.errors import LabError, NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped
 from testbed.nodes.netns import cgroups
-from testbed.nodes.netns.agent import Command, Connection, environment
+from testbed.nodes.netns.agent import ENVIRONMENT, Command, Connection, environment
 
 if TYPE_CHECKING:
     import testinfra.host
@@ -21,14 +22,28 @@ if TYPE_CHECKING:
 
 #: Folders of the machine that a node has its own of (see ``set_up`` in ``init.c``).
 PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys")
+#: Folders of the machine in which a node has programs of its own, too (FHS 3.0, 4.4 and 4.7).
+PROGRAMS, HELPERS = "/usr/bin", "/usr/libexec"
 #: Where a node finds what one of those would hide.
 EXPOSED = "/run/testbed/host"
 LOGS = "/var/log/testbed"
 
 
 def is_hidden(path: Path) -> bool:
-    """True if a folder of this machine cannot be seen on a node at its own path."""
-    return any(path.is_relative_to(private) for private in PRIVATE)
+    """True if a folder of this machine cannot be seen, as it is, on a node at its own path."""
+    return any(path.is_relative_to(private) for private in (*PRIVATE, *program_folders()))
+
+
+def program_folders() -> tuple[str, ...]:
+    """The folders of this machine to which a node may add programs, or hide some of them."""
+    return (*path_folders(), HELPERS)
+
+
+@functools.cache
+def path_folders() -> tuple[str, ...]:
+    """The folders of a node's PATH, those that are links to others left out."""
+    folders = ENVIRONMENT["PATH"].split(":")
+    return tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
 
 
 class NetnsNode(Node):
@@ -127,6 +142,20 @@ class NetnsNode(Node):
     def provide(self, path: Path) -> str:
         path = path.resolve()
         return f"{EXPOSED}{path}" if is_hidden(path) else str(path)
+
+    def offer(self, programs: Mapping[str, Path]) -> None:
+        fields = ["link"]
+        for name, path in programs.items():
+            fields += [str(Path(PROGRAMS, name)), self._for_all(path.resolve())]
+        with self._connect() as connection:
+            connection.send(fields)
+            words, _ = connection.receive(30.0)
+        self._refuse_errno(words, words[-1])
+
+    def _for_all(self, path: Path) -> str:
+        """A path on the node that others than root can follow, too: theirs is not root's home."""
+        exposed = f"{EXPOSED}{path}"
+        return exposed if Path(self.socket(exposed)).exists() else self.provide(path)
 
     def socket(self, path: str) -> str:
         return f"/proc/{self.init.pid}/root{path}"

@@ -10,6 +10,7 @@ netlink library's import alone takes a quarter of a lab's whole start.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import time
@@ -22,7 +23,15 @@ from testbed.nodes import wiring
 from testbed.nodes.base import Finding, Node, NodeSpec, Provider
 from testbed.nodes.links import link_name
 from testbed.nodes.netns import cgroups, find
-from testbed.nodes.netns.node import NetnsNode, is_hidden
+from testbed.nodes.netns.agent import ENVIRONMENT
+from testbed.nodes.netns.node import (
+    HELPERS,
+    PROGRAMS,
+    NetnsNode,
+    is_hidden,
+    path_folders,
+    program_folders,
+)
 from testbed.nodes.wiring import Lack
 from testbed.process import run
 
@@ -33,6 +42,8 @@ if TYPE_CHECKING:
 
 FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
+#: What shells read of root's home when they start: it would set this machine's PATH.
+START_UP = (".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv", ".zprofile", ".zshrc")
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
@@ -103,10 +114,12 @@ class NetnsProvider(Provider):
 
     def _launch(self, kind: str, lab: str, spec: NodeSpec, *more: str) -> NetnsNode:
         folder = cgroups.folder_name(lab, self._state)
-        given = (path.resolve() for path in self._exposed())
-        exposed = [path for path in given if is_hidden(path) and path.is_dir()]
+        exposed = [path for path in self._folders() if is_hidden(path)]
         argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
         argv += ["machine-id", machine_id(self._state, lab, spec.name)]
+        if kind == "node":
+            argv += own_programs(spec.hidden)
+            exposed = [*tops_of_programs(), *self._folders()]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
             done = run(
@@ -120,6 +133,12 @@ class NetnsProvider(Provider):
         if init is None:
             raise LabError(f"node {spec.name} of lab {lab} ended as soon as it was made")
         return NetnsNode(init)
+
+    def _folders(self) -> list[Path]:
+        """The folders with files for nodes, but for those where this machine's programs are."""
+        given = (path.resolve() for path in self._exposed())
+        mine = tops_of_programs()
+        return [path for path in given if path.is_dir() and not any(map(path.is_relative_to, mine))]
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
         fabric = self.fabric(lab)
@@ -321,6 +340,46 @@ class NetnsProvider(Provider):
                     f"node {init.node} of lab {lab} does not end (pid {init.pid})",
                     hint="a process in it hangs in the kernel: see /proc/PID/stack of its children",
                 )
+
+
+def own_programs(hidden: Iterable[str]) -> list[str]:
+    """The words that tell a node's pid 1 where it has programs of its own, and what it hides."""
+    folders = path_folders()
+    places = [Path(folder, name) for name in hidden for folder in folders]  # a path stays itself
+    parents = {place.parent for place in places}
+    changed = tuple(_changed(folder) for folder in sorted(parents))
+    return list(_own_programs(tuple(dict.fromkeys(places)), folders, changed))
+
+
+def tops_of_programs() -> list[Path]:
+    """The folders right below the root that have all of :func:`program_folders` in them."""
+    return [Path(top) for top in dict.fromkeys(f"/{Path(f).parts[1]}" for f in program_folders())]
+
+
+def _changed(folder: Path) -> int:
+    """When something last came into a folder or went, in ns; 0 for one that is not there."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=1)
+def _own_programs(
+    hidden: tuple[Path, ...], folders: tuple[str, ...], _changed: tuple[int, ...]
+) -> tuple[str, ...]:
+    trees = {path: None for path in (PROGRAMS, HELPERS) if Path(path).is_dir()}
+    words = []
+    for place in hidden:
+        folder = str(place.parent)
+        if os.path.lexists(place):
+            within = folder in folders or folder in trees
+            words += ["hide" if within else "cover", str(place)]
+            if within:
+                trees[folder] = None
+    for name in START_UP:
+        words += ["cover", f"{ENVIRONMENT['HOME']}/{name}"]
+    return (*(word for path in trees for word in ("tree", path)), *words)
 
 
 def port_of(machine: str, index: int) -> str:

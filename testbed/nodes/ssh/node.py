@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 POLL = 0.05  # seconds between two tries of a machine that does not answer yet
 ENDING = 1.0  # seconds between a machine's last word and its end
 FILES = 60.0  # seconds for a file of a few megabytes
+PROGRAMS = "/usr/local/bin"  # before those of Debian's packages on PATH
+#: Arguments: a file and the place of a link to it, and so on.
+LINK = """\
+while [ $# -gt 0 ]; do
+  mkdir -p "$(dirname "$2")"
+  ln -sfn "$1" "$2"
+  shift 2
+done
+"""
 MANAGER = 60.0  # seconds until systemd has at least begun with what it was asked for
 
 _nodes: weakref.WeakSet[SshNode] = weakref.WeakSet()
@@ -258,6 +267,15 @@ class SshNode(Node):
         data = provided.packed(path, self._programs())
         argv = ["sh", "-c", unpack, "sh", part, folder]
         self.run(argv, input=data, timeout=FILES + len(data) / 1e6)
+
+    def offer(self, programs: Mapping[str, Path]) -> None:
+        words = []
+        for name, path in programs.items():
+            there = self._programs().get(provided.digest(path.resolve()))
+            if there is None or Path(there).name != name:
+                words += [there or self.provide(path), str(Path(PROGRAMS, name))]
+        if words:
+            self.run(["sh", "-ec", LINK, "sh", *words])
 
     def socket(self, path: str) -> str:
         from testbed.nodes.ssh.forward import Forward

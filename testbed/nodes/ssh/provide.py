@@ -20,7 +20,7 @@ def place(path: Path) -> str:
     total = hashlib.sha256()
     for file in _files(path):
         total.update(f"{file.relative_to(path)}\0{file.stat().st_mode & 0o111}\0".encode())
-        total.update(bytes.fromhex(_sum(file)))
+        total.update(bytes.fromhex(digest(file)))
     return f"{FOLDER}/{total.hexdigest()[:16]}/{path.name}"
 
 
@@ -43,7 +43,7 @@ def packed(path: Path, known: Mapping[str, str]) -> bytes:
             info = tar.gettarinfo(file, name)
             info.uid = info.gid = 0
             info.uname = info.gname = "root"
-            there = known.get(_sum(file))
+            there = known.get(digest(file))
             if there is not None:
                 info.type, info.linkname, info.size = tarfile.SYMTYPE, there, 0
                 tar.addfile(info)
@@ -57,7 +57,8 @@ def _below(path: Path, folders: tuple[str, ...]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
 
-def _sum(file: Path) -> str:
+def digest(file: Path) -> str:
+    """The sha256 of a file's content, read once for each time and size."""
     facts = file.stat()
     return _sum_of(file.resolve(), facts.st_mtime_ns, facts.st_size)
 

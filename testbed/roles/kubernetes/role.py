@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 from testbed.errors import ArtifactError
 from testbed.lab.step import Step, node_step
 from testbed.nodes.base import Service
-from testbed.roles.base import Role, start
+from testbed.roles.base import Offer, Role, start
 from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import api, until
 from testbed.roles.kubernetes.daemons import SERVER, daemon, way
-from testbed.roles.kubernetes.plugins import plugin_of
+from testbed.roles.kubernetes.plugins import PLUGINS, plugin_of
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -35,6 +35,13 @@ CONTROL = ("etcd", SERVER, "api-socket", "kube-controller-manager", "kube-schedu
 EVERY = ("containerd", "kubelet", "kube-proxy")
 
 
+#: What people and their tools call on a node.
+COMMANDS = (
+    "kubectl", "kubelet", "kube-proxy", "kube-apiserver", "kube-controller-manager",
+    "kube-scheduler", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "etcd", "etcdctl",
+)  # fmt: skip
+
+
 class Kubernetes(Role):
     name = ROLE
     artifacts = (
@@ -46,6 +53,12 @@ class Kubernetes(Role):
         "curl": "curl",
     }  # fmt: skip
     kernel = ("overlay", "iptables nat", "iptables conntrack", "nf_tables")
+    offers = tuple(Offer(name) for name in COMMANDS)
+    #: Those of plugins too, and what this machine's clients are told of its own clusters.
+    hides = (*(name for one in PLUGINS.values() for name in one.offers), "/root/.kube")
+
+    def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  (all alike)
+        return (*self.offers, *(Offer(name) for name in plugin_of(topology).offers))
 
     def fetch(self, store: Store, topology: Topology) -> None:
         plugin = plugin_of(topology)

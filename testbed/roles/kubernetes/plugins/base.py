@@ -39,6 +39,8 @@ class Plugin(ABC):
     services: ClassVar[tuple[str, ...]] = ()
     #: Whom its daemons are to the API: the file of each below /etc/kubernetes, and its user.
     clients: ClassVar[Mapping[str, str]] = {}
+    #: Programs among its artifacts for those who work on a node.
+    offers: ClassVar[tuple[str, ...]] = ()
     #: Programs among its artifacts that containerd is to find as CNI plugins.
     binaries: ClassVar[tuple[str, ...]] = ()
     #: Where its Pods put such programs on a node; empty where none does.

@@ -28,6 +28,7 @@ class Bgp(Plugin):
     name = "bgp"
     title = "BGP by BIRD"
     artifacts = ("bird", "birdc", "host-local")
+    offers = ("bird", "birdc")
     services = (SERVICE,)
 
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:  # noqa: ARG002  it asks no API

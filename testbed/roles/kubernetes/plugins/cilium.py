@@ -61,6 +61,7 @@ class Cilium(Plugin):
     port_ranges = False  # since release 1.16
     artifacts = (AGENT, OPERATOR, "cilium-cni", "clang", "bpftool", "host-local")
     services = (AGENT,)
+    offers = (AGENT, "bpftool")
     binaries = ("cilium-cni",)
     clients: ClassVar[dict[str, str]] = {"cilium": AGENT, "cilium-operator": OPERATOR}
 

@@ -25,6 +25,7 @@ class Flannel(Plugin):
     name = "flannel"
     title = "flannel"
     artifacts = ("flanneld", "host-local")
+    offers = ("flanneld",)
     services = ("flanneld",)
     clients: ClassVar[dict[str, str]] = {"flannel": USER}
 

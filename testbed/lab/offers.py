@@ -1,0 +1,93 @@
+"""Programs of a lab's own versions on the nodes, for those who work there.
+
+Each role says which (:attr:`testbed.roles.base.Role.offers`).  A node never shows this machine's
+program of such a name, with or without the role.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.lab.marks import mark, marked
+from testbed.lab.step import Step, node_step
+from testbed.roles.base import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testbed.artifacts import Store
+    from testbed.lab.context import Context
+    from testbed.roles.base import Offer
+    from testbed.topology.model import Node, Topology
+
+OFFERED = "programs"  # mark: the programs that a node has, each with the file that it is
+
+
+def hidden() -> tuple[str, ...]:
+    """The programs of this machine, by name, and its folders, by path, that no node shows."""
+    from testbed.roles import ROLES
+
+    names = {offer.name for role in ROLES.values() for offer in role.offers}
+    return tuple(sorted(names.union(*(role.hides for role in ROLES.values()))))
+
+
+def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[str, ...]]]:
+    """The programs of a node by their place there, each with the parts that it may come from."""
+    from testbed.roles import ROLES
+
+    return {
+        offer.target: (offer, role.parts(topology))
+        for role in (ROLES[name] for name in node.roles)
+        for offer in role.offers_on(topology, node.name)
+    }
+
+
+def fetch(store: Store, topology: Topology) -> None:
+    """Make all programs of the nodes, but for those with a stand-in."""
+    for node in topology.nodes.values():
+        for offer, parts in offers_on(topology, node).values():
+            if not offer.stand_in:
+                store.binary(offer.name, *parts)
+
+
+def programs(store: Store, topology: Topology, node: Node) -> dict[str, Path | str]:
+    """The file of each program by its place on the node, or the text of its stand-in."""
+    found: dict[str, Path | str] = {}
+    for place, (offer, parts) in offers_on(topology, node).items():
+        path = store.made(offer.name, *parts) if offer.stand_in else None
+        if offer.stand_in and path is None:
+            found[place] = offer.stand_in.format(lab=topology.name)
+        else:
+            found[place] = path or store.binary(offer.name, *parts)
+    return found
+
+
+def facts(store: Store, topology: Topology, node: Node) -> list[str]:
+    """All that decides what the programs of a node come to."""
+    found = programs(store, topology, node)
+    paths = [path for path in found.values() if not isinstance(path, str)]
+    return [*(f"{place} {program}" for place, program in found.items()), *files(paths)]
+
+
+def steps(topology: Topology, node: Node) -> list[Step]:
+    """The step that gives a node its programs; none for a node without any."""
+    offered = offers_on(topology, node)
+    if not offered:
+        return []
+
+    def act(context: Context) -> tuple[str, bool]:
+        machine = context.node(node.name)
+        found = programs(context.store, topology, node)
+        wanted = "\n".join(f"{place} {program}" for place, program in found.items())
+        words = f"{len(found)} on its PATH"
+        if marked(machine, OFFERED) == wanted:
+            return words, False
+        machine.offer({name: path for name, path in found.items() if not isinstance(path, str)})
+        for place, text in found.items():
+            if isinstance(text, str):
+                machine.put(text.encode(), place, mode=0o755)
+        mark(machine, OFFERED, wanted)
+        return words, True
+
+    about = f"{len(offered)} programs for those who work on it"
+    return [Step(f"programs {node.name}", about, (node_step(node.name),), ahead=True, act=act)]

@@ -1,0 +1,138 @@
+"""The programs on a node's PATH: of the versions that the lab runs, and never this machine's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.lab import offers
+from testbed.lab.lab import Lab
+from testbed.lab.live import LiveLab
+from testbed.settings import settings
+from testbed.topology import Overrides, load
+from testbed.topology.model import ENGINES
+
+NAME = "programs"
+#: How people, and their tools, come to a program by its name.
+WAYS = (
+    ("sh", "-c"),
+    ("bash", "-lc"),  # with the start-up files of a login
+    ("bash", "-ic"),  # with those of a terminal
+    ("env", "-i", "sh", "-c"),
+    ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"),
+)
+#: Put before a command, to make this machine one with programs and settings of its own that are
+#: in the way, in a mount namespace that nobody else sees.
+MACHINE = """
+set -e
+for folder in /usr/local/sbin /usr/libexec; do
+  mount -t tmpfs none $folder
+done
+for name in docker docker-compose etcdctl flanneld ctr runc kubectl; do
+  printf '#!/bin/sh\\necho the wrong one\\n' > /usr/local/sbin/$name
+done
+mkdir -p /usr/libexec/docker/cli-plugins
+cp /usr/local/sbin/docker /usr/libexec/docker/cli-plugins/docker-other
+chmod -R +x /usr/local/sbin /usr/libexec/docker
+mount -t tmpfs none /etc/profile.d
+echo 'export PATH=/usr/local/wrong:$PATH DOCKER_HOST=tcp://192.0.2.1' > /etc/profile.d/wrong.sh
+exec "$@"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _down(state: Path) -> Iterator[None]:
+    assert state
+    yield
+    Lab(NAME, settings()).down()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_is_of_the_version_that_the_lab_runs(engine: str) -> None:
+    topology = load("two-node", Overrides(docker=engine, name=NAME))
+    Lab(NAME, settings()).up(topology)
+    live = LiveLab(Lab(NAME, settings()).context())
+    node, store = live.node("node1"), settings().store
+    try:
+        version = live.engine("node1").version
+        parts = {part["Name"]: part["Version"] for part in version["Components"]}
+        if engine != ENGINES[0]:  # that one is Debian's, whichever it has
+            assert version["Version"].startswith(engine)
+        wanted = {
+            "docker --version": version["Version"],
+            "docker version --format '{{.Server.Version}}'": version["Version"],
+            "dockerd --version": version["Version"],
+            "ctr --version": parts["containerd"],
+            "containerd --version": parts["containerd"],
+            "runc --version": parts["runc"],
+            "etcdctl version": store.version("etcd"),
+            "etcd --version": store.version("etcd"),
+            "flanneld --version 2>&1": store.version("flanneld"),
+        }
+        for command, one in wanted.items():
+            number = re.findall(r"\d+\.\d+\.\d+", one)[0]
+            for way in WAYS:
+                if "docker version" in command and "setpriv" in way:
+                    continue  # its socket is root's
+                result = node.run([*way, command], check=False)
+                said = re.findall(r"\d+\.\d+\.\d+", result.stdout)
+                assert (result.status, said[:1]) == (0, [number]), (way, command, result)
+        # It asks this node's daemon, and nobody else's: by its own default.
+        assert "container-1" in node.run(["docker", "ps"]).stdout
+        assert "DOCKER_HOST" not in node.run(["env"]).stdout
+        run = ["docker", "run", "--rm", "--entrypoint", "hostname", "nginx", "-i"]
+        assert re.search(r"100\.96\.1\.\d+", node.run(run).stdout)
+        # Settings of its own can be kept, root's here are not to be seen.
+        assert node.run(["ls", "-A", "/root/.docker"], check=False).stdout == ""
+    finally:
+        live.close()
+
+
+def test_this_machines_are_not_to_be_seen() -> None:
+    """On a node with the roles, on one without; its own are first, and the only ones."""
+    namespace = ["unshare", "--mount", "--propagation=private", "sh", "-c", MACHINE, "sh"]
+    up = [sys.executable, "-m", "testbed", "up", "two-node", "--name", NAME]
+    subprocess.run([*namespace, *up], check=True, capture_output=True, timeout=300)
+    live = LiveLab(Lab(NAME, settings()).context())
+    try:
+        topology = live.topology
+        names = [name for name in offers.hidden() if "/" not in name]
+        for name in ("node1", "outside"):
+            offered = offers.offers_on(topology, topology.nodes[name])
+            for way in WAYS:
+                script = "".join(f"command -v {shlex.quote(one)} || echo none; " for one in names)
+                found = live.node(name).run([*way, script]).stdout.split()
+                expected = [f"/usr/bin/{one}" if one in offered else "none" for one in names]
+                assert found == expected, (name, way)
+            said = live.node(name).run(["bash", "-lc", 'echo "$PATH $DOCKER_HOST"']).stdout
+            assert said == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \n"
+        assert not live.node("outside").run(["docker", "ps"], check=False).ok
+        assert "wrong" not in live.node("node1").run(["docker", "ps"]).stdout
+        assert "other" not in live.node("node1").run(["docker", "info"]).stdout
+    finally:
+        live.close()
+
+
+def test_what_is_installed_later_is_there(tmp_path: Path) -> None:
+    """Also where the node has looked for it before: the kernel remembers that for a tree."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = 'mount --bind $1 /usr/local/sbin; shift; exec "$@"'
+    namespace = ["unshare", "--mount", "--propagation=private", "sh", "-ec", script, "sh"]
+    (folder / "docker").touch()  # to be hidden, so that the folder is a tree of the node's
+    up = [sys.executable, "-m", "testbed", "up", "netns-experiments", "--name", NAME]
+    subprocess.run([*namespace, str(folder), *up], check=True, capture_output=True, timeout=300)
+    node = settings().providers["netns"].nodes(NAME)["host"]
+    for _ in range(2):
+        assert node.run(["sh", "-c", "fresh"], check=False).status == 127
+        (folder / "fresh").write_text("#!/bin/sh\nexit 7\n")
+        (folder / "fresh").chmod(0o755)
+        assert node.run(["sh", "-c", "fresh"], check=False).status == 7
+        (folder / "fresh").unlink()
+    assert node.run(["sh", "-c", "docker"], check=False).status == 127
