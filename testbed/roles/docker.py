@@ -54,12 +54,28 @@ COMMANDS = (
     "docker", "dockerd", "docker-proxy", "docker-init",
     "containerd", "containerd-shim-runc-v2", "ctr", "runc",
 )  # fmt: skip
+COMPOSE = "compose"  # the part; nobody builds it unasked
+PLUGINS = "/usr/libexec/docker/cli-plugins"  # one of the folders in which the client looks
 #: Folders of this machine with plugins for its client, helpers for its daemon, and root's settings
 #: of the client: other hosts, contexts, proxies.
 OWN = (
     *(f"/usr/{name}/docker" for name in ("lib", "libexec", "local/lib", "local/libexec")),
     "/root/.docker",
 )
+#: As a plugin it has to say what it is (docker/cli, cli-plugins/metadata).
+NO_COMPOSE = """\
+#!/bin/sh
+# Stands for Docker Compose, which has not been built.
+if [ "$1" = docker-cli-plugin-metadata ]; then
+  echo '{{"SchemaVersion": "0.1.0", "Vendor": "testbed", "ShortDescription": "not built"}}'
+  exit
+fi
+cat >&2 <<END
+Docker Compose is not built. Run this where testbed runs, not on a node:
+  testbed artifacts build compose && testbed up {lab}
+END
+exit 127
+"""
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
@@ -158,11 +174,15 @@ class Docker(Role):
     }
     kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
     services = (SERVICE,)
-    offers = tuple(Offer(name) for name in COMMANDS)
-    hides = ("docker-compose", *OWN)
+    offers = (
+        *(Offer(name) for name in COMMANDS),
+        Offer("docker-compose", f"{PLUGINS}/docker-compose", NO_COMPOSE),
+        Offer("docker-compose", "/usr/bin/docker-compose", NO_COMPOSE),  # as version 1 was called
+    )
+    hides = OWN
 
     def parts(self, topology: Topology) -> tuple[str, ...]:
-        return PARTS[topology.docker.engine]
+        return (*PARTS[topology.docker.engine], COMPOSE)
 
     def fetch(self, store: Store, topology: Topology) -> None:
         for name in PROGRAMS:

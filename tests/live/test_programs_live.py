@@ -94,6 +94,44 @@ def test_each_is_of_the_version_that_the_lab_runs(engine: str) -> None:
         live.close()
 
 
+COMPOSED = """
+services:
+  web: {image: nginx, ports: ["8080:80"]}
+  other: {image: nginx, depends_on: [web]}
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_compose(engine: str) -> None:
+    """Two services that know each other by name; or the command that builds Compose."""
+    Lab(NAME, settings()).up(load("docker-single", Overrides(docker=engine, name=NAME)))
+    live, store = LiveLab(Lab(NAME, settings()).context()), settings().store
+    node = live.node("host")
+    try:
+        if store.made("docker-compose") is None:
+            for command in (["docker", "compose"], ["docker-compose"]):
+                result = node.run([*command, "up", "-d"], check=False)
+                assert result.status == 127
+                assert "testbed artifacts build compose" in result.stderr
+            assert "not built" in node.run(["docker", "--help"]).stdout
+            return
+        version = store.version("compose")
+        for command in (["docker", "compose"], ["docker-compose"]):
+            assert node.run([*command, "version", "--short"]).stdout.strip() == version[1:]
+        node.put(COMPOSED.encode(), "/tmp/project/compose.yaml")
+        compose = ["docker", "compose", "--project-directory=/tmp/project"]
+        node.run([*compose, "up", "--detach", "--pull=never"])
+        states = node.run([*compose, "ps", "--format={{.Service}} {{.State}}"]).stdout
+        assert sorted(states.split("\n")) == ["", "other running", "web running"]
+        asked = [*compose, "exec", "-T", "web", "curl", "-sS", "--retry-connrefused"]
+        page = node.run([*asked, "--retry=20", "--retry-delay=1", "http://other/"]).json()
+        assert page["host"] == "other"
+        node.run([*compose, "down", "--timeout=1"])
+        assert "project" not in node.run(["docker", "ps", "--all"]).stdout
+    finally:
+        live.close()
+
+
 def test_this_machines_are_not_to_be_seen() -> None:
     """On a node with the roles, on one without; its own are first, and the only ones."""
     namespace = ["unshare", "--mount", "--propagation=private", "sh", "-c", MACHINE, "sh"]

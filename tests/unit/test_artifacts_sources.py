@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -464,6 +465,39 @@ def test_sources_without_a_go_mod_of_their_own(
     # By default the compiler takes them for Go 1.16's (go help modules), and refuses them.
     assert "-gcflags=github.com/docker/cli/...=-lang=go1.26" in build.argv
     assert build.env["CGO_ENABLED"] == "0"
+
+
+def test_a_module_that_asks_for_a_later_go_has_a_part_for_it(
+    machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own go.mod says which (go.dev/ref/mod, "go directive"), and a tool is that late."""
+    source = CATALOG.parts["compose"]
+    assert isinstance(source, GoModule)
+    text = (gomod.MODULES / source.module / "go.mod").read_text()
+    needed = re.findall(r"^go ([\d.]+)$", text, re.MULTILINE)[0]
+    tool = CATALOG.parts[source.toolchain]
+    assert isinstance(tool, PythonPackage)
+    assert source.toolchain in CATALOG.tools
+    assert _numbers(str(tool.version())) >= _numbers(needed)
+
+    asked: list[str] = []
+
+    def part(name: str) -> Path:
+        asked.append(name)
+        return tmp_path
+
+    job = replace(job, part=part)
+    machine.answers["go"] = go("go1.26.1")
+    monkeypatch.setattr("testbed.process.run", machine)
+    found = gomod._toolchain(job, _numbers(needed), source.toolchain)
+    assert (found, asked) == (str(tmp_path / "bin/go"), [source.toolchain])
+    present = gomod.go_on_path()
+    assert present is not None
+    assert gomod._toolchain(job, (1, 26, 0), source.toolchain) == present[0]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def test_tests_are_programs_too_and_files_of_the_module_come_along(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +106,27 @@ def test_they_are_put_there_once_and_again_when_they_are_others(
     assert step.act(context)[1] is True
     assert node.programs["/usr/libexec/long"].name == "long"  # type: ignore[attr-defined]
     assert step.act(context)[1] is False
+
+
+def test_what_stands_for_compose_is_a_plugin_and_names_the_command(bench: Bench) -> None:
+    """The client runs no plugin that does not say what it is (docker/cli, cli-plugins)."""
+    topology = load("docker-single")
+    bench.store.unbuilt.add("docker-compose")
+    node = topology.nodes["host"]
+    found = offers.programs(bench.store, topology, node)
+    (script,) = {text for text in found.values() if isinstance(text, str)}
+    argv = ["sh", "-c", script, "docker-compose"]
+    told = subprocess.run([*argv, "docker-cli-plugin-metadata"], check=True, capture_output=True)
+    assert json.loads(told.stdout).keys() >= {"SchemaVersion", "Vendor"}
+    done = subprocess.run([*argv, "compose", "up"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (127, "")
+    assert "testbed artifacts build compose" in done.stderr
+    assert "testbed up docker-single" in done.stderr
+    # It is where clients look, and so is what takes its place.
+    places = [place for place in found if place.endswith("docker-compose")]
+    assert "/usr/libexec/docker/cli-plugins/docker-compose" in places
+    bench.store.unbuilt.clear()
+    assert offers.programs(bench.store, topology, node).keys() == found.keys()
 
 
 def test_what_this_machine_has_of_them_is_hidden(
