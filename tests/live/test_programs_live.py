@@ -96,7 +96,7 @@ def test_each_is_of_the_version_that_the_lab_runs(engine: str) -> None:
 
 COMPOSED = """
 services:
-  web: {image: nginx, ports: ["8080:80"]}
+  web: {image: nginx, ports: ["9090:80"]}
   other: {image: nginx, depends_on: [web]}
 """
 
@@ -123,8 +123,18 @@ def test_compose(engine: str) -> None:
         node.run([*compose, "up", "--detach", "--pull=never"])
         states = node.run([*compose, "ps", "--format={{.Service}} {{.State}}"]).stdout
         assert sorted(states.split("\n")) == ["", "other running", "web running"]
-        asked = [*compose, "exec", "-T", "web", "curl", "-sS", "--retry-connrefused"]
-        page = node.run([*asked, "--retry=20", "--retry-delay=1", "http://other/"]).json()
+        asked = [
+            *compose,
+            "exec",
+            "-T",
+            "web",
+            "curl",
+            "-sS",
+            "--retry-connrefused",
+            "--retry",
+            "20",
+        ]
+        page = node.run([*asked, "--retry-delay", "1", "http://other/"]).json()
         assert page["host"] == "other"
         node.run([*compose, "down", "--timeout=1"])
         assert "project" not in node.run(["docker", "ps", "--all"]).stdout
@@ -146,7 +156,9 @@ def test_this_machines_are_not_to_be_seen() -> None:
             for way in WAYS:
                 script = "".join(f"command -v {shlex.quote(one)} || echo none; " for one in names)
                 found = live.node(name).run([*way, script]).stdout.split()
-                expected = [f"/usr/bin/{one}" if one in offered else "none" for one in names]
+                places = [f"/usr/bin/{one}" for one in names]
+                mine = {str(Path("/usr/bin", place)) for place in offered}
+                expected = [place if place in mine else "none" for place in places]
                 assert found == expected, (name, way)
             said = live.node(name).run(["bash", "-lc", 'echo "$PATH $DOCKER_HOST"']).stdout
             assert said == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \n"
