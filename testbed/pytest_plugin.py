@@ -71,6 +71,7 @@ class Named:
 NAMED = pytest.StashKey[Named]()
 PROBLEMS = pytest.StashKey[list[TestbedError]]()
 TALLY = pytest.StashKey["_Tally"]()
+REFUSAL = pytest.StashKey[str]()  #: why each test of this process fails
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -477,6 +478,8 @@ def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Any:
+    if (refusal := item.config.stash.get(REFUSAL, None)) is not None:
+        pytest.fail(refusal, pytrace=False)
     try:
         return (yield)
     except pytest.skip.Exception as skip:
@@ -508,10 +511,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             _require(config)
     except TestbedError as error:
         refused = config.stash.get(REFUSED, None)
-        if refused is None:
+        if refused is not None:
+            refused.append(error)
+            items.clear()
+        elif hasattr(config, "workerinput"):  # of pytest-xdist, which takes an error for a crash
+            config.stash[REFUSAL] = str(error)
+        else:
             raise pytest.UsageError(str(error)) from None
-        refused.append(error)
-        items.clear()
 
 
 def _refuse_unknown(item: pytest.Item) -> None:

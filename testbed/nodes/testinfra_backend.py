@@ -59,6 +59,7 @@ class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type i
         super().set_host(host)
         host.file = modules.StrictFile.get_module(host)
         host.pip = modules.StrictPip.get_module(host)
+        host.socket = modules.RealSocket.get_module(host)
         if self._is_container:
             host.service = modules.ContainerService.get_module(host)
         else:

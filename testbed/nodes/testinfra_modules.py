@@ -13,6 +13,7 @@ from testinfra.modules.file import GNUFile
 from testinfra.modules.package import Package
 from testinfra.modules.pip import Pip
 from testinfra.modules.service import Service, SystemdService, SysvService
+from testinfra.modules.socket import Socket
 
 from testbed.nodes.base import PACKAGES, UNITS, service_of
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node, ServiceState
 
 SUFFIX = ".service"
+UNIX = "unix://"  # what the spec of a socket that is a file begins with
 
 
 class HasNode(Protocol):
@@ -229,6 +231,40 @@ class StrictFile(GNUFile):  # type: ignore[misc]  # testinfra has no type inform
     def sha256sum(self) -> str:
         """The SHA-256 sum of the content.  Raises AssertionError as :attr:`md5sum` does."""
         return self._sum("sha256sum")
+
+
+class RealSocket(Socket):  # type: ignore[misc]  # testinfra has no type information
+    """A socket as testinfra has it; that of a file by the path that its program has bound.
+
+    ``/var/run/docker.sock`` is ``/run/docker.sock`` to the kernel, which does not know links.
+    """
+
+    _host: Any
+
+    @classmethod
+    def get_module_class(cls, host: Any) -> type[RealSocket]:
+        """Return this class: which program lists sockets is looked up when it is needed."""
+        del host
+        return cls
+
+    @classmethod
+    def _found(cls) -> Any:
+        found = Socket.get_module_class(cls._host)
+        return type(found.__name__, (found,), {"_host": cls._host})
+
+    def __new__(cls, socketspec: str | None) -> Any:
+        """Make testinfra's own object, for the real path of a file."""
+        if socketspec is not None and socketspec.startswith(UNIX + "/"):
+            real = cls._host.run("realpath %s", socketspec.removeprefix(UNIX))
+            if real.rc == 0:
+                socketspec = UNIX + real.stdout.rstrip("\n")
+        return cls._found()(socketspec)
+
+    @classmethod
+    def get_listening_sockets(cls) -> list[str]:
+        """The specs of all listening sockets."""
+        found: list[str] = cls._found().get_listening_sockets()
+        return found
 
 
 class StrictPip(Pip):  # type: ignore[misc]  # testinfra has no type information

@@ -123,6 +123,7 @@ TABLE: list[tuple[Any, ...]] = [
     ("socket", lambda h: h.socket("tcp://0.0.0.0:80").is_listening, False, True),
     ("socket", lambda h: h.socket("tcp://81").is_listening, False, False),
     ("socket", lambda h: h.socket("unix:///run/docker.sock").is_listening, True, False),
+    ("socket", lambda h: h.socket("unix:///var/run/docker.sock").is_listening, True, False),
     ("socket", lambda h: "tcp://0.0.0.0:80" in h.socket.get_listening_sockets(), False, True),
     ("sudo", lambda h: h.run("sudo true").rc in {0, 127}, True, True),  # where there is one
     ("supervisor", lambda h: h.supervisor("web").is_running, NO_PROGRAM, NO_PROGRAM),

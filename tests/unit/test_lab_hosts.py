@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -179,15 +179,15 @@ def run(pytester: pytest.Pytester, state: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("TESTBED_LAB", raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others' plugins take their time
 
-    def ran(text: str, *arguments: str, **env: str) -> Ran:
+    def ran(text: str, *arguments: str, plugins: Sequence[object] = (), **env: str) -> Ran:
         hosts.lend(cast("LiveLab", FakeLab()))
         pytester.makepyfile(test_small=text)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        plugins = ("testinfra.plugin", "testbed.pytest_plugin", "no:cacheprovider", COLLECTS)
+        named = ("testinfra.plugin", "testbed.pytest_plugin", "no:cacheprovider", COLLECTS)
         options = ["-rA", "-c", os.devnull, "--rootdir", "."]
-        options += [word for plugin in plugins for word in ("-p", plugin)]
-        done = pytester.runpytest_inprocess(*options, "test_small.py", *arguments)
+        options += [word for plugin in named for word in ("-p", plugin)]
+        done = pytester.runpytest_inprocess(*options, "test_small.py", *arguments, plugins=plugins)
         return Ran(int(done.ret), done.stdout.str() + done.stderr.str())
 
     return ran
@@ -260,6 +260,26 @@ def test_host_is_the_labs_nodes(
     passed = [f"PASSED test_small.py::test_it[testbed://two-node/{node}]" for node in nodes]
     assert [line for line in done.said.splitlines() if line.startswith("PASSED")] == passed
     assert done.status == 0, done.said
+
+
+class Worker:
+    """Makes a run of pytest look like that of a worker of pytest-xdist."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.workerinput = {}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("spec", ["local://", "testbed://typo/node1"])
+def test_a_worker_of_xdist_fails_each_test_with_the_reason(spec: str, run: Pytest) -> None:
+    done = run(
+        f"testinfra_hosts = [{spec!r}]\n" + HOST + OTHER,
+        "--testbed-lab=two-node",
+        plugins=[Worker()],
+    )
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert done.said.count("test_small.py: testinfra_hosts: ") >= 2
+    assert "passed" not in done.said
 
 
 def test_the_lab_of_hosts_is_the_lab_of_the_fixture(run: Pytest) -> None:

@@ -198,3 +198,22 @@ def test_the_packages_of_a_part() -> None:
     assert list(found("etcd")) == ["etcd-server", "etcd-client"]
     assert found("etcd")["etcd-client"] == ""
     assert found("flanneld") == {}, "a Go module is no package of a distribution"
+
+
+def test_a_socket_by_a_path_with_a_link_in_it(provider: FakeProvider, node: FakeNode) -> None:
+    listed = b"""\
+Netid State  Recv-Q Send-Q     Local Address:Port  Peer Address:Port
+u_str LISTEN 0      4096    /run/docker.sock 17               * 0
+"""
+    answers = {
+        "uname": Answer(out=b"Linux\n"),
+        "command -v": Answer(out=b"/usr/bin/ss\n"),
+        "realpath /var/run/docker.sock": Answer(out=b"/run/docker.sock\n"),
+        "realpath /var/run/none": Answer(out=b"/run/none\n"),
+        "/usr/bin/ss --numeric --listening": Answer(out=listed),
+    }
+    answering(provider, answers)
+    socket = node.host.socket
+    assert socket("unix:///var/run/docker.sock").is_listening
+    assert not socket("unix:///var/run/none").is_listening
+    assert socket.get_listening_sockets() == ["unix:///run/docker.sock"]
