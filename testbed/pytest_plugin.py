@@ -28,16 +28,15 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from testbed.claims.model import FEATURES, Finding
-from testbed.claims.observation import Observation
-from testbed.errors import MachineError, TestbedError, Unsettled, UsageError
-
+# Whatever else it needs is loaded where it is: this is loaded by pytest in every project.
 if TYPE_CHECKING:
+    from testbed.claims.model import Finding
+    from testbed.claims.observation import Observation
+    from testbed.errors import TestbedError, UsageError
     from testbed.faults.force import Faults
     from testbed.faults.model import Fault
     from testbed.lab.live import LiveLab
@@ -45,17 +44,17 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 LAB = pytest.StashKey["LiveLab"]()
-FINDINGS = pytest.StashKey[list[Finding]]()
-NOTES = pytest.StashKey[Observation]()
+FINDINGS = pytest.StashKey["list[Finding]"]()
+NOTES = pytest.StashKey["Observation"]()
 #: Set by a program that runs pytest, lends the lab, and shows a refusal in its own words.
-REFUSED = pytest.StashKey[list[TestbedError]]()
+REFUSED: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 INTERRUPTED = "interrupted"
 VARIABLE = "TESTBED_LAB"
+NEEDS = "_needs"  #: the fixture of that name, below
 NO_LAB = "no lab was named: use --testbed-lab NAME, after `testbed up NAME`"
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """The labs that a run was told to use, and how it was told."""
 
     labs: tuple[str, ...] = ()
@@ -69,7 +68,7 @@ class Named:
 
 
 NAMED = pytest.StashKey[Named]()
-PROBLEMS = pytest.StashKey[list[TestbedError]]()
+PROBLEMS: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 TALLY = pytest.StashKey["_Tally"]()
 REFUSAL = pytest.StashKey[str]()  #: why each test of this process fails
 
@@ -95,11 +94,13 @@ def _begin(config: pytest.Config, options: Any) -> None:
     labs, by = _named(config, options)
     before = None
     if by or "testinfra.backend" in sys.modules:  # without either there is no host to look for
-        from testbed.lab import hosts
+        from testbed.lab import hostspec
 
-        hosts.register()
-        before = hosts.confine(labs if by else None)
+        hostspec.register()
+        before = hostspec.confine(labs if by else None)
         if lent := config.stash.get(LAB, None):
+            from testbed.lab import hosts
+
             hosts.lend(lent)
     config.stash[NAMED] = Named(labs, by, before)
     config.stash[PROBLEMS] = []
@@ -128,6 +129,7 @@ def _name(given: str) -> str:
     """The name of a lab that may be given by the path of its topology, as for the commands."""
     if "/" in given or given.endswith((".yaml", ".yml")):
         from testbed.cli.common import lab_meant
+        from testbed.errors import TestbedError
         from testbed.settings import settings
 
         with suppress(TestbedError):  # told later, as of any lab that is not up
@@ -149,14 +151,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     named = config.stash.get(NAMED, None)
-    if named is None or "testbed.lab.hosts" not in sys.modules:
+    if named is None or "testbed.lab.hostspec" not in sys.modules:
         return
-    from testbed.lab import hosts
+    from testbed.lab import hostspec
 
-    hosts.confine(named.before)
-    if lent := config.stash.get(LAB, None):
-        hosts.forget(lent.name)
-    hosts.close()
+    hostspec.confine(named.before)
+    if "testbed.lab.hosts" in sys.modules:
+        from testbed.lab import hosts
+
+        if lent := config.stash.get(LAB, None):
+            hosts.forget(lent.name)
+        hosts.close()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -165,6 +170,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if REFUSED in config.stash:
         return
     if config.stash[NAMED].at_once:
+        from testbed.errors import TestbedError
+
         try:
             _require(config)
         except TestbedError as error:
@@ -173,7 +180,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def _require(config: pytest.Config) -> None:
     """Raise UsageError for options that contradict each other, NoSuchLab for a lab not up."""
+    from testbed.errors import UsageError
     from testbed.lab import hosts
+    from testbed.lab.hostspec import SCHEME
 
     named = config.stash[NAMED]
     for name in named.labs:
@@ -181,7 +190,7 @@ def _require(config: pytest.Config) -> None:
             raise UsageError(f"{named.by} names no lab", hint="name a lab that `testbed ls` shows")
         hosts.live(name)
     connection = config.getoption("connection", None)
-    if connection not in {None, hosts.SCHEME}:
+    if connection not in {None, SCHEME}:
         raise UsageError(
             f"--connection={connection} does not lead to lab {', '.join(named.labs)}, "
             f"which {named.by} names",
@@ -211,7 +220,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Any:
     )
     if not named.by and not any(str(spec).startswith("testbed://") for spec in specs):
         return (yield)
+    from testbed.errors import TestbedError, UsageError
     from testbed.lab import hosts
+    from testbed.lab.hostspec import PREFIX
 
     lent_none = named.by and not named.labs  # what wants a host is left out by who runs pytest
     try:
@@ -222,7 +233,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Any:
             error = UsageError(f"{path}: testinfra_hosts: {error.message}", hint=error.hint)
         metafunc.config.stash[PROBLEMS].append(error)
         found = []
-    option.hosts = ",".join(found) or hosts.NONE
+    option.hosts = ",".join(found) or PREFIX
     try:
         return (yield)
     finally:
@@ -291,6 +302,7 @@ def lab(request: pytest.FixtureRequest) -> LiveLab:
             f"{named.by} names the labs {', '.join(named.labs)}: choose one with --testbed-lab",
             pytrace=False,
         )
+    from testbed.errors import TestbedError
     from testbed.lab import hosts
 
     try:
@@ -318,6 +330,7 @@ class Inflict:
 
         Skips the test, and says why, where the machine lacks what it takes.
         """
+        from testbed.errors import MachineError
         from testbed.faults.force import fault_of
 
         fault = fault_of(words, self._lab.topology)
@@ -364,12 +377,14 @@ def fault(lab: LiveLab) -> Iterator[Inflict]:
 @pytest.fixture
 def observe(request: pytest.FixtureRequest) -> Observation:
     """Where a check of a claim writes down what it sees and what follows from it."""
+    from testbed.claims.observation import Observation
+
     notes = Observation()
     request.node.stash[NOTES] = notes
     return notes
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _needs(request: pytest.FixtureRequest) -> None:
     """Skip, with the reason, a test whose lab lacks what it needs."""
     wanted = [name for mark in request.node.iter_markers("needs") for name in mark.args]
@@ -406,6 +421,9 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         outcome = yield
         _refuse_refuted(item)
         return outcome
+    from testbed.claims.model import Finding
+    from testbed.errors import Unsettled
+
     began = time.monotonic()
     finding = Finding(claim, None)
     _expect(item, finding)
@@ -480,11 +498,15 @@ def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> Any:
     if (refusal := item.config.stash.get(REFUSAL, None)) is not None:
         pytest.fail(refusal, pytrace=False)
+    if any(item.iter_markers("needs")):  # no fixture of every test's: most have no such mark
+        getattr(item, "fixturenames", []).insert(0, NEEDS)
     try:
         return (yield)
     except pytest.skip.Exception as skip:
         claim = claim_of(item)
         if claim is not None:
+            from testbed.claims.model import Finding
+
             finding = Finding(claim, "not here", reason=str(skip))
             _expect(item, finding)
             item.config.stash[FINDINGS].append(finding)
@@ -502,10 +524,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     named = config.stash[NAMED]
     wanted = any(_wants_lab(item) for item in items)
     config.stash[TALLY].wanted = wanted and bool(named.by)
+    problems = config.stash[PROBLEMS]
+    marked = [item for item in items if any(True for _ in _marks(item))]
+    if not (marked or problems or named.by):
+        return
+    from testbed.errors import TestbedError
+
     try:
-        for item in items:
+        for item in marked:
             _refuse_unknown(item)
-        if problems := config.stash[PROBLEMS]:
+        if problems:
             raise problems[0]
         if named.by == VARIABLE and wanted:
             _require(config)
@@ -520,9 +548,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(str(error)) from None
 
 
+def _marks(item: pytest.Item) -> Iterator[pytest.Mark]:
+    """The marks of a test that the catalogue gives their meaning."""
+    yield from item.iter_markers("claim")
+    yield from item.iter_markers("needs")
+
+
 def _refuse_unknown(item: pytest.Item) -> None:
     """Raise UsageError for a mark that means nothing: it would keep a test from running."""
     from testbed.claims.catalogue import claims
+    from testbed.claims.model import FEATURES
 
     claim = claim_of(item)
     if claim is not None and claim not in claims():
@@ -538,6 +573,8 @@ def _unknown(
     item: pytest.Item, what: str, word: str, known: Iterable[str], otherwise: str
 ) -> UsageError:
     from difflib import get_close_matches
+
+    from testbed.errors import UsageError
 
     close = get_close_matches(str(word), known, 1)
     hint = f"did you mean {close[0]}?" if close else otherwise

@@ -1,51 +1,24 @@
 """Hosts of testinfra by the name of a lab: ``testbed://LAB[/NODE[/CONTAINER]]``.
 
-testinfra finds a back end by the scheme of a hostspec, in a table that others
-may extend (``testinfra.backend.BACKENDS``).  It drops the path of a hostspec,
-so :func:`register` puts a function of its own before testinfra's
-``parse_hostspec``; hostspecs of other schemes are passed on as they are.
-
-While a run is confined to labs (:func:`confine`), every hostspec means one of
-their nodes, and one that means another machine is refused.
+While a run is confined to labs (:func:`testbed.lab.hostspec.confine`), every hostspec
+means one of their nodes, and one that means another machine is refused.
 """
 
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import testinfra.backend
-
 from testbed.errors import NoSuchLab, UsageError
+from testbed.lab.hostspec import PREFIX, SCHEME, confined, original
 from testbed.nodes.testinfra_backend import NodeBackend, Place
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
 
-SCHEME = NodeBackend.NAME
-NONE = f"{SCHEME}://"  #: a hostspec of no host at all
 PARTS = 3  # LAB/NODE/CONTAINER
 
-_parse: Callable[[str | None], tuple[str, dict[str, Any]]] = testinfra.backend.parse_hostspec
-_confined: tuple[str, ...] | None = None
 _labs: dict[str, LiveLab] = {}
-
-
-def register() -> None:
-    """Add the scheme ``testbed`` to testinfra's.  Calling it again changes nothing."""
-    testinfra.backend.BACKENDS[SCHEME] = f"{__name__}.{SpecBackend.__name__}"
-    testinfra.backend.parse_hostspec = parse
-
-
-def confine(labs: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Confine hostspecs to labs, or with None to nothing; return what held before.
-
-    With an empty sequence every hostspec is refused.
-    """
-    global _confined
-    before, _confined = _confined, None if labs is None else tuple(labs)
-    return before
 
 
 def lend(live: LiveLab) -> None:
@@ -80,23 +53,25 @@ def parse(hostspec: str | None) -> tuple[str, dict[str, Any]]:
 
     Raises UsageError for a hostspec outside the labs that the run is confined to.
     """
-    if hostspec is not None and hostspec.startswith(NONE):
-        _, keywords = _parse(hostspec)  # testinfra's own: the parameters after "?"
+    labs = confined()
+    if hostspec is not None and hostspec.startswith(PREFIX):
+        _, keywords = original(hostspec)  # testinfra's own: the parameters after "?"
         url = urllib.parse.urlsplit(hostspec)
         place = urllib.parse.unquote(url.netloc + url.path).rstrip("/")
         lab, *_ = place.split("/")
-        if _confined is not None and place and lab not in _confined:
+        if labs is not None and place and lab not in labs:
             raise _refused(hostspec)
         if len(place.split("/")) > PARTS or (place and not all(place.split("/"))):
             raise UsageError(
-                f"{hostspec}: not a place of a lab", hint=f"write {NONE}LAB[/NODE[/CONTAINER]]"
+                f"{hostspec}: not a place of a lab", hint=f"write {PREFIX}LAB[/NODE[/CONTAINER]]"
             )
         return place, keywords
-    if _confined is None:
-        return _parse(hostspec)
-    if len(_confined) != 1 or (hostspec is not None and "://" in hostspec):
+    if labs is None:
+        found: tuple[str, dict[str, Any]] = original(hostspec)
+        return found
+    if len(labs) != 1 or (hostspec is not None and "://" in hostspec):
         raise _refused(hostspec)
-    (lab,) = _confined
+    (lab,) = labs
     if hostspec is None:
         return lab, {"connection": SCHEME}
     if hostspec.partition("/")[0] not in live(lab).topology.nodes:
@@ -106,15 +81,15 @@ def parse(hostspec: str | None) -> tuple[str, dict[str, Any]]:
 
 def _refused(hostspec: str | None) -> UsageError:
     """The error for a hostspec that is outside of what the run is confined to."""
-    labs = ", ".join(_confined or ())
+    labs = ", ".join(confined() or ())
     if hostspec is None:
         what = f"which lab? there are {labs}" if labs else "no lab for testinfra's `host`"
-        return UsageError(what, hint=f"name one: --hosts={NONE}LAB")
+        return UsageError(what, hint=f"name one: --hosts={PREFIX}LAB")
     if not labs:
         return UsageError(f"the host {hostspec!r} is outside of the run, which has no lab")
     return UsageError(
         f"the host {hostspec!r} is not a node of lab {labs}, which was named",
-        hint=f"use {NONE}{labs.split(', ')[0]}/NODE, or run without naming the lab",
+        hint=f"use {PREFIX}{labs.split(', ')[0]}/NODE, or run without naming the lab",
     )
 
 
@@ -126,7 +101,7 @@ def resolve(hostspec: str | None) -> list[str]:
     """
     place, keywords = parse(hostspec)
     found = places(place) if keywords.get("connection") == SCHEME else []
-    return [f"{NONE}{one}" for one in found] if hostspec is None else [hostspec]
+    return [f"{PREFIX}{one}" for one in found] if hostspec is None else [hostspec]
 
 
 def places(place: str) -> list[str]:
@@ -156,8 +131,8 @@ class SpecBackend(NodeBackend):
         parts = place.split("/")
         if len(parts) == 1:
             raise UsageError(
-                f"{NONE}{place} is a whole lab, not one host",
-                hint=f"name a node, {NONE}{place}/NODE, or use testinfra.get_hosts()",
+                f"{PREFIX}{place} is a whole lab, not one host",
+                hint=f"name a node, {PREFIX}{place}/NODE, or use testinfra.get_hosts()",
             )
         self._place = place
         self._lab, self._node_name, *rest = parts
@@ -170,7 +145,7 @@ class SpecBackend(NodeBackend):
         return places(host)
 
     def get_pytest_id(self) -> str:
-        return f"{NONE}{self._place}"
+        return f"{PREFIX}{self._place}"
 
     @property
     def _is_container(self) -> bool:

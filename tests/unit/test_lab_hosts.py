@@ -6,6 +6,7 @@ Labs are fakes here.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import testinfra
 import testinfra.backend
 
 from testbed.errors import NoSuchLab, NothingTested, UsageError
-from testbed.lab import hosts
+from testbed.lab import hosts, hostspec
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.testinfra_backend import host_of
@@ -55,8 +56,8 @@ class FakeLab:
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
     """Every test finds testinfra's table and caches as if it were the first."""
-    before = hosts.confine(None)
-    hosts.register()
+    before = hostspec.confine(None)
+    hostspec.register()
     caches = (testinfra.host.Host._host_cache, testinfra.host.Host._hosts_cache)
     kept = [dict(cache) for cache in caches]
     for cache in caches:
@@ -66,7 +67,7 @@ def _alone() -> Iterator[None]:
         cache.clear()
         cache.update(old)
     hosts.close()
-    hosts.confine(before)
+    hostspec.confine(before)
 
 
 @pytest.fixture
@@ -122,20 +123,20 @@ def test_a_whole_lab_is_not_one_host(two_node: FakeLab) -> None:
     "spec", ["local://", "ssh://node1", "docker://web", "node9", "testbed://other/node1"]
 )
 def test_a_run_for_a_lab_refuses_every_other_host(spec: str, two_node: FakeLab) -> None:
-    hosts.confine(["two-node"])
+    hostspec.confine(["two-node"])
     for ask in (testinfra.get_host, hosts.resolve, lambda spec: testinfra.get_hosts([spec])):
         with pytest.raises(UsageError, match=r"not a node of lab two-node"):
             ask(spec)
 
 
 def test_a_run_for_a_lab_takes_names_of_its_nodes(two_node: FakeLab) -> None:
-    hosts.confine(["two-node"])
+    hostspec.confine(["two-node"])
     assert testinfra.get_host("node1").backend.get_pytest_id() == "testbed://two-node/node1"
     assert hosts.resolve(None) == [f"testbed://two-node/{node}" for node in NODES]
 
 
 def test_a_run_without_a_lab_refuses_all() -> None:
-    hosts.confine([])
+    hostspec.confine([])
     for spec in (None, "local://", "testbed://two-node/node1"):
         with pytest.raises(UsageError):
             hosts.resolve(spec)
@@ -143,7 +144,7 @@ def test_a_run_without_a_lab_refuses_all() -> None:
 
 def test_other_projects_hosts_are_as_they_were() -> None:
     for spec in (None, "web", "ssh://user@web:22?sudo=true", "docker://web", "local://"):
-        assert testinfra.backend.parse_hostspec(spec) == hosts._parse(spec)
+        assert testinfra.backend.parse_hostspec(spec) == hostspec.original(spec)
     assert hosts.resolve("ssh://web") == ["ssh://web"]
     assert testinfra.get_host("local://").run("true").rc == 0
 
@@ -358,3 +359,31 @@ def test_the_runner_without_a_lab_has_no_hosts(small: Path) -> None:
 def test_the_runner_confines_for_its_own_run_alone(small: Path) -> None:
     verify(small, HOST, FakeLab())
     assert hosts.resolve("local://") == ["local://"]
+
+
+LOADED = """
+import os, sys, pytest
+
+class See:
+    def pytest_unconfigure(self):
+        print(*sorted(name for name in sys.modules if name.split(".")[0] == "testbed"))
+
+words = "-c", os.devnull, "-p", "no:terminal", "-p", "testinfra.plugin"
+sys.exit(pytest.main([*words, "-p", "testbed.pytest_plugin", sys.argv[1]], plugins=[See()]))
+"""
+
+
+def test_a_project_that_names_no_lab_loads_next_to_nothing(tmp_path: Path) -> None:
+    """pytest loads the plugin in every project, also in those that know nothing of labs."""
+    test = tmp_path / "test_theirs.py"
+    test.write_text("def test_it(host):\n    assert host.run('true').rc == 0\n")
+    env = {key: value for key, value in os.environ.items() if key != "TESTBED_LAB"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, str(test)],
+        env=env | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == [
+        *("testbed", "testbed.lab", "testbed.lab.hostspec", "testbed.pytest_plugin")
+    ]
