@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import ServiceError, ServiceNotReady
-from testbed.nodes.base import killed_for_memory
+from testbed.nodes.base import killed_for_memory, name_unit
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -60,6 +60,8 @@ def start(
                 "give it more (`memory:`)"
             )
         raise
+    if before is None:
+        name_unit(machine, service)
     return before is None or before.state == "dead" or before.digest != service.digest
 
 
