@@ -214,7 +214,7 @@ class TerminalContract:
             assert user.end() == 4, user.seen
             assert b"begun" in user.seen
 
-    def test_a_program_that_is_not_there(self, node: Node) -> None:
+    def test_a_command_that_is_not_there(self, node: Node) -> None:
         with self.attach(node, ["no-such-program"]) as user:
             assert user.end() == 127, user.seen
 
