@@ -48,6 +48,7 @@ class End:
 
     node: Node
     address: str  # the host's own
+    interface: str  # the link with that address, which tunnelled packets leave by
     subnet: IPv4Network
     container: LiveContainer
 
@@ -71,6 +72,7 @@ def ends(lab: LiveLab) -> tuple[End, End]:
                 End(
                     node=lab.node(node.name),
                     address=str(lab.topology.address(node.name)),
+                    interface=lab.topology.interface(node.name),
                     subnet=overlay(lab).subnets[node.name],
                     container=lab.container(bridged[-1 if found else 0]),
                 )
@@ -181,12 +183,13 @@ def walk(lab: LiveLab) -> Walk:
     """Send an echo request from end to end, and watch every interface that it passes."""
     one, other = ends(lab)
     device = DEVICES.get(overlay(lab).backend)
-    outward = ["docker0", *([device] if device else []), "eth0"]
+    outward = ["docker0", *([device] if device else [])]
     places: list[tuple[Place, str, str]] = [(one.container, "eth0", "icmp")]
     points = [f"{one.container.name} eth0"]
-    for end, interfaces in ((one, outward), (other, outward[::-1])):
-        for interface in interfaces:
-            places.append((end.node, interface, TUNNELLED if interface == "eth0" else "icmp"))
+    for end, turn in ((one, 1), (other, -1)):
+        for interface in [*outward, end.interface][::turn]:
+            tunnelled = interface == end.interface
+            places.append((end.node, interface, TUNNELLED if tunnelled else "icmp"))
             points.append(f"{end.name} {interface}")
     places.append((other.container, "eth0", "icmp"))
     points.append(f"{other.container.name} eth0")

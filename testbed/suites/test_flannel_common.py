@@ -214,7 +214,7 @@ def test_hosts_need_an_overlay_to_join_their_containers(lab: LiveLab, observe: O
     with plain_routing(lab, observe, one, other):
         page = fetch(observe, one.container, url, seconds=SOON)
         observe.holds_when("the hosts have no routes to each other's subnets", page is None)
-        with routes_by_the_hosts(observe, one, other), capture(one.node, "eth0") as wire:
+        with routes_by_the_hosts(observe, one, other), capture(one.node, one.interface) as wire:
             page = fetch(observe, one.container, url)
         note(observe, wire)
     assert page is None or client_of(page) == one.container.address

@@ -89,7 +89,7 @@ def _sends_to(lab: LiveLab, observe: Observation, target: str, host: str) -> boo
     """True if a datagram with a packet for ``target`` is on its way to a host, by ARP for it."""
     one = ends(lab)[0]
     # Nobody answers for the absent host, so its datagram waits for ARP: the question shows.
-    with captures((one.node, "eth0", f"arp and host {host}")) as (seen,):
+    with captures((one.node, one.interface, f"arp and host {host}")) as (seen,):
 
         def asked() -> bool:
             ping(Observation(), one.container, target, seconds=SOON)

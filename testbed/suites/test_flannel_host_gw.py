@@ -26,7 +26,7 @@ def way(lab: LiveLab) -> Walk:
 def test_each_host_is_the_gateway_to_its_own_subnet(lab: LiveLab, observe: Observation) -> None:
     for here, there in (ends(lab), ends(lab)[::-1]):
         (route,) = routes(observe, here.node, "exact", str(there.subnet))
-        assert (route["gateway"], route["dev"]) == (there.address, "eth0")
+        assert (route["gateway"], route["dev"]) == (there.address, here.interface)
 
 
 def test_there_is_no_device_of_flannels(lab: LiveLab, observe: Observation) -> None:
@@ -48,27 +48,31 @@ def test_containers_reach_each_other_under_their_own_addresses(
 
 def test_packets_travel_as_they_are(way: Walk) -> None:
     one, other = way.ends
-    for point in (f"{one.name} eth0", f"{other.name} eth0"):
+    for point in (f"{one.name} {one.interface}", f"{other.name} {other.interface}"):
         packet = way.at(point)
         assert bare(packet) is packet
         assert (packet.src, packet.dst) == (one.container.address, other.container.address)
 
 
 def test_frames_on_the_wire_go_from_host_to_host(observe: Observation, way: Walk) -> None:
-    macs = [link(observe, end.node, "eth0")["address"] for end in way.ends]
-    packet = way.at(f"{way.ends[1].name} eth0")
+    macs = [link(observe, end.node, end.interface)["address"] for end in way.ends]
+    packet = way.at(f"{way.ends[1].name} {way.ends[1].interface}")
     assert [packet.src_mac, packet.dst_mac] == macs
 
 
 def test_ttl_falls_by_one_at_each_host(way: Walk) -> None:
     one, other = way.ends
-    points = (f"{one.container.name} eth0", f"{one.name} eth0", f"{other.container.name} eth0")
+    points = (
+        f"{one.container.name} eth0",
+        f"{one.name} {one.interface}",
+        f"{other.container.name} eth0",
+    )
     sent, between, got = (way.at(point).ttl for point in points)
     assert (sent - between, between - got) == (1, 1)
 
 
 def test_mtu_is_that_of_the_wire(lab: LiveLab, observe: Observation) -> None:
     for end in ends(lab):
-        mtu = {link(observe, end.node, name)["mtu"] for name in ("eth0", "docker0")}
+        mtu = {link(observe, end.node, name)["mtu"] for name in (end.interface, "docker0")}
         mtu.add(link(observe, end.container, "eth0")["mtu"])
         assert mtu == {1500}

@@ -201,11 +201,11 @@ def test_own_subnet_is_routed_to_docker0(lab: LiveLab, observe: Observation) -> 
 @pytest.mark.needs("flannel-udp", "docker")
 def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> None:
     one, _ = ends(lab)
-    (own,) = addresses(observe, one.node, "eth0")
+    (own,) = addresses(observe, one.node, one.interface)
     wanted = quoted(
         lab,
         "10.168.0.0/24 dev eth0 proto kernel scope link src 10.168.0.2",
-        f"{own.network} dev eth0 proto kernel scope link src {one.address}",
+        f"{own.network} dev {one.interface} proto kernel scope link src {one.address}",
     )
     found = _words(_route(observe, one.node, str(own.network)))
     observe.holds(found == wanted, wanted)
@@ -251,7 +251,7 @@ def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observati
     one, other = ends(lab)
     pid = one.node.services()[SERVICE].pid
     observe.holds(TUN in opened(observe, one.node, pid), f"flanneld holds {TUN}")
-    points = (one.node, "flannel0", "icmp"), (one.node, "eth0", f"udp port {PORT}")
+    points = (one.node, "flannel0", "icmp"), (one.node, one.interface, f"udp port {PORT}")
     pair = one.container.address, other.container.address
     with captures(*points) as (tun, wire):
         with stopped(one.node):
@@ -306,7 +306,9 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
         far = str(subnet[1])
         there = eventually(lambda: ping(observe, one.container, far, seconds=SOON))
         assert there, "the third host has not joined"
-        with captures((one.node, "eth0", f"udp dst port {PORT} and src {one.address}")) as (seen,):
+        with captures((one.node, one.interface, f"udp dst port {PORT} and src {one.address}")) as (
+            seen,
+        ):
             for target in hosts:
                 ping(observe, one.container, target, seconds=SOON)
     note(observe, seen)
@@ -320,7 +322,7 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
 @pytest.mark.needs("flannel-udp", "docker")
 def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
     one = way.ends[0]
-    outer, inner = way.at(f"{one.name} eth0"), way.inner(f"{one.name} eth0")
+    outer, inner = way.at(f"{one.name} {one.interface}"), way.inner(f"{one.name} {one.interface}")
     entered = way.at(f"{one.name} flannel0")
     observe.note("UDP payload on eth0", outer.payload.hex(" "))
     observe.holds(outer.payload[0] == 0x45, "the payload begins with an IPv4 header")
@@ -330,8 +332,8 @@ def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
         "it is the packet that entered flannel0",
     )
     observe.holds(outer.ip_length - inner.ip_length == OVERHEAD, f"{OVERHEAD} octets are added")
-    mtu = {name: link(observe, one.node, name)["mtu"] for name in ("flannel0", "eth0")}
-    assert mtu["flannel0"] == mtu["eth0"] - OVERHEAD
+    mtu = {name: link(observe, one.node, name)["mtu"] for name in ("flannel0", one.interface)}
+    assert mtu["flannel0"] == mtu[one.interface] - OVERHEAD
     assert inner.ttl == entered.ttl - 1, "flanneld, a hop of its own, takes one off the ttl"
 
 
@@ -341,8 +343,8 @@ def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation,
     one, other = way.ends
     wanted = quoted(lab, "10.168.0.2", one.address), quoted(lab, "10.168.0.3", other.address)
     for end in way.ends:
-        outer = way.at(f"{end.name} eth0")
-        observe.note(f"{end.name} eth0", str(outer))
+        outer = way.at(f"{end.name} {end.interface}")
+        observe.note(f"{end.name} {end.interface}", str(outer))
         observe.holds((outer.src, outer.dst) == wanted, f"{end.name}: from {' to '.join(wanted)}")
 
 
@@ -395,8 +397,8 @@ def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observat
 @pytest.mark.needs("flannel-udp", "docker")
 def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: Walk) -> None:
     other = way.ends[1]
-    outer = way.at(f"{other.name} eth0")
-    observe.note(f"{other.name} eth0", str(outer))
+    outer = way.at(f"{other.name} {other.interface}")
+    observe.note(f"{other.name} {other.interface}", str(outer))
     observe.holds((outer.dst, outer.dport) == (other.address, PORT), f"{other.address}:{PORT}")
     assert outer.sport == PORT, "and come from it"
 
@@ -405,7 +407,7 @@ def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: 
 @pytest.mark.needs("flannel-udp", "docker")
 def test_other_host_unpacks_and_delivers_over_docker0(observe: Observation, way: Walk) -> None:
     other = way.ends[1]
-    points = [f"{other.name} {device}" for device in ("eth0", "flannel0", "docker0")]
+    points = [f"{other.name} {device}" for device in (other.interface, "flannel0", "docker0")]
     points.append(f"{other.container.name} eth0")
     observe.note("one echo request", way.lines())
     steps = [way.inner(point) for point in points]

@@ -121,7 +121,7 @@ def send_frame(node: Node, interface: str, data: bytes) -> None:
 @pytest.mark.needs("flannel-vxlan", "docker")
 def test_datagram_holds_a_whole_frame(lab: LiveLab, observe: Observation, way: Walk) -> None:
     one, other = way.ends
-    outer, inner = way.at(f"{one.name} eth0"), way.inner(f"{one.name} eth0")
+    outer, inner = way.at(f"{one.name} {one.interface}"), way.inner(f"{one.name} {one.interface}")
     observe.note("UDP payload on eth0", outer.payload.hex(" "))
     observe.note("after 8 octets", str(inner))
     observe.holds(outer.dport == VXLAN_PORT, f"UDP to port {VXLAN_PORT}")
@@ -137,11 +137,11 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     lab: LiveLab, observe: Observation, way: Walk
 ) -> None:
     one, other = way.ends
-    outer, inner = way.at(f"{one.name} eth0"), way.inner(f"{one.name} eth0")
+    outer, inner = way.at(f"{one.name} {one.interface}"), way.inner(f"{one.name} {one.interface}")
     entered = way.at(f"{one.name} {VTEP}")
     observe.note(f"the frame on {VTEP}", entered.frame.hex(" "))
     observe.note("the frame on eth0", outer.frame.hex(" "))
-    macs = [link(observe, end.node, "eth0")["address"] for end in (one, other)]
+    macs = [link(observe, end.node, end.interface)["address"] for end in (one, other)]
     observe.holds([outer.src_mac, outer.dst_mac] == macs, "outer Ethernet: host to host")
     header = outer.payload[:8]
     vni = int.from_bytes(header[4:7], "big")
@@ -151,7 +151,10 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     )
     observe.holds(inner.ethertype == 0x0800 and inner.is_echo_request, "with an IP packet")
     assert outer.ip_length - inner.ip_length == OVERHEAD
-    assert link(observe, one.node, VTEP)["mtu"] == link(observe, one.node, "eth0")["mtu"] - OVERHEAD
+    assert (
+        link(observe, one.node, VTEP)["mtu"]
+        == link(observe, one.node, one.interface)["mtu"] - OVERHEAD
+    )
 
 
 @pytest.mark.claim("flannel-vxlan-over-l3")
@@ -159,11 +162,11 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
 def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
     one, _ = ends(lab)
     with third_host(lab) as third, third.joined() as subnet:
-        networks = {a.network for a in addresses(observe, one.node, "eth0")}
+        networks = {a.network for a in addresses(observe, one.node, one.interface)}
         networks |= {a.network for a in addresses(observe, third, "eth0")}
         far = str(subnet[1])
         there = eventually(lambda: ping(observe, one.container, far, seconds=SOON))
-        with captures((one.node, "eth0", WIRE), (third, "eth0", WIRE)) as (sent, arrived):
+        with captures((one.node, one.interface, WIRE), (third, "eth0", WIRE)) as (sent, arrived):
             ping(observe, one.container, far)
         note(observe, sent, arrived)
     observe.holds(len(networks) == 2, f"the hosts are in {' and '.join(map(str, networks))}")
@@ -196,7 +199,7 @@ def _broadcast(
     """Send a frame into a device: whether it came out at the other end, and left the host."""
     data = frame(to, link(observe, one.node, device)["address"], b"testbed broadcast")
     wire = "udp dst port 4789 or udp dst port 8472"
-    with captures((other.node, device, OWN_FRAMES), (one.node, "eth0", wire)) as (got, left):
+    with captures((other.node, device, OWN_FRAMES), (one.node, one.interface, wire)) as (got, left):
         send_frame(one.node, device, data)
         got.wait_for(lambda packets: packets, SOON)
     note(observe, got)
@@ -219,7 +222,8 @@ def test_flannel_1_is_the_kernels_layer_2_over_the_hosts_layer_3(
         observe.holds(device.get("link_type") == "ether" and "address" in device, "with a MAC")
         below = str(lab.topology.address(role.name))
         over = info.get("local"), info.get("link")
-        observe.holds(over == (below, "eth0"), f"over eth0, {below}")
+        interface = lab.topology.interface(role.name)
+        observe.holds(over == (below, interface), f"over {interface}, {below}")
 
 
 @pytest.mark.claim("flannel-vxlan-device-name")
@@ -251,7 +255,7 @@ def test_vtep_acts_as_a_bridge(lab: LiveLab, observe: Observation) -> None:
 @pytest.mark.needs("flannel-vxlan", "docker")
 def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
-    with stopped(one.node, other.node), capture(one.node, "eth0", WIRE) as wire:
+    with stopped(one.node, other.node), capture(one.node, one.interface, WIRE) as wire:
         answered = ping(observe, one.container, other.container.address)
         answer = fetch(observe, one.container, f"http://{other.container.address}/")
     note(observe, wire)
@@ -270,7 +274,7 @@ def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observatio
     for vni, wanted in ((2, False), (1, True)):
         payload = b"\x08\0\0\0" + vni.to_bytes(3, "big") + b"\0" + data
         argv = ["python3", "-c", SEND_DATAGRAM, one.address, str(VXLAN_PORT), payload.hex()]
-        points = (one.node, "eth0", from_outside), (one.node, VTEP, OWN_FRAMES)
+        points = (one.node, one.interface, from_outside), (one.node, VTEP, OWN_FRAMES)
         with captures(*points) as (wire, vtep):
             outside.run(argv)
             came = wire.wait_for(lambda packets: packets)
@@ -378,7 +382,7 @@ def test_packets_take_that_route(lab: LiveLab, observe: Observation, way: Walk) 
             f"{target} via {zero} dev {VTEP}",
         )
     observe.note("one echo request", way.lines())
-    inner = way.inner(f"{one.name} eth0")
+    inner = way.inner(f"{one.name} {one.interface}")
     observe.holds(inner.dst_mac == mac_of(observe, other.node), "in a frame for the peer's VTEP")
 
 
@@ -494,7 +498,7 @@ def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) 
     one, other = ends(lab)
 
     def inner_macs() -> list[str]:
-        with capture(one.node, "eth0", WIRE) as wire:
+        with capture(one.node, one.interface, WIRE) as wire:
             ping(observe, one.container, other.container.address, seconds=SOON)
         note(observe, wire)
         sent = requests(wire, one.container.address, other.container.address)
@@ -571,7 +575,7 @@ def no_exit(observe: Observation, here: End, there: End) -> Iterator[None]:
 
 def _sent(observe: Observation, one: End, other: End) -> tuple[bool, Capture, Capture]:
     """One echo request: whether it was answered, and what the VTEP and eth0 saw of it."""
-    with captures((one.node, VTEP, "icmp"), (one.node, "eth0", WIRE)) as (vtep, wire):
+    with captures((one.node, VTEP, "icmp"), (one.node, one.interface, WIRE)) as (vtep, wire):
         answered = ping(observe, one.container, other.container.address, seconds=SOON)
     note(observe, vtep, wire)
     return answered, vtep, wire
