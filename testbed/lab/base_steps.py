@@ -121,6 +121,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
         spec = full_spec(topology, node, context.provider, context.store)
+        context.waiting(f"its machine, which {topology.provider_of(node.name)} makes")
         made = context.provider.create(context.lab, spec)
         if spec.ahead and not made.shares:  # it may have woken with some of it done
             context.done_ahead.update(json.loads(marked(made, AHEAD) or "{}"))

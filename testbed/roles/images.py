@@ -53,6 +53,7 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
             images = {name: engine.image_id(name) for name in names}
             missing = [name for name, image in images.items() if not image]
             for name in missing:
+                context.waiting(f"dockerd on {node} to load the image {name}")
                 images[name] = engine.load(context.store.image(name), name)
             for name, image in images.items() if missing else ():
                 engine.name_image(image, name)  # another's archive may have had this name, too

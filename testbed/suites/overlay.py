@@ -283,10 +283,10 @@ def own_vxlan(observe: Observation, one: End, other: End) -> Iterator[str]:
 
     The ends have the first two addresses of :data:`OWN_NETWORK`.
     """
-    settings = ["type", "vxlan", "id", "42", "dstport", "4789", "dev", "eth0"]
+    settings = ["type", "vxlan", "id", "42", "dstport", "4789"]
     with contextlib.ExitStack() as stack:
         for number, here, there in ((1, one, other), (2, other, one)):
-            add = ["ip", "link", "add", OWN_VXLAN, *settings]
+            add = ["ip", "link", "add", OWN_VXLAN, *settings, "dev", here.interface]
             add += ["local", here.address, "remote", there.address]
             delete = ["ip", "link", "delete", OWN_VXLAN]
             stack.enter_context(undone(observe, here.node, add, delete))
@@ -412,6 +412,10 @@ class ThirdHost:
 def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
     """A third host with one interface, in a network stack of its own on the gateway."""
     gateway = outside_node(lab)
+    store = lab.topology.etcd
+    assert store is not None
+    if not lab.topology.reaches(gateway.name, store.name):
+        pytest.skip(f"{gateway.name}, the lab's gateway, has no way to etcd on {store.name}")
     load_modules(gateway)
     within = [
         # The other end goes to the gateway's own network namespace, that of its init.
