@@ -17,6 +17,7 @@
     │   ├── ContainerError           4   a container ended or is not ready (its last log lines)
     │   ├── TimeoutExpired           4   something did not happen in time
     │   │   └── Unsettled                4   a system has not come to rest, so no verdict is due
+    │   ├── NoAnswer                 4   a daemon does not answer
     │   ├── StepsFailed              4   one or more steps of ``up`` failed (all of them)
     │   ├── LabBusy                  4   another testbed process holds the lab
     │   └── NoSuchLab                4   no lab, node, container or service of that name
@@ -47,6 +48,7 @@ __all__ = [
     "LabBusy",
     "LabError",
     "MachineError",
+    "NoAnswer",
     "NoSuchLab",
     "NothingSelected",
     "NothingTested",
@@ -244,6 +246,10 @@ class Unsettled(TimeoutExpired):
 
     Sessions, leases, endpoints, rules of a controller and neighbour entries are such.
     """
+
+
+class NoAnswer(LabError):
+    """A daemon does not answer: it has ended, it hangs, or its node is gone."""
 
 
 class StepsFailed(LabError):

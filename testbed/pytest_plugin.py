@@ -572,12 +572,11 @@ def _refuse_unknown(item: pytest.Item) -> None:
 def _unknown(
     item: pytest.Item, what: str, word: str, known: Iterable[str], otherwise: str
 ) -> UsageError:
-    from difflib import get_close_matches
-
     from testbed.errors import UsageError
+    from testbed.spelling import closest
 
-    close = get_close_matches(str(word), known, 1)
-    hint = f"did you mean {close[0]}?" if close else otherwise
+    close = closest(str(word), known)
+    hint = f"did you mean {close}?" if close else otherwise
     path, line, name = item.location
     where = f"{path}:{line + 1}" if line is not None else path
     return UsageError(f"{where}, {name}: {what}", hint=hint)

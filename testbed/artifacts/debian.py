@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts import release
 from testbed.artifacts.cache import Cache, remove_tree
-from testbed.artifacts.source import Job, Origin, Source, system
+from testbed.artifacts.source import Job, Origin, Source, disk_full, system
 from testbed.errors import ArtifactError, CommandError
 from testbed.process import which
 
@@ -26,6 +27,9 @@ LIBRARIES = {  # what dockerd and runc are linked with, beyond what every system
     "libseccomp.so.2": "libseccomp2",
     "libsystemd.so.0": "libsystemd0",
 }
+
+#: Bytes that the lists of one release take, about.
+LISTS = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,9 @@ class Apt:
     def _apt(self, *words: str, cwd: Path | None = None) -> None:
         try:
             self._run(*words, cwd=cwd)
-        except CommandError:  # the host's lists are empty, or name what the archive has replaced
+        except CommandError as error:
+            self._refuse_full(error)
+            # The host's lists are empty, or name what the archive has replaced.
             self._job.say("update the package lists")
             self._own_lists = True
             lists = self._job.shared / "apt" / "lists"
@@ -166,10 +172,25 @@ class Apt:
                     self._run("update")
                 self._run(*words, cwd=cwd)
             except CommandError as error:
+                self._refuse_full(error)
                 raise ArtifactError(
                     f"Debian's packages cannot be had\n{error}",
                     hint="see whether this works: apt-get update",
                 ) from error
+
+    def _refuse_full(self, error: CommandError) -> None:
+        """Raise ArtifactError if a command failed for want of room, whatever apt makes of that.
+
+        On a full disk apt cuts its lists short, and then knows none of the packages.
+        """
+        free = shutil.disk_usage(self._job.shared).free
+        said = disk_full(error)
+        if said or free < LISTS:
+            raise ArtifactError(
+                f"Debian's packages cannot be fetched: {free >> 20} MiB are free on the disk of "
+                f"{self._job.shared}" + (f"\n    {said}" if said else ""),
+                hint="free space there, or set TESTBED_CACHE to another folder",
+            ) from error
 
     def _run(self, *words: str, cwd: Path | None = None) -> None:
         cache = self._job.shared / "apt" / "cache"

@@ -112,10 +112,10 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
+            from testbed.spelling import closest
 
-            close = get_close_matches(args[0], COMMANDS, 1)
-            hint = f"did you mean `testbed {close[0]}`?" if close else "see `testbed --help`"
+            close = closest(args[0], COMMANDS)
+            hint = f"did you mean `testbed {close}`?" if close else "see `testbed --help`"
             raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

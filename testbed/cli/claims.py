@@ -83,12 +83,12 @@ def show(claim: str, as_json: bool) -> None:
 
     found = claims().get(claim)
     if found is None:
-        from difflib import get_close_matches
+        from testbed.spelling import closest
 
-        close = get_close_matches(claim, claims(), 1)
+        close = closest(claim, claims())
         raise UsageError(
             f"no claim {claim!r}",
-            hint=f"did you mean {close[0]}?" if close else "`testbed claims` lists them",
+            hint=f"did you mean {close}?" if close else "`testbed claims` lists them",
         )
     if as_json:
         common.print_json(found.to_dict())

@@ -157,13 +157,13 @@ def _apply(
 
 
 def _refuse_name(name: str, topology: Topology) -> None:
-    from difflib import get_close_matches
+    from testbed.spelling import closest
 
-    close = get_close_matches(name, topology.faults, 1)
+    close = closest(name, topology.faults)
     known = ", ".join(topology.faults) or "none"
     raise UsageError(
         f"{topology.name} names no fault {name!r}",
-        hint=f"did you mean {close[0]}?" if close else f"named: {known}; see docs/topologies.md",
+        hint=f"did you mean {close}?" if close else f"named: {known}; see docs/topologies.md",
     )
 
 
@@ -236,13 +236,13 @@ def _meant(
         named = topology.faults[words[0]]
         return (lambda fault: fault.key == named.key), (named.kind,)
     if words[0] not in KINDS:
-        from difflib import get_close_matches
+        from testbed.spelling import closest
 
         known = [*topology.faults, *KINDS]
-        close = get_close_matches(words[0], known, 1)
+        close = closest(words[0], known)
         raise UsageError(
             f"no fault {words[0]!r}",
-            hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}",
+            hint=f"did you mean {close}?" if close else f"known: {', '.join(known)}",
         )
     if len(words) == 1:
         return (lambda _: True), words

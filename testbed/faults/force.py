@@ -372,8 +372,10 @@ class _Place:
                 continue
             if flannel.backend in OF_BACKENDS.get(what, (flannel.backend,)):
                 look = means.look(self.topology, what, peers)
-                if look.is_broken(node.run(look.argv, check=False).stdout):
-                    found.append(Seen(Fault("break", node.name, what=what), how))
+                output = node.run(look.argv, check=False).stdout
+                if look.is_broken(output):
+                    seen = (not look.breaks and look.seen(output)) or how
+                    found.append(Seen(Fault("break", node.name, what=what), seen))
         return found
 
     def _has_device(self, node: Node) -> bool:

@@ -201,6 +201,20 @@ class Look:
         there = [any(_begins(line, entry) for line in lines) for entry in self.entries]
         return any(there) if self.breaks else bool(there) and not all(there)
 
+    def seen(self, output: str) -> str:
+        """What lacks of the entries, each as gone or, with what is there instead, as changed.
+
+        Empty where all are gone.
+        """
+        lines = [" ".join(line.split()) for line in output.splitlines()]
+        said = []
+        for index in self.missing(output):
+            entry = self.entries[index]
+            others = [line for line in lines if _begins(line, entry.split()[0])]
+            said.append(f"changed: {', '.join(others)}" if others else f"gone: {entry}")
+        whole = len(said) == len(self.entries) and all(one.startswith("gone") for one in said)
+        return "" if whole else "; ".join(said)
+
     def missing(self, output: str) -> list[int]:
         """Which of the entries are not in the output."""
         lines = [" ".join(line.split()) for line in output.splitlines()]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, cast
+
+from testbed.spelling import closest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -240,8 +241,8 @@ def _with_amount(kind: Kind, node: str, peer: str, service: str, amounts: Sequen
 def _word(what: str, word: str, known: Sequence[str]) -> str:
     if word in known:
         return word
-    close = get_close_matches(word, known, 1)
-    hint = f"did you mean {close[0]}?" if close else "take one of them"
+    close = closest(word, known)
+    hint = f"did you mean {close}?" if close else "take one of them"
     raise Unreadable(f"{what}: {', '.join(known)}", repr(word), hint)
 
 
@@ -308,5 +309,5 @@ def _require_breakable(fault: Fault, topology: Topology) -> None:
 
 
 def _nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    close = get_close_matches(word, list(known), 1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"
+    close = closest(word, known)
+    return f"did you mean {close}?" if close else f"known: {', '.join(known) or 'none'}"

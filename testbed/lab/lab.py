@@ -371,12 +371,25 @@ class Lab:
         """The record of the lab.  Raises NoSuchLab where there is none."""
         record = self.settings.state.read(self.name)
         if record is None:
-            known = ", ".join(self.settings.state.labs()) or "none"
-            raise NoSuchLab(
-                f"lab {self.name} is not up",
-                hint=f"testbed up {self.name}; labs that are up: {known}",
-            )
+            raise self._not_up()
         return record
+
+    def _not_up(self) -> NoSuchLab:
+        """The error for a lab without a record, which may run all the same."""
+        from testbed.topology.load import names
+
+        there = labs(self.settings)
+        if self.name in there:
+            return NoSuchLab(
+                f"lab {self.name} runs, but its record is lost or cannot be read",
+                hint=f"`testbed up FILE` with the file that it came from writes it again, "
+                f"`testbed down {self.name}` removes the lab",
+            )
+        how = self.name if self.name in names() else "FILE"
+        return NoSuchLab(
+            f"lab {self.name} is not up",
+            hint=f"testbed up {how}; labs that are up: {', '.join(there) or 'none'}",
+        )
 
     def topology(self) -> Topology:
         """The topology that is up, as recorded.  Raises NoSuchLab."""

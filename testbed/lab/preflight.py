@@ -119,7 +119,8 @@ def check(topology: Topology, cache: Path) -> None:
         raise MachineError(
             "the kernel here lacks what this topology needs\n"
             + "\n".join(f"    {item.name}: {item.detail}; {item.fix}" for item in lacking),
-            hint="`testbed doctor` shows all of it; another flannel backend may do (--backend)",
+            hint="`testbed doctor` shows all of it"
+            + ("; another flannel backend may do (--backend)" if topology.flannel else ""),
         )
     _keep(cache, {name for name, item in found.items() if item.ok})
 

@@ -19,7 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from testbed.errors import CommandError, Interrupted, NoSuchLab, StepsFailed, TimeoutExpired
+from testbed.errors import (
+    CommandError,
+    Interrupted,
+    NoAnswer,
+    NoSuchLab,
+    StepsFailed,
+    TimeoutExpired,
+)
 from testbed.process import no_more_processes
 
 if TYPE_CHECKING:
@@ -106,10 +113,11 @@ class _Run:
                 raise Interrupted(done)
             del self.running[done.step.name]
             self.context.waits.pop(done.step.name, None)
-            self.progress.done(done)
             if done.error is None:
+                self.progress.done(done)
                 self.finished[done.step.name] = done
-            else:
+            elif not (self.failures and self.is_of_giving_up(done, done.error)):
+                self.progress.done(done)
                 self.failed(done, done.error)
             self.start_ready()
 
@@ -156,8 +164,6 @@ class _Run:
         return light + [step for step in reversed(ready) if step.heavy][: max(0, room)]
 
     def failed(self, done: Done, error: Exception) -> None:
-        if self.failures and self.is_of_giving_up(done, error):
-            return
         self.failures.append((done.step.name, error))
         if len(self.failures) == 1 and self.give_up:
             self.given_up = time.monotonic() - self.began
@@ -170,7 +176,9 @@ class _Run:
         """Whether a failure only says that giving up took the step's node away."""
         if isinstance(error, NoSuchLab):
             return True
-        return isinstance(error, CommandError) and done.began + done.seconds > self.given_up
+        return (
+            isinstance(error, CommandError | NoAnswer) and done.began + done.seconds > self.given_up
+        )
 
     def worker(self) -> None:
         """A thread: takes steps until there is no more work."""

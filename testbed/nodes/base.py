@@ -143,7 +143,7 @@ class Running(ABC):
         """What :meth:`wait` raises at its time-out."""
         return TimeoutExpired(
             f"on {node}: {' '.join(self.argv)}: still running after {timeout:g} s",
-            hint="look at the node with `testbed shell`",
+            hint=f"look at the node: testbed shell {node}",
         )
 
     def __enter__(self) -> Self:

@@ -151,7 +151,8 @@ def _reach(client: Container, server: Container) -> Callable[[Context], tuple[st
             context,
             f"{client.name} on {client.node} to reach {url} ({server.name} on {server.node})",
             REACH_SECONDS,
-            hint="keep the lab with --keep, and look at its routes with `testbed shell`",
+            hint=f"see the routes while the lab runs (a failed one with `testbed up --keep`): "
+            f"testbed exec -l {context.lab} {client.node} ip route",
         )
         while not (result := node.run(argv, check=False)).ok:
             still_alive(node)

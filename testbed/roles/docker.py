@@ -137,7 +137,7 @@ def told(node: Node) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise LabError(
             f"{CONFIG} of {node.name} cannot be read: {error}",
-            hint="`testbed up` writes it where a lab is not complete",
+            hint="`testbed up LAB` writes it again if the lab is not complete",
         ) from error
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from testbed.artifacts.archive import full_name, local_name
-from testbed.errors import LabError
+from testbed.errors import LabError, NoAnswer
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -119,7 +119,7 @@ class Engine:
         except docker.errors.NotFound as error:
             raise LabError(
                 f"dockerd on {self._node.name}: cannot {what}: {error.explanation}",
-                hint="see `testbed status` for what is there",
+                hint="`testbed status LAB` shows what is there",
             ) from error
         except docker.errors.APIError as error:
             words = error.explanation or str(error)
@@ -325,19 +325,19 @@ def as_list(answer: Any) -> list[Any]:
     return answer
 
 
-def no_answer(node: str, error: Exception) -> LabError:
+def no_answer(node: str, error: Exception) -> NoAnswer:
     """The error for a daemon that does not answer, with what the connection says of why."""
     chain = list(_causes(error))
     if any(isinstance(one, ConnectionRefusedError | FileNotFoundError) for one in chain):
         why = f"it is not running (nobody listens on {SOCKET})"
-        hint = f"its last words: testbed logs {node} dockerd; `testbed up` restarts it"
+        hint = f"its last words: testbed logs {node} dockerd; `testbed up LAB` restarts it"
     elif any(isinstance(one, TimeoutError) for one in chain):
         why = "it hangs (no answer in time)"
         hint = "`testbed fault ls` shows whether it is stopped, `testbed fault heal` resumes it"
     else:
         why = str(error) or type(error).__name__
         hint = f"`testbed logs {node} dockerd` may say why"
-    return LabError(f"dockerd on {node} does not answer: {why}", hint=hint)
+    return NoAnswer(f"dockerd on {node} does not answer: {why}", hint=hint)
 
 
 def no_sense(node: str, what: str, error: Exception) -> LabError:

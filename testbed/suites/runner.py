@@ -272,10 +272,10 @@ def refuse_unknown(selection: Selection) -> None:
 
     for claim in selection.claims:
         if claim not in claims():
-            from difflib import get_close_matches
+            from testbed.spelling import closest
 
-            close = get_close_matches(claim, claims(), 1)
-            hint = f"did you mean {close[0]}?" if close else "the catalogue is in testbed/claims"
+            close = closest(claim, claims())
+            hint = f"did you mean {close}?" if close else "the catalogue is in testbed/claims"
             raise UsageError(f"no claim {claim!r}", hint=hint)
     known = sorted({claim.document for claim in claims().values()})
     for document in selection.documents:

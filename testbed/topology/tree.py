@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from testbed.errors import Problem, TopologyError
+from testbed.spelling import closest
 
 if TYPE_CHECKING:
     from collections import abc
@@ -153,13 +154,9 @@ def nearest(word: str, known: abc.Iterable[str]) -> str:
     >>> nearest("dokcer", ["docker", "etcd"])
     "did you mean 'docker'?"
     """
-    import difflib
-
     words = list(known)
-    # difflib takes quadratic time, and nobody mistypes a page of text.
-    close = difflib.get_close_matches(word, words[:250], n=1, cutoff=0.6) if len(word) < 64 else []
-    if close:
-        return f"did you mean {close[0]!r}?"
+    if close := closest(word, words):
+        return f"did you mean {close!r}?"
     if not words:
         return "there is none yet, add it or leave this out"
     return "known: " + ", ".join(words[:12]) + (", ..." if len(words) > 12 else "")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -196,6 +197,20 @@ def test_empty_lists_are_updated_once_and_in_the_cache(
     ]
     assert words == ["download", "update", "download"]
     assert "update the package lists" in said
+
+
+def test_a_full_disk_is_told_whatever_apt_makes_of_it(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lists are cut short then, and it says that it cannot locate a package."""
+    with_archive(machine)
+    machine.answers["apt-get"] = lambda _: 100
+    usage = shutil.disk_usage(job.shared.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    with pytest.raises(ArtifactError, match="1 MiB") as caught:
+        PACKAGES.fill(job)
+    assert "TESTBED_CACHE" in str(caught.value.hint)
+    assert not any("update" in call.argv for call in machine.calls)
 
 
 def test_packages_that_cannot_be_had(machine: Machine, job: Job) -> None:

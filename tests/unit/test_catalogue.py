@@ -298,8 +298,8 @@ BAD: dict[str, tuple[str, str, str]] = {  # text, what is said, the hint
         "did you mean 'expect'?",
     ),
     "an unknown kind": (
-        GOOD.replace("state", "status"),
-        "5: a-claim: unknown kind 'status'",
+        GOOD.replace("state", "sttae"),
+        "5: a-claim: unknown kind 'sttae'",
         "did you mean 'state'? known: state, reach, path, isolation, arith, perf, definition, api",
     ),
     "an unknown verdict": (

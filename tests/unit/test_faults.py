@@ -131,7 +131,7 @@ def test_two_node_has_what_these_are_done_to(words: str, vxlan: Topology) -> Non
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("stop node3", "did you mean node2"),
+        ("stop node3", "known: node1, node2"),
         ("partition node1:nod2", "did you mean node2"),
         ("kill node2/etcd", "dockerd, flanneld"),
         ("kill outside/etcd", "it has none"),
@@ -375,6 +375,22 @@ def test_what_is_gone_is_broken(what: str, vxlan: Topology) -> None:
     assert found.missing("") == [0]
     assert found.missing(WHOLE[what]) == []
     assert not look(vxlan, what, []).is_broken(""), "without another node nothing is missing"
+
+
+OTHER = {
+    "route": "100.96.2.0/24 via 10.168.0.9 dev eth0",
+    "neighbour": "100.96.2.0 lladdr 02:00:00:00:00:01 PERMANENT",
+    "fdb": "ae:28:62:41:9b:b8 dst 10.168.0.9 self permanent",
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_what_has_changed_is_not_called_gone(what: str, vxlan: Topology) -> None:
+    found = look(vxlan, what, [PEER])
+    assert found.is_broken(OTHER[what])
+    assert found.seen(f"{OTHER[what]} \n") == f"changed: {OTHER[what]}"
+    assert found.seen("") == "", "all are gone, as the fault does it"
+    assert found.seen(WHOLE[what]) == ""
 
 
 @pytest.mark.parametrize("what", RULE)

@@ -601,6 +601,21 @@ def test_a_lab_that_is_not_up(bench: Bench) -> None:
     assert "labs that are up: docker-single" in str(caught.value.hint)
 
 
+def test_a_lab_whose_record_is_lost_is_not_called_down(bench: Bench) -> None:
+    up(bench)
+    bench.state.remove("two-node")
+    with pytest.raises(NoSuchLab, match="record is lost") as caught:
+        Lab("two-node", bench.settings).context()
+    assert "testbed down two-node" in str(caught.value.hint)
+
+
+def test_a_lab_that_is_not_up_is_brought_up_by_what_there_is(bench: Bench) -> None:
+    for name, way in (("two-node", "testbed up two-node"), ("mine", "testbed up FILE")):
+        with pytest.raises(NoSuchLab, match=f"{name} is not up") as caught:
+            Lab(name, bench.settings).record()
+        assert way in str(caught.value.hint)
+
+
 def test_a_node_that_has_ended_by_itself_says_its_last_words(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

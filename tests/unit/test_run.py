@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from testbed.errors import (
     Interrupted,
     LabError,
     MachineError,
+    NoAnswer,
     NoSuchLab,
     StepsFailed,
 )
@@ -403,10 +405,37 @@ def test_an_interrupt_after_a_failure_does_not_give_up_again() -> None:
         if of.step.name == "w":
             raise KeyboardInterrupt
 
-    steps = [step("w", act=wait.act), step("a", act=fail(LabError("no")))]
+    def late() -> None:
+        with contextlib.suppress(NoSuchLab):
+            wait.act()
+        raise LabError("of its own")
+
+    steps = [step("w", act=late), step("a", act=fail(LabError("no")))]
     with pytest.raises(KeyboardInterrupt):
         carry_out(plan(*steps), NOTHING, progress=Progress(done=done), give_up=wait.give_up)
     assert (told, wait.given_up) == (["a", "w"], 1)
+
+
+@pytest.mark.parametrize("error", [NoSuchLab("gone"), NoAnswer("dockerd does not answer")])
+def test_what_giving_up_has_ended_is_not_told_as_a_failure(error: LabError) -> None:
+    wait = Wait()
+    told: list[str] = []
+
+    def cut_off() -> None:
+        with contextlib.suppress(NoSuchLab):
+            wait.act()
+        raise error
+
+    steps = [step("w", act=cut_off), step("a", act=fail(LabError("no")))]
+    with pytest.raises(StepsFailed) as caught:
+        carry_out(
+            plan(*steps),
+            NOTHING,
+            progress=Progress(done=lambda done: told.append(done.step.name)),
+            give_up=wait.give_up,
+        )
+    assert told == ["a"]
+    assert [name for name, _ in caught.value.failures] == ["a"]
 
 
 def test_what_runs_is_told_while_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -551,8 +551,8 @@ NAMESPACES = {
     ),
     "unknown namespace": bad(
         veth("{name: a, namespace: §ns8}", "{name: b, bridge: §br8}"),
-        "of a namespace|mean 'ns",
-        "of a bridge|mean 'br",
+        "of a namespace|known: ns1",
+        "of a bridge|known: br",
     ),
     "namespace elsewhere": bad(
         veth("{name: a, namespace: §ns3}", "{name: b, bridge: §br1}"),

@@ -50,7 +50,7 @@ class Connection:
     def _gone(self) -> NoSuchLab:
         return NoSuchLab(
             f"node {self._node} is not there: its pid 1 does not answer",
-            hint="`testbed status` shows what runs, `testbed up` mends the lab",
+            hint="`testbed status LAB` shows what runs, `testbed up LAB` restores what is missing",
         )
 
     def send(self, fields: Iterable[str], files: Sequence[int] = ()) -> None:

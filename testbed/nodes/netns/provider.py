@@ -266,7 +266,9 @@ class NetnsProvider(Provider):
     def _need_fabric(self, lab: str) -> NetnsNode:
         fabric = self.fabric(lab)
         if fabric is None:
-            raise LabError(f"the fabric of lab {lab} is gone", hint=f"testbed up {lab}")
+            raise LabError(
+                f"the fabric of lab {lab} is gone", hint=f"`testbed up {lab}` restores it"
+            )
         return fabric
 
     def _plug(self, fabric: NetnsNode, ports: list[str], lines: list[str]) -> None:
