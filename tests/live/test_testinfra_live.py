@@ -181,10 +181,9 @@ def test_a_module_tells_the_truth_or_why_not(
         ask(host)
 
 
-def test_a_dead_daemon_does_not_run(live: LiveLab) -> None:
+def test_a_daemon_that_was_stopped_does_not_run(live: LiveLab) -> None:
     node = live.node("host")
-    pid = node.services()["dockerd"].pid
-    node.run(["kill", "-KILL", str(pid)])
+    node.stop("dockerd")
     assert not node.host.service("docker").is_running
     lab = Lab(live.name, settings())
     lab.up(load("docker-single"))
