@@ -11,6 +11,7 @@ copied, which costs what it saves.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,9 @@ SEEDED = "image-seed"
 #: How tar keeps a layer as the daemon made it: owners by number, and all extended attributes, by
 #: which overlayfs marks a folder as opaque and the kernel gives a program capabilities.
 FAITHFUL = ("--numeric-owner", "--format=posix", "--acls", "--xattrs", "--xattrs-include=*")
+
+#: What tar says of a name that it takes as one below the folder; nothing is lost.
+STRIPPED = "tar: Removing leading"
 
 # Arguments: the seed, the data root.  Two programs, since every node of a large lab pays for them.
 INSTALL = f'mkdir -p "$2" && ln -sfn "$1/layers" {LINKED} && cp -a "$1/root/." "$2"'
@@ -84,9 +88,11 @@ class Seed(Source):
         layers.mkdir()
         # tar itself: owners, modes, devices and absolute links of a layer must stay as they are.
         argv = ["tar", "-C", str(root), "-xpf", "-", "--warning=no-timestamp", *FAITHFUL]
-        if said := run(argv, input=self.harvest(), cancel=job.cancel).stderr.strip():
-            # An attribute that the file system does not have is a warning to tar, and no more.
-            raise ArtifactError(f"the layers cannot be kept as they are: {said.splitlines()[0]}")
+        env = {**os.environ, "LC_ALL": "C"}
+        said = run(argv, env=env, input=self.harvest(), cancel=job.cancel).stderr.splitlines()
+        # An attribute that the file system does not have is a warning to tar, and no more.
+        if lost := [line for line in said if not line.startswith(STRIPPED)]:
+            raise ArtifactError(f"the layers cannot be kept as they are: {lost[0]}")
         found = [path for pattern in self.layout.linked for path in sorted(root.glob(pattern))]
         for path in found:
             place = path.relative_to(root)
