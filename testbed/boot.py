@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from testbed import files
+from testbed import files, owner
 from testbed.errors import UsageError
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -26,8 +26,8 @@ def keep(cache: Path, name: str, found: Any) -> None:
     """Keep what was found, as JSON can say it."""
     # What cannot be kept is tried again: no reason to fail.
     with contextlib.suppress(OSError, UsageError):
-        cache.mkdir(parents=True, exist_ok=True)
-        files.write(cache / f".{name}.json", json.dumps({"boot": _boot(), "found": found}))
+        owner.make(cache)
+        files.keep(cache / f".{name}.json", json.dumps({"boot": _boot(), "found": found}))
 
 
 def parts_of_the_dead(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from testbed import signals
+from testbed import owner, signals
 from testbed.errors import MachineError, TestbedError, UsageError
 
 STDOUT = "-"
@@ -39,7 +39,8 @@ Chunks = Callable[[], Iterator[bytes]]
 def write(path: Path | str, data: str | bytes, *, private: bool = False) -> None:
     """Write ``data`` to a path; ``-`` is standard output.
 
-    A file that is there keeps its mode and owner; a symbolic link keeps its name, and what it
+    A file that is there keeps its mode and owner (root's goes to whom the folder belongs to, see
+    :mod:`testbed.owner`); a symbolic link keeps its name, and what it
     leads to is replaced.  ``private`` is for its owner alone (mode 0600), whatever was there.
     A FIFO waits for its reader.  An interrupt leaves a regular file as it was.
 
@@ -49,6 +50,18 @@ def write(path: Path | str, data: str | bytes, *, private: bool = False) -> None
     # A lone surrogate, which YAML and JSON can spell, is no character that UTF-8 has.
     octets = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     _write(Path(path), lambda: iter((octets,)), len(octets), private=private)
+
+
+def keep(path: Path, data: str) -> None:
+    """Write a file of our own, for its owner alone, in place of whatever bears its name.
+
+    No link is followed: the folder may be one that another user writes to.  Raises as
+    :func:`write` does.
+    """
+    octets = data.encode("utf-8", "backslashreplace")
+    with _told(path):
+        place = _real(path.parent) / path.name
+        _replace(place, lambda: iter((octets,)), len(octets), private=True)
 
 
 def copy(source: Path, path: Path) -> None:
@@ -223,6 +236,8 @@ def _replace(path: Path, chunks: Chunks, size: int, *, private: bool) -> None:
         _opened(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder,
     ):
         before = _at(folder, path.name)
+        if before is not None and not stat.S_ISREG(before.st_mode):
+            before = None
         try:
             _beside(folder, path.name, before, chunks, held, private=private)
         except OSError as error:
@@ -256,8 +271,10 @@ def _beside(
         with _opened(number):
             if before is not None:
                 _like(number, before)
-                if not private:
-                    os.fchmod(number, stat.S_IMODE(before.st_mode) & 0o777)
+            if before is None or before.st_uid == owner.ROOT:
+                owner.give(number, folder)
+            if before is not None and not private:
+                os.fchmod(number, stat.S_IMODE(before.st_mode) & 0o777)
             for data in chunks():
                 held.check()
                 _pour(number, data)

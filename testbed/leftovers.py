@@ -188,7 +188,8 @@ class _Look:
 
             about = "left by a testbed that was killed"
             yield Leftover("file", str(path), about, FIX, state=self._own, remove=remove)
-        for path in (*boot.parts_of_the_dead(state.path / "runs"), *_dead_sockets(state.path)):
+        parts = [*boot.parts_of_the_dead(state.path), *boot.parts_of_the_dead(state.path / "runs")]
+        for path in (*parts, *_dead_sockets(state.path)):
             yield _file(path, self._own)
 
     def _whole(self, kind: str, name: str, about: str, lab: str, state: Path) -> Leftover:

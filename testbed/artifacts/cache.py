@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from testbed import owner
 from testbed.errors import ArtifactError, Interrupted, TestbedError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Cache:
         raises.  Raises ArtifactError when the cache cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            owner.make(self.folder)
             with self.lock(f"{name}-{key}", say=say, cancel=cancel):
                 found = self.find(name, key)
                 if found and valid(found):
@@ -125,7 +126,7 @@ class Cache:
 
         Raises Interrupted when ``cancel`` is set while another holds it.
         """
-        with (self.folder / f".lock-{slug}").open("ab") as file:
+        with os.fdopen(owner.create(self.folder / f".lock-{slug}"), "r+b") as file:
             # The file is never removed: two locks must not bear one name.
             waiting = False
             while True:
@@ -159,6 +160,7 @@ class Cache:
             text = json.dumps(record, indent=2, sort_keys=True) + "\n"
             (folder / RECORD).write_text(text, encoding="utf-8")
             _flush(folder)
+            owner.give_tree(folder)
             whole = self.folder / f"{name}-{re.sub(r'[^A-Za-z0-9.+~_-]', '_', version)}-{key}"
             folder.rename(whole)
         except BaseException:
@@ -185,7 +187,7 @@ class Cache:
             if lock.name == f".lock-{held}":
                 remove_tree(folder)
                 continue
-            with contextlib.suppress(BlockingIOError), lock.open("ab") as file:
+            with contextlib.suppress(BlockingIOError), os.fdopen(owner.create(lock), "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove_tree(folder)
 
@@ -219,8 +221,8 @@ def remove_tree(folder: Path) -> None:
     import shutil
 
     if folder.exists():
-        for root, _, _ in os.walk(folder):
-            Path(root).chmod(0o700)
+        for _, _, _, place in os.fwalk(folder):
+            os.fchmod(place, 0o700)
         shutil.rmtree(folder)
 
 

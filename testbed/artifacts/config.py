@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from testbed import owner
 from testbed.artifacts.archive import full_name
 from testbed.errors import UsageError
 from testbed.topology.keys import IMAGE
@@ -61,8 +62,7 @@ def default_path() -> Path:
     """``$TESTBED_CONFIG``, or testbed/config.toml in the user's configuration folder."""
     if given := os.environ.get("TESTBED_CONFIG"):
         return Path(given)
-    base = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
-    return Path(base) / "testbed" / "config.toml"
+    return owner.base("XDG_CONFIG_HOME", ".config") / "testbed" / "config.toml"
 
 
 def load(path: Path | None) -> Config:

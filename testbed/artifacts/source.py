@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from testbed import owner
 from testbed.artifacts import release
 
 if TYPE_CHECKING:
@@ -62,11 +63,14 @@ class Job:
         on_line: Callable[[str], None] | None = None,
         tick: str = "",
     ) -> Completed:
-        """Run a command that ends when the job is cancelled; ``tick`` is said once a second."""
+        """Run a command that ends when the job is cancelled; ``tick`` is said once a second.
+
+        What it caches for itself goes to no folder of another user's.
+        """
         return self.runner(
             argv,
             cwd=cwd,
-            env=env,
+            env=owner.for_tools(os.environ if env is None else env),
             check=check,
             on_line=on_line,
             on_tick=(lambda seconds: self.say(f"{tick}, {seconds:.0f} s")) if tick else None,

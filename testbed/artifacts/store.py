@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from testbed import owner
 from testbed.artifacts import config as settings
 from testbed.artifacts.archive import full_name
 from testbed.artifacts.cache import Cache, Record, remove_tree
@@ -45,8 +46,7 @@ def default_cache() -> Path:
     """``$TESTBED_CACHE``, or testbed in the user's cache folder."""
     if given := os.environ.get("TESTBED_CACHE"):
         return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(base) / "testbed"
+    return owner.base("XDG_CACHE_HOME", ".cache") / "testbed"
 
 
 class Store:
@@ -423,8 +423,11 @@ class Store:
 
         def build(folder: Path) -> str:
             job = Job(folder, self._cache.shared, say, self._runner, self._cancel, self._folder)
-            job.shared.mkdir(exist_ok=True)
-            version = source.fill(job)
+            owner.make(job.shared)
+            try:
+                version = source.fill(job)
+            finally:
+                owner.give_tree(job.shared)
             self._versions = None
             say(f"ready, {version}")
             return version

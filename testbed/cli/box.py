@@ -70,7 +70,7 @@ def package(folder: Path) -> None:
     Writes testbed.box and testbed.json, which names its version and sha256:
     `vagrant box add FOLDER/testbed.json` takes both.
     """
-    from testbed import files
+    from testbed import files, owner
     from testbed.vm.box import box
     from testbed.vm.package import CATALOGUE, FILE
     from testbed.vm.package import package as pack
@@ -79,7 +79,7 @@ def package(folder: Path) -> None:
     store = common.make_settings().store
     packed = pack(store, box(store))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        owner.make(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot write there: {error.strerror}") from error
     files.copy(packed.file, folder / FILE)

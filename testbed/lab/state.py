@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import LabBusy, MachineError
+from testbed import files, owner
+from testbed.errors import LabBusy, MachineError, UsageError
 
 VERSION = 1
 LOCK = ".lock"
@@ -32,10 +33,7 @@ def folder() -> Path:
     given = os.environ.get("TESTBED_STATE")
     if given:
         return Path(given).absolute()
-    base = os.environ.get("XDG_STATE_HOME")
-    # The specification has relative paths ignored.
-    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
-    return root / "testbed"
+    return owner.base("XDG_STATE_HOME", ".local/state") / "testbed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +68,12 @@ class State:
     def ensure(self) -> None:
         """Make the folder, for its owner only.  Raises MachineError if that can't be done."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner.make(self.path, 0o700)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
+            if isinstance(error, MachineError):
+                raise
             raise MachineError(
                 f"cannot write to the state folder {self.path}: {error.strerror}",
                 hint="mend its permissions or free space there, or set TESTBED_STATE to another",
@@ -102,20 +102,12 @@ class State:
         """Put a record in place of the one before, wholly or not at all."""
         self.ensure()
         values = {name: getattr(record, name) for name in record.__dataclass_fields__}
+        data = json.dumps({"version": VERSION, **values}, indent=1)
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self.path, prefix=f".{record.lab}.part-", delete=False
-            ) as file:
-                try:
-                    json.dump({"version": VERSION, **values}, file, indent=1)
-                    file.flush()
-                    Path(file.name).replace(self._record(record.lab))
-                except BaseException:
-                    Path(file.name).unlink()
-                    raise
-        except OSError as error:
+            files.keep(self._record(record.lab), data)
+        except (MachineError, UsageError) as error:
             raise MachineError(
-                f"cannot write the record of lab {record.lab} in {self.path}: {error.strerror}",
+                f"record of lab {record.lab} not kept: {error.message}",
                 hint="free space there, or set TESTBED_STATE to another folder",
             ) from error
 
@@ -154,7 +146,7 @@ class State:
     def holder(self, lab: str) -> str:
         """Who holds the lab's lock, in words; empty when nobody does."""
         try:
-            fd = os.open(self._lock(lab), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self._lock(lab), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return ""
         try:
@@ -168,7 +160,7 @@ class State:
     @staticmethod
     def _open_lock(path: Path, lab: str) -> int:
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return owner.create(path, 0o600)
         except OSError as error:
             raise MachineError(
                 f"lab {lab[:40]} cannot be held by {path.parent}: {error.strerror}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from testbed import files
+from testbed import files, owner
 from testbed.claims.catalogue import claims
 from testbed.errors import MachineError, NothingTested, UsageError
 from testbed.report.data import tested
@@ -28,13 +28,15 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
     """
     folder = state / FOLDER
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner.make(folder, 0o700)
     except OSError as error:
+        if isinstance(error, MachineError):
+            raise
         raise MachineError(
             f"cannot keep the run in {folder}: {error.strerror}",
             hint="free space there, or set TESTBED_STATE to another folder",
         ) from error
-    files.write(folder / FILE, json.dumps(run), private=True)
+    files.keep(folder / FILE, json.dumps(run))
 
 
 def failed(state: Path, selection: Selection) -> Selection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -219,7 +220,7 @@ def run(
         arguments += ["-k", selection.expression]
     results = collector.results
     try:
-        with _own_environment(), _signals_interrupt(results):
+        with _own_environment(selection), _signals_interrupt(results):
             status = pytest.main(arguments, plugins=[collector])
     except KeyboardInterrupt:  # while pytest begins or ends, and does not listen yet or any more
         status = pytest.ExitCode.INTERRUPTED
@@ -304,14 +305,19 @@ def _signals_interrupt(results: Results) -> Iterator[None]:
 
 
 @contextmanager
-def _own_environment() -> Iterator[None]:
-    """Neither options nor plugins of the user's other projects take part."""
+def _own_environment(selection: Selection) -> Iterator[None]:
+    """Neither options nor plugins of the user's other projects take part.
+
+    Nothing is left beside tests of the user's: root's compiled files would be in their way.
+    """
+    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, bool(selection.paths)
     saved = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     saved["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     try:
         yield
     finally:
+        sys.dont_write_bytecode = compiles
         for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)

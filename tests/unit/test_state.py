@@ -193,7 +193,7 @@ def test_a_failed_write_leaves_the_one_before(here: State, monkeypatch: pytest.M
 
     for name in ("replace", "fsync"):
         monkeypatch.setattr(f"testbed.lab.state.os.{name}", full)
-    with pytest.raises(MachineError, match=r"record of lab two-node .*No space left"):
+    with pytest.raises(MachineError, match=r"two-node.*No space left"):
         here.write(Record("two-node", {}))
     with pytest.raises(TypeError):
         here.write(Record("two-node", {"set": {1}}))  # a mistake of ours, not of the disk

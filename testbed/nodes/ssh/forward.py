@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from testbed import owner
 from testbed.errors import LabError
 from testbed.nodes.ssh.wire import Link, Pipe
 
@@ -22,7 +23,7 @@ class Forward:
     """Listens below ``folder`` and joins each connection to the socket ``target`` of a machine."""
 
     def __init__(self, folder: Path, name: str, target: str, link: Callable[[], Link]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        owner.make(folder)
         _sweep(folder)
         self._target = target
         self._link = link

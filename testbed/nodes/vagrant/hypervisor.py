@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from testbed import owner
 from testbed.nodes.base import Service
 from testbed.nodes.links import link_name
 from testbed.nodes.qemu import identity
@@ -154,7 +155,7 @@ def environment() -> dict[str, str]:
 def users_home() -> Path:
     """Where the user's own Vagrant keeps its plugins."""
     given = os.environ.get("VAGRANT_HOME")
-    return Path(given) if given else Path.home() / ".vagrant.d"
+    return Path(given) if given else owner.home() / ".vagrant.d"
 
 
 def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float) -> None:
