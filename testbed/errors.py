@@ -64,6 +64,7 @@ __all__ = [
     "TopologyError",
     "Unsettled",
     "UsageError",
+    "output_error",
 ]
 
 
@@ -144,6 +145,11 @@ class OutputError(MachineError):
             f"cannot write to standard output: {error.strerror}",
             hint="free space where it goes, or send it to another place",
         )
+
+
+def output_error(error: OSError) -> OutputError | ReaderGone:
+    """The error of ours for one in writing standard output."""
+    return ReaderGone() if isinstance(error, BrokenPipeError) else OutputError(error)
 
 
 class LabError(TestbedError, RuntimeError):

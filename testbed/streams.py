@@ -13,7 +13,7 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from testbed.errors import OutputError, ReaderGone
+from testbed.errors import output_error
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -59,12 +59,9 @@ class _Output(io.FileIO):
             # None: a terminal or pipe that somebody has set to be non-blocking is full.
             while (count := super().write(data)) is None:
                 select.select([], [self], [])
-        except BrokenPipeError:
-            self._broken = True
-            raise ReaderGone from None
         except OSError as error:
             self._broken = True
-            raise OutputError(error) from error
+            raise output_error(error) from error
         return count
 
 

@@ -55,7 +55,7 @@ def test_the_drawing_is_the_code() -> None:
 
 def test_all_is_all() -> None:
     assert sorted(errors.__all__) == errors.__all__
-    assert set(errors.__all__) == {*classes(), "Problem"}
+    assert set(errors.__all__) == {*classes(), "Problem", "output_error"}
 
 
 @pytest.mark.parametrize(

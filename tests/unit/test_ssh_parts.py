@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -17,7 +19,14 @@ from typing import Self, cast
 import paramiko
 import pytest
 
-from testbed.errors import LabError, NoSuchLab, TimeoutExpired
+from testbed.errors import (
+    LabError,
+    NoSuchLab,
+    OutputError,
+    ReaderGone,
+    TestbedError,
+    TimeoutExpired,
+)
 from testbed.nodes.base import Service
 from testbed.nodes.ssh import forward, provide, services, terminal
 from testbed.nodes.ssh.forward import Forward
@@ -93,6 +102,29 @@ def far() -> Iterator[Far]:
 
 def number(value: int) -> bytes:
     return NUMBER.pack(value)
+
+
+@pytest.mark.parametrize(
+    ("number_of_error", "wanted"), [(errno.EPIPE, ReaderGone), (errno.ENOSPC, OutputError)]
+)
+def test_a_command_ends_when_standard_output_takes_no_more(
+    number_of_error: int, wanted: type[TestbedError], far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `exec NODE -- yes | head -1`: it would run for ever, and its output pile up here."""
+
+    def write(fd: int, _: bytes) -> None:
+        raise OSError(number_of_error, os.strerror(number_of_error))
+
+    monkeypatch.setattr(terminal, "write", write)
+    with Path(os.devnull).open() as nothing, Path(os.devnull).open("w") as out:
+        for name, stream in (("stdin", nothing), ("stdout", out), ("stderr", out)):
+            monkeypatch.setattr(sys, name, stream)
+        far.channel.say(1, "p", number(4711))
+        far.channel.say(1, "e", b"not what ends it")
+        far.channel.say(1, "o", b"y\n")
+        with pytest.raises(wanted):
+            terminal.with_pipes("node1", far.link, ["yes"])
+    assert (1, "k", b"") in far.channel.frames()
 
 
 def test_a_commands_frames_become_its_result(far: Far) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shlex
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError
+from testbed.errors import LabError, output_error
 from testbed.nodes.netns.agent import ENVIRONMENT, environment
 from testbed.nodes.ssh.wire import Link, Pipe, request
 from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, shell_status, typed, write
@@ -71,19 +72,29 @@ def _copy(channel: paramiko.Channel) -> None:
 
 
 def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
-    """Run ``argv`` with our standard input, output and error; its exit status."""
-    outputs = {"o": sys.stdout.fileno(), "e": sys.stderr.fileno()}
+    """Run ``argv`` with our standard input, output and error; its exit status.
+
+    Raises ReaderGone and OutputError where standard output takes no more; the command is ended.
+    """
+    out, err = sys.stdout.fileno(), sys.stderr.fileno()
 
     def sink(kind: str, data: bytes) -> None:
-        if kind in outputs:
-            write(outputs[kind], data)
+        if kind == "o":
+            write(out, data)
+        elif kind == "e":
+            with contextlib.suppress(OSError):  # as for messages of ours
+                write(err, data)
 
     stream = Pipe(link, sink)
     try:
         stream.send("r", request(node, ["1", *environment(None), *argv]))
         threading.Thread(target=_feed, args=(stream,), daemon=True).start()
-        status = stream.wait(None)
-        stream.poured.wait()
+        try:
+            status = stream.wait(None)
+        finally:
+            stream.poured.wait()
+            if stream.failed is not None:
+                raise output_error(stream.failed)
     finally:
         stream.forget()
     return shell_status(status)

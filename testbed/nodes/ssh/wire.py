@@ -351,14 +351,16 @@ class Command(Running):
 class Pipe(Stream):
     """A stream whose output goes to ``sink`` in order, from a thread of its own, and not to memory.
 
-    ``sink`` is called with each piece, and with b"" at the end.
+    ``sink`` is called with each piece, and with b"" at the end.  When it raises OSError, which is
+    then in :attr:`failed`, nobody wants the output any more: the command is ended.
     """
 
     def __init__(self, link: Link, sink: Callable[[str, bytes], None]) -> None:
         super().__init__(link)
         self._sink = sink
         self._pieces: deque[tuple[str, bytes]] = deque()
-        self.poured = threading.Event()  #: the sink has had everything
+        self.poured = threading.Event()  #: the sink has had everything that it took
+        self.failed: OSError | None = None
         threading.Thread(target=self._pour, daemon=True).start()
 
     def frame(self, kind: str, data: bytes) -> None:
@@ -370,6 +372,15 @@ class Pipe(Stream):
             super().frame(kind, data)
 
     def _pour(self) -> None:
+        try:
+            self._pour_all()
+        except OSError as error:
+            self.failed = error
+            self.forget()
+        finally:
+            self.poured.set()
+
+    def _pour_all(self) -> None:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self._pieces or self.over)
@@ -378,4 +389,3 @@ class Pipe(Stream):
                 kind, data = self._pieces.popleft()
             self._sink(kind, data)
         self._sink("x", b"")
-        self.poured.set()
