@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 KERNEL = (5, 12)  # mount_setattr(2), with which a node sees the machine read-only
 CAP_SYS_RESOURCE = 24  # its bit, see capabilities(7)
 DISK = 2 << 30  # bytes: every artifact, or the data of a small lab
-FILES = 4096  # file descriptors: a lab of 30 nodes uses about a thousand
+FILES = 512  # open files of a daemon, at the most
 MEMORY_PER_NODE = 45 << 20  # bytes, as measured
 GIB = 1 << 30
 
@@ -583,12 +583,13 @@ def _memory() -> Finding:
 def _files() -> Finding:
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    unlimited = hard == resource.RLIM_INFINITY
     return _finding(
         "file descriptors",
-        f"{soft}, at most {hard}",
-        ("large labs",),
-        ok=hard == resource.RLIM_INFINITY or hard >= FILES,
+        f"{'unlimited' if unlimited else hard} for each process",
+        ("docker", "kubernetes"),
+        ok=unlimited or hard >= FILES,
         fix=f"ulimit -n {FILES}",
         required=False,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed import limits
 from testbed.artifacts import Store
 from testbed.errors import UsageError
 from testbed.lab.lab import Settings
@@ -27,10 +28,13 @@ def settings(
 ) -> Settings:
     """The settings of this user; nothing is read or made before it is needed.
 
+    Raises this process's own limits as far as it may: a lab may need more than a login gives.
+
     ``overrides`` and ``progress`` are the store's (see :class:`testbed.artifacts.Store`);
     ``state_folder`` is another than the user's own.  Raises UsageError for a relative path
     where the current folder was deleted.
     """
+    limits.raise_soft()
     try:
         store = Store(overrides=overrides, config=config, progress=progress)
         state = State(state_folder or folder())

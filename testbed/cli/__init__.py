@@ -14,11 +14,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from testbed import __version__
+
+if TYPE_CHECKING:
+    from testbed.errors import TestbedError
 
 COMMANDS = {
     "up": "up",
@@ -170,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run a command line; return its exit status.  Nothing but a defect leaves as a traceback."""
-    from testbed.errors import Interrupted, MachineError, ReaderGone, TestbedError
+    from testbed.errors import Interrupted, ReaderGone, TestbedError
     from testbed.signals import never_lost
 
     try:
@@ -195,20 +198,28 @@ def run(argv: list[str]) -> int:
     except TestbedError as error:
         complain(error)
         return error.exit_code
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         if (came := _interrupted(error)) is not None:
             click.echo(f"testbed: {Interrupted(came)}", err=True)
             return 128 + came
-        if "can't start new thread" not in str(error):  # threading's own words
+        if (lacking := _limit_reached(error)) is None:
             raise
-        from testbed.process import no_more_processes
-
-        complain(no_more_processes())
-        return MachineError.exit_code
+        complain(lacking)
+        return lacking.exit_code
     return result if isinstance(result, int) else 0
 
 
-def _interrupted(error: RuntimeError) -> int | None:
+def _limit_reached(error: Exception) -> TestbedError | None:
+    """The error to show for one that says that a limit of this machine has been reached."""
+    from testbed.limits import exhausted
+    from testbed.process import no_more_processes
+
+    if isinstance(error, OSError):
+        return exhausted(error)
+    return no_more_processes() if "can't start new thread" in str(error) else None  # its own words
+
+
+def _interrupted(error: Exception) -> int | None:
     """The signal that came while a class was made: Python 3.11 wraps what it raised there."""
     from testbed.errors import Interrupted
 

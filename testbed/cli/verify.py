@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from testbed import limits
 from testbed.cli import common
 from testbed.cli.output import Output, files
 from testbed.errors import UsageError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from testbed.claims.model import Finding
     from testbed.lab.lab import Lab, Settings
     from testbed.suites.model import Check, LabRun, Selection
+
+
+FILES = 128  # open files: captures on several nodes at once
 
 
 @click.command("verify")
@@ -93,6 +97,7 @@ def command(
     from testbed.suites.model import Selection
 
     settings = common.make_settings()
+    limits.require(FILES, "`testbed verify`")  # a check without one would seem to have failed
     if recovery:
         from testbed.suites.runner import RECOVERY
 

@@ -17,6 +17,7 @@ from testbed.artifacts import e2e
 from testbed.conformance import ginkgo
 from testbed.conformance.ginkgo import Asked, Cluster, Listener
 from testbed.errors import LabBusy, LabError, NothingSelected, TimeoutExpired
+from testbed.limits import FILES_PER_NODE, at_once
 from testbed.roles.kubernetes import certificates, client, config, runtime
 from testbed.signals import held
 from testbed.suites.model import Check, Results
@@ -61,7 +62,7 @@ def prepare(context: Context, say: Callable[[str], None]) -> None:
         )
     say(f"images: {', '.join(e2e.IMAGES)}")
     members = [context.node(member.name) for member in context.topology.with_role("kubernetes")]
-    with ThreadPoolExecutor(len(members)) as pool:
+    with ThreadPoolExecutor(at_once(len(members), files=FILES_PER_NODE)) as pool:
         list(pool.map(lambda one: runtime.import_images(context, one, list(e2e.IMAGES)), members))
 
 

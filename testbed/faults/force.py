@@ -32,6 +32,7 @@ from testbed.faults.model import (
     parse,
     require,
 )
+from testbed.limits import FILES_PER_NODE, at_once
 from testbed.nodes.netns import cgroups
 from testbed.process import which
 
@@ -185,7 +186,7 @@ class _Place:
         if "break" in kinds:
             looks.append(self._broken)
         nodes = [node for node in self._answering() if node.name in self.topology.nodes]
-        with ThreadPoolExecutor(max_workers=min(8, max(1, len(nodes)))) as pool:
+        with ThreadPoolExecutor(at_once(min(8, len(nodes)), files=FILES_PER_NODE)) as pool:
             for look in looks:
                 for seen in pool.map(functools.partial(self._unless_stopped, look), nodes):
                     found += seen

@@ -144,7 +144,7 @@ class Lab:
             making = base_steps.to_be_made(topology, nodes, provider, store)
             names = [spec.name for spec in making]
             preflight.memory(topology, names)
-            preflight.watches(topology, names)
+            preflight.room(topology, names)
             provider.prepare(self.name, making)
             context = Context(topology, provider, self.settings.store, nodes)
             no_alarm()  # from here on the run itself looks at the time, and cleans up

@@ -8,14 +8,16 @@ again each time: somebody may have mended it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed import boot
+from testbed import boot, limits
 from testbed.errors import MachineError, UsageError
+from testbed.limits import Takes
 from testbed.memory import available
+from testbed.nodes.netns import cgroups
 from testbed.nodes.vagrant import provider as vagrant
 from testbed.process import which
 
@@ -43,10 +45,13 @@ VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
 }
 KEPT = "machine"
 PROC = Path("/proc")
-MOST_INOTIFY = PROC / "sys/fs/inotify/max_user_instances"
+SYSCTL = PROC / "sys"
 INSTANCE = "anon_inode:inotify"  # what a descriptor of one is a link to
-INOTIFY = 12  # instances that a cluster's node takes: the first 14, another 7
-FILES = 256  # open files: a dockerd with a few containers has about a hundred
+FILES = 48  # open files of testbed itself, with one step at a time
+NODE = Takes(tasks=2)  # pid 1, and a command
+MACHINE = Takes(tasks=10)  # pid 1 of its cell, and a hypervisor with its threads
+TASKS = ("pid_max", "threads-max")
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
 def kernel_features(topology: Topology) -> set[str]:
@@ -98,7 +103,7 @@ def _roles_here(topology: Topology) -> set[str]:
 
 def check(topology: Topology, cache: Path) -> None:
     """Raise MachineError, naming all that is missing, unless this machine has what is needed."""
-    _files()
+    _files(topology)
     missing = {name: of for name, of in programs(topology).items() if which(name) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
@@ -152,35 +157,89 @@ def memory(topology: Topology, making: Iterable[str]) -> None:
         )
 
 
-def _files() -> None:
+def _files(topology: Topology) -> None:
     """A node's daemons have our limit: with too few descriptors dockerd takes no connection."""
-    import resource
+    takes = [part for name in topology.nodes for part in _takes(topology, name)]
+    limits.require(max([FILES, *(part.files for part in takes)]), topology.name, hard=True)
 
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard != resource.RLIM_INFINITY and hard < FILES:
+
+def _takes(topology: Topology, name: str) -> list[Takes]:
+    """What the parts of a node take of this machine's limits, the node itself included."""
+    from testbed.roles import ROLES
+
+    if topology.provider_of(name) in VIRTUAL_KERNEL:
+        return [MACHINE]
+    return [NODE, *(ROLES[role].takes(topology, name) for role in topology.nodes[name].roles)]
+
+
+def room(topology: Topology, making: Iterable[str]) -> None:
+    """Refuse nodes, about to be made, for which a limit of this machine leaves no room.
+
+    Raises MachineError with every limit that is too low, in numbers.
+    """
+    names = list(making)
+    takes = [part for name in names for part in _takes(topology, name)]
+    tasks, inotify = sum(t.tasks for t in takes), sum(t.inotify for t in takes)
+    short = [
+        *_too_many_tasks(tasks),
+        *_too_many_instances(inotify),
+        *_too_many_namespaces(topology, names),
+    ]
+    if short:
         raise MachineError(
-            f"a process may have {hard} open files here, and the daemons of a lab need {FILES}",
-            hint=f"ulimit -n {FILES}, or 4096 for a large lab",
+            f"{topology.name} is more than this machine's limits allow\n"
+            + "\n".join(f"    {line}" for line in short),
+            hint="raise these limits, use fewer nodes, or end other labs and programs",
         )
 
 
-def watches(topology: Topology, making: Iterable[str]) -> None:
-    """Refuse a cluster's nodes, about to be made, for which too few inotify instances are left.
-
-    Its daemons watch files, each with an instance, of which a user has few.  One that gets none
-    dies with "too many open files" (inotify(7)).  Raises MachineError.
-    """
-    wanted = INOTIFY * sum("kubernetes" in topology.nodes[name].roles for name in making)
+def _too_many_tasks(wanted: int) -> Iterator[str]:
+    """Processes and threads: of the whole machine, and of the cgroups that nodes are below."""
     if not wanted:
         return
-    most = int(MOST_INOTIFY.read_text(encoding="utf-8"))
+    # proc_loadavg(5): the fourth field is RUNNING/ALL.
+    used = int((PROC / "loadavg").read_text(encoding="utf-8").split()[3].partition("/")[2])
+    limits = [(f"sysctl kernel.{name}", _number(SYSCTL / "kernel" / name), used) for name in TASKS]
+    limits += [(str(file), most, held) for file, most, held in cgroups.task_limits()]
+    for name, most, taken in limits:
+        if most is not None and taken + wanted > most:
+            yield f"processes and threads: {wanted} needed, {taken} of {most} in use ({name})"
+
+
+def _too_many_instances(wanted: int) -> Iterator[str]:
+    """Inotify instances, of which a user has few.
+
+    A daemon that gets none ends with "too many open files" (inotify(7)).
+    """
+    file = SYSCTL / "fs/inotify/max_user_instances"
+    if not wanted or (most := _number(file)) is None:
+        return
     used = _inotify_used()
     if used + wanted > most:
-        raise MachineError(
-            f"the cluster's daemons take {wanted} inotify instances, and of {most} that a user "
-            f"may have {used} are taken",
-            hint="end other labs, or raise it: sysctl -w fs.inotify.max_user_instances=1024",
+        yield (
+            f"inotify instances: {wanted} needed, {used} of {most} in use "
+            f"(sysctl fs.inotify.{file.name})"
         )
+
+
+def _too_many_namespaces(topology: Topology, making: Sequence[str]) -> Iterator[str]:
+    """Namespaces of each kind: of a node, the fabric, a container (namespaces(7))."""
+    wanted = len(making) + 1 + sum(c.node in making for c in topology.containers.values())
+    more = sum(namespace.node in making for namespace in topology.namespaces.values())
+    for kind in NAMESPACES:
+        need = wanted + (more if kind == "net" else 0)
+        most = _number(SYSCTL / "user" / f"max_{kind}_namespaces")
+        if making and most is not None and need > most:
+            name = f"user.max_{kind}_namespaces"
+            yield f"{kind} namespaces: {need} needed, at most {most} (sysctl {name})"
+
+
+def _number(file: Path) -> int | None:
+    """The number in a file of /proc; None where this kernel has no such limit."""
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _inotify_used() -> int:

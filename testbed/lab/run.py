@@ -27,6 +27,7 @@ from testbed.errors import (
     StepsFailed,
     TimeoutExpired,
 )
+from testbed.limits import at_once, exhausted
 from testbed.process import no_more_processes
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 1.0  # how long nothing may end before it is told what is being waited for
 LEAVE_SECONDS = 2.0  # how long steps that make nothing that has to go may take to end
 JOIN_SECONDS = 0.1  # how long until a second signal is seen
+WORKERS = 64  # steps at once
+FILES_PER_STEP = 12  # open files: a program with its pipes, or a request with its files
 HEAVY_PER_CPU = (
     2  # measured: from 4 on a large lab may spend three times as long, most of it spinning
 )
@@ -193,7 +196,8 @@ class _Run:
             context = self.context.of_step(step.name)
             words, changed = step.act(context) if done is None else (done, False)
         except Exception as error:  # noqa: BLE001  (every error is reported, by the caller's thread)
-            words, changed, failure = "", True, error
+            known = exhausted(error) if isinstance(error, OSError) else None
+            words, changed, failure = "", True, known or error
         now = time.monotonic()
         return Done(step, began - self.began, now - began, words, changed, failure)
 
@@ -220,7 +224,7 @@ def carry_out(
     context: Context,
     *,
     progress: Progress | None = None,
-    workers: int = 64,
+    workers: int = WORKERS,
     give_up: Callable[[], None] | None = None,
     signals: Held | None = None,
     deadline: float = math.inf,
@@ -234,6 +238,7 @@ def carry_out(
     to end with this process.  Raises StepsFailed with every failure,
     Interrupted, and TimeoutExpired at the ``deadline`` (of ``time.monotonic``).
     """
+    workers = at_once(workers, files=FILES_PER_STEP)
     run = _Run(plan, context, progress or Progress(), workers, give_up, deadline)
     if signals is not None:
         signals.told = run.ended.put  # reentrant: safe in a signal handler

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
+from testbed.limits import FILES_PER_NODE, at_once
 from testbed.nodes import wiring
 from testbed.nodes.base import killed_for_memory
 
@@ -89,7 +90,7 @@ def status(context: Context, stopped: Collection[str] = ()) -> Status:
     ]
     ended = context.provider.ended(context.lab)
     outside = context.provider.lacks(context.lab, context.topology)
-    with ThreadPoolExecutor(max_workers=min(16, max(1, len(names)))) as pool:
+    with ThreadPoolExecutor(at_once(min(16, len(names)), files=FILES_PER_NODE)) as pool:
         nodes = list(
             pool.map(
                 lambda name: (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -53,6 +54,17 @@ def write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def readable(files: Iterable[int]) -> set[int]:
+    """Wait until one of the files can be read or has ended; return all that are so.
+
+    By poll(2): select(2) takes no file whose number is 1024 or more.
+    """
+    poller = select.poll()
+    for fd in files:
+        poller.register(fd, select.POLLIN)
+    return {fd for fd, _ in poller.poll()}
 
 
 def shell_status(status: int) -> int:

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import TestbedError
+from testbed.limits import FILES_PER_NODE, at_once
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -54,7 +55,7 @@ class End:
 def graph(lab: LiveLab) -> dict[str, Any]:
     """The networks and nodes of a lab that is up; a node that does not answer has an ``error``."""
     names = [name for name in lab.topology.nodes if name in lab.nodes]
-    with ThreadPoolExecutor(max_workers=min(8, len(names) or 1)) as pool:
+    with ThreadPoolExecutor(at_once(min(8, len(names)), files=FILES_PER_NODE)) as pool:
         nodes = list(pool.map(lambda name: _node(lab, name), names))
     return {"networks": _networks(lab), "nodes": nodes, "overlay": _overlay(lab)}
 

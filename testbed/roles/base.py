@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import ServiceError, ServiceNotReady
+from testbed.limits import Takes
 from testbed.nodes.base import killed_for_memory, name_unit
 
 if TYPE_CHECKING:
@@ -180,6 +181,10 @@ class Role(ABC):
     def memory(self, topology: Topology, node: str) -> int:  # noqa: ARG002  for roles that need much
         """Bytes that it takes on a node at the least; 0 where it is not worth asking for."""
         return 0
+
+    def takes(self, topology: Topology, node: str) -> Takes:  # noqa: ARG002  for roles with daemons
+        """What it takes of this machine's limits on a node that shares its kernel."""
+        return Takes()
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles that differ from node to node
         """The daemons that it starts on a node."""

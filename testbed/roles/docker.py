@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import LabError
 from testbed.lab.step import Step, node_step
+from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
 from testbed.roles import firewall, images
 from testbed.roles.base import GO, Offer, Role, files, settings, start
@@ -187,6 +188,9 @@ class Docker(Role):
     def fetch(self, store: Store, topology: Topology) -> None:
         for name in PROGRAMS:
             program(store, topology.docker.engine, name)
+
+    def takes(self, topology: Topology, node: str) -> Takes:
+        return Takes(files=256, tasks=22 + 14 * len(topology.containers_on(node)))
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
         release = topology.docker.engine

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from testbed.lab.step import Step, node_step
+from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
 from testbed.roles.base import Offer, Role, settings, start
 
@@ -48,6 +49,11 @@ class Etcd(Role):
     artifacts = ("etcd", "etcdctl")
     services = (SERVICE,)
     offers = (Offer("etcd"), Offer("etcdctl"))
+
+    def takes(self, topology: Topology, node: str) -> Takes:
+        del node
+        # A connection for each flanneld, and those of etcdctl.
+        return Takes(files=64 + 2 * len(topology.nodes), tasks=10)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         address = topology.address(node.name)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.lab.marks import REWIRED, mark, marked
 from testbed.lab.step import Step, node_step
+from testbed.limits import Takes
 from testbed.nodes.base import Service
 from testbed.roles import firewall
 from testbed.roles.base import GO, Offer, Role, start
@@ -97,6 +98,10 @@ class Flannel(Role):
     kernel = ("iptables nat",)
     services = (SERVICE,)
     offers = (Offer("flanneld"),)
+
+    def takes(self, topology: Topology, node: str) -> Takes:
+        del topology, node
+        return Takes(files=64, tasks=9)
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
         return [json.dumps(reservations(topology)), *super().ahead(store, topology, node)]

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from testbed.limits import FILES_PER_NODE, at_once
 from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites import cluster as clusters
 from testbed.suites.cluster import NAMESPACE, pod, web
@@ -79,7 +80,7 @@ class Players:
             answered = json.loads(one.run(argv).stdout)
             return {(one.name, names[address]) for address in answered}
 
-        with ThreadPoolExecutor(len(clients)) as pool:
+        with ThreadPoolExecutor(at_once(len(clients), files=FILES_PER_NODE)) as pool:
             return set().union(*pool.map(ask, clients))
 
     def everything(self) -> set[Pair]:

@@ -6,10 +6,13 @@ for one, whatever it calls itself, and that can be tried by anybody.
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -108,7 +111,7 @@ def test_pid_one_of_root(
 
 def test_a_held_process_is_waited_for() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    init = find.Init(process.pid, "node", "l", "n", "d", "/s", os.pidfd_open(process.pid))
+    init = init_of(process.pid)
     assert init.alive()
     assert not init.wait_dead(0.01)
     init.kill()
@@ -116,3 +119,50 @@ def test_a_held_process_is_waited_for() -> None:
     assert not init.alive()
     process.wait()
     init.kill()  # gone already, and nobody else is hit
+
+
+def init_of(pid: int) -> find.Init:
+    began = find.started(pid)
+    assert began is not None
+    return find.Init(pid, "node", "l", "n", "d", "/s", began)
+
+
+def test_a_number_that_is_somebody_elses_now() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        init = init_of(process.pid)
+        before = dataclasses.replace(init, started=init.started - 1)
+        assert init.alive()
+        assert not before.alive()
+        assert before.wait_dead(0)
+        before.kill()
+        assert init.alive()
+        assert not init.wait_dead(0)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_when_a_process_with_an_odd_name_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = b"7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21"
+    monkeypatch.setattr(find, "_read", lambda *_: stat)
+    assert find.started(7) == 4242
+
+
+def test_without_a_free_descriptor_no_node_seems_to_be_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    init = init_of(os.getpid())
+    full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def refuse(*_: object) -> NoReturn:
+        raise full
+
+    monkeypatch.setattr(find, "open", refuse, raising=False)
+    with pytest.raises(OSError, match="Too many open files"):
+        list(find.inits())
+    with pytest.raises(OSError, match="Too many open files"):
+        init.alive()
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        find.at(os.getpid())

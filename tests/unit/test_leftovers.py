@@ -47,7 +47,9 @@ def look(bench: Bench, quiet: list[find.Init]) -> Callable[[], list[leftovers.Le
 
 
 def init_of(lab: str, state: Path, node: str = "node1") -> find.Init:
-    return find.Init(os.getpid(), "node", lab, node, "-", str(state), os.pidfd_open(os.getpid()))
+    began = find.started(os.getpid())
+    assert began is not None
+    return find.Init(os.getpid(), "node", lab, node, "-", str(state), began)
 
 
 Look = Callable[[], "list[leftovers.Leftover]"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -347,6 +347,16 @@ def test_few_open_files_are_refused_with_the_command(
     assert "ulimit -n 256" in caught.value.hint
 
 
+def test_a_lab_of_plain_nodes_needs_no_open_files_for_daemons(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, probe: Probe
+) -> None:
+    del probe
+    monkeypatch.setattr("resource.getrlimit", lambda _: (64, 64))
+    preflight.check(plain(3), tmp_path)
+    with pytest.raises(MachineError, match="64 open files"):
+        preflight.check(load("two-node"), tmp_path)
+
+
 # -- memory ---------------------------------------------------------------------
 
 
@@ -371,24 +381,106 @@ def test_a_limit_below_what_a_node_takes(monkeypatch: pytest.MonkeyPatch) -> Non
         preflight.memory(load_data(data, "cluster"), ["node1"])
 
 
-# -- inotify --------------------------------------------------------------------
+# -- limits of the machine ------------------------------------------------------
 
 
-def test_too_few_inotify_instances_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "7" / "fd"
+def plain(count: int) -> Topology:
+    """A lab of nodes without roles."""
+    nodes = {f"n{i}": {"networks": {"lan": f"10.7.{i // 250}.{i % 250 + 1}"}} for i in range(count)}
+    return load_data(
+        {"name": "plain", "networks": {"lan": {"subnet": "10.7.0.0/16"}}, "nodes": nodes}, "plain"
+    )
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /proc of a machine with room for everything, and no limit on its cgroups."""
+    for name, value in {
+        "loadavg": "0.00 0.01 0.05 1/1000 4711",
+        "sys/kernel/pid_max": "32768",
+        "sys/kernel/threads-max": "30000",
+        "sys/fs/inotify/max_user_instances": "128",
+        **{f"sys/user/max_{kind}_namespaces": "500" for kind in preflight.NAMESPACES},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{value}\n")
+    monkeypatch.setattr(preflight, "PROC", tmp_path)
+    monkeypatch.setattr(preflight, "SYSCTL", tmp_path / "sys")
+    monkeypatch.setattr("testbed.nodes.netns.cgroups.task_limits", list)
+    return tmp_path
+
+
+def refusal(topology: Topology, making: Iterable[str]) -> str:
+    with pytest.raises(MachineError) as caught:
+        preflight.room(topology, making)
+    assert caught.value.exit_code == 3
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_enough_room(machine: Path) -> None:
+    del machine
+    for name in ("two-node", "netns-experiments", "k8s-two-node", "two-node-mixed"):
+        topology = load(name)
+        preflight.room(topology, topology.nodes)
+    preflight.room(plain(400), plain(400).nodes)
+
+
+def test_too_few_inotify_instances_are_told(machine: Path) -> None:
+    cluster = load("k8s-two-node")
+    folder = machine / "7" / "fd"
     folder.mkdir(parents=True)
     for number in range(110):
         (folder / str(number)).symlink_to(preflight.INSTANCE)
     (folder / "200").symlink_to("/dev/null")
-    most = tmp_path / "most"
-    most.write_text("128\n")
-    monkeypatch.setattr(preflight, "PROC", tmp_path)
-    monkeypatch.setattr(preflight, "MOST_INOTIFY", most)
-    with pytest.raises(MachineError, match=r"take 24 inotify instances, and of 128 .* 110 are"):
-        preflight.watches(load("k8s-two-node"), ["node1", "node2", "outside"])
-    preflight.watches(load("k8s-two-node"), ["node2"])  # the other one is up, and has its own
-    preflight.watches(load("two-node"), ["node1", "node2"])
-    most.write_text("134\n")
-    preflight.watches(load("k8s-two-node"), ["node1", "node2", "outside"])
+    said = refusal(cluster, ["node1", "node2", "outside"])
+    assert "inotify instances: 24 needed, 110 of 128 in use" in said
+    preflight.room(cluster, ["node2"])  # the other one is up, and has its own
+    preflight.room(load("two-node"), ["node1", "node2"])
+    (machine / "sys/fs/inotify/max_user_instances").write_text("134\n")
+    preflight.room(cluster, ["node1", "node2", "outside"])
+
+
+@pytest.mark.parametrize(("file", "name"), [("pid_max", "pid_max"), ("threads-max", "threads-max")])
+def test_too_few_processes_are_told(machine: Path, file: str, name: str) -> None:
+    two_node = load("two-node")
+    # Two nodes with pid 1, a command (2), dockerd (22), a container (14), flanneld (9), and of
+    # these one with etcd (10), and the outside node (2).
+    wanted = 2 * (2 + 22 + 14 + 9) + 10 + 2
+    (machine / "sys/kernel" / file).write_text(f"{1000 + wanted}\n")
+    preflight.room(two_node, two_node.nodes)
+    (machine / "sys/kernel" / file).write_text(f"{1000 + wanted - 1}\n")
+    said = refusal(two_node, two_node.nodes)
+    assert f"{wanted} needed, 1000 of {999 + wanted} in use (sysctl kernel.{name})" in said
+    preflight.room(two_node, ["node2"])
+    (machine / "sys/kernel" / file).write_text("500\n")
+    preflight.room(two_node, [])  # nothing is to be made: nothing is lacking
+
+
+def test_the_limit_of_a_container_that_testbed_runs_in(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del machine
+    file = Path("/sys/fs/cgroup/pids.max")
+    monkeypatch.setattr("testbed.nodes.netns.cgroups.task_limits", lambda: [(file, 512, 490)])
+    assert f"490 of 512 in use ({file})" in refusal(plain(12), plain(12).nodes)
+    preflight.room(plain(11), plain(11).nodes)
+
+
+def test_too_few_namespaces_are_told(machine: Path) -> None:
+    experiments = load("netns-experiments")
+    (machine / "sys/user/max_net_namespaces").write_text("2\n")
+    (machine / "sys/user/max_pid_namespaces").write_text("1\n")
+    said = refusal(experiments, experiments.nodes).splitlines()
+    nodes = len(experiments.nodes) + 1
+    assert any(f"pid namespaces: {nodes} needed, at most 1 " in line for line in said)
+    spaces = nodes + len(experiments.namespaces)
+    assert any(f"net namespaces: {spaces} needed, at most 2 " in line for line in said)
+    assert len(said) == 3
+
+
+def test_a_kernel_without_such_limits(machine: Path) -> None:
+    for file in (machine / "sys").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    preflight.room(load("k8s-two-node"), load("k8s-two-node").nodes)

@@ -290,9 +290,9 @@ class Cell(NetnsNode):
 
     def __init__(self, console: str | None = None, *, pid: int = 1, said: str = "") -> None:
         self.name = "node1"
-        self.init = find.Init(
-            os.getpid(), "cell", "lab", "node1", "-", "/", os.open("/", os.O_PATH)
-        )
+        began = find.started(os.getpid())
+        assert began is not None
+        self.init = find.Init(os.getpid(), "cell", "lab", "node1", "-", "/", began)
         self.console = console
         self.said = said
         self.monitor = ""

@@ -11,11 +11,13 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
 from testbed.errors import LabError, NoSuchLab, TimeoutExpired
+from testbed.limits import no_more_files
 from testbed.nodes.base import Result, Running
 
 #: What a command on a node finds in its environment, whatever the caller's looks like:
@@ -28,6 +30,7 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 LIMIT = 192 * 1024  # MAX_MESSAGE of init.c
 SOCKET = "/run/testbed/init.sock"
+CONNECT_SECONDS = 30  # for a pid 1 that serves as many clients as it can, and others wait
 
 
 class Connection:
@@ -41,8 +44,18 @@ class Connection:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # A message is sent whole or not at all: room for the longest one.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LIMIT)
+        # socket(7): connect(2) then ends with EAGAIN.
+        patience = struct.pack("ll", CONNECT_SECONDS, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         try:
             self._socket.connect(f"/proc/{pid}/root{SOCKET}")
+        except BlockingIOError:
+            self._socket.close()
+            raise TimeoutExpired(
+                f"{node} has taken no connection for {CONNECT_SECONDS} s: it runs as many "
+                "commands as its pid 1 can serve at once",
+                hint="wait for some of them to end",
+            ) from None
         except OSError as error:
             self._socket.close()
             raise self._gone() from error
@@ -84,7 +97,7 @@ class Connection:
     def receive_text(self, timeout: float | None = None) -> tuple[str, list[int]]:
         self._socket.settimeout(timeout)
         try:
-            data, control, _, _ = self._socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+            data, control, flags, _ = self._socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
         except TimeoutError:
             raise TimeoutExpired(f"{self._node}: no answer within {timeout:g} s") from None
         except OSError as error:
@@ -95,6 +108,10 @@ class Connection:
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 files += array.array("i", payload[: len(payload) // 4 * 4])
+        if flags & socket.MSG_CTRUNC:  # recvmsg(2): there was no free descriptor for its file
+            for fd in files:
+                os.close(fd)
+            raise no_more_files()
         return data.decode(errors="replace"), files
 
     def fileno(self) -> int:
@@ -132,6 +149,13 @@ def _memory_file(data: bytes | None = None) -> int:
     return fd
 
 
+def _close(*files: int) -> None:
+    """Close those that are open; -1 is one that never was."""
+    for fd in files:
+        if fd >= 0:
+            os.close(fd)
+
+
 def _contents(fd: int) -> bytes:
     # pread: the offset is shared with the command that writes.
     return os.pread(fd, os.fstat(fd).st_size, 0)
@@ -153,10 +177,11 @@ class Command(Running):
         self._node = node
         self._result: Result | None = None
         self._began = time.monotonic()
-        self._out = _memory_file()
-        self._err = _memory_file()
-        stdin = _memory_file(input) if input is not None else os.open(os.devnull, os.O_RDONLY)
+        self._out = self._err = stdin = -1
         try:
+            self._out = _memory_file()
+            self._err = _memory_file()
+            stdin = _memory_file(input) if input is not None else os.open(os.devnull, os.O_RDONLY)
             self._connection = connect()
             try:
                 self._connection.send(
@@ -168,12 +193,11 @@ class Command(Running):
                 self._connection.close()
                 raise
         except BaseException:
-            os.close(self._out)
-            os.close(self._err)
+            _close(self._out, self._err)
             self._out = self._err = -1
             raise
         finally:
-            os.close(stdin)
+            _close(stdin)
 
     def _begun(self, words: list[str], _: list[int]) -> int:
         if words[0] != "pid":

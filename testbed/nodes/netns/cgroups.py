@@ -236,6 +236,19 @@ def age(name: str) -> float:
     return time.time() - max(made)
 
 
+def task_limits() -> list[tuple[Path, int, int]]:
+    """The limits of processes and threads that all nodes are below: file, limit, how many are."""
+    found = []
+    for hierarchy in hierarchies():
+        if hierarchy.version == 2 or "pids" in hierarchy.controllers:
+            for folder in (hierarchy.mount, hierarchy.mount / TOP):
+                with contextlib.suppress(OSError, ValueError):  # without a limit it says "max"
+                    file = folder / "pids.max"
+                    used = int((folder / "pids.current").read_text())
+                    found.append((file, int(file.read_text()), used))
+    return found
+
+
 def remove(name: str, node: str | None = None, *, timeout: float = 10.0) -> None:
     """Remove the folders of a node, or of the whole lab, once nothing runs there.
 

@@ -7,6 +7,7 @@ arguments.  No file is asked.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -20,11 +21,18 @@ PROGRAM = b"testbed-init"
 #: is what all those of a lab run in that somebody else's tool starts.
 Kind = Literal["node", "fabric", "cell", "hypervisor"]
 KINDS = (b"node", b"fabric", b"cell", b"hypervisor")
+#: A process that has ended, or that is hidden from us.  Any other error must be raised: without
+#: a free file descriptor, every node would look as if it had ended.
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """Pid 1 of a running node, held by a pidfd so that its number can't be reused on us."""
+    """Pid 1 of a running node.
+
+    ``started`` tells it from a later process with the same number.  No file descriptor is
+    held: a lab may have more nodes than this process may have open files.
+    """
 
     pid: int
     kind: Kind
@@ -32,63 +40,79 @@ class Init:
     node: str
     digest: str
     state: str  #: the state folder of the testbed that made it
-    _pidfd: int = field(compare=False, repr=False)
+    started: int = field(compare=False, repr=False)  #: see :func:`started`
 
     def alive(self) -> bool:
-        return not wait_readable(self._pidfd, 0)
+        """True while pid 1 runs."""
+        return not self.wait_dead(0)
 
     def kill(self) -> None:
         """SIGKILL; the kernel then ends every process of the node's pid namespace."""
-        try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        with self._held() as pidfd:
+            if pidfd is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def wait_dead(self, timeout: float) -> bool:
         """True once all of the node is gone: pid 1 is reaped last (pid_namespaces(7))."""
-        return wait_readable(self._pidfd, timeout)
+        with self._held() as pidfd:
+            return pidfd is None or wait_readable(pidfd, timeout)
 
-    def __del__(self) -> None:
-        os.close(self._pidfd)
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[int | None]:
+        """A pidfd of the process; None if it is gone, even if another has its number now."""
+        with pinned(self.pid) as pidfd:
+            yield pidfd if pidfd is not None and started(self.pid) == self.started else None
 
 
-def inits() -> Iterator[Init]:
-    """Every node on this machine, whoever made it."""
+@contextlib.contextmanager
+def pinned(pid: int) -> Iterator[int | None]:
+    """A pidfd of whatever process has this number, or None.  What is read meanwhile is its own."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def started(pid: int) -> int | None:
+    """When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22)."""
+    stat = _read(f"/proc/{pid}/stat", 4096)
+    # The second field is the program's name in parentheses, which may hold spaces and more.
+    return None if stat is None else int(stat.rpartition(b")")[2].split()[19])
+
+
+def inits(*, state: str | None = None, lab: str | None = None) -> Iterator[Init]:
+    """Every node on this machine, whoever made it; or those of a state folder, or of a lab."""
     for entry in os.listdir("/proc"):  # noqa: PTH208  (Path costs 3x in this loop)
-        if entry.isdigit() and _arguments(int(entry)) is not None:
-            found = at(int(entry))
-            if found is not None:
-                yield found
+        if not entry.isdigit():
+            continue
+        arguments = _arguments(int(entry))
+        if arguments is None or (arguments[4] != (state or arguments[4])):
+            continue
+        if arguments[1] == (lab or arguments[1]) and (found := at(int(entry))) is not None:
+            yield found
 
 
 def at(pid: int) -> Init | None:
     """The node whose pid 1 has this number here, or None."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return None
-    # Read again now that the pidfd pins the process: what is read is what is held.
-    arguments = _arguments(pid)
-    if arguments is None or not _is_pid_one(pid):
-        os.close(pidfd)
-        return None
+    with pinned(pid) as pidfd:
+        since = None if pidfd is None else started(pid)
+        # Read now that the process is pinned: what is read is of one process.
+        arguments = None if since is None else _arguments(pid)
+        if since is None or arguments is None or not _is_pid_one(pid):
+            return None
     kind, lab, node, digest, state = arguments
-    return Init(
-        pid=pid,
-        kind=cast("Kind", kind),
-        lab=lab,
-        node=node,
-        digest=digest,
-        state=state,
-        _pidfd=pidfd,
-    )
+    return Init(pid, cast("Kind", kind), lab, node, digest, state, since)
 
 
 def _arguments(pid: int) -> list[str] | None:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123  (Path costs 3x in this loop)
-            line = file.read(8192)  # the state folder alone may take PATH_MAX
-    except OSError:
+    line = _read(f"/proc/{pid}/cmdline", 8192)  # the state folder alone may take PATH_MAX
+    if line is None:
         return None
     fields = line.split(b"\0")
     named = fields[0].rpartition(b"/")[2] == PROGRAM
@@ -98,11 +122,15 @@ def _arguments(pid: int) -> list[str] | None:
 
 
 def _is_pid_one(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:  # noqa: PTH123  (as above)
-            status = file.read()
-    except OSError:
-        return False
+    status = _read(f"/proc/{pid}/status", 1 << 16) or b""
     facts = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
     inner = facts.get(b"NSpid", b"").split()
     return len(inner) > 1 and inner[-1] == b"1" and facts.get(b"Uid", b"").split()[:1] == [b"0"]
+
+
+def _read(path: str, size: int) -> bytes | None:
+    try:
+        with open(path, "rb", 0) as file:  # noqa: PTH123  (Path costs 3x in a loop)
+            return file.read(size)
+    except GONE:
+        return None

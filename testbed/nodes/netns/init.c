@@ -91,8 +91,10 @@ struct attr { unsigned long long set, clr, propagation, userns; };
 
 #define MAX_MESSAGE (192 * 1024)
 #define MAX_FIELDS 8192
-#define MAX_CLIENTS 512
+#define MAX_CLIENTS 4096
 #define MAX_SERVICES 64
+#define SPARE_FILES 16   /* of its own, and for what a request opens */
+#define LOGIN_FILES 1024 /* what a login gives, for the sake of programs that use select(2) */
 #define SOCKET_PATH "/run/testbed/init.sock"
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define NOTIFY_FOLDER "/run/testbed/notify/"
@@ -556,6 +558,7 @@ static int service_count;
 static struct client clients[MAX_CLIENTS];
 static int client_count;
 static sigset_t no_signals;
+static struct rlimit open_files = {LOGIN_FILES, LOGIN_FILES}; /* its own, raised to the hard one */
 
 static long long now_ms(void) {
     struct timespec t;
@@ -599,13 +602,19 @@ static void drop_client(int i) {
     clients[i] = clients[--client_count];
 }
 
-/* Ends the child's life as a copy of pid 1: own session, own signals, then the program. */
-__attribute__((noreturn)) static void become(const int files[3], const char *cwd, int tty, char **env, char **argv) {
+/* Ends the child's life as a copy of pid 1: own session, own signals, then the program. A service
+ * may open as many files as there may be, as Docker's own unit lets it; a command as many as in a
+ * login. */
+__attribute__((noreturn)) static void become(const int files[3], const char *cwd, int tty, int service, char **env,
+                                             char **argv) {
+    struct rlimit limit = open_files;
     const char *path = DEFAULT_PATH;
     setsid();
     for (int i = 0; i < 3; i++)
         if (dup2(files[i], i) < 0) _exit(126);
     if (tty) ioctl(0, TIOCSCTTY, 0);
+    if (!service && limit.rlim_cur > LOGIN_FILES) limit.rlim_cur = LOGIN_FILES;
+    setrlimit(RLIMIT_NOFILE, &limit);
     sigprocmask(SIG_SETMASK, &no_signals, NULL);
     if (chdir(*cwd ? cwd : "/")) {
         dprintf(2, "testbed-init: chdir %s: %s\n", cwd, strerror(errno));
@@ -631,7 +640,10 @@ static int notify_socket(const char *name) {
     snprintf(address.sun_path, sizeof address.sun_path, NOTIFY_FOLDER "%s", name);
     unlink(address.sun_path);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address)) die("bind %s", address.sun_path);
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address)) {
+        close(fd);
+        return -1;
+    }
     return fd;
 }
 
@@ -670,7 +682,7 @@ static void request_run(struct client *c, char **field, int n, int *files, int f
     const int terminals[3] = {terminal, terminal, terminal};
     renew_trees();
     pid_t pid = fork();
-    if (pid == 0) become(tty ? terminals : files, field[1], tty, env, argv);
+    if (pid == 0) become(tty ? terminals : files, field[1], tty, 0, env, argv);
     if (tty) close(terminal);
     if (pid < 0) {
         answer(c->fd, "error fork: %s", strerror(errno));
@@ -686,8 +698,11 @@ static void launch(struct service *s, char **field, int n) {
     snprintf(s->digest, sizeof s->digest, "%s", field[2]);
     s->ready = s->dead = s->status = 0;
     s->notify = -1;
-    if (!strcmp(field[3], "1")) s->notify = notify_socket(s->name);
-    else s->ready = 1;
+    if (strcmp(field[3], "1")) s->ready = 1;
+    else if ((s->notify = notify_socket(s->name)) < 0) {
+        s->dead = 1, s->status = 126 << 8;
+        return;
+    }
     snprintf(variable, sizeof variable, "NOTIFY_SOCKET=" NOTIFY_FOLDER "%s", s->name);
     split(field, n, 4, &env, &argv, s->notify >= 0 ? variable : NULL);
     snprintf(log, sizeof log, "/var/log/testbed/%s.log", s->name);
@@ -695,7 +710,7 @@ static void launch(struct service *s, char **field, int n) {
     int in = open("/dev/null", O_RDONLY | O_CLOEXEC);
     int files[3] = {in, out, out};
     s->pid = fork();
-    if (s->pid == 0) become(files, "/", 0, env, argv);
+    if (s->pid == 0) become(files, "/", 0, 1, env, argv);
     if (s->pid < 0) s->dead = 1, s->status = 126 << 8;
     close(in);
     close(out);
@@ -819,7 +834,8 @@ static int receive(struct client *c) {
             memcpy(files, CMSG_DATA(h), file_count * sizeof(int));
         }
     if (c->wish != NOTHING) answer(c->fd, "error one request at a time");
-    else if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) answer(c->fd, "error message too long");
+    else if (message.msg_flags & MSG_CTRUNC) answer(c->fd, "error too many open files");
+    else if (message.msg_flags & MSG_TRUNC) answer(c->fd, "error message too long");
     else serve(c, data, size, files, file_count);
     for (int i = 0; i < file_count; i++) close(files[i]);
     return 1;
@@ -874,12 +890,18 @@ static void accept_client(int listener) {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (fd < 0) return;
     int big = MAX_MESSAGE * 2;
-    if (client_count == MAX_CLIENTS || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != 0) {
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != 0) {
         close(fd);
         return;
     }
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &big, sizeof big);
     clients[client_count++] = (struct client){.fd = fd};
+}
+
+/* Those that find no room wait in the listener's queue until somebody hangs up. */
+static int has_room(void) {
+    return client_count < MAX_CLIENTS &&
+           (client_count == 0 || client_count + service_count + SPARE_FILES < (long long)open_files.rlim_cur);
 }
 
 static int stop_overdue(void) {
@@ -899,9 +921,9 @@ __attribute__((noreturn)) static void serve_forever(int listener, int signals) {
     static struct pollfd polled[3 + MAX_CLIENTS + MAX_SERVICES];
     for (;;) {
         int n = 0, first_client, first_service;
-        polled[n++] = (struct pollfd){listener, POLLIN, 0};
+        polled[n++] = (struct pollfd){has_room() ? listener : -1, POLLIN, 0}; /* one of -1 is passed over */
         polled[n++] = (struct pollfd){signals, POLLIN, 0};
-        polled[n++] = (struct pollfd){maker_fd, POLLIN, 0}; /* one of -1 is passed over */
+        polled[n++] = (struct pollfd){maker_fd, POLLIN, 0};
         first_client = n;
         int listened = client_count;
         for (int i = 0; i < listened; i++) polled[n++] = (struct pollfd){clients[i].fd, POLLIN, 0};
@@ -928,13 +950,12 @@ __attribute__((noreturn)) static void serve_forever(int listener, int signals) {
 __attribute__((noreturn)) static void node(int argc, char **argv) {
     sigset_t wanted;
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET_PATH};
-    struct rlimit files;
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* until the node is whole */
     set_up(argc, argv);
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
+    if (getrlimit(RLIMIT_NOFILE, &open_files) == 0) {
+        open_files.rlim_cur = open_files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &open_files);
     }
     umask(022);
     sigemptyset(&no_signals);

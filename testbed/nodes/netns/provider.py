@@ -70,6 +70,7 @@ class NetnsProvider(Provider):
         self._kind: find.Kind = kind
         self._init = init
         self._exposed = exposed
+        self._fabrics: dict[str, NetnsNode] = {}  # those found, by lab
 
     def probe(self) -> list[Finding]:
         root = os.geteuid() == 0
@@ -86,8 +87,7 @@ class NetnsProvider(Provider):
     # -- finding ----------------------------------------------------------
 
     def _ours(self, lab: str | None = None) -> list[find.Init]:
-        state = str(self._state)
-        return [i for i in find.inits() if i.state == state and lab in (None, i.lab)]
+        return list(find.inits(state=str(self._state), lab=lab))
 
     def nodes(self, lab: str) -> dict[str, Node]:
         return dict(self.found(lab))
@@ -97,9 +97,13 @@ class NetnsProvider(Provider):
         return {i.node: NetnsNode(i) for i in self._ours(lab) if i.kind == self._kind}
 
     def fabric(self, lab: str) -> NetnsNode | None:
+        known = self._fabrics.get(lab)
+        if known is not None and known.init.alive():  # every node asks: no search for each
+            return known
         for init in self._ours(lab):
             if init.kind == "fabric":
-                return NetnsNode(init)
+                self._fabrics[lab] = NetnsNode(init)
+                return self._fabrics[lab]
         return None
 
     def labs(self) -> list[str]:

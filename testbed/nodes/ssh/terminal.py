@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shlex
 import shutil
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError, output_error
 from testbed.nodes.netns.agent import ENVIRONMENT, environment
 from testbed.nodes.ssh.wire import Link, Pipe, request
-from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, shell_status, typed, write
+from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, readable, shell_status, typed, write
 
 if TYPE_CHECKING:
     import paramiko
@@ -55,7 +54,7 @@ def _copy(channel: paramiko.Channel) -> None:
     user_in, user_out = sys.stdin.fileno(), sys.stdout.fileno()
     watched = [channel.fileno(), user_in]
     while True:
-        ready, _, _ = select.select(watched, [], [])
+        ready = readable(watched)
         if channel.fileno() in ready:
             data = channel.recv(65536)
             if not data:

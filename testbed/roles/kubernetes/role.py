@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import ArtifactError
 from testbed.lab.step import Step, node_step
+from testbed.limits import Takes
 from testbed.nodes.base import Service
 from testbed.roles.base import Offer, Role, start
 from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
@@ -31,6 +32,9 @@ API = "Kubernetes API"
 OBJECTS = "cluster objects"
 #: Bytes that a node and its control plane take: what they had for themselves, measured.
 MEMORY, CONTROL_MEMORY = 190 << 20, 430 << 20
+#: Its daemons watch files, each with an inotify instance: the first node takes 14, another 7.
+INOTIFY = 12
+TASKS, CONTROL_TASKS = 120, 60  # with the threads of its first Pods
 CONTROL = ("etcd", SERVER, "api-socket", "kube-controller-manager", "kube-scheduler")
 EVERY = ("containerd", "kubelet", "kube-proxy")
 
@@ -78,6 +82,10 @@ class Kubernetes(Role):
         control = node == config.cluster_of(topology).control_plane
         mine = plugin_of(topology).memory + addons.memory(topology)
         return MEMORY + CONTROL_MEMORY * control + mine
+
+    def takes(self, topology: Topology, node: str) -> Takes:
+        control = node == config.cluster_of(topology).control_plane
+        return Takes(files=512, tasks=TASKS + CONTROL_TASKS * control, inotify=INOTIFY)
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
         control = node == config.cluster_of(topology).control_plane
