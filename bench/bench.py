@@ -1,10 +1,16 @@
 """Times ``testbed`` against a floor, in pairs within one run, and prints the ratios.
 
-    bench/bench.py [--rounds N] [--nodes 2,10,30] [--json FILE]
+    bench/bench.py [--rounds N] [--nodes 2,10,30] [--growth 2,10,30,100] [--idle 2,100]
+                   [--json FILE]
 
 The floor (``floor.sh``) starts the same daemons with a bare shell script.
 Rounds alternate, so a machine that is busy for a while slows both; what counts
 is the ratio, not the seconds.
+
+Growth is measured in processor time, of all that runs in the lab and of testbed
+itself: other programs hardly change it, where seconds depend on them.  An idle
+lab is measured for as long as the interval at which its flannelds look at their
+rules, so that each has looked once.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import argparse
 import io
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -24,17 +31,26 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from testbed.artifacts import Store
+from testbed.nodes.netns import cgroups
+from testbed.roles.flannel import resync
 
 HERE = Path(__file__).resolve().parent
 TESTBED = [sys.executable, "-m", "testbed"]
 CGROUP = "testbed-floor"
 WANTED = {2: 1.2, 10: 1.0, 30: 0.75}
+UP_WANTED = {100: 45.0}  # seconds, on two quiet cores
+IDLE_WANTED = {2: 0.01, 100: 0.1}  # cores
+GROWTH_WANTED = 1.5  # processor time a node, as a multiple of that in a lab of GROWTH_FROM nodes
+GROWTH_FROM = 10
+SETTLE = 10.0  # seconds after which a lab that is up has nothing left to do
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--nodes", default="2,10,30")
+    parser.add_argument("--growth", default="2,10,30,100", help="none: an empty string")
+    parser.add_argument("--idle", default="2,100", help="of those of --growth")
     parser.add_argument("--backend", default="vxlan", choices=["udp", "vxlan", "host-gw"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -45,14 +61,77 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as folder:
         os.environ["TESTBED_STATE"] = f"{folder}/state"
         found: dict[str, object] = {"start": starts()}
-        for nodes in map(int, options.nodes.split(",")):
+        for nodes in numbers(options.nodes):
             rounds = [
                 pair(store, Path(folder), nodes, options.backend) for _ in range(options.rounds)
             ]
             found[f"{nodes} nodes"] = show(nodes, rounds)
+        base = 0.0
+        for nodes in numbers(options.growth):
+            grown = growth(nodes, options.backend, idle=nodes in numbers(options.idle))
+            base = grown["processor a node"] if nodes <= GROWTH_FROM else base
+            found[f"growth, {nodes} nodes"] = grown
+            show_growth(nodes, grown, base)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",") if word]
+
+
+def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
+    """One lab: its ``up`` in seconds, wall and processor; what it takes of a core when idle."""
+    lab = f"bench-{nodes}"
+    up = [*TESTBED, "up", "two-node", "--nodes", str(nodes), "--backend", backend]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    try:
+        wall = timed([*up, "--name", lab, "-q"])
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found = {"up": wall, "own processor": own, "lab processor": processor(lab)}
+        found["processor a node"] = (own + found["lab processor"]) / nodes
+        if idle:
+            time.sleep(SETTLE)
+            found["idle"] = idle_share(lab, float(resync(nodes, shares=True).partition("=")[2]))
+    finally:
+        timed([*TESTBED, "down", lab])
+    return found
+
+
+def idle_share(lab: str, seconds: float) -> float:
+    """The processor time of a lab that nobody uses, as a share of one core."""
+    used, began = processor(lab), time.monotonic()
+    time.sleep(seconds)
+    return (processor(lab) - used) / (time.monotonic() - began)
+
+
+def processor(lab: str) -> float:
+    """Seconds of processor time, user and system, that all of a lab has used so far."""
+    state = Path(os.environ["TESTBED_STATE"]).resolve()
+    below = Path(cgroups.TOP, cgroups.folder_name(lab, state))
+    for hierarchy in cgroups.hierarchies():
+        if "cpuacct" in hierarchy.controllers:  # cgroup-v1/cpuacct.rst: nanoseconds
+            return int((hierarchy.mount / below / "cpuacct.usage").read_text()) / 1e9
+    for hierarchy in cgroups.hierarchies():
+        if hierarchy.version == 2:  # cgroup-v2.rst: there whatever controllers are
+            words = (hierarchy.mount / below / "cpu.stat").read_text().split()
+            return int(words[words.index("usage_usec") + 1]) / 1e6
+    sys.exit("bench: no cgroup hierarchy here counts processor time")
+
+
+def show_growth(nodes: int, grown: dict[str, float], base: float) -> None:
+    limit = f" (at most {UP_WANTED[nodes]:.0f} on two quiet cores)" if nodes in UP_WANTED else ""
+    words = f"{nodes} nodes: up {grown['up']:.2f} s{limit}, "
+    words += f"{grown['processor a node']:.2f} s of processor time a node"
+    if nodes > GROWTH_FROM and base:
+        words += f", {grown['processor a node'] / base:.2f} times that of {GROWTH_FROM} nodes"
+        words += f" (at most {GROWTH_WANTED})"
+    print(words)
+    if "idle" in grown:
+        wanted = f" (at most {IDLE_WANTED[nodes]})" if nodes in IDLE_WANTED else ""
+        print(f"{nodes} nodes: idle at {grown['idle']:.4f} core{wanted}")
 
 
 def starts() -> dict[str, float]:

@@ -94,7 +94,7 @@ OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
 }
 #: The daemons of a role that can be killed and stopped.
 SERVICES: Mapping[str, tuple[str, ...]] = {
-    "docker": ("dockerd",),
+    "docker": ("containerd", "dockerd"),
     "etcd": ("etcd",),
     "flannel": ("flanneld",),
 }

@@ -37,6 +37,14 @@ GO = {"GOGC": "400"}
 LOOK_SECONDS = 2.0  # between two looks at what a daemon waits for
 
 
+#: A part of containerd's configuration (containerd, docs/garbage-collection.md).  It sets the time
+#: between two looks for garbage from the length of one and this share of time.
+COLLECT_SELDOM = """\
+[plugins."io.containerd.gc.v1.scheduler"]
+pause_threshold = 0.0001
+"""
+
+
 def start(
     machine: Machine,
     service: Service,

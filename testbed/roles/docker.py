@@ -12,7 +12,7 @@ from testbed.lab.step import Step, node_step
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
 from testbed.roles import firewall, images
-from testbed.roles.base import GO, Offer, Role, files, settings, start
+from testbed.roles.base import COLLECT_SELDOM, GO, Offer, Role, files, settings, start
 from testbed.roles.containers import container_steps
 from testbed.roles.engine import (
     PARTS,
@@ -40,7 +40,9 @@ BRIDGE = "docker0"
 CONTAINERD = "containerd"
 CONTAINERD_FILE = "/etc/docker/containerd.toml"
 CONTAINERD_SOCKET = "/run/docker/containerd/containerd.sock"
-#: As the daemon would have it write for its own one; CRI is for Kubernetes.
+#: As dockerd would write it for a containerd that it starts itself, but for the last lines: with
+#: the default (0.02) an idle containerd looks for garbage eighty times a second.  CRI is for
+#: Kubernetes.
 CONTAINERD_CONFIG = f"""\
 version = 2
 root = "/var/lib/docker/containerd/daemon"
@@ -48,7 +50,7 @@ state = "/run/docker/containerd/daemon"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "{CONTAINERD_SOCKET}"
-"""
+{COLLECT_SELDOM}"""
 GROUP_COLONS = 3  # group(5): name, password, number, members
 #: What people and their tools call on a node.
 COMMANDS = (
@@ -174,7 +176,7 @@ class Docker(Role):
         "curl": "curl",
     }
     kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
-    services = (SERVICE,)
+    services = (CONTAINERD, SERVICE)
     offers = (
         *(Offer(name) for name in COMMANDS),
         Offer("docker-compose", f"{PLUGINS}/docker-compose", NO_COMPOSE),
@@ -224,6 +226,7 @@ class Docker(Role):
         if SERVICE not in machine.services():  # its data root is still to be made
             config = daemon_config(topology, node, number)
             machine.put(json.dumps(config, indent=1).encode(), CONFIG)
+            machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
             images.install_seed(context, machine, version)
             add_group(machine, GROUP)
             if machine.shares:  # another machine has a database of packages that is its own
@@ -238,16 +241,15 @@ class Docker(Role):
         path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
         daemon = machine.provide(program(context.store, release, "dockerd"))
         preload()
-        argv, env = [daemon, "--log-level=warn"], daemon_env(topology, node, number, path)
+        containerd = machine.provide(program(context.store, release, "containerd"))
+        env = daemon_env(topology, node, number, path)
         digest = settings_digest(topology, node)
-        if not machine.shares:
-            # A daemon gives its own containerd 15 s to start, which may not do when emulated.
-            machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
-            containerd = machine.provide(program(context.store, release, "containerd"))
-            words = (containerd, f"--config={CONTAINERD_FILE}", "--log-level=warn")
-            below = Service(CONTAINERD, words, env=env, notify=True, digest=digest)
-            start(machine, below, timeout=180, context=context)
-            argv.append(f"--containerd={CONTAINERD_SOCKET}")
-        service = Service(SERVICE, tuple(argv), env=env, notify=True, digest=digest, unit=UNIT)
-        changed = start(machine, service, timeout=180, context=context)
+        changed = False
+        for name, unit, words in (
+            (CONTAINERD, "", (containerd, f"--config={CONTAINERD_FILE}")),
+            (SERVICE, UNIT, (daemon, f"--containerd={CONTAINERD_SOCKET}")),
+        ):
+            argv = (*words, "--log-level=warn")
+            service = Service(name, argv, env=env, notify=True, digest=digest, unit=unit)
+            changed |= start(machine, service, timeout=180, context=context)
         return f"dockerd {version}, docker0 {topology.docker.bip[node]}", changed

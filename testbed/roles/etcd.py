@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 SERVICE = "etcd"
 CLIENT_PORT = 2379  # IANA: etcd-client
 PEER_PORT = 2380  # IANA: etcd-server
-# A single member still waits a whole election time-out before it leads; the
-# defaults of 100 ms and 1000 ms are meant for members that are far apart.
-HEARTBEAT_MS = 10
-ELECTION_MS = 50
+#: A single member, too, waits up to an election time-out before it leads, which must be five
+#: heartbeats or more; the defaults of 100 ms and 1000 ms are for members that are far apart.  With
+#: each heartbeat etcd wakes up: at 10 ms it takes twice as much of an idle processor as at 50 ms,
+#: and is ready 0.1 s earlier, while dockerd is still starting.
+TIMING = ("--heartbeat-interval=50", "--election-timeout=250")
 #: By default etcdctl gives up after 5 s, within which a busy emulated machine may not answer.
 PATIENCE = ("--dial-timeout=30s", "--command-timeout=30s")
 
@@ -70,13 +71,12 @@ class Etcd(Role):
                 f"--listen-client-urls={urls}",
                 f"--advertise-client-urls=http://{address}:{CLIENT_PORT}",
                 f"--listen-peer-urls=http://127.0.0.1:{PEER_PORT}",
-                f"--heartbeat-interval={HEARTBEAT_MS}",
-                f"--election-timeout={ELECTION_MS}",
+                *TIMING,
                 "--logger=zap",
                 "--log-level=warn",
                 "--unsafe-no-fsync",  # the lab's data end with the lab
             )
-            digest = settings(str(address), HEARTBEAT_MS, ELECTION_MS)
+            digest = settings(str(address), *TIMING)
             service = Service(SERVICE, argv, notify=True, digest=digest)
             changed = start(machine, service, timeout=180, context=context)
             if changed and machine.shares:

@@ -39,9 +39,11 @@ CONFIG_STEP = "flannel config"
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
 #: flanneld ends where the first is missing, and loads none itself.
 MODULES = ("br_netfilter", "vxlan", "tun")
-#: Seconds between two looks at its rules, each of which runs iptables twenty times: by default
-#: 5, which takes half of an emulated processor.
-RESYNC = ("--iptables-resync=60",)
+#: Seconds between two looks of a flanneld at its rules: so many for each node that has one, and at
+#: least so many, on a machine of its own (which may be emulated) more.  A look runs iptables twenty
+#: times.  By default it is 5 s, which takes half of an emulated processor, and with a hundred nodes
+#: all of two processors.
+RESYNC, RESYNC_LEAST, RESYNC_LEAST_OWN = 5, 30, 60
 SUBNET_FILE = "/run/flannel/subnet.env"
 
 
@@ -54,6 +56,15 @@ def load_modules(machine: Machine) -> None:
     """Load what flanneld needs into a kernel that is the node's own."""
     if not machine.shares:
         machine.run(["modprobe", "--all", *MODULES])
+
+
+def resync(nodes: int, *, shares: bool) -> str:
+    """The option that says how often each of so many flannelds looks at its rules.
+
+    ``shares`` is the node's (see :class:`testbed.nodes.base.Node`).
+    """
+    least = RESYNC_LEAST if shares else RESYNC_LEAST_OWN
+    return f"--iptables-resync={max(least, RESYNC * nodes)}"
 
 
 def network_config(flannel: FlannelModel) -> dict[str, Any]:
@@ -167,7 +178,7 @@ class Flannel(Role):
             f"--iface={topology.interface(node.name)}",
             f"--subnet-file={SUBNET_FILE}",
             "--ip-masq",
-            *(() if machine.shares else RESYNC),
+            resync(len(flannel.subnets), shares=machine.shares),
         )
         service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
         assert topology.etcd is not None

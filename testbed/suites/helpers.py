@@ -40,7 +40,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.01
 IMAGE = "nginx"
 BRIDGE = "docker0"
-#: Where a containerd that dockerd has started keeps the OCI bundles of running containers.
+#: Where a node's containerd keeps the OCI bundles of dockerd's running containers.
 TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
 LATE = 5.0  #: seconds to wait for an answer that is

@@ -86,14 +86,7 @@ def calls(text: str) -> list[Call]:
 
 def containerd(node: Node) -> str:
     """The pid of the containerd that starts the node's containers."""
-    services = node.services()
-    if (own := services.get(docker.CONTAINERD)) is not None:
-        return str(own.pid)
-    daemon = services[docker.SERVICE].pid
-    found = node.run(["pgrep", "-P", str(daemon), "-x", "containerd"], check=False)
-    if not found.ok:
-        pytest.skip("dockerd on the node has not started a containerd of its own")
-    return found.stdout.strip()
+    return str(node.services()[docker.CONTAINERD].pid)
 
 
 @contextlib.contextmanager

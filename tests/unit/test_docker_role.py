@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,18 @@ from fakes import VERSIONS, Bench, FakeStore
 from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
 from testbed.lab.lab import Lab
-from testbed.nodes.base import NodeSpec
+from testbed.nodes.base import NodeSpec, Service
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.base import GO
-from testbed.roles.docker import daemon_config, daemon_env
+from testbed.roles.docker import (
+    CONTAINERD_CONFIG,
+    CONTAINERD_SOCKET,
+    daemon_config,
+    daemon_env,
+)
 from testbed.roles.engine import Engine, engine_version, enter, parse_version
 from testbed.roles.firewall import CHOOSE
+from testbed.roles.kubernetes.config import containerd
 from testbed.topology import Overrides, load
 from testbed.topology.model import ENGINES
 
@@ -131,13 +138,15 @@ def test_what_is_put_on_the_node(bench: Bench) -> None:
 def test_engine_29_is_made_of_several_parts(bench: Bench) -> None:
     topology = load("docker-single", Overrides(docker="29"))
     outcome = Lab("docker-single", bench.settings).up(topology)
-    (daemon,) = [c for c in bench.provider.calls if c.what == "start" and c.node == "host"]
-    assert daemon.env["PATH"].split(":")[:4] == [
-        "/nowhere/cache/docker-29",
-        "/nowhere/cache/docker-cli-29",
-        "/nowhere/cache/runc-1.5",
-        "/nowhere/cache/docker",
-    ]
+    daemons = [c for c in bench.provider.calls if c.what == "start" and c.node == "host"]
+    assert [daemon.words for daemon in daemons] == [("containerd",), ("dockerd",)]
+    for daemon in daemons:
+        assert daemon.env["PATH"].split(":")[:4] == [
+            "/nowhere/cache/docker-29",
+            "/nowhere/cache/docker-cli-29",
+            "/nowhere/cache/runc-1.5",
+            "/nowhere/cache/docker",
+        ]
     assert any(VERSIONS["docker-29"] in done.words for done in outcome.steps)
     config = json.loads(
         bench.provider.nodes("docker-single")["host"].get("/etc/docker/daemon.json")
@@ -169,6 +178,51 @@ def test_nftables(bench: Bench) -> None:
     assert calls.index(("run", ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1"))) < started
     assert calls.index(("run", ("nft", "-f", "-"))) < started
     assert int(config["bridge-accept-fwmark"].partition("/")[0], 16) > 0
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_dockerd_uses_the_nodes_own_containerd(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, shares: bool
+) -> None:
+    started: list[Service] = []
+    real = FakeNode.start
+
+    def start(node: FakeNode, service: Service, *, timeout: float = 60) -> None:
+        if node.name == "node2":
+            started.append(service)
+        real(node, service, timeout=timeout)
+
+    monkeypatch.setattr(FakeNode, "start", start)
+    monkeypatch.setattr(FakeNode, "shares", shares)
+    Lab("two-node", bench.settings).up(load("two-node"))
+    below, above = started[:2]
+    assert (below.name, above.name) == ("containerd", "dockerd")
+    assert f"--containerd={CONTAINERD_SOCKET}" in above.argv
+    (option,) = [word for word in below.argv if word.startswith("--config=")]
+    file = option.removeprefix("--config=")
+    written = bench.provider.nodes("two-node")["node2"].get(file).decode()
+    assert tomllib.loads(written)["grpc"]["address"] == CONTAINERD_SOCKET
+
+
+def test_a_containerd_that_has_died_is_started_and_dockerd_left_alone(bench: Bench) -> None:
+    topology = load("two-node")
+    lab = Lab("two-node", bench.settings)
+    lab.up(topology)
+    bench.provider.machine.nodes["two-node", "node2"].end("containerd", -9)
+    del bench.provider.calls[:]
+    outcome = lab.up(topology)
+    assert [done.step.name for done in outcome.changed] == ["docker node2"]
+    pids = {c.words for c in bench.provider.calls if c.what == "start" and c.node == "node2"}
+    assert ("containerd",) in pids
+
+
+@pytest.mark.parametrize(
+    "text", [CONTAINERD_CONFIG, containerd("/opt/cni/bin")], ids=["docker", "kubernetes"]
+)
+def test_an_idle_containerd_seldom_looks_for_garbage(text: str) -> None:
+    """Its interval is the time of one look divided by this share: 15 ms with the default, 0.02."""
+    scheduler = tomllib.loads(text)["plugins"]["io.containerd.gc.v1.scheduler"]
+    assert 0 < scheduler["pause_threshold"] <= 0.0005
 
 
 def test_on_a_machine_of_its_own_containerd_comes_first_and_modules_before_flanneld(

@@ -108,9 +108,11 @@ def test_what_is_done_to_the_nodes(bench: Bench) -> None:
     up(bench)
     started = sorted((c.node, c.words[0]) for c in bench.provider.calls if c.what == "start")
     assert started == [
+        ("node1", "containerd"),
         ("node1", "dockerd"),
         ("node1", "etcd"),
         ("node1", "flanneld"),
+        ("node2", "containerd"),
         ("node2", "dockerd"),
         ("node2", "flanneld"),
     ]

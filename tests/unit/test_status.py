@@ -183,8 +183,8 @@ def test_a_path_that_is_too_long_for_a_socket(
 # -- status ---------------------------------------------------------------------------
 
 SERVICES = {
-    "node1": ("etcd", "dockerd", "flanneld"),
-    "node2": ("dockerd", "flanneld"),
+    "node1": ("etcd", "containerd", "dockerd", "flanneld"),
+    "node2": ("containerd", "dockerd", "flanneld"),
     "outside": (),
 }
 
@@ -239,8 +239,7 @@ def test_a_lab_that_is_whole(two: Two) -> None:
     pids = {name: state.pid for name, state in two.node("node1").services().items()}
     # In the order of the node's roles.
     assert node1.services == [
-        Part(name, "ready", ok=True, detail=f"pid {pids[name]}")
-        for name in ("etcd", "dockerd", "flanneld")
+        Part(name, "ready", ok=True, detail=f"pid {pids[name]}") for name in SERVICES["node1"]
     ]
     assert node1.containers == [Part("container-1", "running", ok=True, detail="100.96.1.2")]
     assert (outside.services, outside.containers, outside.ok) == ([], [], True)
@@ -261,7 +260,7 @@ def test_as_data(two: Two) -> None:
     found = json.loads(json.dumps(two.status().to_dict()))
     assert (found["lab"], found["ok"]) == ("two-node", False)
     assert [node["ok"] for node in found["nodes"]] == [True, False, True]
-    assert found["nodes"][1]["services"][0] == {
+    assert found["nodes"][1]["services"][1] == {
         "name": "dockerd",
         "state": "dead",
         "ok": False,

@@ -93,7 +93,7 @@ struct attr { unsigned long long set, clr, propagation, userns; };
 #define MAX_FIELDS 8192
 #define MAX_CLIENTS 4096
 #define MAX_SERVICES 64
-#define SPARE_FILES 16   /* of its own, and for what a request opens */
+#define SPARE_FILES 32   /* of its own, and for what a request opens */
 #define LOGIN_FILES 1024 /* what a login gives, for the sake of programs that use select(2) */
 #define SOCKET_PATH "/run/testbed/init.sock"
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -8,6 +8,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
+from testbed.roles.base import COLLECT_SELDOM
+from testbed.roles.etcd import TIMING
+
 if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes, Topology
 
@@ -69,8 +72,7 @@ def etcd() -> list[str]:
         f"--key-file={PKI}/etcd.key",
         f"--trusted-ca-file={PKI}/ca.crt",
         "--client-cert-auth",
-        "--heartbeat-interval=10",
-        "--election-timeout=50",
+        *TIMING,
         "--logger=zap",
         "--log-level=warn",
         "--unsafe-no-fsync",  # the lab's data end with the lab
@@ -154,7 +156,7 @@ disabled_plugins = [
 ]
 [grpc]
 address = "{CONTAINERD_SOCKET}"
-[plugins."io.containerd.grpc.v1.cri"]
+{COLLECT_SELDOM}[plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "docker.io/{PAUSE}"
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".containerd]

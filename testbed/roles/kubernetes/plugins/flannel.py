@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.roles.flannel import BACKEND_KERNEL
+from testbed.roles.flannel import BACKEND_KERNEL, resync
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.daemons import daemon
 from testbed.roles.kubernetes.plugins.base import Object, Plugin
@@ -55,6 +55,7 @@ class Flannel(Plugin):
                 "-kube-subnet-mgr", f"-kubeconfig-file={config.FOLDER}/flannel.conf",
                 f"-net-config-path={FILE}", f"-iface={topology.interface(node)}",
                 f"-subnet-file={SUBNET_FILE}",
+                resync(len(cluster.ranges), shares=False),
             ],
             about=f"{cluster.backend} with {cluster.ranges[node]}", notify=True,
             env={"NODE_NAME": node},
