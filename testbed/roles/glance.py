@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
+from testbed.limits import exhausted
 from testbed.roles.engine import SOCKET, as_list, no_answer, no_sense
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ class _Connection(http.client.HTTPConnection):
 
 
 def containers(node: Node) -> dict[str, Glance]:
-    """All containers of a node, by name.  Raises LabError when its daemon does not answer."""
+    """All containers of a node, by name.
+
+    Raises LabError when its daemon does not answer, MachineError where no more files can be
+    opened here.
+    """
     connection = _Connection(node.socket(SOCKET))
     try:
         connection.request("GET", "/containers/json?all=1")
@@ -59,6 +64,8 @@ def containers(node: Node) -> dict[str, Glance]:
             said = body.decode(errors="replace").strip()
             raise LabError(f"dockerd on {node.name} answers {answer.status}: {said}")
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and (full := exhausted(error)) is not None:
+            raise full from error
         raise no_answer(node.name, error) from error
     finally:
         connection.close()

@@ -225,3 +225,31 @@ def test_a_folder_that_does_not_go(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         LabError, match=r"cannot remove the cgroup .*node1: Device or resource busy"
     ):
         cgroups.remove("lab", timeout=0.02)
+
+
+def test_limits_of_processes_that_nodes_are_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, other = (tmp_path / name for name in ("pids", "unified", "cpu"))
+    for folder, most, used in (
+        (one / "testbed", "512", "17"),
+        (two, "max", "400"),  # without a limit
+        (two / "testbed", "1000", "40"),
+        (other, "5", "5"),  # not of that controller
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pids.max").write_text(f"{most}\n")
+        (folder / "pids.current").write_text(f"{used}\n")
+    monkeypatch.setattr(
+        cgroups,
+        "hierarchies",
+        lambda: [
+            cgroups.Hierarchy(one, 1, ("pids",)),  # the top one has no limit
+            cgroups.Hierarchy(two, 2, ()),
+            cgroups.Hierarchy(other, 1, ("cpu",)),
+        ],
+    )
+    assert cgroups.task_limits() == [
+        (one / "testbed/pids.max", 512, 17),
+        (two / "testbed/pids.max", 1000, 40),
+    ]

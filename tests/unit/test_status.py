@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fakes import FakeStore
 from provider_contract import spec
 
-from testbed.errors import LabError, NoSuchLab
+from testbed.errors import LabError, MachineError, NoSuchLab
 from testbed.lab.context import Context
 from testbed.lab.status import NodeStatus, Part, Status, status
 from testbed.nodes.base import Service
@@ -177,6 +179,17 @@ def test_a_path_that_is_too_long_for_a_socket(
 ) -> None:
     monkeypatch.setattr(node, "socket", lambda _: "/nowhere/" * 20)
     with pytest.raises(LabError, match="does not answer"):
+        glance.containers(node)
+
+
+def test_without_a_free_descriptor_the_daemon_is_not_blamed(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("testbed.roles.glance.socket.socket", refuse)
+    with pytest.raises(MachineError, match="open files"):
         glance.containers(node)
 
 
