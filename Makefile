@@ -1,17 +1,21 @@
 # Everything is set up by these targets, from a bare Debian 12 with make and git:
 #   make demo    the main job: labs up, every claim put to the test, labs down
 #   make test    lint, types, unit tests, live tests
+#   make test-all  these, the long forms, clusters and virtual machines
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-# Processes that share the tests of real labs, which mostly wait; one lab each or more.
+# Processes that share the tests: those of labs mostly wait, those of machines and clusters do not.
 LIVE := -n 4 --dist loadgroup
+HEAVY := -n 2 --dist loadgroup
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# sudo keeps no variables.
+LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
 # What takes long to compile, made once for labs with these roles.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
-.PHONY: help demo demo-k8s test lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
+.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
   setup clean
 
 help:  ## list the targets
@@ -24,7 +28,10 @@ demo-k8s: setup  ## clusters up, every claim about Kubernetes put to the test, a
 	$(call made,ingress kube-router cilium)
 	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
-test: lint unit web live  ## everything that this machine can run
+test: lint unit web live  ## all but clusters and virtual machines, in ten minutes
+
+test-all: export TESTBED_LONG := 1
+test-all: test test-k8s test-vm  ## everything, in its long form (root)
 
 lint: $(VENV)/ready  ## style, format, types
 	$(BIN)/ruff check .
@@ -41,10 +48,10 @@ web: $(VENV)/ready  ## the HTML report in a real browser
 	$(BIN)/python -m pytest tests/web
 
 live: setup  ## tests on real labs (root)
-	$(SUDO) $(BIN)/python -m pytest $(LIVE) tests/live tests/crash
+	$(SUDO) $(LONG) $(BIN)/python -m pytest $(LIVE) tests/live tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
-	$(SUDO) env TESTBED_CRASH=long $(BIN)/python -m pytest $(LIVE) tests/crash
+	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest $(LIVE) tests/crash
 
 soak: setup  ## two hundred labs up, put to the test and down again: does anything grow? (root)
 	$(SUDO) env PYTHONPATH=tests $(BIN)/python -m crash.soak $(ROUNDS)
@@ -54,11 +61,11 @@ fuzz: $(VENV)/ready  ## a million topologies and what other programs may say, by
 
 test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
-	$(SUDO) $(BIN)/python -m pytest -rs tests/vm
+	$(SUDO) $(LONG) $(BIN)/python -m pytest $(HEAVY) tests/vm
 
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 30 min to build once
 	$(call made,ingress conformance kube-router)
-	$(SUDO) $(BIN)/python -m pytest tests/k8s
+	$(SUDO) $(LONG) $(BIN)/python -m pytest $(HEAVY) tests/k8s
 
 conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)
 	$(call made,kubernetes conformance)

@@ -48,6 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if missing := [name for name in PROGRAMS if which(name) is None]:
         why = f"no {', '.join(missing)}: testbed doctor --provider vagrant --fix"
         _skip(items, ("vm",), why, word="vagrant")
+    if "TESTBED_LONG" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="only in the long form: make test-all"))
     for item in items:
         if group := _group(item):
             item.add_marker(pytest.mark.xdist_group(group))

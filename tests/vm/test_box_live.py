@@ -65,6 +65,7 @@ def test_a_second_build_takes_no_time(made: box.Built) -> None:
     assert time.monotonic() - begin < 20  # it is half a second where nothing else runs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_build_that_is_ended_leaves_no_process_and_no_mount(
     tmp_path: Path, sent: signal.Signals

@@ -75,8 +75,16 @@ OF_BACKEND = {
 }
 
 
-@pytest.mark.parametrize("provider", ["qemu", "vagrant"])
-@pytest.mark.parametrize("backend", ["vxlan", "udp"])
+@pytest.mark.parametrize(
+    ("provider", "backend"),
+    [
+        ("qemu", "vxlan"),
+        *(
+            pytest.param(*labs, marks=pytest.mark.long)
+            for labs in (("qemu", "udp"), ("vagrant", "vxlan"), ("vagrant", "udp"))
+        ),
+    ],
+)
 def test_two_node(state: Path, tmp_path: Path, provider: str, backend: str) -> None:
     env = {**os.environ, "TESTBED_STATE": str(state)}
 

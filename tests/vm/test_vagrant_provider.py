@@ -85,6 +85,7 @@ def cell_of(provider: Provider) -> NetnsNode:
     return cell  # type: ignore[no-any-return]
 
 
+@pytest.mark.long
 class TestFleet(FleetContract):
     skips: ClassVar[Mapping[str, str]] = {
         "test_many_nodes_are_made_at_once": "eight machines, and nothing that two do not show",
@@ -104,6 +105,7 @@ class TestFleet(FleetContract):
             provider.destroy(lab)
 
 
+@pytest.mark.long
 class TestBadLuck:
     def test_two_labs_at_once_do_not_meet(self, provider: VagrantProvider) -> None:
         topology = load_text(TWO, "contract.yaml")
@@ -265,6 +267,7 @@ def test_they_reach_each_other_on_kernels_of_their_own(nodes):
             shutil.rmtree(tmp_path / "home", ignore_errors=True)
 
 
+@pytest.mark.long
 class TestPackedBox:
     """The box as somebody gets it who has Vagrant and libvirt, and nothing of testbed."""
 
