@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import tarfile
+import tempfile
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from testbed.artifacts.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
 
 def write(target: Path, name: str, layers: Sequence[bytes] = ()) -> None:
@@ -45,10 +47,15 @@ def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
     return found
 
 
-def cache(folder: Path) -> Path:
-    """A cache with all that the user's has, in which no seed of a test's image stays."""
-    folder.mkdir()
-    for entry in Store().folder.iterdir():
-        if not entry.name.startswith("."):
-            (folder / entry.name).symlink_to(entry)
-    return folder
+@contextlib.contextmanager
+def cache() -> Iterator[Path]:
+    """A cache with all that the user's has, in which no seed of a test's image stays.
+
+    It is beside the user's: nodes have folders of their own where others are, such as /tmp.
+    """
+    own = Store().folder
+    with tempfile.TemporaryDirectory(prefix="testbed-", dir=own.parent) as name:
+        for entry in own.iterdir():
+            if not entry.name.startswith("."):
+                (Path(name) / entry.name).symlink_to(entry)
+        yield Path(name)

@@ -139,8 +139,14 @@ items:
 """
 
 
+@pytest.fixture
+def cache() -> Iterator[Path]:
+    with archives.cache() as made:
+        yield made
+
+
 def test_a_manifest_that_is_brought_is_applied_changed_and_applied_again(
-    bed: Bed, tmp_path: Path
+    bed: Bed, tmp_path: Path, cache: Path
 ) -> None:
     def manifest(config: str, round: int) -> None:
         text = BRINGS.format(config=config, round=round, digest="0" * 64)
@@ -164,7 +170,7 @@ def test_a_manifest_that_is_brought_is_applied_changed_and_applied_again(
     (tmp_path / "config.toml").write_text("\n".join(lines))
     bed.env = {
         "TESTBED_CONFIG": str(tmp_path / "config.toml"),
-        "TESTBED_CACHE": str(archives.cache(tmp_path / "cache")),
+        "TESTBED_CACHE": str(cache),
     }
     try:
         up = ("up", LAB, "--cni", "calico")

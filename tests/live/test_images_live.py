@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import archives
@@ -37,13 +38,19 @@ print(repr(every_kind.described(Path(f"/proc/{pid}/root/kinds"))))
 """
 
 
+@pytest.fixture
+def cache() -> Iterator[Path]:
+    with archives.cache() as made:
+        yield made
+
+
 def layer(tree: Path, *more: str) -> bytes:
     argv = ["tar", "-C", str(tree), "-cf", "-", "--sort=name", *FAITHFUL, *more, "kinds"]
     return run(argv).out
 
 
 @pytest.mark.parametrize("engine", ["20.10", "29"])
-def test_a_layer_with_every_kind_of_file(tmp_path: Path, engine: str) -> None:
+def test_a_layer_with_every_kind_of_file(tmp_path: Path, cache: Path, engine: str) -> None:
     below, tree = tmp_path / "below", tmp_path / "tree"
     (below / "kinds" / "opaque").mkdir(parents=True)
     (below / "kinds" / "gone").touch()
@@ -63,7 +70,7 @@ def test_a_layer_with_every_kind_of_file(tmp_path: Path, engine: str) -> None:
         **os.environ,
         "TESTBED_STATE": str(tmp_path / "state"),
         "TESTBED_CONFIG": str(tmp_path / "config.toml"),
-        "TESTBED_CACHE": str(archives.cache(tmp_path / "cache")),
+        "TESTBED_CACHE": str(cache),
     }
 
     def testbed(*words: str) -> str:
