@@ -249,6 +249,8 @@ def carry_out(
     except BaseException as error:
         leave = give_up is None and isinstance(error, Interrupted | TimeoutExpired)
         context.given_up.set()
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            context.store.interrupt()  # what is made on this machine ends as well
         if give_up and not run.failures:
             give_up()
         raise

@@ -39,7 +39,25 @@ class _Nothing(SimpleNamespace):
         return self
 
 
-NOTHING = cast("Context", _Nothing(done_ahead={}, waits={}, given_up=threading.Event()))
+class _Store:
+    """Makes things on this machine until it is told to stop."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    def interrupt(self) -> None:
+        self.stop.set()
+
+
+def nothing() -> Context:
+    """A context of its own, for a run that is given up."""
+    return cast(
+        "Context",
+        _Nothing(done_ahead={}, waits={}, given_up=threading.Event(), store=_Store()),
+    )
+
+
+NOTHING = nothing()
 Act = Callable[[], None]
 
 
@@ -343,11 +361,6 @@ def test_ctrl_c_in_the_caller_joins_the_threads() -> None:
     assert left_over() == []
 
 
-def nothing() -> Context:
-    """A context of its own, for a run that is given up."""
-    return cast("Context", _Nothing(done_ahead={}, waits={}, given_up=threading.Event()))
-
-
 def signalled(held: Held, begun: threading.Event, times: int = 1) -> None:
     """Send signals to who holds them, once something has begun."""
     assert begun.wait(10)
@@ -368,6 +381,21 @@ def test_a_signal_ends_waits_though_what_there_is_is_kept() -> None:
     with pytest.raises(Interrupted) as caught:
         carry_out(steps, context, signals=held)
     assert caught.value.signum == signal.SIGTERM
+    assert left_over() == []
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_signal_ends_what_is_made_on_this_machine(keep: bool) -> None:
+    """A program that packs layers or compiles: no node's end would end it."""
+    context, held, begun = nothing(), Held(), threading.Event()
+
+    def make() -> None:
+        begun.set()
+        assert cast("_Store", context.store).stop.wait(10)
+
+    steps = plan(step("m", act=make), step("s", act=lambda: signalled(held, begun)))
+    with pytest.raises(Interrupted):
+        carry_out(steps, context, give_up=None if keep else lambda: None, signals=held)
     assert left_over() == []
 
 
