@@ -77,8 +77,9 @@ def command(
             for name, value in (("provider", provider), ("role", role))
             if value
         ]
-        fix = f"testbed doctor {''.join(asked)}--fix"
-        click.echo(f"{len(missing)} missing that labs need: {names}; `{fix}`", err=True)
+        # What --fix has not mended has a way of its own, told above.
+        fix = "" if mend else f"; `testbed doctor {''.join(asked)}--fix`"
+        click.echo(f"{len(missing)} missing that labs need: {names}{fix}", err=True)
     return MachineError.exit_code if missing else 0
 
 

@@ -124,8 +124,7 @@ def check(topology: Topology, cache: Path) -> None:
         raise MachineError(
             "the kernel here lacks what this topology needs\n"
             + "\n".join(f"    {item.name}: {item.detail}; {item.fix}" for item in lacking),
-            hint="`testbed doctor` shows all of it"
-            + ("; another flannel backend may do (--backend)" if topology.flannel else ""),
+            hint=f"`{_doctor(topology)}` shows all of it{_other(topology)}",
         )
     _keep(cache, {name for name, item in found.items() if item.ok})
 
@@ -256,6 +255,15 @@ def _doctor(topology: Topology) -> str:
     """The command that knows what the topology needs."""
     virtual = topology.provider in VIRTUAL_PROGRAMS
     return f"testbed doctor --provider {topology.provider}" if virtual else "testbed doctor"
+
+
+def _other(topology: Topology) -> str:
+    """A variant of the topology that may need less of the kernel."""
+    if topology.kubernetes and topology.kubernetes.cni != "flannel":
+        return "; another network plugin may do (--cni)"
+    if topology.kubernetes or topology.flannel:
+        return "; another flannel backend may do (--backend)"
+    return ""
 
 
 def _known(cache: Path) -> set[str]:

@@ -219,6 +219,22 @@ def test_missing_features_are_all_named_with_their_options(
     assert not cache.exists()  # nothing is remembered of it
 
 
+@pytest.mark.parametrize(("topology", "option"), [
+    (load("k8s-two-node", Overrides(cni="weave")), "--cni"),
+    (load("k8s-two-node"), "--backend"),
+    (load("two-node"), "--backend"),
+    (load("docker-single"), ""),
+], ids=lambda one: getattr(one, "name", one))  # fmt: skip
+def test_the_hint_names_a_variant_that_there_is(
+    probe: Probe, cache: Path, topology: Topology, option: str
+) -> None:
+    probe.lacking = {"overlay"}
+    with pytest.raises(MachineError) as caught:
+        preflight.check(topology, cache)
+    options = {"--cni", "--backend"}
+    assert {one for one in options if one in str(caught.value.hint)} == {option} - {""}
+
+
 def test_what_another_backend_needs_is_not_missed(probe: Probe, cache: Path) -> None:
     probe.lacking = {"vxlan", "tun"}
     preflight.check(load("two-node-host-gw"), cache)

@@ -201,35 +201,32 @@ class Brought(ByManifest):
     def lacking(self, store: Store) -> str:
         if not store.is_users(self.manifest):
             return (
-                f"{self.title} is not here and cannot be made here: wanted are {self.manifest} "
-                f"and the images that it names ({DOCS} says how to bring them)"
+                f"{self.title} is missing, and cannot be built here: bring {self.manifest} and the "
+                f"images that it names ({DOCS})"
             )
         try:
             _, wrong = self._look(store)
         except TestbedError as error:
-            return f"{self.title} cannot be brought up: {error.message}"
+            return f"{self.title} cannot be used: {error.message}"
         if not wrong:
             return ""
         missing = [f"{self.key(image)} ({image})" for image, why in wrong.items() if not why]
-        parts = [f"wanted are {', '.join(missing)}"] if missing else []
+        parts = [f"bring the images {', '.join(missing)}"] if missing else []
         parts += [why for why in wrong.values() if why]
-        return (
-            f"{self.title} is not here and cannot be made here: {'; '.join(parts)} "
-            f"({DOCS} says how to bring them)"
-        )
+        return f"{self.title} is incomplete: {'; '.join(parts)} ({DOCS})"
 
     def how(self, store: Store) -> str:
-        lines = [f"{self.published} has them; add to {default_path()}:"]
+        add = f"add to {default_path()}:"
         if not store.is_users(self.manifest):
+            lines = [f"download it from {self.published}, and {add}"]
             lines += entries("artifacts", [self.manifest], ".yaml")
-            return "\n    ".join([*lines, "then this again, to be told the images"])
+            return "\n    ".join([*lines, "then run this again: the manifest says which images"])
         try:
             _, wrong = self._look(store)
         except TestbedError as error:
-            return error.hint or lines[0]
-        lines += entries("images", map(self.key, wrong), ".tar")
-        saved = " ".join(image for image in wrong)
-        return "\n    ".join([*lines, f"each as docker save writes it, such as of {saved}"])
+            return error.hint or f"download it again from {self.published}"
+        lines = [f"write each with `docker save NAME:TAG -o FILE`, and {add}"]
+        return "\n    ".join([*lines, *entries("images", map(self.key, wrong), ".tar")])
 
     def file(self, store: Store) -> Path:
         return store.users_file(self.manifest)
