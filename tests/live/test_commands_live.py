@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import pwd
 import re
 import select
 import shutil
@@ -209,6 +210,38 @@ def test_streams_that_are_closed_or_full(testbed: Testbed, tmp_path: Path) -> No
         done = run("> /dev/full", *command)
         assert done.returncode == 3, (command, done.stderr)
         assert "No space left on device" in done.stderr
+
+
+def test_a_users_folders_stay_the_users(tmp_path: Path) -> None:
+    """As of `sudo -E`: all that a lab leaves in the home folder is the caller's."""
+    home = tmp_path / "home"
+    home.mkdir()
+    user = pwd.getpwnam("nobody")
+    os.chown(home, user.pw_uid, user.pw_gid)
+    own = {"TESTBED_STATE", "TESTBED_CACHE", "XDG_CACHE_HOME", "XDG_STATE_HOME"}
+    env = {name: value for name, value in os.environ.items() if name not in own}
+    env |= {"HOME": str(home), "SUDO_UID": str(user.pw_uid), "SUDO_GID": str(user.pw_gid)}
+    path = write(tmp_path / "lab.yaml", "name: {name}\nnodes: {{a: {{}}}}\n", name="sudo")
+    suite = home / "test_own.py"
+    suite.write_text("def test_it(lab): assert lab.nodes")
+    os.chown(suite, user.pw_uid, user.pw_gid)
+    report = str(home / "reports.json")
+
+    def run(*argv: str) -> None:
+        done = subprocess.run(
+            [*TESTBED, *argv], env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    run("up", path, "-q")
+    try:
+        run("verify", "sudo", str(suite), "--json", report, "--html", str(home / "r.html"))
+        run("status")
+    finally:
+        run("down", "sudo")
+    found = {one.relative_to(home): one.lstat() for one in home.rglob("*")}
+    assert {"r.html", "reports.json", ".cache", ".local"} <= {str(one.parts[0]) for one in found}
+    assert {str(one): it.st_uid for one, it in found.items() if it.st_uid != user.pw_uid} == {}
 
 
 def test_a_shell_has_a_terminal(testbed: Testbed, tmp_path: Path) -> None:
