@@ -86,7 +86,7 @@ def test_few_open_files_make_a_second_up_slower_and_no_more(shell: Shell, large:
 def test_a_command_has_the_limits_of_a_login(shell: Shell, large: str) -> None:
     """Whatever the shell had that the lab was started from, and this one."""
     for files in (64, 4096):
-        words = ("exec", "n1", "-l", large, "--", "sh", "-c", "ulimit -Sn; ulimit -Hn")
+        words = ("exec", "-l", large, "n1", "--", "sh", "-c", "ulimit -Sn; ulimit -Hn")
         assert shell(files, *TESTBED, *words).stdout.split() == ["1024", "1024"]
 
 
