@@ -352,7 +352,7 @@ def test_an_image_that_nobody_knows(testbed: Testbed, tmp_path: Path) -> None:
     done = testbed("up", path)
     assert done.returncode == 3
     assert "no-such-image" in done.stderr
-    assert "[images]" in done.stderr
+    assert '[images."no-such-image"]' in done.stderr
     assert nothing_is_up(testbed)
 
 
