@@ -14,6 +14,7 @@ import pytest
 from testbed.lab import offers
 from testbed.lab.lab import Lab
 from testbed.lab.live import LiveLab
+from testbed.roles.docker import CONTAINERD_SOCKET
 from testbed.settings import settings
 from testbed.topology import Overrides, load
 from testbed.topology.model import ENGINES
@@ -85,6 +86,10 @@ def test_each_is_of_the_version_that_the_lab_runs(engine: str) -> None:
                 assert (result.status, said[:1]) == (0, [number]), (way, command, result)
         # It asks this node's daemon, and nobody else's: by its own default.
         assert "container-1" in node.run(["docker", "ps"]).stdout
+        # No link from ctr's default address: dockerd would take it for the machine's containerd.
+        ctr = ["ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=moby"]
+        listed = node.run([*ctr, "containers", "list", "--quiet"]).stdout.split()
+        assert live.engine("node1").inspect("container-1").id in listed
         assert "DOCKER_HOST" not in node.run(["env"]).stdout
         run = ["docker", "run", "--rm", "--entrypoint", "hostname", "nginx", "-i"]
         assert re.search(r"100\.96\.1\.\d+", node.run(run).stdout)

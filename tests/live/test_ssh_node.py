@@ -108,6 +108,8 @@ class Machines(Provider):
         node.put(self._keys.host.encode(), "/etc/ssh/host_key", mode=0o600)
         node.put(self._keys.client_public.encode(), "/etc/ssh/authorized_keys", mode=0o600)
         node.put(CONFIG.encode(), "/etc/ssh/sshd_config")
+        # A machine of its own can write there.
+        node.run(["mount", "-t", "tmpfs", "tmpfs", "/usr/local/bin"])
         node.put(
             node.get("/etc/passwd") + b"sshd:x:71:65534::/run/sshd:/usr/sbin/nologin\n",
             "/etc/passwd",
