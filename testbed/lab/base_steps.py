@@ -56,7 +56,9 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
     """What a provider is told of a node that it is to make."""
     digest = topology.node_digest(node.name)
     interfaces = len(node.networks)
-    return NodeSpec(node.name, digest, node.cpus, node.memory, interfaces, offers.hidden())
+    return NodeSpec(
+        node.name, digest, node.cpus, node.memory, interfaces, offers.hidden(topology, node)
+    )
 
 
 def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: Store) -> NodeSpec:

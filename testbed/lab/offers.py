@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 OFFERED = "programs"  # mark: the programs that a node has, each with the file that it is
 
 
-def hidden() -> tuple[str, ...]:
-    """The programs of this machine, by name, and its folders, by path, that no node shows."""
+def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
+    """The programs of this machine, by name, and its folders, by path, that a node hides.
+
+    Those of every role, and those that only this node has of its own.
+    """
     from testbed.roles import ROLES
 
     names = {offer.name for role in ROLES.values() for offer in role.offers}
+    names |= {offer.name for offer, _ in offers_on(topology, node).values()}
     return tuple(sorted(names.union(*(role.hides for role in ROLES.values()))))
 
 

@@ -62,14 +62,18 @@ def test_each_comes_from_the_parts_of_its_engine(engine: str) -> None:
 
 def test_a_node_hides_what_any_role_offers_whatever_its_own(bench: Bench) -> None:
     topology = load("two-node")
-    hidden = offers.hidden()
+    hidden = offers.hidden(topology, topology.nodes["outside"])
     for role in ROLES.values():
         assert {offer.name for offer in role.offers} <= set(hidden)
-    assert {"docker", "docker-compose", "kubectl", "birdc", "/root/.docker"} <= set(hidden)
+    assert {"docker", "docker-compose", "kubectl", "crictl", "/root/.docker"} <= set(hidden)
     store = bench.settings.store
     for node in topology.nodes.values():
         spec = base_steps.full_spec(topology, node, bench.provider, store)
         assert spec.hidden == hidden
+    # A router of this machine's may be wanted on a plain node, and not where a cluster has its own.
+    assert not {"bird", "birdc"} & set(hidden)
+    cluster = load("k8s-two-node", Overrides(cni="bgp"))
+    assert {"bird", "birdc"} <= set(offers.hidden(cluster, cluster.nodes["node2"]))
 
 
 def test_every_program_but_those_with_a_stand_in_is_made_before_the_lab(

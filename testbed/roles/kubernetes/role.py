@@ -19,7 +19,7 @@ from testbed.roles.base import Offer, Role, start
 from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import api, until
 from testbed.roles.kubernetes.daemons import SERVER, daemon, way
-from testbed.roles.kubernetes.plugins import PLUGINS, plugin_of
+from testbed.roles.kubernetes.plugins import plugin_of
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -58,8 +58,9 @@ class Kubernetes(Role):
     }  # fmt: skip
     kernel = ("overlay", "iptables nat", "iptables conntrack", "nf_tables")
     offers = tuple(Offer(name) for name in COMMANDS)
-    #: Those of plugins too, and what this machine's clients are told of its own clusters.
-    hides = (*(name for one in PLUGINS.values() for name in one.offers), "/root/.kube")
+    #: With what this machine's clients are told of its own clusters.  Programs of network plugins
+    #: are hidden where a cluster has others: BIRD may be wanted on a plain node.
+    hides = ("crictl", "/root/.kube")
 
     def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  (all alike)
         return (*self.offers, *(Offer(name) for name in plugin_of(topology).offers))
