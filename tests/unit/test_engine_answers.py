@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from testbed.errors import LabError, NoSuchLab
+from testbed.errors import LabError, NoAnswer, NoSuchLab
 from testbed.lab import live
 from testbed.lab.live import LiveLab
 from testbed.nodes.base import NodeSpec
@@ -135,7 +135,7 @@ def ask(listen: Listen, *answers: bytes | None, patience: float = 20.0) -> Engin
 def test_a_first_answer_that_makes_no_sense(listen: Listen, name: str) -> None:
     with pytest.raises(LabError, match="dockerd on node1") as caught:
         ask(listen, NONSENSE[name])
-    assert type(caught.value) is LabError
+    assert type(caught.value) is NoAnswer
     assert "object at 0x" not in str(caught.value)
 
 
