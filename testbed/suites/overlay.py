@@ -33,6 +33,7 @@ SUBNETS = f"{PREFIX}/subnets"
 OTHER_PREFIX = "/testbed/other-network"
 DEVICES = {"udp": "flannel0", "vxlan": "flannel.1"}
 WAIT_SECONDS = 20.0
+LEASE_SECONDS = 60.0  # for a flanneld that has just been started, and its API with it
 POLL_SECONDS = 0.01
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from testbed.roles.etcd import CLIENT_PORT, endpoint
 from testbed.roles.flannel import PREFIX, network_config
+from testbed.suites import overlay as overlays
 from testbed.suites.helpers import READY, await_output, rules, undone
 from testbed.suites.overlay import ThirdHost, eventually, overlay, third_host, third_subnet
 
@@ -129,7 +130,7 @@ def test_flannel_needs_etcd_unless_kubernetes_keeps_its_subnets(
             kubernetes_api(third, subnet) as api,
             flanneld(third, "kubernetes", *by_kubernetes) as other,
         ):
-            started = eventually(lambda: has_lease(third, "kubernetes"), 60)
+            started = eventually(lambda: has_lease(third, "kubernetes"), overlays.LEASE_SECONDS)
             tried = [r for r in rules(observe, third, "filter") if r.target == "REJECT"]
             waits = not has_lease(third, "etcd")
             observe.note("flanneld, etcd out of reach", without.err.decode(errors="replace"))

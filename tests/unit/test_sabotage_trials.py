@@ -238,9 +238,10 @@ def test_a_program_is_replaced_by_its_path_and_comes_back() -> None:
         mounted = [line for line in node.ran if line.startswith("mount")]
         assert mounted == [
             "mount --bind /opt/runc /tmp/lies.real",
+            "mount --make-private /tmp/lies.real",
             "mount --bind /tmp/lies.lie /opt/runc",
         ]
-    assert node.ran[2:] == ["umount --lazy /opt/runc", "umount --lazy /tmp/lies.real"]
+    assert node.ran[3:] == ["umount --lazy /opt/runc", "umount --lazy /tmp/lies.real"]
 
 
 def test_rules_of_nftables() -> None:

@@ -63,7 +63,12 @@ def in_place_of(node: Node, path: str, script: str) -> Iterator[None]:
     node.put(f"#!/bin/sh\nreal={real}\n{script}\n".encode(), lie, mode=0o755)
     # Lazily: who was called a moment before may still be running.
     with (
-        changed(node, f"mount --bind {path} {real}", f"umount --lazy {real}"),
+        # Private: else what is mounted on the path is mounted here as well (mount_namespaces(7)).
+        changed(
+            node,
+            f"mount --bind {path} {real}\nmount --make-private {real}",
+            f"umount --lazy {real}",
+        ),
         changed(node, f"mount --bind {lie} {path}", f"umount --lazy {path}"),
     ):
         yield

@@ -198,6 +198,7 @@ def impatient() -> Iterator[None]:
         patch.setattr(cluster, "SECONDS", PATIENCE * 4)  # a Pod takes two seconds
         patch.setattr(policies, "SECONDS", PATIENCE * 2)  # one is in force after half a second
         patch.setattr(overlay.eventually, "__defaults__", (PATIENCE,))
+        patch.setattr(overlay, "LEASE_SECONDS", PATIENCE * 4)  # Python and flanneld start first
         patch.setattr(capture.Capture.wait_for, "__defaults__", (PATIENCE,))
         yield
 
