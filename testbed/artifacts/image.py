@@ -263,7 +263,8 @@ def merged(place: str) -> str:
 
 def libraries(job: Job, debian: Path, programs: Sequence[Path]) -> dict[str, Path]:
     """All that the programs load, by its place in the image; found in the packages alone."""
-    loader = next((path for path in sorted(debian.glob("lib*/ld-linux*.so.*"))), None)
+    either = ("lib*/ld-linux*.so.*", "usr/lib*/ld-linux*.so.*")  # before, after /usr was merged
+    loader = next((path for place in either for path in sorted(debian.glob(place))), None)
     if not loader:
         raise ArtifactError("no dynamic loader in the package libc6")
     interpreter = inside(debian, str(loader.relative_to(debian)))

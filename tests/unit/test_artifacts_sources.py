@@ -652,8 +652,9 @@ def test_an_image_is_a_docker_archive(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image.tar", "root"]
 
 
+@pytest.mark.parametrize("top", ["", "usr"], ids=["before usr was merged", "after"])
 def test_a_plain_image_has_programs_and_the_libraries_that_they_load(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: Job, monkeypatch: pytest.MonkeyPatch, top: str
 ) -> None:
     part = job.part("tool")
     (part / "bin").mkdir(parents=True)
@@ -661,14 +662,15 @@ def test_a_plain_image_has_programs_and_the_libraries_that_they_load(
 
     def unpack(_: Apt, packages: list[str], tree: Path, *, depends: bool) -> dict[str, str]:
         assert (list(packages), depends) == (["libx"], True)
-        (tree / "lib64").mkdir(parents=True)
-        (tree / "lib64" / "ld-linux-x86-64.so.2").write_text("loader")
-        (tree / "lib" / "x").mkdir(parents=True)
-        (tree / "lib" / "x" / "libx.so.1").write_text("library")
+        (tree / top / "lib64").mkdir(parents=True)
+        (tree / top / "lib64" / "ld-linux-x86-64.so.2").write_text("loader")
+        (tree / top / "lib" / "x").mkdir(parents=True)
+        (tree / top / "lib" / "x" / "libx.so.1").write_text("library")
         return {}
 
     def loads(call: Call) -> str:
-        return f"\tlibx.so.1 => {job.into}/debian/lib/x/libx.so.1 (0x7f)\n"
+        place = Path("debian", top, "lib/x/libx.so.1")
+        return f"\tlibx.so.1 => {job.into / place} (0x7f)\n"
 
     monkeypatch.setattr(Apt, "__init__", lambda *_: None)
     monkeypatch.setattr(Apt, "unpack", unpack)
