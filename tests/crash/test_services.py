@@ -29,7 +29,14 @@ VICTIMS = {
 TELLS = {"dockerd": "dockerd", "containerd": "containerd", "flanneld": "flanneld", "etcd": "etcd"}
 #: What ``up`` may have to do again: of the other node never anything.
 REPAIRS = {
-    "init": ("node node2", "docker node2", "flannel node2", "images node2", "container node2/"),
+    "init": (
+        "node node2",
+        "programs node2",
+        "docker node2",
+        "flannel node2",
+        "images node2",
+        "container node2/",
+    ),
     "dockerd": ("docker node2", "container node2/"),
     "containerd": ("docker node2", "container node2/"),
     "flanneld": ("flannel node2",),

@@ -208,8 +208,8 @@ def test_selections_and_files(two_node: str, tmp_path: Path) -> None:
     assert unknown.returncode == 2
     assert "did you mean bridge-docker0-is-linux-bridge" in unknown.stderr
     assert testbed("verify", two_node, "--document", "999").returncode == 2
-    assert testbed("verify", two_node, "-k", "nothing_is_called_so").returncode == 2
-    assert testbed("verify", two_node, "--claim", "veth-direct-ping").returncode == 2
+    assert testbed("verify", two_node, "-k", "nothing_is_called_so").returncode == 5
+    assert testbed("verify", two_node, "--claim", "veth-direct-ping").returncode == 5
 
 
 def test_the_examples_of_the_documentation_work(two_node: str, tmp_path: Path) -> None:
@@ -230,11 +230,11 @@ def test_the_examples_of_the_documentation_work(two_node: str, tmp_path: Path) -
     assert "test_that_fails" in done.stdout
 
 
-def test_without_a_lab_a_test_is_skipped_with_its_reason(tmp_path: Path) -> None:
+def test_without_a_lab_nothing_is_tested_and_that_is_not_green(tmp_path: Path) -> None:
     own = tmp_path / "test_own.py"
     own.write_text("def test_it(lab):\n    raise AssertionError\n")
     argv = [sys.executable, "-m", "pytest", "-rs", str(own)]
     env = {name: value for name, value in os.environ.items() if name != "TESTBED_LAB"}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
-    assert done.returncode == 0
+    assert done.returncode == 5
     assert "no lab was named" in done.stdout

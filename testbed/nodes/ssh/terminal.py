@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     Raises EOFError when the connection ends before the command does.
     """
     kind = os.environ.get("TERM", "dumb")
-    size = shutil.get_terminal_size()
+    size = _size()
     channel.get_pty(kind, size.columns, size.lines)
     env = {**ENVIRONMENT, "TERM": kind}
     words = ["env", "-i", *(f"{key}={value}" for key, value in env.items()), *argv]
@@ -38,7 +37,7 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     channel.exec_command(command.encode("utf-8", "surrogateescape"))
 
     def resized() -> None:
-        now = shutil.get_terminal_size()
+        now = _size()
         channel.resize_pty(now.columns, now.lines)
 
     with channel, raw(sys.stdin.fileno()), on_resize(resized):
@@ -47,6 +46,14 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     if status == NO_STATUS:
         raise EOFError("the connection ended before the command did")
     return status
+
+
+def _size() -> os.terminal_size:
+    """The size of the user's terminal itself, whatever COLUMNS and LINES say."""
+    try:
+        return os.get_terminal_size(sys.stdin.fileno())
+    except OSError:
+        return os.terminal_size((80, 24))
 
 
 def _copy(channel: paramiko.Channel) -> None:
