@@ -145,10 +145,10 @@ WANTED = (
 # A tmpfs on /run: iptables' lock there is the host's. Another for overlay: not all file systems do.
 # Arguments: a folder, then names of features, each followed by what tries it.
 SCRIPT = """
-mount -t tmpfs testbed /run && mount -t tmpfs testbed "$1" || exit 99
+mount -n -t tmpfs testbed /run && mount -n -t tmpfs testbed "$1" || exit 99
 cd "$1" || exit 99
 overlay() {
-    mkdir l u w m && mount -t overlay testbed -o lowerdir=l,upperdir=u,workdir=w m
+    mkdir l u w m && mount -n -t overlay testbed -o lowerdir=l,upperdir=u,workdir=w m
 }
 shift
 while test $# -gt 0; do

@@ -484,3 +484,11 @@ def test_a_lost_record_does_not_hide_a_lab(testbed: Testbed, tmp_path: Path) -> 
     assert [(row["lab"], row["nodes"]) for row in listed] == [("lost", 2)]
     assert testbed("down", "--all").returncode == 0
     assert nothing_is_up(testbed)
+
+
+def test_a_look_at_the_machine_leaves_run_as_it_was() -> None:
+    """mount(8) keeps a folder of its own in /run, unless it is told to write nothing."""
+    script = 'mount -n -t tmpfs testbed /run && "$@" doctor > /dev/null; ls -A /run'
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", *TESTBED]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
+    assert done.stdout == "", done.stdout + done.stderr
