@@ -538,7 +538,7 @@ def _artifacts(store: Store) -> list[Finding]:
 
 
 def _brought(store: Store) -> list[Finding]:
-    """What can't be made here: network plugins that the user brings."""
+    """Network plugins that the user has to bring, since they can't be built here."""
     from testbed.roles.kubernetes import plugins
     from testbed.roles.kubernetes.plugins.manifest import Brought
 

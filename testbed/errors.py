@@ -248,7 +248,7 @@ class TimeoutExpired(LabError, TimeoutError):
 
 
 class Unsettled(TimeoutExpired):
-    """What comes about by itself on a lab was still missing when a check stopped waiting.
+    """The lab had not settled when a check stopped waiting for it.
 
     Sessions, leases, endpoints, rules of a controller and neighbour entries are such.
     """

@@ -96,7 +96,7 @@ def check(path: Path) -> None:
 
 
 def leads_to_stdout(path: Path) -> bool:
-    """Whether a path means our standard output: ``-``, or a name such as ``/dev/stdout``."""
+    """Tell whether a path means our standard output: ``-``, or a name such as ``/dev/stdout``."""
     return str(path) == STDOUT or _descriptor(path) == 1
 
 

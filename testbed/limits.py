@@ -22,7 +22,7 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """What a role takes of this machine's limits on one node, about as much as was measured.
+    """A role's share of this machine's limits on one node, about as much as was measured.
 
     ``files`` is how many files one of its daemons may have open, ``tasks`` the processes and
     threads of all, ``inotify`` their inotify instances.

@@ -63,7 +63,7 @@ class Named(NamedTuple):
 
     @property
     def at_once(self) -> bool:
-        """Whether the labs must be up whatever is run: they were named on the command line."""
+        """True if the labs were named on the command line: they must be up whatever is run."""
         return self.by.startswith("--")
 
 
@@ -256,7 +256,7 @@ class _Tally:
             self.tested += 1
 
     def nothing(self, config: pytest.Config) -> bool:
-        """Whether a run that was for a lab has tested nothing."""
+        """Tell whether a run that was for a lab has tested nothing."""
         by_variable = config.stash[NAMED].by == VARIABLE
         distributed = config.getoption("dist", "no") != "no"  # pytest-xdist: others collect
         wanted = self.wanted or config.stash[NAMED].at_once or (by_variable and distributed)
@@ -282,7 +282,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _wants_lab(item: pytest.Item) -> bool:
-    """Whether a test asks for a lab: by a fixture, or by what it is marked to need."""
+    """Tell whether a test asks for a lab, by a fixture or by a mark."""
     asked = set(getattr(item, "fixturenames", ()))
     marked = {name for mark in item.iter_markers("needs") for name in mark.args} - {"none"}
     return bool(asked & {"lab", "nodes", "fault", "_testinfra_host"} or marked)

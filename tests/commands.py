@@ -26,7 +26,7 @@ class Said:
 
 
 def call(folder: Path, *argv: str) -> Said:
-    """What a command says, which is called without input; its output goes through ``folder``."""
+    """The output of a command, called without input; it goes through ``folder``."""
     files = [folder / "out", folder / "err"]
     pid = os.fork()
     if pid == 0:
@@ -54,7 +54,7 @@ def call(folder: Path, *argv: str) -> Said:
 
 
 def call_each(folder: Path, lines: Iterable[str]) -> dict[str, Said]:
-    """What each of some command lines says; none may end in another way than commands end."""
+    """The output of each of some command lines; none may end in another way than commands end."""
     said = {}
     for line in lines:
         found = said[line] = call(folder, *line.split())

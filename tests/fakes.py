@@ -265,7 +265,7 @@ class FakeLinks:
                 link["master"] = ""
 
     def look(self, call: Call) -> Answer:
-        """What :data:`namespaces.LOOK` prints."""
+        """The output of :data:`namespaces.LOOK`."""
         here = self.of(call.node)
         spaces = [here.get(name) for name in ("", *call.words[4:])]
         listed = [

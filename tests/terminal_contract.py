@@ -1,4 +1,4 @@
-"""What a terminal on a node must do, whoever made the node; and somebody who sits at one.
+"""The contract of a terminal on a node of any provider; and somebody who sits at one.
 
 A provider's own test module derives a class from :class:`TerminalContract`, and gives it a
 fixture ``node``.

@@ -208,7 +208,7 @@ class Store:
         return self._file(part, "image.tar")
 
     def lacking_images(self, names: Iterable[str]) -> ArtifactError | None:
-        """What to raise for images that cannot be had, all of them at once; None if all can be.
+        """The error for images that are missing, all of them at once; None if none is.
 
         Nothing is downloaded or made.  Raises UsageError for a bad configuration.
         """

@@ -147,7 +147,7 @@ class RunsCommand(click.Command):
         return [] if self._is_forwarding(ctx) else super().shell_complete(ctx, incomplete)
 
     def _is_forwarding(self, ctx: click.Context) -> bool:
-        """Whether a line that is completed has come to the other command."""
+        """Tell whether a line that is completed has come to the other command."""
         if not ctx.resilient_parsing or not ctx.params:
             return False
         first, words = self._arguments()

@@ -202,7 +202,7 @@ class Look:
         return any(there) if self.breaks else bool(there) and not all(there)
 
     def seen(self, output: str) -> str:
-        """What lacks of the entries, each as gone or, with what is there instead, as changed.
+        """Entries that are missing: each as gone or, with what is there instead, as changed.
 
         Empty where all are gone.
         """

@@ -163,7 +163,7 @@ def _files(topology: Topology) -> None:
 
 
 def _takes(topology: Topology, name: str) -> list[Takes]:
-    """What the parts of a node take of this machine's limits, the node itself included."""
+    """The share of this machine's limits that a node and its parts take."""
     from testbed.roles import ROLES
 
     if topology.provider_of(name) in VIRTUAL_KERNEL:

@@ -38,7 +38,7 @@ def folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What ``up`` was asked for, and how it went.  Times are Unix seconds or seconds.
+    """The topology that ``up`` was asked for, and how it went.  Times are Unix seconds or seconds.
 
     ``source`` is the topology's file (:attr:`Topology.file`), empty where there was none.
     Versions before 0.2 kept the path as it was typed.

@@ -216,7 +216,7 @@ def _services(context: Context, node: Node) -> list[Part]:
 
 
 def _is_stopped(node: Node, pid: int) -> bool:
-    """Whether a process is there and does nothing, as after SIGSTOP."""
+    """Tell whether a process is there and does nothing, as after SIGSTOP."""
     from testbed.faults.means import is_stopped
 
     with contextlib.suppress(OSError):  # it has just ended

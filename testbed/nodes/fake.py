@@ -172,7 +172,7 @@ class Wiring:
         self.settings = wiring.settings(topology, node)
 
     def encode(self) -> bytes:
-        """What :data:`wiring.LOOK` prints there."""
+        """The output of :data:`wiring.LOOK` there."""
         links = [
             {
                 "ifname": name,

@@ -90,7 +90,7 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
 
     @property
     def is_valid(self) -> bool:
-        """Whether the unit file is valid.  Raises RuntimeError for the lab's daemons."""
+        """Tell whether the unit file is valid.  Raises RuntimeError for the lab's daemons."""
         if self._state is not None:
             raise RuntimeError(
                 f"{self.name} on {self._node.name} is started without a unit file, "

@@ -191,7 +191,7 @@ class Role(ABC):
         return 0
 
     def takes(self, topology: Topology, node: str) -> Takes:  # noqa: ARG002  for roles with daemons
-        """What it takes of this machine's limits on a node that shares its kernel."""
+        """Its share of this machine's limits on a node that shares the kernel."""
         return Takes()
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles that differ from node to node

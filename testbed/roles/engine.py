@@ -103,7 +103,7 @@ class Engine:
         self.close()
 
     def reading(self, what: str, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """What ``method`` returns, which asks the daemon and reads its answer.
+        """Return the result of ``method``, which asks the daemon and reads its answer.
 
         Raises LabError when there is no answer, when it is a no, and when ``method`` cannot
         make sense of it.

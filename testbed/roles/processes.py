@@ -57,7 +57,7 @@ def find(node: Node, name: str) -> ContainerProcess | None:
 
 
 def _read(text: bytes) -> Iterator[ContainerProcess]:
-    """What one file says of its container; nothing where it makes no sense."""
+    """The container that a file describes; None where it makes no sense."""
     try:
         data: Mapping[str, Any] = json.loads(text)
         networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
@@ -73,7 +73,7 @@ def _read(text: bytes) -> Iterator[ContainerProcess]:
 
 
 def _runs(node: Node, container: ContainerProcess) -> bool:
-    """Whether the process is still there and the container's: its cgroup bears the id."""
+    """Tell whether the process still is the container's: its cgroup bears the id."""
     try:
         groups = node.get(f"/proc/{container.pid}/cgroup")
     except OSError:

@@ -97,7 +97,7 @@ def start_failed(engine: Engine, container: Container, error: LabError) -> LabEr
 
 
 def removed(container: Container) -> ContainerError:
-    """What is raised for a container that somebody else has removed."""
+    """The error for a container that somebody else has removed."""
     return ContainerError(container.name, container.node, "has been removed")
 
 

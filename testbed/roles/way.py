@@ -55,7 +55,7 @@ class Way:
     _since: dict[str, float] = field(default_factory=dict)
 
     def seen(self) -> str:
-        """What is wrong with the way now, in a line; nothing where it is fine.
+        """The fault on the way now, in a line; empty where there is none.
 
         Raises ServiceError where the service has died, PathError where the way has been
         blocked for so long that it will not open.

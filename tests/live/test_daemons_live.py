@@ -65,7 +65,7 @@ class TestContainerTerminal(TerminalContract):
 
 
 def every_command(folder: Path) -> dict[str, Said]:
-    """What each command that looks at a lab says, or does to it, other than `up` and `down`."""
+    """The output of each command on a lab other than `up` and `down`."""
     run = folder / "run.json"
     lines = (
         "status", "status --json", "ls", "ls --json", "exec node1 true",

@@ -1,4 +1,4 @@
-"""What tells machines apart differs from node to node, and is never this machine's."""
+"""Identities of machines differ from node to node, and are never this machine's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Bed:
         self.testbed("up", str(path), "-q")
 
     def names(self, lab: str, node: str) -> dict[str, str]:
-        """What those of the files say that are there."""
+        """The contents of those files that are there."""
         script = (
             'for path; do test ! -e "$path" || printf "%s %s\\n" "$path" "$(cat "$path")"; done'
         )

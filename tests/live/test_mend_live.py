@@ -1,4 +1,4 @@
-"""What of a lab's wiring has gone: `status` shows it, `up` puts it back, on real nodes."""
+"""Lost wiring of a lab: `status` shows it, `up` puts it back, on real nodes."""
 
 from __future__ import annotations
 

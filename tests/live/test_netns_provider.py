@@ -223,7 +223,7 @@ class TestNetns:
     # -- mounts -------------------------------------------------------------
 
     def test_mounts_are_shared_within_the_node_as_systemd_makes_them(self, node: Node) -> None:
-        """What a Pod with Bidirectional or HostToContainer mounts asks for, at any place."""
+        """Mounts are shared as a Pod with Bidirectional or HostToContainer mounts asks."""
         for line in mounts(node):
             assert "shared:" in line, line
         for kind, seen in (("slave", "in"), ("shared", "in"), ("private", "")):

@@ -104,7 +104,7 @@ def test_another_archive_with_the_same_names_is_imported(house: Path) -> None:
 
 
 def gather(target: Path, *words: Path) -> dict[str, str]:
-    """What a folder has after containerd was started once more, by name."""
+    """The files of a folder by name, after containerd was started once more."""
     subprocess.run(["sh", "-c", GATHER, str(target), *map(str, words)], check=True)
     return {path.name: path.read_text() for path in target.iterdir()}
 

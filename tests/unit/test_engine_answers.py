@@ -1,4 +1,4 @@
-"""What an engine answers, or does not: always an error of the tool, never another one."""
+"""Any answer of an engine, or none, ends in an error of the tool, never another one."""
 
 from __future__ import annotations
 

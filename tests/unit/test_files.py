@@ -34,7 +34,7 @@ def mode(path: Path) -> int:
 
 
 def alone(path: Path) -> bool:
-    """Whether nothing is beside a file."""
+    """Tell whether a file is alone in its folder."""
     return [one.name for one in path.parent.iterdir()] == [path.name]
 
 
@@ -63,7 +63,7 @@ def test_a_file_that_is_there_keeps_its_mode(before: int, tmp_path: Path) -> Non
 
 
 def test_it_is_replaced_in_one_step(tmp_path: Path) -> None:
-    """Who reads the old file reads all of it."""
+    """A reader of the old file reads all of it."""
     path = tmp_path / "a"
     path.write_text("old")
     with path.open() as reader:

@@ -114,7 +114,7 @@ def test_wrong_use(line: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What `exec` would run, and where; each ends with 127."""
+    """The commands that `exec` would run, and where; each ends with 127."""
     seen: list[list[str]] = []
 
     def attach(lab: str | None, where: str, argv: list[str], *, tty: bool) -> int:

@@ -181,7 +181,7 @@ def test_routes_are_within_one_segment(tmp_path: Path) -> None:
 
 
 class Bringing:
-    """What a user brings of a plugin: a manifest, images, and the configuration that names them."""
+    """A user's parts of a plugin: manifest, images, and the configuration that names them."""
 
     def __init__(self, folder: Path, plugin: Brought) -> None:
         self.folder = folder
@@ -458,7 +458,7 @@ class Applying:
     context: Context
 
     def apply(self, *objects: dict[str, Any]) -> list[tuple[list[str], list[Any]]]:
-        """What kubectl was told when the manifest was these objects."""
+        """The calls of kubectl when the manifest was these objects."""
         (self.folder / "m.yaml").write_text(yaml.safe_dump_all(objects), encoding="utf-8")
         self.node.calls.clear()
         plugin = PLUGINS["calico"]

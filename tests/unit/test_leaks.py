@@ -45,7 +45,7 @@ def test_a_lab_of_another_that_goes_meanwhile_is_no_leak() -> None:
 
 
 def test_only_what_stays_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is half made or half removed by another is there for a look or two."""
+    """A lab that another is making or removing is there for a look or two."""
     looks = [{"a": "", "b": ""}, {"b": "", "c": ""}, {"b": "", "d": ""}]
     monkeypatch.setattr(leaks, "PAUSE", 0)
     monkeypatch.setattr(

@@ -63,7 +63,7 @@ def described(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def results(draw: st.DrawFn) -> Results:
-    """What checks may say: nothing, or any text."""
+    """Texts of checks: none, or any."""
     text = draw(TEXTS)
     found = Finding(
         ONE, "confirmed", expected="confirmed", evidence=[Evidence(text, text)], reason=text,
@@ -76,7 +76,7 @@ def results(draw: st.DrawFn) -> Results:
 
 
 def drawn(topology: Topology) -> dict[str, Any]:
-    """What a lab of that topology looks like: each of its nodes, interfaces and containers."""
+    """The picture of a lab of that topology: its nodes, interfaces and containers."""
     nodes = []
     for made in topology.nodes.values():
         links = [
@@ -124,7 +124,7 @@ def test_reports(data: dict[str, Any], found: Results) -> None:
 
 
 def says(*argv: str, ends: tuple[int, ...] = (0,)) -> str:
-    """What a command prints; it ends with one of these statuses."""
+    """The output of a command, which ends with one of these statuses."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         status = cli.run(list(argv))

@@ -51,7 +51,7 @@ ON_A_LAB = [
 
 
 class Ended:
-    """What came of a command line in a process of its own."""
+    """The outcome of a command line in a process of its own."""
 
     def __init__(self, status: int, out: bytes, err: bytes) -> None:
         self.status = status
@@ -154,7 +154,7 @@ Command = Callable[[list[str]], list[str]]
 
 @pytest.fixture(scope="module")
 def _loaded() -> None:
-    """What every copy would load for itself."""
+    """Modules that every copy would load for itself."""
     for module in COMMANDS.values():
         importlib.import_module(f"testbed.cli.{module}")
     render(report_runs.run())

@@ -57,7 +57,7 @@ def daemon(
 
 
 def way(context: Context, node: str) -> Callable[[], str]:
-    """What is wrong with the way from a node to the API; nothing on the API's own node."""
+    """The fault on the way from a node to the API; empty on the API's own node."""
     topology = context.topology
     control = config.cluster_of(topology).control_plane
     if node == control:

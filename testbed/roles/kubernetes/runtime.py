@@ -94,7 +94,7 @@ def path(context: Context, machine: Node) -> dict[str, str]:
 
 
 def images(topology: Topology, store: Store | None = None) -> list[str]:
-    """What every node of the cluster has; what the first Pods need comes first.
+    """The images of every node of the cluster; those of the first Pods come first.
 
     Without a ``store`` those that are known before anything is brought.
     """

@@ -160,7 +160,7 @@ class Brought(ByManifest):
     published: ClassVar[str]  #: where its makers have both
 
     def key(self, image: str) -> str:
-        """What an image should be called among the user's: after the plugin and its last word.
+        """The name for an image among the user's: the plugin's and the image's last word.
 
         >>> from testbed.roles.kubernetes.plugins import PLUGINS
         >>> PLUGINS["calico"].key("quay.io/calico/node:v3.32.1")
@@ -254,7 +254,7 @@ def _why_not(path: Path | None, image: str) -> str:
 
 
 def _is_foreign(path: Path | None, image: str) -> str:
-    """What is wrong with an image for machines of another kind; empty where nothing is."""
+    """The complaint about an image for another kind of processor; empty for a right one."""
     mine = archive.processor()
     for one in archive.read(path) if path is not None else ():
         if image in one.names and one.processor not in ("", mine):
@@ -309,7 +309,7 @@ def _is_daemon_set(objects: Iterable[Object], name: str) -> bool:
 
 
 def _known_by(one: Object) -> list[str]:
-    """What an object is known by: version, kind, namespace, name."""
+    """The identity of an object: version, kind, namespace, name."""
     about = one.get("metadata") or {}
     said = (one.get("apiVersion"), one.get("kind"), about.get("namespace"), about.get("name"))
     return [str(word or "") for word in said]
@@ -372,7 +372,7 @@ def _with(variables: Iterable[Object], told: Mapping[str, str]) -> list[Object]:
 
 
 def _noted(node: Node, name: str) -> dict[str, Any]:
-    """What has been applied before."""
+    """The objects that were applied before."""
     try:
         said = json.loads(marked(node, name) or "")
     except ValueError:  # nothing, or noted by an earlier version
@@ -398,13 +398,13 @@ def _remove(context: Context, node: Node, gone: Iterable[Sequence[str]]) -> None
 
 
 def is_ready(pod: Object) -> bool:
-    """Whether a Pod says so."""
+    """Tell whether a Pod says so."""
     conditions = pod["status"].get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def rolled_out(daemon_set: Object) -> bool:
-    """Whether all its Pods are of its latest description (as kubectl rollout status says it)."""
+    """Tell whether all its Pods have its latest description, as kubectl rollout status does."""
     status = daemon_set.get("status", {})
     if status.get("observedGeneration", 0) < daemon_set.get("metadata", {}).get("generation", 1):
         return False
