@@ -57,7 +57,7 @@ def find(node: Node, name: str) -> ContainerProcess | None:
 
 
 def _read(text: bytes) -> Iterator[ContainerProcess]:
-    """The container that a file describes; None where it makes no sense."""
+    """The container that a file describes; nothing where it makes no sense."""
     try:
         data: Mapping[str, Any] = json.loads(text)
         networks = (data.get("NetworkSettings") or {}).get("Networks") or {}

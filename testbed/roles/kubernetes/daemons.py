@@ -57,7 +57,7 @@ def daemon(
 
 
 def way(context: Context, node: str) -> Callable[[], str]:
-    """The fault on the way from a node to the API; empty on the API's own node."""
+    """A look at the way from a node to the API: its fault, empty on the API's own node."""
     topology = context.topology
     control = config.cluster_of(topology).control_plane
     if node == control:
