@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import re
 import stat
 import time
@@ -63,7 +64,7 @@ def snapshot(below: Path | None = None) -> Snapshot:
     With ``below``, labs whose state folder is not below it are somebody else's,
     and may come and go.
     """
-    others = [] if below is None else _others(below)
+    others = None if below is None else _others(below)
     return Snapshot(
         {
             "named network namespace": dict.fromkeys(_names("/run/netns"), "there"),
@@ -71,7 +72,7 @@ def snapshot(below: Path | None = None) -> Snapshot:
             "route": _counted(_routes()),
             "process": dict(_processes(others)),
             "mount": _counted(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
-            "cgroup": dict.fromkeys(_cgroups(below, others), "there"),
+            "cgroup": dict.fromkeys(_cgroups(below, others or []), "there"),
             "cgroup controllers": dict(_controllers()),
             "firewall": _counted(_firewall()),
             "sysctl": dict(_sysctls()),
@@ -147,8 +148,9 @@ def _routes() -> Iterator[str]:
             yield re.sub(r" expires \d+sec", "", line).strip()
 
 
-def _processes(others: Iterable[find.Init]) -> Iterator[tuple[str, str]]:
-    foreign = {_pid_namespace(init.pid) for init in others}
+def _processes(others: Iterable[find.Init] | None) -> Iterator[tuple[str, str]]:
+    """Programs of labs.  With ``others``, without those of their nodes, nor what others run now."""
+    foreign = {_pid_namespace(init.pid) for init in others or ()}
     for entry in filter(str.isdigit, _names("/proc")):
         try:
             name, rest = Path("/proc", entry, "stat").read_text(encoding="utf-8").rsplit(")", 1)
@@ -162,8 +164,31 @@ def _processes(others: Iterable[find.Init]) -> Iterator[tuple[str, str]]:
         # Containers have namespaces of their own: the node is the one that is above.
         if foreign and not foreign.isdisjoint(_pid_namespaces(int(entry))):
             continue
+        if others is not None and _is_of_another(int(entry)):
+            continue
         line = argv.replace(b"\0", b" ").decode(errors="replace").strip()
         yield f"{program} pid {entry} since {fields[19]}", line[:200]
+
+
+def _is_of_another(pid: int) -> bool:
+    """Tell whether somebody else runs a process now: another process than ours is its parent.
+
+    What is left over has lost its parent, and was given to pid 1 or to a subreaper, which is an
+    ancestor of ours (prctl(2), PR_SET_CHILD_SUBREAPER).
+    """
+    line = list(_ancestors(pid))
+    return os.getpid() not in line and not {1, *line[1:2]} <= {1, *_ancestors(os.getpid())}
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    """A process, its parent and so on, without pid 1."""
+    while pid > 1:
+        yield pid
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1]
+        except OSError:
+            return
+        pid = int(fields.split()[1])
 
 
 def _pid_namespace(pid: int) -> str:
@@ -175,15 +200,7 @@ def _pid_namespace(pid: int) -> str:
 
 def _pid_namespaces(pid: int) -> set[str]:
     """The pid namespaces of a process and of all its ancestors."""
-    found = set()
-    while pid > 1:
-        found.add(_pid_namespace(pid))
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1]
-        except OSError:
-            break
-        pid = int(fields.split()[1])
-    return found - {""}
+    return {_pid_namespace(one) for one in _ancestors(pid)} - {""}
 
 
 def _cgroups(below: Path | None, others: Iterable[find.Init]) -> Iterator[str]:

@@ -195,7 +195,7 @@ class TerminalContract:
             user.see(b"ready")
             user.press(b"word\r\x04")
             assert user.end() == 0, user.seen
-            assert user.seen.endswith(b"word\r\nword\r\nend\r\n")
+            assert user.seen.endswith(b"word\r\nword\r\nend\r\n"), user.seen
 
     def test_much_is_typed(self, node: Node) -> None:
         with self.attach(node, ["sh", "-c", RAW.format(stty=self.stty)]) as user:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,40 @@ def test_a_process_of_a_lab_is_seen_and_its_zombie_is_not(tmp_path: Path) -> Non
     finally:
         process.kill()
         process.wait()
+
+
+def _until_it_runs(pid: int) -> None:
+    """Wait until a process that was forked is the program, and not the shell any more."""
+    while Path(f"/proc/{pid}/comm").read_text().strip() != "tcpdump":
+        time.sleep(0.01)
+
+
+def test_what_another_runs_now_is_no_leak_and_what_has_lost_its_parent_is(tmp_path: Path) -> None:
+    program = tmp_path / "tcpdump"
+    program.symlink_to("/bin/sleep")
+    script = '"$0" 60 & echo $!; wait'
+    ours = subprocess.Popen(["sh", "-c", script, program], stdout=subprocess.PIPE, text=True)
+    assert ours.stdout
+    child = int(ours.stdout.readline())
+    try:
+        _until_it_runs(child)
+        (key,) = [k for k in dict(leaks._processes([])) if f" pid {child} " in k]
+        code = "from testbed import leaks; print(*dict(leaks._processes([])), sep=chr(10))"
+        argv = [sys.executable, "-c", code]
+        sibling = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        assert key not in sibling.splitlines(), "it is a child of ours, not of that process"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ours.communicate()
+    # Its parent ends at once.
+    script = '"$0" 60 > /dev/null 2>&1 & echo $!'
+    argv = ["setsid", "sh", "-c", script, str(program)]
+    pid = int(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    try:
+        _until_it_runs(pid)
+        assert [k for k in dict(leaks._processes([])) if f" pid {pid} " in k]
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_lines_that_are_there_twice_count() -> None:
