@@ -48,10 +48,12 @@ web: $(VENV)/ready  ## the HTML report in a real browser
 	$(BIN)/python -m pytest tests/web
 
 live: setup  ## tests on real labs (root)
-	$(SUDO) $(LONG) $(BIN)/python -m pytest $(LIVE) tests/live tests/crash
+	$(SUDO) $(LONG) $(BIN)/python -m pytest $(LIVE) -m "not whole_machine" tests/live tests/crash
+	$(SUDO) $(LONG) $(BIN)/python -m pytest -m whole_machine tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
-	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest $(LIVE) tests/crash
+	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest $(LIVE) -m "not whole_machine" tests/crash
+	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest -m whole_machine tests/crash
 
 soak: setup  ## two hundred labs up, put to the test and down again: does anything grow? (root)
 	$(SUDO) env PYTHONPATH=tests $(BIN)/python -m crash.soak $(ROUNDS)

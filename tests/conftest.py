@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 ROOT_ONLY = ("live", "crash", "vm", "k8s")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
-#: Files whose tests make nodes without a record, or remove such nodes of any state folder.
-WITHOUT_RECORDS = ("test_netns_provider.py", "test_leaks_command.py", "test_concurrency.py")
+#: Files whose tests look at, or remove, what is left of labs of any state folder.
+WHOLE_MACHINE = ("test_leaks_command.py", "test_concurrency.py")
 HERE = Path(__file__).parent
 
 
@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() != 0:
         why = "needs root: namespaces, links and mounts are made by root only"
@@ -53,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="only in the long form: make test-all"))
     for item in items:
+        if item.path.name in WHOLE_MACHINE:
+            item.add_marker(pytest.mark.whole_machine)
         if group := _group(item):
             item.add_marker(pytest.mark.xdist_group(group))
 
@@ -65,8 +68,6 @@ def _group(item: pytest.Item) -> str | None:
     """
     if item.get_closest_marker("xdist_group") or not isinstance(item, pytest.Function):
         return None
-    if item.path.name in WITHOUT_RECORDS:
-        return "without records"
     module = item.nodeid.partition("::")[0]
     shared = [
         name
