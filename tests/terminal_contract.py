@@ -192,7 +192,7 @@ class TerminalContract:
 
     def test_what_is_typed_arrives_and_ends(self, node: Node) -> None:
         with self.attach(node, ["sh", "-c", "echo ready; cat; echo end"]) as user:
-            user.see(b"ready")
+            user.see(b"ready\r\n")  # its end, too: what is typed is shown at once
             user.press(b"word\r\x04")
             assert user.end() == 0, user.seen
             assert user.seen.endswith(b"word\r\nword\r\nend\r\n"), user.seen
