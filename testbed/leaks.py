@@ -177,7 +177,9 @@ def _is_of_another(pid: int) -> bool:
     ancestor of ours (prctl(2), PR_SET_CHILD_SUBREAPER).
     """
     line = list(_ancestors(pid))
-    return os.getpid() not in line and not {1, *line[1:2]} <= {1, *_ancestors(os.getpid())}
+    if len(line) < 2 or os.getpid() in line:
+        return False
+    return line[1] not in _ancestors(os.getpid())
 
 
 def _ancestors(pid: int) -> Iterator[int]:
