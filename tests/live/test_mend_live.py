@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+from labs import brought_up
 
-from testbed.cli.common import make_settings
 from testbed.faults.force import Faults
 from testbed.faults.model import parse
-from testbed.lab.lab import Lab, Outcome
 from testbed.lab.status import status
 from testbed.topology import Topology, load_text
+
+if TYPE_CHECKING:
+    from testbed.lab.lab import Lab, Outcome
 
 TEXT = """
 name: mend
@@ -58,12 +61,7 @@ def topology() -> Topology:
 
 @pytest.fixture(scope="module")
 def lab(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_STATE", str(tmp_path_factory.mktemp("state")))
-        found = Lab(topology.name, make_settings())
-        found.up(topology)
-        yield found
-        found.down()
+    yield from brought_up(topology, tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture

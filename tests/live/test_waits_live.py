@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+from labs import brought_up
 
-from testbed.cli.common import make_settings
 from testbed.errors import PathError, StepsFailed, TimeoutExpired
-from testbed.lab.lab import Lab
 from testbed.lab.status import status
 from testbed.roles import way
 from testbed.topology import Topology, load_text
+
+if TYPE_CHECKING:
+    from testbed.lab.lab import Lab
 
 #: Each machine behind a NAT of its own, with the same address there, and both on one LAN.
 TEXT = """
@@ -51,12 +54,7 @@ def topology() -> Topology:
 
 @pytest.fixture(scope="module")
 def lab(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_STATE", str(tmp_path_factory.mktemp("state")))
-        found = Lab(topology.name, make_settings())
-        found.up(topology)
-        yield found
-        found.down()
+    yield from brought_up(topology, tmp_path_factory.mktemp("state"))
 
 
 def test_software_uses_the_network_that_its_nodes_share(lab: Lab) -> None:
