@@ -255,7 +255,11 @@ CATALOG = Catalog(
         "net-tools": DebianPackages(
             packages=("net-tools",), programs={"ifconfig": "usr/sbin/ifconfig"}
         ),
-        "testbed-init": CProgram("testbed-init", PACKAGE / "nodes" / "netns" / "init.c"),
+        "testbed-init": CProgram(
+            "testbed-init",
+            PACKAGE / "nodes" / "netns" / "init.c",
+            more=tuple(PACKAGE / "nodes" / "netns" / name for name in ("systemctl.c", "init.h")),
+        ),
         "nginx": NginxImage(),
     },
     images={

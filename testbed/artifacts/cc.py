@@ -19,14 +19,15 @@ FLAGS = ("-O2", "-Wall")
 
 @dataclass(frozen=True)
 class CProgram(Source):
-    """The program ``name``, made of one C file."""
+    """The program ``name``, made of the C file ``source`` and of ``more``, headers among them."""
 
     name: str
     source: Path
+    more: tuple[Path, ...] = ()
     origin: ClassVar[Origin] = "cc"
 
     def version(self) -> str:
-        """The first digits of the source's sum: it has no other version."""
+        """The first digits of the sum of its files: it has no other version."""
         return self._sum()[:8]
 
     def brings(self) -> tuple[str, ...]:
@@ -44,7 +45,8 @@ class CProgram(Source):
             )
         (job.into / "bin").mkdir()
         job.say(f"compile {self.source.name}")
-        command = [compiler, *FLAGS, "-o", str(job.into / "bin" / self.name), str(self.source)]
+        files = [str(path) for path in (self.source, *self.more) if path.suffix == ".c"]
+        command = [compiler, *FLAGS, "-o", str(job.into / "bin" / self.name), *files]
         try:
             job.run([*command, "-static"])
         except CommandError:  # not every system has a static C library
@@ -52,7 +54,10 @@ class CProgram(Source):
         return self.version()
 
     def _sum(self) -> str:
-        try:
-            return sha256(self.source.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ArtifactError(f"{self.source} cannot be read: {error.strerror}") from error
+        total = sha256()
+        for path in (self.source, *self.more):
+            try:
+                total.update(path.read_bytes())
+            except OSError as error:
+                raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+        return total.hexdigest()

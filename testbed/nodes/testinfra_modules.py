@@ -7,6 +7,7 @@ not installed, and a few of testinfra's own modules take no answer for an empty 
 from __future__ import annotations
 
 import functools
+import signal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from testinfra.modules.file import GNUFile
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node, ServiceState
 
 SUFFIX = ".service"
+#: How a service may end without having failed (systemd.service(5), SuccessExitStatus=).
+CLEAN = (0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGPIPE)
 UNIX = "unix://"  # what the spec of a socket that is a file begins with
 
 
@@ -106,14 +109,15 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
             found: dict[str, str] = self._known("systemd_properties", value={})
             return found
         dead = state.state == "dead"
+        failed = state.status not in (None, *CLEAN)
         active = "active" if state.state == "ready" else "activating"
         name = self.name.removesuffix(SUFFIX) + SUFFIX
         return {
             "Id": name,
             "Names": " ".join(dict.fromkeys([name, state.name + SUFFIX])),
             "LoadState": "loaded",
-            "ActiveState": ("failed" if state.status else "inactive") if dead else active,
-            "SubState": ("failed" if state.status else "dead") if dead else "running",
+            "ActiveState": ("failed" if failed else "inactive") if dead else active,
+            "SubState": ("failed" if failed else "dead") if dead else "running",
             "UnitFileState": "enabled",
             "MainPID": str(state.pid),
         } | ({"ExecMainStatus": str(state.status)} if state.status is not None else {})

@@ -27,12 +27,15 @@
  *   run   CWD 0 NENV ENV... ARGV...  + files 0,1,2     -> pid N, then exit N | signal N
  *   run   CWD 1 NENV ENV... ARGV...  + a master        -> the same, on the terminal of that master
  *   start NAME DIGEST NOTIFY NENV ENV... ARGV...       -> ready | exit N | signal N | differs
+ *   start NAME                                         -> the same, or unknown: as it was started before
  *   stop  NAME GRACE_MS                                -> exit N | signal N | unknown
  *   list                                               -> ok, then NAME STATE PID STATUS DIGEST lines
+ *   tell  NAME                                         -> ok STATE PID STATUS SINCE, a line, and the start's fields
  *   open  PATH FLAGS MODE                              -> ok + file | errno N
  *   move  FROM TO                                      -> ok | errno N
  *   link  (PLACE TARGET)...                            -> ok | errno N, of the first that fails
  * A client that hangs up ends what it had running; services stay.
+ * Called by another name, it is one of the commands that ask pid 1 (systemctl.c).
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -66,6 +69,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "init.h"
+
 #ifndef CLONE_NEWCGROUP
 #define CLONE_NEWCGROUP 0x02000000
 #endif
@@ -89,13 +94,9 @@ struct attr { unsigned long long set, clr, propagation, userns; };
 #define ARCHITECTURE AUDIT_ARCH_S390X
 #endif
 
-#define MAX_MESSAGE (192 * 1024)
-#define MAX_FIELDS 8192
 #define MAX_CLIENTS 4096
-#define MAX_SERVICES 64
 #define SPARE_FILES 32   /* of its own, and for what a request opens */
 #define LOGIN_FILES 1024 /* what a login gives, for the sake of programs that use select(2) */
-#define SOCKET_PATH "/run/testbed/init.sock"
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define NOTIFY_FOLDER "/run/testbed/notify/"
 
@@ -541,6 +542,9 @@ struct service {
     char name[64], digest[128];
     pid_t pid;
     int ready, dead, status, notify;
+    time_t since;  /* when it came into this state */
+    char *request; /* how it was started, fields of a message */
+    size_t size;
 };
 
 enum wish { NOTHING, RUN, READY, STOP };
@@ -697,6 +701,7 @@ static void launch(struct service *s, char **field, int n) {
     char variable[160], log[PATH_MAX], **env, **argv;
     snprintf(s->digest, sizeof s->digest, "%s", field[2]);
     s->ready = s->dead = s->status = 0;
+    s->since = time(NULL);
     s->notify = -1;
     if (strcmp(field[3], "1")) s->ready = 1;
     else if ((s->notify = notify_socket(s->name)) < 0) {
@@ -705,7 +710,7 @@ static void launch(struct service *s, char **field, int n) {
     }
     snprintf(variable, sizeof variable, "NOTIFY_SOCKET=" NOTIFY_FOLDER "%s", s->name);
     split(field, n, 4, &env, &argv, s->notify >= 0 ? variable : NULL);
-    snprintf(log, sizeof log, "/var/log/testbed/%s.log", s->name);
+    snprintf(log, sizeof log, LOG_FOLDER "%s.log", s->name);
     int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
     int in = open("/dev/null", O_RDONLY | O_CLOEXEC);
     int files[3] = {in, out, out};
@@ -716,8 +721,36 @@ static void launch(struct service *s, char **field, int n) {
     close(out);
 }
 
+/* Divides a message into its fields; returns how many, -1 if there are too many. */
+static int fields_of(char *data, size_t size, char **field) {
+    int n = 0;
+    char *p = data;
+    for (; p < data + size && n < MAX_FIELDS; p += strlen(p) + 1) field[n++] = p;
+    return p < data + size ? -1 : n;
+}
+
+static void keep_request(struct service *s, char **field, int n) {
+    size_t size = field[n - 1] + strlen(field[n - 1]) + 1 - field[0];
+    char *copy = malloc(size);
+    if (!copy) return; /* it starts; it alone cannot be started again by its name */
+    memcpy(copy, field[0], size);
+    free(s->request);
+    s->request = copy;
+    s->size = size;
+}
+
 static void request_start(struct client *c, char **field, int n) {
+    static char *before[MAX_FIELDS + 1];
     char **env, **argv;
+    if (n == 2) {
+        struct service *known = find_service(field[1]);
+        if (!known || !known->request) {
+            answer(c->fd, "unknown");
+            return;
+        }
+        n = fields_of(known->request, known->size, before);
+        field = before;
+    }
     if (n < 6 || split(field, n, 4, &env, &argv, NULL) || !*field[1] || strlen(field[1]) >= sizeof services->name ||
         strchr(field[1], '/')) {
         answer(c->fd, "error malformed start");
@@ -733,8 +766,10 @@ static void request_start(struct client *c, char **field, int n) {
         snprintf(s->name, sizeof s->name, "%s", field[1]);
         s->dead = 1;
     }
-    if (s->dead) launch(s, field, n);
-    else if (strcmp(s->digest, field[2])) {
+    if (s->dead) {
+        if (field[0] != s->request) keep_request(s, field, n);
+        launch(s, field, n);
+    } else if (strcmp(s->digest, field[2])) {
         answer(c->fd, "differs");
         return;
     }
@@ -755,16 +790,35 @@ static void request_stop(struct client *c, char **field, int n) {
     }
 }
 
+/* STATE PID STATUS of a service. */
+static const char *state_of(const struct service *s) {
+    static char text[64];
+    int status = !s->dead ? 0 : WIFSIGNALED(s->status) ? -WTERMSIG(s->status) : WEXITSTATUS(s->status);
+    snprintf(text, sizeof text, "%s %d %d", s->dead ? "dead" : s->ready ? "ready" : "starting", s->dead ? 0 : s->pid,
+             status);
+    return text;
+}
+
 static void request_list(struct client *c) {
     char text[MAX_SERVICES * 256] = "ok\n";
     size_t used = 3; /* an empty message would look like a hang-up */
-    for (int i = 0; i < service_count; i++) {
-        struct service *s = &services[i];
-        int status = !s->dead ? 0 : WIFSIGNALED(s->status) ? -WTERMSIG(s->status) : WEXITSTATUS(s->status);
-        used += snprintf(text + used, sizeof text - used, "%s %s %d %d %s\n", s->name,
-                         s->dead ? "dead" : s->ready ? "ready" : "starting", s->dead ? 0 : s->pid, status, s->digest);
-    }
+    for (int i = 0; i < service_count; i++)
+        used += snprintf(text + used, sizeof text - used, "%s %s %s\n", services[i].name, state_of(&services[i]),
+                         services[i].digest);
     send(c->fd, text, used, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void request_tell(struct client *c, const char *name) {
+    struct service *s = find_service(name);
+    char line[128];
+    if (!s) {
+        answer(c->fd, "unknown");
+        return;
+    }
+    int size = snprintf(line, sizeof line, "ok %s %lld\n", state_of(s), (long long)s->since);
+    struct iovec parts[2] = {{line, size}, {s->request, s->request ? s->size : 0}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static void request_open(struct client *c, char **field) {
@@ -796,18 +850,17 @@ static void request_link(struct client *c, char **field, int n) {
 
 static void serve(struct client *c, char *data, size_t size, int *files, int file_count) {
     static char *field[MAX_FIELDS + 1];
-    int n = 0;
     if (!size || data[size - 1]) {
         answer(c->fd, "error unfinished message");
         return;
     }
-    char *p = data;
-    for (; p < data + size && n < MAX_FIELDS; p += strlen(p) + 1) field[n++] = p;
-    if (p < data + size) answer(c->fd, "error more than %d arguments", MAX_FIELDS);
+    int n = fields_of(data, size, field);
+    if (n < 0) answer(c->fd, "error more than %d arguments", MAX_FIELDS);
     else if (!strcmp(field[0], "run")) request_run(c, field, n, files, file_count);
     else if (!strcmp(field[0], "start")) request_start(c, field, n);
     else if (!strcmp(field[0], "stop")) request_stop(c, field, n);
     else if (!strcmp(field[0], "list")) request_list(c);
+    else if (!strcmp(field[0], "tell") && n == 2) request_tell(c, field[1]);
     else if (!strcmp(field[0], "open") && n == 4) request_open(c, field);
     else if (!strcmp(field[0], "link") && n % 2) request_link(c, field, n);
     else if (!strcmp(field[0], "move") && n == 3) {
@@ -845,6 +898,7 @@ static void service_died(struct service *s, int status) {
     s->dead = 1;
     s->ready = 0;
     s->status = status;
+    s->since = time(NULL);
     if (s->notify >= 0) close(s->notify);
     s->notify = -1;
     for (int i = 0; i < client_count; i++)
@@ -875,6 +929,7 @@ static void notified(struct service *s) {
         text[size] = 0;
         char *at = strstr(text, "READY=1");
         if (!at || (at != text && at[-1] != '\n')) continue;
+        if (!s->ready) s->since = time(NULL);
         s->ready = 1;
         for (int i = 0; i < client_count; i++)
             if (clients[i].wish == READY && clients[i].service == s) {
@@ -983,6 +1038,8 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     int report[2];
+    if (is_service_command(program_invocation_short_name))
+        return service_command(program_invocation_short_name, argc, argv);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a caller that is killed leaves a whole node or none */
     char text[1100] = "";
     if (argc < 6 || argc % 2) {

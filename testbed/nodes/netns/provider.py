@@ -44,6 +44,8 @@ FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
 #: What shells read of root's home when they start: it would set this machine's PATH.
 START_UP = (".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv", ".zprofile", ".zshrc")
+#: Commands of a node that ask its pid 1, and are the same program by another name (systemctl.c).
+COMMANDS = ("systemctl", "service", "journalctl")
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
@@ -122,7 +124,7 @@ class NetnsProvider(Provider):
         argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
         argv += ["machine-id", machine_id(self._state, lab, spec.name)]
         if kind == "node":
-            argv += own_programs(spec.hidden)
+            argv += own_programs((*spec.hidden, *COMMANDS))
             exposed = [*tops_of_programs(), *self._folders()]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
@@ -136,7 +138,10 @@ class NetnsProvider(Provider):
         init = find.at(int(done.stdout))
         if init is None:
             raise LabError(f"node {spec.name} of lab {lab} ended as soon as it was made")
-        return NetnsNode(init)
+        node = NetnsNode(init)
+        if kind == "node":
+            node.offer(dict.fromkeys(COMMANDS, self._init()))
+        return node
 
     def _folders(self) -> list[Path]:
         """The folders with files for nodes, but for those where this machine's programs are."""
