@@ -147,4 +147,4 @@ def _checked_by(claim: Claim) -> str:
             if any(f"'{claim.id}'" in ast.unparse(mark) for mark in marks):
                 assert isinstance(part, ast.FunctionDef)
                 return f"{folder.name}/{path.name}:{part.lineno}, {part.name}"
-    return f'no test yet: mark one with @pytest.mark.claim("{claim.id}")'
+    return f'no test yet: mark one with @pytest.mark.testbed_claim("{claim.id}")'

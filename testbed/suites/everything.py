@@ -28,7 +28,7 @@ from testbed.claims.catalogue import claims
 from testbed.claims.model import OF_CLUSTERS, Finding
 from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageError
 from testbed.lab.lab import Lab, Settings
-from testbed.pytest_plugin import features
+from testbed.pytest_checks import features
 from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites.model import Check, LabRun, Run, Selection
 from testbed.suites.runner import QUIET, refuse_unknown, run

@@ -15,7 +15,7 @@ import pytest
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, TimeoutExpired
 from testbed.observe.capture import Capture, Packet, captures
-from testbed.pytest_plugin import features
+from testbed.pytest_checks import features
 from testbed.roles.etcd import endpoint, etcdctl
 from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, load_modules, subnet_key
 from testbed.suites.helpers import IMAGE, START, Inside, outside_node, ping, scratch_machine, undone

@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from testbed.claims.observation import Observation
+    from testbed.faults.inflict import Inflict
     from testbed.lab.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Running
-    from testbed.pytest_plugin import Inflict
 
-pytestmark = [pytest.mark.needs("flannel", "docker", "two-docker-nodes"), pytest.mark.alone]
+pytestmark = [
+    pytest.mark.testbed_needs("flannel", "docker", "two-docker-nodes"),
+    pytest.mark.testbed_alone,
+]
 
 ROUNDS = 3
 HOLD = 0.6  # seconds that a fault lasts
@@ -265,7 +268,7 @@ def test_pages_of_a_stopped_node(trial: Trial, observe: Observation) -> None:
         observe.note(f"round {number}", f"a page {took:.3f} s after the begin of healing")
 
 
-@pytest.mark.needs("flannel-host-gw")
+@pytest.mark.testbed_needs("flannel-host-gw")
 def test_deleted_route(trial: Trial, observe: Observation) -> None:
     one, other = ends(trial.lab)
     trial.fault(f"break {one.name} route")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed import pytest_plugin
+from testbed import pytest_checks, pytest_plugin
 from testbed.errors import NothingSelected, TestbedError, UsageError
 from testbed.suites.model import Check, Results, Selection
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SUITES = Path(__file__).parent
 RECOVERY = SUITES / "recovery.py"  #: run only where it is asked for: it breaks the lab
-QUIET = "quiet"  #: a feature that checks marked ``alone`` need: the machine for themselves
+QUIET = "quiet"  #: a feature that checks marked ``testbed_alone`` need: the machine for themselves
 
 
 class _Collector:
@@ -83,20 +83,20 @@ class _Collector:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         del config
-        self.marked = {pytest_plugin.claim_of(item) for item in items}
-        features = pytest_plugin.features(self._lab.topology) | {"lab"} if self._lab else {"none"}
+        self.marked = {pytest_checks.claim_of(item) for item in items}
+        features = pytest_checks.features(self._lab.topology) | {"lab"} if self._lab else {"none"}
         features = (features | {QUIET}) - self._lacks
         kept = []
         for item in items:
             if not self._is_selected(item):
                 continue
             if lacking := _needs(item) - features:
-                self.results.elsewhere.append(pytest_plugin.claim_of(item) or item.nodeid)
-                self.lacking[pytest_plugin.claim_of(item)] = lacking
+                self.results.elsewhere.append(pytest_checks.claim_of(item) or item.nodeid)
+                self.lacking[pytest_checks.claim_of(item)] = lacking
             else:
                 kept.append(item)
-        items[:] = sorted(kept, key=_is_alone)
-        self._due = [claim for item in items if (claim := pytest_plugin.claim_of(item))]
+        items[:] = sorted(kept, key=pytest_checks.is_alone)
+        self._due = [claim for item in items if (claim := pytest_checks.claim_of(item))]
 
     def missed(self) -> list[str]:
         """The claims that were to be decided and are not."""
@@ -106,7 +106,7 @@ class _Collector:
     def _is_selected(self, item: pytest.Item) -> bool:
         from testbed.claims.catalogue import claims
 
-        claim = pytest_plugin.claim_of(item)
+        claim = pytest_checks.claim_of(item)
         if claim is not None:
             return self._selection.has(claims()[claim])
         if self._selection.names_some:
@@ -117,7 +117,7 @@ class _Collector:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
-        if self._before_alone and _is_alone(item):
+        if self._before_alone and pytest_checks.is_alone(item):
             self._before_alone()
             self._before_alone = None
 
@@ -130,7 +130,7 @@ class _Collector:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        claim = pytest_plugin.claim_of(item)
+        claim = pytest_checks.claim_of(item)
         if claim is None:
             if report.when == "call" or not report.passed:
                 problem = "" if report.passed else report.longreprtext
@@ -169,20 +169,14 @@ def _needs(item: pytest.Item) -> set[str]:
     """What a check needs: what it is marked with, else what its claim needs, else some lab."""
     from testbed.claims.catalogue import claims
 
-    marked = {name for mark in item.iter_markers("needs") for name in mark.args}
-    claim = pytest_plugin.claim_of(item)
-    needs = marked or set(claims()[claim].needs if claim else {"lab"})
-    return needs | {QUIET} if _is_alone(item) else needs
-
-
-def _is_alone(item: pytest.Item) -> bool:
-    """Whether a check measures, and so must run when nothing else does."""
-    return item.get_closest_marker("alone") is not None
+    claim = pytest_checks.claim_of(item)
+    needs = pytest_checks.needs_of(item) or set(claims()[claim].needs if claim else {"lab"})
+    return needs | {QUIET} if pytest_checks.is_alone(item) else needs
 
 
 def _error(item: pytest.Item, call: pytest.CallInfo[None]) -> str:
     assert call.excinfo is not None
-    return pytest_plugin.problem(item, call.excinfo.value)
+    return pytest_checks.problem(item, call.excinfo.value)
 
 
 def run(
@@ -261,7 +255,9 @@ def _why_nothing(selection: Selection, collector: _Collector) -> str:
         if not claim.is_testable:
             words.append(f"{name} is a definition, which no machine can refute")
         elif name not in collector.marked:
-            words.append(f"no test decides {name}: mark one with @pytest.mark.claim({name!r})")
+            words.append(
+                f"no test decides {name}: mark one with @pytest.mark.testbed_claim({name!r})"
+            )
         elif name in collector.lacking:
             words.append(f"{name} needs a lab with {', '.join(sorted(collector.lacking[name]))}")
     return "; ".join(words)

@@ -43,7 +43,7 @@ def class_of(address: str) -> tuple[str, int]:
     return "D or E", 32
 
 
-@pytest.mark.claim("ip-two-parts")
+@pytest.mark.testbed_claim("ip-two-parts")
 def test_network_part_and_host_part_make_the_address(observe: Observation) -> None:
     for text in PRINTED:
         address, network_mask, host_mask = parts(text)
@@ -53,7 +53,7 @@ def test_network_part_and_host_part_make_the_address(observe: Observation) -> No
         observe.holds(network & host == 0, f"{text}: no bit is in both parts")
 
 
-@pytest.mark.claim("ip-part-meaning")
+@pytest.mark.testbed_claim("ip-part-meaning")
 def test_network_part_tells_the_network_host_part_the_host(observe: Observation) -> None:
     one, two, far = (IPv4Interface(f"{a}/24") for a in ("10.168.0.2", "10.168.0.3", "100.96.1.2"))
     hosts = {address: int(address) & int(address.network.hostmask) for address in (one, two, far)}
@@ -66,7 +66,7 @@ def test_network_part_tells_the_network_host_part_the_host(observe: Observation)
     )
 
 
-@pytest.mark.claim("ip-network-address-zero-host")
+@pytest.mark.testbed_claim("ip-network-address-zero-host")
 def test_network_address_has_a_host_part_of_zeros(observe: Observation) -> None:
     for text in PRINTED:
         network = IPv4Interface(text).network.network_address
@@ -78,7 +78,7 @@ def test_network_address_has_a_host_part_of_zeros(observe: Observation) -> None:
         )
 
 
-@pytest.mark.claim("ip-class-b-example")
+@pytest.mark.testbed_claim("ip-class-b-example")
 def test_129_5_1_1_is_class_b_in_network_129_5_0_0(observe: Observation) -> None:
     name, length = class_of("129.5.1.1")
     network = IPv4Network((int(IPv4Address("129.5.1.1")), length), strict=False)
@@ -87,7 +87,7 @@ def test_129_5_1_1_is_class_b_in_network_129_5_0_0(observe: Observation) -> None
     observe.holds(str(network.network_address) == "129.5.0.0", "network address 129.5.0.0")
 
 
-@pytest.mark.claim("ip-broadcast-ones")
+@pytest.mark.testbed_claim("ip-broadcast-ones")
 def test_broadcast_address_has_a_host_part_of_ones(observe: Observation) -> None:
     for text in PRINTED:
         address, network_mask, host_mask = parts(text)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster, Pod
 
-pytestmark = pytest.mark.needs("pods-by-cilium")
+pytestmark = pytest.mark.testbed_needs("pods-by-cilium")
 
 OURS = "cil_"  # what the names of Cilium's programs begin with
 METRICS = f"{PINS}/tc/globals/cilium_metrics"  # what was forwarded and dropped, by reason
@@ -86,7 +86,7 @@ def status(observe: Observation, client: Pod, url: str, method: str = "GET") -> 
     return observe.run(client, argv, check=False).stdout.strip()
 
 
-@pytest.mark.claim("cni-cilium-ebpf")
+@pytest.mark.testbed_claim("cni-cilium-ebpf")
 def test_programs_of_bpf_are_on_every_pods_link(cluster: Cluster, observe: Observation) -> None:
     pods = [cluster.pod(name) for name in ("web-1", "web-2", "client")]
     for node in cluster.nodes:
@@ -98,7 +98,7 @@ def test_programs_of_bpf_are_on_every_pods_link(cluster: Cluster, observe: Obser
                 observe.holds(name in found, f"and on {name}, the link of {one.name}")
 
 
-@pytest.mark.claim("cni-cilium-kernel-interception")
+@pytest.mark.testbed_claim("cni-cilium-kernel-interception")
 def test_no_process_is_in_the_way(cluster: Cluster, observe: Observation) -> None:
     here, there = cluster.nodes[0].name, cluster.nodes[-1].name
     spec = {"podSelector": {"matchLabels": {"app": "kernel-guarded"}}, "policyTypes": ["Ingress"]}
@@ -120,7 +120,7 @@ def test_no_process_is_in_the_way(cluster: Cluster, observe: Observation) -> Non
             observe.holds(shut(), "and the policy is still in force")
 
 
-@pytest.mark.claim("cni-cilium-filter-per-node")
+@pytest.mark.testbed_claim("cni-cilium-filter-per-node")
 def test_programs_come_with_pods(cluster: Cluster, observe: Observation) -> None:
     node = cluster.control
     before = sum(map(len, attached(cluster, observe, node).values()))
@@ -134,7 +134,7 @@ def test_programs_come_with_pods(cluster: Cluster, observe: Observation) -> None
         observe.fails_when("one filter a node is meant", before > 1 and own)
 
 
-@pytest.mark.claim("cni-cilium-l3-to-l7")
+@pytest.mark.testbed_claim("cni-cilium-l3-to-l7")
 def test_rules_of_each_layer(cluster: Cluster, observe: Observation) -> None:
     here, there = cluster.nodes[0].name, cluster.nodes[-1].name
     chosen = {"endpointSelector": {"matchLabels": {"app": "layers-server"}}}
@@ -169,7 +169,7 @@ def test_rules_of_each_layer(cluster: Cluster, observe: Observation) -> None:
             observe.fails_when("a rule is about HTTP, without Cilium's Envoy", not in_force)
 
 
-@pytest.mark.claim("cni-cilium-security")
-@pytest.mark.needs("gateway")
+@pytest.mark.testbed_claim("cni-cilium-security")
+@pytest.mark.testbed_needs("gateway")
 def test_cilium_enforces_policies(cluster: Cluster, outside: Node, observe: Observation) -> None:
     policies.enforced(cluster, outside, observe)

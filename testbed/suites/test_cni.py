@@ -263,8 +263,8 @@ def call(
 OPTIONS = """ "$1" --help 2>&1 | grep -iE 'cni|network-plugin|--node-ip' """
 
 
-@pytest.mark.claim("cni-independent-plugins")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-independent-plugins")
+@pytest.mark.testbed_needs("kubernetes")
 def test_a_plugin_needs_no_kubernetes(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
@@ -284,8 +284,8 @@ def test_a_plugin_needs_no_kubernetes(
     )
 
 
-@pytest.mark.claim("cni-assigns-ip")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-assigns-ip")
+@pytest.mark.testbed_needs("kubernetes")
 def test_the_plugin_gives_the_address(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
@@ -306,8 +306,8 @@ def test_the_plugin_gives_the_address(
         )
 
 
-@pytest.mark.claim("cni-creates-interface")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-creates-interface")
+@pytest.mark.testbed_needs("kubernetes")
 def test_the_plugin_makes_the_interface(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
@@ -325,8 +325,8 @@ def test_the_plugin_makes_the_interface(
     )
 
 
-@pytest.mark.claim("cni-configures-environment")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-configures-environment")
+@pytest.mark.testbed_needs("kubernetes")
 def test_the_plugin_sets_the_routes(
     cluster: Cluster, by_hand: ByHand, observe: Observation
 ) -> None:
@@ -353,8 +353,8 @@ def test_the_plugin_sets_the_routes(
     )
 
 
-@pytest.mark.claim("cni-layer-docker-to-docker")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-layer-docker-to-docker")
+@pytest.mark.testbed_needs("kubernetes")
 def test_cni_is_called_for_a_pod_not_for_its_containers(
     cluster: Cluster, observe: Observation
 ) -> None:
@@ -494,8 +494,8 @@ def plugged_in(
             node.run(["rm", "-rf", SECOND, LEASES])
 
 
-@pytest.mark.claim("cni-pluggable")
-@pytest.mark.needs("kubernetes", "gateway")
+@pytest.mark.testbed_claim("cni-pluggable")
+@pytest.mark.testbed_needs("kubernetes", "gateway")
 def test_another_network_is_plugged_in_by_a_file(second: Second, observe: Observation) -> None:
     observe.evidence += second.seen.evidence
     used = [plugin["type"] for one in second.calls for plugin in one.plugins["plugins"]]
@@ -510,8 +510,8 @@ def test_another_network_is_plugged_in_by_a_file(second: Second, observe: Observ
     observe.holds(page and page["name"] == "web-2", "at the same time, the others do in theirs")
 
 
-@pytest.mark.claim("k8s-pod-model-macvlan")
-@pytest.mark.needs("kubernetes", "gateway")
+@pytest.mark.testbed_claim("k8s-pod-model-macvlan")
+@pytest.mark.testbed_needs("kubernetes", "gateway")
 def test_a_pod_can_be_a_member_of_the_lan(
     lab: LiveLab, cluster: Cluster, second: Second, observe: Observation
 ) -> None:
@@ -568,8 +568,8 @@ def becomes(cluster: Cluster, node: Node, status: str) -> bool:
         return False
 
 
-@pytest.mark.claim("cni-default-plugin")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-default-plugin")
+@pytest.mark.testbed_needs("kubernetes")
 def test_without_a_plugin_there_is_none(cluster: Cluster, observe: Observation) -> None:
     node = cluster.other
     assert becomes(cluster, node, "True"), "the node is not Ready to begin with"
@@ -608,8 +608,8 @@ def folders(observe: Observation, node: Node, program: str, *words: str) -> dict
     return {name: plugin["cni"][name] for name in PRINTED}
 
 
-@pytest.mark.claim("cni-directories")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-directories")
+@pytest.mark.testbed_needs("kubernetes")
 def test_the_folders_are_the_runtimes_default(
     lab: LiveLab, cluster: Cluster, observe: Observation
 ) -> None:
@@ -656,8 +656,8 @@ def modules(observe: Observation, node: Node, name: str) -> set[str]:
     return {re.sub(r"/v[0-9]+$", "", line.split("\t")[1]) for line in lines}
 
 
-@pytest.mark.claim("cni-plugin-list")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-plugin-list")
+@pytest.mark.testbed_needs("kubernetes")
 def test_kubernetes_comes_without_a_plugin(cluster: Cluster, observe: Observation) -> None:
     node = cluster.control
     found = {name: modules(observe, node, name) for name in PROGRAMS}
@@ -672,8 +672,8 @@ def test_kubernetes_comes_without_a_plugin(cluster: Cluster, observe: Observatio
 NAMED = {"flannel": "Flannel", "calico": "Calico", "weave": "Weave Net"}
 
 
-@pytest.mark.claim("cni-plugin-choices")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("cni-plugin-choices")
+@pytest.mark.testbed_needs("kubernetes")
 def test_the_plugin_joins_pods_of_all_nodes(cluster: Cluster, observe: Observation) -> None:
     plugin = NAMED.get(cluster.spec.cni)
     if plugin is None:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.suites.helpers import Inside
 
-pytestmark = pytest.mark.needs("docker")
+pytestmark = pytest.mark.testbed_needs("docker")
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def is_served_by(page: dict[str, Any] | None, container: LiveContainer) -> bool:
 # -- what docker0 is ------------------------------------------------------------
 
 
-@pytest.mark.claim("bridge-docker0-is-linux-bridge")
+@pytest.mark.testbed_claim("bridge-docker0-is-linux-bridge")
 def test_docker0_is_a_linux_bridge(lab: LiveLab, node: Node, observe: Observation) -> None:
     docker0 = link(observe, node, BRIDGE)
     observe.holds(kind(docker0) == "bridge", "docker0 is a link of the kind bridge")
@@ -95,7 +95,7 @@ def test_docker0_is_a_linux_bridge(lab: LiveLab, node: Node, observe: Observatio
     )
 
 
-@pytest.mark.claim("bridge-docker0-virtual-device")
+@pytest.mark.testbed_claim("bridge-docker0-virtual-device")
 def test_docker0_is_not_hardware(node: Node, observe: Observation) -> None:
     folder = observe.run(node, ["readlink", "-f", f"/sys/class/net/{BRIDGE}"]).stdout.strip()
     observe.holds(folder == f"/sys/devices/virtual/net/{BRIDGE}", f"the kernel has it as {folder}")
@@ -103,7 +103,7 @@ def test_docker0_is_not_hardware(node: Node, observe: Observation) -> None:
     observe.holds(not device.ok, "no device of any hardware bus is behind it")
 
 
-@pytest.mark.claim("bridge-default-netns-name")
+@pytest.mark.testbed_claim("bridge-default-netns-name")
 def test_a_bridge_named_docker0_is_in_the_hosts_namespace(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_bridge_named_docker0_is_in_the_hosts_namespace(
     assert not links(observe, inside, "type", "bridge")
 
 
-@pytest.mark.claim("bridge-docker0-created-at-first-start")
+@pytest.mark.testbed_claim("bridge-docker0-created-at-first-start")
 def test_the_daemon_makes_docker0_at_its_first_start(machine: Inside, observe: Observation) -> None:
     assert link(observe, machine, BRIDGE) == {}, "docker0 is there before Docker has ever run"
     with fresh_docker(machine) as fresh:
@@ -129,7 +129,7 @@ def test_the_daemon_makes_docker0_at_its_first_start(machine: Inside, observe: O
         )
 
 
-@pytest.mark.claim("bridge-docker0-address-172")
+@pytest.mark.testbed_claim("bridge-docker0-address-172")
 def test_docker0s_address_begins_with_172(machine: Inside, observe: Observation) -> None:
     with fresh_docker(machine) as fresh:
         assert fresh.api(observe, "/version")["ApiVersion"]
@@ -139,8 +139,8 @@ def test_docker0s_address_begins_with_172(machine: Inside, observe: Observation)
         )
 
 
-@pytest.mark.claim("bridge-docker0-private-subnet")
-@pytest.mark.needs("plain-docker")
+@pytest.mark.testbed_claim("bridge-docker0-private-subnet")
+@pytest.mark.testbed_needs("plain-docker")
 def test_the_bridges_subnet_is_private(lab: LiveLab, node: Node, observe: Observation) -> None:
     subnet = IPv4Network(bridge_network(lab, node, observe)["IPAM"]["Config"][0]["Subnet"])
     private = [IPv4Network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
@@ -153,14 +153,14 @@ def test_the_bridges_subnet_is_private(lab: LiveLab, node: Node, observe: Observ
 # -- its address ------------------------------------------------------------------
 
 
-@pytest.mark.claim("bridge-docker0-first-address")
+@pytest.mark.testbed_claim("bridge-docker0-first-address")
 def test_docker0_has_the_first_address(node: Node, observe: Observation) -> None:
     address = bridge_address(observe, node)
     first = address.network.network_address + 1
     observe.holds(address.ip == first, f"docker0 has {address}; the subnet's first is {first}")
 
 
-@pytest.mark.claim("bridge-docker0-address-32")
+@pytest.mark.testbed_claim("bridge-docker0-address-32")
 def test_docker0s_address_is_not_a_32(node: Node, observe: Observation) -> None:
     address = bridge_address(observe, node)
     observe.holds(address.network.prefixlen == 32, f"docker0 has {address}")
@@ -170,7 +170,7 @@ def test_docker0s_address_is_not_a_32(node: Node, observe: Observation) -> None:
     assert [route["dst"] for route in connected] == wanted
 
 
-@pytest.mark.claim("ip-container-range-is-24")
+@pytest.mark.testbed_claim("ip-container-range-is-24")
 def test_the_containers_range_is_24_only_where_it_is_set(
     machine: Inside, observe: Observation
 ) -> None:
@@ -186,7 +186,7 @@ def test_the_containers_range_is_24_only_where_it_is_set(
         observe.fails_when("Docker chooses: it takes a /16", subnet.prefixlen == 16)
 
 
-@pytest.mark.claim("ip-host-and-docker0-different-ranges")
+@pytest.mark.testbed_claim("ip-host-and-docker0-different-ranges")
 def test_the_host_and_docker0_are_in_different_ranges(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -199,7 +199,7 @@ def test_the_host_and_docker0_are_in_different_ranges(
     )
 
 
-@pytest.mark.claim("ip-host-route-docker0")
+@pytest.mark.testbed_claim("ip-host-route-docker0")
 def test_the_host_routes_the_containers_range_to_docker0(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -220,7 +220,7 @@ def test_the_host_routes_the_containers_range_to_docker0(
 # -- who is on it -----------------------------------------------------------------
 
 
-@pytest.mark.claim("bridge-container-ip-from-subnet")
+@pytest.mark.testbed_claim("bridge-container-ip-from-subnet")
 def test_a_containers_address_is_from_the_bridges_subnet(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -235,7 +235,7 @@ def test_a_containers_address_is_from_the_bridges_subnet(
         )
 
 
-@pytest.mark.claim("bridge-is-container-default-gateway")
+@pytest.mark.testbed_claim("bridge-is-container-default-gateway")
 def test_docker0_is_the_containers_default_gateway(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -248,7 +248,7 @@ def test_docker0_is_the_containers_default_gateway(
         )
 
 
-@pytest.mark.claim("bridge-example-gateway-10-1-27-1")
+@pytest.mark.testbed_claim("bridge-example-gateway-10-1-27-1")
 def test_the_samples_gateway_is_docker0(lab: LiveLab, node: Node, observe: Observation) -> None:
     needs_bip(lab, node, "10.1.27.1/24")
     container = bridge_containers(lab, node)[0]
@@ -258,7 +258,7 @@ def test_the_samples_gateway_is_docker0(lab: LiveLab, node: Node, observe: Obser
     observe.holds(str(address.ip) == "10.1.27.1", f"docker0 has {address}")
 
 
-@pytest.mark.claim("ip-gateway-written-as-32")
+@pytest.mark.testbed_claim("ip-gateway-written-as-32")
 def test_the_gateway_is_a_bare_address(lab: LiveLab, node: Node, observe: Observation) -> None:
     container = bridge_containers(lab, node)[0]
     (default,) = routes(observe, container, "default")
@@ -275,7 +275,7 @@ def test_the_gateway_is_a_bare_address(lab: LiveLab, node: Node, observe: Observ
     assert str(subnet) in [route["dst"] for route in on_link]
 
 
-@pytest.mark.claim("ip-container-subnet-on-link")
+@pytest.mark.testbed_claim("ip-container-subnet-on-link")
 def test_the_containers_own_subnet_needs_no_next_hop(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -293,7 +293,7 @@ def test_the_containers_own_subnet_needs_no_next_hop(
     assert "gateway" in outside, "nothing has a gateway here"
 
 
-@pytest.mark.claim("ip-first-container-172-17-0-2")
+@pytest.mark.testbed_claim("ip-first-container-172-17-0-2")
 def test_the_first_container_has_172_17_0_2(lab: LiveLab, node: Node, observe: Observation) -> None:
     needs_bip(lab, node, "172.17.0.1/16")
     engine = lab.engine(node.name)
@@ -312,7 +312,7 @@ def test_the_first_container_has_172_17_0_2(lab: LiveLab, node: Node, observe: O
     )
 
 
-@pytest.mark.claim("bridge-one-bridge-per-host")
+@pytest.mark.testbed_claim("bridge-one-bridge-per-host")
 def test_all_containers_share_a_bridge_only_in_the_default_network(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -330,7 +330,7 @@ def test_all_containers_share_a_bridge_only_in_the_default_network(
         )
 
 
-@pytest.mark.claim("bridge-docker0-four-ports")
+@pytest.mark.testbed_claim("bridge-docker0-four-ports")
 def test_docker0_has_four_ports_when_there_are_four_network_namespaces(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -347,7 +347,7 @@ def test_docker0_has_four_ports_when_there_are_four_network_namespaces(
             observe.fails_when("another number of them runs: five", len(names) == 5)
 
 
-@pytest.mark.claim("bridge-two-containers-two-ports")
+@pytest.mark.testbed_claim("bridge-two-containers-two-ports")
 def test_two_containers_are_two_ports(lab: LiveLab, node: Node, observe: Observation) -> None:
     before = {port["ifname"]: port for port in ports(observe, node)}
     with extra_container(lab, node), extra_container(lab, node):
@@ -363,7 +363,7 @@ def test_two_containers_are_two_ports(lab: LiveLab, node: Node, observe: Observa
 # -- what passes it -----------------------------------------------------------------
 
 
-@pytest.mark.claim("bridge-same-host-direct-ip")
+@pytest.mark.testbed_claim("bridge-same-host-direct-ip")
 def test_containers_of_a_host_reach_each_other_by_address(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -380,7 +380,7 @@ def test_containers_of_a_host_reach_each_other_by_address(
     assert lab.engine(node.name).inspect_raw(other.name)["HostConfig"]["PortBindings"] in (None, {})
 
 
-@pytest.mark.claim("bridge-curl-172-17-0-2")
+@pytest.mark.testbed_claim("bridge-curl-172-17-0-2")
 def test_nginx_2_curls_172_17_0_2(lab: LiveLab, node: Node, observe: Observation) -> None:
     needs_bip(lab, node, "172.17.0.1/16")
     found = {container.name: container for container in bridge_containers(lab, node)}
@@ -394,7 +394,7 @@ def test_nginx_2_curls_172_17_0_2(lab: LiveLab, node: Node, observe: Observation
     assert client.address != "172.17.0.2"
 
 
-@pytest.mark.claim("bridge-docker0-links-local-containers")
+@pytest.mark.testbed_claim("bridge-docker0-links-local-containers")
 def test_without_docker0_the_containers_do_not_reach_each_other(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -415,7 +415,7 @@ def test_without_docker0_the_containers_do_not_reach_each_other(
     observe.holds(answers(observe, one, other.address), "once it is up they go on")
 
 
-@pytest.mark.claim("bridge-docker0-routes-to-container")
+@pytest.mark.testbed_claim("bridge-docker0-routes-to-container")
 def test_docker0_delivers_and_does_not_route(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -448,8 +448,8 @@ def test_docker0_delivers_and_does_not_route(
 # -- seen from outside --------------------------------------------------------------
 
 
-@pytest.mark.claim("bridge-not-addressable-from-outside")
-@pytest.mark.needs("plain-docker", "gateway")
+@pytest.mark.testbed_claim("bridge-not-addressable-from-outside")
+@pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_outside_docker0_is_known_only_by_a_route(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
 ) -> None:
@@ -466,8 +466,8 @@ def test_outside_docker0_is_known_only_by_a_route(
         )
 
 
-@pytest.mark.claim("bridge-container-ip-not-reachable-externally")
-@pytest.mark.needs("plain-docker", "gateway")
+@pytest.mark.testbed_claim("bridge-container-ip-not-reachable-externally")
+@pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_outside_a_container_is_reached_only_by_a_route_and_with_leave(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
 ) -> None:

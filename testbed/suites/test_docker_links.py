@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.observe.capture import Packet, Place
 
-pytestmark = pytest.mark.needs("docker")
+pytestmark = pytest.mark.testbed_needs("docker")
 
 
 def veths(observe: Observation, container: LiveContainer) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def veths(observe: Observation, container: LiveContainer) -> list[dict[str, Any]
 # -- the pairs ------------------------------------------------------------------
 
 
-@pytest.mark.claim("veth-pair-per-container")
+@pytest.mark.testbed_claim("veth-pair-per-container")
 def test_each_container_brings_one_veth_pair(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -68,7 +68,7 @@ def test_each_container_brings_one_veth_pair(
     wait_until(lambda: names() == before, what="the end of the containers' veth pairs")
 
 
-@pytest.mark.claim("veth-one-end-on-bridge")
+@pytest.mark.testbed_claim("veth-one-end-on-bridge")
 def test_one_end_is_a_port_of_docker0(lab: LiveLab, node: Node, observe: Observation) -> None:
     for container in bridge_containers(lab, node):
         port = port_of(observe, container)
@@ -78,7 +78,7 @@ def test_one_end_is_a_port_of_docker0(lab: LiveLab, node: Node, observe: Observa
         )
 
 
-@pytest.mark.claim("veth-other-end-is-eth0")
+@pytest.mark.testbed_claim("veth-other-end-is-eth0")
 def test_the_other_end_is_the_containers_eth0(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -91,7 +91,7 @@ def test_the_other_end_is_the_containers_eth0(
         )
 
 
-@pytest.mark.claim("veth-eth0-holds-address")
+@pytest.mark.testbed_claim("veth-eth0-holds-address")
 def test_eth0_holds_the_address(lab: LiveLab, node: Node, observe: Observation) -> None:
     for container in bridge_containers(lab, node):
         settings = lab.engine(node.name).inspect_raw(container.name)["NetworkSettings"]
@@ -103,7 +103,7 @@ def test_eth0_holds_the_address(lab: LiveLab, node: Node, observe: Observation) 
         )
 
 
-@pytest.mark.claim("veth-bridge-ports-are-veth-ends")
+@pytest.mark.testbed_claim("veth-bridge-ports-are-veth-ends")
 def test_each_port_of_docker0_is_an_end_of_a_containers_pair(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -122,7 +122,7 @@ def test_each_port_of_docker0_is_an_end_of_a_containers_pair(
         observe.holds(len(owner) == 1, f"that is the namespace of {', '.join(owner) or 'nobody'}")
 
 
-@pytest.mark.claim("veth-host-ends-in-default-netns")
+@pytest.mark.testbed_claim("veth-host-ends-in-default-netns")
 def test_the_ends_on_the_bridge_are_links_of_the_host(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -138,7 +138,7 @@ def test_the_ends_on_the_bridge_are_links_of_the_host(
     )
 
 
-@pytest.mark.claim("veth-container-has-peer-end")
+@pytest.mark.testbed_claim("veth-container-has-peer-end")
 def test_the_container_has_the_far_end_of_a_pair(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -151,7 +151,7 @@ def test_the_container_has_the_far_end_of_a_pair(
     observe.holds(found == [container.address], f"it has the container's address {found}")
 
 
-@pytest.mark.claim("veth-links-container-and-host-netns")
+@pytest.mark.testbed_claim("veth-links-container-and-host-netns")
 def test_the_pair_carries_all_between_container_and_host(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -177,7 +177,7 @@ def test_the_pair_carries_all_between_container_and_host(
 # -- their names and numbers --------------------------------------------------------
 
 
-@pytest.mark.claim("veth-docker-name-pattern")
+@pytest.mark.testbed_claim("veth-docker-name-pattern")
 def test_the_hosts_ends_are_named_veth_and_seven_hex_digits(
     node: Node, observe: Observation
 ) -> None:
@@ -187,7 +187,7 @@ def test_the_hosts_ends_are_named_veth_and_seven_hex_digits(
         observe.holds(re.fullmatch(r"veth[0-9a-f]{7}", name), name)
 
 
-@pytest.mark.claim("veth-host-end-has-link-id")
+@pytest.mark.testbed_claim("veth-host-end-has-link-id")
 def test_the_hosts_end_shows_a_link_id(node: Node, observe: Observation) -> None:
     found = ports(observe, node)
     observe.holds(found, "docker0 has ports")
@@ -196,7 +196,7 @@ def test_the_hosts_end_shows_a_link_id(node: Node, observe: Observation) -> None
         observe.holds(number > 0, f"{port['ifname']} has the link id {number}")
 
 
-@pytest.mark.claim("veth-eth0-has-link-id")
+@pytest.mark.testbed_claim("veth-eth0-has-link-id")
 def test_eth0_shows_a_link_id(lab: LiveLab, node: Node, observe: Observation) -> None:
     for container in bridge_containers(lab, node):
         number = link(observe, container, "eth0").get("link_index", 0)
@@ -208,7 +208,7 @@ def test_eth0_shows_a_link_id(lab: LiveLab, node: Node, observe: Observation) ->
         )
 
 
-@pytest.mark.claim("veth-link-ids-match")
+@pytest.mark.testbed_claim("veth-link-ids-match")
 def test_link_ids_tell_which_veth_belongs_to_which_container(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -263,7 +263,7 @@ def _is_whole(packets: list[Packet], client: str, server: str) -> bool:
     return bool(start and request and answer)
 
 
-@pytest.mark.claim("l2-http-seen-on-eth0")
+@pytest.mark.testbed_claim("l2-http-seen-on-eth0")
 def test_the_http_exchange_is_seen_on_eth0(
     lab: LiveLab, node: Node, exchange: Exchange, observe: Observation
 ) -> None:
@@ -275,7 +275,7 @@ def test_the_http_exchange_is_seen_on_eth0(
     )
 
 
-@pytest.mark.claim("l2-same-flow-on-docker0")
+@pytest.mark.testbed_claim("l2-same-flow-on-docker0")
 def test_docker0_shows_the_same_packets(exchange: Exchange, observe: Observation) -> None:
     exchange.note(observe, "eth0 of the client", "docker0")
     inner, bridge = (exchange.at(point) for point in ("eth0 of the client", "docker0"))
@@ -285,7 +285,7 @@ def test_docker0_shows_the_same_packets(exchange: Exchange, observe: Observation
     )
 
 
-@pytest.mark.claim("l2-same-host-path")
+@pytest.mark.testbed_claim("l2-same-host-path")
 def test_packets_go_eth0_veth_docker0_veth_eth0(
     node: Node, exchange: Exchange, observe: Observation
 ) -> None:
@@ -306,7 +306,7 @@ def test_packets_go_eth0_veth_docker0_veth_eth0(
     observe.holds(exchange.at("eth0 of the host") == [], "nothing of it leaves by the host's eth0")
 
 
-@pytest.mark.claim("arp-seen-with-http")
+@pytest.mark.testbed_claim("arp-seen-with-http")
 def test_arp_is_seen_only_when_the_neighbour_is_not_known(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:

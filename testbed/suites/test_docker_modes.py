@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from testbed.lab.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
 
-pytestmark = pytest.mark.needs("docker")
+pytestmark = pytest.mark.testbed_needs("docker")
 
 FREE_PORT = 18090  # nothing of a lab listens on it
 
@@ -83,7 +83,7 @@ def network_entry(observe: Observation, container: LiveContainer) -> list[dict[s
 # -- all of them ------------------------------------------------------------------
 
 
-@pytest.mark.claim("mode-four-modes")
+@pytest.mark.testbed_claim("mode-four-modes")
 def test_docker_has_four_network_modes_and_more(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -105,7 +105,7 @@ def test_docker_has_four_network_modes_and_more(
     )
 
 
-@pytest.mark.claim("netns-one-per-container")
+@pytest.mark.testbed_claim("netns-one-per-container")
 def test_whether_a_container_has_its_own_namespace_depends_on_its_mode(
     lab: LiveLab,
     node: Node,
@@ -130,7 +130,7 @@ def test_whether_a_container_has_its_own_namespace_depends_on_its_mode(
 # -- bridge -----------------------------------------------------------------------
 
 
-@pytest.mark.claim("mode-bridge-is-default")
+@pytest.mark.testbed_claim("mode-bridge-is-default")
 def test_bridge_mode_is_the_default(lab: LiveLab, node: Node, observe: Observation) -> None:
     with extra_container(lab, node) as name:
         networks = lab.engine(node.name).inspect_raw(name)["NetworkSettings"]["Networks"]
@@ -141,7 +141,7 @@ def test_bridge_mode_is_the_default(lab: LiveLab, node: Node, observe: Observati
         observe.holds(eth0.get("link_index") in indexes, "it has a veth pair to docker0")
 
 
-@pytest.mark.claim("mode-bridge-own-stack")
+@pytest.mark.testbed_claim("mode-bridge-own-stack")
 def test_in_bridge_mode_a_container_has_its_own_stack(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -156,7 +156,7 @@ def test_in_bridge_mode_a_container_has_its_own_stack(
 # -- host -------------------------------------------------------------------------
 
 
-@pytest.mark.claim("mode-host-shares-host-netns")
+@pytest.mark.testbed_claim("mode-host-shares-host-netns")
 def test_in_host_mode_the_namespace_is_the_hosts(
     lab: LiveLab, node: Node, in_host_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -165,7 +165,7 @@ def test_in_host_mode_the_namespace_is_the_hosts(
     assert own(observe, bridge_containers(lab, node)[0]) != host
 
 
-@pytest.mark.claim("mode-host-no-clone-newnet")
+@pytest.mark.testbed_claim("mode-host-no-clone-newnet")
 def test_in_host_mode_no_namespace_is_asked_for(
     lab: LiveLab, node: Node, in_host_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -178,8 +178,8 @@ def test_in_host_mode_no_namespace_is_asked_for(
     assert [entry.get("path", "") for entry in other] == [""], "nor is it in bridge mode"
 
 
-@pytest.mark.claim("mode-host-uses-host-eth0")
-@pytest.mark.needs("gateway")
+@pytest.mark.testbed_claim("mode-host-uses-host-eth0")
+@pytest.mark.testbed_needs("gateway")
 def test_in_host_mode_traffic_uses_the_hosts_eth0(
     lab: LiveLab, node: Node, outside: Node, in_host_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -200,7 +200,7 @@ def test_in_host_mode_traffic_uses_the_hosts_eth0(
     )
 
 
-@pytest.mark.claim("mode-host-shares-port-space")
+@pytest.mark.testbed_claim("mode-host-shares-port-space")
 def test_in_host_mode_ports_are_the_hosts(
     lab: LiveLab, node: Node, in_host_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -218,7 +218,7 @@ def test_in_host_mode_ports_are_the_hosts(
     assert mapped == [], "the port is mapped"
 
 
-@pytest.mark.claim("mode-host-port-conflict")
+@pytest.mark.testbed_claim("mode-host-port-conflict")
 def test_in_host_mode_a_port_can_be_taken(lab: LiveLab, node: Node, observe: Observation) -> None:
     engine = lab.engine(node.name)
     command = ["iperf3", "-s", "-p", str(FREE_PORT)]
@@ -241,8 +241,8 @@ def test_in_host_mode_a_port_can_be_taken(lab: LiveLab, node: Node, observe: Obs
         wait_serving(lab, node, name, FREE_PORT)
 
 
-@pytest.mark.claim("mode-host-no-nat")
-@pytest.mark.needs("gateway")
+@pytest.mark.testbed_claim("mode-host-no-nat")
+@pytest.mark.testbed_needs("gateway")
 def test_in_host_mode_nothing_is_translated(
     lab: LiveLab, node: Node, outside: Node, in_host_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -265,7 +265,7 @@ def test_in_host_mode_nothing_is_translated(
     )
 
 
-@pytest.mark.claim("mode-host-no-isolation")
+@pytest.mark.testbed_claim("mode-host-no-isolation")
 def test_in_host_mode_nothing_of_the_host_is_hidden(
     lab: LiveLab, node: Node, in_host_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -284,7 +284,7 @@ def test_in_host_mode_nothing_of_the_host_is_hidden(
 # -- container --------------------------------------------------------------------
 
 
-@pytest.mark.claim("mode-container-shares-other-netns")
+@pytest.mark.testbed_claim("mode-container-shares-other-netns")
 def test_in_container_mode_the_namespace_is_the_others(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -296,7 +296,7 @@ def test_in_container_mode_the_namespace_is_the_others(
     observe.holds(shared != namespace(observe, node, 1), "that is not the host's")
 
 
-@pytest.mark.claim("mode-container-lookup-then-join")
+@pytest.mark.testbed_claim("mode-container-lookup-then-join")
 def test_in_container_mode_the_other_is_looked_up_first(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -322,7 +322,7 @@ def test_in_container_mode_the_other_is_looked_up_first(
         observe.holds(refused, "with a partner that does not run there is nothing to join")
 
 
-@pytest.mark.claim("mode-container-localhost")
+@pytest.mark.testbed_claim("mode-container-localhost")
 def test_in_container_mode_localhost_is_shared(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -346,7 +346,7 @@ def test_in_container_mode_localhost_is_shared(
 # -- none -------------------------------------------------------------------------
 
 
-@pytest.mark.claim("mode-none-own-netns")
+@pytest.mark.testbed_claim("mode-none-own-netns")
 def test_in_none_mode_a_container_has_its_own_namespace(
     lab: LiveLab, node: Node, in_none_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -359,7 +359,7 @@ def test_in_none_mode_a_container_has_its_own_namespace(
     )
 
 
-@pytest.mark.claim("mode-none-unconfigured")
+@pytest.mark.testbed_claim("mode-none-unconfigured")
 def test_in_none_mode_nothing_is_set_up(
     lab: LiveLab, node: Node, in_none_mode: LiveContainer, observe: Observation
 ) -> None:
@@ -373,7 +373,7 @@ def test_in_none_mode_nothing_is_set_up(
     observe.holds(before == after, "one more such container adds no port to docker0")
 
 
-@pytest.mark.claim("mode-none-manual-networking")
+@pytest.mark.testbed_claim("mode-none-manual-networking")
 def test_in_none_mode_a_network_can_be_made_by_hand(
     lab: LiveLab, node: Node, in_none_mode: LiveContainer, observe: Observation
 ) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.observe.capture import Packet, Place
 
-pytestmark = pytest.mark.needs("docker", "gateway")
+pytestmark = pytest.mark.testbed_needs("docker", "gateway")
 
 SERVER_PORT = 18000  # of the machine outside
 
@@ -73,7 +73,7 @@ def inbound(lab: LiveLab) -> Exchange:
     return Exchange(page, dict(zip(points, seen, strict=True)))
 
 
-@pytest.mark.claim("nat-publish-given-port")
+@pytest.mark.testbed_claim("nat-publish-given-port")
 def test_minus_p_opens_a_port_of_the_host(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
 ) -> None:
@@ -88,7 +88,7 @@ def test_minus_p_opens_a_port_of_the_host(
     assert after is None, "something answers once the container has gone"
 
 
-@pytest.mark.claim("nat-publish-all-exposed")
+@pytest.mark.testbed_claim("nat-publish-all-exposed")
 def test_capital_p_opens_ports_of_the_host(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
 ) -> None:
@@ -106,7 +106,7 @@ def test_capital_p_opens_ports_of_the_host(
         assert not any(mapped.values()), "ports are published without -P too"
 
 
-@pytest.mark.claim("nat-access-hostip-containerport")
+@pytest.mark.testbed_claim("nat-access-hostip-containerport")
 def test_a_published_service_is_not_at_the_containers_port(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_published_service_is_not_at_the_containers_port(
     assert page["name"] == web.name
 
 
-@pytest.mark.claim("nat-publish-binds-host-port")
+@pytest.mark.testbed_claim("nat-publish-binds-host-port")
 def test_nat_ties_a_port_of_the_host_to_the_container(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -146,7 +146,7 @@ def test_nat_ties_a_port_of_the_host_to_the_container(
     )
 
 
-@pytest.mark.claim("nat-inbound-hostip-hostport")
+@pytest.mark.testbed_claim("nat-inbound-hostip-hostport")
 def test_outsiders_reach_it_at_the_hosts_address_and_port(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
 ) -> None:
@@ -156,7 +156,7 @@ def test_outsiders_reach_it_at_the_hosts_address_and_port(
     observe.holds(page and page["name"] == web.name, f"{url} is the page of {web.name}")
 
 
-@pytest.mark.claim("nat-inbound-dnat-address")
+@pytest.mark.testbed_claim("nat-inbound-dnat-address")
 def test_dnat_replaces_the_destination_address(
     lab: LiveLab, node: Node, inbound: Exchange, observe: Observation
 ) -> None:
@@ -178,7 +178,7 @@ def test_dnat_replaces_the_destination_address(
     )
 
 
-@pytest.mark.claim("nat-inbound-dnat-port")
+@pytest.mark.testbed_claim("nat-inbound-dnat-port")
 def test_dnat_replaces_the_destination_port(
     lab: LiveLab, node: Node, inbound: Exchange, observe: Observation
 ) -> None:
@@ -196,7 +196,7 @@ def test_dnat_replaces_the_destination_port(
     )
 
 
-@pytest.mark.claim("nat-inbound-host-delivers-to-veth")
+@pytest.mark.testbed_claim("nat-inbound-host-delivers-to-veth")
 def test_the_host_knows_the_way_to_the_veth(
     lab: LiveLab, node: Node, inbound: Exchange, observe: Observation
 ) -> None:
@@ -213,7 +213,7 @@ def test_the_host_knows_the_way_to_the_veth(
     )
 
 
-@pytest.mark.claim("nat-inbound-veth-to-eth0")
+@pytest.mark.testbed_claim("nat-inbound-veth-to-eth0")
 def test_the_veth_pair_carries_it_to_eth0(
     lab: LiveLab, node: Node, outside: Node, inbound: Exchange, observe: Observation
 ) -> None:
@@ -254,7 +254,7 @@ def outbound(lab: LiveLab) -> Exchange:
     return Exchange(page, dict(zip(points, seen, strict=True)))
 
 
-@pytest.mark.claim("nat-outbound-source-is-container")
+@pytest.mark.testbed_claim("nat-outbound-source-is-container")
 def test_a_packet_starts_with_the_containers_address(
     lab: LiveLab, node: Node, outside: Node, outbound: Exchange, observe: Observation
 ) -> None:
@@ -268,7 +268,7 @@ def test_a_packet_starts_with_the_containers_address(
         )
 
 
-@pytest.mark.claim("nat-outbound-eth0-to-docker0")
+@pytest.mark.testbed_claim("nat-outbound-eth0-to-docker0")
 def test_it_passes_eth0_veth_and_docker0(outbound: Exchange, observe: Observation) -> None:
     way = ["eth0 of the container", "veth", "docker0"]
     outbound.note(observe, *way)
@@ -281,7 +281,7 @@ def test_it_passes_eth0_veth_and_docker0(outbound: Exchange, observe: Observatio
     observe.holds(times == sorted(times), "in this order")
 
 
-@pytest.mark.claim("nat-outbound-bridge-forwards-to-eth0")
+@pytest.mark.testbed_claim("nat-outbound-bridge-forwards-to-eth0")
 def test_it_is_the_hosts_ip_layer_that_forwards(
     lab: LiveLab, node: Node, outside: Node, outbound: Exchange, observe: Observation
 ) -> None:
@@ -310,7 +310,7 @@ def test_it_is_the_hosts_ip_layer_that_forwards(
     )
 
 
-@pytest.mark.claim("nat-outbound-snat-to-eth0-address")
+@pytest.mark.testbed_claim("nat-outbound-snat-to-eth0-address")
 def test_the_source_becomes_the_address_of_eth0(
     lab: LiveLab, node: Node, outbound: Exchange, observe: Observation
 ) -> None:
@@ -327,7 +327,7 @@ def test_the_source_becomes_the_address_of_eth0(
     observe.holds(translating, f"the nat table has {' and '.join(sorted(translating)) or 'none'}")
 
 
-@pytest.mark.claim("nat-outbound-reaches-external")
+@pytest.mark.testbed_claim("nat-outbound-reaches-external")
 def test_it_reaches_the_target(
     lab: LiveLab, node: Node, outbound: Exchange, observe: Observation
 ) -> None:
@@ -338,8 +338,8 @@ def test_it_reaches_the_target(
         assert client_of(outbound.page) == node_address(lab, node)
 
 
-@pytest.mark.claim("nat-outside-sees-internal-addresses-as-private")
-@pytest.mark.needs("plain-docker")
+@pytest.mark.testbed_claim("nat-outside-sees-internal-addresses-as-private")
+@pytest.mark.testbed_needs("plain-docker")
 def test_no_inner_address_is_seen_outside(
     lab: LiveLab, node: Node, outside: Node, observe: Observation
 ) -> None:

@@ -80,8 +80,8 @@ def mac(observe: Observation, container: LiveContainer) -> str:
     return str(link(observe, container, "eth0")["address"])
 
 
-@pytest.mark.claim("ip-broadcast-reaches-all")
-@pytest.mark.needs("docker")
+@pytest.mark.testbed_claim("ip-broadcast-reaches-all")
+@pytest.mark.testbed_needs("docker")
 def test_broadcast_address_reaches_all_neighbours(
     lab: LiveLab, observe: Observation, neighbours: list[LiveContainer]
 ) -> None:
@@ -115,8 +115,8 @@ def test_broadcast_address_reaches_all_neighbours(
     )
 
 
-@pytest.mark.claim("arp-resolves-ip-to-mac")
-@pytest.mark.needs("docker")
+@pytest.mark.testbed_claim("arp-resolves-ip-to-mac")
+@pytest.mark.testbed_needs("docker")
 def test_arp_finds_the_mac_of_an_address(
     observe: Observation, neighbours: list[LiveContainer]
 ) -> None:
@@ -136,8 +136,8 @@ def test_arp_finds_the_mac_of_an_address(
     observe.holds(known.get(receiver.address) == real, "the neighbour table has it")
 
 
-@pytest.mark.claim("l2-docker0-is-switch")
-@pytest.mark.needs("docker")
+@pytest.mark.testbed_claim("l2-docker0-is-switch")
+@pytest.mark.testbed_needs("docker")
 def test_docker0_forwards_frames_unchanged(
     observe: Observation, neighbours: list[LiveContainer]
 ) -> None:
@@ -153,8 +153,8 @@ def test_docker0_forwards_frames_unchanged(
     observe.holds((after[0].src_mac, after[0].dst_mac) == macs, "from container to container")
 
 
-@pytest.mark.claim("l2-docker0-cam-lookup")
-@pytest.mark.needs("docker")
+@pytest.mark.testbed_claim("l2-docker0-cam-lookup")
+@pytest.mark.testbed_needs("docker")
 def test_docker0_sends_to_the_port_of_the_destinations_mac(
     lab: LiveLab, observe: Observation, neighbours: list[LiveContainer]
 ) -> None:
@@ -174,7 +174,7 @@ def test_docker0_sends_to_the_port_of_the_destinations_mac(
     observe.holds(not requests(elsewhere, *pair), f"and not by {aside}")
 
 
-@pytest.mark.needs("docker")
+@pytest.mark.testbed_needs("docker")
 def test_neighbours_fetch_each_others_page(
     observe: Observation, neighbours: list[LiveContainer]
 ) -> None:
@@ -189,8 +189,8 @@ def test_neighbours_fetch_each_others_page(
 # -- between hosts -------------------------------------------------------
 
 
-@pytest.mark.claim("flannel-overlay-connects-all")
-@pytest.mark.needs("flannel", "docker", "two-docker-nodes")
+@pytest.mark.testbed_claim("flannel-overlay-connects-all")
+@pytest.mark.testbed_needs("flannel", "docker", "two-docker-nodes")
 def test_overlay_connects_all_containers_of_all_hosts(lab: LiveLab, observe: Observation) -> None:
     containers = [
         container
@@ -205,8 +205,8 @@ def test_overlay_connects_all_containers_of_all_hosts(lab: LiveLab, observe: Obs
             assert client_of(page) == client.address, "the server sees another address"
 
 
-@pytest.mark.claim("flannel-overlay-software-on-host-network")
-@pytest.mark.needs("flannel", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-overlay-software-on-host-network")
+@pytest.mark.testbed_needs("flannel", "docker", "gateway")
 def test_hosts_need_an_overlay_to_join_their_containers(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     url = f"http://{other.container.address}/"
@@ -256,7 +256,7 @@ def syn(packets: list[Packet], one: End, other: End) -> list[Packet]:
     return [packet for packet in packets if packet.is_syn and (packet.src, packet.dst) == pair]
 
 
-@pytest.mark.needs("flannel", "docker")
+@pytest.mark.testbed_needs("flannel", "docker")
 def test_ttl_falls_by_the_hops_of_the_back_end(lab: LiveLab) -> None:
     way = walk(lab)
     sent, got = (way.at(f"{end.container.name} eth0") for end in way.ends)
@@ -265,7 +265,7 @@ def test_ttl_falls_by_the_hops_of_the_back_end(lab: LiveLab) -> None:
     assert sent.ttl - got.ttl == TTL_FALLS[overlay(lab).backend]
 
 
-@pytest.mark.needs("flannel", "docker")
+@pytest.mark.testbed_needs("flannel", "docker")
 def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     mtu = overlay(lab).mtu
@@ -285,8 +285,8 @@ def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Obser
 # -- document 004 --------------------------------------------------------
 
 
-@pytest.mark.claim("flannel-backends-vxlan-udp")
-@pytest.mark.needs("etcd", "flannel", "gateway")
+@pytest.mark.testbed_claim("flannel-backends-vxlan-udp")
+@pytest.mark.testbed_needs("etcd", "flannel", "gateway")
 def test_flannel_is_vxlan_or_udp(lab: LiveLab, observe: Observation) -> None:
     with third_host(lab) as third:
         made = {}
@@ -304,8 +304,8 @@ def test_flannel_is_vxlan_or_udp(lab: LiveLab, observe: Observation) -> None:
     observe.fails_when("the back end is host-gw: no tunnel of any kind", made["host-gw"] == {})
 
 
-@pytest.mark.claim("flannel-virtual-network-per-node")
-@pytest.mark.needs("flannel")
+@pytest.mark.testbed_claim("flannel-virtual-network-per-node")
+@pytest.mark.testbed_needs("flannel")
 def test_every_host_has_its_part_of_the_virtual_network(lab: LiveLab, observe: Observation) -> None:
     network = overlay(lab).network
     for role in lab.topology.with_role("flannel"):
@@ -319,8 +319,8 @@ def test_every_host_has_its_part_of_the_virtual_network(lab: LiveLab, observe: O
             observe.holds(found == [subnet.network_address], f"at which is its {device}")
 
 
-@pytest.mark.claim("flannel-unique-subnet-per-node")
-@pytest.mark.needs("etcd", "flannel")
+@pytest.mark.testbed_claim("flannel-unique-subnet-per-node")
+@pytest.mark.testbed_needs("etcd", "flannel")
 def test_every_host_has_a_range_of_its_own(lab: LiveLab, observe: Observation) -> None:
     subnets = {
         role.name: IPv4Interface(leased(observe, lab.node(role.name))["FLANNEL_SUBNET"]).network
@@ -332,8 +332,8 @@ def test_every_host_has_a_range_of_its_own(lab: LiveLab, observe: Observation) -
     observe.holds(all(s.subnet_of(network) for s in subnets.values()), f"all within {network}")
 
 
-@pytest.mark.claim("flannel-container-ip-in-node-range")
-@pytest.mark.needs("flannel", "docker")
+@pytest.mark.testbed_claim("flannel-container-ip-in-node-range")
+@pytest.mark.testbed_needs("flannel", "docker")
 def test_containers_have_addresses_of_their_hosts_range(lab: LiveLab, observe: Observation) -> None:
     for role in lab.topology.with_role("flannel"):
         node = lab.node(role.name)
@@ -346,8 +346,8 @@ def test_containers_have_addresses_of_their_hosts_range(lab: LiveLab, observe: O
             )
 
 
-@pytest.mark.claim("flannel-example-ip-masq")
-@pytest.mark.needs("etcd", "flannel", "gateway")
+@pytest.mark.testbed_claim("flannel-example-ip-masq")
+@pytest.mark.testbed_needs("etcd", "flannel", "gateway")
 def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Observation) -> None:
     target = node_address(lab, outside_node(lab))
     with third_host(lab) as third:
@@ -366,8 +366,8 @@ def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Obse
     assert ip_address(without.pop()) in IPv4Network(overlay(lab).network), "without, its own"
 
 
-@pytest.mark.claim("flannel-example-iface")
-@pytest.mark.needs("etcd", "flannel", "gateway")
+@pytest.mark.testbed_claim("flannel-example-iface")
+@pytest.mark.testbed_needs("etcd", "flannel", "gateway")
 def test_iface_eth0_chooses_the_interface_between_hosts(lab: LiveLab, observe: Observation) -> None:
     def below(interface: str) -> dict[str, Any] | None:
         """What flannel.1 is on, with --iface=eth0 on a host whose interface has a name."""

@@ -38,8 +38,8 @@ ABSENT = "10.168.0.99"
 ABSENT_VTEP = "02:00:5e:00:53:99"
 
 
-@pytest.mark.claim("flannel-subnet-mapping-in-etcd")
-@pytest.mark.needs("etcd", "flannel", "docker")
+@pytest.mark.testbed_claim("flannel-subnet-mapping-in-etcd")
+@pytest.mark.testbed_needs("etcd", "flannel", "docker")
 def test_etcd_says_which_host_has_which_subnet(lab: LiveLab, observe: Observation) -> None:
     flannel = lab.topology.flannel
     assert flannel is not None
@@ -105,8 +105,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(name.rpartition("/")[2] for name in sorted(names))
 
 
-@pytest.mark.claim("flannel-etcd-subnet-keys")
-@pytest.mark.needs("etcd", "flannel", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-etcd-subnet-keys")
+@pytest.mark.testbed_needs("etcd", "flannel", "docker", "gateway")
 def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observation) -> None:
     flannel = overlay(lab)
     reserved = {subnet_key(subnet) for subnet in flannel.subnets.values()}
@@ -132,8 +132,8 @@ def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observat
         assert own == [subnet_key(chosen)]
 
 
-@pytest.mark.claim("flannel-etcd-key-naming")
-@pytest.mark.needs("etcd", "flannel")
+@pytest.mark.testbed_claim("flannel-etcd-key-naming")
+@pytest.mark.testbed_needs("etcd", "flannel")
 def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Observation) -> None:
     found = keys(lab)
     observe.note("keys", sorted(found))
@@ -143,8 +143,8 @@ def test_key_is_the_subnet_with_a_hyphen_for_the_slash(lab: LiveLab, observe: Ob
         observe.holds(f"{SUBNETS}/{wanted}" in found, f"{node.name}: {SUBNETS}/{wanted}")
 
 
-@pytest.mark.claim("flannel-etcdctl-ls")
-@pytest.mark.needs("etcd", "flannel")
+@pytest.mark.testbed_claim("flannel-etcdctl-ls")
+@pytest.mark.testbed_needs("etcd", "flannel")
 def test_etcdctl_ls_lists_the_keys(lab: LiveLab, observe: Observation) -> None:
     result = etcd(lab, "ls", SUBNETS, check=False)
     observe.note(f"etcdctl ls {SUBNETS}", f"exit status {result.status}\n{result.stderr}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from testbed.claims.observation import Observation
     from testbed.lab.live import LiveLab
 
-pytestmark = pytest.mark.needs("flannel-host-gw", "docker")
+pytestmark = pytest.mark.testbed_needs("flannel-host-gw", "docker")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster
 
-pytestmark = pytest.mark.needs("pods-by-flannel")
+pytestmark = pytest.mark.testbed_needs("pods-by-flannel")
 
 IMAGE_PRINTED = "quay.io/coreos/flannel:v0.14.0"
 PROGRAM = "/opt/bin/flanneld"
@@ -227,7 +227,7 @@ def forget_notes(cluster: Cluster, node: Node) -> None:
         cluster.api.ask("PATCH", f"/api/v1/nodes/{node.name}", body, kind=kind)
 
 
-@pytest.mark.claim("flannel-example-image")
+@pytest.mark.testbed_claim("flannel-example-image")
 def test_flannels_image_has_another_version_now(
     lab: LiveLab, cluster: Cluster, observe: Observation
 ) -> None:
@@ -245,7 +245,7 @@ def flanneld(lab: LiveLab, node: Node) -> str:
     return node.provide(lab.context.store.binary("flanneld"))
 
 
-@pytest.mark.claim("flannel-example-binary")
+@pytest.mark.testbed_claim("flannel-example-binary")
 def test_the_program_is_where_the_image_has_it(
     cluster: Cluster, examples: Examples, observe: Observation
 ) -> None:
@@ -263,7 +263,7 @@ def test_the_program_is_where_the_image_has_it(
         )
 
 
-@pytest.mark.claim("flannel-example-kube-subnet-mgr")
+@pytest.mark.testbed_claim("flannel-example-kube-subnet-mgr")
 def test_kube_subnet_mgr_takes_subnets_from_the_api(
     cluster: Cluster, examples: Examples, observe: Observation
 ) -> None:
@@ -303,7 +303,7 @@ def leased(text: str) -> str:
     return str(ip_interface(own["FLANNEL_SUBNET"]).network) if own else ""
 
 
-@pytest.mark.claim("flannel-example-privileged")
+@pytest.mark.testbed_claim("flannel-example-privileged")
 def test_only_udp_needs_a_privileged_container(examples: Examples, observe: Observation) -> None:
     observe.evidence += examples.seen.evidence
     vxlan, udp, privileged = (examples.by_name[name] for name in (MENDED, UDP, UDP_PRIVILEGED))
@@ -320,7 +320,7 @@ def test_only_udp_needs_a_privileged_container(examples: Examples, observe: Obse
     )
 
 
-@pytest.mark.claim("flannel-example-configmap")
+@pytest.mark.testbed_claim("flannel-example-configmap")
 def test_flannel_reads_the_config_map(examples: Examples, observe: Observation) -> None:
     observe.evidence += examples.seen.evidence
     told = examples.device.get("linkinfo", {}).get("info_data", {}).get("id")
@@ -331,7 +331,7 @@ def test_flannel_reads_the_config_map(examples: Examples, observe: Observation) 
     )
 
 
-@pytest.mark.claim("flannel-example-pod-manages-network")
+@pytest.mark.testbed_claim("flannel-example-pod-manages-network")
 def test_a_single_pod_manages_nothing(
     cluster: Cluster, examples: Examples, observe: Observation
 ) -> None:

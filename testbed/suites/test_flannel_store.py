@@ -104,8 +104,8 @@ def has_lease(third: ThirdHost, name: str) -> bool:
     return third.run(["test", "-s", f"{FOLDER}/{name}"], check=False).ok
 
 
-@pytest.mark.claim("flannel-needs-etcd")
-@pytest.mark.needs("etcd", "flannel-vxlan", "gateway")
+@pytest.mark.testbed_claim("flannel-needs-etcd")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "gateway")
 def test_flannel_needs_etcd_unless_kubernetes_keeps_its_subnets(
     lab: LiveLab, observe: Observation
 ) -> None:

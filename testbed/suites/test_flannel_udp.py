@@ -71,8 +71,8 @@ def way(lab: LiveLab) -> Walk:
 # -- the environment and node1's routes ----------------------------------
 
 
-@pytest.mark.claim("flannel-udp-node1-addresses")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-node1-addresses")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_node1_and_container_1_have_the_printed_addresses(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -83,8 +83,8 @@ def test_node1_and_container_1_have_the_printed_addresses(
     observe.holds(address == wanted, f"{one.container.name} is {address}, wanted {wanted}")
 
 
-@pytest.mark.claim("flannel-udp-node2-addresses")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-node2-addresses")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_node2_and_container_2_have_the_printed_addresses(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -113,8 +113,8 @@ def _docker0_is(observe: Observation, node: Node, wanted: str) -> None:
     observe.holds(found == [wanted], f"docker0 of {node.name} is {found}, wanted {wanted}")
 
 
-@pytest.mark.claim("flannel-udp-docker0-in-host-subnet")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-docker0-in-host-subnet")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_docker0_lies_in_the_subnet_that_flannel_leased(lab: LiveLab, observe: Observation) -> None:
     for end in ends(lab):
         _docker0_is(observe, end.node, leased(observe, end.node)["FLANNEL_SUBNET"])
@@ -135,8 +135,8 @@ def _words(route: Mapping[str, str]) -> str:
     return " ".join([route.get("dst", "no route"), *words])
 
 
-@pytest.mark.claim("flannel-udp-route-default")
-@pytest.mark.needs("flannel-udp", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-udp-route-default")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "gateway")
 def test_default_route_is_via_the_gateway_on_eth0(lab: LiveLab, observe: Observation) -> None:
     one, _ = ends(lab)
     route = _route(observe, one.node, "default")
@@ -146,8 +146,8 @@ def test_default_route_is_via_the_gateway_on_eth0(lab: LiveLab, observe: Observa
     observe.holds(found == wanted, wanted)
 
 
-@pytest.mark.claim("flannel-udp-route-overlay")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-route-overlay")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_overlay_is_routed_to_flannel0(lab: LiveLab, observe: Observation) -> None:
     network = str(overlay(lab).network)
     route = _route(observe, ends(lab)[0].node, network)
@@ -156,8 +156,8 @@ def test_overlay_is_routed_to_flannel0(lab: LiveLab, observe: Observation) -> No
     observe.holds(found == wanted and "gateway" not in route, wanted)
 
 
-@pytest.mark.claim("flannel-udp-route-overlay-attributes")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-route-overlay-attributes")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_overlay_route_is_the_kernels_own_with_a_source(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     zero = str(one.subnet.network_address)
@@ -173,8 +173,8 @@ def test_overlay_route_is_the_kernels_own_with_a_source(lab: LiveLab, observe: O
     assert route_to(observe, one.node, other.container.address)["prefsrc"] == zero
 
 
-@pytest.mark.claim("flannel-udp-flannel0-address")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-flannel0-address")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_flannel0_has_the_zero_address_of_the_hosts_subnet(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -184,8 +184,8 @@ def test_flannel0_has_the_zero_address_of_the_hosts_subnet(
     observe.holds(found == [wanted], f"flannel0 of {one.name} is {found}, wanted {wanted}")
 
 
-@pytest.mark.claim("flannel-udp-route-local-subnet")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-route-local-subnet")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_own_subnet_is_routed_to_docker0(lab: LiveLab, observe: Observation) -> None:
     one, _ = ends(lab)
     wanted = quoted(
@@ -197,8 +197,8 @@ def test_own_subnet_is_routed_to_docker0(lab: LiveLab, observe: Observation) -> 
     observe.holds(found == wanted, wanted)
 
 
-@pytest.mark.claim("flannel-udp-route-host-network")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-route-host-network")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> None:
     one, _ = ends(lab)
     (own,) = addresses(observe, one.node, one.interface)
@@ -211,8 +211,8 @@ def test_hosts_network_is_routed_to_eth0(lab: LiveLab, observe: Observation) -> 
     observe.holds(found == wanted, wanted)
 
 
-@pytest.mark.claim("flannel-udp-longest-prefix")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-longest-prefix")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_longest_prefix_decides_between_flannel0_and_docker0(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -229,8 +229,8 @@ def test_longest_prefix_decides_between_flannel0_and_docker0(
 # -- the TUN device ------------------------------------------------------
 
 
-@pytest.mark.claim("flannel-udp-tun-is-l3")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-tun-is-l3")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: Walk) -> None:
     one = way.ends[0]
     device = link(observe, one.node, "flannel0")
@@ -245,8 +245,8 @@ def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: 
     observe.holds(request.frame[0] == 0x45, "what passes begins with an IP header")
 
 
-@pytest.mark.claim("flannel-udp-tun-kernel-user")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-tun-kernel-user")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pid = one.node.services()[SERVICE].pid
@@ -268,8 +268,8 @@ def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observati
 # -- the way of a packet -------------------------------------------------
 
 
-@pytest.mark.claim("flannel-udp-path-docker0-to-flannel0")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-path-docker0-to-flannel0")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
     observe: Observation, way: Walk
 ) -> None:
@@ -283,8 +283,8 @@ def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
     observe.holds(sent.time <= bridged.time <= routed.time, "in this order")
 
 
-@pytest.mark.claim("flannel-udp-flanneld-receives")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-flanneld-receives")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Calls) -> None:
     observe.note("system calls of flanneld", "\n".join(map(str, calls.flanneld)))
     reads = [c for c in calls.flanneld if c.name == "read" and c.packet.src == calls.source]
@@ -294,8 +294,8 @@ def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Ca
     )
 
 
-@pytest.mark.claim("flannel-udp-forwards-by-destination")
-@pytest.mark.needs("flannel-udp", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-udp-forwards-by-destination")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "gateway")
 def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -318,8 +318,8 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
     assert third_subnet(lab) == subnet
 
 
-@pytest.mark.claim("flannel-udp-ip-in-udp")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-ip-in-udp")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
     one = way.ends[0]
     outer, inner = way.at(f"{one.name} {one.interface}"), way.inner(f"{one.name} {one.interface}")
@@ -337,8 +337,8 @@ def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
     assert inner.ttl == entered.ttl - 1, "flanneld, a hop of its own, takes one off the ttl"
 
 
-@pytest.mark.claim("flannel-udp-outer-node-addresses")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-outer-node-addresses")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation, way: Walk) -> None:
     one, other = way.ends
     wanted = quoted(lab, "10.168.0.2", one.address), quoted(lab, "10.168.0.3", other.address)
@@ -348,8 +348,8 @@ def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation,
         observe.holds((outer.src, outer.dst) == wanted, f"{end.name}: from {' to '.join(wanted)}")
 
 
-@pytest.mark.claim("flannel-udp-inner-addresses-kept")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-inner-addresses-kept")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     source = quoted(lab, "100.96.1.2", one.container.address)
@@ -379,8 +379,8 @@ def _seen_by_server(
     return inner[0].src, client_of(answer)
 
 
-@pytest.mark.claim("flannel-udp-port-8285-listen")
-@pytest.mark.needs("flannel-udp")
+@pytest.mark.testbed_claim("flannel-udp-port-8285-listen")
+@pytest.mark.testbed_needs("flannel-udp")
 def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observation) -> None:
     for role in lab.topology.with_role("flannel"):
         node = lab.node(role.name)
@@ -393,8 +393,8 @@ def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observat
         observe.holds(sockets and sockets <= own, f"{node.name}: flanneld's is the one on {PORT}")
 
 
-@pytest.mark.claim("flannel-udp-port-8285-destination")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-port-8285-destination")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: Walk) -> None:
     other = way.ends[1]
     outer = way.at(f"{other.name} {other.interface}")
@@ -403,8 +403,8 @@ def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: 
     assert outer.sport == PORT, "and come from it"
 
 
-@pytest.mark.claim("flannel-udp-remote-delivery")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-remote-delivery")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_other_host_unpacks_and_delivers_over_docker0(observe: Observation, way: Walk) -> None:
     other = way.ends[1]
     points = [f"{other.name} {device}" for device in (other.interface, "flannel0", "docker0")]
@@ -520,8 +520,8 @@ def _packets(running: Running) -> list[Call]:
     return found
 
 
-@pytest.mark.claim("flannel-udp-three-crossings")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-three-crossings")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_sending_a_packet_crosses_between_user_and_kernel_three_times(
     lab: LiveLab, observe: Observation, calls: Calls
 ) -> None:

@@ -117,8 +117,8 @@ def send_frame(node: Node, interface: str, data: bytes) -> None:
 # -- what is on the wire -------------------------------------------------
 
 
-@pytest.mark.claim("flannel-vxlan-frame-in-udp")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-frame-in-udp")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_datagram_holds_a_whole_frame(lab: LiveLab, observe: Observation, way: Walk) -> None:
     one, other = way.ends
     outer, inner = way.at(f"{one.name} {one.interface}"), way.inner(f"{one.name} {one.interface}")
@@ -131,8 +131,8 @@ def test_datagram_holds_a_whole_frame(lab: LiveLab, observe: Observation, way: W
     observe.holds((inner.src, inner.dst) == pair, "in it the container's packet")
 
 
-@pytest.mark.claim("flannel-vxlan-packet-structure")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-packet-structure")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     lab: LiveLab, observe: Observation, way: Walk
 ) -> None:
@@ -157,8 +157,8 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     )
 
 
-@pytest.mark.claim("flannel-vxlan-over-l3")
-@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-vxlan-over-l3")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
 def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
     one, _ = ends(lab)
     with third_host(lab) as third, third.joined() as subnet:
@@ -178,8 +178,8 @@ def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
     )
 
 
-@pytest.mark.claim("l2-vxlan-one-broadcast-domain")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("l2-vxlan-one-broadcast-domain")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_frames_move_as_in_one_broadcast_domain(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     with own_vxlan(observe, one, other) as device:
@@ -210,8 +210,8 @@ def _broadcast(
 # -- the device ----------------------------------------------------------
 
 
-@pytest.mark.claim("flannel-vxlan-kernel-l2-over-l3")
-@pytest.mark.needs("flannel-vxlan")
+@pytest.mark.testbed_claim("flannel-vxlan-kernel-l2-over-l3")
+@pytest.mark.testbed_needs("flannel-vxlan")
 def test_flannel_1_is_the_kernels_layer_2_over_the_hosts_layer_3(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -226,8 +226,8 @@ def test_flannel_1_is_the_kernels_layer_2_over_the_hosts_layer_3(
         observe.holds(over == (below, interface), f"over {interface}, {below}")
 
 
-@pytest.mark.claim("flannel-vxlan-device-name")
-@pytest.mark.needs("flannel-vxlan")
+@pytest.mark.testbed_claim("flannel-vxlan-device-name")
+@pytest.mark.testbed_needs("flannel-vxlan")
 def test_vxlan_device_is_called_as_printed(lab: LiveLab, observe: Observation) -> None:
     for role in lab.topology.with_role("flannel"):
         found = links(observe, lab.node(role.name), "type", "vxlan")
@@ -236,8 +236,8 @@ def test_vxlan_device_is_called_as_printed(lab: LiveLab, observe: Observation) -
         observe.fails_when("flannel1.1, as in lines 57-58", "flannel1.1" not in names)
 
 
-@pytest.mark.claim("flannel-vxlan-acts-as-bridge")
-@pytest.mark.needs("flannel-vxlan")
+@pytest.mark.testbed_claim("flannel-vxlan-acts-as-bridge")
+@pytest.mark.testbed_needs("flannel-vxlan")
 def test_vtep_acts_as_a_bridge(lab: LiveLab, observe: Observation) -> None:
     for end in ends(lab):
         device = link(observe, end.node, VTEP)
@@ -251,8 +251,8 @@ def test_vtep_acts_as_a_bridge(lab: LiveLab, observe: Observation) -> None:
         )
 
 
-@pytest.mark.claim("flannel-vxlan-no-userspace-datapath")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-no-userspace-datapath")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     with stopped(one.node, other.node), capture(one.node, one.interface, WIRE) as wire:
@@ -264,8 +264,8 @@ def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) ->
     observe.holds(len(sent) == 1 and sent[0].vxlan(), "in VXLAN datagrams as before")
 
 
-@pytest.mark.claim("flannel-vxlan-vni-selects-frames")
-@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-vxlan-vni-selects-frames")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
 def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     outside = outside_node(lab)
@@ -290,8 +290,8 @@ def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observatio
 # -- reaching ------------------------------------------------------------
 
 
-@pytest.mark.claim("flannel-vxlan-container1-to-container4")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-container1-to-container4")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_containers_of_two_hosts_reach_each_other(lab: LiveLab, observe: Observation) -> None:
     for here, there in (ends(lab), ends(lab)[::-1]):
         source, target = here.container, there.container
@@ -305,8 +305,8 @@ def test_containers_of_two_hosts_reach_each_other(lab: LiveLab, observe: Observa
 # -- the route -----------------------------------------------------------
 
 
-@pytest.mark.claim("flannel-vxlan-route-added-on-join")
-@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-vxlan-route-added-on-join")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
 def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation) -> None:
     subnet = third_subnet(lab)
     nodes = [end.node for end in ends(lab)]
@@ -325,8 +325,8 @@ def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation
     assert eventually(lambda: devices() == ["", ""]), "it leaves: the routes go"
 
 
-@pytest.mark.claim("flannel-vxlan-route-entry")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-route-entry")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_route_has_the_subnets_zero_address_as_gateway(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     zero, mask = other.subnet.network_address, other.subnet.netmask
@@ -369,8 +369,8 @@ def _route(observe: Observation, node: Node, subnet: IPv4Network) -> dict[str, A
     return found[0] if found else {}
 
 
-@pytest.mark.claim("flannel-vxlan-route-used")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-route-used")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_packets_take_that_route(lab: LiveLab, observe: Observation, way: Walk) -> None:
     one, other = way.ends
     subnet = IPv4Network(quoted(lab, "10.1.16.0/24", other.subnet))
@@ -386,8 +386,8 @@ def test_packets_take_that_route(lab: LiveLab, observe: Observation, way: Walk) 
     observe.holds(inner.dst_mac == mac_of(observe, other.node), "in a frame for the peer's VTEP")
 
 
-@pytest.mark.claim("flannel-vxlan-vtep-address")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-vtep-address")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_vtep_has_the_zero_address_of_its_hosts_subnet(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     zero = quoted(lab, "10.1.16.0", other.subnet.network_address)
@@ -437,8 +437,8 @@ def printed_vtep(lab: LiveLab, observe: Observation) -> Iterator[End]:
             peer.run(["bridge", "fdb", "del", PRINTED_MAC, "dev", VTEP], check=False)
 
 
-@pytest.mark.claim("flannel-vxlan-arp-entry")
-@pytest.mark.needs("etcd", "flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-arp-entry")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker")
 def test_peers_vtep_has_a_permanent_arp_entry(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     for here, there in ((one, other), (other, one)):
@@ -456,8 +456,8 @@ def test_peers_vtep_has_a_permanent_arp_entry(lab: LiveLab, observe: Observation
     observe.holds(entry == wanted, f"{other.name} with the printed MAC: {vtep} at {PRINTED_MAC}")
 
 
-@pytest.mark.claim("flannel-vxlan-arp-notation")
-@pytest.mark.needs("etcd", "flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-arp-notation")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker")
 def test_arp_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     vtep = quoted(lab, "10.1.16.0", other.subnet.network_address)
@@ -492,8 +492,8 @@ def another_mac(observe: Observation, here: End, there: End) -> Iterator[None]:
         yield
 
 
-@pytest.mark.claim("flannel-vxlan-mac-from-arp-table")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-mac-from-arp-table")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
 
@@ -512,8 +512,8 @@ def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) 
     assert inner_macs() == [listed]
 
 
-@pytest.mark.claim("flannel-vxlan-arp-no-requests")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-arp-no-requests")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
 
@@ -533,8 +533,8 @@ def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> No
     assert targets == {vtep}, "without the entry the kernel does ask"
 
 
-@pytest.mark.claim("flannel-vxlan-arp-distributed")
-@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-vxlan-arp-distributed")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
 def test_hosts_record_is_on_all_others_once_it_has_joined(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -581,8 +581,8 @@ def _sent(observe: Observation, one: End, other: End) -> tuple[bool, Capture, Ca
     return answered, vtep, wire
 
 
-@pytest.mark.claim("flannel-vxlan-needs-tunnel-exit")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-needs-tunnel-exit")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pair = one.container.address, other.container.address
@@ -594,8 +594,8 @@ def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observa
     observe.holds(answered and requests(wire, *pair), "the entry back: it leaves, and is answered")
 
 
-@pytest.mark.claim("flannel-vxlan-device-knows-mac-only")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-device-knows-mac-only")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_vtep_knows_the_peers_mac_and_not_its_host(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pair = one.container.address, other.container.address
@@ -610,8 +610,8 @@ def test_vtep_knows_the_peers_mac_and_not_its_host(lab: LiveLab, observe: Observ
     observe.holds(not requests(wire, *pair), "and goes to no host")
 
 
-@pytest.mark.claim("flannel-vxlan-fdb-maps-mac-to-host")
-@pytest.mark.needs("flannel-vxlan")
+@pytest.mark.testbed_claim("flannel-vxlan-fdb-maps-mac-to-host")
+@pytest.mark.testbed_needs("flannel-vxlan")
 def test_fdb_has_the_host_of_every_peers_mac(lab: LiveLab, observe: Observation) -> None:
     roles = lab.topology.with_role("flannel")
     macs = {role.name: mac_of(observe, lab.node(role.name)) for role in roles}
@@ -621,8 +621,8 @@ def test_fdb_has_the_host_of_every_peers_mac(lab: LiveLab, observe: Observation)
         observe.holds(table == wanted, f"{role.name}: {wanted}")
 
 
-@pytest.mark.claim("flannel-vxlan-fdb-entry")
-@pytest.mark.needs("etcd", "flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-fdb-entry")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker")
 def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     host = quoted(lab, "10.168.0.3", other.address)
@@ -639,8 +639,8 @@ def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observa
         observe.holds(listed == [wanted], f"{mac} dev {VTEP} dst {host} self permanent")
 
 
-@pytest.mark.claim("flannel-vxlan-fdb-notation")
-@pytest.mark.needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_claim("flannel-vxlan-fdb-notation")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker")
 def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
     node = ends(lab)[0].node
     printed = "5e.f8.4f.00.e3.37 dev flannel1.1 dts 10.168.0.3 self permanent"
@@ -660,8 +660,8 @@ def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation)
     assert taken(right), f"not taken: {right}"
 
 
-@pytest.mark.claim("flannel-vxlan-outer-destination")
-@pytest.mark.needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_claim("flannel-vxlan-outer-destination")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
 def test_frames_for_that_mac_go_to_the_fdbs_host(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pair = one.container.address, other.container.address

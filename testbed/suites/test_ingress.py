@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from testbed.roles.kubernetes.pki import Pair
     from testbed.suites.cluster import Cluster
 
-pytestmark = pytest.mark.needs("ingress", "gateway")
+pytestmark = pytest.mark.testbed_needs("ingress", "gateway")
 
 WEB = ("web-1", "web-2")  #: the Pods behind the Service web
 NOBODY = "nobody"  #: an IngressClass of which no controller is
@@ -180,7 +180,7 @@ def addresses(cluster: Cluster, name: str) -> list[str]:
 # -- what an Ingress does --------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-ingress-admits-external")
+@pytest.mark.testbed_claim("k8s-ingress-admits-external")
 def test_hosts_and_paths_lead_to_different_services(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -205,7 +205,7 @@ def test_hosts_and_paths_lead_to_different_services(
                 )
 
 
-@pytest.mark.claim("k8s-ingress-http")
+@pytest.mark.testbed_claim("k8s-ingress-http")
 def test_http_comes_to_the_service(cluster: Cluster, outside: Node, observe: Observation) -> None:
     with cluster.objects(observe, ingress("http", {"http.test": {"/": "web"}})):
         for answer in served(observe, outside, cluster, "http://http.test/"):
@@ -217,7 +217,7 @@ def test_http_comes_to_the_service(cluster: Cluster, outside: Node, observe: Obs
         observe.holds(other.status == 404, f"a host of no Ingress: {other.status}")
 
 
-@pytest.mark.claim("k8s-ingress-https")
+@pytest.mark.testbed_claim("k8s-ingress-https")
 def test_https_comes_to_the_service(cluster: Cluster, outside: Node, observe: Observation) -> None:
     authority = Authority.new("a client's authority")
     pair = authority.issue("https.test", hosts=["https.test"])
@@ -234,7 +234,7 @@ def test_https_comes_to_the_service(cluster: Cluster, outside: Node, observe: Ob
         outside.run(["rm", file])
 
 
-@pytest.mark.claim("k8s-ingress-load-balancing")
+@pytest.mark.testbed_claim("k8s-ingress-load-balancing")
 def test_requests_are_spread_over_the_pods(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -264,7 +264,7 @@ print(json.dumps({"certificate": hashlib.sha256(shown).hexdigest(), "answer": an
 HANDSHAKE = 0x16  #: the first octet of a TLS record that begins a handshake (RFC 8446 section 5.1)
 
 
-@pytest.mark.claim("k8s-ingress-tls-termination")
+@pytest.mark.testbed_claim("k8s-ingress-tls-termination")
 def test_tls_ends_at_the_ingress(cluster: Cluster, outside: Node, observe: Observation) -> None:
     authority = Authority.new("a client's authority")
     pair = authority.issue("secure.test", hosts=["secure.test"])
@@ -305,7 +305,7 @@ def test_tls_ends_at_the_ingress(cluster: Cluster, outside: Node, observe: Obser
 # -- who serves an Ingress -------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-ingress-needs-controller")
+@pytest.mark.testbed_claim("k8s-ingress-needs-controller")
 def test_an_ingress_of_which_no_controller_is_does_nothing(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -335,7 +335,7 @@ def test_an_ingress_of_which_no_controller_is_does_nothing(
         )
 
 
-@pytest.mark.claim("k8s-ingress-controllers")
+@pytest.mark.testbed_claim("k8s-ingress-controllers")
 def test_a_controller_serves_what_is_of_its_class(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -383,7 +383,7 @@ def as_a_cloud_would(
         yield
 
 
-@pytest.mark.claim("k8s-svc-external-mechanisms")
+@pytest.mark.testbed_claim("k8s-svc-external-mechanisms")
 def test_a_service_is_reached_from_outside_in_each_way(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -435,7 +435,7 @@ def balanced(
         yield host
 
 
-@pytest.mark.claim("k8s-svc-lb-round-robin")
+@pytest.mark.testbed_claim("k8s-svc-lb-round-robin")
 def test_round_robin_is_the_ingress_controllers(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -453,7 +453,7 @@ def test_round_robin_is_the_ingress_controllers(
         )
 
 
-@pytest.mark.claim("k8s-svc-lb-ip-hash")
+@pytest.mark.testbed_claim("k8s-svc-lb-ip-hash")
 def test_a_hash_of_the_address_is_the_ingress_controllers(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -534,7 +534,7 @@ def one_held(where: Place, url: str, *options: str) -> Iterator[str]:
         yield str(json.loads(running.out.partition(b"\n")[0])["name"])
 
 
-@pytest.mark.claim("k8s-svc-lb-least-connection")
+@pytest.mark.testbed_claim("k8s-svc-lb-least-connection")
 def test_the_least_busy_is_the_ingress_controllers_choice(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:

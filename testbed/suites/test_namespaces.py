@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
 
-pytestmark = pytest.mark.needs("namespaces")
+pytestmark = pytest.mark.testbed_needs("namespaces")
 
 # Document 002, as it prints them; `ifconfig DEV up` is written with ip.
 NAMESPACES = ("ip netns add ns1", "ip netns add ns2")
@@ -139,7 +139,7 @@ def file_namespace(observe: Observation, where: Inside, name: str) -> str:
 # -- document 000: what a namespace is ------------------------------------------
 
 
-@pytest.mark.claim("netns-independent-stacks")
+@pytest.mark.testbed_claim("netns-independent-stacks")
 def test_each_namespace_has_a_stack_of_its_own(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *NAMESPACES, "ip -n ns1 link set lo up", "ip -n ns2 link set lo up")
     ns1, ns2 = machine.netns("ns1"), machine.netns("ns2")
@@ -165,7 +165,7 @@ def test_each_namespace_has_a_stack_of_its_own(machine: Inside, observe: Observa
     )
 
 
-@pytest.mark.claim("netns-cannot-communicate")
+@pytest.mark.testbed_claim("netns-cannot-communicate")
 def test_namespaces_reach_each_other_only_when_something_joins_them(
     machine: Inside, observe: Observation
 ) -> None:
@@ -186,7 +186,7 @@ def test_namespaces_reach_each_other_only_when_something_joins_them(
     )
 
 
-@pytest.mark.claim("netns-own-routing-table")
+@pytest.mark.testbed_claim("netns-own-routing-table")
 def test_each_namespace_has_its_own_routes(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *NAMESPACES, "ip -n ns1 route add blackhole 203.0.113.0/24")
     places = (machine.netns("ns1"), machine.netns("ns2"), machine)
@@ -195,7 +195,7 @@ def test_each_namespace_has_its_own_routes(machine: Inside, observe: Observation
     observe.holds(has == [True, False, False], "a route added in ns1 is in ns1's table alone")
 
 
-@pytest.mark.claim("netns-own-netfilter")
+@pytest.mark.testbed_claim("netns-own-netfilter")
 def test_each_namespace_has_its_own_firewall(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *NAMESPACES, "ip -n ns1 link set lo up", "ip -n ns2 link set lo up")
     ns1, ns2 = machine.netns("ns1"), machine.netns("ns2")
@@ -218,7 +218,7 @@ def echoes_received(observe: Observation, where: Inside) -> int:
     return int(values[head.index("InEchos")])
 
 
-@pytest.mark.claim("netns-kernel-globals-moved")
+@pytest.mark.testbed_claim("netns-kernel-globals-moved")
 def test_settings_and_counters_of_the_stack_are_per_namespace(
     machine: Inside, observe: Observation
 ) -> None:
@@ -234,7 +234,7 @@ def test_settings_and_counters_of_the_stack_are_per_namespace(
     observe.holds(grown == [3, 0, 0], f"three echo requests in ns1 are counted as {grown}")
 
 
-@pytest.mark.claim("netns-add-command")
+@pytest.mark.testbed_claim("netns-add-command")
 def test_ip_netns_add_makes_a_namespace(machine: Inside, observe: Observation) -> None:
     assert namespace_names(observe, machine) == set()
     do(observe, machine, "ip netns add name")
@@ -247,7 +247,7 @@ def test_ip_netns_add_makes_a_namespace(machine: Inside, observe: Observation) -
     )
 
 
-@pytest.mark.claim("netns-exec-command")
+@pytest.mark.testbed_claim("netns-exec-command")
 def test_ip_netns_exec_runs_a_command_inside(machine: Inside, observe: Observation) -> None:
     do(observe, machine, "ip netns add name")
     seen = observe.run(
@@ -257,7 +257,7 @@ def test_ip_netns_exec_runs_a_command_inside(machine: Inside, observe: Observati
     observe.holds(seen != own_namespace(observe, machine), "that is not where it was started")
 
 
-@pytest.mark.claim("netns-exec-shell")
+@pytest.mark.testbed_claim("netns-exec-shell")
 def test_bash_through_ip_netns_exec_is_inside(machine: Inside, observe: Observation) -> None:
     do(observe, machine, "ip netns add name", "ip link add outside-only type bridge")
     script = b"readlink /proc/self/ns/net; ip -j link\n"
@@ -273,7 +273,7 @@ def test_bash_through_ip_netns_exec_is_inside(machine: Inside, observe: Observat
 # -- document 002: the direct connection ------------------------------------------
 
 
-@pytest.mark.claim("netns-create-ns1-ns2")
+@pytest.mark.testbed_claim("netns-create-ns1-ns2")
 def test_ns1_and_ns2_are_there(node: Node, machine: Inside, observe: Observation) -> None:
     observe.holds(namespace_names(observe, node) >= {"ns1", "ns2"}, "the lab has ns1 and ns2")
     do(observe, machine, *NAMESPACES)
@@ -282,7 +282,7 @@ def test_ns1_and_ns2_are_there(node: Node, machine: Inside, observe: Observation
     )
 
 
-@pytest.mark.claim("veth-created-in-pairs")
+@pytest.mark.testbed_claim("veth-created-in-pairs")
 def test_veth_devices_come_and_go_in_pairs(machine: Inside, observe: Observation) -> None:
     before = link_names(observe, machine)
     do(observe, machine, "ip link add one type veth")
@@ -301,7 +301,7 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
 """
 
 
-@pytest.mark.claim("veth-ends-join-stack-and-peer")
+@pytest.mark.testbed_claim("veth-ends-join-stack-and-peer")
 def test_what_goes_into_one_end_comes_out_of_the_other(
     machine: Inside, observe: Observation
 ) -> None:
@@ -324,7 +324,7 @@ def test_what_goes_into_one_end_comes_out_of_the_other(
     assert other.packets == [], "the frame is seen on a device of another pair too"
 
 
-@pytest.mark.claim("veth-add-named-pair")
+@pytest.mark.testbed_claim("veth-add-named-pair")
 def test_the_pair_has_the_two_names(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *PAIR)
     one, other = link(observe, machine, "veth0"), link(observe, machine, "veth1")
@@ -334,7 +334,7 @@ def test_the_pair_has_the_two_names(machine: Inside, observe: Observation) -> No
     )
 
 
-@pytest.mark.claim("veth-visible-after-create")
+@pytest.mark.testbed_claim("veth-visible-after-create")
 def test_both_ends_are_listed_where_they_were_made(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *PAIR)
     listed = {one["ifname"]: one for one in observe.json(machine, ["ip", "-j", "addr", "show"])}
@@ -344,7 +344,7 @@ def test_both_ends_are_listed_where_they_were_made(machine: Inside, observe: Obs
         assert listed[name]["addr_info"] == []
 
 
-@pytest.mark.claim("veth-move-to-netns")
+@pytest.mark.testbed_claim("veth-move-to-netns")
 def test_the_ends_move_into_their_namespaces(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *NAMESPACES, *PAIR)
     assert link_names(observe, machine) >= {"veth0", "veth1"}
@@ -356,7 +356,7 @@ def test_the_ends_move_into_their_namespaces(machine: Inside, observe: Observati
         observe.holds(seen == {wanted}, f"{ns} has {wanted} alone")
 
 
-@pytest.mark.claim("ip-direct-pair-same-subnet")
+@pytest.mark.testbed_claim("ip-direct-pair-same-subnet")
 def test_the_ends_have_addresses_of_one_subnet(
     ns1: Inside, ns2: Inside, observe: Observation
 ) -> None:
@@ -375,7 +375,7 @@ def test_the_ends_have_addresses_of_one_subnet(
         )
 
 
-@pytest.mark.claim("ip-addr-add-local-keyword")
+@pytest.mark.testbed_claim("ip-addr-add-local-keyword")
 def test_ip_addr_add_takes_the_word_local(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *PAIR)
     command = "ip addr add local 192.168.10.200/24 dev veth0"
@@ -385,7 +385,7 @@ def test_ip_addr_add_takes_the_word_local(machine: Inside, observe: Observation)
     observe.holds(found == ["192.168.10.200/24"], f"veth0 has {found}")
 
 
-@pytest.mark.claim("veth-must-be-set-up")
+@pytest.mark.testbed_claim("veth-must-be-set-up")
 def test_the_ends_work_only_once_they_are_up(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *NAMESPACES, *PAIR, *MOVE, *ADDRESS)
     ns1, ns2 = machine.netns("ns1"), machine.netns("ns2")
@@ -400,7 +400,7 @@ def test_the_ends_work_only_once_they_are_up(machine: Inside, observe: Observati
     observe.holds(answers(observe, ns1, "192.168.10.201"), "once both are up it does")
 
 
-@pytest.mark.claim("veth-direct-ping")
+@pytest.mark.testbed_claim("veth-direct-ping")
 def test_ns1_pings_ns2_over_the_pair(ns1: Inside, ns2: Inside, observe: Observation) -> None:
     with captures((ns1, "veth0", "icmp"), (ns2, "veth1", "icmp")) as (near, far):
         answered = ping(observe, ns1, "192.168.10.201", count=3)
@@ -410,7 +410,7 @@ def test_ns1_pings_ns2_over_the_pair(ns1: Inside, ns2: Inside, observe: Observat
         assert sum(p.is_echo_request for p in seen.packets) == 3, f"not by way of {seen}"
 
 
-@pytest.mark.claim("veth-crosses-namespaces")
+@pytest.mark.testbed_claim("veth-crosses-namespaces")
 def test_the_pair_is_what_carries_packets_between_namespaces(
     machine: Inside, observe: Observation
 ) -> None:
@@ -430,7 +430,7 @@ def test_the_pair_is_what_carries_packets_between_namespaces(
 # -- document 002: the bridge ----------------------------------------------------
 
 
-@pytest.mark.claim("bridge-acts-as-switch")
+@pytest.mark.testbed_claim("bridge-acts-as-switch")
 def test_a_bridge_switches_frames_by_their_address(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *BRIDGED, "ip netns add ns3")
     do(observe, machine, "ip link add br-veth2 type veth peer name brvethotherend2")
@@ -464,7 +464,7 @@ def test_a_bridge_switches_frames_by_their_address(machine: Inside, observe: Obs
     observe.holds(learned.items() >= ends.items(), "br0 has learned the port of each sender")
 
 
-@pytest.mark.claim("bridge-create-br0")
+@pytest.mark.testbed_claim("bridge-create-br0")
 def test_ip_link_makes_the_bridge_br0(node: Node, machine: Inside, observe: Observation) -> None:
     do(observe, machine, *BRIDGE)
     for where in (node, machine):
@@ -473,7 +473,7 @@ def test_ip_link_makes_the_bridge_br0(node: Node, machine: Inside, observe: Obse
         observe.holds(br0 and is_up(br0), f"br0 is up ({where.name})")
 
 
-@pytest.mark.claim("ip-ifname-15-chars")
+@pytest.mark.testbed_claim("ip-ifname-15-chars")
 def test_an_interface_name_has_at_most_15_characters(machine: Inside, observe: Observation) -> None:
     name = "brvethotherend0"
     do(observe, machine, BRIDGE_PAIRS[0])
@@ -485,7 +485,7 @@ def test_an_interface_name_has_at_most_15_characters(machine: Inside, observe: O
     assert not longer.ok, "a name of 16 characters is accepted too"
 
 
-@pytest.mark.claim("veth-br-veth0-in-ns1")
+@pytest.mark.testbed_claim("veth-br-veth0-in-ns1")
 def test_the_first_end_of_the_bridge_pair_is_in_ns1(
     node: Node, ns1: Inside, observe: Observation
 ) -> None:
@@ -499,7 +499,7 @@ def test_the_first_end_of_the_bridge_pair_is_in_ns1(
     observe.holds("br-veth0" not in link_names(observe, node), "the machine itself has none")
 
 
-@pytest.mark.claim("bridge-attach-veth-master")
+@pytest.mark.testbed_claim("bridge-attach-veth-master")
 def test_master_br0_makes_the_other_end_a_port(
     node: Node, machine: Inside, observe: Observation
 ) -> None:
@@ -519,7 +519,7 @@ def port_state(observe: Observation, where: Inside, name: str) -> str:
     return str(port["linkinfo"]["info_slave_data"]["state"])
 
 
-@pytest.mark.claim("bridge-port-must-be-up")
+@pytest.mark.testbed_claim("bridge-port-must-be-up")
 def test_the_end_at_the_bridge_must_be_up_too(machine: Inside, observe: Observation) -> None:
     do(observe, machine, *(c for c in BRIDGED if c != BRIDGE_PORTS_UP[0]))
     ns1 = machine.netns("ns1")
@@ -532,7 +532,7 @@ def test_the_end_at_the_bridge_must_be_up_too(machine: Inside, observe: Observat
     observe.holds(answers(observe, ns1, "192.168.11.201"), "afterwards ping passes")
 
 
-@pytest.mark.claim("bridge-second-pair")
+@pytest.mark.testbed_claim("bridge-second-pair")
 def test_the_second_pair_joins_ns2(node: Node, ns2: Inside, observe: Observation) -> None:
     found = [str(address) for address in addresses(observe, ns2, "br-veth1")]
     observe.holds(found == ["192.168.11.201/24"], f"br-veth1 in ns2 has {found}")
@@ -543,7 +543,7 @@ def test_the_second_pair_joins_ns2(node: Node, ns2: Inside, observe: Observation
     observe.holds(inner.get("link_index") == port["ifindex"], "the one is the peer of the other")
 
 
-@pytest.mark.claim("ip-bridge-pair-same-subnet")
+@pytest.mark.testbed_claim("ip-bridge-pair-same-subnet")
 def test_the_bridged_interfaces_are_in_one_subnet(
     ns1: Inside, ns2: Inside, observe: Observation
 ) -> None:
@@ -555,7 +555,7 @@ def test_the_bridged_interfaces_are_in_one_subnet(
     )
 
 
-@pytest.mark.claim("bridge-netns-ping")
+@pytest.mark.testbed_claim("bridge-netns-ping")
 def test_a_ping_through_the_bridge_may_be_stopped_by_iptables(
     machine: Inside, observe: Observation
 ) -> None:
@@ -594,7 +594,7 @@ def test_a_ping_through_the_bridge_may_be_stopped_by_iptables(
             )
 
 
-@pytest.mark.claim("bridge-needs-no-address")
+@pytest.mark.testbed_claim("bridge-needs-no-address")
 def test_the_bridge_works_without_an_address(
     node: Node, ns1: Inside, ns2: Inside, observe: Observation
 ) -> None:
@@ -607,7 +607,7 @@ def test_the_bridge_works_without_an_address(
         assert sum(p.is_echo_request for p in seen.packets) == 3, f"not by way of {seen}"
 
 
-@pytest.mark.claim("ip-two-subnets-coexist")
+@pytest.mark.testbed_claim("ip-two-subnets-coexist")
 def test_direct_and_bridged_link_coexist(ns1: Inside, observe: Observation) -> None:
     for address, device in (("192.168.10.201", "veth0"), ("192.168.11.201", "br-veth0")):
         chosen = route_to(observe, ns1, address)

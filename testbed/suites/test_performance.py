@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.testbed_alone
 
 ROUNDS = 5
 DOCKER_ROUNDS = 25  # of round trips: the modes differ by little, the back ends by much
@@ -123,8 +123,8 @@ def _translating(node: Node) -> Iterator[None]:
         node.run(["nft", "delete", "table", "ip", "testbed"])
 
 
-@pytest.mark.claim("nat-performance-cost")
-@pytest.mark.needs("plain-docker", "gateway")
+@pytest.mark.testbed_claim("nat-performance-cost")
+@pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_nat_costs_performance(observe: Observation, modes: Modes) -> None:
     rounds = modes.rounds
     rounds.keep(observe)
@@ -154,8 +154,8 @@ def test_nat_costs_performance(observe: Observation, modes: Modes) -> None:
     )
 
 
-@pytest.mark.claim("mode-host-faster")
-@pytest.mark.needs("plain-docker", "gateway")
+@pytest.mark.testbed_claim("mode-host-faster")
+@pytest.mark.testbed_needs("plain-docker", "gateway")
 def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes) -> None:
     modes.rounds.keep(observe)
     slower = modes.rounds.decide(observe, P50, BRIDGE, HOST)
@@ -297,8 +297,8 @@ def measured(lab: LiveLab) -> Overlay:
     return found
 
 
-@pytest.mark.claim("flannel-udp-slowest")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-slowest")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_udp_is_the_slowest_back_end(observe: Observation, measured: Overlay) -> None:
     rounds = measured.rounds
     rounds.keep(observe)
@@ -312,8 +312,8 @@ def test_udp_is_the_slowest_back_end(observe: Observation, measured: Overlay) ->
                 observe.holds(more, f"{words} over udp than over {other}")
 
 
-@pytest.mark.claim("flannel-udp-crossings-cost")
-@pytest.mark.needs("flannel-udp", "docker")
+@pytest.mark.testbed_claim("flannel-udp-crossings-cost")
+@pytest.mark.testbed_needs("flannel-udp", "docker")
 def test_crossings_are_what_makes_udp_slow(observe: Observation, measured: Overlay) -> None:
     rounds, used = measured.rounds, measured.used[UDP]
     rounds.keep(observe)

@@ -143,7 +143,7 @@ def ranges(cluster: Cluster) -> dict[str, str]:
 # -- BGP by itself ------------------------------------------------------------------------
 
 
-@pytest.mark.needs("pods-by-bgp")
+@pytest.mark.testbed_needs("pods-by-bgp")
 def test_each_node_has_a_session_with_each_other(cluster: Cluster, observe: Observation) -> None:
     assert fully_meshed(cluster, observe)
     birdc = cluster.lab.context.store.binary("birdc")
@@ -155,7 +155,7 @@ def test_each_node_has_a_session_with_each_other(cluster: Cluster, observe: Obse
         assert all(words[-1] == "Established" for words in peers)
 
 
-@pytest.mark.needs("pods-by-bgp")
+@pytest.mark.testbed_needs("pods-by-bgp")
 def test_each_node_has_a_route_to_each_others_range(cluster: Cluster, observe: Observation) -> None:
     for node in cluster.nodes:
         others = {other for other in cluster.nodes if other is not node}
@@ -168,7 +168,7 @@ def test_each_node_has_a_route_to_each_others_range(cluster: Cluster, observe: O
         assert observe_until(observe, learnt, f"the routes {wanted} of {node.name}")
 
 
-@pytest.mark.needs("pods-by-bgp")
+@pytest.mark.testbed_needs("pods-by-bgp")
 def test_packets_of_pods_cross_as_they_are(cluster: Cluster, observe: Observation) -> None:
     here, there = two_pods(cluster)
     packets = wire(cluster, observe, "ip and not port 6443 and not port 179")
@@ -176,7 +176,7 @@ def test_packets_of_pods_cross_as_they_are(cluster: Cluster, observe: Observatio
     assert not [p for p in packets if p.vxlan()], "nothing is in a tunnel"
 
 
-@pytest.mark.needs("pods-by-bgp")
+@pytest.mark.testbed_needs("pods-by-bgp")
 def test_a_route_goes_with_who_announced_it(cluster: Cluster, observe: Observation) -> None:
     """A session that ends takes its routes along (RFC 4271, section 9)."""
     node, other = cluster.nodes[0], cluster.other
@@ -200,14 +200,14 @@ def test_a_route_goes_with_who_announced_it(cluster: Cluster, observe: Observati
 # -- Kube-router ----------------------------------------------------------------------------
 
 
-@pytest.mark.claim("cni-kube-router-bgp")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-bgp")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_router_speaks_bgp(cluster: Cluster, observe: Observation) -> None:
     observe.holds(fully_meshed(cluster, observe), "each node has a BGP session with each other")
 
 
-@pytest.mark.claim("cni-kube-router-virtual-network")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-virtual-network")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_router_routes_where_it_can(cluster: Cluster, observe: Observation) -> None:
     here, there = two_pods(cluster)
     packets = wire(cluster, observe, f"host {here.address} or ip proto 4 or udp port 5555")
@@ -216,28 +216,28 @@ def test_kube_router_routes_where_it_can(cluster: Cluster, observe: Observation)
     observe.fails_when("virtual means wrapped up, between nodes of one segment", plain)
 
 
-@pytest.mark.claim("cni-kube-router-unique-ip")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-unique-ip")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_router_gives_each_pod_an_address(cluster: Cluster, observe: Observation) -> None:
     unique(cluster, observe, ranges(cluster))
 
 
-@pytest.mark.claim("cni-kube-router-bgp-routes")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-bgp-routes")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_router_announces_ranges(cluster: Cluster, observe: Observation) -> None:
     announced(cluster, observe, {"17", "zebra", "bgp"})
 
 
-@pytest.mark.claim("cni-kube-router-image")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-image")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_routers_image(cluster: Cluster, observe: Observation) -> None:
     (container,) = daemon_set(cluster, observe)["spec"]["template"]["spec"]["containers"]
     image = container["image"].removeprefix("docker.io/")
     observe.holds(image.startswith("kube-router/kube-router:"), f"its makers' manifest has {image}")
 
 
-@pytest.mark.claim("cni-kube-router-switches")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-switches")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_routers_switches(cluster: Cluster, observe: Observation) -> None:
     said = inside(cluster, observe, "kube-router", "--help")
     text = said.stdout + said.stderr
@@ -245,8 +245,8 @@ def test_kube_routers_switches(cluster: Cluster, observe: Observation) -> None:
         observe.holds(f"{flag} " in text, f"kube-router knows {flag}")
 
 
-@pytest.mark.claim("cni-kube-router-other-flags")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-other-flags")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_routers_other_flags(cluster: Cluster, observe: Observation) -> None:
     said = inside(cluster, observe, "kube-router", "--help")
     text = said.stdout + said.stderr
@@ -255,8 +255,8 @@ def test_kube_routers_other_flags(cluster: Cluster, observe: Observation) -> Non
         observe.holds(f"{flag} " in text, f"kube-router knows {flag}")
 
 
-@pytest.mark.claim("cni-kube-router-cni-type")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-cni-type")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_routers_cni_configuration(cluster: Cluster, observe: Observation) -> None:
     written = json.loads(observe.run(cluster.control, ["cat", CONFLIST]).stdout)
     observe.holds(written["cniVersion"] == "0.3.1", f"cniVersion is {written['cniVersion']}")
@@ -264,8 +264,8 @@ def test_kube_routers_cni_configuration(cluster: Cluster, observe: Observation) 
     observe.holds(kind == "kube-router", f"the first plugin's type is {kind}")
 
 
-@pytest.mark.claim("cni-kube-router-hostpath")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-hostpath")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_kube_router_reaches_the_nodes_files(cluster: Cluster, observe: Observation) -> None:
     spec = daemon_set(cluster, observe)["spec"]["template"]["spec"]
     paths = [Path(one["hostPath"]["path"]) for one in spec["volumes"] if "hostPath" in one]
@@ -274,8 +274,8 @@ def test_kube_router_reaches_the_nodes_files(cluster: Cluster, observe: Observat
         observe.holds(found, f"a hostPath volume gives its Pod {wanted}")
 
 
-@pytest.mark.claim("cni-kube-router-pod-manages-network")
-@pytest.mark.needs("pods-by-kube-router")
+@pytest.mark.testbed_claim("cni-kube-router-pod-manages-network")
+@pytest.mark.testbed_needs("pods-by-kube-router")
 def test_the_documents_pod_manages_nothing(cluster: Cluster, observe: Observation) -> None:
     (container,) = daemon_set(cluster, observe)["spec"]["template"]["spec"]["containers"]
     one = {"name": "kube-router", "image": container["image"], "args": list(EXAMPLE),
@@ -301,7 +301,7 @@ def test_the_documents_pod_manages_nothing(cluster: Cluster, observe: Observatio
         cluster.delete("Pod", "kube-router-pod")
 
 
-@pytest.mark.needs("pods-by-kube-router", "gateway")
+@pytest.mark.testbed_needs("pods-by-kube-router", "gateway")
 def test_kube_router_enforces_policies(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -311,14 +311,14 @@ def test_kube_router_enforces_policies(
 # -- Calico -----------------------------------------------------------------------------------
 
 
-@pytest.mark.claim("cni-calico-bgp")
-@pytest.mark.needs("pods-by-calico")
+@pytest.mark.testbed_claim("cni-calico-bgp")
+@pytest.mark.testbed_needs("pods-by-calico")
 def test_calico_speaks_bgp(cluster: Cluster, observe: Observation) -> None:
     observe.holds(fully_meshed(cluster, observe), "each node has a BGP session with each other")
 
 
-@pytest.mark.claim("cni-calico-routing-tables")
-@pytest.mark.needs("pods-by-calico")
+@pytest.mark.testbed_claim("cni-calico-routing-tables")
+@pytest.mark.testbed_needs("pods-by-calico")
 def test_calico_carries_by_routing_tables(cluster: Cluster, observe: Observation) -> None:
     here, there = two_pods(cluster)
     local = route_to(observe, here.node, here.address)
@@ -329,20 +329,20 @@ def test_calico_carries_by_routing_tables(cluster: Cluster, observe: Observation
     )
 
 
-@pytest.mark.claim("cni-calico-unique-ip")
-@pytest.mark.needs("pods-by-calico")
+@pytest.mark.testbed_claim("cni-calico-unique-ip")
+@pytest.mark.testbed_needs("pods-by-calico")
 def test_calico_gives_each_pod_an_address(cluster: Cluster, observe: Observation) -> None:
     unique(cluster, observe, dict.fromkeys(ranges(cluster), str(cluster.spec.pods)))
 
 
-@pytest.mark.claim("cni-calico-bgp-routes")
-@pytest.mark.needs("pods-by-calico")
+@pytest.mark.testbed_claim("cni-calico-bgp-routes")
+@pytest.mark.testbed_needs("pods-by-calico")
 def test_calico_announces_ranges(cluster: Cluster, observe: Observation) -> None:
     announced(cluster, observe, {"bird"})
 
 
-@pytest.mark.claim("cni-calico-security")
-@pytest.mark.needs("pods-by-calico")
+@pytest.mark.testbed_claim("cni-calico-security")
+@pytest.mark.testbed_needs("pods-by-calico")
 def test_calico_enforces_policies(cluster: Cluster, outside: Node, observe: Observation) -> None:
     policies.enforced(cluster, outside, observe)
 
@@ -350,8 +350,8 @@ def test_calico_enforces_policies(cluster: Cluster, outside: Node, observe: Obse
 # -- Weave Net --------------------------------------------------------------------------------
 
 
-@pytest.mark.claim("cni-weave-vxlan-or-udp")
-@pytest.mark.needs("pods-by-weave")
+@pytest.mark.testbed_claim("cni-weave-vxlan-or-udp")
+@pytest.mark.testbed_needs("pods-by-weave")
 def test_weave_carries_by_udp(cluster: Cluster, observe: Observation) -> None:
     here, there = two_pods(cluster)
     packets = wire(cluster, observe, f"udp portrange {SLEEVE}-{FAST} or host {there.address}")
@@ -361,8 +361,8 @@ def test_weave_carries_by_udp(cluster: Cluster, observe: Observation) -> None:
     observe.holds(not plain, "and not with the Pods' own addresses outside")
 
 
-@pytest.mark.claim("cni-weave-virtual-network")
-@pytest.mark.needs("pods-by-weave")
+@pytest.mark.testbed_claim("cni-weave-virtual-network")
+@pytest.mark.testbed_needs("pods-by-weave")
 def test_weave_makes_a_virtual_network(cluster: Cluster, observe: Observation) -> None:
     here, there = two_pods(cluster)
     page = fetch(observe, here, f"http://{there.address}/")
@@ -372,12 +372,12 @@ def test_weave_makes_a_virtual_network(cluster: Cluster, observe: Observation) -
         observe.holds(found, f"{node.name} has the link weave")
 
 
-@pytest.mark.claim("cni-weave-unique-ip")
-@pytest.mark.needs("pods-by-weave")
+@pytest.mark.testbed_claim("cni-weave-unique-ip")
+@pytest.mark.testbed_needs("pods-by-weave")
 def test_weave_gives_each_pod_an_address(cluster: Cluster, observe: Observation) -> None:
     unique(cluster, observe, dict.fromkeys(ranges(cluster), str(cluster.spec.pods)))
 
 
-@pytest.mark.needs("pods-by-weave", "gateway")
+@pytest.mark.testbed_needs("pods-by-weave", "gateway")
 def test_weave_enforces_policies(cluster: Cluster, outside: Node, observe: Observation) -> None:
     policies.enforced(cluster, outside, observe)

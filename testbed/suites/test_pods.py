@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster, Pod
 
-pytestmark = pytest.mark.needs("kubernetes")
+pytestmark = pytest.mark.testbed_needs("kubernetes")
 
 FOUR = ("single-1", "single-2", "single-3", "single-4")  # of one container each, on one node
 TALK, DECLARED = "talk", "declared"  # of containers that talk; one declares a port, too
@@ -168,7 +168,7 @@ def page(
 # -- containers of the runtime -----------------------------------------------------
 
 
-@pytest.mark.claim("k8s-pod-containers-share-netns")
+@pytest.mark.testbed_claim("k8s-pod-containers-share-netns")
 def test_containers_of_a_pod_are_in_one_namespace(
     made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -180,7 +180,7 @@ def test_containers_of_a_pod_are_in_one_namespace(
     observe.holds(host not in apps, "it is not the node's")
 
 
-@pytest.mark.claim("k8s-pod-two-runtime-containers")
+@pytest.mark.testbed_claim("k8s-pod-two-runtime-containers")
 def test_four_pods_are_eight_containers_of_the_runtime(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -205,7 +205,7 @@ def test_four_pods_are_eight_containers_of_the_runtime(
     )
 
 
-@pytest.mark.claim("k8s-pod-infra-same-image")
+@pytest.mark.testbed_claim("k8s-pod-infra-same-image")
 def test_infrastructure_containers_have_one_image(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -220,7 +220,7 @@ def test_infrastructure_containers_have_one_image(
         observe.holds(ours <= set(images), f"those of the Pods on {node.name} are among them")
 
 
-@pytest.mark.claim("k8s-pod-infra-image-kubelet-flag")
+@pytest.mark.testbed_claim("k8s-pod-infra-image-kubelet-flag")
 def test_the_kubelet_takes_the_flag(cluster: Cluster, observe: Observation) -> None:
     node = cluster.control
     kubelet = node.provide(cluster.lab.context.store.binary("kubelet"))
@@ -237,7 +237,7 @@ def test_the_kubelet_takes_the_flag(cluster: Cluster, observe: Observation) -> N
     assert f'"{image}"' in configured, "the infrastructure's image is not the configured one"
 
 
-@pytest.mark.claim("k8s-pod-infra-shares-netns-with-apps")
+@pytest.mark.testbed_claim("k8s-pod-infra-shares-netns-with-apps")
 def test_infrastructure_and_applications_share_a_namespace(
     made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -252,7 +252,7 @@ def test_infrastructure_and_applications_share_a_namespace(
         )
 
 
-@pytest.mark.claim("k8s-pod-one-netns-per-pod")
+@pytest.mark.testbed_claim("k8s-pod-one-netns-per-pod")
 def test_eight_containers_are_in_four_namespaces(
     made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -266,7 +266,7 @@ def test_eight_containers_are_in_four_namespaces(
 # -- what a Pod is ---------------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-pod-made-of-containers")
+@pytest.mark.testbed_claim("k8s-pod-made-of-containers")
 def test_a_pod_has_one_container_or_more(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -287,7 +287,7 @@ def test_a_pod_has_one_container_or_more(
     observe.holds(not taken(), "it refuses one of none")
 
 
-@pytest.mark.claim("k8s-pod-smallest-unit")
+@pytest.mark.testbed_claim("k8s-pod-smallest-unit")
 def test_the_pod_is_the_smallest_unit_that_is_scheduled(
     cluster: Cluster, observe: Observation
 ) -> None:
@@ -340,7 +340,7 @@ def _scheduled(cluster: Cluster, name: str) -> dict[str, Any]:
 # -- one address for all containers -------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-pod-each-container-own-ip")
+@pytest.mark.testbed_claim("k8s-pod-each-container-own-ip")
 def test_each_container_has_an_address_of_its_own(
     made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -348,7 +348,7 @@ def test_each_container_has_an_address_of_its_own(
     observe.holds(a and b and not a & b, f"a has {', '.join(a)}, b has {', '.join(b)}")
 
 
-@pytest.mark.claim("k8s-pod-containers-share-ip")
+@pytest.mark.testbed_claim("k8s-pod-containers-share-ip")
 def test_all_containers_have_the_pods_address(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -358,7 +358,7 @@ def test_all_containers_have_the_pods_address(
         observe.holds(found == {address}, f"{name} has {', '.join(found)}, the Pod {address}")
 
 
-@pytest.mark.claim("k8s-pod-own-ip-and-netns")
+@pytest.mark.testbed_claim("k8s-pod-own-ip-and-netns")
 def test_each_pod_has_an_address_and_a_namespace(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -381,7 +381,7 @@ def test_each_pod_has_an_address_and_a_namespace(
         )
 
 
-@pytest.mark.claim("k8s-pod-model-host")
+@pytest.mark.testbed_claim("k8s-pod-model-host")
 def test_a_pod_can_have_the_nodes_network(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -397,7 +397,7 @@ def test_a_pod_can_have_the_nodes_network(
     )
 
 
-@pytest.mark.claim("k8s-pod-unique-ip")
+@pytest.mark.testbed_claim("k8s-pod-unique-ip")
 def test_every_pod_has_a_unique_address(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -417,7 +417,7 @@ def test_every_pod_has_a_unique_address(
 # -- over localhost ----------------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-pod-localhost")
+@pytest.mark.testbed_claim("k8s-pod-localhost")
 def test_containers_of_a_pod_talk_over_localhost(
     made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -435,7 +435,7 @@ def test_containers_of_a_pod_talk_over_localhost(
     observe.holds(not by_address, "nor at the Pod's address")
 
 
-@pytest.mark.claim("k8s-pod-localhost-without-network")
+@pytest.mark.testbed_claim("k8s-pod-localhost-without-network")
 def test_localhost_needs_no_network(made: dict[str, Pod], observe: Observation) -> None:
     talk = made[TALK]
     a, port = network(talk, "a"), port_of(observe, talk)
@@ -452,7 +452,7 @@ def test_localhost_needs_no_network(made: dict[str, Pod], observe: Observation) 
     observe.holds(answered, f"with {port} down a is answered on 127.0.0.1 all the same")
 
 
-@pytest.mark.claim("k8s-pod-http-a-to-b")
+@pytest.mark.testbed_claim("k8s-pod-http-a-to-b")
 def test_a_gets_an_http_answer_from_b(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -466,7 +466,7 @@ def test_a_gets_an_http_answer_from_b(
     )
 
 
-@pytest.mark.claim("k8s-pod-ip-usable-inside")
+@pytest.mark.testbed_claim("k8s-pod-ip-usable-inside")
 def test_the_pods_address_serves_inside(made: dict[str, Pod], observe: Observation) -> None:
     talk = made[TALK]
     packets = f"tcp port {PORT}"
@@ -480,7 +480,7 @@ def test_the_pods_address_serves_inside(made: dict[str, Pod], observe: Observati
     observe.holds(lo.packets and not eth0.packets, "its packets pass lo, and none passes eth0")
 
 
-@pytest.mark.claim("k8s-pod-separate-ports")
+@pytest.mark.testbed_claim("k8s-pod-separate-ports")
 def test_containers_of_a_pod_need_ports_of_their_own(
     made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -496,7 +496,7 @@ def test_containers_of_a_pod_need_ports_of_their_own(
     observe.holds(not refused(OTHER_PORT), f"it can have {OTHER_PORT}, which nobody has")
 
 
-@pytest.mark.claim("k8s-pod-port-mapping-defines-communication")
+@pytest.mark.testbed_claim("k8s-pod-port-mapping-defines-communication")
 def test_declared_ports_decide_what_is_reached(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -537,7 +537,7 @@ def _asks(observe: Observation, one: Pod, others: Sequence[Pod]) -> set[str]:
     return set(observe.run(one, argv).stdout.splitlines())
 
 
-@pytest.mark.claim("k8s-pod-to-pod")
+@pytest.mark.testbed_claim("k8s-pod-to-pod")
 def test_every_pod_reaches_every_other(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -558,7 +558,7 @@ def test_every_pod_reaches_every_other(
         )
 
 
-@pytest.mark.claim("k8s-pod-no-nat-no-port-mapping")
+@pytest.mark.testbed_claim("k8s-pod-no-nat-no-port-mapping")
 def test_nothing_is_translated_between_pods(cluster: Cluster, observe: Observation) -> None:
     client, server = cluster.pod("client"), cluster.pod("web-2")
     assert client.node.name != server.node.name
@@ -586,8 +586,8 @@ def test_nothing_is_translated_between_pods(cluster: Cluster, observe: Observati
         )
 
 
-@pytest.mark.claim("k8s-pod-model-overlay")
-@pytest.mark.needs("pods-over-vxlan")
+@pytest.mark.testbed_claim("k8s-pod-model-overlay")
+@pytest.mark.testbed_needs("pods-over-vxlan")
 def test_packets_between_nodes_are_wrapped(cluster: Cluster, observe: Observation) -> None:
     client, server = cluster.pod("client"), cluster.pod("web-2")
     points = [(node, "eth0", "ip") for node in (client.node, server.node)]
@@ -608,8 +608,8 @@ def test_packets_between_nodes_are_wrapped(cluster: Cluster, observe: Observatio
 # -- beyond Pods -----------------------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-pod-inside-and-outside")
-@pytest.mark.needs("gateway")
+@pytest.mark.testbed_claim("k8s-pod-inside-and-outside")
+@pytest.mark.testbed_needs("gateway")
 def test_a_pod_reaches_pods_and_the_world(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -626,7 +626,7 @@ def test_a_pod_reaches_pods_and_the_world(
         )
 
 
-@pytest.mark.claim("k8s-pod-to-node-ip")
+@pytest.mark.testbed_claim("k8s-pod-to-node-ip")
 def test_a_pod_reaches_its_node_by_address(cluster: Cluster, observe: Observation) -> None:
     client = cluster.pod("client")
     address = cluster.get(observe, "pod", "client")["status"]["hostIP"]
@@ -636,7 +636,7 @@ def test_a_pod_reaches_its_node_by_address(cluster: Cluster, observe: Observatio
     observe.holds(ping(observe, client, address), "it answers a ping")
 
 
-@pytest.mark.claim("k8s-pod-to-node-loopback")
+@pytest.mark.testbed_claim("k8s-pod-to-node-loopback")
 def test_a_pod_reaches_its_node_over_loopback(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -653,7 +653,7 @@ def test_a_pod_reaches_its_node_over_loopback(
     observe.fails_when("the Pod has a network of its own: nobody answers there", not own)
 
 
-@pytest.mark.claim("k8s-pod-node-files-devices")
+@pytest.mark.testbed_claim("k8s-pod-node-files-devices")
 def test_files_of_the_node_come_over_the_network(
     made: dict[str, Pod], observe: Observation
 ) -> None:
@@ -703,8 +703,8 @@ def measured(cluster: Cluster) -> Rounds:
     return rounds
 
 
-@pytest.mark.claim("k8s-pod-localhost-latency")
-@pytest.mark.alone
+@pytest.mark.testbed_claim("k8s-pod-localhost-latency")
+@pytest.mark.testbed_alone
 def test_localhost_is_the_shortest_way(observe: Observation, measured: Rounds) -> None:
     measured.keep(observe)
     for other in (NEIGHBOUR, FAR):
@@ -713,8 +713,8 @@ def test_localhost_is_the_shortest_way(observe: Observation, measured: Rounds) -
             observe.holds(longer, f"a round trip to {other} takes longer than over localhost")
 
 
-@pytest.mark.claim("k8s-pod-localhost-throughput")
-@pytest.mark.alone
+@pytest.mark.testbed_claim("k8s-pod-localhost-throughput")
+@pytest.mark.testbed_alone
 def test_localhost_carries_most(observe: Observation, measured: Rounds) -> None:
     measured.keep(observe)
     for other in (NEIGHBOUR, FAR):
@@ -726,7 +726,7 @@ def test_localhost_carries_most(observe: Observation, measured: Rounds) -> None:
 # -- the end of an infrastructure container: last, for its Pod is another one afterwards ---------
 
 
-@pytest.mark.claim("k8s-pod-infra-container-needed")
+@pytest.mark.testbed_claim("k8s-pod-infra-container-needed")
 def test_every_pod_needs_its_infrastructure_container(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:

@@ -29,8 +29,8 @@ def connects(observe: Observation, client: Pod, server: Pod) -> bool:
     return observe.run(client, argv, check=False).ok
 
 
-@pytest.mark.claim("k8s-policy-isolates")
-@pytest.mark.needs("kubernetes")
+@pytest.mark.testbed_claim("k8s-policy-isolates")
+@pytest.mark.testbed_needs("kubernetes")
 def test_a_policy_isolates_a_pod(cluster: Cluster, observe: Observation) -> None:
     here, there = cluster.nodes[0].name, cluster.nodes[-1].name
     enforces = plugin_of(cluster.lab.topology).enforces

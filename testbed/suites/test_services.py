@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster, Pod
 
-pytestmark = pytest.mark.needs("kubernetes")
+pytestmark = pytest.mark.testbed_needs("kubernetes")
 
 BACK_ENDS = ("web-1", "web-2")  #: the Pods behind the Service `web`
 MERGE = "application/merge-patch+json"  # RFC 7386
@@ -145,7 +145,7 @@ def everywhere(cluster: Cluster, observe: Observation) -> Iterator[list[Pod]]:
 # -- the virtual address ------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-svc-virtual-ip")
+@pytest.mark.testbed_claim("k8s-svc-virtual-ip")
 def test_a_service_has_an_address_that_no_device_has(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_service_has_an_address_that_no_device_has(
     observe.holds(names(found) != [""], f"it answers, by {names(found)}")
 
 
-@pytest.mark.claim("k8s-svc-routes-to-pod-ip")
+@pytest.mark.testbed_claim("k8s-svc-routes-to-pod-ip")
 def test_what_goes_to_the_virtual_address_comes_to_a_pods_own(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
@@ -220,7 +220,7 @@ def test_what_goes_to_the_virtual_address_comes_to_a_pods_own(
     )
 
 
-@pytest.mark.claim("k8s-svc-reach-by-ip")
+@pytest.mark.testbed_claim("k8s-svc-reach-by-ip")
 @pytest.mark.usefixtures("extra")
 def test_every_node_s_pods_reach_a_service_by_its_address(
     cluster: Cluster, observe: Observation
@@ -237,7 +237,7 @@ def test_every_node_s_pods_reach_a_service_by_its_address(
 # -- kinds -------------------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-svc-types")
+@pytest.mark.testbed_claim("k8s-svc-types")
 def test_a_service_can_be_of_four_types(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
@@ -276,7 +276,7 @@ def test_a_service_can_be_of_four_types(
 # -- who is behind it ----------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-svc-single-entry")
+@pytest.mark.testbed_claim("k8s-svc-single-entry")
 def test_all_ready_pods_that_match_are_behind_a_service_and_no_other(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
@@ -321,7 +321,7 @@ def _runs(cluster: Cluster, name: str) -> bool:
     return any(c["type"] == "ContainersReady" and c["status"] == "True" for c in conditions)
 
 
-@pytest.mark.claim("k8s-svc-distributes")
+@pytest.mark.testbed_claim("k8s-svc-distributes")
 def test_connections_are_spread_over_all_pods(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
@@ -338,7 +338,7 @@ def test_connections_are_spread_over_all_pods(
     observe.holds(set(shares) <= set(BACK_ENDS), "and nobody else")
 
 
-@pytest.mark.claim("k8s-svc-automatic-routing")
+@pytest.mark.testbed_claim("k8s-svc-automatic-routing")
 def test_requests_follow_the_pods_by_themselves(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
@@ -386,8 +386,8 @@ def test_requests_follow_the_pods_by_themselves(
 # -- names ---------------------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-dns-reach-by-name")
-@pytest.mark.needs("dns")
+@pytest.mark.testbed_claim("k8s-dns-reach-by-name")
+@pytest.mark.testbed_needs("dns")
 def test_a_service_is_reached_by_its_name(
     cluster: Cluster, client: Pod, inside: Within, observe: Observation
 ) -> None:
@@ -405,9 +405,9 @@ def test_a_service_is_reached_by_its_name(
     observe.holds(said == (address,), f"the address of {long} is {said}")
 
 
-@pytest.mark.claim("k8s-dns-name-and-port")
+@pytest.mark.testbed_claim("k8s-dns-name-and-port")
 @pytest.mark.usefixtures("extra")
-@pytest.mark.needs("dns")
+@pytest.mark.testbed_needs("dns")
 def test_a_service_is_reached_by_name_and_port(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
@@ -427,7 +427,7 @@ def test_a_service_is_reached_by_name_and_port(
 # -- from outside ----------------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-svc-nodeport-every-node")
+@pytest.mark.testbed_claim("k8s-svc-nodeport-every-node")
 @pytest.mark.usefixtures("extra")
 def test_a_node_port_is_open_on_every_node(
     cluster: Cluster, client: Pod, observe: Observation
@@ -460,8 +460,8 @@ def test_a_node_port_is_open_on_every_node(
     )
 
 
-@pytest.mark.claim("k8s-svc-nodeport-external")
-@pytest.mark.needs("gateway")
+@pytest.mark.testbed_claim("k8s-svc-nodeport-external")
+@pytest.mark.testbed_needs("gateway")
 @pytest.mark.usefixtures("extra")
 def test_a_machine_outside_reaches_a_node_port(
     lab: LiveLab, cluster: Cluster, client: Pod, outside: Node, observe: Observation
@@ -487,9 +487,9 @@ def test_a_machine_outside_reaches_a_node_port(
     )
 
 
-@pytest.mark.claim("k8s-svc-loadbalancer-cloud")
+@pytest.mark.testbed_claim("k8s-svc-loadbalancer-cloud")
 @pytest.mark.usefixtures("extra")
-@pytest.mark.needs("gateway")
+@pytest.mark.testbed_needs("gateway")
 def test_a_load_balancer_is_what_a_cloud_makes_it(
     cluster: Cluster, outside: Node, observe: Observation
 ) -> None:
@@ -522,7 +522,7 @@ def test_a_load_balancer_is_what_a_cloud_makes_it(
 # -- Ingress, as an object ---------------------------------------------------------------
 
 
-@pytest.mark.claim("k8s-ingress-api-object")
+@pytest.mark.testbed_claim("k8s-ingress-api-object")
 def test_ingress_is_a_resource(cluster: Cluster, observe: Observation) -> None:
     cluster.kubectl(observe, "api-resources", f"--api-group={GROUP}")
     listed = cluster.api.ask("GET", f"/apis/{GROUP}/v1")["resources"]
@@ -563,7 +563,7 @@ def example(cluster: Cluster) -> Iterator[Observation]:
             cluster.delete(kind, one.name)
 
 
-@pytest.mark.claim("k8s-svc-example-deployment")
+@pytest.mark.testbed_claim("k8s-svc-example-deployment")
 def test_the_example_deployment_runs_two_replicas(
     cluster: Cluster, client: Pod, example: Observation, observe: Observation
 ) -> None:
@@ -585,8 +585,8 @@ def test_the_example_deployment_runs_two_replicas(
         observe.holds(page and page["name"] == one["metadata"]["name"], "nginx answers on port 80")
 
 
-@pytest.mark.claim("k8s-svc-example-service")
-@pytest.mark.needs("dns")
+@pytest.mark.testbed_claim("k8s-svc-example-service")
+@pytest.mark.testbed_needs("dns")
 def test_the_example_service_leads_to_the_example_deployment(
     cluster: Cluster, client: Pod, inside: Within, example: Observation, observe: Observation
 ) -> None:
@@ -616,7 +616,7 @@ def test_the_example_service_leads_to_the_example_deployment(
     )
 
 
-@pytest.mark.claim("k8s-pod-example-manifests-valid")
+@pytest.mark.testbed_claim("k8s-pod-example-manifests-valid")
 def test_the_manifests_can_be_used_as_printed(cluster: Cluster, observe: Observation) -> None:
     for one in manifests():
         try:
@@ -673,7 +673,7 @@ def test_a_client_sticks_to_one_pod_where_it_is_asked_for(
     observe.holds(len(names(found)) == 1, f"all by {names(found)}")
 
 
-@pytest.mark.needs("kubernetes", "hairpin")
+@pytest.mark.testbed_needs("kubernetes", "hairpin")
 @pytest.mark.usefixtures("extra")
 def test_a_pod_reaches_itself_through_its_service(
     cluster: Cluster, client: Pod, observe: Observation
@@ -711,7 +711,7 @@ def test_pods_on_their_nodes_network_are_behind_a_service(
         observe.holds(page and page["name"] == "on-host", f"{address} reaches it")
 
 
-@pytest.mark.needs("dns")
+@pytest.mark.testbed_needs("dns")
 @pytest.mark.usefixtures("extra")
 def test_the_name_of_a_headless_service_has_the_pods_addresses(
     cluster: Cluster, client: Pod, observe: Observation
@@ -731,7 +731,7 @@ def test_the_name_of_a_headless_service_has_the_pods_addresses(
     )
 
 
-@pytest.mark.needs("dns")
+@pytest.mark.testbed_needs("dns")
 @pytest.mark.usefixtures("extra")
 def test_a_named_port_has_an_srv_record(
     cluster: Cluster, client: Pod, observe: Observation

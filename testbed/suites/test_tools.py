@@ -106,8 +106,8 @@ def strace(node: Node) -> Iterator[list[Call]]:
         node.run(["rm", "-f", TRACE])
 
 
-@pytest.mark.claim("mode-bridge-clone-newnet")
-@pytest.mark.needs("docker")
+@pytest.mark.testbed_claim("mode-bridge-clone-newnet")
+@pytest.mark.testbed_needs("docker")
 def test_which_call_makes_the_network_namespace(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -143,8 +143,8 @@ def test_which_call_makes_the_network_namespace(
 # -- document 001: kube-debug -----------------------------------------------------
 
 
-@pytest.mark.claim("netns-enter-with-debug-tool")
-@pytest.mark.needs("docker")
+@pytest.mark.testbed_claim("netns-enter-with-debug-tool")
+@pytest.mark.testbed_needs("docker")
 def test_a_containers_namespace_can_be_entered(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -167,8 +167,8 @@ def test_a_containers_namespace_can_be_entered(
 # -- document 002: ifconfig -------------------------------------------------------
 
 
-@pytest.mark.claim("veth-ifconfig-up")
-@pytest.mark.needs("netns")
+@pytest.mark.testbed_claim("veth-ifconfig-up")
+@pytest.mark.testbed_needs("netns")
 def test_ifconfig_brings_a_device_up_where_it_is_installed(
     lab: LiveLab, observe: Observation
 ) -> None:

@@ -32,7 +32,7 @@ from testbed.observe.trace import (
     nft_trace,
     ways,
 )
-from testbed.pytest_plugin import features
+from testbed.pytest_checks import features
 from testbed.suites.helpers import (
     BRIDGE,
     bridge_containers,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.observe.capture import Place
 
-pytestmark = pytest.mark.needs("docker", "plain-docker")
+pytestmark = pytest.mark.testbed_needs("docker", "plain-docker")
 
 LEGACY, NFT = "iptables-legacy", "iptables-nft"
 BRIDGED = "net.bridge.bridge-nf-call-iptables"
@@ -265,7 +265,7 @@ def forwarded(way: Way) -> TraceEvent:
 # -- what TRACE is ------------------------------------------------------------------
 
 
-@pytest.mark.claim("trace-shows-packet-path")
+@pytest.mark.testbed_claim("trace-shows-packet-path")
 def test_where_the_trace_goes_depends_on_the_iptables(node: Node, observe: Observation) -> None:
     for program in (LEGACY, NFT):
         if not node.run([program, "--version"], check=False).ok:
@@ -349,7 +349,7 @@ def usual_logger(observe: Observation, machine: Runs) -> str:
         return sysctl(observe, machine, LOGGER)
 
 
-@pytest.mark.claim("trace-bridged-traffic-hits-iptables")
+@pytest.mark.testbed_claim("trace-bridged-traffic-hits-iptables")
 def test_bridged_packets_pass_iptables_only_when_asked_to(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
@@ -381,7 +381,7 @@ def test_bridged_packets_pass_iptables_only_when_asked_to(
 # -- the two lines ------------------------------------------------------------------
 
 
-@pytest.mark.claim("trace-raw-prerouting-then-forward")
+@pytest.mark.testbed_claim("trace-raw-prerouting-then-forward")
 def test_raw_prerouting_comes_first_and_filter_forward_next(
     exchange: Exchange, observe: Observation
 ) -> None:
@@ -397,7 +397,7 @@ def is_empty(events: Sequence[TraceEvent]) -> bool:
     return [(event.kind, event.number) for event in events] == [("policy", 1)]
 
 
-@pytest.mark.claim("trace-raw-policy-2")
+@pytest.mark.testbed_claim("trace-raw-policy-2")
 def test_the_policy_of_raw_prerouting_is_entry_2(exchange: Exchange, observe: Observation) -> None:
     reply = exchange.show_reply(observe)
     *_, last = reply.at(*RAW)
@@ -407,7 +407,7 @@ def test_the_policy_of_raw_prerouting_is_entry_2(exchange: Exchange, observe: Ob
     observe.holds(not others, f"raw PREROUTING has {len(others)} rules besides that of TRACE")
 
 
-@pytest.mark.claim("trace-forward-rule-1")
+@pytest.mark.testbed_claim("trace-forward-rule-1")
 def test_the_first_rule_of_forward_matches(exchange: Exchange, observe: Observation) -> None:
     events = exchange.show_reply(observe).at(*FORWARD)
     observe.holds(events, "the reply meets a chain FORWARD in a table filter")
@@ -429,7 +429,7 @@ def position(observe: Observation, node: Node, event: TraceEvent) -> int:
     return handles.index(event.handle) + 1
 
 
-@pytest.mark.claim("trace-in-and-out-docker0")
+@pytest.mark.testbed_claim("trace-in-and-out-docker0")
 def test_the_packet_comes_in_and_goes_out_by_docker0(
     exchange: Exchange, observe: Observation
 ) -> None:
@@ -447,7 +447,7 @@ def test_the_packet_comes_in_and_goes_out_by_docker0(
         assert away.outdev not in {"", BRIDGE}, "what leaves the host goes out by docker0 too"
 
 
-@pytest.mark.claim("trace-physin-physout")
+@pytest.mark.testbed_claim("trace-physin-physout")
 def test_the_bridge_ports_are_those_of_the_two_containers(
     lab: LiveLab, exchange: Exchange, observe: Observation
 ) -> None:
@@ -475,7 +475,7 @@ def test_the_bridge_ports_are_those_of_the_two_containers(
     )
 
 
-@pytest.mark.claim("trace-mac-field-layout")
+@pytest.mark.testbed_claim("trace-mac-field-layout")
 def test_the_mac_field_is_the_frame_header(exchange: Exchange, observe: Observation) -> None:
     reply = exchange.show_reply(observe)
     macs = [
@@ -493,7 +493,7 @@ def test_the_mac_field_is_the_frame_header(exchange: Exchange, observe: Observat
         )
 
 
-@pytest.mark.claim("trace-mac-from-ip")
+@pytest.mark.testbed_claim("trace-mac-from-ip")
 def test_the_mac_holds_the_address(exchange: Exchange, observe: Observation) -> None:
     for one in (exchange.asker, exchange.answerer):
         mac = str(link(observe, one, "eth0")["address"])
@@ -501,7 +501,7 @@ def test_the_mac_holds_the_address(exchange: Exchange, observe: Observation) -> 
         observe.holds(mac == f"02:42:{address}", f"{one.name}: {one.address} has {mac}")
 
 
-@pytest.mark.claim("trace-ttl-stays-64")
+@pytest.mark.testbed_claim("trace-ttl-stays-64")
 def test_the_ttl_stays(exchange: Exchange, observe: Observation) -> None:
     first, second = packets_at(exchange.show_reply(observe))
     third = exchange.received[-1]
@@ -514,7 +514,7 @@ def test_the_ttl_stays(exchange: Exchange, observe: Observation) -> None:
         assert (before.ttl, after.ttl) == (64, 63), "what is routed shows no difference either"
 
 
-@pytest.mark.claim("trace-length-84")
+@pytest.mark.testbed_claim("trace-length-84")
 def test_a_ping_is_84_octets_long(exchange: Exchange, observe: Observation) -> None:
     reply = exchange.show_reply(observe)
     received = exchange.received[-1]
@@ -530,7 +530,7 @@ def test_a_ping_is_84_octets_long(exchange: Exchange, observe: Observation) -> N
 ECHO_WORDS = 4  # identifier and sequence number, which a decoded packet counts to its payload
 
 
-@pytest.mark.claim("trace-same-ip-id")
+@pytest.mark.testbed_claim("trace-same-ip-id")
 def test_the_ip_id_is_the_packets_own(exchange: Exchange, observe: Observation) -> None:
     exchange.show(observe, *((f"echo reply {i}", one) for i, one in enumerate(exchange.replies, 1)))
     found = []
@@ -541,7 +541,7 @@ def test_the_ip_id_is_the_packets_own(exchange: Exchange, observe: Observation) 
     observe.holds(len(set(found)) == len(found), f"each packet has another: {found}")
 
 
-@pytest.mark.claim("trace-is-echo-reply")
+@pytest.mark.testbed_claim("trace-is-echo-reply")
 def test_the_traced_packet_is_the_sixth_reply(exchange: Exchange, observe: Observation) -> None:
     asked, answered = exchange.asker.address, exchange.answerer.address
     if (asked, answered) != ("172.17.0.3", "172.17.0.4"):
@@ -563,7 +563,7 @@ def test_the_traced_packet_is_the_sixth_reply(exchange: Exchange, observe: Obser
     )
 
 
-@pytest.mark.claim("trace-reply-skips-nat")
+@pytest.mark.testbed_claim("trace-reply-skips-nat")
 def test_the_reply_meets_no_nat_rule(
     lab: LiveLab, exchange: Exchange, observe: Observation
 ) -> None:
@@ -646,8 +646,8 @@ def times_between(lab: LiveLab, node: Node, observe: Observation) -> tuple[float
     return tuple(filter(None, found))
 
 
-@pytest.mark.claim("trace-hook-time-5us")
-@pytest.mark.alone
+@pytest.mark.testbed_claim("trace-hook-time-5us")
+@pytest.mark.testbed_alone
 def test_the_time_between_the_hooks_depends_on_what_is_in_between(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:

@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 
-from testbed import cli, pytest_plugin
+from testbed import cli, pytest_checks
 from testbed.claims import catalogue
 from testbed.claims.model import FEATURES, Claim, Kind, Otherwise, Verdict, fits
 from testbed.cli.claims import complete_claims
@@ -34,7 +34,7 @@ def marked_tests() -> dict[str, list[str]]:
     """The tests of the suites that carry a claim's mark, read without running anything."""
     found: dict[str, list[str]] = {}
     for name, node, _ in functions():
-        for claim in marks("claim", node.decorator_list):
+        for claim in marks("testbed_claim", node.decorator_list):
             found.setdefault(claim, []).append(name)
     return found
 
@@ -67,7 +67,7 @@ def marks_anywhere() -> Counter[str]:
     found: Counter[str] = Counter()
     for path in SUITES.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and ast.unparse(node).endswith("mark.claim"):
+            if isinstance(node, ast.Attribute) and ast.unparse(node).endswith("mark.testbed_claim"):
                 found[path.name] += 1
     return found
 
@@ -113,7 +113,7 @@ def features_of_shipped_labs() -> list[set[str]]:
     """What each shipped topology has, each variant of `verify --all`, and each network plugin."""
     shipped = [load(name) for name in names()] + [wanted.load() for wanted in WANTED]
     shipped += [load("k8s-two-node", Overrides(cni=plugin)) for plugin in PLUGINS]
-    return [pytest_plugin.features(topology) for topology in shipped]
+    return [pytest_checks.features(topology) for topology in shipped]
 
 
 def test_a_feature_that_a_lab_has_is_a_word_of_the_catalogue() -> None:
@@ -142,9 +142,9 @@ def test_what_an_entry_needs_its_test_is_marked_with() -> None:
     """
     catalogued = catalogue.claims()
     for name, node, module in functions():
-        marked = set(marks("needs", [*node.decorator_list, *of_module(module)]))
+        marked = set(marks("testbed_needs", [*node.decorator_list, *of_module(module)]))
         assert marked <= set(FEATURES), name
-        for claim in marks("claim", node.decorator_list):
+        for claim in marks("testbed_claim", node.decorator_list):
             needs = set(catalogued[claim].needs)
             if needs == {"none"}:
                 assert marked <= {"none"}, (claim, name)

@@ -61,7 +61,9 @@ def test_how_it_is_run_and_where_its_test_is(
     new = replace(claims()[name], id="a-claim-without-a-test")
     monkeypatch.setattr(catalogue, "claims", lambda: {new.id: new})
     assert cli.run(["claims", "show", new.id]) == 0
-    words = 'checked by no test yet: mark one with @pytest.mark.claim("a-claim-without-a-test")'
+    words = (
+        'checked by no test yet: mark one with @pytest.mark.testbed_claim("a-claim-without-a-test")'
+    )
     assert words in " ".join(capsys.readouterr().out.split())
 
 

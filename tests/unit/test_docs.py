@@ -36,7 +36,7 @@ def first_cells() -> set[str]:
     ("language", "begins", "folder", "files"),
     [
         ("yaml", "- id: ", catalogue.FOLDER, "[0-9]*.yaml"),
-        ("python", "@pytest.mark.claim(", SUITES, "test_*.py"),
+        ("python", "@pytest.mark.testbed_claim(", SUITES, "test_*.py"),
         ("python", "@sabotage(", SABOTAGE, "of_*.py"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from provider_contract import spec
 
-from testbed import pytest_plugin
+from testbed import pytest_checks
 from testbed.claims import catalogue
 from testbed.claims.model import Claim, Evidence, Finding
 from testbed.errors import LabError, MachineError, NothingSelected, UsageError
@@ -797,7 +797,7 @@ def test_every_claim_is_decided_by_a_lab_of_the_list(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()  # the shipped catalogue
     names = [wanted.name for wanted in WANTED]
     assert len(set(names)) == len(names)
-    labs = [(wanted.documents, pytest_plugin.features(wanted.load())) for wanted in WANTED]
+    labs = [(wanted.documents, pytest_checks.features(wanted.load())) for wanted in WANTED]
     for one in catalogue.claims().values():
         if one.is_testable and one.needs != ("none",):
             assert any(

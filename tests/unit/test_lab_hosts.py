@@ -6,7 +6,6 @@ Labs are fakes here.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -359,31 +358,3 @@ def test_the_runner_without_a_lab_has_no_hosts(small: Path) -> None:
 def test_the_runner_confines_for_its_own_run_alone(small: Path) -> None:
     verify(small, HOST, FakeLab())
     assert hosts.resolve("local://") == ["local://"]
-
-
-LOADED = """
-import os, sys, pytest
-
-class See:
-    def pytest_unconfigure(self):
-        print(*sorted(name for name in sys.modules if name.split(".")[0] == "testbed"))
-
-words = "-c", os.devnull, "-p", "no:terminal", "-p", "testinfra.plugin"
-sys.exit(pytest.main([*words, "-p", "testbed.pytest_plugin", sys.argv[1]], plugins=[See()]))
-"""
-
-
-def test_a_project_that_names_no_lab_loads_next_to_nothing(tmp_path: Path) -> None:
-    """pytest loads the plugin in every project, also in those that know nothing of labs."""
-    test = tmp_path / "test_theirs.py"
-    test.write_text("def test_it(host):\n    assert host.run('true').rc == 0\n")
-    env = {key: value for key, value in os.environ.items() if key != "TESTBED_LAB"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, str(test)],
-        env=env | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.split() == [
-        *("testbed", "testbed.lab", "testbed.lab.hostspec", "testbed.pytest_plugin")
-    ]

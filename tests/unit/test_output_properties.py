@@ -20,7 +20,7 @@ from report_runs import EVIL, link, node
 from test_html_report import Page
 from test_topology_properties import QUICK, topologies
 
-from testbed import cli, pytest_plugin
+from testbed import cli, pytest_checks
 from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding, Measurement
 from testbed.cli import common
@@ -146,7 +146,7 @@ def test_commands(data: dict[str, Any]) -> None:
         path = Path(folder, "t.yaml")
         path.write_text(yaml.safe_dump(data), encoding="utf-8")
         topology = load_text(path.read_text(encoding="utf-8"), str(path))
-        assert pytest_plugin.features(topology) is not None
+        assert pytest_checks.features(topology) is not None
         assert says("plan", str(path)).startswith(f"{topology.name}: ")
         assert json.loads(says("plan", str(path), "--json"))
         if topology.flannel is not None:  # whose keys are etcd's to know

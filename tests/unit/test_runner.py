@@ -95,8 +95,8 @@ def own(path: Path, expression: str = "", **more: tuple[str, ...]) -> Selection:
 def confirm(claim: str, name: str, needs: str = "docker") -> str:
     """A test that confirms a claim."""
     return textwrap.dedent(f"""
-        @pytest.mark.claim({claim!r})
-        @pytest.mark.needs({needs!r})
+        @pytest.mark.testbed_claim({claim!r})
+        @pytest.mark.testbed_needs({needs!r})
         def test_{name}(observe):
             observe.holds(True, "seen by {name}")
     """)
@@ -113,8 +113,8 @@ def test_a_lab_that_has_not_settled_gets_no_verdict(suite: Suite) -> None:
     path = suite(f"""
         from testbed.suites.helpers import observe_until
 
-        @pytest.mark.claim({ONE!r})
-        @pytest.mark.needs("docker")
+        @pytest.mark.testbed_claim({ONE!r})
+        @pytest.mark.testbed_needs("docker")
         def test_one(observe):
             def look(notes):
                 notes.note("looked", "no session")
@@ -132,8 +132,8 @@ def test_what_comes_late_is_as_good(suite: Suite) -> None:
     path = suite(f"""
         from testbed.suites.helpers import observe_until
 
-        @pytest.mark.claim({ONE!r})
-        @pytest.mark.needs("docker")
+        @pytest.mark.testbed_claim({ONE!r})
+        @pytest.mark.testbed_needs("docker")
         def test_one(observe):
             looks = iter([False, False, True])
             observe.holds(observe_until(observe, lambda _: next(looks), "a session"), "a session")
@@ -175,11 +175,11 @@ def test_claims_and_checks_are_told_as_they_come(suite: Suite) -> None:
 
 def test_an_unexpected_verdict_has_its_reason(suite: Suite) -> None:
     path = suite(f"""
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(observe):
             observe.holds(False, "docker0 is there")
 
-        @pytest.mark.claim({DEPENDS!r})
+        @pytest.mark.testbed_claim({DEPENDS!r})
         def test_other(observe):
             observe.holds(True, "always")
     """)
@@ -193,7 +193,7 @@ def test_an_unexpected_verdict_has_its_reason(suite: Suite) -> None:
 @pytest.mark.parametrize("arguments", ["", "observe"])
 def test_a_check_that_tests_nothing_fails(arguments: str, suite: Suite) -> None:
     path = suite(f"""
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it({arguments}):
             pass
     """)
@@ -203,7 +203,7 @@ def test_a_check_that_tests_nothing_fails(arguments: str, suite: Suite) -> None:
 
 def test_a_check_that_breaks_off_keeps_what_it_saw(suite: Suite) -> None:
     path = suite(f"""
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(observe):
             observe.holds(True, "so far")
             raise LookupError("no such thing")
@@ -222,11 +222,11 @@ def test_a_skip_is_not_here_wherever_it_comes(suite: Suite) -> None:
         def thing():
             pytest.skip("the lab has no thing")
 
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(observe):
             pytest.skip("there is no tool")
 
-        @pytest.mark.claim({TWO!r})
+        @pytest.mark.testbed_claim({TWO!r})
         def test_other(thing, observe):
             raise AssertionError
     """)
@@ -246,7 +246,7 @@ def test_a_set_up_that_fails_is_a_problem_of_the_claim(suite: Suite) -> None:
         def thing():
             raise OSError("no room")
 
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(thing, observe):
             observe.holds(True, "x")
 
@@ -274,7 +274,7 @@ def test_a_clean_up_that_fails_spoils_the_claim(suite: Suite) -> None:
             yield
             raise OSError("still there")
 
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(thing, observe):
             observe.holds(True, "x")
 
@@ -315,7 +315,7 @@ def test_a_clean_up_that_fails_is_told_a_second_time(suite: Suite) -> None:
             yield
             raise OSError("still there")
 
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(thing, observe):
             observe.holds(True, "x")
         """
@@ -339,7 +339,7 @@ def test_a_finding_has_what_the_catalogue_expects_of_the_lab(
     monkeypatch.setitem(catalogue.claims(), ONE, replace(claims()[ONE], otherwise=(other,)))
     path = suite(
         f"""
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(observe):
             observe.holds(False, "docker0 is there")
 
@@ -353,7 +353,7 @@ def test_a_finding_has_what_the_catalogue_expects_of_the_lab(
         def fails():
             raise OSError("no room")
 
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         @pytest.mark.parametrize("thing", [skips, fails], indirect=True)
         def test_other(thing):
             raise AssertionError
@@ -371,7 +371,7 @@ def test_what_is_measured_comes_over(suite: Suite) -> None:
     path = suite(f"""
         from testbed.claims.model import Measurement
 
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(observe):
             noisy = Measurement("rate", "1/s", {{"a": (1.0, 9.0), "b": (2.0, 3.0)}}, "higher")
             observe.measured(noisy)
@@ -469,12 +469,14 @@ def test_the_fixture_heals_what_it_has_broken(
 
 
 def alone(claim: str, name: str) -> str:
-    return "\n@pytest.mark.alone" + confirm(claim, name)
+    return "\n@pytest.mark.testbed_alone" + confirm(claim, name)
 
 
 def test_what_measures_comes_last_after_a_word_to_the_caller(suite: Suite) -> None:
     first = suite(
-        alone(ONE, "one") + confirm(OTHER, "other") + "@pytest.mark.alone\ndef test_own(): pass\n",
+        alone(ONE, "one")
+        + confirm(OTHER, "other")
+        + "@pytest.mark.testbed_alone\ndef test_own(): pass\n",
         "test_a.py",
     )
     suite(confirm(TWO, "two"), "test_b.py")
@@ -518,7 +520,7 @@ def computed(suite: Suite) -> Path:
         confirm(COMPUTED, "computed", needs="none")
         + confirm(ONE, "one")
         + "def test_check():\n    pass\n"
-        + "@pytest.mark.needs('none')\ndef test_sum():\n    pass\n"
+        + "@pytest.mark.testbed_needs('none')\ndef test_sum():\n    pass\n"
     )
 
 
@@ -571,7 +573,7 @@ def test_another_lab_runs_the_others(three: Path) -> None:
 
 def test_a_check_that_needs_another_lab_is_named(suite: Suite) -> None:
     path = suite("""
-        @pytest.mark.needs("plain-docker")
+        @pytest.mark.testbed_needs("plain-docker")
         def test_check():
             pass
 
@@ -790,7 +792,7 @@ def test_a_callers_error_at_a_check_and_at_a_failed_set_up(suite: Suite) -> None
         def thing():
             raise OSError
 
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(thing):
             pass
     """)
@@ -848,7 +850,7 @@ def test_a_signal_in_the_very_first_test_is_no_wrong_use(suite: Suite) -> None:
 
 def test_a_claim_that_is_interrupted_has_no_verdict(suite: Suite) -> None:
     path = suite(f"""
-        @pytest.mark.claim({ONE!r})
+        @pytest.mark.testbed_claim({ONE!r})
         def test_it(observe):
             observe.holds(True, "so far")
             import os

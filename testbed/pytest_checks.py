@@ -1,0 +1,443 @@
+"""The part of the pytest plugin for runs on a lab: refuses, judges checks, counts.
+
+:mod:`testbed.pytest_plugin` registers it once a run names a lab or has a test that uses the
+plugin's fixtures or marks.  A run of any other project never loads it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.errors import TestbedError, UsageError
+from testbed.pytest_plugin import (
+    ALONE,
+    CLAIM,
+    FINDINGS,
+    LAB,
+    NAMED,
+    NEEDS,
+    NOTES,
+    OF_A_LAB,
+    PROBLEMS,
+    REFUSED,
+    SCHEME,
+    VARIABLE,
+    Named,
+    asks_for_host,
+    fixtures_of,
+)
+
+if TYPE_CHECKING:
+    from testbed.claims.model import Finding
+    from testbed.lab.live import LiveLab
+    from testbed.topology.model import Topology
+
+INTERRUPTED = "interrupted"
+NEEDED = "_testbed_needed"  #: the fixture of that name, below
+NO_LAB = "no lab was named: use --testbed-lab NAME, after `testbed up NAME`"
+REFUSAL = pytest.StashKey[str]()  #: why each test of this process fails
+
+
+@dataclass
+class Tally:
+    """Counts of the tests of a run."""
+
+    tested: int = 0
+    skipped: int = 0
+    wanted: bool = False  #: some test asked for a lab
+
+    def count(self, report: pytest.TestReport) -> None:
+        if report.skipped and not (report.when == "call" and hasattr(report, "wasxfail")):
+            self.skipped += 1
+            self.wanted = self.wanted or NO_LAB in str(report.longrepr)
+        elif report.when == "call" or report.failed:
+            self.tested += 1
+
+    def nothing(self, named: Named) -> bool:
+        """Tell whether a run that was for a lab has tested nothing."""
+        return (self.wanted or named.at_once) and self.skipped > 0 and not self.tested
+
+
+class _Counter:
+    """Counts by the reports of this process; where others run the tests, by what they send."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._config.stash[TALLY].count(report)
+
+
+TALLY = pytest.StashKey[Tally]()
+
+
+def prepare(config: pytest.Config) -> None:
+    """Set up what the hooks below expect of a run."""
+    config.stash[TALLY] = Tally()
+    config.stash.setdefault(FINDINGS, [])
+    distributed = config.getoption("dist", "no") != "no"  # pytest-xdist: others run the tests
+    if not distributed or hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Counter(config), "testbed-counter")
+
+
+def add(config: pytest.Config, counts: dict[str, Any]) -> None:
+    """Add what a worker of pytest-xdist has counted."""
+    tally, other = config.stash[TALLY], Tally(**counts)
+    tally.tested += other.tested
+    tally.skipped += other.skipped
+    tally.wanted = tally.wanted or other.wanted
+
+
+# -- which lab -----------------------------------------------------------------------------
+
+
+def named(config: pytest.Config, options: Any) -> Named:
+    """The labs that the run is for, and what named them."""
+    if REFUSED in config.stash:
+        lent = config.stash.get(LAB, None)
+        return Named((lent.name,) if lent else (), "who runs pytest")
+    if (given := options.testbed_lab) is not None:
+        return Named((_name(given),), "--testbed-lab")
+    specs = (getattr(options, "hosts", None) or "").split(",")
+    labs = [spec.removeprefix(SCHEME) for spec in specs if spec.startswith(SCHEME)]
+    if labs:
+        names = (lab.partition("/")[0].partition("?")[0] for lab in labs)
+        return Named(tuple(dict.fromkeys(names)), "--hosts")
+    if name := os.environ.get(VARIABLE):
+        return Named((_name(name),), VARIABLE)
+    return Named()
+
+
+def _name(given: str) -> str:
+    """The name of a lab that may be given by the path of its topology, as for the commands."""
+    if "/" in given or given.endswith((".yaml", ".yml")):
+        from testbed.cli.common import lab_meant
+        from testbed.settings import settings
+
+        with suppress(TestbedError):  # told later, as of any lab that is not up
+            return lab_meant(settings(), given).name
+    return given
+
+
+def lab_of(config: pytest.Config) -> LiveLab:
+    """The lab of a run, for a test that asks for it: skips it without one, fails it for others."""
+    given = config.stash.get(LAB, None)
+    if given is not None:
+        return given
+    names = config.stash[NAMED]
+    if not names.labs:
+        pytest.skip(NO_LAB)
+    if len(names.labs) > 1:
+        pytest.fail(
+            f"{names.by} names the labs {', '.join(names.labs)}: choose one with --testbed-lab",
+            pytrace=False,
+        )
+    from testbed.lab import hosts
+
+    try:
+        return hosts.live(names.labs[0])
+    except TestbedError as error:  # asked for in the middle of a test: others are refused before
+        pytest.fail(str(error), pytrace=False)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End the run at once when the lab that was named on the command line is not up."""
+    config = session.config
+    if REFUSED in config.stash or not config.stash[NAMED].at_once:
+        return
+    try:
+        _require(config)
+    except TestbedError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _require(config: pytest.Config) -> None:
+    """Raise UsageError for options that contradict each other, NoSuchLab for a lab not up."""
+    from testbed.lab import hosts, hostspec
+
+    names = config.stash[NAMED]
+    for name in names.labs:
+        if not name:
+            raise UsageError(f"{names.by} names no lab", hint="name a lab that `testbed ls` shows")
+        hosts.live(name)
+    connection = config.getoption("connection", None)
+    if connection not in {None, hostspec.SCHEME}:
+        raise UsageError(
+            f"--connection={connection} does not lead to lab {', '.join(names.labs)}, "
+            f"which {names.by} names",
+            hint="leave out one of the two",
+        )
+    for spec in filter(None, [config.getoption("hosts", None)]):
+        for one in spec.split(","):
+            hosts.resolve(one)
+
+
+def hosts_of(metafunc: pytest.Metafunc, specs: Sequence[str | None]) -> str:
+    """The value of testinfra's ``--hosts`` for a test: places of the lab, or of no host at all."""
+    from testbed.lab import hosts
+    from testbed.lab.hostspec import PREFIX
+
+    config = metafunc.config
+    names = config.stash[NAMED]
+    lent_none = names.by and not names.labs  # what wants a host is left out by who runs pytest
+    try:
+        found = [] if lent_none else [one for spec in specs for one in hosts.resolve(spec)]
+    except TestbedError as error:
+        if config.option.hosts is None and hasattr(metafunc.module, "testinfra_hosts"):
+            path = os.path.relpath(metafunc.definition.path)
+            error = UsageError(f"{path}: testinfra_hosts: {error.message}", hint=error.hint)
+        config.stash[PROBLEMS].append(error)
+        found = []
+    return ",".join(found) or PREFIX
+
+
+# -- what cannot be run --------------------------------------------------------------------
+
+
+def collected(config: pytest.Config, items: list[pytest.Item], ours: list[pytest.Item]) -> None:
+    """Refuse unknown words in our marks, hosts outside of the lab, and a lab that is not up.
+
+    ``items`` are all tests of the run, ``ours`` those with a fixture or a mark of this plugin.
+    """
+    names = config.stash[NAMED]
+    wanted = any(_wants_lab(item) for item in items)
+    config.stash[TALLY].wanted = wanted and bool(names.by)
+    try:
+        for item in ours:
+            _refuse_unknown(item)
+        for problem in config.stash[PROBLEMS]:
+            raise problem
+        if names.by == VARIABLE and wanted:
+            _require(config)
+    except TestbedError as error:
+        refused = config.stash.get(REFUSED, None)
+        if refused is not None:
+            refused.append(error)
+            items.clear()
+        elif hasattr(config, "workerinput"):  # of pytest-xdist, which takes an error for a crash
+            config.stash[REFUSAL] = str(error)
+        else:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _wants_lab(item: pytest.Item) -> bool:
+    """Tell whether a test asks for a lab, by a fixture or by a mark."""
+    return (
+        asks_for_host(item) or bool(fixtures_of(item, OF_A_LAB)) or bool(needs_of(item) - {"none"})
+    )
+
+
+def claim_of(item: pytest.Item) -> str | None:
+    """The id of the claim that a test decides, or None for an ordinary test."""
+    mark = item.get_closest_marker(CLAIM)
+    return str(mark.args[0]) if mark and mark.args else None
+
+
+def needs_of(item: pytest.Item) -> set[str]:
+    """The features of a lab that a test is marked with."""
+    return {name for mark in item.iter_markers(NEEDS) for name in mark.args}
+
+
+def is_alone(item: pytest.Item) -> bool:
+    """Tell whether a test measures, and so must run when nothing else does."""
+    return item.get_closest_marker(ALONE) is not None
+
+
+def _refuse_unknown(item: pytest.Item) -> None:
+    """Raise UsageError for a mark that means nothing: it would keep a test from running."""
+    from testbed.claims.catalogue import claims
+    from testbed.claims.model import FEATURES
+
+    claim = claim_of(item)
+    if claim is not None and claim not in claims():
+        what = f"no claim {claim!r} in the catalogue"
+        raise _unknown(item, what, claim, claims(), "`testbed claims` lists them")
+    for word in (name for mark in item.iter_markers(NEEDS) for name in mark.args):
+        if word not in FEATURES:
+            what = f"no feature {word!r} that a lab could have"
+            raise _unknown(item, what, word, FEATURES, f"known: {', '.join(FEATURES)}")
+
+
+def _unknown(
+    item: pytest.Item, what: str, word: str, known: Iterable[str], otherwise: str
+) -> UsageError:
+    from testbed.spelling import closest
+
+    close = closest(str(word), known)
+    hint = f"did you mean {close}?" if close else otherwise
+    path, line, name = item.location
+    where = f"{path}:{line + 1}" if line is not None else path
+    return UsageError(f"{where}, {name}: {what}", hint=hint)
+
+
+# -- a test that is a check ----------------------------------------------------------------
+
+
+@pytest.fixture
+def _testbed_needed(request: pytest.FixtureRequest) -> None:
+    """Skip, with the reason, a test whose lab lacks what it needs."""
+    wanted = needs_of(request.node)
+    if wanted - {"none"}:  # arithmetic needs no lab at all
+        missing = sorted(wanted - features(_lab_under(request).topology))
+        if missing:
+            pytest.skip(f"the lab has no {', '.join(missing)}")
+
+
+def _lab_under(request: pytest.FixtureRequest) -> Any:
+    """The lab that a test runs on: of its own fixture ``lab`` where that gives one."""
+    from testbed.topology.model import Topology
+
+    found = request.getfixturevalue("lab")
+    return (
+        found if isinstance(getattr(found, "topology", None), Topology) else lab_of(request.config)
+    )
+
+
+def features(topology: Topology) -> set[str]:
+    """What a lab of this topology has, in the words that ``needs`` uses."""
+    found = {role for node in topology.nodes.values() for role in node.roles}
+    found |= {"netns", "none"}
+    if topology.flannel:
+        found.add(f"flannel-{topology.flannel.backend}")
+    if any(node.gateway for node in topology.nodes.values()):
+        found.add("gateway")
+    docker = topology.with_role("docker")
+    if docker and not topology.flannel:
+        found.add("plain-docker")
+    if len(docker) > 1:
+        found.add("two-docker-nodes")
+    if cluster := topology.kubernetes:
+        from testbed.roles.kubernetes.plugins import plugin_of
+
+        found |= {*cluster.add_ons, *plugin_of(topology).features(cluster)}
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Any:
+    if (refusal := item.config.stash.get(REFUSAL, None)) is not None:
+        pytest.fail(refusal, pytrace=False)
+    if any(item.iter_markers(NEEDS)):  # no fixture of every test's: most have no such mark
+        getattr(item, "fixturenames", []).insert(0, NEEDED)
+    try:
+        return (yield)
+    except pytest.skip.Exception as skip:
+        claim = claim_of(item)
+        if claim is not None:
+            from testbed.claims.model import Finding
+
+            finding = Finding(claim, "not here", reason=str(skip))
+            _expect(item, finding)
+            item.config.stash[FINDINGS].append(finding)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    claim = claim_of(item)
+    if claim is None:
+        outcome = yield
+        _refuse_refuted(item)
+        return outcome
+    from testbed.claims.model import Finding
+    from testbed.errors import Unsettled
+
+    began = time.monotonic()
+    finding = Finding(claim, None)
+    _expect(item, finding)
+    try:
+        outcome = yield
+    except pytest.skip.Exception as skip:
+        finding.verdict, finding.reason = "not here", str(skip)
+        raise
+    except KeyboardInterrupt:
+        finding.reason = INTERRUPTED
+        raise
+    except Unsettled as error:
+        finding.verdict, finding.missing = "inconclusive", error.message
+        finding.reason = f"expected {finding.expected}: {error.message}"
+        raise
+    except BaseException as error:
+        finding.problem = problem(item, error)
+        raise
+    else:
+        _judge(item, claim, finding)
+        return outcome
+    finally:
+        finding.seconds = time.monotonic() - began
+        notes = item.stash.get(NOTES, None)
+        finding.evidence = notes.evidence if notes else []
+        finding.measurements = notes.measurements if notes else []
+        if finding.reason != INTERRUPTED:  # a check that was cut off has found nothing
+            item.config.stash[FINDINGS].append(finding)
+
+
+def _refuse_refuted(item: pytest.Item) -> None:
+    """Fail a test without a claim that has found a statement of its own not to hold."""
+    notes = item.stash.get(NOTES, None)
+    if notes is not None and notes.verdict not in {None, "confirmed", "depends", "inconclusive"}:
+        pytest.fail("; ".join(notes.refuted_by), pytrace=False)
+
+
+def problem(item: pytest.Item, error: BaseException) -> str:
+    """An error of a check, and the line of its file where it was."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == str(item.path)
+    ]
+    where = f"{item.path.parent.name}/{item.path.name}:{lines[-1]}: " if lines else ""
+    return f"{where}{type(error).__name__}: {error}"
+
+
+def _expect(item: pytest.Item, finding: Finding) -> None:
+    """Enter what the catalogue expects of the claim on this lab."""
+    from testbed.claims.catalogue import claims
+
+    live = item.config.stash.get(LAB, None) or getattr(item, "funcargs", {}).get("lab")
+    facts = getattr(live, "facts", {})  # a fixture `lab` may be the project's own
+    finding.expected, finding.why = claims()[finding.claim].expected(facts)
+
+
+def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
+    """Hold what was observed against what is expected; fail the test if they differ."""
+    notes = item.stash.get(NOTES, None)
+    finding.verdict = notes.verdict if notes else None
+    if finding.verdict is None:
+        finding.problem = "the check has tested nothing"
+        pytest.fail(f"{claim}: {finding.problem}")
+    if not finding.as_expected:
+        refuted = "; ".join(notes.refuted_by) if notes else ""
+        finding.reason = f"expected {finding.expected}" + (f": {refuted}" if refuted else "")
+        pytest.fail(f"{claim}: {finding.verdict}, {finding.reason}", pytrace=False)
+
+
+# -- the end of a run ----------------------------------------------------------------------
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run for a lab that has tested nothing is not green."""
+    config = session.config
+    tally = config.stash[TALLY]
+    if hasattr(config, "workeroutput"):  # of pytest-xdist: the other end of the line decides
+        config.workeroutput["testbed"] = asdict(tally)
+    elif session.exitstatus == pytest.ExitCode.OK and tally.nothing(config.stash[NAMED]):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    tally = config.stash[TALLY]
+    if tally.nothing(config.stash[NAMED]):
+        labs = ", ".join(config.stash[NAMED].labs)
+        where = f"on lab {labs}" if labs else "no lab was named"
+        terminalreporter.write_line(
+            f"testbed: nothing was tested: {where}, {tally.skipped} skipped", red=True, bold=True
+        )
