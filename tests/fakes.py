@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -87,7 +87,9 @@ class FakeStore(Store):
     def versions(self) -> dict[str, str]:
         return dict(VERSIONS)
 
-    def versions_for(self, software: Collection[str]) -> dict[str, str]:
+    def versions_of(
+        self, programs: Iterable[str], *parts: str, images: Iterable[str] = ()
+    ) -> dict[str, str]:
         return self.versions()
 
     def packages(self, *parts: str) -> dict[str, str]:

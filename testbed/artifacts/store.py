@@ -265,18 +265,21 @@ class Store:
         """The version of each artifact that is here or pinned; a user's file counts as its path."""
         return {entry.name: entry.version for entry in self._current() if entry.version}
 
-    def versions_for(self, software: Collection[str]) -> dict[str, str]:
-        """Of :meth:`versions` those of what a lab with this software may be made of.
+    def versions_of(
+        self, programs: Iterable[str], *parts: str, images: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """The versions of the parts that bring these programs and images, by part.
 
-        Images are left out, for each is named after the part that it holds, and so are tools.
+        ``parts`` are as :meth:`binary` takes them.  The user's own are there by their own names.
+        Parts whose version is not known are left out.
         """
-        return {
-            name: version
-            for name, version in self.versions().items()
-            if self.role_of(name) in {"", *software}
-            and name not in self._catalog.tools
-            and not name.endswith("-image")
-        }
+        known = self._known_images()
+        names = [
+            *(p if self.is_users(p) else self._part_of(p, parts) for p in programs),
+            *(i if self.is_users_image(i) else known.get(full_name(i)) for i in images),
+        ]
+        found = {name: self.version(name) for name in names if name}
+        return {name: version for name, version in found.items() if version}
 
     def version(self, part: str) -> str:
         """The version of a part, as :meth:`versions` has it; empty when it is not known."""

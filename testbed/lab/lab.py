@@ -174,7 +174,7 @@ class Lab:
             done = self._carry_out(plan, context, watch, held, keep=keep, deadline=deadline)
             held.check()
             outcome = Outcome(topology, time.monotonic() - began, done, removed)
-            versions = self.settings.store.versions_for(topology.software)
+            versions = versions_of(self.settings.store, topology)
             state.write(_record(topology, began, done, versions))
         except BaseException as error:
             if not keep:
@@ -433,6 +433,17 @@ def _record(
         ],
         versions=dict(versions),
     )
+
+
+def versions_of(store: Store, topology: Topology) -> dict[str, str]:
+    """The versions of the parts that a lab uses, by part."""
+    from testbed.roles import ROLES
+
+    found: dict[str, str] = {}
+    for name in sorted({role for node in topology.nodes.values() for role in node.roles}):
+        role = ROLES[name]
+        found |= store.versions_of(role.versioned(topology), *role.parts(topology))
+    return found | store.versions_of((), images=topology.images)
 
 
 def labs(settings: Settings) -> list[str]:

@@ -177,6 +177,10 @@ class Role(ABC):
         """The parts of the store that its programs come from; none: whichever brings each."""
         return ()
 
+    def versioned(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  for roles whose programs depend on it
+        """The programs whose versions a lab's record and report name."""
+        return self.artifacts
+
     def fetch(self, store: Store, topology: Topology) -> None:  # noqa: ARG002  for roles whose programs depend on it
         """Make what must be at hand before a plan with this role is carried out."""
         for name in self.artifacts:

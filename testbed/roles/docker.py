@@ -187,6 +187,10 @@ class Docker(Role):
     def parts(self, topology: Topology) -> tuple[str, ...]:
         return (*PARTS[topology.docker.engine], COMPOSE)
 
+    def versioned(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  (all alike)
+        # Not containerd: its part has the version of Debian's docker.io, which may not run here.
+        return ("dockerd", "docker", "runc")
+
     def fetch(self, store: Store, topology: Topology) -> None:
         for name in PROGRAMS:
             program(store, topology.docker.engine, name)

@@ -413,13 +413,27 @@ def test_a_version_is_known_as_soon_as_it_is_made(house: House) -> None:
     assert store.version("docker") == "1.0"
 
 
-def test_versions_of_what_a_lab_is_made_of(house: House) -> None:
+def test_versions_of_programs_and_images(house: House) -> None:
     store = house.store()
-    for part in ("docker", "kubelet", "kubelet-image", "go"):
+    for part in ("docker", "docker-29", "kubelet", "go", "nginx"):
         store.fetch(part)
-    assert store.versions() == dict.fromkeys(("docker", "kubelet", "kubelet-image", "go"), "1.0")
-    assert store.versions_for({"docker"}) == {"docker": "1.0"}
-    assert store.versions_for({"cluster"}) == {"docker": "1.0", "kubelet": "1.0"}
+    assert store.versions_of(["dockerd", "runc"]) == {"docker": "1.0"}
+    assert store.versions_of(["dockerd", "runc"], "docker-29", "docker") == {
+        "docker-29": "1.0",
+        "docker": "1.0",
+    }
+    assert store.versions_of(["runc"], "docker-29") == {}
+    assert store.versions_of(["nothing"], images=["nothing:2"]) == {}
+    assert store.versions_of([], images=["docker.io/library/nginx:latest"]) == {"nginx": "1.0"}
+
+
+def test_versions_of_what_is_not_made_or_is_the_users(house: House) -> None:
+    own, image = house.program(), house.program("web.tar")
+    store = house.store(f'[images]\n"web:1" = {{path = "{image}"}}\n', dockerd=str(own))
+    assert store.versions_of(["dockerd", "runc", "kubelet"], images=["web:1", "nginx"]) == {
+        "dockerd": f"from {own}",
+        "web:1": f"from {image}",
+    }
 
 
 def test_what_takes_long_and_is_not_made_yet(house: House) -> None:

@@ -24,11 +24,13 @@ MANIFESTS = Path(__file__).parent / "manifests"
 class Made:
     """An add-on: what it runs, what its manifest asks for, and what is waited for.
 
+    ``programs`` are those in its images, whose versions are told.
     ``images`` and ``values`` are by the manifest's own words.  ``kinds`` has the file of
     a part with the kinds of objects that it brings along, ``prepare`` makes what the manifest
     cannot hold.
     """
 
+    programs: tuple[str, ...]
     images: Mapping[str, str]
     values: Callable[[Topology], Mapping[str, str]]
     workloads: tuple[str, ...]  #: RESOURCE/NAMESPACE/NAME, of apps/v1
@@ -39,6 +41,7 @@ class Made:
 
 ADD_ONS: Mapping[AddOn, Made] = {
     "dns": Made(
+        ("coredns",),
         {"image": "testbed/coredns:1"},
         lambda topology: {
             "domain": config.DOMAIN,
@@ -47,6 +50,7 @@ ADD_ONS: Mapping[AddOn, Made] = {
         ("deployments/kube-system/coredns",),
     ),
     "ingress": Made(
+        (ingress.CONTOUR, ingress.ENVOY),
         {ingress.CONTOUR: "testbed/contour:1", ingress.ENVOY: "testbed/envoy:1"},
         ingress.values,
         (
@@ -64,6 +68,12 @@ def images(topology: Topology) -> list[str]:
     """The images of a cluster's add-ons."""
     add_ons = config.cluster_of(topology).add_ons
     return [image for name in add_ons for image in ADD_ONS[name].images.values()]
+
+
+def versioned(topology: Topology) -> list[str]:
+    """The programs in the images of a cluster's add-ons."""
+    add_ons = config.cluster_of(topology).add_ons
+    return [program for name in add_ons for program in ADD_ONS[name].programs]
 
 
 def fetch(store: Store, topology: Topology) -> None:

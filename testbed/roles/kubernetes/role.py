@@ -65,6 +65,13 @@ class Kubernetes(Role):
     def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  (all alike)
         return (*self.offers, *(Offer(name) for name in plugin_of(topology).offers))
 
+    def versioned(self, topology: Topology) -> tuple[str, ...]:
+        # Not containerd and runc: their part has the version of Debian's docker.io.
+        return (
+            "kube-apiserver", "etcd", "host-local",
+            *plugin_of(topology).versioned, *addons.versioned(topology),
+        )  # fmt: skip
+
     def fetch(self, store: Store, topology: Topology) -> None:
         plugin = plugin_of(topology)
         if why := plugin.lacking(store):

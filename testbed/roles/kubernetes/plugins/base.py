@@ -50,6 +50,11 @@ class Plugin(ABC):
     #: Bytes that it takes on a node beside what a cluster with flannel does; measured.
     memory: ClassVar[int] = 0
 
+    @property
+    def versioned(self) -> tuple[str, ...]:
+        """The programs whose versions a lab's record and report name."""
+        return self.artifacts
+
     def lacking(self, store: Store) -> str:
         """Why no cluster with it can be brought up here; empty where one can."""
         if self.takes and (unmade := store.unmade(self.name)):

@@ -37,6 +37,10 @@ class KubeRouter(ByManifest):
         "kube-router": f"system:serviceaccount:{NAMESPACE}:kube-router"
     }
 
+    @property
+    def versioned(self) -> tuple[str, ...]:
+        return (PART,)
+
     def file(self, store: Store) -> Path:
         return store.file(PART, "manifest.yaml")
 
