@@ -36,14 +36,6 @@ ORDER = (
     "failed", "undecided",
 )  # fmt: skip
 OTHER_THAN_SAID = ("contradicted", "depends")
-#: The documents' own titles.
-TITLES = {
-    "000": "Docker网络",
-    "001": "docker宿主环境中容器网络是怎么样的",
-    "002": "docker本机容器通信",
-    "003": "K8s-网络原理-上篇",
-    "004": "【K8S系列】深入解析k8s网络",
-}
 #: Octets of all evidence in a report, about; and how long one output may be until it fits.
 BUDGET = 2_000_000
 LIMITS = (1_000_000, 20_000, 10_000, 6_000, 4_000, 2_500, 1_600, 1_000, 600)
@@ -336,7 +328,6 @@ class DocumentView:
     """A document with its claims in the order of its text."""
 
     number: str
-    title: str
     claims: list[ClaimView]
     counts: Counter[str]
 
@@ -463,7 +454,7 @@ class _Page:
         for claim in self.claims:
             grouped.setdefault(claim.data["document"], []).append(claim)
         return [
-            DocumentView(number, TITLES.get(number, ""), claims, Counter(c.verdict for c in claims))
+            DocumentView(number, claims, Counter(c.verdict for c in claims))
             for number, claims in grouped.items()
         ]
 

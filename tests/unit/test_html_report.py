@@ -353,6 +353,24 @@ def test_the_report_speaks_chinese() -> None:
     assert "What decided" not in shown.text
 
 
+def test_a_report_in_english_needs_no_chinese_font() -> None:
+    """Where a reader's machine has none its characters would be boxes."""
+    shown = Page(html.render(run()))
+    assert "Docker networking" in shown.text
+    assert not re.search(r"[\u2e80-\uffef]", shown.text)
+    assert "Docker网络" in Page(html.render(run(), lang="zh")).text
+
+
+@pytest.mark.parametrize("kind", ["sans", "mono"])
+def test_each_family_of_fonts_names_some_with_chinese(kind: str) -> None:
+    style = (REPORT / "templates/report.css").read_text(encoding="utf-8")
+    found = dict(re.findall(r"--(cjk|sans|mono): (.+);", style))
+    assert "var(--cjk)" in found[kind], "the picture's addresses and names are in the other family"
+    assert {'"PingFang SC"', '"Microsoft YaHei"', '"Noto Sans CJK SC"'} <= {
+        *found["cjk"].split(", ")
+    }
+
+
 def test_a_language_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="no report in 'xx'"):
         html.render(run(), lang="xx")
