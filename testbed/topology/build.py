@@ -6,6 +6,7 @@ the business of :mod:`testbed.topology.check`.
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -44,7 +45,7 @@ from testbed.topology.model import (
     VethEnd,
 )
 from testbed.topology.read import Reader
-from testbed.topology.tree import Problems, Tree, quote
+from testbed.topology.tree import Problems, Tree, nearest, quote
 
 if TYPE_CHECKING:
     from collections import abc
@@ -90,6 +91,16 @@ def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
     )
 
 
+def _node_of(read: Reader, body: tree.Mapping, key: str = "node") -> str | None:
+    """The name of a node; whether there is one of that name is checked."""
+
+    def correct(text: str) -> str:
+        good = re.fullmatch(keys.LABEL, text) and not reserved.why(text, reserved.NODES)
+        return "" if good else "write the name of a node"
+
+    return read.text(body.get(key), "the name of a node", correct)
+
+
 def _named(
     read: Reader,
     section: Tree | None,
@@ -98,12 +109,13 @@ def _named(
     limit: int,
     *,
     taken: abc.Iterable[Reserved] = (),
+    empty: bool = True,
 ) -> abc.Iterator[tuple[str, Tree]]:
     """The entries of a section whose keys are names.
 
     Those with a wrong name are read too, so that what is wrong in them is said as well.
     """
-    found = read.table(section)
+    found = read.table(section, empty=empty)
     for entry in found.entries.values() if found else ():
         read.name(entry.key, what, pattern, limit, taken=taken)
         yield entry.key.text, entry.value
@@ -125,7 +137,7 @@ def _nodes(read: Reader, top: tree.Mapping) -> dict[str, Node]:
     out = {}
     section = top.get("nodes")
     for name, at in _named(
-        read, section, "a node", keys.LABEL, keys.NODE_MAX, taken=reserved.NODES
+        read, section, "a node", keys.LABEL, keys.NODE_MAX, taken=reserved.NODES, empty=False
     ):
         body = read.mapping(at, keys.NODE)
         out[name] = _node(read, name, body) if body else Node(name)
@@ -193,17 +205,22 @@ def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> 
         subnets=_all_subnets(read, body, nodes, network, given),
         port=port or keys.DEFAULT_PORT.get(backend),
         vni=read.integer(body.get("vni"), "a VXLAN network identifier", 1, keys.MAX_VNI) or 1,
-        interface=_interface(read, body.get("interface")),
+        interface=_interface(read, body.get("interface"), top),
     )
 
 
-def _interface(read: Reader, at: Tree | None) -> Underlay:
+def _interface(read: Reader, at: Tree | None, top: tree.Mapping) -> Underlay:
     """The network of an overlay or a cluster; whether there is one of that name is checked."""
     wanted = "the name of a network, or ethN"
+    known = tree.keys_at(top, "networks")
+
+    def correct(text: str) -> str:
+        return "" if text in known else nearest(text, known)
+
     if isinstance(at, tree.Mapping):
-        given = {node: read.text(entry.value, wanted) for node, entry in at.entries.items()}
+        given = {n: read.text(entry.value, wanted, correct) for n, entry in at.entries.items()}
         return {node: name for node, name in given.items() if name}
-    return read.text(at, wanted) or ""
+    return read.text(at, wanted, correct) or ""
 
 
 def _subnets(read: Reader, at: Tree | None) -> dict[str, IPv4Network]:
@@ -261,13 +278,14 @@ def _counted_on(
     missing = [name for name in members if name not in given]
     if not missing:
         return given
-    taken = {next(network.subnets(new_prefix=length)), *given.values()}
-    free = (s for s in network.subnets(new_prefix=length) if s not in taken)
+    taken = [next(network.subnets(new_prefix=length)), *given.values()]
+    free = (s for s in network.subnets(new_prefix=length) if not any(map(s.overlaps, taken)))
     counted = dict(zip(missing, free, strict=False))
     if len(counted) < len(missing):
         room = (1 << (length - network.prefixlen)) - 1
         seen = f"{network} with room for {room} of /{length}"
-        read.problems.add(at, wanted, seen, "use a larger network, or fewer nodes")
+        hint = "use a larger network" + (", or fewer nodes" if room else "")
+        read.problems.add(at, wanted, seen, hint)
     both = given | counted
     return {name: both[name] for name in members if name in both} | given
 
@@ -284,8 +302,7 @@ def _kubernetes(
     add_ons = body.get("add-ons")
     chosen = _choices(read, add_ons, "a list of add-ons", "add-on", ADD_ONS)
     return Kubernetes(
-        control_plane=read.text(body.get("control-plane"), "the name of a node")
-        or next(iter(members), ""),
+        control_plane=_node_of(read, body, "control-plane") or next(iter(members), ""),
         pods=pods,
         services=read.network(body.get("services"), 12, 24) or IPv4Network(keys.DEFAULT_SERVICES),
         ranges=_ranges(read, body, members, pods),
@@ -302,7 +319,7 @@ def _kubernetes(
             read.choice(body.get("backend"), "a backend", BACKENDS) or keys.DEFAULT_BACKEND,
         ),
         add_ons=DEFAULT_ADD_ONS if add_ons is None else cast("tuple[AddOn, ...]", chosen),
-        interface=_interface(read, body.get("interface")),
+        interface=_interface(read, body.get("interface"), top),
     )
 
 
@@ -346,7 +363,9 @@ def _bips(
         plain = read.interface(at, longest=30) or plain
         if not any("docker" in n.roles and "flannel" not in n.roles for n in nodes.values()):
             wanted = "a node with the role docker and without flannel"
-            hint = "write {node: address} for other nodes, or leave bip out"
+            some = any("docker" in n.roles for n in nodes.values())
+            hint = "write {node: address} for other nodes" if some else "give a node the role"
+            hint += ", or leave bip out"
             read.problems.add(at, wanted, "none", hint)
     out: dict[str, IPv4Interface] = {}
     for node in nodes.values():
@@ -385,12 +404,12 @@ def _container(read: Reader, name: str, body: tree.Mapping) -> Container:
         body.get("network"),
         keys.NETWORK_MODE,
         "bridge, host, none or container:NAME",
-        "a container's place on the lab's networks is its node's",
+        "leave it out for Docker's bridge; the lab's networks are joined by nodes alone",
     )
     ports = (_publish(read, p) for p in read.items(body.get("publish"), "a list of ports"))
     return Container(
         name=name,
-        node=read.text(body.get("node"), "the name of a node") or "",
+        node=_node_of(read, body) or "",
         image=image or keys.DEFAULT_IMAGE,
         network=network or "bridge",
         publish=tuple(p for p in ports if p),
@@ -407,11 +426,21 @@ def _expect(read: Reader, at: Tree | None) -> int | None:
     value = read.matching(at, keys.EXPECT, wanted, "write 'expect: exit 0'")
     if at is None or value is None or value == "running":
         return None
-    status = value.removeprefix("exit ")
-    if int(status) > 255 or status != str(int(status)):
-        read.problems.add(at, "an exit status from 0 to 255", quote(status), "change it")
-        return None
-    return int(status)
+    return _number(read, at, value.removeprefix("exit "), "an exit status", low=0, high=255)
+
+
+def _number(
+    read: Reader, at: Tree, digits: str, what: str, *, low: int = 1, high: int = 65535
+) -> int | None:
+    """The number that digits are, without leading zeros, from ``low`` to ``high``."""
+    number = int(digits)
+    if not low <= number <= high:
+        read.problems.add(at, f"{what} from {low} to {high}", quote(digits), "change it")
+    elif digits != str(number):
+        read.problems.add(at, f"{what} without leading zeros", quote(digits), f"write {number}")
+    else:
+        return number
+    return None
 
 
 def _healthcheck(read: Reader, at: Tree | None) -> Healthcheck | None:
@@ -441,10 +470,17 @@ def _test(read: Reader, at: Tree | None) -> tuple[str, ...]:
     length = {"NONE": 1, "CMD-SHELL": 2}.get(first, max(2, len(words)))
     if first not in keys.TESTS or len(words) != length:
         wanted = "[CMD, PROGRAM, ARGUMENT...], [CMD-SHELL, LINE] or [NONE]"
-        hint = "put CMD before a program and its arguments"
+        hint = _TEST_HINTS.get(first, "put CMD before a program and its arguments")
         read.problems.add(at, wanted, quote(" ".join(words)) if words else "none", hint)
         return ()
     return words
+
+
+_TEST_HINTS = {
+    "CMD": "add a program after CMD",
+    "CMD-SHELL": "write one line after CMD-SHELL, in quotes",
+    "NONE": "write [NONE] alone to turn off the check",
+}
 
 
 def _ready(read: Reader, at: Tree | None) -> Ready | None:
@@ -457,7 +493,7 @@ def _ready(read: Reader, at: Tree | None) -> Ready | None:
     return Ready(
         port=port,
         protocol=protocol,
-        command=_command(read, body.get("command")),
+        command=_command(read, body.get("command"), "add a command, or leave the key out"),
         timeout=read.duration(body.get("timeout")) or keys.READY_SECONDS,
     )
 
@@ -468,11 +504,9 @@ def _port(read: Reader, at: Tree | None) -> tuple[int, Literal["tcp", "udp"]]:
     value = read.matching(at, keys.PORT, "a port, like 80 or 53/udp", "like 80 or 53/udp")
     if at is None or value is None:
         return 0, "tcp"
-    number, _, protocol = value.partition("/")
-    if not 1 <= int(number) <= 65535 or number != str(int(number)):
-        read.problems.add(at, "a port from 1 to 65535", quote(number), "change it")
-        return 0, "tcp"
-    return int(number), "udp" if protocol == "udp" else "tcp"
+    digits, _, protocol = value.partition("/")
+    number = _number(read, at, digits, "a port")
+    return number or 0, "udp" if protocol == "udp" else "tcp"
 
 
 def _publish(read: Reader, at: Tree) -> Publish | None:
@@ -481,11 +515,11 @@ def _publish(read: Reader, at: Tree) -> Publish | None:
     if value is None:
         return None
     ports, _, protocol = value.partition("/")
-    *address, outer, inner = ports.split(":")
-    for port in (outer, inner):
-        if not 1 <= int(port) <= 65535 or port != str(int(port)):
-            read.problems.add(at, "ports from 1 to 65535", port, "change it")
-            return None
+    *address, host_port, container_port = ports.split(":")
+    outer = _number(read, at, host_port, "a port")
+    inner = _number(read, at, container_port, "a port")
+    if outer is None or inner is None:
+        return None
     try:
         ip = IPv4Address(address[0]) if address else None
     except ValueError:
@@ -494,15 +528,16 @@ def _publish(read: Reader, at: Tree) -> Publish | None:
         return None
     # An omitted protocol is TCP, as for docker run.
     kind = cast("Literal['tcp', 'udp']", protocol or "tcp")
-    return Publish(int(outer), int(inner), kind, ip)
+    return Publish(outer, inner, kind, ip)
 
 
-def _command(read: Reader, at: Tree | None) -> tuple[str, ...] | None:
+def _command(
+    read: Reader, at: Tree | None, hint: str = "leave the key out for the image's own command"
+) -> tuple[str, ...] | None:
     if at is None:
         return None
     items = read.items(at, "a list: the command and its arguments")
     if isinstance(at, tree.Sequence) and not items:
-        hint = "leave the key out for the image's own command"
         read.problems.add(at, "a command", "an empty list", hint)
     words = [read.text(item, "an argument as text") for item in items]
     return tuple(word for word in words if word is not None)
@@ -526,7 +561,7 @@ def _env(read: Reader, at: Tree | None) -> dict[str, str]:
 
 def _on_node(read: Reader, at: Tree, known: keys.Keys) -> str | None:
     body = read.mapping(at, known)
-    return read.text(body.get("node"), "the name of a node") if body else None
+    return _node_of(read, body) if body else None
 
 
 def _namespaces(read: Reader, top: tree.Mapping) -> dict[str, Namespace]:
@@ -576,7 +611,7 @@ def _veth(read: Reader, at: Tree) -> Veth:
     body = read.mapping(at, keys.VETH)
     if body is None:
         return Veth("", (nothing, nothing))
-    node = read.text(body.get("node"), "the name of a node") or ""
+    node = _node_of(read, body) or ""
     section = body.get("ends")
     ends = [_veth_end(read, item) for item in read.items(section, "a list of two ends")]
     if isinstance(section, tree.Sequence) and len(ends) != 2:

@@ -6,11 +6,14 @@ for a value that it had to refuse; so a reader says what it wants, and no more.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
 from testbed.topology import keys, reserved, tree
+from testbed.topology.source import resolve
 from testbed.topology.tree import Problems, Tree, describe, nearest, quote
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "host_in"]
 
+#: The hint for a text that a reader refuses; empty for a good one.
+Correct = Callable[[str], str]
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MEMORY_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 #: Addresses that no host of a lab can have: this network (RFC 1122), loopback,
@@ -39,7 +44,7 @@ class Reader:
         self, at: Tree | None, known: keys.Keys, wanted: str = "a mapping"
     ) -> tree.Mapping | None:
         """A mapping with known keys only, and no required one missing."""
-        found = self.table(at, wanted)
+        found = self.table(at, wanted, empty=not any(key.required for key in known.values()))
         if found is None:
             return None
         for name, entry in found.entries.items():
@@ -52,12 +57,14 @@ class Reader:
                 self.problems.add(found, f"the key {name!r}", "none", hint)
         return found
 
-    def table(self, at: Tree | None, wanted: str = "a mapping") -> tree.Mapping | None:
-        """A mapping whose keys are names."""
+    def table(
+        self, at: Tree | None, wanted: str = "a mapping", *, empty: bool = True
+    ) -> tree.Mapping | None:
+        """A mapping whose keys are names; ``empty`` says whether it may have none."""
         if isinstance(at, tree.Mapping):
             return at
         if at is not None and not isinstance(at, tree.Broken):
-            hint = "write 'key: value' lines below it, or {} for none"
+            hint = "write 'key: value' lines below it" + (", or {} for none" if empty else "")
             self.problems.add(at, wanted, describe(at), hint)
         return None
 
@@ -69,8 +76,14 @@ class Reader:
             self.problems.add(at, wanted, describe(at), "write a list: [a, b]")
         return ()
 
-    def text(self, at: Tree | None, wanted: str = "text") -> str | None:
-        """A text, as it stands."""
+    def text(
+        self, at: Tree | None, wanted: str = "text", correct: Correct = lambda _: ""
+    ) -> str | None:
+        """A text, as it stands.
+
+        ``correct`` returns the hint for a text that the caller refuses, and an empty string for
+        a good one: the hint for a number is to quote it only if that helps.
+        """
         if at is None or isinstance(at, tree.Broken):
             return None
         if isinstance(at, tree.Scalar) and isinstance(at.value, str) and not at.surprise:
@@ -79,7 +92,8 @@ class Reader:
             return self._long_text(at, at.value)
         hint = "write text here"
         if isinstance(at, tree.Scalar) and at.value is not None:
-            hint = f'quote it: "{at.text}"' if len(at.text) < 60 else "quote it"
+            quoted = f'quote it: "{at.text}"' if len(at.text) < 60 else "quote it"
+            hint = correct(at.text) or quoted
         self.problems.add(at, wanted, describe(at), hint)
         return None
 
@@ -92,7 +106,7 @@ class Reader:
 
     def matching(self, at: Tree | None, pattern: str, wanted: str, hint: str) -> str | None:
         """A text that a pattern matches as a whole."""
-        value = self.text(at, wanted)
+        value = self.text(at, wanted, lambda text: "" if re.fullmatch(pattern, text) else hint)
         if at is None or value is None:
             return None
         if re.fullmatch(pattern, value):
@@ -110,26 +124,35 @@ class Reader:
         taken: abc.Iterable[Reserved] = (),
     ) -> str | None:
         """A name of at most ``limit`` characters that a pattern matches, none of those taken."""
-        value = self.text(at, f"the name of {what}")
+
+        def refused(value: str) -> tuple[str, str, str] | None:
+            """Wanted, seen and hint for a name that cannot be used."""
+            if len(value) > limit:
+                wanted = f"a name of at most {limit} characters for {what}"
+                return wanted, f"{quote(value)} with {len(value)}", "shorten it"
+            if not re.fullmatch(pattern, value):
+                return _wanted_name(what, value, pattern, taken)
+            if why := reserved.why(value, taken):
+                wanted = f"a name for {what} that has no other meaning"
+                return wanted, f"{quote(value)}, {why}", "choose another"
+            return None
+
+        def correct(text: str) -> str:
+            why = refused(text)
+            return why[2] if why else ""
+
+        value = self.text(at, f"the name of {what}", correct)
         if value is None:
             return None
-        if len(value) > limit:
-            wanted = f"a name of at most {limit} characters for {what}"
-            seen = f"{quote(value)} with {len(value)}"
-            self.problems.add(at, wanted, seen, "shorten it")
-        elif not re.fullmatch(pattern, value):
-            self.problems.add(at, *_wanted_name(what, value, pattern))
-        elif why := reserved.why(value, taken):
-            wanted = f"a name for {what} that has no other meaning"
-            self.problems.add(at, wanted, f"{quote(value)}, {why}", "choose another")
-        else:
-            return value
-        return None
+        if why := refused(value):
+            self.problems.add(at, *why)
+            return None
+        return value
 
     def choice(self, at: Tree | None, what: str, known: abc.Sequence[str]) -> str | None:
         """One of a few words."""
         wanted = f"{what}: {', '.join(known)}"
-        value = self.text(at, wanted)
+        value = self.text(at, wanted, lambda text: "" if text in known else nearest(text, known))
         if at is None or value is None or value in known:
             return value
         self.problems.add(at, wanted, quote(value), nearest(value, known))
@@ -147,7 +170,7 @@ class Reader:
         if isinstance(at, tree.Scalar) and isinstance(at.value, (int, float)):
             value = None if isinstance(at.value, bool) else at.text
         else:
-            value = self.text(at, wanted)
+            value = self.text(at, wanted, lambda text: nearest(text, known))
         if at is None or (value is None and self.problems.touched(*at.path)):
             return None
         if value is not None and (value := aliases.get(value, value)) in known:
@@ -173,22 +196,24 @@ class Reader:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
             return value
         wanted = f"{what}, an integer from {low} to {high}"
-        self.problems.add(at, wanted, describe(at), "change it")
+        self.problems.add(at, wanted, describe(at), _unquoted(at, low, high) or "change it")
         return None
 
     def duration(self, at: Tree | None, least: float = 0.001) -> float | None:
         """A duration, in seconds."""
         wanted = "a duration, like 500ms, 5s or 1m30s"
+        hint = "write a number with its unit: ms, s, m or h"
         if isinstance(at, tree.Scalar) and isinstance(at.value, (int, float)):
-            hint = f"add the unit: {at.text}s" if not isinstance(at.value, bool) else "write 5s"
+            if re.fullmatch(keys.DURATION, f"{at.text}s") and _in_range(float(at.value), least):
+                hint = f"add the unit: {at.text}s"
             self.problems.add(at, wanted, describe(at), hint)
             return None
-        value = self.matching(at, keys.DURATION, wanted, "units are ms, s, m and h")
+        value = self.matching(at, keys.DURATION, wanted, hint)
         if at is None or value is None:
             return None
         parts = re.findall(r"([0-9.]+)(ms|s|m|h)", value)
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-        if not least <= seconds <= keys.DURATION_MAX:
+        if not _in_range(seconds, least):
             wanted = f"a duration from {least:g}s to {keys.DURATION_MAX / 3600:g}h"
             self.problems.add(at, wanted, quote(value), "change it")
             return None
@@ -203,7 +228,9 @@ class Reader:
         if isinstance(value, (int, float)) and number and value >= keys.MIN_CPUS:
             return float(value)
         wanted = f"a number of CPUs, {keys.MIN_CPUS} or more"
-        self.problems.add(at, wanted, describe(at), "0.5 is half of one; leave it out for no limit")
+        hint = "0.5 is half of one; leave it out for no limit"
+        hint = _unquoted(at, keys.MIN_CPUS, math.inf) or hint
+        self.problems.add(at, wanted, describe(at), hint)
         return None
 
     def memory(self, at: Tree | None) -> int | None:
@@ -225,14 +252,14 @@ class Reader:
     def address(self, at: Tree | None) -> IPv4Address | None:
         """An IPv4 address without a prefix."""
         wanted = "an IPv4 address, like 10.168.0.2"
-        value = self.text(at, wanted)
+        value = self.text(at, wanted, _address_hint)
         if at is None or value is None:
             return None
         try:
             return IPv4Address(value)
         except ValueError:
             hint = _address_hint(value)
-            if "/" in value:
+            if _is_address(value.partition("/")[0]):
                 hint = "leave the prefix out, the network knows it"
             self.problems.add(at, wanted, quote(value), hint)
             return None
@@ -240,14 +267,13 @@ class Reader:
     def interface(self, at: Tree | None, longest: int = 32) -> IPv4Interface | None:
         """An IPv4 host address with its prefix, of at most ``longest`` bits."""
         wanted = "an IPv4 address with its prefix, like 192.168.10.200/24"
-        value = self.text(at, wanted)
+        value = self.text(at, wanted, _prefix_hint)
         if at is None or value is None:
             return None
         try:
             found = IPv4Interface(_with_prefix(value))
         except ValueError:
-            hint = "add the prefix" if "/" not in value else _address_hint(value)
-            self.problems.add(at, wanted, quote(value), hint)
+            self.problems.add(at, wanted, quote(value), _prefix_hint(value))
             return None
         if found.network.prefixlen > longest:
             wanted = f"a prefix of at most {longest} bits"
@@ -260,22 +286,21 @@ class Reader:
     def network(self, at: Tree | None, low: int, high: int) -> IPv4Network | None:
         """An IPv4 network whose prefix is ``low`` to ``high`` bits long."""
         wanted = "an IPv4 network, like 10.168.0.0/24"
-        value = self.text(at, wanted)
+        value = self.text(at, wanted, _prefix_hint)
         if at is None or value is None:
             return None
         try:
             found = IPv4Network(_with_prefix(value), strict=False)
         except ValueError:
-            hint = "add the prefix" if "/" not in value else _address_hint(value)
-            self.problems.add(at, wanted, quote(value), hint)
+            self.problems.add(at, wanted, quote(value), _prefix_hint(value))
             return None
-        if str(found) != value:
-            hint = f"write {found}, the bits behind the prefix are for hosts"
-            self.problems.add(at, "a network's own address", quote(value), hint)
-        elif not low <= found.prefixlen <= high:
+        if not low <= found.prefixlen <= high:
             self.problems.add(at, f"a prefix of {low} to {high} bits", quote(value), "change it")
         elif self._unicast(at, found):
-            return found
+            if str(found) == value:
+                return found
+            hint = f"write {found}, the bits behind the prefix are for hosts"
+            self.problems.add(at, "a network's own address", quote(value), hint)
         return None
 
     def _unicast(self, at: Tree, network: IPv4Network) -> bool:
@@ -303,14 +328,17 @@ def host_in(problems: Problems, at: Tree, ip: IPv4Address, network: IPv4Network,
     return False
 
 
-def _wanted_name(what: str, value: str, pattern: str) -> tuple[str, str, str]:
+def _wanted_name(
+    what: str, value: str, pattern: str, taken: abc.Iterable[Reserved]
+) -> tuple[str, str, str]:
     """Wanted, seen and hint for a name that its pattern does not match."""
     if pattern in (keys.LABEL, keys.CONTAINER):
         wanted = f"a name for {what} of lower-case letters, digits and inner hyphens (RFC 1123)"
         if pattern == keys.CONTAINER and len(value) == 1:
             return f"a name for {what} of two characters at least", quote(value), "lengthen it"
         better = re.sub("[^a-z0-9]+", "-", value.lower()).strip("-")
-        hint = f"{better!r} would do" if re.fullmatch(pattern, better) else "choose another"
+        good = re.fullmatch(pattern, better) and not reserved.why(better, taken)
+        hint = f"{better!r} would do" if good else "choose another"
         return wanted, quote(value), hint
     wanted = f"a name for {what} of letters, digits and '_', '-', '.'"
     return wanted, quote(value), "choose another"
@@ -321,6 +349,31 @@ def _with_prefix(value: str) -> str:
     if re.fullmatch(keys.PREFIXED, value):
         return value
     raise ValueError(value)
+
+
+def _in_range(seconds: float, least: float) -> bool:
+    return least <= seconds <= keys.DURATION_MAX
+
+
+def _unquoted(at: Tree, low: float, high: float) -> str:
+    """A hint for a text that is a number in range; empty for anything else."""
+    if isinstance(at, tree.Scalar) and isinstance(at.value, str):
+        value, _ = resolve(at.text)
+        if isinstance(value, (int, float)) and low <= value <= high:
+            return f"write {at.text} without quotes"
+    return ""
+
+
+def _is_address(value: str) -> bool:
+    try:
+        IPv4Address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _prefix_hint(value: str) -> str:
+    return "add the prefix, like /24" if _is_address(value) else _address_hint(value)
 
 
 def _address_hint(value: str) -> str:

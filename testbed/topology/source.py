@@ -245,7 +245,9 @@ class _Composer:
         elif key.text == "<<" and not event.style:
             self._refuse(event, path, "a key", "the merge key <<", "write the keys out")
         elif not isinstance(key.value, str) or key.surprise:
-            hint = f'quote it: "{key.text}"' if key.text else "give the key a name"
+            hint = f'quote it: "{key.text}"' if key.surprise else "use a name"
+            if isinstance(key.value, (int, float)):
+                hint = f'quote it: "{key.text}", or use a name'
             self._refuse(event, path, "text for a key", describe(key), hint)
         elif key.text in seen:
             first = seen[key.text].key.line

@@ -158,7 +158,7 @@ def nearest(word: str, known: abc.Iterable[str]) -> str:
     if close := closest(word, words):
         return f"did you mean {close!r}?"
     if not words:
-        return "there is none yet, add it or leave this out"
+        return "there is none yet: add it"
     return "known: " + ", ".join(words[:12]) + (", ..." if len(words) > 12 else "")
 
 

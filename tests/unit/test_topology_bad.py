@@ -50,9 +50,9 @@ FORM = {
     "text for a list": bad("name: t\nnodes: {a: {roles: §docker}}\n", "list of roles|[a, b]"),
     "no is false": bad(f"name: §no\n{OK}", 'boolean false|YAML 1.1|quote it: "no"'),
     "integer": bad(f"name: §123\n{OK}", 'integer 123|quote it: "123"'),
-    "float": bad(f"name: §1.5\n{OK}", "number 1.5|quote it"),
+    "float": bad(f"name: §1.5\n{OK}", "number 1.5|'1-5' would do"),
     "octal": bad(f"name: §010\n{OK}", 'octal|quote it: "010"'),
-    "base 60": bad(f"name: §22:22\n{OK}", "base 60|quote it"),
+    "base 60": bad(f"name: §22:22\n{OK}", "base 60|'22-22' would do"),
     "date": bad(f"name: §2024-01-02\n{OK}", "a date|quote it"),
     "exponent": bad(f"name: §1e3\n{OK}", "a number|quote it"),
     "hexadecimal": bad(f"name: §0x1f\n{OK}", "hexadecimal"),
@@ -184,6 +184,11 @@ NETWORKS = {
         "  c: {subnet: §10.0.9.0/24}\n" + OK,
         "do not overlap|10.0.1.0/24 of a",
         "10.0.0.0/16 of b",
+    ),
+    "two networks of one subnet on a node": bad(
+        "name: t\nnetworks:\n  a: {subnet: 10.0.0.0/24}\n  b: {subnet: §10.0.0.0/24}\n"
+        "nodes: {h: {networks: {a: 10.0.0.2, b: 10.0.0.3}}}\n",
+        "do not overlap|again, the subnet of a|a segment of its own|two veth pairs into one bridge",
     ),
     "two gateways": bad(
         LAN + "nodes:\n  a: {networks: {lan: 10.168.0.1}, gateway: true}\n"
@@ -338,14 +343,28 @@ KUBERNETES = {
     ),
     "etcd beside it": bad(
         LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [§etcd, kubernetes]}}\n",
-        "no etcd on a node of the cluster|of its own",
+        "no etcd on a node of the cluster|its own etcd",
     ),
     "host-gw over a router": bad(
         "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}\nnodes:\n"
         "  n1: {networks: {a: 10.1.0.2}, roles: [kubernetes]}\n"
         "  n2: {networks: {§b: 10.2.0.2}, roles: [kubernetes]}\n"
         "kubernetes: {backend: host-gw}\n",
-        "on a|n2 on b",
+        "on a|n2 on b|host-gw makes no tunnel|another backend",
+    ),
+    "BGP over a router": bad(
+        "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}\nnodes:\n"
+        "  n1: {networks: {a: 10.1.0.2}, roles: [kubernetes]}\n"
+        "  n2: {networks: {§b: 10.2.0.2}, roles: [kubernetes]}\n"
+        "kubernetes: {cni: bgp}\n",
+        "on a|n2 on b|bgp makes no tunnel|another network plugin",
+    ),
+    "Calico over a router": bad(
+        "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}\nnodes:\n"
+        "  n1: {networks: {a: 10.1.0.2}, roles: [kubernetes]}\n"
+        "  n2: {networks: {§b: 10.2.0.2}, roles: [kubernetes]}\n"
+        "kubernetes: {cni: calico}\n",
+        "on a|n2 on b|calico makes no tunnel|another network plugin",
     ),
 }
 

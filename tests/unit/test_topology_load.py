@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from topology_texts import DOCKER, FLANNEL, LAN, NODES
+from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NODES
 
 from testbed.errors import TopologyError, UsageError
 from testbed.topology import Topology, load, load_data, load_text, names, source
@@ -223,6 +223,23 @@ def test_subnets_are_counted(settings: str, first: str, second: str) -> None:
     assert topology.flannel
     assert {k: str(v) for k, v in topology.flannel.subnets.items()} == {"n1": first, "n2": second}
     assert load_data(topology.to_dict(), "record") == topology
+
+
+@pytest.mark.parametrize(
+    ("ranges", "counted"),
+    [
+        ("{}", {"n1": "100.96.1.0/24", "n2": "100.96.2.0/24"}),
+        # Those counted on keep clear of larger and smaller ones.
+        ("{n1: 100.96.0.0/22}", {"n1": "100.96.0.0/22", "n2": "100.96.4.0/24"}),
+        ("{n1: 100.96.1.0/26}", {"n1": "100.96.1.0/26", "n2": "100.96.2.0/24"}),
+        ("{n1: 100.96.1.192/26}", {"n1": "100.96.1.192/26", "n2": "100.96.2.0/24"}),
+        ("{n2: 100.96.2.0/23}", {"n1": "100.96.1.0/24", "n2": "100.96.2.0/23"}),
+    ],
+)
+def test_ranges_are_counted(ranges: str, counted: dict[str, str]) -> None:
+    cluster = load_text(CLUSTER + f"kubernetes: {{ranges: {ranges}}}\n", "t.yaml").kubernetes
+    assert cluster
+    assert {name: str(one) for name, one in cluster.ranges.items()} == counted
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Containers(Look):
         for name in tree.keys_at(self.root, "docker", "bip"):
             path = ("docker", "bip", name)
             if name not in self.nodes:
-                hint = nearest(name, self.nodes)
+                hint = self.nearest_node(name, "docker")
                 self.add(self.key(*path), "the name of a node", quote(name), hint)
             elif not self.has_role(name, "docker"):
                 wanted = "a node with the role docker"
@@ -93,7 +93,7 @@ class Containers(Look):
     def containers(self) -> None:
         for container in self.t.containers.values():
             path = ("containers", container.name, "node")
-            if not self.on_known_node(container.node, path):
+            if not self.on_known_node(container.node, path, "docker"):
                 continue
             if not self.has_role(container.node, "docker"):
                 wanted = "a node with the role docker"
@@ -104,10 +104,16 @@ class Containers(Look):
 
     def _shared_network(self, container: Container, name: str) -> None:
         at = self.value("containers", container.name, "network")
-        known = tree.keys_at(self.root, "containers")
         other = self.t.containers.get(name)
-        if name not in known:
-            self.add(at, "the name of a container", quote(name), nearest(name, known))
+        if name not in tree.keys_at(self.root, "containers"):
+            beside = [
+                one.name
+                for one in self.t.containers_on(container.node)
+                if one is not container
+                and one.expect is None
+                and not one.network.startswith("container:")
+            ]
+            self.add(at, "the name of a container", quote(name), nearest(name, beside))
         elif name == container.name:
             self.add(at, "another container", "itself", "name the one whose network it shares")
         elif other is None or self.bad("containers", name, "node"):
@@ -118,11 +124,25 @@ class Containers(Look):
         elif other.expect is not None:
             wanted = "a container that keeps running"
             seen = f"{name}, which is expected to end"
-            self.add(at, wanted, seen, "a network namespace goes with the container that has it")
+            hint = "name one that keeps running: a network namespace ends with its container"
+            self.add(at, wanted, seen, hint)
         elif other.network.startswith("container:"):
             wanted = "a container with a network of its own"
             seen = f"{name}, which shares that of {other.network.partition(':')[2]}"
-            self.add(at, wanted, seen, "name the container at the end of the chain")
+            end = self._end_of_chain(container)
+            hint = f"name {end}" if end else "give one of them a network of its own, like bridge"
+            self.add(at, wanted, seen, hint)
+
+    def _end_of_chain(self, container: Container) -> str:
+        """The container whose network one gets through others; empty where they form a ring."""
+        passed = {container.name}
+        one: Container | None = container
+        while one is not None and one.network.startswith("container:"):
+            one = self.t.containers.get(one.network.partition(":")[2])
+            if one is None or one.name in passed:
+                return ""
+            passed.add(one.name)
+        return one.name if one is not None else ""
 
     def published_ports(self) -> None:
         taken: dict[tuple[str, str, int], list[tuple[Publish, str]]] = {}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from testbed.topology import tree
 from testbed.topology.check.look import Look, Subnet
-from testbed.topology.tree import Path, nearest, quote
+from testbed.topology.tree import Path, quote
 
 if TYPE_CHECKING:
     from collections import abc
@@ -85,7 +85,7 @@ class Flannel(Look):
         for name in tree.keys_at(self.root, "flannel", "subnets"):
             path = ("flannel", "subnets", name)
             if name not in self.nodes:
-                hint = nearest(name, self.nodes)
+                hint = self.nearest_node(name, "flannel")
                 self.add(self.key(*path), "the name of a node", quote(name), hint)
             elif not self.has_role(name, "flannel"):
                 wanted = "a node with the role flannel"
@@ -110,7 +110,7 @@ class Flannel(Look):
             self.add(at, f"a subnet inside flannel's network {network}", str(subnet), hint)
         elif subnet.prefixlen < network.prefixlen + 2:
             wanted = f"a subnet of /{network.prefixlen + 2} or smaller"
-            hint = f"flannel wants room for four subnets in {network}"
+            hint = f"take a longer prefix: flannel wants room for four subnets in {network}"
             self.add(at, wanted, str(subnet), hint)
         elif subnet.network_address == network.network_address:
             hint = "flannel leaves the first one out, take the next"
@@ -131,4 +131,4 @@ class Flannel(Look):
 
     def host_gw_is_one_segment(self) -> None:
         if self.t.flannel is not None and self.t.flannel.backend == "host-gw":
-            self.one_segment("flannel", "all flannel nodes")
+            self.one_segment("flannel", "all flannel nodes", "host-gw", "backend")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from testbed.topology import tree
 from testbed.topology.check.look import Look, Subnet
-from testbed.topology.tree import nearest, quote
+from testbed.topology.tree import quote
 
 if TYPE_CHECKING:
     from collections import abc
@@ -17,8 +17,8 @@ ROLE = "kubernetes"
 NAMESPACES = "netns"
 #: What a node of a cluster has anyway, under the same names and ports.
 OWN = ("docker", "etcd", "flannel")
-#: Plugins that route between nodes without a tunnel.
-ROUTED = ("bgp",)
+#: Plugins that route between nodes without a tunnel, as they are set up here.
+ROUTED = ("bgp", "calico")
 
 
 class Kubernetes(Look):
@@ -49,7 +49,7 @@ class Kubernetes(Look):
         if cluster is None or "control-plane" not in tree.keys_at(self.root, ROLE):
             return
         name = cluster.control_plane
-        if self.on_known_node(name, path) and not self.has_role(name, ROLE):
+        if self.on_known_node(name, path, ROLE) and not self.has_role(name, ROLE):
             hint = "add the role, or choose another node"
             self.add(self.value(*path), "a node with the role kubernetes", quote(name), hint)
 
@@ -57,7 +57,7 @@ class Kubernetes(Look):
         for node in self.t.with_role(ROLE):
             for role in node.roles:
                 if role in OWN:
-                    hint = f"remove it: the cluster has a {role} of its own" * (role != "docker")
+                    hint = f"remove it: the cluster has its own {role}" * (role != "docker")
                     self.add(
                         self.role(node, role),
                         f"no {role} on a node of the cluster",
@@ -106,7 +106,7 @@ class Kubernetes(Look):
             path = (ROLE, "ranges", name)
             found = cluster.ranges.get(name)
             if name not in self.nodes:
-                hint = nearest(name, self.nodes)
+                hint = self.nearest_node(name, ROLE)
                 self.add(self.key(*path), "the name of a node", quote(name), hint)
             elif not self.has_role(name, ROLE):
                 wanted = "a node with the role kubernetes"
@@ -139,5 +139,8 @@ class Kubernetes(Look):
         cluster = self.t.kubernetes
         if cluster is None:
             return
-        if cluster.cni in ROUTED or (cluster.cni == "flannel" and cluster.backend == "host-gw"):
-            self.one_segment(ROLE, "all nodes of the cluster")
+        who = "all nodes of the cluster"
+        if cluster.cni in ROUTED:
+            self.one_segment(ROLE, who, cluster.cni, "network plugin")
+        elif cluster.cni == "flannel" and cluster.backend == "host-gw":
+            self.one_segment(ROLE, who, cluster.backend, "backend")

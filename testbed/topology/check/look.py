@@ -46,14 +46,19 @@ class Look:
     def add(self, at: Tree, wanted: str, seen: str, hint: str) -> None:
         self.problems.add(at, wanted, seen, hint)
 
-    def on_known_node(self, node: str, path: Path) -> bool:
-        """Is it the name of a node?  If not, say so at ``path``."""
+    def on_known_node(self, node: str, path: Path, role: str) -> bool:
+        """Is it the name of a node?  If not, say so at ``path``, and which have the role."""
         if node in self.nodes:
             return True
         if node and not self.bad(*path):
-            hint = nearest(node, self.nodes)
+            hint = self.nearest_node(node, role)
             self.add(self.value(*path), "the name of a node", quote(node), hint)
         return False
+
+    def nearest_node(self, name: str, role: str) -> str:
+        """A hint: the node with a role that a name was meant for, or some that have the role."""
+        having = [node for node in self.nodes if self.has_role(node, role)]
+        return nearest(name, having) if having else f"give a node the role {role}"
 
     def has_role(self, node: str, role: str) -> bool:
         """Has a node the role, or may it have been meant to?"""
@@ -69,20 +74,21 @@ class Look:
         """The place where a node is given a role."""
         return self.value("nodes", node.name, "roles", node.roles.index(role))
 
-    def one_segment(self, role: str, who: str) -> None:
+    def one_segment(self, role: str, who: str, software: str, instead: str) -> None:
         """Note each node with a role whose network is not that of the first of them.
 
-        For flannel's host-gw: a route's gateway must be on the link (Documentation/backends.md).
+        For ``software`` that sets routes without a tunnel: a route's gateway must be on the link
+        (flannel, Documentation/backends.md).  ``instead`` is what else may be chosen.
         """
         members = [node for node in self.t.with_role(role) if node.networks]
         segment = self.t.network(members[0].name) if members else ""
         for node in members:
             mine = self.t.network(node.name)
             if mine != segment:
-                hint = "put all of them on one network, or use another backend"
+                hint = f"put all of them on one network, or choose another {instead}"
                 at = self.key("nodes", node.name, "networks", mine)
-                self.add(at, f"{who} on {segment}, since host-gw sends from link to link",
-                         f"{node.name} on {mine}", hint)  # fmt: skip
+                wanted = f"{who} on {segment}, since {software} makes no tunnel between networks"
+                self.add(at, wanted, f"{node.name} on {mine}", hint)
 
     def underlay(self, section: str, interface: Underlay, members: abc.Sequence[Node]) -> None:
         """Note an ``interface`` that a node does not have, and nodes that can't reach another."""
@@ -135,8 +141,16 @@ class Look:
                     self.add(at, wanted, "none, neither a network in common nor a gateway", hint)
                     break
 
-    def apart(self, subnets: abc.Sequence[Subnet], what: str) -> None:
-        """Note each subnet that overlaps with one before it in the order of addresses."""
+    def apart(
+        self,
+        subnets: abc.Sequence[Subnet],
+        what: str,
+        hint: abc.Callable[[str, str], str] = lambda _, __: "change one of them",
+    ) -> None:
+        """Note each subnet that overlaps with one before it in the order of addresses.
+
+        ``hint`` gives the hint for two of the names.
+        """
         order = {name: i for i, (_, name, _) in enumerate(subnets)}
         last: Subnet | None = None
         for one in sorted(subnets, key=lambda s: (s[0], order[s[1]])):
@@ -145,6 +159,7 @@ class Look:
                 seen = f"{second[0]}, which overlaps with {first[0]} of {first[1]}"
                 if first[0] == second[0]:
                     seen = f"{second[0]} again, the subnet of {first[1]}"
-                self.add(second[2], f"{what} that do not overlap", seen, "change one of them")
+                wanted = f"{what} that do not overlap"
+                self.add(second[2], wanted, seen, hint(first[1], second[1]))
             if last is None or one[0].broadcast_address > last[0].broadcast_address:
                 last = one

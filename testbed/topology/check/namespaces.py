@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Namespaces"]
 
+ROLE = "namespaces"
+
 
 class Namespaces(Look):
     """Rules on namespaces, bridges and veth pairs."""
@@ -31,18 +33,18 @@ class Namespaces(Look):
         for section, things in (("namespaces", self.t.namespaces), ("bridges", self.t.bridges)):
             for thing in things.values():
                 path = (section, thing.name, "node")
-                if self.on_known_node(thing.node, path):
+                if self.on_known_node(thing.node, path, ROLE):
                     self._has_namespaces(thing.node, path)
 
     def _has_namespaces(self, node: str, path: Path) -> None:
-        if not self.has_role(node, "namespaces"):
+        if not self.has_role(node, ROLE):
             wanted = "a node with the role namespaces"
             self.add(self.value(*path), wanted, quote(node), "add the role")
 
     def veths(self) -> None:
         for i, veth in enumerate(self.t.veths):
             path: Path = ("veths", i)
-            if not self.on_known_node(veth.node, (*path, "node")):
+            if not self.on_known_node(veth.node, (*path, "node"), ROLE):
                 continue
             self._has_namespaces(veth.node, (*path, "node"))
             for j, end in enumerate(veth.ends):
@@ -56,8 +58,9 @@ class Namespaces(Look):
 
     def _veth_end(self, veth: Veth, end: VethEnd, path: Path) -> None:
         if (end.namespace is None) == (end.bridge is None):
-            seen = "neither" if end.bridge is None else "both"
-            hint = "put the end into a namespace, or make it a port of a bridge"
+            seen, hint = "both", "remove one of them"
+            if end.bridge is None:
+                seen, hint = "neither", "put it into a namespace, or make it a port of a bridge"
             self.add(self.value(*path), "either a namespace or a bridge", seen, hint)
             return
         if end.bridge and end.address:
@@ -76,7 +79,8 @@ class Namespaces(Look):
     ) -> None:
         at = self.value(*path, what)
         if name not in known:
-            self.add(at, f"the name of a {what}", quote(name), nearest(name, known))
+            here = [one for one, place in known.items() if place == node]
+            self.add(at, f"the name of a {what}", quote(name), nearest(name, here))
         elif known[name] in self.nodes and known[name] != node:
             wanted = f"a {what} on the same node, {node}"
             self.add(at, wanted, f"{name} on {known[name]}", "move one of them")

@@ -41,7 +41,16 @@ class Networks(Look):
                 for n in self.t.networks.values()
                 if n.name in names
             ]
-            self.apart(subnets, "networks")
+            self.apart(subnets, "networks", self._how_apart)
+
+    def _how_apart(self, one: str, other: str) -> str:
+        hint = "change one of them"
+        if any({one, other} <= node.networks.keys() for node in self.t.nodes.values()):
+            hint += (
+                ": each network is a segment of its own. Two interfaces on one segment are two "
+                "veth pairs into one bridge (role namespaces)"
+            )
+        return hint
 
     def _joined(self) -> list[set[str]]:
         """The networks that one node can reach: its own, and those that gateways join to them.
