@@ -45,6 +45,7 @@ MODULES = ("br_netfilter", "vxlan", "tun")
 #: all of two processors.
 RESYNC, RESYNC_LEAST, RESYNC_LEAST_OWN = 5, 30, 60
 SUBNET_FILE = "/run/flannel/subnet.env"
+TXN_OPS = 128  # the most operations of one transaction, by default (etcd, --max-txn-ops)
 
 
 def flannel_step(node: str) -> str:
@@ -92,14 +93,14 @@ def subnet_key(subnet: IPv4Network) -> str:
 
 
 def reservations(topology: Topology) -> dict[str, str]:
-    """All etcd keys that are written before any flanneld starts, with their values."""
+    """All etcd keys that are written before any flanneld starts, in this order, with values."""
     flannel = topology.flannel
     assert flannel is not None
-    keys = {f"{PREFIX}/config": json.dumps(network_config(flannel))}
+    keys = {}
     for node, subnet in flannel.subnets.items():
         value = {"PublicIP": str(topology.address(node)), "PublicIPv6": None}
         keys[subnet_key(subnet)] = json.dumps(value)
-    return keys
+    return {**keys, f"{PREFIX}/config": json.dumps(network_config(flannel))}
 
 
 class Flannel(Role):
@@ -151,11 +152,13 @@ class Flannel(Role):
         wanted = json.dumps(keys, sort_keys=True)
         if _epoch(context) is not None and marked(node, "flannel-keys") == wanted:
             return f"{len(keys) - 1} subnets reserved", False
-        # One transaction: a flanneld never sees the network without the reservations.
         # A key that is there may hold a lease: it is left to the flanneld that owns it.
-        new = [k for k in keys if k.endswith("/config") or not _exists(context, k)]
-        puts = "".join(f"put {key} {_quote(keys[key])}\n" for key in new)
-        node.run(etcdctl(topology, context, "txn"), input=f"\n{puts}\n\n".encode())
+        there = _subnet_keys(context)
+        puts = [f"put {key} {_quote(value)}\n" for key, value in keys.items() if key not in there]
+        # The network comes last: a flanneld never sees it without the reservations.
+        for first in range(0, len(puts), TXN_OPS):
+            operations = "".join(puts[first : first + TXN_OPS])
+            node.run(etcdctl(topology, context, "txn"), input=f"\n{operations}\n\n".encode())
         if _epoch(context) is None:
             mark(node, "flannel-epoch", uuid.uuid4().hex)
         mark(node, "flannel-keys", wanted)
@@ -202,13 +205,14 @@ def _epoch(context: Context) -> str | None:
     return f"{epoch}.{node.get('/etc/machine-id').decode().strip()}"
 
 
-def _exists(context: Context, key: str) -> bool:
+def _subnet_keys(context: Context) -> set[str]:
+    """The keys of all subnets that etcd has."""
     assert context.topology.etcd is not None
     if _epoch(context) is None:
-        return False  # nobody but us writes to an etcd that has just been started
+        return set()  # nobody but us writes to an etcd that has just been started
     node = context.node(context.topology.etcd.name)
-    argv = etcdctl(context.topology, context, "get", "--keys-only", key)
-    return bool(node.run(argv).stdout.strip())
+    asked = ("get", "--prefix", "--keys-only", f"{PREFIX}/subnets/")
+    return set(node.run(etcdctl(context.topology, context, *asked)).stdout.split())
 
 
 def _quote(value: str) -> str:

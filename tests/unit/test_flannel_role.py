@@ -64,13 +64,13 @@ def test_keys_have_a_hyphen_for_the_slash() -> None:
 def test_reservations(name: str) -> None:
     keys = reservations(load(name))
     assert list(keys) == [
-        "/coreos.com/network/config",
         "/coreos.com/network/subnets/100.96.1.0-24",
         "/coreos.com/network/subnets/100.96.2.0-24",
+        "/coreos.com/network/config",
     ]
     # Documentation/reservations.md: the value of a reservation is the node's public address;
     # BackendType and BackendData are left for the flanneld that takes it over.
-    values = [json.loads(value) for value in list(keys.values())[1:]]
+    values = [json.loads(value) for value in list(keys.values())[:-1]]
     assert values == [
         {"PublicIP": "10.168.0.2", "PublicIPv6": None},
         {"PublicIP": "10.168.0.3", "PublicIPv6": None},
@@ -102,7 +102,8 @@ def test_a_value_is_quoted_for_etcdctls_transaction(bench: Bench) -> None:
     started(bench, load("two-node"))
     (text,) = [(c.input or b"").decode() for c in bench.provider.calls if c.words[-1:] == ("txn",)]
     # etcdctl reads a line as Go's %q has it, so the value is one quoted word.
-    _, _, quoted = text.splitlines()[1].split(" ", 2)
+    (line,) = [line for line in text.splitlines() if "/config " in line]
+    _, _, quoted = line.split(" ", 2)
     assert json.loads(json.loads(quoted))["Network"] == "100.96.0.0/16"
 
 
@@ -116,15 +117,28 @@ def test_keys_that_hold_a_lease_are_left_alone(bench: Bench) -> None:
 
     def get(call: Call) -> Answer:
         *options, key = call.words
-        there = "--keys-only" in options and key.endswith("100.96.1.0-24")
-        return Answer(out=key.encode() + b"\n" if there else b"")
+        there = {"--prefix", "--keys-only"} <= set(options) and key.endswith("/subnets/")
+        return Answer(out=f"{key}100.96.1.0-24\n\n".encode() if there else b"")
 
     bench.provider.script([str(bench.store.binary("etcdctl"))], get)
     started(bench, topology)
     (text,) = [(c.input or b"").decode() for c in bench.provider.calls if c.words[-1:] == ("txn",)]
     puts = [line.split()[1] for line in text.splitlines() if line]
-    assert puts == ["/coreos.com/network/config", "/coreos.com/network/subnets/100.96.2.0-24"]
+    assert puts == ["/coreos.com/network/subnets/100.96.2.0-24", "/coreos.com/network/config"]
     assert node.get("/run/testbed/done/flannel-epoch") == epoch
+
+
+@pytest.mark.parametrize("nodes", [127, 128, 250])
+def test_a_large_lab_takes_several_transactions(bench: Bench, nodes: int) -> None:
+    topology = load("two-node", Overrides(nodes=nodes))
+    started(bench, topology)
+    texts = [(c.input or b"").decode() for c in bench.provider.calls if c.words[-1:] == ("txn",)]
+    puts = [[line.split()[1] for line in text.splitlines() if line] for text in texts]
+    assert all(len(some) <= 128 for some in puts), "etcd refuses more (--max-txn-ops)"
+    keys = [key for some in puts for key in some]
+    assert len({*keys}) == len(keys) == nodes + 1
+    # flanneld reads its own subnet once it sees the network.
+    assert keys[-1] == "/coreos.com/network/config"
 
 
 def seconds(option: str) -> int:
