@@ -30,7 +30,7 @@
  *   start NAME                                         -> the same, or unknown: as it was started before
  *   stop  NAME GRACE_MS                                -> exit N | signal N | unknown
  *   list                                               -> ok, then NAME STATE PID STATUS DIGEST lines
- *   tell  NAME                                         -> ok STATE PID STATUS SINCE, a line, and the start's fields
+ *   tell  NAME                                         -> ok STATE PID STATUS AGE_MS, a line, and the start's fields
  *   open  PATH FLAGS MODE                              -> ok + file | errno N
  *   move  FROM TO                                      -> ok | errno N
  *   link  (PLACE TARGET)...                            -> ok | errno N, of the first that fails
@@ -542,8 +542,8 @@ struct service {
     char name[64], digest[128];
     pid_t pid;
     int ready, dead, status, notify;
-    time_t since;  /* when it came into this state */
-    char *request; /* how it was started, fields of a message */
+    long long since; /* when it came into this state, by the clock of now_ms() */
+    char *request;   /* how it was started, fields of a message */
     size_t size;
 };
 
@@ -701,7 +701,7 @@ static void launch(struct service *s, char **field, int n) {
     char variable[160], log[PATH_MAX], **env, **argv;
     snprintf(s->digest, sizeof s->digest, "%s", field[2]);
     s->ready = s->dead = s->status = 0;
-    s->since = time(NULL);
+    s->since = now_ms();
     s->notify = -1;
     if (strcmp(field[3], "1")) s->ready = 1;
     else if ((s->notify = notify_socket(s->name)) < 0) {
@@ -815,7 +815,7 @@ static void request_tell(struct client *c, const char *name) {
         answer(c->fd, "unknown");
         return;
     }
-    int size = snprintf(line, sizeof line, "ok %s %lld\n", state_of(s), (long long)s->since);
+    int size = snprintf(line, sizeof line, "ok %s %lld\n", state_of(s), now_ms() - s->since);
     struct iovec parts[2] = {{line, size}, {s->request, s->request ? s->size : 0}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -898,7 +898,7 @@ static void service_died(struct service *s, int status) {
     s->dead = 1;
     s->ready = 0;
     s->status = status;
-    s->since = time(NULL);
+    s->since = now_ms();
     if (s->notify >= 0) close(s->notify);
     s->notify = -1;
     for (int i = 0; i < client_count; i++)
@@ -929,7 +929,7 @@ static void notified(struct service *s) {
         text[size] = 0;
         char *at = strstr(text, "READY=1");
         if (!at || (at != text && at[-1] != '\n')) continue;
-        if (!s->ready) s->since = time(NULL);
+        if (!s->ready) s->since = now_ms();
         s->ready = 1;
         for (int i = 0; i < client_count; i++)
             if (clients[i].wish == READY && clients[i].service == s) {

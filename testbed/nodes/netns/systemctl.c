@@ -51,7 +51,7 @@ struct unit {
     char service[64], name[64]; /* its own name, and that of its unit */
     char state[16];             /* starting, ready or dead */
     int pid, status;
-    long long since;
+    long long age_ms; /* of its state */
     int notify, nenv;
     char **env, **argv;
 };
@@ -93,7 +93,7 @@ static void learn(struct unit *u) {
     char *text = malloc(MAX_MESSAGE + 512);
     ssize_t size = text ? ask(text, MAX_MESSAGE + 512, START_MS, "tell", u->service, NULL) : -1;
     char *line = size < 0 ? NULL : strchr(text, '\n');
-    if (!line || sscanf(text, "ok %15s %d %d %lld", u->state, &u->pid, &u->status, &u->since) != 4)
+    if (!line || sscanf(text, "ok %15s %d %d %lld", u->state, &u->pid, &u->status, &u->age_ms) != 4)
         quit(FAILED, "pid 1 does not tell about %s: %s", u->service, size < 0 ? "no answer" : text);
     char **field = calloc(MAX_FIELDS + 1, sizeof *field), *end = text + size;
     int n = 0;
@@ -435,7 +435,9 @@ static const char *how_it_ended(const struct unit *u) {
 
 static void show_status(const struct unit *u) {
     char when[64], program[64] = "";
-    time_t since = u->since;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    time_t since = now.tv_sec - u->age_ms / 1000;
     struct log log = {0};
     strftime(when, sizeof when, "%a %Y-%m-%d %H:%M:%S %Z", localtime(&since));
     printf("%s %s%s - %s of this node\n", strcmp(active(u), "failed") ? "*" : "x", u->name, SUFFIX, u->service);
