@@ -1,4 +1,4 @@
-"""Names of Debian packages by release: all that a part needs to know of a release.
+"""What differs between releases of Debian: all that a part needs to know of one.
 
 Parts name packages as Debian 12 does.  A later release is one entry here.
 """
@@ -6,18 +6,35 @@ Parts name packages as Debian 12 does.  A later release is one entry here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-#: By ``VERSION_ID`` of os-release(5): a package's name in Debian 12, and what has taken its place.
-RENAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "13": {
-        "docker.io": ("docker.io", "docker-cli"),  # the client has a package of its own
-        "libelf1": (
-            "libelf1t64",
-        ),  # 64-bit time_t: https://wiki.debian.org/ReleaseGoals/64bit-time
-        "libicu72": ("libicu76",),
-    },
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of Debian."""
+
+    suite: str  #: its code name, as the archive has it
+    engine: str  #: the release of its own Docker Engine, the package docker.io
+    #: Names of packages in Debian 12, and those that have taken their place.
+    renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+#: By ``VERSION_ID`` of os-release(5).
+RELEASES: Mapping[str, Release] = {
+    "12": Release("bookworm", "20.10"),
+    "13": Release(
+        "trixie",
+        "26.1",
+        {
+            "docker.io": ("docker.io", "docker-cli"),  # the client has a package of its own
+            # 64-bit time_t: https://wiki.debian.org/ReleaseGoals/64bit-time
+            "libelf1": ("libelf1t64",),
+            "libicu72": ("libicu76",),
+        },
+    ),
 }
+DEFAULT = RELEASES["12"]
 
 
 def facts() -> dict[str, str]:
@@ -32,8 +49,20 @@ def facts() -> dict[str, str]:
     return fields
 
 
-def packages(names: Iterable[str]) -> list[str]:
-    """The packages of this release that stand for packages of Debian 12."""
+def this() -> Release:
+    """The release of this machine; Debian 12 stands in for a system that is not listed."""
     found = facts()
-    renamed = RENAMED.get(found.get("VERSION_ID", ""), {}) if found.get("ID") == "debian" else {}
+    version = found.get("VERSION_ID", "") if found.get("ID") == "debian" else ""
+    return RELEASES.get(version, DEFAULT)
+
+
+def named(suite: str) -> Release:
+    """The release of a code name; one like Debian 12 for a name that is not listed."""
+    known = {release.suite: release for release in RELEASES.values()}
+    return known.get(suite, Release(suite, DEFAULT.engine))
+
+
+def packages(names: Iterable[str], release: Release | None = None) -> list[str]:
+    """The packages of a release, by default this machine's, that stand for those of Debian 12."""
+    renamed = (release or this()).renamed
     return [name for each in names for name in renamed.get(each, (each,))]

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def command() -> None:
 
 
 @command.command("build")
-@click.option("--suite", metavar="NAME", help="Debian's release: bookworm.")
+@click.option("--suite", metavar="NAME", help="Debian's release, by default yours.")
 @click.option("--size", type=click.IntRange(1024, 1 << 20), metavar="MIB", help="Of the disk.")
 @click.option(
     "--package", "packages", multiple=True, metavar="NAME", help="One more package; repeatable."
@@ -46,13 +47,14 @@ def build(
     suite: str | None, size: int | None, packages: tuple[str, ...], files: tuple[str, ...]
 ) -> None:
     """Build a box, unless there is one of just this kind."""
-    from testbed.vm.box import SIZE, SUITE, Box, box
+    from testbed.vm.box import SIZE, Box, box
 
     common.need_root("box build")
-    suite = SUITE if suite is None else _plain("--suite", suite, RELEASE, "a release of Debian")
     for name in packages:
         _plain("--package", name, PACKAGE, "the name of one Debian package")
-    source = Box(suite, size or SIZE, packages, _files(files))
+    source = Box(size=size or SIZE, packages=packages, files=_files(files))
+    if suite is not None:
+        source = replace(source, suite=_plain("--suite", suite, RELEASE, "a release of Debian"))
     store = common.make_settings().store
     made = box(store, source)
     manifest = made.manifest()

@@ -169,7 +169,10 @@ def variant_options(function: F) -> F:
     """``--backend``, ``--docker``, ``--nodes`` and so on: a variant without a second file."""
     options = [
         click.option("--backend", metavar="NAME", help="flannel's backend: udp, vxlan, host-gw."),
-        click.option("--docker", metavar="ENGINE", help="Docker Engine: 20.10 or 29."),
+        click.option(
+            "--docker", metavar="ENGINE",
+            help="Docker Engine: debian (20.10, or 26.1 on Debian 13) or 29.",
+        ),
         click.option(
             "--firewall", metavar="NAME",
             help="What Docker's rules go to: iptables, iptables-legacy, iptables-nft, nftables.",

@@ -96,12 +96,21 @@ def summary(topology: Topology) -> str:
     if "docker" in roles:
         firewall = topology.docker.firewall
         with_it = "" if firewall == "iptables" else f" with {firewall}"
-        parts.append(f"docker {topology.docker.engine}{with_it}")
+        parts.append(f"docker {_engine(topology)}{with_it}")
     if topology.containers:
         parts.append(f"{len(topology.containers)} containers")
     if topology.namespaces:
         parts.append(f"{len(topology.namespaces)} namespaces")
     return ", ".join(parts)
+
+
+def _engine(topology: Topology) -> str:
+    """The release of Docker Engine that the nodes have: Debian's own is not the same everywhere."""
+    from testbed.artifacts import release
+    from testbed.topology.keys import DEFAULT_ENGINE
+
+    engine = topology.docker.engine
+    return release.this().engine if engine == DEFAULT_ENGINE else engine
 
 
 def tell(words: str) -> None:

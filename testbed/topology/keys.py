@@ -46,7 +46,8 @@ DEFAULT_BACKEND = "vxlan"
 DEFAULT_IMAGE = "nginx"
 DEFAULT_ENGINE: Engine = "20.10"
 #: Other ways to write an engine; 20.10 without quotes is a number, which YAML takes for 20.1.
-ENGINE_ALIASES: Mapping[str, Engine] = {"20": "20.10", "20.1": "20.10"}
+#: Debian's own is called after Debian 12's, whichever it is on this machine.
+ENGINE_ALIASES: Mapping[str, Engine] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
 DEFAULT_FIREWALL: Firewall = "iptables"
 #: The overlay's network; the documents' own.
 DEFAULT_FLANNEL = "100.96.0.0/16"
@@ -191,7 +192,8 @@ DOCKER: Keys = {
         },
     ),
     "engine": Key(
-        "The release of Docker Engine: Debian's 20.10, or a present-day 29.",
+        "The release of Docker Engine: Debian's own (`debian` or 20.10; it is 26.1 on Debian 13), "
+        "or a present-day 29.",
         {"enum": [*ENGINES, 20.10, 29, *ENGINE_ALIASES, 20], "default": DEFAULT_ENGINE},
     ),
     "firewall": Key(

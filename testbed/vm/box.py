@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.artifacts import release
 from testbed.artifacts.cache import remove_tree, size
 from testbed.artifacts.source import Job, Origin, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, MachineError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
 
 NAME = "box"  #: under which the store keeps boxes
-SUITE = "bookworm"
 SIZE = 4096  # MiB of the disk as a guest sees it; only what is written takes room here
 FILLED = 0.9  # of a disk at most; the rest is the file system's own, and the guest's
 ROOM = 3 << 30  # bytes that the making of a box needs for a while
@@ -99,9 +99,12 @@ def _parts() -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class Box(Source):
-    """A Debian machine; ``packages`` and ``files`` come on top of what labs need."""
+    """A Debian machine; ``packages`` and ``files`` come on top of what labs need.
 
-    suite: str = SUITE
+    By default of this machine's own release: the programs that the store has need its libraries.
+    """
+
+    suite: str = field(default_factory=lambda: release.this().suite)
     size: int = SIZE
     packages: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
@@ -112,14 +115,20 @@ class Box(Source):
         return {
             "suite": self.suite,
             "size": self.size,
-            "packages": sorted({*PACKAGES, *self.packages}),
+            "packages": self.names,
             "without": list(WITHOUT),
             "files": sorted((file.place, file.digest) for file in self.files),
             "parts": {name: part.key() for name, part in self.parts.items()},
             "guest": [guest.FILES, guest.MASKED, guest.DISABLED, guest.GONE],
-            "initramfs": [initramfs.INIT, initramfs.MODULES],
+            "initramfs": [initramfs.init(), initramfs.MODULES],
             "form": 1,  # of the disk and the manifest
         }
+
+    @property
+    def names(self) -> list[str]:
+        """All packages, by their names in its release; those of the user's are not translated."""
+        own = release.packages(PACKAGES, release.named(self.suite))
+        return sorted({*own, *self.packages})
 
     def whole(self, folder: Path) -> bool:
         return all((folder / name).is_file() for name in (DISK, KERNEL, INITRAMFS, MANIFEST))
@@ -237,7 +246,6 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
         "--pid", "--mount-proc", "--fork", "--kill-child", "--uts", "--ipc",
     )  # fmt: skip
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in WITHOUT]
-    names = ",".join(sorted({*PACKAGES, *spec.packages}))
     env = {
         "PATH": guest.PATH,
         "HOME": "/root",
@@ -250,7 +258,7 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
     argv = [
         *alone, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
         '--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io",
-        *options, f"--include={names}", spec.suite, str(root),
+        *options, f"--include={','.join(spec.names)}", spec.suite, str(root),
     ]  # fmt: skip
     try:
         job.run(argv, env=env, on_line=Progress(job))

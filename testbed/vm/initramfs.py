@@ -7,7 +7,9 @@ fw_cfg item IDENTITY; it is run in the guest's root before any service starts.
 
 from __future__ import annotations
 
+import lzma
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +29,13 @@ APPEND = "console=ttyS0 quiet net.ifnames=0 mitigations=off apparmor=0 panic=-1"
 
 # When pid 1 ends, the kernel panics: with panic=-1 and -no-reboot that ends QEMU, and what is
 # said here is among the last lines of its console.
-INIT = f"""#!/bin/busybox sh
+START = f"""#!/bin/busybox sh
 b=/bin/busybox
 fail() {{ echo "testbed: $*"; $b sleep 0.2; exit 1; }}
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
-for module in {" ".join(MODULES)}; do
+for module in MODULES; do
   $b insmod /modules/$module.ko || fail "cannot load the module $module"
 done
 tries=0
@@ -58,6 +60,11 @@ exec $b switch_root /root /sbin/init
 """
 
 
+def init(modules: Iterable[str] = MODULES) -> str:
+    """The script that is pid 1 of the initramfs; ``modules`` are those that it loads, in order."""
+    return START.replace("in MODULES;", f"in {' '.join(modules)};")
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One file, folder or device of the archive."""
@@ -73,20 +80,40 @@ def initramfs(root: Path, kernel: str) -> bytes:
     folders = ("bin", "dev", "modules", "proc", "root", "sys")
     items = [Item(name, stat.S_IFDIR | 0o755) for name in folders]
     items.append(Item("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))  # for init's own words
-    items.append(Item("init", stat.S_IFREG | 0o755, INIT.encode()))
     busybox = next(
         (p for p in (root / "usr/bin/busybox", root / "bin/busybox") if p.is_file()), None
     )
     if busybox is None:
         raise ArtifactError("there is no busybox in the box")
     items.append(Item("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()))
-    modules = {path.stem: path for path in (root / "lib/modules" / kernel).rglob("*.ko")}
-    for name in MODULES:
-        path = modules.get(name) or modules.get(name.replace("_", "-"))
-        if path is None:
-            raise ArtifactError(f"the kernel {kernel} has no module {name}")
-        items.append(Item(f"modules/{name}.ko", stat.S_IFREG | 0o644, path.read_bytes()))
+    found = modules(root / "lib/modules" / kernel)
+    items.append(Item("init", stat.S_IFREG | 0o755, init(found).encode()))
+    for name, path in found.items():
+        data = path.read_bytes()
+        data = lzma.decompress(data) if path.suffix == ".xz" else data  # busybox's insmod does not
+        items.append(Item(f"modules/{name}.ko", stat.S_IFREG | 0o644, data))
     return archive(items)
+
+
+def modules(folder: Path) -> dict[str, Path]:
+    """The files of MODULES, in that order, in a folder of a kernel's modules.
+
+    Those that are built into the kernel (kernel/.../NAME.ko in modules.builtin) are left out.
+    Raises ArtifactError for one that is missing.
+    """
+    files = {_module(path.name): path for path in folder.rglob("*.ko*")}
+    builtin = folder / "modules.builtin"
+    lines = builtin.read_text(encoding="utf-8").splitlines() if builtin.exists() else []
+    within = {_module(Path(line).name) for line in lines}
+    for name in MODULES:
+        if name not in {*files, *within}:
+            raise ArtifactError(f"the kernel {folder.name} has no module {name}")
+    return {name: files[name] for name in MODULES if name not in within}
+
+
+def _module(file: str) -> str:
+    """The name of a module by its file's: - and _ are one in it (modprobe(8))."""
+    return file.partition(".ko")[0].replace("-", "_")
 
 
 def archive(items: list[Item]) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import testinfra.modules
 
+from testbed.artifacts import release
 from testbed.lab.lab import Lab
 from testbed.lab.live import LiveLab
 from testbed.settings import settings
@@ -31,6 +32,8 @@ class Fails:
 NO_MANAGER = Fails("no service manager")
 NO_PROGRAM = Fails("not found")  # the shell's own word for a command that is not there
 NO_UNIT = Fails("no service 'nginx'")
+#: The version of Debian's own engine: 20.10.24+dfsg1 on Debian 12.
+ENGINE = re.compile(rf"{re.escape(release.this().engine)}\.\d.*")
 
 #: Module, what it is asked, and what is true of the node, then of the container "web" of the
 #: topology docker-single: nginx on all addresses, port 80, in the image that comes along.
@@ -55,7 +58,7 @@ TABLE: list[tuple[Any, ...]] = [
         True,
         NO_PROGRAM,
     ),
-    ("docker", lambda h: h.docker.server_version().split("+")[0], "20.10.24", NO_PROGRAM),
+    ("docker", lambda h: h.docker.server_version(), ENGINE, NO_PROGRAM),
     ("environment", lambda h: h.environment().get("HOME"), "/root", "/root"),
     # What the image and the topology set, and what no container has.
     ("environment", lambda h: h.environment().get("NAME"), None, "web"),
@@ -99,7 +102,7 @@ TABLE: list[tuple[Any, ...]] = [
     ("mount_point", lambda h: h.mount_point("/").filesystem == "overlay", None, True),
     # dockerd comes out of Debian's package; of the image's no database is kept.
     ("package", lambda h: h.package("docker.io").is_installed, True, Fails("dpkg-query")),
-    ("package", lambda h: h.package("docker.io").version[:8], "20.10.24", Fails("dpkg-query")),
+    ("package", lambda h: h.package("docker.io").version, ENGINE, Fails("dpkg-query")),
     ("package", lambda h: h.package("no-such-package").is_installed, False, Fails("dpkg-query")),
     ("pip", lambda h: h.pip("no-such-package").version, Fails("no-such-package"), NO_PROGRAM),
     ("podman", lambda h: h.podman("web").is_running, NO_PROGRAM, NO_PROGRAM),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from testbed.artifacts import Store
+from testbed.artifacts import Store, release
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.cli import box as command
 from testbed.errors import ArtifactError, CommandError, MachineError, UsageError
@@ -179,11 +180,29 @@ def test_packages_are_unpacked_in_namespaces_that_end_with_us(
     assert words.index("setpriv") < words.index("unshare") < words.index("mmdebstrap")
     assert {"--mount", "--pid", "--kill-child"} <= set(words)
     assert words[-2:] == ["trixie", str(job.into / "root")]
-    included = next(word for word in words if word.startswith("--include="))
-    assert "htop" in included
-    assert "docker.io" in included
+    (included,) = [word for word in words if word.startswith("--include=")]
+    # Debian 13 has Docker's client in a package of its own.
+    assert {"htop", "docker.io", "docker-cli"} <= {*included.partition("=")[2].split(",")}
     assert builder.env["mmdebstrap"]["INITRD"] == "No"
     assert builder.calls["mke2fs"][-1] == "2048M"
+
+
+@pytest.mark.parametrize(
+    ("os_release", "suite"),
+    [
+        ({"ID": "debian", "VERSION_ID": "12"}, "bookworm"),
+        ({"ID": "debian", "VERSION_ID": "13"}, "trixie"),
+        ({"ID": "other", "VERSION_ID": "13"}, "bookworm"),
+        ({}, "bookworm"),
+    ],
+)
+def test_a_box_is_of_this_machines_release(
+    monkeypatch: pytest.MonkeyPatch, os_release: dict[str, str], suite: str
+) -> None:
+    """runc of Debian 13, which the store has there, does not run with Debian 12's C library."""
+    monkeypatch.setattr(release, "facts", lambda: os_release)
+    assert Box().suite == suite
+    assert ("docker-cli" in Box().names) == (suite == "trixie")
 
 
 def test_a_users_file_goes_in(
@@ -344,7 +363,26 @@ def test_modules_load_after_what_they_need() -> None:
     place = initramfs.MODULES.index
     assert place("virtio_ring") < place("virtio") < place("virtio_pci") < place("virtio_blk")
     assert place("failover") < place("net_failover") < place("virtio_net")
-    assert subprocess.run(["sh", "-n"], input=initramfs.INIT.encode(), check=True)
+    assert subprocess.run(["sh", "-n"], input=initramfs.init().encode(), check=True)
+
+
+def test_modules_that_are_compressed_or_built_in(tmp_path: Path) -> None:
+    """As a kernel of Debian 13 has them."""
+    tree(tmp_path)
+    folder = tmp_path / "usr/lib/modules" / RELEASE
+    shutil.rmtree(folder / "kernel")
+    (folder / "kernel").mkdir()
+    disk, link = lzma.compress(b"a module"), b"not compressed"
+    (folder / "kernel/virtio_blk.ko.xz").write_bytes(disk)
+    (folder / "kernel/virtio-net.ko").write_bytes(link)
+    others = [name for name in initramfs.MODULES if name not in {"virtio_blk", "virtio_net"}]
+    lines = [f"kernel/drivers/{name.replace('_', '-')}.ko\n" for name in others]
+    (folder / "modules.builtin").write_text("".join(lines))
+    data = initramfs.initramfs(tmp_path, RELEASE)
+    assert b"a module" in data
+    assert link in data
+    assert disk not in data
+    assert b"for module in virtio_blk virtio_net; do" in data
 
 
 @pytest.mark.parametrize("lacks", ["usr/bin/busybox", "virtio_blk.ko"])

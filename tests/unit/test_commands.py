@@ -21,6 +21,7 @@ import pytest
 from provider_contract import spec
 
 from testbed import __version__, cli
+from testbed.artifacts import release
 from testbed.cli import ABOUT, COMMANDS, common, up
 from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
 from testbed.lab.lab import Lab
@@ -328,6 +329,16 @@ def test_plan_of_a_variant(testbed: Testbed) -> None:
     about = " ".join(step["about"] for step in found["steps"])
     assert "flanneld udp" in about
     assert "vxlan" not in about
+
+
+@pytest.mark.parametrize(
+    ("argv", "engine"), [([], "26.1"), (["--docker", "20.10"], "26.1"), (["--docker", "29"], "29")]
+)
+def test_plan_says_which_engine_this_release_has(
+    monkeypatch: pytest.MonkeyPatch, testbed: Testbed, argv: list[str], engine: str
+) -> None:
+    monkeypatch.setattr(release, "facts", lambda: {"ID": "debian", "VERSION_ID": "13"})
+    assert f"docker {engine}, " in testbed("plan", "two-node", *argv).out.splitlines()[0]
 
 
 def test_plan_of_a_mixed_lab_says_who_makes_what(testbed: Testbed) -> None:

@@ -463,6 +463,7 @@ def test_plain_scalars(text: str, value: tuple[object, str]) -> None:
     [
         ("29", "29"),
         ('"29"', "29"),
+        ("debian", "20.10"),
         ("20", "20.10"),
         ("20.10", "20.10"),
         ('"20.10"', "20.10"),
