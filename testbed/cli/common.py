@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from testbed.lab.context import Context
     from testbed.lab.lab import Lab, Settings
+    from testbed.topology.model import Topology
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,7 +78,7 @@ def whole(lab: Lab) -> Context:
     if absent:
         raise LabError(
             f"lab {lab.name} is not whole: {', '.join(absent)} not running",
-            hint=f"`testbed up {lab.name}` mends it",
+            hint=f"`testbed up -l {lab.name}` mends it",
         )
     return context
 
@@ -203,7 +204,7 @@ def artifact_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def load_variant(topology: str, **variant: Any) -> Any:
+def load_variant(topology: str, **variant: Any) -> Topology:
     """The topology by name or path, with a command's variant options applied.
 
     Without any, the name of a lab that is up from a file means it as it is.
@@ -215,9 +216,14 @@ def load_variant(topology: str, **variant: Any) -> Any:
         from testbed.lab.lab import Lab
 
         lab = Lab(topology, make_settings())
-        if record := lab.settings.state.read(topology):
-            return replace(lab.topology(), file=record.source)
+        if lab.settings.state.read(topology):
+            return recorded(lab)
     return load(topology, Overrides(**given) if given else None)
+
+
+def recorded(lab: Lab) -> Topology:
+    """The topology that a lab was created from, with its options.  Raises NoSuchLab."""
+    return replace(lab.topology(), file=lab.record().source)
 
 
 def complete_labs(_ctx: Any, _param: Any, incomplete: str) -> list[str]:

@@ -148,7 +148,7 @@ def _apply(
             state = "is in force" if changed else "was in force already"
             click.echo(f"{click.style(fault.words, bold=True)} {state} in {lab}")
             if seconds is None:
-                click.echo(click.style(f"  testbed fault heal {fault.words}", dim=True))
+                click.echo(click.style(f"  testbed fault heal -l {lab} {fault.words}", dim=True))
         if seconds is not None:
             time.sleep(seconds)
     finally:

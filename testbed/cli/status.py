@@ -42,7 +42,7 @@ def command(lab: str | None, as_json: bool) -> int:
         if any(STOPPED in {node.state, *(s.state for s in node.services)} for node in found.nodes):
             click.echo(f"  -> `testbed fault heal -l {found.lab} stop` lets it go on")
         elif not found.ok:
-            click.echo(f"  -> `testbed up {found.lab}` mends it")
+            click.echo(f"  -> `testbed up -l {found.lab}` mends it")
     return 0 if found.ok else EXIT_NOT_OK
 
 

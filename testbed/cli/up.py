@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli import common
+from testbed.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from testbed.lab.lab import Lab, Outcome
     from testbed.lab.run import Done, Waiting
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 
 
 @click.command("up")
-@click.argument("topology", shell_complete=common.complete_topologies)
+@click.argument("topology", required=False, shell_complete=common.complete_topologies)
+@click.option(
+    "-l",
+    "--lab",
+    "lab_name",
+    metavar="LAB",
+    shell_complete=common.complete_labs,
+    help="In place of TOPOLOGY: a lab that is up, to restore as it was created.",
+)
 @common.variant_options
 @common.artifact_option
 @click.option("--keep", is_flag=True, help="On failure leave what there is, for a look.")
@@ -32,7 +41,8 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @common.json_option
 def command(
-    topology: str,
+    topology: str | None,
+    lab_name: str | None,
     artifacts: tuple[str, ...],
     as_json: bool,
     keep: bool,
@@ -45,10 +55,11 @@ def command(
 
     TOPOLOGY is a name that `testbed topologies` lists, a file, or the name of
     a lab that is up from one, to mend it.  A second `up` does nothing; after a
-    change in the file it changes what differs.
+    change in the file it changes what differs.  --lab restores what a lab lacks,
+    with the options that it was created with.
     When it fails, what it made is removed again, unless --keep.
     """
-    wanted = common.load_variant(topology, **variant)
+    wanted = _wanted(topology, lab_name, variant)
     common.need_root("`testbed up`")
     from testbed.lab.lab import Lab, Watch
 
@@ -60,6 +71,25 @@ def command(
     outcome = lab.up(wanted, keep=keep, replace=replace, timeout=timeout, watch=watch)
     if as_json:
         common.print_json(_to_dict(outcome))
+
+
+def _wanted(topology: str | None, lab: str | None, variant: Mapping[str, object]) -> Topology:
+    if topology is not None:
+        if lab is not None:
+            raise UsageError("TOPOLOGY and --lab are both given", hint="leave one of them out")
+        return common.load_variant(topology, **variant)
+    if lab is None:
+        raise UsageError(
+            "which topology? none was given",
+            hint="`testbed topologies` lists those that come with testbed",
+        )
+    given = [name for name, value in variant.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"--{given[0]} changes a topology, and --lab restores a lab as it was created",
+            hint=f"`testbed up TOPOLOGY --{given[0]} ...` changes the lab",
+        )
+    return common.recorded(common.lab_meant(common.make_settings(), lab))
 
 
 def bring_up(
@@ -168,7 +198,8 @@ def show_outcome(outcome: Outcome) -> None:
     node = next(iter(outcome.topology.nodes))
     click.echo(
         click.style(
-            f"  next: testbed verify {name} · testbed shell {node} · testbed down {name}", dim=True
+            f"  next: testbed verify {name} · testbed shell -l {name} {node} · testbed down {name}",
+            dim=True,
         )
     )
 

@@ -231,7 +231,7 @@ class _Place:
         if self._fabric is None:
             raise NoSuchLab(
                 f"lab {self._lab.name} has no fabric here in which a link could be cut",
-                hint=f"`testbed up {self._lab.name}` makes it where its providers have one",
+                hint=f"`testbed up -l {self._lab.name}` makes it where its providers have one",
             )
         return self._fabric
 
@@ -321,7 +321,7 @@ class _Place:
         if state is None or state.state == "dead":
             raise LabError(
                 f"{fault.service} on {fault.node} does not run",
-                hint=f"`testbed up {self._lab.name}` starts it",
+                hint=f"`testbed up -l {self._lab.name}` starts it",
             )
         node.run(["kill", f"-{signal}", str(state.pid)])
         deadline = time.monotonic() + DEAD_SECONDS
@@ -393,7 +393,7 @@ class _Place:
             raise LabError(
                 f"{fault.node} has no {fault.what} of another node that could be broken",
                 hint=f"it takes two nodes of the overlay whose flanneld runs; "
-                f"`testbed up {self._lab.name}` starts it",
+                f"`testbed up -l {self._lab.name}` starts it",
             )
         missing = look.missing(node.run(look.argv).stdout)
         for index in range(len(look.entries)):

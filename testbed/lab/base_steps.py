@@ -147,7 +147,7 @@ def _mend(context: Context, node: Node) -> list[Lack]:
     if left:
         raise LabError(
             f"{node.name} still lacks {', '.join(map(str, left))}",
-            hint=f"make the node again: testbed down {context.lab}, testbed up {context.lab}",
+            hint=f"`testbed down {context.lab}`, and then the same `up` as before, create it again",
         )
     mark(node, REWIRED, uuid.uuid4().hex)
     return gone

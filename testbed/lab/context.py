@@ -60,8 +60,8 @@ class Context:
             return self.nodes[name]
         except KeyError:
             words = self.provider.ended(self.lab).get(name)
-            if words is not None:
-                raise has_ended(name, self.lab, words) from None
+            if words is not None or name in self.topology.nodes:
+                raise has_ended(name, self.lab, words or "") from None
             known = ", ".join(sorted(self.nodes)) or "none"
             raise NoSuchLab(
                 f"no node {name!r} runs in lab {self.lab}", hint=f"running nodes: {known}"

@@ -203,7 +203,7 @@ class LiveLab:
                     f"(expect: exit {spec.expect})",
                     hint="look at one that keeps running",
                 )
-            return NoSuchLab(what, hint=f"`testbed up {self.name}` starts it again")
+            return NoSuchLab(what, hint=f"`testbed up -l {self.name}` starts it again")
         what = f"no container {name!r} runs on {machine.name}"
         if spec is not None:
             return NoSuchLab(what, hint=f"it belongs to {spec.node}: {spec.node}/{name}")

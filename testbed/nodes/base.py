@@ -156,7 +156,7 @@ class Running(ABC):
 def has_ended(node: str, lab: str, words: str = "") -> NoSuchLab:
     """What is raised where a node is asked for something, and is gone; ``words`` were its last."""
     lines = [f"node {node} of lab {lab} has ended", *(f"    {line}" for line in words.splitlines())]
-    return NoSuchLab("\n".join(lines), hint=f"`testbed up {lab}` makes it anew")
+    return NoSuchLab("\n".join(lines), hint=f"`testbed up -l {lab}` makes it anew")
 
 
 def is_stopped(node: str, lab: str) -> NoSuchLab:

@@ -75,7 +75,7 @@ if [ "$1" = docker-cli-plugin-metadata ]; then
 fi
 cat >&2 <<END
 Docker Compose is not built. Run this where testbed runs, not on a node:
-  testbed artifacts build compose && testbed up {lab}
+  testbed artifacts build compose && testbed up -l {lab}
 END
 exit 127
 """
@@ -140,7 +140,7 @@ def told(node: Node) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise LabError(
             f"{CONFIG} of {node.name} cannot be read: {error}",
-            hint="`testbed up LAB` writes it again if the lab is not complete",
+            hint="`testbed up -l LAB` writes it again if the lab is not complete",
         ) from error
 
 

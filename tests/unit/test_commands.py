@@ -6,6 +6,7 @@ import fcntl
 import importlib
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -718,6 +719,64 @@ def test_up_of_a_lab_from_a_file_means_what_is_up(
         common.load_variant("mine", backend="udp")
     Path("mine").write_text("name: of-the-file\nnodes: {a: {}}\n")
     assert common.load_variant("mine").name == "of-the-file"
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("ask", [("status",), ("exec", "node2", "true"), ("verify", "two-node")])
+@pytest.mark.parametrize("own", [False, True], ids=["shipped", "own file"])
+def test_a_hint_restores_a_lab_with_the_options_it_was_created_with(
+    ask: tuple[str, ...],
+    own: bool,
+    bench: Bench,
+    testbed: Testbed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also one of the name of a shipped topology, which `up` means by that name."""
+    monkeypatch.setattr(common, "make_settings", lambda **_: bench.settings)
+    monkeypatch.chdir(tmp_path)
+    file = "two-node"
+    if own:
+        file = "./two-node.yaml"
+        Path(file).write_text(names()["two-node"].read_text())
+    made = testbed("up", file, "--backend", "udp", "-q")
+    assert made.status == 0, made.err
+    before = Lab("two-node", bench.settings).topology()
+    bench.provider.destroy("two-node", ["node2"])
+    said = testbed(*ask)
+    assert said.status in (1, 4)
+    (command,) = re.findall("`(testbed up .*?)`", said.out + said.err)
+    done = testbed(*command.split()[1:])
+    assert done.status == 0, done.err
+    assert Lab("two-node", bench.settings).topology() == before
+    assert "node2" in bench.provider.nodes("two-node")
+    assert bench.state.read("two-node").source == load(file).file  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        ([], 2),
+        (["two-node", "-l", "two-node"], 2),
+        (["-l", "mine", "--backend", "udp"], 2),
+        (["-l", "mine", "--nodes", "3"], 2),
+        (["-l", "nothing"], 4),
+    ],
+)
+def test_up_takes_a_topology_or_a_lab(
+    argv: list[str],
+    status: int,
+    bench: Bench,
+    testbed: Testbed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(common, "make_settings", lambda **_: bench.settings)
+    record(bench, "mine", source="gone.yaml")
+    said = testbed("up", *argv)
+    assert said.status == status
+    assert said.err.startswith("testbed: ")
+    assert bench.provider.labs() == []
 
 
 @pytest.mark.usefixtures("root")

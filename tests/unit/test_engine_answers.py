@@ -257,7 +257,7 @@ def test_a_container_is_found_by_its_process(lab: LiveLab) -> None:
 @pytest.mark.parametrize(
     ("node", "name", "hint"),
     [
-        ("a", "dead", "testbed up plain"),
+        ("a", "dead", "testbed up -l plain"),
         ("a", "gone", "web"),
         ("a", "ended", "web"),
         ("a", WEB[:3], "web"),

@@ -235,7 +235,7 @@ def test_what_goes_with_its_device_nobody_has_taken(lab: Lab, bench: Bench) -> N
     assert words(lab) == []
     with pytest.raises(LabError, match="no route of another node") as caught:
         apply(lab, "break node1 route")
-    assert "testbed up two-node" in str(caught.value.hint)
+    assert "testbed up -l two-node" in str(caught.value.hint)
 
 
 def test_a_lab_without_a_fabric(lab: Lab, bench: Bench) -> None:

@@ -125,7 +125,7 @@ def test_what_stands_for_compose_is_a_plugin_and_names_the_command(bench: Bench)
     done = subprocess.run([*argv, "compose", "up"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (127, "")
     assert "testbed artifacts build compose" in done.stderr
-    assert "testbed up docker-single" in done.stderr
+    assert "testbed up -l docker-single" in done.stderr
     # It is where clients look, and so is what takes its place.
     places = [place for place in found if place.endswith("docker-compose")]
     assert "/usr/libexec/docker/cli-plugins/docker-compose" in places

@@ -542,7 +542,7 @@ def test_one_lab_that_is_not_whole(testbed: Testbed, two_node: type[StandIn], be
     assert (said.status, said.out) == (4, "")
     assert said.err == (
         "testbed: lab two-node is not whole: node2 not running\n"
-        "  -> `testbed up two-node` mends it\n"
+        "  -> `testbed up -l two-node` mends it\n"
     )
 
 

@@ -63,7 +63,7 @@ class Connection:
     def _gone(self) -> NoSuchLab:
         return NoSuchLab(
             f"node {self._node} is not there: its pid 1 does not answer",
-            hint="`testbed status LAB` shows what runs, `testbed up LAB` restores what is missing",
+            hint="`testbed status LAB` shows what runs, `testbed up -l LAB` restores the rest",
         )
 
     def send(self, fields: Iterable[str], files: Sequence[int] = ()) -> None:

@@ -276,7 +276,7 @@ class NetnsProvider(Provider):
         fabric = self.fabric(lab)
         if fabric is None:
             raise LabError(
-                f"the fabric of lab {lab} is gone", hint=f"`testbed up {lab}` restores it"
+                f"the fabric of lab {lab} is gone", hint=f"`testbed up -l {lab}` restores it"
             )
         return fabric
 

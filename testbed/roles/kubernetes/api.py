@@ -39,7 +39,7 @@ class Unanswered(LabError):
     def __init__(self, asked: str, why: object) -> None:
         super().__init__(
             f"the API server does not answer {asked}: {why}",
-            hint="`testbed status LAB` shows what runs, `testbed up LAB` starts it again",
+            hint="`testbed status LAB` shows what runs, `testbed up -l LAB` starts it again",
         )
 
 

@@ -67,7 +67,7 @@ def client(node: Node) -> tuple[bytes, Pair]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise LabError(
             f"{ADMIN} of {node.name} cannot be read: {error}",
-            hint="`testbed up LAB` writes it again if the lab is not complete",
+            hint="`testbed up -l LAB` writes it again if the lab is not complete",
         ) from error
 
 
