@@ -15,7 +15,7 @@ LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
 # What takes long to compile, made once for labs with these roles.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
-.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
+.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
   setup clean
 
 help:  ## list the targets
@@ -60,6 +60,12 @@ soak: setup  ## two hundred labs up, put to the test and down again: does anythi
 
 fuzz: $(VENV)/ready  ## a million topologies and what other programs may say, by a fuzzer
 	$(BIN)/python tests/fuzz/fuzz.py 1000000 1200
+
+mutants: $(VENV)/ready  ## do the unit tests notice small changes of the program? a sample, ten minutes
+	$(BIN)/python tests/mutation/mutate.py $(if $(SEED),--seed $(SEED))
+
+mutants-all: $(VENV)/ready  ## the same for every small change: hours
+	$(BIN)/python tests/mutation/mutate.py --all
 
 test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
@@ -112,4 +118,4 @@ lock:  ## write requirements.txt anew from pyproject.toml
 	  --python-version 3.11 -o requirements.txt pyproject.toml
 
 clean:  ## remove what these targets made in this folder
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist mutants
