@@ -31,9 +31,13 @@ RELEASES: Mapping[str, Release] = {
             # 64-bit time_t: https://wiki.debian.org/ReleaseGoals/64bit-time
             "libelf1": ("libelf1t64",),
             "libicu72": ("libicu76",),
+            "libvirt-daemon": (  # its drivers are recommended only
+                "libvirt-daemon", "libvirt-daemon-driver-network", "libvirt-daemon-driver-qemu",
+                "libvirt-daemon-driver-storage",
+            ),
         },
     ),
-}
+}  # fmt: skip
 DEFAULT = RELEASES["12"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed import boot, limits
+from testbed.artifacts import release
 from testbed.errors import MachineError, UsageError
 from testbed.limits import Takes
 from testbed.memory import available
@@ -106,7 +107,7 @@ def check(topology: Topology, cache: Path) -> None:
     _files(topology)
     missing = {name: of for name, of in programs(topology).items() if which(name) is None}
     if missing:
-        packages = " ".join(sorted(set(missing.values())))
+        packages = " ".join(sorted(set(release.packages(missing.values()))))
         raise MachineError(
             f"this machine lacks {', '.join(sorted(missing))}",
             hint=f"apt-get install {packages}, or let `{_doctor(topology)} --fix` do it",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from testbed.artifacts import release
 from testbed.artifacts.source import Job
 from testbed.errors import (
     LabError,
@@ -382,6 +383,33 @@ def test_what_the_provider_needs_is_asked_before() -> None:
     assert "curl" not in wanted
     for program, of in providers.PROGRAMS.items():
         assert wanted[program] == of
+
+
+@pytest.mark.parametrize(
+    ("version", "packages"),
+    [
+        ("12", ["libvirt-daemon"]),
+        (
+            "13",
+            ["libvirt-daemon", *(f"libvirt-daemon-driver-{name}" for name in providers.DRIVERS)],
+        ),
+    ],
+)
+def test_a_libvirt_without_its_drivers_is_not_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, packages: list[str]
+) -> None:
+    """Debian 13's libvirt-daemon only recommends them."""
+    monkeypatch.setattr(release, "facts", lambda: {"ID": "debian", "VERSION_ID": version})
+    monkeypatch.setattr("testbed.process.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(providers, "LIBRARIES", tmp_path)
+    lacking = providers.lacking()
+    assert len(lacking) == len(providers.DRIVERS)
+    assert sorted({*release.packages(lacking.values())}) == packages
+    folder = tmp_path / "any-linux-gnu/libvirt/connection-driver"
+    folder.mkdir(parents=True)
+    for name in providers.DRIVERS:
+        (folder / f"libvirt_driver_{name}.so").touch()
+    assert providers.lacking() == {}
 
 
 # -- the packed box ----------------------------------------------------------------------------

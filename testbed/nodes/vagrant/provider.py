@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed import memory
+from testbed.artifacts import release
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
 from testbed.nodes import wiring
 from testbed.nodes.base import INSTALL, Finding, Node, NodeSpec, Provider, has_ended
@@ -49,6 +50,10 @@ PROGRAMS = {
     "virsh": "libvirt-clients",
     "dnsmasq": "dnsmasq-base",
 }
+#: libvirtd's drivers: modules of its own, which Debian 13 has in packages of their own.
+DRIVERS = ("network", "qemu", "storage")
+DRIVER_FILES = "*/libvirt/connection-driver/libvirt_driver_{}.so"  # below LIBRARIES
+LIBRARIES = Path("/usr/lib")
 #: Where Vagrant's list of plugins is: Debian's, and a user's own.
 PLUGINS = (
     Path("/usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json"),
@@ -115,11 +120,10 @@ class VagrantProvider(Provider):
         self._coming = 0  # machines that are about to join one
 
     def probe(self) -> list[Finding]:
-        from testbed.process import which
         from testbed.vm import box
 
-        missing = {name: of for name, of in PROGRAMS.items() if which(name) is None}
-        packages = tuple(sorted(set(missing.values())))
+        missing = lacking()
+        packages = tuple(sorted(set(release.packages(missing.values()))))
         programs = Finding(
             "vagrant",
             ok=not missing,
@@ -447,6 +451,17 @@ def last_words(cell: NetnsNode, name: str) -> str:
     with contextlib.suppress(OSError, NoSuchLab):
         return "\n".join(spoken(cell.get(hypervisor.console(name)))[-LAST_LINES:])
     return ""
+
+
+def lacking() -> dict[str, str]:
+    """Programs and drivers that this machine lacks, each with its package in Debian 12."""
+    from testbed.process import which
+
+    missing = {name: of for name, of in PROGRAMS.items() if which(name) is None}
+    for driver in DRIVERS:
+        if not any(LIBRARIES.glob(DRIVER_FILES.format(driver))):
+            missing[f"libvirt's driver {driver}"] = PROGRAMS["libvirtd"]
+    return missing
 
 
 def plugin() -> Finding:
