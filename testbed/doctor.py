@@ -22,7 +22,8 @@ from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.lab import preflight
 from testbed.nodes.base import INSTALL, Finding
 from testbed.process import run, which
-from testbed.topology.model import PLUGINS, ROLES, needed_with
+from testbed.registry import ROLES
+from testbed.topology.model import PLUGINS, needed_with
 from testbed.vm import accel, box
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def findings(
             for item in found
         ]
     if provider is not None:
-        wanted = preflight.VIRTUAL_KERNEL.get(provider.name, ())
+        wanted = provider.kernel
         found = [replace(item, required=item.required or item.name in wanted) for item in found]
         known = {item.name for item in found}
         return [*found, *(item for item in provider.probe() if item.name not in known)]

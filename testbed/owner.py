@@ -64,6 +64,13 @@ def base(variable: str, below: str) -> Path:
     return home() / below
 
 
+def cache() -> Path:
+    """``$TESTBED_CACHE``, or testbed in the user's cache folder."""
+    if given := os.environ.get("TESTBED_CACHE"):
+        return Path(given)
+    return base("XDG_CACHE_HOME", ".cache") / "testbed"
+
+
 def roots_home() -> Path:
     """Root's home folder by the passwd database, whatever HOME says."""
     try:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from testbed import limits
+from testbed import limits, registry
 from testbed.artifacts import Store
 from testbed.errors import UsageError
 from testbed.lab.lab import Settings
 from testbed.lab.state import State, folder
-from testbed.nodes.netns.provider import NetnsProvider
-from testbed.nodes.qemu.provider import QemuProvider
-from testbed.nodes.vagrant.provider import VagrantProvider
-
-if TYPE_CHECKING:
-    from testbed.vm.box import Built
+from testbed.nodes.base import Setup
 
 
 def settings(
@@ -43,32 +37,9 @@ def settings(
             "a relative path cannot be resolved: the current folder was deleted",
             hint="change to another folder (cd), or give absolute paths (TESTBED_STATE, ...)",
         ) from None
-    netns = NetnsProvider(state.path, lambda: store.binary("testbed-init"), lambda: store.folders)
-    qemu = QemuProvider(
-        state.path,
-        lambda: store.binary("testbed-init"),
-        exposed=lambda: store.folders,
-        cache=store.folder,
-        box=lambda: _box(store),
-        agent=lambda: store.binary("testbed-agent"),
-        keep=store.keep,
-    )
-    vagrant = VagrantProvider(
-        state.path,
-        lambda: store.binary("testbed-init"),
-        exposed=lambda: store.folders,
-        cache=store.folder,
-        box=lambda: _box(store),
-        agent=lambda: store.binary("testbed-agent"),
-    )
+    setup = Setup(state.path, store)
     return Settings(
         state=state,
         store=store,
-        providers={provider.name: provider for provider in (netns, qemu, vagrant)},
+        providers={name: kind.of(setup) for name, kind in registry.PROVIDERS.items()},
     )
-
-
-def _box(store: Store) -> Built:
-    from testbed.vm.box import box
-
-    return box(store)

@@ -1,5 +1,5 @@
 """Where binaries and images come from: cached by content, never half-written, never installed."""
 
-from testbed.artifacts.store import Entry, Store, default_cache
+from testbed.artifacts.store import Entry, Store
 
-__all__ = ["Entry", "Store", "default_cache"]
+__all__ = ["Entry", "Store"]

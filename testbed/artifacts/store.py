@@ -42,13 +42,6 @@ class Entry:
     of: str = ""  #: the key of the entry that it was made from and goes with
 
 
-def default_cache() -> Path:
-    """``$TESTBED_CACHE``, or testbed in the user's cache folder."""
-    if given := os.environ.get("TESTBED_CACHE"):
-        return Path(given)
-    return owner.base("XDG_CACHE_HOME", ".cache") / "testbed"
-
-
 class Store:
     """Binaries and images by name.  Safe to use from several threads and processes at once.
 
@@ -68,7 +61,7 @@ class Store:
         runner: Runner = run,
         catalog: Catalog | None = None,
     ) -> None:
-        self._cache = Cache((cache or default_cache()).absolute())
+        self._cache = Cache((cache or owner.cache()).absolute())
         self._overrides = settings.overrides(overrides or {})
         self._config_path = config
         self._config: Config | None = None

@@ -9,7 +9,8 @@ import click
 
 from testbed.cli import common
 from testbed.errors import MachineError, UsageError
-from testbed.topology.model import PLUGINS, ROLES
+from testbed.registry import ROLES
+from testbed.topology.model import PLUGINS
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Settings

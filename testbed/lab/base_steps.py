@@ -63,7 +63,7 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
 
 def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: Store) -> NodeSpec:
     """:func:`node_spec`, with what can be done on the node before its lab is there."""
-    from testbed.roles import ROLES
+    from testbed.registry import ROLES
 
     roles = [ROLES[name] for name in node.roles]
     own = [step for role in roles for step in role.steps(topology, node)]

@@ -15,6 +15,7 @@ from testbed.lab import plan as planning
 from testbed.lab import run as running
 from testbed.lab.context import Context
 from testbed.lab.state import Record, State
+from testbed.nodes.base import fabric_kind
 from testbed.nodes.mixed import MixedProvider
 from testbed.nodes.netns import cgroups
 
@@ -51,11 +52,10 @@ class Settings:
         return MixedProvider(members, own.__getitem__)
 
     def sharing(self, topology: Topology) -> list[str]:
-        """The providers whose nodes are on the fabric of the topology's."""
-        from testbed.topology.keys import FABRICS
-
-        fabrics = {FABRICS[name] for name in topology.providers}
-        return [name for name in self.providers if FABRICS[name] in fabrics]
+        """The providers whose nodes are on the fabric of the topology's, its own first."""
+        fabrics = {fabric_kind(self.provider(name)) for name in topology.providers}
+        there = [name for name, one in self.providers.items() if fabric_kind(one) in fabrics]
+        return sorted(there, key=lambda name: (name not in fabrics, name))
 
 
 @dataclass(slots=True)
@@ -197,7 +197,7 @@ class Lab:
             )
 
     def _fetch(self, topology: Topology) -> None:
-        from testbed.roles import ROLES
+        from testbed.registry import ROLES
 
         if lacking := self.settings.store.lacking_images(topology.images):
             raise lacking
@@ -437,7 +437,7 @@ def _record(
 
 def versions_of(store: Store, topology: Topology) -> dict[str, str]:
     """The versions of the parts that a lab uses, by part."""
-    from testbed.roles import ROLES
+    from testbed.registry import ROLES
 
     found: dict[str, str] = {}
     for name in sorted({role for node in topology.nodes.values() for role in node.roles}):

@@ -28,7 +28,7 @@ def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
 
     Those of every role, and those that only this node has of its own.
     """
-    from testbed.roles import ROLES
+    from testbed.registry import ROLES
 
     names = {offer.name for role in ROLES.values() for offer in role.offers}
     names |= {offer.name for offer, _ in offers_on(topology, node).values()}
@@ -37,7 +37,7 @@ def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
 
 def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[str, ...]]]:
     """The programs of a node by their place there, each with the parts that it may come from."""
-    from testbed.roles import ROLES
+    from testbed.registry import ROLES
 
     return {
         offer.target: (offer, role.parts(topology))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from testbed.lab import base_steps
 from testbed.lab.step import Plan, order
-from testbed.roles import ROLES
+from testbed.registry import ROLES
 from testbed.roles.containers import reach_steps
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ again each time: somebody may have mended it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from testbed import boot, limits
 from testbed.artifacts import release
 from testbed.errors import MachineError, UsageError
-from testbed.limits import Takes
 from testbed.memory import available
 from testbed.nodes.netns import cgroups
-from testbed.nodes.vagrant import provider as vagrant
 from testbed.process import which
+from testbed.registry import PROVIDERS, ROLES
 
 if TYPE_CHECKING:
+    from testbed.limits import Takes
+    from testbed.nodes.base import Provider
     from testbed.topology.model import Topology
 
 EVERY_LAB = (
@@ -36,34 +37,24 @@ EVERY_LAB = (
     "bridge",
 )
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
-#: What providers need beside that.  A virtual machine has a kernel and programs of its own:
-#: none of what the roles need is asked of this one.
-VIRTUAL_KERNEL: Mapping[str, tuple[str, ...]] = {"qemu": ("tun",), "vagrant": ("tun",)}
-QEMU = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
-VIRTUAL_PROGRAMS: Mapping[str, Mapping[str, str]] = {
-    "qemu": QEMU,
-    "vagrant": {**QEMU, **vagrant.PROGRAMS},
-}
 KEPT = "machine"
 PROC = Path("/proc")
 SYSCTL = PROC / "sys"
 INSTANCE = "anon_inode:inotify"  # what a descriptor of one is a link to
 FILES = 48  # open files of testbed itself, with one step at a time
-NODE = Takes(tasks=2)  # pid 1, and a command
-MACHINE = Takes(tasks=10)  # pid 1 of its cell, and a hypervisor with its threads
 TASKS = ("pid_max", "threads-max")
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
 def kernel_features(topology: Topology) -> set[str]:
     """The features that the topology needs, as :mod:`testbed.doctor` names them."""
-    from testbed.roles import ROLES, firewall
+    from testbed.roles import firewall
     from testbed.roles.flannel import BACKEND_KERNEL
     from testbed.roles.kubernetes.plugins import plugin_of
 
     wanted = set(EVERY_LAB)
     for provider in topology.providers:
-        wanted |= set(VIRTUAL_KERNEL.get(provider, ()))
+        wanted |= set(PROVIDERS[provider].kernel)
     roles = _roles_here(topology)
     for role in roles:
         wanted |= set(ROLES[role].kernel)
@@ -78,12 +69,12 @@ def kernel_features(topology: Topology) -> set[str]:
 
 def programs(topology: Topology) -> dict[str, str]:
     """The programs that the topology's steps call, each with its Debian package."""
-    from testbed.roles import ROLES, firewall
+    from testbed.roles import firewall
     from testbed.roles.kubernetes.plugins import plugin_of
 
     wanted: dict[str, str] = dict(PROGRAMS)
     for provider in topology.providers:
-        wanted |= VIRTUAL_PROGRAMS.get(provider, {})
+        wanted |= PROVIDERS[provider].programs
     roles = _roles_here(topology)
     if "docker" in roles:
         wanted |= firewall.PROGRAMS.get(topology.docker.firewall, {})
@@ -96,10 +87,12 @@ def programs(topology: Topology) -> dict[str, str]:
 
 def _roles_here(topology: Topology) -> set[str]:
     """The roles of nodes that run on this machine's own kernel."""
-    here = (
-        n for n in topology.nodes.values() if topology.provider_of(n.name) not in VIRTUAL_KERNEL
-    )
+    here = (n for n in topology.nodes.values() if _maker(topology, n.name).shares_kernel)
     return {role for node in here for role in node.roles}
+
+
+def _maker(topology: Topology, node: str) -> type[Provider]:
+    return PROVIDERS[topology.provider_of(node)]
 
 
 def check(topology: Topology, cache: Path) -> None:
@@ -136,12 +129,10 @@ def memory(topology: Topology, making: Iterable[str]) -> None:
     Raises UsageError where a node's own limit is too low, MachineError where this machine
     has not that much.
     """
-    from testbed.roles import ROLES
-
     wanted = {}
     for name in making:
         node = topology.nodes[name]
-        if topology.provider_of(name) not in VIRTUAL_KERNEL:
+        if _maker(topology, name).shares_kernel:
             wanted[name] = sum(ROLES[role].memory(topology, name) for role in node.roles)
             if node.memory is not None and node.memory < wanted[name]:
                 raise UsageError(
@@ -165,11 +156,9 @@ def _files(topology: Topology) -> None:
 
 def _takes(topology: Topology, name: str) -> list[Takes]:
     """The share of this machine's limits that a node and its parts take."""
-    from testbed.roles import ROLES
-
-    if topology.provider_of(name) in VIRTUAL_KERNEL:
-        return [MACHINE]
-    return [NODE, *(ROLES[role].takes(topology, name) for role in topology.nodes[name].roles)]
+    maker = _maker(topology, name)
+    roles = topology.nodes[name].roles if maker.shares_kernel else ()
+    return [maker.takes, *(ROLES[role].takes(topology, name) for role in roles)]
 
 
 def room(topology: Topology, making: Iterable[str]) -> None:
@@ -254,8 +243,9 @@ def _inotify_used() -> int:
 
 def _doctor(topology: Topology) -> str:
     """The command that knows what the topology needs."""
-    virtual = topology.provider in VIRTUAL_PROGRAMS
-    return f"testbed doctor --provider {topology.provider}" if virtual else "testbed doctor"
+    own = PROVIDERS[topology.provider]
+    asks = bool(own.kernel or own.programs)
+    return f"testbed doctor --provider {topology.provider}" if asks else "testbed doctor"
 
 
 def _other(topology: Topology) -> str:

@@ -118,7 +118,7 @@ def _stopped(context: Context, name: str) -> NodeStatus:
 
 def _node(context: Context, name: str, words: str, outside: Sequence[Lack]) -> NodeStatus:
     spec = context.topology.nodes.get(name)
-    from testbed.roles import ROLES
+    from testbed.registry import ROLES
 
     provider = context.topology.provider_of(name) if spec else ""
     node = context.nodes.get(name)
@@ -193,7 +193,7 @@ def _settings(topology: Topology, node: str, seen: Seen) -> list[Part]:
 
 
 def _services(context: Context, node: Node) -> list[Part]:
-    from testbed.roles import ROLES
+    from testbed.registry import ROLES
 
     found = node.services()
     roles = context.topology.nodes[node.name].roles

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.errors import CommandError, NoSuchLab, TimeoutExpired
+from testbed.limits import Takes
 from testbed.nodes import wiring
 
 if TYPE_CHECKING:
     import testinfra.host
 
+    from testbed.artifacts import Store
     from testbed.nodes.wiring import Lack
     from testbed.topology.model import Topology
 
@@ -347,10 +349,46 @@ class Finding:
     packages: tuple[str, ...] = ()  #: Debian packages whose installation mends it
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything that a provider is constructed from.
+
+    ``state`` is the folder with the records of labs: labs of another folder belong to somebody
+    else.  ``store`` has the programs and images.
+    """
+
+    state: Path
+    store: Store
+
+
 class Provider(ABC):
-    """Makes, finds and removes the nodes of labs.  Twelve methods, no more."""
+    """Creates, finds and removes the nodes of labs.
+
+    An installed distribution declares one by an entry point of the group
+    ``testbed.providers``, whose name is the provider's ``name``.
+    """
 
     name: str
+    #: The provider whose fabric the nodes are connected to, if not its own. Nodes of providers
+    #: with the same fabric can be in one lab.
+    fabric_of: str = ""
+    #: Whether nodes run on the kernel of this machine: what their roles need of a kernel and of
+    #: programs is then needed here.
+    shares_kernel: ClassVar[bool] = False
+    #: Kernel features that it needs on this machine, as :mod:`testbed.doctor` names them.
+    kernel: ClassVar[tuple[str, ...]] = ()
+    #: Programs that it calls on this machine, by Debian package.
+    programs: ClassVar[Mapping[str, str]] = {}
+    #: Share of this machine's limits for each node, without the node's roles.
+    takes: ClassVar[Takes] = Takes()
+    #: Maximum number of networks of one node.
+    networks_max: ClassVar[int | None] = None
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        """Construct the provider; nothing is created or started."""
+        del setup
+        return cls()
 
     @abstractmethod
     def probe(self) -> list[Finding]:
@@ -420,3 +458,8 @@ class Provider(ABC):
     @abstractmethod
     def fabric(self, lab: str) -> Node | None:
         """The place where the networks can be looked at, if the provider has one."""
+
+
+def fabric_kind(provider: Provider | type[Provider]) -> str:
+    """The name of the provider that creates the fabric of a provider's nodes."""
+    return provider.fabric_of or provider.name

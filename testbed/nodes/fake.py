@@ -448,6 +448,7 @@ class FakeProvider(Provider):
     """
 
     name = "fake"
+    fabric_of = "netns"
 
     def __init__(self, machine: FakeMachine | None = None, *, name: str = "") -> None:
         self.name = name or self.name

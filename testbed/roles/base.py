@@ -1,7 +1,8 @@
 """A role: software that is put on a node, as steps of the plan.
 
 A role reaches nodes through their own interface only, so it works on every
-provider.  A new role is one new file and one line in :data:`testbed.roles.ROLES`.
+provider.  A new role is one file, declared by an entry point of the group
+``testbed.roles``.
 """
 
 from __future__ import annotations

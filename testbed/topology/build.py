@@ -10,6 +10,7 @@ import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Literal, cast
 
+from testbed import registry
 from testbed.faults.model import RESERVED, Fault, Unreadable, parse
 from testbed.topology import keys, reserved, tree
 from testbed.topology.check import check
@@ -21,7 +22,6 @@ from testbed.topology.model import (
     FIREWALLS,
     PLUGINS,
     PROXIES,
-    ROLES,
     AddOn,
     Backend,
     Bridge,
@@ -75,7 +75,7 @@ def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
     return Topology(
         name=(name and read.name(name, "a lab", keys.LABEL, keys.LAB_MAX)) or "",
         description=read.text(top.get("description")) or "",
-        provider=read.choice(top.get("provider"), "a provider", keys.PROVIDERS)
+        provider=read.choice(top.get("provider"), "a provider", [*registry.PROVIDERS])
         or keys.DEFAULT_PROVIDER,
         networks=_networks(read, top),
         nodes=nodes,
@@ -155,7 +155,7 @@ def _node(read: Reader, name: str, body: tree.Mapping) -> Node:
         address = read.address(entry.value)
         if address is not None:
             networks[network] = address
-    roles = _choices(read, body.get("roles"), "a list of roles", "role", ROLES)
+    roles = _choices(read, body.get("roles"), "a list of roles", "role", [*registry.ROLES])
     return Node(
         name=name,
         networks=networks,
@@ -163,7 +163,7 @@ def _node(read: Reader, name: str, body: tree.Mapping) -> Node:
         gateway=read.boolean(body.get("gateway")) or False,
         cpus=read.cpus(body.get("cpus")),
         memory=read.memory(body.get("memory")),
-        provider=read.choice(body.get("provider"), "a provider", keys.PROVIDERS),
+        provider=read.choice(body.get("provider"), "a provider", [*registry.PROVIDERS]),
     )
 
 

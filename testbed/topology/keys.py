@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from testbed import registry
 from testbed.faults.model import KINDS, RESERVED
 from testbed.topology import reserved
 from testbed.topology.model import (
@@ -19,25 +20,12 @@ from testbed.topology.model import (
     FIREWALLS,
     PLUGINS,
     PROXIES,
-    ROLES,
     Engine,
     Firewall,
     Plugin,
     Proxy,
 )
 
-#: Ways of making nodes, each with the fabric that joins them: those of one fabric can share a lab.
-FABRICS: Mapping[str, str] = {
-    "netns": "namespaces",
-    "qemu": "namespaces",
-    "vagrant": "namespaces",
-    "containerlab": "containerlab",
-    "kubernetes": "kubernetes",
-}
-PROVIDERS = tuple(FABRICS)
-#: The most networks of one node: 30 free slots of QEMU's q35 machine, less disk, random numbers
-#: and the link to its cell.
-NETWORKS_MAX: Mapping[str, int] = {"qemu": 27}
 #: The ports of a Linux bridge (BR_MAX_PORTS of net/bridge/br_private.h, less the unused 0).
 PORTS_MAX = 1023
 
@@ -165,7 +153,7 @@ NODE: Keys = {
     ),
     "roles": Key(
         "The software that the node runs.",
-        {"type": "array", "items": {"enum": list(ROLES)}, "uniqueItems": True},
+        {"type": "array", "items": {"enum": list(registry.ROLES)}, "uniqueItems": True},
     ),
     "gateway": Key("Is it the default route of its peers?", {"type": "boolean", "default": False}),
     "cpus": Key(
@@ -178,7 +166,8 @@ NODE: Keys = {
         {"anyOf": [{"type": "integer", "minimum": MIN_MEMORY}, _whole(MEMORY)]},
     ),
     "provider": Key(
-        "What makes the node, when it is not what makes the others.", {"enum": list(PROVIDERS)}
+        "What makes the node, when it is not what makes the others.",
+        {"enum": list(registry.PROVIDERS)},
     ),
 }
 
@@ -371,7 +360,7 @@ TOPOLOGY: Keys = {
     "description": Key("What the lab is for, in a sentence or two.", {"type": "string"}),
     "provider": Key(
         "What makes the nodes that do not say it themselves.",
-        {"enum": list(PROVIDERS), "default": DEFAULT_PROVIDER},
+        {"enum": list(registry.PROVIDERS), "default": DEFAULT_PROVIDER},
     ),
     "networks": Key(
         "Layer-2 segments that join nodes, by name.",

@@ -28,7 +28,6 @@ Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
 FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft", "nftables")
 #: Changes with what every node has, so that one which an earlier version made is made anew.
 NODE_FORM = 2
-ROLES = ("docker", "etcd", "flannel", "kubernetes", "namespaces")
 #: How kube-proxy makes Services: rules of nftables, or of iptables.
 Proxy = Literal["nftables", "iptables"]
 PROXIES: tuple[Proxy, ...] = ("nftables", "iptables")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
+from testbed import registry
 from testbed.errors import UsageError
 from testbed.topology import keys
 from testbed.topology.build import build
@@ -87,7 +88,7 @@ def _known(what: str, word: str, known: abc.Sequence[str]) -> None:
 
 
 def _set_provider(data: dict[str, Any], topology: Topology, provider: str) -> None:
-    _known("provider", provider, keys.PROVIDERS)
+    _known("provider", provider, [*registry.PROVIDERS])
     if all(node.provider for node in topology.nodes.values()):
         raise UsageError(
             f"each node of {topology.name} says its own provider, none would be made by {provider}",

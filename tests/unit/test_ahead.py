@@ -12,7 +12,7 @@ from testbed.lab import base_steps
 from testbed.lab.context import Context
 from testbed.lab.lab import Lab
 from testbed.nodes.fake import FakeNode
-from testbed.roles import ROLES
+from testbed.registry import ROLES
 from testbed.topology import Overrides, Topology, load, load_text
 
 if TYPE_CHECKING:

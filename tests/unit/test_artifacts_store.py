@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from testbed.artifacts import Store, default_cache
+from testbed import owner
+from testbed.artifacts import Store
 from testbed.artifacts.catalog import CATALOG, Catalog
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError, CommandError, Interrupted, UsageError
@@ -446,13 +447,13 @@ def test_what_takes_long_and_is_not_made_yet(house: House) -> None:
 
 def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESTBED_CACHE", "/a")
-    assert default_cache() == Path("/a")
+    assert owner.cache() == Path("/a")
     monkeypatch.delenv("TESTBED_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert default_cache() == Path("/b/testbed")
+    assert owner.cache() == Path("/b/testbed")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/c")
-    assert default_cache() == Path("/c/.cache/testbed")
+    assert owner.cache() == Path("/c/.cache/testbed")
 
 
 def test_the_catalogue_has_what_labs_ask_for() -> None:

@@ -29,6 +29,7 @@ STAMPS = {
     ("leftovers.py", "_temporary"): "against the stamps of files",
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",
+    ("registry.py", "_entry_points"): "against the stamps of folders",
     ("suites/model.py", "Run"): "when a run was begun",
 }
 #: The same of programs in C: the clocks, by the file, that they may ask beside the monotonic one.

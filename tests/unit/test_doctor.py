@@ -216,6 +216,7 @@ class Hypervisor(FakeProvider):
     """A provider that needs a program, and a feature of the kernel (as qemu does)."""
 
     name = "qemu"
+    kernel = ("tun",)
 
     def probe(self) -> list[Finding]:
         return [

@@ -22,7 +22,7 @@ from testbed.faults.model import (
     parse,
     require,
 )
-from testbed.roles import ROLES
+from testbed.registry import ROLES
 from testbed.topology import Topology, load, load_data, load_text
 from testbed.topology.variant import Overrides
 

@@ -19,7 +19,7 @@ from fakes import Bench, FakeStore
 from testbed.errors import ArtifactError, LabError, StepsFailed, UsageError
 from testbed.lab.lab import Lab, Outcome
 from testbed.nodes.fake import Answer, FakeNode
-from testbed.roles import ROLES
+from testbed.registry import ROLES
 from testbed.roles.kubernetes import addons, certificates, client, config, daemons, role, runtime
 from testbed.roles.kubernetes.pki import Authority, Pair
 from testbed.topology import Overrides, Topology, load

@@ -22,7 +22,7 @@ from testbed.errors import ArtifactError, LabError, TopologyError, UsageError
 from testbed.lab import plan, preflight
 from testbed.lab.context import Context
 from testbed.nodes.base import Result
-from testbed.roles import ROLES
+from testbed.registry import ROLES
 from testbed.roles.kubernetes import runtime
 from testbed.roles.kubernetes.plugins import PLUGINS, bgp, cilium, flannel, plugin_of
 from testbed.roles.kubernetes.plugins.manifest import (

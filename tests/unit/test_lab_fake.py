@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fakes import Bench, FakeEngine
+from plugins import Elsewhere, declare_elsewhere
 
 from testbed.errors import (
     ArtifactError,
@@ -776,10 +777,13 @@ def test_what_a_mixed_labs_claims_may_depend_on(bench: Bench) -> None:
         assert LiveLab(lab.context()).facts == {"provider": seen}
 
 
-def test_a_lab_on_another_fabric_is_left_alone(bench: Bench) -> None:
+def test_a_lab_on_another_fabric_is_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare_elsewhere(monkeypatch)
     up(bench)
-    bench.settings.providers = {**bench.settings.providers, "kubernetes": FakeProvider()}
-    other = dataclasses.replace(two(), provider="kubernetes")
-    with pytest.raises(UsageError, match="already up with the provider netns, not kubernetes"):
+    bench.settings.providers = {**bench.settings.providers, "elsewhere": Elsewhere()}
+    other = dataclasses.replace(two(), provider="elsewhere")
+    with pytest.raises(UsageError, match="already up with the provider netns, not elsewhere"):
         up(bench, other, replace=True)
     assert nodes(bench) == NODES

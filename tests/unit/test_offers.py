@@ -14,7 +14,7 @@ from testbed.lab import base_steps, offers
 from testbed.lab.context import Context
 from testbed.lab.lab import Lab
 from testbed.nodes.netns import provider as netns
-from testbed.roles import ROLES
+from testbed.registry import ROLES
 from testbed.roles.base import Offer
 from testbed.topology import Overrides, load
 from testbed.topology.model import ENGINES, PLUGINS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed import boot, files, owner
-from testbed.artifacts import config, store
+from testbed.artifacts import config
 from testbed.artifacts.cache import Cache
 from testbed.artifacts.source import Job
 from testbed.errors import MachineError
@@ -54,7 +54,7 @@ def roots() -> Path:
 
 
 def chosen() -> list[Path]:
-    return [store.default_cache(), state.folder(), config.default_path()]
+    return [owner.cache(), state.folder(), config.default_path()]
 
 
 def below(folder: Path) -> list[Path]:
@@ -172,7 +172,7 @@ def test_state_cache_and_reports(sudo: Path) -> None:
     with there.lock("lab", "test"):
         pass
     last.keep(there.path, {"run": 1})
-    boot.keep(store.default_cache(), "found", 1)
+    boot.keep(owner.cache(), "found", 1)
     files.write(sudo / "report.html", "text")
     found = list(sudo.rglob("*"))
     assert {path.name for path in found} >= {"lab.json", "last.json", ".found.json", "report.html"}
@@ -204,7 +204,7 @@ def fill(cache: Cache, name: str, mode: int) -> Path:
 
 @as_root
 def test_what_is_in_the_cache(sudo: Path) -> None:
-    cache = Cache(store.default_cache())
+    cache = Cache(owner.cache())
     before = ids(Path("/etc/passwd"))
     folder = fill(cache, "plain", 0o755)
     for path in (folder, *folder.rglob("*"), *cache.folder.glob(".lock-*")):
@@ -233,7 +233,7 @@ def test_no_link_is_followed_to_change_an_owner_or_a_file(sudo: Path, tmp_path: 
         pass
     with pytest.raises(MachineError):
         last.keep(there.path, {"run": 1})
-    cache = Cache(store.default_cache())
+    cache = Cache(owner.cache())
     owner.make(cache.folder)
     (cache.folder / ".lock-plain-key").symlink_to(tmp_path / "created")
     with pytest.raises(MachineError):

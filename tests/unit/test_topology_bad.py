@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from plugins import declare_elsewhere
 from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NETNS, NODES, Bad, bad, veth
 
 from testbed.errors import Problem, TopologyError
 from testbed.topology import load_data, load_text
+
+
+@pytest.fixture(autouse=True)
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers on fabrics of their own, beside those of the shipped one."""
+    declare_elsewhere(monkeypatch)
+
 
 OK = "nodes: {a: {}}\n"
 
@@ -149,16 +157,16 @@ NETWORKS = {
         "at most 1023|last",
     ),
     "providers of two fabrics": bad(
-        "name: t\nnodes:\n  a: {provider: §kubernetes}\n  b: {}\n  c: {provider: qemu}\n",
-        "can share a lab with netns: netns, qemu, vagrant|'kubernetes'|a lab of its own",
+        "name: t\nnodes:\n  a: {provider: §elsewhere}\n  b: {}\n  c: {provider: qemu}\n",
+        "can share a lab with netns: netns, qemu, vagrant|'elsewhere'|a lab of its own",
     ),
     "a provider that is not the lab's": bad(
-        "name: t\nprovider: containerlab\nnodes:\n  a: {}\n  b: {provider: §netns}\n",
-        "can share a lab with containerlab: containerlab|'netns'",
+        "name: t\nprovider: elsewhere\nnodes:\n  a: {}\n  b: {provider: §netns}\n",
+        "can share a lab with elsewhere: elsewhere|'netns'",
     ),
     "providers of two fabrics, none the lab's": bad(
-        "name: t\nnodes:\n  a: {provider: kubernetes}\n  b: {provider: §containerlab}\n",
-        "can share a lab with kubernetes: kubernetes|'containerlab'",
+        "name: t\nnodes:\n  a: {provider: elsewhere}\n  b: {provider: §overseas}\n",
+        "can share a lab with elsewhere: elsewhere|'overseas'",
     ),
     "list of networks": bad(LAN + "nodes: {a: {networks: §[lan]}}\n", "network to address|a list"),
     "host bits": bad(

@@ -10,8 +10,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from test_topology_bad import TABLE
 
+from testbed.registry import PROVIDERS, ROLES
 from testbed.topology import keys, load, load_data, names, schema
-from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS, ROLES
+from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS
 
 VALIDATOR = Draft202012Validator(schema())
 
@@ -87,7 +88,7 @@ def test_enumerations_are_those_of_the_model() -> None:
     docker = top["docker"]["properties"]
     assert set(ENGINES) <= set(docker["engine"]["enum"])
     assert docker["firewall"]["enum"] == list(FIREWALLS)
-    assert top["provider"]["enum"] == node["provider"]["enum"] == list(keys.PROVIDERS)
+    assert top["provider"]["enum"] == node["provider"]["enum"] == list(PROVIDERS)
 
 
 def test_every_key_is_described() -> None:

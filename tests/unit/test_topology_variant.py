@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from plugins import declare_elsewhere
 from topology_texts import DOCKER, FLANNEL, NODES
 
 from testbed.errors import TopologyError, UsageError
@@ -67,9 +68,16 @@ def test_a_provider_that_would_make_none() -> None:
         vary(each, Overrides(provider="netns"))
 
 
-def test_a_provider_that_cannot_share_the_lab() -> None:
-    with pytest.raises(TopologyError, match=r"can share a lab with kubernetes.*nodes\.node2"):
-        load("two-node-mixed", Overrides(provider="kubernetes"))
+def test_a_provider_that_cannot_share_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_elsewhere(monkeypatch)
+    with pytest.raises(TopologyError, match=r"can share a lab with elsewhere.*nodes\.node2"):
+        load("two-node-mixed", Overrides(provider="elsewhere"))
+
+
+@pytest.mark.parametrize("name", ["containerlab", "elsewhere"])
+def test_a_provider_that_nothing_declares(name: str) -> None:
+    with pytest.raises(UsageError):
+        load("two-node", Overrides(provider=name))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 250])

@@ -16,11 +16,12 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from testbed.errors import CommandError, LabError
+from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+from testbed.nodes.base import Finding, Node, NodeSpec, Provider, Setup
 from testbed.nodes.links import link_name
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.agent import ENVIRONMENT
@@ -59,6 +60,13 @@ class NetnsProvider(Provider):
     """
 
     name = "netns"
+    shares_kernel = True
+    takes = Takes(tasks=2)  # pid 1, and a command
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        store = setup.store
+        return cls(setup.state, lambda: store.binary("testbed-init"), lambda: store.folders)
 
     def __init__(
         self,

@@ -11,17 +11,19 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from testbed import memory
 from testbed.errors import LabError, NoSuchLab
+from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Ahead, Finding, Node, NodeSpec, Provider, has_ended
+from testbed.nodes.base import Ahead, Finding, Node, NodeSpec, Provider, Setup, has_ended
 from testbed.nodes.netns.provider import NetnsProvider, macs
 
 # What is for machines alone is imported where it is needed: labs of namespaces do without.
 
 if TYPE_CHECKING:
+    from testbed.artifacts import Store
     from testbed.artifacts.source import Source
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu import machine
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
 
+PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
 BOOTED = "/run/testbed/booted"  # of the cell: the machine has answered
 
 
@@ -44,6 +47,25 @@ class QemuProvider(Provider):
     """
 
     name = "qemu"
+    fabric_of = "netns"
+    kernel = ("tun",)
+    programs = PROGRAMS
+    takes = Takes(tasks=10)  # pid 1 of its cell, and a hypervisor with its threads
+    #: 30 free slots of the q35 machine, less disk, random numbers and the link to its cell.
+    networks_max = 27
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        store = setup.store
+        return cls(
+            setup.state,
+            lambda: store.binary("testbed-init"),
+            exposed=lambda: store.folders,
+            cache=store.folder,
+            box=lambda: _box(store),
+            agent=lambda: store.binary("testbed-agent"),
+            keep=store.keep,
+        )
 
     def __init__(
         self,
@@ -211,3 +233,9 @@ class QemuProvider(Provider):
         self.cells.destroy(lab, nodes)
         with self._lock:
             self._forget_ended()
+
+
+def _box(store: Store) -> Built:
+    from testbed.vm.box import box
+
+    return box(store)

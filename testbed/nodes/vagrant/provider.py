@@ -10,18 +10,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from testbed import memory
 from testbed.artifacts import release
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
 from testbed.nodes import wiring
-from testbed.nodes.base import INSTALL, Finding, Node, NodeSpec, Provider, has_ended
+from testbed.nodes.base import INSTALL, Finding, Node, NodeSpec, Provider, Setup, has_ended
 from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
 from testbed.nodes.netns.provider import NetnsProvider, macs
+from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.vagrant import hypervisor
 
 # What is for machines alone is imported where it is needed: other labs do without.
@@ -29,6 +30,7 @@ from testbed.nodes.vagrant import hypervisor
 if TYPE_CHECKING:
     import socket
 
+    from testbed.artifacts import Store
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.ssh.node import SshNode
     from testbed.nodes.vagrant.client import Client
@@ -93,6 +95,22 @@ class VagrantProvider(Provider):
     """
 
     name = "vagrant"
+    fabric_of = "netns"
+    kernel = QemuProvider.kernel
+    programs: ClassVar[Mapping[str, str]] = {**QemuProvider.programs, **PROGRAMS}
+    takes = QemuProvider.takes
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        store = setup.store
+        return cls(
+            setup.state,
+            lambda: store.binary("testbed-init"),
+            exposed=lambda: store.folders,
+            cache=store.folder,
+            box=lambda: _box(store),
+            agent=lambda: store.binary("testbed-agent"),
+        )
 
     def __init__(
         self,
@@ -488,3 +506,9 @@ def _text(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
+
+
+def _box(store: Store) -> Built:
+    from testbed.vm.box import box
+
+    return box(store)

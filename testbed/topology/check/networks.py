@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from testbed import registry
+from testbed.nodes.base import fabric_kind
 from testbed.topology import keys, tree
 from testbed.topology.check.look import Look
 from testbed.topology.read import host_in
@@ -126,12 +128,13 @@ class Networks(Look):
 
     def providers_share_a_fabric(self) -> None:
         makers = {n: self.t.provider_of(n) for n in self.t.nodes if not self.unsure(n, "provider")}
-        if self.bad("provider") or not makers:
+        if self.bad("provider") or len(set(makers.values())) < 2:
             return
         first = next(iter(makers.values()))
         if self.t.provider in makers.values():
             first = self.t.provider
-        others = [name for name, fabric in keys.FABRICS.items() if fabric == keys.FABRICS[first]]
+        kind = fabric_kind(registry.PROVIDERS[first])
+        others = [name for name, one in registry.PROVIDERS.items() if fabric_kind(one) == kind]
         for node, maker in makers.items():
             if maker not in others:
                 at = self.value("nodes", node, "provider")
@@ -153,8 +156,10 @@ class Networks(Look):
     def nodes_have_slots(self) -> None:
         for node in self.t.nodes.values():
             maker, count = self.t.provider_of(node.name), len(node.networks)
-            most = keys.NETWORKS_MAX.get(maker, count)
-            if count > most and not self.bad("provider") and not self.unsure(node.name, "provider"):
+            most = registry.PROVIDERS[maker].networks_max
+            if most is None or count <= most:
+                continue
+            if not self.bad("provider") and not self.unsure(node.name, "provider"):
                 wanted = f"at most {most} networks for a node by {maker}"
                 at = self.value("nodes", node.name, "networks")
                 self.add(at, wanted, str(count), "remove some, or choose another provider")

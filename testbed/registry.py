@@ -1,0 +1,171 @@
+"""Providers and roles by name: classes that installed distributions declare as entry points.
+
+The groups are ``testbed.providers`` and ``testbed.roles``; testbed's own are declared the same
+way, in its ``pyproject.toml``.  A class is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from testbed import owner
+from testbed.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Provider
+    from testbed.roles.base import Role
+
+T = TypeVar("T")
+
+KEPT = ".plugins.json"  #: in the cache folder: entry points by folder of sys.path
+SETTLED = 2 * 10**9  # nanoseconds; a folder that has just changed may change again in the same tick
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An entry point: ``value`` is ``module:class``, ``distribution`` declares it."""
+
+    name: str
+    value: str
+    distribution: str
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Plug-ins of one kind by name, in alphabetical order.
+
+    ``make`` turns a declared class into the value.  Looking up a name raises KeyError for an
+    unknown one, and MachineError for one that cannot be imported or is declared twice.
+    """
+
+    def __init__(self, group: str, noun: str, make: Callable[[Any], T]) -> None:
+        self.group = group
+        self.noun = noun
+        self._make = make
+        self._declared: dict[str, list[Declared]] | None = None
+        self._made: dict[str, T] = {}
+
+    def declared(self) -> dict[str, list[Declared]]:
+        """Every entry point of the group by name; more than one of a name is an error."""
+        if self._declared is None:
+            found: dict[str, list[Declared]] = {}
+            for one in sorted(_entry_points(self.group), key=lambda d: (d.name, d.distribution)):
+                found.setdefault(one.name, []).append(one)
+            if not found:
+                raise MachineError(
+                    f"no {self.noun} is registered: this copy of testbed is not installed",
+                    hint=f"pip install -e {Path(__file__).resolve().parents[1]}",
+                )
+            self._declared = found
+        return self._declared
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.declared())
+
+    def __len__(self) -> int:
+        return len(self.declared())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.declared()
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._made:
+            self._made[name] = self._make(self._load(name))
+        return self._made[name]
+
+    def _load(self, name: str) -> Any:
+        one, *others = self.declared()[name]
+        if others:
+            owners = ", ".join(dict.fromkeys(each.distribution for each in (one, *others)))
+            raise MachineError(
+                f"{self.noun} {name} is declared more than once, by: {owners}",
+                hint="uninstall all but one of them",
+            )
+        module, _, attribute = one.value.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for part in filter(None, attribute.split(".")):
+                found = getattr(found, part)
+        except Exception as error:
+            raise MachineError(
+                f"{self.noun} {name} of {one.distribution} cannot be loaded from {one.value}: "
+                f"{type(error).__name__}: {error}",
+                hint=f"update or uninstall {one.distribution}",
+            ) from error
+        return found
+
+
+def _entry_points(group: str) -> Iterator[Declared]:
+    """The entry points of a group that are on sys.path, each folder's as last read or read again.
+
+    ``importlib.metadata`` reads every distribution's metadata, which takes longer than all else
+    that ``testbed plan`` does; a folder's modification time tells when one was installed there.
+    """
+    file = owner.cache() / KEPT
+    kept = _recall(file)
+    used: dict[str, Any] = {}
+    seen: set[tuple[str, str]] = set()
+    for folder in dict.fromkeys(sys.path):
+        with contextlib.suppress(OSError):
+            changed = os.stat(folder or ".").st_mtime_ns  # noqa: PTH116  (a path a process, at each start)
+            entry = kept.get(folder) if folder else None
+            if not entry or entry["changed"] != changed:
+                entry = {"changed": changed, "groups": _read(folder)}
+            used[folder] = entry
+            for name, value, distribution in entry["groups"].get(group, []):
+                if (distribution, name) not in seen:  # the first on sys.path hides later ones
+                    seen.add((distribution, name))
+                    yield Declared(name, value, distribution)
+    now = time.time_ns()
+    fresh = {k: v for k, v in used.items() if k and now - v["changed"] > SETTLED}
+    if any(kept.get(folder) != entry for folder, entry in fresh.items()):
+        _keep(file, {**{k: v for k, v in kept.items() if Path(k).is_dir()}, **fresh})
+
+
+def _read(folder: str) -> dict[str, list[list[str]]]:
+    """The entry points that distributions in a folder declare to testbed, by group."""
+    from importlib import metadata
+
+    found: dict[str, list[list[str]]] = {}
+    for distribution in metadata.distributions(path=[folder]):
+        for point in distribution.entry_points:
+            if point.group.startswith("testbed."):
+                name = distribution.metadata["Name"]
+                found.setdefault(point.group, []).append([point.name, point.value, name])
+    return found
+
+
+def _recall(file: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and all(
+            isinstance(one, dict) and {"changed", "groups"} <= one.keys() for one in found.values()
+        ):
+            return found
+    return {}
+
+
+def _keep(file: Path, found: Mapping[str, Any]) -> None:
+    """Keep what was read; where that is not possible, it is read again the next time."""
+    from testbed import files
+
+    with contextlib.suppress(OSError, UsageError):
+        owner.make(file.parent)
+        files.keep(file, json.dumps(found))
+
+
+def _role(found: Any) -> Role:
+    role: Role = found()
+    return role
+
+
+PROVIDERS: Registry[type[Provider]] = Registry("testbed.providers", "provider", lambda found: found)
+ROLES: Registry[Role] = Registry("testbed.roles", "role", _role)

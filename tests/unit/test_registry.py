@@ -1,0 +1,208 @@
+"""Providers and roles by name: declared by distributions, loaded when they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from plugins import Elsewhere, declare, declare_elsewhere
+
+from testbed import registry
+from testbed.artifacts import Store
+from testbed.errors import MachineError, TopologyError
+from testbed.lab import preflight
+from testbed.lab.lab import Settings
+from testbed.lab.state import State
+from testbed.nodes.base import Setup, fabric_kind
+from testbed.nodes.fake import FakeProvider
+from testbed.nodes.netns.provider import NetnsProvider
+from testbed.registry import PROVIDERS, ROLES, Registry
+from testbed.topology import load, load_text
+from testbed.topology.schema import schema
+
+GROUP = "testbed.things"
+#: Long ago, so that the folder is taken for settled.
+SETTLED = (10**9, 10**9)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on sys.path that distributions are installed into, and a cache of its own."""
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "path", [str(folder)])
+    return folder
+
+
+def install(site: Path, distribution: str, **points: str) -> None:
+    info = site / f"{distribution}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    lines = [f"[{GROUP}]", *(f"{name} = {value}" for name, value in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    os.utime(site, SETTLED)
+
+
+def things() -> Registry[object]:
+    return Registry(GROUP, "thing", lambda found: found)
+
+
+def test_ours_are_declared_like_those_of_others() -> None:
+    assert list(PROVIDERS) == ["netns", "qemu", "vagrant"]
+    assert list(ROLES) == ["docker", "etcd", "flannel", "kubernetes", "namespaces"]
+    assert all(kind.name == name for name, kind in PROVIDERS.items())
+    assert all(role.name == name for name, role in ROLES.items())
+    assert PROVIDERS["netns"] is NetnsProvider
+
+
+def test_every_distribution_declares_its_own(site: Path) -> None:
+    install(site, "one", b="collections:OrderedDict")
+    install(site, "two", a="json:JSONDecoder.decode")
+    found = things()
+    assert list(found) == ["a", "b"]
+    assert len(found) == 2
+    assert "a" in found
+    assert found["a"] is json.JSONDecoder.decode
+    with pytest.raises(KeyError):
+        found["c"]
+
+
+def test_metadata_is_read_again_only_where_something_was_installed(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "one", a="json:loads")
+    assert list(things()) == ["a"]
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_read", lambda _: pytest.fail("nothing has changed"))
+        assert list(things()) == ["a"]
+    install(site, "two", b="json:dumps")
+    os.utime(site, (2 * 10**9, 2 * 10**9 - 10**9 // 2))
+    assert list(things()) == ["a", "b"]
+
+
+def test_a_folder_that_has_just_changed_is_not_remembered(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "one", a="json:loads")
+    os.utime(site)  # now: what comes within the same tick could not be told
+    assert list(things()) == ["a"]
+    monkeypatch.setattr(registry, "_read", lambda _: {GROUP: [["b", "json:loads", "two"]]})
+    assert list(things()) == ["b"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"/x": 1}', '{"/x": {"changed": 1}}'])
+def test_what_was_kept_and_cannot_be_read_is_read_anew(site: Path, text: str) -> None:
+    install(site, "one", a="json:loads")
+    file = site.parent / "cache" / registry.KEPT
+    file.parent.mkdir()
+    file.write_text(text)
+    assert list(things()) == ["a"]
+    assert str(site) in json.loads(file.read_text())
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "one", a="json:loads")
+    monkeypatch.setenv("TESTBED_CACHE", "/proc/nowhere")
+    assert list(things()) == ["a"]
+
+
+def test_a_copy_that_is_not_installed(site: Path) -> None:
+    del site
+    with pytest.raises(MachineError) as caught:
+        list(things())
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "value", ["no_such_module:x", "json:no_such_name", "json", "plugins:BROKEN", ":"]
+)
+def test_one_that_cannot_be_loaded_names_its_distribution(site: Path, value: str) -> None:
+    install(site, "acme-lab", a=value)
+    if value == "json":  # a module is no class, yet it is what was declared
+        assert things()["a"] is json
+        return
+    with pytest.raises(MachineError) as caught:
+        things()["a"]
+    assert "acme-lab" in caught.value.message
+    assert caught.value.hint
+
+
+def test_one_name_of_two_distributions(site: Path) -> None:
+    install(site, "one", a="json:loads")
+    install(site, "two", a="json:dumps", b="json:dumps")
+    found = things()
+    assert found["b"] is json.dumps
+    with pytest.raises(MachineError) as caught:
+        found["a"]
+    assert {"one", "two"} <= set(caught.value.message.replace(",", "").split())
+
+
+# -- what follows from being registered ---------------------------------------------
+
+
+def test_a_registered_provider_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_elsewhere(monkeypatch)
+    topology = load_text("name: t\nprovider: elsewhere\nnodes: {a: {}}\n", "t.yaml")
+    assert topology.provider_of("a") == "elsewhere"
+    assert preflight.programs(topology) == preflight.PROGRAMS
+
+
+@pytest.mark.parametrize("name", ["containerlab", "kubernetes", "elsewhere"])
+def test_a_provider_that_nothing_makes_is_refused(name: str) -> None:
+    for lines in (f"provider: {name}\nnodes: {{a: {{}}}}", f"nodes: {{a: {{provider: {name}}}}}"):
+        with pytest.raises(TopologyError):
+            load_text(f"name: t\n{lines}\n", "t.yaml")
+    assert name not in schema()["properties"]["provider"]["enum"]
+
+
+def test_the_limit_of_networks_is_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_elsewhere(monkeypatch)
+    monkeypatch.setattr(Elsewhere, "networks_max", 1)
+    text = """
+name: t
+provider: elsewhere
+networks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}
+nodes:
+  one: {networks: {a: 10.1.0.2}}
+  two: {networks: {a: 10.1.0.3, b: 10.2.0.3}}
+"""
+    with pytest.raises(TopologyError) as caught:
+        load_text(text, "t.yaml")
+    assert [problem.line for problem in caught.value.problems] == [7]
+
+
+def test_members_of_a_fabric_come_after_its_maker(tmp_path: Path) -> None:
+    """So that the fabric is there first, and goes last."""
+
+    class Member(FakeProvider):
+        name = "a-member"
+        fabric_of = "netns"
+
+    settings = Settings(
+        State(tmp_path),
+        Store(tmp_path),
+        {"a-member": Member(), "elsewhere": Elsewhere(), "netns": FakeProvider()},
+    )
+    topology = dataclasses.replace(load("two-node"), provider="a-member")
+    assert settings.sharing(topology) == ["netns", "a-member"]
+
+
+def test_a_provider_is_constructed_from_state_and_store(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for kind in PROVIDERS.values():
+        assert kind.of(Setup(tmp_path, store)).labs() == []
+    assert {fabric_kind(kind) for kind in PROVIDERS.values()} == {"netns"}
+    assert fabric_kind(Elsewhere) == "elsewhere"
+
+
+def test_a_value_declared_twice_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, PROVIDERS, "twice", "plugins:Elsewhere", "plugins:Overseas")
+    with pytest.raises(MachineError):
+        PROVIDERS["twice"]
