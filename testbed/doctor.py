@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 KERNEL = (5, 12)  # mount_setattr(2), with which a node sees the machine read-only
 CAP_SYS_RESOURCE = 24  # its bit, see capabilities(7)
+NOT_FOUND = 127  # exit status of a shell whose command is not there
+TOOL_FIRST = "install the tool first"  # the finding of that tool says how
 DISK = 2 << 30  # bytes: every artifact, or the data of a small lab
 FILES = 512  # open files of a daemon, at the most
 MEMORY_PER_NODE = 45 << 20  # bytes, as measured
@@ -146,7 +148,7 @@ WANTED = (
 # A tmpfs on /run: iptables' lock there is the host's. Another for overlay: not all file systems do.
 # Arguments: a folder, then names of features, each followed by what tries it.
 SCRIPT = """
-mount -n -t tmpfs testbed /run && mount -n -t tmpfs testbed "$1" || exit 99
+mount -n -t tmpfs testbed /run && mount -n -t tmpfs testbed "$1" || exit
 cd "$1" || exit 99
 overlay() {
     mkdir l u w m && mount -n -t overlay testbed -o lowerdir=l,upperdir=u,workdir=w m
@@ -174,6 +176,7 @@ TOOLS = (
     Tool("ip", "iproute2"),
     Tool("nsenter", "util-linux"),
     Tool("unshare", "util-linux"),
+    Tool("mount", "mount"),  # in no Debian 13 by itself
     Tool("iptables", "iptables"),
     Tool("nft", "nftables", ("nftables rules",), required=False),
     Tool("tcpdump", "tcpdump", ("captures",)),
@@ -337,17 +340,21 @@ def features(runner: Runner = run) -> list[Finding]:
                 env=env, timeout=30, check=False,
             )  # fmt: skip
         except (CommandError, TimeoutExpired) as error:
-            return [_no_namespaces(str(error).splitlines()[-1].strip())]
+            code = error.status if isinstance(error, CommandError) else 1
+            return [_no_namespaces(str(error).splitlines()[-1].strip(), code)]
     seen = {}
     for line in answer.stdout.splitlines():
         name, status, said = [*line.split("\t"), "", ""][:3]
         seen[name] = (status, said)
     if not seen:
-        return [_no_namespaces((answer.stderr.strip().splitlines() or ["no answer"])[-1])]
+        said = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
+        return [_no_namespaces(said, answer.status)]
     return [_feature(item, *seen.get(item.name, ("1", "not tried"))) for item in NEEDED + WANTED]
 
 
-def _no_namespaces(said: str) -> Finding:
+def _no_namespaces(said: str, status: int) -> Finding:
+    if status == NOT_FOUND:
+        return _finding("namespaces", f"not tried: {said}", ok=False, fix=TOOL_FIRST)
     return _finding(
         "namespaces",
         f"none can be made here: {said}",
@@ -359,8 +366,8 @@ def _no_namespaces(said: str) -> Finding:
 def _feature(item: Feature, status: str, said: str) -> Finding:
     ok = status == "0"
     detail, fix = said or "works", item.option
-    if status == "127":  # the finding of that tool says how to get it
-        detail, fix = f"not tried: {said}", "install the tool first"
+    if status == str(NOT_FOUND):
+        detail, fix = f"not tried: {said}", TOOL_FIRST
     elif not ok:
         detail = f"failed: {said}"
         if item.option.startswith("CONFIG_"):

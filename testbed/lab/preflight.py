@@ -36,7 +36,7 @@ EVERY_LAB = (
     "veth",
     "bridge",
 )
-PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
+PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "mount": "mount"}
 KEPT = "machine"
 PROC = Path("/proc")
 SYSCTL = PROC / "sys"

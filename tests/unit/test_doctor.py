@@ -13,10 +13,12 @@ from testbed import doctor
 from testbed.artifacts import Store
 from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
+from testbed.lab import preflight
 from testbed.nodes.base import Finding
 from testbed.nodes.fake import FakeProvider
 from testbed.process import Completed
 from testbed.settings import settings
+from testbed.topology import load
 from testbed.vm import accel, box
 
 if TYPE_CHECKING:
@@ -86,6 +88,16 @@ def test_no_namespaces_is_one_finding_not_twenty() -> None:
     (finding,) = doctor.features(machine)
     assert (finding.ok, finding.required) == (False, True)
     assert "Operation not permitted" in finding.detail
+
+
+def test_without_mount_namespaces_are_not_tried() -> None:
+    """A bare Debian 13 has no mount(8), nor has a minimal container."""
+    machine = Machine(unshare=completed("", 127, "sh: 2: mount: not found"))
+    (finding,) = doctor.features(machine)
+    assert (finding.ok, finding.fix) == (False, doctor.TOOL_FIRST)
+    assert "mount" in finding.detail
+    assert next(tool for tool in doctor.TOOLS if tool.name == "mount").required
+    assert preflight.programs(load("two-node"))["mount"] == "mount"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ FEATURES = {
     "two-node-mixed": EVERY | DOCKER | {"vxlan", "tun"},  # the machine is plugged in by a tap
     "vxlan-10-1-16": EVERY | DOCKER | {"vxlan"},
 }
-BASE = {"ip": "iproute2", "nsenter": "util-linux"}
+BASE = {"ip": "iproute2", "nsenter": "util-linux", "mount": "mount"}
 QEMU = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
 WITH_DOCKER = {**BASE, "iptables": "iptables", "curl": "curl"}
 
