@@ -46,7 +46,7 @@ def command() -> None:
 def _complete(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
     """Nodes, and services after a slash; not more than the shell can be told at once."""
     from testbed.errors import TestbedError
-    from testbed.faults.model import SERVICES
+    from testbed.registry import ROLES
     from testbed.settings import settings
 
     try:
@@ -58,7 +58,7 @@ def _complete(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
         f"{node.name}/{service}"
         for node in topology.nodes.values()
         for role in node.roles
-        for service in SERVICES.get(role, ())
+        for service in ROLES[role].services
     ]
     return [name for name in names if name.startswith(incomplete)]
 

@@ -1,7 +1,7 @@
 """Faults on a lab that is up: made, seen, undone.
 
 Links and queues are on the lab's fabric, so faults of them are the same whatever makes
-the nodes.  A node is stopped through its cgroup, a service and what is broken through the
+the nodes.  A node is stopped by its provider, a service and what is broken through the
 node itself.  What is in force is read from the machine each time: nothing is remembered,
 and whatever is taken down with the lab is gone with it.
 """
@@ -26,15 +26,14 @@ from testbed.faults.model import (
     OF_BACKENDS,
     QUEUE_KINDS,
     RULES,
-    SERVICES,
     Fault,
     Unreadable,
     parse,
     require,
 )
 from testbed.limits import FILES_PER_NODE, at_once
-from testbed.nodes.netns import cgroups
 from testbed.process import which
+from testbed.registry import ROLES
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab, Watch
@@ -141,6 +140,7 @@ class _Place:
         self._context = context
         self._stopped = lab.stopped()
         self._fabric = context.provider.fabric(lab.name)
+        self._ports = {n: context.provider.ports(self.topology, n) for n in self.topology.nodes}
 
     def apply(self, fault: Fault) -> bool:
         present = self._seen_of(fault)
@@ -157,7 +157,7 @@ class _Place:
             self._signal(fault, "KILL" if fault.kind == "kill" else "STOP")
         else:
             self._context.node(fault.node)  # says so if it does not run
-            self._freeze(fault.node, on=True)
+            self._stop(fault.node, on=True)
         return True
 
     def _seen_of(self, fault: Fault) -> list[Fault]:
@@ -171,7 +171,7 @@ class _Place:
         elif fault.service:
             seen = self._services(self._context.node(fault.node))
         else:
-            seen = self._frozen()
+            seen = self._paused()
         return [one.fault for one in seen]
 
     def in_force(self, kinds: Collection[str] = tuple(KINDS)) -> list[Seen]:
@@ -190,7 +190,7 @@ class _Place:
             for look in looks:
                 for seen in pool.map(functools.partial(self._unless_stopped, look), nodes):
                     found += seen
-        found += self._frozen()
+        found += self._paused()
         return [one for one in found if one.fault.kind in kinds]
 
     def _unless_stopped(self, look: Callable[[Node], list[Seen]], node: Node) -> list[Seen]:
@@ -204,9 +204,9 @@ class _Place:
 
     def continue_nodes(self, is_due: Callable[[Fault], bool]) -> list[Fault]:
         """Let the nodes go on that are stopped, and are to be healed."""
-        due = [seen.fault for seen in self._frozen() if is_due(seen.fault)]
+        due = [seen.fault for seen in self._paused() if is_due(seen.fault)]
         for fault in due:
-            self._freeze(fault.node, on=False)
+            self._stop(fault.node, on=False)
         return due
 
     def undo(self, present: Sequence[Fault], due: Sequence[Fault]) -> None:
@@ -248,7 +248,7 @@ class _Place:
                 "this machine lacks nft, which cuts links", hint="apt-get install nftables"
             )
         fabric = self._need_fabric()
-        rules = means.link_rules(self.topology, faults)
+        rules = means.link_rules(self._ports, faults)
         done = fabric.run(["nft", "-f", "-"], input=rules.encode(), check=False)
         if not done.ok and "not supported" in done.stderr:
             raise MachineError(
@@ -262,14 +262,14 @@ class _Place:
 
     def _queues(self, fabric: Node) -> list[Seen]:
         listed = fabric.run(["tc", "-j", "qdisc", "show"])
-        return means.queues_seen(listed.stdout, self.topology)
+        return means.queues_seen(listed.stdout, self._ports)
 
     def _set_queues(self, node: str, present: Iterable[Fault], wanted: Sequence[Fault]) -> None:
         fabric = self._need_fabric()
         if any(fault.kind == "delay" and fault.node == node for fault in wanted):
             self._need_netem(fabric)
         there = any(fault.kind in QUEUE_KINDS and fault.node == node for fault in present)
-        lines = means.queue_lines(self.topology, node, wanted, there=there)
+        lines = means.queue_lines(self._ports[node], node, wanted, there=there)
         fabric.run(["tc", "-batch", "-"], input=lines.encode())
 
     @staticmethod
@@ -284,22 +284,17 @@ class _Place:
 
     # -- nodes and services -----------------------------------------------
 
-    def _frozen(self) -> list[Seen]:
-        return [Seen(Fault("stop", name), "its cgroup is frozen") for name in self._stopped]
+    def _paused(self) -> list[Seen]:
+        return [Seen(Fault("stop", name), "its processes are stopped") for name in self._stopped]
 
-    def _freeze(self, node: str, *, on: bool) -> None:
-        freezer = cgroups.freezer()
-        if freezer is None:
-            raise MachineError(
-                "no cgroup hierarchy here can stop a node (version 2, or version 1's freezer)",
-                hint="mount one below /sys/fs/cgroup; a service can be stopped without",
-            )
-        freezer.set(self._lab.cgroup, node, on=on)
+    def _stop(self, node: str, *, on: bool) -> None:
+        provider = self._context.provider
+        (provider.pause if on else provider.resume)(self._lab.name, node)
 
     def _services(self, node: Node) -> list[Seen]:
         """The daemons of a node that are dead, or stopped by a signal."""
         roles = self.topology.nodes[node.name].roles
-        known = {name for role in roles for name in SERVICES.get(role, ())}
+        known = {name for role in roles for name in ROLES[role].services}
         found = []
         for name, state in node.services().items():
             if name not in known:

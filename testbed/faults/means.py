@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.faults.model import Fault, Unreadable, parse
-from testbed.nodes.netns.provider import port_of
 
 if TYPE_CHECKING:
     from testbed.topology.model import Flannel, Topology
@@ -35,10 +34,8 @@ LIMIT = 10_000
 
 COMMENT = "testbed fault"  #: of a rule on a node
 
-
-def ports(topology: Topology, node: str) -> list[str]:
-    """The names of a node's ports on the fabric (:mod:`testbed.nodes.netns.provider`)."""
-    return [port_of(node, index) for index in range(len(topology.nodes[node].networks))]
+#: The names of the ports of each node on the fabric.
+Ports = Mapping[str, Sequence[str]]
 
 
 # -- links: nftables ---------------------------------------------------------
@@ -48,7 +45,7 @@ def _set(names: Iterable[str]) -> str:
     return "{ " + ", ".join(f'"{name}"' for name in names) + " }"
 
 
-def link_rules(topology: Topology, faults: Iterable[Fault]) -> str:
+def link_rules(ports: Ports, faults: Iterable[Fault]) -> str:
     """The input of ``nft -f -`` after which these faults of links are in force, and no others.
 
     It is one transaction: no frame sees half of it.
@@ -60,8 +57,8 @@ def link_rules(topology: Topology, faults: Iterable[Fault]) -> str:
         hook = "type filter hook forward priority 0; policy accept;"
         lines += [f"add table {name}", f"add chain {name} links {{ {hook} }}"]
     for fault in wanted:
-        mine = _set(ports(topology, fault.node))
-        theirs = _set(ports(topology, fault.peer)) if fault.peer else ""
+        mine = _set(ports[fault.node])
+        theirs = _set(ports[fault.peer]) if fault.peer else ""
         chance = ""
         if fault.kind == "loss":
             chance = f" numgen random mod {MODULUS} < {round(fault.percent / 100 * MODULUS)}"
@@ -109,7 +106,7 @@ PROBE_NETEM = ("tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", 
 UNPROBE = ("tc", "qdisc", "del", "dev", "lo", "root")
 
 
-def queue_lines(topology: Topology, node: str, faults: Iterable[Fault], *, there: bool) -> str:
+def queue_lines(ports: Sequence[str], node: str, faults: Iterable[Fault], *, there: bool) -> str:
     """The input of ``tc -batch -`` after which a node's ports have the queues of these faults.
 
     ``there`` says whether they have queues of ours now: those go first.  A limit below a
@@ -117,7 +114,7 @@ def queue_lines(topology: Topology, node: str, faults: Iterable[Fault], *, there
     """
     wanted = {fault.kind: fault for fault in faults if fault.node == node}
     lines = []
-    for name in ports(topology, node):
+    for name in ports:
         if there:
             lines.append(f"qdisc del dev {name} root")
         where = "root"
@@ -140,9 +137,9 @@ def _tbf(fault: Fault) -> str:
     return f"tbf rate {fault.rate}bit burst {burst}b latency {LATENCY}"
 
 
-def queues_seen(listing: str, topology: Topology) -> list[Seen]:
+def queues_seen(listing: str, ports: Ports) -> list[Seen]:
     """What ``tc -j qdisc show`` says of the faults that are queues."""
-    owners = {ports(topology, name)[0]: name for name, n in topology.nodes.items() if n.networks}
+    owners = {names[0]: node for node, names in ports.items() if names}
     found = []
     for entry in json.loads(listing or "[]"):
         node, options = owners.get(entry["dev"]), entry.get("options", {})

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from testbed.registry import ROLES
 from testbed.spelling import closest
 
 if TYPE_CHECKING:
@@ -92,13 +93,6 @@ OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
     "fdb": ("vxlan",),
     "port": ("vxlan", "udp"),
 }
-#: The daemons of a role that can be killed and stopped.
-SERVICES: Mapping[str, tuple[str, ...]] = {
-    "docker": ("containerd", "dockerd"),
-    "etcd": ("etcd",),
-    "flannel": ("flanneld",),
-}
-
 LINK_KINDS: tuple[Kind, ...] = ("partition", "loss")
 QUEUE_KINDS: tuple[Kind, ...] = ("rate", "delay")
 #: What a fault in a topology may not be called: these words mean something on the command line.
@@ -288,7 +282,7 @@ def require(fault: Fault, topology: Topology) -> None:
     if fault.kind in (*LINK_KINDS, *QUEUE_KINDS) and not node.networks:
         raise Unreadable("a node on a network", repr(fault.node), "name another")
     if fault.service:
-        known = [name for role in node.roles for name in SERVICES.get(role, ())]
+        known = [name for role in node.roles for name in ROLES[role].services]
         if fault.service not in known:
             wanted = f"a service of {fault.node}: {', '.join(known) or 'it has none'}"
             raise Unreadable(wanted, repr(fault.service), _nearest(fault.service, known))

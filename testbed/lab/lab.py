@@ -17,7 +17,6 @@ from testbed.lab.context import Context
 from testbed.lab.state import Record, State
 from testbed.nodes.base import fabric_kind
 from testbed.nodes.mixed import MixedProvider
-from testbed.nodes.netns import cgroups
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -357,15 +356,10 @@ class Lab:
 
     # -- looking ----------------------------------------------------------
 
-    @property
-    def cgroup(self) -> str:
-        """The name of the folder of its nodes' cgroups."""
-        return cgroups.folder_name(self.name, self.settings.state.path.resolve())
-
     def stopped(self) -> list[str]:
         """The nodes that are stopped (a fault): they are there, and answer nothing."""
-        freezer = cgroups.freezer()
-        return [] if freezer is None else freezer.stopped(self.cgroup)
+        providers = self.settings.providers.values()
+        return sorted({node for provider in providers for node in provider.paused(self.name)})
 
     def record(self) -> Record:
         """The record of the lab.  Raises NoSuchLab where there is none."""

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from testbed.errors import CommandError, NoSuchLab, TimeoutExpired
+from testbed.errors import CommandError, MachineError, NoSuchLab, TimeoutExpired
 from testbed.limits import Takes
 from testbed.nodes import wiring
+from testbed.nodes.links import port_name
 
 if TYPE_CHECKING:
     import testinfra.host
@@ -458,6 +459,31 @@ class Provider(ABC):
     @abstractmethod
     def fabric(self, lab: str) -> Node | None:
         """The place where the networks can be looked at, if the provider has one."""
+
+    def ports(self, topology: Topology, node: str) -> list[str]:
+        """The names of a node's ports on the fabric, in the order of its networks."""
+        return [port_name(node, index) for index in range(len(topology.nodes[node].networks))]
+
+    def pause(self, lab: str, node: str) -> None:
+        """Stop every process of a node, until :meth:`resume`.
+
+        Raises MachineError where this machine or the provider cannot do that, LabError where
+        the node has not stopped in time.
+        """
+        del lab
+        raise MachineError(
+            f"{node} cannot be stopped: its provider is {self.name}",
+            hint="a service can be stopped: NODE/SERVICE",
+        )
+
+    def resume(self, lab: str, node: str) -> None:
+        """Let a paused node continue.  Raises as :meth:`pause` does."""
+        self.pause(lab, node)
+
+    def paused(self, lab: str) -> list[str]:
+        """The paused nodes of a lab, those of other providers of the fabric possibly included."""
+        del lab
+        return []
 
 
 def fabric_kind(provider: Provider | type[Provider]) -> str:

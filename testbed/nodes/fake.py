@@ -104,6 +104,7 @@ class FakeMachine:
         self.fabrics: dict[str, FakeNode] = {}
         #: What the networks lack outside of the nodes, by lab and node.
         self.lacks: dict[tuple[str, str], list[Lack]] = {}
+        self.paused: set[tuple[str, str]] = set()
         self.calls: list[Call] = []
         self.pids = itertools.count(2)
         self._scripts: list[tuple[tuple[str, ...], str | None, Handler]] = []
@@ -546,6 +547,18 @@ class FakeProvider(Provider):
     def fabric(self, lab: str) -> Node | None:
         with self.machine.lock:
             return self.machine.fabrics.get(lab)
+
+    def pause(self, lab: str, node: str) -> None:
+        with self.machine.lock:
+            self.machine.paused.add((lab, node))
+
+    def resume(self, lab: str, node: str) -> None:
+        with self.machine.lock:
+            self.machine.paused.discard((lab, node))
+
+    def paused(self, lab: str) -> list[str]:
+        with self.machine.lock:
+            return sorted(node for of, node in self.machine.paused if of == lab)
 
 
 def _refuse_nul(argv: Sequence[str]) -> None:

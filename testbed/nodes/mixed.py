@@ -72,3 +72,15 @@ class MixedProvider(Provider):
 
     def fabric(self, lab: str) -> Node | None:
         return self._members[0].fabric(lab)
+
+    def ports(self, topology: Topology, node: str) -> list[str]:
+        return self._maker(node).ports(topology, node)
+
+    def pause(self, lab: str, node: str) -> None:
+        self._maker(node).pause(lab, node)
+
+    def resume(self, lab: str, node: str) -> None:
+        self._maker(node).resume(lab, node)
+
+    def paused(self, lab: str) -> list[str]:
+        return sorted({name for member in self._members for name in member.paused(lab)})

@@ -29,6 +29,7 @@ from provider_contract import until
 from testbed.lab.lab import Lab
 from testbed.lab.live import LiveLab
 from testbed.lab.state import State
+from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.node import PRIVATE, NetnsNode, is_hidden
 from testbed.process import run
 from testbed.report import last
@@ -187,7 +188,7 @@ def strangers(inodes: set[str], ours: str) -> set[str]:
 
 
 def test_nothing_listens_outside_of_the_labs(labs: Labs) -> None:
-    folders = [Lab(name, settings(state_folder=labs.bed.state)).cgroup for name in (ONE, PLAIN)]
+    folders = [cgroups.folder_name(name, labs.bed.state.resolve()) for name in (ONE, PLAIN)]
     (ours,) = {folder.rpartition(".")[2] for folder in folders}
     new = sockets() - labs.sockets_before
     new = {one for one in new if one.inode not in strangers({s.inode for s in new}, f".{ours}/")}

@@ -17,8 +17,8 @@ from testbed.errors import LabError, MachineError, NoSuchLab, TimeoutExpired
 from testbed.faults import force
 from testbed.faults.force import Faults, fault_of
 from testbed.lab.lab import Lab
-from testbed.nodes.fake import Answer, Call
-from testbed.nodes.netns import cgroups
+from testbed.nodes.base import Provider
+from testbed.nodes.fake import Answer, Call, FakeProvider
 from testbed.topology import load
 
 if TYPE_CHECKING:
@@ -255,42 +255,7 @@ def test_a_node_that_does_not_run(lab: Lab, bench: Bench) -> None:
 # -- nodes that are stopped -------------------------------------------------------------
 
 
-@pytest.fixture(params=[1, 2])
-def freezer(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab: Lab
-) -> Path:
-    """A cgroup hierarchy of a version, as files; gives the folder of the lab."""
-    version: int = request.param
-    controllers = ("freezer",) if version == 1 else ()
-    hierarchy = cgroups.Hierarchy(tmp_path / "cgroup", version, controllers)
-    monkeypatch.setattr(cgroups, "freezer", lambda: cgroups.Freezer(hierarchy))
-    folder = hierarchy.mount / cgroups.TOP / lab.cgroup
-    for node in ("node1", "node2"):
-        (folder / node).mkdir(parents=True)
-        if version == 1:
-            (folder / node / "freezer.state").write_text("THAWED\n")
-        else:
-            (folder / node / "cgroup.freeze").write_text("0\n")
-            (folder / node / "cgroup.events").write_text("populated 1\nfrozen 0\n")
-    return folder
-
-
-def _obey(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kernel's half of version 2 come about as soon as it is asked for."""
-    write = Path.write_text
-
-    def writing(path: Path, text: str) -> int:
-        if path.name == "cgroup.freeze":
-            write(path.parent / "cgroup.events", f"populated 1\nfrozen {text}\n")
-        return write(path, text)
-
-    monkeypatch.setattr(Path, "write_text", writing)
-
-
-def test_a_node_is_stopped_and_goes_on(
-    lab: Lab, freezer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _obey(freezer, monkeypatch)
+def test_a_node_is_stopped_and_goes_on(lab: Lab) -> None:
     assert apply(lab, "stop node2")
     assert lab.stopped() == ["node2"]
     assert words(lab) == ["stop node2"]
@@ -324,24 +289,13 @@ def test_a_node_that_is_stopped_while_it_is_looked_at_is_stopped(
     assert "stop node1" in [str(seen.fault) for seen in Faults(lab).in_force()]
 
 
-def test_a_node_without_a_cgroup_of_its_own(lab: Lab, freezer: Path) -> None:
-    with pytest.raises(LabError, match="no cgroup of its own"):
-        apply(lab, "stop outside")
-
-
-def test_a_machine_that_can_stop_no_node(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cgroups, "freezer", lambda: None)
-    with pytest.raises(MachineError, match="version 1's freezer"):
+def test_a_provider_that_can_stop_no_node(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pause", "resume", "paused"):
+        monkeypatch.setattr(FakeProvider, name, getattr(Provider, name))
+    with pytest.raises(MachineError) as caught:
         apply(lab, "stop node2")
-
-
-def test_a_node_that_does_not_stop_in_time(tmp_path: Path) -> None:
-    folder = tmp_path / cgroups.TOP / "lab" / "a"
-    folder.mkdir(parents=True)
-    (folder / "cgroup.events").write_text("populated 1\nfrozen 0\n")
-    freezer = cgroups.Freezer(cgroups.Hierarchy(tmp_path, 2, ()))
-    with pytest.raises(LabError, match=r"not all of it has stopped after 0\.01 s"):
-        freezer.set("lab", "a", on=True, timeout=0.01)
+    assert caught.value.hint
+    assert lab.stopped() == []
 
 
 # -- the command ------------------------------------------------------------------------
@@ -370,10 +324,7 @@ def test_apply_list_heal(testbed: Run) -> None:
     assert (status, out) == (0, "nothing is broken in two-node\n")
 
 
-def test_healing_one_leaves_the_others(
-    testbed: Run, lab: Lab, freezer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _obey(freezer, monkeypatch)
+def test_healing_one_leaves_the_others(testbed: Run, lab: Lab) -> None:
     for argv in ("partition node1:node2", "loss node2 20%", "rate node2 1mbit", "delay node2 50ms"):
         assert testbed(*argv.split())[0] == 0
     assert testbed("stop", "node2")[0] == 0

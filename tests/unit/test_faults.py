@@ -15,13 +15,13 @@ from testbed.faults.model import (
     KINDS,
     OF_BACKENDS,
     RESERVED,
-    SERVICES,
     Fault,
     Unreadable,
     bits,
     parse,
     require,
 )
+from testbed.nodes.fake import FakeProvider
 from testbed.registry import ROLES
 from testbed.topology import Topology, load, load_data, load_text
 from testbed.topology.variant import Overrides
@@ -119,8 +119,12 @@ def vxlan() -> Topology:
     return load("two-node")
 
 
-def test_services_are_those_of_the_roles() -> None:
-    assert {name: role.services for name, role in ROLES.items() if role.services} == SERVICES
+@pytest.mark.parametrize("name", list(ROLES))
+def test_the_services_of_a_role_can_be_killed(name: str) -> None:
+    topology = load("k8s-two-node" if name == "kubernetes" else "two-node")
+    for service in ROLES[name].services:
+        node = topology.with_role(name)[0].name
+        assert fault_of(f"kill {node}/{service}", topology).service == service
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -234,8 +238,12 @@ def test_a_variant_keeps_the_faults_of_nodes_that_it_has() -> None:
 # -- links: nftables ------------------------------------------------------------------
 
 
+def ports_of(topology: Topology) -> dict[str, list[str]]:
+    return {name: FakeProvider().ports(topology, name) for name in topology.nodes}
+
+
 def test_rules_of_a_link_drop_both_ways(vxlan: Topology) -> None:
-    text = means.link_rules(vxlan, [parse(["partition", "node1:node2"])])
+    text = means.link_rules(ports_of(vxlan), [parse(["partition", "node1:node2"])])
     assert text.splitlines() == [
         "add table bridge testbed-faults",
         "delete table bridge testbed-faults",
@@ -254,18 +262,18 @@ def test_a_node_is_cut_off_at_all_of_its_ports() -> None:
         "name: t\nnetworks: {l: {subnet: 10.0.0.0/24}, r: {subnet: 10.0.1.0/24}}\n"
         "nodes: {a: {networks: {l: 10.0.0.2, r: 10.0.1.2}}}\n"
     )
-    rules = means.link_rules(load_text(text, "t.yaml"), [Fault("partition", "a")])
+    rules = means.link_rules(ports_of(load_text(text, "t.yaml")), [Fault("partition", "a")])
     assert 'iifname { "a", "a.1" } counter drop' in rules
     assert 'oifname { "a", "a.1" } counter drop' in rules
 
 
 def test_loss_is_by_chance(vxlan: Topology) -> None:
-    rules = means.link_rules(vxlan, [parse(["loss", "node2", "0.5%"])])
+    rules = means.link_rules(ports_of(vxlan), [parse(["loss", "node2", "0.5%"])])
     assert rules.count("numgen random mod 100000 < 500 counter drop") == 2
 
 
 def test_no_faults_leave_no_table(vxlan: Topology) -> None:
-    assert means.link_rules(vxlan, []).splitlines()[-1].startswith("delete table")
+    assert means.link_rules(ports_of(vxlan), []).splitlines()[-1].startswith("delete table")
 
 
 #: As nft 1.0.6 lists a rule of ours.
@@ -291,7 +299,7 @@ def test_faults_of_links_are_read_from_the_rules() -> None:
 
 def lines(topology: Topology, *words: str, there: bool = False) -> list[str]:
     faults = [parse(text.split()) for text in words]
-    return queue_lines(topology, "node2", faults, there=there).splitlines()
+    return queue_lines(ports_of(topology)["node2"], "node2", faults, there=there).splitlines()
 
 
 def test_a_limit_is_a_bucket(vxlan: Topology) -> None:
@@ -345,9 +353,9 @@ def test_faults_are_read_from_the_queues(vxlan: Topology) -> None:
         },
         {"kind": "tbf", "handle": "8001:", "dev": "node1", "root": True, "options": {"rate": 1}},
     ]
-    seen = means.queues_seen(json.dumps(listed), vxlan)
+    seen = means.queues_seen(json.dumps(listed), ports_of(vxlan))
     assert [one.fault.words for one in seen] == ["delay node2 50ms 5ms", "rate node2 10mbit"]
-    assert means.queues_seen("", vxlan) == []
+    assert means.queues_seen("", ports_of(vxlan)) == []
 
 
 # -- what is broken on a node -----------------------------------------------------------

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from testbed.faults import means
 from testbed.lab.base_steps import hosts
+from testbed.nodes.fake import FakeProvider
 from testbed.nodes.links import LONGEST, link_name
-from testbed.nodes.netns.provider import port_of as port
+from testbed.nodes.links import port_name as port
 from testbed.nodes.vagrant import hypervisor
 from testbed.topology import keys, load, load_text, reserved
 
@@ -38,13 +38,13 @@ def test_the_hypervisors_links_fit_too() -> None:
         assert len(names) == len(NODES) * 200
 
 
-def test_faults_name_the_ports_that_there_are() -> None:
+def test_every_port_of_a_node_is_named() -> None:
     nets = {f"n{i}": i for i in range(101)}
     text = "name: t\nnetworks:\n"
     text += "".join(f"  {name}: {{subnet: 10.0.{i}.0/24}}\n" for name, i in nets.items())
     text += f"nodes:\n  {'a' * 12}:\n    networks:\n"
     text += "".join(f"      {name}: 10.0.{i}.2\n" for name, i in nets.items())
-    ports = means.ports(load_text(text, "t.yaml"), "a" * 12)
+    ports = FakeProvider().ports(load_text(text, "t.yaml"), "a" * 12)
     assert ports == [port("a" * 12, index) for index in range(101)]
     assert len(ports[100]) == LONGEST
 

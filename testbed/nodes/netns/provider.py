@@ -18,11 +18,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from testbed.errors import CommandError, LabError
+from testbed.errors import CommandError, LabError, MachineError
 from testbed.limits import Takes
 from testbed.nodes import wiring
 from testbed.nodes.base import Finding, Node, NodeSpec, Provider, Setup
-from testbed.nodes.links import link_name
+from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.agent import ENVIRONMENT
 from testbed.nodes.netns.node import (
@@ -182,7 +182,7 @@ class NetnsProvider(Provider):
                 found.setdefault("", []).append(Lack("network", network, seen))
         for node in topology.nodes.values():
             for index, network in enumerate(node.networks):
-                port = there.get(port_of(node.name, index))
+                port = there.get(port_name(node.name, index))
                 if port is None:
                     seen = "missing"
                 elif port["master"] != bridge_of(network):
@@ -232,7 +232,7 @@ class NetnsProvider(Provider):
         for index, (network, address) in enumerate(topology.nodes[machine].networks.items()):
             if only is not None and index not in only:
                 continue
-            port = port_of(machine, index)
+            port = port_name(machine, index)
             ports.append(port)
             # Between a virtual machine and the fabric the link has an address of nobody's.
             mac = f"address {mac_of(address)} " if self._kind == "node" else ""
@@ -267,10 +267,11 @@ class NetnsProvider(Provider):
             gone |= {one.index for one in lacks if one.kind == "link" and one.seen == "missing"}
         for index in gone:
             # One end without the other is somebody's who moved or renamed it.
-            fabric.run(["ip", "link", "delete", "dev", port_of(machine, index)], check=False)
+            fabric.run(["ip", "link", "delete", "dev", port_name(machine, index)], check=False)
             node.run(["ip", "link", "delete", "dev", inside(index)], check=False)
         lines = [
-            f"link set dev {port_of(machine, one.index)} master {bridge_of(networks[one.index])} up"
+            f"link set dev {port_name(machine, one.index)} "
+            f"master {bridge_of(networks[one.index])} up"
             for one in outside
             if one.index not in gone
         ]
@@ -311,6 +312,27 @@ class NetnsProvider(Provider):
                 status=error.status,
                 stderr=error.stderr,
             ) from None
+
+    # -- faults -----------------------------------------------------------
+
+    def pause(self, lab: str, node: str) -> None:
+        self._freeze(lab, node, on=True)
+
+    def resume(self, lab: str, node: str) -> None:
+        self._freeze(lab, node, on=False)
+
+    def _freeze(self, lab: str, node: str, *, on: bool) -> None:
+        freezer = cgroups.freezer()
+        if freezer is None:
+            raise MachineError(
+                "no cgroup hierarchy here can stop a node (version 2, or version 1's freezer)",
+                hint="mount one below /sys/fs/cgroup; a service can be stopped without",
+            )
+        freezer.set(cgroups.folder_name(lab, self._state), node, on=on)
+
+    def paused(self, lab: str) -> list[str]:
+        freezer = cgroups.freezer()
+        return [] if freezer is None else freezer.stopped(cgroups.folder_name(lab, self._state))
 
     # -- removing ---------------------------------------------------------
 
@@ -399,11 +421,6 @@ def _own_programs(
     for name in START_UP:
         words += ["cover", f"{ENVIRONMENT['HOME']}/{name}"]
     return (*(word for path in trees for word in ("tree", path)), *words)
-
-
-def port_of(machine: str, index: int) -> str:
-    """The name of a machine's port on the fabric, by the number of its link."""
-    return link_name(machine if index == 0 else f"{machine}.{index}")
 
 
 def bridge_of(network: str) -> str:

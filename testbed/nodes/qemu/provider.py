@@ -227,6 +227,17 @@ class QemuProvider(Provider):
             cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
         wiring.put_back(topology, node, lacks)
 
+    # -- faults -----------------------------------------------------------
+
+    def pause(self, lab: str, node: str) -> None:
+        self.cells.pause(lab, node)
+
+    def resume(self, lab: str, node: str) -> None:
+        self.cells.resume(lab, node)
+
+    def paused(self, lab: str) -> list[str]:
+        return self.cells.paused(lab)
+
     # -- removing ---------------------------------------------------------
 
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:

@@ -412,6 +412,17 @@ class VagrantProvider(Provider):
         ]
         cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
 
+    # -- faults -----------------------------------------------------------
+
+    def pause(self, lab: str, node: str) -> None:
+        self.cells.pause(lab, node)
+
+    def resume(self, lab: str, node: str) -> None:
+        self.cells.resume(lab, node)
+
+    def paused(self, lab: str) -> list[str]:
+        return self.cells.paused(lab)
+
     # -- removing ---------------------------------------------------------
 
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
