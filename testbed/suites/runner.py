@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,6 +203,7 @@ def run(
     arguments = [
         *map(str, paths),
         "--rootdir", str(_root(selection)),
+        "--confcutdir", str(_top(paths)),
         "-c", os.devnull,  # nothing of the folder that we happen to be in
         "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings",
         "-p", "no:unraisableexception",  # our own hook sees to signals (testbed.signals)
@@ -243,6 +244,21 @@ def _root(selection: Selection) -> Path:
     """What the names of tests are relative to."""
     own = all(path.is_relative_to(SUITES) for path in selection.paths)
     return SUITES if own else Path.cwd()
+
+
+def _top(paths: Sequence[Path]) -> Path:
+    """The folder from which on pytest looks for a conftest.py of the tests.
+
+    That is the topmost one above them that has one. pytest takes a look at every entry of every
+    folder on the way from there to the tests (--confcutdir, by default nearly the root).
+    """
+    tops = []
+    for path in (path.absolute() for path in paths):
+        own = path if path.is_dir() else path.parent
+        above = [] if path.is_relative_to(SUITES) else [own, *own.parents][:-1]
+        found = [folder for folder in above if (folder / "conftest.py").exists()]
+        tops.append(found[-1] if found else own)
+    return Path(os.path.commonpath(tops))
 
 
 def _why_nothing(selection: Selection, collector: _Collector) -> str:

@@ -185,7 +185,8 @@ def run(pytester: pytest.Pytester, state: Path, monkeypatch: pytest.MonkeyPatch)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         named = ("testinfra.plugin", "testbed.pytest_plugin", "no:cacheprovider", COLLECTS)
-        options = ["-rA", "-c", os.devnull, "--rootdir", "."]
+        # Not from the root on: on the way are the folders of all other tests.
+        options = ["-rA", "-c", os.devnull, "--rootdir", ".", "--confcutdir", "."]
         options += [word for plugin in named for word in ("-p", plugin)]
         done = pytester.runpytest_inprocess(*options, "test_small.py", *arguments, plugins=plugins)
         return Ran(int(done.ret), done.stdout.str() + done.stderr.str())

@@ -706,8 +706,8 @@ def test_a_mark_that_means_nothing_is_refused(
 
 def test_where_pytest_itself_is_run_it_says_so(suite: Suite) -> None:
     path = suite(confirm("zzz", "it"))
-    run_alone = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, str(path)]
-    done = subprocess.run(run_alone, capture_output=True, text=True, check=False)
+    run_alone = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--confcutdir", "."]
+    done = subprocess.run([*run_alone, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "test_it: no claim 'zzz' in the catalogue" in done.stderr
 
@@ -739,6 +739,27 @@ def test_the_configuration_of_the_folder_takes_no_part(
     (three.parent / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = ['-x']\n")
     monkeypatch.chdir(three.parent)
     assert ids(run(own(three))) == [ONE, OTHER]
+
+
+def test_a_conftest_far_above_takes_part_and_no_folder_above_it_is_looked_through(
+    tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite("@pytest.fixture\ndef thing():\n    return 7\n", "conftest.py")
+    for folder in ("tests", "tests/net", "others"):
+        (tmp_path / folder).mkdir()
+    path = suite("def test_one(thing):\n    assert thing == 7\n", "tests/net/test_small.py")
+    monkeypatch.chdir(path.parent)
+    real, seen = os.scandir, list[Path]()
+
+    def scandir(path: Any = ".") -> Any:
+        seen.append(Path(os.fsdecode(path)).absolute())
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (check,) = run(own(path)).checks
+    assert check.outcome == "passed"
+    assert seen, "pytest asks for what is in a folder by this"
+    assert not [folder for folder in seen if folder in tmp_path.parents]
 
 
 def test_the_users_conftest_takes_part(suite: Suite) -> None:
