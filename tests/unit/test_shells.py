@@ -23,6 +23,8 @@ HIDDEN = re.compile(
     r"os\.(system|popen)|subprocess\.get(status)?output|asyncio\.create_subprocess_shell"
     r"|.+\.exec_command"
 )
+#: No module without one of these words has any of that.
+WORDS = re.compile(r"\b(?:sh|bash|dash|ash)\b|shell|system|popen|get(status)?output|exec_command")
 
 #: Where a protocol takes a text and nothing else, and what makes it safe.
 KNOWN = {
@@ -122,7 +124,9 @@ def is_constant_there(of: Source, name: str) -> bool:
 
 def shells(of: Source) -> Iterator[tuple[ast.AST, bool]]:
     """Every place where a shell is started, and whether what it is to do is a constant."""
-    for function, node in walk(of.tree, None):
+    if not WORDS.search(of.text):
+        return
+    for function, node in walk(of.tree):
         if isinstance(node, ast.List | ast.Tuple):
             for at, item in enumerate(node.elts[:-1]):
                 option = node.elts[at + 1]
@@ -145,13 +149,15 @@ def shells(of: Source) -> Iterator[tuple[ast.AST, bool]]:
                     yield node, is_constant(of, function, words["input"])
 
 
-def walk(
-    node: ast.AST, function: ast.FunctionDef | None
-) -> Iterator[tuple[ast.FunctionDef | None, ast.AST]]:
-    for child in ast.iter_child_nodes(node):
-        within = child if isinstance(child, ast.FunctionDef) and function is None else function
-        yield within, child
-        yield from walk(child, within)
+def walk(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | None, ast.AST]]:
+    """Every node of a module, and the outermost function that it is in."""
+    left: list[tuple[ast.FunctionDef | None, ast.AST]] = [(None, tree)]
+    while left:
+        function, node = left.pop()
+        for child in ast.iter_child_nodes(node):
+            within = child if isinstance(child, ast.FunctionDef) and function is None else function
+            yield within, child
+            left.append((within, child))
 
 
 def word(node: Expression) -> str:
