@@ -36,6 +36,7 @@ POLL_SECONDS = 0.005
 QUIET_SECONDS = 0.04
 EMULATED_QUIET_SECONDS = 0.4  # on a machine of its own a packet may be that long under way
 MAX_SETTLE_SECONDS = 2.0
+IDLE_SECONDS = 30.0  # for tcpdump to have its turn, on a busy machine
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 FLAGS = {
@@ -314,7 +315,7 @@ class Capture:
         """All packets, a line each, to keep as evidence."""
         return "\n".join(map(str, self.packets)) or "no packets"
 
-    def wait_for(self, seen: Callable[[list[Packet]], object], seconds: float = 5.0) -> bool:
+    def wait_for(self, seen: Callable[[list[Packet]], object], seconds: float = 30.0) -> bool:
         """Wait until ``seen(packets)`` is true; False if it is not within ``seconds``."""
         deadline = time.monotonic() + seconds
         while not seen(self.packets):
@@ -324,7 +325,7 @@ class Capture:
         return True
 
     def wait_listening(self) -> None:
-        """Return once tcpdump listens.  Raises LabError when it cannot."""
+        """Return once tcpdump listens.  Raises LabError when it cannot, TimeoutExpired if late."""
         deadline = time.monotonic() + START_SECONDS
         while b"listening on" not in self._running.err:
             with contextlib.suppress(TimeoutExpired):
@@ -332,11 +333,20 @@ class Capture:
                 raise LabError(f"cannot capture on {self}: {result.stderr.strip()}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise LabError(f"tcpdump does not listen on {self}")
+                raise TimeoutExpired(f"tcpdump does not listen on {self}")
 
     def size(self) -> int:
         """Octets captured so far."""
         return len(self._running.out)
+
+    def is_idle(self) -> bool:
+        """Whether tcpdump sleeps, and so has written all that had passed by then.
+
+        A packet makes it ready to run at once; on a busy machine it may wait long for its turn.
+        """
+        argv = ["cat", f"/proc/{self._running.pid}/stat"]
+        fields = self.place.run(argv, check=False).stdout.rpartition(")")[2].split()
+        return not fields or fields[0] == "S"  # proc(5); without a file it has ended
 
     def stop(self) -> None:
         """End tcpdump.  Raises LabError when the kernel dropped packets before it saw them."""
@@ -356,7 +366,10 @@ class Capture:
 
 @contextlib.contextmanager
 def capture(place: Place, interface: str, filter: str = "") -> Iterator[Capture]:
-    """Capture while the ``with`` block runs, and until it has been quiet for a moment."""
+    """Capture while the ``with`` block runs, and until it has been quiet for a moment.
+
+    By then tcpdump has written all that has passed.
+    """
     with captures((place, interface, filter)) as (one,):
         yield one
 
@@ -379,7 +392,7 @@ def captures(*points: tuple[Place, str, str]) -> Iterator[list[Capture]]:
 
 
 def _settle(started: Sequence[Capture]) -> None:
-    """Return once no capture has grown for a moment."""
+    """Return once no capture has grown for a moment, and each has written all that it has."""
     deadline = time.monotonic() + MAX_SETTLE_SECONDS
     shared = all(one.place.shares for one in started)
     quiet = QUIET_SECONDS if shared else EMULATED_QUIET_SECONDS
@@ -389,3 +402,7 @@ def _settle(started: Sequence[Capture]) -> None:
         now = [one.size() for one in started]
         if now != sizes:
             sizes, since = now, time.monotonic()
+    deadline = time.monotonic() + IDLE_SECONDS
+    busy = list(started)
+    while (busy := [one for one in busy if not one.is_idle()]) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)

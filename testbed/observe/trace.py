@@ -316,12 +316,12 @@ class NftTrace:
                 result = self._running.wait(0.005)
                 raise LabError(f"cannot listen to nftables: {result.stderr.strip()}")
             if time.monotonic() > deadline:
-                raise LabError(f"nothing listens to nftables on {self._place.name}")
+                raise TimeoutExpired(f"nothing listens to nftables on {self._place.name}")
 
     def stop(self) -> None:
         """End it, and keep what has come.  Raises LabError when anything was missed."""
         self._place.run(["kill", "-TERM", str(self._running.pid)])
-        result = self._running.wait(5)
+        result = self._running.wait(START_SECONDS)
         if not result.ok:
             raise LabError(f"trace events were missed: {result.stderr.strip()}")
         self.messages = b"".join(map(bytes.fromhex, result.stdout.split()))

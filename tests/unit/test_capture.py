@@ -453,6 +453,31 @@ def test_a_capture_begins_before_the_block_and_is_ended_after_it() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_capture_ends_once_tcpdump_has_written_all_that_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine it may not have had its turn: what is ready to run is not idle."""
+    one = Tcpdump()
+    where, at = place(one)
+    states = iter(["R", "R", "S"])
+
+    def run(argv: Sequence[str], **_: object) -> Result:
+        where.argvs.append(argv)
+        if argv[0] == "cat":
+            state = next(states)
+            one.out = pcap(*FRAMES) if state == "S" else b""
+            return Result(tuple(argv), 0, f"7 (tcp (dump) {state} 1 7 7".encode(), b"")
+        one.ends = 0
+        return Result(tuple(argv), 0, b"", b"")
+
+    monkeypatch.setattr(where, "run", run)
+    with captures((at, "eth0", "")) as (seen,):
+        pass
+    assert [argv[0] for argv in where.argvs] == ["tcpdump", "cat", "cat", "cat", "kill"]
+    assert [p.payload for p in seen.packets] == [b"first", b"second"]
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_capture_that_cannot_listen_says_why() -> None:
     running = Tcpdump(err=b"tcpdump: eth9: No such device exists\n", ends=1)
     _, at = place(running)
