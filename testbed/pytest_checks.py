@@ -348,7 +348,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         _refuse_refuted(item)
         return outcome
     from testbed.claims.model import Finding
-    from testbed.errors import Unsettled
+    from testbed.errors import NoAnswer, TimeoutExpired
 
     began = time.monotonic()
     finding = Finding(claim, None)
@@ -361,9 +361,8 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     except KeyboardInterrupt:
         finding.reason = INTERRUPTED
         raise
-    except Unsettled as error:
-        finding.verdict, finding.missing = "inconclusive", error.message
-        finding.reason = f"expected {finding.expected}: {error.message}"
+    except (TimeoutExpired, NoAnswer) as error:
+        finding.unsettled(error.message)
         raise
     except BaseException as error:
         finding.problem = problem(item, error)

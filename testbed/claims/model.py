@@ -210,6 +210,11 @@ class Finding:
     expected: Verdict | None = None
     why: str = ""
 
+    def unsettled(self, missing: str) -> None:
+        """Note that no verdict is due: what the check needs was missing when it gave up waiting."""
+        self.verdict, self.missing = "inconclusive", missing
+        self.reason = f"expected {self.expected}: {missing}"
+
     @property
     def as_expected(self) -> bool:
         """Whether nothing is to be said against it.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed import pytest_checks, pytest_plugin
-from testbed.errors import NothingSelected, TestbedError, UsageError
+from testbed.errors import NoAnswer, NothingSelected, TestbedError, TimeoutExpired, UsageError
 from testbed.suites.model import Check, Results, Selection
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ class _Collector:
                 self.results.checks.append(check)
                 self._told(check)
         elif call.when == "setup" and report.failed:
-            finding = self._failed(claim, f"the set-up failed: {_error(item, call)}")
-            self._told(finding)
+            self._told(self._failed(claim, item, call))
         elif call.when == "teardown" and report.failed:
             self.results.findings[-1].problem = f"the clean-up failed: {_error(item, call)}"
             self._told(self.results.findings[-1])
@@ -155,12 +154,18 @@ class _Collector:
             self._told(self.results.findings[-1])
         return report
 
-    def _failed(self, claim: str, problem: str) -> Finding:
+    def _failed(self, claim: str, item: pytest.Item, call: pytest.CallInfo[None]) -> Finding:
+        """The finding of a check whose set-up failed, or waited in vain."""
         from testbed.claims.catalogue import claims
         from testbed.claims.model import Finding
 
         expected, why = claims()[claim].expected(self._lab.facts if self._lab else {})
-        finding = Finding(claim, None, problem=problem, expected=expected, why=why)
+        finding = Finding(claim, None, expected=expected, why=why)
+        error = call.excinfo.value if call.excinfo else None
+        if isinstance(error, TimeoutExpired | NoAnswer):
+            finding.unsettled(error.message)
+        else:
+            finding.problem = f"the set-up failed: {_error(item, call)}"
         self.results.findings.append(finding)
         return finding
 

@@ -128,6 +128,40 @@ def test_a_lab_that_has_not_settled_gets_no_verdict(suite: Suite) -> None:
     assert finding.evidence == [Evidence("looked", "no session")]  # the last look alone
 
 
+@pytest.mark.parametrize("error", ["Unsettled", "TimeoutExpired", "NoAnswer"])
+@pytest.mark.parametrize("place", ["test", "fixture"])
+def test_what_a_check_needs_and_never_came_is_missing(error: str, place: str, suite: Suite) -> None:
+    path = suite(f"""
+        import testbed.errors
+
+        def fail(at):
+            if at == {place!r}:
+                raise testbed.errors.{error}("no sign of a lease")
+
+        @pytest.fixture(scope="module")
+        def thing():
+            fail("fixture")
+
+        @pytest.mark.testbed_claim({ONE!r})
+        def test_one(thing, observe):
+            observe.holds(False, "so far")
+            fail("test")
+
+        @pytest.mark.testbed_claim({TWO!r})
+        def test_two(thing, observe):
+            fail("test")
+    """)
+    told: Told = []
+    results = run(own(path), told.append)
+    assert [(f.claim, f.verdict, f.problem) for f in results.findings] == [
+        (ONE, "inconclusive", ""),
+        (TWO, "inconclusive", ""),
+    ]
+    assert all(f.missing == "no sign of a lease" for f in results.findings)
+    assert not any(f.as_expected for f in results.findings)
+    assert told == results.findings
+
+
 def test_what_comes_late_is_as_good(suite: Suite) -> None:
     path = suite(f"""
         from testbed.suites.helpers import observe_until

@@ -16,7 +16,7 @@ import urllib3
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 
-from testbed.errors import LabError
+from testbed.errors import LabError, NoAnswer
 
 if TYPE_CHECKING:
     from testbed.roles.kubernetes.pki import Pair
@@ -33,7 +33,7 @@ class Refused(LabError):
         self.code = code
 
 
-class Unanswered(LabError):
+class Unanswered(NoAnswer):
     """The API server did not answer, or with what makes no sense."""
 
     def __init__(self, asked: str, why: object) -> None:
