@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import LabError, NoSuchLab
+from testbed.errors import LabError, NoAnswer, NoSuchLab
 from testbed.roles import docker, firewall, processes
 from testbed.roles.engine import PATIENCE, Engine, engine_version, enter, parse_version
 
@@ -97,6 +97,8 @@ class LiveLab:
         self.context = context
         self._engines: dict[str, Engine] = {}
         self._silent: set[str] = set()  # nodes whose engine has not answered
+        #: Other daemons that a run has asked in vain, by name: they need not be asked again.
+        self.silent: dict[str, NoAnswer] = {}
 
     @property
     def name(self) -> str:
@@ -239,3 +241,4 @@ class LiveLab:
             engine.close()
         self._engines.clear()
         self._silent.clear()
+        self.silent.clear()

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -21,7 +21,8 @@ from testbed.errors import CommandError, LabError
 from testbed.roles.engine import enter
 from testbed.roles.kubernetes import client, config
 from testbed.roles.kubernetes.api import Refused
-from testbed.suites.helpers import IMAGE, PATIENCE, wait_until
+from testbed.suites import helpers
+from testbed.suites.helpers import IMAGE, patient, wait_until
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from testbed.roles.kubernetes.api import Api, Object
     from testbed.topology.model import Kubernetes
 
+T = TypeVar("T")
 #: Another network that a check tries: before all others, for a runtime takes the first.
 SECOND = f"{config.CNI}/00-check.conflist"
 NAMESPACE = "checks"
-SECONDS = 60.0  #: for what a cluster does by itself: a Pod takes two seconds, on a busy machine ten
+SECONDS = 120.0  #: for an answer of kubectl: a bound that a busy machine keeps
 #: Where the API has each kind, without the namespace.
 PATHS: Mapping[str, str] = {
     "Namespace": "/api/v1",
@@ -315,9 +317,9 @@ class Cluster:
 
     # -- waiting ---------------------------------------------------------------------
 
-    def _until(self, so: Any, what: str) -> Any:
-        seconds = SECONDS if self.control.shares else SECONDS * PATIENCE
-        return wait_until(so, seconds, what)
+    def until(self, so: Callable[[], T | None], what: str) -> T:
+        """Wait for what a cluster does by itself.  Raises Unsettled."""
+        return wait_until(so, what, patient(self.control, helpers.SETTLED))
 
     def wait_ready(self, name: str, namespace: str = NAMESPACE) -> None:
         """Wait until a Pod is ready."""
@@ -327,7 +329,7 @@ class Cluster:
             conditions = found.get("status", {}).get("conditions", [])
             return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
-        self._until(ready, f"the Pod {name} to be ready")
+        self.until(ready, f"the Pod {name} to be ready")
 
     def wait_available(self, name: str, namespace: str = NAMESPACE) -> None:
         """Wait until all replicas of a Deployment are available."""
@@ -337,11 +339,11 @@ class Cluster:
             wanted = found.get("spec", {}).get("replicas", 1)
             return bool(found.get("status", {}).get("availableReplicas", 0) == wanted)
 
-        self._until(available, f"the Deployment {name} to be available")
+        self.until(available, f"the Deployment {name} to be available")
 
     def wait_gone(self, kind: str, name: str, namespace: str = NAMESPACE) -> None:
         """Wait until an object is gone."""
-        self._until(lambda: self.find(kind, name, namespace) is None, f"the end of {kind} {name}")
+        self.until(lambda: self.find(kind, name, namespace) is None, f"the end of {kind} {name}")
 
     def endpoints(self, service: str, namespace: str = NAMESPACE) -> list[str]:
         """The addresses of the ready Pods behind a Service, sorted."""
@@ -357,7 +359,7 @@ class Cluster:
 
     def wait_endpoints(self, service: str, *addresses: str) -> None:
         """Wait until just these addresses are behind a Service."""
-        self._until(
+        self.until(
             lambda: self.endpoints(service) == sorted(addresses),
             f"the Service {service} to have {', '.join(addresses) or 'no Pods'}",
         )
@@ -470,9 +472,7 @@ def tenants(lab: LiveLab) -> Iterator[Cluster]:
     cluster.create({"kind": "Namespace", "metadata": {"name": NAMESPACE}})
     first, second = cluster.nodes[0].name, cluster.nodes[-1].name
     # The namespace's account comes a moment after it, and no Pod is let in without.
-    cluster._until(  # noqa: SLF001  of this module
-        lambda: cluster.find("ServiceAccount", "default"), "the namespace's account"
-    )
+    cluster.until(lambda: cluster.find("ServiceAccount", "default"), "the namespace's account")
     objects = [
         service("web"),
         pod("web-1", node=first, labels={"app": "web"}),

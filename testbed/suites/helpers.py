@@ -14,7 +14,6 @@ import json
 import shlex
 import socket
 import struct
-import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
@@ -24,6 +23,7 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, TimeoutExpired, Unsettled
+from testbed.lab.wait import Wait
 from testbed.roles import docker
 from testbed.roles.engine import LAB
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from testbed.topology.model import Publish
 
 T = TypeVar("T")
-POLL_SECONDS = 0.01
 IMAGE = "nginx"
 BRIDGE = "docker0"
 #: Where a node's containerd keeps the OCI bundles of dockerd's running containers.
 TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
-LATE = 5.0  #: seconds to wait for an answer that is
+LATE = 30.0  #: seconds to wait for an answer that is: a bound that a busy machine keeps
+SETTLED = 120.0  #: seconds to wait for what comes about by itself: such a bound, too
 START = 180.0  #: seconds for a program to start: dockerd takes a minute on a busy emulated machine
 PATIENCE = 5  #: times as long, on a machine that may be emulated: slow is not never
 
@@ -447,10 +447,14 @@ def patient(where: Runs, seconds: float) -> float:
 
 
 def fetch(
-    observe: Observation, where: Runs, url: str, *, seconds: float = LATE
+    observe: Observation, where: Runs, url: str, *, seconds: float | None = None
 ) -> dict[str, Any] | None:
-    """The page at ``url``, which is JSON with name, client and server; None if it does not come."""
-    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", f"{patient(where, seconds):g}", url]
+    """The page at ``url``, which is JSON with name, client and server; None if it does not come.
+
+    ``seconds`` is LATE unless given.
+    """
+    limit = patient(where, LATE if seconds is None else seconds)
+    argv = ["curl", "-sS", "--noproxy", "*", "--max-time", f"{limit:g}", url]
     result = observe.run(where, argv, check=False)
     return dict(result.json()) if result.ok else None
 
@@ -461,21 +465,26 @@ def client_of(page: Mapping[str, Any]) -> str:
 
 
 def ping(
-    observe: Observation, where: Runs, address: object, *, count: int = 1, seconds: float = 2.0
+    observe: Observation,
+    where: Runs,
+    address: object,
+    *,
+    count: int = 1,
+    seconds: float | None = None,
 ) -> bool:
-    """Whether every one of ``count`` echo requests is answered within ``seconds``."""
-    wait = f"-W{patient(where, seconds):g}"
+    """Whether every one of ``count`` echo requests is answered within ``seconds``, or LATE."""
+    wait = f"-W{patient(where, LATE if seconds is None else seconds):g}"
     argv = ["ping", "-n", "-q", f"-c{count}", "-i0.01", wait, str(address)]
     return observe.run(where, argv, check=False).ok
 
 
 def answers(observe: Observation, where: Runs, address: object) -> bool:
-    """Whether an address answers a ping before long: for links that have just been set up."""
-    deadline = time.monotonic() + LATE
-    while not ping(observe, where, address, seconds=SOON):
-        if time.monotonic() > deadline:
-            return False
-    return True
+    """Whether an address answers one of many pings: for links that have just been set up.
+
+    A neighbour that was asked for too early is asked for again after a second.
+    """
+    waits = (SOON * 2**number for number in itertools.count())
+    return comes(lambda: ping(observe, where, address, seconds=min(LATE, next(waits))), LATE)
 
 
 def settle(*places: Runs) -> None:
@@ -490,26 +499,36 @@ def settle(*places: Runs) -> None:
         )
 
     for place in places:
-        wait_until(functools.partial(working, place), what=f"the links of {place.name}")
+        wait_until(functools.partial(working, place), f"the links of {place.name} to work")
 
 
-def wait_until(seen: Callable[[], T | None], seconds: float = 60.0, what: str = "") -> T:
+def wait_until(seen: Callable[[], T | None], what: str, seconds: float | None = None) -> T:
     """Ask until the answer is true, and return it.
 
-    For what comes about by itself.  ``seconds`` is a bound that a busy machine keeps.
-    Raises Unsettled with ``what`` is still missing: the claim is then inconclusive.
+    For what others bring about in their own time: sessions, leases, endpoints, rules of a
+    controller, neighbour entries.  At the end of ``seconds`` (SETTLED unless given) late and
+    never look alike, so no verdict is due: Unsettled is raised with ``what`` was missing, and
+    the claim is inconclusive.
+
+    A check waits like this for what its statement rests on, or for *anything* to come of what
+    the statement is about, and then judges what is there.  A statement that is false of a
+    system that has settled is so still contradicted.  That something does *not* come is shown
+    by something later from the same source that has come, else by :func:`comes`.
     """
-    deadline = time.monotonic() + seconds
+    wait = Wait(None, what, SETTLED if seconds is None else seconds)
     while not (answer := seen()):
-        if time.monotonic() > deadline:
-            missing = what or "what the check waits for"
-            raise Unsettled(f"still missing after {seconds:g} s: {missing}")
-        time.sleep(POLL_SECONDS)
+        try:
+            wait.pause()
+        except TimeoutExpired as error:
+            raise Unsettled(error.message) from None
     return answer
 
 
 def observe_until(
-    observe: Observation, look: Callable[[Observation], T | None], what: str, seconds: float = 60.0
+    observe: Observation,
+    look: Callable[[Observation], T | None],
+    what: str,
+    seconds: float | None = None,
 ) -> T:
     """Look until the answer is true, as :func:`wait_until` does; keep the last look as evidence.
 
@@ -523,9 +542,22 @@ def observe_until(
         return look(last)
 
     try:
-        return wait_until(seen, seconds, what)
+        return wait_until(seen, what, seconds)
     finally:
         observe.evidence += last.evidence
+
+
+def comes(seen: Callable[[], object], seconds: float) -> bool:
+    """Whether something comes to be so within a time.
+
+    For what nobody need bring about: an answer to packets that are sent again and again on
+    ways that are set up, or something that is expected not to come.  A machine that is busy
+    may be late; it must not be what decides, so ``seconds`` is long where it should come.
+    """
+    try:
+        return bool(wait_until(seen, "it", seconds))
+    except Unsettled:
+        return False
 
 
 # -- packets ------------------------------------------------------------------
@@ -535,6 +567,18 @@ def note(observe: Observation, *seen: Capture) -> None:
     """Keep the packets of captures as evidence."""
     for one in seen:
         observe.note(f"tcpdump on {one}", one.lines())
+
+
+def wait_closed(*seen: Capture) -> None:
+    """Wait until captures have the end of a connection: a server may close it a while later."""
+    for one in seen:
+        one.wait_for(is_closed)
+
+
+def is_closed(packets: Sequence[Packet]) -> bool:
+    """Whether both ends of a TCP connection have ended it, or one has broken it off."""
+    finished = {p.src for p in packets if "FIN" in p.flags}
+    return len(finished) == 2 or any("RST" in p.flags for p in packets)
 
 
 def between(packets: Sequence[Packet], one: str, other: str) -> list[Packet]:
@@ -587,7 +631,12 @@ def netns(node: Node, name: str) -> Inside:
     return Inside(node, name).netns(name)
 
 
+class Ended(LabError):
+    """A command has ended before it had done what it was started for."""
+
+
 READY = b"ready\n"
+AT_ONCE = 0.001  #: seconds to wait for the end of a command that may have ended
 DOCKER = "/run/docker"  #: where a second daemon keeps all that it has, on its own /run
 
 
@@ -645,27 +694,50 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
     ]
     asked = ["curl", "-sf", "--unix-socket", f"{DOCKER}/socket", "http://docker/_ping"]
     with machine.spawn(argv) as running:
-        deadline = time.monotonic() + START
-        while not machine.run(asked, check=False).ok:
-            with contextlib.suppress(TimeoutExpired):
-                result = running.wait(POLL_SECONDS)
-                raise LabError(f"a second dockerd on {machine.node.name} died: {result.stderr}")
-            if time.monotonic() > deadline:
-                raise TimeoutExpired(f"a second dockerd on {machine.node.name} does not answer")
+        wait_while_runs(
+            running,
+            lambda: machine.run(asked, check=False).ok,
+            f"a second dockerd on {machine.node.name} to answer",
+        )
         yield FreshDocker(machine)
 
 
 def await_output(running: Running, wanted: bytes, seconds: float = START) -> None:
-    """Wait until a command has printed ``wanted``.  Raises LabError when it ends before."""
-    deadline = time.monotonic() + seconds
-    while wanted not in running.out:
+    """Wait until a command has printed ``wanted``.
+
+    Raises Ended when it ends before, Unsettled when it does neither within ``seconds``.
+    """
+    what = f"{shlex.join(running.argv)} to print {wanted!r}"
+    wait_while_runs(running, lambda: wanted in running.out, what, seconds)
+
+
+def wait_while_runs(
+    running: Running, seen: Callable[[], object], what: str, seconds: float = START
+) -> None:
+    """Wait until something is so that a command brings about.
+
+    Raises Ended when the command ends before, Unsettled when it does neither in time.
+    """
+
+    def came() -> bool:
+        if seen():
+            return True
         with contextlib.suppress(TimeoutExpired):
-            result = running.wait(POLL_SECONDS)
-            if wanted in result.out:
-                return
-            raise LabError(f"{shlex.join(running.argv)} ended: {result.stderr.strip()}")
-        if time.monotonic() > deadline:
-            raise TimeoutExpired(f"{shlex.join(running.argv)} has not printed {wanted!r}")
+            result = running.wait(AT_ONCE)
+            if not seen():  # it may have come about, and the command ended, meanwhile
+                raise Ended(f"{shlex.join(running.argv)} ended: {result.stderr.strip()}")
+            return True
+        return False
+
+    wait_until(came, what, seconds)
+
+
+def await_strace(running: Running, whom: str) -> None:
+    """Wait until strace watches a program; skip where it can't."""
+    try:
+        wait_while_runs(running, lambda: b"attached" in running.err, f"strace to watch {whom}")
+    except Ended as error:
+        pytest.skip(f"strace cannot attach to {whom}: {error.message}")
 
 
 # -- doing --------------------------------------------------------------------
@@ -715,7 +787,7 @@ def extra_container(
     start: bool = True,
     **host_config: Any,
 ) -> Iterator[str]:
-    """One more container, of which the name is given; gone after the block.
+    """One more container, of which the name is given; gone after the block, with its link.
 
     ``mode`` None means that no network option is given at all.  Further
     options are the SDK's for a container's host config.
@@ -724,6 +796,7 @@ def extra_container(
     if not engine.has_image(IMAGE):
         pytest.skip(f"the node {node.name} has no image {IMAGE}")
     name = fresh_name()
+    before, own = _veths(node), set[str]()
     if mode is not None:
         host_config["network_mode"] = mode
     shares = mode is not None and (mode == "host" or mode.startswith("container:"))
@@ -740,9 +813,15 @@ def extra_container(
     try:
         if start:
             engine.api.start(name)
+            own = _veths(node) - before
         yield name
     finally:
         engine.remove(name)
+        wait_until(lambda: not own & _veths(node), f"the end of the link of the container {name}")
+
+
+def _veths(node: Node) -> set[str]:
+    return {one["ifname"] for one in links(Observation(), node, "type", "veth")}
 
 
 def wait_serving(lab: LiveLab, node: Node, name: str, port: int = 80) -> None:
@@ -753,7 +832,7 @@ def wait_serving(lab: LiveLab, node: Node, name: str, port: int = 80) -> None:
     def listening() -> bool:
         return port in {one.port for one in listeners(quiet, container)}
 
-    wait_until(listening, what=f"a server on port {port} of {name}")
+    wait_until(listening, f"a server on port {port} of {name}")
 
 
 @contextlib.contextmanager

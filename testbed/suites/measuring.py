@@ -57,7 +57,7 @@ def measure(address, port, own):
     opened, took = [], []
     for _ in range(connections):
         began = clock()
-        door = socket.create_connection((address, int(port)), 5, (own, 0) if own else None)
+        door = socket.create_connection((address, int(port)), 60, (own, 0) if own else None)
         opened.append(clock() - began)
         if len(opened) < connections:
             door.close()
@@ -142,7 +142,7 @@ def stream(way: Way, octets: int) -> Stream:
     argv += ["--bytes", str(octets)]
     argv += ["--bind", way.own] if way.own else []
     argv += ["--set-mss", str(way.segment)] if way.segment else []
-    end = way.client.run([*way.prefix, *argv], timeout=30).json()["end"]
+    end = way.client.run([*way.prefix, *argv], timeout=120).json()["end"]
     got, usage = end["sum_received"], end["cpu_utilization_percent"]
     seconds = float(end["sum_sent"]["seconds"])
     return Stream(
@@ -173,7 +173,7 @@ def round_trips(
     numbers = [str(number) for number in (rounds, connections, trips)]
     where = [word for way in ways for word in (way.address, str(way.echo_port), way.own)]
     argv = [*ways[0].prefix, *PYTHON, ASK, *numbers, *where]
-    lines = ways[0].client.run(argv, timeout=60).stdout.splitlines()
+    lines = ways[0].client.run(argv, timeout=120).stdout.splitlines()
     took = [
         Trips(*(int(number) * NANOSECOND / MICROSECOND for number in line.split()))
         for line in lines

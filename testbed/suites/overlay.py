@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import time
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
@@ -13,15 +12,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.claims.observation import Observation
-from testbed.errors import LabError, TimeoutExpired
+from testbed.errors import CommandError, NoAnswer
 from testbed.observe.capture import Capture, Packet, captures
 from testbed.pytest_checks import features
+from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.etcd import endpoint, etcdctl
 from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, load_modules, subnet_key
-from testbed.suites.helpers import IMAGE, START, Inside, outside_node, ping, scratch_machine, undone
+from testbed.suites.helpers import (
+    IMAGE,
+    Inside,
+    observe_until,
+    outside_node,
+    patient,
+    ping,
+    routes,
+    scratch_machine,
+    undone,
+    wait_until,
+    wait_while_runs,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from testbed.claims.observation import Runs
     from testbed.lab.live import LiveContainer, LiveLab
@@ -30,11 +42,10 @@ if TYPE_CHECKING:
     from testbed.topology.model import Flannel, Topology
 
 SUBNETS = f"{PREFIX}/subnets"
+UNANSWERED = "context deadline exceeded"  # what etcdctl says where nobody answers
 OTHER_PREFIX = "/testbed/other-network"
 DEVICES = {"udp": "flannel0", "vxlan": "flannel.1"}
-WAIT_SECONDS = 20.0
-LEASE_SECONDS = 60.0  # for a flanneld that has just been started, and its API with it
-POLL_SECONDS = 0.01
+ETCD_SECONDS = 15.0  #: for an answer of etcd, which takes milliseconds; it is asked in vain once
 
 
 def overlay(lab: LiveLab) -> Flannel:
@@ -112,16 +123,6 @@ def need(lab: LiveLab, *wanted: str) -> None:
     missing = sorted(set(wanted) - features(lab.topology))
     if missing:
         pytest.skip(f"the lab has no {', '.join(missing)}")
-
-
-def eventually(seen: Callable[[], object], seconds: float = WAIT_SECONDS) -> bool:
-    """Poll until ``seen()`` is true; False if it is not within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not seen():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
 
 
 # -- packets -------------------------------------------------------------
@@ -207,7 +208,9 @@ def stopped(*nodes: Node, service: str = SERVICE) -> Iterator[None]:
     try:
         for node, pid in pids:
             node.run(["kill", "-STOP", str(pid)])
-        assert eventually(lambda: all(_state(node, pid) == "T" for node, pid in pids))
+        wait_until(
+            lambda: all(_state(node, pid) == "T" for node, pid in pids), f"{service} to stop"
+        )
         yield
     finally:
         for node, pid in pids:
@@ -246,9 +249,34 @@ def etcd_node(lab: LiveLab) -> Node:
 
 
 def etcd(lab: LiveLab, *args: str, input: bytes | None = None, check: bool = True) -> Result:
-    """Run etcdctl on etcd's node."""
-    argv = etcdctl(lab.topology, lab.context, *args)
-    return etcd_node(lab).run(argv, input=input, check=check)
+    """Run etcdctl on etcd's node.
+
+    Raises NoAnswer when etcd does not answer: at once from the second time on, so that a run of
+    many checks does not wait in each of them for an etcd that hangs.
+    """
+    node = etcd_node(lab)
+    if silent := lab.silent.get(ETCD):
+        raise NoAnswer(silent.message, hint=silent.hint)
+    seconds = f"{patient(node, ETCD_SECONDS):g}s"
+    bounds = (f"--dial-timeout={seconds}", f"--command-timeout={seconds}")
+    argv = etcdctl(lab.topology, lab.context, *bounds, *args)
+    result = node.run(argv, input=input, check=False)
+    if not result.ok and UNANSWERED in result.stderr:
+        lab.silent[ETCD] = NoAnswer(
+            f"etcd on {node.name} does not answer within {seconds.replace('s', ' s')}",
+            hint=f"its last words: testbed logs {node.name} etcd; `testbed fault ls` shows "
+            "whether it is stopped",
+        )
+        raise lab.silent[ETCD]
+    if check and not result.ok:
+        raise CommandError(
+            argv,
+            where=node.name,
+            status=result.status,
+            stdout=result.stdout,
+            stderr=result.stderr,
+        )
+    return result
 
 
 def keys(lab: LiveLab, prefix: str = SUBNETS) -> dict[str, Key]:
@@ -356,8 +384,8 @@ class ThirdHost:
     ) -> Iterator[IPv4Network]:
         """Run flanneld; gives the subnet that it has leased, and takes that back afterwards.
 
-        ``iface`` is the host's own interface unless given.  Raises LabError when
-        flanneld ends before it has a subnet.
+        ``iface`` is the host's own interface unless given.  Raises Ended when
+        flanneld ends before it has a subnet, Unsettled when it has none in time.
         """
         argv = [
             self.inside.node.provide(self.lab.context.store.binary("flanneld")),
@@ -368,26 +396,21 @@ class ThirdHost:
             f"--iface={iface or self.interface}",
             *options,
         ]
+        etcd(self.lab, "get", f"{prefix}/config")  # for which flanneld would wait without end
         self.run(["rm", "-f", SUBNET_FILE])
         try:
             with self.spawn(argv) as running:
-                self._await_lease(running)
+                wait_while_runs(
+                    running,
+                    lambda: self.run(["test", "-s", SUBNET_FILE], check=False).ok,
+                    "the lease of the third host's flanneld",
+                )
                 own = leased(Observation(), self)["FLANNEL_SUBNET"]
                 yield IPv4Network(own, strict=False)
         finally:
             self._give_back(prefix)
             # vxlan's device outlives flanneld, udp's does not.
             self.run(["ip", "link", "delete", DEVICES["vxlan"]], check=False)
-
-    def _await_lease(self, running: Running) -> None:
-        deadline = time.monotonic() + START
-        while not self.run(["test", "-s", SUBNET_FILE], check=False).ok:
-            with contextlib.suppress(TimeoutExpired):
-                result = running.wait(POLL_SECONDS)
-                end = "".join(result.stderr.strip().splitlines()[-1:])
-                raise LabError(f"flanneld of the third host ended: {end}")
-            if time.monotonic() > deadline:
-                raise TimeoutExpired("flanneld of the third host leases no subnet")
 
     def _give_back(self, prefix: str) -> None:
         for held in keys(self.lab, f"{prefix}/subnets").values():
@@ -403,10 +426,48 @@ class ThirdHost:
         The first address of the subnet is its own, in place of a container.
         """
         wanted = third_subnet(self.lab)
+        for member in self.lab.topology.with_role("flannel"):
+            wait_no_route(Observation(), self.lab.node(member.name), wanted)  # of one before
         with key(self.lab, subnet_key(wanted), {"PublicIP": self.address, "PublicIPv6": None}):
             self.run(["ip", "address", "replace", f"{wanted[1]}/32", "dev", "lo"])
             with self.flanneld(*options) as subnet:
                 yield subnet
+
+    def wait_known(self, observe: Observation, subnet: IPv4Network, *hosts: End) -> None:
+        """Wait until flanneld of the host and of others have entered each other's subnets.
+
+        With udp flanneld itself knows them, and nothing shows it but that packets pass.
+        """
+        if overlay(self.lab).backend == "udp":
+            far = str(subnet[1])
+            for end in hosts:
+
+                def passes(notes: Observation, end: End = end) -> bool:
+                    return ping(notes, end.container, far, seconds=1.0)
+
+                observe_until(observe, passes, f"an answer of {far} to {end.container.name}")
+            return
+        for end in hosts:
+            wait_route(observe, end.node, subnet)
+            wait_route(observe, self, end.subnet)
+
+
+def wait_route(observe: Observation, place: Runs, network: IPv4Network) -> dict[str, Any]:
+    """Wait until a host has a route to a subnet, whichever; flanneld enters it last of all."""
+
+    def look(notes: Observation) -> dict[str, Any] | None:
+        return next(iter(routes(notes, place, "exact", str(network))), None)
+
+    return observe_until(observe, look, f"a route of {place.name} to {network}")
+
+
+def wait_no_route(observe: Observation, place: Runs, network: IPv4Network) -> None:
+    """Wait until a host has no route to a subnet: flanneld removes those of hosts that left."""
+
+    def look(notes: Observation) -> bool:
+        return not routes(notes, place, "exact", str(network))
+
+    observe_until(observe, look, f"the end of the route of {place.name} to {network}")
 
 
 @contextlib.contextmanager

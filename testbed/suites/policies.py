@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from testbed.errors import Unsettled
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.roles.kubernetes.plugins import plugin_of
-from testbed.suites import cluster as clusters
+from testbed.suites import helpers
 from testbed.suites.cluster import NAMESPACE, pod, web
-from testbed.suites.helpers import LATE, SOON, wait_until
+from testbed.suites.helpers import comes, wait_until
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from testbed.suites.cluster import Cluster, Pod
 
 OTHER = "checks-other"  #: a namespace beside NAMESPACE
-SECONDS = 30.0  #: within which a policy must be in force: half a second, but on a busy machine
-IN_FORCE = 3.0  #: as well, where nobody is there to enforce it
+IN_FORCE = 3.0  #: seconds for a policy to come into force where nobody is there to enforce it
 ANSWER = 0.4  #: seconds that a connection is waited for: before its SYN is sent again (RFC 6298)
+LONGEST = 10.0  #: as well, once it was not answered again and again: a busy machine answers late
 PORTS = (80, 8080)
 #: Connects to each ADDRESS:PORT that it is given, all at once; prints those that answered.
 PROBE = """
@@ -70,13 +70,13 @@ class Players:
         }
         return servers | dict(self.outside)
 
-    def probe(self) -> set[Pair]:
-        """Which of all connections are answered now."""
+    def probe(self, seconds: float = ANSWER) -> set[Pair]:
+        """Which of all connections are answered now, within some seconds."""
         names = {address: name for name, address in self.targets.items()}
         clients = [one for name, one in self.pods.items() if name in ("a", "b", "o")]
 
         def ask(one: Pod) -> set[Pair]:
-            argv = ["python3", "-c", PROBE, str(ANSWER), *names]
+            argv = ["python3", "-c", PROBE, f"{seconds:g}", *names]
             answered = json.loads(one.run(argv).stdout)
             return {(one.name, names[address]) for address in answered}
 
@@ -181,10 +181,8 @@ def players(
         cluster.delete("Namespace", OTHER)
     cluster.create({"kind": "Namespace", "metadata": {"name": OTHER}})
     try:
-        wait_until(
-            lambda: cluster.find("ServiceAccount", "default", OTHER),
-            clusters.SECONDS,
-            "the namespace's account",
+        cluster.until(
+            lambda: cluster.find("ServiceAccount", "default", OTHER), "the namespace's account"
         )
         observe.note(
             "the Pods", {name: body["spec"]["nodeName"] for name, (body, _) in made.items()}
@@ -212,19 +210,23 @@ def policy(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> Iterator[Non
         cluster.delete("NetworkPolicy", name)
 
 
-def eventually(so: Callable[[], bool], seconds: float) -> bool:
-    """Whether something comes to be so within a time."""
-    deadline = time.monotonic() + seconds
-    while not (answer := so()) and time.monotonic() < deadline:
-        time.sleep(SOON)
-    return answer
+def settled(players: Players, wanted: set[Pair], what: str, *without: set[Pair]) -> set[Pair]:
+    """What is answered, as soon as it is what is wanted, or else in the end.
 
+    Who enforces a policy takes it up in their own time: where nothing comes of it at all, and
+    all is answered as it is ``without``, Unsettled is raised with ``what`` is missing.
+    """
+    seen: set[Pair] = set()
+    seconds = ANSWER
 
-def settled(players: Players, wanted: set[Pair], seconds: float) -> set[Pair]:
-    """What is answered, as soon as it is what is wanted, or else in the end."""
-    deadline = time.monotonic() + seconds
-    while (seen := players.probe()) != wanted and time.monotonic() < deadline:
-        continue
+    def so() -> bool:
+        nonlocal seen, seconds
+        seen = players.probe(seconds)
+        seconds = min(LONGEST, seconds * 1.5)
+        return seen == wanted
+
+    if not comes(so, helpers.SETTLED) and seen in without:
+        raise Unsettled(f"nothing has come in {helpers.SETTLED:g} s of {what}")
     return seen
 
 
@@ -256,7 +258,7 @@ def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, 
     outside.run(["ip", "address", "add", f"{far}/32", "dev", "eth0"])
     try:
         with outside.spawn(argv):
-            wait_until(lambda: outside.run(["ss", "-Hltn", "sport = :80"]).stdout, LATE, "port 80")
+            wait_until(lambda: outside.run(["ss", "-Hltn", "sport = :80"]).stdout, "port 80")
             yield str(subnet), str(near), str(far)
     finally:
         outside.run(["ip", "address", "delete", f"{far}/32", "dev", "eth0"], check=False)
@@ -288,15 +290,18 @@ def enforced(cluster: Cluster, outside: Node, observe: Observation) -> None:
             ways_back(cluster, outside, them.pods.values()),
         ):
             everything = them.everything()
-            assert settled(them, everything, SECONDS) == everything, "not even without a policy"
+            wait_until(lambda: them.probe(helpers.LATE) == everything, "an answer of all to all")
             ranges = plugin_of(cluster.lab.topology).port_ranges
+            before = everything
             for number, row in enumerate(table(block, near, far, port_ranges=ranges), 1):
                 wanted = row.allowed(them)
                 with policy(cluster, f"row-{number}", row.spec):
-                    seen = settled(them, wanted, SECONDS)
+                    what = f"the policy: {row.what}"
+                    seen = settled(them, wanted, what, before, everything)
+                before = seen
                 observe.note(
                     f"{row.what}: {json.dumps(row.spec)}", "\n".join(drawn(them, seen, wanted))
                 )
                 observe.holds(seen == wanted, f"{row.what}: just what it says is cut off")
-            seen = settled(them, everything, SECONDS)
+            seen = settled(them, everything, "the end of the last policy", before)
             observe.holds(seen == everything, "with the last policy gone, all are answered again")

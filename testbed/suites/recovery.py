@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.claims.model import Measurement
-from testbed.errors import LabError
 from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.flannel import SERVICE as FLANNELD
-from testbed.suites.overlay import End, ends, etcd_node, eventually, keys, leased, overlay
+from testbed.suites.helpers import observe_until, wait_until
+from testbed.suites.overlay import End, ends, etcd_node, keys, leased, overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +41,6 @@ HOLD = 0.6  # seconds that a fault lasts
 SETTLE = 0.15  # seconds in which what was on its way when it came about may still arrive
 CUT = 0.3  # seconds without a reply that are no hiccup of a busy machine
 INTERVAL = 0.01  # seconds between two echo requests
-PATIENCE = 60.0  # seconds until it counts as never: an emulated machine starts daemons slowly
 REPLY = re.compile(rb"^\[(\d+\.\d+)\] \d+ bytes from ", re.MULTILINE)
 
 AGAIN = "until traffic between containers flows again, from the begin of healing"
@@ -100,8 +99,8 @@ def echoes(container: LiveContainer, address: str) -> Iterator[Running]:
     """Echo requests from a container to an address, all the time; the first is answered."""
     argv = ["ping", "-n", "-D", "-i", str(INTERVAL), address]
     with container.spawn(argv) as running:
-        if not eventually(lambda: replies(running), PATIENCE):
-            raise LabError(f"{container.name} does not reach {address} before any fault")
+        what = f"an answer of {address} to {container.name}, before any fault"
+        wait_until(lambda: replies(running), what)
         yield running
 
 
@@ -110,7 +109,7 @@ def cross(
 ) -> Crossing:
     """Traffic from end to end, with a fault for a while.
 
-    ``meanwhile`` is called while it is in force.  Raises LabError where traffic does not flow
+    ``meanwhile`` is called while it is in force.  Raises Unsettled where traffic does not flow
     again.
     """
     one, other = ends(lab)
@@ -144,8 +143,7 @@ def cross(
 
 def _await_reply(running: Running, since: float, words: str) -> list[float]:
     """All replies, of which one has come after an instant."""
-    if not eventually(lambda: any(at > since for at in replies(running)), PATIENCE):
-        raise LabError(f"no traffic flows again within {PATIENCE:g} s after {words}")
+    wait_until(lambda: any(at > since for at in replies(running)), f"traffic after {words}")
     return replies(running)
 
 
@@ -239,7 +237,7 @@ def test_dockerd_killed(trial: Trial, observe: Observation) -> None:
 
 def test_node_stopped(trial: Trial, observe: Observation) -> None:
     one, other = ends(trial.lab)
-    assert served(one, other), "the page is there before"
+    wait_until(lambda: served(one, other), "the page, before any fault")
     pages: list[bool] = []
     for found in trial.rounds(
         "node stopped, and continued: packets",
@@ -262,7 +260,7 @@ def test_pages_of_a_stopped_node(trial: Trial, observe: Observation) -> None:
         observe.holds(not served(one, other), "no page comes from a node that is stopped")
         began = time.monotonic()
         trial.fault.heal()
-        observe.holds(eventually(lambda: served(one, other), PATIENCE), "pages come again")
+        observe.holds(wait_until(lambda: served(one, other), "a page"), "pages come again")
         took = time.monotonic() - began
         trial.figures.again.setdefault(name, []).append(took)
         observe.note(f"round {number}", f"a page {took:.3f} s after the begin of healing")
@@ -274,10 +272,13 @@ def test_deleted_route(trial: Trial, observe: Observation) -> None:
     trial.fault(f"break {one.name} route")
     began = time.monotonic()
     argv = ["ip", "route", "show", str(other.subnet)]
-    back = eventually(lambda: bool(one.node.run(argv).out.strip()), PATIENCE)
+
+    def back(notes: Observation) -> bool:
+        return bool(notes.run(one.node, argv).out.strip())
+
+    found = observe_until(observe, back, f"the route to {other.subnet}, put back by flanneld")
     took = time.monotonic() - began
-    observe.holds(back, "flanneld puts the route back by itself")
-    observe.run(one.node, argv)
+    observe.holds(found, "flanneld puts the route back by itself")
     name = "route deleted, put back by flanneld"
     trial.figures.again.setdefault(name, []).append(took)  # once: it takes up to ten seconds
 

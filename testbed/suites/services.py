@@ -14,10 +14,9 @@ import dpkt
 import yaml
 
 from testbed.claims.observation import Observation
-from testbed.errors import LabError, TimeoutExpired
-from testbed.suites import cluster as clusters
+from testbed.errors import LabError
 from testbed.suites import helpers
-from testbed.suites.helpers import patient, rules, wait_until
+from testbed.suites.helpers import patient, rules
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Runs
@@ -30,32 +29,32 @@ A, CNAME, SRV = dpkt.dns.DNS_A, dpkt.dns.DNS_CNAME, dpkt.dns.DNS_SRV
 #: What kube-proxy looks an address or a port of the node up in, and iptables' chains for that.
 MAPS = ("service-ips", "service-nodeports")
 CHAINS = ("KUBE-SERVICES", "KUBE-NODEPORTS")
-#: Asks a server what it is given in hex, and prints the answer so.
+#: Asks a server what it is given in hex, again each second, and prints the answer so.
 QUERY = """
-import socket, sys
+import socket, sys, time
+end = time.monotonic() + float(sys.argv[2])
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-    asked.settimeout(float(sys.argv[2]))
+    asked.settimeout(1)
     asked.connect((sys.argv[1], 53))
-    asked.send(bytes.fromhex(sys.argv[3]))
-    print(asked.recv(65536).hex())
+    while True:
+        try:
+            asked.send(bytes.fromhex(sys.argv[3]))
+            print(asked.recv(65536).hex())
+            break
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 """
 
 
 # -- waiting ----------------------------------------------------------------------
 
 
-def becomes(so: Callable[[], object], seconds: float | None = None) -> bool:
-    """Whether something comes true before long, by default half the time that a Pod may take."""
-    try:
-        return bool(wait_until(so, clusters.SECONDS / 2 if seconds is None else seconds))
-    except TimeoutExpired:
-        return False
-
-
 def served(cluster: Cluster, observe: Observation, name: str) -> Mapping[str, Any]:
     """A Service's ``spec``, once every node's rules lead its first port to its ready Pods alone.
 
-    After a while it comes in any case: whether the Service works is for the check to see.
+    Raises Unsettled where they never do: whether a Service works can't be told before.
     """
     found = cluster.find("Service", name)
     if found is None:
@@ -70,9 +69,16 @@ def served(cluster: Cluster, observe: Observation, name: str) -> Mapping[str, An
             for node in cluster.nodes
         )
 
-    becomes(so)
+    cluster.until(so, f"rules of every node that lead the Service {name} to its Pods alone")
     observe.note(f"the Service {name}", spec)
     return spec
+
+
+def wait_led(cluster: Cluster, node: Node, port: int, address: str = "") -> None:
+    """Wait until a node's rules lead a port of an address, or of the node, to any Pod."""
+    where = f"{address}:{port}" if address else f"port {port} of {node.name}"
+    what = f"rules of {node.name} that lead {where} somewhere"
+    cluster.until(lambda: destinations(cluster, node, port, address), what)
 
 
 # -- kube-proxy's rules -----------------------------------------------------------
@@ -271,10 +277,14 @@ def records(answer: bytes, kind: int) -> Records:
     return Records(said.rcode, tuple(sorted(texts)))
 
 
-def known(cluster: Cluster, where: Runs, name: str, kind: int = A) -> bool:
-    """Whether the cluster's DNS comes to know a name."""
+def wait_known(cluster: Cluster, where: Runs, name: str, kind: int = A, count: int = 1) -> None:
+    """Wait until the cluster's DNS knows a name, with so many records."""
     server = str(cluster.spec.dns)
-    return becomes(lambda: lookup(Observation(), where, server, name, kind).code == 0)
+
+    def so() -> bool:
+        return len(lookup(Observation(), where, server, name, kind).found) >= count
+
+    cluster.until(so, f"{name} in the cluster's DNS")
 
 
 # -- manifests -----------------------------------------------------------------------

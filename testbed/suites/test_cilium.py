@@ -10,7 +10,7 @@ import pytest
 from testbed.roles.kubernetes.plugins.cilium import AGENT, PINS
 from testbed.suites import policies
 from testbed.suites.cluster import NAMESPACE, pod
-from testbed.suites.helpers import fetch, link, links
+from testbed.suites.helpers import comes, fetch, link, links, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +113,7 @@ def test_no_process_is_in_the_way(cluster: Cluster, observe: Observation) -> Non
         def shut() -> bool:
             return status(observe, client, url) == "000"
 
-        assert policies.eventually(shut, policies.SECONDS), "the policy is not in force"
+        wait_until(shut, "the policy kernel-guarded in force")
         with agents_stopped(cluster, observe):
             page = fetch(observe, client, f"http://{free.address}/")
             observe.holds(page, "with the agents stopped a Pod is answered by another")
@@ -156,16 +156,16 @@ def test_rules_of_each_layer(cluster: Cluster, observe: Observation) -> None:
             return status(observe, client, url, "POST") == "403" and only_mine()
 
         with of_cilium(cluster, "layers", chosen | {"ingress": [{"fromEndpoints": mine}]}):
-            in_force = policies.eventually(only_mine, policies.SECONDS)
+            in_force = wait_until(only_mine, "the rule of layer 3 in force")
             observe.holds_when("a rule is about who sends (layer 3)", in_force)
         closed = {"ports": [{"port": "81", "protocol": "TCP"}]}
         rule = {"fromEndpoints": mine, "toPorts": [closed]}
         with of_cilium(cluster, "layers", chosen | {"ingress": [rule]}):
-            in_force = policies.eventually(no_port, policies.SECONDS)
+            in_force = wait_until(no_port, "the rule of layer 4 in force")
             observe.holds_when("a rule is about a port (layer 4)", in_force)
         rule = {"fromEndpoints": mine, "toPorts": [ports | get]}
         with of_cilium(cluster, "layers", chosen | {"ingress": [rule]}):
-            in_force = policies.eventually(no_post, policies.IN_FORCE)
+            in_force = comes(no_post, policies.IN_FORCE)
             observe.fails_when("a rule is about HTTP, without Cilium's Envoy", not in_force)
 
 

@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.claims.observation import Observation
-from testbed.errors import TimeoutExpired
 from testbed.roles.kubernetes import config
+from testbed.suites import helpers
 from testbed.suites.cluster import NAMESPACE, SECOND, Within, pod
 from testbed.suites.helpers import (
-    LATE,
-    PATIENCE,
     SOON,
     addresses,
+    answers,
     client_of,
+    comes,
     fetch,
     kind,
     last_host,
     link,
     links,
+    listeners,
     namespace,
     outside_node,
-    ping,
     routes,
     scratch_machine,
     undone,
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from testbed.suites.helpers import Inside
 
 RESULTS = "/var/lib/cni/results"  #: where libcni keeps what each call has come to
-#: Seconds for a kubelet to notice its runtime's state (it asks every five) and to tell it.
-NOTICED = 20.0
 
 
 def plugins(lab: LiveLab, node: Node) -> str:
@@ -149,8 +147,7 @@ def wait_settled(cluster: Cluster, node: Node) -> None:
         }
         return {one.pod for one in calls(node)} <= there
 
-    seconds = NOTICED if node.shares else NOTICED * PATIENCE
-    wait_until(settled, seconds, f"the end of the networks of Pods that are gone from {node.name}")
+    cluster.until(settled, f"the end of the networks of Pods that are gone from {node.name}")
 
 
 # -- by hand: no cluster --------------------------------------------------------
@@ -225,13 +222,13 @@ def by_hand(lab: LiveLab, cluster: Cluster) -> ByHand:
         own = [str(one) for one in addresses(observe, inside)]
         table = routes(observe, inside)
         bridge = [str(one) for one in addresses(observe, machine)]
-        answers = ping(observe, inside, GATEWAY)
+        answered = answers(observe, inside, GATEWAY)
         known = {**BY_HAND, "prevResult": added.json() if added.ok else {}}
         checked = call(observe, machine, folder, "CHECK", known)
         deleted = call(observe, machine, folder, "DEL", known)
         return ByHand(
             observe, reachable, before, routes_before, added, after, found, own, table, bridge,
-            answers, checked, deleted, names(),
+            answered, checked, deleted, names(),
         )  # fmt: skip
 
 
@@ -454,8 +451,10 @@ def second(lab: LiveLab, cluster: Cluster) -> Second:
         cluster.pods(observe, pod("on-the-lan", node=node.name)) as (member,),
     ):
         page = f"http://{member.address}/"
-        with contextlib.suppress(TimeoutExpired):  # its server starts after it
-            wait_until(lambda: fetch(Observation(), outside, page, seconds=SOON), LATE)
+        wait_until(
+            lambda: 80 in {one.port for one in listeners(Observation(), member)},
+            f"the server of {member.name}",  # it starts after its Pod
+        )
         return Second(
             seen=observe,
             calls=joined(observe, member),
@@ -559,38 +558,47 @@ def readiness(cluster: Cluster, node: Node) -> dict[str, Any]:
     return dict(ready)
 
 
-def becomes(cluster: Cluster, node: Node, status: str) -> bool:
-    """Wait for a node's Ready to be so; False where it does not come."""
-    seconds = NOTICED if node.shares else NOTICED * PATIENCE
-    try:
-        return wait_until(lambda: bool(readiness(cluster, node)["status"] == status), seconds)
-    except TimeoutExpired:
-        return False
+def wait_ready(cluster: Cluster, node: Node, status: str) -> None:
+    """Wait for a node's condition Ready to be so: the kubelet asks its runtime now and then."""
+    cluster.until(
+        lambda: readiness(cluster, node)["status"] == status,
+        f"the condition Ready of {node.name} to be {status}",
+    )
 
 
 @pytest.mark.testbed_claim("cni-default-plugin")
 @pytest.mark.testbed_needs("kubernetes")
 def test_without_a_plugin_there_is_none(cluster: Cluster, observe: Observation) -> None:
     node = cluster.other
-    assert becomes(cluster, node, "True"), "the node is not Ready to begin with"
+    wait_ready(cluster, node, "True")
     try:
         with without_networks(cluster, observe, node):
             cluster.create(pod("unplugged", node=node.name))
-            unready = becomes(cluster, node, "False")
+
+            def is_unready() -> bool:
+                return bool(readiness(cluster, node)["status"] == "False")
+
+            def has_address() -> bool:
+                return bool((cluster.find("Pod", "unplugged") or {})["status"].get("podIP"))
+
+            cluster.until(
+                lambda: is_unready() or has_address(),
+                f"the condition Ready of {node.name} to be False, or a Pod to be joined",
+            )
+            comes(is_unready, helpers.LATE)  # the kubelet asks its runtime every five seconds
             ready = readiness(cluster, node)
             observe.note(f"{node.name}'s condition Ready", ready)
             found = cluster.get(observe, "pod", "unplugged")
-        came_back = becomes(cluster, node, "True")
+        wait_ready(cluster, node, "True")
         observe.note("with the configuration back", readiness(cluster, node))
         cluster.wait_ready("unplugged")
         after = cluster.pod("unplugged").address
     finally:
         cluster.delete("Pod", "unplugged")
-    if unready:
-        assert "NetworkPluginNotReady" in ready["message"], "not ready for another reason"
-    observe.holds(not unready, "a node without any configuration of CNI stays Ready")
+    stays = ready["status"] == "True"
+    assert stays or "NetworkPluginNotReady" in ready["message"], "not ready for another reason"
+    observe.holds(stays, "a node without any configuration of CNI stays Ready")
     observe.holds(found["status"].get("podIP"), "a Pod there gets an address")
-    assert came_back, "the node is not Ready again"
     assert after, "with the configuration, the Pod has no address either"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.observe.capture import captures
+from testbed.suites import helpers
 from testbed.suites.helpers import (
     BRIDGE,
     SOON,
@@ -387,7 +388,8 @@ def test_nginx_2_curls_172_17_0_2(lab: LiveLab, node: Node, observe: Observation
     if "nginx-2" not in found:
         pytest.skip("the lab has no container nginx-2 on docker0")
     client = found["nginx-2"]
-    argv = client.argv(["curl", "-sS", "-m5", "-w", "\n%{json}", "172.17.0.2"], mounts=True)
+    limit = f"-m{helpers.LATE:g}"
+    argv = client.argv(["curl", "-sS", limit, "-w", "\n%{json}", "172.17.0.2"], mounts=True)
     result = observe.run(node, argv, check=False)
     observe.holds(result.ok, "the image's own curl in nginx-2 has an answer")
     observe.holds('"http_code":200' in result.stdout.partition("\n")[2], "the answer is 200")

@@ -12,6 +12,7 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.observe.capture import captures
+from testbed.suites import helpers
 from testbed.suites.helpers import (
     BRIDGE,
     SOON,
@@ -20,6 +21,7 @@ from testbed.suites.helpers import (
     answers,
     between,
     bridge_containers,
+    comes,
     docker_node,
     extra_container,
     fetch,
@@ -31,7 +33,7 @@ from testbed.suites.helpers import (
     port_of,
     ports,
     same,
-    wait_until,
+    wait_closed,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +67,6 @@ def test_each_container_brings_one_veth_pair(
             observe.holds(len(names() - one) == 1, "and the next is one more again")
         inner = veths(observe, lab.container(first, node=node.name))
         observe.holds(len(inner) == 1 and kind(inner[0]) == "veth", "the container holds one end")
-    wait_until(lambda: names() == before, what="the end of the containers' veth pairs")
 
 
 @pytest.mark.testbed_claim("veth-one-end-on-bridge")
@@ -170,7 +171,7 @@ def test_the_pair_carries_all_between_container_and_host(
         return all(ends[i]["rx"]["packets"] == ends[1 - i]["tx"]["packets"] for i in range(2))
 
     # Counters of two links are not read at one moment: a stray packet may come between.
-    same_counts = any(balanced() for _ in range(5))
+    same_counts = comes(balanced, helpers.LATE)
     observe.holds(same_counts, "each end has received as many packets as the other has sent")
 
 
@@ -251,6 +252,9 @@ def exchange(lab: LiveLab) -> Exchange:
     }
     with captures(*points.values()) as seen:
         page = fetch(observe, client, f"http://{server.address}:80/")
+        if page:
+            *passed, _ = seen
+            wait_closed(*passed)
     return Exchange(page, dict(zip(points, seen, strict=True)))
 
 

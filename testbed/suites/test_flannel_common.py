@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.errors import LabError
 from testbed.observe.capture import Capture, Packet, capture, captures
 from testbed.suites.helpers import (
     SOON,
+    Ended,
     addresses,
     bridge_address,
     bridge_containers,
@@ -130,7 +130,8 @@ def test_arp_finds_the_mac_of_an_address(
     told = [arp.sender_mac for arp in packets if arp.op == 2 and arp.sender == receiver.address]
     real = mac(observe, receiver)
     observe.holds(asked, f"who-has {receiver.address}")
-    observe.holds(told == [real], f"{receiver.address} is-at {real}, the MAC of its eth0")
+    # On a busy machine it may be asked for twice.
+    observe.holds(set(told) == {real}, f"{receiver.address} is-at {real}, the MAC of its eth0")
     table = observe.json(sender, ["ip", "-j", "neigh", "show", "dev", "eth0"])
     known = {entry["dst"]: entry.get("lladdr") for entry in table}
     observe.holds(known.get(receiver.address) == real, "the neighbour table has it")
@@ -180,7 +181,7 @@ def test_neighbours_fetch_each_others_page(
 ) -> None:
     client, server, _ = neighbours
     url = f"http://{server.address}/"
-    page = wait_until(lambda: fetch(observe, client, url, seconds=SOON), what="the page")
+    page = wait_until(lambda: fetch(observe, client, url), "the page")
     assert page is not None
     assert page["server"] == f"{server.address}:80"
     assert client_of(page) == client.address
@@ -355,8 +356,9 @@ def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Obse
         def source(*options: str) -> set[str]:
             """The source with which a packet from the overlay reaches a host outside it."""
             with third.joined(*options) as subnet, capture(third, "eth0", "icmp") as seen:
-                argv = ["ping", "-n", "-c1", "-W0.05", "-I", str(subnet[1]), target]
+                argv = ["ping", "-n", "-c1", f"-W{SOON}", "-I", str(subnet[1]), target]
                 observe.run(third, argv, check=False)
+                seen.wait_for(lambda packets: any(p.is_echo_request for p in packets))
             note(observe, seen)
             return {p.src for p in seen.packets if p.is_echo_request and p.dst == target}
 
@@ -384,7 +386,7 @@ def test_iface_eth0_chooses_the_interface_between_hosts(lab: LiveLab, observe: O
     )
     try:
         found = below("lan0")
-    except LabError as error:
+    except Ended as error:
         observe.note("flanneld --iface=eth0", str(error))
         found = None
     observe.fails_when("it is called lan0", found is None)

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.claims.observation import Observation
 from testbed.observe.capture import captures
 from testbed.roles.flannel import subnet_key
-from testbed.suites.helpers import SOON, note, ping, routes
+from testbed.suites.helpers import SOON, note, observe_until, ping
 from testbed.suites.overlay import (
     HOST_SIDE,
     SUBNETS,
     ends,
     etcd,
-    eventually,
     has_printed_plan,
     key,
     keys,
@@ -24,14 +22,16 @@ from testbed.suites.overlay import (
     overlay,
     third_host,
     third_subnet,
+    wait_no_route,
+    wait_route,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from ipaddress import IPv4Network
 
+    from testbed.claims.observation import Observation
     from testbed.lab.live import LiveLab
-    from testbed.nodes.base import Node
 
 #: A host that is not there: what the others do for it shows that they go by etcd alone.
 ABSENT = "10.168.0.99"
@@ -66,23 +66,15 @@ def _hosts_follow(lab: LiveLab, observe: Observation, subnet: IPv4Network) -> bo
     with key(lab, subnet_key(subnet), value):
         if flannel.backend == "udp":
             return _sends_to(lab, observe, str(subnet[2]), ABSENT)
-        routed = eventually(lambda: _gateway(node, subnet) is not None)
-        routes(observe, node, "exact", str(subnet))
-        if routed and flannel.backend == "vxlan":
+        route = wait_route(observe, node, subnet)
+        if flannel.backend == "vxlan":
             argv = ["bridge", "-j", "fdb", "show", "dev", f"flannel.{flannel.vni}"]
             table = {entry["mac"]: entry.get("dst") for entry in observe.json(node, argv)}
             routed = table.get(ABSENT_VTEP) == ABSENT
-        elif routed:
-            routed = _gateway(node, subnet) == ABSENT
-    gone = eventually(lambda: _gateway(node, subnet) is None)
-    observe.note("the key deleted", "the route is gone" if gone else "the route stays")
-    return routed and gone
-
-
-def _gateway(node: Node, subnet: IPv4Network) -> str | None:
-    """The gateway of a node's route to a subnet, None when there is no such route."""
-    found = routes(Observation(), node, "exact", str(subnet))
-    return str(found[0]["gateway"]) if found else None
+        else:
+            routed = route.get("gateway") == ABSENT
+    wait_no_route(observe, node, subnet)
+    return routed
 
 
 def _sends_to(lab: LiveLab, observe: Observation, target: str, host: str) -> bool:
@@ -91,14 +83,15 @@ def _sends_to(lab: LiveLab, observe: Observation, target: str, host: str) -> boo
     # Nobody answers for the absent host, so its datagram waits for ARP: the question shows.
     with captures((one.node, one.interface, f"arp and host {host}")) as (seen,):
 
-        def asked() -> bool:
-            ping(Observation(), one.container, target, seconds=SOON)
+        def asked(notes: Observation) -> bool:
+            ping(notes, one.container, target, seconds=SOON)
             return any(p.arp and p.arp.target == host for p in seen.packets)
 
-        found = eventually(asked)
-    note(observe, seen)
-    one.node.run(["ip", "neigh", "flush", "to", host], check=False)
-    return found
+        try:
+            return observe_until(observe, asked, f"a datagram of flanneld's for {host}")
+        finally:
+            note(observe, seen)
+            one.node.run(["ip", "neigh", "flush", "to", host], check=False)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from testbed.claims.observation import Observation
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.plugins.flannel import SUBNET_FILE
 from testbed.suites.cluster import pod
-from testbed.suites.helpers import IMAGE, PATIENCE, link, links, wait_until
+from testbed.suites.helpers import IMAGE, link, links
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -37,8 +37,6 @@ VNI = 77  # of the example's network: nothing but the ConfigMap says it
 HEALTH = 8081
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")  # flannel, Documentation/kube-flannel.yml
 ANNOTATIONS = "flannel.check"  # what each example's notes on its node end in, the lab's own apart
-#: Longer than a kubelet needs to start the Pods and flanneld to ask for its node.
-STARTED = 40.0
 
 
 def example(name: str, lab: LiveLab, node: Node, *, map: str, more: Sequence[str] = (),
@@ -164,10 +162,9 @@ def examples(lab: LiveLab, cluster: Cluster) -> Iterator[Examples]:
         for one in objects:
             cluster.create(one)
             made.append(one)
-        seconds = STARTED if node.shares else STARTED * PATIENCE
         for name in pods:
-            found.by_name[name] = wait_until(
-                functools.partial(ended_or_ready, cluster, name), seconds, f"the Pod {name}"
+            found.by_name[name] = cluster.until(
+                functools.partial(ended_or_ready, cluster, name), f"the Pod {name} to run or to end"
             )
             cluster.kubectl(found.seen, "logs", name, check=False)
         look(cluster, found)

@@ -10,9 +10,8 @@ import pytest
 
 from testbed.roles.etcd import CLIENT_PORT, endpoint
 from testbed.roles.flannel import PREFIX, network_config
-from testbed.suites import overlay as overlays
-from testbed.suites.helpers import READY, await_output, rules, undone
-from testbed.suites.overlay import ThirdHost, eventually, overlay, third_host, third_subnet
+from testbed.suites.helpers import READY, await_output, observe_until, rules, undone, wait_until
+from testbed.suites.overlay import ThirdHost, overlay, third_host, third_subnet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 API_PORT = 18080
 HOST = "third"
 FOLDER = "/run/flannel-store"
+ASKS_ETCD = b"subnet manager: Etcd"  #: what flanneld says of where it keeps its subnets
 
 #: As much of the Kubernetes API as flanneld asks for: its node, a list of all nodes, a watch that
 #: never tells anything, and patches of the node's annotations.  All of it is in memory.
@@ -130,15 +130,23 @@ def test_flannel_needs_etcd_unless_kubernetes_keeps_its_subnets(
             kubernetes_api(third, subnet) as api,
             flanneld(third, "kubernetes", *by_kubernetes) as other,
         ):
-            started = eventually(lambda: has_lease(third, "kubernetes"), overlays.LEASE_SECONDS)
-            tried = [r for r in rules(observe, third, "filter") if r.target == "REJECT"]
+            wait_until(
+                lambda: has_lease(third, "kubernetes") or ASKS_ETCD in other.err,
+                "a lease of flanneld --kube-subnet-mgr",
+            )
+            started = has_lease(third, "kubernetes")
+
+            def tried(notes: Observation) -> bool:
+                found = rules(notes, third, "filter")
+                return any(rule.packets for rule in found if rule.target == "REJECT")
+
+            observe_until(observe, tried, "flanneld's try to reach etcd")
             waits = not has_lease(third, "etcd")
             observe.note("flanneld, etcd out of reach", without.err.decode(errors="replace"))
             observe.note("flanneld --kube-subnet-mgr", other.err.decode(errors="replace"))
             observe.note("what it asked the Kubernetes API", api.out.decode())
         if started:
             observe.run(third, ["cat", f"{FOLDER}/kubernetes"])
-    assert tried[0].packets, "flanneld has not tried to reach etcd"
     observe.holds_when("its subnets are kept in etcd, as is the default: without, it waits", waits)
     observe.fails_when(
         "its subnets are kept by Kubernetes (--kube-subnet-mgr): without any etcd it has "

@@ -21,6 +21,7 @@ from testbed.roles.flannel import subnet_key
 from testbed.suites.helpers import (
     SOON,
     addresses,
+    answers,
     client_of,
     fetch,
     kind,
@@ -28,18 +29,19 @@ from testbed.suites.helpers import (
     links,
     node_address,
     note,
+    observe_until,
     outside_node,
     ping,
     route_to,
     routes,
     undone,
+    wait_until,
 )
 from testbed.suites.overlay import (
     End,
     Walk,
     ends,
     etcd,
-    eventually,
     keys,
     need,
     own_vxlan,
@@ -48,6 +50,8 @@ from testbed.suites.overlay import (
     stopped,
     third_host,
     third_subnet,
+    wait_no_route,
+    wait_route,
     walk,
 )
 
@@ -165,9 +169,10 @@ def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
         networks = {a.network for a in addresses(observe, one.node, one.interface)}
         networks |= {a.network for a in addresses(observe, third, "eth0")}
         far = str(subnet[1])
-        there = eventually(lambda: ping(observe, one.container, far, seconds=SOON))
+        third.wait_known(observe, subnet, one)
+        there = answers(observe, one.container, far)
         with captures((one.node, one.interface, WIRE), (third, "eth0", WIRE)) as (sent, arrived):
-            ping(observe, one.container, far)
+            ping(observe, one.container, far, seconds=None if there else SOON)
         note(observe, sent, arrived)
     observe.holds(len(networks) == 2, f"the hosts are in {' and '.join(map(str, networks))}")
     observe.holds(there, f"{one.container.name} reaches {far} behind the router")
@@ -316,13 +321,17 @@ def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation
         found = [_route(Observation(), node, subnet) for node in nodes]
         return [str(route.get("dev", "")) for route in found]
 
-    observe.holds(devices() == ["", ""], f"before: no route to {subnet}")
-    with third_host(lab) as third, third.joined():
-        joined = eventually(lambda: devices() == [VTEP, VTEP])
-        for node in nodes:
-            _route(observe, node, subnet)
-    observe.holds(joined, f"a third host joins: {subnet} by {VTEP} on both others")
-    assert eventually(lambda: devices() == ["", ""]), "it leaves: the routes go"
+    for node in nodes:  # flanneld may not have removed yet what was of a third host before
+        wait_no_route(observe, node, subnet)
+    with third_host(lab) as third:
+        observe.holds(devices() == ["", ""], f"before: no route to {subnet}")
+        with third.joined():
+            for node in nodes:
+                wait_route(observe, node, subnet)
+            joined = devices()
+    observe.holds(joined == [VTEP, VTEP], f"a third host joins: {subnet} by {VTEP} on both others")
+    for node in nodes:
+        wait_no_route(observe, node, subnet)
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-route-entry")
@@ -421,20 +430,33 @@ def printed_vtep(lab: LiveLab, observe: Observation) -> Iterator[End]:
         lines = [f"link set dev {VTEP} address {mac}", *map(" ".join, words)]
         other.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
         etcd(lab, "put", name, json.dumps(value), f"--lease={kept.lease:x}")
+
+    def wait_told(mac: str) -> None:
+        """Wait until flanneld of the other hosts has entered a MAC, in both tables.
+
+        The kernel's own list is read: the tools are what the claims are about.
+        """
         zero = str(other.subnet.network_address)
-        quiet = Observation()
-        came = eventually(
-            lambda: all(neighbours(quiet, p).get(zero, {}).get("lladdr") == mac for p in peers)
-        )
-        observe.note(f"{other.name}'s {VTEP} at {mac}", "came" if came else "did not come")
+        for peer in peers:
+
+            def told(peer: Node = peer) -> bool:
+                rows = map(str.split, peer.run(["cat", "/proc/net/arp"]).stdout.splitlines())
+                known = any(row[0] == zero and mac in row for row in rows)
+                return known and mac in {entry["mac"] for entry in fdb(Observation(), peer)}
+
+            wait_until(told, f"flanneld's entry {mac} for {other.name}'s {VTEP} on {peer.name}")
 
     try:
         give(PRINTED_MAC, printed)
+        wait_told(PRINTED_MAC)
         yield other
     finally:
         give(before, kept.value)
-        for peer in peers:  # flanneld adds the new entry and leaves the old one
-            peer.run(["bridge", "fdb", "del", PRINTED_MAC, "dev", VTEP], check=False)
+        try:
+            wait_told(before)
+        finally:
+            for peer in peers:  # flanneld adds the new entry and leaves the old one
+                peer.run(["bridge", "fdb", "del", PRINTED_MAC, "dev", VTEP], check=False)
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-arp-entry")
@@ -517,14 +539,14 @@ def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) 
 def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
 
-    def asked(seconds: float) -> tuple[bool, set[str]]:
+    def asked(seconds: float | None) -> tuple[bool, set[str]]:
         """Whether the container answered, and for whom ARP asked."""
         with captures((one.node, VTEP, "arp"), (other.node, VTEP, "arp")) as seen:
             answered = ping(observe, one.container, other.container.address, seconds=seconds)
         note(observe, *seen)
         return answered, {p.arp.target for c in seen for p in c.packets if p.arp}
 
-    answered, targets = asked(2)
+    answered, targets = asked(None)
     observe.holds(answered and not targets, "the container answers, and there is no ARP")
     vtep = str(other.subnet.network_address)
     entry = neighbours(observe, one.node)[vtep]
@@ -542,11 +564,20 @@ def test_hosts_record_is_on_all_others_once_it_has_joined(
     with third_host(lab) as third, third.joined() as subnet:
         vtep, mac = str(subnet.network_address), link(observe, third, VTEP)["address"]
         wanted = {"dst": vtep, "lladdr": mac, "state": ["PERMANENT"]}
-        eventually(lambda: all(vtep in neighbours(Observation(), e.node) for e in hosts))
         for end in hosts:
-            entry = neighbours(observe, end.node).get(vtep)
+
+            def entered(notes: Observation, end: End = end) -> dict[str, Any] | None:
+                return neighbours(notes, end.node).get(vtep)
+
+            entry = observe_until(observe, entered, f"a record of {vtep} on {end.name}")
             observe.holds(entry == wanted, f"{end.name}: {vtep} at {mac}, permanent")
-        own = observe.json(third, ["ip", "-j", "neigh", "show", "dev", VTEP])
+        others = len(keys(lab)) - 1  # of hosts that etcd knows, without this one
+
+        def learnt(notes: Observation) -> list[dict[str, Any]] | None:
+            found = notes.json(third, ["ip", "-j", "neigh", "show", "dev", VTEP]) or []
+            return list(found) if len(found) >= others else None
+
+        own = observe_until(observe, learnt, f"records of all {others} others on the third host")
     known = {entry["dst"]: entry["lladdr"] for entry in own if entry["state"] == ["PERMANENT"]}
     peers = {str(e.subnet.network_address): mac_of(observe, e.node) for e in hosts}
     observe.holds(known.items() >= peers.items(), "the third host has the others' records")
@@ -573,10 +604,12 @@ def no_exit(observe: Observation, here: End, there: End) -> Iterator[None]:
         yield
 
 
-def _sent(observe: Observation, one: End, other: End) -> tuple[bool, Capture, Capture]:
+def _sent(
+    observe: Observation, one: End, other: End, *, seconds: float | None = SOON
+) -> tuple[bool, Capture, Capture]:
     """One echo request: whether it was answered, and what the VTEP and eth0 saw of it."""
     with captures((one.node, VTEP, "icmp"), (one.node, one.interface, WIRE)) as (vtep, wire):
-        answered = ping(observe, one.container, other.container.address, seconds=SOON)
+        answered = ping(observe, one.container, other.container.address, seconds=seconds)
     note(observe, vtep, wire)
     return answered, vtep, wire
 
@@ -590,7 +623,7 @@ def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observa
         answered, vtep, wire = _sent(observe, one, other)
     entered, left = requests(vtep, *pair), requests(wire, *pair)
     observe.holds(entered and not left and not answered, "no FDB entry: into flannel.1, not out")
-    answered, _, wire = _sent(observe, one, other)
+    answered, _, wire = _sent(observe, one, other, seconds=None)
     observe.holds(answered and requests(wire, *pair), "the entry back: it leaves, and is answered")
 
 

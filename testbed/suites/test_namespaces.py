@@ -527,6 +527,7 @@ def test_the_end_at_the_bridge_must_be_up_too(machine: Inside, observe: Observat
     observe.holds(before == "disabled", f"before, the port is {before}")
     observe.holds(not ping(observe, ns1, "192.168.11.201", seconds=SOON), "before, no ping passes")
     do(observe, machine, BRIDGE_PORTS_UP[0])
+    settle(machine)
     after = port_state(observe, machine, "brvethotherend0")
     observe.holds(after == "forwarding", f"afterwards it is {after}")
     observe.holds(answers(observe, ns1, "192.168.11.201"), "afterwards ping passes")

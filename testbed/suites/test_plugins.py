@@ -18,9 +18,18 @@ from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.roles.kubernetes.plugins.bgp import SERVICE, SOCKET
 from testbed.roles.kubernetes.plugins.manifest import NAMESPACE as SYSTEM
 from testbed.roles.kubernetes.plugins.manifest import ByManifest
-from testbed.suites import policies
+from testbed.suites import helpers, policies
 from testbed.suites.cluster import pod
-from testbed.suites.helpers import between, fetch, note, observe_until, route_to, routes, wait_until
+from testbed.suites.helpers import (
+    between,
+    comes,
+    fetch,
+    note,
+    observe_until,
+    route_to,
+    routes,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,20 +117,22 @@ def unique(cluster: Cluster, observe: Observation, networks: Mapping[str, str]) 
 def announced(cluster: Cluster, observe: Observation, protocols: set[str]) -> None:
     """Whether the addresses of Pods are in routing tables by BGP: as ranges, not one by one."""
     here, there = two_pods(cluster)
-    route = next(
-        (
-            one
-            for one in routes(observe, here.node)
-            if one.get("dst") not in ("default", there.address)
-            and ip_address(there.address) in ip_network(one["dst"])
-        ),
-        {},
-    )
+    route = to_range(observe, here.node, there)
     observe.holds_when(
         "the table is asked for a range with the address", route.get("protocol") in protocols
     )
     alone = routes(observe, here.node, "exact", f"{there.address}/32")
     observe.fails_when("the table is asked for the address alone", not alone)
+
+
+def to_range(observe: Observation, node: Node, to: Pod) -> dict[str, Any]:
+    """The route of a node to a range with a Pod's address, once it has one; whoever's it is."""
+
+    def look(notes: Observation) -> dict[str, Any] | None:
+        wide = [one for one in routes(notes, node) if one.get("dst") not in ("default", to.address)]
+        return next((o for o in wide if ip_address(to.address) in ip_network(o["dst"])), None)
+
+    return observe_until(observe, look, f"a route of {node.name} to the range of {to.address}")
 
 
 def wire(cluster: Cluster, observe: Observation, filter: str) -> list[Any]:
@@ -149,10 +160,16 @@ def test_each_node_has_a_session_with_each_other(cluster: Cluster, observe: Obse
     birdc = cluster.lab.context.store.binary("birdc")
     for node in cluster.nodes:
         argv = [node.provide(birdc), "-r", "-s", SOCKET, "show", "protocols"]
-        lines = [line.split() for line in observe.run(node, argv).stdout.splitlines()]
-        peers = [words for words in lines if words[1:2] == ["BGP"]]
+
+        def established(
+            notes: Observation, node: Node = node, argv: list[str] = argv
+        ) -> list[list[str]] | None:
+            lines = [line.split() for line in notes.run(node, argv).stdout.splitlines()]
+            peers = [words for words in lines if words[1:2] == ["BGP"]]
+            return peers if all(words[-1] == "Established" for words in peers) else None
+
+        peers = observe_until(observe, established, f"established sessions of {node.name}")
         assert len(peers) == len(cluster.nodes) - 1
-        assert all(words[-1] == "Established" for words in peers)
 
 
 @pytest.mark.testbed_needs("pods-by-bgp")
@@ -185,16 +202,16 @@ def test_a_route_goes_with_who_announced_it(cluster: Cluster, observe: Observati
     def learnt() -> bool:
         return network in {r["dst"] for r in routes(observe, node, "proto", "bird")}
 
-    wait_until(learnt, what=f"the route to {network}")
+    wait_until(learnt, f"the route to {network}")
     pid = other.services()[SERVICE].pid
     birdc = other.provide(cluster.lab.context.store.binary("birdc"))
     try:
         observe.run(other, [birdc, "-s", SOCKET, "disable", '"peer*"'])
-        wait_until(lambda: not learnt(), what=f"the end of the route to {network}")
+        wait_until(lambda: not learnt(), f"the end of the route to {network}")
         assert other.services()[SERVICE].pid == pid
     finally:
         observe.run(other, [birdc, "-s", SOCKET, "enable", '"peer*"'])
-    wait_until(learnt, what=f"the route to {network} again")
+    wait_until(learnt, f"the route to {network} again")
 
 
 # -- Kube-router ----------------------------------------------------------------------------
@@ -281,22 +298,18 @@ def test_the_documents_pod_manages_nothing(cluster: Cluster, observe: Observatio
     one = {"name": "kube-router", "image": container["image"], "args": list(EXAMPLE),
            "imagePullPolicy": "IfNotPresent"}  # fmt: skip
     example = pod("kube-router-pod", containers=[one], restartPolicy="Never")
+
+    def phase() -> str:
+        found = cluster.find("Pod", "kube-router-pod") or {}
+        return str(found.get("status", {}).get("phase", ""))
+
     cluster.create(example)
     try:
-        ended = wait_until(
-            lambda: (
-                (cluster.find("Pod", "kube-router-pod") or {})["status"].get("phase")
-                in {"Running", "Failed", "Succeeded"}
-            ),
-            policies.SECONDS,
-            "the document's Pod",
-        )
-        runs = policies.eventually(
-            lambda: cluster.find("Pod", "kube-router-pod")["status"]["phase"] != "Running",  # type: ignore[index]
-            policies.IN_FORCE,
-        )
+        began = {"Running", "Failed", "Succeeded"}
+        cluster.until(lambda: phase() in began, "the begin of the document's Pod")
+        ends = comes(lambda: phase() != "Running", helpers.LATE)  # it does so at once
         observe.note("its log", cluster.kubectl(observe, "logs", "kube-router-pod").stdout)
-        observe.holds(ended and not runs, "a Pod with the document's words runs")
+        observe.holds(not ends, "a Pod with the document's words runs")
     finally:
         cluster.delete("Pod", "kube-router-pod")
 
@@ -323,6 +336,7 @@ def test_calico_carries_by_routing_tables(cluster: Cluster, observe: Observation
     here, there = two_pods(cluster)
     local = route_to(observe, here.node, here.address)
     observe.holds(local["dev"].startswith("cali"), "a Pod of the node has a route by its own link")
+    to_range(observe, here.node, there)
     remote = route_to(observe, here.node, there.address)
     observe.holds(
         remote.get("gateway") == cluster.address(there.node), "another's has one by its node"

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.claims.observation import Observation
-from testbed.errors import LabError, TimeoutExpired
+from testbed.errors import LabError
 from testbed.observe.capture import captures
 from testbed.roles.kubernetes import config
-from testbed.suites import cluster as clusters
 from testbed.suites import helpers
 from testbed.suites.cluster import Within, pod, sleeper, web
 from testbed.suites.cri import containers
@@ -37,6 +36,7 @@ from testbed.suites.helpers import (
     ping,
     same,
     serving,
+    wait_closed,
     wait_until,
 )
 from testbed.suites.measuring import (
@@ -132,7 +132,7 @@ def _await_server(place: Inside, port: int) -> None:
     quiet = Observation()
     wait_until(
         lambda: port in {one.port for one in listeners(quiet, place)},
-        what=f"a server on port {port} of {place.name}",
+        f"a server on port {port} of {place.name}",
     )
 
 
@@ -334,7 +334,7 @@ def _scheduled(cluster: Cluster, name: str) -> dict[str, Any]:
         conditions = found.get("status", {}).get("conditions", [])
         return next((dict(c) for c in conditions if c["type"] == "PodScheduled"), None)
 
-    return wait_until(condition, what=f"the scheduler's word on {name}")
+    return cluster.until(condition, f"the scheduler's word on {name}")
 
 
 # -- one address for all containers -------------------------------------------------------
@@ -565,6 +565,8 @@ def test_nothing_is_translated_between_pods(cluster: Cluster, observe: Observati
     packets = f"tcp port 80 and host {server.address}"
     with captures((client, "eth0", packets), (server, "eth0", packets)) as (here, there):
         answer = page(observe, client, server.address)
+        if answer:
+            wait_closed(here, there)
     note(observe, here, there)
     seen = client_of(answer) if answer else "nobody"
     observe.holds(seen == client.address, f"{client.address} asks, and the server sees {seen}")
@@ -746,11 +748,7 @@ def test_every_pod_needs_its_infrastructure_container(
         other = not set(both.values()) & set(before.ids.values())
         return now if other and set(both) == set(before.ids) else None
 
-    try:
-        after = wait_until(replaced, patient(before, clusters.SECONDS), f"{MORTAL} made anew")
-    except TimeoutExpired as error:
-        observe.note("waited for", str(error))
-        after = None
     observe.note("containers before", dict(before.ids))
-    observe.note("containers after", dict(after.ids) if after else "none")
+    after = cluster.until(replaced, f"{MORTAL}, made anew by its kubelet")
+    observe.note("containers after", dict(after.ids))
     observe.holds(after, "where it dies the kubelet makes another, and all containers anew")

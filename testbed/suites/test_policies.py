@@ -9,6 +9,7 @@ import pytest
 from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites import policies
 from testbed.suites.cluster import pod
+from testbed.suites.helpers import comes, fetch, observe_until, wait_until
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
@@ -23,10 +24,11 @@ SPEC = {
 }
 
 
-def connects(observe: Observation, client: Pod, server: Pod) -> bool:
-    """Whether a Pod's server answers another Pod within a moment."""
-    argv = ["curl", "-s", "-o", "/dev/null", "-m", "1", f"http://{server.address}/"]
-    return observe.run(client, argv, check=False).ok
+def connects(
+    observe: Observation, client: Pod, server: Pod, *, seconds: float | None = None
+) -> bool:
+    """Whether a Pod's server answers another Pod."""
+    return fetch(observe, client, f"http://{server.address}/", seconds=seconds) is not None
 
 
 @pytest.mark.testbed_claim("k8s-policy-isolates")
@@ -34,18 +36,21 @@ def connects(observe: Observation, client: Pod, server: Pod) -> bool:
 def test_a_policy_isolates_a_pod(cluster: Cluster, observe: Observation) -> None:
     here, there = cluster.nodes[0].name, cluster.nodes[-1].name
     enforces = plugin_of(cluster.lab.topology).enforces
-    seconds = policies.SECONDS if enforces else policies.IN_FORCE
     wanted = [pod(GUARDED, node=there), pod(FRIEND, node=here), pod(STRANGER, node=here)]
     with cluster.pods(observe, *wanted) as (guarded, friend, stranger):
         for client in (friend, stranger):
             assert connects(observe, client, guarded), "nobody is kept out yet"
+
+        def shut(notes: Observation) -> bool:
+            return not connects(notes, stranger, guarded, seconds=1.0)
+
         with policies.policy(cluster, GUARDED, SPEC):
             stored = cluster.get(observe, "networkpolicy", GUARDED)
             assert stored["spec"]["podSelector"] == SPEC["podSelector"]
-            isolated = policies.eventually(
-                lambda: not connects(observe, stranger, guarded), seconds
-            )
+            if enforces:
+                isolated = observe_until(observe, shut, f"the policy {GUARDED} in force")
+            else:
+                isolated = comes(lambda: shut(observe), policies.IN_FORCE)
             observe.holds(isolated, f"{STRANGER} is kept out by the policy that lets {FRIEND} in")
             observe.holds(connects(observe, friend, guarded), f"{FRIEND} still gets in")
-        again = policies.eventually(lambda: connects(observe, stranger, guarded), seconds)
-        assert again, "what the policy has cut off stays so without it"
+        wait_until(lambda: connects(observe, stranger, guarded), f"the end of the policy {GUARDED}")

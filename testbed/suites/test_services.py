@@ -6,6 +6,7 @@ For every lab with a Kubernetes cluster, whatever its kube-proxy writes its rule
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections import Counter
 from ipaddress import IPv4Address
@@ -15,13 +16,11 @@ import pytest
 import yaml
 
 from testbed.claims.observation import Observation
-from testbed.errors import TimeoutExpired
 from testbed.observe.capture import captures
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.api import Refused
 from testbed.suites.cluster import NAMESPACE, Within, pod, service, web
 from testbed.suites.helpers import (
-    LATE,
     SOON,
     addresses,
     client_of,
@@ -35,14 +34,14 @@ from testbed.suites.services import (
     CNAME,
     SRV,
     ask,
-    becomes,
     destinations,
     enough,
-    known,
     lookup,
     manifests,
     names,
     served,
+    wait_known,
+    wait_led,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ GIVEN = "203.0.113.80"
 STARTS = "tcp[tcpflags] & tcp-syn != 0"  # pcap-filter(7): of a connection what begins it
 GROUP = "networking.k8s.io"
 #: Asks again and again, by a new connection each time.
-ASKING = 'while :; do curl -sS --noproxy "*" --max-time 2 "$1" || echo "{}"; done'
+ASKING = 'while :; do curl -sS --noproxy "*" --max-time 30 "$1" || echo "{}"; done'
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +262,7 @@ def test_a_service_can_be_of_four_types(
         observe.holds(kept and "clusterIP" not in kept, "ExternalName: it has no address")
         if "dns" in cluster.spec.add_ons:
             name = f"of-externalname.{NAMESPACE}.svc.{config.DOMAIN}"
-            known(cluster, client, name, CNAME)
+            wait_known(cluster, client, name, CNAME)
             found = lookup(observe, client, str(cluster.spec.dns), name, CNAME).found
             observe.holds(found == ("example.org",), f"{name} is another name of {found}")
     finally:
@@ -284,10 +283,22 @@ def test_all_ready_pods_that_match_are_behind_a_service_and_no_other(
     standing = sorted(one["status"]["podIP"] for one in found)
     cluster.get(observe, "endpointslices", "-l", "kubernetes.io/service-name=web")
 
+    before: set[str] = set()
+
     def follows(what: str, *more: str) -> None:
-        wanted = sorted([*standing, *more])
-        so = becomes(lambda: cluster.endpoints("web") == wanted)
-        observe.holds(so, f"{what}: behind the Service are {cluster.endpoints('web')}")
+        """Wait for those who should come, and for the end of those who should go; then judge."""
+        nonlocal before
+        wanted = {*standing, *more}
+        gone, before = before - wanted, wanted
+
+        def came() -> bool:
+            found = set(cluster.endpoints("web"))
+            return wanted <= found and not gone & found
+
+        words = " without ".join(", ".join(sorted(some)) for some in (wanted, gone) if some)
+        cluster.until(came, f"{what}: the endpoints {words}")
+        ready = cluster.endpoints("web")
+        observe.holds(ready == sorted(wanted), f"{what}: behind the Service are {ready}")
 
     follows("the Pods with its label are ready")
     patched(cluster, observe, path("pods", "client"), {"metadata": {"labels": {"app": "web"}}})
@@ -303,7 +314,7 @@ def test_all_ready_pods_that_match_are_behind_a_service_and_no_other(
     try:
         cluster.create(late)
         # It runs, and is said not to be ready by its gate alone (kubernetes.io, "Pod readiness").
-        assert becomes(lambda: _runs(cluster, "late")), "the Pod does not run"
+        cluster.until(lambda: _runs(cluster, "late"), "the Pod late to run")
         follows("a Pod with its label runs, and is not ready")
         for state, more in (("True", [cluster.pod("late").address]), ("False", [])):
             conditions = {"status": {"conditions": [{"type": gate, "status": state}]}}
@@ -347,39 +358,46 @@ def test_requests_follow_the_pods_by_themselves(
         "more",
         node=cluster.nodes[-1].name,
         labels={"app": "web"},
-        terminationGracePeriodSeconds=20,
+        terminationGracePeriodSeconds=90,
         containers=[
             web(
                 readinessProbe={"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1},
                 # What is under way while the nodes hear of its end is still answered.
-                lifecycle={"preStop": {"sleep": {"seconds": 5}}},
+                lifecycle={"preStop": {"sleep": {"seconds": 60}}},
             )
         ],
     )
     argv = ["sh", "-c", ASKING, "sh", f"http://{address}:80/"]
     with client.spawn(argv) as asking:
 
+        def leads(node: Node) -> bool:
+            return f"{added.address}:80" in destinations(cluster, node, 80, address)
+
+        def forgotten(node: Node) -> bool:
+            return not leads(node)
+
         def said() -> list[str]:
             lines = asking.out.decode().rpartition("\n")[0].splitlines()
             return [json.loads(line).get("name", "") for line in lines]
 
         with cluster.pods(observe, more) as (added,):
-            observe.holds(becomes(lambda: "more" in said()), "a new Pod answers, too")
-
-            def forgotten() -> bool:
-                return not any(
-                    f"{added.address}:80" in destinations(cluster, node, 80, address)
-                    for node in cluster.nodes
-                )
+            for node in cluster.nodes:
+                cluster.until(functools.partial(leads, node), f"a rule of {node.name} for more")
+            # Of so many answers one is the new Pod's, if it has any.
+            at = len(said()) + 2
+            cluster.until(lambda: len(said()) >= at + enough(3), "more answers")
+            observe.holds("more" in said(), "a new Pod answers, too")
 
             cluster.kubectl(observe, "delete", "pod", "more", "--wait=false")
-            observe.holds(becomes(forgotten), "no node has a rule for a Pod that is to end")
+            for node in cluster.nodes:
+                what = f"the end of the rule of {node.name} for a Pod that is to end"
+                cluster.until(functools.partial(forgotten, node), what)
             # One request may be under way, and one is not printed yet.
             at = len(said()) + 2
-            going_on = becomes(lambda: len(said()) >= at + enough(3))
+            cluster.until(lambda: len(said()) >= at + enough(3), "more answers")
         found = said()
     observe.note(f"answers to {' '.join(argv)}", f"{Counter(found)}\n{found}")
-    observe.holds(going_on and "more" not in found[at:], f"none of {len(found) - at} goes to it")
+    observe.holds("more" not in found[at:], f"none of {len(found) - at} goes to it")
     observe.holds("" not in found, f"of {len(found)} requests all the time none is lost")
 
 
@@ -412,7 +430,7 @@ def test_a_service_is_reached_by_name_and_port(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
     address = served(cluster, observe, "named")["clusterIP"]
-    known(cluster, client, f"named.{NAMESPACE}.svc.{config.DOMAIN}")
+    wait_known(cluster, client, f"named.{NAMESPACE}.svc.{config.DOMAIN}")
     pair = cluster.pod("pair")
     for place in (Within(cluster.pod("web-2"), "web"), Within(pair, "a"), Within(pair, "b")):
         found = ask(observe, place, "http://named:8002/")
@@ -435,7 +453,7 @@ def test_a_node_port_is_open_on_every_node(
     away = [node for node in cluster.nodes if node.name != client.node.name]
     assert away, "each node has one of its Pods"
 
-    def answered(node: Node, port: int, seconds: float = LATE) -> bool:
+    def answered(node: Node, port: int, seconds: float | None = None) -> bool:
         """Whether the port of a node answers another node, which is not let in as its own."""
         asker = cluster.nodes[cluster.nodes.index(node) - 1]
         url = f"http://{cluster.address(node)}:{port}/"
@@ -508,7 +526,7 @@ def test_a_load_balancer_is_what_a_cloud_makes_it(
         # All that a cloud's controller does in the cluster; the way to the nodes is the cloud's.
         given = {"status": {"loadBalancer": {"ingress": [{"ip": GIVEN}]}}}
         patched(cluster, observe, path("services", "balanced/status"), given)
-        becomes(lambda: fetch(Observation(), outside, f"http://{GIVEN}/", seconds=SOON))
+        wait_led(cluster, node, 80, GIVEN)
         page = fetch(observe, outside, f"http://{GIVEN}/")
         cluster.kubectl(observe, "get", "service", "balanced")
         rules = destinations(cluster, node, 80, GIVEN)
@@ -555,8 +573,7 @@ def example(cluster: Cluster) -> Iterator[Observation]:
         observe.note(f"{one.name}, lines {one.lines}: mended", "\n".join([*one.mends, one.mended]))
     try:
         cluster.kubectl(observe, "apply", "-f", "-", input="---\n".join(m.mended for m in texts))
-        with contextlib.suppress(TimeoutExpired):  # that they run is for the checks to see
-            cluster.wait_available(texts[0].name)
+        cluster.wait_available(texts[0].name)
         yield observe
     finally:
         for kind, one in zip(("Deployment", "Service"), texts, strict=True):
@@ -600,6 +617,8 @@ def test_the_example_service_leads_to_the_example_deployment(
     )
     pods = cluster.get(observe, "pods", "-l", "app=nginx")["items"]
     of_them = [one["metadata"]["name"] for one in pods]
+    # All of them are ready; that they are behind the Service is told a moment later.
+    cluster.until(lambda: len(cluster.endpoints(name)) >= 2, f"two endpoints of {name}")
     ready = cluster.endpoints(name)
     observe.holds(
         len(ready) == 2 and set(ready) <= {one["status"].get("podIP") for one in pods},
@@ -608,7 +627,7 @@ def test_the_example_service_leads_to_the_example_deployment(
     served(cluster, observe, name)
     to = destinations(cluster, client.node, 80, spec["clusterIP"])
     observe.holds(to == [f"{one}:80" for one in ready], f"port 80 leads to {to}")
-    known(cluster, client, f"{name}.{NAMESPACE}.svc.{config.DOMAIN}")
+    wait_known(cluster, client, f"{name}.{NAMESPACE}.svc.{config.DOMAIN}")
     found = ask(observe, inside, f"http://{name}/", count=enough(2))
     observe.holds(
         len(names(found)) == 2 and set(names(found)) <= set(of_them),
@@ -721,7 +740,7 @@ def test_the_name_of_a_headless_service_has_the_pods_addresses(
     cluster.wait_endpoints("headless", *pods)
     name = f"headless.{NAMESPACE}.svc.{config.DOMAIN}"
     server = str(cluster.spec.dns)
-    known(cluster, client, name)
+    wait_known(cluster, client, name, count=len(pods))
     found = lookup(observe, client, server, name)
     observe.holds(found.found == tuple(sorted(pods)), f"{name} has the addresses {found}")
     targets = lookup(observe, client, server, f"_http._tcp.{name}", SRV).found
@@ -737,6 +756,6 @@ def test_a_named_port_has_an_srv_record(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
     name = f"ported.{NAMESPACE}.svc.{config.DOMAIN}"
-    known(cluster, client, name)
+    wait_known(cluster, client, name)
     found = lookup(observe, client, str(cluster.spec.dns), f"_http._tcp.{name}", SRV).found
     observe.holds(found == (f"8005 {name}",), f"the port http of {name}: {found}")

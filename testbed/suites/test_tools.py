@@ -15,6 +15,7 @@ from testbed.roles import docker
 from testbed.suites.helpers import (
     START,
     addresses,
+    await_strace,
     bridge_containers,
     extra_container,
     link,
@@ -23,7 +24,6 @@ from testbed.suites.helpers import (
     scratch_machine,
     settle,
 )
-from testbed.suites.overlay import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,8 +96,7 @@ def strace(node: Node) -> Iterator[list[Call]]:
     argv = ["strace", "-f", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", TRACE]
     try:
         with node.spawn([*argv, "-p", containerd(node)]) as running:
-            if not eventually(lambda: b"attached" in running.err):
-                pytest.skip(f"strace cannot attach to containerd: {running.err.decode().strip()}")
+            await_strace(running, "containerd")
             yield seen
             node.run(["kill", "-INT", str(running.pid)])
             running.wait(START)

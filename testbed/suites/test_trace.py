@@ -33,6 +33,7 @@ from testbed.observe.trace import (
     ways,
 )
 from testbed.pytest_checks import features
+from testbed.suites import helpers
 from testbed.suites.helpers import (
     BRIDGE,
     bridge_containers,
@@ -202,7 +203,17 @@ def ask(
     observe: Observation, asker: LiveContainer, address: str, count: int = LAST, *options: str
 ) -> None:
     """Send echo requests with the printed identifier, all of which must be answered."""
-    argv = ["ping", "-n", "-q", f"-c{count}", f"-e{ECHO_ID}", "-i0.002", "-W2", *options, address]
+    argv = [
+        "ping",
+        "-n",
+        "-q",
+        f"-c{count}",
+        f"-e{ECHO_ID}",
+        "-i0.002",
+        f"-W{helpers.LATE:g}",
+        *options,
+        address,
+    ]
     observe.run(asker, argv)
 
 

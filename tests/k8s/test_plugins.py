@@ -297,5 +297,5 @@ def test_cilium_stays_in_its_lab(bed: Bed) -> None:
     bed.must("down", LAB)
     # A connection that was cut off keeps its node's network namespace for some time yet, and with
     # that what is attached to links there (the kernel's tcp_orphan_retries).
-    wait_until(lambda: programs() <= loaded, 300, "the end of Cilium's programs")
+    wait_until(lambda: programs() <= loaded, "the end of Cilium's programs", 300)
     assert machine() == before

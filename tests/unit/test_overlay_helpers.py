@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from provider_contract import spec
 
+from testbed.errors import CommandError, NoAnswer
+from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.suites import overlay, test_flannel_vxlan
 from testbed.topology import load
 from testbed.topology.load import Overrides
@@ -43,6 +47,54 @@ def test_the_labs_with_the_printed_plan(name: str, has_it: bool) -> None:
 
 def test_another_back_end_has_another_plan() -> None:
     assert not overlay.has_printed_plan(load("three-node-udp", Overrides(backend="vxlan")))
+
+
+# -- etcd ----------------------------------------------------------------------------
+
+
+class WithEtcd:
+    """What :func:`overlay.etcd` uses of a LiveLab: one node, whose etcdctl answers as told."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.topology = load("two-node")
+        self.silent: dict[str, NoAnswer] = {}
+        self.provider = FakeProvider()
+        self.provider.script(["etcdctl"], Answer(**answer))
+        self.made = self.provider.create("lab", spec("node1"))
+        store = SimpleNamespace(binary=lambda name: name)
+        self.context = SimpleNamespace(node=self.node, store=store)
+
+    def node(self, _: str) -> FakeNode:
+        return self.made
+
+    @property
+    def lab(self) -> LiveLab:
+        return cast("LiveLab", self)
+
+    @property
+    def asked(self) -> int:
+        return sum(call.what == "run" for call in self.made._machine.calls)
+
+
+HUNG = b'{"level":"warn","error":"..."}\nError: context deadline exceeded\n'
+
+
+def test_an_etcd_that_hangs_is_asked_once_in_a_run() -> None:
+    with_etcd = WithEtcd(status=1, err=HUNG)
+    for _ in range(3):
+        with pytest.raises(NoAnswer) as caught:
+            overlay.keys(with_etcd.lab)
+        assert "etcd on node1" in caught.value.message
+    assert with_etcd.asked == 1
+
+
+def test_an_etcd_that_refuses_has_answered() -> None:
+    with_etcd = WithEtcd(status=1, err=b"Error: no such lease\n")
+    for _ in range(2):
+        with pytest.raises(CommandError):
+            overlay.etcd(with_etcd.lab, "lease", "revoke", "1")
+    assert with_etcd.asked == 2
+    assert not overlay.etcd(with_etcd.lab, "ls", check=False).ok
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the texts are of such a machine")

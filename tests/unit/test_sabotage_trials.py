@@ -47,6 +47,13 @@ def test_outcome(verdict: Verdict | None, problem: str, wanted: Outcome) -> None
     assert trials.outcome(finding(CLAIM, verdict, problem)) == wanted
 
 
+WAITED = Finding(CLAIM, "inconclusive", missing="a session", expected="confirmed")
+
+
+def test_a_check_that_waited_in_vain_is_told_from_one_that_measured() -> None:
+    assert trials.outcome(WAITED) == "unsettled"
+
+
 @dataclass
 class Rounds:
     """What is found in round after round, and what was done, in order."""
@@ -58,7 +65,7 @@ class Rounds:
         self.done.append("decide")
         return self.found.pop(0)
 
-    def sabotage(self) -> Sabotage:
+    def sabotage(self, *vain: str) -> Sabotage:
         @contextmanager
         def make(_lab: object) -> Iterator[None]:
             self.done.append("break")
@@ -67,7 +74,7 @@ class Rounds:
             finally:
                 self.done.append("mend")
 
-        return Sabotage("broken", NO_LAB, "It is broken.", (CLAIM, OTHER), make)
+        return Sabotage("broken", NO_LAB, "It is broken.", (CLAIM, OTHER), make, vain=vain)
 
 
 Rounded = Callable[..., Rounds]
@@ -108,6 +115,22 @@ def test_what_is_not_clear_is_tried_again_and_not_for_ever(rounds: Rounded) -> N
     assert made.done.count("decide") == trials.ATTEMPTS
 
 
+def test_who_waits_in_vain_for_what_is_kept_away_has_flipped(rounds: Rounded) -> None:
+    other = finding(OTHER, "contradicted")
+    made = rounds([WAITED, other])
+    trial = trials.try_out(made.sabotage(CLAIM), LAB)
+    assert (trial.outcomes[CLAIM], trial.wrong) == ("unsettled", {})
+    assert made.done.count("decide") == 1
+
+
+def test_who_waits_in_vain_for_what_is_there_has_not_flipped(rounds: Rounded) -> None:
+    other = finding(OTHER, "contradicted")
+    made = rounds(*[[WAITED, other]] * trials.ATTEMPTS)
+    assert list(trials.try_out(made.sabotage(), LAB).wrong) == [CLAIM]
+    late = rounds([WAITED, other], [finding(CLAIM, "contradicted"), other])
+    assert trials.try_out(late.sabotage(), LAB).wrong == {}
+
+
 def test_a_trial_that_breaks_off_mends(rounds: Rounded) -> None:
     made = rounds()
     with pytest.raises(IndexError):
@@ -124,12 +147,12 @@ def test_an_interrupt_of_the_inner_run_ends_the_outer_one(
 
 
 def test_waits_are_short_during_a_trial_only() -> None:
-    before = helpers.LATE, helpers.fetch.__kwdefaults__, helpers.ping.__kwdefaults__
+    before = helpers.LATE, helpers.SETTLED
     with trials.impatient():
         assert before[0] > trials.PATIENCE
         assert trials.PATIENCE == helpers.LATE
-        assert helpers.fetch.__kwdefaults__ == {"seconds": trials.PATIENCE}
-    assert (helpers.LATE, helpers.fetch.__kwdefaults__, helpers.ping.__kwdefaults__) == before
+        assert before[1] > helpers.SETTLED
+    assert before == (helpers.LATE, helpers.SETTLED)
 
 
 def test_the_suites_of_a_claim() -> None:
@@ -154,7 +177,7 @@ def test_the_table_counts_a_claim_once_and_names_what_never_failed(
     assert table.seen_to_fail(made) == (["a", "b"], ["c"], ["d"])
     lines = list(table.table(made))
     assert "3 of 4 testable claims were seen to fail" in lines
-    assert "    only with an error of the check: c" in lines
+    assert any(line.startswith("    only") and line.endswith(": c") for line in lines)
     assert "    never: d" in lines
     assert any("not   d: why" in line for line in lines)
     data = table.data(made)

@@ -13,7 +13,7 @@ import pytest
 from provider_contract import spec
 
 from testbed.claims.observation import Observation
-from testbed.errors import LabError, TimeoutExpired, Unsettled
+from testbed.errors import LabError, Unsettled
 from testbed.lab.live import LiveContainer
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.observe.capture import Packet
@@ -517,9 +517,67 @@ def test_answers_asks_until_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wait_until() -> None:
     answers: Iterator[object] = iter([None, [], "there"])
-    assert helpers.wait_until(lambda: next(answers)) == "there"
+    assert helpers.wait_until(lambda: next(answers), "it") == "there"
     with pytest.raises(Unsettled, match="the end"):
-        helpers.wait_until(lambda: None, seconds=0, what="the end")
+        helpers.wait_until(lambda: None, "the end", 0)
+
+
+def test_what_does_not_come_in_time_is_told_from_what_fails() -> None:
+    answers: Iterator[object] = iter([None, "there"])
+    assert helpers.comes(lambda: next(answers), 60) is True
+    assert helpers.comes(lambda: None, 0) is False
+    with pytest.raises(StopIteration):
+        helpers.comes(lambda: next(answers), 60)
+
+
+def test_the_bound_of_a_wait_is_long_and_read_when_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert helpers.SETTLED >= 60
+    monkeypatch.setattr(helpers, "SETTLED", 0.0)
+    with pytest.raises(Unsettled):
+        helpers.wait_until(lambda: None, "it")
+    with pytest.raises(Unsettled):
+        helpers.observe_until(Observation(), lambda _: None, "it")
+
+
+def test_looks_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("testbed.lab.wait.time.sleep", pauses.append)
+    looks = iter([None] * 60)
+    helpers.wait_until(lambda: next(looks, True), "it")
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 10 * pauses[0]
+
+
+def test_the_last_look_is_the_evidence() -> None:
+    notes, looks = Observation(), iter([None, None, "seen"])
+
+    def look(own: Observation) -> str | None:
+        found = next(looks)
+        own.note("looked", str(found))
+        return found
+
+    assert helpers.observe_until(notes, look, "it") == "seen"
+    assert [one.seen for one in notes.evidence] == ["seen"]
+
+
+def test_an_address_that_does_not_answer_in_the_end_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(helpers, "LATE", 0.0)
+    assert helpers.answers(Observation(), node_with(ping=Answer(1)), "10.0.0.2") is False
+
+
+def test_a_connection_is_closed_once_both_have_said_so() -> None:
+    def packet(src: str, *flags: str) -> Packet:
+        return Packet(src=src, flags=frozenset(flags))
+
+    whole = [packet("a", "FIN"), packet("b", "FIN", "ACK")]
+    assert not helpers.is_closed([])
+    assert not helpers.is_closed([*whole[:1], packet("b", "ACK")])
+    assert helpers.is_closed(whole)
+    assert helpers.is_closed([packet("a", "RST")])
 
 
 def test_settle_waits_for_links_and_for_the_bridge_to_forward() -> None:
@@ -576,7 +634,7 @@ def test_await_output_in_time() -> None:
     node = node_with(slow=Answer(seconds=60))
     with (
         node.spawn(["slow"]) as running,
-        pytest.raises(TimeoutExpired, match="slow has not printed b'ready"),
+        pytest.raises(Unsettled, match="slow"),
     ):
         helpers.await_output(running, helpers.READY, seconds=0)
 

@@ -346,10 +346,12 @@ def the_tunnel_floods(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(
     VXLAN,
-    "flannel-vxlan-route-added-on-join",
-    "flannel-vxlan-arp-distributed",
-    "flannel-vxlan-arp-entry",
-    "flannel-subnet-mapping-in-etcd",
+    vain=(
+        "flannel-vxlan-route-added-on-join",
+        "flannel-vxlan-arp-distributed",
+        "flannel-vxlan-arp-entry",
+        "flannel-subnet-mapping-in-etcd",
+    ),
     ruins=True,  # once it goes on, flanneld enters what has long been over, and leaves it
 )
 def flanneld_is_stopped(lab: LiveLab) -> Iterator[None]:
@@ -362,13 +364,29 @@ def flanneld_is_stopped(lab: LiveLab) -> Iterator[None]:
     VXLAN,
     "flannel-subnet-mapping-in-etcd",
     "flannel-etcd-subnet-keys",
-    "flannel-vxlan-arp-distributed",
+    vain=["flannel-vxlan-arp-distributed"],  # flanneld of the other host ends with its lease
     ruins=True,
 )
 def a_subnet_is_not_in_etcd(lab: LiveLab) -> Iterator[None]:
     """The key of the other host's subnet is deleted from etcd."""
     etcd(lab, "del", subnet_key(ends(lab)[1].subnet))
     yield
+
+
+@sabotage(
+    VXLAN,
+    "flannel-vxlan-route-added-on-join",
+    "flannel-vxlan-arp-distributed",
+    "flannel-vxlan-arp-entry",
+)
+def what_flanneld_enters_is_shown_otherwise(lab: LiveLab) -> Iterator[None]:
+    """`ip` of both hosts shows routes by eth0 and neighbours that age, whatever flanneld enters."""
+    script = """
+    $real/ip "$@" | sed 's/"PERMANENT"/"REACHABLE"/; s/"dev":"flannel.1"/"dev":"eth0"/' """
+    with contextlib.ExitStack() as stack:
+        for end in ends(lab):
+            stack.enter_context(lying(end.node, ip=script))
+        yield
 
 
 @sabotage(VXLAN, "flannel-etcdctl-ls")

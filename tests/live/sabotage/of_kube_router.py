@@ -33,7 +33,7 @@ def a_pod_has_a_route_of_its_own(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(KUBE_ROUTER, "cni-kube-router-bgp")
+@sabotage(KUBE_ROUTER, vain=["cni-kube-router-bgp"])
 def the_neighbours_do_not_speak(lab: LiveLab) -> Iterator[None]:
     """The first node's kube-router has ended its session with each other, as told by gobgp."""
     cluster, quiet = Cluster(lab), Observation()
@@ -55,11 +55,11 @@ def the_neighbours_do_not_speak(lab: LiveLab) -> Iterator[None]:
 
     try:
         tell("disable")
-        wait_until(lambda: not joined(), what="the end of the sessions")
+        wait_until(lambda: not joined(), "the end of the sessions")
         yield
     finally:
         tell("enable")
-        wait_until(joined, 90.0, "the sessions")
+        wait_until(joined, "the sessions")
 
 
 @sabotage(KUBE_ROUTER, "cni-kube-router-virtual-network")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 LAB = "k8s-two-node"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 EXTENSIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-SECONDS = 30.0  # for what the API server takes over by itself
 
 #: For what of runc's bundle fits: a network of the container's own, with an address.
 ALONE = """
@@ -138,7 +137,7 @@ def the_kubelet_takes_the_old_flag(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(LAB, "k8s-pod-infra-container-needed")
+@sabotage(LAB, vain=["k8s-pod-infra-container-needed"])
 def the_kubelet_sleeps_when_a_pod_dies(lab: LiveLab) -> Iterator[None]:
     """Whoever kills a process on the last node stops the kubelet, too: no Pod is made anew."""
     node = Cluster(lab).nodes[-1]
@@ -208,9 +207,9 @@ def a_pod_has_one_container_only(lab: LiveLab) -> Iterator[None]:
         (policies, {**head, "kind": "ValidatingAdmissionPolicy", "spec": spec}),
         (bindings, {**head, "kind": "ValidatingAdmissionPolicyBinding", "spec": binding}),
     ):
-        wait_until(in_force, SECONDS, "the policy to be in force")
+        wait_until(in_force, "the policy to be in force")
         yield
-    wait_until(lambda: not in_force(), SECONDS, "the policy to be forgotten")
+    wait_until(lambda: not in_force(), "the policy to be forgotten")
 
 
 @sabotage(LAB, "k8s-pod-smallest-unit")
@@ -229,7 +228,7 @@ def the_api_has_containers(lab: LiveLab) -> Iterator[None]:
     }
     with existing(cluster, (EXTENSIONS, definition)):
         listed = f"/apis/{group}/v1/namespaces/checks/containers"
-        wait_until(lambda: cluster.api.find(listed), SECONDS, "the kind to be there")
+        wait_until(lambda: cluster.api.find(listed), "the kind to be there")
         yield
 
 

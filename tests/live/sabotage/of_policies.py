@@ -89,7 +89,7 @@ def nothing_is_counted(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(CILIUM, "cni-cilium-l3-to-l7", "cni-cilium-security")
+@sabotage(CILIUM, vain=["cni-cilium-l3-to-l7", "cni-cilium-security"])
 def a_policy_lets_everybody_pass(lab: LiveLab) -> Iterator[None]:
     """A policy of Cilium's own kind lets every Pod be reached by all, and reach all."""
     everybody = {

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sabotage.means import changed, in_place_of, nft
 from sabotage.trials import sabotage
+from testbed.claims.observation import Observation
 from testbed.roles.kubernetes import client
 from testbed.roles.kubernetes.api import Refused
-from testbed.suites.cluster import NAMESPACE, Cluster, service
+from testbed.suites.cluster import NAMESPACE, Cluster, pod, service
 from testbed.suites.helpers import wait_until
 from testbed.suites.overlay import stopped
+from testbed.suites.test_services import GIVEN
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -30,9 +32,11 @@ def address_of(cluster: Cluster, name: str) -> str:
 
 @sabotage(
     CLUSTER,
-    *("k8s-svc-reach-by-ip", "k8s-svc-automatic-routing", "k8s-dns-name-and-port"),
-    *("k8s-svc-nodeport-every-node", "k8s-svc-nodeport-external", "k8s-svc-loadbalancer-cloud"),
-    "k8s-svc-example-service",
+    vain=(
+        *("k8s-svc-reach-by-ip", "k8s-svc-automatic-routing", "k8s-dns-name-and-port"),
+        *("k8s-svc-nodeport-every-node", "k8s-svc-nodeport-external", "k8s-svc-loadbalancer-cloud"),
+        "k8s-svc-example-service",
+    ),
 )
 def rules_stay_as_they_are(lab: LiveLab) -> Iterator[None]:
     """kube-proxy is stopped on every node: no rule is written any more."""
@@ -40,11 +44,54 @@ def rules_stay_as_they_are(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(CLUSTER, "k8s-svc-single-entry", "k8s-svc-example-deployment")
+@sabotage(CLUSTER, vain=("k8s-svc-single-entry", "k8s-svc-example-deployment"))
 def nobody_controls(lab: LiveLab) -> Iterator[None]:
     """The controller manager is stopped: no EndpointSlice, no Deployment is looked after."""
     with stopped(Cluster(lab).control, service="kube-controller-manager"):
         yield
+
+
+@sabotage(
+    CLUSTER,
+    *("k8s-svc-reach-by-ip", "k8s-svc-automatic-routing", "k8s-dns-name-and-port"),
+    *("k8s-svc-nodeport-every-node", "k8s-svc-nodeport-external", "k8s-svc-loadbalancer-cloud"),
+    "k8s-svc-example-service",
+)
+def services_refuse(lab: LiveLab) -> Iterator[None]:
+    """Nodes refuse what comes for Services but the API's, and for ports, despite their rules."""
+    cluster = Cluster(lab)
+    addresses = f"{cluster.spec.services}, {GIVEN}"
+    do, undo = nft(
+        f"""filter hook prerouting priority raw
+        ip daddr {cluster.spec.services[1]} accept
+        ip daddr {{ {addresses} }} meta l4proto tcp reject with tcp reset
+        tcp dport 30000-32767 reject with tcp reset"""
+    )
+    with contextlib.ExitStack() as stack:
+        for node in cluster.nodes:
+            stack.enter_context(changed(node, do, undo))
+        yield
+
+
+@sabotage(CLUSTER, "k8s-svc-single-entry", "k8s-svc-example-deployment")
+def another_is_behind_the_services(lab: LiveLab) -> Iterator[None]:
+    """A slice of nobody's has one more address behind a Service; a Pod has the example's label."""
+    cluster = Cluster(lab)
+    stranger = cluster.pod("pair").address
+    slice_of = {
+        "kind": "EndpointSlice",
+        "metadata": {"name": "sabotage", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"port": 80, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [stranger], "conditions": {"ready": True}}],
+    }
+    labelled = pod("sabotage", labels={"app": "nginx"})
+    cluster.create(slice_of)
+    try:
+        with cluster.objects(Observation(), labelled):
+            yield
+    finally:
+        cluster.delete("EndpointSlice", "sabotage")
 
 
 @sabotage(
@@ -59,7 +106,7 @@ def another_pod_answers(lab: LiveLab) -> Iterator[None]:
         yield
 
 
-@sabotage(CLUSTER, "k8s-dns-reach-by-name", "k8s-dns-name-and-port")
+@sabotage(CLUSTER, "k8s-dns-reach-by-name", vain=["k8s-dns-name-and-port"])
 def names_are_not_told(lab: LiveLab) -> Iterator[None]:
     """What asks the cluster's DNS is dropped."""
     cluster = Cluster(lab)
@@ -114,13 +161,13 @@ def the_api_refuses(lab: LiveLab) -> Iterator[None]:
         for kind, spec in objects.items():
             body = {"metadata": {"name": "sabotage"}, "spec": spec}
             cluster.api.ask("POST", f"{ADMISSION}/{kind}", body)
-        wait_until(refused, 30, "the policy to be in force")
+        wait_until(refused, "the policy to be in force")
         yield
     finally:
         for kind in reversed(objects):
             with contextlib.suppress(Refused):
                 cluster.api.ask("DELETE", f"{ADMISSION}/{kind}/sabotage")
-        wait_until(lambda: not refused(), 30, "the policy's end")
+        wait_until(lambda: not refused(), "the policy's end")
 
 
 @sabotage(CLUSTER, "k8s-pod-example-manifests-valid")

@@ -36,9 +36,9 @@ def read_judgements(text: str) -> None:
 
 
 def seen_to_fail(trials: list[Trial]) -> tuple[list[str], list[str], list[str]]:
-    """Of all testable claims: those refuted, those of which only the check broke, the others."""
+    """Of all testable claims: those refuted, those whose checks only gave up, the others."""
     refuted = {name for trial in trials for name in trial.having("refuted")}
-    broke = {name for trial in trials for name in trial.having("broke")} - refuted
+    broke = {name for trial in trials for name in trial.having("broke", "unsettled")} - refuted
     wanted = can_be_refuted()
     never = [name for name in wanted if name not in refuted | broke]
     return [n for n in wanted if n in refuted], [n for n in wanted if n in broke], never
@@ -53,7 +53,8 @@ def table(trials: list[Trial]) -> Iterator[str]:
     """The trials, a line each, and what did not go as it should; then all in all."""
     yield f"{'lab':18} {'sabotage':46} {'refuted':>7} {'broke':>5} {'not':>4} {'s':>6}"
     for trial in trials:
-        broke, stayed = trial.having("broke"), trial.having("held", "unclear", "undecided")
+        broke = trial.having("broke", "unsettled")
+        stayed = trial.having("held", "unclear", "undecided")
         yield (
             f"{trial.sabotage.lab or 'no lab':18} {trial.sabotage.name:46} "
             f"{len(trial.having('refuted')):7} {len(broke) or '':>5} {len(stayed) or '':>4} "
@@ -69,7 +70,7 @@ def table(trials: list[Trial]) -> Iterator[str]:
     ways = both_ways()
     yield f"{len(ways)} of {len(places())} single judgements of their checks came out either way"
     for name in only_broke:
-        yield f"    only with an error of the check: {name}"
+        yield f"    only with an error of the check, or no verdict: {name}"
     for name in never:
         yield f"    never: {name}"
 
