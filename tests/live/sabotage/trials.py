@@ -31,6 +31,7 @@ import pytest
 
 from sabotage.judgements import Place, watched
 from sabotage.means import forget
+from testbed import pytest_plugin
 from testbed.claims.catalogue import claims
 from testbed.lab.lab import Lab, Settings
 from testbed.lab.live import LiveLab
@@ -217,7 +218,7 @@ def impatient() -> Iterator[None]:
         yield
 
 
-CLAIM = re.compile(r'@pytest\.mark\.claim\(\s*"([^"]+)"')
+CLAIM = re.compile(rf'@pytest\.mark\.{pytest_plugin.CLAIM}\(\s*"([^"]+)"')
 
 
 def files_with(wanted: Sequence[str]) -> tuple[Path, ...]:
