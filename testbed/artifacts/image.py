@@ -42,15 +42,16 @@ PROGRAMS = {  # package -> what of it goes in
 TEXTS = {"base-files": ("usr/lib/os-release",)}  # package -> what of it goes in as it is
 # Loaded by name while running, so no program's list of libraries has it.
 LIBRARIES = ("libgcc_s.so.1",)
-# busybox under these names; not for ping, ip, wget, which are there for real or go wrong.
+# busybox under these names, tar for `kubectl cp`; not for ping, ip, wget, which are there for real
+# or go wrong.
 APPLETS = (
     "arp", "awk", "basename", "cat", "chmod", "chown", "clear", "cp", "cut", "date", "dd", "df",
     "dirname", "du", "echo", "env", "expr", "false", "find", "free", "grep", "head", "hostname",
     "id", "ifconfig", "kill", "ln", "md5sum", "mkdir", "mktemp", "mount", "mv", "netstat",
     "nproc", "nslookup", "pidof", "printf", "pwd", "readlink", "realpath", "rm", "rmdir", "route",
-    "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "sysctl", "tail", "tee",
-    "test", "time", "timeout", "top", "touch", "tr", "traceroute", "true", "tty", "umount", "uname",
-    "uniq", "uptime", "vi", "wc", "which", "whoami", "xargs", "yes",
+    "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "sysctl", "tail", "tar",
+    "tee", "test", "time", "timeout", "top", "touch", "tr", "traceroute", "true", "tty", "umount",
+    "uname", "uniq", "uptime", "vi", "wc", "which", "whoami", "xargs", "yes",
 )  # fmt: skip
 ENTRYPOINT = r"""#!/bin/sh
 # Every answer says who was asked and by whom. PORT: 80 by default; NAME: the host name.

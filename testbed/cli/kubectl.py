@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from testbed.cli import common
 
 HELP = """Run kubectl on a lab's cluster, with all rights; exit with its status.
 
-It runs on the node of the control plane, which sees this machine's files.
+It is kubectl in the cluster's version, and runs on this machine: with your
+files, current folder, terminal, editor and plugins. KUBECONFIG names the cluster
+while it runs, by a port of 127.0.0.1.
 
 All that follows LAB belongs to kubectl, options included; `--` before it is
 allowed.
@@ -18,6 +18,7 @@ allowed.
 \b
   testbed kubectl k8s-two-node get pods -A -o wide
   testbed kubectl k8s-two-node -- apply -f deployment.yaml
+  testbed kubectl k8s-two-node exec -it web-1 sh
 """
 
 
@@ -27,10 +28,8 @@ allowed.
 def command(lab_name: str, words: tuple[str, ...]) -> int:
     """See HELP."""
     common.need_root("`testbed kubectl`")
-    from testbed.roles.kubernetes import client
+    from testbed.roles.kubernetes import api_port, client
 
     context = common.lab_meant(common.make_settings(), lab_name).context()
-    node = client.control_plane(context)
-    # With a pipe behind it, its output is data: a terminal would end lines in CR LF.
-    tty = sys.stdin.isatty() and sys.stdout.isatty()
-    return node.attach(client.kubectl(context, *words), tty=tty)
+    client.control_plane(context)  # refuses a lab without a cluster before anything is built
+    return api_port.run(context, [str(context.store.binary("kubectl")), *words])

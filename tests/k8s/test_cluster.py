@@ -87,8 +87,8 @@ def test_nobody_unknown_is_answered(cluster: Cluster) -> None:
 
 def test_a_kubelet_has_no_more_rights_than_its_node(cluster: Cluster) -> None:
     asked = cluster.bed.run(
-        "kubectl", LAB, "--", "--kubeconfig=/etc/kubernetes/kubelet.conf", "auth", "can-i",
-        "create", "clusterroles",
+        "exec", "-l", LAB, "node1", "--", "kubectl", "--kubeconfig=/etc/kubernetes/kubelet.conf",
+        "auth", "can-i", "create", "clusterroles",
     )  # fmt: skip
     assert asked.stdout.strip() == "no"
 
