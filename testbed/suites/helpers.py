@@ -464,6 +464,11 @@ def client_of(page: Mapping[str, Any]) -> str:
     return str(page["client"]).rpartition(":")[0]
 
 
+def client_port(page: Mapping[str, Any]) -> int:
+    """The port that the server saw its client under."""
+    return int(str(page["client"]).rpartition(":")[2])
+
+
 def ping(
     observe: Observation,
     where: Runs,

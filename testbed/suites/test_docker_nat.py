@@ -166,12 +166,10 @@ def test_dnat_replaces_the_destination_address(
     before, after = (first(inbound.at(point)) for point in ("eth0 of the host", "docker0"))
     observe.holds([p.dst for p in before] == [host], f"on eth0 the request is for {host}")
     observe.holds([p.dst for p in after] == [web.address], f"on docker0 it is for {web.address}")
-    clients = {p.src for p in before}
-    found = [
-        flow
-        for flow in flows(observe, node, "--orig-dst", host)
-        if flow.original.dport == port.host_port and flow.original.src in clients
-    ]
+    # By its port: those of earlier connections are kept for minutes after their end.
+    mine = {(p.src, p.sport, p.dport) for p in before}
+    every = flows(observe, node, "--orig-dst", host, "--orig-port-dst", str(port.host_port))
+    found = [f for f in every if (f.original.src, f.original.sport, f.original.dport) in mine]
     observe.holds(
         found and all(flow.reply.src == web.address for flow in found),
         f"the connection is tracked as one to {host} that {web.address} answers",
