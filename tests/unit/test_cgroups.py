@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from testbed.errors import LabError
 from testbed.nodes.netns import cgroups
-from testbed.nodes.netns.cgroups import Hierarchy, folder_name, hierarchies
+from testbed.nodes.netns.cgroups import Freezer, Hierarchy, folder_name, hierarchies
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -253,3 +256,156 @@ def test_limits_of_processes_that_nodes_are_below(
         (one / "testbed/pids.max", 512, 17),
         (two / "testbed/pids.max", 1000, 40),
     ]
+
+
+def test_a_controller_that_is_in_use_is_done_without(
+    v2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = _refuse(monkeypatch, "cgroup.subtree_control", "+memory", errno.EBUSY)
+    cgroups.create("lab", "node1", cpus=None, memory=None)
+    assert len(refused) == 2  # of the top folder and of the lab
+    assert (v2 / "testbed/lab/cgroup.subtree_control").read_text() == "+pids"
+
+
+def test_any_other_failure_is_told(v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _refuse(monkeypatch, "cgroup.subtree_control", "+memory", errno.EACCES)
+    with pytest.raises(PermissionError):
+        cgroups.create("lab", "node1", cpus=None, memory=None)
+
+
+def _refuse(patch: pytest.MonkeyPatch, file: str, text: str, code: int) -> list[Path]:
+    """Let a file refuse a text; returns those that were asked."""
+    asked: list[Path] = []
+    write = Path.write_text
+
+    def refuse(path: Path, data: str) -> int:
+        if path.name == file and data == text:
+            asked.append(path)
+            raise OSError(code, os.strerror(code))
+        return write(path, data)
+
+    patch.setattr(Path, "write_text", refuse)
+    return asked
+
+
+def test_sets_that_are_there_stay(v1: Path) -> None:
+    (v1 / "cpuset/testbed/cpuset.cpus").write_text("2\n")
+    cgroups.create("lab", "node1", cpus=None, memory=None)
+    assert (v1 / "cpuset/testbed/cpuset.cpus").read_text() == "2\n"
+    assert (v1 / "cpuset/testbed/lab/node1/cpuset.cpus").read_text() == "2\n"
+
+
+# cgroup-v2.rst: what is asked stands in cgroup.freeze, what has come of it in cgroup.events;
+# cgroup-v1/freezer-subsystem.rst: THAWED, FREEZING, FROZEN.
+FREEZERS = [
+    (2, "cgroup.freeze", ("0", "1")),
+    (1, "freezer.state", ("THAWED", "FROZEN")),
+]
+
+
+@pytest.fixture(params=FREEZERS, ids=["v2", "v1"])
+def freezing(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Freezer, Path, list[str]]:
+    """A freezer, the file of node1 that is written, and its words for off and on."""
+    version, file, words = request.param
+    for node in ("node1", "node2"):
+        folder = tmp_path / "testbed/lab" / node
+        folder.mkdir(parents=True)
+        (folder / file).write_text(f"{words[0]}\n")
+        (folder / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    controllers = () if version == 2 else ("freezer",)
+    freezer = Freezer(Hierarchy(tmp_path, version, controllers))
+    return freezer, tmp_path / "testbed/lab/node1" / file, list(words)
+
+
+def test_a_node_is_stopped_and_goes_on(freezing: tuple[Freezer, Path, list[str]]) -> None:
+    freezer, file, (off, on) = freezing
+    events = file.parent / "cgroup.events"
+    assert not freezer.is_set("lab", "node1")
+    events.write_text("populated 1\nfrozen 1\n")
+    freezer.set("lab", "node1", on=True)
+    assert file.read_text() == on
+    assert freezer.is_set("lab", "node1")
+    assert freezer.stopped("lab") == ["node1"]
+    assert freezer.stopped("other") == []
+    events.write_text("populated 1\nfrozen 0\n")
+    freezer.set("lab", "node1", on=False)
+    assert file.read_text() == off
+    assert not freezer.is_set("lab", "node1")
+
+
+def test_a_node_that_does_not_stop(tmp_path: Path) -> None:
+    folder = tmp_path / "testbed/lab/node1"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.events").write_text("frozen 0\n")
+    freezer = Freezer(Hierarchy(tmp_path, 2, ()))
+    with pytest.raises(LabError, match="stopped after 0 s") as caught:
+        freezer.set("lab", "node1", on=True, timeout=0)
+    assert caught.value.hint
+    (folder / "cgroup.events").write_text("frozen 1\n")
+    with pytest.raises(LabError, match="gone on"):
+        freezer.set("lab", "node1", on=False, timeout=0)
+
+
+def test_a_node_without_a_cgroup(freezing: tuple[Freezer, Path, list[str]]) -> None:
+    freezer, _, _ = freezing
+    with pytest.raises(LabError, match="node9") as caught:
+        freezer.set("lab", "node9", on=True)
+    assert caught.value.hint
+    assert not freezer.is_set("lab", "node9")
+
+
+def test_one_that_is_being_stopped_counts_as_stopped(tmp_path: Path) -> None:
+    (tmp_path / "testbed/lab/node1").mkdir(parents=True)
+    (tmp_path / "testbed/lab/node1/freezer.state").write_text("FREEZING\n")
+    assert Freezer(Hierarchy(tmp_path, 1, ("freezer",))).is_set("lab", "node1")
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ([], None),
+        ([Hierarchy(ROOT / "cpu", 1, ("cpu",))], None),
+        ([Hierarchy(ROOT / "a", 1, ("cpu",)), Hierarchy(ROOT / "b", 1, ("freezer",))], 1),
+        ([Hierarchy(ROOT / "b", 1, ("freezer",)), Hierarchy(ROOT / "u", 2, ())], 0),
+        ([Hierarchy(ROOT, 2, ())], 0),
+    ],
+)
+def test_what_stops_nodes_here(
+    monkeypatch: pytest.MonkeyPatch, there: list[Hierarchy], wanted: int | None
+) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: there)
+    found = cgroups.freezer.__wrapped__()
+    best = sorted(there, key=lambda one: -one.version)
+    assert found == (None if wanted is None else Freezer(best[wanted]))
+
+
+def test_a_lab_is_busy_while_a_process_is_in_any_of_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for mount in (one, two):
+        for folder in ("lab", "lab/node1", "lab/node1/docker", "other"):
+            (mount / "testbed" / folder).mkdir(parents=True, exist_ok=True)
+            (mount / "testbed" / folder / "cgroup.procs").write_text("\n")
+    there = [Hierarchy(one, 1, ("cpu",)), Hierarchy(two, 1, ("memory",))]
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: there)
+    assert not cgroups.busy("lab")
+    (two / "testbed/lab/node1/docker/cgroup.procs").write_text("4711\n")
+    assert cgroups.busy("lab")
+    assert not cgroups.busy("other")
+    assert not cgroups.busy("unknown")
+    assert cgroups.nodes("lab") == {"node1"}
+
+
+def test_the_age_of_a_lab_is_that_of_its_newest_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(tmp_path, 2, ())])
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    for folder, made in (("lab/node1", 900.0), ("lab/node2", 930.0), ("lab", 910.0)):
+        path = tmp_path / "testbed" / folder
+        path.mkdir(parents=True, exist_ok=True)
+        os.utime(path, (made, made))
+    os.utime(tmp_path / "testbed/lab", (910.0, 910.0))
+    assert cgroups.age("lab") == 70.0
+    assert cgroups.age("unknown") == 1000.0  # as long ago as can be

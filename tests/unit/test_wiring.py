@@ -1,0 +1,254 @@
+"""The wiring of a node: what ip(8) is told, done on links in memory, and what is then read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from testbed.nodes import wiring
+from testbed.nodes.base import NodeSpec
+from testbed.nodes.fake import Answer, Call, FakeNode, FakeProvider
+from testbed.nodes.wiring import FORWARDING, LOOK, Lack, Link, Route, Seen
+from testbed.topology import load_text
+
+TEXT = """
+name: t
+networks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/16}}
+nodes:
+  n: {networks: {a: 10.1.0.2, b: 10.2.0.2}}
+  r: {networks: {a: 10.1.0.1}, gateway: true}
+  alone: {networks: {b: 10.2.0.9}}
+"""
+TOPOLOGY = load_text(TEXT, "t.yaml")
+
+
+@dataclass
+class Links:
+    """The links, routes and settings of one node, and ip(8) and sysctl(8) that change them."""
+
+    links: dict[str, dict[str, Any]]
+    gateway: str = ""
+    forwarding: str = "0"
+    asked: list[str] = field(default_factory=list)
+
+    def ip(self, call: Call) -> Answer:
+        assert call.words == ("ip", "-batch", "-")
+        for line in (call.input or b"").decode().splitlines():
+            self.asked.append(line)
+            self._do(line.split())
+        return Answer()
+
+    def _do(self, words: list[str]) -> None:
+        match words:
+            case ["link", "set", "dev", name, "up"]:
+                self.links[name]["flags"] = ["UP"]
+            case ["address", "add", address, "broadcast", "+", "dev", name]:
+                # A second one of another prefix length would leave two routes to its network.
+                there = [one.partition("/")[0] for one in self.links[name]["addresses"]]
+                assert address.partition("/")[0] not in there
+                self.links[name]["addresses"].append(address)
+            case ["address", "del", address, "dev", name]:
+                self.links[name]["addresses"].remove(address)
+            case ["route", how, "default", "via", gateway]:
+                assert how == "replace" or not self.gateway, "File exists"
+                assert any(one["flags"] for one in self.links.values()), "Network is unreachable"
+                self.gateway = gateway
+            case _:
+                raise AssertionError(words)
+
+    def sysctl(self, call: Call) -> Answer:
+        assert call.words[:3] == ("sysctl", "-q", "-w")
+        assert call.words[3:] == (f"{FORWARDING}=1",)
+        self.forwarding = "1"
+        return Answer()
+
+    def look(self, _: Call) -> Answer:
+        links = [
+            {
+                "ifname": name,
+                "flags": one["flags"],
+                "addr_info": [
+                    {"family": "inet", "local": a.split("/")[0], "prefixlen": int(a.split("/")[1])}
+                    for a in one["addresses"]
+                ],
+            }
+            for name, one in self.links.items()
+        ]
+        routes = [{"dst": "default", "gateway": self.gateway, "dev": "eth0"}]
+        parts = json.dumps(links), json.dumps(routes if self.gateway else []), self.forwarding
+        return Answer(out="\0".join(parts).encode())
+
+
+def made(name: str, links: Links) -> FakeNode:
+    provider = FakeProvider()
+    node = provider.create("t", NodeSpec(name, "digest"))
+    provider.script(["ip"], links.ip)
+    provider.script(["sysctl"], links.sysctl)
+    provider.script(LOOK, links.look)
+    assert isinstance(node, FakeNode)
+    return node
+
+
+def bare(*names: str) -> Links:
+    return Links({name: {"flags": [], "addresses": []} for name in names})
+
+
+def set_up(name: str, links: Links) -> FakeNode:
+    node = made(name, links)
+    wiring.set_up(TOPOLOGY, node)
+    return node
+
+
+def lacks(node: FakeNode) -> list[Lack]:
+    return wiring.lacks(TOPOLOGY, node.name, wiring.look(node))
+
+
+@pytest.mark.parametrize(
+    ("name", "links"), [("n", ("eth0", "eth1")), ("r", ("eth0",)), ("alone", ("eth0",))]
+)
+def test_a_node_that_is_set_up_lacks_nothing(name: str, links: tuple[str, ...]) -> None:
+    node = set_up(name, bare(*links))
+    assert lacks(node) == []
+    assert node.files["/etc/hostname"] == f"{name}\n".encode()
+
+
+def test_what_a_provider_does_first_comes_first() -> None:
+    links = bare("eth0", "eth1")
+    wiring.set_up(TOPOLOGY, made("n", links), ["link set dev eth1 up"])
+    assert links.asked[0] == "link set dev eth1 up"
+
+
+def test_only_a_gateway_forwards() -> None:
+    one, other = bare("eth0", "eth1"), bare("eth0")
+    set_up("n", one)
+    set_up("r", other)
+    assert (one.forwarding, other.forwarding) == ("0", "1")
+    assert (one.gateway, other.gateway) == ("10.1.0.1", "")
+
+
+def _address(links: Links) -> None:
+    links.links["eth1"]["addresses"].clear()
+
+
+def _prefix(links: Links) -> None:
+    links.links["eth1"]["addresses"] = ["10.2.0.2/24"]
+
+
+def _down(links: Links) -> None:
+    links.links["eth1"]["flags"] = []
+
+
+def _route(links: Links) -> None:
+    links.gateway = ""
+
+
+def _other_route(links: Links) -> None:
+    links.gateway = "10.1.0.77"
+
+
+@pytest.mark.parametrize(
+    ("take", "lack"),
+    [
+        (_address, Lack("address", "10.2.0.2/16 on eth1", "missing", 1)),
+        (_prefix, Lack("address", "10.2.0.2/16 on eth1", "missing", 1)),
+        (_down, Lack("link", "eth1", "down", 1)),
+        (_route, Lack("route", "default via 10.1.0.1", "missing")),
+        (_other_route, Lack("route", "default via 10.1.0.1", "via 10.1.0.77")),
+    ],
+)
+def test_what_is_lacking_is_told_and_put_back(take: Callable[[Links], None], lack: Lack) -> None:
+    links = bare("eth0", "eth1")
+    node = set_up("n", links)
+    take(links)
+    assert lacks(node) == [lack]
+    wiring.put_back(TOPOLOGY, node, lacks(node))
+    assert lacks(node) == []
+
+
+def test_an_address_of_the_users_stays() -> None:
+    links = bare("eth0", "eth1")
+    node = set_up("n", links)
+    links.links["eth1"]["addresses"] = ["192.168.7.1/24", "10.2.0.2/24"]
+    wiring.put_back(TOPOLOGY, node, lacks(node))
+    assert links.links["eth1"]["addresses"] == ["192.168.7.1/24", "10.2.0.2/16"]
+
+
+def test_a_setting_is_put_back() -> None:
+    links = bare("eth0")
+    node = set_up("r", links)
+    links.forwarding = "0"
+    (lack,) = lacks(node)
+    assert lack == Lack("setting", f"{FORWARDING}=1", "0")
+    assert str(lack) == f"{FORWARDING}=1 (0)"
+    wiring.put_back(TOPOLOGY, node, [lack])
+    assert lacks(node) == []
+
+
+def test_a_link_made_anew_is_bare_and_its_route_is_gone() -> None:
+    links = bare("eth0", "eth1")
+    node = set_up("n", links)
+    links.links["eth0"] = {"flags": [], "addresses": []}
+    links.gateway = ""
+    wiring.put_back(TOPOLOGY, node, [Lack("link", "eth0", "missing", 0)], anew=[0])
+    assert lacks(node) == []
+
+
+def test_only_what_is_lacking_is_touched() -> None:
+    links = bare("eth0", "eth1")
+    node = set_up("n", links)
+    links.asked.clear()
+    wiring.put_back(TOPOLOGY, node, [])
+    assert links.asked == []
+    wiring.put_back(TOPOLOGY, node, [Lack("port", "port of eth1 on b", "detached", 1)])
+    assert not [line for line in links.asked if "eth0" in line]
+
+
+def test_a_link_that_is_not_there() -> None:
+    node = set_up("n", links := bare("eth0", "eth1"))
+    del links.links["eth1"]
+    assert lacks(node) == [Lack("link", "eth1", "missing", 1)]
+
+
+# As ip(8) of iproute2 prints them.
+ADDRESS = [
+    {"ifname": "lo", "flags": ["LOOPBACK", "UP", "LOWER_UP"],
+     "addr_info": [{"family": "inet", "local": "127.0.0.1", "prefixlen": 8},
+                   {"family": "inet6", "local": "::1", "prefixlen": 128}]},
+    {},  # a link that `ip -4` would leave out
+    {"ifname": "eth0", "flags": ["NO-CARRIER", "BROADCAST", "MULTICAST", "UP"], "addr_info": []},
+    {"ifname": "eth1", "flags": ["BROADCAST", "MULTICAST"]},
+]  # fmt: skip
+ROUTES = [
+    {"dst": "default", "gateway": "10.1.0.1", "dev": "eth0"},
+    {"dst": "default", "dev": "ppp0"},
+    {"dst": "10.1.0.0/24", "dev": "eth0"},
+    {"type": "blackhole", "dst": "10.9.0.0/16"},
+]
+
+
+def test_the_output_of_ip_is_read() -> None:
+    printed = f"{json.dumps(ADDRESS)}\0\n{json.dumps(ROUTES)}\0\n1\n"
+    seen = wiring.read(printed.encode())
+    assert seen == Seen(
+        {
+            "lo": Link("lo", "up", ("127.0.0.1/8",)),
+            "eth0": Link("eth0", "no carrier"),
+            "eth1": Link("eth1", "down"),
+        },
+        [
+            Route("default", "10.1.0.1", "eth0"),
+            Route("default", "", "ppp0"),
+            Route("10.1.0.0/24", "", "eth0"),
+            Route("10.9.0.0/16", "", ""),
+        ],
+        {FORWARDING: "1"},
+    )
+    assert seen.gateways == ["10.1.0.1"]
+
+
+def test_a_machine_without_links_and_routes() -> None:
+    assert wiring.read("\0".join(("", "", "0\n")).encode()) == Seen({}, [], {FORWARDING: "0"})
