@@ -103,19 +103,23 @@ def to_be_made(
     return [
         full_spec(topology, node, provider, store)
         for name, node in topology.nodes.items()
-        if name not in there or there[name].digest != topology.node_digest(name)
+        if name not in there or not is_as_wanted(topology, there[name])
     ]
 
 
+def is_as_wanted(topology: Topology, node: Node) -> bool:
+    """Tell whether a node that is there is one of the topology's, made with its settings."""
+    return node.name in topology.nodes and node.digest == topology.node_digest(node.name)
+
+
 def _make_node(topology: Topology, node: NodeModel) -> Step:
-    digest = topology.node_digest(node.name)
     addresses = ", ".join(str(a) for a in node.networks.values()) or "no network"
 
     def act(context: Context) -> tuple[str, bool]:
         found = context.nodes.get(node.name)
         names = hosts(topology, node.name)
         known = None if found is None else marked(found, CONNECTED)
-        if found is not None and found.digest == digest and known is not None:
+        if found is not None and known is not None:
             if known != names:  # it stays, but a peer has come or gone
                 _introduce(found, names)
             gone = _mend(context, found)

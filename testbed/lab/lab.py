@@ -227,10 +227,7 @@ class Lab:
         if origin.is_same(recorded, topology.file):
             return
         if record is None:
-            as_wanted = all(
-                name in topology.nodes and node.digest == topology.node_digest(name)
-                for name, node in nodes.items()
-            )
+            as_wanted = all(base_steps.is_as_wanted(topology, node) for node in nodes.values())
         else:
             as_wanted = record.topology == topology.to_dict()
             if as_wanted and recorded == topology.file:  # no file, or as the record says
@@ -259,11 +256,10 @@ class Lab:
 
     def _remove_strangers(self, context: Context) -> list[str]:
         """Remove nodes that are not asked for, or were made with other settings."""
-        topology = context.topology
         strangers = [
             name
             for name, node in context.nodes.items()
-            if name not in topology.nodes or node.digest != topology.node_digest(name)
+            if not base_steps.is_as_wanted(context.topology, node)
         ]
         if strangers:
             context.provider.destroy(self.name, strangers)
@@ -318,7 +314,7 @@ class Lab:
         with self.settings.state.lock(self.name, f"adopt {name}", waiting=_waits(watch or Watch())):
             nodes = provider.nodes(self.name)
             node = nodes.get(name)
-            if node is None or node.digest != topology.node_digest(name):
+            if node is None or not base_steps.is_as_wanted(topology, node):
                 raise NoSuchLab(
                     f"no machine {name} as {topology.source or self.name} wants it runs",
                     hint="what the topology says has changed since: destroy the machine, make it"

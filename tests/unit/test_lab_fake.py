@@ -199,6 +199,36 @@ def test_an_unknown_provider(bench: Bench) -> None:
     assert caught.value.hint == "there are: netns, qemu"
 
 
+def test_a_topology_of_another_name_is_none_of_the_labs(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="docker-single"):
+        Lab("two-node", bench.settings).up(load("docker-single"))
+
+
+@pytest.mark.parametrize("stopped", [["node1"], ["node1", "node2"]])
+def test_a_lab_with_nodes_that_are_stopped_is_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stopped: list[str]
+) -> None:
+    up(bench)
+    bench.forget()
+    held = {"two-node": stopped}
+    monkeypatch.setattr(bench.provider, "paused", lambda lab: held.get(lab, []))
+    with pytest.raises(LabError, match=f"{', '.join(stopped)} of lab two-node") as caught:
+        up(bench)
+    assert "testbed fault heal -l two-node stop" in str(caught.value.hint)
+    assert bench.provider.calls == []
+    assert Lab("two-node", bench.settings).stopped() == stopped
+    other = Lab("docker-single", bench.settings)
+    assert other.stopped() == []  # another lab on the machine is not held up
+    other.up(load("docker-single"))
+
+
+def test_the_outcome_says_how_long_it_took_and_what_is_new(bench: Bench) -> None:
+    outcome = up(bench)
+    assert 0 < outcome.seconds < 3600
+    assert outcome.changed == [done for done in outcome.steps if done.changed]
+    assert up(bench).removed == []
+
+
 # -- what has gone ------------------------------------------------------------
 
 
