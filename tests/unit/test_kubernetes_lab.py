@@ -16,12 +16,14 @@ import pytest
 import yaml
 from fakes import Bench, FakeStore
 
-from testbed.errors import ArtifactError, LabError, StepsFailed, UsageError
+from testbed.artifacts import archive
+from testbed.errors import ArtifactError, LabError, MachineError, StepsFailed, UsageError
 from testbed.lab.lab import Lab, Outcome
 from testbed.nodes.fake import Answer, FakeNode
 from testbed.registry import ROLES
 from testbed.roles.kubernetes import addons, certificates, client, config, daemons, role, runtime
 from testbed.roles.kubernetes.pki import Authority, Pair
+from testbed.roles.kubernetes.plugins import bgp, cilium
 from testbed.topology import Overrides, Topology, load
 
 if TYPE_CHECKING:
@@ -752,3 +754,235 @@ def test_a_users_certificates_that_cannot_be_read_are_told(cluster: Cluster) -> 
     with pytest.raises(LabError) as caught:
         certificates.client(node)
     assert "up" in (caught.value.hint or "")
+
+
+# -- other network plugins -----------------------------------------------------------------------
+
+CGROUPS = "/sys/fs/cgroup/unified"
+#: Cilium's command reference of its agent and operator.
+AGENT = {
+    "k8s-kubeconfig-path": f"{CONF}/cilium.conf",
+    "ipam": "kubernetes",
+    "enable-ipv6": "false",
+    "routing-mode": "tunnel",
+    "tunnel-protocol": "vxlan",
+    "kube-proxy-replacement": "false",
+    "enable-session-affinity": "true",
+    "enable-l7-proxy": "false",
+    "enable-hubble": "false",
+    "enable-ipv4-masquerade": "false",
+    "install-iptables-rules": "false",
+    "enable-health-checking": "false",
+    "enable-endpoint-health-checking": "false",
+    "enable-bpf-clock-probe": "false",
+    "devices": "eth0",
+    "cgroup-root": CGROUPS,
+    "bpf-root": "/sys/fs/bpf",
+    "state-dir": "/run/cilium",
+    "lib-dir": "/var/lib/cilium",
+    "agent-health-port": "9879",
+}
+OPERATOR = {
+    "k8s-kubeconfig-path": f"{CONF}/cilium-operator.conf",
+    "operator-api-serve-addr": "127.0.0.1:9234",
+    "enable-ipv6": "false",
+    "ipam": "kubernetes",
+}
+
+
+def test_ciliums_agent_is_told_of_its_node(cluster: Cluster) -> None:
+    cluster.bench.provider.script(["sh", "-c", cilium.PREPARE], Answer(out=f"{CGROUPS}\n".encode()))
+    outcome = cluster.up(load(NAME, Overrides(cni="cilium")))
+    own = {"CILIUM_K8S_NAMESPACE": "kube-system", "GOPS_CONFIG_DIR": "/run/cilium/gops"}
+    operator = cluster.service("cilium-operator")
+    assert operator.argv[0] == f"{BIN}/cilium-operator"
+    assert flags(operator.argv) == OPERATOR
+    assert operator.env == {"PATH": PATH, "K8S_NODE_NAME": "node1", **own}
+    assert "cilium-operator" not in cluster.names("node2")
+    for node in ("node1", "node2"):
+        agent = cluster.service("cilium-agent", node)
+        assert agent.argv[0] == f"{BIN}/cilium-agent"
+        assert flags(agent.argv) == AGENT
+        assert agent.env == {"PATH": f"/run/testbed/cilium:{PATH}", "K8S_NODE_NAME": node, **own}
+        (prepared,) = cluster.ran("sh", "-c", cilium.PREPARE, node=node)
+        assert prepared[4:] == (
+            "/run/cilium", "/var/lib/cilium", "/run/testbed/cilium", "/sys/fs/bpf",
+            f"{BIN}/cilium/bpf",
+        )  # fmt: skip
+        tools = cluster.node(node)
+        assert tools.modes["/run/testbed/cilium/clang"] == 0o755
+        assert f'exec {BIN}/clang "$@"' in tools.files["/run/testbed/cilium/clang"].decode()
+        link = ("ln", "-sf", f"{BIN}/bpftool", "/run/testbed/cilium/bpftool")
+        assert cluster.ran("ln", node=node) == [link]
+    network = json.loads(cluster.node().files["/etc/cni/net.d/10-pods.conflist"])
+    assert network == {
+        "cniVersion": "0.3.1",
+        "name": "pods",
+        "plugins": [
+            {"type": "cilium-cni", "log-file": "/run/cilium/cni.log"},
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    }
+    order = [done.step.name for done in outcome.steps]
+    assert order.index("cilium-operator node1") < order.index("cilium-agent node2")
+    (gathered,) = cluster.ran("sh", "-c", runtime.GATHER)
+    assert gathered[3:] == ("/var/lib/cni/bin", f"{BIN}/cni-plugins", f"{BIN}/cilium-cni")
+    changed = cluster.up(load(NAME, Overrides(cni="cilium"))).changed
+    assert changed == []
+
+
+def test_cilium_without_cgroups_of_version_2_is_told(cluster: Cluster) -> None:
+    with pytest.raises(StepsFailed) as caught:
+        cluster.up(load(NAME, Overrides(cni="cilium")))
+    error = dict(caught.value.failures)["cilium-agent node1"]
+    assert isinstance(error, MachineError)
+    assert "cgroup2" in (error.hint or "")
+
+
+def test_ciliums_agent_is_waited_for_until_it_is_well(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.bench.provider.script(["sh", "-c", cilium.PREPARE], Answer(out=f"{CGROUPS}\n".encode()))
+    monkeypatch.setattr(client, "POLL", 0.0)
+    answers = [Answer(22), Answer(22)]
+    cluster.bench.provider.script(["curl"], lambda _: answers.pop() if answers else Answer())
+    cluster.up(load(NAME, Overrides(cni="cilium")))
+    assert answers == []
+    asked = cluster.ran("curl") + cluster.ran("curl", node="node2")
+    assert {words[-1] for words in asked} == {"http://127.0.0.1:9879/healthz"}
+    assert all("f" in words[1] for words in asked)  # --fail: an error of HTTP is one of curl's
+
+
+def test_bird_announces_the_nodes_range(cluster: Cluster) -> None:
+    topology = load(NAME, Overrides(cni="bgp"))
+    cluster.up(topology)
+    service = cluster.service("bird", "node2")
+    assert service.argv == (
+        f"{BIN}/bird", "-f", "-c", f"{CONF}/bird.conf", "-s", "/run/bird.ctl",
+        "-P", "/run/bird.pid",
+    )  # fmt: skip
+    assert cluster.node("node2").files[f"{CONF}/bird.conf"].decode() == bgp.settings(
+        topology, "node2"
+    )
+    pods = json.loads(cluster.node("node2").files["/etc/cni/net.d/10-pods.conflist"])
+    assert pods["plugins"][0]["mtu"] == 1500
+
+
+DAEMON_SET = {
+    "apiVersion": "apps/v1",
+    "kind": "DaemonSet",
+    "metadata": {"name": "kube-router", "namespace": "kube-system"},
+    "spec": {
+        "template": {
+            "spec": {
+                "containers": [{"name": "a", "image": "cloudnativelabs/kube-router"}],
+                "volumes": [{"name": "m", "hostPath": {"path": "/lib/modules"}}],
+            }
+        }
+    },
+}
+GROUP = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-router"
+
+
+@pytest.fixture
+def routed(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A cluster by Kube-router, of whose Pods the API tells."""
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(yaml.safe_dump(DAEMON_SET))
+    monkeypatch.setattr(Store, "file", lambda *_: manifest)
+    image = frozenset({"docker.io/cloudnativelabs/kube-router:latest"})
+    monkeypatch.setattr(archive, "names", lambda path: image)
+    monkeypatch.setattr(client, "POLL", 0.0)
+    return cluster
+
+
+def pod(node: str, **more: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": f"kube-router-{node}",
+            "ownerReferences": [{"kind": "DaemonSet", "name": "kube-router"}],
+        },
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    } | more
+
+
+def tell(cluster: Cluster, *looks: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Let the API tell of these Pods, by node, look by look; the last look stays."""
+    left, asked = list(looks), list[str]()
+
+    def ask(method: str, path: str) -> dict[str, Any]:
+        asked.append(path)
+        found = left.pop(0) if len(left) > 1 else left[0]
+        return {"items": found.get(path.rpartition("%3D")[2], [])}
+
+    cluster.api.ask = ask  # type: ignore[method-assign]
+    cluster.api.status[GROUP] = {
+        "metadata": {"generation": 2},
+        "spec": {},
+        "status": {
+            "observedGeneration": 2, "desiredNumberScheduled": 2, "updatedNumberScheduled": 2,
+        },
+    }  # fmt: skip
+    return asked
+
+
+def test_a_plugins_manifest_is_applied_and_its_pods_waited_for(routed: Cluster) -> None:
+    both = {name: [pod(name)] for name in ("node1", "node2")}
+    others: list[dict[str, Any]] = [
+        pod("node1", status={"conditions": []}),
+        pod("node1", metadata={"name": "x", "ownerReferences": [{"kind": "Job", "name": "x"}]}),
+        pod("node1", metadata={"name": "y"}),
+        pod("node1", metadata=pod("node1")["metadata"] | {"deletionTimestamp": "now"}),
+    ]
+    asked = tell(routed, {}, *({"node1": [one]} for one in others), both)
+    topology = load(NAME, Overrides(cni="kube-router"))
+    outcome = routed.up(topology)
+    assert len(asked) > len(others)
+    folder = "/api/v1/namespaces/kube-system/pods?fieldSelector=spec.nodeName%3D"
+    assert set(asked) == {f"{folder}node1", f"{folder}node2"}
+    ((_, text),) = [one for one in applied(routed) if "DaemonSet" in one[1]]
+    one = json.loads(text)
+    assert one["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] == "IfNotPresent"
+    assert one["spec"]["template"]["spec"]["volumes"][0]["hostPath"] == {"path": "/lib/modules"}
+    assert ("test", "-d", "/lib/modules") in routed.ran("test")
+    for node in ("node1", "node2"):
+        (installed,) = routed.ran("install", node=node)
+        assert installed[1:] == (
+            "-D", "-m", "600", f"{CONF}/kube-router.conf", "/var/lib/kube-router/kubeconfig",
+        )  # fmt: skip
+        (gathered,) = routed.ran("sh", "-c", runtime.GATHER, node=node)
+        assert gathered[3] == "/opt/cni/bin"
+        assert "/etc/cni/net.d/10-pods.conflist" not in routed.node(node).files
+    order = [done.step.name for done in outcome.steps]
+    for first, then in (
+        ("images node2", "kube-router manifest"), ("kube-router files", "kube-router manifest"),
+        ("kube-router manifest", "kube-router node2"), ("kubelet node2", "kube-router node2"),
+        ("kube-router node2", "ready node2"),
+    ):  # fmt: skip
+        assert order.index(first) < order.index(then), (first, then)
+    routed.bench.forget()
+    routed.up(topology)
+    assert not [one for one in applied(routed) if "DaemonSet" in one[1]]
+
+
+def test_a_plugins_pod_without_an_image_ends_the_wait(routed: Cluster) -> None:
+    waiting = {"reason": "ErrImageNeverPull", "message": "no such image"}
+    status = {"containerStatuses": [{"name": "a", "state": {"waiting": waiting}}]}
+    tell(routed, {"node1": [pod("node1", status=status)]})
+    with pytest.raises(StepsFailed) as caught:
+        routed.up(load(NAME, Overrides(cni="kube-router")))
+    error = dict(caught.value.failures)["kube-router node1"]
+    assert "no such image" in str(error)
+
+
+def test_a_plugins_pod_that_is_never_ready_says_why(
+    routed: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SECONDS", 0.0)
+    waiting = {"reason": "CrashLoopBackOff", "message": "back-off 5s"}
+    status = {"containerStatuses": [{"name": "a", "state": {"waiting": waiting}}]}
+    tell(routed, {name: [pod(name, status=status)] for name in ("node1", "node2")})
+    with pytest.raises(StepsFailed) as caught:
+        routed.up(load(NAME, Overrides(cni="kube-router")))
+    assert "kube-router-node" in str(caught.value)
+    assert "back-off 5s" in str(caught.value)
