@@ -197,6 +197,15 @@ COMPOSE: Mapping[str, Source] = {
     )
 }
 
+CRICTL: Mapping[str, Source] = {
+    "crictl": GoModule(
+        module="crictl",
+        packages={"crictl": "sigs.k8s.io/cri-tools/cmd/crictl"},
+        main="sigs.k8s.io/cri-tools",
+        stamp=("sigs.k8s.io/cri-tools/pkg/version.Version",),
+    )
+}
+
 CATALOG = Catalog(
     {
         "docker": DebianPackages(
@@ -273,6 +282,7 @@ CATALOG = Catalog(
     },
     roles={
         "compose": COMPOSE,
+        "crictl": CRICTL,
         "kubernetes": KUBERNETES,
         "ingress": INGRESS,
         "bgp": BGP,

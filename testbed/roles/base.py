@@ -139,17 +139,44 @@ class Offer:
 
     ``name`` is the store's name of it.  ``place`` is its path on the node; by default it is
     on the node's PATH, by its name.  ``stand_in`` is a shell script that takes its place while
-    it has not been built; a program without one is made before its lab.
+    it has not been built; nothing takes that of an ``optional`` one.  All others are made before
+    their lab.
     """
 
     name: str
     place: str = ""
     stand_in: str = ""
+    optional: bool = False
+
+    @property
+    def on_demand(self) -> bool:
+        """True for a program that no lab waits for: it is there once somebody has built it."""
+        return self.optional or bool(self.stand_in)
 
     @property
     def target(self) -> str:
         """Its absolute path on the node, or a bare name for a program on the PATH."""
         return self.place or self.name
+
+
+#: A stand-in's text; ``{{lab}}`` is put in when it is written on a node.
+NOT_BUILT = """\
+#!/bin/sh
+# Stands for {title}, which has not been built.
+{first}cat >&2 <<END
+{title} is not built. Run this where testbed runs, not on a node:
+  testbed artifacts build {part} && testbed up -l {{lab}}
+END
+exit 127
+"""
+
+
+def not_built(title: str, part: str, first: str = "") -> str:
+    """The script that stands for a program until its ``part`` has been built, and says how.
+
+    ``first`` are lines of shell that it begins with.
+    """
+    return NOT_BUILT.format(title=title, part=part, first=first)
 
 
 class Role(ABC):

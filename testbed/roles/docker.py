@@ -12,7 +12,16 @@ from testbed.lab.step import Step, node_step
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
 from testbed.roles import firewall, images
-from testbed.roles.base import COLLECT_SELDOM, GO, Offer, Role, files, settings, start
+from testbed.roles.base import (
+    COLLECT_SELDOM,
+    GO,
+    Offer,
+    Role,
+    files,
+    not_built,
+    settings,
+    start,
+)
 from testbed.roles.containers import container_steps
 from testbed.roles.engine import (
     PARTS,
@@ -66,19 +75,13 @@ OWN = (
     "/root/.docker",
 )
 #: As a plugin it has to say what it is (docker/cli, cli-plugins/metadata).
-NO_COMPOSE = """\
-#!/bin/sh
-# Stands for Docker Compose, which has not been built.
+METADATA = """\
 if [ "$1" = docker-cli-plugin-metadata ]; then
   echo '{{"SchemaVersion": "0.1.0", "Vendor": "testbed", "ShortDescription": "not built"}}'
   exit
 fi
-cat >&2 <<END
-Docker Compose is not built. Run this where testbed runs, not on a node:
-  testbed artifacts build compose && testbed up -l {lab}
-END
-exit 127
 """
+NO_COMPOSE = not_built("Docker Compose", COMPOSE, METADATA)
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 

@@ -10,6 +10,7 @@ import pytest
 from crash.means import SECONDS, TESTBED
 
 from k8s.conftest import LAB
+from testbed.settings import settings
 
 if TYPE_CHECKING:
     from k8s.conftest import Cluster
@@ -45,6 +46,22 @@ def test_nodes_are_known_by_names_of_their_own(cluster: Cluster) -> None:
     for key in ("machineID", "bootID", "systemUUID"):
         assert len({info[key] for info in told}) == len(told), key
         assert all(info[key] for info in told)
+
+
+def test_crictl_asks_the_containerd_of_its_node(cluster: Cluster) -> None:
+    """By /etc/crictl.yaml; or it names the command that builds it."""
+    built = settings().store.made("crictl") is not None
+    for node in ("node1", "node2"):
+        done = cluster.bed.run("exec", "-l", LAB, node, "crictl", "pods", "-o", "json")
+        if not built:
+            assert done.returncode == 127
+            assert "testbed artifacts build crictl" in done.stderr
+            continue
+        assert done.returncode == 0, done.stderr
+        told = {pod["metadata"]["name"] for pod in json.loads(done.stdout)["items"]}
+        pods = cluster.get("pods", "--all-namespaces")["items"]
+        there = {p["metadata"]["name"] for p in pods if p["spec"].get("nodeName") == node}
+        assert there <= told, "those that have ended may still be told of"
 
 
 def test_pods_reach_each_other_and_nobody_translates(cluster: Cluster) -> None:

@@ -482,11 +482,12 @@ def test_sources_without_a_go_mod_of_their_own(
     assert build.env["CGO_ENABLED"] == "0"
 
 
+@pytest.mark.parametrize("name", ["compose", "crictl"])
 def test_a_module_that_asks_for_a_later_go_has_a_part_for_it(
-    machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own go.mod says which (go.dev/ref/mod, "go directive"), and a tool is that late."""
-    source = CATALOG.parts["compose"]
+    source = CATALOG.parts[name]
     assert isinstance(source, GoModule)
     text = (gomod.MODULES / source.module / "go.mod").read_text()
     needed = re.findall(r"^go ([\d.]+)$", text, re.MULTILINE)[0]

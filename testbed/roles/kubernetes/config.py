@@ -20,6 +20,12 @@ RUN = "/run/kubernetes"  # entered by the node's root alone
 API_SOCKET = f"{RUN}/api.sock"
 CNI = "/etc/cni/net.d"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+#: Where crictl looks for its settings (cri-tools, docs/crictl.md), and those.
+CRICTL_FILE = "/etc/crictl.yaml"
+CRICTL = f"""\
+runtime-endpoint: unix://{CONTAINERD_SOCKET}
+image-endpoint: unix://{CONTAINERD_SOCKET}
+"""
 CONTAINERD_FILE = f"{FOLDER}/containerd.toml"
 KUBELET_FILE = f"{FOLDER}/kubelet.json"
 PROXY_FILE = f"{FOLDER}/kube-proxy.json"

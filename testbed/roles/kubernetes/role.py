@@ -15,7 +15,7 @@ from testbed.errors import ArtifactError
 from testbed.lab.step import Step, node_step
 from testbed.limits import Takes
 from testbed.nodes.base import Service
-from testbed.roles.base import Offer, Role, start
+from testbed.roles.base import Offer, Role, not_built, start
 from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import api, until
 from testbed.roles.kubernetes.daemons import SERVER, daemon, way
@@ -57,10 +57,13 @@ class Kubernetes(Role):
         "curl": "curl",
     }  # fmt: skip
     kernel = ("overlay", "iptables nat", "iptables conntrack", "nf_tables")
-    offers = tuple(Offer(name) for name in COMMANDS)
+    offers = (
+        *(Offer(name) for name in COMMANDS),
+        Offer("crictl", stand_in=not_built("crictl", "crictl")),
+    )
     #: With what this machine's clients are told of its own clusters.  Programs of network plugins
     #: are hidden where a cluster has others: BIRD may be wanted on a plain node.
-    hides = ("crictl", "/root/.kube")
+    hides = ("/root/.kube",)
 
     def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  (all alike)
         return (*self.offers, *(Offer(name) for name in plugin_of(topology).offers))

@@ -121,6 +121,7 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
         machine.put(json.dumps(network).encode(), f"{config.CNI}/10-pods.conflist")
     folder = _binaries(context, machine, plugin)
     machine.put(config.containerd(folder).encode(), config.CONTAINERD_FILE)
+    machine.put(config.CRICTL.encode(), config.CRICTL_FILE)
     service = Service(
         SERVICE,
         (
