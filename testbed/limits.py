@@ -97,9 +97,9 @@ def exhausted(error: OSError) -> MachineError | None:
 def no_more_files() -> MachineError:
     """The error for a process that has as many open files as it may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(1024, 2 * soft)
+    who = "" if wanted <= _size(hard) else " as root"
     return MachineError(
         f"testbed has reached its limit of {soft} open files",
-        hint=f"raise the limit, which may be up to {hard} here: ulimit -n {max(1024, hard)}"
-        if soft < hard
-        else "raise the limit as root: ulimit -n 1024",
+        hint=f"raise the limit{who}: ulimit -n {wanted}",
     )

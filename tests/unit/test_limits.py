@@ -77,11 +77,17 @@ def test_processes_are_raised(
     assert here.now[here.RLIMIT_NPROC] == wanted
 
 
-def test_a_limit_that_cannot_be_raised_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("not allowed to raise maximum limit"), OSError(errno.EPERM, "not permitted")],
+)
+def test_a_limit_that_cannot_be_raised_is_kept(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     here = Limits((64, 128), (1, 1))
 
     def refuse(*_: object) -> None:
-        raise ValueError("not allowed to raise maximum limit")
+        raise error
 
     monkeypatch.setattr(here, "setrlimit", refuse)
     monkeypatch.setattr(limits, "resource", here)
@@ -106,7 +112,15 @@ def test_commands_run_with_raised_limits() -> None:
 
 @pytest.mark.parametrize(
     ("free", "most", "expected"),
-    [(1000, 64, 64), (64, 64, 4), (64, 3, 3), (limits.SPARE + 12, 64, 1), (0, 64, 1), (64, 0, 1)],
+    [
+        (1000, 64, 64),
+        (64, 64, 4),
+        (64, 3, 3),
+        (limits.SPARE + 12, 64, 1),
+        (limits.SPARE + 30, 64, 2),
+        (0, 64, 1),
+        (64, 0, 1),
+    ],
 )
 def test_as_much_at_once_as_there_are_descriptors(
     monkeypatch: pytest.MonkeyPatch, free: int, most: int, expected: int
@@ -128,8 +142,55 @@ def test_too_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ulimit -n 128" in str(caught.value.hint)
 
 
+def test_the_hard_limit_counts_for_daemons_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "resource", Limits((127, 128), (1, 1)))
+    with pytest.raises(MachineError):
+        limits.require(128, "it")
+    limits.require(128, "it", hard=True)
+    with pytest.raises(MachineError):
+        limits.require(129, "it", hard=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ((65536, 1 << 20), "raise the limit: ulimit -n 131072"),
+        ((65536, INFINITY), "raise the limit: ulimit -n 131072"),
+        ((65536, 131071), "raise the limit as root: ulimit -n 131072"),
+        ((200, 200), "raise the limit as root: ulimit -n 1024"),
+        ((1024, 1024), "raise the limit as root: ulimit -n 2048"),
+    ],
+)
+def test_the_hint_raises_the_limit_of_open_files(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[int, int], hint: str
+) -> None:
+    monkeypatch.setattr(limits, "resource", Limits(given, (1, 1)))
+    error = limits.exhausted(OSError(errno.EMFILE, "Too many open files"))
+    assert error is not None
+    assert str(given[0]) in error.message
+    assert error.hint == hint
+
+
+def test_the_machines_own_limit_is_another() -> None:
+    error = limits.exhausted(OSError(errno.ENFILE, "Too many open files in system"))
+    assert error is not None
+    assert "fs.file-max" in str(error.hint)
+    assert limits.exhausted(OSError(errno.ENOSPC, "No space left on device")) is None
+
+
+def test_none_is_free_where_even_the_folder_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def exhausted(_: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", exhausted)
+    assert limits.free_files() == 0
+
+
 def test_free_descriptors_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "resource", Limits((5000, 5000), (1, 1)))
+    monkeypatch.setattr(limits, "resource", Limits((5000, 9000), (1, 1)))
+    assert 4000 < limits.free_files() < 5000
     before = limits.free_files()
     with socket.socket(), socket.socket():
         assert limits.free_files() == before - 2
