@@ -319,7 +319,8 @@ class Cluster:
 
     def until(self, so: Callable[[], T | None], what: str) -> T:
         """Wait for what a cluster does by itself.  Raises Unsettled."""
-        return wait_until(so, what, patient(self.control, helpers.SETTLED))
+        seconds = None if self.control.shares else patient(self.control, helpers.SETTLED)
+        return wait_until(so, what, seconds)
 
     def wait_ready(self, name: str, namespace: str = NAMESPACE) -> None:
         """Wait until a Pod is ready."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.suites.helpers import docker_node, outside_node
+from testbed.suites.helpers import IN_VAIN, docker_node, outside_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_was_waited_for() -> None:
+    """A run knows nothing of the one before."""
+    IN_VAIN.clear()
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
 LATE = 30.0  #: seconds to wait for an answer that is: a bound that a busy machine keeps
 SETTLED = 120.0  #: seconds to wait for what comes about by itself: such a bound, too
+AGAIN = 5.0  #: seconds as well, for what has been waited for in vain in the same run
 START = 180.0  #: seconds for a program to start: dockerd takes a minute on a busy emulated machine
 PATIENCE = 5  #: times as long, on a machine that may be emulated: slow is not never
 
@@ -519,14 +520,24 @@ def wait_until(seen: Callable[[], T | None], what: str, seconds: float | None = 
     the statement is about, and then judges what is there.  A statement that is false of a
     system that has settled is so still contradicted.  That something does *not* come is shown
     by something later from the same source that has come, else by :func:`comes`.
+
+    What was waited for in vain is waited for again in the run for a short time only, so that a
+    daemon that is dead for good does not hold up each check.
     """
-    wait = Wait(None, what, SETTLED if seconds is None else seconds)
+    usual = AGAIN if what in IN_VAIN else SETTLED
+    wait = Wait(None, what, usual if seconds is None else seconds)
     while not (answer := seen()):
         try:
             wait.pause()
         except TimeoutExpired as error:
+            if seconds is None:
+                IN_VAIN.add(what)
             raise Unsettled(error.message) from None
+    IN_VAIN.discard(what)
     return answer
+
+
+IN_VAIN: set[str] = set()  #: what this run has waited for in vain; emptied when one begins
 
 
 def observe_until(

@@ -541,6 +541,27 @@ def test_the_bound_of_a_wait_is_long_and_read_when_it_begins(
         helpers.observe_until(Observation(), lambda _: None, "it")
 
 
+def test_what_never_came_is_not_waited_for_as_long_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("testbed.lab.wait.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("testbed.lab.wait.time.sleep", lambda pause: now.append(now.pop() + pause))
+    monkeypatch.setattr(helpers, "IN_VAIN", set[str]())
+
+    def waited(what: str) -> float:
+        began = now[0]
+        with pytest.raises(Unsettled):
+            helpers.wait_until(lambda: None, what)
+        return now[0] - began
+
+    assert waited("a lease") == pytest.approx(helpers.SETTLED, abs=1)
+    assert waited("a lease") == pytest.approx(helpers.AGAIN, abs=1)
+    assert waited("a route") == pytest.approx(helpers.SETTLED, abs=1)
+    helpers.wait_until(lambda: "there", "a lease")
+    assert waited("a lease") == pytest.approx(helpers.SETTLED, abs=1)
+
+
 def test_looks_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("testbed.lab.wait.time.sleep", pauses.append)
