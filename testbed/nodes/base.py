@@ -313,7 +313,7 @@ def service_of(node: Node, name: str) -> ServiceState | None:
     """A service of a node by its name, or by that of its unit; None for an unknown one."""
     states = node.services()
     if name not in states and "/" not in name:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             name = node.get(f"{UNITS}/{name}").decode()
     return states.get(name)
 

@@ -105,6 +105,19 @@ def test_notes_are_kept_as_text() -> None:
     assert long == "x" * LIMIT + "\n[10 more characters]"
 
 
+def test_what_is_too_long_is_cut_at_a_line() -> None:
+    notes = Observation()
+    line = "x" * 99 + "\n"
+    text = "y" * 50 + "\n" + line * (LIMIT // 100 + 5)
+    notes.note("lines", text)
+    notes.note("just as long", "x" * LIMIT)
+    lines, whole = (e.seen for e in notes.evidence)
+    assert whole == "x" * LIMIT
+    *kept, last = lines.split("\n")
+    assert kept == ["y" * 50, *["x" * 99] * (LIMIT // 100 - 1)]
+    assert last == f"[{len(text) - len(line) * (len(kept) - 1) - 51} more characters]"
+
+
 def test_a_command_is_kept_with_what_it_said() -> None:
     provider = FakeProvider()
     provider.script(["ip"], Answer(out=b'[{"a": 1}]'))
@@ -145,6 +158,11 @@ def test_a_command_that_must_work_is_run_once() -> None:
 def test_as_expected(verdict: Verdict | None, problem: str, expected: bool) -> None:
     found = Finding("id", verdict, problem=problem, expected="confirmed")
     assert found.as_expected is expected
+
+
+def test_a_lab_that_did_not_settle_is_never_as_expected() -> None:
+    found = Finding("id", "inconclusive", missing="a lease of node2", expected="confirmed")
+    assert not found.as_expected
 
 
 # -- measuring -------------------------------------------------------------------
