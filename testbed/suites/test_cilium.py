@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.roles.kubernetes.plugins.cilium import AGENT, PINS
-from testbed.suites import policies
+from testbed.suites import helpers, policies
 from testbed.suites.cluster import NAMESPACE, pod
-from testbed.suites.helpers import comes, fetch, link, links, wait_until
+from testbed.suites.helpers import comes, fetch, link, links, patient, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,9 +80,12 @@ def of_cilium(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> Iterator[
         cluster.api.ask("DELETE", f"{folder}/{name}")
 
 
-def status(observe: Observation, client: Pod, url: str, method: str = "GET") -> str:
-    """The status that a Pod is answered with, "000" for none."""
-    argv = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "1", "-X", method, url]
+def status(
+    observe: Observation, client: Pod, url: str, method: str = "GET", seconds: float = 1.0
+) -> str:
+    """The status that a Pod is answered with within some seconds, "000" for none."""
+    limit = f"{patient(client, seconds):g}"
+    argv = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", limit, "-X", method, url]
     return observe.run(client, argv, check=False).stdout.strip()
 
 
@@ -147,7 +150,8 @@ def test_rules_of_each_layer(cluster: Cluster, observe: Observation) -> None:
         url = f"http://{server.address}/"
 
         def only_mine() -> bool:
-            return (status(observe, client, url), status(observe, other, url)) == ("200", "000")
+            mine = status(observe, client, url, seconds=helpers.LATE)
+            return (mine, status(observe, other, url)) == ("200", "000")
 
         def no_port() -> bool:
             return status(observe, client, url) == "000"

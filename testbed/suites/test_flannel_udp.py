@@ -309,8 +309,8 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
         with captures((one.node, one.interface, f"udp dst port {PORT} and src {one.address}")) as (
             seen,
         ):
-            for target in hosts:
-                ping(observe, one.container, target, seconds=SOON)
+            for target in hosts:  # flanneld has its turn before an answer can come
+                ping(observe, one.container, target)
     note(observe, seen)
     for target, host in hosts.items():
         outer = {packet.dst for packet in requests(seen, one.container.address, target)}
