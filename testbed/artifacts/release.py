@@ -31,6 +31,7 @@ RELEASES: Mapping[str, Release] = {
             # 64-bit time_t: https://wiki.debian.org/ReleaseGoals/64bit-time
             "libelf1": ("libelf1t64",),
             "libicu72": ("libicu76",),
+            "libwrap0": ("libwtmpdb0",),  # what OpenSSH's server is linked with
             "libvirt-daemon": (  # its drivers are recommended only
                 "libvirt-daemon", "libvirt-daemon-driver-network", "libvirt-daemon-driver-qemu",
                 "libvirt-daemon-driver-storage",

@@ -49,6 +49,11 @@ StrictModes no
 UsePAM no
 UseDNS no
 """
+#: What OpenSSH's server calls since 9.8 and 10.0, by the option of sshd_config(5) that says where.
+PIECES = {
+    "SshdSessionPath": "usr/lib/openssh/sshd-session",
+    "SshdAuthPath": "usr/lib/openssh/sshd-auth",
+}
 SYSTEMD = Path("/lib/systemd/systemd")
 INSIDE = ("nsenter", "--mount", "--pid", "--target")
 BOOT = f"""
@@ -157,6 +162,9 @@ class Machines(Provider):
         with theirs, Path(os.devnull).open("wb") as null:
             env = environment({"LD_LIBRARY_PATH": libraries})
             argv = [f"{root}/usr/sbin/sshd", "-i", "-e", "-f", "/etc/ssh/sshd_config"]
+            for option, name in PIECES.items():
+                if (self._sshd / name).exists():
+                    argv += ["-o", f"{option}={root}/{name}"]
             if SYSTEMD.exists():
                 argv = [*INSIDE, node.get("/run/inside").decode(), *argv]
             files = [theirs.fileno(), theirs.fileno(), null.fileno()]
