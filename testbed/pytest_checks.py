@@ -118,7 +118,9 @@ def named(config: pytest.Config, options: Any) -> Named:
 
 def _name(given: str) -> str:
     """The name of a lab that may be given by the path of its topology, as for the commands."""
-    if "/" in given or given.endswith((".yaml", ".yml")):
+    from testbed.spelling import is_a_path
+
+    if is_a_path(given):
         from testbed.cli.common import lab_meant
         from testbed.settings import settings
 

@@ -1,4 +1,4 @@
-"""The word that was meant by one that is not known."""
+"""Words as people type them: the one that was meant, and paths in place of names."""
 
 from __future__ import annotations
 
@@ -62,3 +62,12 @@ def mistakes(one: str, other: str) -> int:
             row.append(cost)
         before = last
     return row[-1]
+
+
+def is_a_path(name: str) -> bool:
+    """Tell whether what means a topology or a lab is written as a path, and not as a name.
+
+    >>> is_a_path("./lab"), is_a_path("lab.yaml"), is_a_path("lab")
+    (True, True, False)
+    """
+    return "/" in name or name.endswith((".yaml", ".yml"))

@@ -108,6 +108,27 @@ class FakeStore(Store):
         self.interrupted += 1
 
 
+class Files:
+    """The files of a node, for a test of what is asked of it besides; it shares this machine's."""
+
+    name = "node1"
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def get(self, path: str) -> bytes:
+        try:
+            return self.files[path]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
+    def put(self, data: bytes, path: str) -> None:
+        self.files[path] = data
+
+    def provide(self, path: Path) -> str:
+        return str(path)
+
+
 class FakeEngine(Engine):
     """A daemon's containers, kept with the node they are on."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from commands import call
 
 from testbed.cli.common import make_settings
 from testbed.lab.lab import Lab
@@ -23,3 +25,19 @@ def brought_up(topology: Topology, state: Path) -> Iterator[Lab]:
         found.up(topology)
         yield found
         found.down()
+
+
+@contextlib.contextmanager
+def by_commands(folder: Path, topology: str, lab: str) -> Iterator[Path]:
+    """A lab that commands are called on, by default this one; it is removed in the end.
+
+    The commands go through ``folder``, in which its state is, too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_STATE", str(folder / "state"))
+        patch.setenv("TESTBED_LAB", lab)
+        up = call(folder, "up", topology, "--name", lab, "-q")
+        assert up.status == 0, up.err
+        yield folder
+        down = call(folder, "down", "--all")
+        assert down.status == 0, down.err

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import TestbedError, UsageError
+from testbed.spelling import is_a_path
 from testbed.topology.load import file_of, load
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def named(settings: Settings, name: str) -> str:
     from testbed.lab.lab import labs
 
     state = settings.state
-    if not _is_path(name):
+    if not is_a_path(name):
         # Without "/" and ending a name stands first; only a file that a lab came from is meant.
         came = [] if name in state.labs() else _came_from(state, name)
         return came[0] if len(came) == 1 else name
@@ -94,10 +95,6 @@ def refuse_other(topology: Topology, record: Record | None) -> None:
             f"not from {topology.file or topology.source}",
             hint=f"if you mean that lab, give its name instead of a file: {topology.name}",
         )
-
-
-def _is_path(name: str) -> bool:
-    return "/" in name or name.endswith((".yaml", ".yml"))
 
 
 def _came_from(state: State, path: str) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import UsageError
+from testbed.spelling import is_a_path
 from testbed.topology import source as syntax
 from testbed.topology.build import build
 from testbed.topology.tree import Problems, nearest, quote
@@ -93,7 +94,7 @@ def _unknown(name: str, shipped: abc.Mapping[str, Path]) -> str:
 
 def is_path(text: str) -> bool:
     """Whether :func:`load` takes it for the path of a file, and not for a name."""
-    if "/" in text or text.endswith((".yaml", ".yml")):
+    if is_a_path(text):
         return True
     try:
         return Path(text).is_file()

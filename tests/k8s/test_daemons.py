@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from commands import call, call_each
+from labs import by_commands
 from provider_contract import until
 
 from testbed.lab.lab import Lab
@@ -28,15 +29,8 @@ KUBECTL = f"kubectl {LAB} --request-timeout=5s get nodes"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state folder of a cluster."""
-    made = tmp_path_factory.mktemp("daemons")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_STATE", str(made / "state"))
-        patch.setenv("TESTBED_LAB", LAB)
-        up = call(made, "up", LAB, "-q")
-        assert up.status == 0, up.err
+    with by_commands(tmp_path_factory.mktemp("daemons"), LAB, LAB) as made:
         yield made
-        down = call(made, "down", "--all")
-        assert down.status == 0, down.err
 
 
 @pytest.fixture

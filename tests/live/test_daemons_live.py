@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import Said, call, call_each
+from labs import by_commands
 from provider_contract import until
 from terminal_contract import TerminalContract, User
 
@@ -25,15 +26,8 @@ CLAIM = "bridge-docker0-is-linux-bridge"  # its check asks the engine's API
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state folder of a lab with etcd, flannel, Docker and a container on each node."""
-    made = tmp_path_factory.mktemp("daemons")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_STATE", str(made / "state"))
-        patch.setenv("TESTBED_LAB", LAB)
-        up = call(made, "up", "two-node", "--name", LAB, "-q")
-        assert up.status == 0, up.err
+    with by_commands(tmp_path_factory.mktemp("daemons"), "two-node", LAB) as made:
         yield made
-        down = call(made, "down", "--all")
-        assert down.status == 0, down.err
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from fakes import FakeStore
+from fakes import FakeStore, Files
 
 from testbed.artifacts import archive
 from testbed.lab.context import Context
@@ -21,28 +21,15 @@ from testbed.topology.load import load
 PLAIN = load("k8s-two-node")
 
 
-class Machine:
+class Machine(Files):
     """A node with a containerd, told by ``ctr`` alone."""
 
-    name = "node1"
     shares = False  # no seed is kept of it
 
     def __init__(self, *there: str) -> None:
+        super().__init__()
         self.there = set(there)
         self.imported: list[str] = []
-        self.files: dict[str, bytes] = {}
-
-    def get(self, path: str) -> bytes:
-        try:
-            return self.files[path]
-        except KeyError:
-            raise FileNotFoundError(path) from None
-
-    def put(self, data: bytes, path: str) -> None:
-        self.files[path] = data
-
-    def provide(self, path: Path) -> str:
-        return str(path)
 
     def run(self, argv: list[str], **_: Any) -> Result:
         if argv[3:5] == ["images", "list"]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 import yaml
-from fakes import FakeStore
+from fakes import FakeStore, Files
 
 from testbed import doctor
 from testbed.artifacts import archive
@@ -421,26 +421,12 @@ def test_what_a_plugin_is_told_is_in_its_manifest() -> None:
 # -- applied, changed, applied again ----------------------------------------------------------
 
 
-class Kubectl:
+class Kubectl(Files):
     """A node of the control plane: keeps its marks, and what kubectl is given."""
 
-    name = "node1"
-
     def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
+        super().__init__()
         self.calls: list[tuple[list[str], list[Any]]] = []
-
-    def get(self, path: str) -> bytes:
-        try:
-            return self.files[path]
-        except KeyError:
-            raise FileNotFoundError(path) from None
-
-    def put(self, data: bytes, path: str) -> None:
-        self.files[path] = data
-
-    def provide(self, path: Path) -> str:
-        return str(path)
 
     def run(self, argv: list[str], **how: Any) -> Result:
         if "kubectl" in argv[0]:
