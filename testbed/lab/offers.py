@@ -47,10 +47,10 @@ def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[st
 
 
 def fetch(store: Store, topology: Topology) -> None:
-    """Make all programs of the nodes, but for those that are built on demand."""
+    """Make all programs of the nodes, but for those with a stand-in."""
     for node in topology.nodes.values():
         for offer, parts in offers_on(topology, node).values():
-            if not offer.on_demand:
+            if not offer.stand_in:
                 store.binary(offer.name, *parts)
 
 
@@ -58,12 +58,11 @@ def programs(store: Store, topology: Topology, node: Node) -> dict[str, Path | s
     """The file of each program by its place on the node, or the text of its stand-in."""
     found: dict[str, Path | str] = {}
     for place, (offer, parts) in offers_on(topology, node).items():
-        if not offer.on_demand:
-            found[place] = store.binary(offer.name, *parts)
-        elif path := store.made(offer.name, *parts):
-            found[place] = path
-        elif offer.stand_in:
+        path = store.made(offer.name, *parts) if offer.stand_in else None
+        if offer.stand_in and path is None:
             found[place] = offer.stand_in.format(lab=topology.name)
+        else:
+            found[place] = path or store.binary(offer.name, *parts)
     return found
 
 

@@ -139,19 +139,12 @@ class Offer:
 
     ``name`` is the store's name of it.  ``place`` is its path on the node; by default it is
     on the node's PATH, by its name.  ``stand_in`` is a shell script that takes its place while
-    it has not been built; nothing takes that of an ``optional`` one.  All others are made before
-    their lab.
+    it has not been built; a program without one is made before its lab.
     """
 
     name: str
     place: str = ""
     stand_in: str = ""
-    optional: bool = False
-
-    @property
-    def on_demand(self) -> bool:
-        """True for a program that no lab waits for: it is there once somebody has built it."""
-        return self.optional or bool(self.stand_in)
 
     @property
     def target(self) -> str:

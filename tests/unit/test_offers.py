@@ -79,30 +79,22 @@ def test_a_node_hides_what_any_role_offers_whatever_its_own(bench: Bench) -> Non
 def test_every_program_but_those_with_a_stand_in_is_made_before_the_lab(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extra = (
-        Offer("wanted"),
-        Offer("long", "/usr/libexec/long", "#!/bin/sh\n"),
-        Offer("plugin", optional=True),
-    )
+    extra = (Offer("wanted"), Offer("long", "/usr/libexec/long", "#!/bin/sh\n"))
     monkeypatch.setattr(ROLES["etcd"], "offers", extra)
-    bench.store.unbuilt |= {"long", "plugin"}
+    bench.store.unbuilt.add("long")
     offers.fetch(bench.store, load("two-node"))
     assert "wanted" in bench.store.asked
     assert "docker" in bench.store.asked
-    assert not {"long", "plugin"} & set(bench.store.asked)
+    assert "long" not in bench.store.asked
 
 
 def test_they_are_put_there_once_and_again_when_they_are_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = "#!/bin/sh\necho build it, then testbed up {lab} >&2\nexit 127\n"
-    extra = (
-        Offer("plain"),
-        Offer("long", "/usr/libexec/long", script),
-        Offer("plugin", optional=True),
-    )
+    extra = (Offer("plain"), Offer("long", "/usr/libexec/long", script))
     monkeypatch.setattr(ROLES["etcd"], "offers", extra)
-    bench.store.unbuilt |= {"long", "plugin"}
+    bench.store.unbuilt.add("long")
     topology = load("two-node")
     lab = Lab("two-node", bench.settings)
     lab.up(topology)
@@ -110,7 +102,6 @@ def test_they_are_put_there_once_and_again_when_they_are_others(
     assert node.programs["plain"].name == "plain"  # type: ignore[attr-defined]
     assert node.get("/usr/libexec/long") == script.format(lab="two-node").encode()
     assert node.modes["/usr/libexec/long"] == 0o755  # type: ignore[attr-defined]
-    assert "plugin" not in node.programs  # type: ignore[attr-defined]
 
     step = {s.name: s for s in base_steps.steps(topology)}["programs node1"]
     context = Context(topology, bench.provider, bench.store, {"node1": node})
@@ -118,7 +109,6 @@ def test_they_are_put_there_once_and_again_when_they_are_others(
     bench.store.unbuilt.clear()
     assert step.act(context)[1] is True
     assert node.programs["/usr/libexec/long"].name == "long"  # type: ignore[attr-defined]
-    assert node.programs["plugin"].name == "plugin"  # type: ignore[attr-defined]
     assert step.act(context)[1] is False
 
 
