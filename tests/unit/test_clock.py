@@ -55,6 +55,7 @@ def asked_for(tree: ast.AST, inside: str = "") -> Iterator[str]:
         yield from asked_for(node, inside)
 
 
+@pytest.mark.source
 def test_the_time_of_day_is_for_stamps() -> None:
     found = {
         (str(path.relative_to(ROOT)), inside)

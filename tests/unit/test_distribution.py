@@ -14,6 +14,8 @@ from distribution import NAME, ROOT, build
 
 import testbed
 
+pytestmark = pytest.mark.source
+
 FILES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.yml")]
 #: Of pip, pipx, uv and poetry: what follows, up to the end of the command.
 INSTALLS = re.compile(

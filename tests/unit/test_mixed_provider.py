@@ -59,6 +59,7 @@ def makers(machine: FakeMachine) -> dict[str, str]:
     return {name: node.maker for (_, name), node in machine.nodes.items()}
 
 
+@pytest.mark.source
 def test_it_hands_on_each_method_of_the_contract() -> None:
     """One that it only inherited would be asked of no member."""
     contract = {name for name, what in vars(Provider).items() if inspect.isfunction(what)}

@@ -164,6 +164,7 @@ def word(node: Expression) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else ""
 
 
+@pytest.mark.source
 def test_every_script_is_a_constant() -> None:
     found, wrong, known = 0, [], set()
     for path in sorted(PACKAGE.rglob("*.py")):
