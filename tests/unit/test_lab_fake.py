@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,10 +23,13 @@ from testbed.errors import (
     StepsFailed,
     UsageError,
 )
+from testbed.lab.base_steps import node_spec
 from testbed.lab.lab import Lab, Outcome, Watch, labs
 from testbed.lab.live import LiveLab
+from testbed.lab.offers import hidden
 from testbed.lab.status import status
 from testbed.nodes import wiring
+from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
 from testbed.topology import Topology, load, load_data, load_text, names
 
@@ -135,8 +139,10 @@ def test_flannels_keys_are_written_in_one_transaction_before_any_flanneld(bench:
 
 
 def test_the_record_says_what_ran(bench: Bench) -> None:
+    began = time.time()
     up(bench)
     record = Lab("two-node", bench.settings).record()
+    assert began - 1 < record.created < time.time() + 1  # the clock may be set by a little
     assert record.topology == two().to_dict()
     assert record.source == "/labs/two.yaml"
     assert record.versions["etcd"] == "3.4.23"
@@ -170,6 +176,18 @@ def test_a_provider_is_told_what_is_to_be_made_before_anything_is(bench: Bench) 
     bench.provider.destroy("two-node", ["node2"])
     up(bench)
     assert bench.provider.asked("prepare") == [("node2",)]  # the first time there was none
+
+
+def test_a_provider_is_told_all_that_a_node_is_to_be() -> None:
+    node = "  big: {networks: {lan: 10.168.0.9, wan: 10.9.0.2}, cpus: 1.5, memory: 256M}\n"
+    wan = "}, wan: {subnet: 10.9.0.0/24}}\nnodes:\n"
+    topology = two(lambda text: text.replace("}}\nnodes:\n", wan + node))
+    big = topology.nodes["big"]
+    assert node_spec(topology, big) == NodeSpec(
+        "big", topology.node_digest("big"), 1.5, 256 << 20, 2, hidden(topology, big)
+    )
+    assert node_spec(topology, topology.nodes["node1"]).interfaces == 1
+    assert "dockerd" in hidden(topology, big)
 
 
 def test_a_machine_that_has_no_room_is_told_before_anything_is_made(bench: Bench) -> None:
@@ -483,8 +501,12 @@ def test_the_record_is_that_of_the_edited_one(bench: Bench) -> None:
 def test_another_file_is_refused_unless_it_may_replace(bench: Bench) -> None:
     up(bench)
     other = two(added, source="other.yaml")
-    with pytest.raises(UsageError, match=r"/labs/two\.yaml .*, not from /labs/other\.yaml"):
+    with pytest.raises(
+        UsageError, match=r"/labs/two\.yaml .*, not from /labs/other\.yaml"
+    ) as caught:
         up(bench, other)
+    for way in ("testbed down two-node", "--name", "--replace"):
+        assert way in str(caught.value.hint)
     assert nodes(bench) == NODES
     up(bench, other, replace=True)
     assert nodes(bench) == ["node1", "node2", "node3", "outside"]
