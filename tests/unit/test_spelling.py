@@ -73,4 +73,5 @@ def test_mistakes_are_counted() -> None:
     assert mistakes("same", "same") == 0
     assert mistakes("ab", "ba") == mistakes("ab", "a") == mistakes("ab", "ac") == 1
     assert mistakes("abcd", "badc") == 2
+    assert mistakes("ababc", "ab") == 3
     assert mistakes("ca", "abc") == 3  # optimal string alignment: no edit of what was swapped
