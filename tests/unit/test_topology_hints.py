@@ -7,11 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
+from plugins import declare_elsewhere
 from test_topology_bad import TABLE
 from topology_texts import CLUSTER, DOCKER, LAN, NETNS, NODES, veth
 
 from testbed.errors import Problem, TopologyError
 from testbed.topology import load_text
+
+
+@pytest.fixture(autouse=True)
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_elsewhere(monkeypatch)
 
 
 def problems(text: str) -> tuple[Problem, ...]:
@@ -173,7 +179,7 @@ OFFERED: dict[str, list[list[Change]]] = {
             ("{n: 10.0.9.9}", "{m: 10.1.0.1}"),
         ]
     ],
-    "networks: providers of two fabrics": [[("  a: {provider: kubernetes}\n", "")]],
+    "networks: providers of two fabrics": [[("  a: {provider: elsewhere}\n", "")]],
     "networks: a provider that is not the lab's": [[("  b: {provider: netns}\n", "")]],
     "networks: no prefix": [[("10.168.0.0", "10.168.0.0/24")]],
     "networks: netmask": [[("/255.255.255.0", "/24")]],
