@@ -141,6 +141,10 @@ class NodeContract(Contract):
         assert "LANG=C" in seen
         assert not [line for line in seen if line.startswith("DOCKER_HOST")]
 
+    def test_a_command_may_open_as_many_files_as_in_a_login(self, node: Node) -> None:
+        """More would break programs that use select(2), and slow those that close them all."""
+        assert node.run(["sh", "-c", "ulimit -Sn"]).stdout == "1024\n"
+
     def test_odd_arguments_arrive_as_they_are(self, node: Node) -> None:
         out = node.run(["printf", "%s\\0", *ODD]).out
         assert out.split(b"\0")[:-1] == [word.encode("utf-8", "surrogateescape") for word in ODD]

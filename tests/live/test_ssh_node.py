@@ -126,6 +126,8 @@ class Machines(Provider):
         return self.reach(node)
 
     def _boot(self, node: NetnsNode) -> None:
+        # Its own, not that which asks the namespace node's pid 1.
+        node.offer({name: Path("/usr/bin", name) for name in ("systemctl", "journalctl")})
         argv = ["unshare", "--mount", "--pid", "--fork", "sh", "-ec", BOOT]
         node.start(Service("systemd", tuple(argv)))
         pid = node.services()["systemd"].pid

@@ -66,6 +66,7 @@ def taught() -> FakeProvider:
     provider.script(["env"], environment)
     provider.script(["stat"], stat)
     provider.script(["ls"], list_folder)
+    provider.script(["sh", "-c", "ulimit -Sn"], Answer(out=b"1024\n"))
     provider.script(["head"], lambda call: Answer(out=b"\0" * int(call.words[2])))
     provider.script(["sleep"], lambda call: Answer(seconds=float(call.words[1])))
     provider.script(["/bin/sh", "-c"], shell)

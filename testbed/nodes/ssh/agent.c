@@ -64,6 +64,7 @@ struct stream {
 static struct stream *streams[MAX_STREAMS];
 static int stream_count;
 static sigset_t no_signals;
+static struct rlimit login_files;
 
 static struct stream *find(uint32_t id) {
     for (int i = 0; i < stream_count; i++)
@@ -205,6 +206,7 @@ __attribute__((noreturn)) static void become(const int files[3], char **env, cha
         if (dup2(files[i], i) < 0) _exit(126);
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &no_signals, NULL);
+    setrlimit(RLIMIT_NOFILE, &login_files);
     if (chdir("/")) _exit(126);
     for (char **e = env; *e; e++)
         if (!strncmp(*e, "PATH=", 5)) path = *e + 5;
@@ -416,6 +418,7 @@ int main(void) {
     umask(022);
     signal(SIGPIPE, SIG_IGN);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        login_files = files; /* a command has what a login has, as programs that use select(2) need */
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
