@@ -31,6 +31,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from testbed.artifacts import Store
+from testbed.cli.common import tell_artifact
 from testbed.nodes.netns import cgroups
 from testbed.roles.flannel import resync
 
@@ -57,7 +58,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: needs root", file=sys.stderr)
         return 3
-    store = Store(progress=lambda name, words: print(f"  {name}: {words}", file=sys.stderr))
+    store = Store(progress=tell_artifact)
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as folder:
         os.environ["TESTBED_STATE"] = f"{folder}/state"
         found: dict[str, object] = {"start": starts()}

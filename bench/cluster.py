@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bench import remove_cgroups
 from testbed.artifacts import Store
+from testbed.cli.common import tell_artifact
 
 HERE = Path(__file__).resolve().parent
 TESTBED = [sys.executable, "-m", "testbed"]
@@ -45,7 +46,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: needs root", file=sys.stderr)
         return 3
-    store = Store(progress=lambda name, words: print(f"  {name}: {words}", file=sys.stderr))
+    store = Store(progress=tell_artifact)
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as folder:
         os.environ["TESTBED_STATE"] = f"{folder}/state"
         rounds = []

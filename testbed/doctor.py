@@ -22,6 +22,7 @@ from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.lab import preflight
 from testbed.nodes.base import INSTALL, Finding
 from testbed.process import run, which
+from testbed.progress import Tell, silent
 from testbed.registry import ROLES
 from testbed.topology.model import PLUGINS, needed_with
 from testbed.vm import accel, box
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 KERNEL = (5, 12)  # mount_setattr(2), with which a node sees the machine read-only
 CAP_SYS_RESOURCE = 24  # its bit, see capabilities(7)
 NOT_FOUND = 127  # exit status of a shell whose command is not there
+PACKAGES = "packages"  #: what the progress of their installation is told of
 TOOL_FIRST = "install the tool first"  # the finding of that tool says how
 DISK = 2 << 30  # bytes: every artifact, or the data of a small lab
 FILES = 512  # open files of a daemon, at the most
@@ -239,7 +241,7 @@ def fix(
     store: Store,
     *,
     role: str = "",
-    say: Callable[[str], None] = lambda _line: None,
+    tell: Tell = silent,
     runner: Runner = run,
 ) -> None:
     """Install the packages that findings ask for, in one go, and make every artifact.
@@ -257,12 +259,13 @@ def fix(
                 f"packages can only be installed by root: {', '.join(packages)}",
                 hint=f"sudo {INSTALL} {' '.join(packages)}",
             )
-        say(f"install {' '.join(packages)}")
-        _install(packages, say, runner)
+        tell(PACKAGES, f"install {' '.join(packages)}")
+        _install(packages, lambda line: tell(PACKAGES, line), runner)
+        tell(PACKAGES, "installed", ended=True)
     wanted = needed_with(role) if role else ()
     for entry in store.list():
         if entry.state == "missing" and entry.name not in store.unasked(wanted):
-            say(f"make {entry.name}")
+            tell(entry.name, f"make {entry.name}")
             store.fetch(entry.name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from testbed import limits, registry
@@ -11,12 +11,13 @@ from testbed.errors import UsageError
 from testbed.lab.lab import Settings
 from testbed.lab.state import State, folder
 from testbed.nodes.base import Setup
+from testbed.progress import Tell, silent
 
 
 def settings(
     *,
     overrides: Mapping[str, str] | None = None,
-    progress: Callable[[str, str], None] = lambda _name, _words: None,
+    progress: Tell = silent,
     config: Path | None = None,
     state_folder: Path | None = None,
 ) -> Settings:

@@ -19,9 +19,10 @@ from testbed.artifacts.config import Config, Local, Remote
 from testbed.artifacts.source import Job, Origin, Runner, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
+from testbed.progress import Tell, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from testbed.artifacts.catalog import Catalog
     from testbed.artifacts.url import Download
@@ -47,8 +48,8 @@ class Store:
 
     ``overrides`` maps a name to the user's own file and wins over ``config``,
     the configuration file (None: the default one, if it exists).  ``progress``
-    is called with the artifact's name and what is being done, from whatever
-    thread asked.  ``runner`` and ``catalog`` are for tests.
+    is told of artifacts by their names, from whatever thread asked.
+    ``runner`` and ``catalog`` are for tests.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Store:
         cache: Path | None = None,
         overrides: Mapping[str, str] | None = None,
         config: Path | None = None,
-        progress: Callable[[str, str], None] = lambda _name, _message: None,
+        progress: Tell = silent,
         *,
         runner: Runner = run,
         catalog: Catalog | None = None,
@@ -425,7 +426,7 @@ class Store:
             finally:
                 owner.give_tree(job.shared)
             self._versions = None
-            say(f"ready, {version}")
+            self._progress(name, f"ready, {version}", ended=True)
             return version
 
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from testbed.lab.context import Context
     from testbed.lab.lab import Lab, Settings
+    from testbed.progress import Log
     from testbed.topology.model import Topology
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,9 +47,34 @@ def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
     return settings(overrides=overrides, progress=tell_artifact)
 
 
-def tell_artifact(name: str, words: str) -> None:
+@functools.cache
+def _log() -> Log:
+    """The lines for a standard error that is no terminal."""
+    from testbed.progress import Log
+
+    return Log(lambda line: click.echo(line, err=True))
+
+
+def tell_artifact(thing: str, words: str, *, ended: bool = False) -> None:
     """Say on standard error what is being done for an artifact."""
-    click.echo(f"  {click.style(name, bold=True)}: {words}", err=True)
+    line = f"  {click.style(thing, bold=True)}: {words}"
+    if sys.stderr.isatty():
+        click.echo(line, err=True)
+    elif ended:
+        _log().end(thing, line)
+    else:
+        _log().tell(thing, line)
+
+
+def tell_fix(thing: str, words: str, *, ended: bool = False) -> None:
+    """Say on standard output what `doctor --fix` does; how artifacts are made is said apart."""
+    if sys.stdout.isatty():
+        if not ended:
+            click.echo(f"  {words}")
+    elif ended:
+        _log().end(thing, f"  {thing}: {words}")
+    else:
+        _log().tell(thing, f"  {thing}: {words}")
 
 
 def lab_meant(settings: Settings, name: str | None) -> Lab:

@@ -63,7 +63,7 @@ def command(
 
     if mend:
         found = look(full=False)
-        doctor.fix(found, store, role=role or "", say=lambda words: click.echo(f"  {words}"))
+        doctor.fix(found, store, role=role or "", tell=common.tell_fix)
     found = look(full=not quick)
     if as_json:
         common.print_json([_to_dict(item) for item in found])

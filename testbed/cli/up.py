@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from testbed.cli import common
 from testbed.errors import UsageError
+from testbed.progress import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -159,31 +161,46 @@ def show_step(done: Done) -> None:
 
 
 class Idle:
-    """Says what is under way: when that is something else, and every ten seconds.
+    """Says what is under way: on a terminal when that is something else, and every ten seconds.
 
-    A step that has said what it waits for gets a line of its own after five.
+    A step that has said what it waits for gets a line of its own after five seconds. A file gets
+    a line when something begins to be waited for, and one every half a minute.
     """
 
     EVERY = 10.0  # seconds
     LONG = 5.0  # seconds
+    OTHERS = "others"
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, terminal: bool | None = None
+    ) -> None:
         self._clock = clock
         self._said: dict[str, float] = {}  # a line, and when it was said last
+        self._terminal = sys.stdout.isatty() if terminal is None else terminal
+        self._log = Log(self._echo, clock)
 
     def __call__(self, waiting: list[Waiting]) -> None:
         long = [one for one in waiting if one.words and one.seconds >= self.LONG]
         others = [one.step for one in waiting if one not in long]
-        lines = [f"{one.step} waits for {one.words}" for one in long]
+        lines = {one.step: f"{one.step} waits for {one.words}" for one in long}
         if others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            lines.append(f"still at: {', '.join(others[:3])}{more}")
+            lines[self.OTHERS] = f"still at: {', '.join(others[:3])}{more}"
+        if not self._terminal:
+            self._log.keep({self.OTHERS, *lines})
+            for thing, line in lines.items():
+                self._log.tell(thing, line)
+            return
         now = self._clock()
-        self._said = {line: at for line, at in self._said.items() if line in lines}
-        for line in lines:
+        self._said = {line: at for line, at in self._said.items() if line in lines.values()}
+        for line in lines.values():
             if now - self._said.get(line, -self.EVERY) >= self.EVERY:
                 self._said[line] = now
-                click.echo(click.style(f"         {line}", dim=True))
+                self._echo(line)
+
+    @staticmethod
+    def _echo(line: str) -> None:
+        click.echo(click.style(f"         {line}", dim=True))
 
 
 def show_outcome(outcome: Outcome) -> None:

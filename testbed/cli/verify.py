@@ -13,8 +13,11 @@ from testbed import limits
 from testbed.cli import common
 from testbed.cli.output import Output, files
 from testbed.errors import UsageError
+from testbed.progress import Log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.live import Live
 
     from testbed.claims.model import Finding
@@ -191,14 +194,15 @@ def _all(
 class _Progress:
     """What is going on in several labs at once: a line that changes, and one for each that ended.
 
-    Where nobody looks at a terminal there are only the latter.
+    A file gets a line when a lab begins, one when it has ended, and one every half a minute.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
         self._output = output
         self._done: dict[str, int] = {}  # checks that have ended, of the labs at work
         self._began = time.monotonic()
         self._live: Live | None = None
+        self._log = Log(self._note, clock)
 
     def __enter__(self) -> Self:
         from rich.console import Console
@@ -236,12 +240,17 @@ class _Progress:
             text = f"{time.monotonic() - self._began:3.0f} s  {labs}"
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
+    def _note(self, line: str) -> None:
+        if not (self._live or self._output.silent):
+            click.echo(click.style(f"        {line}", dim=True), err=True)
+
     def _began_lab(self, name: str) -> None:
         self._done[name] = 0
+        self._log.tell(name, f"{name} begins")
         self._show()
 
     def _up(self, name: str, _seconds: float) -> None:
-        del name
+        self._log.tell(name, f"{name} is up")
         self._show()
 
     def _found(self, name: str, found: Finding | Check) -> None:
@@ -252,11 +261,13 @@ class _Progress:
         bad = not found.as_expected if isinstance(found, Finding) else found.outcome == "failed"
         if bad or self._output.evidence:
             self._output.say(click.style(f"{name}", dim=True) + terminal.line(found))
+        self._log.tell(name, f"{name}: {self._done[name]} checks have ended")
         self._show()
 
     def _ended(self, lab: LabRun) -> None:
         from testbed.report import terminal
 
         self._done.pop(lab.name, None)
+        self._log.end(lab.name)
         self._output.say(terminal.lab_line(lab))
         self._show()

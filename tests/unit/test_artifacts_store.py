@@ -73,7 +73,7 @@ class House:
     other: Made = field(default_factory=lambda: Made(("dockerd",)))
     web: Made = field(default_factory=lambda: Made(()))
     kubelet: Made = field(default_factory=lambda: Made(("kubelet",)))
-    said: list[tuple[str, str]] = field(default_factory=list)
+    said: list[tuple[str, str, bool]] = field(default_factory=list)
 
     def store(self, config: str | None = None, **overrides: str) -> Store:
         path = self.folder / "config.toml"
@@ -89,9 +89,12 @@ class House:
             self.folder / "cache",
             overrides,
             path,
-            lambda name, message: self.said.append((name, message)),
+            self.tell,
             catalog=catalog,
         )
+
+    def tell(self, name: str, words: str, /, *, ended: bool = False) -> None:
+        self.said.append((name, words, ended))
 
     def program(self, name: str = "own") -> Path:
         path = self.folder / name
@@ -112,7 +115,7 @@ def test_a_program_is_made_once_and_then_at_hand(house: House) -> None:
     assert store.binary("runc").parent == path.parent
     assert house.store().binary("dockerd") == path
     assert house.docker.times == ["made"]
-    assert house.said == [("docker", "made it"), ("docker", "ready, 1.0")]
+    assert house.said == [("docker", "made it", False), ("docker", "ready, 1.0", True)]
 
 
 def test_a_program_that_is_still_to_be_made_is_not_made_by_a_look(house: House) -> None:

@@ -609,7 +609,7 @@ def test_what_is_waited_for_is_said_when_it_changes_and_every_ten_seconds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = 0.0
-    idle = up.Idle(lambda: now)
+    idle = up.Idle(lambda: now, terminal=True)
     said = []
     for now, steps in enumerate([["a"]] * 12 + [["a", "b", "c", "d", "e"]] * 2):
         idle([Waiting(step, now) for step in steps])
@@ -626,7 +626,7 @@ def test_what_a_step_waits_for_is_said_after_five_seconds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = 0.0
-    idle = up.Idle(lambda: now)
+    idle = up.Idle(lambda: now, terminal=True)
     said = []
     for now in range(18):
         words = "etcd: no route" if now < 12 else "etcd: refused"
@@ -636,6 +636,20 @@ def test_what_a_step_waits_for_is_said_after_five_seconds(
     assert [at for at, _ in told] == [5, 12]
     assert all("flannel node2" in line for _, line in told)
     assert any("images node1" in line for _, line in said)
+
+
+def test_a_file_is_told_what_is_waited_for_every_half_a_minute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever changes meanwhile: other steps, and what a step says."""
+    now = 0.0
+    idle = up.Idle(lambda: now)  # standard output is none
+    said = []
+    for now in range(70):
+        steps = [Waiting("flannel node2", now, f"etcd: refused {now} times")] if now < 50 else []
+        idle([*steps, *(Waiting(f"images node{n}", 1.0) for n in range(now % 5 + 1))])
+        said += [(now, line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert said == [*((0, "still"), (5, "flannel"), (30, "still"), (35, "flannel"), (60, "still"))]
 
 
 # -- which lab is meant -----------------------------------------------------------------

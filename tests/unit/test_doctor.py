@@ -184,13 +184,17 @@ def test_fix_installs_in_one_go_and_makes_what_is_missing(
     monkeypatch.setattr(store, "fetch", made.append)
     machine = Machine()
     said: list[str] = []
+
+    def tell(_: str, words: str, /, *, ended: bool = False) -> None:
+        said.append(f"{words}{' (ended)' * ended}")
+
     given = [
         Finding("ip", False, "", packages=("iproute2",)),
         Finding("C compiler", False, "", packages=("gcc", "libc6-dev")),
         Finding("nft", True, "", packages=("nftables",)),
         Finding("KVM", False, ""),
     ]
-    doctor.fix(given, store, say=said.append, runner=machine)
+    doctor.fix(given, store, tell=tell, runner=machine)
     assert machine.calls == [
         [
             *("apt-get", "--yes", "--no-install-recommends", "--quiet", "install"),

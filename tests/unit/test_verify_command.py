@@ -202,7 +202,7 @@ def test_all_that_is_asked_for_is_handed_on(testbed: Testbed, everywhere: Everyt
 
 def test_a_line_a_lab_and_what_it_came_to(testbed: Testbed, everywhere: Everything) -> None:
     said = testbed("--all", "--claim", ONE)
-    assert (said.status, said.err) == (0, "")
+    assert (said.status, said.err.split()) == (0, ["two-node", "begins"])
     lines = said.out.splitlines()
     assert lines[0].split() == [
         "ok",
