@@ -14,7 +14,7 @@ import contextlib
 import os
 import pwd
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -219,3 +219,46 @@ def give_tree(folder: Path) -> None:
                     os.chown(name, *who, dir_fd=place, follow_symlinks=False)
             if os.fstat(place).st_uid == ROOT:
                 os.fchown(place, *who)
+
+
+@contextlib.contextmanager
+def giving(paths: Iterable[Path]) -> Iterator[None]:
+    """Give the caller of sudo what is created meanwhile, perhaps by another program, at paths.
+
+    Each is a file or a folder with all that is in it.  What was there before keeps its owner, and
+    so does what is in a folder that is not the caller's, or has a second name elsewhere.
+    """
+    who = caller()
+    places = [] if who is None else [path.absolute() for path in paths]
+    before = {place: {path for path, *_ in _entries(place)} for place in places}
+    try:
+        yield
+    finally:
+        for place, old in before.items():
+            for path, name, folder in _entries(place):
+                if who is not None and path not in old:
+                    _give_entry(name, folder, who)
+
+
+def _give_entry(name: str, folder: int, who: Owner) -> None:
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        single = stat.S_ISDIR(found.st_mode) or found.st_nlink == 1
+        if found.st_uid == ROOT and single and os.fstat(folder).st_uid == who.uid:
+            os.chown(name, *who, dir_fd=folder, follow_symlinks=False)
+
+
+def _entries(place: Path) -> Iterator[tuple[str, str, int]]:
+    """What is at a place, and all that is in it, folders first: path, name, its folder opened."""
+    try:
+        parent = _open(str(place.parent))
+    except OSError:
+        return
+    try:
+        if os.path.lexists(place):
+            yield place.name, place.name, parent
+            for root, folders, names, inside in os.fwalk(place.name, dir_fd=parent):
+                for name in (*folders, *names):
+                    yield f"{root}/{name}", name, inside
+    finally:
+        os.close(parent)

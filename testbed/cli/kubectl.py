@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from testbed import owner
 from testbed.cli import common
 
 HELP = """Run kubectl on a lab's cluster, with all rights; exit with its status.
@@ -32,4 +35,13 @@ def command(lab_name: str, words: tuple[str, ...]) -> int:
 
     context = common.lab_meant(common.make_settings(), lab_name).context()
     client.control_plane(context)  # refuses a lab without a cluster before anything is built
-    return api_port.run(context, [str(context.store.binary("kubectl")), *words])
+    with owner.giving(_created(words)):
+        return api_port.run(context, [str(context.store.binary("kubectl")), *words])
+
+
+def _created(words: tuple[str, ...]) -> list[Path]:
+    """The places of this machine to which `kubectl cp` may copy: words that name no Pod."""
+    if "cp" not in words:
+        return []
+    after = words[words.index("cp") + 1 :]
+    return [Path(word) for word in after if ":" not in word and not word.startswith("-")]

@@ -94,6 +94,16 @@ def test_folders_are_copied_both_ways(cluster: Cluster, tmp_path: Path) -> None:
     assert (tmp_path / "tree back" / "inner" / "file").read_text() == "deep"
 
 
+def test_a_copy_belongs_to_who_called_sudo(cluster: Cluster, tmp_path: Path) -> None:
+    """To the user whose folder it is in, though root has written it."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    os.chown(mine, 1234, 4321)
+    words = ("cp", "client:/etc/passwd", "mine/copy")
+    kubectl(cluster, *words, cwd=tmp_path, SUDO_UID="1234", SUDO_GID="4321")
+    assert ((mine / "copy").stat().st_uid, (mine / "copy").stat().st_gid) == (1234, 4321)
+
+
 def test_the_editor_is_the_callers(cluster: Cluster, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nprintf "data: {edited: \\"%s\\"}\\n" "$WORD" >> "$1"\n')

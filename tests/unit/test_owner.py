@@ -293,3 +293,43 @@ def test_tools_that_fill_the_cache_keep_out_of_the_users_folders(
     monkeypatch.setattr(os, "geteuid", lambda: OTHER)
     job.run(["go"])
     assert seen[2]["HOME"] == str(sudo)
+
+
+# -- what another program creates -------------------------------------------------------------
+
+
+@as_root
+def test_what_a_program_creates_is_given(sudo: Path) -> None:
+    there, tree = sudo / "there", sudo / "tree"
+    there.write_text("roots")
+    tree.mkdir()
+    os.chown(tree, USER, GROUP)
+    (tree / "before").write_text("roots")
+    with owner.giving([there, tree, sudo / "new", sudo / "none", sudo / "gone" / "deep"]):
+        there.write_text("written again")
+        (sudo / "new" / "inner").mkdir(parents=True)
+        (sudo / "new" / "inner" / "file").touch()
+        (tree / "after").touch()
+        (tree / "link").symlink_to("/etc/passwd")
+        os.link(tree / "before", tree / "second name")
+        (sudo / "beside").touch()
+    given = ["new", "new/inner", "new/inner/file", "tree/after", "tree/link"]
+    kept = ["there", "tree/before", "tree/second name", "beside"]
+    assert {name: ids(sudo / name) for name in given} == dict.fromkeys(given, (USER, GROUP))
+    assert {name: ids(sudo / name) for name in kept} == dict.fromkeys(kept, (0, 0))
+
+
+@as_root
+def test_nothing_is_given_in_a_folder_of_somebody_else(sudo: Path, tmp_path: Path) -> None:
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    with owner.giving([roots, roots / "file"]):
+        (roots / "file").touch()
+    assert ids(roots / "file") == (0, 0)
+
+
+@as_root
+def test_nothing_is_given_without_sudo(home: Path) -> None:
+    with owner.giving([home / "file"]):
+        (home / "file").touch()
+    assert ids(home / "file") == (0, 0)
