@@ -22,7 +22,7 @@ from testbed.roles.engine import enter
 from testbed.roles.kubernetes import client, config
 from testbed.roles.kubernetes.api import Refused
 from testbed.suites import helpers
-from testbed.suites.helpers import IMAGE, patient, wait_until
+from testbed.suites.helpers import IMAGE, listeners, patient, wait_until
 
 if TYPE_CHECKING:
     from testbed.lab.live import LiveLab
@@ -283,9 +283,12 @@ class Cluster:
 
     @contextlib.contextmanager
     def pods(self, observe: Observation, *objects: Mapping[str, Any]) -> Iterator[list[Pod]]:
-        """Some Pods (:func:`pod`) for the time of the block, ready."""
+        """Some Pods (:func:`pod`) for the time of the block, ready, and their servers listening."""
         with self.objects(observe, *objects):
-            yield [self.pod(one["metadata"]["name"]) for one in objects]
+            found = [self.pod(one["metadata"]["name"]) for one in objects]
+            for one, body in zip(found, objects, strict=True):
+                self.wait_serving(one, *servers(body))
+            yield found
 
     def create(self, body: Mapping[str, Any], namespace: str = NAMESPACE) -> Object:
         """Make an object by the API; a tenant of the same name is waited for to go.
@@ -331,6 +334,15 @@ class Cluster:
             return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
         self.until(ready, f"the Pod {name} to be ready")
+
+    def wait_serving(self, pod: Pod, *ports: int) -> None:
+        """Wait until servers listen in a Pod: they start after it has become ready."""
+
+        def listening() -> bool:
+            return set(ports) <= {one.port for one in listeners(Observation(), pod)}
+
+        if ports:
+            self.until(listening, f"a server on port {' and '.join(map(str, ports))} of {pod.name}")
 
     def wait_available(self, name: str, namespace: str = NAMESPACE) -> None:
         """Wait until all replicas of a Deployment are available."""
@@ -415,6 +427,16 @@ def web(name: str = "web", port: int = 80, **more: Any) -> dict[str, Any]:
     }
 
 
+def servers(body: Mapping[str, Any]) -> list[int]:
+    """The ports that the web servers (:func:`web`) of a Pod listen on."""
+    settings = [
+        {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+        for container in body["spec"]["containers"]
+        if "command" not in container
+    ]
+    return [int(env["PORT"]) for env in settings if "PORT" in env]
+
+
 def sleeper(name: str = "sleeper", **more: Any) -> dict[str, Any]:
     """A container that does nothing, and has the image's programs."""
     return web(name, command=["sleep", "infinity"], **more)
@@ -483,6 +505,9 @@ def tenants(lab: LiveLab) -> Iterator[Cluster]:
     ]
     try:
         with cluster.objects(quiet, *objects):
+            for one in objects:
+                if one["kind"] == "Pod":
+                    cluster.wait_serving(cluster.pod(one["metadata"]["name"]), *servers(one))
             yield cluster
     finally:
         # Its controller lets five seconds pass first, which nobody need wait for: it is empty.

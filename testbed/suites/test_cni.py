@@ -33,13 +33,11 @@ from testbed.suites.helpers import (
     last_host,
     link,
     links,
-    listeners,
     namespace,
     outside_node,
     routes,
     scratch_machine,
     undone,
-    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -451,10 +449,6 @@ def second(lab: LiveLab, cluster: Cluster) -> Second:
         cluster.pods(observe, pod("on-the-lan", node=node.name)) as (member,),
     ):
         page = f"http://{member.address}/"
-        wait_until(
-            lambda: 80 in {one.port for one in listeners(Observation(), member)},
-            f"the server of {member.name}",  # it starts after its Pod
-        )
         return Second(
             seen=observe,
             calls=joined(observe, member),

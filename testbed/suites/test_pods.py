@@ -37,7 +37,6 @@ from testbed.suites.helpers import (
     same,
     serving,
     wait_closed,
-    wait_until,
 )
 from testbed.suites.measuring import (
     P50,
@@ -111,11 +110,8 @@ def made(cluster: Cluster) -> Iterator[dict[str, Pod]]:
     try:
         with cluster.pods(Observation(), *bodies) as found:
             by_name = {one.name: one for one in found}
-            for name in FOUR:
-                _await_server(network(by_name[name], "web"), 80)
             for name in (TALK, DECLARED):
-                _await_server(network(by_name[name], "b"), PORT)
-                _await_server(network(by_name[name], "local"), LOCAL_PORT)
+                cluster.wait_serving(by_name[name], LOCAL_PORT)
             yield by_name
     finally:
         first.run(["rm", "-rf", FOLDER])
@@ -125,15 +121,6 @@ def network(pod: Pod, container: str) -> Inside:
     """The network of one container's process, with the node's programs."""
     prefix = ("nsenter", f"--target={pod.containers[container]}", "--net")
     return Inside(pod.node, f"{pod.name}/{container}", prefix)
-
-
-def _await_server(place: Inside, port: int) -> None:
-    """A container runs a moment before its server listens."""
-    quiet = Observation()
-    wait_until(
-        lambda: port in {one.port for one in listeners(quiet, place)},
-        f"a server on port {port} of {place.name}",
-    )
 
 
 def namespaces(observe: Observation, pod: Pod) -> dict[str, str]:
@@ -402,7 +389,11 @@ def test_every_pod_has_a_unique_address(
     cluster: Cluster, made: dict[str, Pod], observe: Observation
 ) -> None:
     every = cluster.get(observe, "pods", "--all-namespaces")["items"]
-    running = [one for one in every if one["status"]["phase"] == "Running"]
+    running = [
+        one
+        for one in every
+        if one["status"]["phase"] == "Running" and "deletionTimestamp" not in one["metadata"]
+    ]
     plain = [one["status"]["podIP"] for one in running if not one["spec"].get("hostNetwork")]
     observe.holds_when(
         f"the {len(plain)} Pods with a network of their own are looked at",

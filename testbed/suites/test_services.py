@@ -598,6 +598,7 @@ def test_the_example_deployment_runs_two_replicas(
             and [port["containerPort"] for port in container["ports"]] == [80],
             f"{one['metadata']['name']} is of {container['image']} with port 80",
         )
+        cluster.wait_serving(cluster.pod(one["metadata"]["name"]), 80)
         page = fetch(observe, client, f"http://{one['status'].get('podIP', '')}:80/")
         observe.holds(page and page["name"] == one["metadata"]["name"], "nginx answers on port 80")
 

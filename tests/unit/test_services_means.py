@@ -10,7 +10,7 @@ import dpkt
 import pytest
 import yaml
 
-from testbed.suites import helpers, services
+from testbed.suites import cluster, helpers, services
 from testbed.suites.services import Answer, Records
 
 # -- rules ------------------------------------------------------------------------
@@ -233,3 +233,14 @@ def test_mended_manifests_say_what_is_printed_and_what_was_added() -> None:
     for one in services.manifests():
         assert words(one.mended) - words(one.printed) <= added, one.name
         assert words(one.printed) <= words(one.mended), one.name
+
+
+# -- Pods --------------------------------------------------------------------------
+
+
+def test_the_ports_that_a_pods_own_servers_listen_on() -> None:
+    assert cluster.servers(cluster.pod("plain")) == [80]
+    both = [cluster.web("a"), cluster.sleeper(), cluster.web("b", 8080)]
+    assert cluster.servers(cluster.pod("both", containers=both)) == [80, 8080]
+    other = {"name": "c", "image": "other", "args": ["serve"]}
+    assert cluster.servers(cluster.pod("other", containers=[other])) == []
