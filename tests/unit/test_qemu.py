@@ -426,3 +426,26 @@ def test_too_little_memory_is_said_beforehand_and_what_runs_has_its_own(
     provider.prepare("lab", specs)
     assert [one.hardware.memory >> 20 for one in kept] == [768, 512]  # of a kind, one will do
     assert {one.lab for one in kept} == {"lab"}
+
+
+@pytest.mark.parametrize("dies", ["containerd", "dockerd"])
+def test_a_daemon_that_dies_in_a_snapshot_is_told_with_its_words(tmp_path: Path, dies: str) -> None:
+    """dockerd is given a containerd that runs already, however long that takes to start."""
+    programs = {
+        "modprobe": "exit 0",
+        "ctr": f"test {dies} = dockerd",
+        "docker": "exit 1",
+        "containerd": "echo no containerd today >&2; exit 1" if dies == "containerd" else "exit 0",
+        "dockerd": 'echo "no dockerd today, with $1" >&2; exit 1',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = snapshot.WARM.replace("/run", str(tmp_path))
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "IMAGES": "", "PROGRAMS": ""}
+    done = subprocess.run(
+        ["sh", "-ec", script], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"no {dies} today" in done.stderr
+    assert ("--containerd=" in done.stderr) == (dies == "dockerd")

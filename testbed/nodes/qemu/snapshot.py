@@ -41,14 +41,29 @@ WARM_SECONDS = 600.0
 # is the logger that checks name in a sysctl, which loads no module by itself.
 WARM = """\
 modprobe nfnetlink_log
-dockerd --bridge=none --iptables=false --ip-forward=false --log-level=error > /dev/null 2>&1 &
-tries=0
-until docker version > /dev/null 2>&1; do
-    tries=$((tries + 1)); test $tries -lt 600; kill -0 $!; sleep 0.2
-done
+log=/run/warm.log socket=/run/docker/containerd/containerd.sock
+ready() {  # PID COMMAND...: wait until the command succeeds, as long as the process runs
+    of=$1 tries=0
+    shift
+    until "$@" > /dev/null 2>&1; do
+        tries=$((tries + 1))
+        test $tries -lt 1200 && kill -0 "$of" 2> /dev/null || { tail -n 5 $log >&2; exit 1; }
+        sleep 0.2
+    done
+}
+# By itself dockerd gives it 15 s, and an emulated processor may take longer.
+printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' > /run/warm.toml
+containerd --config=/run/warm.toml --root=/var/lib/docker/containerd/daemon \
+    --state=/run/docker/containerd/daemon --address=$socket --log-level=error > $log 2>&1 &
+containerd=$!
+ready $containerd ctr -a $socket version
+dockerd --containerd=$socket --bridge=none --iptables=false --ip-forward=false \
+    --log-level=error > $log 2>&1 &
+dockerd=$!
+ready $dockerd docker version
 for image in $IMAGES; do docker load -q -i "$image"; done
-kill $!
-wait $! || true
+for daemon in $dockerd $containerd; do kill $daemon; wait $daemon || true; done
+rm /run/warm.*
 rm -rf /etc/docker/key.json /run/docker* /run/containerd /var/run/docker*
 for program in $PROGRAMS; do cat "$program" > /dev/null; done
 """
