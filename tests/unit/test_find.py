@@ -6,6 +6,7 @@ for one, whatever it calls itself, and that can be tried by anybody.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -22,25 +23,63 @@ from testbed.nodes.netns.find import PROGRAM
 ARGUMENTS = ["node", "lab", "node1", "digest", "/state"]
 
 
-@pytest.fixture
-def pretender() -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a node's arguments that is pid 1 of nothing."""
-    process = subprocess.Popen(
-        [f"/x/{PROGRAM.decode()}", *ARGUMENTS, "-c", "read line"],
+@contextlib.contextmanager
+def pretend(folder: Path, *arguments: str) -> Iterator[int]:
+    """A process with a node's arguments: to the shell, a script and what is given to it."""
+    (folder / arguments[0]).write_text("echo runs\nread line\n")
+    with subprocess.Popen(
+        [f"/x/{PROGRAM.decode()}", *arguments, ""],
         executable="/bin/sh",
         stdin=subprocess.PIPE,
-    )
-    # Popen returns once the program is there, so its arguments are, too.
-    yield process
-    process.kill()
-    process.wait()
-    assert process.stdin
-    process.stdin.close()
+        stdout=subprocess.PIPE,
+        cwd=folder,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"runs\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
 
 
-def test_a_pretender_is_no_node(pretender: subprocess.Popen[bytes]) -> None:
-    assert find.at(pretender.pid) is None
-    assert pretender.pid not in [init.pid for init in find.inits()]
+@pytest.fixture
+def pretender(tmp_path: Path) -> Iterator[int]:
+    """A process with a node's arguments that is pid 1 of nothing."""
+    with pretend(tmp_path, *ARGUMENTS) as pid:
+        yield pid
+
+
+def test_a_pretender_is_no_node(pretender: int) -> None:
+    assert find._arguments(pretender) == ARGUMENTS
+    assert find.at(pretender) is None
+    assert pretender not in [init.pid for init in find.inits()]
+
+
+def test_the_nodes_of_a_state_folder_and_of_a_lab(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(find, "_is_pid_one", lambda _: True)
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")  # nobody else's
+    wanted = [("a", "n1", one), ("a", "n2", one), ("b", "n1", one), ("a", "n1", two)]
+
+    def seen(**which: str) -> list[tuple[str, str, str]]:
+        found = find.inits(**which)
+        return sorted((i.lab, i.node, i.state) for i in found if i.state in (one, two))
+
+    with contextlib.ExitStack() as stack:
+        pids = [
+            stack.enter_context(pretend(tmp_path, "node", lab, node, "digest", state))
+            for lab, node, state in wanted
+        ]
+        assert seen() == sorted(wanted)
+        assert seen(state=one) == sorted(wanted[:3])
+        assert seen(lab="a") == sorted([*wanted[:2], wanted[3]])
+        assert seen(state=one, lab="a") == wanted[:2]
+        assert seen(state=two, lab="b") == []
+        init = find.at(pids[0])
+        assert init is not None
+        assert (init.pid, init.kind, init.digest) == (pids[0], "node", "digest")
+        assert init.started == find.started(init.pid)
 
 
 def test_nor_is_any_other_process() -> None:
@@ -54,10 +93,10 @@ def test_a_pid_that_is_nobodys() -> None:
     assert find.at(process.pid) is None
 
 
-def test_no_file_descriptor_is_left(pretender: subprocess.Popen[bytes]) -> None:
+def test_no_file_descriptor_is_left(pretender: int) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(10):
-        find.at(pretender.pid)
+        find.at(pretender)
         list(find.inits())
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
