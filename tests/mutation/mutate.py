@@ -223,12 +223,15 @@ def show(chosen: Sequence[Mutant], said: dict[str, str]) -> float:
     for mutant in survived:
         print(f"{mutant.file}: {mutant.function}: {said[mutant.name]}")
         print(f"  - {mutant.was}\n  + {mutant.now}")
+    late = sum(said[mutant.name] == "timeout" for mutant in chosen)
     total = Counter(mutant.module for mutant in chosen)
     alive = Counter(mutant.module for mutant in survived)
     print(f"\n{'module':<34}{'mutants':>8}{'caught':>8}{'share':>7}")
     for module in sorted(total):
         row(module, total[module], alive[module])
-    return row("all", total.total(), alive.total())
+    share = row("all", total.total(), alive.total())
+    print(f"{late} were caught by the time-out: many of them mean that the machine is too busy")
+    return share
 
 
 def row(what: str, total: int, alive: int) -> float:
