@@ -33,7 +33,7 @@ def two_machines(provider: Provider) -> Iterator[Pair]:
         provider.create_fabric(LAB, topology)
         with ThreadPoolExecutor() as pool:
             names = ("node1", "node2")
-            made = list(pool.map(lambda name: provider.create(LAB, spec(name)), names))
+            made = list(pool.map(lambda name: provider.create_one(LAB, spec(name)), names))
         for node in made:
             provider.connect(LAB, topology, node)
         yield provider, made
@@ -99,7 +99,7 @@ class MachineContract:
         provider, made = pair
         before = made[1].run(["cat", "/sys/class/net/eth0/address"]).stdout
         provider.destroy(LAB, ["node2"])
-        made[1] = provider.create(LAB, spec("node2"))
+        made[1] = provider.create_one(LAB, spec("node2"))
         provider.connect(LAB, load_text(TWO, "contract.yaml"), made[1])
         # The MAC address is the same, so what its peer has in its cache still holds.
         assert made[1].run(["cat", "/sys/class/net/eth0/address"]).stdout == before

@@ -91,7 +91,7 @@ class Contract:
     @pytest.fixture
     def node(self, provider: Provider, topology: Topology) -> Node:
         provider.create_fabric("contract", topology)
-        return provider.create("contract", spec("node1"))
+        return provider.create_one("contract", spec("node1"))
 
     def service(
         self, name: str = "good", digest: str = "d1", *, program: str = NOTIFY, notify: bool = True
@@ -426,7 +426,7 @@ class FleetContract(Contract):
         assert provider.labs() == []
 
     def test_one_node_is_removed_the_others_stay(self, provider: Provider, node: Node) -> None:
-        provider.create("contract", spec("node2"))
+        provider.create_one("contract", spec("node2"))
         provider.destroy("contract", ["node1"])
         assert list(provider.nodes("contract")) == ["node2"]
         assert provider.labs() == ["contract"]
@@ -446,7 +446,7 @@ class FleetContract(Contract):
     ) -> None:
         for lab in ("other", "contract-2"):
             provider.create_fabric(lab, topology)
-            provider.create(lab, spec("node1", lab)).put(lab.encode(), "/run/mark")
+            provider.create_one(lab, spec("node1", lab)).put(lab.encode(), "/run/mark")
         assert provider.labs() == ["contract", "contract-2", "other"]
         provider.destroy("contract")
         assert provider.labs() == ["contract-2", "other"]
@@ -466,7 +466,7 @@ class FleetContract(Contract):
         provider.create_fabric("contract", topology)
         names = [f"node{i}" for i in range(8)]
         with ThreadPoolExecutor(8) as pool:
-            made = list(pool.map(lambda n: provider.create("contract", spec(n)), names))
+            made = list(pool.map(lambda n: provider.create_one("contract", spec(n)), names))
         assert [n.name for n in made] == names
         assert sorted(provider.nodes("contract")) == names
 
@@ -475,7 +475,7 @@ class FleetContract(Contract):
     ) -> None:
         node.put(b"old", "/etc/mark")
         provider.destroy("contract", ["node1"])
-        new = provider.create("contract", spec("node1", "digest-2"))
+        new = provider.create_one("contract", spec("node1", "digest-2"))
         with pytest.raises(FileNotFoundError):
             new.get("/etc/mark")
         assert provider.nodes("contract")["node1"].digest == "digest-2"
@@ -486,7 +486,7 @@ class FleetContract(Contract):
         provider.connect("contract", topology, node)
         for _ in range(8):
             provider.destroy("contract", ["node1"])
-            provider.connect("contract", topology, provider.create("contract", spec("node1")))
+            provider.connect("contract", topology, provider.create_one("contract", spec("node1")))
 
     def test_a_node_that_is_gone_says_so(self, provider: Provider, node: Node) -> None:
         provider.destroy("contract", ["node1"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.lab import offers
-from testbed.lab.context import Context
+from testbed.lab.context import Batch, Context
 from testbed.lab.marks import REWIRED, is_marked, mark, marked
 from testbed.lab.step import Step, node_step, order
 from testbed.nodes import wiring
@@ -112,6 +112,16 @@ def is_as_wanted(topology: Topology, node: Node) -> bool:
     return node.name in topology.nodes and node.digest == topology.node_digest(node.name)
 
 
+def batches(topology: Topology, provider: Provider, specs: Iterable[NodeSpec]) -> dict[str, Batch]:
+    """By node the batch that it is created with, for those whose provider creates all at once."""
+    found: dict[str, Batch] = {}
+    for spec in specs:
+        if provider.together(spec.name):
+            maker = topology.provider_of(spec.name)
+            found.setdefault(maker, Batch(topology.name, provider)).specs.append(spec)
+    return {spec.name: batch for batch in found.values() for spec in batch.specs}
+
+
 def _make_node(topology: Topology, node: NodeModel) -> Step:
     addresses = ", ".join(str(a) for a in node.networks.values()) or "no network"
 
@@ -128,7 +138,8 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
             context.provider.destroy(context.lab, [node.name])
         spec = full_spec(topology, node, context.provider, context.store)
         context.waiting(f"its machine, which {topology.provider_of(node.name)} makes")
-        made = context.provider.create(context.lab, spec)
+        batch = context.batches.get(node.name)
+        made = batch.node(spec) if batch else context.provider.create_one(context.lab, spec)
         if spec.ahead and not made.shares:  # it may have woken with some of it done
             context.done_ahead.update(json.loads(marked(made, AHEAD) or "{}"))
         join(context, made)

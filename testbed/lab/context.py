@@ -10,11 +10,37 @@ from testbed.errors import NoSuchLab
 from testbed.nodes.base import has_ended
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from testbed.artifacts import Store
-    from testbed.nodes.base import Node, Provider
+    from testbed.nodes.base import Node, NodeSpec, Provider
     from testbed.nodes.wiring import Lack
     from testbed.roles.engine import ContainerState
     from testbed.topology.model import Topology
+
+
+@dataclass(slots=True)
+class Batch:
+    """Nodes that one call creates, made by whichever of their steps comes first."""
+
+    lab: str
+    provider: Provider
+    specs: list[NodeSpec] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _made: dict[str, Node] = field(default_factory=dict)
+    _error: Exception | None = None
+
+    def node(self, spec: NodeSpec) -> Node:
+        """One of its nodes, once all are there.  Raises what the creation of all has raised."""
+        with self._lock:
+            if self._error is None and not self._made:
+                try:
+                    self._made = self.provider.create(self.lab, self.specs)
+                except Exception as error:  # noqa: BLE001  each step that waits tells it
+                    self._error = error
+        if self._error is not None:
+            raise self._error
+        return self._made[spec.name]
 
 
 @dataclass(slots=True)
@@ -37,6 +63,8 @@ class Context:
     started: dict[str, float] = field(default_factory=dict)
     #: Parts of the networks that had gone when the plan began (:meth:`Provider.lacks`).
     lacks: dict[str, list[Lack]] = field(default_factory=dict)
+    #: The nodes that are created together, by name.
+    batches: Mapping[str, Batch] = field(default_factory=dict)
     waits: dict[str, str] = field(default_factory=dict)
     given_up: threading.Event = field(default_factory=threading.Event)
     step: str = ""  #: the step that this is given to

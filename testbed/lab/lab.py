@@ -145,7 +145,8 @@ class Lab:
             preflight.memory(topology, names)
             preflight.room(topology, names)
             provider.prepare(self.name, making)
-            context = Context(topology, provider, self.settings.store, nodes)
+            batches = base_steps.batches(topology, provider, making)
+            context = Context(topology, provider, self.settings.store, nodes, batches=batches)
             no_alarm()  # from here on the run itself looks at the time, and cleans up
             with signals.held() as held:
                 return self._make(

@@ -408,11 +408,24 @@ class Provider(ABC):
         """Make what joins the nodes, or what of it has gone.  The nodes' own joints stay as is."""
 
     @abstractmethod
-    def create(self, lab: str, spec: NodeSpec) -> Node:
-        """Make one node, not yet joined to anything.  Several may be made at once.
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        """Create nodes that are not connected to anything yet; return them by name.
 
-        May assume that no node of that name runs.
+        May be called by several threads at once, for different nodes, and may assume that no
+        node of those names runs.
         """
+
+    def create_one(self, lab: str, spec: NodeSpec) -> Node:
+        """Create one node."""
+        return self.create(lab, [spec])[spec.name]
+
+    def together(self, node: str) -> bool:
+        """Whether all nodes like this one are to be created by one call of :meth:`create`.
+
+        By default each is created by a call of its own, so that work on it begins at once.
+        """
+        del node
+        return False
 
     @abstractmethod
     def connect(self, lab: str, topology: Topology, node: Node) -> None:

@@ -6,7 +6,7 @@ is kept, in order, in :attr:`FakeMachine.calls`.
 
 >>> provider = FakeProvider()
 >>> provider.script(["uname", "-r"], Answer(out=b"6.1\n"))
->>> node = provider.create("lab", NodeSpec("node1", "digest"))
+>>> node = provider.create_one("lab", NodeSpec("node1", "digest"))
 >>> node.run(["uname", "-r"]).stdout
 '6.1\n'
 """
@@ -494,7 +494,10 @@ class FakeProvider(Provider):
                 self.machine.fabrics[lab] = FakeNode(self.machine, lab, NodeSpec("fabric", "-"))
             self.machine.lacks.pop((lab, ""), None)
 
-    def create(self, lab: str, spec: NodeSpec) -> FakeNode:
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        return {spec.name: self.create_one(lab, spec) for spec in specs}
+
+    def create_one(self, lab: str, spec: NodeSpec) -> FakeNode:
         self.machine.note(Call(lab, spec.name, "create"))
         with self.machine.lock:
             assert (lab, spec.name) not in self.machine.nodes, f"{spec.name} runs already"

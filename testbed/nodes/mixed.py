@@ -41,8 +41,18 @@ class MixedProvider(Provider):
                 member.destroy(lab, others)
         self._members[0].create_fabric(lab, topology)
 
-    def create(self, lab: str, spec: NodeSpec) -> Node:
-        return self._maker(spec.name).create(lab, spec)
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        made: dict[str, Node] = {}
+        for member in self._members:
+            if mine := [spec for spec in specs if self._maker(spec.name) is member]:
+                made |= member.create(lab, mine)
+        return made
+
+    def create_one(self, lab: str, spec: NodeSpec) -> Node:
+        return self._maker(spec.name).create_one(lab, spec)
+
+    def together(self, node: str) -> bool:
+        return self._maker(node).together(node)
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         self._maker(node.name).connect(lab, topology, node)

@@ -80,7 +80,7 @@ ASK = "{ tty; stty size; } > /tmp/asked.new; mv /tmp/asked.new /tmp/asked; read 
 def made(init: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetnsProvider]:
     """A node that all tests of terminals share."""
     provider = NetnsProvider(tmp_path_factory.mktemp("terminal"), lambda: init)
-    provider.create(LAB, spec("node1"))
+    provider.create_one(LAB, spec("node1"))
     yield provider
     provider.destroy(LAB)
 
@@ -123,7 +123,7 @@ class TestTerminal(TerminalContract):
         assert node.run(["who", "/run/utmp"]).ok
 
     def test_a_node_that_ends(self, node: Node, made: NetnsProvider) -> None:
-        other = made.create(LAB, spec("node2"))
+        other = made.create_one(LAB, spec("node2"))
         with self.attach(other, ["sh", "-c", "echo ready; sleep 999"]) as user:
             user.see(b"ready")
             made.destroy(LAB, ["node2"])
@@ -140,7 +140,7 @@ class TestNetns:
     @pytest.fixture
     def node(self, provider: NetnsProvider, topology: Topology) -> NetnsNode:
         provider.create_fabric(LAB, topology)
-        return provider.create(LAB, spec("node1"))
+        return provider.create_one(LAB, spec("node1"))
 
     # -- what is private ----------------------------------------------------
 
@@ -252,7 +252,7 @@ class TestNetns:
 
     def test_nobody_outside_shares_them(self, node: Node, provider: NetnsProvider) -> None:
         """Neither this machine nor another node is of the peer group of any of its mounts."""
-        other = provider.create(LAB, spec("node2"))
+        other = provider.create_one(LAB, spec("node2"))
         ours = groups(Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines())
         mine, others = groups(mounts(node)), groups(mounts(other))
         assert mine
@@ -268,7 +268,7 @@ class TestNetns:
     ) -> None:
         before = run(["ip", "-j", "link"]).stdout, run(["ip", "-j", "route"]).stdout
         provider.create_fabric(LAB, topology)
-        nodes = {name: provider.create(LAB, spec(name)) for name in topology.nodes}
+        nodes = {name: provider.create_one(LAB, spec(name)) for name in topology.nodes}
         for node in nodes.values():
             provider.connect(LAB, topology, node)
         ping = ["ping", "-n", "-c", "1", "-W", "2"]
@@ -305,13 +305,13 @@ class TestNetns:
         self, provider: NetnsProvider, topology: Topology
     ) -> None:
         provider.create_fabric(LAB, topology)
-        nodes = {name: provider.create(LAB, spec(name)) for name in ("node1", "node2")}
+        nodes = {name: provider.create_one(LAB, spec(name)) for name in ("node1", "node2")}
         for node in nodes.values():
             provider.connect(LAB, topology, node)
         ping = ["ping", "-n", "-c", "1", "-W", "2", "10.168.0.2"]
         assert nodes["node2"].run(ping, check=False).ok
         provider.destroy(LAB, ["node1"])
-        provider.connect(LAB, topology, provider.create(LAB, spec("node1")))
+        provider.connect(LAB, topology, provider.create_one(LAB, spec("node1")))
         # Its peers' ARP caches are right still.
         assert nodes["node2"].run(ping, check=False).ok
 
@@ -320,7 +320,7 @@ class TestNetns:
     ) -> None:
         """The kernel would go on trying to close those that are cut off, for minutes."""
         provider.create_fabric(LAB, topology)
-        nodes = {name: provider.create(LAB, spec(name)) for name in ("node1", "node2")}
+        nodes = {name: provider.create_one(LAB, spec(name)) for name in ("node1", "node2")}
         for node in nodes.values():
             provider.connect(LAB, topology, node)
         before = cut_off()
@@ -335,7 +335,7 @@ class TestNetns:
     def test_only_a_gateway_forwards(self, provider: NetnsProvider, topology: Topology) -> None:
         provider.create_fabric(LAB, topology)
         for name, forwards in (("outside", b"1\n"), ("node2", b"0\n")):
-            node = provider.create(LAB, spec(name))
+            node = provider.create_one(LAB, spec(name))
             provider.connect(LAB, topology, node)
             assert node.get("/proc/sys/net/ipv4/ip_forward") == forwards
 
@@ -343,7 +343,7 @@ class TestNetns:
 
     def test_limits_are_set(self, provider: NetnsProvider, topology: Topology) -> None:
         provider.create_fabric(LAB, topology)
-        provider.create(LAB, NodeSpec("node1", "d", cpus=0.5, memory=64 << 20))
+        provider.create_one(LAB, NodeSpec("node1", "d", cpus=0.5, memory=64 << 20))
         folder = cgroups.folder_name(LAB, provider._state)
         seen = {}
         for hierarchy in cgroups.hierarchies():
@@ -362,7 +362,7 @@ class TestNetns:
         self, provider: NetnsProvider, topology: Topology
     ) -> None:
         provider.create_fabric(LAB, topology)
-        node = provider.create(LAB, NodeSpec("node1", "d", memory=64 << 20))
+        node = provider.create_one(LAB, NodeSpec("node1", "d", memory=64 << 20))
         eat = ["/usr/bin/python3", "-S", "-c", "x = bytearray(256 << 20); print(len(x))"]
         assert node.run(eat, check=False).status == -signal.SIGKILL
         assert node.run(["true"]).ok
@@ -372,7 +372,7 @@ class TestNetns:
     ) -> None:
         provider = NetnsProvider(state, lambda: Path("/bin/false"))
         with pytest.raises(CommandError):
-            provider.create(LAB, spec("node1"))
+            provider.create_one(LAB, spec("node1"))
         assert provider.labs() == []
 
     # -- the end ------------------------------------------------------------
@@ -400,7 +400,7 @@ class TestNetns:
         provider.create_fabric(LAB, topology)
         pids = []
         for name in ("node1", "node2"):
-            node = provider.create(LAB, spec(name))
+            node = provider.create_one(LAB, spec(name))
             node.spawn(["setsid", "sleep", "72"])
             node.run(["mkdir", "-p", "/sys/fs/cgroup/memory/deep/deeper"], check=False)
             node.run(["mount", "-t", "tmpfs", "none", "/mnt"])
@@ -417,14 +417,14 @@ class TestNetns:
     ) -> None:
         cells = NetnsProvider(provider._state, lambda: init, kind="cell")
         provider.create_fabric(LAB, topology)
-        cell = cells.create(LAB, spec("node1"))
+        cell = cells.create_one(LAB, spec("node1"))
         began = time.monotonic()
         provider.destroy(LAB, ["node1"])  # nor is its cgroup waited for
         assert time.monotonic() - began < BUSY_SECONDS
         assert (provider.found(LAB), list(cells.found(LAB))) == ({}, ["node1"])
         assert cell.run(["true"]).ok
         cells.destroy(LAB, ["node1"])
-        node = provider.create(LAB, spec("node1"))
+        node = provider.create_one(LAB, spec("node1"))
         cells.destroy(LAB, ["node1"])
         assert node.run(["true"]).ok
 
@@ -471,7 +471,7 @@ class TestNetns:
 
         def churn() -> None:
             while not stop.is_set():
-                provider.create(LAB, spec("node9"))
+                provider.create_one(LAB, spec("node9"))
                 provider.destroy(LAB, ["node9"])
 
         thread = threading.Thread(target=churn)
@@ -493,7 +493,7 @@ class TestNetns:
             pytest.skip("this machine has no cgroup v1 hierarchy without memory")
         monkeypatch.setattr(cgroups, "hierarchies", lambda: some)
         with pytest.raises(LabError, match="no cgroup controller here limits memory"):
-            provider.create(LAB, NodeSpec("node1", "d", memory=64 << 20))
+            provider.create_one(LAB, NodeSpec("node1", "d", memory=64 << 20))
         monkeypatch.undo()
         assert provider.labs() == []
 
@@ -505,10 +505,10 @@ from testbed.nodes.base import NodeSpec
 from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
 
 provider = NetnsProvider(Path(sys.argv[1]), lambda: Path(sys.argv[2]))
-provider.create("contract", NodeSpec("first", "d"))
+provider.create_one("contract", NodeSpec("first", "d"))
 print("begun", flush=True)
 for i in range(1000):
-    provider.create("contract", NodeSpec(f"n{i}", "d"))
+    provider.create_one("contract", NodeSpec(f"n{i}", "d"))
 """
 
 
@@ -571,7 +571,7 @@ def test_a_node_that_is_tied_ends_with_its_maker_however_that_ends(state: Path) 
         "from testbed.artifacts import Store; from testbed.nodes.base import NodeSpec\n"
         "from testbed.nodes.netns.provider import NetnsProvider\n"
         "made = NetnsProvider(Path(sys.argv[1]), lambda: Store().binary('testbed-init'))\n"
-        "made.create('tied', NodeSpec('free', '-'))\n"
+        "made.create_one('tied', NodeSpec('free', '-'))\n"
         "made.create_tied('tied', NodeSpec('tied', '-')).spawn(['sleep', '600'])\n"
         "print('made', flush=True); time.sleep(600)\n"
     )

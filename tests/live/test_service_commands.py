@@ -27,7 +27,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node with a daemon that notifies, has a unit's name, and another that has failed."""
     init = Store().binary("testbed-init")
     provider = NetnsProvider(tmp_path_factory.mktemp("services"), lambda: init)
-    made = provider.create(LAB, spec("node1"))
+    made = provider.create_one(LAB, spec("node1"))
     notifies = (PYTHON, "-S", "-c", NOTIFY)
     start(made, Service("keeper", notifies, env={"A": 'b "c"'}, notify=True, unit="daemon"))
     start(made, Service("writer", ("sh", "-c", WRITES)))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -108,8 +108,11 @@ class Machines(Provider):
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.inner.create_fabric(lab, topology)
 
-    def create(self, lab: str, spec: NodeSpec) -> SshNode:
-        node = self.inner.create(lab, spec)
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        return {spec.name: self.create_one(lab, spec) for spec in specs}
+
+    def create_one(self, lab: str, spec: NodeSpec) -> SshNode:
+        node = self.inner.create_one(lab, spec)
         node.put(self._keys.host.encode(), "/etc/ssh/host_key", mode=0o600)
         node.put(self._keys.client_public.encode(), "/etc/ssh/authorized_keys", mode=0o600)
         node.put(CONFIG.encode(), "/etc/ssh/sshd_config")
@@ -240,7 +243,7 @@ class TestContract(ProviderContract):
 def machine(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshNode]:
     """A machine that all tests of terminals share."""
     made = Machines(tmp_path_factory.mktemp("terminal") / "state", store)
-    yield made.create(LAB, NodeSpec("node1", "digest"))
+    yield made.create_one(LAB, NodeSpec("node1", "digest"))
     made.close()
 
 
@@ -256,7 +259,7 @@ class TestSsh:
     @pytest.fixture
     def node(self, provider: Machines, topology: Topology) -> SshNode:
         provider.create_fabric(LAB, topology)
-        return provider.create(LAB, NodeSpec("node1", "digest"))
+        return provider.create_one(LAB, NodeSpec("node1", "digest"))
 
     def test_one_connection_is_enough(self, provider: Machines, node: SshNode) -> None:
         for _ in range(5):
@@ -268,7 +271,7 @@ class TestSsh:
     ) -> None:
         provider.host_key = make_keys().host_public
         provider.create_fabric(LAB, topology)
-        node = provider.create(LAB, NodeSpec("node1", "digest"))
+        node = provider.create_one(LAB, NodeSpec("node1", "digest"))
         with pytest.raises(LabError, match=r"node1 does not let us in by ssh: .*host key"):
             node.run(["true"])
         with pytest.raises(TimeoutExpired, match=r"host key.* not within 0\.1 s"):

@@ -33,7 +33,7 @@ def topology() -> Topology:
 def made(bench: Bench, topology: Topology, name: str, *, provider: str = "qemu") -> None:
     """As the tool leaves a machine: there, and on no network."""
     spec = base_steps.node_spec(topology, topology.nodes[name])
-    bench.settings.providers[provider].create("t", spec)
+    bench.settings.providers[provider].create_one("t", spec)
 
 
 def test_the_last_of_its_provider_completes_the_lab(bench: Bench, topology: Topology) -> None:
@@ -68,7 +68,7 @@ def test_what_is_no_machine_of_the_topology_is_refused(
     bench: Bench, topology: Topology, how: str
 ) -> None:
     if how == "other settings":
-        bench.settings.providers["qemu"].create("t", NodeSpec("one", "of another file"))
+        bench.settings.providers["qemu"].create_one("t", NodeSpec("one", "of another file"))
     with pytest.raises(NoSuchLab, match="one") as caught:
         Lab("t", bench.settings).adopt(topology, "one")
     assert caught.value.hint

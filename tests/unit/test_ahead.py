@@ -142,7 +142,7 @@ def test_what_a_machine_woke_with_is_not_looked_at_again_but_containers_are(
 ) -> None:
     """As a provider that keeps machines does: the steps are taken as the node is made."""
     monkeypatch.setattr(FakeNode, "shares", False)
-    create = real.provider.create
+    create = real.provider.create_one
 
     def wake(lab: str, spec: NodeSpec) -> Node:
         node = create(lab, spec)
@@ -150,7 +150,7 @@ def test_what_a_machine_woke_with_is_not_looked_at_again_but_containers_are(
             spec.ahead().act(node)
         return node
 
-    monkeypatch.setattr(real.provider, "create", wake)
+    monkeypatch.setattr(real.provider, "create_one", wake)
     outcome = Lab("two-node", real.settings).up(load("two-node"))
     changed = {done.step.name for done in outcome.changed}
     assert not {name for name in changed if name.startswith(("docker", "images", "container"))}

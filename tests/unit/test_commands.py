@@ -678,14 +678,14 @@ def test_the_only_one(bench: Bench) -> None:
 
 
 def test_the_only_one_that_runs_though_its_record_is_lost(bench: Bench) -> None:
-    bench.provider.create("lost", spec("node1"))
+    bench.provider.create_one("lost", spec("node1"))
     assert meant(bench) == "lost"
 
 
 def test_several_are_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     record(bench, "two")
     record(bench, "one")
-    bench.provider.create("lost", spec("node1"))
+    bench.provider.create_one("lost", spec("node1"))
     with pytest.raises(UsageError, match=r"which lab. there are: lost, one, two\n") as caught:
         meant(bench)
     assert caught.value.hint == "name it, or set TESTBED_LAB"

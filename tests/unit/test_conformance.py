@@ -241,7 +241,7 @@ class Lab:
         self.provider = FakeProvider()
         topology = load("k8s-two-node")
         nodes: dict[str, Node] = {
-            name: self.provider.create("lab", NodeSpec(name, "-")) for name in topology.nodes
+            name: self.provider.create_one("lab", NodeSpec(name, "-")) for name in topology.nodes
         }
         self.context = Context(topology, self.provider, bench.store, nodes)
         self.namespaces = Namespaces()

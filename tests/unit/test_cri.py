@@ -60,7 +60,7 @@ def test_what_is_no_answer_is_told(answer: bytes, words: str) -> None:
 def test_it_is_asked_by_curl_on_the_node() -> None:
     provider = FakeProvider()
     provider.script(["curl"], Answer(out=framed(CONTAINER)))
-    node = provider.create("lab", spec("node1"))
+    node = provider.create_one("lab", spec("node1"))
     observe = Observation()
     assert containers(observe, node, "/run/runtime.sock") == ["c" * 64]
     assert [one.what for one in observe.evidence] == [

@@ -107,7 +107,7 @@ def test_parse_version(text: str, version: tuple[int, int, int]) -> None:
 
 def test_the_version_of_the_stores_own_daemon_is_known() -> None:
     provider = FakeProvider()
-    node = provider.create("two-node", NodeSpec("node1", "d"))
+    node = provider.create_one("two-node", NodeSpec("node1", "d"))
     assert engine_version(FakeStore(), node, "20.10") == VERSIONS["docker"]
     assert engine_version(FakeStore(), node, "29") == VERSIONS["docker-29"]
     assert provider.asked("run") == []
@@ -115,7 +115,7 @@ def test_the_version_of_the_stores_own_daemon_is_known() -> None:
 
 def test_a_users_own_daemon_is_asked() -> None:
     provider = FakeProvider()
-    node = provider.create("two-node", NodeSpec("node1", "d"))
+    node = provider.create_one("two-node", NodeSpec("node1", "d"))
     store = FakeStore()
     store.own.add("dockerd")
     provider.script(["/nowhere/cache/dockerd", "--version"], Answer(out=b"Docker version 28.3.0\n"))
@@ -275,7 +275,7 @@ def test_an_image_is_loaded_once_the_daemon_has_told_all_of_it(tmp_path: Path) -
             yield words
 
     engine = Engine.__new__(Engine)
-    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine._node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     engine.api = SimpleNamespace(load_image=load_image)
     archive = tmp_path / "nginx.tar"
     archive.touch()
@@ -321,7 +321,7 @@ ID = f"sha256:{'1' * 64}"
 def test_an_image_has_the_name_that_was_asked_for(tmp_path: Path, told: str, name: str) -> None:
     daemon = Daemon(**{told: ID})
     engine = Engine.__new__(Engine)
-    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine._node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     engine.api = daemon
     archive = tmp_path / "image.tar"
     archive.touch()
@@ -333,7 +333,7 @@ def test_an_image_has_the_name_that_was_asked_for(tmp_path: Path, told: str, nam
 
 def test_an_archive_of_several_images_must_have_the_name(tmp_path: Path) -> None:
     engine = Engine.__new__(Engine)
-    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine._node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     engine.api = Daemon(**{"a:1": ID, "b:1": f"sha256:{'2' * 64}"})
     archive = tmp_path / "image.tar"
     archive.touch()
@@ -346,7 +346,7 @@ def test_a_name_is_the_images_that_was_loaded_for_it(tmp_path: Path) -> None:
     """One archive may have the name of another's image: the last would win."""
     daemon = Daemon(nginx=ID)
     engine = Engine.__new__(Engine)
-    engine._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    engine._node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     engine.api = daemon
     archive = tmp_path / "image.tar"
     archive.touch()

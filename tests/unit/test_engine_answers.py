@@ -194,7 +194,7 @@ def test_of_one_that_does_not_answer_no_check_waits_again(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("text", [None, b"", b"{", b"7", b"\xff"])
 def test_a_daemon_json_that_cannot_be_read(text: bytes | None) -> None:
-    node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     if text is not None:
         node.put(text, docker.CONFIG)
     with pytest.raises(LabError, match="node1"):
@@ -232,7 +232,7 @@ def lab() -> LiveLab:
     """One whose daemons are all dead, with the containers that they have left."""
     provider = FakeProvider()
     topology = load_text(PLAIN, "plain.yaml")
-    nodes = {name: provider.create("plain", NodeSpec(name, "-")) for name in topology.nodes}
+    nodes = {name: provider.create_one("plain", NodeSpec(name, "-")) for name in topology.nodes}
     files = [
         written("web", WEB, 77, "172.17.0.2"), written("dead", OTHER, 78),
         written("gone", "ef" * 32, 79), written("ended", "01" * 32, 0), *NONSENSE.values(), b"",
@@ -285,7 +285,7 @@ def test_a_pod_is_entered_by_kubectl() -> None:
     topology: Topology = load("k8s-two-node")
     provider = FakeProvider()
     provider.script(list(processes.LIST), Answer(1))
-    node = provider.create("k8s-two-node", NodeSpec("node1", "-"))
+    node = provider.create_one("k8s-two-node", NodeSpec("node1", "-"))
     context = SimpleNamespace(lab="k8s-two-node", topology=topology, node=lambda _: node)
     with pytest.raises(NoSuchLab) as caught:
         LiveLab(cast("Context", context)).container("pod", node="node1")

@@ -47,7 +47,7 @@ class Api:
 
 def engine() -> tuple[Engine, Any]:
     made = Engine.__new__(Engine)
-    made._node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    made._node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     api: Any = Api()
     made.api = api
     return made, api
@@ -330,7 +330,7 @@ def test_a_containers_process_has_its_environment() -> None:
 
 def node_with(*found: tuple[str, str, int]) -> Any:
     provider = FakeProvider()
-    node = provider.create("lab", NodeSpec("node1", "-"))
+    node = provider.create_one("lab", NodeSpec("node1", "-"))
     texts = []
     for name, identity, pid in found:
         texts.append(

@@ -288,7 +288,7 @@ def test_what_measures_has_the_machine_for_itself(
 def left_behind(bench: Bench, *labs: Wanted) -> None:
     """Nodes of labs that their processes do not take down."""
     for lab in labs:
-        bench.provider.create(f"{PREFIX}{lab.name}", spec("node1"))
+        bench.provider.create_one(f"{PREFIX}{lab.name}", spec("node1"))
 
 
 def test_one_that_is_killed_keeps_what_it_told_and_its_lab_goes(bench: Bench, plays: Plays) -> None:

@@ -98,14 +98,14 @@ class TestContract(ProviderContract):
 
 
 def test_unscripted_commands_succeed_in_silence() -> None:
-    node = FakeProvider().create("lab", spec("n"))
+    node = FakeProvider().create_one("lab", spec("n"))
     result = node.run(["ip", "link", "add"])
     assert (result.status, result.out, result.err) == (0, b"", b"")
 
 
 def test_the_latest_script_that_fits_counts() -> None:
     provider = FakeProvider()
-    one, two = provider.create("lab", spec("one")), provider.create("lab", spec("two"))
+    one, two = provider.create_one("lab", spec("one")), provider.create_one("lab", spec("two"))
     provider.script(["ip"], Answer(out=b"any"))
     provider.script(["ip", "link"], Answer(out=b"link"))
     provider.script(["ip"], Answer(1, err=b"no"), node="two")
@@ -116,7 +116,7 @@ def test_the_latest_script_that_fits_counts() -> None:
 
 def test_calls_are_kept_in_order() -> None:
     provider = FakeProvider()
-    node = provider.create("lab", spec("n"))
+    node = provider.create_one("lab", spec("n"))
     node.put(b"x", "/etc/x")
     node.run(["ip", "link"], input=b"in", env={"A": "b"})
     node.start(Service("s", ("s",)))
@@ -136,17 +136,17 @@ def test_a_method_can_be_made_to_fail() -> None:
     provider = FakeProvider()
     provider.fail("create", "n", LabError("no room"))
     with pytest.raises(LabError, match="no room"):
-        provider.create("lab", spec("n"))
+        provider.create_one("lab", spec("n"))
     assert provider.nodes("lab") == {}
-    provider.create("lab", spec("m"))
+    provider.create_one("lab", spec("m"))
     provider.fail("create", "n", None)
-    provider.create("lab", spec("n"))
+    provider.create_one("lab", spec("n"))
 
 
 def test_a_service_can_be_slow_and_die_later() -> None:
     provider = FakeProvider()
     provider.behave("s", Behaviour(log="up\n", seconds=0.05))
-    node = provider.create("lab", spec("n"))
+    node = provider.create_one("lab", spec("n"))
     began = time.monotonic()
     node.start(Service("s", ("s",), notify=True))
     assert time.monotonic() - began >= 0.05
@@ -159,15 +159,15 @@ def test_a_service_can_be_slow_and_die_later() -> None:
 def test_behaviour_of_one_node_only() -> None:
     provider = FakeProvider()
     provider.behave("s", Behaviour(dies=1), node="two")
-    provider.create("lab", spec("one")).start(Service("s", ("s",), notify=True))
+    provider.create_one("lab", spec("one")).start(Service("s", ("s",), notify=True))
     with pytest.raises(ServiceError):
-        provider.create("lab", spec("two")).start(Service("s", ("s",), notify=True))
+        provider.create_one("lab", spec("two")).start(Service("s", ("s",), notify=True))
 
 
 def test_a_long_command_ends_when_its_node_does() -> None:
     provider = FakeProvider()
     provider.script(["sleep"], Answer(seconds=60))
-    node = provider.create("lab", spec("n"))
+    node = provider.create_one("lab", spec("n"))
     threading.Timer(0.05, provider.destroy, ("lab",)).start()
     with pytest.raises(NoSuchLab):
         node.run(["sleep"])
@@ -175,14 +175,14 @@ def test_a_long_command_ends_when_its_node_does() -> None:
 
 def test_attach_gives_the_shells_status() -> None:
     provider = FakeProvider()
-    node = provider.create("lab", spec("n"))
+    node = provider.create_one("lab", spec("n"))
     provider.script(["a"], Answer(4))
     provider.script(["b"], Answer(-9))
     assert [node.attach([w], tty=False) for w in "ab"] == [4, 137]
 
 
 def test_nothing_of_it_is_on_this_machine() -> None:
-    node = FakeProvider().create("lab", spec("n"))
+    node = FakeProvider().create_one("lab", spec("n"))
     node.put(b"", "/run/no-such-file-here")
     assert not Path("/run/no-such-file-here").exists()
     assert not Path(node.socket("/run/docker.sock")).exists()

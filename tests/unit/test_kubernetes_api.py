@@ -157,7 +157,7 @@ def test_a_server_that_hangs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "no JSON", "{}", '{"users": [], "clusters": []}', "[]"])
 def test_a_cluster_whose_certificates_are_not_there(text: str | None) -> None:
-    node = FakeProvider().create("lab", NodeSpec("node1", "-"))
+    node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     if text is not None:
         node.put(text.encode(), certificates.ADMIN)
     with pytest.raises(LabError, match="node1"):

@@ -30,13 +30,14 @@ from testbed.lab.offers import hidden
 from testbed.lab.status import status
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
-from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
+from testbed.nodes.fake import Answer, Behaviour, FakeMachine, FakeNode, FakeProvider
 from testbed.topology import Topology, load, load_data, load_text, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from testbed.lab.run import Done
+    from testbed.nodes.base import Node
 
 TEXT = """
 name: two-node
@@ -837,3 +838,59 @@ def test_a_lab_on_another_fabric_is_left_alone(
     with pytest.raises(UsageError, match="already up with the provider netns, not elsewhere"):
         up(bench, other, replace=True)
     assert nodes(bench) == NODES
+
+
+# -- nodes that are created together --------------------------------------------------
+
+
+class Fleet(FakeProvider):
+    """A provider that creates all nodes of a lab by one call."""
+
+    def __init__(self, machine: FakeMachine) -> None:
+        super().__init__(machine, name="netns")
+        self.created: list[list[str]] = []
+        self.error: Exception | None = None
+
+    def together(self, node: str) -> bool:
+        return node != "outside"
+
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        self.created.append([spec.name for spec in specs])
+        if self.error:
+            raise self.error
+        return super().create(lab, specs)
+
+
+@pytest.fixture
+def fleet(bench: Bench) -> Fleet:
+    made = Fleet(bench.provider.machine)
+    bench.settings.providers = {**bench.settings.providers, "netns": made}
+    return made
+
+
+def test_nodes_that_want_it_are_created_by_one_call(bench: Bench, fleet: Fleet) -> None:
+    up(bench)
+    assert fleet.created == [["node1", "node2"]]
+    assert nodes(bench) == NODES
+    up(bench)
+    assert len(fleet.created) == 1
+
+
+def test_one_that_has_gone_is_created_by_itself(bench: Bench, fleet: Fleet) -> None:
+    up(bench)
+    fleet.destroy("two-node", ["node2"])
+    up(bench)
+    assert fleet.created[1:] == [["node2"]]
+
+
+def test_each_that_waits_for_a_failed_call_fails(bench: Bench, fleet: Fleet) -> None:
+    fleet.error = LabError("no luck")
+    with pytest.raises(StepsFailed) as caught:
+        up(bench, keep=True)
+    assert {name for name, _ in caught.value.failures} == {"node node1", "node node2"}
+    assert len(fleet.created) == 1
+    up_again = LabError("still none")
+    fleet.error = up_again
+    with pytest.raises(StepsFailed):
+        up(bench, keep=True)
+    assert len(fleet.created) == 2, "a later `up` tries again"

@@ -43,7 +43,7 @@ class FakeLab:
         self.topology = TWO_NODE
         self.facts: dict[str, str] = {}
         self.provider = FakeProvider()
-        self.nodes = {node: self.provider.create(name, NodeSpec(node, "d")) for node in NODES}
+        self.nodes = {node: self.provider.create_one(name, NodeSpec(node, "d")) for node in NODES}
 
     def node(self, name: str) -> Node:
         return self.nodes[name]

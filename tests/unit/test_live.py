@@ -45,7 +45,7 @@ def lab(bench: Bench) -> LiveLab:
     topology = load_text(TEXT, "t.yaml")
     provider = bench.provider
     for name in topology.nodes:
-        node = provider.create("t", NodeSpec(name, topology.node_digest(name)))
+        node = provider.create_one("t", NodeSpec(name, topology.node_digest(name)))
         provider.connect("t", topology, node)
     bench.state.write(Record("t", topology.to_dict()))
     return LiveLab(Lab("t", bench.settings).context())
@@ -158,7 +158,7 @@ def test_those_that_keep_running_are_looked_up(
 @pytest.fixture
 def container() -> LiveContainer:
     provider = FakeProvider()
-    return LiveContainer(provider.create("t", NodeSpec("a", "-")), STATE)
+    return LiveContainer(provider.create_one("t", NodeSpec("a", "-")), STATE)
 
 
 def _calls(container: LiveContainer) -> list[tuple[str, ...]]:
@@ -184,7 +184,7 @@ def test_a_command_runs_in_its_network_with_the_program_of_either(
 def test_input_time_out_and_status_are_the_commands() -> None:
     provider = FakeProvider()
     provider.script(["nsenter"], lambda call: Answer(3, out=call.input or b""))
-    container = LiveContainer(provider.create("t", NodeSpec("a", "-")), STATE)
+    container = LiveContainer(provider.create_one("t", NodeSpec("a", "-")), STATE)
     with pytest.raises(LabError):
         container.run(["cat"])
     result = container.run(["cat"], input=b"x", check=False)

@@ -50,7 +50,7 @@ def node(program: str, *answers: Answer) -> tuple[Node, FakeProvider]:
     provider = FakeProvider()
     for answer in answers:
         provider.script([program], answer)
-    return provider.create("lab", spec("node1")), provider
+    return provider.create_one("lab", spec("node1")), provider
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_without_iperf3_there_is_no_measurement() -> None:
 def test_rounds_by_quantity_and_way() -> None:
     provider = FakeProvider()
     provider.script(["iperf3"], Answer(out=IPERF3))
-    machine = provider.create("lab", spec("node1"))
+    machine = provider.create_one("lab", spec("node1"))
     ways = [Way(name, machine, "192.0.2.1") for name in ("slow", "fast")]
     rounds, clock = Rounds(), iter(range(0, 100, 10))
     for took in (20, 12), (21, 14), (19, 11):

@@ -51,7 +51,7 @@ def made(machine: FakeMachine, topology: Topology) -> MixedProvider:
     provider = mixed(machine)
     provider.create_fabric("contract", topology)
     for name in topology.nodes:
-        provider.connect("contract", topology, provider.create("contract", spec(name)))
+        provider.connect("contract", topology, provider.create_one("contract", spec(name)))
     return provider
 
 
@@ -84,7 +84,7 @@ def test_a_node_is_removed_whoever_has_made_it(machine: FakeMachine, topology: T
     edited = MixedProvider([one, FakeProvider(machine, name="qemu")], lambda _: one)
     edited.destroy("contract", ["node1"])
     assert makers(machine) == {"node2": "netns", "outside": "netns"}
-    edited.create("contract", spec("node1"))
+    edited.create_one("contract", spec("node1"))
     assert makers(machine)["node1"] == "netns"
 
 
@@ -92,7 +92,7 @@ def test_what_another_has_left_of_a_name_goes_before_the_node_is_made(
     machine: FakeMachine, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Half-made, so that `nodes` does not show it, and nobody would ask to remove it.
-    FakeProvider(machine, name="qemu").create("contract", spec("node2"))
+    FakeProvider(machine, name="qemu").create_one("contract", spec("node2"))
     monkeypatch.setattr(MixedProvider, "nodes", lambda *_: {})
     made(machine, topology)
     assert makers(machine)["node2"] == "netns"

@@ -12,7 +12,7 @@ from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 
 @pytest.fixture
 def node() -> FakeNode:
-    return FakeProvider().create("lab", NodeSpec("n1", "-"))
+    return FakeProvider().create_one("lab", NodeSpec("n1", "-"))
 
 
 @pytest.mark.parametrize(("status", "ok"), [(0, True), (1, False), (-9, False)])
@@ -42,7 +42,7 @@ def test_json_that_was_printed(out: bytes, data: object) -> None:
 def test_a_command_that_need_not_go_well() -> None:
     provider = FakeProvider()
     provider.script(["x"], lambda call: Answer(3, out=call.input or b""))
-    node = provider.create("lab", NodeSpec("n1", "-"))
+    node = provider.create_one("lab", NodeSpec("n1", "-"))
     assert node.run(["x"], input=b"in", check=False).out == b"in"
     with pytest.raises(CommandError):
         node.run(["x"])

@@ -122,7 +122,7 @@ def test_a_command_is_kept_with_what_it_said() -> None:
     provider = FakeProvider()
     provider.script(["ip"], Answer(out=b'[{"a": 1}]'))
     provider.script(["ping"], Answer(1, out=b"0 received", err=b"unreachable"))
-    node = provider.create("lab", spec("node1"))
+    node = provider.create_one("lab", spec("node1"))
     notes = Observation()
     assert notes.json(node, ["ip", "-j", "link"]) == [{"a": 1}]
     assert not notes.run(node, ["ping", "a b"], check=False).ok
@@ -136,7 +136,7 @@ def test_a_command_is_kept_with_what_it_said() -> None:
 def test_a_command_that_must_work_is_run_once() -> None:
     provider = FakeProvider()
     provider.script(["ip"], Answer(2, err=b"no"))
-    node = provider.create("lab", spec("node1"))
+    node = provider.create_one("lab", spec("node1"))
     notes = Observation()
     with pytest.raises(CommandError, match="on node1: ip link: exit status 2\n    no"):
         notes.run(node, ["ip", "link"])

@@ -356,7 +356,7 @@ def test_ls_shows_the_whole_path(
 ) -> None:
     os.chdir(first.parent)
     up(bench, load("./lab.yaml"))
-    bench.provider.create("lost", spec("node1"))
+    bench.provider.create_one("lost", spec("node1"))
     assert cli.run(["ls", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["lab"], row["source"]) for row in rows] == [

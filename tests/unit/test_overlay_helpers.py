@@ -60,7 +60,7 @@ class WithEtcd:
         self.silent: dict[str, NoAnswer] = {}
         self.provider = FakeProvider()
         self.provider.script(["etcdctl"], Answer(**answer))
-        self.made = self.provider.create("lab", spec("node1"))
+        self.made = self.provider.create_one("lab", spec("node1"))
         store = SimpleNamespace(binary=lambda name: name)
         self.context = SimpleNamespace(node=self.node, store=store)
 

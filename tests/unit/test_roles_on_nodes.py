@@ -150,7 +150,7 @@ def test_modules_are_loaded_into_a_kernel_of_ones_own(
 ) -> None:
     monkeypatch.setattr(FakeNode, "shares", shares)
     provider = FakeProvider()
-    node = provider.create("lab", spec("node1"))
+    node = provider.create_one("lab", spec("node1"))
     flannel.load_modules(node)
     wanted = [] if shares else [("modprobe", "--all", "br_netfilter", "vxlan", "tun")]
     assert provider.asked("run") == wanted
@@ -208,14 +208,14 @@ def test_what_the_roles_of_an_overlay_take() -> None:
 @pytest.mark.parametrize("chosen", ["iptables", "nftables"])
 def test_the_machines_own_packet_filter_is_left(chosen: Any) -> None:
     provider = FakeProvider()
-    firewall.choose(provider.create("lab", spec("node1")), chosen)
+    firewall.choose(provider.create_one("lab", spec("node1")), chosen)
     assert provider.asked("run") == []
 
 
 def test_an_overlay_is_marked_for_nftables() -> None:
     provider = FakeProvider()
     topology = load("two-node", Overrides(docker="29", firewall="nftables"))
-    firewall.admit(provider.create("two-node", spec("node1")), topology, "docker0")
+    firewall.admit(provider.create_one("two-node", spec("node1")), topology, "docker0")
     (call,) = [call for call in provider.calls if call.what == "run"]
     rules = (call.input or b"").decode().splitlines()
     assert rules[:2] == ["add table ip testbed", "flush table ip testbed"]  # none twice
@@ -234,7 +234,7 @@ DAEMON = Service("etcd", ("etcd",), notify=True, digest="1")
 
 
 def test_a_start_tells_whether_anything_changed() -> None:
-    node = FakeProvider().create("lab", spec("node1"))
+    node = FakeProvider().create_one("lab", spec("node1"))
     assert base.start(node, DAEMON)
     assert not base.start(node, DAEMON)
     assert base.start(node, Service("etcd", ("etcd",), notify=True, digest="2"))
@@ -251,7 +251,7 @@ def test_a_daemon_that_ran_out_of_memory_is_told(
     monkeypatch.setattr(FakeNode, "shares", False)
     provider = FakeProvider()
     provider.behave("etcd", Behaviour(dies=137, log="last words\n"))
-    node = provider.create("lab", spec("node1"))
+    node = provider.create_one("lab", spec("node1"))
     node.put(f"pgfault 5\noom_kill {killed}\n".encode(), "/proc/vmstat")
     with pytest.raises(ServiceError) as caught:
         base.start(node, DAEMON)
@@ -263,13 +263,13 @@ def test_without_a_context_a_late_daemon_ends_at_its_bound() -> None:
     provider = FakeProvider()
     provider.behave("etcd", Behaviour(never_ready=True, log="one\ntwo\n"))
     with pytest.raises(ServiceNotReady) as caught:
-        base.start(provider.create("lab", spec("node1")), DAEMON, timeout=0.01)
+        base.start(provider.create_one("lab", spec("node1")), DAEMON, timeout=0.01)
     assert caught.value.service == "etcd"
     assert "two" in str(caught.value)
 
 
 def test_daemons_that_had_died_before_are_for_others_to_start() -> None:
-    node = FakeProvider().create("lab", spec("node1"))
+    node = FakeProvider().create_one("lab", spec("node1"))
     base.still_alive(node)
     base.start(node, DAEMON)
     base.still_alive(node)
@@ -463,7 +463,7 @@ def test_a_seed_is_another_for_another_daemon_image_or_layout(tmp_path: Path) ->
 def test_a_harvest_is_a_tar_of_the_parts() -> None:
     provider = FakeProvider()
     provider.script(["tar"], Answer(out=b"a tar"))
-    assert seed.harvest(provider.create("lab", spec("node1")), LAYOUT) == b"a tar"
+    assert seed.harvest(provider.create_one("lab", spec("node1")), LAYOUT) == b"a tar"
     ((_, folder, root, *rest),) = provider.asked("run")
     assert (folder, root) == ("-C", "/root")
     assert rest[:2] == ["-cf", "-"]
@@ -486,7 +486,7 @@ def test_a_seed_that_was_cut_off_is_none(
 def test_a_user_of_the_socket_has_a_group(bench: Bench) -> None:
     from testbed.roles.docker import add_group
 
-    node = bench.provider.create("lab", spec("node9"))
+    node = bench.provider.create_one("lab", spec("node9"))
     files: dict[bytes, bytes] = {
         b"": b"docker:x:999:\n",
         b"root:x:0:\nssh:x:999:\n": b"root:x:0:\nssh:x:999:\ndocker:x:998:\n",

@@ -63,7 +63,7 @@ def answer(body: Any, head: str = "200 OK") -> bytes:
 
 @pytest.fixture
 def node() -> FakeNode:
-    return FakeProvider().create("lab", spec("node1"))
+    return FakeProvider().create_one("lab", spec("node1"))
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ class Two:
         self.provider = FakeProvider()
         self.topology = load("two-node")
         for name, services in SERVICES.items():
-            made = self.provider.create("two-node", spec(name))
+            made = self.provider.create_one("two-node", spec(name))
             self.provider.connect("two-node", self.topology, made)
             for service in services:
                 made.start(Service(service, (service,), notify=True))
@@ -290,7 +290,7 @@ def test_a_node_that_does_not_run(two: Two) -> None:
 
 
 def test_a_node_that_nobody_asked_for(two: Two) -> None:
-    two.provider.create("two-node", spec("node3")).start(Service("sshd", ("sshd",)))
+    two.provider.create_one("two-node", spec("node3")).start(Service("sshd", ("sshd",)))
     found = two.status()
     assert found.nodes[-1] == NodeStatus("node3", "stranger")
     assert not found.ok

@@ -38,7 +38,7 @@ def cached(interface: str, **more: Any) -> str:
 def node_with(program: str, text: str) -> FakeNode:
     provider = FakeProvider()
     provider.script([program], Answer(out=text.encode()))
-    return provider.create("lab", spec("node1"))
+    return provider.create_one("lab", spec("node1"))
 
 
 def test_a_call_of_containerd_is_read_and_the_loopbacks_is_not() -> None:

@@ -35,7 +35,7 @@ def node_with(**answers: str | Answer) -> FakeNode:
     for program, answer in answers.items():
         given = answer if isinstance(answer, Answer) else Answer(out=answer.encode())
         provider.script([program.replace("_", "-")], given)
-    return provider.create("lab", spec("node1"))
+    return provider.create_one("lab", spec("node1"))
 
 
 def asked(node: FakeNode) -> list[tuple[str, ...]]:
@@ -508,7 +508,7 @@ def test_answers_asks_until_late(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = iter([Answer(1), Answer(1), Answer()])
     provider = FakeProvider()
     provider.script(["ping"], lambda _: next(tries))
-    node = provider.create("lab", spec("node1"))
+    node = provider.create_one("lab", spec("node1"))
     assert helpers.answers(Observation(), node, "10.0.0.2")
     assert len(asked(node)) == 3
     monkeypatch.setattr(helpers, "LATE", 0.0)
@@ -609,7 +609,7 @@ def test_settle_waits_for_links_and_for_the_bridge_to_forward() -> None:
     said = iter([link("LOWERLAYERDOWN", None), link("UP", "disabled"), link("UP", "forwarding")])
     provider = FakeProvider()
     provider.script(["ip"], lambda _: Answer(out=next(said).encode()))
-    node = provider.create("lab", spec("node1"))
+    node = provider.create_one("lab", spec("node1"))
     helpers.settle(node)
     assert len(asked(node)) == 3
     helpers.settle(node_with(ip=link("UP", None)), node_with(ip=""))
@@ -726,7 +726,7 @@ class FakeLab:
         self.topology = topology
 
     def node(self, name: str) -> FakeNode:
-        return FakeProvider().create(self.topology.name, spec(name))
+        return FakeProvider().create_one(self.topology.name, spec(name))
 
     def container(self, name: str, *, node: str | None = None) -> str:
         assert node is None

@@ -28,7 +28,7 @@ def provider() -> FakeProvider:
 def node(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     """A node that shares the machine's files, with dockerd and etcd."""
     monkeypatch.setattr(FakeNode, "shares", True)
-    made = provider.create("lab", NodeSpec("node1", "d"))
+    made = provider.create_one("lab", NodeSpec("node1", "d"))
     base.start(made, Service("dockerd", ("dockerd",), unit="docker"))
     base.start(made, Service("etcd", ("etcd",)))
     return made
@@ -184,7 +184,7 @@ def test_the_version_of_a_python_package_that_is_not_there_is_an_error(
     ],
 )
 def test_the_group_of_the_socket(before: str | None, after: str, provider: FakeProvider) -> None:
-    made = provider.create("lab", NodeSpec("node1", "d"))
+    made = provider.create_one("lab", NodeSpec("node1", "d"))
     if before is not None:
         made.put(before.encode(), "/etc/group")
     docker.add_group(made, docker.GROUP)

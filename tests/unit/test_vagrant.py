@@ -8,9 +8,8 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +24,7 @@ from testbed.errors import (
     TimeoutExpired,
 )
 from testbed.lab import preflight
-from testbed.nodes.base import Node, NodeSpec, Result, Running
+from testbed.nodes.base import NodeSpec, Result, Running
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.qemu.command import MEMORY
 from testbed.nodes.vagrant import client as clients
@@ -37,6 +36,9 @@ from testbed.topology import Overrides, load
 from testbed.vm import package
 from testbed.vm.accel import Acceleration
 from testbed.vm.box import Built
+
+if TYPE_CHECKING:
+    from testbed.nodes.ssh.node import SshNode
 
 # Vagrant 2.3.4 with vagrant-libvirt 0.11.2, two machines at once, one of which fails.
 SAID = """\
@@ -293,15 +295,12 @@ class Gathered(providers.VagrantProvider):
         )
         self.cell = Cell()
         self.made: list[str] = []
-        self.together: threading.Barrier | None = None  #: those that are wanted at once
 
     def announce(self, lab: str, specs: Sequence[NodeSpec]) -> NetnsNode:
         del lab, specs
-        if self.together:
-            self.together.wait(30)
         return self.cell
 
-    def nodes(self, lab: str) -> dict[str, Node]:
+    def _machines(self, lab: str) -> dict[str, SshNode]:
         class Made:
             def wait_ssh(self, timeout: float) -> None:
                 del timeout
@@ -334,34 +333,27 @@ def test_machines_that_are_wanted_at_once_have_one_vagrant(
     provider = Gathered(tmp_path)
     names = [f"node{number}" for number in range(5)]
     provider.made = names
-    provider.together = threading.Barrier(5)
-    with ThreadPoolExecutor(5) as pool:
-        list(pool.map(lambda name: provider.create("lab", NodeSpec(name, "d")), names))
+    assert all(provider.together(name) for name in names)
+    assert list(provider.create("lab", [NodeSpec(name, "d") for name in names])) == names
     assert batches == [names]
-    provider.together = None
-    provider.create("lab", NodeSpec("node0", "d"))
+    provider.create_one("lab", NodeSpec("node0", "d"))
     assert batches[1:] == [["node0"]]
+    assert not provider._runs
 
 
-def test_all_of_a_batch_are_told_when_it_fails(tmp_path: Path, batches: list[list[str]]) -> None:
+def test_a_failure_is_that_of_all(tmp_path: Path, batches: list[list[str]]) -> None:
     provider = Gathered(tmp_path)
-    provider.together = threading.Barrier(2)
-
-    def make(name: str) -> str:
-        with pytest.raises(LabError, match="no luck"):
-            provider.create("lab", NodeSpec(name, "d"))
-        return name
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(make, ["bad", "good"])) == ["bad", "good"]
+    with pytest.raises(LabError, match="no luck"):
+        provider.create("lab", [NodeSpec("bad", "d"), NodeSpec("good", "d")])
     assert batches == [["bad", "good"]]
+    assert not provider._runs
 
 
 def test_a_machine_that_is_gone_at_once_is_an_error(
     tmp_path: Path, batches: list[list[str]]
 ) -> None:
     with pytest.raises(ServiceError, match="ended as soon as it was up"):
-        Gathered(tmp_path).create("lab", NodeSpec("node1", "d"))
+        Gathered(tmp_path).create_one("lab", NodeSpec("node1", "d"))
     assert batches == [["node1"]]
 
 

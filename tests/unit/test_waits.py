@@ -38,8 +38,8 @@ class Two:
         from fakes import FakeStore
 
         self.provider = FakeProvider()
-        self.one = self.provider.create("two-node", spec("node1"))
-        self.two = self.provider.create("two-node", spec("node2"))
+        self.one = self.provider.create_one("two-node", spec("node1"))
+        self.two = self.provider.create_one("two-node", spec("node2"))
         self.one.start(Service("etcd", ("etcd",), notify=True))
         nodes = self.provider.nodes("two-node")
         self.context = Context(load("two-node"), self.provider, FakeStore(), nodes).of_step("s")

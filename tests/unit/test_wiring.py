@@ -85,7 +85,7 @@ class Links:
 
 def made(name: str, links: Links) -> FakeNode:
     provider = FakeProvider()
-    node = provider.create("t", NodeSpec(name, "digest"))
+    node = provider.create_one("t", NodeSpec(name, "digest"))
     provider.script(["ip"], links.ip)
     provider.script(["sysctl"], links.sysctl)
     provider.script(LOOK, links.look)

@@ -24,7 +24,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     provider = make(tmp_path_factory.mktemp("machine") / "state")
     try:
         provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
-        yield provider.create(LAB, spec("node1"))
+        yield provider.create_one(LAB, spec("node1"))
     finally:
         provider.destroy(LAB)
 

@@ -77,7 +77,7 @@ class TestBadLuck:
         self, provider: QemuProvider, how: str
     ) -> None:
         provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
-        node = provider.create(LAB, spec("node1"))
+        node = provider.create_one(LAB, spec("node1"))
         running = node.spawn(["sleep", "600"])
         if how == "panic":
             node.spawn(["sh", "-c", "echo c > /proc/sysrq-trigger"])
@@ -94,12 +94,12 @@ class TestBadLuck:
         assert provider.nodes(LAB) == {}
         assert words in provider.ended(LAB)["node1"]
         assert provider.labs() == [LAB]
-        assert provider.create(LAB, spec("node1")).run(["true"]).ok
+        assert provider.create_one(LAB, spec("node1")).run(["true"]).ok
         assert provider.ended(LAB) == {}
 
     def test_a_shell_ends_with_the_machine(self, provider: QemuProvider, state: Path) -> None:
         provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
-        provider.create(LAB, spec("node1"))
+        provider.create_one(LAB, spec("node1"))
         code = (
             "import sys; from pathlib import Path; from machines import make\n"
             "node = make(Path(sys.argv[1])).nodes('contract')['node1']\n"
@@ -130,7 +130,7 @@ class TestBadLuck:
             "from provider_contract import TWO, spec; from testbed.topology import load_text\n"
             "provider = make(Path(sys.argv[1]))\n"
             "provider.create_fabric('contract', load_text(TWO, 'contract.yaml'))\n"
-            "provider.create('contract', spec('node1'))\n"
+            "provider.create_one('contract', spec('node1'))\n"
         )
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         maker = subprocess.Popen([sys.executable, "-c", code, str(state)], env=env)
@@ -169,7 +169,7 @@ class TestBadLuck:
         if wrong == "disk.qcow2":
             run(["qemu-img", "create", "-q", "-f", "qcow2", empty / wrong, "64M"])
         try:
-            cell = other.create(LAB, spec("node1"))
+            cell = other.create_one(LAB, spec("node1"))
             bad = machines.Parts(
                 parts.qemu, parts.acceleration, type(parts.box)(empty), parts.agent
             )

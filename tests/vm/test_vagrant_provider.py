@@ -112,7 +112,7 @@ class TestBadLuck:
 
         def bring(lab: str) -> Node:
             provider.create_fabric(lab, topology)
-            return provider.create(lab, spec("node1"))
+            return provider.create_one(lab, spec("node1"))
 
         with ThreadPoolExecutor() as pool:
             one, two = pool.map(bring, ("one", "two"))
@@ -130,7 +130,7 @@ class TestBadLuck:
         # The kernel finds neither the initial file system's program nor a disk.
         hypervisor.write(cell, {**lab, "append": lab["append"] + " rdinit=/no/such/init root=0:0"})
         with pytest.raises(ServiceError, match=r"(?s)node1 the machine ended.*Kernel panic"):
-            provider.create(LAB, spec("node1"))
+            provider.create_one(LAB, spec("node1"))
         assert provider.nodes(LAB) == {}
 
     def test_a_box_of_another_version_is_vagrants_to_refuse(
@@ -141,7 +141,7 @@ class TestBadLuck:
         lab = hypervisor.read(cell)
         hypervisor.write(cell, {**lab, "box": {**lab["box"], "version": "0.1"}})
         with pytest.raises(LabError, match=r"(?s)vagrant up node1.* status 1.*box version"):
-            provider.create(LAB, spec("node1"))
+            provider.create_one(LAB, spec("node1"))
 
     def test_without_libvirtd_vagrant_says_that_it_cannot_connect(
         self, provider: VagrantProvider
@@ -149,17 +149,17 @@ class TestBadLuck:
         provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
         provider.make_hypervisor(LAB).stop("libvirtd")
         with pytest.raises(LabError, match=r"(?s)vagrant up node1.*[Ll]ibvirt"):
-            provider.create(LAB, spec("node1"))
+            provider.create_one(LAB, spec("node1"))
 
     def test_a_machine_that_is_ended_is_not_there_and_made_anew(
         self, provider: VagrantProvider
     ) -> None:
         provider.create_fabric(LAB, load_text(TWO, "contract.yaml"))
-        provider.create(LAB, spec("node1"))
+        provider.create_one(LAB, spec("node1"))
         cell = cell_of(provider)
         cell.run(["kill", "-KILL", str(running(cell, "node1"))])
         assert until(lambda: provider.nodes(LAB) == {})
-        made = provider.create(LAB, spec("node1", "digest-2"))
+        made = provider.create_one(LAB, spec("node1", "digest-2"))
         assert provider.nodes(LAB)["node1"].digest == "digest-2"
         assert made.run(["hostname"]).stdout == "node1\n"
 
@@ -171,7 +171,7 @@ class TestBadLuck:
 
         def make_it() -> None:
             try:
-                provider.create(LAB, spec("node1"))
+                provider.create_one(LAB, spec("node1"))
             except TestbedError as error:
                 failures.append(error)
 
@@ -195,7 +195,7 @@ class TestBadLuck:
             "from provider_contract import TWO, spec; from testbed.topology import load_text\n"
             "provider = make_vagrant(Path(sys.argv[1]))\n"
             "provider.create_fabric('contract', load_text(TWO, 'contract.yaml'))\n"
-            "provider.create('contract', spec('node1'))\n"
+            "provider.create_one('contract', spec('node1'))\n"
         )
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         maker = subprocess.Popen([sys.executable, "-c", code, str(state)], env=env)

@@ -199,11 +199,14 @@ class NetnsProvider(Provider):
         anew = self.plug_in_again(lab, topology, node, lacks)
         wiring.put_back(topology, node, lacks, anew)
 
-    def create(self, lab: str, spec: NodeSpec) -> NetnsNode:
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        return {spec.name: self.create_one(lab, spec) for spec in specs}
+
+    def create_one(self, lab: str, spec: NodeSpec) -> NetnsNode:
         return self._launch(self._kind, lab, spec)
 
     def create_tied(self, lab: str, spec: NodeSpec) -> NetnsNode:
-        """As :meth:`create`, for a node that ends with this process, however that ends."""
+        """As :meth:`create_one`, for a node that ends with this process, however that ends."""
         return self._launch(self._kind, lab, spec, "tied", str(os.getpid()))
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:

@@ -168,7 +168,10 @@ class QemuProvider(Provider):
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.cells.create_fabric(lab, topology)
 
-    def create(self, lab: str, spec: NodeSpec) -> Node:
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        return {spec.name: self.create_one(lab, spec) for spec in specs}
+
+    def create_one(self, lab: str, spec: NodeSpec) -> Node:
         from testbed.nodes.qemu import machine
         from testbed.nodes.qemu.command import Hardware
 
@@ -176,7 +179,7 @@ class QemuProvider(Provider):
         snapshot = self._snapshot(lab, hardware, spec.ahead() if spec.ahead else None)
         self.cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
         # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
-        cell = self.cells.create(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
+        cell = self.cells.create_one(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
         try:
             node = machine.wake(cell, hardware, parts, snapshot)
             cell.put(b"", BOOTED)

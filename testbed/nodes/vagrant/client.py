@@ -40,13 +40,8 @@ class Client(vagrant.Vagrant):
     def __init__(self, cell: NetnsNode) -> None:
         super().__init__(root=hypervisor.FOLDER, env=hypervisor.environment())  # type: ignore[no-untyped-call]
         self.cell = cell
-        self.closed = False  #: whether no further machine can be brought up with the others
         self._running: Running | None = None
         self._ended = threading.Event()
-
-    def gathers(self, cell: NetnsNode) -> bool:
-        """Whether a machine of that hypervisor can still be brought up with the others."""
-        return not self.closed and self.cell.init == cell.init
 
     def bring_up(self, names: Sequence[str], seconds: float, look: Callable[[], None]) -> None:
         """``vagrant up`` for machines, at once.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 READY = f"{hypervisor.FOLDER}/ready"
 START_SECONDS = 30.0  # for libvirtd, which is there in a fifth of one
 SPARE_SECONDS = 60.0  # for Vagrant itself, beside what a machine's boot may take
-GATHER, GATHER_MOST = 0.1, 5.0  # seconds to wait for more machines that are wanted at once
 SSH_SECONDS = 30.0
 PLUGIN = "vagrant-libvirt"
 PROGRAMS = {
@@ -78,13 +76,12 @@ done
 
 
 @dataclass(eq=False)
-class _Batch:
-    """Machines that one Vagrant brings up."""
+class _Run:
+    """A Vagrant that brings machines up."""
 
     client: Client
-    names: list[str] = field(default_factory=list)
+    names: Sequence[str]
     done: threading.Event = field(default_factory=threading.Event)
-    error: TestbedError | None = None
 
 
 class VagrantProvider(Provider):
@@ -134,8 +131,7 @@ class VagrantProvider(Provider):
         self._reached: dict[tuple[int, str, int], SshNode] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
-        self._batches: list[_Batch] = []
-        self._coming = 0  # machines that are about to join one
+        self._runs: list[_Run] = []
 
     def probe(self) -> list[Finding]:
         from testbed.vm import box
@@ -165,10 +161,14 @@ class VagrantProvider(Provider):
         return None
 
     def nodes(self, lab: str) -> dict[str, Node]:
+        return dict(self._machines(lab))
+
+    def _machines(self, lab: str) -> dict[str, SshNode]:
+        """:meth:`nodes`, as what they are."""
         cell = self.hypervisor(lab)
         if cell is None:
             return {}
-        there: dict[str, Node] = {}
+        there: dict[str, SshNode] = {}
         try:
             machines = hypervisor.read(cell)["machines"]
         except (OSError, NoSuchLab):  # it ends while we look
@@ -254,7 +254,7 @@ class VagrantProvider(Provider):
                 require_plugin()
                 box, acceleration = self._box(), self._acceleration()
                 self.cells.destroy(lab, [hypervisor.NAME])  # what a maker that was killed has left
-                cell = self.cells.create(lab, NodeSpec(hypervisor.NAME, "-"))
+                cell = self.cells.create_one(lab, NodeSpec(hypervisor.NAME, "-"))
                 hypervisor.make(cell, box, acceleration, START_SECONDS)
                 cell.put(b"", READY)
             return cell
@@ -278,79 +278,56 @@ class VagrantProvider(Provider):
             hypervisor.write(cell, described)
         return cell
 
-    def create(self, lab: str, spec: NodeSpec) -> Node:
-        with self._lock:
-            self._coming += 1
-        try:
-            cell = self.announce(lab, [spec])
-            batch, first = self._join(cell, spec.name)
-        finally:
-            with self._lock:
-                self._coming -= 1
-        if first:
-            self._lead(cell, batch)
-        batch.done.wait()
-        if batch.error is not None:
-            raise batch.error
-        node = self.nodes(lab).get(spec.name)
-        if node is None:
-            raise ServiceError(
-                "vagrant", spec.name, "the machine ended as soon as it was up",
-                last_words(cell, spec.name),
-            )  # fmt: skip
-        node.wait_ssh(SSH_SECONDS)  # type: ignore[attr-defined]
-        return node
+    def together(self, node: str) -> bool:
+        del node
+        return True  # one Vagrant takes long to start, and six take longer
 
-    def _join(self, cell: NetnsNode, name: str) -> tuple[_Batch, bool]:
-        """The batch that a machine is brought up with, and whether it is its first."""
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        cell = self.announce(lab, specs)
+        names = [spec.name for spec in specs]
+        self._bring_up(cell, names)
+        there = self._machines(lab)
+        for name in names:
+            if name not in there:
+                raise ServiceError(
+                    "vagrant",
+                    name,
+                    "the machine ended as soon as it was up",
+                    last_words(cell, name),
+                )
+            there[name].wait_ssh(SSH_SECONDS)
+        return {name: there[name] for name in names}
+
+    def _bring_up(self, cell: NetnsNode, names: Sequence[str]) -> None:
+        from testbed.nodes.qemu.machine import BOOT_SECONDS
         from testbed.nodes.vagrant.client import Client
 
+        seen: set[str] = set()
+
+        def look() -> None:
+            now = {name for name in names if running(cell, name)}
+            for name in sorted(seen - now):
+                raise ServiceError(
+                    "vagrant", name, "the machine ended before it answered", last_words(cell, name)
+                )
+            seen.update(now)
+
+        run = _Run(Client(cell), names)
         with self._lock:
-            batch = next((b for b in self._batches if b.client.gathers(cell)), None)
-            first = batch is None
-            if batch is None:
-                batch = _Batch(Client(cell))
-                self._batches.append(batch)
-            batch.names.append(name)
-            return batch, first
-
-    def _gather(self, batch: _Batch) -> None:
-        """Wait for those that are wanted at the same time: one Vagrant is dear, six are dearer."""
-        deadline = time.monotonic() + GATHER_MOST
-        time.sleep(GATHER)
-        while True:
-            with self._lock:
-                if not self._coming or time.monotonic() > deadline:
-                    batch.client.closed = True
-                    return
-            time.sleep(GATHER / 10)
-
-    def _lead(self, cell: NetnsNode, batch: _Batch) -> None:
-        from testbed.nodes.qemu.machine import BOOT_SECONDS
-
+            self._runs.append(run)
         try:
-            self._gather(batch)
-            seen: set[str] = set()
-
-            def look() -> None:
-                now = {name for name in batch.names if running(cell, name)}
-                for name in sorted(seen - now):
-                    raise ServiceError(
-                        "vagrant", name, "the machine ended before it answered",
-                        last_words(cell, name),
-                    )  # fmt: skip
-                seen.update(now)
-
             seconds = BOOT_SECONDS[self._acceleration().kind] + SPARE_SECONDS
-            batch.client.bring_up(batch.names, seconds, look)
+            run.client.bring_up(names, seconds, look)
         except TestbedError as error:
-            batch.error = self._explained(cell, batch, error)
+            raise self._explained(cell, names, error) from error
         finally:
             with self._lock:
-                self._batches.remove(batch)
-            batch.done.set()
+                self._runs.remove(run)
+            run.done.set()
 
-    def _explained(self, cell: NetnsNode, batch: _Batch, error: TestbedError) -> TestbedError:
+    def _explained(
+        self, cell: NetnsNode, names: Sequence[str], error: TestbedError
+    ) -> TestbedError:
         """The error, with the state and the last words of the machines that it is about."""
         from testbed.nodes.vagrant.client import Client
 
@@ -359,8 +336,8 @@ class VagrantProvider(Provider):
         words = [error.message]
         with contextlib.suppress(LabError):
             states = Client(cell).states()
-            words.append(", ".join(f"{name}: {states.get(name)}" for name in batch.names))
-        for name in batch.names:
+            words.append(", ".join(f"{name}: {states.get(name)}" for name in names))
+        for name in names:
             said = last_words(cell, name)
             if said:
                 words.append(f"the console of {name}:\n{said}")
@@ -429,7 +406,7 @@ class VagrantProvider(Provider):
         wanted = None if nodes is None else set(nodes)
         cell = self.hypervisor(lab)
         if cell is not None:
-            self._end_batches(cell, wanted)
+            self._end_runs(cell, wanted)
         if wanted is None:
             self.cells.destroy(lab)
         elif cell is not None:
@@ -442,18 +419,17 @@ class VagrantProvider(Provider):
         with self._lock:
             self._forget_ended()
 
-    def _end_batches(self, cell: NetnsNode, names: set[str] | None) -> None:
+    def _end_runs(self, cell: NetnsNode, names: set[str] | None) -> None:
         with self._lock:
             meant = [
-                batch
-                for batch in self._batches
-                if batch.client.cell.init == cell.init
-                and (names is None or names & set(batch.names))
+                run
+                for run in self._runs
+                if run.client.cell.init == cell.init and (names is None or names & set(run.names))
             ]
-        for batch in meant:
-            batch.client.end()
-        for batch in meant:
-            batch.done.wait()
+        for run in meant:
+            run.client.end()
+        for run in meant:
+            run.done.wait()
 
     def _remove(self, cell: NetnsNode, name: str) -> None:
         folder = hypervisor.Machine(name, "", 0, 0, 0).folder
