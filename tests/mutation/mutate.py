@@ -230,7 +230,8 @@ def show(chosen: Sequence[Mutant], said: dict[str, str]) -> float:
     for module in sorted(total):
         row(module, total[module], alive[module])
     share = row("all", total.total(), alive.total())
-    print(f"{late} were caught by the time-out: many of them mean that the machine is too busy")
+    if late:
+        print(f"{late} of these did not end in time: many mean that the machine is too busy")
     return share
 
 
@@ -252,7 +253,8 @@ def main() -> int:
 
     known = mutants()
     listed = {entry.key: entry for entry in same()}
-    stale = [entry for key, entry in listed.items() if key not in {m.key for m in known}]
+    keys = {mutant.key for mutant in known}
+    stale = [entry for key, entry in listed.items() if key not in keys]
     counted = [m for m in known if not m.rewords and fnmatchcase(m.file, options.only)]
     seed = random.randrange(10**6) if options.seed is None else options.seed
     whole = options.all and options.only == "*"

@@ -14,6 +14,7 @@ from testbed.errors import LabError
 from testbed.nodes.base import Provider
 from testbed.nodes.fake import FakeMachine, FakeProvider
 from testbed.nodes.mixed import MixedProvider
+from testbed.nodes.wiring import Lack
 from testbed.topology import Topology, load_text
 
 
@@ -119,3 +120,15 @@ def test_a_failure_is_the_makers(machine: FakeMachine, topology: Topology) -> No
 
 def test_what_all_need_is_said_once(machine: FakeMachine) -> None:
     assert [finding.name for finding in mixed(machine).probe()] == ["memory"]
+
+
+def test_what_a_node_lacks_is_put_back_by_its_maker(
+    machine: FakeMachine, topology: Topology
+) -> None:
+    provider = made(machine, topology)
+    node = provider.nodes("contract")["node1"]
+    lack = Lack("port", "port of eth0", "detached", 0)
+    machine.calls.clear()
+    provider.mend("contract", topology, node, [lack])
+    (call,) = machine.calls
+    assert (call.what, call.node, call.words) == ("mend", "node1", (str(lack),))

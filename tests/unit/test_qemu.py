@@ -64,6 +64,42 @@ def test_every_interface_has_its_own_tap_and_address_and_ours_comes_last() -> No
     assert macs[-1] == f"mac={identity.GUEST_MAC}"
 
 
+#: Options of qemu-system (qemu-system(1)), and those that stand alone.
+OPTIONS = {
+    "-display", "-machine", "-accel", "-cpu", "-smp", "-m", "-kernel", "-initrd", "-append",
+    "-fw_cfg", "-drive", "-device", "-object", "-serial", "-qmp", "-netdev", "-incoming",
+}  # fmt: skip
+ALONE = {"-nodefaults", "-no-user-config", "-no-reboot"}
+
+
+def test_the_command_line_is_made_of_qemus_options() -> None:
+    program, *words = command("qemu", TCG, Hardware(3 << 20, 2, 1), kernel="k", initrd="i")
+    assert program == "qemu"
+    given: dict[str, list[str]] = {}
+    left = iter(words)
+    for word in left:
+        assert word in OPTIONS | ALONE
+        given.setdefault(word, []).append("" if word in ALONE else next(left))
+    assert set(given) >= ALONE
+    assert (given["-smp"], given["-m"]) == (["2"], ["3M"])
+    assert (given["-kernel"], given["-initrd"], given["-display"]) == (["k"], ["i"], ["none"])
+    # What a device stands on is there, under the name that it is asked for by.
+    made = {
+        field.removeprefix("id=")
+        for name in ("-object", "-drive", "-netdev")
+        for value in given[name]
+        for field in value.split(",")
+        if field.startswith("id=")
+    }
+    wanted = {
+        field.partition("=")[2]
+        for value in given["-device"]
+        for field in value.split(",")
+        if field.partition("=")[0] in ("drive", "rng", "netdev")
+    }
+    assert made == wanted == {"disk", "rng", "tap0", "mgmt"}
+
+
 def test_a_cell_has_what_the_command_line_asks_for() -> None:
     lines = cell.taps(2)
     made = [line.split()[3] for line in lines if line.startswith("tuntap add")]
@@ -183,6 +219,7 @@ class FakeQemu:
     def __init__(self, path: Path) -> None:
         self.path = str(path / "qmp")
         self.asked: list[str] = []
+        self.told: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, list[dict[str, Any]]] = {}
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
@@ -203,6 +240,7 @@ class FakeQemu:
                 text = text[used:]
                 name = request["execute"]
                 self.asked.append(name)
+                self.told[name] = request["arguments"]
                 left = self.answers.get(name, [{"return": {}}])
                 answer = left.pop(0) if len(left) > 1 else left[0]
                 if "hang" in answer:
@@ -248,6 +286,8 @@ def test_saving_stops_the_machine_first_and_waits_for_the_end(qemu: FakeQemu) ->
         monitor.save("/file", 5)
     assert qemu.asked[1] == "stop"
     assert qemu.asked[-3:] == ["migrate", "query-migrate", "query-migrate"]
+    assert qemu.told["migrate-set-parameters"]["max-bandwidth"] >= 1 << 30  # bytes a second
+    assert qemu.told["migrate"] == {"uri": "exec:cat > /file"}
 
 
 def test_a_save_that_fails_says_so(qemu: FakeQemu) -> None:

@@ -28,6 +28,7 @@ from testbed.errors import (
     TimeoutExpired,
 )
 from testbed.nodes.base import Service
+from testbed.nodes.netns.agent import ENVIRONMENT
 from testbed.nodes.ssh import forward, provide, services, terminal
 from testbed.nodes.ssh.forward import Forward
 from testbed.nodes.ssh.node import SshNode
@@ -338,6 +339,18 @@ def test_a_service_gets_its_words_as_they_are(
     assert (tmp_path / "s" / "pid").read_text(encoding="utf-8").strip().isdigit()
 
 
+def test_a_service_gets_its_variables_and_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service("s", ("sh", "-c", 'pwd; echo "$A"; echo "$PATH"'), env={"A": "b 'c"})
+    monkeypatch.setattr(services, "FOLDER", str(tmp_path))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "run").write_bytes(services.script(service))
+    out = subprocess.run(["sh", tmp_path / "run"], capture_output=True, check=True, text=True)
+    folder, variable, path = out.stdout.splitlines()
+    assert (folder, variable, path) == ("/", "b 'c", ENVIRONMENT["PATH"])
+
+
 @pytest.mark.parametrize("text", [services.START, services.STOP, services.KILL, services.LIST])
 def test_the_scripts_are_shell(text: str) -> None:
     done = subprocess.run(["sh", "-n", "-c", text], capture_output=True, check=False)
@@ -358,6 +371,11 @@ def test_a_place_is_told_by_content(tmp_path: Path) -> None:
     one.chmod(0o755)
     os.utime(one, ns=(1, 1))
     assert provide.place(one) != provide.place(same)  # a program is another thing than a file
+    for mode in (0o744, 0o654, 0o645):  # whoever may run it; who may write it is all the same
+        same.chmod(0o666)
+        before = provide.place(same)
+        same.chmod(mode)
+        assert provide.place(same) != before
 
 
 def test_a_folders_place_changes_with_what_is_in_it(tmp_path: Path) -> None:

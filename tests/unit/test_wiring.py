@@ -134,6 +134,10 @@ def _address(links: Links) -> None:
     links.links["eth1"]["addresses"].clear()
 
 
+def _first(links: Links) -> None:
+    links.links["eth0"]["addresses"].clear()
+
+
 def _prefix(links: Links) -> None:
     links.links["eth1"]["addresses"] = ["10.2.0.2/24"]
 
@@ -154,6 +158,7 @@ def _other_route(links: Links) -> None:
     ("take", "lack"),
     [
         (_address, Lack("address", "10.2.0.2/16 on eth1", "missing", 1)),
+        (_first, Lack("address", "10.1.0.2/24 on eth0", "missing", 0)),
         (_prefix, Lack("address", "10.2.0.2/16 on eth1", "missing", 1)),
         (_down, Lack("link", "eth1", "down", 1)),
         (_route, Lack("route", "default via 10.1.0.1", "missing")),
