@@ -45,7 +45,7 @@ class DebianPackages(Source):
 
     def recipe(self) -> Mapping[str, object]:
         return {
-            "packages": list(self.packages),
+            "packages": release.packages(self.packages),
             "programs": dict(self.programs),
             "system": system(),
         }

@@ -28,6 +28,7 @@ from terminal_contract import TerminalContract
 
 from testbed.artifacts import Store
 from testbed.artifacts.debian import Apt
+from testbed.artifacts.release import packages
 from testbed.artifacts.source import Job, Origin, Source, system
 from testbed.errors import LabError, NoSuchLab, TimeoutExpired
 from testbed.nodes.base import Finding, Node, NodeSpec, Provider, Service
@@ -73,7 +74,7 @@ class Sshd(Source):
     origin: ClassVar[Origin] = "debian"
 
     def recipe(self) -> Mapping[str, object]:
-        return {"packages": list(self.packages), "system": system(), "tree": True}
+        return {"packages": packages(self.packages), "system": system(), "tree": True}
 
     def fill(self, job: Job) -> str:
         return Apt(job).unpack(self.packages, job.into / "tree")["openssh-server"]

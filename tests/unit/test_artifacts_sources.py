@@ -309,6 +309,13 @@ def test_packages_have_their_release_s_names(
     assert release.packages(["docker.io", "runc"]) == wanted
 
 
+def test_what_a_release_calls_a_package_decides_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a correction of the table would leave what was made without it in use."""
+    monkeypatch.setattr(release, "facts", lambda: {"ID": "debian", "VERSION_ID": "13"})
+    part = CATALOG.parts["docker"]
+    assert "docker-cli" in str(part.recipe()["packages"])
+
+
 FLANNELD = CATALOG.parts["flanneld"]
 RUNC = CATALOG.parts["runc-1.5"]
 
