@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -12,7 +14,7 @@ from testbed.errors import LabError, NoAnswer
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.roles import glance, processes
-from testbed.roles.engine import ContainerState, Engine, no_answer
+from testbed.roles.engine import ContainerState, Engine, no_answer, preload
 from testbed.roles.processes import ContainerProcess
 from testbed.topology import load_text
 
@@ -384,3 +386,23 @@ def test_an_engine_is_closed_by_its_block() -> None:
     with made as same:
         assert same is made
     assert api.of("close") == ((), {})
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_sdk_is_loaded_once_beside_what_goes_on(
+    monkeypatch: pytest.MonkeyPatch, *, loaded: bool
+) -> None:
+    threads: list[dict[str, Any]] = []
+
+    def thread(**kwargs: Any) -> SimpleNamespace:
+        threads.append(kwargs)
+        return SimpleNamespace(start=lambda: None)
+
+    monkeypatch.setattr("testbed.roles.engine.threading.Thread", thread)
+    if not loaded:
+        monkeypatch.delitem(sys.modules, "docker")
+    preload()
+    assert len(threads) == (0 if loaded else 1)
+    for one in threads:
+        assert one["args"] == ("docker",)
+        assert one["daemon"]  # the end of the program does not wait for it

@@ -236,6 +236,7 @@ def test_nothing_starts_without_a_manifest(bringing: Bringing) -> None:
     assert "config.toml" in str(error.hint)
     told = tomllib.loads(toml_of(str(error.hint)))
     assert set(told["artifacts"]) == {bringing.plugin.manifest}
+    assert told["artifacts"][bringing.plugin.manifest]["path"].endswith(".yaml")
 
 
 def test_the_images_are_those_that_the_manifest_names(bringing: Bringing) -> None:
@@ -246,6 +247,7 @@ def test_the_images_are_those_that_the_manifest_names(bringing: Bringing) -> Non
     assert len(wanted) == 2
     told = tomllib.loads(toml_of(str(error.hint)))
     assert set(told["images"]) == wanted
+    assert all(one["path"].endswith(f"{name}.tar") for name, one in told["images"].items())
     for word in ("quay.io/makers/agent:v9", "registry.example/deep/er/agent-two:1", *wanted):
         assert word in error.message
 

@@ -414,6 +414,7 @@ CONTAINERS = {
     ),
     "no node": bad(DOCKER + "containers:\n  c1: §{}\n", "key 'node'"),
     "unknown node": bad(DOCKER + "containers:\n  c1: {node: §n2}\n", "name of a node|known: n1"),
+    "a container is text": bad(DOCKER + "containers:\n  c1: §n1\n", "a mapping|'n1'"),
     "no docker": bad(DOCKER + "  n2: {}\ncontainers:\n  c1: {node: §n2}\n", "role docker|'n2'"),
     "node type": bad(DOCKER + "containers:\n  c1: {node: §1}\n", "name of a node|integer"),
     "name": bad(DOCKER + "containers:\n  §my_c: {node: n1}\n", "RFC 1123|'my-c'"),
@@ -552,6 +553,9 @@ NAMESPACES = {
     ),
     "no ends": bad(NETNS + "veths:\n  - §{node: h}\n", "key 'ends'"),
     "no list": bad(NETNS + "veths: §{node: h}\n", "list of pairs"),
+    "a pair is text": bad(NETNS + "veths: [§a]\n", "a mapping|'a'"),
+    "a namespace is text": bad(NETNS.replace("ns3: {node: i}", "ns3: §i"), "a mapping|'i'"),
+    "a bridge is text": bad(NETNS.replace("br1: {node: i}", "br1: §i"), "a mapping|'i'"),
     "end is text": bad(veth("§a", "{name: b, namespace: ns2}"), "a mapping|'a'"),
     "no name": bad(veth("§{namespace: ns1}", "{name: b, namespace: ns2}"), "key 'name'"),
     "name too long": bad(
