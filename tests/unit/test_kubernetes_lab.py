@@ -516,6 +516,7 @@ def test_objects_are_made_before_who_needs_them(whole: Cluster) -> None:
     words = {done.step.name: done.words for done in outcome.steps}
     assert words["Kubernetes API"].startswith("https://10.168.0.2:6443")
     assert words["certificates"].endswith("2 nodes")
+    assert words["ready node2"] == "Ready"
 
 
 def test_nodes_are_told_to_the_api_with_their_ranges(whole: Cluster) -> None:

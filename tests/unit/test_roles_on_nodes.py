@@ -19,6 +19,7 @@ from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
 from testbed.registry import ROLES
 from testbed.roles import base, containers, firewall, flannel, images, seed
+from testbed.roles.docker import add_group, settings_digest
 from testbed.roles.seed import Layout, Seed
 from testbed.topology import Overrides, Topology, load, load_text
 
@@ -484,8 +485,6 @@ def test_a_seed_that_was_cut_off_is_none(
 
 
 def test_a_user_of_the_socket_has_a_group(bench: Bench) -> None:
-    from testbed.roles.docker import add_group
-
     node = bench.provider.create_one("lab", spec("node9"))
     files: dict[bytes, bytes] = {
         b"": b"docker:x:999:\n",
@@ -539,6 +538,12 @@ def test_docker_is_left_alone_until_its_settings_change(
     assert of(started, "host", "dockerd").digest == before
     up(bench, load("docker-single", Overrides(docker="29")))
     assert of(started, "host", "dockerd").digest != before
+    topology = load("docker-single")
+    others = [
+        load("docker-single", Overrides(docker="29")),
+        load("docker-single", Overrides(firewall="iptables-legacy")),
+    ]
+    assert len({settings_digest(one, "host") for one in (topology, *others)}) == 3
 
 
 def test_the_engine_of_a_lab_is_that_of_its_parts(bench: Bench) -> None:

@@ -172,6 +172,9 @@ NETWORKS = {
     "host bits": bad(
         f"name: t\nnetworks: {{lan: {{subnet: §10.168.0.2/24}}}}\n{OK}", "write 10.168.0.0/24"
     ),
+    "a subnet that is a number": bad(
+        f"name: t\nnetworks: {{lan: {{subnet: §10}}}}\n{OK}", "an IPv4 network|the integer 10|four"
+    ),
     "no prefix": bad(
         f"name: t\nnetworks: {{lan: {{subnet: §10.168.0.0}}}}\n{OK}", "add the prefix"
     ),
