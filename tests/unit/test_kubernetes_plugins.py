@@ -541,3 +541,27 @@ def test_a_pod_whose_image_will_never_come_is_not_waited_for(key: str) -> None:
 def test_kube_router_asks_as_the_account_that_its_manifest_gives_rights_to() -> None:
     plugin = PLUGINS["kube-router"]
     assert plugin.clients == {"kube-router": "system:serviceaccount:kube-system:kube-router"}
+
+
+def test_ciliums_rights() -> None:
+    """Cilium, install/kubernetes/cilium/templates/*/clusterrole.yaml, as far as it is used."""
+    see = ("get", "list", "watch")
+    seen = {
+        ("", ("namespaces", "services", "pods", "endpoints", "nodes"), see),
+        ("discovery.k8s.io", ("endpointslices",), see),
+        ("", ("nodes", "nodes/status"), ("patch",)),
+        ("cilium.io", ("*",), ("*",)),
+        ("apiextensions.k8s.io", ("customresourcedefinitions",), (*see, "create", "update")),
+    }
+    leases = ("coordination.k8s.io", ("leases",), ("create", "get", "update"))
+    policies = ("networking.k8s.io", ("networkpolicies",), see)
+    topology = with_plugin("cilium")
+    found = {
+        body["metadata"]["name"]: {
+            (*rule["apiGroups"], tuple(rule["resources"]), tuple(rule["verbs"]))
+            for rule in body["rules"]
+        }
+        for _, body in plugin_of(topology).objects(topology)
+        if body["kind"] == "ClusterRole"
+    }
+    assert found == {"cilium-agent": seen | {policies}, "cilium-operator": seen | {leases}}

@@ -673,6 +673,18 @@ def test_all_problems_of_a_file_at_once() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        DOCKER + "docker: {engine: twenty, firewall: nftables}\n",
+        DOCKER.replace("lan: 10.168.0.2", "lan: x")
+        + 'containers: {c1: {node: n1, publish: ["10.168.0.2:1:1"]}}\n',
+    ],
+)
+def test_what_may_follow_from_a_refused_value_is_no_problem(text: str) -> None:
+    assert len(problems(text)) == 1
+
+
 def test_one_mistake_is_one_problem() -> None:
     """What follows from a refused value is not reported again."""
     text = FLANNEL + "containers:\n  c1: {node: n2}\n"

@@ -135,14 +135,14 @@ class Containers(Look):
 
     def _end_of_chain(self, container: Container) -> str:
         """The container whose network one gets through others; empty where they form a ring."""
-        passed = {container.name}
-        one: Container | None = container
-        while one is not None and one.network.startswith("container:"):
-            one = self.t.containers.get(one.network.partition(":")[2])
-            if one is None or one.name in passed:
+        passed, one = {container.name}, container
+        while one.network.startswith("container:"):
+            partner = self.t.containers.get(one.network.partition(":")[2])
+            if partner is None or partner.name in passed:
                 return ""
-            passed.add(one.name)
-        return one.name if one is not None else ""
+            passed.add(partner.name)
+            one = partner
+        return one.name
 
     def published_ports(self) -> None:
         taken: dict[tuple[str, str, int], list[tuple[Publish, str]]] = {}
