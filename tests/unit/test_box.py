@@ -152,7 +152,7 @@ def job(tmp_path: Path, builder: Builder, parts: dict[str, Part]) -> Job:
 def test_a_box_is_a_disk_a_kernel_an_initramfs_and_a_manifest(
     job: Job, builder: Builder, parts: dict[str, Source]
 ) -> None:
-    source = Box(parts=parts)
+    source = Box("bookworm", parts=parts)
     assert source.fill(job) == f"bookworm-{RELEASE}"
     assert source.whole(job.into)
     assert {path.name for path in job.into.iterdir()} == {
@@ -287,7 +287,7 @@ def test_what_goes_in_decides_the_key(parts: dict[str, Source], tmp_path: Path) 
 
     first = key(files=(File(mine, "/mine"),))
     keys = {
-        key(), key(suite="trixie"), key(size=1024), key(packages=("htop",)), first,
+        key(), key(suite="other"), key(size=1024), key(packages=("htop",)), first,
         key(files=(File(mine, "/yours"),)),
         key(parts={**parts, "flanneld": Part("bin/flanneld", "another")}),
     }  # fmt: skip
