@@ -95,7 +95,7 @@ def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
         found["processor a node"] = (own + found["lab processor"]) / nodes
         if idle:
             time.sleep(SETTLE)
-            found["idle"] = idle_share(lab, float(resync(nodes, shares=True).partition("=")[2]))
+            found["idle"] = idle_share(lab, float(resync(nodes, slow=False).partition("=")[2]))
     finally:
         timed([*TESTBED, "down", lab])
     return found

@@ -24,8 +24,8 @@ class Runs(Protocol):
     def name(self) -> str: ...
 
     @property
-    def shares(self) -> bool:
-        """As :attr:`testbed.nodes.base.Node.shares`."""
+    def slowness(self) -> float:
+        """As :attr:`testbed.nodes.base.Node.slowness`."""
 
     def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
 

@@ -140,7 +140,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         context.waiting(f"its machine, which {topology.provider_of(node.name)} makes")
         batch = context.batches.get(node.name)
         made = batch.node(spec) if batch else context.provider.create_one(context.lab, spec)
-        if spec.ahead and not made.shares:  # it may have woken with some of it done
+        if spec.ahead and made.wakes:
             context.done_ahead.update(json.loads(marked(made, AHEAD) or "{}"))
         join(context, made)
         return addresses, True

@@ -35,8 +35,8 @@ class LiveContainer:
         return self.state.name
 
     @property
-    def shares(self) -> bool:
-        return self.node.shares
+    def slowness(self) -> float:
+        return self.node.slowness
 
     @property
     def address(self) -> str:

@@ -175,9 +175,16 @@ class Node(ABC):
 
     name: str
     digest: str  #: the settings that it was made with (``Topology.node_digest``)
-    #: Whether it is this machine in other namespaces: it reads our files, nothing need be copied,
-    #: and its kernel is ours, not to be changed for its sake.
-    shares: ClassVar[bool] = False
+    #: Whether this machine's files are on the node, too, so that nothing need be copied.
+    shares_files: ClassVar[bool] = False
+    #: Whether it runs on this machine's kernel, which is not to be changed for its sake.
+    shares_kernel: ClassVar[bool] = False
+    #: Whether it has an operating system of its own: systemd, a database of packages.
+    has_system: ClassVar[bool] = True
+    #: Whether it may wake with steps done that are done :class:`Ahead`.
+    wakes: ClassVar[bool] = False
+    #: How many times longer than on this machine something may take there: it may be emulated.
+    slowness: ClassVar[float] = 1.0
 
     def run(
         self,
@@ -326,7 +333,7 @@ KILLS_OF_A_MACHINE = ("/proc/vmstat",)
 
 def killed_for_memory(node: Node) -> int:
     """How many of a node's own processes the kernel has killed because memory had run out."""
-    for path in KILLS if node.shares else KILLS_OF_A_MACHINE:
+    for path in KILLS if node.shares_kernel else KILLS_OF_A_MACHINE:
         with contextlib.suppress(OSError, NoSuchLab):
             found = re.search(rb"^oom_kill (\d+)$", node.get(path), re.MULTILINE)
             if found:

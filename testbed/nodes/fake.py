@@ -249,7 +249,9 @@ class FakeRunning(Running):
 class FakeNode(Node):
     """One node in memory.  ``files`` and ``modes`` are by absolute path."""
 
-    shares = True
+    shares_files = True
+    shares_kernel = True
+    has_system = False
 
     def __init__(
         self, machine: FakeMachine, lab: str, spec: NodeSpec, *, maker: str = "fake"

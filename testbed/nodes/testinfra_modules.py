@@ -61,7 +61,7 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
     @property
     def _other(self) -> Any:
         """The unit of that name as the machine's own systemd has it; None where there is none."""
-        if self._node.shares:
+        if not self._node.has_system:
             return None
         unit = type(SystemdService.__name__, (SystemdService,), {"_host": self._host})
         return unit(self.name)
@@ -176,7 +176,7 @@ class NodePackage(Package):  # type: ignore[misc]  # testinfra has no type infor
     @functools.cached_property
     def _brought(self) -> str | None:
         """The version of what the lab has brought, empty if unknown; None if it has not."""
-        if not self._host.backend.node.shares:  # it has a database that is its own
+        if self._host.backend.node.has_system:  # it has a database that is its own
             return None
         try:
             version: bytes = self._host.backend.node.get(f"{PACKAGES}/{self.name}")

@@ -61,8 +61,8 @@ class Place(Protocol):
     def name(self) -> str: ...
 
     @property
-    def shares(self) -> bool:
-        """As :attr:`testbed.nodes.base.Node.shares`."""
+    def slowness(self) -> float:
+        """As :attr:`testbed.nodes.base.Node.slowness`."""
 
     def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
 
@@ -394,8 +394,8 @@ def captures(*points: tuple[Place, str, str]) -> Iterator[list[Capture]]:
 def _settle(started: Sequence[Capture]) -> None:
     """Return once no capture has grown for a moment, and each has written all that it has."""
     deadline = time.monotonic() + MAX_SETTLE_SECONDS
-    shared = all(one.place.shares for one in started)
-    quiet = QUIET_SECONDS if shared else EMULATED_QUIET_SECONDS
+    quick = all(one.place.slowness <= 1 for one in started)
+    quiet = QUIET_SECONDS if quick else EMULATED_QUIET_SECONDS
     sizes, since = [one.size() for one in started], time.monotonic()
     while time.monotonic() - since < quiet and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

@@ -236,7 +236,7 @@ class Docker(Role):
             machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
             images.install_seed(context, machine, version)
             add_group(machine, GROUP)
-            if machine.shares:  # another machine has a database of packages that is its own
+            if not machine.has_system:
                 note_packages(machine, context.store.packages(*PARTS[release]))
         firewall.choose(machine, topology.docker.firewall)
         if topology.docker.firewall == "nftables":

@@ -61,8 +61,8 @@ class Etcd(Role):
 
         def act(context: Context) -> tuple[str, bool]:
             machine = context.node(node.name)
-            # A machine of its own may have etcd before it has its address.
-            listen = (str(address), "127.0.0.1") if machine.shares else ("0.0.0.0",)
+            # One that wakes with etcd running has no address yet.
+            listen = (str(address), "127.0.0.1") if not machine.wakes else ("0.0.0.0",)
             urls = ",".join(f"http://{each}:{CLIENT_PORT}" for each in listen)
             argv = (
                 machine.provide(context.store.binary("etcd")),
@@ -79,7 +79,7 @@ class Etcd(Role):
             digest = settings(str(address), *TIMING)
             service = Service(SERVICE, argv, notify=True, digest=digest)
             changed = start(machine, service, timeout=180, context=context)
-            if changed and machine.shares:
+            if changed and not machine.has_system:
                 note_packages(machine, context.store.packages(SERVICE))
             return f"etcd {context.store.version('etcd')} at {address}:{CLIENT_PORT}", changed
 

@@ -43,7 +43,7 @@ MODULES = ("br_netfilter", "vxlan", "tun")
 #: least so many, on a machine of its own (which may be emulated) more.  A look runs iptables twenty
 #: times.  By default it is 5 s, which takes half of an emulated processor, and with a hundred nodes
 #: all of two processors.
-RESYNC, RESYNC_LEAST, RESYNC_LEAST_OWN = 5, 30, 60
+RESYNC, RESYNC_LEAST, RESYNC_LEAST_SLOW = 5, 30, 60
 SUBNET_FILE = "/run/flannel/subnet.env"
 TXN_OPS = 128  # the most operations of one transaction, by default (etcd, --max-txn-ops)
 
@@ -55,16 +55,16 @@ def flannel_step(node: str) -> str:
 
 def load_modules(machine: Machine) -> None:
     """Load what flanneld needs into a kernel that is the node's own."""
-    if not machine.shares:
+    if not machine.shares_kernel:
         machine.run(["modprobe", "--all", *MODULES])
 
 
-def resync(nodes: int, *, shares: bool) -> str:
+def resync(nodes: int, *, slow: bool) -> str:
     """The option that says how often each of so many flannelds looks at its rules.
 
-    ``shares`` is the node's (see :class:`testbed.nodes.base.Node`).
+    ``slow`` is for nodes that may be emulated.
     """
-    least = RESYNC_LEAST if shares else RESYNC_LEAST_OWN
+    least = RESYNC_LEAST_SLOW if slow else RESYNC_LEAST
     return f"--iptables-resync={max(least, RESYNC * nodes)}"
 
 
@@ -181,7 +181,7 @@ class Flannel(Role):
             f"--iface={topology.interface(node.name)}",
             f"--subnet-file={SUBNET_FILE}",
             "--ip-masq",
-            resync(len(flannel.subnets), shares=machine.shares),
+            resync(len(flannel.subnets), slow=machine.slowness > 1),
         )
         service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
         assert topology.etcd is not None
@@ -199,7 +199,7 @@ def _epoch(context: Context) -> str | None:
     assert context.topology.etcd is not None
     node = context.node(context.topology.etcd.name)
     epoch = marked(node, "flannel-epoch")
-    if epoch is None or node.shares:
+    if epoch is None or not node.wakes:
         return epoch
     # A machine may have woken with an etcd that was configured in another life of it.
     return f"{epoch}.{node.get('/etc/machine-id').decode().strip()}"

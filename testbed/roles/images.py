@@ -34,7 +34,7 @@ def wanted(topology: Topology, node: str) -> list[str]:
 
 def install_seed(context: Context, node: Node, engine: str) -> None:
     """Put the seed under the data root of a daemon that has never run; none yet is fine."""
-    if node.shares:
+    if node.shares_files:
         install(context.store, node, _seed(context, node.name, engine, bytes))
 
 
@@ -79,7 +79,7 @@ def _remove_others(context: Context, engine: Engine, node: str) -> bool:
 def _keep(context: Context, node: str, engine: Engine) -> str:
     """Make the seed from a daemon that has the images and no container yet; why it cannot be."""
     machine = context.node(node)
-    if engine.names() or not machine.shares:
+    if engine.names() or not machine.shares_files:
         return ""
     version = engine_version(context.store, machine, context.topology.docker.engine)
     seed = _seed(context, node, version, lambda: harvest(machine, LAYOUT))

@@ -75,8 +75,8 @@ class Pod:
     ids: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def shares(self) -> bool:
-        return self.node.shares
+    def slowness(self) -> float:
+        return self.node.slowness
 
     def argv(self, argv: Sequence[str], container: str = "") -> list[str]:
         """``argv`` as it is to be run on the node."""
@@ -117,8 +117,8 @@ class Within:
         return f"{self.pod.name}/{self.container}"
 
     @property
-    def shares(self) -> bool:
-        return self.pod.shares
+    def slowness(self) -> float:
+        return self.pod.slowness
 
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
         """Run a command there to its end."""
@@ -322,7 +322,7 @@ class Cluster:
 
     def until(self, so: Callable[[], T | None], what: str) -> T:
         """Wait for what a cluster does by itself.  Raises Unsettled."""
-        seconds = None if self.control.shares else patient(self.control, helpers.SETTLED)
+        seconds = None if self.control.slowness <= 1 else patient(self.control, helpers.SETTLED)
         return wait_until(so, what, seconds)
 
     def wait_ready(self, name: str, namespace: str = NAMESPACE) -> None:

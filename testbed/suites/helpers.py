@@ -46,7 +46,6 @@ LATE = 30.0  #: seconds to wait for an answer that is: a bound that a busy machi
 SETTLED = 120.0  #: seconds to wait for what comes about by itself: such a bound, too
 AGAIN = 5.0  #: seconds as well, for what has been waited for in vain in the same run
 START = 180.0  #: seconds for a program to start: dockerd takes a minute on a busy emulated machine
-PATIENCE = 5  #: times as long, on a machine that may be emulated: slow is not never
 
 
 # -- who is there -------------------------------------------------------------
@@ -444,7 +443,7 @@ def flows(observe: Observation, node: Runs, *selector: str) -> list[Flow]:
 
 def patient(where: Runs, seconds: float) -> float:
     """The seconds to wait at a place, for which so many are enough on this machine itself."""
-    return seconds if where.shares else seconds * PATIENCE
+    return seconds * where.slowness
 
 
 def fetch(
@@ -619,8 +618,8 @@ class Inside:
     prefix: tuple[str, ...] = ()
 
     @property
-    def shares(self) -> bool:
-        return self.node.shares
+    def slowness(self) -> float:
+        return self.node.slowness
 
     def run(
         self,

@@ -360,8 +360,8 @@ class ThirdHost:
         return self.inside.name
 
     @property
-    def shares(self) -> bool:
-        return self.inside.shares
+    def slowness(self) -> float:
+        return self.inside.slowness
 
     def run(
         self,

@@ -244,7 +244,7 @@ def test_node_stopped(trial: Trial, observe: Observation) -> None:
         f"stop {other.name}",
         lambda: pages.append(served(one, other)),
     ):
-        if carried_by_kernel(trial.lab) and other.node.shares:
+        if carried_by_kernel(trial.lab) and other.node.shares_kernel:
             observe.holds(found.during, "the kernel, which is this machine's, still answers echoes")
         else:
             observe.holds(not found.during, "who would carry or answer packets is stopped")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from traits import be_a_machine
 
 from testbed.lab import base_steps
 from testbed.lab.context import Context
 from testbed.lab.lab import Lab
-from testbed.nodes.fake import FakeNode
 from testbed.registry import ROLES
 from testbed.topology import Overrides, Topology, load, load_text
 
@@ -141,7 +141,7 @@ def test_what_a_machine_woke_with_is_not_looked_at_again_but_containers_are(
     real: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a provider that keeps machines does: the steps are taken as the node is made."""
-    monkeypatch.setattr(FakeNode, "shares", False)
+    be_a_machine(monkeypatch)
     create = real.provider.create_one
 
     def wake(lab: str, spec: NodeSpec) -> Node:
@@ -169,7 +169,7 @@ def test_an_etcd_that_woke_is_another_life_of_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its leases are those of the snapshot: each flanneld must register again."""
-    monkeypatch.setattr(FakeNode, "shares", False)
+    be_a_machine(monkeypatch)
     lab = Lab("two-node", bench.settings)
     lab.up(load("two-node"))
     nodes = bench.provider.nodes("two-node")

@@ -401,7 +401,7 @@ class Somewhere:
     """A place with tcpdumps that the test has made."""
 
     name = "node1"
-    shares = True
+    slowness = 1.0
 
     def __init__(self, *running: Tcpdump) -> None:
         self.made = list(running)

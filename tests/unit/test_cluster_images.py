@@ -24,7 +24,7 @@ PLAIN = load("k8s-two-node")
 class Machine(Files):
     """A node with a containerd, told by ``ctr`` alone."""
 
-    shares = False  # no seed is kept of it
+    shares_files = False  # no seed is kept of it
 
     def __init__(self, *there: str) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from typing import cast
 import docker.errors
 import pytest
 from fakes import VERSIONS, Bench, FakeStore
+from traits import be_a_machine
 
 from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
@@ -193,7 +194,7 @@ def test_dockerd_uses_the_nodes_own_containerd(
         real(node, service, timeout=timeout)
 
     monkeypatch.setattr(FakeNode, "start", start)
-    monkeypatch.setattr(FakeNode, "shares", shares)
+    be_a_machine(monkeypatch, not shares)
     Lab("two-node", bench.settings).up(load("two-node"))
     below, above = started[:2]
     assert (below.name, above.name) == ("containerd", "dockerd")
@@ -228,7 +229,7 @@ def test_an_idle_containerd_seldom_looks_for_garbage(text: str) -> None:
 def test_on_a_machine_of_its_own_containerd_comes_first_and_modules_before_flanneld(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", False)
+    be_a_machine(monkeypatch)
     Lab("two-node", bench.settings).up(load("two-node"))
     calls = [(c.what, c.words) for c in bench.provider.calls if c.node == "node1"]
     assert calls.index(("start", ("containerd",))) < calls.index(("start", ("dockerd",)))

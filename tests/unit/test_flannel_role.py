@@ -156,10 +156,10 @@ def seconds(option: str) -> int:
 @pytest.mark.parametrize("nodes", [2, 3, 10, 30, 100, 250])
 def test_a_lab_looks_at_its_rules_as_often_whatever_its_size(nodes: int) -> None:
     """A look is twenty runs of iptables, some 30 ms of processor time: 0.6 % of one, in all."""
-    interval = seconds(resync(nodes, shares=True))
+    interval = seconds(resync(nodes, slow=False))
     assert nodes / interval <= 1 / 5
     assert interval >= 30
-    assert seconds(resync(nodes, shares=False)) >= max(60, interval)
+    assert seconds(resync(nodes, slow=True)) >= max(60, interval)
 
 
 @pytest.mark.parametrize(("nodes", "wanted"), [(2, 30), (12, 60)])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from fakes import Bench, FakeStore
+from traits import be_a_machine
 
 from testbed.artifacts import archive
 from testbed.errors import ArtifactError, LabError, MachineError, StepsFailed, UsageError
@@ -557,7 +558,7 @@ def test_flannels_rights(whole: Cluster) -> None:
 def test_a_node_is_prepared_once(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, shares: bool, kind: str
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", shares)
+    be_a_machine(monkeypatch, not shares)
     cluster.up(load(NAME))
     (prepared,) = cluster.ran("sh", "-c", runtime.PREPARE)
     _, folder, told, *words = prepared[3:]
@@ -617,7 +618,7 @@ def test_a_seed_that_cannot_be_kept_is_told(
 def test_a_node_of_another_kernel_keeps_nothing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", False)
+    be_a_machine(monkeypatch)
     cluster.up(load(NAME))
     assert "image-seed" not in cluster.bench.store.asked
 

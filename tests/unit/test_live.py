@@ -202,4 +202,4 @@ def test_a_terminal_is_one_of_the_container(monkeypatch: pytest.MonkeyPatch) -> 
 def test_its_facts_are_those_of_its_process(container: LiveContainer) -> None:
     assert (container.name, container.pid, container.address) == ("web", 77, "172.17.0.2")
     assert container.env == {"A": "b=c", "EMPTY": "", "HOSTNAME": "web"}
-    assert container.shares is container.node.shares
+    assert container.slowness is container.node.slowness

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from traits import be_a_machine
 
 from testbed.errors import CommandError, MachineError, NoSuchLab
 from testbed.nodes import base
@@ -118,7 +119,7 @@ def test_what_memory_ran_out_for_is_counted(
     shares: bool,
     killed: int,
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", shares)
+    be_a_machine(monkeypatch, not shares)
     for path, text in files.items():
         node.put(text, path)
     assert base.killed_for_memory(node) == killed

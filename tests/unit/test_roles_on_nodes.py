@@ -12,6 +12,7 @@ import pytest
 from fakes import VERSIONS, Bench, FakeStore
 from provider_contract import spec
 from topology_texts import DOCKER, FLANNEL
+from traits import be_a_machine
 
 from testbed.errors import ArtifactError, ServiceError, ServiceNotReady, StepsFailed
 from testbed.lab.lab import Lab
@@ -75,7 +76,7 @@ def test_etcd(
     shares: bool,
     listen: str,
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", shares)
+    be_a_machine(monkeypatch, not shares)
     outcome = up(bench, load("two-node"))
     service = of(started, "node1", "etcd")
     assert service.argv[0] == f"{BIN}/etcd"
@@ -149,7 +150,7 @@ def test_flanneld(bench: Bench, started: list[tuple[str, Service]]) -> None:
 def test_modules_are_loaded_into_a_kernel_of_ones_own(
     monkeypatch: pytest.MonkeyPatch, shares: bool
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", shares)
+    be_a_machine(monkeypatch, not shares)
     provider = FakeProvider()
     node = provider.create_one("lab", spec("node1"))
     flannel.load_modules(node)
@@ -160,7 +161,7 @@ def test_modules_are_loaded_into_a_kernel_of_ones_own(
 def test_a_machine_that_woke_with_another_lifes_etcd_is_configured_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, started: list[tuple[str, Service]]
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", False)
+    be_a_machine(monkeypatch)
     topology = load("two-node")
     up(bench, topology)
     before = of(started, "node2", "flanneld").digest
@@ -249,7 +250,7 @@ def test_a_start_tells_whether_anything_changed() -> None:
 def test_a_daemon_that_ran_out_of_memory_is_told(
     monkeypatch: pytest.MonkeyPatch, killed: int, hint: bool
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", False)
+    be_a_machine(monkeypatch)
     provider = FakeProvider()
     provider.behave("etcd", Behaviour(dies=137, log="last words\n"))
     node = provider.create_one("lab", spec("node1"))
@@ -426,7 +427,7 @@ def test_a_seed_is_put_under_a_daemon_that_has_never_run(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, shares: bool
 ) -> None:
     monkeypatch.setattr(FakeStore, "kept", lambda *_: Path("/seed"))
-    monkeypatch.setattr(FakeNode, "shares", shares)
+    be_a_machine(monkeypatch, not shares)
     up(bench, load_text(DOCKER + "containers: {c1: {node: n1}}\n", "t"))
     calls = [(c.what, c.words) for c in bench.provider.calls if c.node == "n1"]
     put = ("run", ("sh", "-c", seed.INSTALL, "sh", "/seed", "/var/lib/docker"))

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 from fakes import FakeStore
 from provider_contract import spec
+from traits import be_a_machine
 
 from testbed.errors import LabError, MachineError, NoSuchLab
 from testbed.lab.context import Context
@@ -329,7 +330,7 @@ def test_a_service_that_memory_ran_out_for(
     two: Two, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = two.node("node1")
-    monkeypatch.setattr(type(node), "shares", True)
+    be_a_machine(monkeypatch, False)
     node.put(KILLS[path].encode(), path)
     node.end("flanneld", -9)
     detail = "signal 9; for want of memory the kernel has killed 2 processes of node1"

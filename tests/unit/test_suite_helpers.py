@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from provider_contract import spec
+from traits import be_a_machine
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, Unsettled
@@ -495,7 +496,7 @@ def test_what_a_machine_that_may_be_emulated_does_not_answer_is_waited_for_longe
     notes, node = Observation(), node_with(ip=Answer(28))  # ip netns exec ...
     place = helpers.netns(node, "ns1")
     assert helpers.patient(place, 0.3) == 0.3
-    monkeypatch.setattr(type(node), "shares", False)
+    be_a_machine(monkeypatch)
     assert helpers.patient(place, 0.3) == pytest.approx(1.5)
     helpers.ping(notes, place, "10.0.0.2", seconds=0.3)
     helpers.fetch(notes, place, "http://10.0.0.2/", seconds=0.3)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from traits import be_a_machine
 
 from testbed.artifacts import Store
 from testbed.nodes.base import NodeSpec, Service, note_packages, service_of
@@ -27,7 +28,7 @@ def provider() -> FakeProvider:
 @pytest.fixture
 def node(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     """A node that shares the machine's files, with dockerd and etcd."""
-    monkeypatch.setattr(FakeNode, "shares", True)
+    be_a_machine(monkeypatch, False)
     made = provider.create_one("lab", NodeSpec("node1", "d"))
     base.start(made, Service("dockerd", ("dockerd",), unit="docker"))
     base.start(made, Service("etcd", ("etcd",)))
@@ -86,7 +87,7 @@ def test_no_unit_file_of_a_daemon_is_called_valid(node: FakeNode) -> None:
 def test_a_machine_with_a_systemd_of_its_own_is_asked_for_other_units(
     provider: FakeProvider, node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeNode, "shares", False)
+    be_a_machine(monkeypatch)
     answers = {
         "systemctl is-active ssh": Answer(out=b"active\n"),
         "systemctl is-active docker": Answer(status=3, out=b"inactive\n"),

@@ -49,7 +49,9 @@ def path_folders() -> tuple[str, ...]:
 class NetnsNode(Node):
     """One namespace node, found or just made."""
 
-    shares = True
+    shares_files = True
+    shares_kernel = True
+    has_system = False
 
     def __init__(self, init: Init) -> None:
         self.init = init

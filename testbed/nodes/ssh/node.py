@@ -61,6 +61,9 @@ class SshNode(Node):
     ``programs`` gives those that the machine has, by the sha256 of their content.
     """
 
+    wakes = True
+    slowness = 5.0
+
     def __init__(
         self,
         name: str,

@@ -111,9 +111,9 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
     version = context.store.version(PART)
     if marked(machine, "prepared") is None:
         words = [word for item in SYSCTLS.items() for word in item]
-        kind = "shares" if machine.shares else "own"
+        kind = "shares" if machine.shares_kernel else "own"
         machine.run(["sh", "-c", PREPARE, "sh", config.RUN, kind, *words])
-        if machine.shares:
+        if machine.shares_files:
             install(context.store, machine, _seed(context, version, bytes))
         mark(machine, "prepared")
     machine.run(["nft", "-f", "-"], input=plugin.masquerade(topology).encode())
@@ -160,7 +160,7 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
     others = {name for name in names if before.get(name, wanted[name]) != wanted[name]}
     missing = import_images(context, machine, names, others=others)
     unkept = ""
-    if missing and machine.shares and not is_seeded(machine):
+    if missing and machine.shares_files and not is_seeded(machine):
         unkept = _keep(context, machine)
     mark(machine, LOADED, json.dumps(wanted))
     how = f"{'loaded' if missing else 'there'}{unkept and f'; not kept: {unkept}'}"

@@ -55,7 +55,7 @@ class Flannel(Plugin):
                 "-kube-subnet-mgr", f"-kubeconfig-file={config.FOLDER}/flannel.conf",
                 f"-net-config-path={FILE}", f"-iface={topology.interface(node)}",
                 f"-subnet-file={SUBNET_FILE}",
-                resync(len(cluster.ranges), shares=False),
+                resync(len(cluster.ranges), slow=True),
             ],
             about=f"{cluster.backend} with {cluster.ranges[node]}", notify=True,
             env={"NODE_NAME": node},
