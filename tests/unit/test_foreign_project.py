@@ -177,7 +177,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     ("arguments", "env"),
     [
         (["-rA", "-v", "--lab=x"], {}),
-        (["-rA", "--full-trace", "-k", "fail or host"], {}),
+        (["-rA", "--tb=long", "--showlocals", "-k", "fail or host"], {}),
         (["-rA", "--setup-show", "--tb=native"], {"TESTBED_LAB": "not-up"}),
         (["--collect-only", "-m", "claim"], {"TESTBED_LAB": "not-up"}),
     ],
