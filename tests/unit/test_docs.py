@@ -1,4 +1,4 @@
-"""docs/suites.md: what it prints of the code is the code, and its tables are whole."""
+"""The documentation: its links lead somewhere, and what it prints of the code is the code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from testbed.suites.runner import SUITES
 ROOT = Path(__file__).parents[2]
 SABOTAGE = ROOT / "tests" / "live" / "sabotage"
 PAGE = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 WALK = PAGE[PAGE.index("## Add a claim in ten minutes") :]
 
 
@@ -46,6 +48,30 @@ def test_what_is_printed_is_what_there_is(
     texts = [path.read_text(encoding="utf-8") for path in folder.glob(files)]
     (printed,) = [block for block in blocks(language) if block.startswith(begins)]
     assert any(f"\n{printed}\n" in text for text in texts)
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return BLOCK.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    links = re.findall(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    for link in (one or other for one, other in links):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def test_every_key_kind_and_feature_has_its_line() -> None:
