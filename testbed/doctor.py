@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 from testbed import memory
 from testbed.artifacts.debian import LIBRARIES
 from testbed.artifacts.gomod import GoModule, go_on_path, has_library
-from testbed.errors import CommandError, MachineError, TimeoutExpired
+from testbed.errors import CommandError, MachineError
+from testbed.kernel import features
 from testbed.lab import preflight
-from testbed.nodes.base import INSTALL, Finding
 from testbed.process import run, which
 from testbed.progress import Tell, silent
 from testbed.registry import ROLES
+from testbed.requirement import INSTALL, LABS, requirement
 from testbed.topology.model import PLUGINS, needed_with
 from testbed.vm import accel, box
 
@@ -33,135 +34,15 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
     from testbed.nodes.base import Provider
+    from testbed.requirement import Requirement
 
 KERNEL = (5, 12)  # mount_setattr(2), with which a node sees the machine read-only
 CAP_SYS_RESOURCE = 24  # its bit, see capabilities(7)
-NOT_FOUND = 127  # exit status of a shell whose command is not there
 PACKAGES = "packages"  #: what the progress of their installation is told of
-TOOL_FIRST = "install the tool first"  # the finding of that tool says how
 DISK = 2 << 30  # bytes: every artifact, or the data of a small lab
 FILES = 512  # open files of a daemon, at the most
 MEMORY_PER_NODE = 45 << 20  # bytes, as measured
 GIB = 1 << 30
-
-
-LABS = ("every lab",)
-
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """Something of the kernel, the command that tries it, and what it is for."""
-
-    name: str
-    try_it: str  #: run by a shell in namespaces of its own; status 0 says yes
-    option: str  #: the kernel's build option, or what else may be missing
-    needed_by: tuple[str, ...] = LABS
-
-
-NEEDED = (
-    Feature("mount namespace", "unshare --mount true", "CONFIG_NAMESPACES"),
-    Feature("net namespace", "unshare --net true", "CONFIG_NET_NS"),
-    Feature("pid namespace", "unshare --pid --fork true", "CONFIG_PID_NS"),
-    Feature("uts namespace", "unshare --uts true", "CONFIG_UTS_NS"),
-    Feature("ipc namespace", "unshare --ipc true", "CONFIG_IPC_NS"),
-    Feature("cgroup namespace", "unshare --cgroup true", "CONFIG_CGROUPS"),
-    Feature("veth", "ip link add t0 type veth peer name t1", "CONFIG_VETH"),
-    Feature("bridge", "ip link add t2 type bridge", "CONFIG_BRIDGE"),
-    Feature(
-        "forwarding",
-        "echo 1 > /proc/sys/net/ipv4/ip_forward",
-        "/proc/sys must be writable",
-    ),
-    Feature("overlay", "overlay", "CONFIG_OVERLAY_FS", ("docker",)),
-    Feature("iptables variant", "iptables --version", "the package iptables", ("docker",)),
-    Feature(
-        "iptables nat",
-        "iptables -w -t nat -A POSTROUTING -j MASQUERADE",
-        "CONFIG_NF_NAT and CONFIG_NETFILTER_XT_TARGET_MASQUERADE",
-        ("docker", "flannel"),
-    ),
-    Feature(
-        "iptables conntrack",
-        "iptables -w -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
-        "CONFIG_NETFILTER_XT_MATCH_CONNTRACK",
-        ("docker",),
-    ),
-    Feature(
-        "iptables addrtype",
-        "iptables -w -t nat -A PREROUTING -m addrtype --dst-type LOCAL",
-        "CONFIG_NETFILTER_XT_MATCH_ADDRTYPE",
-        ("docker",),
-    ),
-)
-WANTED = (
-    Feature("nf_tables", "nft add table ip t", "CONFIG_NF_TABLES", ("nftables rules",)),
-    Feature(
-        "iptables-legacy",
-        "iptables-legacy -w -t nat -S",
-        "CONFIG_IP_NF_IPTABLES_LEGACY and CONFIG_IP_NF_NAT",
-        ("docker with firewall iptables-legacy",),
-    ),
-    Feature(
-        "br_netfilter",
-        "test -e /proc/sys/net/bridge/bridge-nf-call-iptables || modprobe -n -q br_netfilter",
-        "CONFIG_BRIDGE_NETFILTER",
-        ("docker with --icc=false", "kubernetes"),
-    ),
-    Feature(
-        "vxlan",
-        "ip link add t3 type vxlan id 1 dstport 8472 local 127.0.0.1",
-        "CONFIG_VXLAN",
-        ("flannel vxlan", "cilium"),
-    ),
-    Feature(
-        "ipset",
-        'iptables -w -A FORWARD -m set --match-set t7 src 2>&1 | grep -q "t7 doesn.t exist"',
-        "CONFIG_IP_SET_HASH_IP, CONFIG_IP_SET_HASH_NET and CONFIG_NETFILTER_XT_SET",
-        ("calico", "kube-router", "weave"),
-    ),
-    Feature("dummy", "ip link add t8 type dummy", "CONFIG_DUMMY", ("weave",)),
-    Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN", ("flannel udp",)),
-    Feature(
-        "macvlan",
-        "ip link add t5 link t0 type macvlan mode bridge",
-        "CONFIG_MACVLAN",
-        ("macvlan networks",),
-    ),
-    Feature(
-        "ipvlan",
-        "ip link add t6 link t1 type ipvlan mode l2",
-        "CONFIG_IPVLAN",
-        ("ipvlan networks",),
-    ),
-    Feature(
-        "netem",
-        "tc qdisc add dev t0 root netem delay 1ms",
-        "CONFIG_NET_SCH_NETEM",
-        ("delay and loss on links",),
-    ),
-    Feature(
-        "TRACE",
-        "iptables -w -t raw -A PREROUTING -j TRACE",
-        "CONFIG_NETFILTER_XT_TARGET_TRACE",
-        ("packet walks",),
-    ),
-)
-
-# A tmpfs on /run: iptables' lock there is the host's. Another for overlay: not all file systems do.
-# Arguments: a folder, then names of features, each followed by what tries it.
-SCRIPT = """
-mount -n -t tmpfs testbed /run && mount -n -t tmpfs testbed "$1" || exit
-cd "$1" || exit 99
-overlay() {
-    mkdir l u w m && mount -n -t overlay testbed -o lowerdir=l,upperdir=u,workdir=w m
-}
-shift
-while test $# -gt 0; do
-    said=$(eval "$2" 2>&1)
-    printf '%s\\t%s\\t%s\\n' "$1" "$?" "$(echo "$said" | tail -n 1)"
-    shift 2
-done
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +84,7 @@ def findings(
     provider: Provider | None = None,
     role: str = "",
     runner: Runner = run,
-) -> list[Finding]:
+) -> list[Requirement]:
     """All there is to say about this machine, in the order in which a person would ask.
 
     ``full`` adds what takes long: a guest under KVM, for up to 3 s.  ``state``
@@ -237,7 +118,7 @@ def findings(
 
 
 def fix(
-    given: Iterable[Finding],
+    given: Iterable[Requirement],
     store: Store,
     *,
     role: str = "",
@@ -269,7 +150,7 @@ def fix(
             store.fetch(entry.name)
 
 
-def kvm(cache: Path, runner: Runner = run) -> Finding:
+def kvm(cache: Path, runner: Runner = run) -> Requirement:
     """Whether virtual machines run under KVM, tried anew.  Only providers of such need it."""
     detail, fix = "", ""
     try:
@@ -279,13 +160,13 @@ def kvm(cache: Path, runner: Runner = run) -> Finding:
     else:
         ok, detail = answer.kind == "kvm", f"{answer.detail}; {answer.cost}"
         fix = "turn on (nested) virtualization in the firmware or hypervisor, or wait longer"
-    return _finding("KVM", detail, ("provider qemu",), ok=ok, fix=fix, required=False)
+    return requirement("KVM", detail, ("provider qemu",), ok=ok, fix=fix, required=False)
 
 
-def virtual_machines() -> Finding:
+def virtual_machines() -> Requirement:
     """The programs that make and run them: few labs need them, so none is installed unasked."""
     missing = box.lacking() | accel.lacking()
-    return _finding(
+    return requirement(
         "virtual machines",
         f"no {', '.join(missing)}" if missing else "QEMU, and all that makes boxes, are there",
         ("provider qemu",),
@@ -295,90 +176,22 @@ def virtual_machines() -> Finding:
     )
 
 
-def _finding(
-    name: str,
-    detail: str,
-    needed_by: tuple[str, ...] = LABS,
-    *,
-    ok: bool,
-    fix: str = "",
-    required: bool = True,
-    packages: tuple[str, ...] = (),
-) -> Finding:
-    """A finding whose fix goes when there is nothing to mend, and is the packages' by default."""
-    if ok:
-        fix, packages = "", ()
-    elif packages and not fix:
-        fix = f"{INSTALL} {' '.join(packages)}"
-    return Finding(name, ok, detail, fix, needed_by, required, packages)
-
-
-def _root() -> Finding:
+def _root() -> Requirement:
     user = os.geteuid()
     detail = "yes" if user == 0 else f"no, user {user}"
-    return _finding("root", detail, ok=user == 0, fix="run it as root, for example with sudo")
+    return requirement("root", detail, ok=user == 0, fix="run it as root, for example with sudo")
 
 
-def _kernel() -> Finding:
+def _kernel() -> Requirement:
     release = os.uname().release
     version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     wanted = ".".join(map(str, KERNEL))
-    return _finding(
+    return requirement(
         "kernel", release, ok=version >= KERNEL, fix=f"boot a kernel of {wanted} or later"
     )
 
 
-def features(runner: Runner = run) -> list[Finding]:
-    """Every feature of the kernel that labs use, each tried in namespaces of its own."""
-    tries = [word for item in NEEDED + WANTED for word in (item.name, item.try_it)]
-    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        unshare += ["--user", "--map-root-user"]
-    env = {**os.environ, "LC_ALL": "C"}
-    env["PATH"] = f"{env.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
-    with tempfile.TemporaryDirectory(prefix="testbed-doctor-") as folder:
-        try:
-            answer = runner(
-                [*unshare, "sh", "-c", SCRIPT, "sh", folder, *tries],
-                env=env, timeout=30, check=False,
-            )  # fmt: skip
-        except (CommandError, TimeoutExpired) as error:
-            code = error.status if isinstance(error, CommandError) else 1
-            return [_no_namespaces(str(error).splitlines()[-1].strip(), code)]
-    seen = {}
-    for line in answer.stdout.splitlines():
-        name, status, said = [*line.split("\t"), "", ""][:3]
-        seen[name] = (status, said)
-    if not seen:
-        said = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
-        return [_no_namespaces(said, answer.status)]
-    return [_feature(item, *seen.get(item.name, ("1", "not tried"))) for item in NEEDED + WANTED]
-
-
-def _no_namespaces(said: str, status: int) -> Finding:
-    if status == NOT_FOUND:
-        return _finding("namespaces", f"not tried: {said}", ok=False, fix=TOOL_FIRST)
-    return _finding(
-        "namespaces",
-        f"none can be made here: {said}",
-        ok=False,
-        fix="run it as root; inside a container, give the container all capabilities",
-    )
-
-
-def _feature(item: Feature, status: str, said: str) -> Finding:
-    ok = status == "0"
-    detail, fix = said or "works", item.option
-    if status == str(NOT_FOUND):
-        detail, fix = f"not tried: {said}", TOOL_FIRST
-    elif not ok:
-        detail = f"failed: {said}"
-        if item.option.startswith("CONFIG_"):
-            fix = f"a kernel with {item.option}, built in or as a module"
-    return _finding(item.name, detail, item.needed_by, ok=ok, fix=fix, required=item in NEEDED)
-
-
-def _cgroups() -> list[Finding]:
+def _cgroups() -> list[Requirement]:
     one, two = set(), set()
     where = []
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
@@ -401,7 +214,7 @@ def _cgroups() -> list[Finding]:
     missing = sorted(wanted - controllers)
     detail = f"{version}: {', '.join(sorted(controllers)) or 'no controllers'}"
     found = [
-        _finding(
+        requirement(
             "cgroups",
             detail,
             ("docker",),
@@ -412,7 +225,7 @@ def _cgroups() -> list[Finding]:
     locked = [str(place) for place in where if not os.access(place, os.W_OK)]
     if locked and os.geteuid() == 0:
         found.append(
-            _finding(
+            requirement(
                 "cgroups writable",
                 f"read-only: {', '.join(locked[:3])}",
                 ("docker",),
@@ -423,11 +236,11 @@ def _cgroups() -> list[Finding]:
     return found
 
 
-def _resource() -> Finding:
+def _resource() -> Requirement:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     effective = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
     has = bool(effective and int(effective[1], 16) >> CAP_SYS_RESOURCE & 1)
-    return _finding(
+    return requirement(
         "CAP_SYS_RESOURCE",
         "yes" if has else "no: docker run --privileged fails, limits cannot be raised",
         ("privileged containers",),
@@ -437,12 +250,12 @@ def _resource() -> Finding:
     )
 
 
-def _tools() -> list[Finding]:
+def _tools() -> list[Requirement]:
     found = []
     for tool in TOOLS:
         path = which(tool.name)
         found.append(
-            _finding(
+            requirement(
                 tool.name,
                 path or "not found",
                 tool.needed_by,
@@ -454,7 +267,7 @@ def _tools() -> list[Finding]:
     return found
 
 
-def _compiler(store: Store, runner: Runner) -> Finding:
+def _compiler(store: Store, runner: Runner) -> Requirement:
     compiler = which("cc") or which("gcc")
     missing = {entry.name for entry in store.list() if entry.state == "missing"}
     detail = "not found"
@@ -466,7 +279,7 @@ def _compiler(store: Store, runner: Runner) -> Finding:
             answer = runner([compiler, "-fsyntax-only", source], check=False, timeout=30)
         ok = answer.status == 0
         detail = compiler if ok else f"{compiler} finds no headers of the C library or the kernel"
-    return _finding(
+    return requirement(
         "C compiler",
         detail,
         ("testbed-init", "flanneld", "docker 29"),
@@ -476,7 +289,7 @@ def _compiler(store: Store, runner: Runner) -> Finding:
     )
 
 
-def _headers(runner: Runner) -> list[Finding]:
+def _headers(runner: Runner) -> list[Requirement]:
     """What Go programs with parts in C are linked with, beyond the C library."""
     from testbed.artifacts.catalog import CATALOG
 
@@ -487,7 +300,7 @@ def _headers(runner: Runner) -> list[Finding]:
             ok = has_library(runner, library)
             detail = "pkg-config knows them" if ok else "pkg-config finds none"
             found.append(
-                _finding(
+                requirement(
                     f"{library} headers",
                     detail,
                     (f"building {name}, for docker 29",),
@@ -499,16 +312,16 @@ def _headers(runner: Runner) -> list[Finding]:
     return found
 
 
-def _go(store: Store) -> Finding:
+def _go(store: Store) -> Requirement:
     present = go_on_path()
     version = ".".join(map(str, present[1])) if present else ""
     detail = f"{version} ({present[0]})" if present else "none on PATH"
     if "flanneld" in {entry.name for entry in store.list() if entry.state == "missing"}:
         detail += "; a later one is fetched from PyPI if flanneld needs it"
-    return _finding("Go", detail, ("flanneld", "docker 29"), ok=True, required=False)
+    return requirement("Go", detail, ("flanneld", "docker 29"), ok=True, required=False)
 
 
-def _libraries() -> list[Finding]:
+def _libraries() -> list[Requirement]:
     import ctypes
 
     found = []
@@ -519,11 +332,11 @@ def _libraries() -> list[Finding]:
         except OSError as error:
             detail = str(error)
         ok = detail == "loads"
-        found.append(_finding(library, detail, ("docker",), ok=ok, packages=(package,)))
+        found.append(requirement(library, detail, ("docker",), ok=ok, packages=(package,)))
     return found
 
 
-def _artifacts(store: Store) -> list[Finding]:
+def _artifacts(store: Store) -> list[Requirement]:
     found = []
     for entry in store.list():
         of = store.role_of(entry.name)
@@ -536,7 +349,7 @@ def _artifacts(store: Store) -> list[Finding]:
         if not here:
             detail += f": {entry.version}" if users else ", made on first use"
         found.append(
-            _finding(
+            requirement(
                 f"artifact {entry.name}",
                 detail,
                 (of,) if of else (),
@@ -548,13 +361,13 @@ def _artifacts(store: Store) -> list[Finding]:
     return found
 
 
-def _brought(store: Store) -> list[Finding]:
+def _brought(store: Store) -> list[Requirement]:
     """Network plugins that the user has to bring, since they can't be built here."""
     from testbed.roles.kubernetes import plugins
     from testbed.roles.kubernetes.plugins.manifest import Brought
 
     return [
-        _finding(
+        requirement(
             plugin.title,
             why or f"brought: {plugin.manifest}, {', '.join(plugin.images_of(store))}",
             (plugin.name,),
@@ -577,26 +390,26 @@ def _kernel_for(role: str) -> set[str]:
     return preflight.kernel_features(load("k8s-two-node", Overrides(cni=role)))
 
 
-def _forwarding() -> Finding:
+def _forwarding() -> Requirement:
     path = Path("/proc/sys/net/ipv4/ip_forward")
     on = path.exists() and path.read_text(encoding="utf-8").strip() == "1"
     detail = f"{'on' if on else 'off'}; labs have their own and leave it alone"
-    return _finding("ip_forward of the host", detail, (), ok=True, required=False)
+    return requirement("ip_forward of the host", detail, (), ok=True, required=False)
 
 
-def _memory() -> Finding:
+def _memory() -> Requirement:
     free = memory.available()
     nodes = free // MEMORY_PER_NODE
     detail = f"{free / GIB:.1f} GiB free, enough for about {nodes} nodes"
-    return _finding("memory", detail, ok=nodes >= 4, fix="end other programs", required=False)
+    return requirement("memory", detail, ok=nodes >= 4, fix="end other programs", required=False)
 
 
-def _files() -> Finding:
+def _files() -> Requirement:
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     unlimited = hard == resource.RLIM_INFINITY
-    return _finding(
+    return requirement(
         "file descriptors",
         f"{'unlimited' if unlimited else hard} for each process",
         ("docker", "kubernetes"),
@@ -606,7 +419,7 @@ def _files() -> Finding:
     )
 
 
-def _disk(name: str, folder: Path) -> Finding:
+def _disk(name: str, folder: Path) -> Requirement:
     place = folder.absolute()
     while not place.exists():
         place = place.parent
@@ -614,7 +427,7 @@ def _disk(name: str, folder: Path) -> Finding:
     writable = os.access(place, os.W_OK)
     detail = f"{free / GIB:.1f} GiB free in {folder}" + ("" if writable else ", which is read-only")
     fix = "make room, or choose another folder"
-    return _finding(name, detail, ok=free >= DISK and writable, fix=fix)
+    return requirement(name, detail, ok=free >= DISK and writable, fix=fix)
 
 
 def _install(packages: Sequence[str], say: Callable[[str], None], runner: Runner) -> None:

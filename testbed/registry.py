@@ -169,3 +169,8 @@ def _role(found: Any) -> Role:
 
 PROVIDERS: Registry[type[Provider]] = Registry("testbed.providers", "provider", lambda found: found)
 ROLES: Registry[Role] = Registry("testbed.roles", "role", _role)
+
+
+def fabric_kind(provider: Provider | type[Provider]) -> str:
+    """The name of the provider that creates the fabric of a provider's nodes."""
+    return provider.fabric_of or provider.name

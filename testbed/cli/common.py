@@ -17,9 +17,9 @@ from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from testbed.lab.context import Context
     from testbed.lab.lab import Lab, Settings
     from testbed.progress import Log
+    from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -14,7 +14,7 @@ from testbed.topology.model import PLUGINS
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Settings
-    from testbed.nodes.base import Finding
+    from testbed.requirement import Requirement
 
 
 @click.command("doctor")
@@ -56,7 +56,7 @@ def command(
     if role and role not in known:
         raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(known)}")
 
-    def look(*, full: bool) -> list[Finding]:
+    def look(*, full: bool) -> list[Requirement]:
         return doctor.findings(
             store, full=full, state=settings.state.path, provider=of, role=role or ""
         )
@@ -119,7 +119,7 @@ def _leaks(*, mend: bool, as_json: bool) -> int:
     return 1 if left else 0
 
 
-def _show(item: Finding) -> None:
+def _show(item: Requirement) -> None:
     if item.ok:
         mark = click.style("ok     ", fg="green")
     elif item.required:
@@ -135,7 +135,7 @@ def _show(item: Finding) -> None:
         )
 
 
-def _to_dict(item: Finding) -> dict[str, object]:
+def _to_dict(item: Requirement) -> dict[str, object]:
     return {
         "name": item.name,
         "ok": item.ok,

@@ -25,9 +25,9 @@ from testbed.suites.model import Check, Results
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node, Result, Running
     from testbed.signals import Held
+    from testbed.steps.context import Context
 
 FOLDER = "/tmp/testbed-e2e"
 LOCK = f"{config.RUN}/e2e.lock"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.lab import offers
-from testbed.lab.context import Batch, Context
-from testbed.lab.marks import REWIRED, is_marked, mark, marked
-from testbed.lab.step import Step, node_step, order
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
+from testbed.steps.context import Batch, Context
+from testbed.steps.marks import REWIRED, is_marked, mark, marked
+from testbed.steps.step import Step, node_step, order
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store

@@ -13,15 +13,15 @@ from testbed.errors import LabError, NoSuchLab, StepsFailed, UsageError
 from testbed.lab import base_steps, offers, origin, preflight
 from testbed.lab import plan as planning
 from testbed.lab import run as running
-from testbed.lab.context import Context
 from testbed.lab.state import Record, State
-from testbed.nodes.base import fabric_kind
 from testbed.nodes.mixed import MixedProvider
+from testbed.registry import fabric_kind
+from testbed.steps.context import Context
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.lab.step import Plan
     from testbed.nodes.base import Node, Provider
+    from testbed.steps.step import Plan
     from testbed.topology.model import Topology
 
 

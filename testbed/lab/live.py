@@ -14,9 +14,9 @@ from testbed.roles.engine import PATIENCE, Engine, engine_version, enter, parse_
 if TYPE_CHECKING:
     import testinfra.host
 
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node, Result, Running
     from testbed.roles.processes import ContainerProcess
+    from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
 LIMIT = 60.0  # seconds for a call to an engine that has answered before

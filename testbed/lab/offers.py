@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testbed.lab.marks import mark, marked
-from testbed.lab.step import Step, node_step
 from testbed.roles.base import files
+from testbed.steps.marks import mark, marked
+from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
     from testbed.roles.base import Offer
+    from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
 OFFERED = "programs"  # mark: the programs that a node has, each with the file that it is

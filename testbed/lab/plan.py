@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testbed.lab import base_steps
-from testbed.lab.step import Plan, order
 from testbed.registry import ROLES
 from testbed.roles.containers import reach_steps
+from testbed.steps.step import Plan, order
 
 if TYPE_CHECKING:
     from testbed.topology.model import Topology

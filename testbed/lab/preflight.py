@@ -47,7 +47,7 @@ NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
 def kernel_features(topology: Topology) -> set[str]:
-    """The features that the topology needs, as :mod:`testbed.doctor` names them."""
+    """The features that the topology needs, as :mod:`testbed.kernel` names them."""
     from testbed.roles import firewall
     from testbed.roles.flannel import BACKEND_KERNEL
     from testbed.roles.kubernetes.plugins import plugin_of
@@ -108,9 +108,9 @@ def check(topology: Topology, cache: Path) -> None:
     wanted = kernel_features(topology)
     if wanted <= _known(cache):
         return
-    from testbed import doctor
+    from testbed import kernel
 
-    found = {item.name: item for item in doctor.features()}
+    found = {item.name: item for item in kernel.features()}
     lacking = [found[name] for name in sorted(wanted) if name in found and not found[name].ok]
     if not any(name in found for name in wanted):  # no namespaces at all: one finding says why
         lacking = [item for item in found.values() if not item.ok]

@@ -31,9 +31,9 @@ from testbed.limits import at_once, exhausted
 from testbed.process import no_more_processes
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
-    from testbed.lab.step import Plan, Step
     from testbed.signals import Held
+    from testbed.steps.context import Context
+    from testbed.steps.step import Plan, Step
 
 
 IDLE_SECONDS = 1.0  # how long nothing may end before it is told what is being waited for

@@ -15,10 +15,10 @@ from testbed.nodes import wiring
 from testbed.nodes.base import killed_for_memory
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
     from testbed.nodes.wiring import Lack, Seen
     from testbed.roles.glance import Glance
+    from testbed.steps.context import Context
     from testbed.topology.model import Container, Topology
 
 STOPPED = "stopped"  #: state of a node, or of a service, that a fault holds

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.nodes.wiring import Lack
+    from testbed.requirement import Requirement
     from testbed.topology.model import Topology
 
 
@@ -341,22 +342,6 @@ def killed_for_memory(node: Node) -> int:
     return 0
 
 
-INSTALL = "apt-get install -y --no-install-recommends"  #: a finding's fix, before its packages
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing a machine has or lacks, and how to mend it."""
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
-    needed_by: tuple[str, ...] = ()
-    required: bool = True  #: False: only what ``needed_by`` names does without
-    packages: tuple[str, ...] = ()  #: Debian packages whose installation mends it
-
-
 @dataclass(frozen=True, slots=True)
 class Setup:
     """Everything that a provider is constructed from.
@@ -383,7 +368,7 @@ class Provider(ABC):
     #: Whether nodes run on the kernel of this machine: what their roles need of a kernel and of
     #: programs is then needed here.
     shares_kernel: ClassVar[bool] = False
-    #: Kernel features that it needs on this machine, as :mod:`testbed.doctor` names them.
+    #: Kernel features that it needs on this machine, as :mod:`testbed.kernel` names them.
     kernel: ClassVar[tuple[str, ...]] = ()
     #: Programs that it calls on this machine, by Debian package.
     programs: ClassVar[Mapping[str, str]] = {}
@@ -399,7 +384,7 @@ class Provider(ABC):
         return cls()
 
     @abstractmethod
-    def probe(self) -> list[Finding]:
+    def probe(self) -> list[Requirement]:
         """What this machine must have for the provider, each item tried, nothing changed."""
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
@@ -504,8 +489,3 @@ class Provider(ABC):
         """The paused nodes of a lab, those of other providers of the fabric possibly included."""
         del lab
         return []
-
-
-def fabric_kind(provider: Provider | type[Provider]) -> str:
-    """The name of the provider that creates the fabric of a provider's nodes."""
-    return provider.fabric_of or provider.name

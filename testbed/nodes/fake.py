@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 from testbed.errors import NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes import wiring
 from testbed.nodes.base import (
-    Finding,
     Node,
     NodeSpec,
     Provider,
@@ -38,6 +37,7 @@ from testbed.nodes.base import (
     Service,
     ServiceState,
 )
+from testbed.requirement import Requirement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -483,8 +483,8 @@ class FakeProvider(Provider):
 
     # -- the contract -----------------------------------------------------
 
-    def probe(self) -> list[Finding]:
-        return [Finding("memory", ok=True, detail="a fake node needs nothing")]
+    def probe(self) -> list[Requirement]:
+        return [Requirement("memory", ok=True, detail="a fake node needs nothing")]
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
         self.machine.note(Call(lab, "", "prepare", tuple(spec.name for spec in specs)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider
+from testbed.nodes.base import Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
     from testbed.nodes.wiring import Lack
+    from testbed.requirement import Requirement
     from testbed.topology.model import Topology
 
 
@@ -25,7 +26,7 @@ class MixedProvider(Provider):
         self._members = members
         self._maker = maker
 
-    def probe(self) -> list[Finding]:
+    def probe(self) -> list[Requirement]:
         return list(dict.fromkeys(item for member in self._members for item in member.probe()))
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:

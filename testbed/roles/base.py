@@ -23,11 +23,11 @@ from testbed.nodes.base import killed_for_memory, name_unit
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
-    from testbed.lab.step import Step
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Lack
+    from testbed.steps.context import Context
+    from testbed.steps.step import Step
     from testbed.topology.model import Node, Topology
 
 
@@ -180,7 +180,7 @@ class Role(ABC):
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs of the node that it calls, by Debian package.
     programs: ClassVar[dict[str, str]] = {}
-    #: Features of the kernel that it needs, as :mod:`testbed.doctor` names them.
+    #: Features of the kernel that it needs, as :mod:`testbed.kernel` names them.
     kernel: ClassVar[tuple[str, ...]] = ()
     #: Daemons that it starts: ``status`` expects them to run.
     services: ClassVar[tuple[str, ...]] = ()

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.lab.step import Step
-from testbed.lab.wait import Wait
 from testbed.roles.base import still_alive
 from testbed.roles.engine import ContainerState, Engine, enter
 from testbed.roles.settle import ending, has_ended, is_settled, removed, start_failed
+from testbed.steps.step import Step
+from testbed.steps.wait import Wait
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
     from testbed.topology.model import Container, Topology
 
 PAGE_IMAGE = "nginx"  # the image whose page tells its name and its client

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import LabError
-from testbed.lab.step import Step, node_step
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
 from testbed.roles import firewall, images
@@ -33,11 +32,12 @@ from testbed.roles.engine import (
     program,
 )
 from testbed.roles.settle import settle_steps
+from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
     from testbed.topology.model import Node as Spec
     from testbed.topology.model import Topology
 

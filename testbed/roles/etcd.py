@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from testbed.lab.step import Step, node_step
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
 from testbed.roles.base import Offer, Role, settings, start
+from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
 SERVICE = "etcd"

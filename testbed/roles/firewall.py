@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.topology.model import Firewall, Topology
 
-#: What a packet filter needs of the kernel, as :mod:`testbed.doctor` names it.
+#: What a packet filter needs of the kernel, as :mod:`testbed.kernel` names it.
 KERNEL: Mapping[Firewall, tuple[str, ...]] = {
     "iptables-legacy": ("iptables-legacy",),
     "iptables-nft": ("nf_tables",),

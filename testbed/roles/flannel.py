@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.lab.marks import REWIRED, mark, marked
-from testbed.lab.step import Step, node_step
 from testbed.limits import Takes
 from testbed.nodes.base import Service
 from testbed.roles import firewall
@@ -24,18 +22,20 @@ from testbed.roles.base import GO, Offer, Role, start
 from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl
 from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.way import Way
+from testbed.steps.marks import REWIRED, mark, marked
+from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node as Machine
+    from testbed.steps.context import Context
     from testbed.topology.model import Flannel as FlannelModel
     from testbed.topology.model import Node, Topology
 
 SERVICE = "flanneld"
 PREFIX = "/coreos.com/network"
 CONFIG_STEP = "flannel config"
-#: What a backend needs of the kernel, as :mod:`testbed.doctor` names it.
+#: What a backend needs of the kernel, as :mod:`testbed.kernel` names it.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
 #: flanneld ends where the first is missing, and loads none itself.
 MODULES = ("br_netfilter", "vxlan", "tun")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from testbed.lab.step import Step
 from testbed.roles.engine import LAB, Engine, engine_version
 from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
+from testbed.steps.step import Step
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
 LAYOUT = Layout(  # of the overlay2 driver

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from testbed.lab.marks import is_marked, mark
-from testbed.lab.step import Step, node_step
 from testbed.nodes.wiring import Lack, addresses_of, state_of
 from testbed.roles.base import Role
+from testbed.steps.marks import is_marked, mark
+from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node as Machine
+    from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
 #: Prints the links of the node, then those of each namespace, or nothing where there is none.

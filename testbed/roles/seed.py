@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError
-from testbed.lab.marks import is_marked, mark
 from testbed.process import run
+from testbed.steps.marks import is_marked, mark
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store

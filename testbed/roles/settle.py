@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import ContainerError, LabError, StepsFailed, TimeoutExpired
-from testbed.lab.step import Step
-from testbed.lab.wait import Wait
 from testbed.nodes.base import killed_for_memory
 from testbed.roles.base import dead, still_alive
 from testbed.roles.engine import ContainerState, Engine, enter
+from testbed.steps.step import Step
+from testbed.steps.wait import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
     from testbed.topology.model import Container, Topology
 
 #: Seconds that a container must have been running that gives no sign of its own.

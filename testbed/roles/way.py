@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from testbed.errors import PathError, ServiceError
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
 
 NO_ROUTE = "no route"
 UNREACHABLE = "host unreachable"

@@ -23,9 +23,9 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, TimeoutExpired, Unsettled
-from testbed.lab.wait import Wait
 from testbed.roles import docker
 from testbed.roles.engine import LAB
+from testbed.steps.wait import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

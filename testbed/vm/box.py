@@ -21,8 +21,8 @@ from testbed.artifacts import release
 from testbed.artifacts.cache import remove_tree, size
 from testbed.artifacts.source import Job, Origin, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, MachineError
-from testbed.nodes.base import INSTALL, Finding
 from testbed.process import which
+from testbed.requirement import INSTALL, Requirement
 from testbed.vm import guest, initramfs
 
 if TYPE_CHECKING:
@@ -372,14 +372,14 @@ def _disk(job: Job, root: Path, mebibytes: int) -> None:
     raw.unlink()
 
 
-def probe(provider: str, cache: Path) -> list[Finding]:
+def probe(provider: str, cache: Path) -> list[Requirement]:
     """What a provider of machines made from a box must have: programs, and a guest that runs."""
     from testbed.vm import accel
 
     missing = lacking() | accel.lacking()
     packages = tuple(sorted(set(missing.values())))
     there = "all that makes and runs them is there"
-    programs = Finding(
+    programs = Requirement(
         "virtual machines",
         ok=not missing,
         detail=f"no {', '.join(missing)}" if missing else there,
@@ -389,7 +389,7 @@ def probe(provider: str, cache: Path) -> list[Finding]:
     )
     try:
         found = accel.probe(cache)
-        runs = Finding("a guest", ok=True, detail=f"{found.kind}: {found.detail}; {found.cost}")
+        runs = Requirement("a guest", ok=True, detail=f"{found.kind}: {found.detail}; {found.cost}")
     except MachineError as error:
-        runs = Finding("a guest", ok=False, detail=error.message, fix=error.hint or "")
+        runs = Requirement("a guest", ok=False, detail=error.message, fix=error.hint or "")
     return [programs, replace(runs, needed_by=(provider,))]

@@ -14,7 +14,7 @@ import archives
 import pytest
 from crash.means import Bed, Watch
 
-from testbed import doctor
+from testbed import kernel
 from testbed.artifacts import Store
 from testbed.lab import preflight
 from testbed.process import which
@@ -75,7 +75,7 @@ def test_what_must_be_brought_is_named_before_anything_starts(bed: Bed, name: Pl
     assert done.returncode == 3
     assert bed.labs() == []
     wanted = preflight.kernel_features(load(LAB, Overrides(cni=name)))
-    if lacks := [one.name for one in doctor.features() if not one.ok and one.name in wanted]:
+    if lacks := [one.name for one in kernel.features() if not one.ok and one.name in wanted]:
         assert all(feature in done.stderr for feature in lacks), "the kernel is asked first"
         return
     assert PLUGINS[name].title in done.stderr

@@ -31,7 +31,7 @@ from testbed.artifacts.debian import Apt
 from testbed.artifacts.release import packages
 from testbed.artifacts.source import Job, Origin, Source, system
 from testbed.errors import LabError, NoSuchLab, TimeoutExpired
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider, Service
+from testbed.nodes.base import Node, NodeSpec, Provider, Service
 from testbed.nodes.netns.agent import Connection, environment
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.netns.provider import NetnsProvider
@@ -40,6 +40,7 @@ from testbed.nodes.ssh import provide
 from testbed.nodes.ssh.node import SshNode
 
 if TYPE_CHECKING:
+    from testbed.requirement import Requirement
     from testbed.topology import Topology
 
 LAB = "contract"
@@ -103,7 +104,7 @@ class Machines(Provider):
         self.host_key = self._keys.host_public
         self.connections: list[Connection] = []
 
-    def probe(self) -> list[Finding]:
+    def probe(self) -> list[Requirement]:
         return self.inner.probe()
 
     def create_fabric(self, lab: str, topology: Topology) -> None:

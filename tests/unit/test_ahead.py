@@ -10,16 +10,16 @@ import pytest
 from traits import be_a_machine
 
 from testbed.lab import base_steps
-from testbed.lab.context import Context
 from testbed.lab.lab import Lab
 from testbed.registry import ROLES
+from testbed.steps.context import Context
 from testbed.topology import Overrides, Topology, load, load_text
 
 if TYPE_CHECKING:
     from fakes import Bench
 
-    from testbed.lab.step import Step
     from testbed.nodes.base import Node, NodeSpec
+    from testbed.steps.step import Step
 
 
 def ahead(topology: Topology, node: str) -> list[str]:

@@ -12,10 +12,10 @@ import pytest
 from fakes import FakeStore, Files
 
 from testbed.artifacts import archive
-from testbed.lab.context import Context
 from testbed.nodes.base import Result
 from testbed.roles.kubernetes import runtime
 from testbed.roles.kubernetes.runtime import GATHER, LOADED
+from testbed.steps.context import Context
 from testbed.topology.load import load
 
 PLAIN = load("k8s-two-node")

@@ -19,9 +19,9 @@ from testbed.cli import common
 from testbed.conformance import ginkgo, run
 from testbed.conformance.ginkgo import Asked, Cluster, Listener
 from testbed.errors import LabBusy, LabError, NothingSelected
-from testbed.lab.context import Context
 from testbed.nodes.base import Node, NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode, FakeProvider
+from testbed.steps.context import Context
 from testbed.suites.model import Check, LabRun, Results
 from testbed.topology.load import load
 

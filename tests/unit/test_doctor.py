@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed import doctor
+from testbed import doctor, kernel
 from testbed.artifacts import Store
 from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.lab import preflight
-from testbed.nodes.base import Finding
 from testbed.nodes.fake import FakeProvider
 from testbed.process import Completed
+from testbed.requirement import Requirement
 from testbed.settings import settings
 from testbed.topology import load
 from testbed.vm import accel, box
@@ -62,9 +62,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache", {}, config)
 
 
-def features(output: str) -> dict[str, Finding]:
+def features(output: str) -> dict[str, Requirement]:
     machine = Machine(unshare=completed(output))
-    return {item.name: item for item in doctor.features(machine)}
+    return {item.name: item for item in kernel.features(machine)}
 
 
 def test_a_feature_is_what_its_try_said() -> None:
@@ -85,7 +85,7 @@ def test_a_feature_is_what_its_try_said() -> None:
 
 def test_no_namespaces_is_one_finding_not_twenty() -> None:
     machine = Machine(unshare=completed("", 1, "unshare: unshare failed: Operation not permitted"))
-    (finding,) = doctor.features(machine)
+    (finding,) = kernel.features(machine)
     assert (finding.ok, finding.required) == (False, True)
     assert "Operation not permitted" in finding.detail
 
@@ -93,8 +93,8 @@ def test_no_namespaces_is_one_finding_not_twenty() -> None:
 def test_without_mount_namespaces_are_not_tried() -> None:
     """A bare Debian 13 has no mount(8), nor has a minimal container."""
     machine = Machine(unshare=completed("", 127, "sh: 2: mount: not found"))
-    (finding,) = doctor.features(machine)
-    assert (finding.ok, finding.fix) == (False, doctor.TOOL_FIRST)
+    (finding,) = kernel.features(machine)
+    assert (finding.ok, finding.fix) == (False, kernel.TOOL_FIRST)
     assert "mount" in finding.detail
     assert next(tool for tool in doctor.TOOLS if tool.name == "mount").required
     assert preflight.programs(load("two-node"))["mount"] == "mount"
@@ -108,14 +108,14 @@ def test_without_mount_namespaces_are_not_tried() -> None:
     ],
 )
 def test_a_probe_that_cannot_run_is_a_finding(error: Exception) -> None:
-    (finding,) = doctor.features(Machine(unshare=error))
+    (finding,) = kernel.features(Machine(unshare=error))
     assert not finding.ok
 
 
 def test_every_try_is_one_shell_word_and_named_once() -> None:
-    names = [item.name for item in doctor.NEEDED + doctor.WANTED]
+    names = [item.name for item in kernel.NEEDED + kernel.WANTED]
     assert len(names) == len(set(names))
-    for item in doctor.NEEDED + doctor.WANTED:
+    for item in kernel.NEEDED + kernel.WANTED:
         assert "'" not in item.try_it
         assert shlex.split(item.try_it)
 
@@ -189,10 +189,10 @@ def test_fix_installs_in_one_go_and_makes_what_is_missing(
         said.append(f"{words}{' (ended)' * ended}")
 
     given = [
-        Finding("ip", False, "", packages=("iproute2",)),
-        Finding("C compiler", False, "", packages=("gcc", "libc6-dev")),
-        Finding("nft", True, "", packages=("nftables",)),
-        Finding("KVM", False, ""),
+        Requirement("ip", False, "", packages=("iproute2",)),
+        Requirement("C compiler", False, "", packages=("gcc", "libc6-dev")),
+        Requirement("nft", True, "", packages=("nftables",)),
+        Requirement("KVM", False, ""),
     ]
     doctor.fix(given, store, tell=tell, runner=machine)
     assert machine.calls == [
@@ -216,7 +216,7 @@ def test_fix_updates_the_lists_when_the_packages_are_not_found(
     failure = CommandError(["apt-get"], where="this machine", status=100)
     machine = Machine(apt_get=failure)
     with pytest.raises(CommandError):
-        doctor.fix([Finding("ip", False, "", packages=("iproute2",))], store, runner=machine)
+        doctor.fix([Requirement("ip", False, "", packages=("iproute2",))], store, runner=machine)
     assert [call[-1] for call in machine.calls] == ["iproute2", "update"]
 
 
@@ -225,7 +225,7 @@ def test_fix_needs_root_for_packages_only(store: Store, monkeypatch: pytest.Monk
     monkeypatch.setattr(store, "fetch", lambda _: None)
     doctor.fix([], store)
     with pytest.raises(MachineError, match="only be installed by root: iproute2"):
-        doctor.fix([Finding("ip", False, "", packages=("iproute2",))], store)
+        doctor.fix([Requirement("ip", False, "", packages=("iproute2",))], store)
 
 
 class Hypervisor(FakeProvider):
@@ -234,10 +234,10 @@ class Hypervisor(FakeProvider):
     name = "qemu"
     kernel = ("tun",)
 
-    def probe(self) -> list[Finding]:
+    def probe(self) -> list[Requirement]:
         return [
-            Finding("root", ok=False, detail="the doctor's own comes first"),
-            Finding("a hypervisor", ok=False, detail="no", fix="...", packages=("hypervisor",)),
+            Requirement("root", ok=False, detail="the doctor's own comes first"),
+            Requirement("a hypervisor", ok=False, detail="no", fix="...", packages=("hypervisor",)),
         ]
 
 
@@ -301,7 +301,7 @@ def test_with_an_add_on_its_parts_are_needed_and_those_of_a_cluster(
 def test_a_network_plugin_is_known_and_what_it_needs_is_needed(store: Store, name: str) -> None:
     lacks_dummy = Machine(unshare=completed("dummy\t2\tUnknown device type\nipset\t0\t\n"))
 
-    def found(role: str) -> dict[str, Finding]:
+    def found(role: str) -> dict[str, Requirement]:
         said = doctor.findings(store, full=False, role=role, runner=lacks_dummy)
         return {item.name: item for item in said}
 

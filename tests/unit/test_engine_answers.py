@@ -24,8 +24,8 @@ from testbed.roles.engine import PATIENCE, Engine
 from testbed.topology import Topology, load, load_text
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
 
 
 def http(body: bytes, status: str = "200 OK", *, missing: int = 0) -> bytes:

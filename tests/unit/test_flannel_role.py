@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.lab.context import Context
 from testbed.lab.lab import Lab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode
 from testbed.registry import ROLES
 from testbed.roles.flannel import CONFIG_STEP, network_config, reservations, resync, subnet_key
+from testbed.steps.context import Context
 from testbed.topology import Overrides, load
 from testbed.topology.model import Flannel
 

@@ -15,12 +15,11 @@ import pytest
 import yaml
 from fakes import FakeStore, Files
 
-from testbed import doctor
+from testbed import doctor, kernel
 from testbed.artifacts import archive
 from testbed.artifacts.store import Store
 from testbed.errors import ArtifactError, LabError, TopologyError, UsageError
 from testbed.lab import plan, preflight
-from testbed.lab.context import Context
 from testbed.nodes.base import Result
 from testbed.registry import ROLES
 from testbed.roles.kubernetes import runtime
@@ -32,6 +31,7 @@ from testbed.roles.kubernetes.plugins.manifest import (
     refuse_images,
     rolled_out,
 )
+from testbed.steps.context import Context
 from testbed.suites import everything
 from testbed.topology.load import Overrides, load
 from testbed.topology.model import PLUGINS as NAMES
@@ -342,12 +342,12 @@ def test_the_kernel_has_been_asked_for_all_that_a_plugin_needs(
     name: Plugin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By `doctor` for it, too, which tells what is missing before anybody waits for `up`."""
-    known = {feature.name for feature in (*doctor.NEEDED, *doctor.WANTED)}
+    known = {feature.name for feature in (*kernel.NEEDED, *kernel.WANTED)}
     wanted = preflight.kernel_features(with_plugin(name))
     assert wanted <= known
     if name != "flannel":  # as a role it is Docker's, too, and then its back end decides
         assert doctor._kernel_for(name) == wanted
-    asked = {feature.name for feature in doctor.WANTED if name in feature.needed_by}
+    asked = {feature.name for feature in kernel.WANTED if name in feature.needed_by}
     assert asked <= wanted
 
 

@@ -13,7 +13,7 @@ from testbed.nodes.base import ServiceState
 from testbed.roles.kubernetes import client
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
 
 
 class Machine:

@@ -19,11 +19,11 @@ from fakes import FakeStore
 from testbed import cli, limits
 from testbed.errors import MachineError, StepsFailed
 from testbed.lab import run as running
-from testbed.lab.context import Context
-from testbed.lab.step import Plan, Step
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.netns.agent import Command, Connection
 from testbed.nodes.terminal import readable
+from testbed.steps.context import Context
+from testbed.steps.step import Plan, Step
 from testbed.topology import load
 
 INFINITY = resource.RLIM_INFINITY

@@ -11,11 +11,11 @@ import pytest
 
 from testbed.artifacts.catalog import CATALOG
 from testbed.lab import base_steps, offers
-from testbed.lab.context import Context
 from testbed.lab.lab import Lab
 from testbed.nodes.netns import provider as netns
 from testbed.registry import ROLES
 from testbed.roles.base import Offer
+from testbed.steps.context import Context
 from testbed.topology import Overrides, load
 from testbed.topology.model import ENGINES, PLUGINS
 

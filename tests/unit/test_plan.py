@@ -6,7 +6,7 @@ import pytest
 from topology_texts import DOCKER, NODES
 
 from testbed.lab import plan
-from testbed.lab.step import Step, order
+from testbed.steps.step import Step, order
 from testbed.topology import load, load_text, names
 
 SHIPPED = sorted(names())

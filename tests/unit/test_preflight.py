@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed import boot, doctor
+from testbed import boot, doctor, kernel
 from testbed.errors import MachineError, UsageError
 from testbed.lab import preflight
-from testbed.nodes.base import Finding
+from testbed.requirement import Requirement
 from testbed.topology import Overrides, Topology, load, load_data, names
 from testbed.vm import accel, box
 
@@ -39,30 +39,30 @@ WITH_DOCKER = {**BASE, "iptables": "iptables", "curl": "curl"}
 
 
 class Probe:
-    """Stands in for testbed.doctor.features: all works but what is said not to."""
+    """Stands in for testbed.kernel.features: all works but what is said not to."""
 
     def __init__(self) -> None:
         self.lacking: set[str] = set()
         self.calls = 0
-        self.instead: list[Finding] | None = None
+        self.instead: list[Requirement] | None = None
 
-    def __call__(self) -> list[Finding]:
+    def __call__(self) -> list[Requirement]:
         self.calls += 1
         if self.instead is not None:
             return self.instead
         found = []
-        for item in doctor.NEEDED + doctor.WANTED:
+        for item in kernel.NEEDED + kernel.WANTED:
             ok = item.name not in self.lacking
             detail = "works" if ok else "failed: not supported"
             fix = "" if ok else f"a kernel with {item.option}, built in or as a module"
-            found.append(Finding(item.name, ok, detail, fix))
+            found.append(Requirement(item.name, ok, detail, fix))
         return found
 
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Probe:
     made = Probe()
-    monkeypatch.setattr(doctor, "features", made)
+    monkeypatch.setattr(kernel, "features", made)
     monkeypatch.setattr(preflight, "which", lambda name: f"/usr/bin/{name}")
     boot_id = tmp_path / "boot_id"
     boot_id.write_text("first-boot\n")
@@ -107,7 +107,7 @@ def test_a_packet_filter_needs_its_own(
     topology = load("docker-single", Overrides(docker="29", firewall=firewall))
     more = preflight.kernel_features(topology) - preflight.kernel_features(plain)
     assert more == {feature}
-    assert feature in {item.name for item in doctor.NEEDED + doctor.WANTED}
+    assert feature in {item.name for item in kernel.NEEDED + kernel.WANTED}
     assert preflight.programs(topology).items() - preflight.programs(plain).items() == set(
         program.items()
     )
@@ -116,7 +116,7 @@ def test_a_packet_filter_needs_its_own(
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_the_doctor_knows_each_feature(name: str) -> None:
-    assert FEATURES[name] <= {item.name for item in doctor.NEEDED + doctor.WANTED}
+    assert FEATURES[name] <= {item.name for item in kernel.NEEDED + kernel.WANTED}
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -243,7 +243,7 @@ def test_what_another_backend_needs_is_not_missed(probe: Probe, cache: Path) -> 
 
 
 def test_no_namespaces_at_all_is_one_finding(probe: Probe, two_node: Topology, cache: Path) -> None:
-    probe.instead = [Finding("namespaces", False, "unshare: not permitted", "run as root")]
+    probe.instead = [Requirement("namespaces", False, "unshare: not permitted", "run as root")]
     with pytest.raises(MachineError, match="namespaces: unshare: not permitted; run as root"):
         preflight.check(two_node, cache)
 

@@ -17,10 +17,10 @@ from testbed.errors import MachineError, TopologyError
 from testbed.lab import preflight
 from testbed.lab.lab import Settings
 from testbed.lab.state import State
-from testbed.nodes.base import Setup, fabric_kind
+from testbed.nodes.base import Setup
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.netns.provider import NetnsProvider
-from testbed.registry import PROVIDERS, ROLES, Registry
+from testbed.registry import PROVIDERS, ROLES, Registry, fabric_kind
 from testbed.topology import load, load_text
 from testbed.topology.schema import schema
 

@@ -25,11 +25,11 @@ from testbed.errors import (
 )
 from testbed.lab import run as running
 from testbed.lab.run import Done, Progress, carry_out
-from testbed.lab.step import Plan, Step, order
 from testbed.signals import Held
+from testbed.steps.step import Plan, Step, order
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
 
 
 class _Nothing(SimpleNamespace):

@@ -19,12 +19,12 @@ from provider_contract import spec
 from traits import be_a_machine
 
 from testbed.errors import LabError, MachineError, NoSuchLab
-from testbed.lab.context import Context
 from testbed.lab.status import NodeStatus, Part, Status, status
 from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.roles import glance
 from testbed.roles.glance import Glance
+from testbed.steps.context import Context
 from testbed.topology import load
 
 Found = dict[str, Glance] | Exception

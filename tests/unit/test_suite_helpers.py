@@ -546,8 +546,9 @@ def test_what_never_came_is_not_waited_for_as_long_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("testbed.lab.wait.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("testbed.lab.wait.time.sleep", lambda pause: now.append(now.pop() + pause))
+    monkeypatch.setattr("testbed.steps.wait.time.monotonic", lambda: now[0])
+    sleep = "testbed.steps.wait.time.sleep"
+    monkeypatch.setattr(sleep, lambda pause: now.append(now.pop() + pause))
     monkeypatch.setattr(helpers, "IN_VAIN", set[str]())
 
     def waited(what: str) -> float:
@@ -565,7 +566,7 @@ def test_what_never_came_is_not_waited_for_as_long_again(
 
 def test_looks_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("testbed.lab.wait.time.sleep", pauses.append)
+    monkeypatch.setattr("testbed.steps.wait.time.sleep", pauses.append)
     looks = iter([None] * 60)
     helpers.wait_until(lambda: next(looks, True), "it")
     assert pauses == sorted(pauses)

@@ -12,15 +12,15 @@ from provider_contract import spec
 
 from testbed import signals
 from testbed.errors import LabError, PathError, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.lab.context import Context
 from testbed.lab.lab import Lab
 from testbed.lab.run import Waiting, carry_out
-from testbed.lab.step import Plan, Step
-from testbed.lab.wait import Wait
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeProvider
 from testbed.roles import base, way
 from testbed.roles.way import Way
+from testbed.steps.context import Context
+from testbed.steps.step import Plan, Step
+from testbed.steps.wait import Wait
 from testbed.topology import load
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from testbed.errors import CommandError, LabError, MachineError
 from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Finding, Node, NodeSpec, Provider, Setup
+from testbed.nodes.base import Node, NodeSpec, Provider, Setup
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.agent import ENVIRONMENT
@@ -35,6 +35,7 @@ from testbed.nodes.netns.node import (
 )
 from testbed.nodes.wiring import Lack
 from testbed.process import run
+from testbed.requirement import Requirement
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -82,10 +83,10 @@ class NetnsProvider(Provider):
         self._exposed = exposed
         self._fabrics: dict[str, NetnsNode] = {}  # those found, by lab
 
-    def probe(self) -> list[Finding]:
+    def probe(self) -> list[Requirement]:
         root = os.geteuid() == 0
         return [
-            Finding(
+            Requirement(
                 "root",
                 root,
                 "namespaces, links and mounts are made by root only",

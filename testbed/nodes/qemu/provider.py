@@ -17,7 +17,7 @@ from testbed import memory
 from testbed.errors import LabError, NoSuchLab
 from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Ahead, Finding, Node, NodeSpec, Provider, Setup, has_ended
+from testbed.nodes.base import Ahead, Node, NodeSpec, Provider, Setup, has_ended
 from testbed.nodes.netns.provider import NetnsProvider, macs
 
 # What is for machines alone is imported where it is needed: labs of namespaces do without.
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from testbed.nodes.qemu.command import Hardware
     from testbed.nodes.ssh.node import SshNode
     from testbed.nodes.wiring import Lack
+    from testbed.requirement import Requirement
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
 
@@ -87,7 +88,7 @@ class QemuProvider(Provider):
         self._lock = threading.Lock()
         self._made_from: machine.Parts | None = None
 
-    def probe(self) -> list[Finding]:
+    def probe(self) -> list[Requirement]:
         from testbed.vm import box
 
         return [*self.cells.probe(), *box.probe(self.name, self._cache)]

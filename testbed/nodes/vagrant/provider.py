@@ -18,11 +18,12 @@ from testbed import memory
 from testbed.artifacts import release
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
 from testbed.nodes import wiring
-from testbed.nodes.base import INSTALL, Finding, Node, NodeSpec, Provider, Setup, has_ended
+from testbed.nodes.base import Node, NodeSpec, Provider, Setup, has_ended
 from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
 from testbed.nodes.netns.provider import NetnsProvider, macs
 from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.vagrant import hypervisor
+from testbed.requirement import INSTALL, Requirement
 
 # What is for machines alone is imported where it is needed: other labs do without.
 
@@ -133,12 +134,12 @@ class VagrantProvider(Provider):
         self._making = threading.Lock()
         self._runs: list[_Run] = []
 
-    def probe(self) -> list[Finding]:
+    def probe(self) -> list[Requirement]:
         from testbed.vm import box
 
         missing = lacking()
         packages = tuple(sorted(set(release.packages(missing.values()))))
-        programs = Finding(
+        programs = Requirement(
             "vagrant",
             ok=not missing,
             detail=f"no {', '.join(missing)}" if missing else "it and libvirt are there",
@@ -469,10 +470,10 @@ def lacking() -> dict[str, str]:
     return missing
 
 
-def plugin() -> Finding:
+def plugin() -> Requirement:
     """Whether Vagrant has the plugin for libvirt."""
     there = [path for path in PLUGINS if PLUGIN in _text(path)]
-    return Finding(
+    return Requirement(
         PLUGIN,
         ok=bool(there),
         detail=str(there[0]) if there else "Vagrant has no plugin for libvirt",

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.lab.marks import mark, marked
-from testbed.lab.step import Step
 from testbed.roles.kubernetes import client, config, ingress
+from testbed.steps.marks import mark, marked
+from testbed.steps.step import Step
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
     from testbed.roles.kubernetes.api import Api, Object
+    from testbed.steps.context import Context
     from testbed.topology.model import AddOn, Topology
 
 MANIFESTS = Path(__file__).parent / "manifests"

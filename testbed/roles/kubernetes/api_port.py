@@ -20,7 +20,7 @@ from testbed.errors import UsageError
 from testbed.signals import ENDING
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
 
 SIZE = 1 << 16
 

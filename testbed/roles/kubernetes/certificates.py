@@ -12,15 +12,15 @@ import json
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.lab.marks import mark, marked
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.pki import Authority, Pair, key_pair, kubeconfig
+from testbed.steps.marks import mark, marked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
 MARK = "certificates"

@@ -11,9 +11,9 @@ from testbed.roles.base import LOOK_SECONDS, dead, still_alive
 from testbed.roles.kubernetes import certificates, config
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
     from testbed.roles.kubernetes.api import Api
+    from testbed.steps.context import Context
 
 SECONDS = 180.0  # none of what is waited for takes so long, however slow the machine
 POLL = 0.05  # seconds

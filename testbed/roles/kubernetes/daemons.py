@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from testbed.lab.marks import REWIRED, marked
-from testbed.lab.step import Step
 from testbed.nodes.base import Service
 from testbed.roles.base import start
 from testbed.roles.kubernetes import certificates, config, runtime
 from testbed.roles.kubernetes.client import SECONDS
 from testbed.roles.way import Way
+from testbed.steps.marks import REWIRED, marked
+from testbed.steps.step import Step
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
 SERVER = "kube-apiserver"

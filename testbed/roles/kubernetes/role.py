@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import ArtifactError
-from testbed.lab.step import Step, node_step
 from testbed.limits import Takes
 from testbed.nodes.base import Service
 from testbed.roles.base import Offer, Role, not_built, start
@@ -20,10 +19,11 @@ from testbed.roles.kubernetes import addons, certificates, config, runtime, skew
 from testbed.roles.kubernetes.client import api, until
 from testbed.roles.kubernetes.daemons import SERVER, daemon, way
 from testbed.roles.kubernetes.plugins import plugin_of
+from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
 ROLE = "kubernetes"

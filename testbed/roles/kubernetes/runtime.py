@@ -6,19 +6,19 @@ import json
 from typing import TYPE_CHECKING
 
 from testbed.artifacts import archive
-from testbed.lab.marks import mark, marked
 from testbed.nodes.base import Service
 from testbed.roles.base import files, start
 from testbed.roles.kubernetes import addons, config
 from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
+from testbed.steps.marks import mark, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
     from testbed.roles.kubernetes.plugins.base import Plugin
+    from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
 SERVICE = "containerd"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testbed import registry
-from testbed.nodes.base import fabric_kind
+from testbed.registry import fabric_kind
 from testbed.topology import keys, tree
 from testbed.topology.check.look import Look
 from testbed.topology.read import host_in

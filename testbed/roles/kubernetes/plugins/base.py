@@ -10,7 +10,7 @@ from testbed.roles.kubernetes import config
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.lab.step import Step
+    from testbed.steps.step import Step
     from testbed.topology.model import Kubernetes, Topology
     from testbed.topology.model import Plugin as Name
 
@@ -76,7 +76,7 @@ class Plugin(ABC):
             store.binary(name)
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  for those whose settings decide
-        """Features of the kernel that it needs, as :mod:`testbed.doctor` names them."""
+        """Features of the kernel that it needs, as :mod:`testbed.kernel` names them."""
         return ()
 
     def features(self, cluster: Kubernetes) -> set[str]:  # noqa: ARG002  for those whose settings decide

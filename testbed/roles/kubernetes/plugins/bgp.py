@@ -15,7 +15,7 @@ from testbed.roles.kubernetes.daemons import daemon
 from testbed.roles.kubernetes.plugins.base import Plugin
 
 if TYPE_CHECKING:
-    from testbed.lab.step import Step
+    from testbed.steps.step import Step
     from testbed.topology.model import Topology
 
 FILE = f"{config.FOLDER}/bird.conf"

@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import MachineError
-from testbed.lab.step import Step
 from testbed.nodes.base import Service
 from testbed.roles.base import start
 from testbed.roles.kubernetes import client, config, runtime
 from testbed.roles.kubernetes.daemons import daemon, digest, way
 from testbed.roles.kubernetes.plugins.base import Object, Plugin
 from testbed.roles.kubernetes.rights import rights
+from testbed.steps.step import Step
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
     from testbed.topology.model import Kubernetes, Topology
 
 AGENT, OPERATOR = "cilium-agent", "cilium-operator"

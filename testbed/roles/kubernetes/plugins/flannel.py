@@ -13,7 +13,7 @@ from testbed.roles.kubernetes.plugins.base import Object, Plugin
 from testbed.roles.kubernetes.rights import rights
 
 if TYPE_CHECKING:
-    from testbed.lab.step import Step
+    from testbed.steps.step import Step
     from testbed.topology.model import Kubernetes, Topology
 
 USER = "flannel"

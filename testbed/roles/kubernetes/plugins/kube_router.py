@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.lab.step import Step
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.plugins.manifest import NAMESPACE, ByManifest
+from testbed.steps.step import Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
     from testbed.topology.model import Kubernetes, Topology
 
 PART = "kube-router"

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.artifacts import archive
 from testbed.artifacts.config import default_path, entries
 from testbed.errors import ArtifactError, LabError, TestbedError
-from testbed.lab.marks import mark, marked
-from testbed.lab.step import Step
 from testbed.roles.kubernetes import client, config
 from testbed.roles.kubernetes.plugins.base import Plugin
+from testbed.steps.marks import mark, marked
+from testbed.steps.step import Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from testbed.artifacts import Store
-    from testbed.lab.context import Context
     from testbed.nodes.base import Node
+    from testbed.steps.context import Context
     from testbed.topology.model import Kubernetes, Topology
 
 NAMESPACE = "kube-system"

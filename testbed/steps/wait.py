@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError, TimeoutExpired
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
 
 POLL_SECONDS = 0.01
 POLL_MAX = 0.25  # seconds; each pause is a tenth longer than the one before, up to this
@@ -21,7 +21,7 @@ class Wait:
     :meth:`saw` adds what was seen last, which is shown while the wait goes on and in the
     error at its end.
 
-    >>> from testbed.lab.context import Context
+    >>> from testbed.steps.context import Context
     >>> wait = Wait(None, "a sign", 60)
     >>> wait.saw("none yet")
     >>> wait.words

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testbed.lab.context import Context
+    from testbed.steps.context import Context
 
 
 @dataclass(frozen=True, slots=True)
