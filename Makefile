@@ -33,10 +33,11 @@ test: lint unit web live  ## all but clusters and virtual machines, in ten minut
 test-all: export TESTBED_LONG := 1
 test-all: test test-k8s test-vm  ## everything, in its long form (root)
 
-lint: $(VENV)/ready  ## style, format, types
+lint: $(VENV)/ready  ## style, format, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 unit: $(VENV)/ready  ## tests that need no root
 	$(BIN)/python -m pytest -n 2 tests/unit

@@ -121,11 +121,11 @@ def _name(given: str) -> str:
     from testbed.spelling import is_a_path
 
     if is_a_path(given):
-        from testbed.cli.common import lab_meant
+        from testbed.lab import origin
         from testbed.settings import settings
 
         with suppress(TestbedError):  # told later, as of any lab that is not up
-            return lab_meant(settings(), given).name
+            return origin.named(settings(), given)
     return given
 
 
@@ -142,7 +142,7 @@ def lab_of(config: pytest.Config) -> LiveLab:
             f"{names.by} names the labs {', '.join(names.labs)}: choose one with --testbed-lab",
             pytrace=False,
         )
-    from testbed.lab import hosts
+    from testbed import hosts
 
     try:
         return hosts.live(names.labs[0])
@@ -163,7 +163,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def _require(config: pytest.Config) -> None:
     """Raise UsageError for options that contradict each other, NoSuchLab for a lab not up."""
-    from testbed.lab import hosts, hostspec
+    from testbed import hosts, hostspec
 
     names = config.stash[NAMED]
     for name in names.labs:
@@ -184,8 +184,8 @@ def _require(config: pytest.Config) -> None:
 
 def hosts_of(metafunc: pytest.Metafunc, specs: Sequence[str | None]) -> str:
     """The value of testinfra's ``--hosts`` for a test: places of the lab, or of no host at all."""
-    from testbed.lab import hosts
-    from testbed.lab.hostspec import PREFIX
+    from testbed import hosts
+    from testbed.hostspec import PREFIX
 
     config = metafunc.config
     names = config.stash[NAMED]

@@ -46,7 +46,7 @@ NOTES = pytest.StashKey["Observation"]()
 REFUSED: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 PROBLEMS: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 VARIABLE = "TESTBED_LAB"
-SCHEME = "testbed://"  #: of testinfra's hostspecs; `testbed.lab.hostspec` has the rest
+SCHEME = "testbed://"  #: of testinfra's hostspecs; `testbed.hostspec` has the rest
 CLAIM, NEEDS, ALONE = MARKS = ("testbed_claim", "testbed_needs", "testbed_alone")
 CHECKS = "testbed-checks"  #: the name as a plugin of what is loaded later
 TESTINFRA_HOST = "_testinfra_host"  #: what testinfra's own fixture ``host`` asks for
@@ -112,12 +112,12 @@ def _begin(config: pytest.Config, options: Any) -> None:
     if (
         named.by or "testinfra.backend" in sys.modules
     ):  # without either there is no host to look for
-        from testbed.lab import hostspec
+        from testbed import hostspec
 
         hostspec.register()
         named = named._replace(before=hostspec.confine(named.labs if named.by else None))
         if lent := config.stash.get(LAB, None):
-            from testbed.lab import hosts
+            from testbed import hosts
 
             hosts.lend(lent)
     config.stash[NAMED] = named
@@ -137,13 +137,13 @@ def checks(config: pytest.Config) -> Any:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     named = config.stash.get(NAMED, None)
-    if named is None or "testbed.lab.hostspec" not in sys.modules:
+    if named is None or "testbed.hostspec" not in sys.modules:
         return
-    from testbed.lab import hostspec
+    from testbed import hostspec
 
     hostspec.confine(named.before)
-    if "testbed.lab.hosts" in sys.modules:
-        from testbed.lab import hosts
+    if "testbed.hosts" in sys.modules:
+        from testbed import hosts
 
         if lent := config.stash.get(LAB, None):
             hosts.forget(lent.name)

@@ -311,6 +311,6 @@ def test_next_to_nothing_is_loaded(testinfra: bool, pytester: pytest.Pytester) -
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    hostspec = ["testbed.lab", "testbed.lab.hostspec"] if testinfra else []
+    hostspec = ["testbed.hostspec"] if testinfra else []
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
     assert line.split() == ["loaded", "testbed", *hostspec, "testbed.pytest_plugin"]

@@ -16,8 +16,8 @@ import pytest
 import testinfra
 import testinfra.backend
 
+from testbed import hosts, hostspec
 from testbed.errors import NoSuchLab, NothingTested, UsageError
-from testbed.lab import hosts, hostspec
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.testinfra_backend import host_of

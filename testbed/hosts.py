@@ -1,6 +1,6 @@
 """Hosts of testinfra by the name of a lab: ``testbed://LAB[/NODE[/CONTAINER]]``.
 
-While a run is confined to labs (:func:`testbed.lab.hostspec.confine`), every hostspec
+While a run is confined to labs (:func:`testbed.hostspec.confine`), every hostspec
 means one of their nodes, and one that means another machine is refused.
 """
 
@@ -10,7 +10,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import NoSuchLab, UsageError
-from testbed.lab.hostspec import PREFIX, SCHEME, confined, original
+from testbed.hostspec import PREFIX, SCHEME, confined, original
 from testbed.nodes.testinfra_backend import NodeBackend, Place
 
 if TYPE_CHECKING:

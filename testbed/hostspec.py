@@ -1,4 +1,4 @@
-"""The scheme ``testbed://`` of testinfra's hostspecs; :mod:`testbed.lab.hosts` has what it means.
+"""The scheme ``testbed://`` of testinfra's hostspecs; :mod:`testbed.hosts` has what it means.
 
 testinfra finds a back end by the scheme of a hostspec, in a table that others
 may extend (``testinfra.backend.BACKENDS``).  It drops the path of a hostspec,
@@ -26,7 +26,7 @@ _confined: tuple[str, ...] | None = None
 
 def register() -> None:
     """Add the scheme ``testbed`` to testinfra's.  Calling it again changes nothing."""
-    testinfra.backend.BACKENDS[SCHEME] = "testbed.lab.hosts.SpecBackend"
+    testinfra.backend.BACKENDS[SCHEME] = "testbed.hosts.SpecBackend"
     testinfra.backend.parse_hostspec = _parse
 
 
@@ -49,6 +49,6 @@ def _parse(hostspec: str | None) -> tuple[str, dict[str, Any]]:
     if _confined is None and not str(hostspec).startswith(PREFIX):
         found: tuple[str, dict[str, Any]] = original(hostspec)
         return found
-    from testbed.lab import hosts
+    from testbed import hosts
 
     return hosts.parse(hostspec)
