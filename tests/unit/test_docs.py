@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -77,3 +78,13 @@ def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
 def test_every_key_kind_and_feature_has_its_line() -> None:
     words = {*(field.name for field in fields(Claim)), *get_args(Kind), *FEATURES}
     assert first_cells() == words
+
+
+@pytest.mark.source
+def test_the_layers_of_the_architecture_are_those_that_lint_holds() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (drawn,) = re.findall(r"^```text layers\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = [one["layers"] for one in contracts if one["type"] == "layers"]
+    assert drawn.splitlines() == layers
