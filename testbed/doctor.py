@@ -20,7 +20,7 @@ from testbed.artifacts.debian import LIBRARIES
 from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError
 from testbed.kernel import features
-from testbed.lab import preflight
+from testbed.labs import preflight
 from testbed.process import run, which
 from testbed.progress import Tell, silent
 from testbed.registry import ROLES

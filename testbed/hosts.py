@@ -14,7 +14,7 @@ from testbed.hostspec import PREFIX, SCHEME, confined, original
 from testbed.nodes.testinfra_backend import NodeBackend, Place
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 PARTS = 3  # LAB/NODE/CONTAINER
 
@@ -29,8 +29,8 @@ def lend(live: LiveLab) -> None:
 def live(name: str) -> LiveLab:
     """A lab by its name, opened once.  Raises NoSuchLab when it is not up."""
     if name not in _labs:
-        from testbed.lab.lab import Lab
-        from testbed.lab.live import LiveLab
+        from testbed.labs.lab import Lab
+        from testbed.labs.live import LiveLab
         from testbed.settings import settings
 
         _labs[name] = LiveLab(Lab(name, settings()).context())

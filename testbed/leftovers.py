@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from testbed import boot
 from testbed.errors import LabBusy, TestbedError
-from testbed.lab.lab import Lab, Settings
-from testbed.lab.state import State
+from testbed.labs.lab import Lab, Settings
+from testbed.labs.state import State
 from testbed.nodes.netns import cgroups, find
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from testbed.pytest_plugin import (
 
 if TYPE_CHECKING:
     from testbed.claims.model import Finding
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.topology.model import Topology
 
 INTERRUPTED = "interrupted"
@@ -121,7 +121,7 @@ def _name(given: str) -> str:
     from testbed.spelling import is_a_path
 
     if is_a_path(given):
-        from testbed.lab import origin
+        from testbed.labs import origin
         from testbed.settings import settings
 
         with suppress(TestbedError):  # told later, as of any lab that is not up

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from testbed.claims.observation import Observation
     from testbed.errors import TestbedError
     from testbed.faults.inflict import Inflict
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 LAB = pytest.StashKey["LiveLab"]()
@@ -221,7 +221,7 @@ def _is_own(item: pytest.Item, name: str) -> bool:
 
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> LiveLab:
-    """The lab that runs, as a :class:`testbed.lab.live.LiveLab`."""
+    """The lab that runs, as a :class:`testbed.labs.live.LiveLab`."""
     found: LiveLab = checks(request.config).lab_of(request.config)
     return found
 
@@ -245,7 +245,7 @@ def fault(lab: LiveLab) -> Iterator[Inflict]:
     """
     from testbed.faults.force import Faults
     from testbed.faults.inflict import Inflict
-    from testbed.lab.lab import Lab
+    from testbed.labs.lab import Lab
     from testbed.settings import settings
 
     inflict = Inflict(lab, Faults(Lab(lab.name, settings())))

@@ -8,8 +8,8 @@ from pathlib import Path
 from testbed import limits, registry
 from testbed.artifacts import Store
 from testbed.errors import UsageError
-from testbed.lab.lab import Settings
-from testbed.lab.state import State, folder
+from testbed.labs.lab import Settings
+from testbed.labs.state import State, folder
 from testbed.nodes.base import Setup
 from testbed.progress import Tell, silent
 

@@ -12,7 +12,7 @@ from fakes import Bench
 from sabotage.gather import Gathered
 
 from testbed import leaks, leftovers
-from testbed.lab.state import folder
+from testbed.labs.state import folder
 from testbed.nodes.vagrant.provider import PROGRAMS
 from testbed.process import which
 from testbed.settings import settings

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts import Store
 from testbed.errors import ArtifactError
-from testbed.lab.lab import Settings
-from testbed.lab.state import State
+from testbed.labs.lab import Settings
+from testbed.labs.state import State
 from testbed.nodes.fake import Answer, Call, FakeProvider
 from testbed.roles import namespaces
 from testbed.roles.engine import ContainerState, Engine
@@ -327,7 +327,7 @@ class Bench:
         for module in ("containers", "images", "settle"):
             patch.setattr(f"testbed.roles.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.preload", lambda: None)
-        patch.setattr("testbed.lab.preflight.check", lambda *_: None)
+        patch.setattr("testbed.labs.preflight.check", lambda *_: None)
 
     def again(self) -> Settings:
         """As another process on the same machine would have it."""

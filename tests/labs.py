@@ -11,7 +11,7 @@ import pytest
 from commands import call
 
 from testbed.cli.common import make_settings
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 
 if TYPE_CHECKING:
     from testbed.topology import Topology

@@ -53,7 +53,7 @@ OF_CLUSTERS = tuple(
     or name.startswith("pods-")
 )
 
-#: What of a lab an expectation may depend on (see :attr:`testbed.lab.live.LiveLab.facts`).
+#: What of a lab an expectation may depend on (see :attr:`testbed.labs.live.LiveLab.facts`).
 FACTS = ("docker", "firewall", "backend", "provider", "cni", "proxy")
 COMPARISON = re.compile(r"(<|<=|>=|>) (\d+(?:\.\d+)*)")
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge, ">": operator.gt}

@@ -17,7 +17,7 @@ from testbed.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.artifacts.store import Entry
-    from testbed.lab.lab import Settings
+    from testbed.labs.lab import Settings
     from testbed.vm.box import File
 
 

@@ -17,7 +17,7 @@ from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from testbed.lab.lab import Lab, Settings
+    from testbed.labs.lab import Lab, Settings
     from testbed.progress import Log
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
@@ -82,8 +82,8 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
 
     The path of a topology file means the lab that came from it.  Raises NoSuchLab, UsageError.
     """
-    from testbed.lab import origin
-    from testbed.lab.lab import Lab, labs
+    from testbed.labs import origin
+    from testbed.labs.lab import Lab, labs
 
     name = name or os.environ.get("TESTBED_LAB")
     if name:
@@ -241,7 +241,7 @@ def load_variant(topology: str, **variant: Any) -> Topology:
 
     given = {key: value for key, value in variant.items() if value is not None}
     if not (given or is_path(topology) or topology in names()):
-        from testbed.lab.lab import Lab
+        from testbed.labs.lab import Lab
 
         lab = Lab(topology, make_settings())
         if lab.settings.state.read(topology):
@@ -255,7 +255,7 @@ def recorded(lab: Lab) -> Topology:
 
 
 def complete_labs(_ctx: Any, _param: Any, incomplete: str) -> list[str]:
-    from testbed.lab.state import State, folder
+    from testbed.labs.state import State, folder
 
     return [name for name in State(folder()).labs() if name.startswith(incomplete)]
 

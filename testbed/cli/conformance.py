@@ -58,7 +58,7 @@ def command(
     common.need_root("`testbed conformance`")
     from testbed.conformance import run as running
     from testbed.conformance.ginkgo import Asked
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.report import terminal
     from testbed.roles.kubernetes import client
     from testbed.suites.model import LabRun, Run, Selection

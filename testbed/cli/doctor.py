@@ -13,7 +13,7 @@ from testbed.registry import ROLES
 from testbed.topology.model import PLUGINS
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Settings
+    from testbed.labs.lab import Settings
     from testbed.requirement import Requirement
 
 
@@ -87,7 +87,7 @@ def command(
 def _leaks(*, mend: bool, as_json: bool) -> int:
     common.need_root("`testbed doctor --leaks`")
     from testbed import leftovers
-    from testbed.lab.state import folder
+    from testbed.labs.state import folder
     from testbed.settings import settings
 
     def of(state: Path) -> Settings:

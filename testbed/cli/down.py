@@ -22,8 +22,8 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     not there is fine.
     """
     common.need_root("`testbed down`")
-    from testbed.lab.lab import Lab, labs
-    from testbed.lab.lab import Watch as LabWatch
+    from testbed.labs.lab import Lab, labs
+    from testbed.labs.lab import Watch as LabWatch
 
     settings = common.make_settings()
     if everything and lab:

@@ -57,7 +57,7 @@ def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool) 
 
 def attach(lab_name: str | None, where: str, argv: list[str], *, tty: bool) -> int:
     """Run ``argv`` at NODE or NODE/CONTAINER on our own terminal or pipes."""
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
     lab = LiveLab(common.lab_meant(common.make_settings(), lab_name).context())
     node_name, slash, container = where.partition("/")

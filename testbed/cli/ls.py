@@ -14,8 +14,8 @@ from testbed.cli import common
 def command(as_json: bool) -> None:
     """List the labs of this machine that belong to this state folder."""
     common.need_root("`testbed ls`")
-    from testbed.lab import origin
-    from testbed.lab.lab import labs
+    from testbed.labs import origin
+    from testbed.labs.lab import labs
 
     settings = common.make_settings()
     rows = []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from testbed.claims.model import Finding
-    from testbed.lab.lab import Settings
+    from testbed.labs.lab import Settings
     from testbed.suites.model import Check, Run
 
 F = TypeVar("F", bound=Callable[..., Any])

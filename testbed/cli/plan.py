@@ -19,7 +19,7 @@ def command(topology: str, as_json: bool, **variant: str | int | None) -> None:
     """
     wanted = common.load_variant(topology, **variant)
     from testbed.artifacts import Store
-    from testbed.lab.plan import make
+    from testbed.labs.plan import make
 
     plan = make(wanted)
     store = Store()

@@ -9,7 +9,7 @@ import click
 from testbed.cli import common
 
 if TYPE_CHECKING:
-    from testbed.lab.status import NodeStatus, Part
+    from testbed.labs.status import NodeStatus, Part
 
 EXIT_NOT_OK = 1
 
@@ -24,7 +24,7 @@ def command(lab: str | None, as_json: bool) -> int:
     when one lab is up.
     """
     common.need_root("`testbed status`")
-    from testbed.lab.status import STOPPED, status
+    from testbed.labs.status import STOPPED, status
 
     meant = common.lab_meant(common.make_settings(), lab)
     found = status(meant.context(), meant.stopped())

@@ -15,8 +15,8 @@ from testbed.progress import Log
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from testbed.lab.lab import Lab, Outcome
-    from testbed.lab.run import Done, Waiting
+    from testbed.labs.lab import Lab, Outcome
+    from testbed.labs.run import Done, Waiting
     from testbed.topology.model import Topology
 
 
@@ -63,7 +63,7 @@ def command(
     """
     wanted = _wanted(topology, lab_name, variant)
     common.need_root("`testbed up`")
-    from testbed.lab.lab import Lab, Watch
+    from testbed.labs.lab import Lab, Watch
 
     lab = Lab(wanted.name, common.make_settings(artifacts=artifacts))
     if not (quiet or as_json):
@@ -103,7 +103,7 @@ def bring_up(
     timeout: float | None = None,
 ) -> None:
     """Bring a lab up, and show it."""
-    from testbed.lab.lab import Watch
+    from testbed.labs.lab import Watch
 
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
     watch = Watch(step=show_step, idle=Idle(), words=tell)

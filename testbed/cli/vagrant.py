@@ -10,7 +10,7 @@ import click
 from testbed.cli import common
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Lab, Settings
+    from testbed.labs.lab import Lab, Settings
     from testbed.nodes.base import NodeSpec
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.vagrant.provider import VagrantProvider
@@ -31,7 +31,7 @@ def command() -> None:
 @click.option("--make", is_flag=True, help="Make what the machines run in, and keys for them.")
 def describe(topology: str, make: bool) -> None:
     """Print the machines of a topology as JSON, as the Vagrantfile reads them."""
-    from testbed.lab import base_steps
+    from testbed.labs import base_steps
     from testbed.nodes.vagrant import outside
     from testbed.topology.load import is_path
 
@@ -100,7 +100,7 @@ def _meant(topology: str) -> tuple[Settings, Topology, VagrantProvider]:
     meant: Topology = common.load_variant(topology, provider="vagrant")
     # Before all machines have joined there is no record.
     if record := settings.state.read(meant.name):
-        from testbed.lab import origin
+        from testbed.labs import origin
 
         origin.refuse_other(meant, record)
     provider: Any = settings.provider("vagrant")
@@ -108,7 +108,7 @@ def _meant(topology: str) -> tuple[Settings, Topology, VagrantProvider]:
 
 
 def _lab(settings: Settings, meant: Topology) -> Lab:
-    from testbed.lab.lab import Lab
+    from testbed.labs.lab import Lab
 
     return Lab(meant.name, settings)
 
@@ -116,7 +116,7 @@ def _lab(settings: Settings, meant: Topology) -> Lab:
 def _make(
     settings: Settings, meant: Topology, provider: VagrantProvider, specs: list[NodeSpec]
 ) -> None:
-    from testbed.lab import preflight
+    from testbed.labs import preflight
 
     preflight.check(meant, settings.store.folder)
     with settings.state.lock(meant.name, f"vagrant up {meant.name}"):

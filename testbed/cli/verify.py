@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from testbed.claims.model import Finding
-    from testbed.lab.lab import Lab, Settings
+    from testbed.labs.lab import Lab, Settings
     from testbed.suites.model import Check, LabRun, Selection
 
 
@@ -125,7 +125,7 @@ def command(
 def _one(
     settings: Settings, lab: Lab, selection: Selection, output: Output, provider: str | None
 ) -> int:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.report import terminal
     from testbed.suites.model import LabRun, Run
     from testbed.suites.runner import run

@@ -36,7 +36,7 @@ from testbed.process import which
 from testbed.registry import ROLES
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Lab, Watch
+    from testbed.labs.lab import Lab, Watch
     from testbed.nodes.base import Node
     from testbed.topology.model import Topology
 

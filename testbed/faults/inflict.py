@@ -12,7 +12,7 @@ from testbed.faults.force import fault_of
 if TYPE_CHECKING:
     from testbed.faults.force import Faults
     from testbed.faults.model import Fault
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 
 class Inflict:

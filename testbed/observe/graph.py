@@ -19,7 +19,7 @@ from testbed.errors import TestbedError
 from testbed.limits import FILES_PER_NODE, at_once
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.roles.engine import Engine
 

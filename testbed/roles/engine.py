@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 SOCKET = "/run/docker.sock"
 DIGEST = "testbed.digest"  # label: the settings a container was made with
-LAB = "testbed.lab"
+LAB = "testbed.labs"
 #: The parts (:mod:`testbed.artifacts.catalog`) that each release is made of: the first brings
 #: the daemon and tells the version, the first that has a helper brings that.
 PARTS: Mapping[Release, tuple[str, ...]] = {

@@ -1,7 +1,7 @@
 """A step of a plan, and a plan as a graph of steps in order.
 
 Roles make steps and know nothing of how a plan is put together from them
-(:mod:`testbed.lab.plan`) or carried out (:mod:`testbed.lab.run`).
+(:mod:`testbed.labs.plan`) or carried out (:mod:`testbed.labs.run`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from testbed.suites import helpers
 from testbed.suites.helpers import IMAGE, listeners, patient, wait_until
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node, Result, Running
     from testbed.roles.kubernetes.api import Api, Object
     from testbed.topology.model import Kubernetes

@@ -11,7 +11,7 @@ from testbed.suites.helpers import IN_VAIN, docker_node, outside_node
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster
 

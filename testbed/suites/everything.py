@@ -27,7 +27,7 @@ from testbed import signals
 from testbed.claims.catalogue import claims
 from testbed.claims.model import OF_CLUSTERS, Finding
 from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageError
-from testbed.lab.lab import Lab, Settings
+from testbed.labs.lab import Lab, Settings
 from testbed.pytest_checks import features
 from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites.model import Check, LabRun, Run, Selection
@@ -462,7 +462,7 @@ def _end(signum: int, _: Any) -> None:
 def _one(
     settings: Settings, wanted: Wanted, selection: Selection, pipe: Connection, part: LabRun
 ) -> None:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
     def wait_for_quiet() -> None:
         _send(pipe, "waits", None)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from testbed.claims.observation import Runs
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Result, Running
     from testbed.observe.capture import Capture, Packet, Place
     from testbed.topology.model import Publish

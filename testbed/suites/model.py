@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from testbed.claims.model import Claim, Evidence, Finding, Measurement, Verdict
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.topology.model import Topology
 
 

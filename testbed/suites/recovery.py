@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from testbed.claims.observation import Observation
     from testbed.faults.inflict import Inflict
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Running
 
 pytestmark = [

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from testbed.claims.model import Finding
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 SUITES = Path(__file__).parent
 RECOVERY = SUITES / "recovery.py"  #: run only where it is asked for: it breaks the lab

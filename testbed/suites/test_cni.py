@@ -41,7 +41,7 @@ from testbed.suites.helpers import (
 )
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node, Result
     from testbed.suites.cluster import Cluster, Pod
     from testbed.suites.helpers import Inside

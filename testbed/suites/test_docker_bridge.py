@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
     from testbed.suites.helpers import Inside
 

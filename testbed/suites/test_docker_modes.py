@@ -46,7 +46,7 @@ from testbed.suites.helpers import (
 )
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
 
 pytestmark = pytest.mark.testbed_needs("docker")

@@ -38,7 +38,7 @@ from testbed.suites.helpers import (
 )
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.observe.capture import Packet, Place
 

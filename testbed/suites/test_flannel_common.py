@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
 
 BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 IGNORE = "net.ipv4.icmp_echo_ignore_broadcasts"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 #: A host that is not there: what the others do for it shows that they go by etcd alone.
 ABSENT = "10.168.0.99"

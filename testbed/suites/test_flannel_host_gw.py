@@ -11,7 +11,7 @@ from testbed.suites.overlay import Walk, bare, ends, need, walk
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 pytestmark = pytest.mark.testbed_needs("flannel-host-gw", "docker")
 

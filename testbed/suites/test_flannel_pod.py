@@ -22,7 +22,7 @@ from testbed.suites.cluster import pod
 from testbed.suites.helpers import IMAGE, link, links
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Running
 
 API_PORT = 18080

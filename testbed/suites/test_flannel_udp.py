@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Running
 
 PORT = 8285

@@ -58,7 +58,7 @@ from testbed.suites.overlay import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 VTEP = "flannel.1"

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testbed.claims.observation import Observation
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 pytestmark = pytest.mark.testbed_needs("namespaces")

@@ -50,7 +50,7 @@ from testbed.suites.overlay import OWN_NETWORK, End, ends, need, own_vxlan
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 pytestmark = pytest.mark.testbed_alone

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from testbed import leaks
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.leftovers import Leftover, leftovers
 from testbed.nodes.netns import cgroups
 from testbed.settings import settings

@@ -28,8 +28,8 @@ from pathlib import Path
 from crash.means import Bed
 from testbed import leaks
 from testbed.errors import Interrupted, TestbedError
-from testbed.lab.lab import Lab, Settings
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab, Settings
+from testbed.labs.live import LiveLab
 from testbed.nodes.netns import cgroups
 from testbed.settings import settings
 from testbed.suites.model import Selection

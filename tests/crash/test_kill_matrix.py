@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crash.means import ENDING, LONG, STATUS, Bed, Count, Watch, dice, killed_at
 from crash.means import no_traceback as clean
-from testbed.lab import plan
+from testbed.labs import plan
 from testbed.topology import load
 
 SIGNALS = (signal.SIGKILL, *ENDING)

@@ -14,7 +14,7 @@ from testbed.nodes.netns import find
 from testbed.roles.etcd import etcdctl
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 LAB = "two-node"
 #: What is killed, and on which node.

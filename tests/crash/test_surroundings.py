@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crash.means import LONG, Bed, Watch, lab, no_traceback, with_cpus, with_processes
-from testbed.lab.state import State
+from testbed.labs.state import State
 
 SMALL = str(Path(__file__).with_name("small.yaml"))
 HOSTILE = {

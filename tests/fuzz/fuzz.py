@@ -31,7 +31,7 @@ from testbed.nodes.base import Result
 if TYPE_CHECKING:
     import socket
 
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
@@ -67,7 +67,7 @@ def topology(data: bytes) -> None:
 
 def record(data: bytes) -> None:
     """A record as it is in the state folder."""
-    from testbed.lab.state import State
+    from testbed.labs.state import State
 
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         state = State(Path(folder))

@@ -11,7 +11,7 @@ from commands import call, call_each
 from labs import by_commands
 from provider_contract import until
 
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.settings import settings
 
 if TYPE_CHECKING:

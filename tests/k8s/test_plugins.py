@@ -16,7 +16,7 @@ from crash.means import Bed, Watch
 
 from testbed import kernel
 from testbed.artifacts import Store
-from testbed.lab import preflight
+from testbed.labs import preflight
 from testbed.process import which
 from testbed.roles.kubernetes.plugins import PLUGINS, cilium
 from testbed.roles.kubernetes.plugins.manifest import Brought

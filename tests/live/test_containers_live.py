@@ -8,8 +8,8 @@ import pytest
 
 from testbed.cli.common import make_settings
 from testbed.errors import ContainerError, StepsFailed
-from testbed.lab.lab import Lab
-from testbed.lab.status import status
+from testbed.labs.lab import Lab
+from testbed.labs.status import status
 from testbed.topology import Topology, load_text
 
 HEAD = """

@@ -12,9 +12,9 @@ from labs import by_commands
 from provider_contract import until
 from terminal_contract import TerminalContract, User
 
-from testbed.lab import live
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from testbed.labs import live
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.nodes.base import Node
 from testbed.roles import glance
 from testbed.settings import settings

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.process import run
 from testbed.settings import settings
 from testbed.topology import Overrides, load

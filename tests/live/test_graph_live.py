@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.observe.graph import graph
 from testbed.report.picture import draw
 from testbed.settings import settings

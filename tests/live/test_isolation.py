@@ -26,9 +26,9 @@ import pytest
 from crash.means import TESTBED, Bed
 from provider_contract import until
 
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
-from testbed.lab.state import State
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
+from testbed.labs.state import State
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.node import PRIVATE, NetnsNode, is_hidden
 from testbed.process import run

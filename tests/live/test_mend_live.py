@@ -10,11 +10,11 @@ from labs import brought_up
 
 from testbed.faults.force import Faults
 from testbed.faults.model import parse
-from testbed.lab.status import status
+from testbed.labs.status import status
 from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Lab, Outcome
+    from testbed.labs.lab import Lab, Outcome
 
 TEXT = """
 name: mend

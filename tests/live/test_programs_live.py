@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed.lab import offers
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from testbed.labs import offers
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.roles.docker import CONTAINERD_SOCKET
 from testbed.settings import settings
 from testbed.topology import Overrides, load

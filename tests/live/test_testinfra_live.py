@@ -13,8 +13,8 @@ import pytest
 import testinfra.modules
 
 from testbed.artifacts import release
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.settings import settings
 from testbed.topology.load import load
 

@@ -9,12 +9,12 @@ import pytest
 from labs import brought_up
 
 from testbed.errors import PathError, StepsFailed, TimeoutExpired
-from testbed.lab.status import status
+from testbed.labs.status import status
 from testbed.roles import way
 from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Lab
+    from testbed.labs.lab import Lab
 
 #: Each machine behind a NAT of its own, with the same address there, and both on one LAN.
 TEXT = """

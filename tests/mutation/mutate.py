@@ -245,7 +245,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--count", type=int, default=COUNT, help="mutants of the sample")
     parser.add_argument("--seed", type=int, help="draw the sample of an earlier run again")
-    parser.add_argument("--only", default="*", help="files, as a pattern: 'testbed/lab/*'")
+    parser.add_argument("--only", default="*", help="files, as a pattern: 'testbed/labs/*'")
     parser.add_argument("--all", action="store_true", help="no sample: every mutant, for hours")
     options = parser.parse_args()
     os.chdir(ROOT)  # where mutmut looks for its settings

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.errors import NoSuchLab
-from testbed.lab import base_steps
-from testbed.lab.lab import Lab, Watch
+from testbed.labs import base_steps
+from testbed.labs.lab import Lab, Watch
 from testbed.nodes.base import NodeSpec
 from testbed.topology import Topology, load_text
 

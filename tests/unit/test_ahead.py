@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from traits import be_a_machine
 
-from testbed.lab import base_steps
-from testbed.lab.lab import Lab
+from testbed.labs import base_steps
+from testbed.labs.lab import Lab
 from testbed.registry import ROLES
 from testbed.steps.context import Context
 from testbed.topology import Overrides, Topology, load, load_text

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import testbed
-from testbed.lab.lab import Lab
-from testbed.lab.status import status
+from testbed.labs.lab import Lab
+from testbed.labs.status import status
 from testbed.topology import load
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ROOT = Path(testbed.__file__).parent
 #: Who may ask what time it is, and what for.
 STAMPS = {
     ("cli/ls.py", "_age"): "how old a lab is, for the eye",
-    ("lab/lab.py", "_record"): "when a lab was made",
+    ("labs/lab.py", "_record"): "when a lab was made",
     ("leftovers.py", "_temporary"): "against the stamps of files",
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",

@@ -25,9 +25,9 @@ from testbed import __version__, cli
 from testbed.artifacts import release
 from testbed.cli import ABOUT, COMMANDS, common, up
 from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
-from testbed.lab.lab import Lab
-from testbed.lab.run import Waiting
-from testbed.lab.state import Record
+from testbed.labs.lab import Lab
+from testbed.labs.run import Waiting
+from testbed.labs.state import Record
 from testbed.topology import load, names
 
 if TYPE_CHECKING:

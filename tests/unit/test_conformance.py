@@ -422,7 +422,7 @@ def testbed(
     monkeypatch.setattr(LabRun, "look", lambda *_: None)
     monkeypatch.setattr(run, "prepare", lambda *_: None)
     monkeypatch.setattr(
-        "testbed.lab.lab.Lab.record", lambda _: type("Record", (), {"versions": {}})
+        "testbed.labs.lab.Lab.record", lambda _: type("Record", (), {"versions": {}})
     )
 
     def go(*argv: str) -> tuple[int, str, str]:

@@ -16,7 +16,7 @@ from traits import be_a_machine
 
 from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.nodes.base import NodeSpec, Service
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.base import GO

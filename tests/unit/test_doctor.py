@@ -13,7 +13,7 @@ from testbed import doctor, kernel
 from testbed.artifacts import Store
 from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
-from testbed.lab import preflight
+from testbed.labs import preflight
 from testbed.nodes.fake import FakeProvider
 from testbed.process import Completed
 from testbed.requirement import Requirement

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from testbed.errors import LabError, NoAnswer, NoSuchLab
-from testbed.lab import live
-from testbed.lab.live import LiveLab
+from testbed.labs import live
+from testbed.labs.live import LiveLab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.observe import graph

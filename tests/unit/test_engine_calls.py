@@ -79,7 +79,7 @@ def test_a_plain_container() -> None:
         "name": "web",
         "hostname": "web",
         "environment": {"NAME": "web"},
-        "labels": {"testbed.digest": "d1", "testbed.lab": "lab"},
+        "labels": {"testbed.digest": "d1", "testbed.labs": "lab"},
         "ports": None,
         "host_config": {"network_mode": "bridge", "port_bindings": None},
         "healthcheck": None,
@@ -200,8 +200,8 @@ def test_a_container_of_somebody_else_has_no_digest(labels: Any) -> None:
 def test_containers_are_listed_by_label() -> None:
     made, api = engine()
     api.answers["containers"] = [{"Names": ["/b", "/alias"]}, {"Names": []}, {"Names": ["/a"]}]
-    assert made.names(label="testbed.lab=x") == {"a", "b"}
-    assert api.of("containers") == ((), {"all": True, "filters": {"label": "testbed.lab=x"}})
+    assert made.names(label="testbed.labs=x") == {"a", "b"}
+    assert api.of("containers") == ((), {"all": True, "filters": {"label": "testbed.labs=x"}})
     api.asked.clear()
     api.answers["inspect_container"] = INSPECTED
     assert list(made.containers()) == ["a", "b"]

@@ -21,7 +21,7 @@ from testbed import pytest_checks
 from testbed.claims import catalogue
 from testbed.claims.model import Claim, Evidence, Finding
 from testbed.errors import LabError, MachineError, NothingSelected, UsageError
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.suites import everything, model
 from testbed.suites.everything import NO_LAB, PREFIX, WANTED, Wanted, Watching, run_everything
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
@@ -686,7 +686,7 @@ def one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[
             return down(lab)
 
         monkeypatch.setattr(Lab, "down", noted)
-        monkeypatch.setattr("testbed.lab.live.LiveLab", StandIn(log))
+        monkeypatch.setattr("testbed.labs.live.LiveLab", StandIn(log))
         monkeypatch.setattr(LabRun, "look", lambda *_: log.append("looked at"))
         monkeypatch.setattr(everything, "run", checks)
         part = LabRun(A.name)

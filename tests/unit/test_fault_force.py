@@ -16,7 +16,7 @@ from testbed.cli import common
 from testbed.errors import LabError, MachineError, NoSuchLab, TimeoutExpired
 from testbed.faults import force
 from testbed.faults.force import Faults, fault_of
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.nodes.base import Provider
 from testbed.nodes.fake import Answer, Call, FakeProvider
 from testbed.topology import load
@@ -262,7 +262,7 @@ def test_a_node_is_stopped_and_goes_on(lab: Lab) -> None:
     assert not apply(lab, "stop node2")
     with pytest.raises(LabError, match="node2 of lab two-node is stopped"):
         lab.up(lab.topology())
-    from testbed.lab.status import status
+    from testbed.labs.status import status
 
     found = {node.name: node for node in status(lab.context(), lab.stopped()).nodes}
     assert found["node2"].state == "stopped"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode
 from testbed.registry import ROLES

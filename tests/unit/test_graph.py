@@ -12,7 +12,7 @@ from testbed.observe import graph
 from testbed.observe.graph import End, pairs
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 
 def names(found: list[tuple[End, End]]) -> set[frozenset[str]]:

@@ -10,7 +10,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from testbed.lab.plan import make
+from testbed.labs.plan import make
 from testbed.roles.kubernetes import addons, ingress, runtime
 from testbed.topology import load
 

@@ -19,7 +19,7 @@ from traits import be_a_machine
 
 from testbed.artifacts import archive
 from testbed.errors import ArtifactError, LabError, MachineError, StepsFailed, UsageError
-from testbed.lab.lab import Lab, Outcome
+from testbed.labs.lab import Lab, Outcome
 from testbed.nodes.fake import Answer, FakeNode
 from testbed.registry import ROLES
 from testbed.roles.kubernetes import addons, certificates, client, config, daemons, role, runtime

@@ -19,7 +19,7 @@ from testbed import doctor, kernel
 from testbed.artifacts import archive
 from testbed.artifacts.store import Store
 from testbed.errors import ArtifactError, LabError, TopologyError, UsageError
-from testbed.lab import plan, preflight
+from testbed.labs import plan, preflight
 from testbed.nodes.base import Result
 from testbed.registry import ROLES
 from testbed.roles.kubernetes import runtime

@@ -23,11 +23,11 @@ from testbed.errors import (
     StepsFailed,
     UsageError,
 )
-from testbed.lab.base_steps import node_spec
-from testbed.lab.lab import Lab, Outcome, Watch, labs
-from testbed.lab.live import LiveLab
-from testbed.lab.offers import hidden
-from testbed.lab.status import status
+from testbed.labs.base_steps import node_spec
+from testbed.labs.lab import Lab, Outcome, Watch, labs
+from testbed.labs.live import LiveLab
+from testbed.labs.offers import hidden
+from testbed.labs.status import status
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Behaviour, FakeMachine, FakeNode, FakeProvider
@@ -36,7 +36,7 @@ from testbed.topology import Topology, load, load_data, load_text, names
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from testbed.lab.run import Done
+    from testbed.labs.run import Done
     from testbed.nodes.base import Node
 
 TEXT = """

@@ -26,7 +26,7 @@ from testbed.suites.model import Selection
 from testbed.topology.load import load
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 pytest_plugins = "pytester"

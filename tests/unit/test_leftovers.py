@@ -17,13 +17,13 @@ import pytest
 
 from testbed import boot, leftovers
 from testbed.artifacts.cache import Cache
-from testbed.lab.state import Record, State
+from testbed.labs.state import Record, State
 from testbed.nodes.netns import cgroups, find
 
 if TYPE_CHECKING:
     from fakes import Bench
 
-    from testbed.lab.lab import Settings
+    from testbed.labs.lab import Settings
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fakes import FakeStore
 
 from testbed import cli, limits
 from testbed.errors import MachineError, StepsFailed
-from testbed.lab import run as running
+from testbed.labs import run as running
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.netns.agent import Command, Connection
 from testbed.nodes.terminal import readable

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from testbed.lab.base_steps import hosts
+from testbed.labs.base_steps import hosts
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.links import LONGEST, link_name
 from testbed.nodes.links import port_name as port

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from testbed.errors import LabError, NoSuchLab
-from testbed.lab import live
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveContainer, LiveLab
-from testbed.lab.state import Record
+from testbed.labs import live
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveContainer, LiveLab
+from testbed.labs.state import Record
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.roles import docker, processes

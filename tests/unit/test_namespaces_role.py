@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.errors import StepsFailed
-from testbed.lab.lab import Lab
-from testbed.lab.status import status
+from testbed.labs.lab import Lab
+from testbed.labs.status import status
 from testbed.nodes.fake import Answer
 from testbed.roles.namespaces import batches, lacks
 from testbed.topology import load, load_text

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.artifacts.catalog import CATALOG
-from testbed.lab import base_steps, offers
-from testbed.lab.lab import Lab
+from testbed.labs import base_steps, offers
+from testbed.labs.lab import Lab
 from testbed.nodes.netns import provider as netns
 from testbed.registry import ROLES
 from testbed.roles.base import Offer

@@ -14,9 +14,9 @@ from provider_contract import spec
 from testbed import cli
 from testbed.cli import common
 from testbed.errors import NoSuchLab, TopologyError, UsageError
-from testbed.lab import origin
-from testbed.lab.lab import Lab, Watch, labs
-from testbed.lab.state import Record
+from testbed.labs import origin
+from testbed.labs.lab import Lab, Watch, labs
+from testbed.labs.state import Record
 from testbed.topology import Overrides, load, load_text
 from testbed.topology.load import file_of
 

@@ -24,8 +24,8 @@ from testbed import cli, pytest_checks
 from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding, Measurement
 from testbed.cli import common
-from testbed.lab.lab import Lab
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.observe import graph
 from testbed.report import picture, terminal
 from testbed.report.data import to_dict

@@ -16,7 +16,7 @@ from testbed.topology import load
 from testbed.topology.load import Overrides
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.topology.model import Topology
 
 

@@ -15,8 +15,8 @@ from testbed.artifacts import config
 from testbed.artifacts.cache import Cache
 from testbed.artifacts.source import Job
 from testbed.errors import MachineError
-from testbed.lab import state
-from testbed.lab.state import Record, State
+from testbed.labs import state
+from testbed.labs.state import Record, State
 from testbed.process import Completed
 from testbed.report import last
 

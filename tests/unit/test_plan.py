@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from topology_texts import DOCKER, NODES
 
-from testbed.lab import plan
+from testbed.labs import plan
 from testbed.steps.step import Step, order
 from testbed.topology import load, load_text, names
 

@@ -10,7 +10,7 @@ import pytest
 
 from testbed import boot, doctor, kernel
 from testbed.errors import MachineError, UsageError
-from testbed.lab import preflight
+from testbed.labs import preflight
 from testbed.requirement import Requirement
 from testbed.topology import Overrides, Topology, load, load_data, names
 from testbed.vm import accel, box

@@ -16,7 +16,7 @@ import pytest
 
 from testbed import memory
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TimeoutExpired
-from testbed.lab import preflight
+from testbed.labs import preflight
 from testbed.nodes.base import Ahead, NodeSpec, ServiceState
 from testbed.nodes.inside import LAST_LINES
 from testbed.nodes.netns import find

@@ -14,9 +14,9 @@ from plugins import Elsewhere, declare, declare_elsewhere
 from testbed import registry
 from testbed.artifacts import Store
 from testbed.errors import MachineError, TopologyError
-from testbed.lab import preflight
-from testbed.lab.lab import Settings
-from testbed.lab.state import State
+from testbed.labs import preflight
+from testbed.labs.lab import Settings
+from testbed.labs.state import State
 from testbed.nodes.base import Setup
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.netns.provider import NetnsProvider

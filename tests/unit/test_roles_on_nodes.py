@@ -15,7 +15,7 @@ from topology_texts import DOCKER, FLANNEL
 from traits import be_a_machine
 
 from testbed.errors import ArtifactError, ServiceError, ServiceNotReady, StepsFailed
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
 from testbed.registry import ROLES
@@ -25,7 +25,7 @@ from testbed.roles.seed import Layout, Seed
 from testbed.topology import Overrides, Topology, load, load_text
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Outcome
+    from testbed.labs.lab import Outcome
 
 BIN = "/nowhere/cache"
 

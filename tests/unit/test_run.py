@@ -23,8 +23,8 @@ from testbed.errors import (
     NoSuchLab,
     StepsFailed,
 )
-from testbed.lab import run as running
-from testbed.lab.run import Done, Progress, carry_out
+from testbed.labs import run as running
+from testbed.labs.run import Done, Progress, carry_out
 from testbed.signals import Held
 from testbed.steps.step import Plan, Step, order
 

@@ -26,7 +26,7 @@ from testbed.suites.model import Check, Results, Selection
 from testbed.topology.load import load
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 CONFIRMED = [c.id for c in claims().values() if c.expect == "confirmed" and c.document == "000"]
 ONE, TWO = CONFIRMED[:2]

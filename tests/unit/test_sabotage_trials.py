@@ -19,7 +19,7 @@ from testbed.suites.model import Results
 from testbed.suites.runner import SUITES
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 LAB = cast("LiveLab", None)  # what is tried here looks at no lab

@@ -9,8 +9,8 @@ import pytest
 from fakes import Bench, FakeEngine
 
 from testbed.errors import ContainerError, LabError, NoSuchLab, StepsFailed
-from testbed.lab.lab import Lab, Outcome
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab, Outcome
+from testbed.labs.live import LiveLab
 from testbed.nodes.fake import Answer, Call
 from testbed.roles import settle
 from testbed.topology import Topology, load_text
@@ -174,7 +174,7 @@ def test_one_that_ends_as_the_file_says(bench: Bench, later: Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def live_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("testbed.lab.live.Engine", FakeEngine)
+    monkeypatch.setattr("testbed.labs.live.Engine", FakeEngine)
 
 
 @pytest.mark.parametrize("exit_status", [0, 4])

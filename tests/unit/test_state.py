@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import LabBusy, MachineError
-from testbed.lab import state as module
-from testbed.lab.state import Record, State, folder
+from testbed.labs import state as module
+from testbed.labs.state import Record, State, folder
 
 RECORD = Record("two-node", {"name": "two-node"}, "two.yaml", 1.5, 2.5, [{"name": "fabric"}])
 
@@ -24,7 +24,7 @@ RECORD = Record("two-node", {"name": "two-node"}, "two.yaml", 1.5, 2.5, [{"name"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from testbed.lab.state import State
+from testbed.labs.state import State
 
 with State(Path(sys.argv[1])).lock("two-node", "up two-node"):
     print("held", flush=True)
@@ -192,7 +192,7 @@ def test_a_failed_write_leaves_the_one_before(here: State, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     for name in ("replace", "fsync"):
-        monkeypatch.setattr(f"testbed.lab.state.os.{name}", full)
+        monkeypatch.setattr(f"testbed.labs.state.os.{name}", full)
     with pytest.raises(MachineError, match=r"two-node.*No space left"):
         here.write(Record("two-node", {}))
     with pytest.raises(TypeError):

@@ -19,7 +19,7 @@ from provider_contract import spec
 from traits import be_a_machine
 
 from testbed.errors import LabError, MachineError, NoSuchLab
-from testbed.lab.status import NodeStatus, Part, Status, status
+from testbed.labs.status import NodeStatus, Part, Status, status
 from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.roles import glance

@@ -22,7 +22,7 @@ import report_runs
 
 from testbed import __main__
 from testbed.cli import COMMANDS, common
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.nodes.fake import FakeNode
 from testbed.report.html import render
 from testbed.topology import load

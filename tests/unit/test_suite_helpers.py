@@ -15,7 +15,7 @@ from traits import be_a_machine
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, Unsettled
-from testbed.lab.live import LiveContainer
+from testbed.labs.live import LiveContainer
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.observe.capture import Packet
 from testbed.roles.processes import ContainerProcess
@@ -24,7 +24,7 @@ from testbed.suites.helpers import Flow, Inside, Listener, Rule, Tuple
 from testbed.topology import load, names
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.topology.model import Topology
 
 little = pytest.mark.skipif(sys.byteorder != "little", reason="the texts are of such a machine")

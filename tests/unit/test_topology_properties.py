@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from testbed.errors import TopologyError
-from testbed.lab import plan
-from testbed.lab.lab import Lab
-from testbed.lab.status import status
+from testbed.labs import plan
+from testbed.labs.lab import Lab
+from testbed.labs.status import status
 from testbed.topology import Topology, load_data, load_text
 
 QUICK = settings(

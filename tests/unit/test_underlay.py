@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.lab.base_steps import hosts
+from testbed.labs.base_steps import hosts
 from testbed.roles.etcd import endpoint
 from testbed.roles.flannel import reservations
 from testbed.roles.kubernetes import config

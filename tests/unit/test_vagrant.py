@@ -23,7 +23,7 @@ from testbed.errors import (
     TestbedError,
     TimeoutExpired,
 )
-from testbed.lab import preflight
+from testbed.labs import preflight
 from testbed.nodes.base import NodeSpec, Result, Running
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.qemu.command import MEMORY

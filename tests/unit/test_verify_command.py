@@ -23,7 +23,7 @@ from testbed.claims.model import Evidence, Finding
 from testbed.cli import common, verify
 from testbed.cli.output import Output
 from testbed.errors import OutputError, ReaderGone
-from testbed.lab.lab import Lab
+from testbed.labs.lab import Lab
 from testbed.report import last
 from testbed.suites import everything, runner
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
@@ -449,7 +449,7 @@ class StandIn:
     @classmethod
     def install(cls, monkeypatch: pytest.MonkeyPatch) -> type[Self]:
         monkeypatch.setattr(cls, "closed", 0)
-        monkeypatch.setattr("testbed.lab.live.LiveLab", cls)
+        monkeypatch.setattr("testbed.labs.live.LiveLab", cls)
         return cls
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.artifacts import Store
-from testbed.lab.lab import versions_of
+from testbed.labs.lab import versions_of
 from testbed.topology import Overrides, load
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from provider_contract import spec
 
 from testbed import signals
 from testbed.errors import LabError, PathError, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.lab.lab import Lab
-from testbed.lab.run import Waiting, carry_out
+from testbed.labs.lab import Lab
+from testbed.labs.run import Waiting, carry_out
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeProvider
 from testbed.roles import base, way
@@ -256,7 +256,7 @@ def test_up_fails_at_its_time_out(bench: Bench, keep: bool) -> None:
 def test_a_step_tells_what_it_waits_for_while_nothing_ends(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from testbed.lab import run
+    from testbed.labs import run
 
     monkeypatch.setattr(run, "IDLE_SECONDS", 0.01)
     told: list[list[Waiting]] = []

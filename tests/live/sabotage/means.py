@@ -14,7 +14,7 @@ from testbed.suites.helpers import docker_node, port_of
 
 if TYPE_CHECKING:
     from testbed.claims.observation import Runs
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
 
 LIES = "/run/lies"

@@ -12,7 +12,7 @@ from sabotage.trials import NO_LAB, sabotage
 from testbed.suites import test_addresses
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 
 @sabotage(NO_LAB, "ip-two-parts")

@@ -25,7 +25,7 @@ from testbed.suites.test_flannel_pod import (
 )
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 LAB = "k8s-two-node"
 

@@ -14,7 +14,7 @@ from testbed.roles import docker
 from testbed.suites.helpers import serving
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 LAB = "docker-single"

@@ -21,7 +21,7 @@ from testbed.suites.helpers import (
 from testbed.suites.overlay import End, ends, etcd, etcd_node, leased, overlay, stopped
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 VXLAN, UDP = "vxlan-10-1-16", "three-node-udp"

@@ -15,7 +15,7 @@ from testbed.suites.cluster import Cluster
 from testbed.suites.test_ingress import NAMED, NOBODY
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 LAB = "k8s-ingress"
 

@@ -17,7 +17,7 @@ from testbed.suites.helpers import wait_until
 from testbed.suites.test_plugins import CONFLIST, sessions
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 SETS = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/kube-router"
 IMAGE, STANDS_IN = "docker.io/cloudnativelabs/kube-router:latest", "docker.io/testbed/pause:1"

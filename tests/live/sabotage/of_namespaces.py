@@ -10,7 +10,7 @@ from sabotage.means import changed, lying, sh
 from sabotage.trials import sabotage
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 LAB = "netns-experiments"

@@ -12,7 +12,7 @@ from testbed.suites.measuring import ECHO_PORT
 from testbed.suites.overlay import ends
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Pod
 

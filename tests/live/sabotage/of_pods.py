@@ -15,7 +15,7 @@ from testbed.suites.cluster import Cluster, pod, sleeper
 from testbed.suites.helpers import wait_until
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
 
 LAB = "k8s-two-node"

@@ -15,7 +15,7 @@ from testbed.suites.policies import IN_FORCE
 from testbed.suites.test_cilium import of_cilium
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 LAB = "k8s-two-node"
 

@@ -17,7 +17,7 @@ from testbed.suites.overlay import stopped
 from testbed.suites.test_services import GIVEN
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveLab
+    from testbed.labs.live import LiveLab
 
 CLUSTER = "k8s-two-node"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"

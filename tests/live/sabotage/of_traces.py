@@ -9,7 +9,7 @@ from sabotage.means import changed, first, forget, in_place_of, lying, nft, sh, 
 from sabotage.trials import LEGACY, sabotage
 
 if TYPE_CHECKING:
-    from testbed.lab.live import LiveContainer, LiveLab
+    from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
 
 LAB = "docker-single"

@@ -33,8 +33,8 @@ from sabotage.judgements import Place, watched
 from sabotage.means import forget
 from testbed import pytest_plugin
 from testbed.claims.catalogue import claims
-from testbed.lab.lab import Lab, Settings
-from testbed.lab.live import LiveLab
+from testbed.labs.lab import Lab, Settings
+from testbed.labs.live import LiveLab
 from testbed.observe import capture
 from testbed.settings import settings
 from testbed.suites import cluster, helpers

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.lab import offers
+from testbed.labs import offers
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
 from testbed.steps.context import Batch, Context

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from testbed import signals
 from testbed.errors import LabError, NoSuchLab, StepsFailed, UsageError
-from testbed.lab import base_steps, offers, origin, preflight
-from testbed.lab import plan as planning
-from testbed.lab import run as running
-from testbed.lab.state import Record, State
+from testbed.labs import base_steps, offers, origin, preflight
+from testbed.labs import plan as planning
+from testbed.labs import run as running
+from testbed.labs.state import Record, State
 from testbed.nodes.mixed import MixedProvider
 from testbed.registry import fabric_kind
 from testbed.steps.context import Context

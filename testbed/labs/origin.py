@@ -16,8 +16,8 @@ from testbed.spelling import is_a_path
 from testbed.topology.load import file_of, load
 
 if TYPE_CHECKING:
-    from testbed.lab.lab import Settings
-    from testbed.lab.state import Record, State
+    from testbed.labs.lab import Settings
+    from testbed.labs.state import Record, State
     from testbed.topology.model import Topology
 
 
@@ -63,7 +63,7 @@ def named(settings: Settings, name: str) -> str:
     name came from another one, or when several labs came from this one; TopologyError for a
     file that cannot be read.
     """
-    from testbed.lab.lab import labs
+    from testbed.labs.lab import labs
 
     state = settings.state
     if not is_a_path(name):

@@ -2,14 +2,14 @@
 
 :func:`make` is pure.  It asks each role for the steps of each node that has
 it, and checks that every need is met by a step.  ``testbed plan`` prints it,
-:mod:`testbed.lab.run` carries it out.
+:mod:`testbed.labs.run` carries it out.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testbed.lab import base_steps
+from testbed.labs import base_steps
 from testbed.registry import ROLES
 from testbed.roles.containers import reach_steps
 from testbed.steps.step import Plan, order
