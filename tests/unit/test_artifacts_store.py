@@ -470,6 +470,7 @@ def test_the_catalogue_has_what_labs_ask_for() -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.source
 def test_importing_it_loads_nothing_heavy() -> None:
     code = "import sys, testbed.artifacts; print(*sys.modules)"
     loaded = subprocess.run(
