@@ -1,3 +1,49 @@
-"""Container networking put to the test on real machines."""
+"""Labs of container networks: created in a second, checked, removed.
+
+``__all__`` is the public interface, described in docs/api.md; all other modules are private, but
+for the contracts of :mod:`testbed.nodes.base` and :mod:`testbed.roles.base`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.api import (
+        Lab,
+        LiveContainer,
+        LiveLab,
+        Node,
+        Result,
+        Topology,
+        lab,
+        labs_running,
+        load,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "Lab",
+    "LiveContainer",
+    "LiveLab",
+    "Node",
+    "Result",
+    "Topology",
+    "errors",
+    "lab",
+    "labs_running",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the interface when it is first used: commands do without most of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from testbed import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+from testbed.errors import MachineError
 
 LABS = ("every lab",)
 INSTALL = "apt-get install -y --no-install-recommends"  #: a fix, before its packages
@@ -37,3 +40,12 @@ def requirement(
     elif packages and not fix:
         fix = f"{INSTALL} {' '.join(packages)}"
     return Requirement(name, ok, detail, fix, needed_by, required, packages)
+
+
+def need_root(what: str) -> None:
+    """Raise MachineError unless we are root."""
+    if os.geteuid() != 0:
+        raise MachineError(
+            f"{what} needs root: it makes namespaces, links and mounts of its own",
+            hint="run it again with sudo; `plan`, `topologies`, `schema` and `doctor` work without",
+        )

@@ -14,6 +14,7 @@ import click
 
 from testbed.cli import common
 from testbed.errors import UsageError
+from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from testbed.artifacts.store import Entry
@@ -49,7 +50,7 @@ def build(
     """Build a box, unless there is one of just this kind."""
     from testbed.vm.box import SIZE, Box, box
 
-    common.need_root("box build")
+    need_root("box build")
     for name in packages:
         _plain("--package", name, PACKAGE, "the name of one Debian package")
     source = Box(size=size or SIZE, packages=packages, files=_files(files))
@@ -77,7 +78,7 @@ def package(folder: Path) -> None:
     from testbed.vm.package import CATALOGUE, FILE
     from testbed.vm.package import package as pack
 
-    common.need_root("box package")
+    need_root("box package")
     store = common.make_settings().store
     packed = pack(store, box(store))
     try:

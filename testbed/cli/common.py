@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
+from testbed.errors import LabError, NoSuchLab, UsageError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def need_root(what: str) -> None:
-    """Raise MachineError unless we are root."""
-    if os.geteuid() != 0:
-        raise MachineError(
-            f"{what} needs root: it makes namespaces, links and mounts of its own",
-            hint="run it again with sudo; `plan`, `topologies`, `schema` and `doctor` work without",
-        )
 
 
 def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:

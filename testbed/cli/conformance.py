@@ -11,6 +11,7 @@ import click
 from testbed.cli import common
 from testbed.cli.output import Output, files
 from testbed.conformance.ginkgo import FOCUS
+from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +56,7 @@ def command(
     Ctrl-C ends it: tests clean up after themselves, and what they leave is removed.
     Exit status 1 when a test fails.
     """
-    common.need_root("`testbed conformance`")
+    need_root("`testbed conformance`")
     from testbed.conformance import run as running
     from testbed.conformance.ginkgo import Asked
     from testbed.labs.live import LiveLab

@@ -10,6 +10,7 @@ import click
 from testbed.cli import common
 from testbed.errors import MachineError, UsageError
 from testbed.registry import ROLES
+from testbed.requirement import need_root
 from testbed.topology.model import PLUGINS
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def command(
 
 
 def _leaks(*, mend: bool, as_json: bool) -> int:
-    common.need_root("`testbed doctor --leaks`")
+    need_root("`testbed doctor --leaks`")
     from testbed import leftovers
     from testbed.labs.state import folder
     from testbed.settings import settings

@@ -8,6 +8,7 @@ import click
 
 from testbed.cli import common
 from testbed.errors import TestbedError
+from testbed.requirement import need_root
 
 
 @click.command("down")
@@ -21,7 +22,7 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     of it goes: nodes are found on the machine, not in a file.  A lab that is
     not there is fine.
     """
-    common.need_root("`testbed down`")
+    need_root("`testbed down`")
     from testbed.labs.lab import Lab, labs
     from testbed.labs.lab import Watch as LabWatch
 

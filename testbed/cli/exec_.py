@@ -8,6 +8,7 @@ import click
 
 from testbed.cli import common
 from testbed.errors import UsageError
+from testbed.requirement import need_root
 
 HELP = """Run a command on a node or in a container; exit with its status.
 
@@ -45,7 +46,7 @@ NOT_FOUND = 127  # as a shell says it
 )  # fmt: skip
 def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool) -> int:
     """See HELP."""
-    common.need_root("`testbed exec`")
+    need_root("`testbed exec`")
     if tty and not sys.stdin.isatty():
         raise UsageError("--tty: standard input is no terminal", hint="leave --tty out")
     status = attach(lab_name, where, list(argv), tty=tty)

@@ -10,6 +10,7 @@ import click
 from testbed.cli import common
 from testbed.errors import NoSuchLab, UsageError
 from testbed.faults.model import BREAKABLE, KINDS, Kind
+from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ def apply(name: str, seconds: float | None, lab_name: str | None, as_json: bool)
 
 
 def _faults(lab_name: str | None) -> tuple[Faults, Topology, str]:
-    common.need_root("`testbed fault`")
+    need_root("`testbed fault`")
     from testbed.cli.up import tell
     from testbed.faults.force import Faults
     from testbed.labs.lab import Watch

@@ -10,6 +10,7 @@ import click
 from testbed import files
 from testbed.cli import common
 from testbed.errors import UsageError
+from testbed.requirement import need_root
 
 HELP = """Let tools of this machine ask a lab's cluster, for as long as this runs.
 
@@ -40,7 +41,7 @@ class _Command(common.RunsCommand):
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND [ARG]...]")
 def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]) -> int:
     """See HELP."""
-    common.need_root("`testbed kubeconfig`")
+    need_root("`testbed kubeconfig`")
     if output and argv:
         raise UsageError("--output goes without a command", hint="the command has KUBECONFIG set")
     from testbed.roles.kubernetes import api_port

@@ -8,6 +8,7 @@ import click
 
 from testbed import owner
 from testbed.cli import common
+from testbed.requirement import need_root
 
 HELP = """Run kubectl on a lab's cluster, with all rights; exit with its status.
 
@@ -30,7 +31,7 @@ allowed.
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="WORD...")
 def command(lab_name: str, words: tuple[str, ...]) -> int:
     """See HELP."""
-    common.need_root("`testbed kubectl`")
+    need_root("`testbed kubectl`")
     from testbed.roles.kubernetes import api_port, client
 
     context = common.lab_meant(common.make_settings(), lab_name).context()

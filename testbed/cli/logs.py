@@ -7,6 +7,7 @@ import time
 import click
 
 from testbed.cli import common
+from testbed.requirement import need_root
 
 POLL_SECONDS = 0.2
 
@@ -25,7 +26,7 @@ def command(
     follow: bool,
 ) -> None:
     """Show what a node's daemons have written; of one SERVICE, or of all."""
-    common.need_root("`testbed logs`")
+    need_root("`testbed logs`")
     machine = common.lab_meant(common.make_settings(), lab_name).node(node)
     names = [service] if service else sorted(machine.services())
     if not names:

@@ -8,6 +8,7 @@ import click
 
 from testbed.cli import common
 from testbed.cli.exec_ import attach
+from testbed.requirement import need_root
 
 
 @click.command("shell")
@@ -15,7 +16,7 @@ from testbed.cli.exec_ import attach
 @click.argument("where", metavar="NODE[/CONTAINER]", shell_complete=common.complete_nodes)
 def command(lab_name: str | None, where: str) -> int:
     """Open a shell on a node or in a container."""
-    common.need_root("`testbed shell`")
+    need_root("`testbed shell`")
     # An image may have no bash; neither reads start-up files, which would be this machine's.
     shell = ["/bin/sh"] if "/" in where else ["/bin/bash", "--norc"]
     prompt = f"PS1={where}:\\w# " if shell[0].endswith("bash") else f"PS1={where}# "

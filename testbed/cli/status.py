@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli import common
+from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from testbed.labs.status import NodeStatus, Part
@@ -23,7 +24,7 @@ def command(lab: str | None, as_json: bool) -> int:
     Exit status 1 when something that should run does not.  LAB may be left out
     when one lab is up.
     """
-    common.need_root("`testbed status`")
+    need_root("`testbed status`")
     from testbed.labs.status import STOPPED, status
 
     meant = common.lab_meant(common.make_settings(), lab)

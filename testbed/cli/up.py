@@ -11,6 +11,7 @@ import click
 from testbed.cli import common
 from testbed.errors import UsageError
 from testbed.progress import Log
+from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +63,7 @@ def command(
     When it fails, what it made is removed again, unless --keep.
     """
     wanted = _wanted(topology, lab_name, variant)
-    common.need_root("`testbed up`")
+    need_root("`testbed up`")
     from testbed.labs.lab import Lab, Watch
 
     lab = Lab(wanted.name, common.make_settings(artifacts=artifacts))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from testbed.cli import common
+from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab, Settings
@@ -42,7 +43,7 @@ def describe(topology: str, make: bool) -> None:
         if meant.provider_of(node.name) == provider.name
     ]
     if make:
-        common.need_root("`vagrant up`")
+        need_root("`vagrant up`")
         _make(settings, meant, provider, specs)
     own = [sys.executable, "-m", "testbed", "vagrant"]
     lasting = meant.file if is_path(topology) else topology  # Vagrant may run them elsewhere
@@ -65,7 +66,7 @@ def joined(topology: str, node: str) -> None:
     from testbed.cli.up import bring_up
 
     settings, meant, _ = _meant(topology)
-    common.need_root("`vagrant up`")
+    need_root("`vagrant up`")
     lab = _lab(settings, meant)
     if lab.adopt(meant, node):
         bring_up(lab, meant)
@@ -77,7 +78,7 @@ def joined(topology: str, node: str) -> None:
 def left(topology: str, node: str) -> None:
     """Forget a machine that Vagrant has destroyed; with the last one, take down the lab."""
     settings, meant, provider = _meant(topology)
-    common.need_root("`vagrant destroy`")
+    need_root("`vagrant destroy`")
     provider.destroy(meant.name, [node])
     if not provider.nodes(meant.name):
         _lab(settings, meant).down()

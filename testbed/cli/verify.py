@@ -14,6 +14,7 @@ from testbed.cli import common
 from testbed.cli.output import Output, files
 from testbed.errors import UsageError
 from testbed.progress import Log
+from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +96,7 @@ def command(
         )
     if recovery and (paths or claims or documents):
         raise click.UsageError("--recovery goes without PATHS, --claim and --document")
-    common.need_root("`testbed verify`")
+    need_root("`testbed verify`")
     from testbed.report import last
     from testbed.suites.model import Selection
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from testbed.errors import LabError, NoAnswer, NoSuchLab
 from testbed.roles import docker, firewall, processes
@@ -236,7 +236,14 @@ class LiveLab:
             if node.name in self.nodes
         }
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Close the connections to the engines."""
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()

@@ -1,0 +1,113 @@
+"""The public interface, as :mod:`testbed` exports it (see docs/api.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from testbed import errors
+from testbed.labs import lab as labs
+from testbed.labs.live import LiveContainer, LiveLab
+from testbed.nodes.base import Node, Result
+from testbed.requirement import need_root
+from testbed.settings import settings
+from testbed.topology import Overrides, Topology, vary
+from testbed.topology import load as load_topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "Lab",
+    "LiveContainer",
+    "LiveLab",
+    "Node",
+    "Result",
+    "Topology",
+    "errors",
+    "lab",
+    "labs_running",
+    "load",
+]
+
+
+class Lab(labs.Lab):
+    """A lab by its name, whether it runs or not.
+
+    >>> Lab("two-node").name
+    'two-node'
+    """
+
+    def __init__(self, name: str, config: labs.Settings | None = None) -> None:
+        super().__init__(name, settings() if config is None else config)
+
+    def live(self) -> LiveLab:
+        """The running lab: its nodes and containers.  Raises NoSuchLab.
+
+        Close it, or use it in a ``with`` statement: it keeps connections to the engines.
+        """
+        return LiveLab(self.context())
+
+
+def load(topology: str | os.PathLike[str] | Topology, **changes: Any) -> Topology:
+    """Load a topology: one that comes with testbed by its name, or a file by its path.
+
+    ``changes`` are the options of ``testbed up``: ``backend``, ``provider``, ``nodes``, ``name``,
+    ``docker``, ``firewall``, ``cni`` and ``proxy``.  Raises UsageError for an unknown name or a
+    change that does not apply, TopologyError for a file with problems.
+
+    >>> load("two-node", backend="udp", name="mine").flannel.backend
+    'udp'
+    """
+    try:
+        overrides = Overrides(**changes)
+    except TypeError:
+        known = ", ".join(Overrides.__dataclass_fields__)
+        unknown = ", ".join(sorted(set(changes) - set(Overrides.__dataclass_fields__)))
+        raise errors.UsageError(f"no option {unknown}", hint=f"known: {known}") from None
+    if isinstance(topology, Topology):
+        return vary(topology, overrides)
+    return load_topology(topology, overrides)
+
+
+@contextlib.contextmanager
+def lab(
+    topology: str | os.PathLike[str] | Topology,
+    *,
+    keep: bool = False,
+    timeout: float | None = None,
+    **changes: Any,
+) -> Iterator[LiveLab]:
+    """Create a lab, and remove it at the end of the ``with`` block.
+
+    ::
+
+        with testbed.lab("two-node", backend="udp") as lab:
+            lab.node("node1").run(["ping", "-c1", "node2"])
+
+    ``topology`` and ``changes`` are those of :func:`load`.  A lab that runs already is updated,
+    and left running at the end.  With ``keep`` the lab also stays when the block raises, for a
+    look at it; ``timeout`` is in seconds, for its creation.  A process that is killed leaves its
+    lab running: ``testbed down NAME`` removes it.
+    Raises UsageError, TopologyError, MachineError, LabError, Interrupted.
+    """
+    wanted = load(topology, **changes)
+    need_root("creating a lab")
+    one = Lab(wanted.name)
+    was_there = one.name in labs.labs(one.settings)
+    one.up(wanted, timeout=timeout)
+    try:
+        with one.live() as live:
+            yield live
+    except BaseException:
+        if not (was_there or keep):
+            one.down()
+        raise
+    if not was_there:
+        one.down()
+
+
+def labs_running() -> list[str]:
+    """The names of all labs that run, of this user's state folder."""
+    return labs.labs(settings())
