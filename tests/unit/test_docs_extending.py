@@ -1,0 +1,209 @@
+"""docs/extending.md: its provider, role and suite do what the page says, on machines in memory."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from fakes import FakeStore
+from plugins import declare
+
+from testbed.errors import MachineError
+from testbed.labs.lab import Lab, Settings
+from testbed.labs.live import LiveLab
+from testbed.labs.state import State
+from testbed.nodes.base import NodeSpec, Provider, Setup
+from testbed.nodes.fake import Answer, Call, FakeMachine, FakeNode, FakeProvider
+from testbed.registry import PROVIDERS, ROLES, Registry
+from testbed.topology import load_text
+
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+REGISTRIES: tuple[Registry[Any], ...] = (PROVIDERS, ROLES)
+RACK = """
+name: rack-test
+provider: rack
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  node1: {networks: {lan: 10.168.0.2}}
+  node2: {networks: {lan: 10.168.0.3}}
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The page's blocks of Python as modules, registered as its pyproject.toml says."""
+    made = {}
+    for name in re.findall(r'^```python title="(\w+)\.py"$', PAGE, re.MULTILINE):
+        (text,) = blocks(f'python title="{name}.py"')
+        made[name] = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, made[name])
+        exec(compile(text, f"{name}.py", "exec"), made[name].__dict__)
+    assert PAGE.count("```python") == len(made)
+    points = tomllib.loads(blocks("toml")[0])["project"]["entry-points"]
+    assert set(points) == {registry.group for registry in REGISTRIES}
+    for registry in REGISTRIES:
+        for name, value in points[registry.group].items():
+            declare(monkeypatch, registry, name, value)
+            monkeypatch.setattr(registry, "_made", dict(registry._made))
+            assert registry[name].name == name
+    monkeypatch.setattr("testbed.labs.preflight.check", lambda *_: None)
+    return made
+
+
+class Rack:
+    """Machines in memory that the page's provider reaches."""
+
+    def __init__(self, module: ModuleType, folder: Path) -> None:
+        self.folder = folder
+        self.module = module
+        self.topology = load_text(RACK, "rack.yaml")
+        machine = FakeMachine()
+        machine.script(["ip", "-batch", "-"], self.wire)
+        machine.script(["sh", "-c", module.RELEASE], self.release)
+        self.there = {n: FakeNode(machine, "rack", NodeSpec(n, "")) for n in self.topology.nodes}
+        self.inventory = folder / "rack.toml"
+        one = blocks("toml")[1]
+        self.inventory.write_text("".join(one.replace("node1", name) for name in self.there))
+
+    def wire(self, call: Call) -> Answer:
+        assert call.at is not None
+        call.at.wiring.connect(self.topology, call.at.name)
+        return Answer()
+
+    def release(self, call: Call) -> Answer:
+        assert call.at is not None
+        for path in list(call.at.files):
+            if path.startswith("/run/testbed/"):
+                del call.at.files[path]
+        return Answer()
+
+    def provider(self, state: str = "state") -> Provider:
+        """A provider as another process, or another user's, would have it."""
+        setup = Setup(self.folder / state, FakeStore())
+        made: Any = self.module.RackProvider(setup, self.inventory)
+        made.reach = self.there.__getitem__
+        provider: Provider = made
+        return provider
+
+    def lab(self) -> Lab:
+        settings = Settings(State(self.folder / "state"), FakeStore(), {"rack": self.provider()})
+        return Lab("rack-test", settings)
+
+
+@pytest.fixture
+def rack(modules: dict[str, ModuleType], tmp_path: Path) -> Rack:
+    return Rack(modules["rack"], tmp_path)
+
+
+# -- the provider --------------------------------------------------------------------
+
+
+def test_a_lab_of_its_machines_comes_up_once_and_goes(rack: Rack) -> None:
+    assert rack.provider().labs() == []
+    first = rack.lab().up(rack.topology)
+    assert {done.step.name for done in first.changed} >= {"node node1", "node node2"}
+    assert rack.there["node1"].wiring.addresses == {"eth0": "10.168.0.2/24"}
+    again = rack.lab().up(rack.topology)
+    assert not [done for done in again.changed if done.step.name.startswith("node")]
+    assert sorted(rack.provider().nodes("rack-test")) == ["node1", "node2"]
+    assert rack.lab().down()
+    assert (rack.provider().labs(), rack.provider().nodes("rack-test")) == ([], {})
+    assert not rack.lab().down()
+
+
+def test_some_nodes_are_removed_and_others_stay(rack: Rack) -> None:
+    provider = rack.provider()
+    provider.create("one", [NodeSpec("node1", "d1"), NodeSpec("node2", "d2")])
+    assert {n.name: n.digest for n in rack.provider().nodes("one").values()} == {
+        "node1": "d1",
+        "node2": "d2",
+    }
+    provider.destroy("one", ["node1", "no-such-node"])
+    assert list(rack.provider().nodes("one")) == ["node2"]
+    provider.destroy("another")
+    assert rack.provider().labs() == ["one"]
+
+
+def test_labs_of_another_state_folder_are_not_its_own(rack: Rack) -> None:
+    rack.provider().create("one", [NodeSpec("node1", "d1")])
+    assert rack.provider("elsewhere").labs() == []
+    rack.provider("elsewhere").destroy("one")
+    assert rack.provider().labs() == ["one"]
+
+
+def test_what_cannot_be_created_is_refused_before(rack: Rack) -> None:
+    provider = rack.provider()
+    with pytest.raises(MachineError):
+        provider.prepare("one", [NodeSpec("node3", "d")])
+    provider.create("one", [NodeSpec("node1", "d")])
+    provider.prepare("one", [NodeSpec("node1", "d")])
+    with pytest.raises(MachineError):
+        provider.prepare("two", [NodeSpec("node1", "d")])
+
+
+def test_doctor_hears_of_the_inventory(rack: Rack) -> None:
+    (found,) = rack.provider().probe()
+    assert found.ok
+    rack.inventory.unlink()
+    (found,) = rack.provider().probe()
+    assert (found.ok, found.needed_by) == (False, ("rack",))
+    assert found.fix
+    assert rack.provider().labs() == []
+
+
+def test_the_machine_is_reached_over_ssh(modules: dict[str, ModuleType], rack: Rack) -> None:
+    provider = modules["rack"].RackProvider(Setup(rack.folder, FakeStore()), rack.inventory)
+    node = provider.reach("node1")
+    assert type(node).__name__ == "SshNode"
+    assert node.name == "node1"
+
+
+# -- the role and the suite ----------------------------------------------------------
+
+
+@pytest.fixture
+def hello(modules: dict[str, ModuleType], tmp_path: Path) -> tuple[Lab, FakeProvider]:
+    del modules
+    provider = FakeProvider(name="netns")
+
+    def page(_: Call) -> Answer:
+        return Answer(out=provider.machine.nodes["hello", "server"].get("/var/lib/web/index.html"))
+
+    provider.script(["curl"], page)
+    settings = Settings(State(tmp_path), FakeStore(), {"netns": provider})
+    return Lab("hello", settings), provider
+
+
+def test_the_role_starts_its_service_once(hello: tuple[Lab, FakeProvider]) -> None:
+    lab, provider = hello
+    topology = load_text(blocks("yaml")[0], "hello.yaml")
+    changed = {done.step.name for done in lab.up(topology).changed}
+    assert "web server" in changed
+    assert lab.node("server").services()["web"].state == "ready"
+    assert not lab.up(topology).changed
+    provider.machine.nodes["hello", "server"].end("web", 1)
+    assert [done.step.name for done in lab.up(topology).changed] == ["web server"]
+
+
+def test_the_suite_passes_on_its_lab(
+    hello: tuple[Lab, FakeProvider], modules: dict[str, ModuleType]
+) -> None:
+    lab, _ = hello
+    lab.up(load_text(blocks("yaml")[0], "hello.yaml"))
+    live = LiveLab(lab.context())
+    suite: dict[str, Callable[[LiveLab], None]] = vars(modules["test_web"])
+    tests = {name: test for name, test in suite.items() if name.startswith("test_")}
+    needs = [name for name, test in tests.items() if hasattr(test, "pytestmark")]
+    assert (len(tests), needs) == (3, ["test_only_on_labs_with_docker"])
+    for name in set(tests) - set(needs):
+        tests[name](live)
