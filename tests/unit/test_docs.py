@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 SABOTAGE = ROOT / "tests" / "live" / "sabotage"
 PAGE = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+#: In a path that stands for many: NNN.yaml, of_TOPIC.py.
+PLACEHOLDER = re.compile(r"[A-Z]{3}")
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 WALK = PAGE[PAGE.index("## Add a claim in ten minutes") :]
 
@@ -78,6 +80,21 @@ def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
 def test_every_key_kind_and_feature_has_its_line() -> None:
     words = {*(field.name for field in fields(Claim)), *get_args(Kind), *FEATURES}
     assert first_cells() == words
+
+
+@pytest.mark.source
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_and_targets_that_pages_name_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:testbed|tests|docs|topologies|bench)/[\w./-]*)`", prose(page))
+    assert [
+        path for path in paths if not (PLACEHOLDER.search(path) or (ROOT / path).exists())
+    ] == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {
+        word for words in re.findall(r"`make ([a-z0-9 -]+)`", text) for word in words.split()
+    }
+    assert [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
 
 
 @pytest.mark.source
