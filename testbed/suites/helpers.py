@@ -493,7 +493,11 @@ def answers(observe: Observation, where: Runs, address: object) -> bool:
 
 
 def settle(*places: Runs) -> None:
-    """Wait until all veth devices work: the kernel switches them on a moment after they are up."""
+    """Wait until the veth devices work: the kernel switches them on a moment after they are up.
+
+    One that is down, or whose other end is, has no carrier (netdevice(7), IFF_LOWER_UP), and will
+    not work however long one waits.
+    """
 
     def working(place: Runs) -> bool:
         return all(
@@ -501,6 +505,7 @@ def settle(*places: Runs) -> None:
             and one["linkinfo"].get("info_slave_data", {}).get("state", "forwarding")
             == "forwarding"
             for one in links(Observation(), place, "type", "veth")
+            if "LOWER_UP" in one["flags"]
         )
 
     for place in places:

@@ -33,6 +33,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     start(made, Service("writer", ("sh", "-c", WRITES)))
     start(made, FAILS)
     assert until(lambda: made.services()["fails"].state == "dead")
+    assert until(lambda: made.logs("writer") == "one\ntwo\n", 60)
     yield made
     provider.destroy(LAB)
 

@@ -604,17 +604,32 @@ def test_a_connection_is_closed_once_both_have_said_so() -> None:
 
 
 def test_settle_waits_for_links_and_for_the_bridge_to_forward() -> None:
-    def link(state: str, port: str | None) -> str:
-        data = f', "info_slave_data": {{"state": "{port}"}}' if port else ""
-        return f'[{{"operstate": "{state}", "linkinfo": {{"info_kind": "veth"{data}}}}}]'
+    def link(state: str, port: str | None, *flags: str) -> str:
+        data = {"info_slave_data": {"state": port}} if port else {}
+        linkinfo = {"info_kind": "veth", **data}
+        return json.dumps([{"operstate": state, "linkinfo": linkinfo, "flags": flags}])
 
-    said = iter([link("LOWERLAYERDOWN", None), link("UP", "disabled"), link("UP", "forwarding")])
+    there = ("UP", "LOWER_UP")
+    looks = [
+        link("LOWERLAYERDOWN", None, *there),
+        link("UP", "disabled", *there),
+        link("UP", "forwarding", *there),
+    ]
+    said = iter(looks)
     provider = FakeProvider()
     provider.script(["ip"], lambda _: Answer(out=next(said).encode()))
     node = provider.create_one("lab", spec("node1"))
     helpers.settle(node)
     assert len(asked(node)) == 3
-    helpers.settle(node_with(ip=link("UP", None)), node_with(ip=""))
+    helpers.settle(node_with(ip=link("UP", None, *there)), node_with(ip=""))
+
+
+@pytest.mark.parametrize(("state", "flags"), [("DOWN", []), ("LOWERLAYERDOWN", ["UP"])])
+def test_settle_does_not_wait_for_what_is_down(state: str, flags: list[str]) -> None:
+    link = [{"operstate": state, "linkinfo": {"info_kind": "veth"}, "flags": flags}]
+    node = node_with(ip=json.dumps(link))
+    helpers.settle(node)
+    assert len(asked(node)) == 1
 
 
 # -- packets and places -------------------------------------------------------
