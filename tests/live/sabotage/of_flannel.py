@@ -378,6 +378,7 @@ def a_subnet_is_not_in_etcd(lab: LiveLab) -> Iterator[None]:
     "flannel-vxlan-route-added-on-join",
     "flannel-vxlan-arp-distributed",
     "flannel-vxlan-arp-entry",
+    ruins=True,  # checks put back what they change as `ip` has shown it: not permanent
 )
 def what_flanneld_enters_is_shown_otherwise(lab: LiveLab) -> Iterator[None]:
     """`ip` of both hosts shows routes by eth0 and neighbours that age, whatever flanneld enters."""
