@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeProvider
-from testbed.registry import PROVIDERS, Declared, Registry
+from testbed.registry import PROVIDERS, ROLES, Declared, Registry
+from testbed.roles.base import Role, start
+from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pytest
+
+    from testbed.steps.context import Context
+    from testbed.topology.model import Node as NodeModel
+    from testbed.topology.model import Topology
 
 
 class Elsewhere(FakeProvider):
@@ -37,3 +46,24 @@ def declare_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register both providers above."""
     for kind in (Elsewhere, Overseas):
         declare(monkeypatch, PROVIDERS, kind.name, f"{__name__}:{kind.__name__}")
+
+
+class Greeter(Role):
+    """A role that writes a greeting, and starts a daemon."""
+
+    name = "greeter"
+    services = ("greetd",)
+
+    def steps(self, topology: Topology, node: NodeModel) -> Iterable[Step]:
+        def act(context: Context) -> tuple[str, bool]:
+            machine = context.node(node.name)
+            machine.put(f"hello from {topology.name}\n".encode(), "/run/greeting")
+            changed = start(machine, Service("greetd", ("greetd",)), context=context)
+            return "it greets", changed
+
+        yield Step(f"greeter {node.name}", "a greeting", (node_step(node.name),), act=act)
+
+
+def declare_greeter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the role above."""
+    declare(monkeypatch, ROLES, Greeter.name, f"{__name__}:{Greeter.__name__}")

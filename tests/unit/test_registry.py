@@ -7,22 +7,28 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from plugins import Elsewhere, declare, declare_elsewhere
+from plugins import Elsewhere, declare, declare_elsewhere, declare_greeter
 
 from testbed import registry
 from testbed.artifacts import Store
 from testbed.errors import MachineError, TopologyError
+from testbed.faults.force import fault_of
 from testbed.labs import preflight
-from testbed.labs.lab import Settings
+from testbed.labs.lab import Lab, Settings
 from testbed.labs.state import State
+from testbed.labs.status import status
 from testbed.nodes.base import Setup
-from testbed.nodes.fake import FakeProvider
+from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.registry import PROVIDERS, ROLES, Registry, fabric_kind
-from testbed.topology import load, load_text
+from testbed.topology import load, load_data, load_text
 from testbed.topology.schema import schema
+
+if TYPE_CHECKING:
+    from fakes import Bench
 
 GROUP = "testbed.things"
 #: Long ago, so that the folder is taken for settled.
@@ -206,3 +212,33 @@ def test_a_value_declared_twice_in_process(monkeypatch: pytest.MonkeyPatch) -> N
     declare(monkeypatch, PROVIDERS, "twice", "plugins:Elsewhere", "plugins:Overseas")
     with pytest.raises(MachineError):
         PROVIDERS["twice"]
+
+
+def test_a_registered_role_is_part_of_a_lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_greeter(monkeypatch)
+    text = """
+name: t
+networks: {lan: {subnet: 10.1.0.0/24}}
+nodes:
+  a: {networks: {lan: 10.1.0.2}, roles: [greeter]}
+  b: {networks: {lan: 10.1.0.3}, roles: [docker, greeter]}
+  c: {networks: {lan: 10.1.0.4}}
+"""
+    topology = load_text(text, "t.yaml")
+    lab = Lab("t", bench.settings)
+    done = {one.step.name: one.words for one in lab.up(topology).steps}
+    assert done["greeter a"] == done["greeter b"] == "it greets"
+    assert bench.provider.nodes("t")["a"].get("/run/greeting") == b"hello from t\n"
+    found = {node.name: node for node in status(lab.context(), []).nodes}
+    assert [service.name for service in found["a"].services] == ["greetd"]
+    assert found["c"].services == []
+    assert fault_of("kill a/greetd", topology).service == "greetd"
+    FakeNode.end(bench.provider.machine.nodes["t", "a"], "greetd", -9)
+    assert not {node.name: node for node in status(lab.context(), []).nodes}["a"].ok
+    assert [one.step.name for one in lab.up(topology).changed] == ["greeter a"]
+    assert load_data(topology.to_dict(), "again").nodes == topology.nodes
+
+
+def test_a_role_that_nothing_declares_is_refused() -> None:
+    with pytest.raises(TopologyError):
+        load_text("name: t\nnodes: {a: {roles: [greeter]}}\n", "t.yaml")
