@@ -15,7 +15,7 @@ LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
 # What takes long to compile, made once for labs with these roles.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
-.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s lock \
+.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s pictures lock \
   setup clean
 
 help:  ## list the targets
@@ -113,6 +113,9 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+pictures: setup  ## the pictures of README.md, drawn anew from a lab (root)
+	$(SUDO) $(BIN)/python docs/images/draw.py
 
 lock:  ## write requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra dev \

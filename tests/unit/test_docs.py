@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -95,6 +96,14 @@ def test_paths_and_targets_that_pages_name_exist(page: Path) -> None:
         word for words in re.findall(r"`make ([a-z0-9 -]+)`", text) for word in words.split()
     }
     assert [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("name", ["lab", "terminal"])
+def test_pictures_are_svg_that_loads_nothing(name: str) -> None:
+    text = (ROOT / "docs" / "images" / f"{name}.svg").read_text(encoding="utf-8")
+    assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert not re.findall(r"(?:href=|url\()\W*(?!#)\w+:", text)
+    assert "var(" not in text
 
 
 @pytest.mark.source
