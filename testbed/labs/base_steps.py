@@ -42,6 +42,8 @@ def _make_fabric(context: Context) -> tuple[str, bool]:
     if before and context.nodes:
         context.lacks.update(context.provider.lacks(context.lab, context.topology))
     context.provider.create_fabric(context.lab, context.topology)
+    if context.provider.fabric(context.lab) is None:  # its nodes are connected by something else
+        return f"networks of {context.topology.provider}", False
     words = f"{len(context.topology.networks)} network(s), no uplink"
     gone = context.lacks.get("", [])
     return _with(words, gone), bool(gone) or not before

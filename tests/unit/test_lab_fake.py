@@ -894,3 +894,12 @@ def test_each_that_waits_for_a_failed_call_fails(bench: Bench, fleet: Fleet) -> 
     with pytest.raises(StepsFailed):
         up(bench, keep=True)
     assert len(fleet.created) == 2, "a later `up` tries again"
+
+
+# -- a provider without a fabric ------------------------------------------------------
+
+
+def test_a_provider_may_have_no_fabric(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeProvider, "fabric", lambda *_: None)
+    assert "fabric" not in changed(up(bench))
+    assert changed(up(bench)) == set()
