@@ -33,6 +33,14 @@ def install(wheel: Path, into: Path) -> Path:
     venv.create(into, with_pip=False, symlinks=True)
     packages = next(into.glob("lib/python*/site-packages"))
     programs = into / "bin"
+    add(wheel, programs)
+    for name in required():
+        _share(name, packages)
+    return programs
+
+
+def add(wheel: Path, programs: Path) -> None:
+    """Install one more wheel, alone, in the environment of that folder of programs."""
     subprocess.run(
         [
             *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps"),
@@ -40,9 +48,6 @@ def install(wheel: Path, into: Path) -> Path:
         ],
         check=True,
     )
-    for name in required():
-        _share(name, packages)
-    return programs
 
 
 def required() -> set[str]:

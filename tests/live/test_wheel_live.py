@@ -1,14 +1,16 @@
-"""The wheel alone: installed in an empty environment, used from an empty folder."""
+"""The wheel alone, and with another's: installed in an empty environment, used from a folder."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from distribution import build, install
+from distribution import ROOT, add, build, install
 
 LAB = "wheel-test"
 TEST = """
@@ -80,3 +82,57 @@ def test_a_lab_comes_is_checked_and_goes(installed: Installed) -> None:
     assert "3 passed" in installed(*command)
     installed("testbed", "down", LAB)
     assert installed("testbed", "ls", "--json").strip() == "[]"
+
+
+# -- a distribution of somebody else's: that of docs/extending.md ---------------------
+
+BUILD = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[tool.hatch.build.targets.wheel]
+include = ["rack.py", "web.py"]
+"""
+
+
+@pytest.fixture(scope="module")
+def extended(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The environment with the page's distribution, and the page's files in its folder."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    source = tmp_path_factory.mktemp("theirs")
+    for name, text in re.findall(r'```python title="(\S+)"\n(.*?)```', page, re.DOTALL):
+        (source / name).write_text(text, encoding="utf-8")
+    (project,) = re.findall(r"```toml\n(\[project\].*?)```", page, re.DOTALL)
+    (source / "pyproject.toml").write_text(project + BUILD, encoding="utf-8")
+    (topology,) = re.findall(r"```yaml\n(name: hello\n.*?)```", page, re.DOTALL)
+    (installed.folder / "hello.yaml").write_text(topology, encoding="utf-8")
+    (source / "test_web.py").rename(installed.folder / "test_web.py")
+    wheel = build("wheel", tmp_path_factory.mktemp("dist") / "theirs", source)
+    add(wheel, installed.environment / "bin")
+    return installed
+
+
+def test_a_lab_with_anothers_role_comes_is_checked_and_goes(extended: Installed) -> None:
+    extended("testbed", "up", "./hello.yaml", "-q")
+    found = json.loads(extended("testbed", "status", "hello", "--json"))
+    assert "web" in json.dumps(found)
+    extended("testbed", "fault", "kill", "server/web", "-l", "hello")
+    extended("testbed", "fault", "heal", "-l", "hello")
+    extended("testbed", "verify", "hello", "test_web.py")
+    command = ("python", "-m", "pytest", "test_web.py", "--testbed-lab", "hello")
+    assert "2 passed, 1 skipped" in extended(*command)
+    extended("testbed", "down", "hello")
+    assert extended("testbed", "ls", "--json").strip() == "[]"
+
+
+def test_anothers_provider_is_known_everywhere(extended: Installed) -> None:
+    keys = json.loads(extended("testbed", "schema"))["properties"]
+    assert "rack" in keys["provider"]["enum"]
+    assert "web" in keys["nodes"]["additionalProperties"]["properties"]["roles"]["items"]["enum"]
+    assert "rack inventory" in extended(
+        "testbed", "doctor", "--provider", "rack", "--quick", status=3
+    )
+    extended("testbed", "plan", "./hello.yaml", "--provider", "rack")
+    extended("testbed", "up", "./hello.yaml", "--provider", "rack", "-q", status=3)
+    assert extended("testbed", "ls", "--json").strip() == "[]"
