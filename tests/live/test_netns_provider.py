@@ -21,7 +21,7 @@ from terminal_contract import TerminalContract
 
 from testbed.artifacts import Store
 from testbed.errors import CommandError, LabError, NoSuchLab
-from testbed.nodes.base import Node, NodeSpec, Provider
+from testbed.nodes.base import Node, NodeSpec, Provider, Service
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
 from testbed.process import run, which
@@ -338,6 +338,19 @@ class TestNetns:
             node = provider.create_one(LAB, spec(name))
             provider.connect(LAB, topology, node)
             assert node.get("/proc/sys/net/ipv4/ip_forward") == forwards
+
+    def test_what_runs_on_a_node_ignores_no_signal(self, provider: NetnsProvider) -> None:
+        """Even where who made it does, as after nohup(1), which execve(2) hands on."""
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            node = provider.create_one(LAB, spec("node1"))
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        node.start(Service("daemon", ("sleep", "60")))
+        pid = node.services()["daemon"].pid
+        status = ["grep", "SigIgn:", "/proc/self/status", f"/proc/{pid}/status"]
+        found = [line.split()[-1] for line in node.run(status).stdout.splitlines()]
+        assert [int(mask, 16) for mask in found] == [0, 0]
 
     # -- limits -------------------------------------------------------------
 

@@ -619,6 +619,8 @@ __attribute__((noreturn)) static void become(const int files[3], const char *cwd
     if (tty) ioctl(0, TIOCSCTTY, 0);
     if (!service && limit.rlim_cur > LOGIN_FILES) limit.rlim_cur = LOGIN_FILES;
     setrlimit(RLIMIT_NOFILE, &limit);
+    /* Who made the node may ignore some, as nohup(1) does SIGHUP, and execve(2) would hand that on. */
+    for (int i = 1; i < NSIG; i++) signal(i, SIG_DFL);
     sigprocmask(SIG_SETMASK, &no_signals, NULL);
     if (chdir(*cwd ? cwd : "/")) {
         dprintf(2, "testbed-init: chdir %s: %s\n", cwd, strerror(errno));
