@@ -52,6 +52,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._make = make
         self._declared: dict[str, list[Declared]] | None = None
         self._made: dict[str, T] = {}
+        self._broken: dict[str, MachineError] | None = None
 
     def declared(self) -> dict[str, list[Declared]]:
         """Every entry point of the group by name; more than one of a name is an error."""
@@ -80,6 +81,21 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self._made:
             self._made[name] = self._make(self._load(name))
         return self._made[name]
+
+    def usable(self) -> dict[str, T]:
+        """All that can be loaded, by name; the others are in :meth:`broken`."""
+        return {name: self[name] for name in self if name not in self.broken()}
+
+    def broken(self) -> dict[str, MachineError]:
+        """Why a plug-in cannot be loaded, by name, for those that cannot."""
+        if self._broken is None:
+            self._broken = {}
+            for name in self:
+                try:
+                    self[name]
+                except MachineError as error:
+                    self._broken[name] = error
+        return self._broken
 
     def _load(self, name: str) -> Any:
         one, *others = self.declared()[name]

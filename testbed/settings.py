@@ -42,5 +42,6 @@ def settings(
     return Settings(
         state=state,
         store=store,
-        providers={name: kind.of(setup) for name, kind in registry.PROVIDERS.items()},
+        providers={name: kind.of(setup) for name, kind in registry.PROVIDERS.usable().items()},
+        broken=registry.PROVIDERS.broken(),
     )

@@ -35,7 +35,10 @@ def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
         if not equals or not name or not path:
             raise UsageError(f"--artifact {given}: want NAME=PATH")
         overrides[name] = path
-    return settings(overrides=overrides, progress=tell_artifact)
+    found = settings(overrides=overrides, progress=tell_artifact)
+    for error in found.broken.values():
+        click.echo(f"testbed: {error.message}; its labs are not seen\n  -> {error.hint}", err=True)
+    return found
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from testbed import signals
-from testbed.errors import LabError, NoSuchLab, StepsFailed, UsageError
+from testbed.errors import LabError, MachineError, NoSuchLab, StepsFailed, UsageError
 from testbed.labs import base_steps, offers, origin, preflight
 from testbed.labs import plan as planning
 from testbed.labs import run as running
@@ -32,11 +32,16 @@ class Settings:
     state: State
     store: Store
     providers: Mapping[str, Provider]
+    #: Providers of other distributions that cannot be loaded, with the reason: their labs are
+    #: not seen, and all others work as ever.
+    broken: Mapping[str, MachineError] = field(default_factory=dict)
 
     def provider(self, name: str) -> Provider:
         try:
             return self.providers[name]
         except KeyError:
+            if name in self.broken:
+                raise self.broken[name] from None
             known = ", ".join(sorted(self.providers))
             raise UsageError(f"no provider {name!r}", hint=f"there are: {known}") from None
 

@@ -30,9 +30,9 @@ def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
     """
     from testbed.registry import ROLES
 
-    names = {offer.name for role in ROLES.values() for offer in role.offers}
+    names = {offer.name for role in ROLES.usable().values() for offer in role.offers}
     names |= {offer.name for offer, _ in offers_on(topology, node).values()}
-    return tuple(sorted(names.union(*(role.hides for role in ROLES.values()))))
+    return tuple(sorted(names.union(*(role.hides for role in ROLES.usable().values()))))
 
 
 def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[str, ...]]]:

@@ -14,6 +14,7 @@ from plugins import Elsewhere, declare, declare_elsewhere, declare_greeter
 
 from testbed import registry
 from testbed.artifacts import Store
+from testbed.cli import common
 from testbed.errors import MachineError, TopologyError
 from testbed.faults.force import fault_of
 from testbed.labs import preflight
@@ -24,6 +25,7 @@ from testbed.nodes.base import Setup
 from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.registry import PROVIDERS, ROLES, Registry, fabric_kind
+from testbed.settings import settings
 from testbed.topology import load, load_data, load_text
 from testbed.topology.schema import schema
 
@@ -242,3 +244,40 @@ nodes:
 def test_a_role_that_nothing_declares_is_refused() -> None:
     with pytest.raises(TopologyError):
         load_text("name: t\nnodes: {a: {roles: [greeter]}}\n", "t.yaml")
+
+
+# -- a plug-in of others that is broken ----------------------------------------------
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider and a role of a distribution that lacks something."""
+    for registry_ in (PROVIDERS, ROLES):
+        declare(monkeypatch, registry_, "broken", "no_such_module:Broken")
+        monkeypatch.setattr(registry_, "_broken", None)
+        monkeypatch.setattr(registry_, "_made", dict(registry_._made))
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_broken_plugin_keeps_no_other_lab_from_anything(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = settings()
+    assert set(found.providers) == {"netns", "qemu", "vagrant"}
+    with pytest.raises(MachineError):
+        found.provider("broken")
+    common.make_settings()
+    assert "broken-0" in capsys.readouterr().err
+    lab = Lab("two-node", bench.settings)
+    lab.up(load("two-node"))
+    assert lab.down()
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize("text", ["provider: broken\nnodes: {a: {}, b: {provider: netns}}"])
+def test_a_lab_that_needs_it_is_told_why(text: str, bench: Bench) -> None:
+    topology = load_text(f"name: t\n{text}\n", "t.yaml")
+    bench.settings.broken = PROVIDERS.broken()
+    with pytest.raises(MachineError) as caught:
+        Lab("t", bench.settings).up(topology)
+    assert "broken-0" in caught.value.message
