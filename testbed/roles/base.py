@@ -1,8 +1,12 @@
-"""A role: software that is put on a node, as steps of the plan.
+"""The contract of a role: software on a node, installed by steps of the plan.
 
-A role reaches nodes through their own interface only, so it works on every
-provider.  A new role is one file, declared by an entry point of the group
-``testbed.roles``.
+A role reaches a node only through :class:`testbed.nodes.base.Node`, so it works with every
+provider. To add a role, write one module with a subclass of :class:`Role` and declare it as an
+entry point of the group ``testbed.roles``.
+
+The other functions here help to write steps: :func:`start` starts a daemon and waits for it,
+:func:`still_alive` ends a wait that cannot succeed, :func:`settings` and :func:`files` compute
+digests that detect a change.
 """
 
 from __future__ import annotations
@@ -31,15 +35,15 @@ if TYPE_CHECKING:
     from testbed.topology.model import Node, Topology
 
 
-#: For daemons written in Go: collect garbage at five times the live heap, not at twice.  The
-#: helpers that they start for each container then end before their first collection, and a lab
-#: of thirty nodes comes up in a tenth less CPU, for a few megabytes a daemon.
+#: Environment of daemons written in Go: collect garbage at five times the live heap instead of
+#: twice. Their short-lived helpers for each container then exit before the first collection.
+#: A lab of thirty nodes starts with a tenth less CPU, at a cost of a few megabytes per daemon.
 GO = {"GOGC": "400"}
-LOOK_SECONDS = 2.0  # between two looks at what a daemon waits for
+LOOK_SECONDS = 2.0  # between two reports of why a daemon is not ready
 
 
-#: A part of containerd's configuration (containerd, docs/garbage-collection.md).  It sets the time
-#: between two looks for garbage from the length of one and this share of time.
+#: A part of containerd's configuration that makes garbage collection rare: the highest share of
+#: time that it may take (containerd, docs/garbage-collection.md).
 COLLECT_SELDOM = """\
 [plugins."io.containerd.gc.v1.scheduler"]
 pause_threshold = 0.0001
@@ -54,11 +58,16 @@ def start(
     context: Context | None = None,
     seen: Callable[[], str] = lambda: "",
 ) -> bool:
-    """Start a service and wait until it is ready; True unless it was running as it should.
+    """Start a service and wait until it is ready.
 
-    ``timeout`` is in seconds.  With a ``context`` it is told what is waited for, and the wait
-    ends when the run gives up; ``seen`` is asked now and then for what keeps the service from
-    being ready, and may raise.  Raises as :meth:`testbed.nodes.base.Node.start` does.
+    Return False if the service was already running with these settings, otherwise True.
+
+    ``timeout`` limits the wait, in seconds. With a ``context`` the wait is shown to the user,
+    and ends early when the run gives up. ``seen`` is then called about every two seconds; it
+    returns the reason why the service is not ready, or an empty string, and may raise an error
+    to end the wait.
+
+    Raises ServiceNotReady after the timeout, ServiceError when the service dies.
     """
     before = machine.services().get(service.name)
     try:
@@ -91,13 +100,13 @@ def _wait_on(
         last = log.strip().rpartition("\n")[2]
         words = seen() or (f"it says last: {last}" if last else "it has said nothing yet")
         context.waiting(f"{service.name} on {machine.name} to be ready: {words}")
-        if service.name in dead(machine):  # waiting on would start it again
+        if service.name in dead(machine):  # the next attempt would start it again
             log = machine.logs(service.name)
             raise ServiceError(service.name, machine.name, "died before it was ready", log)
 
 
 def _is_ready(machine: Machine, service: Service, deadline: float, context: Context | None) -> bool:
-    """Start a service, or wait on, for a while."""
+    """Start a service, or continue to wait for it; return False if it is not ready yet."""
     left = max(0.0, deadline - time.monotonic())
     try:
         machine.start(service, timeout=left if context is None else min(LOOK_SECONDS, left))
@@ -107,14 +116,15 @@ def _is_ready(machine: Machine, service: Service, deadline: float, context: Cont
 
 
 def dead(machine: Machine) -> frozenset[str]:
-    """The daemons of a node that have died and that nobody has started again yet."""
+    """Return the names of the node's daemons that have died and were not restarted."""
     return frozenset(one.name for one in machine.services().values() if one.state == "dead")
 
 
 def still_alive(machine: Machine, *, others: AbstractSet[str] = frozenset()) -> None:
-    """Raise ServiceError for a daemon of the node that has died: waiting on is no use.
+    """Raise ServiceError if a daemon of the node has died.
 
-    ``others`` had died before the waiting began: those are for other steps to start.
+    Call it while waiting for something that a dead daemon can no longer do. ``others`` are
+    daemons that were dead before the wait began; other steps restart them.
     """
     for state in machine.services().values():
         if state.state == "dead" and state.name not in others:
@@ -122,24 +132,28 @@ def still_alive(machine: Machine, *, others: AbstractSet[str] = frozenset()) -> 
 
 
 def files(paths: Iterable[Path]) -> list[str]:
-    """What tells these files from others at the same places."""
+    """Return a fingerprint of each file: path, size in bytes, modification time in ns."""
     facts = [(path, path.stat()) for path in paths]
     return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in facts]
 
 
 def settings(*said: object) -> str:
-    """Twelve hex digits that change with what a service is told, whatever else its node is."""
+    """Return a digest of a service's settings, as twelve hex digits.
+
+    The settings must be serializable as JSON. Two services with equal settings have equal
+    digests, on any node.
+    """
     text = json.dumps(said, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A program that a node has for those who work on it.
+    """A program that users find on a node, such as ``etcdctl``.
 
-    ``name`` is the store's name of it.  ``place`` is its path on the node; by default it is
-    on the node's PATH, by its name.  ``stand_in`` is a shell script that takes its place while
-    it has not been built; a program without one is made before its lab.
+    ``name`` is the program's name in the artifact store. ``place`` is its absolute path on the
+    node; empty means a directory of the node's PATH. ``stand_in`` is a shell script to install
+    if the program has not been built; without one, ``up`` builds the program first.
     """
 
     name: str
@@ -148,11 +162,11 @@ class Offer:
 
     @property
     def target(self) -> str:
-        """Its absolute path on the node, or a bare name for a program on the PATH."""
+        """The absolute path on the node, or the bare name of a program on the PATH."""
         return self.place or self.name
 
 
-#: A stand-in's text; ``{{lab}}`` is put in when it is written on a node.
+#: Template of a stand-in; ``{{lab}}`` is filled in when the script is written to a node.
 NOT_BUILT = """\
 #!/bin/sh
 # Stands for {title}, which has not been built.
@@ -165,68 +179,97 @@ exit 127
 
 
 def not_built(title: str, part: str, first: str = "") -> str:
-    """The script that stands for a program until its ``part`` has been built, and says how.
+    """Return a stand-in script that tells the user how to build the missing program.
 
-    ``first`` are lines of shell that it begins with.
+    ``title`` is the program's name in the message, ``part`` the artifact to build, ``first``
+    lines of shell to run before the message.
     """
     return NOT_BUILT.format(title=title, part=part, first=first)
 
 
 class Role(ABC):
-    """One kind of software."""
+    """A kind of software that nodes can have, named in a node's ``roles``.
+
+    A subclass must set ``name`` and implement :meth:`steps`. The class variables declare what
+    every node with the role requires and gets. Override a method where this depends on the
+    topology or on the node. ``topology`` is the whole lab; ``node`` is a node with this role.
+    No method changes a node, and only :meth:`lacks` queries one.
+    """
 
     name: ClassVar[str]
-    #: Programs that must be at hand before a plan with this role is carried out.
+    #: Names of the artifacts that a plan with this role requires.
     artifacts: ClassVar[tuple[str, ...]] = ()
-    #: Programs of the node that it calls, by Debian package.
+    #: Programs that the role runs on a node: program name to Debian package.
     programs: ClassVar[dict[str, str]] = {}
-    #: Features of the kernel that it needs, as :mod:`testbed.kernel` names them.
+    #: Required kernel features, by their names in :mod:`testbed.kernel`.
     kernel: ClassVar[tuple[str, ...]] = ()
-    #: Daemons that it starts: ``status`` expects them to run.
+    #: Names of the daemons that the role starts. ``status`` reports those that do not run.
     services: ClassVar[tuple[str, ...]] = ()
-    #: Programs that its nodes have for those who work on them.
+    #: Programs that users find on nodes with the role.
     offers: ClassVar[tuple[Offer, ...]] = ()
-    #: Programs of this machine, by name, and folders, by path, that no node shows beside those
-    #: of the same name as an offer: they are for this machine's own daemons.
+    #: Programs (by name) and directories (by path) of this machine to hide on every node, because
+    #: they are for its own daemons. Programs with the name of an offer are always hidden.
     hides: ClassVar[tuple[str, ...]] = ()
 
     def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  for roles that differ from node to node
-        """The programs that a node has for those who work on it."""
+        """Return the programs that users find on a node."""
         return self.offers
 
     def parts(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  for roles of several versions
-        """The parts of the store that its programs come from; none: whichever brings each."""
+        """Return the artifact store's parts that provide the role's programs.
+
+        Empty, the default, means that any part with the program may provide it.
+        """
         return ()
 
     def versioned(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  for roles whose programs depend on it
-        """The programs whose versions a lab's record and report name."""
+        """Return the programs whose versions the record and the report list."""
         return self.artifacts
 
     def fetch(self, store: Store, topology: Topology) -> None:  # noqa: ARG002  for roles whose programs depend on it
-        """Make what must be at hand before a plan with this role is carried out."""
+        """Download or build the artifacts that a plan with this role requires.
+
+        Raises ArtifactError.
+        """
         for name in self.artifacts:
             store.binary(name)
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:  # noqa: ARG002  for roles whose settings decide
-        """All that decides what those of its steps come to that can be taken ahead."""
+        """Return the facts that determine the result of the role's ``ahead`` steps.
+
+        A snapshot of a node with these steps done is reused while the facts stay equal.
+        See :attr:`testbed.steps.step.Step.ahead`.
+        """
         return files(store.binary(name) for name in self.artifacts)
 
     def memory(self, topology: Topology, node: str) -> int:  # noqa: ARG002  for roles that need much
-        """Bytes that it takes on a node at the least; 0 where it is not worth asking for."""
+        """Return the memory that the role needs on a node, in bytes.
+
+        Return 0 if the amount is negligible.
+        """
         return 0
 
     def takes(self, topology: Topology, node: str) -> Takes:  # noqa: ARG002  for roles with daemons
-        """Its share of this machine's limits on a node that shares the kernel."""
+        """Return the role's use of this machine's limits by one node.
+
+        It counts for nodes that share this machine's kernel.
+        """
         return Takes()
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles that differ from node to node
-        """The daemons that it starts on a node."""
+        """Return the daemons that the role starts on a node."""
         return self.services
 
     def lacks(self, topology: Topology, machine: Machine) -> list[Lack]:  # noqa: ARG002  for roles with links
-        """Links of its own that a node should have, and that are not as the file says."""
+        """Return the role's links on a running node that are missing or wrong.
+
+        Return an empty list if all links are as the topology describes them.
+        """
         return []
 
     @abstractmethod
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
-        """The steps that put it on one node.  Pure: nothing is done yet."""
+        """Return the steps that install and start the role on one node.
+
+        The method only describes the steps; each step's ``act`` does the work later.
+        """
