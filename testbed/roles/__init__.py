@@ -1,1 +1,1 @@
-"""Roles put software on nodes through the nodes' own interface."""
+"""Roles: software on nodes, installed through the node's own interface."""

@@ -1,4 +1,4 @@
-"""The containers of a topology, and the page that is fetched from one node's to the next's."""
+"""Steps that start a topology's containers and test HTTP between nodes."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Container, Topology
 
-PAGE_IMAGE = "nginx"  # the image whose page tells its name and its client
+PAGE_IMAGE = "nginx"  # the image whose page shows its name and its client
 PORT_VARIABLE = "PORT"
 REACH_SECONDS = 30.0
-ENDED_SECONDS = 1.0  # by then the step of its node has told of a container that has ended
+ENDED_SECONDS = 1.0  # time in which the node's own step reports a container that has ended
 
 
 def container_step(container: Container) -> str:
-    """The name of the step after which the container runs."""
+    """Return the name of the step after which the container runs."""
     return f"container {container.node}/{container.name}"
 
 
 def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]:
-    """A step for each container of a node, in the order of the file.
+    """Yield one step per container of a node, in the order of the file.
 
-    One after the other: Docker hands out a bridge's addresses in the order of
-    the starts, so the first container of the file has the first address.
+    Containers start one after the other. Docker assigns a bridge's addresses in the order of
+    the starts, so the first container of the file gets the first address.
     """
     ahead = True
     for container in _joined_last(topology, node):
         about = f"{container.image}, network {container.network}"
         if container.publish:
             about += f", publishes {', '.join(map(str, container.publish))}"
-        # An address of the node is there with its networks.
+        # A port on one of the node's addresses has to wait for the node's networks.
         here = all(port.address is None for port in container.publish)
         step = Step(
             container_step(container),
@@ -50,13 +50,13 @@ def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]
             ahead=here and ahead,
             act=_make(topology, container),
         )
-        ahead = step.ahead  # what comes after it has to wait for it
+        ahead = step.ahead  # later containers must wait for this one
         yield step
         after = step.name
 
 
 def _joined_last(topology: Topology, node: str) -> list[Container]:
-    """The containers of a node, each after the one whose network it joins."""
+    """Return a node's containers, each after the one whose network it joins."""
     return sorted(topology.containers_on(node), key=lambda c: c.network.startswith("container:"))
 
 
@@ -84,7 +84,7 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
 
 
 def _stays(found: ContainerState, container: Container) -> bool:
-    """Is a container in a state that `up` leaves alone, or only waits for the end of?"""
+    """Tell whether `up` leaves a container as it is, or only waits for its exit."""
     if container.expect is not None and found.running:
         return True
     return is_settled(container, found) or (found.running and found.health == "starting")
@@ -93,7 +93,7 @@ def _stays(found: ContainerState, container: Container) -> bool:
 def _as_wanted(context: Context, found: ContainerState, container: Container, digest: str) -> bool:
     joined = container.network.removeprefix("container:")
     if joined != container.network:
-        # Docker keeps the id: one whose partner was made anew hangs on to the old namespace.
+        # Docker keeps the ID: if the partner was created again, this one has the old namespace.
         return found.digest == digest and found.network.endswith(context.containers[joined].id)
     return found.digest == digest
 
@@ -105,7 +105,7 @@ def _words(state: ContainerState) -> str:
 
 
 def _still_running(context: Context, container: Container) -> None:
-    """Raise ContainerError for a container that has ended: waiting on is no use."""
+    """Raise ContainerError if a container has exited: a longer wait cannot succeed."""
     node = context.node(container.node)
     with Engine(node) as engine:
         state = engine.find(container.name)
@@ -116,7 +116,10 @@ def _still_running(context: Context, container: Container) -> None:
 
 
 def reach_steps(topology: Topology) -> Iterator[Step]:
-    """From each flannel node to the next, round in a ring: what is up has been seen to work."""
+    """Yield steps that fetch a page from each flannel node's next neighbour, in a ring.
+
+    They prove that the overlay works before `up` succeeds.
+    """
     from testbed.roles.flannel import flannel_step
 
     servers = []

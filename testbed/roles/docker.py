@@ -1,4 +1,4 @@
-"""Docker: one daemon a node, with docker0 where the topology wants it."""
+"""Docker: one daemon per node, with the address of docker0 that the topology sets."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 
 SERVICE = "dockerd"
 UNIT = "docker"  #: its unit in Debian's docker.io and in Docker's own packages
-GROUP = "docker"  #: whose members may use the daemon's socket (dockerd(8), --group)
+GROUP = "docker"  #: its members may use the daemon's socket (dockerd(8), --group)
 CONFIG = "/etc/docker/daemon.json"
 BRIDGE = "docker0"
 CONTAINERD = "containerd"
 CONTAINERD_FILE = "/etc/docker/containerd.toml"
 CONTAINERD_SOCKET = "/run/docker/containerd/containerd.sock"
-#: As dockerd would write it for a containerd that it starts itself, but for the last lines: with
-#: the default (0.02) an idle containerd looks for garbage eighty times a second.  CRI is for
-#: Kubernetes.
+#: The configuration that dockerd writes for a containerd of its own, except for the last lines:
+#: with the default (0.02) an idle containerd collects garbage eighty times a second.  CRI is
+#: disabled because only Kubernetes uses it.
 CONTAINERD_CONFIG = f"""\
 version = 2
 root = "/var/lib/docker/containerd/daemon"
@@ -61,20 +61,20 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 address = "{CONTAINERD_SOCKET}"
 {COLLECT_SELDOM}"""
 GROUP_COLONS = 3  # group(5): name, password, number, members
-#: What people and their tools call on a node.
+#: Programs for users of a node and their tools.
 COMMANDS = (
     "docker", "dockerd", "docker-proxy", "docker-init",
     "containerd", "containerd-shim-runc-v2", "ctr", "runc",
 )  # fmt: skip
-COMPOSE = "compose"  # the part; nobody builds it unasked
-PLUGINS = "/usr/libexec/docker/cli-plugins"  # one of the folders in which the client looks
-#: Folders of this machine with plugins for its client, helpers for its daemon, and root's settings
-#: of the client: other hosts, contexts, proxies.
+COMPOSE = "compose"  # the artifact; built only on request
+PLUGINS = "/usr/libexec/docker/cli-plugins"  # one of the client's search folders
+#: Folders of this machine to hide on nodes: client plugins, helpers of its daemon, and root's
+#: client settings (other hosts, contexts, proxies).
 OWN = (
     *(f"/usr/{name}/docker" for name in ("lib", "libexec", "local/lib", "local/libexec")),
     "/root/.docker",
 )
-#: As a plugin it has to say what it is (docker/cli, cli-plugins/metadata).
+#: A client plugin must describe itself (docker/cli, cli-plugins/metadata).
 METADATA = """\
 if [ "$1" = docker-cli-plugin-metadata ]; then
   echo '{{"SchemaVersion": "0.1.0", "Vendor": "testbed", "ShortDescription": "not built"}}'
@@ -86,15 +86,15 @@ FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
 def docker_step(node: str) -> str:
-    """The name of the step after which the node's daemon answers."""
+    """Return the name of the step after which the node's daemon answers."""
     return f"docker {node}"
 
 
 def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) -> dict[str, Any]:
-    """The node's daemon.json.
+    """Return the contents of the node's daemon.json.
 
-    Under flannel, addresses are translated by flanneld where they leave the
-    overlay, and nowhere else, as flannel's own mk-docker-opts.sh sets it.
+    On flannel nodes only flanneld translates source addresses, where packets leave the overlay.
+    This is how flannel's own mk-docker-opts.sh configures Docker.
     """
     config: dict[str, Any] = {
         "bip": str(topology.docker.bip[node]),
@@ -111,13 +111,13 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
         config["mtu"] = topology.flannel.mtu
         config["ip-masq"] = False
         if version >= (28, 2, 0):
-            # Since 28 packets for a container that come in by another interface are
-            # dropped (moby #49325); an overlay is just that.  Earlier 28: see daemon_env.
+            # Since 28 Docker drops packets to a container from other interfaces, such as an
+            # overlay's (moby #49325).  For earlier releases of 28 see daemon_env.
             config["allow-direct-routing"] = True
         if topology.docker.firewall == "nftables":
             config["bridge-accept-fwmark"] = firewall.MARK
     if version >= (29, 0, 0):
-        # 29 keeps images in containerd unless told: the seed of images is for overlay2.
+        # 29 stores images in containerd by default, but the image seed is for overlay2.
         config["features"] = {"containerd-snapshotter": False}
     return config
 
@@ -125,7 +125,7 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
 def daemon_env(
     topology: Topology, node: str, version: tuple[int, int, int], path: str
 ) -> dict[str, str]:
-    """The daemon's environment; ``path`` is the PATH that its helpers are found on."""
+    """Return the daemon's environment; ``path`` is the PATH for its helper programs."""
     env = {"PATH": path, **GO}
     if _in_overlay(topology, node) and (28, 0, 0) <= version < (28, 2, 0):
         env["DOCKER_INSECURE_NO_IPTABLES_RAW"] = "1"  # moby 28.0 release notes
@@ -137,7 +137,10 @@ def _in_overlay(topology: Topology, node: str) -> bool:
 
 
 def told(node: Node) -> dict[str, Any]:
-    """The daemon.json that a node's daemon was started with.  Raises LabError without one."""
+    """Return the daemon.json that a node's daemon was started with.
+
+    Raises LabError without one.
+    """
     try:
         return dict(json.loads(node.get(CONFIG)))
     except (OSError, ValueError, TypeError) as error:
@@ -148,15 +151,15 @@ def told(node: Node) -> dict[str, Any]:
 
 
 def settings_digest(topology: Topology, node: str) -> str:
-    """What tells one daemon's settings from another's."""
+    """Return a digest of the settings of a node's daemon."""
     config = daemon_config(topology, node, parse_version(topology.docker.engine))
     return settings(config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall)
 
 
 def add_group(machine: Node, name: str) -> None:
-    """Add a system group to a node, unless it has one of that name.
+    """Add a system group to a node unless it exists.
 
-    Its number is the highest free one below 1000, as groupadd(8) chooses with --system.
+    The group ID is the highest free one below 1000, as groupadd(8) chooses with --system.
     """
     groups = ""
     with contextlib.suppress(FileNotFoundError):
@@ -183,7 +186,7 @@ class Docker(Role):
     offers = (
         *(Offer(name) for name in COMMANDS),
         Offer("docker-compose", f"{PLUGINS}/docker-compose", NO_COMPOSE),
-        Offer("docker-compose", "/usr/bin/docker-compose", NO_COMPOSE),  # as version 1 was called
+        Offer("docker-compose", "/usr/bin/docker-compose", NO_COMPOSE),  # the name of version 1
     )
     hides = OWN
 
@@ -191,7 +194,7 @@ class Docker(Role):
         return (*PARTS[topology.docker.engine], COMPOSE)
 
     def versioned(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  (all alike)
-        # Not containerd: its part has the version of Debian's docker.io, which may not run here.
+        # Not containerd: its artifact reports the version of Debian's docker.io, which may differ.
         return ("dockerd", "docker", "runc")
 
     def fetch(self, store: Store, topology: Topology) -> None:
@@ -206,7 +209,7 @@ class Docker(Role):
         parts = [program(store, release, name) for name in PROGRAMS]
         parts += [store.image(name) for name in images.wanted(topology, node)]
         started = [topology.container_digest(c.name) for c in topology.containers_on(node)]
-        # Its containers bear the name of the lab.
+        # Containers are labelled with the name of the lab.
         return [topology.name, settings_digest(topology, node), *started, *files(parts)]
 
     def steps(self, topology: Topology, node: Spec) -> Iterable[Step]:
@@ -230,7 +233,7 @@ class Docker(Role):
         release = topology.docker.engine
         version = engine_version(context.store, machine, release)
         number = parse_version(version)
-        if SERVICE not in machine.services():  # its data root is still to be made
+        if SERVICE not in machine.services():  # its data root does not exist yet
             config = daemon_config(topology, node, number)
             machine.put(json.dumps(config, indent=1).encode(), CONFIG)
             machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
@@ -240,7 +243,7 @@ class Docker(Role):
                 note_packages(machine, context.store.packages(*PARTS[release]))
         firewall.choose(machine, topology.docker.firewall)
         if topology.docker.firewall == "nftables":
-            # With nftables the daemon never turns it on itself, and refuses to start without.
+            # With nftables the daemon requires forwarding and does not turn it on itself.
             machine.run(FORWARDING)
         if _in_overlay(topology, node) and number >= (28, 0, 0):
             firewall.admit(machine, topology, BRIDGE)

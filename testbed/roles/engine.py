@@ -1,7 +1,7 @@
-"""The one door to the Engine API: the docker SDK on a node's own socket.
+"""Client of the Engine API: the docker SDK on a node's own socket.
 
-The SDK's import costs more than a container's start, so it is loaded while the
-first daemon is starting, and by nothing that needs no daemon.
+All access to the API goes through this module. To import the SDK takes longer than to start a
+container, so it is loaded while the first daemon starts, and only by code that needs a daemon.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ T = TypeVar("T")
 SOCKET = "/run/docker.sock"
 DIGEST = "testbed.digest"  # label: the settings a container was made with
 LAB = "testbed.labs"
-#: The parts (:mod:`testbed.artifacts.catalog`) that each release is made of: the first brings
-#: the daemon and tells the version, the first that has a helper brings that.
+#: Artifacts (:mod:`testbed.artifacts.catalog`) of each release. The first one provides the daemon
+#: and its version; a helper program comes from the first artifact that has it.
 PARTS: Mapping[Release, tuple[str, ...]] = {
     "20.10": ("docker",),
     "29": ("docker-29", "docker-cli-29", "runc-1.5", "docker"),
 }
-PROGRAMS = ("dockerd", "containerd", "runc")  # without these no daemon starts
-PATIENCE = 30.0  # seconds for a first word of a daemon: if it has none, it hangs
-LIMIT = 300.0  # on a machine that is short of CPU a start takes as long as it takes
-NAME_VARIABLE = "NAME"  # what the image's page calls itself
+PROGRAMS = ("dockerd", "containerd", "runc")  # required to start a daemon
+PATIENCE = 30.0  # seconds until the first answer; a daemon that takes longer hangs
+LIMIT = 300.0  # seconds; a start on a busy machine is slow
+NAME_VARIABLE = "NAME"  # the variable with the name on the image's page
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """A container of a node, as its daemon sees it now.
+    """The current state of a container, as its daemon reports it.
 
-    ``pid`` is that of its first process in the node's pid namespace, 0 when it
-    does not run; ``address`` is empty where it has none of its own.
+    ``pid`` is the container's first process in the node's PID namespace, 0 if it does not run.
+    ``address`` is empty if the container has no address of its own.
     """
 
     name: str
@@ -62,24 +62,24 @@ class ContainerState:
     image: str
     digest: str | None
     status: str
-    exit: int = 0  #: exit status of one that has ended
-    out_of_memory: bool = False  #: the kernel has killed it for that (OOMKilled)
+    exit: int = 0  #: exit status of a container that has ended
+    out_of_memory: bool = False  #: the kernel killed it for lack of memory (OOMKilled)
     error: str = ""  #: why it did not start, in the daemon's words
     health: str = ""  #: healthy, unhealthy or starting; empty without a health check
-    restarts: int = 0  #: how often the daemon has started it again
+    restarts: int = 0  #: number of restarts by the daemon
 
 
 def preload() -> None:
-    """Start to load the SDK beside whatever else goes on; the first Engine waits for it."""
+    """Import the SDK in the background; the first Engine waits for it."""
     if "docker" not in sys.modules:
         threading.Thread(target=importlib.import_module, args=("docker",), daemon=True).start()
 
 
 class Engine:
-    """The daemon of one node.
+    """A client of one node's daemon.
 
-    Whatever it answers, or does not, is told as LabError. ``patience`` is how long it may take
-    to answer at all, ``limit`` how long any other call may take, both in seconds.
+    Every failure is raised as LabError. ``patience`` is the time limit for the first answer,
+    ``limit`` that for any other call, both in seconds.
     """
 
     def __init__(self, node: Node, *, patience: float = PATIENCE, limit: float = LIMIT) -> None:
@@ -103,10 +103,10 @@ class Engine:
         self.close()
 
     def reading(self, what: str, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return the result of ``method``, which asks the daemon and reads its answer.
+        """Return the result of ``method``, which sends a request and reads the response.
 
-        Raises LabError when there is no answer, when it is a no, and when ``method`` cannot
-        make sense of it.
+        Raises LabError if the daemon does not answer, if it refuses, or if ``method`` cannot
+        parse the response.
         """
         import docker.errors
         import requests.exceptions
@@ -136,7 +136,7 @@ class Engine:
 
     @functools.cached_property
     def version(self) -> dict[str, Any]:
-        """``GET /version``, as the daemon gives it."""
+        """Return the response to ``GET /version``."""
         return self.reading("tell its version", self._version)
 
     def _version(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Engine:
         return bool(self.image_id(name))
 
     def image_id(self, name: str) -> str:
-        """The ID of an image; empty if the daemon has none of that name or ID."""
+        """Return the ID of an image; empty if the daemon has no image of that name or ID."""
         import docker.errors
 
         try:
@@ -162,9 +162,9 @@ class Engine:
         return str(self.api.inspect_image(name)["Id"])
 
     def load(self, archive: Path, name: str) -> str:
-        """Load an image from an archive, make sure that it has this name, and return its ID.
+        """Load an image from an archive, give it this name, and return its ID.
 
-        An archive of one image may give it another name, or none.
+        An archive with one image may contain another name, or none.
         """
         what = f"load the image {name} from {archive}"
         with archive.open("rb") as file:
@@ -189,33 +189,36 @@ class Engine:
         return image
 
     def name_image(self, image: str, name: str) -> None:
-        """Make sure that an image, given by its ID, is the one that has this name."""
+        """Give this name to the image with this ID, if it does not have it yet."""
         if self.image_id(name) != image:
             repository, _, tag = full_name(local_name(name)).rpartition(":")
             self.reading(f"name the image {name}", self.api.tag, image, repository, tag)
 
     def _load(self, file: BinaryIO) -> tuple[list[str], list[str]]:
-        """The errors that the daemon tells, last of all, and names or IDs of what it loaded."""
+        """Load an archive; return the daemon's errors, and the names or IDs of its images."""
         told = list(self.api.load_image(file))
         said = "".join(words.get("stream", "") for words in told)
         loaded = re.findall(r"Loaded image(?: ID)?: (\S+)", said)
         return [words["error"] for words in told if "error" in words], list(dict.fromkeys(loaded))
 
     def names(self, *, label: str | None = None) -> set[str]:
-        """The names of all containers, running or not; of those with a label ``key=value``."""
+        """Return the names of all containers, running or not.
+
+        With a label, return those of containers that have it (``key=value``).
+        """
         return self.reading("list containers", self._names, {"label": label} if label else None)
 
     def _names(self, filters: Mapping[str, str] | None) -> set[str]:
         listed = as_list(self.api.containers(all=True, filters=filters))
-        # One that is being removed has lost its name already.
+        # A container that is being removed no longer has a name.
         return {entry["Names"][0].lstrip("/") for entry in listed if entry["Names"]}
 
     def containers(self) -> dict[str, ContainerState]:
-        """Every container of the daemon, running or not, by name."""
+        """Return all containers of the daemon by name, running or not."""
         return {name: self.inspect(name) for name in sorted(self.names())}
 
     def find(self, container: str) -> ContainerState | None:
-        """The container of that name, or None."""
+        """Return the container of that name, or None."""
         import docker.errors
 
         try:
@@ -226,7 +229,7 @@ class Engine:
             raise
 
     def inspect_raw(self, container: str) -> dict[str, Any]:
-        """``GET /containers/{id}/json``, as the daemon gives it."""
+        """Return the response to ``GET /containers/{id}/json``."""
         return self.reading(
             f"inspect the container {container}",
             lambda: dict(self.api.inspect_container(container)),
@@ -258,7 +261,7 @@ class Engine:
         )
 
     def logs(self, container: str, lines: int = 12) -> str:
-        """The last lines that a container has written, of both outputs."""
+        """Return the last lines of a container's standard output and standard error."""
         written: bytes = self.reading(
             f"read the log of the container {container}", self.api.logs, container, tail=lines
         )
@@ -281,7 +284,7 @@ class Engine:
             image=local_name(container.image),
             command=list(container.command) if container.command is not None else None,
             name=container.name,
-            # A container that shares a network namespace shares its host name too.
+            # Containers that share a network namespace share its host name too.
             hostname=None if shares else container.name,
             environment={NAME_VARIABLE: container.name, **container.env},
             labels={DIGEST: digest, LAB: lab},
@@ -292,20 +295,20 @@ class Engine:
         self.reading(f"start the container {container.name}", self.api.start, container.name)
 
     def remove(self, container: str) -> None:
-        """End a container at once and remove it."""
+        """Kill a container and remove it."""
         self.reading(
             f"remove the container {container}", self.api.remove_container, container, force=True
         )
 
 
 def _health(state: Mapping[str, Any]) -> str:
-    """Docker says "none" of a check that was turned off."""
+    """Return the health of a container; empty for "none", a disabled health check."""
     word: str = (state.get("Health") or {}).get("Status", "")
     return "" if word == "none" else word
 
 
 def _healthcheck(check: Healthcheck | None) -> dict[str, Any] | None:
-    """A health check as the Engine API takes it: times in nanoseconds, 0 for the default."""
+    """Return a health check for the Engine API: times in nanoseconds, 0 for the default."""
     if check is None:
         return None
     times = {
@@ -319,14 +322,14 @@ def _healthcheck(check: Healthcheck | None) -> dict[str, Any] | None:
 
 
 def as_list(answer: Any) -> list[Any]:
-    """An answer that is to be a list.  Raises TypeError."""
+    """Return a response that must be a list.  Raises TypeError."""
     if not isinstance(answer, list):
         raise TypeError(f"not a list but {type(answer).__name__}")
     return answer
 
 
 def no_answer(node: str, error: Exception) -> NoAnswer:
-    """The error for a daemon that does not answer, with what the connection says of why."""
+    """Return the error for a daemon that does not answer, with the connection's reason."""
     chain = list(_causes(error))
     if any(isinstance(one, ConnectionRefusedError | FileNotFoundError) for one in chain):
         why = f"it is not running (nobody listens on {SOCKET})"
@@ -341,7 +344,7 @@ def no_answer(node: str, error: Exception) -> NoAnswer:
 
 
 def no_sense(node: str, what: str, error: Exception) -> LabError:
-    """The error for a daemon whose answer is none of the Engine API's."""
+    """Return the error for a response that is invalid in the Engine API."""
     return LabError(
         f"dockerd on {node}: cannot {what}: its answer makes no sense ({error!r})",
         hint=f"is it Docker that listens on {SOCKET} there? `testbed logs {node} dockerd`",
@@ -349,7 +352,7 @@ def no_sense(node: str, what: str, error: Exception) -> LabError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it wraps."""
+    """Yield an error and the errors that it wraps."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
@@ -359,9 +362,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
-    """The version in ``Docker version 20.10.24+dfsg1, build ...`` or in a bare number.
+    """Return the version in ``Docker version 20.10.24+dfsg1, build ...`` or a bare number.
 
-    A text without one counts as (0, 0, 0).
+    Return (0, 0, 0) for a text without a version.
 
     >>> parse_version("Docker version 28.0.2, build 123")
     (28, 0, 2)
@@ -373,14 +376,17 @@ def parse_version(text: str) -> tuple[int, int, int]:
 
 
 def program(store: Store, release: Release, name: str) -> Path:
-    """A program of a release, made first if need be; the user's own where there is one."""
+    """Return the path of a release's program, or of the user's own one.
+
+    The program is built first if it is missing.
+    """
     return store.binary(name, *PARTS[release])
 
 
 def engine_version(store: Store, machine: Node, release: Release) -> str:
-    """The version of the dockerd that a node runs, or is to run.
+    """Return the version of a node's dockerd.
 
-    Asked of the program itself where it is the user's own.
+    If the program is the user's own, it is run to get its version.
     """
     if not store.is_users("dockerd"):
         return store.version(PARTS[release][0])
@@ -389,18 +395,18 @@ def engine_version(store: Store, machine: Node, release: Release) -> str:
 
 
 def enter(pid: int, *, mounts: bool = True, tty: bool = False) -> Sequence[str]:
-    """The prefix that runs a command, on the node, inside a container.
+    """Return the command prefix that enters a container from its node.
 
-    With ``mounts`` False only the network is the container's: the command is
-    the node's own, which the image need not have. With ``tty`` the command leads a session of
-    its own inside, as on a terminal: without, nsenter(1) would lead it, and Ctrl-C would end
-    nsenter instead of being the command's to handle.
+    With ``mounts`` False the command enters only the container's network namespace, so it is
+    the node's own program and need not be in the image. With ``tty`` the command leads a session
+    of its own, as on a terminal. Otherwise nsenter(1) leads the session, and Ctrl-C ends nsenter
+    before the command can handle it.
     """
     target = f"--target={pid}"
     if not mounts:
         return ("nsenter", target, "--net")
     if not tty:
         return ("nsenter", target, "--mount", "--uts", "--ipc", "--net", "--pid")
-    # The mounts come last: setsid(1) is the node's. /proc, and so the target, is the node's too.
+    # The mounts come last: setsid(1) and /proc with the target are the node's.
     outer = ("nsenter", target, "--uts", "--ipc", "--net", "--pid")
     return (*outer, "setsid", "--ctty", "nsenter", target, "--mount")

@@ -1,4 +1,4 @@
-"""etcd: a single member, on the node's first address, speaking the v3 API."""
+"""etcd: a single member with the v3 API on the node's first address."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 SERVICE = "etcd"
 CLIENT_PORT = 2379  # IANA: etcd-client
 PEER_PORT = 2380  # IANA: etcd-server
-#: A single member, too, waits up to an election time-out before it leads, which must be five
-#: heartbeats or more; the defaults of 100 ms and 1000 ms are for members that are far apart.  With
-#: each heartbeat etcd wakes up: at 10 ms it takes twice as much of an idle processor as at 50 ms,
-#: and is ready 0.1 s earlier, while dockerd is still starting.
+#: Even a single member waits up to one election timeout before it leads.  The timeout must be at
+#: least five heartbeats; the defaults of 100 ms and 1000 ms are for members that are far apart.
+#: etcd wakes up at each heartbeat: at 10 ms it uses twice as much of an idle processor as at
+#: 50 ms, and is ready only 0.1 s earlier, while dockerd still starts.
 TIMING = ("--heartbeat-interval=50", "--election-timeout=250")
 #: By default etcdctl gives up after 5 s, within which a busy emulated machine may not answer.
 PATIENCE = ("--dial-timeout=30s", "--command-timeout=30s")
 
 
 def etcd_step(node: str) -> str:
-    """The name of the step after which etcd answers on the node."""
+    """Return the name of the step after which etcd answers on the node."""
     return f"etcd {node}"
 
 
 def endpoint(topology: Topology) -> str:
-    """The URL that clients use.  The topology must have an etcd node."""
+    """Return the URL for clients.  The topology must have an etcd node."""
     node = topology.etcd
     assert node is not None, "a checked topology that uses etcd has a node with it"
     return f"http://{topology.address(node.name)}:{CLIENT_PORT}"
 
 
 def etcdctl(topology: Topology, context: Context, *args: str) -> list[str]:
-    """The argv of etcdctl, to be run on the node that has etcd."""
+    """Return the argv of etcdctl, for the node that runs etcd."""
     assert topology.etcd is not None
     program = context.node(topology.etcd.name).provide(context.store.binary("etcdctl"))
     return [program, f"--endpoints=http://127.0.0.1:{CLIENT_PORT}", *PATIENCE, *args]
@@ -53,7 +53,7 @@ class Etcd(Role):
 
     def takes(self, topology: Topology, node: str) -> Takes:
         del node
-        # A connection for each flanneld, and those of etcdctl.
+        # One connection per flanneld, and those of etcdctl.
         return Takes(files=64 + 2 * len(topology.nodes), tasks=10)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
@@ -61,7 +61,7 @@ class Etcd(Role):
 
         def act(context: Context) -> tuple[str, bool]:
             machine = context.node(node.name)
-            # One that wakes with etcd running has no address yet.
+            # In a machine that is saved with etcd running, etcd starts before the addresses.
             listen = (str(address), "127.0.0.1") if not machine.wakes else ("0.0.0.0",)
             urls = ",".join(f"http://{each}:{CLIENT_PORT}" for each in listen)
             argv = (

@@ -1,8 +1,8 @@
-"""The packet filter that Docker's rules are written to, and the way past it for an overlay.
+"""The packet filter for Docker's rules, and the rule that lets an overlay pass it.
 
-A node has an /etc of its own, so which of the two iptables it has is a matter of
-links in its /etc/alternatives, as ``update-alternatives --set`` makes them; what
-else runs on the node, flanneld and checks included, finds the same one.
+A node has its own /etc. Links in its /etc/alternatives select the variant of iptables, as
+``update-alternatives --set`` does. All programs on the node, including flanneld and the checks,
+use the same variant.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.topology.model import Firewall, Topology
 
-#: What a packet filter needs of the kernel, as :mod:`testbed.kernel` names it.
+#: Kernel features that a packet filter needs, by their names in :mod:`testbed.kernel`.
 KERNEL: Mapping[Firewall, tuple[str, ...]] = {
     "iptables-legacy": ("iptables-legacy",),
     "iptables-nft": ("nf_tables",),
     "nftables": ("nf_tables",),
 }
-#: The programs of the node that write it, by Debian package.
+#: Programs on the node that write the rules, with their Debian packages.
 PROGRAMS: Mapping[Firewall, Mapping[str, str]] = {
     "iptables-legacy": {"iptables-legacy": "iptables"},
     "iptables-nft": {"iptables-nft": "iptables"},
     "nftables": {"nft": "nftables"},
 }
-#: What ``iptables --version`` says in brackets.
+#: The variant that ``iptables --version`` prints in brackets.
 SAYS: Mapping[str, str] = {"iptables-legacy": "(legacy)", "iptables-nft": "(nf_tables)"}
 
-# Argument 1 is the variety.  The program of a link is where the variety's own name is found.
+# Argument 1 is the variant.  Each link points to the program with the variant's own name.
 CHOOSE = """
 set -e
 for family in iptables ip6tables; do
@@ -44,15 +44,15 @@ done
 iptables --version
 """
 
-#: The mark of packets that an engine's own nftables rules shall let into its bridges.
+#: The mark of packets that the engine's own nftables rules accept into its bridges.
 MARK = "0x1000/0x1000"
 
 
 def choose(machine: Node, firewall: Firewall) -> None:
-    """Make a variety of iptables the node's own; nothing for the others.
+    """Select the variant of iptables on a node; do nothing for other packet filters.
 
-    Raises LabError where a program of it is missing, and where ``iptables`` is not
-    one of Debian's alternatives.
+    Raises LabError if one of its programs is missing, or if ``iptables`` is not managed by
+    Debian's alternatives.
     """
     if firewall not in SAYS:
         return
@@ -66,12 +66,12 @@ def choose(machine: Node, firewall: Firewall) -> None:
 
 
 def admit(machine: Node, topology: Topology, bridge: str) -> None:
-    """Let an overlay's packets into docker0 on a node whose engine is 28 or later.
+    """Accept an overlay's packets to docker0, for engine 28 or later.
 
-    Those engines drop what another interface brings for a port that is not published
-    before flannel's own forward rules have a say (moby #48724).  Each packet
-    filter has its door for rules of the user's own: the chain DOCKER-USER of iptables; a
-    firewall mark with nftables, where an accept in one table does not bind another.
+    These engines drop packets from other interfaces to unpublished ports before flannel's own
+    forward rules apply (moby #48724). Each packet filter has a place for the user's rules: the
+    chain DOCKER-USER with iptables, a firewall mark with nftables, where an accept in one table
+    does not end the evaluation in others.
     """
     assert topology.flannel is not None
     network = str(topology.flannel.network)

@@ -1,10 +1,9 @@
-"""flannel: an overlay with one subnet a node, kept in etcd.
+"""flannel: an overlay with one subnet per node, stored in etcd.
 
-A subnet is reserved before flanneld starts: a key under
-``/coreos.com/network/subnets/`` without a lease, with the node's public
-address, is taken over by the flanneld of that address (flannel,
-Documentation/reservations.md).  So the addresses are those of the topology,
-and dockerd need not wait for flanneld to learn its own.
+Subnets are reserved before flanneld starts. A key under ``/coreos.com/network/subnets/`` without
+a lease and with a node's public address is taken over by the flanneld with that address (flannel,
+Documentation/reservations.md). So the subnets are those of the topology, and dockerd need not
+wait for flanneld to get its subnet.
 """
 
 from __future__ import annotations
@@ -35,41 +34,44 @@ if TYPE_CHECKING:
 SERVICE = "flanneld"
 PREFIX = "/coreos.com/network"
 CONFIG_STEP = "flannel config"
-#: What a backend needs of the kernel, as :mod:`testbed.kernel` names it.
+#: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
-#: flanneld ends where the first is missing, and loads none itself.
+#: flanneld exits if the first one is missing, and loads none itself.
 MODULES = ("br_netfilter", "vxlan", "tun")
-#: Seconds between two looks of a flanneld at its rules: so many for each node that has one, and at
-#: least so many, on a machine of its own (which may be emulated) more.  A look runs iptables twenty
-#: times.  By default it is 5 s, which takes half of an emulated processor, and with a hundred nodes
+#: Seconds between two checks of its rules by a flanneld: an amount per flannel node, with a
+#: minimum that is higher on a virtual machine, which may be emulated.  One check runs iptables
+#: twenty times.  The default of 5 s takes half of an emulated processor, and with a hundred nodes
 #: all of two processors.
 RESYNC, RESYNC_LEAST, RESYNC_LEAST_SLOW = 5, 30, 60
 SUBNET_FILE = "/run/flannel/subnet.env"
-TXN_OPS = 128  # the most operations of one transaction, by default (etcd, --max-txn-ops)
+TXN_OPS = 128  # default limit of operations in one transaction (etcd, --max-txn-ops)
 
 
 def flannel_step(node: str) -> str:
-    """The name of the step after which the node's routes to its peers are set."""
+    """Return the name of the step after which the node has routes to its peers."""
     return f"flannel {node}"
 
 
 def load_modules(machine: Machine) -> None:
-    """Load what flanneld needs into a kernel that is the node's own."""
+    """Load the kernel modules that flanneld needs, if the node has its own kernel."""
     if not machine.shares_kernel:
         machine.run(["modprobe", "--all", *MODULES])
 
 
 def resync(nodes: int, *, slow: bool) -> str:
-    """The option that says how often each of so many flannelds looks at its rules.
+    """Return flanneld's option for the interval between two checks of its rules.
 
-    ``slow`` is for nodes that may be emulated.
+    ``nodes`` is the number of flannel nodes. ``slow`` is for nodes that may be emulated.
     """
     least = RESYNC_LEAST_SLOW if slow else RESYNC_LEAST
     return f"--iptables-resync={max(least, RESYNC * nodes)}"
 
 
 def network_config(flannel: FlannelModel) -> dict[str, Any]:
-    """The value of ``/coreos.com/network/config`` (flannel, Documentation/configuration.md)."""
+    """Return the value of ``/coreos.com/network/config``.
+
+    See flannel, Documentation/configuration.md.
+    """
     backend: dict[str, Any] = {"Type": flannel.backend}
     if flannel.port is not None:
         backend["Port"] = flannel.port
@@ -88,12 +90,12 @@ def _first_subnet(flannel: FlannelModel) -> Any:
 
 
 def subnet_key(subnet: IPv4Network) -> str:
-    """The etcd key of a subnet: 100.96.1.0/24 is ``.../subnets/100.96.1.0-24``."""
+    """Return the etcd key of a subnet: 100.96.1.0/24 is ``.../subnets/100.96.1.0-24``."""
     return f"{PREFIX}/subnets/{str(subnet).replace('/', '-')}"
 
 
 def reservations(topology: Topology) -> dict[str, str]:
-    """All etcd keys that are written before any flanneld starts, in this order, with values."""
+    """Return the etcd keys and values to write, in order, before any flanneld starts."""
     flannel = topology.flannel
     assert flannel is not None
     keys = {}
@@ -152,7 +154,7 @@ class Flannel(Role):
         wanted = json.dumps(keys, sort_keys=True)
         if _epoch(context) is not None and marked(node, "flannel-keys") == wanted:
             return f"{len(keys) - 1} subnets reserved", False
-        # A key that is there may hold a lease: it is left to the flanneld that owns it.
+        # An existing key may have a lease: leave it to the flanneld that owns it.
         there = _subnet_keys(context)
         puts = [f"put {key} {_quote(value)}\n" for key, value in keys.items() if key not in there]
         # The network comes last: a flanneld never sees it without the reservations.
@@ -168,11 +170,11 @@ class Flannel(Role):
     def _start(context: Context, node: Node, flannel: FlannelModel) -> tuple[str, bool]:
         topology = context.topology
         machine = context.node(node.name)
-        if "docker" in node.roles:  # whichever of the two comes first
+        if "docker" in node.roles:  # either of the two may come first
             firewall.choose(machine, topology.docker.firewall)
         load_modules(machine)
-        # A new etcd knows nothing of the leases: every flanneld must register again.
-        # Its device and routes have gone with a link that had to be put back.
+        # A new etcd has no leases: every flanneld must register again.
+        # A link that was created again has lost flanneld's device and routes.
         life = f"{_epoch(context)}.{marked(machine, REWIRED) or ''}"
         digest = f"{topology.node_digest(node.name)}.{life}"
         argv = (
@@ -195,26 +197,26 @@ class Flannel(Role):
 
 
 def _epoch(context: Context) -> str | None:
-    """Which life of etcd this is: None when this etcd has not been configured yet."""
+    """Return an ID of this etcd's data; None if this etcd is not configured yet."""
     assert context.topology.etcd is not None
     node = context.node(context.topology.etcd.name)
     epoch = marked(node, "flannel-epoch")
     if epoch is None or not node.wakes:
         return epoch
-    # A machine may have woken with an etcd that was configured in another life of it.
+    # A machine restored from a snapshot may have an etcd that was configured before the snapshot.
     return f"{epoch}.{node.get('/etc/machine-id').decode().strip()}"
 
 
 def _subnet_keys(context: Context) -> set[str]:
-    """The keys of all subnets that etcd has."""
+    """Return the keys of all subnets in etcd."""
     assert context.topology.etcd is not None
     if _epoch(context) is None:
-        return set()  # nobody but us writes to an etcd that has just been started
+        return set()  # nothing else writes to an etcd that has just started
     node = context.node(context.topology.etcd.name)
     asked = ("get", "--prefix", "--keys-only", f"{PREFIX}/subnets/")
     return set(node.run(etcdctl(context.topology, context, *asked)).stdout.split())
 
 
 def _quote(value: str) -> str:
-    """A value as etcdctl's transaction reader takes it: a Go string, as JSON's are for ASCII."""
+    """Quote a value for an etcdctl transaction, as a Go string (equal to JSON for ASCII)."""
     return json.dumps(value)

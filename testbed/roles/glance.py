@@ -1,7 +1,7 @@
-"""A quick look at a node's containers, for ``status``.
+"""The state of a node's containers, read quickly for ``status``.
 
-The SDK (see :mod:`testbed.roles.engine`) takes longer to load than all of
-``status`` may take on a lab of thirty nodes; this is one GET of the same API.
+To load the SDK (see :mod:`testbed.roles.engine`) takes longer than all of ``status`` may take
+for a lab of thirty nodes. This module sends a single GET to the same API.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ TIMEOUT = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """One container: ``state`` in Docker's words, ``address`` empty where it has none.
+    """The state of one container.
 
-    ``exit`` is the exit status of one that has ended, ``health`` is healthy, unhealthy or
-    starting, and empty without a health check.
+    ``state`` is Docker's own term; ``address`` is empty if the container has none. ``exit`` is
+    the exit status of a container that has ended. ``health`` is healthy, unhealthy or starting,
+    or empty without a health check.
     """
 
     name: str
@@ -50,10 +51,10 @@ class _Connection(http.client.HTTPConnection):
 
 
 def containers(node: Node) -> dict[str, Glance]:
-    """All containers of a node, by name.
+    """Return all containers of a node by name.
 
-    Raises LabError when its daemon does not answer, MachineError where no more files can be
-    opened here.
+    Raises LabError if its daemon does not answer, MachineError if this process can open no more
+    files.
     """
     connection = _Connection(node.socket(SOCKET))
     try:
@@ -74,7 +75,7 @@ def containers(node: Node) -> dict[str, Glance]:
 
 def _listed(body: bytes, node: str) -> list[Glance]:
     try:
-        # One that is being removed has lost its name already.
+        # A container that is being removed no longer has a name.
         return [_glance(entry) for entry in as_list(json.loads(body)) if entry["Names"]]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise no_sense(node, "list containers", error) from error
@@ -83,8 +84,8 @@ def _listed(body: bytes, node: str) -> list[Glance]:
 def _glance(entry: dict[str, Any]) -> Glance:
     networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
     address = next((n.get("IPAddress") or "" for n in networks.values()), "")
-    # In the daemon's words: Exited (3) 5 seconds ago, Up 2 minutes (unhealthy), and for one
-    # whose check has not ended yet Up 1 second (health: starting).
+    # The daemon's text: "Exited (3) 5 seconds ago", "Up 2 minutes (unhealthy)" or, before the
+    # first health check has finished, "Up 1 second (health: starting)".
     words = entry.get("Status") or ""
     ended = re.match(r"Exited \((\d+)\)", words)
     health = re.search(r"^Up .*\((?:health: )?(healthy|unhealthy|starting)\)$", words)

@@ -1,4 +1,4 @@
-"""Images on a node: loaded by its daemon once, then shared by every node after it."""
+"""Images of a node: the first node's daemon loads them, later nodes share the result."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ LAYOUT = Layout(  # of the overlay2 driver
     root="/var/lib/docker",
     parts=("image", "overlay2"),
     linked=("overlay2/*/diff",),
-    without=("overlay2/backingFsBlockDev",),  # the driver's, of the file system that it is on
+    without=("overlay2/backingFsBlockDev",),  # depends on the file system below the driver
 )
 
 
 def images_step(node: str) -> str:
-    """The name of the step after which the node's daemon has all images it needs."""
+    """Return the name of the step after which the node's daemon has all its images."""
     return f"images {node}"
 
 
 def wanted(topology: Topology, node: str) -> list[str]:
-    """The images of a node's containers, each once."""
+    """Return the images of a node's containers without duplicates."""
     return sorted({c.image for c in topology.containers_on(node)})
 
 
 def install_seed(context: Context, node: Node, engine: str) -> None:
-    """Put the seed under the data root of a daemon that has never run; none yet is fine."""
+    """Install the seed, if there is one, into the data root of a daemon before its first start."""
     if node.shares_files:
         install(context.store, node, _seed(context, node.name, engine, bytes))
 
@@ -44,7 +44,7 @@ def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]
 
 
 def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
-    """The step that makes sure of the images, and ends containers that are not asked for."""
+    """Yield the step that loads missing images and removes unwanted containers."""
     names = wanted(topology, node)
 
     def act(context: Context) -> tuple[str, bool]:
@@ -56,7 +56,7 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
                 context.waiting(f"dockerd on {node} to load the image {name}")
                 images[name] = engine.load(context.store.image(name), name)
             for name, image in images.items() if missing else ():
-                engine.name_image(image, name)  # another's archive may have had this name, too
+                engine.name_image(image, name)  # another archive may have the same image name
             unkept = ""
             if missing and not is_seeded(context.node(node)) and not changed:
                 unkept = _keep(context, node, engine)
@@ -77,7 +77,10 @@ def _remove_others(context: Context, engine: Engine, node: str) -> bool:
 
 
 def _keep(context: Context, node: str, engine: Engine) -> str:
-    """Make the seed from a daemon that has the images and no container yet; why it cannot be."""
+    """Create the seed from a daemon with images and no containers.
+
+    Return the reason why this is impossible, or an empty string.
+    """
     machine = context.node(node)
     if engine.names() or not machine.shares_files:
         return ""

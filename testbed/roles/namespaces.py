@@ -1,4 +1,4 @@
-"""Plain network namespaces, bridges and veth pairs on a node, made with ``ip``."""
+"""Network namespaces, bridges and veth pairs on a node, created with ``ip``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
-#: Prints the links of the node, then those of each namespace, or nothing where there is none.
+#: Prints the links of the node, then those of each namespace; nothing for a missing namespace.
 LOOK = """\
 ip -j address
 for one; do
@@ -28,7 +28,7 @@ done
 
 
 def batches(topology: Topology, node: str) -> dict[str, list[str]]:
-    """The ``ip -batch`` lines for a node: "" is the node itself, else a namespace's name."""
+    """Return the ``ip -batch`` lines by namespace; the key "" is the node itself."""
     lines: dict[str, list[str]] = {"": []}
     for namespace in topology.namespaces.values():
         if namespace.node == node:
@@ -43,7 +43,7 @@ def batches(topology: Topology, node: str) -> dict[str, list[str]]:
     for veth in topology.veths:
         if veth.node != node:
             continue
-        # Each end is made in its namespace: on the node its name may be another link's.
+        # Create each end in its namespace: on the node another link may have its name.
         one, other = (
             f"name {end.name}" + (f" netns {end.namespace}" if end.namespace else "")
             for end in veth.ends
@@ -87,7 +87,7 @@ class Namespaces(Role):
 
 
 def _make(machine: Machine, node: str, topology: Topology) -> None:
-    """Make all that the topology has on a node, after what is left of it has been removed."""
+    """Create the topology's links on a node, after removing leftovers of them."""
     lines = batches(topology, node)
     _clear(machine, topology)
     machine.run(["ip", "-batch", "-"], input="\n".join(lines.pop("")).encode())
@@ -97,7 +97,7 @@ def _make(machine: Machine, node: str, topology: Topology) -> None:
 
 
 def _clear(machine: Machine, topology: Topology) -> None:
-    """Remove what an attempt that was cut off may have left; links end with namespaces."""
+    """Remove leftovers of an interrupted attempt; links are deleted with their namespaces."""
     for namespace in topology.namespaces.values():
         if namespace.node == machine.name:
             machine.run(["ip", "netns", "delete", namespace.name], check=False)
@@ -106,13 +106,13 @@ def _clear(machine: Machine, topology: Topology) -> None:
             machine.run(["ip", "link", "delete", "dev", bridge.name], check=False)
     for veth in topology.veths:
         if veth.node == machine.name:
-            for end in veth.ends:  # where it was made: on the node its name may be another's
+            for end in veth.ends:  # in its namespace: on the node another link may have its name
                 where = ["-n", end.namespace] if end.namespace else []
                 machine.run(["ip", *where, "link", "delete", "dev", end.name], check=False)
 
 
 def lacks(topology: Topology, machine: Machine) -> list[Lack]:
-    """Namespaces, bridges and ends of veth pairs of a node that are not as the file says."""
+    """Return a node's namespaces, bridges and veth ends that are missing or wrong."""
     node = machine.name
     spaces = [n.name for n in topology.namespaces.values() if n.node == node]
     printed = machine.run(["sh", "-c", LOOK, "sh", *spaces]).out
@@ -133,7 +133,7 @@ def lacks(topology: Topology, machine: Machine) -> list[Lack]:
 
 
 def _links(entries: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
-    """The links of a namespace by name; None where there is no such namespace."""
+    """Return the links of a namespace by name; None if the namespace does not exist."""
     return None if entries is None else {e["ifname"]: e for e in entries if e}
 
 
@@ -152,7 +152,7 @@ def _link_lacks(
 
 
 def _part(topology: Topology, gone: Sequence[Lack]) -> Topology:
-    """The part of a topology that has to be made again: what lacks, and what hangs on it."""
+    """Return the part of a topology to create again: missing parts and their dependents."""
     names = {lack.what for lack in gone}
     spaces = {k: v for k, v in topology.namespaces.items() if f"namespace {k}" in names}
     bridges = {k: v for k, v in topology.bridges.items() if f"bridge {k}" in names}

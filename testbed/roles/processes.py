@@ -1,7 +1,7 @@
-"""A node's containers by their processes, with or without a daemon that answers.
+"""Find a node's containers by their processes, without asking the daemon.
 
-The engine writes down a container each time that it starts or ends; a container's processes
-live on when the engine dies. So the way into one asks files and the kernel, and nobody else.
+The engine records a container in a file whenever it starts or ends, and a container's processes
+survive the engine. So this module reads only these files and the kernel's.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 FOLDER = "/var/lib/docker/containers"
 LIST = ("find", FOLDER, "-mindepth", "2", "-maxdepth", "2", "-name", "config.v2.json",
         "-exec", "cat", "{}", ";", "-printf", r"\0")  # fmt: skip
-SHORT = 6  # characters of an id that stand for a container
+SHORT = 6  # length of a short container ID
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerProcess:
-    """A container that runs.
+    """A running container.
 
-    ``pid`` is that of its first process in the node's pid namespace; ``address`` is that on its
-    first network, empty where it has none of its own; ``env`` has the variables that its
-    commands get, as NAME=VALUE.
+    ``pid`` is its first process in the node's PID namespace. ``address`` is the address on its
+    first network, empty if it has none of its own. ``env`` is the environment of its commands,
+    as NAME=VALUE.
     """
 
     name: str
@@ -38,9 +38,9 @@ class ContainerProcess:
 
 
 def containers(node: Node) -> dict[str, ContainerProcess]:
-    """The containers of a node that run now, by name; none on a node without an engine.
+    """Return the running containers of a node by name; none on a node without an engine.
 
-    Raises NoSuchLab, TimeoutExpired when the node itself does not answer.
+    Raises NoSuchLab, and TimeoutExpired if the node itself does not answer.
     """
     texts = node.run(LIST, check=False).out.split(b"\0")
     found = (one for text in texts for one in _read(text))
@@ -48,7 +48,7 @@ def containers(node: Node) -> dict[str, ContainerProcess]:
 
 
 def find(node: Node, name: str) -> ContainerProcess | None:
-    """The container of a name, or of an id or the beginning of one; None when it does not run."""
+    """Return the container with a name, ID or ID prefix; None if it does not run."""
     there = containers(node)
     if name in there:
         return there[name]
@@ -57,7 +57,7 @@ def find(node: Node, name: str) -> ContainerProcess | None:
 
 
 def _read(text: bytes) -> Iterator[ContainerProcess]:
-    """The container that a file describes; nothing where it makes no sense."""
+    """Yield the container that a file describes; nothing if the file is invalid."""
     try:
         data: Mapping[str, Any] = json.loads(text)
         networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
@@ -73,7 +73,7 @@ def _read(text: bytes) -> Iterator[ContainerProcess]:
 
 
 def _runs(node: Node, container: ContainerProcess) -> bool:
-    """Tell whether the process still is the container's: its cgroup bears the id."""
+    """Tell whether the process still belongs to the container: its cgroup has the ID."""
     try:
         groups = node.get(f"/proc/{container.pid}/cgroup")
     except OSError:

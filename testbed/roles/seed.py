@@ -1,12 +1,11 @@
-"""What a daemon has made of images, kept and given to the next one as its own files.
+"""Seeds: a daemon's loaded images, cached as files and reused by the next daemon.
 
-Loading an image costs a node about as much CPU as starting its daemon.  What a
-daemon has made of its images is therefore kept in the cache, as files below its
-data root, and put under the data root of the next daemon before that starts:
-the small files are copied; what is large and only ever read, layers first of all,
-is linked to.  A seed belongs to one version of the daemon and one set of images, and
-is for nodes that read this machine's files: to another it would have to be
-copied, which costs what it saves.
+To load an image takes about as much of a node's CPU as to start its daemon. So the files that a
+daemon creates below its data root from its images are kept in the cache, and installed below the
+data root of the next daemon before its first start. Small files are copied. Large files that are
+only read, mainly layers, are linked. A seed belongs to one version of the daemon and one set of
+images. It is only for nodes that can read this machine's files: to copy it to another machine
+would cost as much as it saves.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
 
-LINKED = "/run/testbed/layers"  # where a node finds what its seed links to
+LINKED = "/run/testbed/layers"  # a node's path of the files that its seed links to
 SEEDED = "image-seed"
 
-#: How tar keeps a layer as the daemon made it: owners by number, and all extended attributes, by
-#: which overlayfs marks a folder as opaque and the kernel gives a program capabilities.
+#: tar's options to keep a layer unchanged: owners by number, and all extended attributes, with
+#: which overlayfs marks a folder as opaque and the kernel stores a program's capabilities.
 FAITHFUL = ("--numeric-owner", "--format=posix", "--acls", "--xattrs", "--xattrs-include=*")
 
-#: What tar says of a name that it takes as one below the folder; nothing is lost.
+#: tar's warning about an absolute name, which it stores relative to the folder; nothing is lost.
 STRIPPED = "tar: Removing leading"
 
-# Arguments: the seed, the data root.  Two programs, since every node of a large lab pays for them.
+# Arguments: the seed, the data root.  Only two programs, because each node of a lab runs them.
 INSTALL = f'mkdir -p "$2" && ln -sfn "$1/layers" {LINKED} && cp -a "$1/root/." "$2"'
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a daemon keeps images.
+    """The layout of a daemon's image files.
 
-    ``parts`` of its data root ``root`` are kept, without ``without``, which is of the file
-    system; what matches ``linked`` is linked to.
+    ``parts`` are the paths below the data root ``root`` to keep, except ``without``, which
+    depends on the file system. Files that match ``linked`` are linked instead of copied.
     """
 
     root: str
@@ -56,7 +55,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Seed(Source):
-    """What one version of a daemon makes of a set of images; ``harvest`` gives it as a tar."""
+    """The files of one daemon version for a set of images; ``harvest`` returns them as a tar."""
 
     daemon: str
     layout: Layout
@@ -81,16 +80,16 @@ class Seed(Source):
 
     def fill(self, job: Job) -> str:
         job.say("keep what the engine made of the image")
-        # As below its data root: an image's setuid programs and devices are not for every user.
+        # The mode of the data root: other users must not reach setuid programs and devices.
         job.into.chmod(0o700)
         root, layers = job.into / "root", job.into / "layers"
         root.mkdir()
         layers.mkdir()
-        # tar itself: owners, modes, devices and absolute links of a layer must stay as they are.
+        # tar itself, because a layer's owners, modes, devices and absolute links must not change.
         argv = ["tar", "-C", str(root), "-xpf", "-", "--warning=no-timestamp", *FAITHFUL]
         env = {**os.environ, "LC_ALL": "C"}
         said = run(argv, env=env, input=self.harvest(), cancel=job.cancel).stderr.splitlines()
-        # An attribute that the file system does not have is a warning to tar, and no more.
+        # tar only warns about an attribute that the file system does not support.
         if lost := [line for line in said if not line.startswith(STRIPPED)]:
             raise ArtifactError(f"the layers cannot be kept as they are: {lost[0]}")
         found = [path for pattern in self.layout.linked for path in sorted(root.glob(pattern))]
@@ -105,9 +104,9 @@ class Seed(Source):
 
 
 def install(store: Store, node: Node, seed: Seed) -> None:
-    """Put the seed under the data root of a daemon that has never run; none yet is fine.
+    """Install a seed, if there is one, into a daemon's data root before its first start.
 
-    For a node that shares this machine's files.
+    The node must share this machine's files.
     """
     found = store.kept(SEEDED, seed)
     if found is not None:
@@ -116,10 +115,10 @@ def install(store: Store, node: Node, seed: Seed) -> None:
 
 
 def keep(store: Store, seed: Seed) -> str:
-    """Keep a seed for the next daemon; return why that cannot be, or an empty string.
+    """Keep a seed for the next daemon; return why this failed, or an empty string.
 
-    The lab at hand does not need it.  A cache on overlayfs has no whiteouts (mknod(2) of device
-    0:0 fails with EPERM there), others may have no extended attributes.
+    The current lab works without it. A cache on overlayfs cannot store whiteouts (mknod(2) of
+    device 0:0 fails with EPERM there); other file systems may lack extended attributes.
     """
     try:
         store.keep(SEEDED, seed)
@@ -129,12 +128,12 @@ def keep(store: Store, seed: Seed) -> str:
 
 
 def is_seeded(node: Node) -> bool:
-    """Whether the node's daemon has begun with a seed."""
+    """Tell whether the node's daemon started with a seed."""
     return is_marked(node, SEEDED)
 
 
 def harvest(node: Node, layout: Layout) -> bytes:
-    """A tar of what is to be kept, from a daemon that is busy with nothing."""
+    """Return a tar of the files to keep, from an idle daemon."""
     without = [f"--exclude={path}" for path in layout.without]
     argv = ["tar", "-C", layout.root, "-cf", "-", *FAITHFUL, *without, *layout.parts]
     return node.run(argv).out

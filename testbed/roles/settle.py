@@ -1,8 +1,8 @@
-"""The end of a node's containers: each runs and is ready, or has ended as the file says.
+"""The last step of a node: wait until each container is ready, or has ended as expected.
 
-Their start alone says little: a container may end a moment later.  So the last step of a
-node looks at all of them at once.  One that listens on a port has come so far as to be
-used; any other must have been running for a moment.
+A successful start proves little, because a container may exit a moment later. So this step
+checks all containers of a node together. A container that listens on a port is ready; any other
+one must have been running for a short time.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Container, Topology
 
-#: Seconds that a container must have been running that gives no sign of its own.
+#: Seconds for which a container without a sign of readiness must have been running.
 MOMENT = 2.5
-#: Seconds within which a container must have ended that is expected to.
+#: Time limit, in seconds, for a container that is expected to end.
 END_SECONDS = 600.0
-#: Docker's defaults of a health check: nanoseconds, and a number (HEALTHCHECK in its reference).
+#: Docker's defaults for a health check: nanoseconds, and a number (its reference, HEALTHCHECK).
 INTERVAL = TIMEOUT = 30_000_000_000
 RETRIES = 3
-#: Seconds that a daemon may be late with its checks on a busy machine.
+#: Seconds by which a daemon's health checks may be late on a busy machine.
 LATE = 60.0
-#: Seconds that one run of a `ready` command may take.
+#: Time limit, in seconds, for one run of a `ready` command.
 COMMAND_SECONDS = 10.0
-#: State of a socket that takes connections, or datagrams, in /proc/net (proc(5)).
+#: State in /proc/net of a socket that accepts connections or datagrams (proc(5)).
 LISTENS = {"tcp": "0A", "udp": "07"}
-#: Docker's own DNS server in a container, 127.0.0.11, as /proc/net writes it.
+#: Docker's DNS server in a container, 127.0.0.11, in the format of /proc/net.
 DOCKER_DNS = "0B00007F"
-#: Exit statuses of a command that did not run, as shells and container engines have them.
+#: Exit statuses of shells and container engines for a command that could not run.
 NOT_RUN = {126: "its command cannot be executed", 127: "its command was not found"}
 
 
 def settle_step(node: str) -> str:
-    """The name of the step after which a node's containers are as the file says."""
+    """Return the name of the step after which a node's containers are ready or done."""
     return f"containers {node}"
 
 
 def settle_steps(topology: Topology, node: str, after: Iterable[str]) -> Iterable[Step]:
-    """The step that looks at all containers of a node, where there are any."""
+    """Yield the step that checks all containers of a node; nothing without containers."""
     mine = topology.containers_on(node)
 
     def act(context: Context) -> tuple[str, bool]:
@@ -75,20 +75,20 @@ def settle_steps(topology: Topology, node: str, after: Iterable[str]) -> Iterabl
 
 
 def is_settled(container: Container, state: ContainerState) -> bool:
-    """Is a container as the file says, as far as its daemon can tell?"""
+    """Tell whether a container's state, as its daemon reports it, is the expected one."""
     if container.expect is not None:
         return state.status == "exited" and state.exit == container.expect
     return state.status == "running" and state.health in ("", "healthy")
 
 
 def start_failed(engine: Engine, container: Container, error: LabError) -> LabError:
-    """The reason why a container could not be started, in the daemon's last words."""
+    """Return the error for a container that could not start, with the daemon's reason."""
     state = engine.find(container.name)
     if state is None or not state.error:
         return error
     reason = NOT_RUN.get(state.exit, "could not be started")
     what = f"did not start: {reason} (exit status {state.exit})"
-    # Each layer of the engine puts its own name before the reason.
+    # Each layer of the engine adds its name in front of the reason.
     words = state.error.removesuffix(": unknown").rpartition("container process: ")[2]
     return ContainerError(
         container.name, container.node, what, words, status=state.exit,
@@ -97,14 +97,14 @@ def start_failed(engine: Engine, container: Container, error: LabError) -> LabEr
 
 
 def removed(container: Container) -> ContainerError:
-    """The error for a container that somebody else has removed."""
+    """Return the error for a container that was removed by someone else."""
     return ContainerError(container.name, container.node, "has been removed")
 
 
 def has_ended(
     node: Node, engine: Engine, container: Container, state: ContainerState
 ) -> ContainerError:
-    """How a container has ended that should not have, or not so; with the end of its log."""
+    """Return the error for an unexpected exit, with the end of the container's log."""
     what = f"ended with {ending(state.exit)}"
     if state.out_of_memory or (state.exit == 137 and killed_for_memory(node)):
         what += ": it ran out of memory"
@@ -124,7 +124,7 @@ def has_ended(
 
 
 def _wanted(container: Container) -> str:
-    """The state that ``up`` waits for, in a few words."""
+    """Return a short description of the state that ``up`` waits for."""
     if container.expect is not None:
         return f"ends with exit {container.expect}"
     check, ready = container.healthcheck, container.ready
@@ -145,7 +145,7 @@ def _count(containers: Sequence[Container]) -> str:
 
 
 def _settle(context: Context, node: str, looks: list[_Look]) -> None:
-    """Look until every container is as it should be, or one can't be any more."""
+    """Wait until every container is in its expected state, or one has failed."""
     machine = context.node(node)
     others = dead(machine)
     wait = Wait(context, f"containers of {node}", math.inf)
@@ -172,11 +172,11 @@ def _settle(context: Context, node: str, looks: list[_Look]) -> None:
 
 
 class _Look:
-    """A container that is looked at until it is as it should be."""
+    """The repeated check of one container until it is in its expected state."""
 
     def __init__(self, context: Context, container: Container) -> None:
         self.container = container
-        self.seen = ""  #: what it still lacks
+        self.seen = ""  #: the reason why it is not there yet
         self._node = context.node(container.node)
         self._restarts = context.containers[container.name].restarts
         self._began = time.monotonic()
@@ -185,7 +185,10 @@ class _Look:
         self._ready = container.ready is None
 
     def over(self, engine: Engine) -> bool:
-        """Is it as it should be?  Raises ContainerError where it will not be."""
+        """Tell whether the container is in its expected state.
+
+        Raises ContainerError if it can no longer get there.
+        """
         state = engine.find(self.container.name)
         if state is None:
             raise removed(self.container)
@@ -198,7 +201,7 @@ class _Look:
         return not bound
 
     def _ends(self, engine: Engine, state: ContainerState) -> float:
-        """The seconds that it may take to end; 0 once it has."""
+        """Return the time limit for the container to end, in seconds; 0 if it has ended."""
         if state.status not in ("exited", "dead"):
             self.seen = "has not ended"
             return END_SECONDS
@@ -207,7 +210,7 @@ class _Look:
         return 0.0
 
     def _runs(self, engine: Engine, state: ContainerState) -> float:
-        """The seconds that it may take to be ready; 0 once it is."""
+        """Return the time limit for the container to be ready, in seconds; 0 if it is."""
         if state.status in ("exited", "dead", "restarting") or state.restarts > self._restarts:
             raise self._ended(engine, state)
         if state.status != "running":
@@ -244,7 +247,7 @@ class _Look:
 
     def _passes(self, engine: Engine, state: ContainerState, command: Sequence[str]) -> bool:
         env = engine.inspect_raw(state.name)["Config"]["Env"] or []
-        # The program is looked for on the container's PATH, nsenter on the node's.
+        # The program is found on the container's PATH, nsenter on the node's.
         nsenter = self._node.run(["sh", "-c", "command -v nsenter"]).stdout.strip()
         argv = ["env", *env, nsenter, *enter(state.pid)[1:], *command]
         try:
@@ -258,11 +261,11 @@ class _Look:
         return result.ok
 
     def _serves(self, state: ContainerState) -> bool:
-        """Does the first process of the container take connections?"""
+        """Tell whether the container's first process accepts connections."""
         sockets = _sockets(self._node, state.pid, "tcp")
         if not sockets or self.container.network in ("bridge", "none"):
             return bool(sockets)
-        # Others are in the same network namespace: a socket must be its own.
+        # Other processes share the network namespace: check whose socket it is.
         listed = self._node.run(["ls", "-l", f"/proc/{state.pid}/fd"], check=False).stdout
         return bool(sockets.keys() & set(re.findall(r"socket:\[(\d+)\]", listed)))
 
@@ -282,7 +285,7 @@ class _Look:
 
 
 def ending(status: int) -> str:
-    """An exit status in words, with the signal behind it if there was one."""
+    """Describe an exit status, with the signal that caused it, if any."""
     if status <= 128:
         return f"exit status {status}"
     with contextlib.suppress(ValueError):
@@ -291,13 +294,13 @@ def ending(status: int) -> str:
 
 
 def _log(engine: Engine, state: ContainerState) -> str:
-    with contextlib.suppress(LabError):  # a logging driver may keep nothing to be read
+    with contextlib.suppress(LabError):  # some logging drivers keep no readable log
         return engine.logs(state.name)
     return ""
 
 
 def _check_seconds(inspected: dict[str, Any]) -> float:
-    """The seconds after which a health check has passed or failed for good."""
+    """Return the time, in seconds, after which a health check has finally passed or failed."""
     check = inspected["Config"]["Healthcheck"]
     each = (check.get("Interval") or INTERVAL) + (check.get("Timeout") or TIMEOUT)
     rounds = (check.get("Retries") or RETRIES) + 1
@@ -306,12 +309,12 @@ def _check_seconds(inspected: dict[str, Any]) -> float:
 
 
 def _sockets(node: Node, pid: int, protocol: str) -> dict[str, int]:
-    """The ports that are listened on where a process is, by the number of the socket."""
+    """Return the listening ports in a process's network namespace, by socket inode."""
     found = {}
     for family in ("", "6"):
         try:
             table = node.get(f"/proc/{pid}/net/{protocol}{family}").decode()
-        except OSError:  # it has just ended, or there is no IPv6
+        except OSError:  # the process has just ended, or IPv6 is disabled
             continue
         for line in table.splitlines()[1:]:
             fields = line.split()

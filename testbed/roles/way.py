@@ -1,4 +1,4 @@
-"""The way from a node to a service of another: tested while something waits for it."""
+"""Test the network path from a node to another node's service during a wait."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NO_ROUTE = "no route"
 UNREACHABLE = "host unreachable"
 REFUSED = "connection refused"
 SILENT = "no answer"
-#: Seconds after which a way that stays like this is given up: nothing on it changes by itself.
-#: A route and a port do not come back; an answer may be late on a busy machine.
+#: Seconds after which a wait ends because of this fault on the path: it does not disappear by
+#: itself.  A missing route or a closed port stays; an answer may be late on a busy machine.
 PATIENCE: Mapping[str, float] = {NO_ROUTE: 4.0, REFUSED: 15.0, UNREACHABLE: 15.0, SILENT: 45.0}
 CONNECT_SECONDS = 3
-#: Exit status 0: connected, 2: no route; else the shell says why.
+#: Exit status 0: connected, 2: no route; otherwise the shell prints the reason.
 TEST = """\
 ip route get "$1" >/dev/null 2>&1 || exit 2
 LC_ALL=C exec timeout "$3" bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2"
@@ -29,7 +29,7 @@ LC_ALL=C exec timeout "$3" bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2"
 
 
 def test(node: Node, address: str, port: int) -> str:
-    """How a TCP connection from a node fails; nothing where it is made."""
+    """Return why a TCP connection from a node fails; an empty string if it succeeds."""
     argv = ["sh", "-c", TEST, "sh", address, str(port), str(CONNECT_SECONDS)]
     result = node.run(argv, timeout=CONNECT_SECONDS + 30, check=False)
     if result.ok:
@@ -37,14 +37,14 @@ def test(node: Node, address: str, port: int) -> str:
     words = result.stderr.lower()
     if result.status == 2 or "network is unreachable" in words:
         return NO_ROUTE
-    if "no route to host" in words:  # nobody answers ARP, or a router says so (EHOSTUNREACH)
+    if "no route to host" in words:  # no answer to ARP, or a router's reply (EHOSTUNREACH)
         return UNREACHABLE
     return REFUSED if "refused" in words else SILENT
 
 
 @dataclass(slots=True)
 class Way:
-    """The way from ``node`` to the service of ``peer`` that listens on an address and a port."""
+    """The path from ``node`` to a service of ``peer``, given by its address and port."""
 
     context: Context
     node: str
@@ -55,10 +55,10 @@ class Way:
     _since: dict[str, float] = field(default_factory=dict)
 
     def seen(self) -> str:
-        """The fault on the way now, in a line; empty where there is none.
+        """Return the current fault on the path in one line; empty if there is none.
 
-        Raises ServiceError where the service has died, PathError where the way has been
-        blocked for so long that it will not open.
+        Raises ServiceError if the service has died, PathError if the path has been blocked for
+        longer than its time limit.
         """
         machine = self.context.node(self.peer)
         state = machine.services().get(self.service)
