@@ -1,4 +1,4 @@
-"""Kubernetes: a cluster of upstream's own programs."""
+"""Kubernetes: a cluster with upstream's programs."""
 
 from testbed.roles.kubernetes.role import Kubernetes
 

@@ -1,4 +1,4 @@
-"""What a cluster runs in Pods for its own sake: each one a manifest, filled in and applied."""
+"""Add-ons of a cluster: each one is a manifest template that is rendered and applied."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ MANIFESTS = Path(__file__).parent / "manifests"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An add-on: what it runs, what its manifest asks for, and what is waited for.
+    """An add-on: its images, the values of its manifest, and its workloads.
 
-    ``programs`` are those in its images, whose versions are told.
-    ``images`` and ``values`` are by the manifest's own words.  ``kinds`` has the file of
-    a part with the kinds of objects that it brings along, ``prepare`` makes what the manifest
-    cannot hold.
+    ``programs`` are the programs in its images whose versions are reported. The keys of
+    ``images`` and ``values`` are the template's variables. ``kinds`` maps an artifact to its file
+    of custom resource definitions. ``prepare`` creates the objects that a manifest cannot contain.
     """
 
     programs: tuple[str, ...]
@@ -36,7 +35,7 @@ class Made:
     workloads: tuple[str, ...]  #: RESOURCE/NAMESPACE/NAME, of apps/v1
     kinds: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Api], None] = lambda _: None
-    memory: int = 0  #: bytes that it takes of a node, beside the cluster's own; measured
+    memory: int = 0  #: bytes per node, in addition to the cluster's own; measured
 
 
 ADD_ONS: Mapping[AddOn, Made] = {
@@ -59,46 +58,46 @@ ADD_ONS: Mapping[AddOn, Made] = {
         ),
         kinds={"contour": "crds.yaml"},
         prepare=ingress.prepare,
-        memory=125 << 20,  # Contour 75, which is on one of the nodes, and Envoy 50
+        memory=125 << 20,  # Contour 75 MiB, on one of the nodes, and Envoy 50 MiB
     ),
 }
 
 
 def images(topology: Topology) -> list[str]:
-    """The images of a cluster's add-ons."""
+    """Return the images of a cluster's add-ons."""
     add_ons = config.cluster_of(topology).add_ons
     return [image for name in add_ons for image in ADD_ONS[name].images.values()]
 
 
 def versioned(topology: Topology) -> list[str]:
-    """The programs in the images of a cluster's add-ons."""
+    """Return the programs in the images of a cluster's add-ons."""
     add_ons = config.cluster_of(topology).add_ons
     return [program for name in add_ons for program in ADD_ONS[name].programs]
 
 
 def fetch(store: Store, topology: Topology) -> None:
-    """Make what add-ons need beside their images."""
+    """Fetch the artifacts that add-ons need besides their images."""
     for name in config.cluster_of(topology).add_ons:
         _kinds(store, name)
 
 
 def _kinds(store: Store, name: AddOn) -> list[Path]:
-    """The files with the kinds of objects that an add-on brings along."""
+    """Return the files with an add-on's custom resource definitions."""
     return [store.file(part, place) for part, place in ADD_ONS[name].kinds.items()]
 
 
 def memory(topology: Topology) -> int:
-    """Bytes that the add-ons take of a node."""
+    """Return the memory that the add-ons need on a node, in bytes."""
     return sum(ADD_ONS[name].memory for name in config.cluster_of(topology).add_ons)
 
 
 def manifest(name: AddOn, topology: Topology) -> str:
-    """The manifest of an add-on, filled in."""
+    """Return the rendered manifest of an add-on."""
     import jinja2
 
     text = (MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")
     made = ADD_ONS[name]
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(  # noqa: S701  YAML, and of our own values
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(  # noqa: S701  YAML with our own values
         text
     )
     images = {word: f"docker.io/{image}" for word, image in made.images.items()}
@@ -106,7 +105,7 @@ def manifest(name: AddOn, topology: Topology) -> str:
 
 
 def steps(topology: Topology, after: tuple[str, ...], ready: tuple[str, ...]) -> Iterable[Step]:
-    """Apply each once the API has its objects, and wait for it once there are nodes."""
+    """Yield steps that apply each add-on, and wait for its workloads once nodes are ready."""
     cluster = config.cluster_of(topology)
     for name in cluster.add_ons:
         yield Step(f"add-on {name}", f"{name}.yaml", after, act=_apply(name))
@@ -119,7 +118,7 @@ def steps(topology: Topology, after: tuple[str, ...], ready: tuple[str, ...]) ->
 
 
 def _named(name: AddOn) -> str:
-    """An add-on's workloads, for people: ``kube-system/coredns``."""
+    """Return an add-on's workloads in a readable form: ``kube-system/coredns``."""
     return ", ".join(one.partition("/")[2] for one in ADD_ONS[name].workloads)
 
 
@@ -131,7 +130,7 @@ def _apply(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
             return f"{name}.yaml", False
         made.prepare(client.api(context))
         files = [f"--filename={node.provide(path)}" for path in _kinds(context.store, name)]
-        # By the server: what kubectl would note on a kind of its own is larger than may be.
+        # On the server: kubectl's own annotation would be too large for some definitions.
         argv = client.kubectl(
             context, "apply", "--server-side", "--force-conflicts", *files, "--filename=-"
         )
@@ -150,7 +149,7 @@ def _wait(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
             return all(_is_available(api, workload) for workload in workloads)
 
         def waiting() -> str:
-            """What keeps its Pods from being ready: of each, its conditions that are not so."""
+            """Return why its Pods are not ready: the unmet conditions of each."""
             namespace = workloads[0].split("/")[1]
             pods = api.ask("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
             return "; ".join(
@@ -176,7 +175,7 @@ def _is_available(api: Api, workload: str) -> bool:
 
 
 def all_available(workload: Object) -> bool:
-    """Whether a Deployment or a DaemonSet has all the Pods that it is to have, and some."""
+    """Tell whether a Deployment or DaemonSet has all its Pods available, and at least one."""
     status = workload.get("status", {})
     if "desiredNumberScheduled" in status:
         wanted, there = status["desiredNumberScheduled"], status.get("numberAvailable", 0)

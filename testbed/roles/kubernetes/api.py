@@ -1,7 +1,7 @@
-"""The cluster's API, asked by this machine through a unix socket of the control plane's node.
+"""A client of the cluster's API on this machine, through a unix socket of the node.
 
-Nothing of a lab listens on this machine: a forwarder on the node takes what comes in by the
-socket to the API server, and TLS is spoken all the way, both sides showing certificates.
+A lab opens no port on this machine. A forwarder on the control plane's node connects the socket
+to the API server, with mutual TLS from end to end.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from testbed.errors import LabError, NoAnswer
 if TYPE_CHECKING:
     from testbed.roles.kubernetes.pki import Pair
 
-HOST = "kubernetes"  # one of the names that the server's certificate is for
+HOST = "kubernetes"  # a name in the server's certificate
 Object = dict[str, Any]
 
 
 class Refused(LabError):
-    """The API server answered, and it was a no; ``code`` is HTTP's."""
+    """The API server refused a request; ``code`` is the HTTP status."""
 
     def __init__(self, code: int, words: str) -> None:
         super().__init__(words, hint="the object that it names is as it was")
@@ -34,7 +34,7 @@ class Refused(LabError):
 
 
 class Unanswered(NoAnswer):
-    """The API server did not answer, or with what makes no sense."""
+    """The API server did not answer, or its answer was invalid."""
 
     def __init__(self, asked: str, why: object) -> None:
         super().__init__(
@@ -62,7 +62,7 @@ class _Pool(HTTPSConnectionPool):
 
 
 class Api:
-    """A client with all rights.  ``path`` is the socket's on this machine."""
+    """A client with all rights.  ``path`` is the path of the socket on this machine."""
 
     def __init__(self, path: str, authority: bytes, client: Pair) -> None:
         class Connection(_Connection):
@@ -83,9 +83,9 @@ class Api:
         kind: str = "application/json",
         timeout: float = 10.0,
     ) -> Object:
-        """What the server answers.
+        """Send a request and return the server's answer.
 
-        Raises Refused for a no, Unanswered where no server answers.
+        Raises Refused if the server refuses, Unanswered if it does not answer.
         """
         asked = f"{method} {path}"
         try:
@@ -110,7 +110,7 @@ class Api:
         return said
 
     def ready(self) -> bool:
-        """Whether the server says so itself (kubernetes.io, "API health endpoints")."""
+        """Tell whether the server reports to be ready (kubernetes.io, "API health endpoints")."""
         try:
             answer = self._pool.request("GET", "/readyz", timeout=2.0, retries=False)
         except (urllib3.exceptions.HTTPError, OSError):
@@ -118,7 +118,7 @@ class Api:
         return answer.status == 200
 
     def create(self, path: str, body: Object) -> bool:
-        """Create an object; False where one of that name is there."""
+        """Create an object; return False if one of that name exists."""
         try:
             self.ask("POST", path, body)
         except Refused as error:
@@ -128,7 +128,7 @@ class Api:
         return True
 
     def find(self, path: str) -> Object | None:
-        """An object, or None where there is none."""
+        """Return an object, or None if it does not exist."""
         try:
             return self.ask("GET", path)
         except Refused as error:
@@ -140,7 +140,7 @@ class Api:
 def _trust(authority: bytes, client: Pair) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=authority.decode())
-    # The library reads pairs from files alone: this one is in memory, and no disk sees the key.
+    # The library reads key pairs only from files. This file is in memory, not on a disk.
     descriptor = os.memfd_create("client", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, client.certificate + client.key)
@@ -151,7 +151,7 @@ def _trust(authority: bytes, client: Pair) -> ssl.SSLContext:
 
 
 def _words(data: bytes, asked: str) -> str:
-    """What a Status object says, or the text itself where it is none."""
+    """Return the message of a Status object, or the text itself if it is not one."""
     try:
         said = json.loads(data)["message"]
     except (ValueError, KeyError, TypeError):

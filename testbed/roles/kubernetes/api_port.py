@@ -1,7 +1,7 @@
-"""The API of a lab's cluster at a port of this machine, and programs that ask it there.
+"""Forward a port of this machine to a cluster's API, and run programs that use it.
 
-A program runs as any other that the caller has started: in the current folder, on the caller's
-terminal, with the caller's files. It finds the cluster by KUBECONFIG.
+A program runs like any other command of the caller: in the current folder, on the caller's
+terminal, with the caller's files. KUBECONFIG tells it the cluster.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ SIZE = 1 << 16
 
 
 def run(context: Context, argv: Sequence[str], *, port: int = 0) -> int:
-    """Run a program of this machine that asks the cluster; return its status as a shell does.
+    """Run a program of this machine as a client of the cluster; return a shell's exit status.
 
-    ``port`` is one of 127.0.0.1, 0 for any.  Signals that would end us are the program's.
-    Raises UsageError where the lab is no cluster, or the program cannot be started.
+    ``port`` is a port of 127.0.0.1; 0 selects any free one. Signals that would end testbed are
+    passed on to the program. Raises UsageError if the lab has no cluster, or if the program
+    cannot be started.
     """
 
     async def begin() -> int:
@@ -40,7 +41,7 @@ def run(context: Context, argv: Sequence[str], *, port: int = 0) -> int:
 
 
 class Opened(NamedTuple):
-    """The API at a port of this machine."""
+    """The forwarded port, and a kubeconfig for it."""
 
     address: str
     kubeconfig: bytes  #: a file for clients, with an administrator's certificate
@@ -48,9 +49,9 @@ class Opened(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def opened(context: Context, port: int) -> AsyncIterator[Opened]:
-    """Forward a port of 127.0.0.1 to the API, as long as the block lasts.
+    """Forward a port of 127.0.0.1 to the API while the block runs.
 
-    Raises UsageError where the lab is no cluster, or the port is not free.
+    Raises UsageError if the lab has no cluster, or if the port is in use.
     """
     from testbed.roles.kubernetes import certificates, client, config, pki
 
@@ -63,7 +64,7 @@ async def opened(context: Context, port: int) -> AsyncIterator[Opened]:
 
 @contextlib.asynccontextmanager
 async def _forwarded(port: int, socket: str) -> AsyncIterator[int]:
-    """Hand each connection to a port of 127.0.0.1 to a unix socket; yield the port's number."""
+    """Forward a port of 127.0.0.1 to a unix socket; yield the port's number."""
     serving: set[asyncio.Task[None]] = set()
 
     def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,7 +82,7 @@ async def _forwarded(port: int, socket: str) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        # All that is still open ends with us.
+        # Close all connections that are still open.
         ended = [*serving]
         for task in ended:
             task.cancel()
@@ -91,7 +92,7 @@ async def _forwarded(port: int, socket: str) -> AsyncIterator[int]:
 async def _serve(socket: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         there = await asyncio.open_unix_connection(socket)
-    except OSError:  # the API is gone: the caller sees the connection end
+    except OSError:  # the API is gone: the client's connection is closed
         writer.close()
         return
     ways = [
@@ -109,22 +110,22 @@ async def _serve(socket: str, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """All that comes, until its end; then that end is passed on.  Raises OSError."""
+    """Copy data until the end of the stream, and signal that end.  Raises OSError."""
     while data := await reader.read(SIZE):
         writer.write(data)
         await writer.drain()
-    writer.write_eof()  # the other way is still open: an answer may be under way
+    writer.write_eof()  # keep the other direction open for the rest of an answer
 
 
 async def _with(text: bytes, argv: Sequence[str]) -> int:
-    """Run a command that finds the file by KUBECONFIG; its status, as a shell would say it."""
+    """Run a command with KUBECONFIG set to the file; return a shell's exit status."""
     with tempfile.TemporaryDirectory(prefix="testbed-") as folder:
         path = Path(folder, "kubeconfig")
         files.write(path, text, private=True)
         environment = {
             **os.environ,
             "KUBECONFIG": str(path),
-            # kubectl keeps what it has learnt by the port, which will be another one next time.
+            # kubectl's cache is per port, and the next run has another port.
             "KUBECACHEDIR": str(Path(folder, "cache")),
         }
         with _passed_on() as pass_to:
@@ -140,7 +141,7 @@ async def _with(text: bytes, argv: Sequence[str]) -> int:
 
 
 class _Passing:
-    """Passes signals on to a process, those also that come before it has started."""
+    """Passes signals on to a process, including those that arrive before its start."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
@@ -163,7 +164,7 @@ class _Passing:
 
 @contextlib.contextmanager
 def _passed_on() -> Iterator[_Passing]:
-    """Hand over signals that would end us, while a process runs in our place."""
+    """Pass signals that would end testbed on to a process while it runs."""
     loop = asyncio.get_running_loop()
     passing = _Passing()
     before = {signum: signal.getsignal(signum) for signum in ENDING}
@@ -178,7 +179,7 @@ def _passed_on() -> Iterator[_Passing]:
 
 
 def _in_foreground() -> bool:
-    """Tell whether a key such as Ctrl-C at our terminal, if we have one, is for us."""
+    """Tell whether this process gets the signals of its terminal, such as from Ctrl-C."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:

@@ -1,7 +1,7 @@
-"""Who is who in a cluster: the certificates on its nodes, and the files of its clients.
+"""The certificates on a cluster's nodes, and the kubeconfig files of its clients.
 
-The authority lives on the node of the control plane and nowhere else, and ends with it.
-Each node has what is its own, readable by its root alone.
+The authority exists only on the control plane's node and is deleted with it. Each node has only
+its own files, readable only by its root.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ ADMIN = f"{config.FOLDER}/admin.conf"
 
 
 def install(context: Context, clients: Mapping[str, str]) -> tuple[str, bool]:
-    """Give every node of the cluster what it lacks; all anew where the authority is new.
+    """Install missing certificates on every node; replace all if the authority is new.
 
-    ``clients`` are users beside Kubernetes' own that ask the API from every node, by the names of
-    their files.
+    ``clients`` are additional users of the API on every node, by the names of their files.
     """
     topology = context.topology
     control = config.cluster_of(topology).control_plane
@@ -54,9 +53,9 @@ def install(context: Context, clients: Mapping[str, str]) -> tuple[str, bool]:
 
 
 def client(node: Node) -> tuple[bytes, Pair]:
-    """The authority's certificate and the administrator's pair, from the control plane's node.
+    """Return the authority's certificate and the administrator's pair.
 
-    Raises LabError where they have not been made yet.
+    They are read from the control plane's node. Raises LabError if they do not exist yet.
     """
     try:
         said = json.loads(node.get(ADMIN))
@@ -74,7 +73,7 @@ def client(node: Node) -> tuple[bytes, Pair]:
 def node_files(
     topology: Topology, node: str, authority: Authority, clients: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """What every node has: its kubelet's pairs, and what its other daemons ask the API with."""
+    """Return the files of a node: its kubelet's pairs and its daemons' kubeconfigs."""
     address = topology.address(node)
     serving = authority.issue(f"system:node:{node}", ["system:nodes"], hosts=[node, address])
     users = {
@@ -90,7 +89,7 @@ def node_files(
 
 
 def control_files(topology: Topology, authority: Authority) -> dict[str, bytes]:
-    """What the control plane's node has beside that."""
+    """Return the additional files of the control plane's node."""
     tokens = key_pair()
     local = ["localhost", *config.api_hosts(topology)[-1:]]
     return {
@@ -115,12 +114,12 @@ ADMINISTRATORS = "system:masters"  # the group with all rights (kubernetes.io, "
 
 
 def _authority(node: Node) -> tuple[Authority, bool]:
-    """The authority of the cluster, and whether it is a new one."""
+    """Return the authority of the cluster, and True if it is new."""
     places = (f"{config.PKI}/ca.crt", f"{config.PKI}/ca.key")
     try:
         certificate, key = (node.get(place) for place in places)
         return Authority.load(Pair(certificate, key)), False
-    except (FileNotFoundError, ValueError):  # none yet, or one that was cut off
+    except (FileNotFoundError, ValueError):  # missing, or only partly written
         authority = Authority.new("testbed")
         for place, data in zip(
             places, (authority.pair.certificate, authority.pair.key), strict=True

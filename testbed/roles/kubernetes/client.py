@@ -1,4 +1,4 @@
-"""Ways to ask a lab's cluster: upstream's kubectl on its node, and the API from this machine."""
+"""Clients of a lab's cluster: kubectl on its node, and the API from this machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from testbed.roles.kubernetes.api import Api
     from testbed.steps.context import Context
 
-SECONDS = 180.0  # none of what is waited for takes so long, however slow the machine
+SECONDS = 180.0  # a time limit that no wait here needs, even on a slow machine
 POLL = 0.05  # seconds
 
 
 def control_plane(context: Context) -> Node:
-    """The node that has the API.  Raises UsageError where the lab is no cluster, NoSuchLab."""
+    """Return the node with the API.
+
+    Raises UsageError if the lab has no cluster, NoSuchLab if the node does not run.
+    """
     cluster = context.topology.kubernetes
     if cluster is None:
         raise UsageError(
@@ -30,13 +33,13 @@ def control_plane(context: Context) -> Node:
 
 
 def kubectl(context: Context, *words: str) -> list[str]:
-    """The argv of kubectl with all rights, to be run on the control plane's node."""
+    """Return the argv of kubectl with all rights, for the control plane's node."""
     program = control_plane(context).provide(context.store.binary("kubectl"))
     return [program, f"--kubeconfig={certificates.ADMIN}", *words]
 
 
 def api(context: Context) -> Api:
-    """The cluster's API, with all rights."""
+    """Return a client of the cluster's API with all rights."""
     from testbed.roles.kubernetes.api import Api
 
     node = control_plane(context)
@@ -53,12 +56,12 @@ def until(
     why: Callable[[], str] = lambda: "",
     seen: Callable[[], str] = lambda: "",
 ) -> bool:
-    """Wait until something is so; False where it was so already.
+    """Wait until ``so`` returns True; return False if it was True at once.
 
-    ``service`` is the daemon of the node that should see to it, ``why`` is asked in the end
-    for what the cluster itself says, and ``seen`` now and then for what is in the way of it.
-    Raises ServiceError as soon as a daemon of the node dies meanwhile, and in the end, with the
-    last lines of the log; LabError when the run gives up.
+    ``what`` describes the wait. ``service`` is the daemon of the node that is responsible.
+    ``why`` returns the cluster's own reason for the delay, ``seen`` another obstacle if the
+    cluster gives no reason. Raises ServiceError, with the last lines of the log, at the time
+    limit and as soon as a daemon of the node dies; LabError when the run gives up.
     """
     machine = context.node(node)
     deadline = time.monotonic() + SECONDS

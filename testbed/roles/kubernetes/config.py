@@ -1,6 +1,6 @@
-"""What each program of a cluster is told: command lines and files, all pure.
+"""Command lines and configuration files of a cluster's programs, as pure functions.
 
-Flags and fields are those of kubernetes.io's reference of each program.
+Flags and fields are documented in kubernetes.io's reference of each program.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 FOLDER = "/etc/kubernetes"
 PKI = f"{FOLDER}/pki"
-RUN = "/run/kubernetes"  # entered by the node's root alone
+RUN = "/run/kubernetes"  # accessible only to the node's root
 API_SOCKET = f"{RUN}/api.sock"
 CNI = "/etc/cni/net.d"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
-#: Where crictl looks for its settings (cri-tools, docs/crictl.md), and those.
+#: The path of crictl's settings (cri-tools, docs/crictl.md), and their contents.
 CRICTL_FILE = "/etc/crictl.yaml"
 CRICTL = f"""\
 runtime-endpoint: unix://{CONTAINERD_SOCKET}
@@ -35,23 +35,23 @@ ETCD = "https://127.0.0.1:2379"
 DOMAIN = "cluster.local"
 ISSUER = f"https://kubernetes.default.svc.{DOMAIN}"
 PAUSE = "testbed/pause:1"
-ALL_OF_IT = "0%"  # a node shares its machine's disk and memory: it is not to judge by them
+ALL_OF_IT = "0%"  # a node shares this machine's disk and memory: no eviction because of them
 BRIDGE = "cni0"
 
 
 def cluster_of(topology: Topology) -> Kubernetes:
-    """The topology's cluster; it must have one."""
+    """Return the topology's cluster; it must have one."""
     assert topology.kubernetes is not None, "a role's topology has its section"
     return topology.kubernetes
 
 
 def server(topology: Topology) -> str:
-    """The API's URL, as nodes know it."""
+    """Return the API's URL for nodes."""
     return f"https://{topology.address(cluster_of(topology).control_plane)}:{API_PORT}"
 
 
 def api_hosts(topology: Topology) -> list[str | IPv4Address]:
-    """All names and addresses under which the API is asked."""
+    """Return all names and addresses under which clients reach the API."""
     cluster = cluster_of(topology)
     return [
         "kubernetes",
@@ -67,7 +67,7 @@ def api_hosts(topology: Topology) -> list[str | IPv4Address]:
 
 
 def etcd() -> list[str]:
-    """A store for the API server alone: on the node's loopback, certificates on both sides."""
+    """Return the command line of the API server's etcd: on loopback, with mutual TLS."""
     return [
         "--name=default",
         "--data-dir=/var/lib/etcd",
@@ -126,11 +126,11 @@ def controller_manager(topology: Topology) -> list[str]:
         f"--cluster-signing-cert-file={PKI}/ca.crt",
         f"--cluster-signing-key-file={PKI}/ca.key",
         f"--service-account-private-key-file={PKI}/sa.key",
-        # Without it no controller has the rights to give a node its range.
+        # Without it no controller may assign a range to a node.
         "--use-service-account-credentials=true",
         "--leader-elect=false",
-        # Each controller asks for an account and a token of its own before it begins: at the
-        # default of 20 requests a second that alone takes four seconds.
+        # Each controller first requests its own account and token. At the default of 20 requests
+        # per second this alone takes four seconds.
         "--kube-api-qps=1000",
         "--kube-api-burst=1000",
         "--bind-address=127.0.0.1",
@@ -148,7 +148,7 @@ def scheduler() -> list[str]:
 
 
 def containerd(plugins: str) -> str:
-    """The file of containerd itself; ``plugins`` is where the node has the network plugins."""
+    """Return containerd's configuration; ``plugins`` is the node's folder of CNI plugins."""
     return f"""\
 version = 2
 root = "/var/lib/containerd"
@@ -187,12 +187,12 @@ def kubelet(topology: Topology) -> dict[str, Any]:
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": "/",  # the node's own, of which it sees no more
+        "cgroupRoot": "/",  # the node sees only its own cgroups
         "cgroupsPerQOS": True,
         "enforceNodeAllocatable": [],
         "failCgroupV1": False,
         "failSwapOn": False,
-        "protectKernelDefaults": True,  # it reads them, and writes none
+        "protectKernelDefaults": True,  # the kubelet checks these sysctls and changes none
         "localStorageCapacityIsolation": False,
         "authentication": {
             "anonymous": {"enabled": False},
@@ -237,7 +237,7 @@ def proxy(topology: Topology, node: str) -> dict[str, Any]:
         "bindAddress": str(topology.address(node)),
         "healthzBindAddress": "127.0.0.1:10256",
         "metricsBindAddress": "127.0.0.1:10249",
-        # These are the machine's own, not the node's: it shall leave them as they are.
+        # These belong to this machine, not to the node: leave them unchanged.
         "conntrack": {
             "maxPerCore": 0,
             "min": 0,
@@ -248,10 +248,10 @@ def proxy(topology: Topology, node: str) -> dict[str, Any]:
 
 
 def bridged(cluster: Kubernetes, node: str) -> dict[str, Any]:
-    """A network by the reference plugins (CNI specification 0.4.0, network configuration lists).
+    """Return a network of the reference plugins.
 
-    Each Pod is on the node's bridge, with an address of the node's range, which is known before
-    anything runs.
+    Each Pod is attached to the node's bridge, with an address of the node's range, which is
+    known in advance (CNI specification 0.4.0, network configuration lists).
     """
     return {
         "cniVersion": "0.4.0",
@@ -277,10 +277,10 @@ def bridged(cluster: Kubernetes, node: str) -> dict[str, Any]:
 
 
 def masquerade(topology: Topology) -> str:
-    """Rules for what leaves Pods and nodes: only that has its source translated.
+    """Return rules that translate the source only of packets that leave Pods and nodes.
 
-    The plugins' own rules, such as flanneld's -ip-masq, would translate what Pods send to nodes,
-    which Kubernetes forbids (kubernetes.io, "The Kubernetes network model").
+    The plugins' own rules, such as flanneld's -ip-masq, would also translate packets from Pods
+    to nodes, which Kubernetes forbids (kubernetes.io, "The Kubernetes network model").
     """
     cluster = cluster_of(topology)
     members = topology.with_role("kubernetes")
@@ -299,7 +299,7 @@ table ip testbed {{
 
 
 def node_object(topology: Topology, node: str) -> dict[str, Any]:
-    """A node as it is told to the API before its kubelet is: its range is the topology's."""
+    """Return the Node object to create before its kubelet starts, with the topology's range."""
     cidr = str(cluster_of(topology).ranges[node])
     return {
         "apiVersion": "v1",
@@ -307,8 +307,8 @@ def node_object(topology: Topology, node: str) -> dict[str, Any]:
         "metadata": {
             "name": node,
             "labels": {"kubernetes.io/hostname": node},
-            # The controller manager gives every node this one: flanneld does not stand a node
-            # that has none at all.
+            # The controller manager adds this annotation to every node: flanneld fails on a node
+            # without any annotation.
             "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
         },
         "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},

@@ -1,4 +1,4 @@
-"""A daemon of a cluster as a step: its files, its command line, and its start."""
+"""The step that starts a daemon of a cluster: its files, command line and start."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def daemon(
     env: Mapping[str, str] | None = None,
     files: Callable[[Topology], Mapping[str, str]] = lambda _: {},
 ) -> Step:
-    """The step ``NAME NODE``, after which the daemon runs as it should.
+    """Return the step ``NAME NODE``, after which the daemon runs and is ready.
 
-    ``program`` is what it is called among the artifacts, its own name by default; ``files`` are
-    written before, each readable by root alone.
+    ``program`` is the artifact, by default with the daemon's name. ``files`` are written first,
+    readable only by root.
     """
 
     def act(context: Context) -> tuple[str, bool]:
@@ -57,7 +57,10 @@ def daemon(
 
 
 def way(context: Context, node: str) -> Callable[[], str]:
-    """A look at the way from a node to the API: its fault, empty on the API's own node."""
+    """Return a function that tests the path from a node to the API.
+
+    It returns the fault on the path; always an empty string on the API's own node.
+    """
     topology = context.topology
     control = config.cluster_of(topology).control_plane
     if node == control:
@@ -67,9 +70,10 @@ def way(context: Context, node: str) -> Callable[[], str]:
 
 
 def digest(context: Context, node: str) -> str:
-    """The node's settings, and the life of the cluster: of a new authority nobody has heard.
+    """Return a digest that changes when the node's daemons must restart.
 
-    And that of its links: devices and routes have gone with one that had to be put back.
+    It covers the node's settings; the authority, because nothing trusts a new one; and the
+    node's links, because a link that was created again has lost its devices and routes.
     """
     machine = context.node(node)
     life = f"{marked(machine, certificates.MARK)} {marked(machine, REWIRED) or ''}".strip()

@@ -1,7 +1,7 @@
-"""The Ingress controller: Contour, which watches for objects, and Envoy, which carries requests.
+"""The Ingress controller: Contour watches objects, Envoy forwards requests.
 
-As upstream has it (Contour, examples/contour) with less of what a lab can do without: one
-Contour, which needs nobody's vote, and Envoys that end at once instead of draining.
+The setup follows upstream's (Contour, examples/contour), reduced for a lab: a single Contour
+without leader election, and Envoys that exit at once instead of draining.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SECRETS: Mapping[str, str] = {CONTOUR: "contourcert", ENVOY: "envoycert"}
 
 
 def values(topology: Topology) -> Mapping[str, str]:
-    """What the manifest asks for."""
+    """Return the values for the manifest's template."""
     members = topology.with_role("kubernetes")
     return {
         "namespace": NAMESPACE,
-        # By its address, not by name: an Envoy that asks before DNS is there asks again late.
+        # By address, not by name: an Envoy that starts before DNS retries only late.
         "xds": str(config.cluster_of(topology).contour),
-        # What an Ingress is said to be reached at: every node has an Envoy.
+        # The published address of an Ingress: every node has an Envoy.
         "addresses": ",".join(str(topology.address(member.name)) for member in members),
         "class": CLASS,
     }
 
 
 def prepare(api: Api) -> None:
-    """Make the namespace, and in it the pairs by which Contour and Envoy know each other."""
+    """Create the namespace, and the key pairs with which Contour and Envoy authenticate."""
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     api.create("/api/v1/namespaces", namespace)
     for secret in secrets():
@@ -48,7 +48,10 @@ def prepare(api: Api) -> None:
 
 
 def secrets() -> list[Object]:
-    """What `contour certgen` makes: an authority, whose key nobody keeps, and a pair for each."""
+    """Return the Secrets that `contour certgen` would create.
+
+    They hold a key pair for each program. The authority's key is not kept.
+    """
     authority = Authority.new("Project Contour")
     made = []
     for name, secret in SECRETS.items():

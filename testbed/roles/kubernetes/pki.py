@@ -1,6 +1,6 @@
-"""The certificates of a cluster: one authority, and a pair for each who speaks or listens.
+"""The certificates of a cluster: one authority, and a key pair for each client and server.
 
-Names and groups are those that Kubernetes itself grants rights to (kubernetes.io,
+Kubernetes grants rights to these names and groups by default (kubernetes.io,
 "PKI certificates and requirements"): ``system:masters``, ``system:nodes``, ...
 """
 
@@ -31,7 +31,7 @@ class Pair:
 
 
 class Authority:
-    """Who signs: its own pair, and what it issues."""
+    """A certificate authority with its own key pair."""
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self._certificate = certificate
@@ -54,14 +54,14 @@ class Authority:
 
     @classmethod
     def load(cls, pair: Pair) -> Authority:
-        """Raises ValueError for what is no pair."""
+        """Load an authority from its pair.  Raises ValueError for an invalid pair."""
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
         key = serialization.load_pem_private_key(pair.key, None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError("the authority's key is not of an elliptic curve")  # noqa: TRY004  it is a value read from a file
+            raise ValueError("the authority's key is not of an elliptic curve")  # noqa: TRY004  a value from a file
         return cls(x509.load_pem_x509_certificate(pair.certificate), key)
 
     @property
@@ -75,7 +75,7 @@ class Authority:
         *,
         hosts: Iterable[str | IPv4Address] = (),
     ) -> Pair:
-        """A pair for a client, who also serves under ``hosts`` if there are any."""
+        """Issue a pair for a client, which is also a server certificate for ``hosts``, if any."""
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -99,7 +99,7 @@ class Authority:
 
 
 def key_pair() -> Pair:
-    """A public key and its private one: what service accounts' tokens are signed with."""
+    """Create a public and a private key, to sign the tokens of service accounts."""
     from cryptography.hazmat.primitives import serialization
 
     key = _key()
@@ -110,7 +110,7 @@ def key_pair() -> Pair:
 
 
 def kubeconfig(server: str, authority: bytes, client: Pair) -> bytes:
-    """A client's file: whom it asks, whom it trusts, who it is; JSON, which is YAML."""
+    """Return a client's kubeconfig, as JSON, which is valid YAML."""
 
     def data(pem: bytes) -> str:
         return base64.b64encode(pem).decode()

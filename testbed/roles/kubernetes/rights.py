@@ -10,7 +10,10 @@ FOLDER = f"/apis/{RBAC}/v1"
 
 
 def rights(user: str, *rules: Mapping[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """A cluster role with these rules and its binding, each with its folder; both named as it."""
+    """Return a user's cluster role and its binding, each with its API path.
+
+    Both have the name of the user.
+    """
     kind = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": user}}
     return (
         (f"{FOLDER}/clusterroles", {**kind, "kind": "ClusterRole", "rules": list(rules)}),

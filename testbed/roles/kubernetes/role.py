@@ -1,8 +1,8 @@
-"""A Kubernetes cluster: upstream's own programs, with TLS and RBAC throughout.
+"""The role ``kubernetes``: a cluster of upstream's programs with TLS and RBAC.
 
-The control plane runs on one node, containerd, kubelet, kube-proxy and the network plugin on
-all.  A node's range of Pod addresses is the topology's: the node is told to the API before its
-kubelet is there, so nothing has to wait for the controller manager.
+The control plane runs on one node; containerd, kubelet, kube-proxy and the network plugin run on
+all nodes. The topology assigns each node's range of Pod addresses: the Node object is created
+before its kubelet starts, so nothing has to wait for the controller manager.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ ROLE = "kubernetes"
 CERTIFICATES = "certificates"
 API = "Kubernetes API"
 OBJECTS = "cluster objects"
-#: Bytes that a node and its control plane take: what they had for themselves, measured.
+#: Memory of a node and of a control plane, in bytes: their own use, measured.
 MEMORY, CONTROL_MEMORY = 190 << 20, 430 << 20
-#: Its daemons watch files, each with an inotify instance: the first node takes 14, another 7.
+#: Daemons watch files, each with an inotify instance: the first node needs 14, any other 7.
 INOTIFY = 12
-TASKS, CONTROL_TASKS = 120, 60  # with the threads of its first Pods
+TASKS, CONTROL_TASKS = 120, 60  # includes the threads of the first Pods
 CONTROL = ("etcd", SERVER, "api-socket", "kube-controller-manager", "kube-scheduler")
 EVERY = ("containerd", "kubelet", "kube-proxy")
 
 
-#: What people and their tools call on a node.
+#: Programs for users of a node and their tools.
 COMMANDS = (
     "kubectl", "kubelet", "kube-proxy", "kube-apiserver", "kube-controller-manager",
     "kube-scheduler", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "etcd", "etcdctl",
@@ -61,15 +61,15 @@ class Kubernetes(Role):
         *(Offer(name) for name in COMMANDS),
         Offer("crictl", stand_in=not_built("crictl", "crictl")),
     )
-    #: With what this machine's clients are told of its own clusters.  Programs of network plugins
-    #: are hidden where a cluster has others: BIRD may be wanted on a plain node.
+    #: The settings of this machine's clients for its own clusters.  Programs of network plugins
+    #: are hidden only in a cluster with another plugin: a plain node may use BIRD.
     hides = ("/root/.kube",)
 
     def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  (all alike)
         return (*self.offers, *(Offer(name) for name in plugin_of(topology).offers))
 
     def versioned(self, topology: Topology) -> tuple[str, ...]:
-        # Not containerd and runc: their part has the version of Debian's docker.io.
+        # Not containerd and runc: their artifact reports the version of Debian's docker.io.
         return (
             "kube-apiserver", "etcd", "host-local",
             *plugin_of(topology).versioned, *addons.versioned(topology),

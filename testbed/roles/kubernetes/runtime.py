@@ -1,4 +1,4 @@
-"""containerd on a node, and the images that it has."""
+"""containerd on a node, and its images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 SERVICE = "containerd"
-LOADED = "image-files"  # mark: by name, the files that the images were imported from
-PART = "docker"  # whose Debian packages bring containerd and runc
+LOADED = "image-files"  # mark: the files that images were imported from, by image name
+PART = "docker"  # the artifact whose Debian packages contain containerd and runc
 BINARIES = "/var/lib/cni/bin"
 SECONDS = 180.0  # a busy emulated machine takes a minute for an image
 LAYOUT = Layout(  # of containerd 1.6 with the overlayfs snapshotter
@@ -38,8 +38,8 @@ LAYOUT = Layout(  # of containerd 1.6 with the overlayfs snapshotter
         "io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs",
     ),
 )
-#: Readable by the kubelet, which asks for these values and would else write them; they are
-#: the machine's, not a namespace's (kubelet, --protect-kernel-defaults).
+#: The values that the kubelet expects. It reads them, and would otherwise write them; they
+#: belong to this machine, not to a namespace (kubelet, --protect-kernel-defaults).
 SYSCTLS = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -48,8 +48,8 @@ SYSCTLS = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
-#: Arguments: the folder of sockets, whether the node shares our kernel; then sysctls, each with
-#: its value.
+#: Arguments: the folder of sockets, whether the node shares this machine's kernel, then sysctls
+#: with their values.
 PREPARE = """
 set -eu
 mkdir -p -m 700 "$1"
@@ -71,8 +71,8 @@ while [ $# -gt 2 ]; do
   kind=$1; shift 3; set -- "$kind" "$@"
 done
 """
-#: Arguments: the folder to fill, one with programs, more programs.  The machine's own is not the
-#: node's to write.
+#: Arguments: the folder to fill, a folder with programs, more programs.  A node must not write
+#: to this machine's own folder.
 GATHER = """
 set -eu
 if [ ! -w "$(dirname "$(dirname "$0")")" ]; then
@@ -88,17 +88,17 @@ done
 
 
 def path(context: Context, machine: Node) -> dict[str, str]:
-    """The environment in which the runtime's programs are found."""
+    """Return the environment for the runtime's programs, with their PATH."""
     folders = [machine.provide(folder) for folder in context.store.path_dirs(PART)]
     return {"PATH": ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])}
 
 
 def images(topology: Topology, store: Store | None = None) -> list[str]:
-    """The images of every node of the cluster; those of the first Pods come first.
+    """Return the images for every node of the cluster; those of the first Pods come first.
 
-    Without a ``store`` those that are known before anything is brought.
+    Without a ``store``, return only the images that are known without the user's own files.
     """
-    from testbed.roles.kubernetes.plugins import plugin_of  # which starts daemons by this module
+    from testbed.roles.kubernetes.plugins import plugin_of  # that package imports this module
 
     plugin = plugin_of(topology)
     mine = plugin.images if store is None else plugin.images_of(store)
@@ -138,7 +138,7 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
 
 
 def _binaries(context: Context, machine: Node, plugin: Plugin) -> str:
-    """The folder of a node in which containerd finds the CNI plugins: it knows one alone."""
+    """Create the node's only folder of CNI plugins for containerd; return its path."""
     (reference,) = context.store.path_dirs("cni-plugins")
     folder = machine.provide(reference)
     if not plugin.binaries and not plugin.folder:
@@ -150,7 +150,7 @@ def _binaries(context: Context, machine: Node, plugin: Plugin) -> str:
 
 
 def load_images(context: Context, node: str) -> tuple[str, bool]:
-    """Make sure of the images; the first time on this machine, keep what they have come to."""
+    """Load missing images; keep the result in the cache after the first time."""
     machine = context.node(node)
     names = images(context.topology, context.store)
     wanted = dict(zip(names, files(context.store.image(name) for name in names), strict=True))
@@ -168,17 +168,17 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
 
 
 def _loaded(machine: Node) -> dict[str, str]:
-    """The files that the node's images are of, as far as it is known."""
+    """Return the known files that the node's images were imported from, by image name."""
     return dict(json.loads(marked(machine, LOADED) or "{}"))
 
 
 def import_images(
     context: Context, machine: Node, names: Sequence[str], *, others: Collection[str] = ()
 ) -> list[str]:
-    """Import those images that the node does not have; return their names.
+    """Import the images that the node does not have; return their names.
 
-    One that the user brings is there under the names that its archive says, which need not be
-    ours.  Of those in ``others`` the node has an earlier one under the same name.
+    The archive of a user's own image may contain other names than ours. For images in
+    ``others`` the node has a different image under the same name.
     """
     there = set(_ctr(context, machine, "images", "list", "--quiet").split())
 
@@ -205,7 +205,7 @@ def _ctr(context: Context, machine: Node, *words: str) -> str:
 
 
 def _keep(context: Context, machine: Node) -> str:
-    """Make the seed from a containerd that has the images and no container yet.
+    """Create the seed from a containerd with images and no containers.
 
     Return why it cannot be kept, or an empty string.
     """

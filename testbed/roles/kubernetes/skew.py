@@ -1,6 +1,7 @@
-"""Which versions of a cluster's programs go together: refused before anything starts.
+"""The version skew policy: incompatible programs are refused before a cluster starts.
 
-Those that testbed makes do; a user may bring others (``--artifact kubelet=PATH``).
+The programs that testbed builds are compatible; a user's own ones may not be
+(``--artifact kubelet=PATH``).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from testbed.process import run
 if TYPE_CHECKING:
     from testbed.artifacts import Store
 
-Version = tuple[int, int]  # major, minor: patches go together always
-#: Each with how many minors it may be older than the API server, and newer (kubernetes.io,
-#: "Version Skew Policy").
+Version = tuple[int, int]  # major, minor: patch releases are always compatible
+#: By how many minor versions each program may be older, and newer, than the API server
+#: (kubernetes.io, "Version Skew Policy").
 SKEW: Mapping[str, tuple[int, int]] = {
     "kube-controller-manager": (1, 0),
     "kube-scheduler": (1, 0),
@@ -30,15 +31,15 @@ SAYS: Mapping[str, tuple[str, ...]] = {
     "kubectl": ("version", "--client"),
     "containerd": ("--version",),
 }
-#: The first kubelet that has to be told its cgroup driver by the runtime, and the first
-#: containerd that tells (kubernetes.io, "Container Runtimes").
+#: The first kubelet that requires the cgroup driver from the runtime, and the first containerd
+#: that reports it (kubernetes.io, "Container Runtimes").
 KUBELET, CONTAINERD = (1, 38), (2, 0)
 VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.\d+")
-SECONDS = 20.0  # a program of a hundred megabytes that is read for the first time
+SECONDS = 20.0  # a program of a hundred megabytes may have to be read from disk
 
 
 def version_of(text: str) -> Version | None:
-    """The first version in what a program says of itself.
+    """Return the first version in a program's version output.
 
     >>> version_of("Kubernetes v1.36.3"), version_of("containerd github.com/x 1.6.20~ds1 1.6")
     ((1, 36), (1, 6))
@@ -48,7 +49,7 @@ def version_of(text: str) -> Version | None:
 
 
 def refuse(versions: Mapping[str, Version]) -> None:
-    """Raise MachineError, naming every pair, for programs that do not go together."""
+    """Raise MachineError, with every pair, for incompatible programs."""
     wrong = []
     server = versions[API]
     for name, (older, newer) in SKEW.items():
@@ -74,9 +75,9 @@ def refuse(versions: Mapping[str, Version]) -> None:
 
 
 def check(store: Store) -> None:
-    """Refuse programs of the user's that do not go together with the others.
+    """Check the versions of the user's own programs.
 
-    Raises MachineError, also for one that does not tell its version.
+    Raises MachineError for incompatible programs and for a program without a version.
     """
     names = (API, *SKEW, "containerd")
     if any(store.is_users(name) for name in names):

@@ -1,4 +1,4 @@
-"""Who joins the Pods of a cluster: each network plugin is one file, and one entry here."""
+"""Network plugins: each one is a file in this folder and an entry here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLUGINS: Mapping[Name, Plugin] = {
 
 
 def plugin_of(topology: Topology) -> Plugin:
-    """The network plugin of a topology's cluster."""
+    """Return the network plugin of a topology's cluster."""
     return PLUGINS[config.cluster_of(topology).cni]
 
 

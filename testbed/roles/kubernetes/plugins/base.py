@@ -1,4 +1,4 @@
-"""What a cluster asks of a network plugin: who joins its Pods, in one small interface."""
+"""The contract of a network plugin, which connects the Pods of a cluster."""
 
 from __future__ import annotations
 
@@ -14,103 +14,106 @@ if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes, Topology
     from testbed.topology.model import Plugin as Name
 
-#: An object and the folder of the API that it is made in.
+#: An object and the API path to create it at.
 Object = tuple[str, dict[str, Any]]
 
 
 class Plugin(ABC):
-    """One network plugin.  All but :meth:`steps` is pure, and that one makes steps alone."""
+    """A network plugin, selected by ``kubernetes.cni`` in a topology.
+
+    No method changes a node; :meth:`steps` only describes the work.
+    """
 
     name: ClassVar[Name]
-    title: ClassVar[str]  #: as its makers write it
-    #: Whether it enforces objects of the kind NetworkPolicy.
+    title: ClassVar[str]  #: the name as its project writes it
+    #: True if it enforces NetworkPolicy objects.
     enforces: ClassVar[bool] = False
-    #: Whether it knows ranges of ports in them (``endPort``, which is left to plugins).
+    #: True if it supports port ranges in them (``endPort``, which is optional for plugins).
     port_ranges: ClassVar[bool] = True
-    #: Whether a Pod's link gets back what came by it: so a Pod reaches itself by a Service.
+    #: True if a Pod can reach itself through a Service (hairpin mode of its link).
     hairpin: ClassVar[bool] = True
-    #: How long its programs take to build, where nobody is to wait for that unasked.
+    #: The time to build its programs, for plugins that are built only on request.
     takes: ClassVar[str] = ""
-    #: Programs that must be at hand before a plan with it is carried out.
+    #: Names of the artifacts that a plan with the plugin requires.
     artifacts: ClassVar[tuple[str, ...]] = ()
-    #: Programs of the node that it calls, by Debian package.
+    #: Programs that the plugin runs on a node: program name to Debian package.
     programs: ClassVar[Mapping[str, str]] = {}
-    #: Daemons that it starts on every node: ``status`` expects them, a node is Ready after them.
+    #: Daemons on every node. ``status`` reports those that do not run; a Ready node has them all.
     services: ClassVar[tuple[str, ...]] = ()
-    #: Whom its daemons are to the API: the file of each below /etc/kubernetes, and its user.
+    #: API users of its daemons: the kubeconfig's name below /etc/kubernetes to the user.
     clients: ClassVar[Mapping[str, str]] = {}
-    #: Programs among its artifacts for those who work on a node.
+    #: Programs among its artifacts for users of a node.
     offers: ClassVar[tuple[str, ...]] = ()
-    #: Programs among its artifacts that containerd is to find as CNI plugins.
+    #: Programs among its artifacts that are CNI plugins for containerd.
     binaries: ClassVar[tuple[str, ...]] = ()
-    #: Where its Pods put such programs on a node; empty where none does.
+    #: The node's folder where its Pods install CNI plugins; empty if they install none.
     folder: ClassVar[str] = ""
-    #: Images that its Pods are made of, as far as they are known before anything is brought.
+    #: Images of its Pods that are known without the user's own files.
     images: ClassVar[tuple[str, ...]] = ()
-    #: Bytes that it takes on a node beside what a cluster with flannel does; measured.
+    #: Memory on a node, in bytes, in addition to a cluster with flannel; measured.
     memory: ClassVar[int] = 0
 
     @property
     def versioned(self) -> tuple[str, ...]:
-        """The programs whose versions a lab's record and report name."""
+        """Return the programs whose versions the record and the report list."""
         return self.artifacts
 
     def lacking(self, store: Store) -> str:
-        """Why no cluster with it can be brought up here; empty where one can."""
+        """Return why this machine cannot run a cluster with it; empty if it can."""
         if self.takes and (unmade := store.unmade(self.name)):
             make = f"testbed doctor --role {self.name} --fix"
             return f"{self.title} is not built yet ({', '.join(unmade)}): {make}, {self.takes}"
         return ""
 
     def how(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought
-        """What is to be done where something is lacking."""
+        """Return the instructions to provide what :meth:`lacking` reports."""
         return ""
 
     def images_of(self, store: Store) -> Sequence[str]:  # noqa: ARG002  for those that are brought
-        """Images that its Pods are made of, by the names that the store knows them by."""
+        """Return the images of its Pods, by their names in the artifact store."""
         return self.images
 
     def fetch(self, store: Store) -> None:
-        """Make what must be at hand.  Raises ArtifactError, UsageError."""
+        """Download or build the required artifacts.  Raises ArtifactError, UsageError."""
         for name in self.artifacts:
             store.binary(name)
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  for those whose settings decide
-        """Features of the kernel that it needs, as :mod:`testbed.kernel` names them."""
+        """Return the required kernel features, by their names in :mod:`testbed.kernel`."""
         return ()
 
     def features(self, cluster: Kubernetes) -> set[str]:  # noqa: ARG002  for those whose settings decide
-        """What a cluster has by it, in the words that ``needs`` uses."""
+        """Return the features that it adds to a cluster, as words of ``needs``."""
         some = {"network-policy": self.enforces, "hairpin": self.hairpin}
         return {f"pods-by-{self.name}", *(name for name, has in some.items() if has)}
 
     def summary(self, cluster: Kubernetes) -> str:  # noqa: ARG002  for those whose settings decide
-        """It and its settings in a word or two."""
+        """Return a short description of the plugin and its settings."""
         return self.name
 
     def objects(self, topology: Topology) -> Iterable[Object]:  # noqa: ARG002  for those that have any
-        """What it wants to be in the API: rights, kinds of its own."""
+        """Return the API objects to create first: RBAC rights, custom resource definitions."""
         return ()
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for those that differ from node to node
-        """The daemons that it starts on a node."""
+        """Return the daemons that it starts on a node."""
         return self.services
 
     def ready_after(self, node: str) -> tuple[str, ...]:
-        """The names of its steps after which a node can be Ready."""
+        """Return the names of its steps after which a node can become Ready."""
         return tuple(f"{name} {node}" for name in self.services)
 
     def network(self, topology: Topology, node: str) -> Mapping[str, Any] | None:
-        """The network that a Pod joins (CNI specification, network configuration lists).
+        """Return the CNI network of Pods, or None if the plugin writes the file itself.
 
-        None where the plugin writes that down itself.
+        See the CNI specification, network configuration lists.
         """
         return config.bridged(config.cluster_of(topology), node)
 
     def masquerade(self, topology: Topology) -> str:
-        """Rules of nftables for what leaves the Pods and the nodes."""
+        """Return nftables rules for packets that leave the Pods and the nodes."""
         return config.masquerade(topology)
 
     @abstractmethod
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
-        """The steps that start it on one node, once the steps ``after`` have been taken."""
+        """Return the steps that start it on one node, after the steps ``after``."""

@@ -1,8 +1,8 @@
-"""BGP alone: each node announces its range of Pods to all others, and routes come of it.
+"""Plain BGP: each node announces its range of Pods to all others.
 
-This is how Kube-router joins Pods, and Calico where it makes no tunnel; it is neither of them.
-BIRD speaks for a node (RFC 4271) and keeps the kernel's table; the reference plugin ``bridge``
-gives Pods their addresses.
+Kube-router connects Pods this way, and so does Calico without a tunnel, but this plugin is neither
+of them. BIRD is each node's BGP speaker (RFC 4271) and sets the kernel's routes; the reference
+plugin ``bridge`` assigns the Pods' addresses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FILE = f"{config.FOLDER}/bird.conf"
 SOCKET = "/run/bird.ctl"
 SERVICE = "bird"
-NUMBER = 64512  # the first of those for private use (RFC 6996)
+NUMBER = 64512  # the first one for private use (RFC 6996)
 
 
 class Bgp(Plugin):
@@ -31,7 +31,7 @@ class Bgp(Plugin):
     offers = ("bird", "birdc")
     services = (SERVICE,)
 
-    def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:  # noqa: ARG002  it asks no API
+    def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:  # noqa: ARG002  it does not use the API
         peers = len(topology.with_role("kubernetes")) - 1
         yield daemon(
             SERVICE, node, (f"containerd {node}",),
@@ -42,11 +42,12 @@ class Bgp(Plugin):
 
 
 def settings(topology: Topology, node: str) -> str:
-    """bird.conf (bird.network.cz, user's guide): a full mesh, in which each announces its own.
+    """Return bird.conf for a full mesh, in which each node announces its own range.
 
-    Routes are learnt from those of one's own system alone and not passed on (RFC 4271, section
-    9.2), so each node has a session with each other.  A next hop is found by a route of BIRD's
-    own, which is why the node's interface is known to it (``protocol direct``).
+    A speaker does not pass on routes that it learned from its own system (RFC 4271, section
+    9.2), so each node has a session with every other one. BIRD resolves a next hop by its own
+    routes, so it must know the node's interface (``protocol direct``). See bird.network.cz,
+    user's guide.
     """
     cluster = config.cluster_of(topology)
     network = topology.network(node)

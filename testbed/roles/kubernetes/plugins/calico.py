@@ -1,4 +1,4 @@
-"""Calico: routes that BGP spreads, and policies by its agent Felix."""
+"""Calico: routes by BGP, and policies by its agent Felix."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class Calico(Brought):
     published = "https://github.com/projectcalico/calico/releases (manifests/calico.yaml)"
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
-        """docs.tigera.io, "System requirements"."""
+        """Return the required kernel features (docs.tigera.io, "System requirements")."""
         return ("ipset", "iptables conntrack")
 
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:
-        """docs.tigera.io, "Configuring calico/node" and "Configuring Felix".
+        """Return its settings: no tunnel, because the nodes share one segment.
 
-        No tunnel: the nodes are on one segment, and not every kernel has IPIP.
+        Not every kernel has IPIP. See docs.tigera.io, "Configuring calico/node" and
+        "Configuring Felix".
         """
         return {
             "CALICO_IPV4POOL_CIDR": str(cluster.pods),

@@ -1,13 +1,14 @@
-"""Cilium: programs of BPF on every Pod's device, which forward, and enforce policies.
+"""Cilium: BPF programs on every Pod's device forward packets and enforce policies.
 
-kube-proxy stays, and makes Services for all but Pods; the nodes are joined by VXLAN.  L7 rules
-would want Cilium's own build of Envoy, which is neither a Go module nor in a package: the agent
-runs without (``--enable-l7-proxy=false``).
+kube-proxy still runs and serves Services for all clients except Pods. VXLAN connects the nodes.
+L7 rules would require Cilium's own build of Envoy, which is neither a Go module nor in a package,
+so the agent runs without it (``--enable-l7-proxy=false``).
 
-What the agent attaches goes with the node.  Its programs are on links of the node's network
-namespace and pinned in a file system that is mounted in the node's mount namespace alone; the
-root of its cgroups is the node's own (cgroup_namespaces(7)); the machine's sysctls are read-only
-on a node.  It has ways to reach further where it replaces kube-proxy, and is not told to.
+Everything that the agent attaches is deleted with the node. Its programs are on links of the
+node's network namespace and pinned in a file system that is mounted only in the node's mount
+namespace. The root of its cgroups is the node's own (cgroup_namespaces(7)). This machine's sysctls
+are read-only on a node. Only as a replacement of kube-proxy, which is disabled here, could the
+agent affect more than the node.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes, Topology
 
 AGENT, OPERATOR = "cilium-agent", "cilium-operator"
-STATE = "/run/cilium"  # where the CNI plugin looks for the agent's socket
+STATE = "/run/cilium"  # the CNI plugin expects the agent's socket here
 LIBRARY = "/var/lib/cilium"
 TOOLS = "/run/testbed/cilium"
 PINS = "/sys/fs/bpf"
 HEALTH_PORT = 9879
-#: The compiler, which warns of more than that of Cilium's own images does.
+#: The compiler; it has more warnings than the compiler of Cilium's own images.
 CLANG = """\
 #!/bin/sh
 exec {clang} "$@" -Wno-shorten-64-to-32 -Wno-error -Wno-unused-command-line-argument
 """
-#: Arguments: the folders of state, library, tools and pins; where the sources are.
+#: Arguments: the folders of state, library, tools, pins and sources.
 PREPARE = """
 set -eu
 mkdir -p "$1" "$2" "$3"
@@ -73,7 +74,10 @@ class Cilium(Plugin):
         return (AGENT, OPERATOR) if first else (AGENT,)
 
     def objects(self, topology: Topology) -> Iterable[Object]:  # noqa: ARG002  the same for all
-        """What both ask for (Cilium, install/kubernetes/cilium/templates/*/clusterrole.yaml)."""
+        """Return the rights of both programs.
+
+        See Cilium, install/kubernetes/cilium/templates/*/clusterrole.yaml.
+        """
         see = ["get", "list", "watch"]
         core = ["namespaces", "services", "pods", "endpoints", "nodes"]
         own = {"apiGroups": ["cilium.io"], "resources": ["*"], "verbs": ["*"]}
@@ -133,18 +137,19 @@ class Cilium(Plugin):
 
 
 def environment(node: str) -> dict[str, str]:
-    """What both programs are told by variables."""
+    """Return the environment of both programs."""
     return {
         "K8S_NODE_NAME": node,
         "CILIUM_K8S_NAMESPACE": "kube-system",
-        "GOPS_CONFIG_DIR": f"{STATE}/gops",  # root's home is not the node's to write
+        "GOPS_CONFIG_DIR": f"{STATE}/gops",  # a node cannot write to root's home
     }
 
 
 def words(cgroups: str, interface: str) -> list[str]:
-    """The agent's arguments; ``cgroups`` is where the node has version 2's hierarchy.
+    """Return the agent's arguments.
 
-    ``interface`` is the link to the other nodes.
+    ``cgroups`` is the node's mount point of cgroups version 2, ``interface`` the link to the
+    other nodes.
     """
     return [
         f"--k8s-kubeconfig-path={config.FOLDER}/cilium.conf",
@@ -153,7 +158,7 @@ def words(cgroups: str, interface: str) -> list[str]:
         "--routing-mode=tunnel",
         "--tunnel-protocol=vxlan",
         "--kube-proxy-replacement=false",
-        "--enable-session-affinity=true",  # of what it takes from kube-proxy: ClusterIPs of Pods
+        "--enable-session-affinity=true",  # for ClusterIPs, which it serves to Pods
         "--enable-l7-proxy=false",
         "--enable-hubble=false",
         "--enable-ipv4-masquerade=false",  # the node's own rules do it
@@ -195,7 +200,7 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
 
 
 def _prepare(context: Context, machine: Node) -> str:
-    """Make the agent's folders and mounts; return where the node's cgroups of version 2 are."""
+    """Create the agent's folders and mounts; return the mount point of cgroups version 2."""
     sources = machine.provide(context.store.file("cilium", "bpf"))
     argv = ["sh", "-c", PREPARE, "sh", STATE, LIBRARY, TOOLS, PINS, sources]
     cgroups = machine.run(argv).stdout.strip()
@@ -212,6 +217,6 @@ def _prepare(context: Context, machine: Node) -> str:
 
 
 def _is_healthy(machine: Node) -> bool:
-    """Whether the agent says that all of it works (Cilium, "Troubleshooting")."""
+    """Tell whether the agent reports that all of it works (Cilium, "Troubleshooting")."""
     url = f"http://127.0.0.1:{HEALTH_PORT}/healthz"
     return machine.run(["curl", "-sf", "-m", "5", "-H", "brief: true", url], check=False).ok

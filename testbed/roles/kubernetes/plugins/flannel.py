@@ -1,4 +1,4 @@
-"""flannel: a range of Pods a node, and routes or a tunnel between them; the API is its store."""
+"""flannel: a range of Pods per node, and routes or a tunnel; the API is its store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Flannel(Plugin):
         return f"{self.name} {cluster.backend}"
 
     def objects(self, topology: Topology) -> Iterable[Object]:  # noqa: ARG002  the same for all
-        """What flanneld asks for (flannel, Documentation/kube-flannel.yml)."""
+        """Return flanneld's rights (flannel, Documentation/kube-flannel.yml)."""
         return rights(
             USER,
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
@@ -64,7 +64,7 @@ class Flannel(Plugin):
 
 
 def settings(cluster: Kubernetes) -> dict[str, Any]:
-    """net-conf.json (flannel, Documentation/configuration.md)."""
+    """Return the contents of net-conf.json (flannel, Documentation/configuration.md)."""
     return {
         "Network": str(cluster.pods),
         "EnableIPv4": True,

@@ -1,7 +1,8 @@
-"""Kube-router: routes that BGP spreads, and policies by iptables and ipset.
+"""Kube-router: routes by BGP, and policies by iptables and ipset.
 
-Its program, its makers' manifest and what their image has beside it are of their Go module; the
-image's other programs are Debian's.  kube-proxy stays: its own proxy wants IP_VS of the kernel.
+The program, upstream's manifest and the image's other files come from its Go module; the image's
+other programs are Debian's. kube-proxy still runs: Kube-router's own proxy requires IP_VS in the
+kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes, Topology
 
 PART = "kube-router"
-#: Where its manifest has the file by which it asks the API (docs/kubeadm.md of its makers).
+#: The path of its kubeconfig in upstream's manifest (Kube-router, docs/kubeadm.md).
 KUBECONFIG = "/var/lib/kube-router/kubeconfig"
 
 
@@ -30,9 +31,9 @@ class KubeRouter(ByManifest):
     title = "Kube-router"
     takes = "once"
     daemon_set = "kube-router"
-    hairpin = False  # its makers' bridge lets none, unless their own proxy sees to it
+    hairpin = False  # upstream's bridge enables it only with upstream's own proxy
     images = ("cloudnativelabs/kube-router",)
-    #: Rights are given to its account by the manifest: the nodes' certificate is for the same.
+    #: The manifest grants rights to its account; the certificate on nodes is for the same one.
     clients: ClassVar[dict[str, str]] = {
         "kube-router": f"system:serviceaccount:{NAMESPACE}:kube-router"
     }

@@ -1,7 +1,7 @@
-"""Plugins that run as their makers publish them: by a manifest for kubectl, and images.
+"""Plugins that are installed by upstream's own manifest and images.
 
-What runs is a DaemonSet of the makers'; it puts its CNI plugin and configuration on each node
-through hostPath volumes, at the usual places (kubernetes.io, "Network Plugins").
+Upstream's DaemonSet installs the CNI plugin and its configuration on each node through hostPath
+volumes, at the usual paths (kubernetes.io, "Network Plugins").
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes, Topology
 
 NAMESPACE = "kube-system"
-MODULES = "/lib/modules"  # what most makers give their Pods, to load some
+MODULES = "/lib/modules"  # mounted into the Pods of most plugins, to load modules
 DOCS = "docs/kubernetes.md"
-#: Where a manifest no longer has them they stay: objects that are not the makers' are in them.
+#: Kinds to keep if a new manifest lacks them: they contain objects that are not upstream's.
 STAY = ("CustomResourceDefinition", "Namespace")
-#: Why a container waits (kubelet, "container runtime and image errors") that will wait for ever:
-#: the nodes have their images before the kubelet starts, and a lab reaches no registry.
+#: Reasons (kubelet, "container runtime and image errors") for which a container waits forever:
+#: nodes get their images before the kubelet starts, and a lab cannot reach a registry.
 NEVER = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 
 Object = dict[str, Any]
 
 
 class ByManifest(Plugin):
-    """A plugin that a DaemonSet brings to each node."""
+    """A plugin that a DaemonSet installs on each node."""
 
     daemon_set: ClassVar[str]  #: its name, in NAMESPACE
     folder = "/opt/cni/bin"
@@ -50,17 +50,17 @@ class ByManifest(Plugin):
 
     @property
     def manifest(self) -> str:
-        """What the makers' manifest is called."""
+        """The artifact's name of upstream's manifest."""
         return f"{self.name}-manifest"
 
     @abstractmethod
     def file(self, store: Store) -> Path:
-        """The makers' manifest.  Raises ArtifactError, UsageError."""
+        """Return the path of upstream's manifest.  Raises ArtifactError, UsageError."""
 
     def wanted(self, store: Store) -> Sequence[str]:
-        """The full names of the images that the manifest asks for.
+        """Return the full names of the manifest's images.
 
-        Raises ArtifactError for a file that is not the makers' manifest, UsageError.
+        Raises ArtifactError for a file that is not upstream's manifest, UsageError.
         """
         path = self.file(store)
         status = path.stat()
@@ -78,7 +78,7 @@ class ByManifest(Plugin):
             )
 
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:  # noqa: ARG002  for those that are told anything
-        """What its DaemonSet is told of the cluster, by the makers' own variables."""
+        """Return environment variables of its DaemonSet that describe the cluster."""
         return {}
 
     def network(self, topology: Topology, node: str) -> None:  # noqa: ARG002  the DaemonSet writes it
@@ -87,7 +87,7 @@ class ByManifest(Plugin):
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
         first = config.cluster_of(topology).control_plane
         if node == first:
-            # A Pod whose image is on its way to the node would be taken for one that has none.
+            # An image that is still being imported would be reported as missing.
             images = tuple(f"images {member.name}" for member in topology.with_role("kubernetes"))
             yield Step(f"{self.name} manifest", self.manifest, (*after, *images), act=self._apply)
         needs = (f"{self.name} manifest", f"kubelet {node}")
@@ -113,8 +113,8 @@ class ByManifest(Plugin):
         before = _noted(node, self.name)
         if before == wanted:
             return self.manifest, False
-        # As the server does it: the definitions of some are too large for an annotation.  What the
-        # makers' own programs or somebody's kubectl have changed is as the file says again.
+        # On the server, because some definitions are too large for kubectl's annotation.
+        # This also reverts changes by upstream's programs or by a user.
         argv = client.kubectl(context, "apply", "--server-side", "--force-conflicts", "-f", "-")
         node.run(argv, input=text.encode(), timeout=120)
         _remove(context, node, [one for one in before["objects"] if one not in wanted["objects"]])
@@ -151,16 +151,16 @@ class ByManifest(Plugin):
 
 
 class Brought(ByManifest):
-    """One that can be neither built nor pulled here.
+    """A plugin that can be neither built nor pulled, so the user provides its files.
 
-    The user brings manifest and images, by path or by address and sum.  Which images those are
-    the manifest says.
+    The user provides the manifest and its images, each by path, or by URL and checksum. The
+    manifest determines the images.
     """
 
-    published: ClassVar[str]  #: where its makers have both
+    published: ClassVar[str]  #: where upstream publishes both
 
     def key(self, image: str) -> str:
-        """The name for an image among the user's: the plugin's and the image's last word.
+        """Return the artifact name of an image: the plugin's name and the image's last word.
 
         >>> from testbed.roles.kubernetes.plugins import PLUGINS
         >>> PLUGINS["calico"].key("quay.io/calico/node:v3.32.1")
@@ -176,10 +176,11 @@ class Brought(ByManifest):
         return list(dict.fromkeys(found.values()))
 
     def _look(self, store: Store) -> tuple[dict[str, str], dict[str, str]]:
-        """Which of the user's images is each that the manifest asks for, and why others are none.
+        """Match the manifest's images with the user's files.
 
-        An image is known by what its archive says, whatever the user calls it; of one that is
-        still to be downloaded, its name alone is known.
+        Return the user's file for each image, and the reason for each image without one. The
+        name in an archive counts, not the name that the user gave; for a file that is not
+        downloaded yet, only the user's name is known.
         """
         have = store.users_images()
         names = {name: _names(path) for name, path in have.items() if path is not None}
@@ -238,12 +239,12 @@ class Brought(ByManifest):
 def _names(path: Path) -> frozenset[str]:
     try:
         return archive.names(path)
-    except ArtifactError:  # told of those that are wanted (_why_not)
+    except ArtifactError:  # reported for wanted images only (_why_not)
         return frozenset()
 
 
 def _why_not(path: Path | None, image: str) -> str:
-    """Why a file of the user's is not the image that is wanted."""
+    """Return why a file of the user's is not the wanted image."""
     assert path is not None
     try:
         there = archive.names(path)
@@ -254,7 +255,7 @@ def _why_not(path: Path | None, image: str) -> str:
 
 
 def _is_foreign(path: Path | None, image: str) -> str:
-    """The complaint about an image for another kind of processor; empty for a right one."""
+    """Return the problem of an image for another CPU architecture; empty if it fits."""
     mine = archive.processor()
     for one in archive.read(path) if path is not None else ():
         if image in one.names and one.processor not in ("", mine):
@@ -266,7 +267,7 @@ def _is_foreign(path: Path | None, image: str) -> str:
 
 
 @functools.cache
-def _wanted(path: Path, size: int, changed: int, daemon_set: str) -> tuple[str, ...]:  # noqa: ARG001  what tells files of one path apart
+def _wanted(path: Path, size: int, changed: int, daemon_set: str) -> tuple[str, ...]:  # noqa: ARG001  the cache key of a file that may change
     try:
         objects = read(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -283,10 +284,10 @@ def _wanted(path: Path, size: int, changed: int, daemon_set: str) -> tuple[str, 
 
 
 def read(manifest: str) -> list[Object]:
-    """The objects of a manifest, each by itself.  Raises ValueError."""
+    """Return the objects of a manifest, with lists expanded.  Raises ValueError."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # definitions of kinds are long
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # custom resource definitions are long
     try:
         documents = list(yaml.load_all(manifest, Loader=loader))
     except yaml.YAMLError as error:
@@ -309,14 +310,14 @@ def _is_daemon_set(objects: Iterable[Object], name: str) -> bool:
 
 
 def _known_by(one: Object) -> list[str]:
-    """The identity of an object: version, kind, namespace, name."""
+    """Return the identity of an object: version, kind, namespace, name."""
     about = one.get("metadata") or {}
     said = (one.get("apiVersion"), one.get("kind"), about.get("namespace"), about.get("name"))
     return [str(word or "") for word in said]
 
 
 def pods_of(tree: Any) -> Iterator[Object]:
-    """Every description of a Pod in an object, whatever kind of workload it is."""
+    """Yield every Pod template in an object, for any kind of workload."""
     if isinstance(tree, dict):
         if isinstance(tree.get("containers"), list):
             yield tree
@@ -327,7 +328,7 @@ def pods_of(tree: Any) -> Iterator[Object]:
 
 
 def containers(pod: Object) -> list[Object]:
-    """The containers of a Pod that have images, those that come first, too."""
+    """Return the containers of a Pod that have images, including init containers."""
     every = [*(pod.get("initContainers") or ()), *pod["containers"]]
     return [one for one in every if isinstance(one, dict) and isinstance(one.get("image"), str)]
 
@@ -335,14 +336,15 @@ def containers(pod: Object) -> list[Object]:
 def applied(
     manifest: str, daemon_set: str = "", told: Mapping[str, str] | None = None, *, modules: bool
 ) -> list[Object]:
-    """The objects of a manifest as they are given to kubectl.
+    """Return the objects of a manifest, edited for kubectl.
 
-    The containers of the ``daemon_set`` are ``told`` variables: here, and not by a second command
-    that would own them then, so that a changed manifest can be applied again.
+    The containers of the ``daemon_set`` get the variables ``told``. A second command would own
+    these fields, and then a changed manifest could not be applied again.
 
-    A lab reaches no registry, so none is to be asked: what the nodes do not have is refused by
-    name.  ``modules`` says whether the nodes have a folder of kernel modules; of a kernel without
-    any there is none, and none can be made on a node whose ``/lib`` is the machine's.
+    Images are never pulled, because a lab cannot reach a registry: an image that is missing on
+    the nodes is an error. ``modules`` tells whether the nodes have a folder of kernel modules. A
+    kernel without modules has none, and it cannot be created on a node whose ``/lib`` is this
+    machine's.
     """
     objects = read(manifest)
     for one in objects:
@@ -362,7 +364,7 @@ def applied(
 
 
 def _with(variables: Iterable[Object], told: Mapping[str, str]) -> list[Object]:
-    """Variables of a container, some of them others; in order, for one may refer to another."""
+    """Return a container's variables with some replaced, in order: one may refer to another."""
     left = dict(told)
     found = [
         {"name": one["name"], "value": left.pop(one["name"])} if one["name"] in left else one
@@ -372,10 +374,10 @@ def _with(variables: Iterable[Object], told: Mapping[str, str]) -> list[Object]:
 
 
 def _noted(node: Node, name: str) -> dict[str, Any]:
-    """The objects that were applied before."""
+    """Return the objects that were applied before."""
     try:
         said = json.loads(marked(node, name) or "")
-    except ValueError:  # nothing, or noted by an earlier version
+    except ValueError:  # missing, or written by an earlier version
         return {"objects": []}
     return dict(said)
 
@@ -398,13 +400,13 @@ def _remove(context: Context, node: Node, gone: Iterable[Sequence[str]]) -> None
 
 
 def is_ready(pod: Object) -> bool:
-    """Tell whether a Pod says so."""
+    """Tell whether a Pod has the condition Ready."""
     conditions = pod["status"].get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def rolled_out(daemon_set: Object) -> bool:
-    """Tell whether all its Pods have its latest description, as kubectl rollout status does."""
+    """Tell whether all its Pods have the latest template, as kubectl rollout status does."""
     status = daemon_set.get("status", {})
     if status.get("observedGeneration", 0) < daemon_set.get("metadata", {}).get("generation", 1):
         return False
@@ -415,7 +417,7 @@ def rolled_out(daemon_set: Object) -> bool:
 
 
 def stuck(pods: Iterable[Object]) -> list[tuple[str, str, str]]:
-    """Containers that wait: Pod and container, why in a word, and what is said of it."""
+    """Return waiting containers, each as its name with its Pod, the reason and the message."""
     return [
         (
             f"{pod['metadata']['name']}/{one['name']}",
@@ -430,7 +432,7 @@ def stuck(pods: Iterable[Object]) -> list[tuple[str, str, str]]:
 
 
 def refuse_images(pods: Iterable[Object], node: str) -> None:
-    """Raise LabError for a container whose image the node does not have: none will come."""
+    """Raise LabError for a container whose image is missing on the node."""
     for name, why, said in stuck(pods):
         if why in NEVER:
             raise LabError(

@@ -1,4 +1,4 @@
-"""Weave Net: a virtual switch on every node, each joined to the others."""
+"""Weave Net: a virtual switch on every node, connected to all others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Weave(Brought):
     title = "Weave Net"
     daemon_set = "weave-net"
     port_ranges = False
-    # Its makers archived it in June 2024; a fork goes on.
+    # The project was archived in June 2024; a fork continues it.
     published = "https://github.com/rajch/weave/releases (weave-daemonset-k8s.yaml)"
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
-        """Its bridge has its MTU by a link of the kind dummy, policies are sets of addresses."""
+        """Add dummy links, for the MTU of its bridge, and address sets, for its policies."""
         return ("dummy", "ipset", "iptables conntrack")
 
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:
-        """Weave Net's documentation, "Integrating Kubernetes via the Addon"."""
+        """Return its settings (Weave Net, "Integrating Kubernetes via the Addon")."""
         return {"IPALLOC_RANGE": str(cluster.pods), "CHECKPOINT_DISABLE": "1"}
