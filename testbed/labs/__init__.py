@@ -1,1 +1,1 @@
-"""Labs: planned, brought up, looked at, taken down."""
+"""Labs: plan, create, inspect and remove them."""

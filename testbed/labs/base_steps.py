@@ -1,4 +1,4 @@
-"""The steps that every lab has: the fabric and the nodes."""
+"""The steps of every lab: create the fabric and the nodes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
-AHEAD = "ahead"  # mark: what was done before the lab was there, a few words for each step
-CONNECTED = "connected"  # mark: joined to its networks, and these are its peers' names
+AHEAD = "ahead"  # mark: the steps done before the lab existed, with their results
+CONNECTED = "connected"  # mark: connected to its networks; the text is /etc/hosts
 
 
 def steps(topology: Topology) -> Iterator[Step]:
@@ -50,12 +50,12 @@ def _make_fabric(context: Context) -> tuple[str, bool]:
 
 
 def _with(words: str, lacks: Sequence[Lack]) -> str:
-    """The words of a step, with what it has put back."""
+    """Return a step's description, with the links that it has restored."""
     return f"{words}, put back: {', '.join(map(str, lacks))}" if lacks else words
 
 
 def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
-    """What a provider is told of a node that it is to make."""
+    """Return the specification from which a provider creates a node."""
     digest = topology.node_digest(node.name)
     interfaces = len(node.networks)
     return NodeSpec(
@@ -64,7 +64,7 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
 
 
 def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: Store) -> NodeSpec:
-    """:func:`node_spec`, with what can be done on the node before its lab is there."""
+    """Return :func:`node_spec` with the steps that can be done before the lab exists."""
     from testbed.registry import ROLES
 
     roles = [ROLES[name] for name in node.roles]
@@ -77,7 +77,7 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
         for step in steps:
             before = len(context.containers)
             words, _ = step.act(context)
-            if len(context.containers) == before:  # others have to see what they have started
+            if len(context.containers) == before:  # its state is needed later
                 said[step.name] = words
         mark(machine, AHEAD, json.dumps(said))
 
@@ -91,7 +91,7 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
 
 
 def ahead_of(steps: Iterable[Step]) -> list[Step]:
-    """Those of a node's steps that can be taken before its lab is there, in order."""
+    """Return the steps that can be done before the lab exists, in order."""
     some = [step for step in steps if step.ahead]
     names = {step.name for step in some}
     among = [replace(s, needs=tuple(need for need in s.needs if need in names)) for s in some]
@@ -101,7 +101,7 @@ def ahead_of(steps: Iterable[Step]) -> list[Step]:
 def to_be_made(
     topology: Topology, there: Mapping[str, Node], provider: Provider, store: Store
 ) -> list[NodeSpec]:
-    """The nodes that are not there, or are other ones than the topology asks for."""
+    """Return the nodes to create: those that are missing or have other settings."""
     return [
         full_spec(topology, node, provider, store)
         for name, node in topology.nodes.items()
@@ -110,12 +110,12 @@ def to_be_made(
 
 
 def is_as_wanted(topology: Topology, node: Node) -> bool:
-    """Tell whether a node that is there is one of the topology's, made with its settings."""
+    """Tell whether a running node is in the topology and has its settings."""
     return node.name in topology.nodes and node.digest == topology.node_digest(node.name)
 
 
 def batches(topology: Topology, provider: Provider, specs: Iterable[NodeSpec]) -> dict[str, Batch]:
-    """By node the batch that it is created with, for those whose provider creates all at once."""
+    """Return the batch of each node whose provider creates all nodes at once."""
     found: dict[str, Batch] = {}
     for spec in specs:
         if provider.together(spec.name):
@@ -132,7 +132,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         names = hosts(topology, node.name)
         known = None if found is None else marked(found, CONNECTED)
         if found is not None and known is not None:
-            if known != names:  # it stays, but a peer has come or gone
+            if known != names:  # the node stays, but its peers have changed
                 _introduce(found, names)
             gone = _mend(context, found)
             return _with(addresses, gone), known != names or bool(gone)
@@ -153,7 +153,10 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
 
 
 def _mend(context: Context, node: Node) -> list[Lack]:
-    """Put back what a node's wiring lacks; raises LabError where it lacks it still."""
+    """Restore a node's missing links and return them.
+
+    Raises LabError if one is still missing afterwards.
+    """
     topology = context.topology
     outside = context.lacks.get(node.name, [])
     gone = [*outside, *wiring.lacks(topology, node.name, wiring.look(node))]
@@ -171,14 +174,14 @@ def _mend(context: Context, node: Node) -> list[Lack]:
 
 
 def join(context: Context, node: Node) -> None:
-    """Make a machine that is there a node of the lab: on its networks, knowing its peers."""
+    """Connect a running machine to the lab's networks and tell it the names of its peers."""
     context.provider.connect(context.lab, context.topology, node)
     _introduce(node, hosts(context.topology, node.name))
     context.nodes[node.name] = node
 
 
 def is_joined(node: Node) -> bool:
-    """Whether a machine is a node of the lab."""
+    """Tell whether a machine is connected to its lab."""
     return is_marked(node, CONNECTED)
 
 
@@ -188,9 +191,9 @@ def _introduce(node: Node, names: str) -> None:
 
 
 def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
-    """Would a peer's address lead to another machine, on a network of the node's own?
+    """Tell whether a peer's address belongs to another machine on one of the node's networks.
 
-    Networks that are not joined may have the same subnet.
+    Separate networks may have the same subnet.
     """
     address = topology.address_for(me, peer)
     mine = topology.nodes[me].networks
@@ -200,10 +203,10 @@ def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
 
 
 def hosts(topology: Topology, me: str) -> str:
-    """The text of /etc/hosts on a node: itself, and an address of every node.
+    """Return the text of /etc/hosts on a node: itself, and an address of every node.
 
-    As ``localhost`` is not a name of ::1, which getaddrinfo(3) would put first, a daemon that
-    listens on 127.0.0.1 alone is reached at once.
+    ``localhost`` is not a name of ::1, because getaddrinfo(3) would return that first, and
+    clients would try it before a daemon that listens only on 127.0.0.1.
     """
     lines = ["127.0.0.1 localhost", "::1 ip6-localhost ip6-loopback"]
     if not topology.nodes[me].networks:

@@ -1,4 +1,4 @@
-"""The lab: brought up, looked at, taken down.  What the commands and the suites use."""
+"""The lab: create, inspect and remove it.  Commands and suites use this module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Settings:
-    """What a lab works with: where its record is, what makes its nodes, where parts come from."""
+    """The environment of labs: the state folder, the providers and the artifact store."""
 
     state: State
     store: Store
@@ -46,17 +46,17 @@ class Settings:
             raise UsageError(f"no provider {name!r}", hint=f"there are: {known}") from None
 
     def makers(self, topology: Topology) -> Provider:
-        """What makes, finds and removes the nodes of a topology, each by its own provider.
+        """Return a provider that handles each node of a topology with the node's own provider.
 
-        Raises UsageError for a provider that there is not.
+        Raises UsageError for an unknown provider.
         """
         own = {node: self.provider(topology.provider_of(node)) for node in topology.nodes}
-        # All that could have made a node of the lab: one may be there from before an edit.
+        # Include providers of nodes that were created before the file was edited.
         members = [self.providers[name] for name in self.sharing(topology)]
         return MixedProvider(members, own.__getitem__)
 
     def sharing(self, topology: Topology) -> list[str]:
-        """The providers whose nodes are on the fabric of the topology's, its own first."""
+        """Return the providers that share a fabric with the topology's, its own ones first."""
         fabrics = {fabric_kind(self.provider(name)) for name in topology.providers}
         there = [name for name, one in self.providers.items() if fabric_kind(one) in fabrics]
         return sorted(there, key=lambda name: (name not in fabrics, name))
@@ -64,7 +64,7 @@ class Settings:
 
 @dataclass(slots=True)
 class Watch:
-    """What an operation tells as it goes on."""
+    """Callbacks for the progress of an operation."""
 
     step: Callable[[running.Done], None] = lambda _: None
     idle: Callable[[list[running.Waiting]], None] = lambda _: None
@@ -73,7 +73,10 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How ``up`` ended well.  ``seconds`` is wall time; ``changed`` what was not there before."""
+    """The result of a successful ``up``.
+
+    ``seconds`` is wall time; ``changed`` lists what was created or changed.
+    """
 
     topology: Topology
     seconds: float
@@ -86,7 +89,7 @@ class Outcome:
 
 
 class Lab:
-    """One lab by name, whether it is up or not."""
+    """A lab, by its name; it need not exist."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
@@ -103,12 +106,12 @@ class Lab:
         timeout: float | None = None,
         watch: Watch | None = None,
     ) -> Outcome:
-        """Bring the topology up, or what of it is missing or different.
+        """Create the lab, or update it: create and replace only what is missing or different.
 
-        On failure, what this call has made is removed, unless ``keep``.
-        ``replace`` allows a lab that is up from another file to be turned into
-        this one.  All of it fails after ``timeout`` seconds, the removal aside.
-        Raises UsageError, MachineError, LabError (TimeoutExpired at the time-out), Interrupted.
+        After a failure everything that this call created is removed, unless ``keep``.
+        ``replace`` allows the update of a lab that was created from another file. ``timeout``
+        limits the whole call, in seconds, except for the removal after a failure.
+        Raises UsageError, MachineError, LabError (TimeoutExpired after the timeout), Interrupted.
         """
         if topology.name != self.name:
             raise ValueError(f"a topology named {topology.name} is not one for lab {self.name}")
@@ -152,7 +155,7 @@ class Lab:
             provider.prepare(self.name, making)
             batches = base_steps.batches(topology, provider, making)
             context = Context(topology, provider, self.settings.store, nodes, batches=batches)
-            no_alarm()  # from here on the run itself looks at the time, and cleans up
+            no_alarm()  # from here on the run itself checks the timeout, and cleans up
             with signals.held() as held:
                 return self._make(
                     plan, context, watch, held, keep=keep, began=began, deadline=deadline
@@ -173,7 +176,7 @@ class Lab:
         existed = bool(context.nodes)
         removed = self._remove_strangers(context)
         before = set(context.nodes)
-        # Written before anything is made: what is found half-made has its topology.
+        # Written first, so that leftovers of an interrupted run have a topology.
         state.write(_record(topology, began, [], {}))
         try:
             done = self._carry_out(plan, context, watch, held, keep=keep, deadline=deadline)
@@ -193,7 +196,7 @@ class Lab:
         return outcome
 
     def _refuse_stopped(self) -> None:
-        """A node that is stopped answers nothing: to its provider it may even not be there."""
+        """Raise LabError if a node is stopped: it does not answer, or may even seem missing."""
         stopped = self.stopped()
         if stopped:
             raise LabError(
@@ -222,10 +225,10 @@ class Lab:
         *,
         replace: bool,
     ) -> None:
-        """Refuse to change a lab that did not come from this topology's file.
+        """Refuse to change a lab that was created from another file.
 
-        One that is just as this topology wants it is taken over, which is told, if its file is
-        not known or no longer there.
+        A lab that matches this topology is taken over, with a message, if its own file is unknown
+        or does not exist any more.
         """
         if not nodes or replace:
             return
@@ -236,7 +239,7 @@ class Lab:
             as_wanted = all(base_steps.is_as_wanted(topology, node) for node in nodes.values())
         else:
             as_wanted = record.topology == topology.to_dict()
-            if as_wanted and recorded == topology.file:  # no file, or as the record says
+            if as_wanted and recorded == topology.file:  # no file, or the one in the record
                 return
         if as_wanted and not origin.is_known(recorded):
             watch.words(f"taking over lab {self.name}, which came from {origin.words(record)}")
@@ -249,7 +252,10 @@ class Lab:
         )
 
     def _refuse_other_fabric(self, topology: Topology) -> None:
-        """To the providers of one fabric another's nodes are not there, yet in the way."""
+        """Raise UsageError if the lab has nodes on the fabric of another provider.
+
+        The providers of this topology cannot find such nodes.
+        """
         sharing = self.settings.sharing(topology)
         for name, provider in self.settings.providers.items():
             if name not in sharing and provider.nodes(self.name):
@@ -261,7 +267,7 @@ class Lab:
                 )
 
     def _remove_strangers(self, context: Context) -> list[str]:
-        """Remove nodes that are not asked for, or were made with other settings."""
+        """Remove nodes that are not in the topology or have other settings; return their names."""
         strangers = [
             name
             for name, node in context.nodes.items()
@@ -284,9 +290,8 @@ class Lab:
         deadline: float,
     ) -> list[running.Done]:
         def give_up() -> None:
-            # Every wait on a node ends with the node, one that is being made too; those made
-            # before this call come back by themselves with the next `up`, their services were
-            # not touched.
+            # To remove a node, even one that is being created, ends every wait for it.  Nodes that
+            # existed before this call are kept; the next `up` completes them.
             fresh = [name for name in context.topology.nodes if name not in already]
             context.provider.destroy(self.name, fresh)
 
@@ -295,13 +300,13 @@ class Lab:
             plan,
             context,
             progress=running.Progress(done=watch.step, idle=watch.idle),
-            give_up=None if keep else give_up,  # the others then go on, for a whole picture
+            give_up=None if keep else give_up,  # to see all failures
             signals=held,
             deadline=deadline,
         )
 
     def _roll_back(self, context: Context, before: set[str] | None) -> None:
-        """Remove what this ``up`` made: all of a lab that was not there, else its new nodes."""
+        """Remove what this ``up`` created: the whole new lab, or the new nodes of an old one."""
         if before is None:
             context.provider.destroy(self.name)
             self.settings.state.remove(self.name)
@@ -310,10 +315,10 @@ class Lab:
         context.provider.destroy(self.name, fresh)
 
     def adopt(self, topology: Topology, name: str, watch: Watch | None = None) -> bool:
-        """Join a machine to the lab that was made by hand, with its provider's own tool.
+        """Add a machine to the lab that the user created with the provider's own tool.
 
-        True once all that the topology wants of that provider are there.  Raises NoSuchLab
-        where the machine does not run, or is none of this topology.
+        Return True when all of the topology's machines of that provider have been added. Raises
+        NoSuchLab if the machine does not run or is not in the topology.
         """
         provider = self.settings.makers(topology)
         maker = topology.provider_of(name)
@@ -333,21 +338,20 @@ class Lab:
     # -- down -------------------------------------------------------------
 
     def down(self, watch: Watch | None = None) -> bool:
-        """Remove all of the lab; True if there was anything.
+        """Remove the whole lab; return True if there was anything to remove.
 
-        What runs is found on the machine, so it does not matter how the lab
-        came to be in the state it is in.
+        The nodes are found on the machine, not in a record, so this works in any state of the lab.
         """
         watch = watch or Watch()
         state = self.settings.state
         with state.lock(self.name, f"down {self.name}", waiting=_waits(watch)):
-            with signals.held() as held:  # half a clean-up is none
+            with signals.held() as held:  # do not interrupt the clean-up
                 there = self.remove_all()
             held.check()
         return there
 
     def remove_all(self) -> bool:
-        """What :meth:`down` does, for who holds the lab's lock."""
+        """Do the work of :meth:`down`; the caller must hold the lab's lock."""
         there = self.name in self.settings.state.labs()
         for provider in self.settings.providers.values():
             if self.name in provider.labs():
@@ -359,19 +363,19 @@ class Lab:
     # -- looking ----------------------------------------------------------
 
     def stopped(self) -> list[str]:
-        """The nodes that are stopped (a fault): they are there, and answer nothing."""
+        """Return the nodes that a fault has stopped: they exist, but do not answer."""
         providers = self.settings.providers.values()
         return sorted({node for provider in providers for node in provider.paused(self.name)})
 
     def record(self) -> Record:
-        """The record of the lab.  Raises NoSuchLab where there is none."""
+        """Return the record of the lab.  Raises NoSuchLab if there is none."""
         record = self.settings.state.read(self.name)
         if record is None:
             raise self._not_up()
         return record
 
     def _not_up(self) -> NoSuchLab:
-        """The error for a lab without a record, which may run all the same."""
+        """Return the error for a lab without a record, which may still have nodes."""
         from testbed.topology.load import names
 
         there = labs(self.settings)
@@ -388,21 +392,21 @@ class Lab:
         )
 
     def topology(self) -> Topology:
-        """The topology that is up, as recorded.  Raises NoSuchLab."""
+        """Return the topology in the lab's record.  Raises NoSuchLab."""
         from testbed.topology.load import load_data
 
         record = self.record()
         return load_data(record.topology, f"the record of lab {self.name}")
 
     def context(self) -> Context:
-        """The lab as it runs now, for looking at it.  Raises NoSuchLab."""
+        """Return the running lab, to inspect it.  Raises NoSuchLab."""
         topology = self.topology()
         provider = self.settings.makers(topology)
         nodes = provider.nodes(self.name)
         return Context(topology, provider, self.settings.store, nodes)
 
     def node(self, name: str) -> Node:
-        """A node that runs.  Raises NoSuchLab."""
+        """Return a running node.  Raises NoSuchLab."""
         return self.context().node(name)
 
 
@@ -432,7 +436,7 @@ def _record(
 
 
 def versions_of(store: Store, topology: Topology) -> dict[str, str]:
-    """The versions of the parts that a lab uses, by part."""
+    """Return the versions of a lab's artifacts, by artifact."""
     from testbed.registry import ROLES
 
     found: dict[str, str] = {}
@@ -443,7 +447,7 @@ def versions_of(store: Store, topology: Topology) -> dict[str, str]:
 
 
 def labs(settings: Settings) -> list[str]:
-    """Every lab that has a record or of which anything runs."""
+    """Return every lab that has a record or a running node."""
     names = set(settings.state.labs())
     for provider in settings.providers.values():
         names |= set(provider.labs())

@@ -1,4 +1,4 @@
-"""A lab that is up, as suites and commands look at it: nodes, containers, engines."""
+"""A running lab for suites and commands: its nodes, containers and engines."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
-LIMIT = 60.0  # seconds for a call to an engine that has answered before
-AGAIN = 1.0  # seconds for the first word of one that has not
+LIMIT = 60.0  # time limit, in seconds, for an engine that has answered before
+AGAIN = 1.0  # time limit, in seconds, for an engine that has not
 
 
 @dataclass(frozen=True, slots=True)
 class LiveContainer:
-    """A container that runs.  ``state`` is as it was when it was looked up."""
+    """A running container.  ``state`` is its state at the time of the lookup."""
 
     node: Node
     state: ContainerProcess
@@ -44,16 +44,16 @@ class LiveContainer:
 
     @property
     def pid(self) -> int:
-        """Its first process, as the node sees it."""
+        """The PID of its first process in the node's PID namespace."""
         return self.state.pid
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that its commands get, as `docker exec` sets them."""
+        """The environment of its commands, as `docker exec` sets it."""
         return {name: value for name, _, value in (pair.partition("=") for pair in self.state.env)}
 
     def argv(self, argv: Sequence[str], *, mounts: bool) -> list[str]:
-        """``argv`` as it is to be run on the node."""
+        """Return the node's command that runs ``argv`` in the container."""
         return [*enter(self.pid, mounts=mounts), *argv]
 
     def run(
@@ -67,8 +67,8 @@ class LiveContainer:
     ) -> Result:
         """Run a command in the container's network namespace.
 
-        The program is the node's own, unless ``mounts``: then it is the
-        image's, and sees the container's files and processes.
+        By default the program is the node's own. With ``mounts`` it is the image's, and has the
+        container's files and processes.
         """
         argv = self.argv(argv, mounts=mounts)
         return self.node.run(argv, input=input, timeout=timeout, check=check)
@@ -83,7 +83,7 @@ class LiveContainer:
 
     @property
     def host(self) -> testinfra.host.Host:
-        """The container as testinfra sees it, with the image's own programs."""
+        """The container as a testinfra host, with the image's own programs."""
         from testbed.nodes.testinfra_backend import host_of
 
         prefix = enter(self.pid)
@@ -91,13 +91,13 @@ class LiveContainer:
 
 
 class LiveLab:
-    """A lab that is up.  Engines are opened once and closed by :meth:`close`."""
+    """A running lab.  Connections to engines are opened once and closed by :meth:`close`."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self._engines: dict[str, Engine] = {}
         self._silent: set[str] = set()  # nodes whose engine has not answered
-        #: Other daemons that a run has asked in vain, by name: they need not be asked again.
+        #: Names of other daemons that did not answer during this run, so as not to ask them again.
         self.silent: dict[str, NoAnswer] = {}
 
     @property
@@ -113,22 +113,21 @@ class LiveLab:
         return self.context.nodes
 
     def node(self, name: str) -> Node:
-        """A node by its name.  Raises NoSuchLab."""
+        """Return a node by its name.  Raises NoSuchLab."""
         return self.context.node(name)
 
     @functools.cached_property
     def fabric(self) -> Node | None:
-        """Where the networks' bridges are, if the provider lets one look."""
+        """The node with the networks' bridges, or None if the provider does not show it."""
         return self.context.provider.fabric(self.name)
 
     @functools.cached_property
     def facts(self) -> dict[str, str]:
-        """What an expectation of the catalogue may depend on (:data:`testbed.claims.model.FACTS`).
+        """The facts for the catalogue's expectations (:data:`testbed.claims.model.FACTS`).
 
-        ``provider`` is what makes the nodes (:attr:`Topology.maker`);
-        ``docker`` is the engine's version; ``firewall`` is what writes its
-        rules: iptables-legacy, iptables-nft or nftables; ``cni`` is who joins a
-        cluster's Pods, ``proxy`` what its kube-proxy makes Services with.
+        ``provider`` is the provider of the nodes (:attr:`Topology.maker`), ``docker`` the
+        engine's version, ``firewall`` its back end (iptables-legacy, iptables-nft or nftables),
+        ``cni`` the cluster's network plugin, ``proxy`` the mode of kube-proxy.
         """
         found = {"provider": self.topology.maker}
         if self.topology.flannel:
@@ -148,10 +147,10 @@ class LiveLab:
 
     @staticmethod
     def _firewall(machine: Node) -> str:
-        """What the daemon was told, or iptables says in brackets: which of the kernel's filters.
+        """Return the packet filter in use, from daemon.json or from the version of iptables.
 
-        The daemon itself is not asked: it may be what has broken, and without nftables one that
-        was told to use it does not start.
+        The daemon itself is not queried: it may be what is broken, and it does not start if it is
+        configured for nftables and the kernel has none.
         """
         if docker.told(machine).get("firewall-backend") == "nftables":
             return "nftables"
@@ -159,10 +158,10 @@ class LiveLab:
         return next((name for name, word in firewall.SAYS.items() if word in says), "iptables-nft")
 
     def engine(self, node: str) -> Engine:
-        """The Engine API of a node that has the docker role.
+        """Return the Engine API of a node with the docker role.
 
-        Raises LabError when it does not answer: at once from the second time on, so that a run
-        of many checks does not wait for a daemon that hangs in each of them.
+        Raises LabError if it does not answer. Later calls fail at once, so that a run does not
+        wait for a hanging daemon in each check.
         """
         if node not in self._engines:
             patience = AGAIN if node in self._silent else PATIENCE
@@ -174,10 +173,10 @@ class LiveLab:
         return self._engines[node]
 
     def container(self, name: str, *, node: str | None = None) -> LiveContainer:
-        """A container by its name, looked up anew by its process: no engine has to answer.
+        """Return a running container by its name.
 
-        ``node`` is needed only for one that the topology does not know.
-        Raises NoSuchLab when it does not run.
+        Each call looks the container up by its process, without the engine. ``node`` is required
+        only for a container that is not in the topology. Raises NoSuchLab if it does not run.
         """
         if node is None:
             spec = self.topology.containers.get(name)
@@ -194,7 +193,7 @@ class LiveLab:
         return LiveContainer(machine, found)
 
     def _no_container(self, name: str, machine: Node) -> NoSuchLab:
-        """The error for a container that does not run on a node."""
+        """Return the error for a container that does not run on a node."""
         spec = self.topology.containers.get(name)
         node = self.topology.nodes.get(machine.name)
         if spec is not None and spec.node == machine.name:
@@ -221,7 +220,7 @@ class LiveLab:
 
     @property
     def containers(self) -> dict[str, LiveContainer]:
-        """All containers of the topology that keep running, looked up anew."""
+        """Return the topology's long-running containers; each call looks them up again."""
         return {
             name: self.container(name)
             for node in self.topology.nodes
@@ -229,7 +228,7 @@ class LiveLab:
         }
 
     def versions(self) -> dict[str, Any]:
-        """What runs: engine versions by node, and the lab's own parts."""
+        """Return the versions of the engines by node, and of the lab's artifacts."""
         return {
             node.name: self.engine(node.name).version["Version"]
             for node in self.topology.with_role("docker")

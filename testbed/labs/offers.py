@@ -1,7 +1,7 @@
-"""Programs of a lab's own versions on the nodes, for those who work there.
+"""Programs for users of a node, in the versions of the lab.
 
-Each role says which (:attr:`testbed.roles.base.Role.offers`).  A node never shows this machine's
-program of such a name, with or without the role.
+Each role declares its programs (:attr:`testbed.roles.base.Role.offers`). This machine's programs
+of the same names are hidden on all nodes, with or without the role.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
-OFFERED = "programs"  # mark: the programs that a node has, each with the file that it is
+OFFERED = "programs"  # mark: the programs of a node, each with its file
 
 
 def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
-    """The programs of this machine, by name, and its folders, by path, that a node hides.
+    """Return the programs (names) and folders (paths) of this machine to hide on a node.
 
-    Those of every role, and those that only this node has of its own.
+    They are those of every role, and those that only this node replaces.
     """
     from testbed.registry import ROLES
 
@@ -36,7 +36,7 @@ def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
 
 
 def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[str, ...]]]:
-    """The programs of a node by their place there, each with the parts that it may come from."""
+    """Return a node's programs by their path there, each with the artifacts that provide it."""
     from testbed.registry import ROLES
 
     return {
@@ -47,7 +47,7 @@ def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[st
 
 
 def fetch(store: Store, topology: Topology) -> None:
-    """Make all programs of the nodes, but for those with a stand-in."""
+    """Fetch the programs of all nodes, except those with a stand-in."""
     for node in topology.nodes.values():
         for offer, parts in offers_on(topology, node).values():
             if not offer.stand_in:
@@ -55,7 +55,7 @@ def fetch(store: Store, topology: Topology) -> None:
 
 
 def programs(store: Store, topology: Topology, node: Node) -> dict[str, Path | str]:
-    """The file of each program by its place on the node, or the text of its stand-in."""
+    """Return each program's file, or the text of its stand-in, by its path on the node."""
     found: dict[str, Path | str] = {}
     for place, (offer, parts) in offers_on(topology, node).items():
         path = store.made(offer.name, *parts) if offer.stand_in else None
@@ -67,14 +67,14 @@ def programs(store: Store, topology: Topology, node: Node) -> dict[str, Path | s
 
 
 def facts(store: Store, topology: Topology, node: Node) -> list[str]:
-    """All that decides what the programs of a node come to."""
+    """Return the facts that determine the programs of a node."""
     found = programs(store, topology, node)
     paths = [path for path in found.values() if not isinstance(path, str)]
     return [*(f"{place} {program}" for place, program in found.items()), *files(paths)]
 
 
 def steps(topology: Topology, node: Node) -> list[Step]:
-    """The step that gives a node its programs; none for a node without any."""
+    """Return the step that installs a node's programs; none for a node without programs."""
     offered = offers_on(topology, node)
     if not offered:
         return []

@@ -1,8 +1,8 @@
-"""The file that a lab came from, and the lab that a file means.
+"""Map a lab to the topology file that it was created from, and a file to its lab.
 
-A record keeps a file's absolute path with symbolic links resolved
-(:attr:`Topology.file`).  An earlier version kept the path as typed: a relative
-one names no folder, so no file is known to be that one.
+A record contains the file's absolute path with symbolic links resolved (:attr:`Topology.file`).
+Earlier versions recorded the path as it was typed. A relative path does not identify a file,
+because its folder is unknown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def is_same(recorded: str, file: str) -> bool:
     """Tell whether a record's path and a file's resolved path name the same file.
 
-    Two names of one file (hard links, bind mounts) are the same, an unknown one never is.
+    Two names of one file (hard links, bind mounts) are the same. An unknown path matches nothing.
     """
     if not (file and Path(recorded).is_absolute()):
         return False
@@ -37,12 +37,12 @@ def is_same(recorded: str, file: str) -> bool:
 
 
 def is_known(recorded: str) -> bool:
-    """Tell whether the file of a record is there and could be another lab's."""
+    """Tell whether a record's file exists, so that it may describe another lab."""
     return Path(recorded).is_absolute() and Path(recorded).exists()
 
 
 def words(record: Record | None) -> str:
-    """Where a lab came from, to follow "from"; ``None`` stands for a lost record.
+    """Describe the origin of a lab, as a phrase after "from"; ``None`` is a lost record.
 
     >>> words(None)
     'an unknown file (its record is lost)'
@@ -57,20 +57,20 @@ def words(record: Record | None) -> str:
 
 
 def named(settings: Settings, name: str) -> str:
-    """The name of the lab that a name, or the path of a topology file, means.
+    """Return the lab's name for a name or for the path of a topology file.
 
-    A path means the lab that came from this file.  Raises UsageError when a lab of the file's
-    name came from another one, or when several labs came from this one; TopologyError for a
-    file that cannot be read.
+    A path selects the lab that was created from this file. Raises UsageError if the lab with the
+    file's name was created from another file, or if several labs were created from this file;
+    TopologyError for an unreadable file.
     """
     from testbed.labs.lab import labs
 
     state = settings.state
     if not is_a_path(name):
-        # Without "/" and ending a name stands first; only a file that a lab came from is meant.
+        # A word without "/" or suffix is a lab's name first, else a file that a lab came from.
         came = [] if name in state.labs() else _came_from(state, name)
         return came[0] if len(came) == 1 else name
-    came = _came_from(state, name)  # the file may be gone, or edited
+    came = _came_from(state, name)  # the file may be deleted or edited
     if len(came) == 1:
         return came[0]
     if came:
@@ -88,7 +88,7 @@ def named(settings: Settings, name: str) -> str:
 
 
 def refuse_other(topology: Topology, record: Record | None) -> None:
-    """Raise UsageError unless the record of the lab of that name names the topology's file."""
+    """Raise UsageError if the lab of that name was created from another file."""
     if record is None or not is_same(record.source, topology.file):
         raise UsageError(
             f"lab {topology.name} came from {words(record)}, "
@@ -98,7 +98,7 @@ def refuse_other(topology: Topology, record: Record | None) -> None:
 
 
 def _came_from(state: State, path: str) -> list[str]:
-    """The labs whose records name this file, whether it is still there or not."""
+    """Return the labs whose records contain this file, even if it no longer exists."""
     file = file_of(path)
     found = []
     for lab in state.labs():
@@ -109,7 +109,7 @@ def _came_from(state: State, path: str) -> list[str]:
 
 
 def _name_in(path: str) -> str | None:
-    """The lab's name that a file gives, if it can be read."""
+    """Return the lab's name in a file, or None if the file is unreadable."""
     try:
         return load(path).name
     except TestbedError:

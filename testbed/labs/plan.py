@@ -1,8 +1,7 @@
-"""The plan: a graph of named steps that bring a topology up, with nothing done yet.
+"""The plan: a graph of named steps that create a lab.
 
-:func:`make` is pure.  It asks each role for the steps of each node that has
-it, and checks that every need is met by a step.  ``testbed plan`` prints it,
-:mod:`testbed.labs.run` carries it out.
+:func:`make` is pure. It collects the steps of each role for each of its nodes, and checks that
+every required step exists. ``testbed plan`` prints the plan, :mod:`testbed.labs.run` executes it.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def make(topology: Topology) -> Plan:
-    """The plan for a topology.
+    """Return the plan for a topology.
 
-    Raises ValueError for a need without a step, two steps of one name, or steps
-    that need each other: all are mistakes in a role, not in a topology.
+    Raises ValueError for a required step that does not exist, two steps with the same name, or
+    a circle of steps. Each of these is an error in a role, not in a topology.
     """
     steps = list(base_steps.steps(topology))
     for node in topology.nodes.values():

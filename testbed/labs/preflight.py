@@ -1,8 +1,8 @@
-"""What a topology needs of this machine, checked before anything is made.
+"""Check a topology's requirements of this machine before anything is created.
 
-Kernel features are tried for real once a boot; what worked is kept in the
-cache folder, so that later calls cost nothing.  What did not work is tried
-again each time: somebody may have mended it.
+Kernel features are tested in practice, once per boot. Successful tests are stored in the cache
+folder, so later calls cost nothing. Failed tests are repeated each time, because the user may have
+fixed the cause.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "mount": "mount"}
 KEPT = "machine"
 PROC = Path("/proc")
 SYSCTL = PROC / "sys"
-INSTANCE = "anon_inode:inotify"  # what a descriptor of one is a link to
-FILES = 48  # open files of testbed itself, with one step at a time
+INSTANCE = "anon_inode:inotify"  # target of the link in /proc/PID/fd
+FILES = 48  # open files of testbed itself with one running step
 TASKS = ("pid_max", "threads-max")
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
 def kernel_features(topology: Topology) -> set[str]:
-    """The features that the topology needs, as :mod:`testbed.kernel` names them."""
+    """Return the kernel features that the topology needs, as named in :mod:`testbed.kernel`."""
     from testbed.roles import firewall
     from testbed.roles.flannel import BACKEND_KERNEL
     from testbed.roles.kubernetes.plugins import plugin_of
@@ -68,7 +68,7 @@ def kernel_features(topology: Topology) -> set[str]:
 
 
 def programs(topology: Topology) -> dict[str, str]:
-    """The programs that the topology's steps call, each with its Debian package."""
+    """Return the programs that the topology's steps run, each with its Debian package."""
     from testbed.roles import firewall
     from testbed.roles.kubernetes.plugins import plugin_of
 
@@ -86,7 +86,7 @@ def programs(topology: Topology) -> dict[str, str]:
 
 
 def _roles_here(topology: Topology) -> set[str]:
-    """The roles of nodes that run on this machine's own kernel."""
+    """Return the roles of nodes that share this machine's kernel."""
     here = (n for n in topology.nodes.values() if _maker(topology, n.name).shares_kernel)
     return {role for node in here for role in node.roles}
 
@@ -96,7 +96,7 @@ def _maker(topology: Topology, node: str) -> type[Provider]:
 
 
 def check(topology: Topology, cache: Path) -> None:
-    """Raise MachineError, naming all that is missing, unless this machine has what is needed."""
+    """Raise MachineError, with everything that is missing, if this machine lacks something."""
     _files(topology)
     missing = {name: of for name, of in programs(topology).items() if which(name) is None}
     if missing:
@@ -124,10 +124,10 @@ def check(topology: Topology, cache: Path) -> None:
 
 
 def memory(topology: Topology, making: Iterable[str]) -> None:
-    """Refuse nodes, about to be made, with too little memory for what they are to run.
+    """Check that the new nodes have enough memory for their software.
 
-    Raises UsageError where a node's own limit is too low, MachineError where this machine
-    has not that much.
+    Raises UsageError if a node's own limit is too low, MachineError if this machine has too
+    little memory.
     """
     wanted = {}
     for name in making:
@@ -149,22 +149,25 @@ def memory(topology: Topology, making: Iterable[str]) -> None:
 
 
 def _files(topology: Topology) -> None:
-    """A node's daemons have our limit: with too few descriptors dockerd takes no connection."""
+    """Raise the limit of open files, which the daemons on nodes inherit.
+
+    With too few file descriptors dockerd accepts no connections.
+    """
     takes = [part for name in topology.nodes for part in _takes(topology, name)]
     limits.require(max([FILES, *(part.files for part in takes)]), topology.name, hard=True)
 
 
 def _takes(topology: Topology, name: str) -> list[Takes]:
-    """The share of this machine's limits that a node and its parts take."""
+    """Return the use of this machine's limits by a node and its roles."""
     maker = _maker(topology, name)
     roles = topology.nodes[name].roles if maker.shares_kernel else ()
     return [maker.takes, *(ROLES[role].takes(topology, name) for role in roles)]
 
 
 def room(topology: Topology, making: Iterable[str]) -> None:
-    """Refuse nodes, about to be made, for which a limit of this machine leaves no room.
+    """Check that this machine's limits leave room for the new nodes.
 
-    Raises MachineError with every limit that is too low, in numbers.
+    Raises MachineError with every limit that is too low, and the numbers.
     """
     names = list(making)
     takes = [part for name in names for part in _takes(topology, name)]
@@ -183,7 +186,7 @@ def room(topology: Topology, making: Iterable[str]) -> None:
 
 
 def _too_many_tasks(wanted: int) -> Iterator[str]:
-    """Processes and threads: of the whole machine, and of the cgroups that nodes are below."""
+    """Yield exceeded limits of processes and threads: this machine's and its cgroups'."""
     if not wanted:
         return
     # proc_loadavg(5): the fourth field is RUNNING/ALL.
@@ -196,9 +199,9 @@ def _too_many_tasks(wanted: int) -> Iterator[str]:
 
 
 def _too_many_instances(wanted: int) -> Iterator[str]:
-    """Inotify instances, of which a user has few.
+    """Yield the exceeded limit of inotify instances per user, which is low by default.
 
-    A daemon that gets none ends with "too many open files" (inotify(7)).
+    A daemon without an instance exits with "too many open files" (inotify(7)).
     """
     file = SYSCTL / "fs/inotify/max_user_instances"
     if not wanted or (most := _number(file)) is None:
@@ -212,7 +215,10 @@ def _too_many_instances(wanted: int) -> Iterator[str]:
 
 
 def _too_many_namespaces(topology: Topology, making: Sequence[str]) -> Iterator[str]:
-    """Namespaces of each kind: of a node, the fabric, a container (namespaces(7))."""
+    """Yield exceeded limits of namespaces, which nodes, the fabric and containers use.
+
+    See namespaces(7).
+    """
     wanted = len(making) + 1 + sum(c.node in making for c in topology.containers.values())
     more = sum(namespace.node in making for namespace in topology.namespaces.values())
     for kind in NAMESPACES:
@@ -224,7 +230,7 @@ def _too_many_namespaces(topology: Topology, making: Sequence[str]) -> Iterator[
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file of /proc; None where this kernel has no such limit."""
+    """Return the number in a file of /proc; None if this kernel has no such limit."""
     try:
         return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -232,24 +238,24 @@ def _number(file: Path) -> int | None:
 
 
 def _inotify_used() -> int:
-    """How many inotify instances all processes of this user hold."""
+    """Return the number of inotify instances of all processes of this user."""
     count = 0
     for folder in PROC.glob("[0-9]*/fd"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has just ended
             if folder.stat().st_uid == os.geteuid():
                 count += sum(str(one.readlink()) == INSTANCE for one in folder.iterdir())
     return count
 
 
 def _doctor(topology: Topology) -> str:
-    """The command that knows what the topology needs."""
+    """Return the command that shows the topology's requirements."""
     own = PROVIDERS[topology.provider]
     asks = bool(own.kernel or own.programs)
     return f"testbed doctor --provider {topology.provider}" if asks else "testbed doctor"
 
 
 def _other(topology: Topology) -> str:
-    """A variant of the topology that may need less of the kernel."""
+    """Return a hint to a variant of the topology that may need fewer kernel features."""
     if topology.kubernetes and topology.kubernetes.cni != "flannel":
         return "; another network plugin may do (--cni)"
     if topology.kubernetes or topology.flannel:

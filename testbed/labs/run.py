@@ -1,11 +1,9 @@
-"""Carries out a plan: every step as soon as what it needs is there.
+"""Execute a plan: start every step as soon as the steps that it needs are done.
 
-Steps run in threads; the caller's thread waits for them, so that a signal
-reaches it.  Of the heavy steps only a few run at once, and those furthest
-along in the plan first: daemons that start all together fight for the kernel's
-one lock on network settings (RTNL), and the losers spin.  When a step fails no
-new one starts, those under way are brought to an end, and all failures are
-reported together.
+Steps run in threads. The caller's thread waits for them, so that it gets signals. Only a few heavy
+steps run at once, those furthest along in the plan first: daemons that start together compete for
+the kernel's single lock on network settings (RTNL), and the waiting ones spin. When a step fails,
+no new step starts, running steps are ended, and all failures are reported together.
 """
 
 from __future__ import annotations
@@ -36,9 +34,9 @@ if TYPE_CHECKING:
     from testbed.steps.step import Plan, Step
 
 
-IDLE_SECONDS = 1.0  # how long nothing may end before it is told what is being waited for
-LEAVE_SECONDS = 2.0  # how long steps that make nothing that has to go may take to end
-JOIN_SECONDS = 0.1  # how long until a second signal is seen
+IDLE_SECONDS = 1.0  # time without a finished step until the waits are reported
+LEAVE_SECONDS = 2.0  # time limit for steps to end if they leave nothing to clean up
+JOIN_SECONDS = 0.1  # time between two looks for a second signal
 WORKERS = 64  # steps at once
 FILES_PER_STEP = 12  # open files: a program with its pipes, or a request with its files
 HEAVY_PER_CPU = (
@@ -48,7 +46,7 @@ HEAVY_PER_CPU = (
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a step ended.  Times are in seconds, ``began`` from the start of the run."""
+    """The result of a step.  Times are in seconds; ``began`` counts from the run's start."""
 
     step: Step
     began: float
@@ -60,7 +58,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A step that is under way: for how many seconds, and what it waits for, if it says so."""
+    """A running step: its seconds so far, and the reason for its wait, if known."""
 
     step: str
     seconds: float
@@ -72,7 +70,7 @@ class Waiting:
 
 @dataclass(slots=True)
 class Progress:
-    """What a run tells as it goes on; every call comes from the caller's thread."""
+    """Callbacks for the progress of a run; all are called in the caller's thread."""
 
     done: Callable[[Done], None] = lambda _: None
     idle: Callable[[list[Waiting]], None] = lambda _: None
@@ -80,7 +78,10 @@ class Progress:
 
 @dataclass(slots=True)
 class _Run:
-    """One run: what waits, what runs, what has ended.  Used by the caller's thread alone."""
+    """The state of a run: waiting, running and finished steps.
+
+    Only the caller's thread uses it.
+    """
 
     plan: Plan
     context: Context
@@ -89,7 +90,7 @@ class _Run:
     give_up: Callable[[], None] | None
     deadline: float = math.inf  #: of time.monotonic
     began: float = field(default_factory=time.monotonic)
-    #: What the threads hand back, or the number of a signal.
+    #: Results from the threads, or the number of a signal.
     ended: queue.SimpleQueue[Done | int] = field(default_factory=queue.SimpleQueue)
     work: queue.SimpleQueue[Step | None] = field(default_factory=queue.SimpleQueue)
     threads: list[threading.Thread] = field(default_factory=list)
@@ -100,7 +101,10 @@ class _Run:
     given_up: float = math.inf  #: when, in seconds from ``began``
 
     def carry_out(self) -> None:
-        """Run to the end.  Raises Interrupted for a signal; failures are kept."""
+        """Run until nothing is left to do; collect errors in ``failures``.
+
+        Raises Interrupted for a signal, TimeoutExpired at the deadline.
+        """
         self.waiting = dict(self.plan.steps)
         self.start_ready()
         while self.running:
@@ -132,7 +136,7 @@ class _Run:
         ]
 
     def too_late(self) -> TimeoutExpired:
-        """The error at the deadline: it names what has not ended."""
+        """Return the error at the deadline, with the steps that are still running."""
         lines = [f"    {waiting}" for waiting in self.under_way()]
         left = f", {len(self.waiting)} steps not begun" if self.waiting else ""
         words = f"the lab did not come up in time; still under way{left}:"
@@ -149,7 +153,7 @@ class _Run:
                 self.hire()
 
     def hire(self) -> None:
-        """Start a thread more; where there can be none, those that there are do all the work."""
+        """Start another thread; if this fails, the existing threads do all the work."""
         thread = threading.Thread(target=self.worker, name="testbed step", daemon=True)
         self.threads.append(thread)  # first: an interrupt may come as soon as it runs
         try:
@@ -160,7 +164,7 @@ class _Run:
                 raise no_more_processes() from error
 
     def ready(self) -> list[Step]:
-        """The steps to start now, those furthest along in the plan first."""
+        """Return the steps to start now, those furthest along in the plan first."""
         ready = [s for s in self.waiting.values() if all(n in self.finished for n in s.needs)]
         room = heavy_limit() - sum(self.plan.steps[name].heavy for name in self.running)
         light = [step for step in ready if not step.heavy]
@@ -172,11 +176,11 @@ class _Run:
             self.given_up = time.monotonic() - self.began
             try:
                 self.give_up()
-            except Exception as second:  # noqa: BLE001  (the first failure must not be lost)
+            except Exception as second:  # noqa: BLE001  (report the first failure, too)
                 self.failures.append(("giving up", second))
 
     def is_of_giving_up(self, done: Done, error: Exception) -> bool:
-        """Whether a failure only says that giving up took the step's node away."""
+        """Tell whether a step failed only because its node was removed after another failure."""
         if isinstance(error, NoSuchLab):
             return True
         return (
@@ -184,7 +188,7 @@ class _Run:
         )
 
     def worker(self) -> None:
-        """A thread: takes steps until there is no more work."""
+        """Execute steps, as a thread, until there is no more work."""
         while (step := self.work.get()) is not None:
             self.ended.put(self.act(step))
 
@@ -204,8 +208,8 @@ class _Run:
     def close(self, signals: Held | None, *, leave: bool) -> None:
         """End the threads.
 
-        With ``leave`` those are left that still wait for something after a moment, as all are
-        after a second signal: none of them makes anything that has to go, or nobody wants to know.
+        With ``leave``, threads that still wait after a short time are abandoned: their steps leave
+        nothing to clean up. A second signal abandons all threads.
         """
         for _ in self.threads:
             self.work.put(None)
@@ -229,13 +233,12 @@ def carry_out(
     signals: Held | None = None,
     deadline: float = math.inf,
 ) -> list[Done]:
-    """Run all steps; return how each ended, in the order in which they did.
+    """Execute all steps; return their results in the order in which they ended.
 
-    ``give_up`` is called once when a step fails or a signal comes to
-    ``signals``: it makes the waits of the steps under way fail.  No thread is
-    left when this returns or raises, but after a second signal, and after one
-    where there is no ``give_up``: waits that the context cannot end are then left
-    to end with this process.  Raises StepsFailed with every failure,
+    ``give_up`` is called once when a step fails or when ``signals`` gets a signal. It must end
+    the waits of running steps. All threads have ended when this function returns or raises, with
+    two exceptions: after a second signal, and after a first one without ``give_up``, threads that
+    the context cannot end remain until this process exits. Raises StepsFailed with every failure,
     Interrupted, and TimeoutExpired at the ``deadline`` (of ``time.monotonic``).
     """
     workers = at_once(workers, files=FILES_PER_STEP)
@@ -250,7 +253,7 @@ def carry_out(
         leave = give_up is None and isinstance(error, Interrupted | TimeoutExpired)
         context.given_up.set()
         if isinstance(error, Interrupted | KeyboardInterrupt):
-            context.store.interrupt()  # what is made on this machine ends as well
+            context.store.interrupt()  # also end builds on this machine
         if give_up and not run.failures:
             give_up()
         raise
@@ -262,5 +265,5 @@ def carry_out(
 
 
 def heavy_limit() -> int:
-    """How many heavy steps may run at once on this machine."""
+    """Return the number of heavy steps that may run at once on this machine."""
     return HEAVY_PER_CPU * len(os.sched_getaffinity(0))

@@ -1,8 +1,8 @@
 """The record of a lab and its lock, in the state folder.
 
-The record says what was asked for and how it went; what runs is asked of the
-machine.  It is replaced in one step, and one that cannot be read counts as
-none.  The lock is the kernel's (flock(2)), so it ends with its holder.
+A record contains the requested topology and the result of ``up``. What runs is read from the
+machine instead. A record is replaced atomically; an unreadable record counts as missing. The lock
+is the kernel's (flock(2)), so it is released when its holder ends.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from testbed.errors import LabBusy, MachineError, UsageError
 VERSION = 1
 LOCK = ".lock"
 PIECE = re.compile(r"\.(?P<lab>.+?)(\.lock|\.part-[^.]*)", re.DOTALL)
-UNSIGNED = 0.5  # seconds; a lock without a name after so long will not get one
+UNSIGNED = 0.5  # seconds after which a lock without a holder's name never gets one
 
 
 def folder() -> Path:
-    """``$TESTBED_STATE``, or ``testbed`` in ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    """Return the state folder.
+
+    It is ``$TESTBED_STATE``, or ``testbed`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
+    """
     given = os.environ.get("TESTBED_STATE")
     if given:
         return Path(given).absolute()
@@ -38,10 +41,11 @@ def folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The topology that ``up`` was asked for, and how it went.  Times are Unix seconds or seconds.
+    """The topology of the last ``up`` and its result.
 
-    ``source`` is the topology's file (:attr:`Topology.file`), empty where there was none.
-    Versions before 0.2 kept the path as it was typed.
+    Points in time are Unix seconds, durations are seconds. ``source`` is the topology's file
+    (:attr:`Topology.file`), empty if there was none. Versions before 0.2 recorded the path as it
+    was typed.
     """
 
     lab: str
@@ -54,7 +58,7 @@ class Record:
 
 
 class State:
-    """The state folder: one record and one lock a lab."""
+    """The state folder: one record and one lock per lab."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,7 +70,7 @@ class State:
         return self.path / f".{lab}{LOCK}"
 
     def ensure(self) -> None:
-        """Make the folder, for its owner only.  Raises MachineError if that can't be done."""
+        """Create the folder, accessible only to its owner.  Raises MachineError."""
         try:
             owner.make(self.path, 0o700)
             with tempfile.TemporaryFile(dir=self.path):
@@ -80,14 +84,14 @@ class State:
             ) from error
 
     def labs(self) -> list[str]:
-        """The labs that have a record, readable or not."""
+        """Return the labs that have a record, even an unreadable one."""
         try:
             return sorted(p.stem for p in self.path.glob("*.json"))
         except OSError:
             return []
 
     def read(self, lab: str) -> Record | None:
-        """The record of a lab; None if there is none or it can't be understood."""
+        """Return the record of a lab; None if it is missing or invalid."""
         try:
             data = json.loads(self._record(lab).read_text())
             if data.pop("version") != VERSION:
@@ -99,7 +103,7 @@ class State:
         return record if record.lab == lab and whole else None
 
     def write(self, record: Record) -> None:
-        """Put a record in place of the one before, wholly or not at all."""
+        """Replace a lab's record atomically."""
         self.ensure()
         values = {name: getattr(record, name) for name in record.__dataclass_fields__}
         data = json.dumps({"version": VERSION, **values}, indent=1)
@@ -112,7 +116,7 @@ class State:
             ) from error
 
     def remove(self, lab: str) -> None:
-        """Remove the record, and the pieces that a killed writer may have left.
+        """Remove the record, and temporary files of a killed writer.
 
         Raises MachineError for a record that cannot be removed.
         """
@@ -128,14 +132,14 @@ class State:
             ) from error
 
     def sweep(self, lab: str) -> None:
-        """Remove the pieces that a killed writer may have left.  The lab's lock must be held."""
+        """Remove temporary files of a killed writer.  The caller must hold the lab's lock."""
         for piece_of, path in self.pieces():
             if piece_of == lab and not path.name.endswith(LOCK):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
     def pieces(self) -> list[tuple[str, Path]]:
-        """Locks and unfinished records, each with the name of its lab."""
+        """Return locks and unfinished records, each with the name of its lab."""
         try:
             names = sorted(path.name for path in self.path.iterdir())
         except OSError:
@@ -144,7 +148,7 @@ class State:
         return [(one["lab"], self.path / one.string) for one in found if one]
 
     def holder(self, lab: str) -> str:
-        """Who holds the lab's lock, in words; empty when nobody does."""
+        """Describe the holder of the lab's lock; empty if the lock is free."""
         try:
             fd = os.open(self._lock(lab), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -178,7 +182,8 @@ class State:
     ) -> Iterator[None]:
         """Hold a lab's lock.
 
-        ``waiting`` is told once who holds it.  Raises LabBusy after ``timeout`` seconds.
+        ``waiting`` is called once with the current holder if the lock is not free. Raises LabBusy
+        after ``timeout`` seconds.
         """
         self.ensure()
         path = self._lock(lab)
@@ -190,12 +195,12 @@ class State:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(fd, path):
                     break
-                os.close(fd)  # the last holder has removed it as it left
+                os.close(fd)  # the last holder removed the file when it released the lock
                 continue
             except BlockingIOError:
                 holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
                 os.close(fd)
-            # Between taking the lock and signing it the holder has no name.
+            # A new holder has no name until it has written the file.
             if not told and (holder or time.monotonic() > deadline - timeout + UNSIGNED):
                 waiting(holder)
                 told = True
@@ -206,7 +211,7 @@ class State:
                 )
             time.sleep(0.02)
         try:
-            with contextlib.suppress(OSError):  # a full disk: held all the same
+            with contextlib.suppress(OSError):  # a full disk: the lock is held without a name
                 os.truncate(fd, 0)
                 os.pwrite(fd, f"testbed {purpose} (pid {os.getpid()})\n".encode(), 0)
             yield

@@ -1,4 +1,4 @@
-"""The state of a lab as it is now, read from what runs and held against what was asked for."""
+"""The current state of a lab: what runs, compared with the topology."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Container, Topology
 
-STOPPED = "stopped"  #: state of a node, or of a service, that a fault holds
+STOPPED = "stopped"  #: state of a node or a service that a fault has stopped
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A service or a container: what it is, and whether it is as it should be."""
+    """The state of a part of a node; ``ok`` is True if the state is the expected one."""
 
     name: str
     state: str
@@ -36,22 +36,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node.
+    """The state of a node.
 
-    ``state`` is up, stopped (a fault), missing (asked for, does not run) or
-    stranger (not asked for).
+    ``state`` is up, stopped (by a fault), missing (in the topology, but does not run) or
+    stranger (not in the topology).
     """
 
     name: str
     state: str
     addresses: list[str] = field(default_factory=list)
-    provider: str = ""  #: what makes it; nothing of a stranger
+    provider: str = ""  #: empty for a stranger
     services: list[Part] = field(default_factory=list)
     containers: list[Part] = field(default_factory=list)
     links: list[Part] = field(default_factory=list)
     routes: list[Part] = field(default_factory=list)
     settings: list[Part] = field(default_factory=list)
-    words: str = ""  #: its last, where it has ended by itself and they can still be read
+    words: str = ""  #: its last output, if it ended without a request and the output still exists
 
     @property
     def ok(self) -> bool:
@@ -65,7 +65,7 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A lab.  ``ok`` means: everything that was asked for runs, and nothing else."""
+    """The state of a lab.  ``ok`` is True if exactly the topology's parts run."""
 
     lab: str
     nodes: list[NodeStatus]
@@ -83,7 +83,7 @@ class Status:
 
 
 def status(context: Context, stopped: Collection[str] = ()) -> Status:
-    """Look at every node of a lab, all at once; those that are stopped answer nothing."""
+    """Return the state of a lab; all nodes are queried at once, except the stopped ones."""
     names = [
         *context.topology.nodes,
         *(n for n in context.nodes if n not in context.topology.nodes),
@@ -147,7 +147,7 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Lack]) -> N
             _routes(seen, lacks),
             _settings(context.topology, name, seen),
         )
-    except LabError:  # it ended while we looked
+    except LabError:  # it ended during the query
         return NodeStatus(name, "missing", provider=provider)
 
 
@@ -156,7 +156,7 @@ def _addresses(seen: Seen, link: str) -> tuple[str, ...]:
 
 
 def _links(topology: Topology, node: str, seen: Seen, lacks: Sequence[Lack]) -> list[Part]:
-    """The links that a node should have, as they are."""
+    """Return the state of the links that a node should have."""
     parts = []
     wanted = wiring.addresses(topology, node).items()
     networks = topology.nodes[node].networks
@@ -172,7 +172,7 @@ def _links(topology: Topology, node: str, seen: Seen, lacks: Sequence[Lack]) -> 
 
 
 def _routes(seen: Seen, lacks: Sequence[Lack]) -> list[Part]:
-    """The default routes that there are, and those that should be."""
+    """Return the existing and the missing default routes."""
     gone = [lack for lack in lacks if lack.kind == "route"]
     parts = [
         Part("default", "there", not gone, f"via {route.gateway} dev {route.device}")
@@ -216,16 +216,16 @@ def _services(context: Context, node: Node) -> list[Part]:
 
 
 def _is_stopped(node: Node, pid: int) -> bool:
-    """Tell whether a process is there and does nothing, as after SIGSTOP."""
+    """Tell whether a process exists but is stopped, as after SIGSTOP."""
     from testbed.faults.means import is_stopped
 
-    with contextlib.suppress(OSError):  # it has just ended
+    with contextlib.suppress(OSError):  # the process has just ended
         return is_stopped(node.get(f"/proc/{pid}/stat").decode(errors="replace"))
     return False
 
 
 def _ending(node: Node, status: int) -> str:
-    """How a service has ended."""
+    """Describe the end of a service."""
     if status >= 0:
         return f"exit status {status}"
     killed = killed_for_memory(node) if -status == signal.SIGKILL else 0
@@ -234,7 +234,7 @@ def _ending(node: Node, status: int) -> str:
 
 
 def _container(wanted: Container, seen: Glance) -> Part:
-    """One container of the topology."""
+    """Return the state of one container of the topology."""
     address = seen.address or wanted.network
     if seen.state == "exited":
         how = f"exit status {seen.exit}" if seen.exit is not None else ""
@@ -255,7 +255,7 @@ def _containers(context: Context, node: Node) -> list[Part]:
     try:
         found = glance.containers(node)
     except LabError as error:
-        # Without a container that is asked for, its daemon is still to answer.
+        # A daemon must answer even if the topology has no containers on the node.
         names = [c.name for c in wanted] or ["any"]
         return [Part(name, "unknown", ok=False, detail=error.message) for name in names]
     parts = []
@@ -265,6 +265,6 @@ def _containers(context: Context, node: Node) -> list[Part]:
             parts.append(Part(container.name, "missing", ok=False))
         else:
             parts.append(_container(container, seen))
-    # Containers that the user has started are welcome, and not ours to judge.
+    # Containers that the user started are allowed, in any state.
     parts += [Part(s.name, s.state, ok=True, detail=s.address) for s in found.values()]
     return parts

@@ -1,1 +1,1 @@
-"""Steps of a plan, and what a step is given."""
+"""Steps of a plan, and the context that they run in."""

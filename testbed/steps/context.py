@@ -1,4 +1,4 @@
-"""What a step of a plan can use."""
+"""The context of a step: the lab, its nodes and the artifact store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Batch:
-    """Nodes that one call creates, made by whichever of their steps comes first."""
+    """Nodes that a provider creates in one call, by the first of their steps that runs."""
 
     lab: str
     provider: Provider
@@ -31,12 +31,12 @@ class Batch:
     _error: Exception | None = None
 
     def node(self, spec: NodeSpec) -> Node:
-        """One of its nodes, once all are there.  Raises what the creation of all has raised."""
+        """Return a node after all have been created.  Raises the error of the creation."""
         with self._lock:
             if self._error is None and not self._made:
                 try:
                     self._made = self.provider.create(self.lab, self.specs)
-                except Exception as error:  # noqa: BLE001  each step that waits tells it
+                except Exception as error:  # noqa: BLE001  each waiting step raises it
                     self._error = error
         if self._error is not None:
             raise self._error
@@ -45,12 +45,12 @@ class Batch:
 
 @dataclass(slots=True)
 class Context:
-    """One lab in the making, or one that is up.
+    """A lab that is being created, or that runs.
 
-    ``nodes`` are those that run, ``containers`` those seen to run; the steps that
-    make them add to both.  ``done_ahead`` are steps that a node had behind it when
-    it was made just now, with what they say.  ``waits`` tells what each running step
-    waits for, ``given_up`` is set when no step may wait any longer.
+    ``nodes`` are the running nodes, ``containers`` the running containers; steps add those that
+    they create. ``done_ahead`` are the steps that were already done when a node was created, with
+    their descriptions. ``waits`` has the reason for each step's wait. ``given_up`` is set when all
+    waits must end.
     """
 
     topology: Topology
@@ -59,22 +59,22 @@ class Context:
     nodes: dict[str, Node] = field(default_factory=dict)
     containers: dict[str, ContainerState] = field(default_factory=dict)
     done_ahead: dict[str, str] = field(default_factory=dict)
-    #: Containers that were started just now, with the time (time.monotonic).
+    #: Containers that this run started, with their start times (time.monotonic).
     started: dict[str, float] = field(default_factory=dict)
-    #: Parts of the networks that had gone when the plan began (:meth:`Provider.lacks`).
+    #: Parts of the networks that were missing when the plan began (:meth:`Provider.lacks`).
     lacks: dict[str, list[Lack]] = field(default_factory=dict)
-    #: The nodes that are created together, by name.
+    #: The batch of each node that is created together with others.
     batches: Mapping[str, Batch] = field(default_factory=dict)
     waits: dict[str, str] = field(default_factory=dict)
     given_up: threading.Event = field(default_factory=threading.Event)
-    step: str = ""  #: the step that this is given to
+    step: str = ""  #: the step that uses this context
 
     def of_step(self, name: str) -> Context:
-        """The same lab, for one step of the plan."""
+        """Return a context of the same lab for one step of the plan."""
         return replace(self, step=name)
 
     def waiting(self, words: str) -> None:
-        """Note what the step waits for, in words that follow "waiting for"."""
+        """Report what the step waits for, as a phrase after "waiting for"."""
         if self.step:
             self.waits[self.step] = words
 
@@ -83,7 +83,7 @@ class Context:
         return self.topology.name
 
     def node(self, name: str) -> Node:
-        """A node that runs.  Raises NoSuchLab."""
+        """Return a running node.  Raises NoSuchLab."""
         try:
             return self.nodes[name]
         except KeyError:

@@ -1,7 +1,7 @@
-"""Marks on a node: which parts of its set-up have been finished.
+"""Marks on a node: a record of the finished parts of its set-up.
 
-They live in the node's own /run, so they end with it, and a set-up that was
-cut off leaves none.
+Marks are files in the node's own /run, so they are deleted with the node. An interrupted step
+leaves no mark.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
-#: A text that changes each time a link of the node had to be put back: what has set routes or
-#: devices on it must start again.
+#: A text that changes whenever a link of the node had to be restored: programs that set routes or
+#: devices on links must then restart.
 REWIRED = "rewired"
 FOLDER = "/run/testbed/done"
 
 
 def mark(node: Node, name: str, text: str = "") -> None:
-    """Note that a part is finished; ``text`` can say more about it."""
+    """Record that a part is finished, with an optional text."""
     node.put(text.encode(), f"{FOLDER}/{name}")
 
 
 def marked(node: Node, name: str) -> str | None:
-    """The text of a mark, or None where there is none."""
+    """Return the text of a mark, or None if it does not exist."""
     try:
         return node.get(f"{FOLDER}/{name}").decode()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""A step of a plan, and a plan as a graph of steps in order.
+"""Steps, and a plan as an ordered graph of steps.
 
-Roles make steps and know nothing of how a plan is put together from them
-(:mod:`testbed.labs.plan`) or carried out (:mod:`testbed.labs.run`).
+Roles create steps. :mod:`testbed.labs.plan` combines them into a plan, and
+:mod:`testbed.labs.run` executes it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do.
+    """A unit of work in a plan.
 
-    ``needs`` names the steps that must have ended well before.  ``act`` does
-    it, or finds that it is done already; it returns a few words on what is
-    there now, and True if it changed anything.  A ``heavy`` one keeps a CPU
-    busy while it runs: only so many of those run at once.  One that can be taken
-    ``ahead`` needs a machine and nothing of the lab, neither networks nor peers.
+    ``needs`` are the names of steps that must succeed first. ``act`` does the work unless it is
+    already done. It returns a short description of the result, and True if it changed anything.
+    A ``heavy`` step keeps a CPU busy, so only a few of them run at once. A step that can be done
+    ``ahead`` needs only its machine, not the lab's networks or other nodes.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps by name, each after what it needs."""
+    """Steps by name, each after the steps that it needs."""
 
     lab: str
     steps: Mapping[str, Step]
@@ -53,7 +52,11 @@ class Plan:
 
 
 def order(steps: Iterable[Step]) -> dict[str, Step]:
-    """The steps by name, each after those that it needs, else in the order given."""
+    """Return the steps by name, each after the steps that it needs.
+
+    Otherwise the given order is kept. Raises ValueError for a missing step, a duplicate name or a
+    circle.
+    """
     steps = list(steps)
     by_name = {step.name: step for step in steps}
     if len(by_name) < len(steps):
@@ -74,5 +77,5 @@ def order(steps: Iterable[Step]) -> dict[str, Step]:
 
 
 def node_step(name: str) -> str:
-    """The name of the step after which a node is there and joined to its networks."""
+    """Return the name of the step after which a node runs and has its networks."""
     return f"node {name}"

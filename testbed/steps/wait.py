@@ -1,4 +1,4 @@
-"""Waiting for something in a step of a plan: with a bound, told to the user, given up early."""
+"""A wait in a step: it has a timeout, is shown to the user, and can end early."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
 
 POLL_SECONDS = 0.01
-POLL_MAX = 0.25  # seconds; each pause is a tenth longer than the one before, up to this
+POLL_MAX = 0.25  # seconds; each pause is a tenth longer than the last one, up to this limit
 
 
 class Wait:
-    """One wait of at most ``seconds``.
+    """A wait of at most ``seconds``.
 
-    ``what`` says what is waited for, in the words that follow "waiting for".
-    :meth:`saw` adds what was seen last, which is shown while the wait goes on and in the
-    error at its end.
+    ``what`` describes the awaited event, as a phrase after "waiting for". :meth:`saw` sets the
+    last observation, which is shown during the wait and in the error after the timeout.
 
     >>> from testbed.steps.context import Context
     >>> wait = Wait(None, "a sign", 60)
@@ -50,15 +49,15 @@ class Wait:
         return time.monotonic() - self._began
 
     def saw(self, seen: str) -> None:
-        """Note what was seen last."""
+        """Set the last observation."""
         self._seen = seen
         if self._context is not None:
             self._context.waiting(self.words)
 
     def pause(self) -> None:
-        """Sleep until the next look.
+        """Sleep until the next check.
 
-        Raises TimeoutExpired at the end of the bound, LabError when the run gives up.
+        Raises TimeoutExpired after the timeout, LabError when the run gives up.
         """
         if self.gone > self._seconds:
             raise TimeoutExpired(
