@@ -1,8 +1,8 @@
-"""What a lab shall be: the topology file, read and checked, as a frozen value.
+"""Topologies: read and check topology files.
 
-``load("two-node")`` or ``load("./mine.yaml")`` gives a :class:`Topology`; a file
-that is wrong gives a TopologyError with all of its problems, each with its place.
-Nothing here touches a machine.
+``load("two-node")`` or ``load("./mine.yaml")`` returns a :class:`Topology`, a frozen value. For
+an invalid file it raises TopologyError with all problems, each with its line and column. This
+package does not access a machine.
 """
 
 from __future__ import annotations

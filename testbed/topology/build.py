@@ -1,7 +1,7 @@
-"""A tree to a :class:`Topology`: each section read, every default filled in.
+"""Build a :class:`Topology` from a tree: read each section and fill in all defaults.
 
-What cannot be read is noted and left out; whether the parts fit together is
-the business of :mod:`testbed.topology.check`.
+Invalid values are reported and left out. :mod:`testbed.topology.check` checks whether the parts
+fit together.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = ["build"]
 
 
 def build(root: Tree, problems: Problems) -> Topology:
-    """The topology that a tree describes.  Raises TopologyError with all its problems."""
+    """Return the topology that a tree describes.  Raises TopologyError with all problems."""
     read = Reader(problems)
     top = read.mapping(root, keys.TOPOLOGY, "a mapping with 'name' and 'nodes'")
     if top is None:
@@ -92,7 +92,7 @@ def _topology(read: Reader, top: tree.Mapping, problems: Problems) -> Topology:
 
 
 def _node_of(read: Reader, body: tree.Mapping, key: str = "node") -> str | None:
-    """The name of a node; whether there is one of that name is checked."""
+    """Return the name of a node; the check of its existence comes later."""
 
     def correct(text: str) -> str:
         good = re.fullmatch(keys.LABEL, text) and not reserved.why(text, reserved.NODES)
@@ -111,9 +111,9 @@ def _named(
     taken: abc.Iterable[Reserved] = (),
     empty: bool = True,
 ) -> abc.Iterator[tuple[str, Tree]]:
-    """The entries of a section whose keys are names.
+    """Yield the entries of a section whose keys are names.
 
-    Those with a wrong name are read too, so that what is wrong in them is said as well.
+    Entries with an invalid name are included, so that problems in them are reported, too.
     """
     found = read.table(section, empty=empty)
     for entry in found.entries.values() if found else ():
@@ -126,7 +126,7 @@ def _networks(read: Reader, top: tree.Mapping) -> dict[str, Network]:
     section = top.get("networks")
     for name, at in _named(read, section, "a network", keys.LABEL, keys.NETWORK_MAX):
         body = read.mapping(at, keys.NETWORK)
-        # A segment needs two host addresses at least, and one of its own, and one for all.
+        # At least two host addresses, plus the network's and the broadcast address.
         subnet = read.network(body and body.get("subnet"), 8, 30)
         if subnet is not None:
             out[name] = Network(name, subnet)
@@ -170,7 +170,7 @@ def _node(read: Reader, name: str, body: tree.Mapping) -> Node:
 def _choices(
     read: Reader, at: Tree | None, wanted: str, what: str, known: abc.Sequence[str]
 ) -> tuple[str, ...]:
-    """The items of a list, each one of those known, and once."""
+    """Return the items of a list; each must be a known one and occur once."""
     found: dict[str, None] = {}
     for item in read.items(at, wanted):
         name = read.choice(item, f"{_article(what)} {what}", known)
@@ -195,7 +195,7 @@ def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> 
     )
     network = IPv4Network(keys.DEFAULT_FLANNEL)
     if (at := body.get("network")) is not None:
-        # Flannel wants room for four subnets of four addresses (pkg/subnet/config.go).
+        # Flannel requires room for four subnets of four addresses (pkg/subnet/config.go).
         network = read.network(at, 8, 28) or network
     given = _subnets(read, body.get("subnets"))
     port = read.integer(body.get("port"), "a UDP port", 1, 65535)
@@ -210,7 +210,7 @@ def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> 
 
 
 def _interface(read: Reader, at: Tree | None, top: tree.Mapping) -> Underlay:
-    """The network of an overlay or a cluster; whether there is one of that name is checked."""
+    """Return the ``interface`` of an overlay or a cluster; its existence is checked later."""
     wanted = "the name of a network, or ethN"
     known = tree.keys_at(top, "networks")
 
@@ -233,9 +233,9 @@ def _subnets(read: Reader, at: Tree | None) -> dict[str, IPv4Network]:
 
 
 def subnet_length(network: IPv4Network, given: abc.Iterable[IPv4Network] = ()) -> int:
-    """The prefix length of a node's subnet.
+    """Return the prefix length of a node's subnet.
 
-    That of those given, else flannel's rule: 24 bits, or a quarter of a network
+    It is that of the given subnets. The default is flannel's: 24 bits, or a quarter of a network
     that is smaller than a /22 (flannel, pkg/subnet/config.go).
     """
     for subnet in given:
@@ -250,10 +250,10 @@ def _all_subnets(
     network: IPv4Network,
     given: dict[str, IPv4Network],
 ) -> dict[str, IPv4Network]:
-    """A subnet for every flannel node: what the file reserves, and the next free ones."""
+    """Return a subnet for every flannel node: the file's, or the next free one."""
     members = [n.name for n in nodes.values() if "flannel" in n.roles]
     length = subnet_length(network, given.values())
-    # After a problem with a given subnet, numbers counted past it would only confuse.
+    # After a problem with a given subnet, computed subnets would only cause more messages.
     if read.problems.touched("flannel") or length < network.prefixlen + 2:
         return given
     wanted = f"a subnet for each of {len(members)} flannel nodes"
@@ -271,9 +271,9 @@ def _counted_on(
     at: Tree,
     wanted: str,
 ) -> dict[str, IPv4Network]:
-    """Those given, and for the other members the next free ones of a length.
+    """Return the given subnets, and for other members the next free ones of a length.
 
-    The network's first is left out, as flannel does (SubnetMin, pkg/subnet/config.go).
+    The network's first subnet is not used, as in flannel (SubnetMin, pkg/subnet/config.go).
     """
     missing = [name for name in members if name not in given]
     if not missing:
@@ -326,9 +326,9 @@ def _kubernetes(
 def _ranges(
     read: Reader, body: tree.Mapping, members: list[str], pods: IPv4Network
 ) -> dict[str, IPv4Network]:
-    """A range of Pod addresses for every node: what the file says, and the next free ones."""
+    """Return a range of Pod addresses for every node: the file's, or the next free one."""
     given = _subnets(read, body.get("ranges"))
-    # A /24 a node is the controller manager's own default (--node-cidr-mask-size).
+    # A /24 per node is the controller manager's default (--node-cidr-mask-size).
     length = max(24, pods.prefixlen)
     wanted = f"a range for each of {len(members)} nodes"
     at = body.get("pods") or body
@@ -351,7 +351,7 @@ def _docker(
 def _bips(
     read: Reader, at: Tree | None, nodes: abc.Mapping[str, Node], flannel: Flannel | None
 ) -> dict[str, IPv4Interface]:
-    """docker0's address for every Docker node: what the file says, and the defaults."""
+    """Return docker0's address for every Docker node: the file's, or the default."""
     plain = IPv4Interface(keys.DEFAULT_BIP)
     given: dict[str, IPv4Interface] = {}
     if isinstance(at, tree.Mapping):
@@ -432,7 +432,7 @@ def _expect(read: Reader, at: Tree | None) -> int | None:
 def _number(
     read: Reader, at: Tree, digits: str, what: str, *, low: int = 1, high: int = 65535
 ) -> int | None:
-    """The number that digits are, without leading zeros, from ``low`` to ``high``."""
+    """Return the number in a text of digits, without leading zeros, from ``low`` to ``high``."""
     number = int(digits)
     if not low <= number <= high:
         read.problems.add(at, f"{what} from {low} to {high}", quote(digits), "change it")
@@ -457,7 +457,7 @@ def _healthcheck(read: Reader, at: Tree | None) -> Healthcheck | None:
 
 
 def _test(read: Reader, at: Tree | None) -> tuple[str, ...]:
-    """A health check's test: a line for a shell is what follows CMD-SHELL, as Compose has it."""
+    """Return a health check's test; a single text is a shell command (CMD-SHELL), as in Compose."""
     if isinstance(at, tree.Scalar):
         line = read.text(at)
         if line == "":
@@ -526,7 +526,7 @@ def _publish(read: Reader, at: Tree) -> Publish | None:
         hint = "write four numbers from 0 to 255 with dots between"
         read.problems.add(at, "an IPv4 address", quote(address[0]), hint)
         return None
-    # An omitted protocol is TCP, as for docker run.
+    # The default protocol is TCP, as in docker run.
     kind = cast("Literal['tcp', 'udp']", protocol or "tcp")
     return Publish(outer, inner, kind, ip)
 
@@ -602,7 +602,7 @@ def _faults(read: Reader, top: tree.Mapping) -> dict[str, Fault]:
 
 
 def _veths(read: Reader, top: tree.Mapping) -> tuple[Veth, ...]:
-    # One for each item of the file, whatever is wrong with it: places count by index.
+    # One per item of the file, even for an invalid one, because positions are indices.
     return tuple(_veth(read, at) for at in read.items(top.get("veths"), "a list of pairs"))
 
 

@@ -1,7 +1,7 @@
-"""Every key that a topology file may hold: what it means, and the form of its value.
+"""All keys of topology files, with their descriptions and the forms of their values.
 
-The loader takes the known keys, the enumerations and the patterns from here,
-the JSON schema takes all of it, so the two cannot drift apart.
+The loader uses these keys, enumerations and patterns, and the JSON schema is built from all of
+it, so both always agree.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from testbed.topology.model import (
     Proxy,
 )
 
-#: The ports of a Linux bridge (BR_MAX_PORTS of net/bridge/br_private.h, less the unused 0).
+#: Most ports of a Linux bridge (net/bridge/br_private.h, BR_MAX_PORTS minus the unused 0).
 PORTS_MAX = 1023
 
 DEFAULT_PROVIDER = "netns"
 DEFAULT_BACKEND = "vxlan"
 DEFAULT_IMAGE = "nginx"
 DEFAULT_ENGINE: Engine = "20.10"
-#: Other ways to write an engine; 20.10 without quotes is a number, which YAML takes for 20.1.
-#: Debian's own is called after Debian 12's, whichever it is on this machine.
+#: Other names of an engine; 20.10 without quotes is a number, which YAML reads as 20.1.
+#: Debian's engine has the name of Debian 12's release, even if this machine has another one.
 ENGINE_ALIASES: Mapping[str, Engine] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
 DEFAULT_FIREWALL: Firewall = "iptables"
-#: The overlay's network; the documents' own.
+#: The default network of the overlay, as in the catalogue's documents.
 DEFAULT_FLANNEL = "100.96.0.0/16"
-#: A cluster's Pods and Services; apart from the shipped topologies' own networks.
+#: Default networks of Pods and Services; they do not overlap with the shipped topologies' networks.
 DEFAULT_PODS = DEFAULT_FLANNEL
 DEFAULT_SERVICES = "10.97.0.0/16"
 DEFAULT_PROXY: Proxy = "nftables"
 DEFAULT_PLUGIN: Plugin = "flannel"
-#: docker0 of a daemon that was told nothing: the first address of Docker's first pool.
+#: docker0 of a daemon without settings: the first address of Docker's first pool.
 DEFAULT_BIP = "172.17.0.1/16"
-#: UDP ports that flannel's backends listen on (flannel, Documentation/backends.md).
-#: 8472 is the Linux kernel's own choice; IANA's port for VXLAN is 4789 (RFC 7348, section 8).
+#: UDP ports of flannel's backends (flannel, Documentation/backends.md).
+#: 8472 is the Linux kernel's default; IANA's port for VXLAN is 4789 (RFC 7348, section 8).
 DEFAULT_PORT: Mapping[str, int] = {"udp": 8285, "vxlan": 8472}
 
-#: A VXLAN network identifier holds 24 bits (RFC 7348, section 5).
+#: A VXLAN network identifier has 24 bits (RFC 7348, section 5).
 MAX_VNI = (1 << 24) - 1
-#: Below this many bytes dockerd and etcd do not start.
+#: In bytes; with less, dockerd and etcd do not start.
 MIN_MEMORY = 32 << 20
 #: The kernel's smallest CPU quota is 1 ms, of a period of 100 ms (sched-bwc.rst).
 MIN_CPUS = 0.01
@@ -66,11 +66,11 @@ NETWORK_MAX = 12
 LABEL_MAX = 63
 
 #: A host name's label: letters, digits, hyphens inside (RFC 952, RFC 1123 section 2.1),
-#: in lower case, since names are compared as they are written.
+#: in lower case, because names are compared literally.
 LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-#: As above, of two characters at least: Docker's own names are [a-zA-Z0-9][a-zA-Z0-9_.-]+.
+#: As above, with at least two characters: Docker's own names are [a-zA-Z0-9][a-zA-Z0-9_.-]+.
 CONTAINER = r"[a-z0-9][a-z0-9-]*[a-z0-9]"
-#: Less than what the kernel's dev_valid_name() lets pass: nothing that ip(8) reads otherwise.
+#: Stricter than the kernel's dev_valid_name(): no name that ip(8) would interpret differently.
 INTERFACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -79,7 +79,7 @@ PREFIXED = ADDRESS + r"/[0-9]{1,2}"
 PUBLISH = r"(" + ADDRESS + r":)?[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp))?"
 MEMORY = r"[0-9]{1,15}[KMGT]?"
 NETWORK_MODE = r"bridge|host|none|container:" + CONTAINER
-#: [registry[:port]/]path[:tag][@digest], after the grammar of the distribution project.
+#: [registry[:port]/]path[:tag][@digest], by the grammar of the distribution project.
 IMAGE = (
     r"([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?"
     r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
@@ -89,19 +89,19 @@ IMAGE = (
 IMAGE_MAX = 255
 #: A duration as Compose writes one: 500ms, 2.5s, 1m30s (compose-spec, 11-extension.md).
 DURATION = r"([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+"
-DURATION_MAX = 24 * 3600.0  # seconds; longer than any lab's start
+DURATION_MAX = 24 * 3600.0  # seconds; longer than the start of any lab
 EXPECT = r"running|exit [0-9]{1,3}"
 PORT = r"[0-9]{1,5}(/(tcp|udp))?"
-#: First words of a health check's test; without one of them it is a shell's command line.
+#: First words of a health check's test; without one of them the test is a shell command.
 TESTS = ("CMD", "CMD-SHELL", "NONE")
 READY_SECONDS = 60.0
-#: A fault's kind, its target, and how much: what each takes is said in testbed.faults.model.
+#: A fault's kind, target and amount: testbed.faults.model defines the arguments of each kind.
 FAULT = r"(" + "|".join(KINDS) + r")( [^ ]+){1,3}"
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One known key of a mapping, with the JSON schema of its value."""
+    """A known key of a mapping, with the JSON schema of its value."""
 
     description: str
     schema: Mapping[str, Any]
@@ -192,7 +192,7 @@ DOCKER: Keys = {
     ),
 }
 
-#: ethN, of a node's networks in their order.
+#: ethN, by the order of a node's networks.
 ETH = r"eth[0-9]{1,3}"
 _UNDERLAY = {
     "anyOf": [
@@ -388,5 +388,5 @@ TOPOLOGY: Keys = {
     ),
 }
 
-#: The whole file as one JSON schema, without the head that names it.
+#: The JSON schema of the whole file, without the header that names it.
 FILE: Mapping[str, Any] = _object(TOPOLOGY)

@@ -1,7 +1,7 @@
-"""A topology by its name, path, text or record; and variants of it.
+"""Load topologies by name, path, text or record, with optional overrides.
 
-Whatever the bytes, nothing leaves this module but a Topology, a TopologyError
-with every problem of the file, or a UsageError.
+For any input the functions return a Topology, or raise TopologyError with every problem of the
+file, or UsageError.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def names() -> dict[str, Path]:
-    """The topologies that come with the package: name to file, sorted."""
+    """Return the topologies that come with the package: name to file, sorted."""
     inside = _PACKAGE / "topologies"
-    # In a source tree they lie beside the package, in a wheel inside it.
+    # In a source tree they are next to the package, in a wheel inside it.
     folder = inside if inside.is_dir() else _PACKAGE.parent / "topologies"
     return {p.stem: p for p in sorted(folder.glob("*.yaml"), key=lambda p: p.stem)}
 
 
 def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = None) -> Topology:
-    """A shipped topology by its name, or any by the path of its file.
+    """Load a shipped topology by its name, or any topology by the path of its file.
 
-    What holds a slash, ends in .yaml or .yml, or is a file that exists, is a
-    path.  Raises UsageError for an unknown name or an override that does not
-    apply, TopologyError for a file with problems.
+    A text is a path if it contains a slash, ends in .yaml or .yml, or is an existing file. Raises
+    UsageError for an unknown name or an override that does not apply, TopologyError for a file
+    with problems.
     """
     text = os.fspath(name_or_path)
     if is_path(text):
@@ -57,10 +57,10 @@ def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = Non
 
 
 def file_of(path: str | os.PathLike[str]) -> str:
-    """The absolute path of a file with symbolic links resolved, whether it is there or not.
+    """Return the absolute path of a file with symbolic links resolved; it need not exist.
 
-    Empty for what has no lasting path: a pipe, an open file that was deleted, and a relative
-    path where the current folder was deleted.
+    Return an empty string if there is no permanent path: for a pipe, a deleted open file, or a
+    relative path in a deleted folder.
     """
     try:
         file = os.path.realpath(path)
@@ -74,13 +74,13 @@ def file_of(path: str | os.PathLike[str]) -> str:
 
 
 def load_text(text: str, source: str) -> Topology:
-    """The topology of a YAML text; ``source`` names it in messages.  Raises TopologyError."""
+    """Load a topology from YAML text; ``source`` names it in messages.  Raises TopologyError."""
     problems = Problems(source)
     return build(syntax.from_text(text, problems), problems)
 
 
 def load_data(data: abc.Mapping[str, object], source: str) -> Topology:
-    """The topology of plain data, as ``Topology.to_dict`` gives it.  Raises TopologyError."""
+    """Load a topology from the data of ``Topology.to_dict``.  Raises TopologyError."""
     problems = Problems(source)
     return build(syntax.from_data(data, problems), problems)
 
@@ -93,21 +93,21 @@ def _unknown(name: str, shipped: abc.Mapping[str, Path]) -> str:
 
 
 def is_path(text: str) -> bool:
-    """Whether :func:`load` takes it for the path of a file, and not for a name."""
+    """Tell whether :func:`load` interprets a text as a path, not as a name."""
     if is_a_path(text):
         return True
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a file name, or a NUL in it
+    except (OSError, ValueError):  # too long for a file name, or it contains NUL
         return False
 
 
 def _read(path: str) -> str:
-    """The text of a file.  Raises TopologyError when it cannot be read, or is no text."""
+    """Return the text of a file.  Raises TopologyError if it is unreadable or not text."""
     problems = Problems(path)
     try:
         with Path(path).open("rb") as file:
-            # One byte more than allowed tells a file that is too large, whatever its size.
+            # One byte more than allowed is enough to detect a file that is too large.
             data = file.read(syntax.MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         seen, hint = _why(error, path)
@@ -117,7 +117,7 @@ def _read(path: str) -> str:
 
 
 def _why(error: OSError | ValueError, path: str) -> tuple[str, str]:
-    """Seen and hint for a file that cannot be read."""
+    """Return seen and hint for an unreadable file."""
     if isinstance(error, FileNotFoundError):
         hint = "check the path"
         shipped = names()

@@ -1,8 +1,8 @@
-"""The topology as a value: frozen dataclasses, nothing of files or machines.
+"""The topology as frozen dataclasses, independent of files and machines.
 
-A :class:`Topology` is complete: every default is filled in, every reference
-holds, every address has its network.  :mod:`testbed.topology.load` makes one
-from a file, or says everything that is wrong with it.
+A :class:`Topology` is complete and valid: it has all defaults, every reference exists, and every
+address belongs to a network. :mod:`testbed.topology.load` creates one from a file, or raises an
+error with all problems of the file.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ Backend = Literal["udp", "vxlan", "host-gw"]
 BACKENDS: tuple[Backend, ...] = ("udp", "vxlan", "host-gw")
 Engine = Literal["20.10", "29"]
 ENGINES: tuple[Engine, ...] = ("20.10", "29")
-#: What Docker's rules are written with.  ``iptables`` is whichever the machine has;
-#: ``nftables`` is the engine's own way, without iptables.
+#: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
+#: ``nftables`` is the engine's native back end, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
 FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft", "nftables")
-#: Changes with what every node has, so that one which an earlier version made is made anew.
+#: Part of every node's digest.  Increase it when the base of all nodes changes, so that nodes of
+#: an earlier version are created again.
 NODE_FORM = 2
-#: How kube-proxy makes Services: rules of nftables, or of iptables.
+#: Modes of kube-proxy.
 Proxy = Literal["nftables", "iptables"]
 PROXIES: tuple[Proxy, ...] = ("nftables", "iptables")
-#: Who joins the Pods of a cluster.
+#: Network plugins of a cluster.
 Plugin = Literal["flannel", "bgp", "cilium", "calico", "kube-router", "weave"]
 PLUGINS: tuple[Plugin, ...] = ("flannel", "bgp", "cilium", "calico", "kube-router", "weave")
-#: What a cluster runs in Pods for its own sake.
+#: Add-ons of a cluster, which run in Pods.
 AddOn = Literal["dns", "ingress"]
 ADD_ONS: tuple[AddOn, ...] = ("dns", "ingress")
 DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
 
 
 def needed_with(software: str) -> tuple[str, ...]:
-    """A word of :attr:`Topology.software`, and those without which no lab has it.
+    """Return a word of :attr:`Topology.software`, and the words that it requires.
 
     >>> needed_with("ingress"), needed_with("docker")
     (('ingress', 'kubernetes'), ('docker',))
@@ -49,18 +50,18 @@ def needed_with(software: str) -> tuple[str, ...]:
     return (software, "kubernetes") if software in {*ADD_ONS, *PLUGINS} else (software,)
 
 
-#: Bytes that each flannel backend takes from the node's MTU of 1500 octets:
-#: udp puts IP+UDP (28) before a packet, vxlan outer IP+UDP+VXLAN+inner Ethernet (50),
+#: Overhead of each flannel backend, in bytes, within the node's MTU of 1500 octets:
+#: udp adds IP+UDP (28) to a packet, vxlan outer IP+UDP+VXLAN+inner Ethernet (50),
 #: host-gw nothing (flannel, Documentation/backends.md; RFC 7348 section 5).
 OVERHEAD: Mapping[Backend, int] = {"udp": 28, "vxlan": 50, "host-gw": 0}
 MTU = 1500
-#: A network's name or ethN: one for all nodes, or by node; empty for the one that they share.
+#: A network's name or ethN, for all nodes or by node; empty for the network that they share.
 Underlay: TypeAlias = "str | Mapping[str, str]"
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A layer-2 segment that nodes are plugged into, and the subnet used on it."""
+    """A layer-2 segment that connects nodes, and its subnet."""
 
     name: str
     subnet: IPv4Network
@@ -68,11 +69,11 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine.  ``networks`` is in the order of the file: eth0, eth1, ...
+    """A node.  ``networks`` has the order of the file: eth0, eth1, ...
 
-    ``cpus`` is a number of CPUs (0.5 is half of one), ``memory`` is in bytes;
-    None means no limit.  A ``gateway`` node is the default route of its peers.
-    ``provider`` None means the topology's (:meth:`Topology.provider_of`).
+    ``cpus`` is a number of CPUs (0.5 is half a CPU), ``memory`` is in bytes; None means no limit.
+    A ``gateway`` node is the default gateway of its peers. ``provider`` None means the topology's
+    provider (:meth:`Topology.provider_of`).
     """
 
     name: str
@@ -86,7 +87,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    """Docker's settings: the address of docker0 with its prefix, per node; the engine's release.
+    """Docker's settings: docker0's address with its prefix by node, and the engine's release.
 
     ``firewall`` is the packet filter of every Docker node.
     """
@@ -98,11 +99,11 @@ class Docker:
 
 @dataclass(frozen=True, slots=True)
 class Flannel:
-    """The overlay: its backend, its network, and the subnet reserved for each node.
+    """The overlay: its backend, its network, and the reserved subnet of each node.
 
-    ``port`` is the UDP port of the udp (8285) or vxlan (8472) backend, None for
-    host-gw; ``vni`` is the VXLAN network identifier (RFC 7348), flannel's default 1.
-    ``interface`` is what the file says of it (:meth:`Topology.network`).
+    ``port`` is the UDP port of the udp (8285) or vxlan (8472) backend, None for host-gw; ``vni``
+    is the VXLAN network identifier (RFC 7348), by default flannel's 1. ``interface`` is the
+    file's setting (see :meth:`Topology.network`).
     """
 
     backend: Backend
@@ -114,17 +115,17 @@ class Flannel:
 
     @property
     def mtu(self) -> int:
-        """MTU for containers, in bytes: the node's less what the backend adds."""
+        """MTU for containers, in bytes: the node's MTU minus the backend's overhead."""
         return MTU - OVERHEAD[self.backend]
 
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
-    """A cluster of the nodes with the role.
+    """A cluster of all nodes with the role.
 
-    ``pods`` is the network of all Pods and ``ranges`` the part of it that each node has;
-    ClusterIPs are of ``services``.  ``backend`` is flannel's, and nobody's with another plugin.
-    ``interface`` is what the file says of it (:meth:`Topology.network`).
+    ``pods`` is the network of all Pods, ``ranges`` the part of each node; ClusterIPs are from
+    ``services``. ``backend`` is flannel's and unused by other plugins. ``interface`` is the
+    file's setting (see :meth:`Topology.network`).
     """
 
     control_plane: str
@@ -139,22 +140,22 @@ class Kubernetes:
 
     @property
     def mtu(self) -> int:
-        """MTU for Pods, in bytes: the node's less what the backend adds."""
+        """MTU for Pods, in bytes: the node's MTU minus the backend's overhead."""
         return MTU - (OVERHEAD[self.backend] if self.cni == "flannel" else 0)
 
     @property
     def api(self) -> IPv4Address:
-        """The ClusterIP of the API: the first of the Services' (kube-apiserver's own rule)."""
+        """The ClusterIP of the API: the first of ``services`` (kube-apiserver's own rule)."""
         return self.services[1]
 
     @property
     def dns(self) -> IPv4Address:
-        """The ClusterIP of the cluster's DNS: the tenth, as kubeadm has it."""
+        """The ClusterIP of the cluster's DNS: the tenth of ``services``, as with kubeadm."""
         return self.services[10]
 
     @property
     def contour(self) -> IPv4Address:
-        """The ClusterIP at which Envoys ask Contour, where it runs: the one after."""
+        """The ClusterIP of Contour, which Envoys connect to: the one after the DNS."""
         return self.services[11]
 
 
@@ -174,7 +175,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Healthcheck:
-    """Docker's health check of a container; None and () mean the image's, or Docker's default.
+    """Docker's health check of a container; None and () mean the image's or Docker's default.
 
     ``test`` begins with CMD, CMD-SHELL or NONE.  Times are in seconds.
     """
@@ -188,9 +189,10 @@ class Healthcheck:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The sign that a container is ready: a port that it listens on, a command that succeeds.
+    """The readiness test of a container.
 
-    ``port`` is 0 where only the command counts, ``timeout`` is in seconds.
+    It is ready when it listens on ``port`` and ``command`` succeeds. ``port`` is 0 if only the
+    command counts; ``timeout`` is in seconds.
     """
 
     port: int = 0
@@ -203,9 +205,9 @@ class Ready:
 class Container:
     """A container on a node.
 
-    ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``;
-    ``command`` None means the image's own.  ``expect`` is the exit status of one
-    that ends by itself, None for one that keeps running.
+    ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``; ``command`` None means
+    the image's default. ``expect`` is the expected exit status of a container that ends, None for
+    a container that keeps running.
     """
 
     name: str
@@ -222,7 +224,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A plain network namespace on a node, as ``ip netns add`` makes it."""
+    """A plain network namespace on a node, as created by ``ip netns add``."""
 
     name: str
     node: str
@@ -256,9 +258,9 @@ class Veth:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole lab, as asked for.
+    """A whole topology.
 
-    ``source`` is the file's name as it was given, for messages only.  ``file`` is its absolute
+    ``source`` is the file's name as the user gave it, for messages only. ``file`` is its absolute
     path with symbolic links resolved, empty for a topology without a file.
     """
 
@@ -280,20 +282,20 @@ class Topology:
     file: str = field(default="", compare=False)
 
     def provider_of(self, node: str) -> str:
-        """What makes a node: its own provider, or that of all which say none."""
+        """Return the provider of a node: its own, or the topology's default."""
         return self.nodes[node].provider or self.provider
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """What makes the nodes, each provider once, in the order of the file."""
+        """The providers of the nodes, without duplicates, in the order of the file."""
         return tuple(dict.fromkeys(self.provider_of(name) for name in self.nodes))
 
     @property
     def maker(self) -> str:
-        """What makes the nodes that have a role; mixed, where not one makes all of them.
+        """The provider of all nodes with a role, or ``mixed`` if there are several.
 
-        A node without one, such as the rest of the world, is what others are reached through
-        and not what is looked at.  Where no node has a role, all of them count.
+        A node without a role, such as one that stands in for the internet, is not under test. If
+        no node has a role, all nodes count.
         """
         meant = [node for node in self.nodes.values() if node.roles] or list(self.nodes.values())
         makers = {self.provider_of(node.name) for node in meant}
@@ -301,7 +303,7 @@ class Topology:
 
     @property
     def software(self) -> frozenset[str]:
-        """What runs on its nodes: roles, and what a cluster has beside."""
+        """The software on its nodes: roles, and the parts of a cluster."""
         found = {role for node in self.nodes.values() for role in node.roles}
         if self.kubernetes:
             found |= {*self.kubernetes.add_ons, self.kubernetes.cni}
@@ -309,30 +311,30 @@ class Topology:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The images of its containers, each once, sorted."""
+        """The images of its containers, sorted, without duplicates."""
         return tuple(sorted({c.image for c in self.containers.values()}))
 
     def with_role(self, role: str) -> tuple[Node, ...]:
-        """The nodes that have a role, in the order of the file."""
+        """Return the nodes with a role, in the order of the file."""
         return tuple(n for n in self.nodes.values() if role in n.roles)
 
     @property
     def etcd(self) -> Node | None:
-        """The node that runs etcd, if any does."""
+        """The node that runs etcd, or None."""
         return next(iter(self.with_role("etcd")), None)
 
     def address(self, node: str) -> IPv4Address:
-        """The address that other nodes know a node by: that on its :meth:`network`.
+        """Return the address of a node for its peers, which is the one on its :meth:`network`.
 
         Raises KeyError for an unknown node, StopIteration for one without a network.
         """
         return self.nodes[node].networks[self.network(node)]
 
     def network(self, node: str) -> str:
-        """The network on which a node's software talks to that of other nodes.
+        """Return the network for traffic between a node's software and other nodes.
 
-        For nodes of flannel and etcd, and for those of a cluster, it is what the file gives as
-        ``interface``, else the first that all of them share; for others their first one.
+        For nodes of flannel and etcd, and for those of a cluster, it is the file's ``interface``
+        or, by default, the first network that all of them share. For others it is the first one.
         Raises KeyError for an unknown node, StopIteration for one without a network.
         """
         if not self._underlay:
@@ -341,11 +343,11 @@ class Topology:
         return self._underlay.get(node) or next(iter(self.nodes[node].networks))
 
     def interface(self, node: str) -> str:
-        """The link of a node to its :meth:`network`; raises as that does."""
+        """Return a node's link to its :meth:`network`; raises the same errors."""
         return f"eth{list(self.nodes[node].networks).index(self.network(node))}"
 
     def meshes(self) -> Iterator[tuple[Underlay, tuple[Node, ...]]]:
-        """The groups of nodes whose software talks to each other's, with their ``interface``."""
+        """Yield the groups of nodes that communicate, each with its ``interface`` setting."""
         if self.flannel is not None:
             roles = {"flannel", "etcd"}
             members = tuple(node for node in self.nodes.values() if roles & {*node.roles})
@@ -354,10 +356,10 @@ class Topology:
             yield self.kubernetes.interface, self.with_role("kubernetes")
 
     def address_for(self, node: str, peer: str) -> IPv4Address:
-        """The address at which a node should look for a peer; raises as :meth:`address` does.
+        """Return the address that a node should use for a peer; raises as :meth:`address` does.
 
-        The one that all know it by, unless that is on a network the node is not on, and they
-        share another.
+        It is the peer's :meth:`address`, unless the node is not on that network and both share
+        another network.
         """
         mine, theirs = self.nodes[node].networks, self.nodes[peer].networks
         if self.network(peer) not in mine:
@@ -367,12 +369,12 @@ class Topology:
         return self.address(peer)
 
     def gateway_of(self, node: str) -> IPv4Address | None:
-        """The default gateway of a node: the first gateway node on one of its networks."""
+        """Return the default gateway of a node: the first gateway node on its networks."""
         found = self.gateway_node(node)
         return found and self.nodes[found[0]].networks[found[1]]
 
     def gateway_node(self, node: str) -> tuple[str, str] | None:
-        """The node that is a node's default gateway, and the network that they share."""
+        """Return the node that is a node's default gateway, and their common network."""
         for network in self.nodes[node].networks:
             for peer in self.nodes.values():
                 if peer.gateway and peer.name != node and network in peer.networks:
@@ -380,16 +382,16 @@ class Topology:
         return None
 
     def reaches(self, node: str, peer: str) -> bool:
-        """Does a packet from a node to a peer's :meth:`address` arrive there, by the file?
+        """Tell whether a packet from a node reaches a peer's :meth:`address` in this topology.
 
-        Each node sends to what is on its own networks, anything else to its gateway.
+        A node sends directly to addresses on its own networks, and all else to its gateway.
         """
         address, here = self.address(peer), node
         for _ in self.nodes:
             me = self.nodes[here]
             connected = [name for name in me.networks if address in self.networks[name].subnet]
             if connected:
-                # The longest prefix counts, among equals the first (Linux, FIB lookup).
+                # The longest prefix wins, the first one among equals (Linux, FIB lookup).
                 network = max(connected, key=lambda name: self.networks[name].subnet.prefixlen)
                 return here == peer or self.nodes[peer].networks.get(network) == address
             gateway = self.gateway_node(here)
@@ -402,23 +404,23 @@ class Topology:
         return tuple(c for c in self.containers.values() if c.node == node)
 
     def running_on(self, node: str) -> tuple[Container, ...]:
-        """The containers of a node that keep running."""
+        """Return the containers of a node that keep running."""
         return tuple(c for c in self.containers_on(node) if c.expect is None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The topology in the form of a file, with every default written out."""
+        """Return the topology in the form of a file, with all defaults."""
         return _plain(self)
 
     def node_digest(self, node: str) -> str:
-        """A digest of all that makes a node what it is, containers aside.
+        """Return a digest of everything that determines a node, except its containers.
 
-        Two topologies that give a node the same digest can share the running node.
+        If two topologies have the same digest for a node, they can share the running node.
         """
         me = self.nodes[node]
         parts: dict[str, Any] = {
             "form": NODE_FORM,
             "provider": self.provider_of(node),
-            # Who makes it counts, not who said so: the node itself, or the topology.
+            # The provider counts, whether the node or the topology sets it.
             "node": _node(replace(me, provider=None)),
             "networks": {n: str(self.networks[n].subnet) for n in me.networks},
             "gateway": str(self.gateway_of(node)),
@@ -448,12 +450,12 @@ class Topology:
         return _digest(parts)
 
     def container_digest(self, container: str) -> str:
-        """A digest of one container's settings."""
+        """Return a digest of a container's settings."""
         return _digest(_container(self.containers[container]))
 
 
 def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:
-    """The network of each of these nodes; those that are on none are left out."""
+    """Return the network of each of these nodes; nodes without a network are left out."""
     nodes = [node for node in members if node.networks]
     shared = [name for node in nodes[:1] for name in node.networks]
     for node in nodes:
@@ -569,7 +571,7 @@ def _ready(ready: Ready) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """A duration as a topology file writes it, to the millisecond.
+    """Return a duration in the form of a topology file, rounded to milliseconds.
 
     >>> duration(90), duration(0.5)
     ('90s', '500ms')

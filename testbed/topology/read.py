@@ -1,7 +1,7 @@
-"""A value out of a tree, or a problem: one method for each form that a value can have.
+"""Read values from a tree and report invalid ones: one method per form of a value.
 
-Every method takes None for a key that is not there, and returns None for it and
-for a value that it had to refuse; so a reader says what it wants, and no more.
+Every method accepts None for a missing key. It returns None for a missing key and for an invalid
+value, so callers need no checks of their own.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "host_in"]
 
-#: The hint for a text that a reader refuses; empty for a good one.
+#: Returns the hint for an invalid text; an empty string for a valid one.
 Correct = Callable[[str], str]
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MEMORY_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-#: Addresses that no host of a lab can have: this network (RFC 1122), loopback,
-#: multicast (RFC 5771) and what is reserved (RFC 1112, section 4).
+#: Addresses that a host in a lab cannot have: this network (RFC 1122), loopback,
+#: multicast (RFC 5771) and reserved ones (RFC 1112, section 4).
 _NO_HOSTS = tuple(
     IPv4Network(n) for n in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")
 )
 
 
 class Reader:
-    """Reads values; notes each one that has the wrong form in ``problems``."""
+    """Reads values, and adds those of a wrong form to ``problems``."""
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
@@ -43,7 +43,7 @@ class Reader:
     def mapping(
         self, at: Tree | None, known: keys.Keys, wanted: str = "a mapping"
     ) -> tree.Mapping | None:
-        """A mapping with known keys only, and no required one missing."""
+        """Read a mapping that has only known keys and all required ones."""
         found = self.table(at, wanted, empty=not any(key.required for key in known.values()))
         if found is None:
             return None
@@ -60,7 +60,7 @@ class Reader:
     def table(
         self, at: Tree | None, wanted: str = "a mapping", *, empty: bool = True
     ) -> tree.Mapping | None:
-        """A mapping whose keys are names; ``empty`` says whether it may have none."""
+        """Read a mapping whose keys are names; ``empty`` permits one without keys."""
         if isinstance(at, tree.Mapping):
             return at
         if at is not None and not isinstance(at, tree.Broken):
@@ -69,7 +69,7 @@ class Reader:
         return None
 
     def items(self, at: Tree | None, wanted: str) -> tuple[Tree, ...]:
-        """The items of a list."""
+        """Read the items of a list."""
         if isinstance(at, tree.Sequence):
             return at.items
         if at is not None and not isinstance(at, tree.Broken):
@@ -79,10 +79,10 @@ class Reader:
     def text(
         self, at: Tree | None, wanted: str = "text", correct: Correct = lambda _: ""
     ) -> str | None:
-        """A text, as it stands.
+        """Read a text without changes.
 
-        ``correct`` returns the hint for a text that the caller refuses, and an empty string for
-        a good one: the hint for a number is to quote it only if that helps.
+        ``correct`` returns the hint for a text that the caller rejects, and an empty string for a
+        valid one. A number gets the hint to quote it only if the quoted text would be valid.
         """
         if at is None or isinstance(at, tree.Broken):
             return None
@@ -98,14 +98,14 @@ class Reader:
         return None
 
     def _long_text(self, at: Tree, value: str) -> str | None:
-        # Neither an argument nor a variable can hold a NUL, or what UTF-8 cannot say.
+        # Arguments and variables cannot contain NUL, or characters that UTF-8 cannot encode.
         if "\0" not in value and not re.search("[\ud800-\udfff]", value):
             return value
         self.problems.add(at, "text without NUL and surrogates", quote(value), "remove them")
         return None
 
     def matching(self, at: Tree | None, pattern: str, wanted: str, hint: str) -> str | None:
-        """A text that a pattern matches as a whole."""
+        """Read a text that matches a pattern completely."""
         value = self.text(at, wanted, lambda text: "" if re.fullmatch(pattern, text) else hint)
         if at is None or value is None:
             return None
@@ -123,10 +123,10 @@ class Reader:
         *,
         taken: abc.Iterable[Reserved] = (),
     ) -> str | None:
-        """A name of at most ``limit`` characters that a pattern matches, none of those taken."""
+        """Read a name that matches a pattern, has at most ``limit`` characters and is not taken."""
 
         def refused(value: str) -> tuple[str, str, str] | None:
-            """Wanted, seen and hint for a name that cannot be used."""
+            """Return wanted, seen and hint for an invalid name."""
             if len(value) > limit:
                 wanted = f"a name of at most {limit} characters for {what}"
                 return wanted, f"{quote(value)} with {len(value)}", "shorten it"
@@ -150,7 +150,7 @@ class Reader:
         return value
 
     def choice(self, at: Tree | None, what: str, known: abc.Sequence[str]) -> str | None:
-        """One of a few words."""
+        """Read one of a few words."""
         wanted = f"{what}: {', '.join(known)}"
         value = self.text(at, wanted, lambda text: "" if text in known else nearest(text, known))
         if at is None or value is None or value in known:
@@ -165,7 +165,7 @@ class Reader:
         known: abc.Sequence[str],
         aliases: abc.Mapping[str, str],
     ) -> str | None:
-        """One of a few releases, as text or as a number."""
+        """Read one of a few releases, given as text or as a number."""
         wanted = f"{what}: {', '.join(known)}"
         if isinstance(at, tree.Scalar) and isinstance(at.value, (int, float)):
             value = None if isinstance(at.value, bool) else at.text
@@ -180,7 +180,7 @@ class Reader:
         return None
 
     def boolean(self, at: Tree | None) -> bool | None:
-        """``true`` or ``false``."""
+        """Read ``true`` or ``false``."""
         if at is None or isinstance(at, tree.Broken):
             return None
         if isinstance(at, tree.Scalar) and isinstance(at.value, bool):
@@ -189,7 +189,7 @@ class Reader:
         return None
 
     def integer(self, at: Tree | None, what: str, low: int, high: int) -> int | None:
-        """An integer from ``low`` to ``high``."""
+        """Read an integer from ``low`` to ``high``."""
         if at is None or isinstance(at, tree.Broken):
             return None
         value = at.value if isinstance(at, tree.Scalar) else None
@@ -200,7 +200,7 @@ class Reader:
         return None
 
     def duration(self, at: Tree | None, least: float = 0.001) -> float | None:
-        """A duration, in seconds."""
+        """Read a duration and return it in seconds."""
         wanted = "a duration, like 500ms, 5s or 1m30s"
         hint = "write a number with its unit: ms, s, m or h"
         if isinstance(at, tree.Scalar) and isinstance(at.value, (int, float)):
@@ -220,7 +220,7 @@ class Reader:
         return round(seconds, 3)
 
     def cpus(self, at: Tree | None) -> float | None:
-        """A number of CPUs."""
+        """Read a number of CPUs."""
         if at is None or isinstance(at, tree.Broken):
             return None
         value = at.value if isinstance(at, tree.Scalar) else None
@@ -234,14 +234,14 @@ class Reader:
         return None
 
     def memory(self, at: Tree | None) -> int | None:
-        """An amount of memory, in bytes."""
+        """Read an amount of memory and return it in bytes."""
         if at is None or isinstance(at, tree.Broken):
             return None
         value: object = at.value if isinstance(at, tree.Scalar) and not at.surprise else None
         if isinstance(value, str) and re.fullmatch(keys.MEMORY, value):
             digits = value.rstrip("KMGT")
             value = int(digits) << _MEMORY_UNITS[value[len(digits) :]]
-        # A limit of memory is a signed 64-bit number for the kernel.
+        # The kernel stores a memory limit as a signed 64-bit number.
         if isinstance(value, int) and keys.MIN_MEMORY <= value < 1 << 63:
             return int(value)
         wanted = f"an amount of memory, {keys.MIN_MEMORY >> 20}M or more"
@@ -250,7 +250,7 @@ class Reader:
         return None
 
     def address(self, at: Tree | None) -> IPv4Address | None:
-        """An IPv4 address without a prefix."""
+        """Read an IPv4 address without a prefix."""
         wanted = "an IPv4 address, like 10.168.0.2"
         value = self.text(at, wanted, _address_hint)
         if at is None or value is None:
@@ -265,7 +265,7 @@ class Reader:
             return None
 
     def interface(self, at: Tree | None, longest: int = 32) -> IPv4Interface | None:
-        """An IPv4 host address with its prefix, of at most ``longest`` bits."""
+        """Read an IPv4 host address with a prefix of at most ``longest`` bits."""
         wanted = "an IPv4 address with its prefix, like 192.168.10.200/24"
         value = self.text(at, wanted, _prefix_hint)
         if at is None or value is None:
@@ -284,7 +284,7 @@ class Reader:
         return found if self._unicast(at, found.network) else None
 
     def network(self, at: Tree | None, low: int, high: int) -> IPv4Network | None:
-        """An IPv4 network whose prefix is ``low`` to ``high`` bits long."""
+        """Read an IPv4 network with a prefix of ``low`` to ``high`` bits."""
         wanted = "an IPv4 network, like 10.168.0.0/24"
         value = self.text(at, wanted, _prefix_hint)
         if at is None or value is None:
@@ -313,10 +313,10 @@ class Reader:
 
 
 def host_in(problems: Problems, at: Tree, ip: IPv4Address, network: IPv4Network, name: str) -> bool:
-    """Is it an address that a host of the network can have?  If not, say so at ``at``."""
+    """Tell whether a host of the network can have this address; if not, add a problem."""
     if ip not in network:
         wanted, hint = f"an address inside {name}", "change it, or the network's subnet"
-    elif network.prefixlen >= 31:  # RFC 3021: both addresses of a /31 are for hosts
+    elif network.prefixlen >= 31:  # RFC 3021: hosts can have both addresses of a /31
         return True
     elif ip == network.network_address:
         wanted, hint = "a host's address", f"it is the address of {name} itself, take another"
@@ -331,7 +331,7 @@ def host_in(problems: Problems, at: Tree, ip: IPv4Address, network: IPv4Network,
 def _wanted_name(
     what: str, value: str, pattern: str, taken: abc.Iterable[Reserved]
 ) -> tuple[str, str, str]:
-    """Wanted, seen and hint for a name that its pattern does not match."""
+    """Return wanted, seen and hint for a name that does not match its pattern."""
     if pattern in (keys.LABEL, keys.CONTAINER):
         wanted = f"a name for {what} of lower-case letters, digits and inner hyphens (RFC 1123)"
         if pattern == keys.CONTAINER and len(value) == 1:
@@ -345,7 +345,10 @@ def _wanted_name(
 
 
 def _with_prefix(value: str) -> str:
-    """The value itself, when it has a prefix length: the library takes netmasks too, and none."""
+    """Return a value with a prefix length unchanged, and reject others.
+
+    The library would also accept netmasks and missing prefixes.
+    """
     if re.fullmatch(keys.PREFIXED, value):
         return value
     raise ValueError(value)
@@ -356,7 +359,7 @@ def _in_range(seconds: float, least: float) -> bool:
 
 
 def _unquoted(at: Tree, low: float, high: float) -> str:
-    """A hint for a text that is a number in range; empty for anything else."""
+    """Return a hint for a text that is a number in range; empty for other texts."""
     if isinstance(at, tree.Scalar) and isinstance(at.value, str):
         value, _ = resolve(at.text)
         if isinstance(value, (int, float)) and low <= value <= high:

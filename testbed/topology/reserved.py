@@ -1,4 +1,4 @@
-"""Names that have a meaning elsewhere, so that nothing of a lab can have them."""
+"""Names with a meaning elsewhere, which parts of a lab cannot have."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Names by a regular expression, and why they cannot be used: "... is <why>"."""
+    """A regular expression for names, and why they are reserved: "... is <why>"."""
 
     pattern: str
     why: str
 
 
-#: inet_aton(3), which getaddrinfo(3) asks first, takes a number, decimal, octal or hexadecimal.
+#: getaddrinfo(3) first tries inet_aton(3), which accepts decimal, octal and hexadecimal numbers.
 ADDRESSES = Reserved(
     "[0-9]+|0x[0-9a-f]*", "a number, which programs take for an IPv4 address (inet_aton(3))"
 )
 LOOPBACK = Reserved(
     "localhost|ip6-localhost|ip6-loopback", "the loopback address on every machine (/etc/hosts)"
 )
-#: The kernel keeps settings for all links and for new ones under these names
+#: Names of the kernel's settings for all links and for new links
 #: (net.ipv4.conf.all; devinet_sysctl_register() refuses such a link).
 SETTINGS = Reserved("all|default", "a folder of the kernel's settings (net.ipv4.conf.*)")
 LO = Reserved("lo", "the loopback interface")
-#: When no link has the name, ip(8) takes it for the index (ll_name_to_index() of iproute2).
+#: If no link has the name, ip(8) interprets it as an index (iproute2, ll_name_to_index()).
 NUMBERED = Reserved("if[0-9]+", "the link with that index for ip(8)")
 
 LINKS = (SETTINGS, LO, NUMBERED)
-#: A node's first port on the fabric has its name, as its cgroups and its host name do.
+#: A node's name is also that of its first port on the fabric, its cgroups and its host.
 NODES = (
     Reserved("fabric|br-.*", "the name of a part of the fabric between the nodes"),
     *LINKS,
@@ -39,12 +39,12 @@ NODES = (
     LOOPBACK,
     Reserved("tasks", "a file in every cgroup (version 1)"),
 )
-#: A container's name is its host name.
+#: A container's name is also its host name.
 CONTAINERS = (ADDRESSES, LOOPBACK)
 
 
 def why(name: str, reserved: Iterable[Reserved]) -> str:
-    """Why a name is reserved; empty if it is not.
+    """Return why a name is reserved; empty if it is not.
 
     >>> why("lo", LINKS), why("eth0", LINKS)
     ('the loopback interface', '')
@@ -53,5 +53,5 @@ def why(name: str, reserved: Iterable[Reserved]) -> str:
 
 
 def schema(reserved: Iterable[Reserved]) -> dict[str, Any]:
-    """The part of a JSON schema that refuses these names."""
+    """Return the part of a JSON schema that rejects these names."""
     return {"not": {"pattern": f"^({'|'.join(one.pattern for one in reserved)})$"}}

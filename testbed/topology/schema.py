@@ -1,7 +1,7 @@
-"""The topology file as a JSON Schema (draft 2020-12), for editors.
+"""The JSON Schema (draft 2020-12) of topology files, for editors.
 
-A schema sees one value at a time: whether an address lies in its network, or a
-container's node exists, only :func:`testbed.topology.load` can tell.
+A schema checks one value at a time. Only :func:`testbed.topology.load` checks, for example, that
+an address belongs to its network and that a container's node exists.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["schema"]
 
 
 def schema() -> dict[str, Any]:
-    """The schema, as a new dictionary that ``json.dump`` takes.
+    """Return the schema as a new dictionary for ``json.dump``.
 
     >>> schema()["required"]
     ['name', 'nodes']

@@ -1,9 +1,9 @@
-"""YAML text, or plain data, to a :mod:`testbed.topology.tree`: syntax, nothing of meaning.
+"""Parse YAML text or plain data into a :mod:`testbed.topology.tree`; check only the syntax.
 
-Of YAML only what a topology needs is let in: one document of mappings with text
-keys, sequences and scalars.  Anchors, aliases, merge keys and tags are refused,
-and so is whatever YAML 1.1 and 1.2 read differently.  The parser's events are
-read one by one, so nothing is expanded or built before it has been judged.
+Only the part of YAML that a topology needs is accepted: one document of mappings with text keys,
+sequences and scalars. Anchors, aliases, merge keys and tags are errors, and so are values that
+YAML 1.1 and 1.2 interpret differently. The parser's events are checked one by one, so nothing is
+expanded or built before it has been checked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "from_data", "from_text", "to_text"]
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 
-#: What YAML 1.1 does not count among its printable characters (section 5.1).
+#: Characters that YAML 1.1 does not define as printable (section 5.1).
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 
@@ -44,7 +44,7 @@ _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{0,18}")
-#: Plain scalars that YAML 1.1 turns into something else than text, or that YAML 1.2 would
+#: Plain scalars that are not text in YAML 1.1 or YAML 1.2
 #: (yaml.org/type, and the core schema of YAML 1.2, section 10.3).
 _SURPRISES = (
     (re.compile(r"yes|Yes|YES|on|On|ON"), "the boolean true"),
@@ -63,7 +63,7 @@ _SURPRISES = (
 
 
 def to_text(data: bytes, problems: Problems) -> str:
-    """The text of a file's bytes.  Raises TopologyError for too many, or not UTF-8."""
+    """Decode a file's bytes.  Raises TopologyError for too many bytes or invalid UTF-8."""
     if len(data) > MAX_BYTES:
         raise _too_big(problems)
     try:
@@ -82,10 +82,10 @@ def to_text(data: bytes, problems: Problems) -> str:
 
 
 def from_text(text: str, problems: Problems) -> Tree:
-    """The tree of a YAML text.
+    """Return the tree of a YAML text.
 
-    What can be read around goes to ``problems``.  Raises TopologyError when the
-    text is too long, not YAML, empty, or nested too deeply.
+    Errors that do not stop the parser are added to ``problems``. Raises TopologyError if the text
+    is too long, not YAML, empty, or nested too deeply.
     """
     if len(text) > MAX_BYTES:
         raise _too_big(problems)
@@ -122,7 +122,7 @@ def _too_big(problems: Problems) -> TopologyError:
 
 
 def _place(before: str) -> tuple[int, int]:
-    """Line and column, from 1, of what comes after a text."""
+    """Return line and column, from 1, of the position after a text."""
     breaks = list(_LINE_BREAK.finditer(before))
     return len(breaks) + 1, len(before) - (breaks[-1].end() if breaks else 0) + 1
 
@@ -150,7 +150,7 @@ def _not_yaml(error: yaml.MarkedYAMLError, text: str, problems: Problems) -> Non
 
 
 class _Composer:
-    """The events of a parser to a tree."""
+    """Builds a tree from a parser's events."""
 
     def __init__(self, events: abc.Iterator[yaml.Event], problems: Problems) -> None:
         import yaml
@@ -203,7 +203,7 @@ class _Composer:
         return Broken(path, line, column) if broken else tree
 
     def _decorated(self, event: Any, path: Path) -> bool:
-        """Refuse an anchor or a tag.  True if the value cannot be taken as it is written."""
+        """Report an anchor or a tag; return True if the value is unusable because of it."""
         if event.anchor is not None:
             seen = f"the anchor &{event.anchor}"
             self._refuse(event, path, "a value without an anchor", seen, "remove the anchor")
@@ -213,7 +213,7 @@ class _Composer:
         return event.tag is not None
 
     def _scalar(self, event: Any, path: Path, line: int, column: int) -> Scalar:
-        if event.style:  # quoted, or a block: text, whatever it looks like
+        if event.style:  # quoted, or a block: always text
             return Scalar(path, line, column, event.value, event.value)
         value, surprise = resolve(event.value)
         return Scalar(path, line, column, value, event.value, surprise)
@@ -227,7 +227,7 @@ class _Composer:
     def _entries(self, path: Path) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
         while not isinstance(event := next(self._events), self._yaml.MappingEndEvent):
-            # A key that is no text has a depth, too.
+            # A key that is not text has a depth, too.
             key = self._tree(event, (*path, "?"))
             name = key.value if isinstance(key, Scalar) else None
             below = (*path, name) if isinstance(name, str) else (*path, "?")
@@ -259,7 +259,7 @@ class _Composer:
 
 
 def resolve(text: str) -> tuple[str | int | float | bool | None, str]:
-    """The value of a plain scalar, and what YAML 1.1 makes of one that looks like text.
+    """Return the value of a plain scalar, and its different meaning in YAML 1.1, if any.
 
     >>> resolve("8080"), resolve("no")
     ((8080, ''), ('no', 'the boolean false'))
@@ -280,7 +280,7 @@ def resolve(text: str) -> tuple[str | int | float | bool | None, str]:
 
 
 def from_data(data: object, problems: Problems) -> Tree:
-    """The tree of plain data, as a JSON decoder makes it.  Places are paths, not lines."""
+    """Return the tree of plain data from a JSON decoder.  Positions are paths, not lines."""
     return _from_data(data, (), problems)
 
 

@@ -1,8 +1,8 @@
-"""A document as a tree in which every key and value knows its place.
+"""A document as a tree of keys and values with their positions in the file.
 
-The names are those of YAML's representation graph: scalar, sequence, mapping.
-A tree comes from a file's text (:mod:`testbed.topology.source`) or from plain
-data; :class:`Problems` collects what is wrong with it.
+The names are those of YAML's representation graph: scalar, sequence, mapping. A tree is created
+from a file's text (:mod:`testbed.topology.source`) or from plain data. :class:`Problems` collects
+the errors in a document.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """``line`` and ``column`` count from 1; 0 is data that never was a file."""
+    """A position: ``line`` and ``column`` count from 1; 0 means data without a file."""
 
     path: Path
     line: int
@@ -47,8 +47,8 @@ class _Placed:
 class Scalar(_Placed):
     """A value without parts.
 
-    ``text`` is what was written.  ``surprise`` says what YAML 1.1 makes of a
-    plain scalar that its writer most likely meant as text: ``no``, ``1:30``.
+    ``text`` is the original text. ``surprise`` describes how YAML 1.1 interprets a plain scalar
+    that was probably meant as text: ``no``, ``1:30``.
     """
 
     value: str | int | float | bool | None
@@ -78,21 +78,21 @@ class Mapping(_Placed):
     entries: abc.Mapping[str, Entry] = field(default_factory=dict)
 
     def get(self, key: str) -> Tree | None:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         entry = self.entries.get(key)
         return entry.value if entry else None
 
 
 @dataclass(frozen=True, slots=True)
 class Broken(_Placed):
-    """A value that was refused already, and of which nothing more is said."""
+    """A value that was already reported as invalid; further checks ignore it."""
 
 
 Tree = Scalar | Sequence | Mapping | Broken
 
 
 def value_at(root: Tree, *path: str | int) -> Tree:
-    """The value at a path, or the nearest one above it that the file holds."""
+    """Return the value at a path, or its nearest existing parent."""
     at = root
     for step in path:
         below: Tree | None = None
@@ -107,7 +107,7 @@ def value_at(root: Tree, *path: str | int) -> Tree:
 
 
 def key_at(root: Tree, *path: str | int) -> Tree:
-    """The key at the end of a path, or the nearest value above it that the file holds."""
+    """Return the key at the end of a path, or the nearest existing value above it."""
     above = value_at(root, *path[:-1])
     if isinstance(above, Mapping) and (entry := above.entries.get(str(path[-1]))):
         return entry.key
@@ -115,18 +115,18 @@ def key_at(root: Tree, *path: str | int) -> Tree:
 
 
 def keys_at(root: Tree, *path: str | int) -> tuple[str, ...]:
-    """The keys of the mapping at a path; none if there is no mapping."""
+    """Return the keys of the mapping at a path; none if there is no mapping."""
     at = value_at(root, *path)
     return tuple(at.entries) if isinstance(at, Mapping) and at.path == path else ()
 
 
 def quote(text: str, limit: int = 60) -> str:
-    """A text as part of a sentence: in quotes, on one line, not too long."""
+    """Return a text for use in a message: in quotes, on one line, shortened."""
     return repr(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
 def describe(at: Tree) -> str:  # noqa: PLR0911  a table in the form of a match
-    """What a value is, in words: for the ``seen`` of a problem."""
+    """Describe a value, for the ``seen`` of a problem."""
     match at:
         case Mapping():
             return "a mapping" if at.entries else "an empty mapping"
@@ -149,7 +149,7 @@ def describe(at: Tree) -> str:  # noqa: PLR0911  a table in the form of a match
 
 
 def nearest(word: str, known: abc.Iterable[str]) -> str:
-    """A hint: the known word most like one that is not known, else some of the known ones.
+    """Return a hint for an unknown word: the closest known word, or some of the known ones.
 
     >>> nearest("dokcer", ["docker", "etcd"])
     "did you mean 'docker'?"
@@ -163,9 +163,9 @@ def nearest(word: str, known: abc.Iterable[str]) -> str:
 
 
 class Problems:
-    """What is wrong with one document, collected into one error."""
+    """Collects the problems of a document into one error."""
 
-    #: More help nobody, and a file of garbage could have a hundred thousand.
+    #: More problems help nobody, and a garbage file could have a hundred thousand.
     LIMIT = 500
 
     def __init__(self, source: str) -> None:
@@ -177,14 +177,14 @@ class Problems:
         return bool(self._found)
 
     def add(self, at: Tree, wanted: str, seen: str, hint: str) -> None:
-        """Note a problem with a value.  Raises TopologyError at one too many."""
+        """Add a problem with a value.  Raises TopologyError after the last permitted one."""
         if not at.line and at.path:
             wanted = f"{wanted} at {'.'.join(map(str, at.path))}"
         self.add_at(at.line, at.column, wanted, seen, hint)
         self._touched.update(at.path[:i] for i in range(len(at.path) + 1))
 
     def add_at(self, line: int, column: int, wanted: str, seen: str, hint: str) -> None:
-        """Note a problem with a place of the text; lines and columns count from 1."""
+        """Add a problem at a position in the text; lines and columns count from 1."""
         self._found[Problem(line, column, wanted, seen, hint)] = None
         if len(self._found) >= self.LIMIT:
             more = Problem(
@@ -193,13 +193,13 @@ class Problems:
             raise TopologyError(self.source, [more, *self._found])
 
     def touched(self, *path: str | int) -> bool:
-        """Has a problem been noted at a path, or below it?  Then nothing more need be said."""
+        """Tell whether a path, or one below it, already has a problem."""
         return path in self._touched
 
     def snapshot(self) -> frozenset[Path]:
-        """The paths at which, or below which, a problem has been noted so far."""
+        """Return the paths that have a problem at or below them so far."""
         return frozenset(self._touched)
 
     def error(self) -> TopologyError:
-        """All problems found so far, to be raised."""
+        """Return an error with all problems found so far."""
         return TopologyError(self.source, list(self._found))

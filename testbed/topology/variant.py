@@ -1,7 +1,7 @@
-"""Variants of a topology: another backend, engine, provider or name, more or fewer nodes.
+"""Variants of a topology: another backend, engine, provider, name or number of nodes.
 
-A variant is the plain form of a topology, edited, and read again by the same
-rules as a file: nothing reaches a lab that a file could not say.
+A variant is the plain form of a topology, edited and read again like a file. So a variant cannot
+contain anything that a file cannot.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ MAX_NODES = 250
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What a command line may change of a topology; None leaves it as it is."""
+    """The changes of a topology by options; None leaves a setting unchanged."""
 
     backend: str | None = None  #: flannel's: udp, vxlan or host-gw
-    provider: str | None = None  #: of the nodes that do not say their own
-    nodes: int | None = None  #: how many flannel nodes, 1 to 250
+    provider: str | None = None  #: for nodes that don't set their own
+    nodes: int | None = None  #: number of flannel nodes, 1 to 250
     name: str | None = None  #: the lab's
     docker: str | None = None  #: the engine: 20.10 or 29
     firewall: str | None = None  #: iptables, iptables-legacy, iptables-nft or nftables
-    cni: str | None = None  #: who joins a cluster's Pods
+    cni: str | None = None  #: a cluster's network plugin
     proxy: str | None = None  #: kube-proxy's mode: nftables or iptables
 
 
 def vary(topology: Topology, overrides: Overrides) -> Topology:
-    """The topology with some of its settings changed.
+    """Return the topology with changed settings.
 
-    Raises UsageError for an override that makes no sense here, TopologyError
-    when the parts no longer fit.
+    Raises UsageError for an override that does not apply to this topology, TopologyError if the
+    result is invalid.
     """
     if overrides == Overrides():
         return topology
@@ -105,7 +105,7 @@ def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None
             hint="choose a topology with a flannel section, like two-node",
         )
     if topology.flannel is not None and backend != topology.flannel.backend:
-        # A port or VNI belongs to the backend that it was written for.
+        # A port or VNI is valid only for its original backend.
         data["flannel"].pop("port", None)
         data["flannel"].pop("vni", None)
     for section in ("flannel", "kubernetes"):
@@ -141,17 +141,17 @@ def _set_docker(
 
 
 def _set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
-    """Replace the flannel nodes by ``count`` ones after the pattern of the first two.
+    """Replace the flannel nodes by ``count`` nodes like the first two.
 
-    What is on other nodes stays, what was on the replaced ones goes; in its
-    place each node that runs Docker gets one container.
+    Other nodes keep their containers. Those of the replaced nodes are dropped; instead each new
+    node with Docker gets one container.
     """
     old = [n for n in topology.with_role("flannel") if not n.gateway]
     _check_count(topology, old, count)
     kept = [n for n in topology.nodes.values() if n not in old]
     new = _new_nodes(topology, old, kept, count)
     if not isinstance(data["flannel"].get("interface", ""), str):
-        data["flannel"].pop("interface")  # of nodes that are replaced
+        data["flannel"].pop("interface")  # it names replaced nodes
     data["nodes"] = new | {n.name: data["nodes"][n.name] for n in kept}
     subnets = data["flannel"]["subnets"]
     reserved = {name: subnets[was.name] for name, was in zip(new, old, strict=False)}
@@ -187,7 +187,10 @@ def _check_count(topology: Topology, old: abc.Sequence[Node], count: int) -> Non
 def _new_nodes(
     topology: Topology, old: abc.Sequence[Node], kept: abc.Sequence[Node], count: int
 ) -> dict[str, Any]:
-    """``count`` nodes in the form of a file: etcd on the first, unless it runs on a kept one."""
+    """Return ``count`` nodes in the form of a file.
+
+    etcd is on the first one, unless another node runs it.
+    """
     first, other = old[0], old[1] if len(old) > 1 else old[0]
     roles = [r for r in other.roles if r != "etcd"]
     first_roles = [r for r in first.roles if r != "etcd"]
@@ -216,7 +219,7 @@ def _new_nodes(
 def _addresses(
     topology: Topology, network: str, first: Node, kept: abc.Sequence[Node], count: int
 ) -> list[IPv4Address]:
-    """Addresses counted on from the first node's, without those of nodes that stay."""
+    """Return consecutive addresses from the first node's on, without those of kept nodes."""
     subnet = topology.networks[network].subnet
     taken = {n.networks[network] for n in kept if network in n.networks}
     start = int(first.networks[network])
@@ -235,7 +238,7 @@ def _addresses(
 def _new_containers(
     topology: Topology, old: abc.Sequence[Node], new: abc.Iterable[str], kept: abc.Container[str]
 ) -> dict[str, Any]:
-    """One container-i on each node, of the first replaced container's making."""
+    """Return one container per node, named container-1 and so on, like the first replaced one."""
     if "docker" not in old[0].roles:
         return {}
     names = {n.name for n in old}

@@ -1,7 +1,7 @@
-"""Do the parts of a topology fit together?  One rule to a method, one subject to a file.
+"""Check that the parts of a topology fit together: one method per rule, one file per subject.
 
-A rule says nothing of a value that has been refused already: one mistake in a
-file is one problem in the report.
+A rule ignores values that were already reported as invalid, so one mistake in a file is one
+problem in the report.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SUBJECTS: tuple[type[Look], ...] = (
 
 
 def check(topology: Topology, root: Tree, problems: Problems) -> None:
-    """Note everything that does not fit.  Raises TopologyError at one problem too many."""
+    """Check all rules and add the problems.  Raises TopologyError if there are too many."""
     for look in [subject(topology, root, problems) for subject in _SUBJECTS]:
         for rule in look.rules():
             rule()

@@ -18,7 +18,7 @@ __all__ = ["Containers"]
 
 
 class Containers(Look):
-    """Rules on docker and its containers."""
+    """Rules for Docker and its containers."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
@@ -134,7 +134,7 @@ class Containers(Look):
             self.add(at, wanted, seen, hint)
 
     def _end_of_chain(self, container: Container) -> str:
-        """The container whose network one gets through others; empty where they form a ring."""
+        """Return the container at the end of a chain of ``container:NAME``; empty for a circle."""
         passed, one = {container.name}, container
         while one.network.startswith("container:"):
             partner = self.t.containers.get(one.network.partition(":")[2])

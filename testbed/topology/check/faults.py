@@ -1,4 +1,4 @@
-"""Faults that a topology names: whether it has what they are done to."""
+"""Faults that a topology names: their targets must exist."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Faults"]
 
 
 class Faults(Look):
-    """Rules on faults."""
+    """Rules for faults."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (self.targets,)
 
     def targets(self) -> None:
-        if self.bad("nodes") or self.bad("flannel"):  # what is refused there is no news here
+        if self.bad("nodes") or self.bad("flannel"):  # already reported
             return
         for name, fault in self.t.faults.items():
             if fault.node in self.nodes and self.unsure(fault.node, "roles"):

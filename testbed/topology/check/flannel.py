@@ -1,4 +1,4 @@
-"""Flannel and etcd: which nodes, which network, which subnets."""
+"""Flannel and etcd: their nodes, network and subnets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Flannel"]
 
 
 class Flannel(Look):
-    """Rules on flannel and etcd."""
+    """Rules for flannel and etcd."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
@@ -96,7 +96,7 @@ class Flannel(Look):
         for subnet, _, at in good:
             length = good[0][0].prefixlen
             if subnet.prefixlen != length:
-                # Flannel's own configuration has a single SubnetLen.
+                # Flannel's configuration has a single SubnetLen.
                 wanted = f"subnets of one size, /{length} as for {good[0][1]}"
                 self.add(at, wanted, str(subnet), "give all of them the same prefix")
 
@@ -120,12 +120,12 @@ class Flannel(Look):
         return False
 
     def nodes_reach_each_other(self) -> None:
-        """Flanneld asks etcd on its node, and sends to other nodes' addresses."""
+        """Require paths: flanneld connects to etcd's node and sends to the other nodes."""
         flannel = self.t.flannel
         if flannel is None:
             return
         interface, members = next(iter(self.t.meshes()))
-        # The node with etcd first: the others need a way to it.
+        # The node with etcd comes first, because the others need a path to it.
         first = [node for node in members if "etcd" in node.roles]
         self.underlay("flannel", interface, [*first, *(n for n in members if n not in first)])
 

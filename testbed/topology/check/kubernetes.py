@@ -1,4 +1,4 @@
-"""Kubernetes: which nodes, which networks, and what else may be on its nodes."""
+"""Kubernetes: its nodes and networks, and other software on its nodes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Kubernetes"]
 
 ROLE = "kubernetes"
 NAMESPACES = "netns"
-#: What a node of a cluster has anyway, under the same names and ports.
+#: Roles whose programs and ports a node of a cluster already has.
 OWN = ("docker", "etcd", "flannel")
-#: Plugins that route between nodes without a tunnel, as they are set up here.
+#: Plugins that route between nodes without a tunnel in this configuration.
 ROUTED = ("bgp", "calico")
 
 
 class Kubernetes(Look):
-    """Rules on the cluster."""
+    """Rules for the cluster."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
@@ -85,14 +85,14 @@ class Kubernetes(Look):
             (network.subnet, network.name, self.value("networks", network.name, "subnet"))
             for network in self.t.networks.values()
         ]
-        # Networks of nodes that never meet may have the same subnet.
+        # Networks without a path between them may have the same subnet.
         for other in others:
             self.apart([other, *mine], "networks")
         if not others:
             self.apart(mine, "networks")
 
     def _at(self, name: str) -> tree.Tree:
-        """The place of a setting, or of the whole section where it has its default."""
+        """Return the position of a setting, or of the section if the setting is a default."""
         if name in tree.keys_at(self.root, ROLE):
             return self.value(ROLE, name)
         return self.value(ROLE) if ROLE in tree.keys_at(self.root) else self.root
@@ -135,7 +135,7 @@ class Kubernetes(Look):
         self.underlay(ROLE, cluster.interface, members)
 
     def routes_are_within_one_segment(self) -> None:
-        """A route's gateway is a node, which must be on the link."""
+        """Require one segment: the gateway of a route is a node, which must be on the link."""
         cluster = self.t.kubernetes
         if cluster is None:
             return

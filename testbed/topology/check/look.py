@@ -1,4 +1,4 @@
-"""What every rule starts from: a topology, and the places of its parts in the file."""
+"""The base of all rules: a topology, and the positions of its parts in the file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Look", "Subnet"]
 
-#: A subnet, its name, and its place in the file.
+#: A subnet, its name, and its position in the file.
 Subnet = tuple[IPv4Network, str, Tree]
 
 
 class Look:
-    """A look at one topology; its subclasses add rules and list them."""
+    """Access to a topology and its tree; subclasses add rules and list them."""
 
     def __init__(self, topology: Topology, root: Tree, problems: Problems) -> None:
         self.t = topology
@@ -30,7 +30,7 @@ class Look:
         self._unread = problems.snapshot()
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
-        """The rules, in the order in which they are checked."""
+        """Return the rules in the order of the checks."""
         return ()
 
     def value(self, *path: str | int) -> Tree:
@@ -40,14 +40,14 @@ class Look:
         return tree.key_at(self.root, *path)
 
     def bad(self, *path: str | int) -> bool:
-        """Was something at a path, or below it, refused before any rule was checked?"""
+        """Tell whether a path, or one below it, was invalid before any rule was checked."""
         return path in self._unread
 
     def add(self, at: Tree, wanted: str, seen: str, hint: str) -> None:
         self.problems.add(at, wanted, seen, hint)
 
     def on_known_node(self, node: str, path: Path, role: str) -> bool:
-        """Is it the name of a node?  If not, say so at ``path``, and which have the role."""
+        """Tell whether a node exists; if not, add a problem at ``path`` with a hint."""
         if node in self.nodes:
             return True
         if node and not self.bad(*path):
@@ -56,29 +56,29 @@ class Look:
         return False
 
     def nearest_node(self, name: str, role: str) -> str:
-        """A hint: the node with a role that a name was meant for, or some that have the role."""
+        """Return a hint: the node with the role and the closest name, or some with the role."""
         having = [node for node in self.nodes if self.has_role(node, role)]
         return nearest(name, having) if having else f"give a node the role {role}"
 
     def has_role(self, node: str, role: str) -> bool:
-        """Has a node the role, or may it have been meant to?"""
+        """Tell whether a node has a role, or may have been meant to have it."""
         return role in self.t.nodes[node].roles or self.unsure(node, "roles")
 
     def unsure(self, node: str, key: str) -> bool:
-        """May a key of a node have been meant otherwise than it was read?"""
+        """Tell whether a key of a node is invalid, so that its value is unknown."""
         body = self.value("nodes", node)
         unknown = set(tree.keys_at(self.root, "nodes", node)) - set(keys.NODE)
         return not isinstance(body, tree.Mapping) or bool(unknown) or self.bad("nodes", node, key)
 
     def role(self, node: Node, role: str) -> Tree:
-        """The place where a node is given a role."""
+        """Return the position where a node gets a role."""
         return self.value("nodes", node.name, "roles", node.roles.index(role))
 
     def one_segment(self, role: str, who: str, software: str, instead: str) -> None:
-        """Note each node with a role whose network is not that of the first of them.
+        """Report each node with a role that is on another network than the first of them.
 
-        For ``software`` that sets routes without a tunnel: a route's gateway must be on the link
-        (flannel, Documentation/backends.md).  ``instead`` is what else may be chosen.
+        This is for ``software`` that sets routes without a tunnel: the gateway of a route must be
+        on the link (flannel, Documentation/backends.md). ``instead`` names alternatives.
         """
         members = [node for node in self.t.with_role(role) if node.networks]
         segment = self.t.network(members[0].name) if members else ""
@@ -91,7 +91,7 @@ class Look:
                 self.add(at, wanted, f"{node.name} on {mine}", hint)
 
     def underlay(self, section: str, interface: Underlay, members: abc.Sequence[Node]) -> None:
-        """Note an ``interface`` that a node does not have, and nodes that can't reach another."""
+        """Report an ``interface`` that a node lacks, and nodes without a path to another."""
         for node in members:
             if isinstance(interface, str):
                 name, at = interface, self.value(section, "interface")
@@ -105,7 +105,7 @@ class Look:
                 hint = f"it is on {', '.join(node.networks) or 'none'}"
                 self.add(at, wanted, quote(name), hint)
                 if isinstance(interface, str):
-                    break  # once for all
+                    break  # one report is enough
         if not isinstance(interface, str):
             known = [node.name for node in members]
             for name in interface:
@@ -117,11 +117,11 @@ class Look:
                         quote(name),
                         nearest(name, known),
                     )
-        if not self.problems:  # one that is half understood says nothing on ways
+        if not self.problems:  # paths are known only for a valid topology
             self._reach_each_other(section, [node for node in members if node.networks])
 
     def _reach_each_other(self, section: str, members: abc.Sequence[Node]) -> None:
-        """Note each node that has no way to one of the others, or none back."""
+        """Report each node without a path to one of the others, or without a path back."""
         if len({self.t.network(node.name) for node in members}) < 2:
             return
         first = members[0]
@@ -147,9 +147,9 @@ class Look:
         what: str,
         hint: abc.Callable[[str, str], str] = lambda _, __: "change one of them",
     ) -> None:
-        """Note each subnet that overlaps with one before it in the order of addresses.
+        """Report each subnet that overlaps with a previous one, in the order of addresses.
 
-        ``hint`` gives the hint for two of the names.
+        ``hint`` returns the hint for the two names.
         """
         order = {name: i for i, (_, name, _) in enumerate(subnets)}
         last: Subnet | None = None

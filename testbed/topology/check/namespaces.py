@@ -1,4 +1,4 @@
-"""Namespaces, bridges and veth pairs: where each is, and under what name."""
+"""Namespaces, bridges and veth pairs: their nodes and names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLE = "namespaces"
 
 
 class Namespaces(Look):
-    """Rules on namespaces, bridges and veth pairs."""
+    """Rules for namespaces, bridges and veth pairs."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
@@ -86,7 +86,7 @@ class Namespaces(Look):
             self.add(at, wanted, f"{name} on {known[name]}", "move one of them")
 
     def interfaces_are_unique(self) -> None:
-        """An interface's name is unique in its namespace; "" is the node's own."""
+        """Require unique names of interfaces per namespace; "" is the node's own namespace."""
         taken: dict[tuple[str, str], dict[str, str]] = {}
         for bridge in self.t.bridges.values():
             self._take(taken, bridge.node, "", bridge.name, self.key("bridges", bridge.name))
@@ -116,7 +116,7 @@ class Namespaces(Look):
             names[name] = "used before"
 
     def _own_interfaces(self, node: str) -> dict[str, str]:
-        """The interfaces that a node has besides those of the file."""
+        """Return a node's interfaces that are not in the file."""
         me = self.t.nodes[node]
         out = {f"eth{i}": "the node's own" for i, _ in enumerate(me.networks)}
         if "docker" in me.roles:
@@ -128,7 +128,7 @@ class Namespaces(Look):
         return out
 
     def veth_addresses_are_unique(self) -> None:
-        """Among ends that hear each other's ARP: of one pair, or of pairs into one bridge."""
+        """Require unique addresses per segment: a pair, or all pairs on one bridge."""
         taken: dict[tuple[str, str | int, IPv4Address], str] = {}
         for i, veth in enumerate(self.t.veths):
             bridges = [e.bridge for e in veth.ends if e.bridge]

@@ -20,7 +20,7 @@ __all__ = ["Networks"]
 
 
 class Networks(Look):
-    """Rules on networks and the nodes on them."""
+    """Rules for networks and the nodes on them."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
@@ -34,9 +34,9 @@ class Networks(Look):
         )
 
     def networks_are_apart(self) -> None:
-        """Of two networks with one subnet a node could reach only one.
+        """Require different subnets: of two equal ones a node could reach only one.
 
-        Networks that are not joined may have the same, as behind two NATs.
+        Separate networks may have the same subnet, as behind two NATs.
         """
         for names in self._joined():
             subnets = [
@@ -56,9 +56,9 @@ class Networks(Look):
         return hint
 
     def _joined(self) -> list[set[str]]:
-        """The networks that one node can reach: its own, and those that gateways join to them.
+        """Return sets of networks that one node can reach, directly or through gateways.
 
-        Those that nobody is on come first.
+        Networks without nodes come first.
         """
         parents = {name: name for name in self.t.networks}
 
@@ -147,7 +147,7 @@ class Networks(Look):
                 self.add(at, wanted, quote(maker), hint)
 
     def networks_have_ports(self) -> None:
-        """A network is a bridge of the kernel's, with so many ports and no more."""
+        """Limit the nodes of a network: it is a Linux bridge with a limited number of ports."""
         plugged: dict[str, int] = {}
         for node in self.t.nodes.values():
             for network in node.networks:
