@@ -1,6 +1,6 @@
-"""Faults: what can be broken in a lab on purpose, seen, and put right again.
+"""Faults: break parts of a lab on purpose, detect them, and heal them.
 
-``model`` says what a fault is and reads it from words, ``means`` which commands make
-it and how it shows, ``force`` carries them out on a lab that is up.  Nothing is kept
-in a file: what is in force is asked of the machine.
+``model`` defines faults and parses them, ``means`` has the commands that cause and detect them,
+``force`` runs these commands on a running lab. No file records the active faults: they are read
+from the machine.
 """

@@ -1,9 +1,9 @@
-"""Faults on a lab that is up: made, seen, undone.
+"""Faults on a running lab: cause, detect and heal them.
 
-Links and queues are on the lab's fabric, so faults of them are the same whatever makes
-the nodes.  A node is stopped by its provider, a service and what is broken through the
-node itself.  What is in force is read from the machine each time: nothing is remembered,
-and whatever is taken down with the lab is gone with it.
+Links and queues are on the lab's fabric, so their faults are the same for all providers. The
+provider stops a node. Faults of services and of a node's entries are caused through the node
+itself. Active faults are read from the machine each time: nothing is stored, and the removal of
+the lab removes its faults.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Faults", "fault_of"]
 
-DEAD_SECONDS = 20.0  # a killed process ends at once, unless the kernel keeps it
+DEAD_SECONDS = 20.0  # a killed process ends at once, unless it waits in the kernel
 
 
 def fault_of(words: str | Sequence[str], topology: Topology) -> Fault:
-    """The fault that words mean on a lab: its own, or the name of one of its topology.
+    """Return the fault for the words of a fault, or for the name of one in the topology.
 
     Raises UsageError.
     """
@@ -64,24 +64,26 @@ def fault_of(words: str | Sequence[str], topology: Topology) -> Fault:
 
 
 class Faults:
-    """What is broken on purpose in one lab.  Each method looks anew, and is safe to repeat."""
+    """The faults of one lab.
+
+    Each method reads the current state from the machine and can be repeated safely.
+    """
 
     def __init__(self, lab: Lab, watch: Watch | None = None) -> None:
         self._lab = lab
         self._watch = watch
 
     def apply(self, fault: Fault) -> bool:
-        """Bring a fault about; False where it is in force already.
+        """Cause a fault; return False if it is active already.
 
-        One of the same kind and target takes the place of another.  Raises
-        MachineError, before anything is changed, where the machine lacks what
-        it takes; NoSuchLab, LabError.
+        It replaces a fault of the same kind and target. Raises MachineError, before any change,
+        if the machine lacks a requirement of the fault; NoSuchLab, LabError.
         """
         with self._held(f"fault {fault.words}"):
             return _Place(self._lab).apply(fault)
 
     def in_force(self) -> list[Seen]:
-        """All faults that are in force now, and what shows it.  Raises NoSuchLab."""
+        """Return all active faults with their evidence.  Raises NoSuchLab."""
         return _Place(self._lab).in_force()
 
     def heal(
@@ -90,23 +92,22 @@ class Faults:
         *,
         kinds: Collection[str] = tuple(KINDS),
     ) -> list[Fault]:
-        """Undo the faults that are meant, by default all; return them.
+        """Heal the faults that ``meant`` selects, by default all; return them.
 
-        Others than of these ``kinds`` are not even looked for, which takes its time.
-        A node goes on first, so that what is wrong on it can be seen and mended, too.
-        Services that are dead are started by ``up``.
+        Only faults of these ``kinds`` are searched for, which saves time. Stopped nodes continue
+        first, so that faults on them can be found and healed, too. ``up`` restarts dead services.
         """
 
         def is_due(fault: Fault) -> bool:
             return fault.kind in kinds and meant(fault)
 
         looked_for = {*kinds}
-        for together in (LINK_KINDS, QUEUE_KINDS):  # each made as a whole: who stays must be known
+        for together in (LINK_KINDS, QUEUE_KINDS):  # set as a whole, so all faults must be known
             if not looked_for.isdisjoint(together):
                 looked_for |= {*together}
         with self._held("fault heal"):
             healed = _Place(self._lab).continue_nodes(is_due)
-            place = _Place(self._lab)  # with the nodes that were stopped
+            place = _Place(self._lab)  # includes the nodes that continue
             present = [seen.fault for seen in place.in_force(looked_for)]
             due = [fault for fault in present if is_due(fault)]
             place.undo(present, due)
@@ -115,7 +116,7 @@ class Faults:
         return healed + due
 
     def _up(self) -> None:
-        """What has died is started as ever: the plan knows what hangs on it."""
+        """Restart what has died with ``up``, whose plan includes all that depends on it."""
         record = self._lab.record()
         topology = dataclasses.replace(self._lab.topology(), file=record.source)
         self._lab.up(topology, keep=True, watch=self._watch)
@@ -131,7 +132,7 @@ class Faults:
 
 
 class _Place:
-    """One look at a lab: its fabric, its nodes, and what is done there."""
+    """A snapshot of a lab's fabric and nodes, and operations on them."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -156,12 +157,12 @@ class _Place:
         elif fault.service:
             self._signal(fault, "KILL" if fault.kind == "kill" else "STOP")
         else:
-            self._context.node(fault.node)  # says so if it does not run
+            self._context.node(fault.node)  # raises an error if it does not run
             self._stop(fault.node, on=True)
         return True
 
     def _seen_of(self, fault: Fault) -> list[Fault]:
-        """What is in force of the faults that this one is made beside."""
+        """Return the active faults that must be known to cause this one."""
         if fault.kind in LINK_KINDS:
             seen = self._links(self._need_fabric())
         elif fault.kind in QUEUE_KINDS:
@@ -200,17 +201,17 @@ class _Place:
             self._stopped = self._lab.stopped()
             if node.name not in self._stopped:
                 raise
-            return []  # it was stopped while we looked, and that is all there is to see
+            return []  # it was stopped meanwhile, so nothing else can be found
 
     def continue_nodes(self, is_due: Callable[[Fault], bool]) -> list[Fault]:
-        """Let the nodes go on that are stopped, and are to be healed."""
+        """Continue the stopped nodes whose fault is due; return these faults."""
         due = [seen.fault for seen in self._paused() if is_due(seen.fault)]
         for fault in due:
             self._stop(fault.node, on=False)
         return due
 
     def undo(self, present: Sequence[Fault], due: Sequence[Fault]) -> None:
-        """Undo faults that are due, and leave the others that are present."""
+        """Heal the faults that are due, and keep the other present ones."""
         kept = [fault for fault in present if fault not in due]
         if any(fault.kind in LINK_KINDS for fault in due):
             self._set_links([fault for fault in kept if fault.kind in LINK_KINDS])
@@ -237,7 +238,7 @@ class _Place:
 
     @staticmethod
     def _links(fabric: Node) -> list[Seen]:
-        if which("nft") is None:  # then there are none of ours
+        if which("nft") is None:  # without nft there are no rules of ours
             return []
         listed = fabric.run(["nft", "-j", "list", "table", *means.TABLE], check=False)
         return means.links_seen(listed.stdout) if listed.ok else []
@@ -292,7 +293,7 @@ class _Place:
         (provider.pause if on else provider.resume)(self._lab.name, node)
 
     def _services(self, node: Node) -> list[Seen]:
-        """The daemons of a node that are dead, or stopped by a signal."""
+        """Return the faults of a node's daemons that are dead or stopped by a signal."""
         roles = self.topology.nodes[node.name].roles
         known = {name for role in roles for name in ROLES[role].services}
         found = []
@@ -304,7 +305,7 @@ class _Place:
                     Seen(Fault("kill", node.name, service=name), f"exit status {state.status}")
                 )
                 continue
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # just died
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
                 if means.is_stopped(node.get(f"/proc/{state.pid}/stat").decode()):
                     stopped = Fault("stop", node.name, service=name)
                     found.append(Seen(stopped, f"pid {state.pid} is in state T"))
@@ -332,7 +333,7 @@ class _Place:
 
     @functools.cached_property
     def _macs(self) -> dict[str, str]:
-        """The MAC address of each VTEP that there is, by node."""
+        """The MAC addresses of the existing VTEPs, by node."""
         flannel = self.topology.flannel
         assert flannel is not None, "checked before"
         path = f"/sys/class/net/flannel.{flannel.vni}/address"
@@ -344,7 +345,7 @@ class _Place:
         return found
 
     def _peers(self, node: str) -> list[means.Peer]:
-        """The other nodes of the overlay, with vxlan those whose VTEP is there."""
+        """Return the other nodes of the overlay; with vxlan only those that have a VTEP."""
         flannel = self.topology.flannel
         assert flannel is not None, "checked before"
         return [
@@ -363,7 +364,7 @@ class _Place:
         peers = self._peers(node.name)
         with_device = self._has_device(node)
         for what, how in BREAKABLE.items():
-            # What goes with the device, as with udp's when flanneld dies, nobody has taken away.
+            # Without the device, as with udp when flanneld dies, missing entries are not a fault.
             if not (with_device or what in RULES):
                 continue
             if flannel.backend in OF_BACKENDS.get(what, (flannel.backend,)):
@@ -392,7 +393,7 @@ class _Place:
             )
         missing = look.missing(node.run(look.argv).stdout)
         for index in range(len(look.entries)):
-            # Of a rule, its being there is the fault.
+            # The presence of a rule is the fault.
             broken = (index in missing) is not look.breaks
             if broken is back:
                 node.run((look.back if back else look.gone)[index])

@@ -1,4 +1,4 @@
-"""The value of the fixture ``fault``: breaks a lab in a test, and heals it."""
+"""The value of the fixture ``fault``: it breaks a lab in a test and heals it afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Inflict:
-    """Brings faults about, and heals those that it has."""
+    """Causes faults, and heals those that it has caused."""
 
     def __init__(self, lab: LiveLab, faults: Faults) -> None:
         self._lab = lab
@@ -24,24 +24,24 @@ class Inflict:
         self._done: list[Fault] = []
 
     def __call__(self, words: str) -> Fault:
-        """Bring a fault about, by its words or by its name in the topology.
+        """Cause a fault, given by its words or by its name in the topology.
 
-        Skips the test, and says why, where the machine lacks what it takes.
+        Skip the test, with the reason, if the machine lacks a requirement of the fault.
         """
         fault = fault_of(words, self._lab.topology)
-        self._done.append(fault)  # first: what is cut off half-way is healed, too
+        self._done.append(fault)  # first, so that an interrupted fault is healed too
         try:
             if not self._faults.apply(fault):
-                self._done.remove(fault)  # it was there before, and is not ours to heal
+                self._done.remove(fault)  # it was active before, so it is not healed here
         except MachineError as error:  # nothing has been changed
             self._done.remove(fault)
             pytest.skip(str(error))
         return fault
 
     def heal(self) -> None:
-        """Undo what has been done so far."""
+        """Heal the faults caused so far."""
         keys = {fault.key for fault in self._done}
         if keys:
             self._faults.heal(lambda fault: fault.key in keys, kinds={kind for kind, *_ in keys})
-            self._lab.close()  # an engine that was started again wants a new connection
+            self._lab.close()  # a restarted engine requires a new connection
         self._done.clear()

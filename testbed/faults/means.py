@@ -1,10 +1,9 @@
-"""How faults are made and how they show: command lines, and the reading of what they print.
+"""The commands that cause, detect and heal faults, and parsers of their output.
 
-Links are cut, and lose frames, by rules of nftables in the fabric's bridges; what goes to a
-node is held up and limited by the queue of its port there.  Both are described as a whole:
-given all faults that shall be in force, the words are those that bring it about, whatever was
-there before.  What can be broken on a node is compared with what flannel had set.
-Nothing here touches a machine.
+nftables rules in the fabric's bridges cut links and drop frames. The queue of a node's port on
+the fabric delays and limits frames to the node. Both are described as a whole: for all faults
+that shall be active, the commands produce this state from any other one. Entries that are broken
+on a node are compared with those that flannel sets. This module does not access a machine.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ if TYPE_CHECKING:
     from testbed.topology.model import Flannel, Topology
 
 TABLE = ("bridge", "testbed-faults")
-#: What nft's random numbers are taken from: a hundred thousandth is the least loss.
+#: The range of nft's random numbers: a hundred thousandth is the smallest loss.
 MODULUS = 100_000
 
-RATE_HANDLE, DELAY_HANDLE = "fa1:", "fa2:"  # no other queue on the fabric has them
-#: A port's frames may be 64 KiB large, as TCP makes them (GSO); a bucket of less cuts them up,
-#: one of much more would let a short transfer through unlimited.
+RATE_HANDLE, DELAY_HANDLE = "fa1:", "fa2:"  # unique among the queues on the fabric
+#: TCP sends frames of up to 64 KiB to a port (GSO).  A smaller bucket would split them; a much
+#: larger one would not limit a short transfer.
 BURST = 32 << 10
-#: So long the slowest frame waits in a full queue before the next is dropped.
+#: The longest time of a frame in a full queue; further frames are dropped.
 LATENCY = "50ms"
-#: Of netem, in packets: its own default of 1000 would drop most of a fast stream.
+#: The limit of netem, in packets: its default of 1000 would drop most of a fast stream.
 LIMIT = 10_000
 
-COMMENT = "testbed fault"  #: of a rule on a node
+COMMENT = "testbed fault"  #: the comment of our rules on a node
 
 #: The names of the ports of each node on the fabric.
 Ports = Mapping[str, Sequence[str]]
@@ -46,12 +45,12 @@ def _set(names: Iterable[str]) -> str:
 
 
 def link_rules(ports: Ports, faults: Iterable[Fault]) -> str:
-    """The input of ``nft -f -`` after which these faults of links are in force, and no others.
+    """Return the input of ``nft -f -`` that activates exactly these faults of links.
 
-    It is one transaction: no frame sees half of it.
+    It is one transaction, so no frame is handled by an intermediate state.
     """
     name = " ".join(TABLE)
-    lines = [f"add table {name}", f"delete table {name}"]  # the first lest the second fail
+    lines = [f"add table {name}", f"delete table {name}"]  # delete fails without it
     wanted = list(faults)
     if wanted:
         hook = "type filter hook forward priority 0; policy accept;"
@@ -71,14 +70,14 @@ def link_rules(ports: Ports, faults: Iterable[Fault]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A fault that is in force, and what of it is seen on the machine."""
+    """An active fault, and the evidence of it on the machine."""
 
     fault: Fault
     how: str
 
 
 def links_seen(listing: str) -> list[Seen]:
-    """What ``nft -j list table`` says of the faults of links, with what each has dropped."""
+    """Return the faults in the output of ``nft -j list table``, with their dropped frames."""
     dropped: dict[str, int] = {}
     for entry in json.loads(listing)["nftables"]:
         rule = entry.get("rule")
@@ -95,22 +94,22 @@ def links_seen(listing: str) -> list[Seen]:
 def _read(words: str) -> Fault | None:
     try:
         return parse(words.split())
-    except Unreadable:  # a rule of another version's
+    except Unreadable:  # a rule of another version of testbed
         return None
 
 
 # -- queues: tc --------------------------------------------------------------
 
-#: Ends with status 0 where the kernel has netem; of the fabric's ``lo`` nobody makes use.
+#: Exits with status 0 if the kernel has netem.  Nothing uses the fabric's ``lo``.
 PROBE_NETEM = ("tc", "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "1us")
 UNPROBE = ("tc", "qdisc", "del", "dev", "lo", "root")
 
 
 def queue_lines(ports: Sequence[str], node: str, faults: Iterable[Fault], *, there: bool) -> str:
-    """The input of ``tc -batch -`` after which a node's ports have the queues of these faults.
+    """Return the input of ``tc -batch -`` that gives a node's ports the queues of these faults.
 
-    ``there`` says whether they have queues of ours now: those go first.  A limit below a
-    delay is the delay's child, as tc-netem(8) has it.
+    ``there`` tells whether the ports have such queues now, which are removed first. A limit in
+    addition to a delay is a child of the delay's queue (tc-netem(8)).
     """
     wanted = {fault.kind: fault for fault in faults if fault.node == node}
     lines = []
@@ -132,13 +131,13 @@ def _netem(fault: Fault) -> str:
 
 
 def _tbf(fault: Fault) -> str:
-    # Tokens come at the kernel's ticks: what one lets pass must fit into the bucket (tc-tbf(8)).
+    # The kernel adds tokens at each tick: the bucket must hold those of one tick (tc-tbf(8)).
     burst = max(BURST, fault.rate // 8 // 100)
     return f"tbf rate {fault.rate}bit burst {burst}b latency {LATENCY}"
 
 
 def queues_seen(listing: str, ports: Ports) -> list[Seen]:
-    """What ``tc -j qdisc show`` says of the faults that are queues."""
+    """Return the faults in the output of ``tc -j qdisc show``."""
     owners = {names[0]: node for node, names in ports.items() if names}
     found = []
     for entry in json.loads(listing or "[]"):
@@ -156,7 +155,7 @@ def queues_seen(listing: str, ports: Ports) -> list[Seen]:
 
 
 def _ms(delay: Mapping[str, Any], name: str) -> float:
-    # Seconds, of which the kernel has kept whole ticks of 64 ns.
+    # Seconds, which the kernel has rounded to ticks of 64 ns.
     return round(float(delay.get(name, 0)) * 1000, 3)
 
 
@@ -165,7 +164,7 @@ def _ms(delay: Mapping[str, Any], name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another node of the overlay, as a node's entries name it; ``mac`` is its VTEP's."""
+    """Another node of the overlay, as in a node's entries; ``mac`` is that of its VTEP."""
 
     name: str
     address: str
@@ -174,16 +173,17 @@ class Peer:
 
     @property
     def vtep(self) -> str:
-        """The address of its flannel.N: the first of its subnet."""
+        """The address of its flannel.N, which is the first one of its subnet."""
         return self.subnet.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A command whose output tells whether something is there, and those that change it.
+    """A command that lists entries, and the commands that remove and restore them.
 
-    ``gone`` and ``back`` are each a list of commands, ``entries`` what must be in the
-    output; ``breaks`` says whether its being there is the fault, or its absence.
+    ``entries`` are the expected lines of the output. ``gone`` are the commands that cause the
+    fault, ``back`` those that heal it, one per entry. ``breaks`` is True if the presence of the
+    entries is the fault, False if their absence is.
     """
 
     argv: tuple[str, ...]
@@ -193,15 +193,15 @@ class Look:
     breaks: bool = False
 
     def is_broken(self, output: str) -> bool:
-        """Whether the fault shows in what the command has printed."""
+        """Tell whether the command's output shows the fault."""
         lines = [" ".join(line.split()) for line in output.splitlines()]
         there = [any(_begins(line, entry) for line in lines) for entry in self.entries]
         return any(there) if self.breaks else bool(there) and not all(there)
 
     def seen(self, output: str) -> str:
-        """Entries that are missing: each as gone or, with what is there instead, as changed.
+        """Describe each missing entry as gone, or as changed with its current value.
 
-        Empty where all are gone.
+        Return an empty string if all entries are gone.
         """
         lines = [" ".join(line.split()) for line in output.splitlines()]
         said = []
@@ -213,7 +213,7 @@ class Look:
         return "" if whole else "; ".join(said)
 
     def missing(self, output: str) -> list[int]:
-        """Which of the entries are not in the output."""
+        """Return the indices of the entries that are not in the output."""
         lines = [" ".join(line.split()) for line in output.splitlines()]
         return [
             index
@@ -227,12 +227,12 @@ def _begins(line: str, entry: str) -> bool:
 
 
 def device(flannel: Flannel) -> str:
-    """The device of an overlay on each of its nodes; empty where it has none (host-gw)."""
+    """Return the overlay's device on its nodes; empty if it has none (host-gw)."""
     return {"vxlan": f"flannel.{flannel.vni}", "udp": "flannel0"}.get(flannel.backend, "")
 
 
 def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
-    """How to see, make and undo one thing of :data:`testbed.faults.model.BREAKABLE`."""
+    """Return the commands for a word of :data:`testbed.faults.model.BREAKABLE`."""
     flannel = topology.flannel
     assert flannel is not None, "checked before"
     if what == "forward":
@@ -269,7 +269,7 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
 
 
 def _routes(flannel: Flannel, peers: Sequence[Peer]) -> list[tuple[str, tuple[str, ...]]]:
-    """The routes that flannel sets for other nodes: as shown, and what shows elsewhere."""
+    """Return flannel's routes to other nodes: as listed, and the options that are not listed."""
     name = device(flannel)
     if flannel.backend == "udp":
         return [(f"{flannel.network} dev {name}", ())]
@@ -294,5 +294,5 @@ def _rule(chain: str, *match: str) -> Look:
 
 
 def is_stopped(stat: str) -> bool:
-    """Whether a process is stopped by a signal: the third field of /proc/PID/stat (proc(5))."""
+    """Tell whether a signal has stopped a process (proc(5), /proc/PID/stat, third field)."""
     return stat.rpartition(")")[2].split()[:1] == ["T"]

@@ -1,8 +1,8 @@
-"""A fault as a value: its kind, what it is done to, how much; read from words, written as words.
+"""A fault as a value: its kind, target and amount, parsed from words and written as words.
 
-``partition node1:node2``, ``loss node2 20%``, ``kill node1/flanneld``: the same words on the
-command line, in the ``faults`` section of a topology, and in a test.  Nothing here touches a
-machine.
+``partition node1:node2``, ``loss node2 20%``, ``kill node1/flanneld``: the words are the same on
+the command line, in the ``faults`` section of a topology, and in a test. This module does not
+access a machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Kind = Literal["partition", "loss", "rate", "delay", "kill", "stop", "break"]
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a kind of fault is: its words after the kind, what it does, how it is undone."""
+    """The description of a kind of fault: its arguments, its effect and its healing."""
 
     form: str
     does: str
@@ -77,7 +77,7 @@ KINDS: Mapping[Kind, About] = {
     ),
 }
 
-#: What ``break`` can take away, and what that does.
+#: Words of ``break``, and the effect of each.
 BREAKABLE: Mapping[str, str] = {
     "route": "the routes to the containers of other nodes are gone",
     "neighbour": "the permanent ARP entries of other nodes' VTEPs are gone",
@@ -85,9 +85,9 @@ BREAKABLE: Mapping[str, str] = {
     "forward": "the first rule of FORWARD drops everything",
     "port": "the node's firewall drops what comes to flannel's UDP port",
 }
-#: Those of them that are a rule too many; the others are an entry too few.
+#: Words that add a rule; the others remove entries.
 RULES = ("forward", "port")
-#: Those that need a back end of a kind; the others go with each.
+#: Words that require one of these back ends; the others work with all.
 OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
     "neighbour": ("vxlan",),
     "fdb": ("vxlan",),
@@ -95,22 +95,22 @@ OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
 }
 LINK_KINDS: tuple[Kind, ...] = ("partition", "loss")
 QUEUE_KINDS: tuple[Kind, ...] = ("rate", "delay")
-#: What a fault in a topology may not be called: these words mean something on the command line.
+#: Names that a fault in a topology cannot have, because they are commands of ``testbed fault``.
 RESERVED = (*KINDS, "apply", "heal", "ls")
 
-#: Of a node or a service: whether there is one of that name is another question.
+#: The name of a node or a service, which need not exist.
 NAME = re.compile(r"[a-z0-9-]+")
 UNITS: Mapping[str, int] = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
-#: A queue slower than this holds a full frame for more than a second.
+#: Bits per second.  A slower queue would delay a full frame by more than a second.
 MIN_RATE, MAX_RATE = 8_000, 100 * 10**9
-#: In milliseconds: a minute is longer than any protocol here waits.
+#: Milliseconds.  A minute is longer than the timeouts of all protocols here.
 MAX_DELAY = 60_000.0
-#: One in a hundred thousand, and all but that: nothing, or all, is no loss by chance.
+#: From one frame in a hundred thousand to all but one: 0 % and 100 % are not random loss.
 MIN_PERCENT, MAX_PERCENT = 0.001, 99.999
 
 
 class Unreadable(ValueError):
-    """Words that are no fault, or none of this lab: what was wanted and seen, what to do."""
+    """The words are not a fault, or not one of this lab: what was wanted, seen, and a hint."""
 
     def __init__(self, wanted: str, seen: str, hint: str) -> None:
         super().__init__(f"wanted {wanted}, saw {seen}; {hint}")
@@ -121,11 +121,11 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault.
+    """A fault.
 
-    ``peer`` is the other end of a link, ``service`` a daemon of the node; both
-    may be empty.  ``percent`` is of ``loss``, ``rate`` in bits a second, ``delay``
-    and ``jitter`` in milliseconds, ``what`` a word of :data:`BREAKABLE`.
+    ``peer`` is the other end of a link, ``service`` a daemon of the node; both may be empty.
+    ``percent`` belongs to ``loss``, ``rate`` is in bits per second, ``delay`` and ``jitter`` are
+    in milliseconds, ``what`` is a word of :data:`BREAKABLE`.
     """
 
     kind: Kind
@@ -140,14 +140,14 @@ class Fault:
 
     @property
     def target(self) -> str:
-        """What it is done to: ``node1``, ``node1:node2``, ``node1/flanneld``."""
+        """The target: ``node1``, ``node1:node2`` or ``node1/flanneld``."""
         if self.peer:
             return f"{self.node}:{self.peer}"
         return f"{self.node}/{self.service}" if self.service else self.node
 
     @property
     def amount(self) -> str:
-        """The words after the target; empty where there are none."""
+        """The words after the target; empty if there are none."""
         if self.kind == "loss":
             return f"{self.percent:g}%"
         if self.kind == "rate":
@@ -158,7 +158,7 @@ class Fault:
 
     @property
     def words(self) -> str:
-        """All of it, as it is written.
+        """The fault in its written form.
 
         >>> parse(["loss", "node2:node1", "20.0%"]).words
         'loss node1:node2 20%'
@@ -167,7 +167,7 @@ class Fault:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is, however much of it: of one key only one can be in force."""
+        """Kind and target without the amount: only one fault per key can be active."""
         return (self.kind, self.target, self.what)
 
     def __str__(self) -> str:
@@ -175,7 +175,7 @@ class Fault:
 
 
 def bits(rate: int) -> str:
-    """A rate in the largest unit that it is a whole number of.
+    """Return a rate in the largest unit that gives a whole number.
 
     >>> bits(10_000_000), bits(1_500_000), bits(8001)
     ('10mbit', '1500kbit', '8001bit')
@@ -185,7 +185,7 @@ def bits(rate: int) -> str:
 
 
 def parse(words: Sequence[str]) -> Fault:
-    """A fault from its words.  Raises Unreadable.
+    """Return a fault from its words.  Raises Unreadable.
 
     >>> parse("delay node2 1.5s 5ms".split()).amount
     '1500ms 5ms'
@@ -210,7 +210,7 @@ def parse(words: Sequence[str]) -> Fault:
         hint = f"such as `{about.example}`; `stop` is what can be done to a node as a whole"
         raise Unreadable("NODE/SERVICE after kill", repr(target), hint)
     if peer:
-        node, peer = sorted((node, peer))  # a link has no direction: one fault, one name
+        node, peer = sorted((node, peer))  # a link has no direction: one name per fault
         if node == peer:
             raise Unreadable("two nodes", repr(target), "a node has no link to itself")
     return _with_amount(cast("Kind", kind), node, peer, service, amounts)
@@ -271,7 +271,7 @@ def _milliseconds(text: str) -> float:
 
 
 def require(fault: Fault, topology: Topology) -> None:
-    """Raise Unreadable unless the topology has what the fault is done to."""
+    """Raise Unreadable if the topology does not have the fault's target."""
     for name in filter(None, (fault.node, fault.peer)):
         if name not in topology.nodes:
             raise Unreadable("the name of a node", repr(name), _nearest(name, topology.nodes))
