@@ -1,9 +1,8 @@
-"""The command line: one file a command, each loaded only when it is called.
+"""The command line: one file per command, each loaded only when it is used.
 
-Exit status: 0 fine; 1 a claim or a check failed; 2 wrong use or a bad
-topology; 3 this machine lacks something; 4 the lab failed to come up or is not
-there; 130 and 143 when ended by Ctrl-C or SIGTERM, 141 when nobody reads
-standard output any more.
+Exit status: 0 success; 1 a claim or check failed; 2 wrong use or invalid topology; 3 this machine
+lacks a requirement; 4 the lab failed or does not exist; 130 and 143 after Ctrl-C or SIGTERM; 141
+if the reader of standard output has exited.
 """
 
 from __future__ import annotations
@@ -48,35 +47,35 @@ COMMANDS = {
     "completion": "completion",
 }
 
-HELP = """Bring up container networks on machines of their own, put what is said about
-them to the test, and take everything down without a trace.
+HELP = """Create container-network labs, check claims about them, and remove them without a trace.
 
 \b
-  testbed up two-node        two machines, Docker, etcd, flannel, two containers
-  testbed verify two-node    every claim that this lab can decide, with evidence
-  testbed shell node1        look around
-  testbed down two-node      all gone
+  testbed up two-node        create a lab: two nodes with Docker, etcd, flannel, two containers
+  testbed verify two-node    check every claim that this lab can decide, with evidence
+  testbed shell node1        open a shell on a node
+  testbed down two-node      remove the lab
 """
 
 EPILOG = """\b
 Exit status:
-  0 fine · 1 a claim or check failed · 2 wrong use or bad topology ·
-  3 this machine lacks something · 4 the lab failed to come up or is not there ·
-  130/143 ended by Ctrl-C/SIGTERM · 141 nobody reads the output any more
+  0 success · 1 a claim or check failed · 2 wrong use or invalid topology ·
+  3 this machine lacks a requirement · 4 the lab failed or does not exist ·
+  5 nothing was checked · 130/143 ended by Ctrl-C/SIGTERM ·
+  141 the reader of the output has exited
 
 \b
-Variables:
+Environment variables:
   TESTBED_STATE   folder of the labs' records (~/.local/state/testbed)
   TESTBED_CACHE   folder of binaries and images (~/.cache/testbed)
   TESTBED_CONFIG  configuration file (~/.config/testbed/config.toml)
-  TESTBED_LAB     the lab meant where none is named
-  NO_COLOR        no colours
+  TESTBED_LAB     default lab for commands without one
+  NO_COLOR        disable colours
 """
 
 
 @contextlib.contextmanager
 def _no_broken_pipe() -> Iterator[None]:
-    """One to a daemon: click would end with status 1, without a word."""
+    """Report a broken pipe to a daemon as LabError: click would exit with 1, silently."""
     try:
         yield
     except BrokenPipeError as error:
@@ -89,7 +88,7 @@ def _no_broken_pipe() -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """Finds a command's module by its name, and loads no other."""
+    """A group that loads only the module of the command in use."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _no_broken_pipe():
@@ -123,35 +122,35 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # Not by loading every command: --help is to be there at once.
+        # Do not load every command: --help must be fast.
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, ABOUT[name]) for name in COMMANDS])
 
 
 ABOUT = {
-    "up": "Bring a lab up, or what of it is missing or different.",
-    "down": "Take a lab down, or all of them.",
-    "status": "Show what runs of a lab, as it is now.",
-    "ls": "List the labs of this machine.",
-    "verify": "Put the claims to the test on a lab that is up.",
+    "up": "Create or update a lab.",
+    "down": "Remove a lab, or all labs.",
+    "status": "Show the current state of a lab.",
+    "ls": "List the labs on this machine.",
+    "verify": "Check claims on a running lab.",
     "claims": "List the claims of the catalogue, or show one.",
     "report": "Write the HTML report of a run.",
     "exec": "Run a command on a node or in a container.",
     "shell": "Open a shell on a node or in a container.",
-    "logs": "Show what a node's daemons have written.",
-    "fault": "Break something of a lab on purpose, and heal it.",
+    "logs": "Show the logs of a node's daemons.",
+    "fault": "Break parts of a lab on purpose, and heal them.",
     "kubectl": "Run kubectl on a lab's cluster.",
-    "kubeconfig": "Let tools of this machine ask a lab's cluster.",
+    "kubeconfig": "Give this machine's tools access to a lab's cluster.",
     "conformance": "Run upstream's end-to-end tests on a lab's cluster.",
-    "plan": "Show what `up` would do; nothing is touched.",
-    "doctor": "Say what this machine can do, and how to mend what it can't.",
-    "topologies": "List the topologies that come with testbed, or show one.",
+    "plan": "Show what `up` would do, without doing it.",
+    "doctor": "Check this machine's requirements and show how to fix what is missing.",
+    "topologies": "List the shipped topologies, or show one.",
     "schema": "Print the JSON Schema of topology files, for editors.",
     "artifacts": "List, build or remove binaries and images.",
-    "box": "Build, list or remove the boxes of virtual machines.",
-    "vagrant": "Answer what the Vagrantfile asks, for plain `vagrant up`.",
-    "completion": "Print the script that completes commands in a shell.",
+    "box": "Build, list or remove boxes for virtual machines.",
+    "vagrant": "Serve the Vagrantfile, so that plain `vagrant up` works.",
+    "completion": "Print the completion script for a shell.",
 }
 
 
@@ -172,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line; return its exit status.  Nothing but a defect leaves as a traceback."""
+    """Run a command line; return its exit status.  Only a bug causes a traceback."""
     from testbed.errors import Interrupted, ReaderGone, TestbedError
     from testbed.signals import never_lost
 
@@ -192,7 +191,7 @@ def run(argv: list[str]) -> int:
         click.echo("testbed: interrupted", err=True)
         return 128 + signal.SIGINT
     except Interrupted as error:
-        if not isinstance(error, ReaderGone):  # of which other tools say nothing either
+        if not isinstance(error, ReaderGone):  # silent, as in other tools
             click.echo(f"testbed: {error}", err=True)
         return error.exit_code
     except TestbedError as error:
@@ -210,17 +209,20 @@ def run(argv: list[str]) -> int:
 
 
 def _limit_reached(error: Exception) -> TestbedError | None:
-    """The error to show for one that says that a limit of this machine has been reached."""
+    """Return the error to show if a limit of this machine was reached, otherwise None."""
     from testbed.limits import exhausted
     from testbed.process import no_more_processes
 
     if isinstance(error, OSError):
         return exhausted(error)
-    return no_more_processes() if "can't start new thread" in str(error) else None  # its own words
+    return no_more_processes() if "can't start new thread" in str(error) else None  # Python's text
 
 
 def _interrupted(error: Exception) -> int | None:
-    """The signal that came while a class was made: Python 3.11 wraps what it raised there."""
+    """Return the signal that caused an error, or None.
+
+    Python 3.11 wraps an exception that a signal handler raises while a class is created.
+    """
     from testbed.errors import Interrupted
 
     if isinstance(error.__cause__, KeyboardInterrupt):
@@ -229,7 +231,7 @@ def _interrupted(error: Exception) -> int | None:
 
 
 def complain(error: Any) -> None:
-    """Print an error and what to do about it, on standard error."""
+    """Print an error and its hint on standard error."""
     text = click.style("testbed: ", fg="red", bold=True) + error.message
     if error.hint:
         text += click.style("\n  -> ", fg="yellow") + error.hint
@@ -237,7 +239,7 @@ def complain(error: Any) -> None:
 
 
 def _colours() -> bool | None:
-    """Not where NO_COLOR says so (no-color.org); None leaves it to the terminal."""
+    """Return False if NO_COLOR is set (no-color.org), or None to let the terminal decide."""
     return False if os.environ.get("NO_COLOR") else None
 
 

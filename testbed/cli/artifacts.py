@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, as_json: bool) -> None:
     """List, build or remove binaries and images.
 
-    They are unpacked or built once into the cache folder, and never installed.
+    Artifacts are unpacked or built once into the cache folder. They are never installed.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -47,10 +47,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 @common.artifact_option
 def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
-    """Build the artifacts named, or all that are missing.
+    """Build artifacts, by default all that are missing.
 
-    NAMES are those that `testbed artifacts` lists, programs, images, or network plugins. What you
-    bring yourself is downloaded and checked.
+    NAMES are listed by `testbed artifacts`, or are names of programs, images or network plugins.
+    Your own files are downloaded and checked instead.
     """
     store = common.make_settings(artifacts=artifacts).store
     wanted = names or [e.name for e in store.list() if e.state == "missing"]
@@ -60,7 +60,7 @@ def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
 
 
 def _fetch(store: Store, name: str) -> None:
-    """Make an artifact, or all that a network plugin needs; what is brought is checked."""
+    """Build an artifact, or all of a network plugin; check the user's own files."""
     from testbed.roles.kubernetes.plugins import PLUGINS
     from testbed.roles.kubernetes.plugins.manifest import Brought
 

@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 
 RELEASE = r"[a-z][a-z0-9-]*"
-PACKAGE = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]"  # apt would remove one that ends in a minus
+PACKAGE = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]"  # apt would remove a package whose name ends in a minus
 
 
 @click.group("box")
 def command() -> None:
-    """Build, list or remove the boxes that virtual machines start from.
+    """Build, list or remove boxes for virtual machines.
 
-    A box is a disk, a kernel and an initramfs, made of Debian packages alone.
+    A box is a disk, a kernel and an initramfs, built only from Debian packages.
     It is built once and kept in the cache folder.
     """
 
 
 @command.command("build")
-@click.option("--suite", metavar="NAME", help="Debian's release, by default yours.")
-@click.option("--size", type=click.IntRange(1024, 1 << 20), metavar="MIB", help="Of the disk.")
+@click.option("--suite", metavar="NAME", help="Debian release; default: this machine's.")
+@click.option("--size", type=click.IntRange(1024, 1 << 20), metavar="MIB", help="Size of the disk.")
 @click.option(
-    "--package", "packages", multiple=True, metavar="NAME", help="One more package; repeatable."
+    "--package", "packages", multiple=True, metavar="NAME", help="Add a package; repeatable."
 )
 @click.option(
-    "--file", "files", multiple=True, metavar="FILE:PLACE", help="One more file; repeatable."
+    "--file", "files", multiple=True, metavar="FILE:PLACE", help="Add a file; repeatable."
 )
 def build(
     suite: str | None, size: int | None, packages: tuple[str, ...], files: tuple[str, ...]
 ) -> None:
-    """Build a box, unless there is one of just this kind."""
+    """Build a box, unless the same box exists."""
     from testbed.vm.box import SIZE, Box, box
 
     need_root("box build")
@@ -68,10 +68,10 @@ def build(
 @command.command("package")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
 def package(folder: Path) -> None:
-    """Pack the labs' box for Vagrant, into FOLDER or the current one.
+    """Package the labs' box for Vagrant in FOLDER, by default the current folder.
 
-    Writes testbed.box and testbed.json, which names its version and sha256:
-    `vagrant box add FOLDER/testbed.json` takes both.
+    This writes testbed.box, and testbed.json with its version and SHA-256.
+    `vagrant box add FOLDER/testbed.json` adds the box.
     """
     from testbed import files, owner
     from testbed.vm.box import box
@@ -93,10 +93,10 @@ def package(folder: Path) -> None:
 @command.command("ls")
 @common.json_option
 def ls(as_json: bool) -> None:
-    """List the boxes that are in the cache, each with the snapshots of its machines.
+    """List the boxes in the cache with the snapshots of their machines.
 
-    A snapshot that no machine of a lab can wake from any more, as it is of
-    another QEMU, box or testbed, is used by nobody.
+    A snapshot is unused if it was made with another version of QEMU, the box or testbed:
+    no machine can start from it.
     """
     settings = common.make_settings()
     entries = _entries(settings)
@@ -119,7 +119,7 @@ def ls(as_json: bool) -> None:
 @click.argument("keys", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Remove every box and snapshot.")
 def remove(keys: tuple[str, ...], everything: bool) -> None:
-    """Remove boxes, each with its snapshots, or snapshots alone, by key."""
+    """Remove boxes with their snapshots, or single snapshots, by key."""
     if bool(keys) == everything:
         raise click.UsageError("name boxes by their keys, as `testbed box ls` shows them, or --all")
     settings = common.make_settings()
@@ -135,7 +135,7 @@ def remove(keys: tuple[str, ...], everything: bool) -> None:
 
 
 def _entries(settings: Settings) -> list[Entry]:
-    """Every box, behind it its snapshots; at the end those whose box is gone."""
+    """Return every box, followed by its snapshots; snapshots without a box come last."""
     from testbed.vm.box import NAME
 
     there = settings.store.list()
@@ -154,7 +154,7 @@ def _is_snapshot(entry: Entry) -> bool:
 
 
 def _used(settings: Settings, entries: list[Entry]) -> set[str]:
-    """The keys of what machines of labs start from, as things are now."""
+    """Return the keys of the boxes and snapshots that machines can start from now."""
     from testbed.errors import MachineError
     from testbed.nodes.qemu.provider import QemuProvider
     from testbed.vm.box import Box
@@ -163,7 +163,7 @@ def _used(settings: Settings, entries: list[Entry]) -> set[str]:
     provider = settings.provider(QemuProvider.name)
     assert isinstance(provider, QemuProvider)
     if used:
-        # Without QEMU no machine wakes from anything.
+        # Without QEMU no machine can start from a snapshot.
         with contextlib.suppress(MachineError):
             used |= {e.key for e in entries if _is_snapshot(e) and e.path and provider.fits(e.path)}
     return used

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.group("claims", invoke_without_command=True)
-@click.option("--document", "documents", multiple=True, metavar="NNN", help="Of this document.")
+@click.option("--document", "documents", multiple=True, metavar="NNN", help="Only this document.")
 @click.option(
-    "--kind", "kinds", multiple=True, type=click.Choice(get_args(Kind)), help="Of this kind."
+    "--kind", "kinds", multiple=True, type=click.Choice(get_args(Kind)), help="Only this kind."
 )
-@click.option("--needs", "needs", multiple=True, metavar="FEATURE", help="Needing, say, docker.")
+@click.option("--needs", "needs", multiple=True, metavar="FEATURE", help="Only with this need.")
 @click.option(
     "--verdict", "verdicts", multiple=True, type=click.Choice(get_args(Verdict)),
-    help="Expected to end so.",
+    help="Only with this expected verdict.",
 )  # fmt: skip
 @common.json_option
 @click.pass_context
@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """List the claims of the catalogue, or show one.
 
-    Each option narrows the list; one given twice means either.
+    Different options narrow the list. A repeated option accepts any of its values.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -65,12 +65,12 @@ def command(
 
 
 def complete_claims(_ctx: object, _param: object, incomplete: str) -> list[str]:
-    """The ids that begin so, for the shell."""
+    """Return the claim IDs with this prefix, for shell completion."""
     from testbed.claims.catalogue import claims
 
     try:
         return [name for name in claims() if name.startswith(incomplete)]
-    except CatalogueError:  # the command itself says so
+    except CatalogueError:  # the command itself reports it
         return []
 
 
@@ -78,7 +78,7 @@ def complete_claims(_ctx: object, _param: object, incomplete: str) -> list[str]:
 @click.argument("claim", shell_complete=complete_claims)
 @common.json_option
 def show(claim: str, as_json: bool) -> None:
-    """Show one claim, and how it is checked."""
+    """Show one claim and its check."""
     from testbed.claims.catalogue import claims
 
     found = claims().get(claim)
@@ -121,7 +121,7 @@ def _show(claim: Claim) -> None:
                     width,
                     initial_indent=f"  {name:<10} ",
                     subsequent_indent=" " * 13,
-                    break_on_hyphens=False,  # ids have them
+                    break_on_hyphens=False,  # IDs contain hyphens
                 )
             )
     if claim.is_testable:
@@ -131,7 +131,7 @@ def _show(claim: Claim) -> None:
 
 
 def _checked_by(claim: Claim) -> str:
-    """The test that decides a claim: file, line and name, found without loading any suite."""
+    """Return file, line and name of a claim's test, without loading a suite."""
     import ast
     from pathlib import Path
 

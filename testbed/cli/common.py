@@ -1,4 +1,4 @@
-"""What several commands share: the lab that is meant, options, output."""
+"""Shared parts of the commands: the selected lab, options, output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
-    """The settings, with ``--artifact NAME=PATH`` options; builds are told on standard error."""
+    """Return the settings with ``--artifact NAME=PATH`` options.
+
+    The progress of builds is shown on standard error.
+    """
     from testbed.settings import settings
 
     overrides: dict[str, str] = {}
@@ -43,14 +46,14 @@ def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
 
 @functools.cache
 def _log() -> Log:
-    """The lines for a standard error that is no terminal."""
+    """Return the progress log for a standard error that is not a terminal."""
     from testbed.progress import Log
 
     return Log(lambda line: click.echo(line, err=True))
 
 
 def tell_artifact(thing: str, words: str, *, ended: bool = False) -> None:
-    """Say on standard error what is being done for an artifact."""
+    """Show the progress of an artifact's build on standard error."""
     line = f"  {click.style(thing, bold=True)}: {words}"
     if sys.stderr.isatty():
         click.echo(line, err=True)
@@ -61,7 +64,7 @@ def tell_artifact(thing: str, words: str, *, ended: bool = False) -> None:
 
 
 def tell_fix(thing: str, words: str, *, ended: bool = False) -> None:
-    """Say on standard output what `doctor --fix` does; how artifacts are made is said apart."""
+    """Show the progress of `doctor --fix` on standard output, except for artifacts."""
     if sys.stdout.isatty():
         if not ended:
             click.echo(f"  {words}")
@@ -72,9 +75,10 @@ def tell_fix(thing: str, words: str, *, ended: bool = False) -> None:
 
 
 def lab_meant(settings: Settings, name: str | None) -> Lab:
-    """The lab of that name; without one, TESTBED_LAB or the only one that is up.
+    """Return the lab of that name; by default TESTBED_LAB or the only running lab.
 
-    The path of a topology file means the lab that came from it.  Raises NoSuchLab, UsageError.
+    The path of a topology file selects the lab that was created from it. Raises NoSuchLab,
+    UsageError.
     """
     from testbed.labs import origin
     from testbed.labs.lab import Lab, labs
@@ -94,7 +98,7 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
 
 
 def whole(lab: Lab) -> Context:
-    """A lab as it runs now.  Raises NoSuchLab, LabError where a node of it does not run."""
+    """Return a running lab.  Raises NoSuchLab, and LabError if one of its nodes does not run."""
     context = lab.context()
     absent = [name for name in context.topology.nodes if name not in context.nodes]
     if absent:
@@ -106,7 +110,7 @@ def whole(lab: Lab) -> Context:
 
 
 def _how_to_name(lab: str) -> str:
-    """How the command that runs is told which lab it is about: by an option, or an argument."""
+    """Return the current command line with a lab, given as an option or an argument."""
     running = click.get_current_context(silent=True)
     if running is None:
         return "name it"
@@ -119,7 +123,7 @@ def print_json(value: Any) -> None:
 
 
 def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
-    """Print rows in columns, as wide as they need to be."""
+    """Print rows as a table with columns of the required width."""
     everything = [header, *rows] if header else [*rows]
     if not everything:
         return
@@ -131,10 +135,10 @@ def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None
 
 
 class RunsCommand(click.Command):
-    """A command whose line ends in another one: ``exec NODE COMMAND [ARG]...``.
+    """A command that runs another one: ``exec NODE COMMAND [ARG]...``.
 
-    All that follows its first argument is the other command's, options included, as with ssh,
-    ``docker exec`` and ``kubectl exec``. A ``--`` before the other command is accepted.
+    Everything after its first argument belongs to the other command, including options, as with
+    ssh, ``docker exec`` and ``kubectl exec``. A ``--`` before the other command is accepted.
     """
 
     #: Options may also stand between the first argument and the other command.
@@ -152,7 +156,7 @@ class RunsCommand(click.Command):
         return super().parse_args(ctx, own + first + rest)
 
     def _split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
-        """The options at the beginning of ``args``, and all that follows them."""
+        """Split ``args`` into the options at the beginning and the rest."""
         found, _, _ = self.make_parser(ctx).parse_args(list(args))
         first, words = (found.get(name) for name in self._arguments())
         count = isinstance(first, str) + (len(words) if isinstance(words, list | tuple) else 0)
@@ -163,14 +167,14 @@ class RunsCommand(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
-        # Completion asks once all is parsed: what is typed now is the other command's.
+        # Completion runs after the parser: the word to complete belongs to the other command.
         return [] if self._is_forwarding(ctx) else params
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         return [] if self._is_forwarding(ctx) else super().shell_complete(ctx, incomplete)
 
     def _is_forwarding(self, ctx: click.Context) -> bool:
-        """Tell whether a line that is completed has come to the other command."""
+        """Tell whether the word to complete belongs to the other command."""
         if not ctx.resilient_parsing or not ctx.params:
             return False
         first, words = self._arguments()
@@ -184,35 +188,38 @@ def json_option(function: F) -> F:
 def lab_option(function: F) -> F:
     return click.option(
         "-l", "--lab", "lab_name", metavar="LAB", shell_complete=complete_labs,
-        help="The lab; needed only when several are up.",
+        help="The lab; required only if several are running.",
     )(function)  # fmt: skip
 
 
 def variant_options(function: F) -> F:
-    """``--backend``, ``--docker``, ``--nodes`` and so on: a variant without a second file."""
+    """Add the options for variants of a topology: ``--backend``, ``--docker``, ``--nodes`` ..."""
     options = [
-        click.option("--backend", metavar="NAME", help="flannel's backend: udp, vxlan, host-gw."),
+        click.option("--backend", metavar="NAME", help="Backend of flannel: udp, vxlan, host-gw."),
         click.option(
             "--docker", metavar="ENGINE",
             help="Docker Engine: debian (20.10, or 26.1 on Debian 13) or 29.",
         ),
         click.option(
             "--firewall", metavar="NAME",
-            help="What Docker's rules go to: iptables, iptables-legacy, iptables-nft, nftables.",
+            help="Firewall back end of Docker: iptables, iptables-legacy, iptables-nft, nftables.",
         ),
         click.option(
             "--cni", metavar="NAME",
-            help="What joins a cluster's Pods: flannel, bgp, cilium, calico, kube-router, weave.",
+            help="Network plugin: flannel, bgp, cilium, calico, kube-router, weave.",
         ),
         click.option(
-            "--proxy", metavar="MODE", help="kube-proxy's way to make Services: nftables, iptables."
+            "--proxy", metavar="MODE", help="Mode of kube-proxy: nftables, iptables."
         ),
         click.option(
             "--provider", metavar="NAME",
-            help="What makes the nodes that do not say it: netns, qemu, vagrant.",
+            help="Default provider for nodes that don't set one: netns, qemu, vagrant.",
         ),
-        click.option("--nodes", type=int, metavar="N", help="N nodes like the topology's first."),
-        click.option("--name", metavar="NAME", help="Another name for the lab."),
+        click.option(
+            "--nodes", type=int, metavar="N",
+            help="Number of flannel nodes, all like the topology's first ones.",
+        ),
+        click.option("--name", metavar="NAME", help="Name of the lab."),
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
@@ -222,14 +229,14 @@ def variant_options(function: F) -> F:
 def artifact_option(function: F) -> F:
     return click.option(
         "--artifact", "artifacts", multiple=True, metavar="NAME=PATH",
-        help="Use a file of yours, such as flanneld=/path; repeatable.",
+        help="Use your own file, such as flanneld=/path; repeatable.",
     )(function)  # fmt: skip
 
 
 def load_variant(topology: str, **variant: Any) -> Topology:
-    """The topology by name or path, with a command's variant options applied.
+    """Return the topology of a name or path, with a command's variant options applied.
 
-    Without any, the name of a lab that is up from a file means it as it is.
+    Without options, the name of a lab that was created from a file selects the recorded topology.
     """
     from testbed.topology.load import Overrides, is_path, load, names
 
@@ -244,7 +251,7 @@ def load_variant(topology: str, **variant: Any) -> Topology:
 
 
 def recorded(lab: Lab) -> Topology:
-    """The topology that a lab was created from, with its options.  Raises NoSuchLab."""
+    """Return the topology that a lab was created from, with its options.  Raises NoSuchLab."""
     return replace(lab.topology(), file=lab.record().source)
 
 

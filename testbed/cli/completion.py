@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-HELP = """Print the script that completes commands, labs and nodes in a shell.
+HELP = """Print the completion script for a shell.
+
+It completes commands, labs and nodes.
 
 \b
   bash: testbed completion bash > /etc/bash_completion.d/testbed

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 @click.argument("lab_name", metavar="[LAB]", required=False, shell_complete=common.complete_labs)
 @click.option(
     "--focus", default=FOCUS, show_default=True, metavar="REGEXP",
-    help="Only tests whose whole name fits, as upstream's --ginkgo.focus.",
+    help="Run only tests whose full name matches, as upstream's --ginkgo.focus.",
 )  # fmt: skip
-@click.option("--skip", default="", metavar="REGEXP", help="No tests whose whole name fits.")
+@click.option("--skip", default="", metavar="REGEXP", help="Skip tests whose full name matches.")
 @click.option(
     "--procs", type=click.IntRange(1, 64), metavar="N",
-    help="Tests that run at once; by default two for each CPU, 8 at most.",
+    help="Number of parallel tests; default: two per CPU, at most 8.",
 )  # fmt: skip
 @click.option(
     "--timeout", type=click.IntRange(1), default=3600, show_default=True, metavar="SECONDS",
-    help="End the run after that time; what there is by then is told.",
+    help="End the run after this time and report the results so far.",
 )  # fmt: skip
 @files
-@click.option("-q", "--quiet", is_flag=True, help="Show only what has failed.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only failed tests.")
 def command(
     lab_name: str | None,
     focus: str,
@@ -50,11 +50,10 @@ def command(
 ) -> int:
     """Run upstream's end-to-end tests on a lab's cluster.
 
-    Kubernetes' own suite, built from its Go module as the cluster's programs are, runs on the
-    node of the control plane; by default the tests of the network that make for
-    conformance.  The first time it is compiled, which takes minutes, and its images are made.
-    Ctrl-C ends it: tests clean up after themselves, and what they leave is removed.
-    Exit status 1 when a test fails.
+    Kubernetes' own test suite runs on the node of the control plane. By default it runs the
+    network tests that are part of conformance. The first run compiles the suite from its Go
+    module and builds its images, which takes minutes. Ctrl-C ends the run: tests clean up after
+    themselves, and leftovers are removed. Exit status 1 if a test fails.
     """
     need_root("`testbed conformance`")
     from testbed.conformance import run as running
@@ -90,7 +89,7 @@ def command(
     part.seconds = time.monotonic() - began
     selection = Selection(tests=tuple(check.name for check in part.results.checks))
     whole = Run(selection, [part], seconds=part.seconds, signum=part.results.signum)
-    output.write(settings, whole, keep=False)  # `verify --rerun-failed` could not run these
+    output.write(settings, whole, keep=False)  # `verify --rerun-failed` cannot run these tests
     output.show(terminal.failures(part))
     output.show([_closing(part, good=whole.status == 0)])
     return output.finish(whole, whole.status)

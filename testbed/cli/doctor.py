@@ -19,31 +19,29 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
-@click.option("--fix", "mend", is_flag=True, help="Install Debian packages, build what is missing.")
-@click.option("--quick", is_flag=True, help="Leave out what takes seconds (a KVM guest).")
-@click.option("--provider", metavar="NAME", help="What this one needs is needed: qemu.")
+@click.option("--fix", "mend", is_flag=True, help="Install Debian packages and build artifacts.")
+@click.option("--quick", is_flag=True, help="Skip slow checks (a KVM guest).")
+@click.option("--provider", metavar="NAME", help="Require what this provider needs: qemu.")
 @click.option(
     "--role",
     metavar="NAME",
-    help="Count what labs with this one need as required: a role, an add-on (ingress), a network"
+    help="Require what labs with this role need; also an add-on (ingress), a network"
     " plugin (calico), or conformance.",
 )
-@click.option("--leaks", is_flag=True, help="What is left of labs that are no more; --fix: not.")
+@click.option("--leaks", is_flag=True, help="Show leftovers of removed labs (--fix removes them).")
 @common.json_option
 def command(
     mend: bool, quick: bool, provider: str | None, role: str | None, leaks: bool, as_json: bool
 ) -> int:
-    """Say what this machine can do, and how to mend what it can't.
+    """Check this machine's requirements and show how to fix what is missing.
 
-    Everything is tried, nothing is assumed, and nothing is changed unless
-    --fix.  Exit status 3 when something is missing that every lab needs, or
-    every lab of the --provider or with the --role, which may be an add-on's name or a
-    command's (conformance), too.
+    Every requirement is tested in practice. Nothing is changed without --fix.
+    Exit status 3 if a requirement of every lab is missing, or one of every lab
+    with the --provider or the --role.
 
-    With --leaks: say instead what looks like ours and belongs to no live lab,
-    each with the command that removes it; --fix removes it.  Live labs, this
-    user's or another's, are never touched.  Exit status 1 when something is
-    left.
+    With --leaks, show leftovers of removed labs instead, each with the command
+    that removes it. --fix removes them. Running labs of any user are never
+    changed. Exit status 1 if there are leftovers.
     """
     if leaks:
         if provider or role or quick:
@@ -79,7 +77,7 @@ def command(
             for name, value in (("provider", provider), ("role", role))
             if value
         ]
-        # What --fix has not mended has a way of its own, told above.
+        # Requirements that --fix could not fix have their own instructions, shown above.
         fix = "" if mend else f"; `testbed doctor {''.join(asked)}--fix`"
         click.echo(f"{len(missing)} missing that labs need: {names}{fix}", err=True)
     return MachineError.exit_code if missing else 0

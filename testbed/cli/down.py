@@ -13,14 +13,14 @@ from testbed.requirement import need_root
 
 @click.command("down")
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
-@click.option("--all", "everything", is_flag=True, help="Take every lab down.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--all", "everything", is_flag=True, help="Remove all labs.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only errors.")
 def command(lab: str | None, everything: bool, quiet: bool) -> int:
-    """Take a lab down, or all of them.
+    """Remove a lab, or all labs.
 
-    LAB may be left out when one lab is up.  Whatever state the lab is in, all
-    of it goes: nodes are found on the machine, not in a file.  A lab that is
-    not there is fine.
+    LAB is optional if only one lab is running. The whole lab is removed in any
+    state, because its nodes are found on the machine, not in a file. It is no
+    error if the lab does not exist.
     """
     need_root("`testbed down`")
     from testbed.labs.lab import Lab, labs
@@ -45,7 +45,7 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
         except TestbedError as error:
             from testbed.cli import complain
 
-            complain(error)  # and go on: the others are to go all the same
+            complain(error)  # and continue with the other labs
             worst = max(worst, error.exit_code)
             continue
         if not quiet:

@@ -12,27 +12,27 @@ from testbed.requirement import need_root
 
 HELP = """Run a command on a node or in a container; exit with its status.
 
-All that follows NODE belongs to the command, options included; `--` before it
-is allowed. Options of testbed itself go before NODE.
+Everything after NODE belongs to the command, including options. A `--` before it
+is optional. Options of testbed itself go before NODE.
 
 \b
   testbed exec node1 ip -d link show flannel.1
   testbed exec node1/container-1 -- curl -s 100.96.2.2
   testbed exec -it node1 bash
 
-With -t it gets a terminal of the node, or of the container: it has a name there
-(/dev/pts/N), job control, and the size of yours. Programs such as sudo, tmux and
-top need one.
+With -t the command gets a terminal of the node or container. It has a name there
+(/dev/pts/N), job control, and the size of your terminal. Programs such as sudo,
+tmux and top require one.
 
-Exit status 127: no such command; 126: it cannot be run; 128 + N: signal N ended
-it; 2 and 4 are also testbed's own, for wrong use and for a lab or node that is not there.
+Exit status 127: the command does not exist. 126: it cannot be run. 128 + N: signal N
+ended it. 2 and 4 are also testbed's own: wrong use, and a lab or node that does not exist.
 """
-NOT_FOUND = 127  # as a shell says it
+NOT_FOUND = 127  # as in a shell
 
 
 @click.command("exec", help=HELP, cls=common.RunsCommand)
 @common.lab_option
-@click.option("-t", "--tty/--no-tty", default=False, help="Run it on a terminal of the node.")
+@click.option("-t", "--tty/--no-tty", default=False, help="Allocate a terminal on the node.")
 @click.option(
     "-i",
     "--interactive",
@@ -57,7 +57,7 @@ def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool) 
 
 
 def attach(lab_name: str | None, where: str, argv: list[str], *, tty: bool) -> int:
-    """Run ``argv`` at NODE or NODE/CONTAINER on our own terminal or pipes."""
+    """Run ``argv`` on NODE or in NODE/CONTAINER with this process's terminal or pipes."""
     from testbed.labs.live import LiveLab
 
     lab = LiveLab(common.lab_meant(common.make_settings(), lab_name).context())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 EPILOG = """\b
-Words of a fault:
+Faults:
 {kinds}
 
 \b
@@ -37,15 +37,15 @@ Words of a fault:
     ),
 )
 def command() -> None:
-    """Break something of a lab on purpose, see what is broken, put it right.
+    """Break parts of a lab on purpose, list active faults, and heal them.
 
-    All of it is in the lab's own namespaces: nothing of this machine is touched,
-    and `testbed down` takes it away with the lab.
+    Faults exist only in the lab's own namespaces. They do not affect this machine,
+    and `testbed down` removes them with the lab.
     """
 
 
 def _complete(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
-    """Nodes, and services after a slash; not more than the shell can be told at once."""
+    """Return nodes, faults and NODE/SERVICE with this prefix, for shell completion."""
     from testbed.errors import TestbedError
     from testbed.registry import ROLES
     from testbed.settings import settings
@@ -68,13 +68,13 @@ def _options(function: Any) -> Any:
     seconds = click.FloatRange(min=0, min_open=True, max=86400)
     limit = click.option(
         "--for", "seconds", type=seconds, metavar="SECONDS",
-        help="Stay, and heal it after so long, or at Ctrl-C.",
+        help="Wait this long, or until Ctrl-C, then heal the fault.",
     )  # fmt: skip
     return limit(common.lab_option(common.json_option(function)))
 
 
 def _kind(kind: Kind) -> click.Command:
-    """The command of one kind of fault."""
+    """Return the command for a kind of fault."""
     about = KINDS[kind]
 
     def run(
@@ -101,7 +101,7 @@ def _kind(kind: Kind) -> click.Command:
 
 
 def _with_options(made: click.Command) -> click.Command:
-    """The options that all kinds share, as the decorators would add them."""
+    """Add the options that all kinds share."""
 
     @_options
     def carrier() -> None: ...
@@ -118,7 +118,7 @@ for _each in KINDS:
 @click.argument("name", shell_complete=_complete)
 @_options
 def apply(name: str, seconds: float | None, lab_name: str | None, as_json: bool) -> None:
-    """Bring about a fault that the lab's topology names."""
+    """Cause a fault that the lab's topology names."""
     _apply([name], seconds=seconds, lab_name=lab_name, as_json=as_json)
 
 
@@ -169,13 +169,13 @@ def _refuse_name(name: str, topology: Topology) -> None:
 
 
 def _end(faults: Faults, fault: Fault, *, silent: bool) -> None:
-    """Heal a fault at the end of its time, which a second Ctrl-C does not cut short."""
+    """Heal a fault at the end of its time; a second Ctrl-C does not interrupt this."""
     from testbed import signals
 
     with signals.held() as held:
         try:
             healed = faults.heal(lambda one: one.key == fault.key, kinds=(fault.kind,))
-        except NoSuchLab:  # taken down meanwhile, and the fault with it
+        except NoSuchLab:  # the lab was removed meanwhile, and the fault with it
             healed = []
     if healed and not silent:
         click.echo(f"{click.style(fault.words, bold=True)} is healed")
@@ -186,7 +186,7 @@ def _end(faults: Faults, fault: Fault, *, silent: bool) -> None:
 @common.lab_option
 @common.json_option
 def ls(lab_name: str | None, as_json: bool) -> None:
-    """List the faults that are in force now, as the machine shows them."""
+    """List the active faults, as found on the machine."""
     faults, topology, lab = _faults(lab_name)
     seen = faults.in_force()
     if as_json:
@@ -206,10 +206,10 @@ def ls(lab_name: str | None, as_json: bool) -> None:
 @common.lab_option
 @common.json_option
 def heal(words: tuple[str, ...], lab_name: str | None, as_json: bool) -> None:
-    """Undo all faults, or those that are named.
+    """Heal all faults, or the selected ones.
 
-    `heal` undoes all, `heal loss` all of a kind, `heal loss node2` one, however much
-    it was; NAME is one of the topology's.  What is not in force is fine.
+    `heal` heals all, `heal loss` all of a kind, `heal loss node2` one with any
+    amount. NAME is a fault in the topology. It is no error if the fault is not active.
     """
     faults, topology, lab = _faults(lab_name)
     meant, kinds = _meant(words, topology)
@@ -227,9 +227,9 @@ def heal(words: tuple[str, ...], lab_name: str | None, as_json: bool) -> None:
 def _meant(
     words: tuple[str, ...], topology: Topology
 ) -> tuple[Callable[[Fault], bool], Sequence[str]]:
-    """Which faults the words of ``heal`` mean, and of which kinds those are.
+    """Return a filter for the faults that ``heal`` selects, and their kinds.
 
-    Raises UsageError for words that mean none.
+    Raises UsageError for words that select no fault.
     """
     if not words:
         return (lambda _: True), tuple(KINDS)
@@ -251,7 +251,7 @@ def _meant(
     target = ":".join(sorted((node, peer))) if colon else words[1]
 
     def meant(fault: Fault) -> bool:
-        # How much it was need not be known; what was broken is a fault of its own.
+        # The amount is ignored, but each word of `break` is a fault of its own.
         what = words[2] if fault.what and len(words) > 2 else fault.what
         return (fault.target, fault.what) == (target, what)
 
@@ -259,7 +259,7 @@ def _meant(
 
 
 def _name(fault: Fault, topology: Topology) -> str:
-    """What the topology calls a fault, whatever its amount; empty where it has no name for it."""
+    """Return the topology's name of a fault, with any amount; empty if it has none."""
     return next((name for name, one in topology.faults.items() if one.key == fault.key), "")
 
 

@@ -12,15 +12,15 @@ from testbed.cli import common
 from testbed.errors import UsageError
 from testbed.requirement import need_root
 
-HELP = """Let tools of this machine ask a lab's cluster, for as long as this runs.
+HELP = """Give this machine's tools access to a lab's cluster.
 
-A port of 127.0.0.1 is forwarded to the API, and a file with an
-administrator's certificate names it. With a command, that command is run with
-KUBECONFIG set, and its exit status is ours. Without one, the file is written
-to --output or printed, and the port stays open until Ctrl-C.
+A port of 127.0.0.1 is forwarded to the API. A kubeconfig file names the port and
+has an administrator's certificate. With a COMMAND, run it with KUBECONFIG set, and
+exit with its status. Without one, write the file to --output or print it, and keep
+the port open until Ctrl-C.
 
-All that follows COMMAND's name belongs to it, options included; `--` before it
-is allowed.
+Everything after COMMAND belongs to it, including options. A `--` before it is
+optional.
 
 \b
   testbed kubeconfig k8s-two-node helm list -A
@@ -29,14 +29,14 @@ is allowed.
 
 
 class _Command(common.RunsCommand):
-    options_follow = True  # the command may be left out, and the options then come last
+    options_follow = True  # without a command the options may come last
 
 
 @click.command("kubeconfig", help=HELP, cls=_Command)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Write the file there."
+    "-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Write the file here."
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1; 0: any.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of 127.0.0.1; 0: any.")
 @click.argument("lab_name", metavar="LAB", shell_complete=common.complete_labs)
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND [ARG]...]")
 def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]) -> int:

@@ -12,12 +12,12 @@ from testbed.requirement import need_root
 
 HELP = """Run kubectl on a lab's cluster, with all rights; exit with its status.
 
-It is kubectl in the cluster's version, and runs on this machine: with your
-files, current folder, terminal, editor and plugins. KUBECONFIG names the cluster
-while it runs, by a port of 127.0.0.1.
+kubectl has the version of the cluster. It runs on this machine, with your files,
+current folder, terminal, editor and plugins. KUBECONFIG gives it the cluster, on a
+port of 127.0.0.1 that is open while it runs.
 
-All that follows LAB belongs to kubectl, options included; `--` before it is
-allowed.
+Everything after LAB belongs to kubectl, including options. A `--` before it is
+optional.
 
 \b
   testbed kubectl k8s-two-node get pods -A -o wide
@@ -41,7 +41,7 @@ def command(lab_name: str, words: tuple[str, ...]) -> int:
 
 
 def _created(words: tuple[str, ...]) -> list[Path]:
-    """The places of this machine to which `kubectl cp` may copy: words that name no Pod."""
+    """Return the paths on this machine to which `kubectl cp` may copy: words without a Pod."""
     if "cp" not in words:
         return []
     after = words[words.index("cp") + 1 :]

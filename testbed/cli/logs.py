@@ -14,8 +14,8 @@ POLL_SECONDS = 0.2
 
 @click.command("logs")
 @common.lab_option
-@click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last N lines.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as more is written; Ctrl-C ends it.")
+@click.option("-n", "--lines", type=click.IntRange(min=0), help="Show only the last N lines.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until Ctrl-C.")
 @click.argument("node", shell_complete=common.complete_nodes)
 @click.argument("service", required=False)
 def command(
@@ -25,7 +25,7 @@ def command(
     lines: int | None,
     follow: bool,
 ) -> None:
-    """Show what a node's daemons have written; of one SERVICE, or of all."""
+    """Show the logs of a node's daemons, or of one SERVICE."""
     need_root("`testbed logs`")
     machine = common.lab_meant(common.make_settings(), lab_name).node(node)
     names = [service] if service else sorted(machine.services())

@@ -13,7 +13,7 @@ from testbed.requirement import need_root
 @click.command("ls")
 @common.json_option
 def command(as_json: bool) -> None:
-    """List the labs of this machine that belong to this state folder."""
+    """List the labs on this machine that belong to this state folder."""
     need_root("`testbed ls`")
     from testbed.labs import origin
     from testbed.labs.lab import labs

@@ -1,4 +1,4 @@
-"""Where the outcome of a run goes: lines on the terminal, files in several forms."""
+"""Output of a run: lines on the terminal, and files in several formats."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ OPTIONS = (
     ),
     click.option(
         "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
-        help="Write all findings with their evidence; - is standard output.",
+        help="Write all findings with their evidence as JSON; - is standard output.",
     ),
     click.option(
         "--html", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
-        help="Write the report, as one page; - is standard output.",
+        help="Write the report as one HTML page; - is standard output.",
     ),
     click.option(
         "--lang", type=click.Choice(["en", "zh"]), default="en", help="The report's language."
@@ -47,16 +47,16 @@ OPTIONS = (
 
 
 def files(function: F) -> F:
-    """The options of a command that name the files it is to write."""
+    """Add the options for a command's output files."""
     for option in reversed(OPTIONS):
         function = option(function)
     return function
 
 
 class Output:
-    """How much is shown, and where the data go.
+    """The level of detail on the terminal, and the output files.
 
-    No failure to write one of the places keeps anything from the others.
+    A failure to write one file does not prevent the other output.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Output:
         self.lang = lang
         self.evidence = evidence
         self.quiet = quiet
-        # Data on standard output are alone there, so that a program can read them.
+        # Only the data go to standard output, so that a program can read them.
         self._on_stdout = [
             option for option, path in self._wanted().items() if places.leads_to_stdout(path)
         ]
@@ -85,9 +85,9 @@ class Output:
         return {option: path for option, path in self._files.items() if path is not None}
 
     def refuse(self) -> None:
-        """Raise now, and not after a minute's run, for a file that can't be written.
+        """Check before the run that all files can be written.
 
-        Raises UsageError for a wrong place, MachineError for one that may not be written.
+        Raises UsageError for an invalid path, MachineError for a missing permission.
         """
         if len(self._on_stdout) > 1:
             options = " and ".join(f"--{option}" for option in self._on_stdout)
@@ -124,12 +124,12 @@ class Output:
         except (OutputError, ReaderGone) as error:
             if not self._wanted():
                 raise
-            self._lost = error  # the run goes on for the sake of the files
+            self._lost = error  # the run continues, to write the files
 
     def write(self, settings: Settings, run: Run, *, keep: bool = True) -> None:
-        """Write the files that were asked for; ``keep`` the run as the last one of ``verify``.
+        """Write the requested files; with ``keep``, store the run as the last ``verify``.
 
-        What fails is kept for :meth:`finish`.
+        Errors are stored for :meth:`finish`.
         """
         from testbed.report import data, last
 
@@ -146,7 +146,7 @@ class Output:
                 self._lost = error
             except Interrupted:
                 raise
-            except Exception as error:  # noqa: BLE001  told by finish(), a defect of ours too
+            except Exception as error:  # noqa: BLE001  finish() raises it, even a bug
                 self._failures.append(error)
             else:
                 if option == "html":
@@ -154,14 +154,14 @@ class Output:
         if keep:
             try:
                 last.keep(settings.state.path, value)
-            except (MachineError, UsageError) as error:  # only --rerun-failed would read it
+            except (MachineError, UsageError) as error:  # only --rerun-failed needs it
                 _complain(error)
 
     def finish(self, run: Run, status: int) -> int:
-        """Tell what could not be written; return the exit status.
+        """Report files that could not be written; return the exit status.
 
-        That is ``status`` where all was written or the run was interrupted.  Raises OutputError,
-        ReaderGone, and a defect that came up while a file was made.
+        It is ``status`` if everything was written or the run was interrupted. Raises OutputError,
+        ReaderGone, and any unexpected error while a file was created.
         """
         for error in self._failures:
             if not isinstance(error, TestbedError):

@@ -13,9 +13,9 @@ from testbed.cli.up import summary
 @common.variant_options
 @common.json_option
 def command(topology: str, as_json: bool, **variant: str | int | None) -> None:
-    """Show what `up` would do; nothing is touched, and no root is needed.
+    """Show what `up` would do, without doing it. This requires no root.
 
-    Images that are not available are named, with the way to bring them.
+    For images that are not available, it shows how to provide them.
     """
     wanted = common.load_variant(topology, **variant)
     from testbed.artifacts import Store

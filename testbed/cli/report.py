@@ -20,10 +20,10 @@ from testbed.errors import UsageError
 )  # fmt: skip
 @click.option("--lang", default="en", metavar="LANGUAGE", help="The report's language: en or zh.")
 def command(run: Path, html: Path, lang: str) -> int:
-    """Write a report of a run, from what `testbed verify --json` has written.
+    """Write the HTML report of a run.
 
-    RUN is that file; - is standard input.  The report is one HTML file that
-    loads nothing from anywhere.
+    RUN is the output file of `testbed verify --json`; - is standard input. The
+    report is a single HTML file without external resources.
     """
     from testbed import files
     from testbed.report.html import render

@@ -19,10 +19,10 @@ EXIT_NOT_OK = 1
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
 @common.json_option
 def command(lab: str | None, as_json: bool) -> int:
-    """Show what runs of a lab, as it is now.
+    """Show the current state of a lab.
 
-    Exit status 1 when something that should run does not.  LAB may be left out
-    when one lab is up.
+    LAB is optional if only one lab is running. Exit status 1 if a part of the lab
+    does not run.
     """
     need_root("`testbed status`")
     from testbed.labs.status import STOPPED, status

@@ -11,7 +11,7 @@ from testbed.cli import common
 @click.argument("name", required=False, shell_complete=common.complete_topologies)
 @common.json_option
 def command(name: str | None, as_json: bool) -> None:
-    """List the topologies that come with testbed, or show the file of one."""
+    """List the shipped topologies, or show the file of one."""
     from testbed.topology.load import load, names
 
     if name:

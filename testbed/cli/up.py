@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     "lab_name",
     metavar="LAB",
     shell_complete=common.complete_labs,
-    help="In place of TOPOLOGY: a lab that is up, to restore as it was created.",
+    help="Restore this running lab as it was created, instead of TOPOLOGY.",
 )
 @common.variant_options
 @common.artifact_option
-@click.option("--keep", is_flag=True, help="On failure leave what there is, for a look.")
-@click.option("--replace", is_flag=True, help="Turn a lab that is up from another file into this.")
+@click.option("--keep", is_flag=True, help="After a failure keep the lab, to inspect it.")
+@click.option("--replace", is_flag=True, help="Update a lab that came from another file.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0.1),
     metavar="SECONDS",
-    help="Fail after so many seconds, and say what was still being waited for.",
+    help="Fail after this time, and show the unfinished steps.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only errors.")
 @common.json_option
 def command(
     topology: str | None,
@@ -54,13 +54,12 @@ def command(
     timeout: float | None,
     **variant: str | int | None,
 ) -> None:
-    """Bring a lab up, or what of it is missing or different.
+    """Create or update a lab.
 
-    TOPOLOGY is a name that `testbed topologies` lists, a file, or the name of
-    a lab that is up from one, to mend it.  A second `up` does nothing; after a
-    change in the file it changes what differs.  --lab restores what a lab lacks,
-    with the options that it was created with.
-    When it fails, what it made is removed again, unless --keep.
+    TOPOLOGY is a name from `testbed topologies`, a file, or the name of a running
+    lab to repair. A second `up` does nothing. After a change in the file, `up` changes
+    only what differs. --lab repairs a lab with the options that it was created with.
+    After a failure, `up` removes what it created, unless --keep is set.
     """
     wanted = _wanted(topology, lab_name, variant)
     need_root("`testbed up`")
@@ -103,7 +102,7 @@ def bring_up(
     replace: bool = False,
     timeout: float | None = None,
 ) -> None:
-    """Bring a lab up, and show it."""
+    """Create or update a lab, and show it."""
     from testbed.labs.lab import Watch
 
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
@@ -112,7 +111,7 @@ def bring_up(
 
 
 def summary(topology: Topology) -> str:
-    """What a topology has, in a line."""
+    """Return a one-line summary of a topology."""
     from testbed.topology.keys import DEFAULT_PROVIDER
 
     makers = topology.providers
@@ -138,7 +137,7 @@ def summary(topology: Topology) -> str:
 
 
 def _engine(topology: Topology) -> str:
-    """The release of Docker Engine that the nodes have: Debian's own is not the same everywhere."""
+    """Return the nodes' Docker Engine release; that of Debian depends on the Debian release."""
     from testbed.artifacts import release
     from testbed.topology.keys import DEFAULT_ENGINE
 
@@ -162,10 +161,10 @@ def show_step(done: Done) -> None:
 
 
 class Idle:
-    """Says what is under way: on a terminal when that is something else, and every ten seconds.
+    """Shows the running steps: on a terminal after each change, and every ten seconds.
 
-    A step that has said what it waits for gets a line of its own after five seconds. A file gets
-    a line when something begins to be waited for, and one every half a minute.
+    A step that reports its wait gets a line of its own after five seconds. A file gets a line
+    when a wait begins, and one every 30 seconds.
     """
 
     EVERY = 10.0  # seconds
@@ -176,7 +175,7 @@ class Idle:
         self, clock: Callable[[], float] = time.monotonic, *, terminal: bool | None = None
     ) -> None:
         self._clock = clock
-        self._said: dict[str, float] = {}  # a line, and when it was said last
+        self._said: dict[str, float] = {}  # a line, and the time when it was last shown
         self._terminal = sys.stdout.isatty() if terminal is None else terminal
         self._log = Log(self._echo, clock)
 

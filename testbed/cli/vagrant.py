@@ -1,4 +1,4 @@
-"""``testbed vagrant``: what the Vagrantfile asks."""
+"""``testbed vagrant``: the commands that the Vagrantfile runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @click.group("vagrant")
 def command() -> None:
-    """Answer what the Vagrantfile asks, for plain `vagrant up`.
+    """Serve the Vagrantfile, so that plain `vagrant up` works.
 
-    The Vagrantfile reads a topology (TESTBED_TOPOLOGY, or two-node) through these commands, so
-    that Vagrant makes the machines that `testbed up --provider vagrant` makes.
+    The Vagrantfile reads a topology (TESTBED_TOPOLOGY, by default two-node) with these
+    commands, so that Vagrant creates the same machines as `testbed up --provider vagrant`.
     """
 
 
 @command.command("describe")
 @click.argument("topology", shell_complete=common.complete_topologies)
-@click.option("--make", is_flag=True, help="Make what the machines run in, and keys for them.")
+@click.option("--make", is_flag=True, help="Create the machines' environment and SSH keys.")
 def describe(topology: str, make: bool) -> None:
-    """Print the machines of a topology as JSON, as the Vagrantfile reads them."""
+    """Print the machines of a topology as JSON for the Vagrantfile."""
     from testbed.labs import base_steps
     from testbed.nodes.vagrant import outside
     from testbed.topology.load import is_path
@@ -46,7 +46,7 @@ def describe(topology: str, make: bool) -> None:
         need_root("`vagrant up`")
         _make(settings, meant, provider, specs)
     own = [sys.executable, "-m", "testbed", "vagrant"]
-    lasting = meant.file if is_path(topology) else topology  # Vagrant may run them elsewhere
+    lasting = meant.file if is_path(topology) else topology  # Vagrant may run elsewhere
     cell = provider.hypervisor(meant.name)
     common.print_json(
         {
@@ -62,7 +62,7 @@ def describe(topology: str, make: bool) -> None:
 @click.argument("topology")
 @click.argument("node")
 def joined(topology: str, node: str) -> None:
-    """Join a machine that Vagrant has made to its lab; with the last one, bring up the lab."""
+    """Add a machine from Vagrant to its lab; after the last one, start the lab."""
     from testbed.cli.up import bring_up
 
     settings, meant, _ = _meant(topology)
@@ -76,7 +76,7 @@ def joined(topology: str, node: str) -> None:
 @click.argument("topology")
 @click.argument("node")
 def left(topology: str, node: str) -> None:
-    """Forget a machine that Vagrant has destroyed; with the last one, take down the lab."""
+    """Remove a destroyed machine from its lab; after the last one, remove the lab."""
     settings, meant, provider = _meant(topology)
     need_root("`vagrant destroy`")
     provider.destroy(meant.name, [node])
@@ -85,7 +85,7 @@ def left(topology: str, node: str) -> None:
 
 
 def _box_url(settings: Settings, cell: NetnsNode) -> str:
-    """Where a Vagrant that has not got the box finds it."""
+    """Return the URL of the box for a Vagrant that does not have it."""
     from testbed.nodes.vagrant.hypervisor import FOLDER
     from testbed.vm.box import box
     from testbed.vm.package import CATALOGUE, package
@@ -99,7 +99,7 @@ def _box_url(settings: Settings, cell: NetnsNode) -> str:
 def _meant(topology: str) -> tuple[Settings, Topology, VagrantProvider]:
     settings = common.make_settings()
     meant: Topology = common.load_variant(topology, provider="vagrant")
-    # Before all machines have joined there is no record.
+    # There is no record until all machines have been added.
     if record := settings.state.read(meant.name):
         from testbed.labs import origin
 

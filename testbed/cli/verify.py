@@ -26,35 +26,33 @@ if TYPE_CHECKING:
     from testbed.suites.model import Check, LabRun, Selection
 
 
-FILES = 128  # open files: captures on several nodes at once
+FILES = 128  # open files, for captures on several nodes at once
 
 
 @click.command("verify")
 @click.argument("lab", required=False, shell_complete=common.complete_labs)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--all", "everything", is_flag=True, help="Bring up every lab that is needed, too.")
+@click.option("--all", "everything", is_flag=True, help="Create every required lab, and check it.")
 @click.option(
     "--lab", "labs", multiple=True, metavar="PATTERN",
-    help="With --all: only labs whose names fit, such as 'k8s-*'; repeatable.",
+    help="With --all: only labs whose names match, such as 'k8s-*'; repeatable.",
 )  # fmt: skip
 @click.option(
-    "--recovery", is_flag=True, help="Break the lab, and measure how it recovers; no claims."
+    "--recovery", is_flag=True, help="Break the lab and measure its recovery, without claims."
 )
-@click.option("--provider", metavar="NAME", help="Only if the lab's nodes are of this provider.")
-@click.option("-k", "expression", default="", metavar="EXPRESSION", help="As pytest's -k.")
+@click.option("--provider", metavar="NAME", help="Only labs whose nodes have this provider.")
+@click.option("-k", "expression", default="", metavar="EXPRESSION", help="Same as pytest's -k.")
 @click.option("--claim", "claims", multiple=True, metavar="ID", help="Only this claim; repeatable.")
 @click.option(
     "--document", "documents", multiple=True, metavar="NNN", help="Only this document; repeatable."
 )
 @click.option(
-    "--rerun-failed", is_flag=True, help="Only what did not end as expected in the last run."
+    "--rerun-failed", is_flag=True, help="Only claims with unexpected results in the last run."
 )
 @files
-@click.option("-v", "--evidence", is_flag=True, help="Show every claim, and what was looked at.")
-@click.option("-q", "--quiet", is_flag=True, help="Show only what is not as expected.")
-@click.option(
-    "--check-machine", is_flag=True, help="With --all: fail if the machine is not as it was."
-)
+@click.option("-v", "--evidence", is_flag=True, help="Show every claim and its evidence.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only unexpected results.")
+@click.option("--check-machine", is_flag=True, help="With --all: fail if the machine has changed.")
 def command(
     lab: str | None,
     paths: tuple[Path, ...],
@@ -74,17 +72,20 @@ def command(
     quiet: bool,
     check_machine: bool,
 ) -> int:
-    """Put the claims to the test on a lab that is up, or with --all on every lab.
+    """Check claims on a running lab, or with --all on every lab.
 
-    Runs every check that the lab can decide, or with PATHS test files of your
-    own (see docs/suites.md).  With --all each lab that the catalogue needs is
-    brought up under a name of its own, several at a time, and taken down again;
-    one whose software takes long to make and is not there is left out, and its claims
-    are "not here".
-    With --recovery faults are tried in the claims' place (see docs/faults.md).
-    A run that is interrupted still writes what it has.  Exit status 1 when a
-    claim's verdict is not the expected one, or a test fails; 5 when nothing was
-    tested: nothing was selected, or all of it was skipped.
+    Run every check that the lab can decide, or your own test files in PATHS
+    (see docs/suites.md).
+
+    With --all, create each lab that the catalogue requires under a name of its
+    own, several at a time, and remove it afterwards. Labs whose software is
+    missing and takes long to build are left out.
+
+    With --recovery, cause faults instead of checking claims (see docs/faults.md).
+
+    An interrupted run still writes its results so far. Exit status 1 if a verdict
+    is not the expected one or a test fails. Exit status 5 if nothing was checked,
+    because nothing was selected or everything was skipped.
     """
     if everything and lab:
         raise click.UsageError("--all goes without a lab's name")
@@ -101,7 +102,7 @@ def command(
     from testbed.suites.model import Selection
 
     settings = common.make_settings()
-    limits.require(FILES, "`testbed verify`")  # a check without one would seem to have failed
+    limits.require(FILES, "`testbed verify`")  # a check that cannot open a file would seem to fail
     if recovery:
         from testbed.suites.runner import RECOVERY
 
@@ -169,7 +170,7 @@ def _all(
     from testbed.report import terminal
     from testbed.suites.everything import BACKENDS, WANTED, run_everything
 
-    ours = settings.state.path  # labs of other folders may come and go meanwhile
+    ours = settings.state.path  # labs of other state folders may change meanwhile
     before = leaks.snapshot(ours) if check_machine else None
     with _Progress(output) as progress:
         wanted = BACKENDS if recovery else WANTED
@@ -193,14 +194,14 @@ def _all(
 
 
 class _Progress:
-    """What is going on in several labs at once: a line that changes, and one for each that ended.
+    """Shows the progress of several labs: a live line, and one line per finished lab.
 
-    A file gets a line when a lab begins, one when it has ended, and one every half a minute.
+    A file gets a line when a lab begins, one when it has ended, and one every 30 seconds.
     """
 
     def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
         self._output = output
-        self._done: dict[str, int] = {}  # checks that have ended, of the labs at work
+        self._done: dict[str, int] = {}  # number of finished checks of each active lab
         self._began = time.monotonic()
         self._live: Live | None = None
         self._log = Log(self._note, clock)
@@ -211,13 +212,13 @@ class _Progress:
 
         console = Console(stderr=True)
         if console.is_terminal and not self._output.silent:
-            # No thread of its own refreshes it: a process that is forked while one writes
-            # would have the lock of the file, held by nobody.
+            # No refresh thread: a process that is forked while that thread writes would inherit
+            # a locked file that nothing unlocks.
             self._live = Live(
                 console=console,
                 auto_refresh=False,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # a file gets its lines itself
+                redirect_stdout=sys.stdout.isatty(),  # a file gets its own lines
             )
             self._live.start()
         return self
