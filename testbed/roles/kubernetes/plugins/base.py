@@ -65,11 +65,11 @@ class Plugin(ABC):
             return f"{self.title} is not built yet ({', '.join(unmade)}): {make}, {self.takes}"
         return ""
 
-    def how(self, store: Store) -> str:  # noqa: ARG002  for those whose programs must be brought
+    def how(self, store: Store) -> str:  # noqa: ARG002  for plugins that the user provides
         """Return the instructions to provide what :meth:`lacking` reports."""
         return ""
 
-    def images_of(self, store: Store) -> Sequence[str]:  # noqa: ARG002  for those that are brought
+    def images_of(self, store: Store) -> Sequence[str]:  # noqa: ARG002  for plugins that the user provides
         """Return the images of its Pods, by their names in the artifact store."""
         return self.images
 

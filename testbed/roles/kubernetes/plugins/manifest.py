@@ -77,7 +77,7 @@ class ByManifest(Plugin):
                 hint="bring the images of the release that the manifest is of",
             )
 
-    def environment(self, cluster: Kubernetes) -> Mapping[str, str]:  # noqa: ARG002  for those that are told anything
+    def environment(self, cluster: Kubernetes) -> Mapping[str, str]:  # noqa: ARG002  for plugins with settings
         """Return environment variables of its DaemonSet that describe the cluster."""
         return {}
 
@@ -263,7 +263,7 @@ def _is_foreign(path: Path | None, image: str) -> str:
     return ""
 
 
-# -- what is applied ----------------------------------------------------------------------------
+# -- manifests ----------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -396,7 +396,7 @@ def _remove(context: Context, node: Node, gone: Iterable[Sequence[str]]) -> None
         node.run(argv, input=text.encode(), timeout=120)
 
 
-# -- what comes of it ---------------------------------------------------------------------------
+# -- state --------------------------------------------------------------------------------------
 
 
 def is_ready(pod: Object) -> bool:
