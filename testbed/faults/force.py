@@ -329,7 +329,7 @@ class _Place:
                 )
             time.sleep(0.005)
 
-    # -- what is broken ---------------------------------------------------
+    # -- entries ----------------------------------------------------------
 
     @functools.cached_property
     def _macs(self) -> dict[str, str]:

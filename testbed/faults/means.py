@@ -159,7 +159,7 @@ def _ms(delay: Mapping[str, Any], name: str) -> float:
     return round(float(delay.get(name, 0)) * 1000, 3)
 
 
-# -- what is broken on a node ------------------------------------------------
+# -- entries on a node -------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
