@@ -1,4 +1,4 @@
-"""The command line: one file per command, each loaded only when it is used.
+"""The command line: one file per command, loaded only when it is used.
 
 Exit status: 0 success; 1 a claim or check failed; 2 wrong use or invalid topology; 3 this machine
 lacks a requirement; 4 the lab failed or does not exist; 130 and 143 after Ctrl-C or SIGTERM; 141
@@ -75,7 +75,10 @@ Environment variables:
 
 @contextlib.contextmanager
 def _no_broken_pipe() -> Iterator[None]:
-    """Report a broken pipe to a daemon as LabError: click would exit with 1, silently."""
+    """Report a broken pipe to a daemon as LabError.
+
+    click would exit with status 1, without a message.
+    """
     try:
         yield
     except BrokenPipeError as error:
@@ -171,7 +174,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line; return its exit status.  Only a bug causes a traceback."""
+    """Run a command line; return its exit status.
+
+    Only a bug causes a traceback.
+    """
     from testbed.errors import Interrupted, ReaderGone, TestbedError
     from testbed.signals import never_lost
 
@@ -209,7 +215,10 @@ def run(argv: list[str]) -> int:
 
 
 def _limit_reached(error: Exception) -> TestbedError | None:
-    """Return the error to show if a limit of this machine was reached, otherwise None."""
+    """Return the error to show if a limit of this machine was reached.
+
+    Return None for any other error.
+    """
     from testbed.limits import exhausted
     from testbed.process import no_more_processes
 
@@ -239,7 +248,10 @@ def complain(error: Any) -> None:
 
 
 def _colours() -> bool | None:
-    """Return False if NO_COLOR is set (no-color.org), or None to let the terminal decide."""
+    """Return False if NO_COLOR is set (no-color.org), otherwise None.
+
+    None lets the terminal decide.
+    """
     return False if os.environ.get("NO_COLOR") else None
 
 

@@ -60,7 +60,10 @@ def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
 
 
 def _fetch(store: Store, name: str) -> None:
-    """Build an artifact, or all of a network plugin; check the user's own files."""
+    """Build an artifact, or all of a network plugin.
+
+    The user's own files are checked instead.
+    """
     from testbed.roles.kubernetes.plugins import PLUGINS
     from testbed.roles.kubernetes.plugins.manifest import Brought
 

@@ -68,10 +68,10 @@ def build(
 @command.command("package")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
 def package(folder: Path) -> None:
-    """Package the labs' box for Vagrant in FOLDER, by default the current folder.
+    """Package the labs' box for Vagrant in FOLDER.
 
-    This writes testbed.box, and testbed.json with its version and SHA-256.
-    `vagrant box add FOLDER/testbed.json` adds the box.
+    The default is the current folder. This writes testbed.box, and testbed.json with its version
+    and SHA-256. `vagrant box add FOLDER/testbed.json` adds the box.
     """
     from testbed import files, owner
     from testbed.vm.box import box
@@ -135,7 +135,10 @@ def remove(keys: tuple[str, ...], everything: bool) -> None:
 
 
 def _entries(settings: Settings) -> list[Entry]:
-    """Return every box, followed by its snapshots; snapshots without a box come last."""
+    """Return every box, followed by its snapshots.
+
+    Snapshots without a box come last.
+    """
     from testbed.vm.box import NAME
 
     there = settings.store.list()
@@ -154,7 +157,7 @@ def _is_snapshot(entry: Entry) -> bool:
 
 
 def _used(settings: Settings, entries: list[Entry]) -> set[str]:
-    """Return the keys of the boxes and snapshots that machines can start from now."""
+    """Return the keys of boxes and snapshots that machines can use now."""
     from testbed.errors import MachineError
     from testbed.nodes.qemu.provider import QemuProvider
     from testbed.vm.box import Box

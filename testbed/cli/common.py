@@ -64,7 +64,10 @@ def tell_artifact(thing: str, words: str, *, ended: bool = False) -> None:
 
 
 def tell_fix(thing: str, words: str, *, ended: bool = False) -> None:
-    """Show the progress of `doctor --fix` on standard output, except for artifacts."""
+    """Show the progress of `doctor --fix` on standard output.
+
+    Artifacts have a progress of their own.
+    """
     if sys.stdout.isatty():
         if not ended:
             click.echo(f"  {words}")
@@ -75,10 +78,10 @@ def tell_fix(thing: str, words: str, *, ended: bool = False) -> None:
 
 
 def lab_meant(settings: Settings, name: str | None) -> Lab:
-    """Return the lab of that name; by default TESTBED_LAB or the only running lab.
+    """Return the lab of that name, or the default lab.
 
-    The path of a topology file selects the lab that was created from it. Raises NoSuchLab,
-    UsageError.
+    The default is TESTBED_LAB or the only running lab. The path of a topology file selects the lab
+    that was created from it. Raises NoSuchLab, UsageError.
     """
     from testbed.labs import origin
     from testbed.labs.lab import Lab, labs
@@ -98,7 +101,10 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
 
 
 def whole(lab: Lab) -> Context:
-    """Return a running lab.  Raises NoSuchLab, and LabError if one of its nodes does not run."""
+    """Return a running lab.
+
+    Raises NoSuchLab, and LabError if one of its nodes does not run.
+    """
     context = lab.context()
     absent = [name for name in context.topology.nodes if name not in context.nodes]
     if absent:
@@ -110,7 +116,10 @@ def whole(lab: Lab) -> Context:
 
 
 def _how_to_name(lab: str) -> str:
-    """Return the current command line with a lab, given as an option or an argument."""
+    """Return the current command line with a lab.
+
+    The lab is an option or an argument.
+    """
     running = click.get_current_context(silent=True)
     if running is None:
         return "name it"
@@ -193,7 +202,7 @@ def lab_option(function: F) -> F:
 
 
 def variant_options(function: F) -> F:
-    """Add the options for variants of a topology: ``--backend``, ``--docker``, ``--nodes`` ..."""
+    """Add the options for variants of a topology, such as ``--backend``."""
     options = [
         click.option("--backend", metavar="NAME", help="Backend of flannel: udp, vxlan, host-gw."),
         click.option(
@@ -234,7 +243,7 @@ def artifact_option(function: F) -> F:
 
 
 def load_variant(topology: str, **variant: Any) -> Topology:
-    """Return the topology of a name or path, with a command's variant options applied.
+    """Return the topology of a name or path, with variant options applied.
 
     Without options, the name of a lab that was created from a file selects the recorded topology.
     """
@@ -251,7 +260,10 @@ def load_variant(topology: str, **variant: Any) -> Topology:
 
 
 def recorded(lab: Lab) -> Topology:
-    """Return the topology that a lab was created from, with its options.  Raises NoSuchLab."""
+    """Return the topology that a lab was created from, with its options.
+
+    Raises NoSuchLab.
+    """
     return replace(lab.topology(), file=lab.record().source)
 
 

@@ -57,7 +57,7 @@ def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool) 
 
 
 def attach(lab_name: str | None, where: str, argv: list[str], *, tty: bool) -> int:
-    """Run ``argv`` on NODE or in NODE/CONTAINER with this process's terminal or pipes."""
+    """Run ``argv`` on NODE or in NODE/CONTAINER, on our terminal or pipes."""
     from testbed.labs.live import LiveLab
 
     lab = LiveLab(common.lab_meant(common.make_settings(), lab_name).context())

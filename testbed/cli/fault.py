@@ -45,7 +45,10 @@ def command() -> None:
 
 
 def _complete(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
-    """Return nodes, faults and NODE/SERVICE with this prefix, for shell completion."""
+    """Return nodes, faults and NODE/SERVICE, for shell completion.
+
+    They have the given prefix.
+    """
     from testbed.errors import TestbedError
     from testbed.registry import ROLES
     from testbed.settings import settings
@@ -169,7 +172,10 @@ def _refuse_name(name: str, topology: Topology) -> None:
 
 
 def _end(faults: Faults, fault: Fault, *, silent: bool) -> None:
-    """Heal a fault at the end of its time; a second Ctrl-C does not interrupt this."""
+    """Heal a fault at the end of its time.
+
+    A second Ctrl-C does not interrupt this.
+    """
     from testbed import signals
 
     with signals.held() as held:
@@ -259,7 +265,10 @@ def _meant(
 
 
 def _name(fault: Fault, topology: Topology) -> str:
-    """Return the topology's name of a fault, with any amount; empty if it has none."""
+    """Return the topology's name of a fault, with any amount.
+
+    It is empty if the fault has no name.
+    """
     return next((name for name, one in topology.faults.items() if one.key == fault.key), "")
 
 

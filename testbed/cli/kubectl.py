@@ -41,7 +41,10 @@ def command(lab_name: str, words: tuple[str, ...]) -> int:
 
 
 def _created(words: tuple[str, ...]) -> list[Path]:
-    """Return the paths on this machine to which `kubectl cp` may copy: words without a Pod."""
+    """Return the paths to which `kubectl cp` may copy on this machine.
+
+    They are the words without a Pod.
+    """
     if "cp" not in words:
         return []
     after = words[words.index("cp") + 1 :]

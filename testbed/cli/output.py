@@ -127,9 +127,9 @@ class Output:
             self._lost = error  # the run continues, to write the files
 
     def write(self, settings: Settings, run: Run, *, keep: bool = True) -> None:
-        """Write the requested files; with ``keep``, store the run as the last ``verify``.
+        """Write the requested files.
 
-        Errors are stored for :meth:`finish`.
+        With ``keep``, store the run as the last ``verify``. Errors are stored for :meth:`finish`.
         """
         from testbed.report import data, last
 

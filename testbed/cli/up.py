@@ -137,7 +137,10 @@ def summary(topology: Topology) -> str:
 
 
 def _engine(topology: Topology) -> str:
-    """Return the nodes' Docker Engine release; that of Debian depends on the Debian release."""
+    """Return the nodes' Docker Engine release.
+
+    Debian's engine depends on the Debian release.
+    """
     from testbed.artifacts import release
     from testbed.topology.keys import DEFAULT_ENGINE
 
@@ -161,10 +164,11 @@ def show_step(done: Done) -> None:
 
 
 class Idle:
-    """Shows the running steps: on a terminal after each change, and every ten seconds.
+    """Shows the running steps.
 
-    A step that reports its wait gets a line of its own after five seconds. A file gets a line
-    when a wait begins, and one every 30 seconds.
+    A terminal shows them after each change, and every ten seconds. A step that reports its wait
+    gets a line of its own after five seconds. A file gets a line when a wait begins, and one every
+    30 seconds.
     """
 
     EVERY = 10.0  # seconds

@@ -62,7 +62,10 @@ def describe(topology: str, make: bool) -> None:
 @click.argument("topology")
 @click.argument("node")
 def joined(topology: str, node: str) -> None:
-    """Add a machine from Vagrant to its lab; after the last one, start the lab."""
+    """Add a machine from Vagrant to its lab.
+
+    After the last one, start the lab.
+    """
     from testbed.cli.up import bring_up
 
     settings, meant, _ = _meant(topology)
@@ -76,7 +79,10 @@ def joined(topology: str, node: str) -> None:
 @click.argument("topology")
 @click.argument("node")
 def left(topology: str, node: str) -> None:
-    """Remove a destroyed machine from its lab; after the last one, remove the lab."""
+    """Remove a destroyed machine from its lab.
+
+    After the last one, remove the lab.
+    """
     settings, meant, provider = _meant(topology)
     need_root("`vagrant destroy`")
     provider.destroy(meant.name, [node])

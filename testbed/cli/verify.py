@@ -194,9 +194,10 @@ def _all(
 
 
 class _Progress:
-    """Shows the progress of several labs: a live line, and one line per finished lab.
+    """Shows the progress of several labs.
 
-    A file gets a line when a lab begins, one when it has ended, and one every 30 seconds.
+    A terminal gets a live line, and one line per finished lab. A file gets a line when a lab
+    begins, one when it has ended, and one every 30 seconds.
     """
 
     def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:

@@ -46,7 +46,7 @@ DEAD_SECONDS = 20.0  # a killed process ends at once, unless it waits in the ker
 
 
 def fault_of(words: str | Sequence[str], topology: Topology) -> Fault:
-    """Return the fault for the words of a fault, or for the name of one in the topology.
+    """Return the fault for its words, or for its name in the topology.
 
     Raises UsageError.
     """
@@ -116,7 +116,10 @@ class Faults:
         return healed + due
 
     def _up(self) -> None:
-        """Restart what has died with ``up``, whose plan includes all that depends on it."""
+        """Restart what has died with ``up``.
+
+        The plan of ``up`` includes all that depends on it.
+        """
         record = self._lab.record()
         topology = dataclasses.replace(self._lab.topology(), file=record.source)
         self._lab.up(topology, keep=True, watch=self._watch)
@@ -293,7 +296,7 @@ class _Place:
         (provider.pause if on else provider.resume)(self._lab.name, node)
 
     def _services(self, node: Node) -> list[Seen]:
-        """Return the faults of a node's daemons that are dead or stopped by a signal."""
+        """Return the faults of a node's daemons: dead, or stopped by a signal."""
         roles = self.topology.nodes[node.name].roles
         known = {name for role in roles for name in ROLES[role].services}
         found = []
@@ -345,7 +348,10 @@ class _Place:
         return found
 
     def _peers(self, node: str) -> list[means.Peer]:
-        """Return the other nodes of the overlay; with vxlan only those that have a VTEP."""
+        """Return the other nodes of the overlay.
+
+        With vxlan, only nodes that have a VTEP are included.
+        """
         flannel = self.topology.flannel
         assert flannel is not None, "checked before"
         return [

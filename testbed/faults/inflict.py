@@ -1,4 +1,4 @@
-"""The value of the fixture ``fault``: it breaks a lab in a test and heals it afterwards."""
+"""The value of the fixture ``fault``: breaks a lab, and heals it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that cause, detect and heal faults, and parsers of their output.
+"""The commands that cause, detect and heal faults, and their parsers.
 
 nftables rules in the fabric's bridges cut links and drop frames. The queue of a node's port on
 the fabric delays and limits frames to the node. Both are described as a whole: for all faults
@@ -45,7 +45,7 @@ def _set(names: Iterable[str]) -> str:
 
 
 def link_rules(ports: Ports, faults: Iterable[Fault]) -> str:
-    """Return the input of ``nft -f -`` that activates exactly these faults of links.
+    """Return the input of ``nft -f -`` for exactly these faults of links.
 
     It is one transaction, so no frame is handled by an intermediate state.
     """
@@ -77,7 +77,10 @@ class Seen:
 
 
 def links_seen(listing: str) -> list[Seen]:
-    """Return the faults in the output of ``nft -j list table``, with their dropped frames."""
+    """Return the faults in the output of ``nft -j list table``.
+
+    Their evidence is the number of dropped frames.
+    """
     dropped: dict[str, int] = {}
     for entry in json.loads(listing)["nftables"]:
         rule = entry.get("rule")
@@ -106,7 +109,7 @@ UNPROBE = ("tc", "qdisc", "del", "dev", "lo", "root")
 
 
 def queue_lines(ports: Sequence[str], node: str, faults: Iterable[Fault], *, there: bool) -> str:
-    """Return the input of ``tc -batch -`` that gives a node's ports the queues of these faults.
+    """Return the input of ``tc -batch -`` for these faults of a node.
 
     ``there`` tells whether the ports have such queues now, which are removed first. A limit in
     addition to a delay is a child of the delay's queue (tc-netem(8)).
@@ -164,7 +167,10 @@ def _ms(delay: Mapping[str, Any], name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another node of the overlay, as in a node's entries; ``mac`` is that of its VTEP."""
+    """Another node of the overlay, as in a node's entries.
+
+    ``mac`` is that of its VTEP.
+    """
 
     name: str
     address: str
@@ -179,7 +185,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A command that lists entries, and the commands that remove and restore them.
+    """A command that lists entries, and commands that change them.
 
     ``entries`` are the expected lines of the output. ``gone`` are the commands that cause the
     fault, ``back`` those that heal it, one per entry. ``breaks`` is True if the presence of the
@@ -199,9 +205,9 @@ class Look:
         return any(there) if self.breaks else bool(there) and not all(there)
 
     def seen(self, output: str) -> str:
-        """Describe each missing entry as gone, or as changed with its current value.
+        """Describe each missing entry as gone or changed.
 
-        Return an empty string if all entries are gone.
+        A changed entry has its current value. Return an empty string if all entries are gone.
         """
         lines = [" ".join(line.split()) for line in output.splitlines()]
         said = []
@@ -227,12 +233,18 @@ def _begins(line: str, entry: str) -> bool:
 
 
 def device(flannel: Flannel) -> str:
-    """Return the overlay's device on its nodes; empty if it has none (host-gw)."""
+    """Return the overlay's device on its nodes.
+
+    It is empty if there is none (host-gw).
+    """
     return {"vxlan": f"flannel.{flannel.vni}", "udp": "flannel0"}.get(flannel.backend, "")
 
 
 def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
-    """Return the commands for a word of :data:`testbed.faults.model.BREAKABLE`."""
+    """Return the commands for a word of ``break``.
+
+    See :data:`testbed.faults.model.BREAKABLE`.
+    """
     flannel = topology.flannel
     assert flannel is not None, "checked before"
     if what == "forward":
@@ -269,7 +281,10 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
 
 
 def _routes(flannel: Flannel, peers: Sequence[Peer]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return flannel's routes to other nodes: as listed, and the options that are not listed."""
+    """Return flannel's routes to other nodes.
+
+    Each is given as listed, with the options that are not listed.
+    """
     name = device(flannel)
     if flannel.backend == "udp":
         return [(f"{flannel.network} dev {name}", ())]
@@ -294,5 +309,8 @@ def _rule(chain: str, *match: str) -> Look:
 
 
 def is_stopped(stat: str) -> bool:
-    """Tell whether a signal has stopped a process (proc(5), /proc/PID/stat, third field)."""
+    """Tell whether a signal has stopped a process.
+
+    The state is the third field of /proc/PID/stat (proc(5)).
+    """
     return stat.rpartition(")")[2].split()[:1] == ["T"]

@@ -1,8 +1,8 @@
-"""A fault as a value: its kind, target and amount, parsed from words and written as words.
+"""A fault as a value, parsed from words and written as words.
 
-``partition node1:node2``, ``loss node2 20%``, ``kill node1/flanneld``: the words are the same on
-the command line, in the ``faults`` section of a topology, and in a test. This module does not
-access a machine.
+It has a kind, a target and an amount. ``partition node1:node2``, ``loss node2 20%``, ``kill
+node1/flanneld``: the words are the same on the command line, in the ``faults`` section of a
+topology, and in a test. This module does not access a machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Kind = Literal["partition", "loss", "rate", "delay", "kill", "stop", "break"]
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The description of a kind of fault: its arguments, its effect and its healing."""
+    """A kind of fault: its arguments, its effect and its healing."""
 
     form: str
     does: str
@@ -110,7 +110,10 @@ MIN_PERCENT, MAX_PERCENT = 0.001, 99.999
 
 
 class Unreadable(ValueError):
-    """The words are not a fault, or not one of this lab: what was wanted, seen, and a hint."""
+    """The words are not a fault, or not one of this lab.
+
+    The fields say what was wanted, what was seen, and what to do.
+    """
 
     def __init__(self, wanted: str, seen: str, hint: str) -> None:
         super().__init__(f"wanted {wanted}, saw {seen}; {hint}")
@@ -167,7 +170,10 @@ class Fault:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Kind and target without the amount: only one fault per key can be active."""
+        """Kind and target without the amount.
+
+        Only one fault per key can be active.
+        """
         return (self.kind, self.target, self.what)
 
     def __str__(self) -> str:

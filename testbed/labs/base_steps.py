@@ -64,7 +64,7 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
 
 
 def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: Store) -> NodeSpec:
-    """Return :func:`node_spec` with the steps that can be done before the lab exists."""
+    """Return :func:`node_spec` with the steps to do before the lab exists."""
     from testbed.registry import ROLES
 
     roles = [ROLES[name] for name in node.roles]
@@ -101,7 +101,7 @@ def ahead_of(steps: Iterable[Step]) -> list[Step]:
 def to_be_made(
     topology: Topology, there: Mapping[str, Node], provider: Provider, store: Store
 ) -> list[NodeSpec]:
-    """Return the nodes to create: those that are missing or have other settings."""
+    """Return the nodes that are missing or have other settings."""
     return [
         full_spec(topology, node, provider, store)
         for name, node in topology.nodes.items()
@@ -174,7 +174,10 @@ def _mend(context: Context, node: Node) -> list[Lack]:
 
 
 def join(context: Context, node: Node) -> None:
-    """Connect a running machine to the lab's networks and tell it the names of its peers."""
+    """Connect a running machine to the lab's networks and peers.
+
+    Peers are entered by name in /etc/hosts.
+    """
     context.provider.connect(context.lab, context.topology, node)
     _introduce(node, hosts(context.topology, node.name))
     context.nodes[node.name] = node
@@ -191,9 +194,9 @@ def _introduce(node: Node, names: str) -> None:
 
 
 def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
-    """Tell whether a peer's address belongs to another machine on one of the node's networks.
+    """Tell whether a peer's address belongs to another, nearer machine.
 
-    Separate networks may have the same subnet.
+    That is a machine on one of the node's own networks. Separate networks may have the same subnet.
     """
     address = topology.address_for(me, peer)
     mine = topology.nodes[me].networks
@@ -203,7 +206,7 @@ def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
 
 
 def hosts(topology: Topology, me: str) -> str:
-    """Return the text of /etc/hosts on a node: itself, and an address of every node.
+    """Return the text of /etc/hosts: the node itself and all others.
 
     ``localhost`` is not a name of ::1, because getaddrinfo(3) would return that first, and
     clients would try it before a daemon that listens only on 127.0.0.1.

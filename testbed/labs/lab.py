@@ -1,4 +1,7 @@
-"""The lab: create, inspect and remove it.  Commands and suites use this module."""
+"""The lab: create, inspect and remove it.
+
+Commands and suites use this module.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Settings:
-    """The environment of labs: the state folder, the providers and the artifact store."""
+    """The environment of labs: state folder, providers, artifact store."""
 
     state: State
     store: Store
@@ -46,7 +49,7 @@ class Settings:
             raise UsageError(f"no provider {name!r}", hint=f"there are: {known}") from None
 
     def makers(self, topology: Topology) -> Provider:
-        """Return a provider that handles each node of a topology with the node's own provider.
+        """Return a provider that uses each node's own provider.
 
         Raises UsageError for an unknown provider.
         """
@@ -56,7 +59,7 @@ class Settings:
         return MixedProvider(members, own.__getitem__)
 
     def sharing(self, topology: Topology) -> list[str]:
-        """Return the providers that share a fabric with the topology's, its own ones first."""
+        """Return the providers on the topology's fabric, its own ones first."""
         fabrics = {fabric_kind(self.provider(name)) for name in topology.providers}
         there = [name for name, one in self.providers.items() if fabric_kind(one) in fabrics]
         return sorted(there, key=lambda name: (name not in fabrics, name))
@@ -106,12 +109,13 @@ class Lab:
         timeout: float | None = None,
         watch: Watch | None = None,
     ) -> Outcome:
-        """Create the lab, or update it: create and replace only what is missing or different.
+        """Create or update the lab.
 
-        After a failure everything that this call created is removed, unless ``keep``.
-        ``replace`` allows the update of a lab that was created from another file. ``timeout``
-        limits the whole call, in seconds, except for the removal after a failure.
-        Raises UsageError, MachineError, LabError (TimeoutExpired after the timeout), Interrupted.
+        Only what is missing or different is created or replaced. After a failure everything that
+        this call created is removed, unless ``keep``. ``replace`` allows the update of a lab that
+        was created from another file. ``timeout`` limits the whole call, in seconds, except for the
+        removal after a failure. Raises UsageError, MachineError, LabError (TimeoutExpired after the
+        timeout), Interrupted.
         """
         if topology.name != self.name:
             raise ValueError(f"a topology named {topology.name} is not one for lab {self.name}")
@@ -196,7 +200,10 @@ class Lab:
         return outcome
 
     def _refuse_stopped(self) -> None:
-        """Raise LabError if a node is stopped: it does not answer, or may even seem missing."""
+        """Raise LabError if a node is stopped.
+
+        It does not answer, or may even seem missing.
+        """
         stopped = self.stopped()
         if stopped:
             raise LabError(
@@ -267,7 +274,10 @@ class Lab:
                 )
 
     def _remove_strangers(self, context: Context) -> list[str]:
-        """Remove nodes that are not in the topology or have other settings; return their names."""
+        """Remove nodes that are unknown or have other settings.
+
+        Return their names.
+        """
         strangers = [
             name
             for name, node in context.nodes.items()
@@ -306,7 +316,10 @@ class Lab:
         )
 
     def _roll_back(self, context: Context, before: set[str] | None) -> None:
-        """Remove what this ``up`` created: the whole new lab, or the new nodes of an old one."""
+        """Remove what this ``up`` created.
+
+        That is the whole lab if it is new, otherwise its new nodes.
+        """
         if before is None:
             context.provider.destroy(self.name)
             self.settings.state.remove(self.name)
@@ -315,7 +328,7 @@ class Lab:
         context.provider.destroy(self.name, fresh)
 
     def adopt(self, topology: Topology, name: str, watch: Watch | None = None) -> bool:
-        """Add a machine to the lab that the user created with the provider's own tool.
+        """Add a machine that the user created with the provider's own tool.
 
         Return True when all of the topology's machines of that provider have been added. Raises
         NoSuchLab if the machine does not run or is not in the topology.
@@ -363,7 +376,10 @@ class Lab:
     # -- looking ----------------------------------------------------------
 
     def stopped(self) -> list[str]:
-        """Return the nodes that a fault has stopped: they exist, but do not answer."""
+        """Return the nodes that a fault has stopped.
+
+        They exist, but do not answer.
+        """
         providers = self.settings.providers.values()
         return sorted({node for provider in providers for node in provider.paused(self.name)})
 

@@ -1,4 +1,4 @@
-"""A running lab for suites and commands: its nodes, containers and engines."""
+"""A running lab for suites and commands: nodes, containers, engines."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ class LiveContainer:
         return self.node.spawn(self.argv(argv, mounts=mounts))
 
     def attach(self, argv: Sequence[str], *, tty: bool) -> int:
-        """Run a program of the image on the caller's terminal or pipes (:meth:`Node.attach`)."""
+        """Run a program of the image on the caller's terminal or pipes.
+
+        See :meth:`Node.attach`.
+        """
         return self.node.attach([*enter(self.pid, tty=tty), *argv], tty=tty, inside=self.pid)
 
     @property
@@ -91,7 +94,10 @@ class LiveContainer:
 
 
 class LiveLab:
-    """A running lab.  Connections to engines are opened once and closed by :meth:`close`."""
+    """A running lab.
+
+    Connections to engines are opened once and closed by :meth:`close`.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -118,16 +124,20 @@ class LiveLab:
 
     @functools.cached_property
     def fabric(self) -> Node | None:
-        """The node with the networks' bridges, or None if the provider does not show it."""
+        """The node with the networks' bridges.
+
+        None if the provider does not show it.
+        """
         return self.context.provider.fabric(self.name)
 
     @functools.cached_property
     def facts(self) -> dict[str, str]:
-        """The facts for the catalogue's expectations (:data:`testbed.claims.model.FACTS`).
+        """The facts for the catalogue's expectations.
 
-        ``provider`` is the provider of the nodes (:attr:`Topology.maker`), ``docker`` the
-        engine's version, ``firewall`` its back end (iptables-legacy, iptables-nft or nftables),
-        ``cni`` the cluster's network plugin, ``proxy`` the mode of kube-proxy.
+        See :data:`testbed.claims.model.FACTS`. ``provider`` is the provider of the nodes
+        (:attr:`Topology.maker`), ``docker`` the engine's version, ``firewall`` its back end
+        (iptables-legacy, iptables-nft or nftables), ``cni`` the cluster's network plugin, ``proxy``
+        the mode of kube-proxy.
         """
         found = {"provider": self.topology.maker}
         if self.topology.flannel:
@@ -147,10 +157,11 @@ class LiveLab:
 
     @staticmethod
     def _firewall(machine: Node) -> str:
-        """Return the packet filter in use, from daemon.json or from the version of iptables.
+        """Return the packet filter in use.
 
-        The daemon itself is not queried: it may be what is broken, and it does not start if it is
-        configured for nftables and the kernel has none.
+        It is read from daemon.json or from the version of iptables. The daemon itself is not
+        queried: it may be what is broken, and it does not start if it is configured for nftables
+        and the kernel has none.
         """
         if docker.told(machine).get("firewall-backend") == "nftables":
             return "nftables"
@@ -220,7 +231,10 @@ class LiveLab:
 
     @property
     def containers(self) -> dict[str, LiveContainer]:
-        """Return the topology's long-running containers; each call looks them up again."""
+        """Return the topology's long-running containers.
+
+        Each call looks them up again.
+        """
         return {
             name: self.container(name)
             for node in self.topology.nodes

@@ -24,9 +24,10 @@ OFFERED = "programs"  # mark: the programs of a node, each with its file
 
 
 def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
-    """Return the programs (names) and folders (paths) of this machine to hide on a node.
+    """Return this machine's programs and folders to hide on a node.
 
-    They are those of every role, and those that only this node replaces.
+    Programs are names, folders are paths. They are those of every role, and those that only this
+    node replaces.
     """
     from testbed.registry import ROLES
 
@@ -36,7 +37,7 @@ def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
 
 
 def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[str, ...]]]:
-    """Return a node's programs by their path there, each with the artifacts that provide it."""
+    """Return a node's programs by path, each with its possible artifacts."""
     from testbed.registry import ROLES
 
     return {
@@ -55,7 +56,7 @@ def fetch(store: Store, topology: Topology) -> None:
 
 
 def programs(store: Store, topology: Topology, node: Node) -> dict[str, Path | str]:
-    """Return each program's file, or the text of its stand-in, by its path on the node."""
+    """Return each program's file or stand-in by its path on the node."""
     found: dict[str, Path | str] = {}
     for place, (offer, parts) in offers_on(topology, node).items():
         path = store.made(offer.name, *parts) if offer.stand_in else None
@@ -74,7 +75,10 @@ def facts(store: Store, topology: Topology, node: Node) -> list[str]:
 
 
 def steps(topology: Topology, node: Node) -> list[Step]:
-    """Return the step that installs a node's programs; none for a node without programs."""
+    """Return the step that installs a node's programs.
+
+    Return no step for a node without programs.
+    """
     offered = offers_on(topology, node)
     if not offered:
         return []

@@ -1,4 +1,4 @@
-"""Map a lab to the topology file that it was created from, and a file to its lab.
+"""Map a lab to its topology file, and a file to its lab.
 
 A record contains the file's absolute path with symbolic links resolved (:attr:`Topology.file`).
 Earlier versions recorded the path as it was typed. A relative path does not identify a file,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def is_same(recorded: str, file: str) -> bool:
-    """Tell whether a record's path and a file's resolved path name the same file.
+    """Tell whether a record's path and a resolved path name the same file.
 
     Two names of one file (hard links, bind mounts) are the same. An unknown path matches nothing.
     """
@@ -37,12 +37,17 @@ def is_same(recorded: str, file: str) -> bool:
 
 
 def is_known(recorded: str) -> bool:
-    """Tell whether a record's file exists, so that it may describe another lab."""
+    """Tell whether a record's file exists.
+
+    It may then describe another lab.
+    """
     return Path(recorded).is_absolute() and Path(recorded).exists()
 
 
 def words(record: Record | None) -> str:
-    """Describe the origin of a lab, as a phrase after "from"; ``None`` is a lost record.
+    """Describe the origin of a lab, as a phrase after "from".
+
+    ``None`` stands for a lost record.
 
     >>> words(None)
     'an unknown file (its record is lost)'
@@ -98,7 +103,10 @@ def refuse_other(topology: Topology, record: Record | None) -> None:
 
 
 def _came_from(state: State, path: str) -> list[str]:
-    """Return the labs whose records contain this file, even if it no longer exists."""
+    """Return the labs whose records contain this file.
+
+    The file need not exist.
+    """
     file = file_of(path)
     found = []
     for lab in state.labs():

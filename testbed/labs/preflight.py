@@ -1,4 +1,4 @@
-"""Check a topology's requirements of this machine before anything is created.
+"""Check this machine for a topology's requirements.
 
 Kernel features are tested in practice, once per boot. Successful tests are stored in the cache
 folder, so later calls cost nothing. Failed tests are repeated each time, because the user may have
@@ -47,7 +47,10 @@ NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
 def kernel_features(topology: Topology) -> set[str]:
-    """Return the kernel features that the topology needs, as named in :mod:`testbed.kernel`."""
+    """Return the kernel features that the topology needs.
+
+    Their names are those of :mod:`testbed.kernel`.
+    """
     from testbed.roles import firewall
     from testbed.roles.flannel import BACKEND_KERNEL
     from testbed.roles.kubernetes.plugins import plugin_of
@@ -68,7 +71,7 @@ def kernel_features(topology: Topology) -> set[str]:
 
 
 def programs(topology: Topology) -> dict[str, str]:
-    """Return the programs that the topology's steps run, each with its Debian package."""
+    """Return the programs that the steps run, with their Debian packages."""
     from testbed.roles import firewall
     from testbed.roles.kubernetes.plugins import plugin_of
 
@@ -96,7 +99,10 @@ def _maker(topology: Topology, node: str) -> type[Provider]:
 
 
 def check(topology: Topology, cache: Path) -> None:
-    """Raise MachineError, with everything that is missing, if this machine lacks something."""
+    """Raise MachineError if this machine lacks a requirement.
+
+    The error lists everything that is missing.
+    """
     _files(topology)
     missing = {name: of for name, of in programs(topology).items() if which(name) is None}
     if missing:
@@ -186,7 +192,10 @@ def room(topology: Topology, making: Iterable[str]) -> None:
 
 
 def _too_many_tasks(wanted: int) -> Iterator[str]:
-    """Yield exceeded limits of processes and threads: this machine's and its cgroups'."""
+    """Yield exceeded limits of processes and threads.
+
+    These are limits of this machine and of the nodes' cgroups.
+    """
     if not wanted:
         return
     # proc_loadavg(5): the fourth field is RUNNING/ALL.
@@ -199,9 +208,10 @@ def _too_many_tasks(wanted: int) -> Iterator[str]:
 
 
 def _too_many_instances(wanted: int) -> Iterator[str]:
-    """Yield the exceeded limit of inotify instances per user, which is low by default.
+    """Yield the exceeded limit of inotify instances per user.
 
-    A daemon without an instance exits with "too many open files" (inotify(7)).
+    It is low by default. A daemon without an instance exits with "too many open files"
+    (inotify(7)).
     """
     file = SYSCTL / "fs/inotify/max_user_instances"
     if not wanted or (most := _number(file)) is None:
@@ -215,9 +225,9 @@ def _too_many_instances(wanted: int) -> Iterator[str]:
 
 
 def _too_many_namespaces(topology: Topology, making: Sequence[str]) -> Iterator[str]:
-    """Yield exceeded limits of namespaces, which nodes, the fabric and containers use.
+    """Yield exceeded limits of namespaces.
 
-    See namespaces(7).
+    Nodes, the fabric and containers use them. See namespaces(7).
     """
     wanted = len(making) + 1 + sum(c.node in making for c in topology.containers.values())
     more = sum(namespace.node in making for namespace in topology.namespaces.values())
@@ -230,7 +240,10 @@ def _too_many_namespaces(topology: Topology, making: Sequence[str]) -> Iterator[
 
 
 def _number(file: Path) -> int | None:
-    """Return the number in a file of /proc; None if this kernel has no such limit."""
+    """Return the number in a file of /proc.
+
+    Return None if this kernel has no such limit.
+    """
     try:
         return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -255,7 +268,7 @@ def _doctor(topology: Topology) -> str:
 
 
 def _other(topology: Topology) -> str:
-    """Return a hint to a variant of the topology that may need fewer kernel features."""
+    """Return a hint to a variant that may need fewer kernel features."""
     if topology.kubernetes and topology.kubernetes.cni != "flannel":
         return "; another network plugin may do (--cni)"
     if topology.kubernetes or topology.flannel:

@@ -1,4 +1,4 @@
-"""Execute a plan: start every step as soon as the steps that it needs are done.
+"""Execute a plan: start every step once the steps that it needs are done.
 
 Steps run in threads. The caller's thread waits for them, so that it gets signals. Only a few heavy
 steps run at once, those furthest along in the plan first: daemons that start together compete for
@@ -46,7 +46,10 @@ HEAVY_PER_CPU = (
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The result of a step.  Times are in seconds; ``began`` counts from the run's start."""
+    """The result of a step.
+
+    Times are in seconds; ``began`` counts from the run's start.
+    """
 
     step: Step
     began: float
@@ -58,7 +61,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A running step: its seconds so far, and the reason for its wait, if known."""
+    """A running step, its seconds so far, and the reason for its wait."""
 
     step: str
     seconds: float
@@ -70,7 +73,10 @@ class Waiting:
 
 @dataclass(slots=True)
 class Progress:
-    """Callbacks for the progress of a run; all are called in the caller's thread."""
+    """Callbacks for the progress of a run.
+
+    All are called in the caller's thread.
+    """
 
     done: Callable[[Done], None] = lambda _: None
     idle: Callable[[list[Waiting]], None] = lambda _: None
@@ -153,7 +159,10 @@ class _Run:
                 self.hire()
 
     def hire(self) -> None:
-        """Start another thread; if this fails, the existing threads do all the work."""
+        """Start another thread.
+
+        If this fails, the existing threads do all the work.
+        """
         thread = threading.Thread(target=self.worker, name="testbed step", daemon=True)
         self.threads.append(thread)  # first: an interrupt may come as soon as it runs
         try:
@@ -180,7 +189,10 @@ class _Run:
                 self.failures.append(("giving up", second))
 
     def is_of_giving_up(self, done: Done, error: Exception) -> bool:
-        """Tell whether a step failed only because its node was removed after another failure."""
+        """Tell whether a step failed only because its node was removed.
+
+        This happens when the run gives up after another failure.
+        """
         if isinstance(error, NoSuchLab):
             return True
         return (
@@ -233,7 +245,7 @@ def carry_out(
     signals: Held | None = None,
     deadline: float = math.inf,
 ) -> list[Done]:
-    """Execute all steps; return their results in the order in which they ended.
+    """Execute all steps; return their results in the order of their ends.
 
     ``give_up`` is called once when a step fails or when ``signals`` gets a signal. It must end
     the waits of running steps. All threads have ended when this function returns or raises, with

@@ -132,7 +132,10 @@ class State:
             ) from error
 
     def sweep(self, lab: str) -> None:
-        """Remove temporary files of a killed writer.  The caller must hold the lab's lock."""
+        """Remove temporary files of a killed writer.
+
+        The caller must hold the lab's lock.
+        """
         for piece_of, path in self.pieces():
             if piece_of == lab and not path.name.endswith(LOCK):
                 with contextlib.suppress(OSError):

@@ -26,7 +26,10 @@ STOPPED = "stopped"  #: state of a node or a service that a fault has stopped
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The state of a part of a node; ``ok`` is True if the state is the expected one."""
+    """The state of a part of a node.
+
+    ``ok`` is True if the state is the expected one.
+    """
 
     name: str
     state: str
@@ -83,7 +86,10 @@ class Status:
 
 
 def status(context: Context, stopped: Collection[str] = ()) -> Status:
-    """Return the state of a lab; all nodes are queried at once, except the stopped ones."""
+    """Return the state of a lab.
+
+    All nodes are queried at once, except the stopped ones.
+    """
     names = [
         *context.topology.nodes,
         *(n for n in context.nodes if n not in context.topology.nodes),

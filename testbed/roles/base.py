@@ -1,4 +1,4 @@
-"""The contract of a role: software on a node, installed by steps of the plan.
+"""The contract of a role: software that steps of the plan install.
 
 A role reaches a node only through :class:`testbed.nodes.base.Node`, so it works with every
 provider. To add a role, write one module with a subclass of :class:`Role` and declare it as an
@@ -106,7 +106,7 @@ def _wait_on(
 
 
 def _is_ready(machine: Machine, service: Service, deadline: float, context: Context | None) -> bool:
-    """Start a service, or continue to wait for it; return False if it is not ready yet."""
+    """Start a service, or continue to wait; return False if not ready yet."""
     left = max(0.0, deadline - time.monotonic())
     try:
         machine.start(service, timeout=left if context is None else min(LOOK_SECONDS, left))
@@ -116,7 +116,7 @@ def _is_ready(machine: Machine, service: Service, deadline: float, context: Cont
 
 
 def dead(machine: Machine) -> frozenset[str]:
-    """Return the names of the node's daemons that have died and were not restarted."""
+    """Return the node's daemons that have died and were not restarted."""
     return frozenset(one.name for one in machine.services().values() if one.state == "dead")
 
 
@@ -132,7 +132,10 @@ def still_alive(machine: Machine, *, others: AbstractSet[str] = frozenset()) -> 
 
 
 def files(paths: Iterable[Path]) -> list[str]:
-    """Return a fingerprint of each file: path, size in bytes, modification time in ns."""
+    """Return a fingerprint of each file.
+
+    It consists of path, size in bytes, and modification time in ns.
+    """
     facts = [(path, path.stat()) for path in paths]
     return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in facts]
 
@@ -162,7 +165,7 @@ class Offer:
 
     @property
     def target(self) -> str:
-        """The absolute path on the node, or the bare name of a program on the PATH."""
+        """The absolute path on the node, or the bare name if on the PATH."""
         return self.place or self.name
 
 
@@ -179,7 +182,7 @@ exit 127
 
 
 def not_built(title: str, part: str, first: str = "") -> str:
-    """Return a stand-in script that tells the user how to build the missing program.
+    """Return a stand-in script that explains how to build the program.
 
     ``title`` is the program's name in the message, ``part`` the artifact to build, ``first``
     lines of shell to run before the message.
@@ -235,7 +238,7 @@ class Role(ABC):
             store.binary(name)
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:  # noqa: ARG002  for roles whose settings decide
-        """Return the facts that determine the result of the role's ``ahead`` steps.
+        """Return the facts that determine the result of ``ahead`` steps.
 
         A snapshot of a node with these steps done is reused while the facts stay equal.
         See :attr:`testbed.steps.step.Step.ahead`.

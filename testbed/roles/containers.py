@@ -84,7 +84,10 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
 
 
 def _stays(found: ContainerState, container: Container) -> bool:
-    """Tell whether `up` leaves a container as it is, or only waits for its exit."""
+    """Tell whether `up` leaves a container as it is.
+
+    At most it waits for the container's exit.
+    """
     if container.expect is not None and found.running:
         return True
     return is_settled(container, found) or (found.running and found.health == "starting")
@@ -105,7 +108,10 @@ def _words(state: ContainerState) -> str:
 
 
 def _still_running(context: Context, container: Container) -> None:
-    """Raise ContainerError if a container has exited: a longer wait cannot succeed."""
+    """Raise ContainerError if a container has exited.
+
+    A longer wait cannot succeed then.
+    """
     node = context.node(container.node)
     with Engine(node) as engine:
         state = engine.find(container.name)
@@ -116,7 +122,7 @@ def _still_running(context: Context, container: Container) -> None:
 
 
 def reach_steps(topology: Topology) -> Iterator[Step]:
-    """Yield steps that fetch a page from each flannel node's next neighbour, in a ring.
+    """Yield steps that fetch a page from each flannel node's neighbour.
 
     They prove that the overlay works before `up` succeeds.
     """

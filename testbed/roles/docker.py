@@ -1,4 +1,4 @@
-"""Docker: one daemon per node, with the address of docker0 that the topology sets."""
+"""Docker: one daemon per node, with docker0's address as configured."""
 
 from __future__ import annotations
 
@@ -125,7 +125,10 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
 def daemon_env(
     topology: Topology, node: str, version: tuple[int, int, int], path: str
 ) -> dict[str, str]:
-    """Return the daemon's environment; ``path`` is the PATH for its helper programs."""
+    """Return the daemon's environment.
+
+    ``path`` is the PATH for its helper programs.
+    """
     env = {"PATH": path, **GO}
     if _in_overlay(topology, node) and (28, 0, 0) <= version < (28, 2, 0):
         env["DOCKER_INSECURE_NO_IPTABLES_RAW"] = "1"  # moby 28.0 release notes

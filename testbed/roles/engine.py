@@ -103,10 +103,10 @@ class Engine:
         self.close()
 
     def reading(self, what: str, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return the result of ``method``, which sends a request and reads the response.
+        """Return the result of ``method``, which sends a request.
 
-        Raises LabError if the daemon does not answer, if it refuses, or if ``method`` cannot
-        parse the response.
+        ``method`` also parses the response. Raises LabError if the daemon does not answer, if it
+        refuses, or if ``method`` cannot parse the response.
         """
         import docker.errors
         import requests.exceptions
@@ -148,7 +148,10 @@ class Engine:
         return bool(self.image_id(name))
 
     def image_id(self, name: str) -> str:
-        """Return the ID of an image; empty if the daemon has no image of that name or ID."""
+        """Return the ID of an image.
+
+        It is empty if the daemon has no image of that name or ID.
+        """
         import docker.errors
 
         try:
@@ -195,7 +198,7 @@ class Engine:
             self.reading(f"name the image {name}", self.api.tag, image, repository, tag)
 
     def _load(self, file: BinaryIO) -> tuple[list[str], list[str]]:
-        """Load an archive; return the daemon's errors, and the names or IDs of its images."""
+        """Load an archive; return errors, and names or IDs of its images."""
         told = list(self.api.load_image(file))
         said = "".join(words.get("stream", "") for words in told)
         loaded = re.findall(r"Loaded image(?: ID)?: (\S+)", said)
@@ -261,7 +264,7 @@ class Engine:
         )
 
     def logs(self, container: str, lines: int = 12) -> str:
-        """Return the last lines of a container's standard output and standard error."""
+        """Return the last lines of a container's output and errors."""
         written: bytes = self.reading(
             f"read the log of the container {container}", self.api.logs, container, tail=lines
         )
@@ -302,13 +305,19 @@ class Engine:
 
 
 def _health(state: Mapping[str, Any]) -> str:
-    """Return the health of a container; empty for "none", a disabled health check."""
+    """Return the health of a container.
+
+    It is empty for "none", a disabled health check.
+    """
     word: str = (state.get("Health") or {}).get("Status", "")
     return "" if word == "none" else word
 
 
 def _healthcheck(check: Healthcheck | None) -> dict[str, Any] | None:
-    """Return a health check for the Engine API: times in nanoseconds, 0 for the default."""
+    """Return a health check for the Engine API.
+
+    Times are in nanoseconds, 0 for the default.
+    """
     if check is None:
         return None
     times = {
@@ -329,7 +338,10 @@ def as_list(answer: Any) -> list[Any]:
 
 
 def no_answer(node: str, error: Exception) -> NoAnswer:
-    """Return the error for a daemon that does not answer, with the connection's reason."""
+    """Return the error for a daemon that does not answer.
+
+    It contains the connection's reason.
+    """
     chain = list(_causes(error))
     if any(isinstance(one, ConnectionRefusedError | FileNotFoundError) for one in chain):
         why = f"it is not running (nobody listens on {SOCKET})"
@@ -362,9 +374,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
-    """Return the version in ``Docker version 20.10.24+dfsg1, build ...`` or a bare number.
+    """Return the version in a version line or in a bare number.
 
-    Return (0, 0, 0) for a text without a version.
+    A version line is ``Docker version 20.10.24+dfsg1, build ...``. Return (0, 0, 0) for a text
+    without a version.
 
     >>> parse_version("Docker version 28.0.2, build 123")
     (28, 0, 2)

@@ -1,4 +1,4 @@
-"""The packet filter for Docker's rules, and the rule that lets an overlay pass it.
+"""The packet filter for Docker, and the rule that lets an overlay pass.
 
 A node has its own /etc. Links in its /etc/alternatives select the variant of iptables, as
 ``update-alternatives --set`` does. All programs on the node, including flanneld and the checks,
@@ -49,10 +49,10 @@ MARK = "0x1000/0x1000"
 
 
 def choose(machine: Node, firewall: Firewall) -> None:
-    """Select the variant of iptables on a node; do nothing for other packet filters.
+    """Select the variant of iptables on a node.
 
-    Raises LabError if one of its programs is missing, or if ``iptables`` is not managed by
-    Debian's alternatives.
+    Do nothing for other packet filters. Raises LabError if one of its programs is missing, or if
+    ``iptables`` is not managed by Debian's alternatives.
     """
     if firewall not in SAYS:
         return

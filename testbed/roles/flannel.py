@@ -48,18 +48,18 @@ TXN_OPS = 128  # default limit of operations in one transaction (etcd, --max-txn
 
 
 def flannel_step(node: str) -> str:
-    """Return the name of the step after which the node has routes to its peers."""
+    """Return the name of the step after which a node has its peers' routes."""
     return f"flannel {node}"
 
 
 def load_modules(machine: Machine) -> None:
-    """Load the kernel modules that flanneld needs, if the node has its own kernel."""
+    """Load flanneld's kernel modules if the node has its own kernel."""
     if not machine.shares_kernel:
         machine.run(["modprobe", "--all", *MODULES])
 
 
 def resync(nodes: int, *, slow: bool) -> str:
-    """Return flanneld's option for the interval between two checks of its rules.
+    """Return flanneld's option for the interval of its rule checks.
 
     ``nodes`` is the number of flannel nodes. ``slow`` is for nodes that may be emulated.
     """
@@ -90,12 +90,18 @@ def _first_subnet(flannel: FlannelModel) -> Any:
 
 
 def subnet_key(subnet: IPv4Network) -> str:
-    """Return the etcd key of a subnet: 100.96.1.0/24 is ``.../subnets/100.96.1.0-24``."""
+    """Return the etcd key of a subnet.
+
+    For 100.96.1.0/24 it is ``.../subnets/100.96.1.0-24``.
+    """
     return f"{PREFIX}/subnets/{str(subnet).replace('/', '-')}"
 
 
 def reservations(topology: Topology) -> dict[str, str]:
-    """Return the etcd keys and values to write, in order, before any flanneld starts."""
+    """Return the etcd keys and values to write before any flanneld starts.
+
+    They must be written in this order.
+    """
     flannel = topology.flannel
     assert flannel is not None
     keys = {}
@@ -197,7 +203,7 @@ class Flannel(Role):
 
 
 def _epoch(context: Context) -> str | None:
-    """Return an ID of this etcd's data; None if this etcd is not configured yet."""
+    """Return an ID of this etcd's data; None if it is not configured yet."""
     assert context.topology.etcd is not None
     node = context.node(context.topology.etcd.name)
     epoch = marked(node, "flannel-epoch")
@@ -218,5 +224,8 @@ def _subnet_keys(context: Context) -> set[str]:
 
 
 def _quote(value: str) -> str:
-    """Quote a value for an etcdctl transaction, as a Go string (equal to JSON for ASCII)."""
+    """Quote a value for an etcdctl transaction, as a Go string.
+
+    For ASCII that is equal to a string of JSON.
+    """
     return json.dumps(value)

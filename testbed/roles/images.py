@@ -1,4 +1,4 @@
-"""Images of a node: the first node's daemon loads them, later nodes share the result."""
+"""Images of a node: the first daemon loads them, later nodes share them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAYOUT = Layout(  # of the overlay2 driver
 
 
 def images_step(node: str) -> str:
-    """Return the name of the step after which the node's daemon has all its images."""
+    """Return the name of the step after which a daemon has all its images."""
     return f"images {node}"
 
 
@@ -33,7 +33,10 @@ def wanted(topology: Topology, node: str) -> list[str]:
 
 
 def install_seed(context: Context, node: Node, engine: str) -> None:
-    """Install the seed, if there is one, into the data root of a daemon before its first start."""
+    """Install the seed into the data root of a daemon.
+
+    The daemon must not have run yet. Nothing happens without a seed.
+    """
     if node.shares_files:
         install(context.store, node, _seed(context, node.name, engine, bytes))
 
@@ -44,7 +47,10 @@ def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]
 
 
 def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
-    """Yield the step that loads missing images and removes unwanted containers."""
+    """Yield the step for missing images and unwanted containers.
+
+    It loads the images and removes the containers.
+    """
     names = wanted(topology, node)
 
     def act(context: Context) -> tuple[str, bool]:

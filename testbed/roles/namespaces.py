@@ -1,4 +1,4 @@
-"""Network namespaces, bridges and veth pairs on a node, created with ``ip``."""
+"""Network namespaces, bridges and veth pairs on a node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ done
 
 
 def batches(topology: Topology, node: str) -> dict[str, list[str]]:
-    """Return the ``ip -batch`` lines by namespace; the key "" is the node itself."""
+    """Return the ``ip -batch`` lines by namespace; "" is the node itself."""
     lines: dict[str, list[str]] = {"": []}
     for namespace in topology.namespaces.values():
         if namespace.node == node:
@@ -97,7 +97,10 @@ def _make(machine: Machine, node: str, topology: Topology) -> None:
 
 
 def _clear(machine: Machine, topology: Topology) -> None:
-    """Remove leftovers of an interrupted attempt; links are deleted with their namespaces."""
+    """Remove leftovers of an interrupted attempt.
+
+    Links are deleted with their namespaces.
+    """
     for namespace in topology.namespaces.values():
         if namespace.node == machine.name:
             machine.run(["ip", "netns", "delete", namespace.name], check=False)
@@ -112,7 +115,10 @@ def _clear(machine: Machine, topology: Topology) -> None:
 
 
 def lacks(topology: Topology, machine: Machine) -> list[Lack]:
-    """Return a node's namespaces, bridges and veth ends that are missing or wrong."""
+    """Return a node's namespaces, bridges and veth ends that are wrong.
+
+    Missing ones are included.
+    """
     node = machine.name
     spaces = [n.name for n in topology.namespaces.values() if n.node == node]
     printed = machine.run(["sh", "-c", LOOK, "sh", *spaces]).out
@@ -133,7 +139,10 @@ def lacks(topology: Topology, machine: Machine) -> list[Lack]:
 
 
 def _links(entries: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
-    """Return the links of a namespace by name; None if the namespace does not exist."""
+    """Return the links of a namespace by name.
+
+    Return None if the namespace does not exist.
+    """
     return None if entries is None else {e["ifname"]: e for e in entries if e}
 
 
@@ -152,7 +161,10 @@ def _link_lacks(
 
 
 def _part(topology: Topology, gone: Sequence[Lack]) -> Topology:
-    """Return the part of a topology to create again: missing parts and their dependents."""
+    """Return the part of a topology to create again.
+
+    It has the missing parts and their dependents.
+    """
     names = {lack.what for lack in gone}
     spaces = {k: v for k, v in topology.namespaces.items() if f"namespace {k}" in names}
     bridges = {k: v for k, v in topology.bridges.items() if f"bridge {k}" in names}

@@ -38,9 +38,10 @@ class ContainerProcess:
 
 
 def containers(node: Node) -> dict[str, ContainerProcess]:
-    """Return the running containers of a node by name; none on a node without an engine.
+    """Return the running containers of a node by name.
 
-    Raises NoSuchLab, and TimeoutExpired if the node itself does not answer.
+    A node without an engine has none. Raises NoSuchLab, and TimeoutExpired if the node itself does
+    not answer.
     """
     texts = node.run(LIST, check=False).out.split(b"\0")
     found = (one for text in texts for one in _read(text))
@@ -48,7 +49,7 @@ def containers(node: Node) -> dict[str, ContainerProcess]:
 
 
 def find(node: Node, name: str) -> ContainerProcess | None:
-    """Return the container with a name, ID or ID prefix; None if it does not run."""
+    """Return the running container with a name, ID or ID prefix, or None."""
     there = containers(node)
     if name in there:
         return there[name]
@@ -57,7 +58,10 @@ def find(node: Node, name: str) -> ContainerProcess | None:
 
 
 def _read(text: bytes) -> Iterator[ContainerProcess]:
-    """Yield the container that a file describes; nothing if the file is invalid."""
+    """Yield the container that a file describes.
+
+    Yield nothing if the file is invalid.
+    """
     try:
         data: Mapping[str, Any] = json.loads(text)
         networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
@@ -73,7 +77,10 @@ def _read(text: bytes) -> Iterator[ContainerProcess]:
 
 
 def _runs(node: Node, container: ContainerProcess) -> bool:
-    """Tell whether the process still belongs to the container: its cgroup has the ID."""
+    """Tell whether the process still belongs to the container.
+
+    Its cgroup then has the container's ID.
+    """
     try:
         groups = node.get(f"/proc/{container.pid}/cgroup")
     except OSError:

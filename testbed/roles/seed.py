@@ -1,4 +1,4 @@
-"""Seeds: a daemon's loaded images, cached as files and reused by the next daemon.
+"""Seeds: a daemon's loaded images, cached for the next daemon.
 
 To load an image takes about as much of a node's CPU as to start its daemon. So the files that a
 daemon creates below its data root from its images are kept in the cache, and installed below the
@@ -55,7 +55,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Seed(Source):
-    """The files of one daemon version for a set of images; ``harvest`` returns them as a tar."""
+    """The files of one daemon version for a set of images.
+
+    ``harvest`` returns them as a tar.
+    """
 
     daemon: str
     layout: Layout
@@ -104,9 +107,9 @@ class Seed(Source):
 
 
 def install(store: Store, node: Node, seed: Seed) -> None:
-    """Install a seed, if there is one, into a daemon's data root before its first start.
+    """Install a seed into a daemon's data root before its first start.
 
-    The node must share this machine's files.
+    Nothing happens without a seed. The node must share this machine's files.
     """
     found = store.kept(SEEDED, seed)
     if found is not None:
@@ -115,10 +118,11 @@ def install(store: Store, node: Node, seed: Seed) -> None:
 
 
 def keep(store: Store, seed: Seed) -> str:
-    """Keep a seed for the next daemon; return why this failed, or an empty string.
+    """Keep a seed for the next daemon.
 
-    The current lab works without it. A cache on overlayfs cannot store whiteouts (mknod(2) of
-    device 0:0 fails with EPERM there); other file systems may lack extended attributes.
+    Return why this failed, or an empty string. The current lab works without it. A cache on
+    overlayfs cannot store whiteouts (mknod(2) of device 0:0 fails with EPERM there); other file
+    systems may lack extended attributes.
     """
     try:
         store.keep(SEEDED, seed)

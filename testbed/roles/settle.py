@@ -1,8 +1,9 @@
-"""The last step of a node: wait until each container is ready, or has ended as expected.
+"""The last step of a node: wait until its containers are ready or done.
 
-A successful start proves little, because a container may exit a moment later. So this step
-checks all containers of a node together. A container that listens on a port is ready; any other
-one must have been running for a short time.
+A container that is expected to end must have ended with its exit status. A successful start proves
+little, because a container may exit a moment later. So this step checks all containers of a node
+together. A container that listens on a port is ready; any other one must have been running for a
+short time.
 """
 
 from __future__ import annotations
@@ -49,12 +50,18 @@ NOT_RUN = {126: "its command cannot be executed", 127: "its command was not foun
 
 
 def settle_step(node: str) -> str:
-    """Return the name of the step after which a node's containers are ready or done."""
+    """Return the name of the step after which all containers are settled.
+
+    Each of them is ready, or has ended as expected.
+    """
     return f"containers {node}"
 
 
 def settle_steps(topology: Topology, node: str, after: Iterable[str]) -> Iterable[Step]:
-    """Yield the step that checks all containers of a node; nothing without containers."""
+    """Yield the step that checks all containers of a node.
+
+    Yield nothing without containers.
+    """
     mine = topology.containers_on(node)
 
     def act(context: Context) -> tuple[str, bool]:
@@ -75,14 +82,17 @@ def settle_steps(topology: Topology, node: str, after: Iterable[str]) -> Iterabl
 
 
 def is_settled(container: Container, state: ContainerState) -> bool:
-    """Tell whether a container's state, as its daemon reports it, is the expected one."""
+    """Tell whether a container's reported state is the expected one."""
     if container.expect is not None:
         return state.status == "exited" and state.exit == container.expect
     return state.status == "running" and state.health in ("", "healthy")
 
 
 def start_failed(engine: Engine, container: Container, error: LabError) -> LabError:
-    """Return the error for a container that could not start, with the daemon's reason."""
+    """Return the error for a container that could not start.
+
+    It contains the daemon's reason.
+    """
     state = engine.find(container.name)
     if state is None or not state.error:
         return error
@@ -104,7 +114,10 @@ def removed(container: Container) -> ContainerError:
 def has_ended(
     node: Node, engine: Engine, container: Container, state: ContainerState
 ) -> ContainerError:
-    """Return the error for an unexpected exit, with the end of the container's log."""
+    """Return the error for an unexpected exit.
+
+    It contains the end of the container's log.
+    """
     what = f"ended with {ending(state.exit)}"
     if state.out_of_memory or (state.exit == 137 and killed_for_memory(node)):
         what += ": it ran out of memory"
@@ -201,7 +214,7 @@ class _Look:
         return not bound
 
     def _ends(self, engine: Engine, state: ContainerState) -> float:
-        """Return the time limit for the container to end, in seconds; 0 if it has ended."""
+        """Return the time limit to end, in seconds; 0 if it has ended."""
         if state.status not in ("exited", "dead"):
             self.seen = "has not ended"
             return END_SECONDS
@@ -210,7 +223,7 @@ class _Look:
         return 0.0
 
     def _runs(self, engine: Engine, state: ContainerState) -> float:
-        """Return the time limit for the container to be ready, in seconds; 0 if it is."""
+        """Return the time limit to be ready, in seconds; 0 if it is."""
         if state.status in ("exited", "dead", "restarting") or state.restarts > self._restarts:
             raise self._ended(engine, state)
         if state.status != "running":
@@ -300,7 +313,7 @@ def _log(engine: Engine, state: ContainerState) -> str:
 
 
 def _check_seconds(inspected: dict[str, Any]) -> float:
-    """Return the time, in seconds, after which a health check has finally passed or failed."""
+    """Return the time, in seconds, for a health check to reach its result."""
     check = inspected["Config"]["Healthcheck"]
     each = (check.get("Interval") or INTERVAL) + (check.get("Timeout") or TIMEOUT)
     rounds = (check.get("Retries") or RETRIES) + 1
@@ -309,7 +322,10 @@ def _check_seconds(inspected: dict[str, Any]) -> float:
 
 
 def _sockets(node: Node, pid: int, protocol: str) -> dict[str, int]:
-    """Return the listening ports in a process's network namespace, by socket inode."""
+    """Return the listening ports in a network namespace, by socket inode.
+
+    ``pid`` is a process in the namespace.
+    """
     found = {}
     for family in ("", "6"):
         try:

@@ -1,4 +1,4 @@
-"""Test the network path from a node to another node's service during a wait."""
+"""Test the network path from a node to a service during a wait."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ LC_ALL=C exec timeout "$3" bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2"
 
 
 def test(node: Node, address: str, port: int) -> str:
-    """Return why a TCP connection from a node fails; an empty string if it succeeds."""
+    """Return why a TCP connection from a node fails.
+
+    Return an empty string if it succeeds.
+    """
     argv = ["sh", "-c", TEST, "sh", address, str(port), str(CONNECT_SECONDS)]
     result = node.run(argv, timeout=CONNECT_SECONDS + 30, check=False)
     if result.ok:
@@ -44,7 +47,10 @@ def test(node: Node, address: str, port: int) -> str:
 
 @dataclass(slots=True)
 class Way:
-    """The path from ``node`` to a service of ``peer``, given by its address and port."""
+    """The path from ``node`` to a service of ``peer``.
+
+    The service is given by its address and port.
+    """
 
     context: Context
     node: str
@@ -55,7 +61,7 @@ class Way:
     _since: dict[str, float] = field(default_factory=dict)
 
     def seen(self) -> str:
-        """Return the current fault on the path in one line; empty if there is none.
+        """Return the current fault on the path; empty if there is none.
 
         Raises ServiceError if the service has died, PathError if the path has been blocked for
         longer than its time limit.

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Batch:
-    """Nodes that a provider creates in one call, by the first of their steps that runs."""
+    """Nodes that a provider creates in one call.
+
+    The first of their steps that runs makes the call.
+    """
 
     lab: str
     provider: Provider
@@ -31,7 +34,10 @@ class Batch:
     _error: Exception | None = None
 
     def node(self, spec: NodeSpec) -> Node:
-        """Return a node after all have been created.  Raises the error of the creation."""
+        """Return a node after all have been created.
+
+        Raises the error of the creation.
+        """
         with self._lock:
             if self._error is None and not self._made:
                 try:

@@ -77,5 +77,5 @@ def order(steps: Iterable[Step]) -> dict[str, Step]:
 
 
 def node_step(name: str) -> str:
-    """Return the name of the step after which a node runs and has its networks."""
+    """Return the name of the step after which a node has its networks."""
     return f"node {name}"

@@ -1,4 +1,4 @@
-"""A wait in a step: it has a timeout, is shown to the user, and can end early."""
+"""A wait in a step: with a timeout, shown to the user, can end early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build a :class:`Topology` from a tree: read each section and fill in all defaults.
+"""Build a :class:`Topology` from a tree, with all defaults.
 
 Invalid values are reported and left out. :mod:`testbed.topology.check` checks whether the parts
 fit together.
@@ -56,7 +56,10 @@ __all__ = ["build"]
 
 
 def build(root: Tree, problems: Problems) -> Topology:
-    """Return the topology that a tree describes.  Raises TopologyError with all problems."""
+    """Return the topology that a tree describes.
+
+    Raises TopologyError with all problems.
+    """
     read = Reader(problems)
     top = read.mapping(root, keys.TOPOLOGY, "a mapping with 'name' and 'nodes'")
     if top is None:
@@ -210,7 +213,10 @@ def _flannel(read: Reader, top: tree.Mapping, nodes: abc.Mapping[str, Node]) -> 
 
 
 def _interface(read: Reader, at: Tree | None, top: tree.Mapping) -> Underlay:
-    """Return the ``interface`` of an overlay or a cluster; its existence is checked later."""
+    """Return the ``interface`` of an overlay or a cluster.
+
+    Its existence is checked later.
+    """
     wanted = "the name of a network, or ethN"
     known = tree.keys_at(top, "networks")
 
@@ -250,7 +256,7 @@ def _all_subnets(
     network: IPv4Network,
     given: dict[str, IPv4Network],
 ) -> dict[str, IPv4Network]:
-    """Return a subnet for every flannel node: the file's, or the next free one."""
+    """Return every flannel node's subnet: the file's, or the next free one."""
     members = [n.name for n in nodes.values() if "flannel" in n.roles]
     length = subnet_length(network, given.values())
     # After a problem with a given subnet, computed subnets would only cause more messages.
@@ -271,9 +277,10 @@ def _counted_on(
     at: Tree,
     wanted: str,
 ) -> dict[str, IPv4Network]:
-    """Return the given subnets, and for other members the next free ones of a length.
+    """Return the given subnets, and the next free ones for other members.
 
-    The network's first subnet is not used, as in flannel (SubnetMin, pkg/subnet/config.go).
+    The new ones have the given prefix length. The network's first subnet is not used, as in flannel
+    (SubnetMin, pkg/subnet/config.go).
     """
     missing = [name for name in members if name not in given]
     if not missing:
@@ -326,7 +333,7 @@ def _kubernetes(
 def _ranges(
     read: Reader, body: tree.Mapping, members: list[str], pods: IPv4Network
 ) -> dict[str, IPv4Network]:
-    """Return a range of Pod addresses for every node: the file's, or the next free one."""
+    """Return every node's range of Pods: the file's, or the next free one."""
     given = _subnets(read, body.get("ranges"))
     # A /24 per node is the controller manager's default (--node-cidr-mask-size).
     length = max(24, pods.prefixlen)
@@ -351,7 +358,7 @@ def _docker(
 def _bips(
     read: Reader, at: Tree | None, nodes: abc.Mapping[str, Node], flannel: Flannel | None
 ) -> dict[str, IPv4Interface]:
-    """Return docker0's address for every Docker node: the file's, or the default."""
+    """Return every Docker node's docker0: the file's, or the default."""
     plain = IPv4Interface(keys.DEFAULT_BIP)
     given: dict[str, IPv4Interface] = {}
     if isinstance(at, tree.Mapping):
@@ -432,7 +439,10 @@ def _expect(read: Reader, at: Tree | None) -> int | None:
 def _number(
     read: Reader, at: Tree, digits: str, what: str, *, low: int = 1, high: int = 65535
 ) -> int | None:
-    """Return the number in a text of digits, without leading zeros, from ``low`` to ``high``."""
+    """Return the number in a text of digits.
+
+    It has no leading zeros, and is from ``low`` to ``high``.
+    """
     number = int(digits)
     if not low <= number <= high:
         read.problems.add(at, f"{what} from {low} to {high}", quote(digits), "change it")
@@ -457,7 +467,10 @@ def _healthcheck(read: Reader, at: Tree | None) -> Healthcheck | None:
 
 
 def _test(read: Reader, at: Tree | None) -> tuple[str, ...]:
-    """Return a health check's test; a single text is a shell command (CMD-SHELL), as in Compose."""
+    """Return a health check's test.
+
+    A single text is a shell command (CMD-SHELL), as in Compose.
+    """
     if isinstance(at, tree.Scalar):
         line = read.text(at)
         if line == "":

@@ -1,4 +1,4 @@
-"""All keys of topology files, with their descriptions and the forms of their values.
+"""All keys of topology files, with descriptions and forms of values.
 
 The loader uses these keys, enumerations and patterns, and the JSON schema is built from all of
 it, so both always agree.

@@ -38,7 +38,7 @@ def names() -> dict[str, Path]:
 
 
 def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = None) -> Topology:
-    """Load a shipped topology by its name, or any topology by the path of its file.
+    """Load a topology by its name, if it is shipped, or by its path.
 
     A text is a path if it contains a slash, ends in .yaml or .yml, or is an existing file. Raises
     UsageError for an unknown name or an override that does not apply, TopologyError for a file
@@ -57,10 +57,10 @@ def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = Non
 
 
 def file_of(path: str | os.PathLike[str]) -> str:
-    """Return the absolute path of a file with symbolic links resolved; it need not exist.
+    """Return the absolute path of a file with symbolic links resolved.
 
-    Return an empty string if there is no permanent path: for a pipe, a deleted open file, or a
-    relative path in a deleted folder.
+    The file need not exist. Return an empty string if there is no permanent path: for a pipe, a
+    deleted open file, or a relative path in a deleted folder.
     """
     try:
         file = os.path.realpath(path)
@@ -74,13 +74,19 @@ def file_of(path: str | os.PathLike[str]) -> str:
 
 
 def load_text(text: str, source: str) -> Topology:
-    """Load a topology from YAML text; ``source`` names it in messages.  Raises TopologyError."""
+    """Load a topology from YAML text.
+
+    ``source`` names it in messages. Raises TopologyError.
+    """
     problems = Problems(source)
     return build(syntax.from_text(text, problems), problems)
 
 
 def load_data(data: abc.Mapping[str, object], source: str) -> Topology:
-    """Load a topology from the data of ``Topology.to_dict``.  Raises TopologyError."""
+    """Load a topology from the data of ``Topology.to_dict``.
+
+    Raises TopologyError.
+    """
     problems = Problems(source)
     return build(syntax.from_data(data, problems), problems)
 
@@ -103,7 +109,10 @@ def is_path(text: str) -> bool:
 
 
 def _read(path: str) -> str:
-    """Return the text of a file.  Raises TopologyError if it is unreadable or not text."""
+    """Return the text of a file.
+
+    Raises TopologyError if it is unreadable or not text.
+    """
     problems = Problems(path)
     try:
         with Path(path).open("rb") as file:

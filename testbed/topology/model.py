@@ -42,7 +42,7 @@ DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
 
 
 def needed_with(software: str) -> tuple[str, ...]:
-    """Return a word of :attr:`Topology.software`, and the words that it requires.
+    """Return a word of :attr:`Topology.software` with those it requires.
 
     >>> needed_with("ingress"), needed_with("docker")
     (('ingress', 'kubernetes'), ('docker',))
@@ -87,8 +87,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Docker:
-    """Docker's settings: docker0's address with its prefix by node, and the engine's release.
+    """Docker's settings.
 
+    ``bip`` is docker0's address with its prefix by node, ``engine`` the engine's release.
     ``firewall`` is the packet filter of every Docker node.
     """
 
@@ -99,7 +100,7 @@ class Docker:
 
 @dataclass(frozen=True, slots=True)
 class Flannel:
-    """The overlay: its backend, its network, and the reserved subnet of each node.
+    """The overlay: its backend, network, and reserved subnets by node.
 
     ``port`` is the UDP port of the udp (8285) or vxlan (8472) backend, None for host-gw; ``vni``
     is the VXLAN network identifier (RFC 7348), by default flannel's 1. ``interface`` is the
@@ -115,7 +116,10 @@ class Flannel:
 
     @property
     def mtu(self) -> int:
-        """MTU for containers, in bytes: the node's MTU minus the backend's overhead."""
+        """MTU for containers, in bytes.
+
+        It is the node's MTU minus the backend's overhead.
+        """
         return MTU - OVERHEAD[self.backend]
 
 
@@ -145,17 +149,20 @@ class Kubernetes:
 
     @property
     def api(self) -> IPv4Address:
-        """The ClusterIP of the API: the first of ``services`` (kube-apiserver's own rule)."""
+        """The ClusterIP of the API: the first of ``services``.
+
+        This is kube-apiserver's own rule.
+        """
         return self.services[1]
 
     @property
     def dns(self) -> IPv4Address:
-        """The ClusterIP of the cluster's DNS: the tenth of ``services``, as with kubeadm."""
+        """The ClusterIP of DNS: the tenth of ``services``, as with kubeadm."""
         return self.services[10]
 
     @property
     def contour(self) -> IPv4Address:
-        """The ClusterIP of Contour, which Envoys connect to: the one after the DNS."""
+        """The ClusterIP of Contour for Envoys: the one after the DNS."""
         return self.services[11]
 
 
@@ -175,9 +182,10 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Healthcheck:
-    """Docker's health check of a container; None and () mean the image's or Docker's default.
+    """Docker's health check of a container.
 
-    ``test`` begins with CMD, CMD-SHELL or NONE.  Times are in seconds.
+    None and () mean the image's or Docker's default. ``test`` begins with CMD, CMD-SHELL or NONE.
+    Times are in seconds.
     """
 
     test: tuple[str, ...] = ()
@@ -240,7 +248,10 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True)
 class VethEnd:
-    """One end of a veth pair: in a namespace with an address, or a port of a bridge."""
+    """One end of a veth pair: in a namespace, or a port of a bridge.
+
+    In a namespace it has an address.
+    """
 
     name: str
     namespace: str | None = None
@@ -287,12 +298,12 @@ class Topology:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The providers of the nodes, without duplicates, in the order of the file."""
+        """The providers of the nodes, without duplicates, in the file's order."""
         return tuple(dict.fromkeys(self.provider_of(name) for name in self.nodes))
 
     @property
     def maker(self) -> str:
-        """The provider of all nodes with a role, or ``mixed`` if there are several.
+        """The provider of all nodes with a role; ``mixed`` for several.
 
         A node without a role, such as one that stands in for the internet, is not under test. If
         no node has a role, all nodes count.
@@ -324,14 +335,15 @@ class Topology:
         return next(iter(self.with_role("etcd")), None)
 
     def address(self, node: str) -> IPv4Address:
-        """Return the address of a node for its peers, which is the one on its :meth:`network`.
+        """Return the address of a node for its peers.
 
-        Raises KeyError for an unknown node, StopIteration for one without a network.
+        It is the one on its :meth:`network`. Raises KeyError for an unknown node, StopIteration for
+        one without a network.
         """
         return self.nodes[node].networks[self.network(node)]
 
     def network(self, node: str) -> str:
-        """Return the network for traffic between a node's software and other nodes.
+        """Return the network for a node's traffic with other nodes.
 
         For nodes of flannel and etcd, and for those of a cluster, it is the file's ``interface``
         or, by default, the first network that all of them share. For others it is the first one.
@@ -347,7 +359,10 @@ class Topology:
         return f"eth{list(self.nodes[node].networks).index(self.network(node))}"
 
     def meshes(self) -> Iterator[tuple[Underlay, tuple[Node, ...]]]:
-        """Yield the groups of nodes that communicate, each with its ``interface`` setting."""
+        """Yield the groups of nodes that communicate.
+
+        Each has its ``interface`` setting.
+        """
         if self.flannel is not None:
             roles = {"flannel", "etcd"}
             members = tuple(node for node in self.nodes.values() if roles & {*node.roles})
@@ -356,10 +371,10 @@ class Topology:
             yield self.kubernetes.interface, self.with_role("kubernetes")
 
     def address_for(self, node: str, peer: str) -> IPv4Address:
-        """Return the address that a node should use for a peer; raises as :meth:`address` does.
+        """Return the address that a node should use for a peer.
 
-        It is the peer's :meth:`address`, unless the node is not on that network and both share
-        another network.
+        Raises the same errors as :meth:`address`. It is the peer's :meth:`address`, unless the node
+        is not on that network and both share another network.
         """
         mine, theirs = self.nodes[node].networks, self.nodes[peer].networks
         if self.network(peer) not in mine:
@@ -369,12 +384,15 @@ class Topology:
         return self.address(peer)
 
     def gateway_of(self, node: str) -> IPv4Address | None:
-        """Return the default gateway of a node: the first gateway node on its networks."""
+        """Return a node's default gateway: the first one on its networks.
+
+        It is the address of a node with ``gateway``.
+        """
         found = self.gateway_node(node)
         return found and self.nodes[found[0]].networks[found[1]]
 
     def gateway_node(self, node: str) -> tuple[str, str] | None:
-        """Return the node that is a node's default gateway, and their common network."""
+        """Return a node's default gateway node, and their common network."""
         for network in self.nodes[node].networks:
             for peer in self.nodes.values():
                 if peer.gateway and peer.name != node and network in peer.networks:
@@ -382,7 +400,7 @@ class Topology:
         return None
 
     def reaches(self, node: str, peer: str) -> bool:
-        """Tell whether a packet from a node reaches a peer's :meth:`address` in this topology.
+        """Tell whether packets from a node reach a peer's :meth:`address`.
 
         A node sends directly to addresses on its own networks, and all else to its gateway.
         """
@@ -412,7 +430,7 @@ class Topology:
         return _plain(self)
 
     def node_digest(self, node: str) -> str:
-        """Return a digest of everything that determines a node, except its containers.
+        """Return a digest of everything about a node except its containers.
 
         If two topologies have the same digest for a node, they can share the running node.
         """
@@ -455,7 +473,10 @@ class Topology:
 
 
 def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:
-    """Return the network of each of these nodes; nodes without a network are left out."""
+    """Return the network of each of these nodes.
+
+    Nodes without a network are left out.
+    """
     nodes = [node for node in members if node.networks]
     shared = [name for node in nodes[:1] for name in node.networks]
     for node in nodes:
@@ -571,7 +592,7 @@ def _ready(ready: Ready) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the form of a topology file, rounded to milliseconds.
+    """Return a duration as in a topology file, rounded to milliseconds.
 
     >>> duration(90), duration(0.5)
     ('90s', '500ms')

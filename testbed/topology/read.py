@@ -1,4 +1,4 @@
-"""Read values from a tree and report invalid ones: one method per form of a value.
+"""Read values from a tree, one method per form; report invalid ones.
 
 Every method accepts None for a missing key. It returns None for a missing key and for an invalid
 value, so callers need no checks of their own.
@@ -123,7 +123,10 @@ class Reader:
         *,
         taken: abc.Iterable[Reserved] = (),
     ) -> str | None:
-        """Read a name that matches a pattern, has at most ``limit`` characters and is not taken."""
+        """Read a name that matches a pattern and is not taken.
+
+        It has at most ``limit`` characters.
+        """
 
         def refused(value: str) -> tuple[str, str, str] | None:
             """Return wanted, seen and hint for an invalid name."""
@@ -313,7 +316,10 @@ class Reader:
 
 
 def host_in(problems: Problems, at: Tree, ip: IPv4Address, network: IPv4Network, name: str) -> bool:
-    """Tell whether a host of the network can have this address; if not, add a problem."""
+    """Tell whether a host of the network can have this address.
+
+    If not, add a problem.
+    """
     if ip not in network:
         wanted, hint = f"an address inside {name}", "change it, or the network's subnet"
     elif network.prefixlen >= 31:  # RFC 3021: hosts can have both addresses of a /31
@@ -359,7 +365,10 @@ def _in_range(seconds: float, least: float) -> bool:
 
 
 def _unquoted(at: Tree, low: float, high: float) -> str:
-    """Return a hint for a text that is a number in range; empty for other texts."""
+    """Return a hint for a text that is a number in range.
+
+    It is empty for other texts.
+    """
     if isinstance(at, tree.Scalar) and isinstance(at.value, str):
         value, _ = resolve(at.text)
         if isinstance(value, (int, float)) and low <= value <= high:

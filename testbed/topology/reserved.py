@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A regular expression for names, and why they are reserved: "... is <why>"."""
+    """A regular expression for reserved names, and the reason.
+
+    The reason completes the sentence "... is <why>".
+    """
 
     pattern: str
     why: str

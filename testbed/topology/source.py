@@ -1,9 +1,9 @@
-"""Parse YAML text or plain data into a :mod:`testbed.topology.tree`; check only the syntax.
+"""Parse YAML text or plain data into a tree; check only the syntax.
 
-Only the part of YAML that a topology needs is accepted: one document of mappings with text keys,
-sequences and scalars. Anchors, aliases, merge keys and tags are errors, and so are values that
-YAML 1.1 and 1.2 interpret differently. The parser's events are checked one by one, so nothing is
-expanded or built before it has been checked.
+See :mod:`testbed.topology.tree`. Only the part of YAML that a topology needs is accepted: one
+document of mappings with text keys, sequences and scalars. Anchors, aliases, merge keys and tags
+are errors, and so are values that YAML 1.1 and 1.2 interpret differently. The parser's events are
+checked one by one, so nothing is expanded or built before it has been checked.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ _SURPRISES = (
 
 
 def to_text(data: bytes, problems: Problems) -> str:
-    """Decode a file's bytes.  Raises TopologyError for too many bytes or invalid UTF-8."""
+    """Decode a file's bytes.
+
+    Raises TopologyError for too many bytes or invalid UTF-8.
+    """
     if len(data) > MAX_BYTES:
         raise _too_big(problems)
     try:
@@ -203,7 +206,10 @@ class _Composer:
         return Broken(path, line, column) if broken else tree
 
     def _decorated(self, event: Any, path: Path) -> bool:
-        """Report an anchor or a tag; return True if the value is unusable because of it."""
+        """Report an anchor or a tag.
+
+        Return True if the value is unusable because of it.
+        """
         if event.anchor is not None:
             seen = f"the anchor &{event.anchor}"
             self._refuse(event, path, "a value without an anchor", seen, "remove the anchor")
@@ -259,7 +265,9 @@ class _Composer:
 
 
 def resolve(text: str) -> tuple[str | int | float | bool | None, str]:
-    """Return the value of a plain scalar, and its different meaning in YAML 1.1, if any.
+    """Return the value of a plain scalar, and its meaning in YAML 1.1.
+
+    The latter is empty unless it is different.
 
     >>> resolve("8080"), resolve("no")
     ((8080, ''), ('no', 'the boolean false'))
@@ -280,7 +288,10 @@ def resolve(text: str) -> tuple[str | int | float | bool | None, str]:
 
 
 def from_data(data: object, problems: Problems) -> Tree:
-    """Return the tree of plain data from a JSON decoder.  Positions are paths, not lines."""
+    """Return the tree of plain data from a JSON decoder.
+
+    Positions are paths, not lines.
+    """
     return _from_data(data, (), problems)
 
 

@@ -1,4 +1,4 @@
-"""A document as a tree of keys and values with their positions in the file.
+"""A document as a tree of keys and values with their positions.
 
 The names are those of YAML's representation graph: scalar, sequence, mapping. A tree is created
 from a file's text (:mod:`testbed.topology.source`) or from plain data. :class:`Problems` collects
@@ -36,7 +36,10 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A position: ``line`` and ``column`` count from 1; 0 means data without a file."""
+    """A position in a file.
+
+    ``line`` and ``column`` count from 1; 0 means data without a file.
+    """
 
     path: Path
     line: int
@@ -107,7 +110,7 @@ def value_at(root: Tree, *path: str | int) -> Tree:
 
 
 def key_at(root: Tree, *path: str | int) -> Tree:
-    """Return the key at the end of a path, or the nearest existing value above it."""
+    """Return the key at the end of a path, or the nearest value above it."""
     above = value_at(root, *path[:-1])
     if isinstance(above, Mapping) and (entry := above.entries.get(str(path[-1]))):
         return entry.key
@@ -149,7 +152,7 @@ def describe(at: Tree) -> str:  # noqa: PLR0911  a table in the form of a match
 
 
 def nearest(word: str, known: abc.Iterable[str]) -> str:
-    """Return a hint for an unknown word: the closest known word, or some of the known ones.
+    """Return a hint for an unknown word: the closest or some known words.
 
     >>> nearest("dokcer", ["docker", "etcd"])
     "did you mean 'docker'?"
@@ -177,7 +180,10 @@ class Problems:
         return bool(self._found)
 
     def add(self, at: Tree, wanted: str, seen: str, hint: str) -> None:
-        """Add a problem with a value.  Raises TopologyError after the last permitted one."""
+        """Add a problem with a value.
+
+        Raises TopologyError after the last permitted one.
+        """
         if not at.line and at.path:
             wanted = f"{wanted} at {'.'.join(map(str, at.path))}"
         self.add_at(at.line, at.column, wanted, seen, hint)

@@ -1,4 +1,4 @@
-"""Variants of a topology: another backend, engine, provider, name or number of nodes.
+"""Variants of a topology: other settings, name or number of nodes.
 
 A variant is the plain form of a topology, edited and read again like a file. So a variant cannot
 contain anything that a file cannot.
@@ -219,7 +219,10 @@ def _new_nodes(
 def _addresses(
     topology: Topology, network: str, first: Node, kept: abc.Sequence[Node], count: int
 ) -> list[IPv4Address]:
-    """Return consecutive addresses from the first node's on, without those of kept nodes."""
+    """Return consecutive addresses, without those of kept nodes.
+
+    The first one is that of the first node.
+    """
     subnet = topology.networks[network].subnet
     taken = {n.networks[network] for n in kept if network in n.networks}
     start = int(first.networks[network])
@@ -238,7 +241,10 @@ def _addresses(
 def _new_containers(
     topology: Topology, old: abc.Sequence[Node], new: abc.Iterable[str], kept: abc.Container[str]
 ) -> dict[str, Any]:
-    """Return one container per node, named container-1 and so on, like the first replaced one."""
+    """Return one container per node, like the first replaced one.
+
+    Their names are container-1 and so on.
+    """
     if "docker" not in old[0].roles:
         return {}
     names = {n.name for n in old}

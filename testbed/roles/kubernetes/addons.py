@@ -1,4 +1,4 @@
-"""Add-ons of a cluster: each one is a manifest template that is rendered and applied."""
+"""Add-ons of a cluster: manifest templates, rendered and applied."""
 
 from __future__ import annotations
 
@@ -105,7 +105,10 @@ def manifest(name: AddOn, topology: Topology) -> str:
 
 
 def steps(topology: Topology, after: tuple[str, ...], ready: tuple[str, ...]) -> Iterable[Step]:
-    """Yield steps that apply each add-on, and wait for its workloads once nodes are ready."""
+    """Yield steps that apply each add-on and wait for its workloads.
+
+    The wait begins once nodes are ready.
+    """
     cluster = config.cluster_of(topology)
     for name in cluster.add_ons:
         yield Step(f"add-on {name}", f"{name}.yaml", after, act=_apply(name))
@@ -118,7 +121,7 @@ def steps(topology: Topology, after: tuple[str, ...], ready: tuple[str, ...]) ->
 
 
 def _named(name: AddOn) -> str:
-    """Return an add-on's workloads in a readable form: ``kube-system/coredns``."""
+    """Return an add-on's workloads for a message: ``kube-system/coredns``."""
     return ", ".join(one.partition("/")[2] for one in ADD_ONS[name].workloads)
 
 
@@ -175,7 +178,10 @@ def _is_available(api: Api, workload: str) -> bool:
 
 
 def all_available(workload: Object) -> bool:
-    """Tell whether a Deployment or DaemonSet has all its Pods available, and at least one."""
+    """Tell whether a workload has all its Pods available, at least one.
+
+    It is a Deployment or a DaemonSet.
+    """
     status = workload.get("status", {})
     if "desiredNumberScheduled" in status:
         wanted, there = status["desiredNumberScheduled"], status.get("numberAvailable", 0)

@@ -1,4 +1,4 @@
-"""A client of the cluster's API on this machine, through a unix socket of the node.
+"""A client of the cluster's API, through a unix socket of the node.
 
 A lab opens no port on this machine. A forwarder on the control plane's node connects the socket
 to the API server, with mutual TLS from end to end.
@@ -62,7 +62,10 @@ class _Pool(HTTPSConnectionPool):
 
 
 class Api:
-    """A client with all rights.  ``path`` is the path of the socket on this machine."""
+    """A client with all rights.
+
+    ``path`` is the path of the socket on this machine.
+    """
 
     def __init__(self, path: str, authority: bytes, client: Pair) -> None:
         class Connection(_Connection):
@@ -110,7 +113,10 @@ class Api:
         return said
 
     def ready(self) -> bool:
-        """Tell whether the server reports to be ready (kubernetes.io, "API health endpoints")."""
+        """Tell whether the server reports to be ready.
+
+        See kubernetes.io, "API health endpoints".
+        """
         try:
             answer = self._pool.request("GET", "/readyz", timeout=2.0, retries=False)
         except (urllib3.exceptions.HTTPError, OSError):
@@ -151,7 +157,10 @@ def _trust(authority: bytes, client: Pair) -> ssl.SSLContext:
 
 
 def _words(data: bytes, asked: str) -> str:
-    """Return the message of a Status object, or the text itself if it is not one."""
+    """Return the message of a Status object.
+
+    Return the text itself if it is not one.
+    """
     try:
         said = json.loads(data)["message"]
     except (ValueError, KeyError, TypeError):

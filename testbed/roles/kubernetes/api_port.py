@@ -1,4 +1,4 @@
-"""Forward a port of this machine to a cluster's API, and run programs that use it.
+"""Forward a port of this machine to a cluster's API, for programs.
 
 A program runs like any other command of the caller: in the current folder, on the caller's
 terminal, with the caller's files. KUBECONFIG tells it the cluster.
@@ -26,11 +26,11 @@ SIZE = 1 << 16
 
 
 def run(context: Context, argv: Sequence[str], *, port: int = 0) -> int:
-    """Run a program of this machine as a client of the cluster; return a shell's exit status.
+    """Run a program as a client of the cluster; return its exit status.
 
-    ``port`` is a port of 127.0.0.1; 0 selects any free one. Signals that would end testbed are
-    passed on to the program. Raises UsageError if the lab has no cluster, or if the program
-    cannot be started.
+    The status is as in a shell. ``port`` is a port of 127.0.0.1; 0 selects any free one. Signals
+    that would end testbed are passed on to the program. Raises UsageError if the lab has no
+    cluster, or if the program cannot be started.
     """
 
     async def begin() -> int:
@@ -110,7 +110,10 @@ async def _serve(socket: str, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy data until the end of the stream, and signal that end.  Raises OSError."""
+    """Copy data until the end of the stream, and signal that end.
+
+    Raises OSError.
+    """
     while data := await reader.read(SIZE):
         writer.write(data)
         await writer.drain()
@@ -118,7 +121,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _with(text: bytes, argv: Sequence[str]) -> int:
-    """Run a command with KUBECONFIG set to the file; return a shell's exit status."""
+    """Run a command with KUBECONFIG set; return a shell's exit status."""
     with tempfile.TemporaryDirectory(prefix="testbed-") as folder:
         path = Path(folder, "kubeconfig")
         files.write(path, text, private=True)
@@ -141,7 +144,7 @@ async def _with(text: bytes, argv: Sequence[str]) -> int:
 
 
 class _Passing:
-    """Passes signals on to a process, including those that arrive before its start."""
+    """Passes signals on to a process, even those from before its start."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
@@ -179,7 +182,10 @@ def _passed_on() -> Iterator[_Passing]:
 
 
 def _in_foreground() -> bool:
-    """Tell whether this process gets the signals of its terminal, such as from Ctrl-C."""
+    """Tell whether this process is in the foreground of its terminal.
+
+    It then gets signals such as from Ctrl-C.
+    """
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:

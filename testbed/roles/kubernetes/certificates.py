@@ -1,4 +1,4 @@
-"""The certificates on a cluster's nodes, and the kubeconfig files of its clients.
+"""The certificates on nodes, and the kubeconfig files of clients.
 
 The authority exists only on the control plane's node and is deleted with it. Each node has only
 its own files, readable only by its root.
@@ -28,9 +28,10 @@ ADMIN = f"{config.FOLDER}/admin.conf"
 
 
 def install(context: Context, clients: Mapping[str, str]) -> tuple[str, bool]:
-    """Install missing certificates on every node; replace all if the authority is new.
+    """Install missing certificates on every node.
 
-    ``clients`` are additional users of the API on every node, by the names of their files.
+    All are replaced if the authority is new. ``clients`` are additional users of the API on every
+    node, by the names of their files.
     """
     topology = context.topology
     control = config.cluster_of(topology).control_plane
@@ -73,7 +74,7 @@ def client(node: Node) -> tuple[bytes, Pair]:
 def node_files(
     topology: Topology, node: str, authority: Authority, clients: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """Return the files of a node: its kubelet's pairs and its daemons' kubeconfigs."""
+    """Return the files of a node: its kubelet's pairs and kubeconfigs."""
     address = topology.address(node)
     serving = authority.issue(f"system:node:{node}", ["system:nodes"], hosts=[node, address])
     users = {

@@ -1,4 +1,4 @@
-"""Clients of a lab's cluster: kubectl on its node, and the API from this machine."""
+"""Clients of a lab's cluster: kubectl on its node, the API from here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def control_plane(context: Context) -> Node:
 
 
 def kubectl(context: Context, *words: str) -> list[str]:
-    """Return the argv of kubectl with all rights, for the control plane's node."""
+    """Return the argv of kubectl with all rights, for the control plane."""
     program = control_plane(context).provide(context.store.binary("kubectl"))
     return [program, f"--kubeconfig={certificates.ADMIN}", *words]
 

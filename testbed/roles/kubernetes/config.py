@@ -1,4 +1,4 @@
-"""Command lines and configuration files of a cluster's programs, as pure functions.
+"""Command lines and files of a cluster's programs, as pure functions.
 
 Flags and fields are documented in kubernetes.io's reference of each program.
 """
@@ -67,7 +67,10 @@ def api_hosts(topology: Topology) -> list[str | IPv4Address]:
 
 
 def etcd() -> list[str]:
-    """Return the command line of the API server's etcd: on loopback, with mutual TLS."""
+    """Return the command line of the API server's etcd.
+
+    It listens on loopback, with mutual TLS.
+    """
     return [
         "--name=default",
         "--data-dir=/var/lib/etcd",
@@ -148,7 +151,10 @@ def scheduler() -> list[str]:
 
 
 def containerd(plugins: str) -> str:
-    """Return containerd's configuration; ``plugins`` is the node's folder of CNI plugins."""
+    """Return containerd's configuration.
+
+    ``plugins`` is the node's folder of CNI plugins.
+    """
     return f"""\
 version = 2
 root = "/var/lib/containerd"
@@ -277,10 +283,11 @@ def bridged(cluster: Kubernetes, node: str) -> dict[str, Any]:
 
 
 def masquerade(topology: Topology) -> str:
-    """Return rules that translate the source only of packets that leave Pods and nodes.
+    """Return rules that translate the source of outgoing packets only.
 
-    The plugins' own rules, such as flanneld's -ip-masq, would also translate packets from Pods
-    to nodes, which Kubernetes forbids (kubernetes.io, "The Kubernetes network model").
+    Those are packets that leave Pods and nodes. The plugins' own rules, such as flanneld's
+    -ip-masq, would also translate packets from Pods to nodes, which Kubernetes forbids
+    (kubernetes.io, "The Kubernetes network model").
     """
     cluster = cluster_of(topology)
     members = topology.with_role("kubernetes")
@@ -299,7 +306,10 @@ table ip testbed {{
 
 
 def node_object(topology: Topology, node: str) -> dict[str, Any]:
-    """Return the Node object to create before its kubelet starts, with the topology's range."""
+    """Return the Node object to create before its kubelet starts.
+
+    It has the topology's range.
+    """
     cidr = str(cluster_of(topology).ranges[node])
     return {
         "apiVersion": "v1",

@@ -1,4 +1,7 @@
-"""The step that starts a daemon of a cluster: its files, command line and start."""
+"""The step that starts a daemon of a cluster.
+
+It writes the files and starts the command line.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ingress controller: Contour watches objects, Envoy forwards requests.
+"""The Ingress controller: Contour watches objects, Envoy proxies.
 
 The setup follows upstream's (Contour, examples/contour), reduced for a lab: a single Contour
 without leader election, and Envoys that exit at once instead of draining.
@@ -40,7 +40,10 @@ def values(topology: Topology) -> Mapping[str, str]:
 
 
 def prepare(api: Api) -> None:
-    """Create the namespace, and the key pairs with which Contour and Envoy authenticate."""
+    """Create the namespace and the key pairs.
+
+    Contour and Envoy authenticate each other with them.
+    """
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     api.create("/api/v1/namespaces", namespace)
     for secret in secrets():

@@ -1,4 +1,4 @@
-"""The certificates of a cluster: one authority, and a key pair for each client and server.
+"""The certificates of a cluster: an authority, and a pair per program.
 
 Kubernetes grants rights to these names and groups by default (kubernetes.io,
 "PKI certificates and requirements"): ``system:masters``, ``system:nodes``, ...
@@ -75,7 +75,10 @@ class Authority:
         *,
         hosts: Iterable[str | IPv4Address] = (),
     ) -> Pair:
-        """Issue a pair for a client, which is also a server certificate for ``hosts``, if any."""
+        """Issue a pair for a client.
+
+        It is also a server certificate for ``hosts``, if any.
+        """
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -99,7 +102,7 @@ class Authority:
 
 
 def key_pair() -> Pair:
-    """Create a public and a private key, to sign the tokens of service accounts."""
+    """Create a key pair, to sign the tokens of service accounts."""
     from cryptography.hazmat.primitives import serialization
 
     key = _key()

@@ -1,4 +1,4 @@
-"""The role ``kubernetes``: a cluster of upstream's programs with TLS and RBAC.
+"""The role ``kubernetes``: a cluster with TLS and RBAC.
 
 The control plane runs on one node; containerd, kubelet, kube-proxy and the network plugin run on
 all nodes. The topology assigns each node's range of Pod addresses: the Node object is created

@@ -94,9 +94,10 @@ def path(context: Context, machine: Node) -> dict[str, str]:
 
 
 def images(topology: Topology, store: Store | None = None) -> list[str]:
-    """Return the images for every node of the cluster; those of the first Pods come first.
+    """Return the images for every node of the cluster.
 
-    Without a ``store``, return only the images that are known without the user's own files.
+    Those of the first Pods come first. Without a ``store``, return only the images that are known
+    without the user's own files.
     """
     from testbed.roles.kubernetes.plugins import plugin_of  # that package imports this module
 
@@ -138,7 +139,10 @@ def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, 
 
 
 def _binaries(context: Context, machine: Node, plugin: Plugin) -> str:
-    """Create the node's only folder of CNI plugins for containerd; return its path."""
+    """Create the node's folder of CNI plugins; return its path.
+
+    containerd supports only one folder.
+    """
     (reference,) = context.store.path_dirs("cni-plugins")
     folder = machine.provide(reference)
     if not plugin.binaries and not plugin.folder:
@@ -168,7 +172,7 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
 
 
 def _loaded(machine: Node) -> dict[str, str]:
-    """Return the known files that the node's images were imported from, by image name."""
+    """Return the known source files of the node's images, by image name."""
     return dict(json.loads(marked(machine, LOADED) or "{}"))
 
 

@@ -1,7 +1,7 @@
-"""The version skew policy: incompatible programs are refused before a cluster starts.
+"""The version skew policy: refuse incompatible programs.
 
-The programs that testbed builds are compatible; a user's own ones may not be
-(``--artifact kubelet=PATH``).
+The check runs before a cluster starts. The programs that testbed builds are compatible; a user's
+own ones may not be (``--artifact kubelet=PATH``).
 """
 
 from __future__ import annotations

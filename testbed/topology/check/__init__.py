@@ -1,7 +1,7 @@
-"""Check that the parts of a topology fit together: one method per rule, one file per subject.
+"""Check that the parts of a topology fit together.
 
-A rule ignores values that were already reported as invalid, so one mistake in a file is one
-problem in the report.
+There is one method per rule, and one file per subject. A rule ignores values that were already
+reported as invalid, so one mistake in a file is one problem in the report.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _SUBJECTS: tuple[type[Look], ...] = (
 
 
 def check(topology: Topology, root: Tree, problems: Problems) -> None:
-    """Check all rules and add the problems.  Raises TopologyError if there are too many."""
+    """Check all rules and add the problems.
+
+    Raises TopologyError if there are too many.
+    """
     for look in [subject(topology, root, problems) for subject in _SUBJECTS]:
         for rule in look.rules():
             rule()

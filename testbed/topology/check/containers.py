@@ -134,7 +134,10 @@ class Containers(Look):
             self.add(at, wanted, seen, hint)
 
     def _end_of_chain(self, container: Container) -> str:
-        """Return the container at the end of a chain of ``container:NAME``; empty for a circle."""
+        """Return the container at the end of a chain of ``container:NAME``.
+
+        Return an empty string for a circle.
+        """
         passed, one = {container.name}, container
         while one.network.startswith("container:"):
             partner = self.t.containers.get(one.network.partition(":")[2])

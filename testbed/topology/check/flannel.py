@@ -120,7 +120,7 @@ class Flannel(Look):
         return False
 
     def nodes_reach_each_other(self) -> None:
-        """Require paths: flanneld connects to etcd's node and sends to the other nodes."""
+        """Require paths from flanneld to etcd's node and to the other nodes."""
         flannel = self.t.flannel
         if flannel is None:
             return

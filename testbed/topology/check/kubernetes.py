@@ -92,7 +92,10 @@ class Kubernetes(Look):
             self.apart(mine, "networks")
 
     def _at(self, name: str) -> tree.Tree:
-        """Return the position of a setting, or of the section if the setting is a default."""
+        """Return the position of a setting.
+
+        For a default it is that of the section.
+        """
         if name in tree.keys_at(self.root, ROLE):
             return self.value(ROLE, name)
         return self.value(ROLE) if ROLE in tree.keys_at(self.root) else self.root
@@ -135,7 +138,10 @@ class Kubernetes(Look):
         self.underlay(ROLE, cluster.interface, members)
 
     def routes_are_within_one_segment(self) -> None:
-        """Require one segment: the gateway of a route is a node, which must be on the link."""
+        """Require one segment for plugins that route without a tunnel.
+
+        The gateway of a route is a node, which must be on the link.
+        """
         cluster = self.t.kubernetes
         if cluster is None:
             return

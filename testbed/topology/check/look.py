@@ -1,4 +1,4 @@
-"""The base of all rules: a topology, and the positions of its parts in the file."""
+"""The base of all rules: a topology and the positions of its parts."""
 
 from __future__ import annotations
 
@@ -40,14 +40,17 @@ class Look:
         return tree.key_at(self.root, *path)
 
     def bad(self, *path: str | int) -> bool:
-        """Tell whether a path, or one below it, was invalid before any rule was checked."""
+        """Tell whether a path was invalid before any rule was checked.
+
+        Paths below it count, too.
+        """
         return path in self._unread
 
     def add(self, at: Tree, wanted: str, seen: str, hint: str) -> None:
         self.problems.add(at, wanted, seen, hint)
 
     def on_known_node(self, node: str, path: Path, role: str) -> bool:
-        """Tell whether a node exists; if not, add a problem at ``path`` with a hint."""
+        """Tell whether a node exists; if not, add a problem at ``path``."""
         if node in self.nodes:
             return True
         if node and not self.bad(*path):
@@ -56,7 +59,7 @@ class Look:
         return False
 
     def nearest_node(self, name: str, role: str) -> str:
-        """Return a hint: the node with the role and the closest name, or some with the role."""
+        """Return a hint: the closest name, or some nodes, with the role."""
         having = [node for node in self.nodes if self.has_role(node, role)]
         return nearest(name, having) if having else f"give a node the role {role}"
 
@@ -75,7 +78,7 @@ class Look:
         return self.value("nodes", node.name, "roles", node.roles.index(role))
 
     def one_segment(self, role: str, who: str, software: str, instead: str) -> None:
-        """Report each node with a role that is on another network than the first of them.
+        """Report each node with a role that is not on the first one's network.
 
         This is for ``software`` that sets routes without a tunnel: the gateway of a route must be
         on the link (flannel, Documentation/backends.md). ``instead`` names alternatives.
@@ -91,7 +94,7 @@ class Look:
                 self.add(at, wanted, f"{node.name} on {mine}", hint)
 
     def underlay(self, section: str, interface: Underlay, members: abc.Sequence[Node]) -> None:
-        """Report an ``interface`` that a node lacks, and nodes without a path to another."""
+        """Report an ``interface`` that a node lacks, and unreachable nodes."""
         for node in members:
             if isinstance(interface, str):
                 name, at = interface, self.value(section, "interface")
@@ -121,7 +124,7 @@ class Look:
             self._reach_each_other(section, [node for node in members if node.networks])
 
     def _reach_each_other(self, section: str, members: abc.Sequence[Node]) -> None:
-        """Report each node without a path to one of the others, or without a path back."""
+        """Report each node without a path to another one, or back."""
         if len({self.t.network(node.name) for node in members}) < 2:
             return
         first = members[0]
@@ -147,9 +150,9 @@ class Look:
         what: str,
         hint: abc.Callable[[str, str], str] = lambda _, __: "change one of them",
     ) -> None:
-        """Report each subnet that overlaps with a previous one, in the order of addresses.
+        """Report each subnet that overlaps with a previous one.
 
-        ``hint`` returns the hint for the two names.
+        The order is that of the addresses. ``hint`` returns the hint for the two names.
         """
         order = {name: i for i, (_, name, _) in enumerate(subnets)}
         last: Subnet | None = None

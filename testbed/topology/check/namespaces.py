@@ -86,7 +86,10 @@ class Namespaces(Look):
             self.add(at, wanted, f"{name} on {known[name]}", "move one of them")
 
     def interfaces_are_unique(self) -> None:
-        """Require unique names of interfaces per namespace; "" is the node's own namespace."""
+        """Require unique names of interfaces per namespace.
+
+        The name "" stands for the node's own namespace.
+        """
         taken: dict[tuple[str, str], dict[str, str]] = {}
         for bridge in self.t.bridges.values():
             self._take(taken, bridge.node, "", bridge.name, self.key("bridges", bridge.name))
@@ -128,7 +131,10 @@ class Namespaces(Look):
         return out
 
     def veth_addresses_are_unique(self) -> None:
-        """Require unique addresses per segment: a pair, or all pairs on one bridge."""
+        """Require unique addresses per segment.
+
+        A segment is a pair, or all pairs on one bridge.
+        """
         taken: dict[tuple[str, str | int, IPv4Address], str] = {}
         for i, veth in enumerate(self.t.veths):
             bridges = [e.bridge for e in veth.ends if e.bridge]

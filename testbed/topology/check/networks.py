@@ -34,9 +34,10 @@ class Networks(Look):
         )
 
     def networks_are_apart(self) -> None:
-        """Require different subnets: of two equal ones a node could reach only one.
+        """Require different subnets.
 
-        Separate networks may have the same subnet, as behind two NATs.
+        Of two networks with equal ones a node could reach only one. Separate networks may have the
+        same subnet, as behind two NATs.
         """
         for names in self._joined():
             subnets = [
@@ -56,7 +57,7 @@ class Networks(Look):
         return hint
 
     def _joined(self) -> list[set[str]]:
-        """Return sets of networks that one node can reach, directly or through gateways.
+        """Return the sets of networks that are connected through gateways.
 
         Networks without nodes come first.
         """
@@ -147,7 +148,10 @@ class Networks(Look):
                 self.add(at, wanted, quote(maker), hint)
 
     def networks_have_ports(self) -> None:
-        """Limit the nodes of a network: it is a Linux bridge with a limited number of ports."""
+        """Limit the number of nodes on a network.
+
+        It is a Linux bridge with a limited number of ports.
+        """
         plugged: dict[str, int] = {}
         for node in self.t.nodes.values():
             for network in node.networks:

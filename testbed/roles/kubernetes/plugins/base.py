@@ -74,12 +74,18 @@ class Plugin(ABC):
         return self.images
 
     def fetch(self, store: Store) -> None:
-        """Download or build the required artifacts.  Raises ArtifactError, UsageError."""
+        """Download or build the required artifacts.
+
+        Raises ArtifactError, UsageError.
+        """
         for name in self.artifacts:
             store.binary(name)
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  for those whose settings decide
-        """Return the required kernel features, by their names in :mod:`testbed.kernel`."""
+        """Return the required kernel features.
+
+        Their names are those of :mod:`testbed.kernel`.
+        """
         return ()
 
     def features(self, cluster: Kubernetes) -> set[str]:  # noqa: ARG002  for those whose settings decide
@@ -92,7 +98,10 @@ class Plugin(ABC):
         return self.name
 
     def objects(self, topology: Topology) -> Iterable[Object]:  # noqa: ARG002  for those that have any
-        """Return the API objects to create first: RBAC rights, custom resource definitions."""
+        """Return the API objects to create first.
+
+        They are RBAC rights and custom resource definitions.
+        """
         return ()
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for those that differ from node to node
@@ -104,9 +113,10 @@ class Plugin(ABC):
         return tuple(f"{name} {node}" for name in self.services)
 
     def network(self, topology: Topology, node: str) -> Mapping[str, Any] | None:
-        """Return the CNI network of Pods, or None if the plugin writes the file itself.
+        """Return the CNI network of Pods.
 
-        See the CNI specification, network configuration lists.
+        Return None if the plugin writes the file itself. See the CNI specification, network
+        configuration lists.
         """
         return config.bridged(config.cluster_of(topology), node)
 

@@ -42,7 +42,7 @@ class Bgp(Plugin):
 
 
 def settings(topology: Topology, node: str) -> str:
-    """Return bird.conf for a full mesh, in which each node announces its own range.
+    """Return bird.conf: a full mesh, in which each node announces its range.
 
     A speaker does not pass on routes that it learned from its own system (RFC 4271, section
     9.2), so each node has a session with every other one. BIRD resolves a next hop by its own

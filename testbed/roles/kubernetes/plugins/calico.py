@@ -19,7 +19,10 @@ class Calico(Brought):
     published = "https://github.com/projectcalico/calico/releases (manifests/calico.yaml)"
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
-        """Return the required kernel features (docs.tigera.io, "System requirements")."""
+        """Return the required kernel features.
+
+        See docs.tigera.io, "System requirements".
+        """
         return ("ipset", "iptables conntrack")
 
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:

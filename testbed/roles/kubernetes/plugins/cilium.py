@@ -1,8 +1,8 @@
-"""Cilium: BPF programs on every Pod's device forward packets and enforce policies.
+"""Cilium: BPF programs forward packets and enforce policies.
 
-kube-proxy still runs and serves Services for all clients except Pods. VXLAN connects the nodes.
-L7 rules would require Cilium's own build of Envoy, which is neither a Go module nor in a package,
-so the agent runs without it (``--enable-l7-proxy=false``).
+The programs are on every Pod's device. kube-proxy still runs and serves Services for all clients
+except Pods. VXLAN connects the nodes. L7 rules would require Cilium's own build of Envoy, which is
+neither a Go module nor in a package, so the agent runs without it (``--enable-l7-proxy=false``).
 
 Everything that the agent attaches is deleted with the node. Its programs are on links of the
 node's network namespace and pinned in a file system that is mounted only in the node's mount
@@ -200,7 +200,10 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
 
 
 def _prepare(context: Context, machine: Node) -> str:
-    """Create the agent's folders and mounts; return the mount point of cgroups version 2."""
+    """Create the agent's folders and mounts.
+
+    Return the mount point of cgroups version 2.
+    """
     sources = machine.provide(context.store.file("cilium", "bpf"))
     argv = ["sh", "-c", PREPARE, "sh", STATE, LIBRARY, TOOLS, PINS, sources]
     cgroups = machine.run(argv).stdout.strip()
@@ -217,6 +220,9 @@ def _prepare(context: Context, machine: Node) -> str:
 
 
 def _is_healthy(machine: Node) -> bool:
-    """Tell whether the agent reports that all of it works (Cilium, "Troubleshooting")."""
+    """Tell whether the agent reports that all of it works.
+
+    See Cilium, "Troubleshooting".
+    """
     url = f"http://127.0.0.1:{HEALTH_PORT}/healthz"
     return machine.run(["curl", "-sf", "-m", "5", "-H", "brief: true", url], check=False).ok

@@ -1,4 +1,7 @@
-"""flannel: a range of Pods per node, and routes or a tunnel; the API is its store."""
+"""flannel: a range of Pods per node, connected by routes or a tunnel.
+
+The API is its store.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,10 @@ class Flannel(Plugin):
 
 
 def settings(cluster: Kubernetes) -> dict[str, Any]:
-    """Return the contents of net-conf.json (flannel, Documentation/configuration.md)."""
+    """Return the contents of net-conf.json.
+
+    See flannel, Documentation/configuration.md.
+    """
     return {
         "Network": str(cluster.pods),
         "EnableIPv4": True,

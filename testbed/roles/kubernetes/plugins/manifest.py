@@ -55,7 +55,10 @@ class ByManifest(Plugin):
 
     @abstractmethod
     def file(self, store: Store) -> Path:
-        """Return the path of upstream's manifest.  Raises ArtifactError, UsageError."""
+        """Return the path of upstream's manifest.
+
+        Raises ArtifactError, UsageError.
+        """
 
     def wanted(self, store: Store) -> Sequence[str]:
         """Return the full names of the manifest's images.
@@ -151,16 +154,18 @@ class ByManifest(Plugin):
 
 
 class Brought(ByManifest):
-    """A plugin that can be neither built nor pulled, so the user provides its files.
+    """A plugin whose files the user provides.
 
-    The user provides the manifest and its images, each by path, or by URL and checksum. The
-    manifest determines the images.
+    It can be neither built nor pulled. The user provides the manifest and its images, each by path,
+    or by URL and checksum. The manifest determines the images.
     """
 
     published: ClassVar[str]  #: where upstream publishes both
 
     def key(self, image: str) -> str:
-        """Return the artifact name of an image: the plugin's name and the image's last word.
+        """Return the artifact name of an image.
+
+        It is the plugin's name and the image's last word.
 
         >>> from testbed.roles.kubernetes.plugins import PLUGINS
         >>> PLUGINS["calico"].key("quay.io/calico/node:v3.32.1")
@@ -255,7 +260,10 @@ def _why_not(path: Path | None, image: str) -> str:
 
 
 def _is_foreign(path: Path | None, image: str) -> str:
-    """Return the problem of an image for another CPU architecture; empty if it fits."""
+    """Return the problem of an image for another CPU architecture.
+
+    It is empty if the image fits.
+    """
     mine = archive.processor()
     for one in archive.read(path) if path is not None else ():
         if image in one.names and one.processor not in ("", mine):
@@ -284,7 +292,10 @@ def _wanted(path: Path, size: int, changed: int, daemon_set: str) -> tuple[str, 
 
 
 def read(manifest: str) -> list[Object]:
-    """Return the objects of a manifest, with lists expanded.  Raises ValueError."""
+    """Return the objects of a manifest, with lists expanded.
+
+    Raises ValueError.
+    """
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # custom resource definitions are long
@@ -328,7 +339,10 @@ def pods_of(tree: Any) -> Iterator[Object]:
 
 
 def containers(pod: Object) -> list[Object]:
-    """Return the containers of a Pod that have images, including init containers."""
+    """Return the containers of a Pod that have images.
+
+    Init containers are included.
+    """
     every = [*(pod.get("initContainers") or ()), *pod["containers"]]
     return [one for one in every if isinstance(one, dict) and isinstance(one.get("image"), str)]
 
@@ -364,7 +378,10 @@ def applied(
 
 
 def _with(variables: Iterable[Object], told: Mapping[str, str]) -> list[Object]:
-    """Return a container's variables with some replaced, in order: one may refer to another."""
+    """Return a container's variables with some replaced.
+
+    The order is kept: a variable may refer to another.
+    """
     left = dict(told)
     found = [
         {"name": one["name"], "value": left.pop(one["name"])} if one["name"] in left else one
@@ -406,7 +423,10 @@ def is_ready(pod: Object) -> bool:
 
 
 def rolled_out(daemon_set: Object) -> bool:
-    """Tell whether all its Pods have the latest template, as kubectl rollout status does."""
+    """Tell whether all Pods of a DaemonSet have its latest template.
+
+    This is the condition of kubectl rollout status.
+    """
     status = daemon_set.get("status", {})
     if status.get("observedGeneration", 0) < daemon_set.get("metadata", {}).get("generation", 1):
         return False
@@ -417,7 +437,7 @@ def rolled_out(daemon_set: Object) -> bool:
 
 
 def stuck(pods: Iterable[Object]) -> list[tuple[str, str, str]]:
-    """Return waiting containers, each as its name with its Pod, the reason and the message."""
+    """Return waiting containers: Pod/container, reason, message."""
     return [
         (
             f"{pod['metadata']['name']}/{one['name']}",

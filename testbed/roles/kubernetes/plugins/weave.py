@@ -20,7 +20,7 @@ class Weave(Brought):
     published = "https://github.com/rajch/weave/releases (weave-daemonset-k8s.yaml)"
 
     def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
-        """Add dummy links, for the MTU of its bridge, and address sets, for its policies."""
+        """Add dummy links, for its MTU, and address sets, for its policies."""
         return ("dummy", "ipset", "iptables conntrack")
 
     def environment(self, cluster: Kubernetes) -> Mapping[str, str]:
