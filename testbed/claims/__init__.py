@@ -1,1 +1,1 @@
-"""Claims: the catalogue, what a check writes down, the verdict."""
+"""Claims: the catalogue, the notes of a check, the verdict."""

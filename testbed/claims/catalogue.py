@@ -1,4 +1,4 @@
-"""The catalogue: every claim, read from the YAML files beside this module."""
+"""The catalogue: all claims, read from the YAML files beside this module."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ FOLDER = Path(__file__).parent
 
 @functools.cache
 def claims() -> Mapping[str, Claim]:
-    """All claims by id, in the order of the documents.
+    """Return all claims by id, in the order of the documents.
 
-    Raises CatalogueError naming file, line and id when an entry is not as it should be.
+    Raises CatalogueError, naming file, line and id, for an invalid entry.
     """
     found: dict[str, Claim] = {}
     for path in sorted(FOLDER.glob("[0-9]*.yaml")):
@@ -49,9 +49,9 @@ def claims() -> Mapping[str, Claim]:
 
 @functools.cache
 def translated(lang: str) -> Mapping[str, Translation]:
-    """The claims' texts in another language by id, as far as there are any.
+    """Return the claims' texts in another language by id, where translated.
 
-    Raises CatalogueError naming file, line and id when an entry is not as it should be.
+    Raises CatalogueError, naming file, line and id, for an invalid entry.
     """
     path = FOLDER / f"{lang}.yaml"
     if not path.exists():
@@ -67,7 +67,7 @@ def translated(lang: str) -> Mapping[str, Translation]:
 
 
 def _read(path: Path) -> tuple[Any, Node]:
-    """What a file says, and where it says it."""
+    """Read a YAML file: return its content and the node tree with line numbers."""
     import yaml
     from yaml import CSafeLoader
 
@@ -93,13 +93,13 @@ def _read(path: Path) -> tuple[Any, Node]:
 
 
 def _shown(path: Path) -> str:
-    """A path as short as it can be given from here."""
+    """Return the path relative to the working directory where possible."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """An entry in a file: where something that is wrong with it is."""
+    """A catalogue entry and its position, for error messages."""
 
     path: Path
     node: Node
@@ -109,7 +109,7 @@ class _Place:
         return _Place(self.path, self.node, name)
 
     def wrong(self, what: str, *way: str | int, hint: str | None = None) -> CatalogueError:
-        """What is wrong at the key, or the item, that ``way`` leads to."""
+        """Return the error for the key or item at the path ``way``."""
         node = self.node
         line = node.start_mark.line + 1
         for step in way:
@@ -131,7 +131,7 @@ class _Place:
                 raise self.wrong(f"unknown key {key!r}", *way, key, hint=_nearest(key, known))
 
     def choice(self, value: Any, known: Collection[str], what: str, *way: str | int) -> None:
-        """Refuse a word that is none of the known ones."""
+        """Refuse a word that is not in ``known``."""
         if value not in known:
             hint = _nearest(value, known)
             if not hint.startswith("known"):
@@ -139,12 +139,12 @@ class _Place:
             raise self.wrong(f"unknown {what} {value!r}", *way, hint=hint)
 
     def text(self, value: Any, what: str, *way: str | int) -> None:
-        """Refuse what is no text: YAML takes 003 for a number."""
+        """Refuse a value that is not text: YAML reads 003 as a number."""
         if not isinstance(value, str):
             raise self.wrong(f"{what}: wanted text, saw {value!r}", *way, hint="quote it")
 
     def texts(self, value: Any, what: str, *way: str | int) -> None:
-        """Refuse what is no list of texts."""
+        """Refuse a value that is not a list of texts."""
         if not isinstance(value, list):
             hint = "write it as [one, two]"
             raise self.wrong(f"{what}: wanted a list of texts, saw {value!r}", *way, hint=hint)
@@ -218,14 +218,14 @@ def _otherwise(place: _Place, index: int, entry: Any) -> Otherwise:
     known = ("when", "expect", "why")
     place.refuse_unknown(entry, known, *way)
     for key in known:
-        if not entry.get(key):  # what holds everywhere is `expect`
+        if not entry.get(key):  # an unconditional expectation is `expect` itself
             raise place.wrong(f"otherwise: {key!r} is missing", *way)
     if not isinstance(entry["when"], dict):
         raise place.wrong(f"otherwise: when: wanted facts, saw {entry['when']!r}", *way, "when")
     for fact, condition in entry["when"].items():
         place.choice(fact, FACTS, "fact", *way, "when", fact)
         place.text(condition, f"otherwise: {fact}", *way, "when", fact)
-        # A mistyped comparison would be a word that no fact is.
+        # A mistyped comparison would be read as a word that no fact equals.
         if not (condition[:1].isalnum() or COMPARISON.fullmatch(condition)):
             hint = 'a word, or a comparison such as ">= 28"'
             raise place.wrong(f"otherwise: {fact}: {condition!r}", *way, "when", fact, hint=hint)

@@ -1,4 +1,4 @@
-"""A claim: one statement of a document, and what testing it came to."""
+"""Claims: the statements of a document, and the findings of their checks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 #: ``depends``: true under a condition that the document does not name, false otherwise.
 #: ``not testable``: a definition or a motive, which no machine can refute.
-#: ``inconclusive``: the spread of what was measured is larger than the difference, or what comes
-#: about by itself was still missing when the check stopped waiting.
+#: ``inconclusive``: the spread of the measurements is larger than the difference, or the system
+#: had not settled when the check stopped waiting.
 Verdict = Literal[
     "confirmed", "contradicted", "depends", "not here", "inconclusive", "not testable"
 ]
 Kind = Literal["state", "reach", "path", "isolation", "arith", "perf", "definition", "api"]
 
-#: What a lab may have to have for a claim, in the words of ``needs``, and what each means.
+#: Features that a claim can require of a lab (the words of ``needs``), and their meanings.
 FEATURES: Mapping[str, str] = {
     "none": "no lab at all: it is computed",
     "netns": "any lab: each machine has namespaces",
@@ -45,7 +45,7 @@ FEATURES: Mapping[str, str] = {
     "gateway": "a gateway node, which stands for the rest of the world",
 }
 
-#: Of these, what a Kubernetes cluster alone may have.
+#: The subset that only a Kubernetes cluster can have.
 OF_CLUSTERS = tuple(
     name
     for name in FEATURES
@@ -53,16 +53,16 @@ OF_CLUSTERS = tuple(
     or name.startswith("pods-")
 )
 
-#: What of a lab an expectation may depend on (see :attr:`testbed.labs.live.LiveLab.facts`).
+#: Facts of a lab that an expectation may depend on (:attr:`testbed.labs.live.LiveLab.facts`).
 FACTS = ("docker", "firewall", "backend", "provider", "cni", "proxy")
 COMPARISON = re.compile(r"(<|<=|>=|>) (\d+(?:\.\d+)*)")
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge, ">": operator.gt}
 
 
 def fits(wanted: str, seen: str) -> bool:
-    """Whether a fact is what a condition wants: a word, or a version compared as ``>= 28``.
+    """Tell whether a fact meets a condition: a word, or a version as in ``>= 28``.
 
-    A version is compared in as many numbers as the condition has.
+    Versions are compared over as many numbers as the condition has.
 
     >>> fits(">= 28", "29.0.1"), fits("> 20.10", "20.10.24"), fits("nftables", "iptables-nft")
     (True, False, False)
@@ -77,7 +77,7 @@ def fits(wanted: str, seen: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Otherwise:
-    """Another expectation, for labs whose facts all fit ``when``."""
+    """An alternative expectation for labs whose facts all meet ``when``."""
 
     when: Mapping[str, str]
     expect: Verdict
@@ -91,12 +91,12 @@ class Otherwise:
 class Claim:
     """One statement.
 
-    ``document`` is the number of the document, ``place`` its section and
-    lines, ``quoted`` the values that it prints, ``needs`` what a lab must have
-    (words of FEATURES), ``expect`` the verdict that a present-day system gives
-    and ``why`` the reason where that is not plainly "confirmed".  The first of
-    ``otherwise`` whose condition fits a lab takes the place of ``expect`` and
-    ``why`` there.
+    ``document`` is the number of the document, ``place`` the section and
+    lines, ``quoted`` the values that the document prints, ``needs`` the
+    features that a lab must have (words of FEATURES), ``expect`` the verdict
+    for a present-day system, and ``why`` the reason if that is not simply
+    "confirmed".  On a lab that meets the condition of an entry in ``otherwise``,
+    the first such entry replaces ``expect`` and ``why``.
     """
 
     id: str
@@ -116,7 +116,7 @@ class Claim:
         return self.expect != "not testable"
 
     def expected(self, facts: Mapping[str, str]) -> tuple[Verdict, str]:
-        """The verdict that is expected on a lab with these facts, and why."""
+        """Return the expected verdict for a lab with these facts, and the reason."""
         for other in self.otherwise:
             if other.holds(facts):
                 return other.expect, other.why
@@ -140,23 +140,23 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A claim's texts in another language; ``otherwise`` has the reasons in the entry's order."""
+    """A claim's texts in another language; ``otherwise`` keeps the entry's order."""
 
     claim: str
     why: str = ""
     otherwise: tuple[str, ...] = ()
 
     def texts(self, claim: Claim) -> Mapping[str, str]:
-        """The claim's English texts with what each is called here, as far as there are any."""
+        """Map the claim's English texts to their translations, where they exist."""
         pairs = [(claim.claim, self.claim), (claim.why, self.why)]
-        if len(self.otherwise) == len(claim.otherwise):  # else which is whose is not known
+        if len(self.otherwise) == len(claim.otherwise):  # otherwise the reasons can't be matched
             reasons = (other.why for other in claim.otherwise)
             pairs += zip(reasons, self.otherwise, strict=True)
         return {english: text for english, text in pairs if english and text}
 
 
-#: What :class:`testbed.claims.observation.Observation` calls its judgements, and whether
-#: each speaks for the statement; None: it decides nothing.
+#: The judgements of :class:`testbed.claims.observation.Observation`, and whether each supports
+#: the statement; None: it decides nothing.
 JUDGEMENTS: Mapping[str, bool | None] = {
     "holds": True,
     "does not hold": False,
@@ -170,7 +170,7 @@ JUDGEMENTS: Mapping[str, bool | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One thing that was done and what came of it, as text."""
+    """An action of a check and its outcome, as text."""
 
     what: str
     seen: str
@@ -178,10 +178,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Figures that were measured in rounds, side by side.
+    """Figures measured in rounds, side by side.
 
-    ``series`` maps what was measured to its figure of each round, all in
-    ``unit``; ``better`` says which way is good.
+    ``series`` maps each subject of measurement to its figures, one a round, all
+    in ``unit``; ``better`` says which direction is better.
     """
 
     what: str
@@ -192,11 +192,11 @@ class Measurement:
 
 @dataclass(slots=True)
 class Finding:
-    """What one check of one claim came to on one lab.
+    """The result of one check of one claim on one lab.
 
-    ``expected`` and ``why`` are the catalogue's for that lab.  ``problem`` is set
-    when the check itself failed, ``missing`` when it has waited in vain for what
-    comes about by itself: no verdict is given on a system that has not settled.
+    ``expected`` and ``why`` come from the catalogue, for that lab.  ``problem``
+    is set if the check itself failed, ``missing`` if it timed out waiting for the
+    system to settle: no verdict is given on a system that has not settled.
     """
 
     claim: str
@@ -211,16 +211,17 @@ class Finding:
     why: str = ""
 
     def unsettled(self, missing: str) -> None:
-        """Note that no verdict is due: what the check needs was missing when it gave up waiting."""
+        """Record that the check timed out before the system settled, so gives no verdict."""
         self.verdict, self.missing = "inconclusive", missing
         self.reason = f"expected {self.expected}: {missing}"
 
     @property
     def as_expected(self) -> bool:
-        """Whether nothing is to be said against it.
+        """True if the verdict is as expected and the check had no problem.
 
-        A measurement may be inconclusive: that says something of the machine's quiet, nothing
-        against the claim. A lab that does not settle is broken, or far too busy: both are told.
+        An inconclusive measurement counts as expected: it reflects noise on the machine and is
+        no evidence against the claim.  A lab that does not settle is broken or overloaded: not
+        as expected.
         """
         return not (self.problem or self.missing) and self.verdict in {
             self.expected or "confirmed",

@@ -1,4 +1,4 @@
-"""What a check writes down while it looks: evidence, and what follows for the claim."""
+"""The notes of a check: evidence, and the verdict that follows from it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from testbed.errors import CommandError
 if TYPE_CHECKING:
     from testbed.nodes.base import Result
 
-LIMIT = 50_000  # characters of one piece of evidence: none is that long unless something ran wild
+LIMIT = 50_000  # characters for one piece of evidence: only runaway output is longer
 
 
 class Runs(Protocol):
-    """A node or a container: something with a name that runs commands."""
+    """A place that runs commands and has a name: a node or a container."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def slowness(self) -> float:
-        """As :attr:`testbed.nodes.base.Node.slowness`."""
+        """Slowdown factor, see :attr:`testbed.nodes.base.Node.slowness`."""
 
     def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
 
@@ -33,9 +33,9 @@ class Runs(Protocol):
 class Observation:
     """The notes of one check.
 
-    The document's statement is put to the test by :meth:`holds` as it stands,
-    once or more often; where it is true only sometimes, by :meth:`holds_when`
-    and :meth:`fails_when`, each with its condition.  A check that tests nothing
+    :meth:`holds` tests the document's statement as written, once or more often.
+    :meth:`holds_when` and :meth:`fails_when` test a statement that is true only
+    under some conditions, each with its condition.  A check that tests nothing
     has no verdict, and that is an error.
 
     >>> notes = Observation()
@@ -48,12 +48,12 @@ class Observation:
         self.evidence: list[Evidence] = []
         self.measurements: list[Measurement] = []
         self._unclear = False
-        self._tested: list[tuple[bool, bool, str]] = []  # (as wanted, holds, what)
+        self._tested: list[tuple[bool, bool, str]] = []  # (expected to hold, holds, subject)
 
-    # -- looking ----------------------------------------------------------
+    # -- recording --------------------------------------------------------
 
     def note(self, what: str, seen: object) -> None:
-        """Keep something that was seen; data is kept as JSON."""
+        """Record an observation as evidence; data is stored as JSON."""
         text = seen if isinstance(seen, str) else json.dumps(seen, default=str, indent=1)
         if len(text) > LIMIT:
             kept = text[: text.rfind("\n", 0, LIMIT) + 1] or text[:LIMIT]  # whole lines
@@ -63,7 +63,7 @@ class Observation:
     def run(
         self, where: Runs, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True
     ) -> Result:
-        """Run a command and keep it with its output."""
+        """Run a command and record it with its output."""
         result = where.run(argv, timeout=timeout, check=False)
         seen = result.stdout + (f"\n{result.stderr}" if result.stderr else "")
         if not result.ok:
@@ -80,30 +80,30 @@ class Observation:
         return result
 
     def json(self, where: Runs, argv: Sequence[str], *, timeout: float = 60.0) -> Any:
-        """Run a command that prints JSON, keep it, and return what it printed, decoded."""
+        """Run a command that prints JSON, record it, and return the decoded output."""
         return self.run(where, argv, timeout=timeout).json()
 
     # -- judging ----------------------------------------------------------
 
     def holds(self, holds: object, what: str) -> None:
-        """The statement, or a part of it, as it stands: does it hold?  ``what`` was looked at."""
+        """Judge the statement, or a part of it, as written; ``what`` names the subject."""
         self._tested.append((True, bool(holds), what))
         self.note("holds" if holds else "does not hold", what)
 
     def holds_when(self, condition: str, holds: object) -> None:
-        """Under a condition that the document does not name, the statement should hold."""
+        """Judge under an unstated condition under which the statement should hold."""
         self._tested.append((True, bool(holds), condition))
         self.note("holds when" if holds else "does not hold even when", condition)
 
     def fails_when(self, condition: str, fails: object) -> None:
-        """Under a condition, the statement should fail: ``fails`` is True if it does."""
+        """Judge under a condition that should make it fail; ``fails``: True if it does."""
         self._tested.append((False, not fails, condition))
         self.note("fails when" if fails else "does not fail even when", condition)
 
     # -- measuring --------------------------------------------------------
 
     def measured(self, measurement: Measurement) -> None:
-        """Keep figures, as evidence and for the report's charts."""
+        """Record figures, as evidence and for the report's charts."""
         self.measurements.append(measurement)
         lines = [
             f"{name}: median {statistics.median(figures):.4g} {measurement.unit}, "
@@ -113,11 +113,11 @@ class Observation:
         self.note(f"measured: {measurement.what}", "\n".join(lines))
 
     def differ(self, measurement: Measurement, more: str, less: str) -> bool | None:
-        """Whether the series ``more`` has the larger figures; None when that is not clear.
+        """Tell whether the series ``more`` has the larger figures; None if unclear.
 
-        What differs from round to round, such as the CPU's clock, is in both figures of
-        a round.  So the differences within the rounds count: it is clear when their
-        median is further from zero than they spread.
+        Conditions that change from round to round, such as the CPU's clock, affect both
+        figures of a round.  So only the differences within rounds count: the result is clear
+        if their median is further from zero than their spread.
         """
         rounds = zip(measurement.series[more], measurement.series[less], strict=True)
         differences = [larger - smaller for larger, smaller in rounds]
@@ -125,13 +125,13 @@ class Observation:
         return difference > 0 if abs(difference) > spread(differences) else None
 
     def unclear(self, what: str) -> None:
-        """The figures decide nothing: "inconclusive", unless what should hold does not."""
+        """Record that the figures are unclear: "inconclusive", unless a judgement fails."""
         self._unclear = True
         self.note("not clear", what)
 
     @property
     def verdict(self) -> Verdict | None:
-        """What follows; None when nothing was tested."""
+        """The verdict that follows from the notes; None if nothing was tested."""
         positive = [holds for wanted, holds, _ in self._tested if wanted]
         negative = [not holds for wanted, holds, _ in self._tested if not wanted]
         if self._unclear and all(positive):
@@ -142,19 +142,21 @@ class Observation:
             return "confirmed" if all(positive) else "contradicted"
         if all(negative) and positive and all(positive):
             return "depends"
-        # Failing under some of the conditions is neither what was foreseen nor a confirmation.
+        # Failing under some conditions only matches neither the expectation nor a confirmation.
         return "confirmed" if all(positive) and not any(negative) else "contradicted"
 
     @property
     def refuted_by(self) -> list[str]:
-        """What was looked at and did not hold, or held where it should not."""
+        """Subjects that did not hold, or that held where they should not."""
         refuted = [what for wanted, holds, what in self._tested if wanted and not holds]
         held = [what for wanted, holds, what in self._tested if not wanted and holds]
         return refuted + [f"does not fail even when {what}" for what in held]
 
 
 def spread(figures: Sequence[float]) -> float:
-    """The distance between the quartiles, in the figures' unit; of fewer than four, the range.
+    """Return the interquartile range, in the figures' unit.
+
+    Of fewer than four figures it is the range.
 
     >>> spread([1, 2, 3, 4, 100])
     2
@@ -164,7 +166,7 @@ def spread(figures: Sequence[float]) -> float:
 
 
 def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
-    """The quartiles; of fewer than four figures, the least, the median and the largest."""
+    """Return the quartiles; of fewer than four figures: minimum, median, maximum."""
     if len(figures) < 4:
         return min(figures), statistics.median(figures), max(figures)
     low, middle, high = statistics.quantiles(figures, n=4, method="inclusive")
