@@ -1,1 +1,1 @@
-"""What came of a run, for people and for programs."""
+"""Reports of a run, for people and for programs."""

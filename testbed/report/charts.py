@@ -1,4 +1,4 @@
-"""Charts of what was measured: bars as SVG, in the page's own colours."""
+"""Charts of measurements: bars as SVG, in the page's own colours."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from testbed.claims.observation import quartiles
 
 WIDTH = 400
-BAR = 26  # height of a bar with its share of the space between
+BAR = 26  # height of a bar and its margins
 AXIS = 30
 FONT = 12  # of labels, in pixels
 
 
 def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: str) -> str:
-    """A horizontal bar for the median of each series, from zero, as an SVG element.
+    """Draw a bar for the median of each series, from zero, as an SVG element.
 
-    A line across its end goes from the first quartile to the third.
+    The bars are horizontal.  A line across the end goes from the first quartile to the third.
     """
-    import pygal  # a tenth of a second, and only a report needs it
+    import pygal  # takes a tenth of a second, and only a report needs it
     from pygal.style import Style
 
     chart = pygal.HorizontalBar(
@@ -33,12 +33,12 @@ def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: st
         max_scale=6,
         margin=2,
         margin_right=12,
-        # The room that labels take; all else of a style is the page's.
+        # Only the space for labels: the page sets all other styles.
         style=Style(label_font_size=FONT, major_label_font_size=FONT, font_family="sans-serif"),
         truncate_label=-1,
         formatter=lambda value: f"{value:.3g}",
     )
-    # Drawn from the bottom up: the first series is to be on top.
+    # Drawn from the bottom up: the first series must be on top.
     names = list(series)[::-1]
     spreads = [quartiles(series[name]) for name in names]
     chart.range = (0, max(high for _, _, high in spreads) or 1)
@@ -53,7 +53,7 @@ def bars(series: Mapping[str, Sequence[float]], unit: str, *, id: str, title: st
 
 
 def _in_page(root: ET.Element, id: str, title: str) -> str:
-    """Without the library's style, script and tooltips: the page has its own style, no script."""
+    """Drop the library's style, script and tooltips: the page has its own style."""
     for parent in list(root.iter()):
         for child in list(parent):
             if not isinstance(child.tag, str) or _is_left_out(child):

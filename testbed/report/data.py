@@ -1,4 +1,4 @@
-"""What a run came to, as data: the form of ``verify --json``, of the HTML report, of the record."""
+"""A run as data: the format of ``verify --json``, the HTML report, the record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION = 2
 
 
 def to_dict(run: Run) -> dict[str, Any]:
-    """The run: machine, labs with their findings and evidence, and each claim's verdict in all."""
+    """Return the run: machine, labs with findings and evidence, verdict of each claim."""
     worst = run.worst()
     found = run.by_claim()
     return {
@@ -47,7 +47,7 @@ def to_dict(run: Run) -> dict[str, Any]:
 
 
 def tested(run: Mapping[str, Any]) -> bool:
-    """True when a run, as :func:`to_dict` gives it, has tested anything (:attr:`Run.tested`)."""
+    """Tell whether a run, as :func:`to_dict` returns it, tested anything."""
     return any(
         any(finding["verdict"] != "not here" for finding in lab["findings"])
         or any(check["outcome"] != "skipped" for check in lab["checks"])
@@ -83,10 +83,10 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were had on.  ``memory`` is in bytes."""
+    """Describe the machine that ran the checks.  ``memory`` is in bytes."""
     try:
         system = platform.freedesktop_os_release().get("PRETTY_NAME", "")
-    except OSError:  # there need be no such file
+    except OSError:  # the file is optional
         system = ""
     return {
         "kernel": platform.release(),

@@ -1,8 +1,8 @@
-"""What came of a run, as one HTML file: it needs no network and no other file.
+"""A run as one HTML file that needs no network and no other file.
 
-:func:`render` takes what ``verify --json`` writes.  Everything that a lab said
-is escaped; the only markup that is passed on is what the drawings and charts
-of this package are made of.
+:func:`render` takes the output of ``verify --json``.  All text from a lab is
+escaped; the only markup passed through is that of the drawings and charts of
+this package.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ ORDER = (
     "failed", "undecided",
 )  # fmt: skip
 OTHER_THAN_SAID = ("contradicted", "depends")
-#: Octets of all evidence in a report, about; and how long one output may be until it fits.
+#: Approximate octets of all evidence in a report, and the output lengths to try until it fits.
 BUDGET = 2_000_000
 LIMITS = (1_000_000, 20_000, 10_000, 6_000, 4_000, 2_500, 1_600, 1_000, 600)
-MARKUP = 160  # octets that each piece of evidence takes besides its text
+MARKUP = 160  # octets of markup for each piece of evidence
 
 PACKET = re.compile(
     r"(?P<time>\d+\.\d+) (?:(?P<smac>[0-9a-f:]{17}) > (?P<dmac>[0-9a-f:]{17}) )?"
@@ -49,10 +49,10 @@ PACKET = re.compile(
 
 
 def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
-    """The report of a run, given as ``verify --json`` writes it.
+    """Render the report of a run, given as ``verify --json`` writes it.
 
-    Raises UsageError for data of another version, or for a language that it
-    cannot be had in.
+    Raises UsageError for data of another version, or for a language without
+    translation.
     """
     if not isinstance(run, Mapping) or run.get("version") != VERSION:
         raise UsageError(
@@ -103,13 +103,13 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What the page's Content-Security-Policy calls a style or script that is meant."""
+    """Hash one of our styles or scripts for the page's Content-Security-Policy."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def duration(seconds: float) -> str:
-    """A time as one says it.
+    """Format a duration for reading.
 
     >>> duration(0.0042), duration(0.25), duration(58.13), duration(247)
     ('4 ms', '250 ms', '58.1 s', '4 min 7 s')
@@ -124,7 +124,7 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: float) -> str:
-    """Octets as GiB.
+    """Format octets as GiB.
 
     >>> memory(8 << 30)
     '8.0 GiB'
@@ -133,12 +133,12 @@ def memory(size: float) -> str:
 
 
 def slug(text: str) -> str:
-    """A text as part of an id or a word of an attribute."""
+    """Turn a text into part of an id or of an attribute."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)
 
 
 def quotes(text: str) -> Markup:
-    """A text between tags, where quotes may stay: in JSON every word has two.
+    """Escape text between tags but keep quotes: JSON is full of them.
 
     >>> quotes('{"a": "<b>"}')
     Markup('{"a": "&lt;b&gt;"}')
@@ -147,7 +147,7 @@ def quotes(text: str) -> Markup:
 
 
 def ticks(text: str) -> Markup:
-    """The catalogue's own text, in which `this` is code.
+    """Escape text of the catalogue, and mark up `this` as code.
 
     >>> ticks("`ip <x>` & more")
     Markup('<code>ip &lt;x&gt;</code> &amp; more')
@@ -164,7 +164,7 @@ def ticks(text: str) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One piece of evidence as it is shown.  ``form`` is judgement, packets or text."""
+    """A piece of evidence as shown.  ``form`` is judgement, packets or text."""
 
     form: str
     what: str
@@ -172,7 +172,7 @@ class Piece:
     good: bool | None = None
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    shown: int = 0  #: how much of ``whole`` is there, in characters or packets
+    shown: int = 0  #: characters or packets of ``whole`` that are shown
     whole: int = 0
 
     @property
@@ -181,7 +181,7 @@ class Piece:
 
 
 def piece(what: str, seen: str, limit: int) -> Piece:
-    """One piece of evidence, no longer than ``limit`` characters of output."""
+    """Prepare a piece of evidence, cut to ``limit`` characters of output."""
     if what in JUDGEMENTS:
         return Piece("judgement", what, seen, JUDGEMENTS[what])
     packets = _packets(seen, limit) if what.startswith("tcpdump ") else None
@@ -195,9 +195,9 @@ def piece(what: str, seen: str, limit: int) -> Piece:
 
 
 def _readable(seen: str) -> str:
-    """JSON with a line for each thing in it; any other text as it is.
+    """Format JSON with a line for each item; return any other text unchanged.
 
-    Nothing but white space between the things is changed.
+    Only white space between the items is changed.
     """
     if not seen.startswith("[{") or "\n" in seen:
         return seen
@@ -211,7 +211,7 @@ def _readable(seen: str) -> str:
 
 
 def _packets(seen: str, limit: int) -> tuple[list[list[str]], list[str], int] | None:
-    """The packets of a capture as rows, their columns, and how many there are in all."""
+    """Return a capture's packets as rows, their columns, and the number of packets."""
     lines = seen.splitlines()
     found = [PACKET.fullmatch(line) for line in lines]
     if not lines or not all(found):
@@ -239,7 +239,7 @@ def _packets(seen: str, limit: int) -> tuple[list[list[str]], list[str], int] | 
 
 @dataclass(slots=True)
 class Sight:
-    """What was seen on one lab, or on several that gave the very same evidence."""
+    """Evidence from one lab, or from several with identical evidence."""
 
     labs: list[str]
     seconds: float
@@ -253,10 +253,10 @@ class Sight:
 
 
 def fit(sights: Iterable[Sight], budget: int = BUDGET) -> int:
-    """Turn evidence into pieces such that all of it fits; return how long an output may be.
+    """Turn evidence into pieces that fit together; return an output's length limit.
 
-    Long outputs are cut first.  Where that is not enough, of labs on which a claim ended
-    alike all but the first are left out: see :meth:`_Page.sights`.
+    Long outputs are cut first.  If that is not enough, only the first of the labs on
+    which a claim ended alike is kept: see :meth:`_Page.sights`.
     """
     given = list(sights)
 
@@ -280,7 +280,7 @@ def fit(sights: Iterable[Sight], budget: int = BUDGET) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a claim ended on some labs: the same in all that is told about it."""
+    """The result of a claim on a group of labs where every detail is the same."""
 
     verdict: str
     expected: str
@@ -290,20 +290,20 @@ class Outcome:
     problem: str
     as_expected: bool
     labs: tuple[str, ...]
-    judged: list[Piece] = field(default_factory=list)  #: what decided it, on the first of them
+    judged: list[Piece] = field(default_factory=list)  #: the deciding evidence, of the first lab
 
 
 @dataclass(slots=True)
 class ClaimView:
-    """A claim as it is shown."""
+    """A claim as shown."""
 
     data: Mapping[str, Any]
     verdict: str
     outcomes: list[Outcome]
-    elsewhere: Mapping[str, list[str]]  #: labs that could not decide it, by the reason
+    elsewhere: Mapping[str, list[str]]  #: labs that could not decide it, by reason
     sights: list[Sight]
     seconds: float
-    #: Claim and why in the report's language, empty where the catalogue has them in its own alone.
+    #: Claim and reason in the report's language, empty where the catalogue has English only.
     statement: str
     why_told: str
 
@@ -334,7 +334,7 @@ class DocumentView:
 
 @dataclass(slots=True)
 class LabView:
-    """A lab as it is shown."""
+    """A lab as shown."""
 
     data: Mapping[str, Any]
     facts: list[str]
@@ -346,7 +346,7 @@ class LabView:
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured on a lab, and the claims that it was measured for."""
+    """Measurements on a lab, and the claims that they belong to."""
 
     lab: str
     facts: str
@@ -356,7 +356,7 @@ class Measured:
 
 @dataclass(slots=True)
 class Chart:
-    """Figures that were measured side by side."""
+    """Figures measured side by side."""
 
     data: Mapping[str, Any]
     svg: Markup
@@ -364,7 +364,7 @@ class Chart:
 
 
 class _Page:
-    """All that the template shows, made ready."""
+    """The data for the template."""
 
     def __init__(self, run: Mapping[str, Any], spoken: Words) -> None:
         self.run = run
@@ -432,7 +432,7 @@ class _Page:
         )
 
     def _fit(self) -> tuple[int, int]:
-        """How long an output may be, and how many labs' evidence had to be left out."""
+        """Return the length limit of an output, and how many labs' evidence is left out."""
         sights = [sight for claim in self.claims for sight in claim.sights]
         left_out = 0
         least = sum(
@@ -485,7 +485,7 @@ class _Page:
         return " · ".join(facts)
 
     def _versions(self) -> list[tuple[str, str]]:
-        """Each part's versions over all labs, in the order of the labs."""
+        """Return each component's versions over all labs, in the order of the labs."""
         found: dict[str, dict[str, None]] = {}
         for lab in self.run["labs"]:
             for part, version in lab["versions"].items():
@@ -510,7 +510,7 @@ class _Page:
                         on.charts.append(self._chart(lab, data, f"chart-{count}"))
         for lab in self.run["labs"]:
             for check in lab["checks"]:
-                for data in check.get("measurements", ()):  # runs kept by older versions have none
+                for data in check.get("measurements", ()):  # records of older versions have none
                     name = lab["lab"]
                     on = found.setdefault(name, Measured(name, self.facts_of(name)))
                     count += 1
@@ -533,7 +533,7 @@ class _Page:
         return Chart(data, Markup(svg), rows)  # noqa: S704  made of elements
 
     def _bar(self, counts: Mapping[str, int]) -> list[tuple[str, float, float]]:
-        """Verdicts with their place and width in a bar of 100."""
+        """Return each verdict with its offset and width in a bar of 100."""
         total = sum(counts.values()) or 1
         found: list[tuple[str, float, float]] = []
         at = 0.0
@@ -553,7 +553,7 @@ def _verdict_of(finding: Mapping[str, Any]) -> str:
 
 
 def _verdict(claim: Mapping[str, Any], found: Sequence[Any]) -> str:
-    """The verdict, or "failed" where a check broke, "undecided" where there was none."""
+    """Return the verdict, "failed" if a check broke, "undecided" if there was none."""
     return claim["verdict"] or ("failed" if found else "undecided")
 
 
@@ -581,7 +581,7 @@ def _outcomes(
 
 
 def _reason(finding: Mapping[str, Any]) -> str:
-    """The reason of a finding without what is told in the report's own words beside it."""
+    """Return the reason of a finding without parts that the report states itself."""
     reason: str = finding["reason"].removeprefix("Skipped: ")
     expected = f"expected {finding['expected']}"
     if reason.startswith(expected):
@@ -590,7 +590,7 @@ def _reason(finding: Mapping[str, Any]) -> str:
 
 
 def _judged(finding: Mapping[str, Any]) -> list[Piece]:
-    """What decided a finding."""
+    """Return the evidence that decided a finding."""
     return [
         piece(one["what"], one["seen"], LIMITS[0])
         for one in finding["evidence"]
@@ -599,7 +599,7 @@ def _judged(finding: Mapping[str, Any]) -> list[Piece]:
 
 
 def _sights(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Sight]:
-    """The evidence of each lab; labs with the very same are told together."""
+    """Return the evidence of each lab; labs with identical evidence are merged."""
     sights: list[Sight] = []
     for lab, finding in found:
         if not finding["evidence"]:
@@ -615,7 +615,7 @@ def _sights(found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Sight]:
 
 
 def describe_facts(facts: Mapping[str, str]) -> list[str]:
-    """What sets a lab apart, in a few words.
+    """Describe the distinguishing facts of a lab in a few words.
 
     >>> describe_facts({"docker": "29.0.1", "firewall": "nftables", "provider": "netns"})
     ['Docker 29.0.1', 'nftables']
@@ -629,9 +629,9 @@ def describe_facts(facts: Mapping[str, str]) -> list[str]:
 
 
 def _texts(lang: str) -> Mapping[str, Mapping[str, str]]:
-    """The claims' texts in another language: by id, each under the English one.
+    """Return the claims' texts in another language: by id, keyed by the English text.
 
-    The English ones are today's: what an older record says otherwise stays as it is.
+    The English texts are today's: text of an older record that differs stays as it is.
     """
     from testbed.claims.catalogue import claims, translated
 

@@ -1,4 +1,4 @@
-"""A run as JUnit XML, as CI services read it: a suite a lab, a case a claim or test."""
+"""A run as JUnit XML for CI services: a suite per lab, a case per claim or test."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from testbed.claims.model import Finding
     from testbed.suites.model import LabRun, Run
 
-#: What XML 1.0 cannot hold (section 2.2): a command's output may.
+#: Characters that XML 1.0 forbids (section 2.2), but a command's output may contain.
 UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_xml(run: Run) -> bytes:
-    """The document, encoded."""
+    """Return the document, encoded."""
     root = ET.Element("testsuites", name="testbed", time=f"{run.seconds:.3f}")
     for lab in run.labs:
         _suite(root, lab)

@@ -1,4 +1,4 @@
-"""The last run, kept in the state folder, so that what failed can be run again."""
+"""The last run, kept in the state folder so that failures can be run again."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ FILE = "last.json"
 
 
 def keep(state: Path, run: Mapping[str, Any]) -> None:
-    """Keep a run (as :func:`testbed.report.data.to_dict` gives it) in place of the one before.
+    """Store a run, replacing the last one.
 
-    Raises MachineError when it cannot be written.
+    It is in the form of :func:`testbed.report.data.to_dict`.  Raises MachineError if it can't
+    be written.
     """
     folder = state / FOLDER
     try:
@@ -40,17 +41,17 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
 
 
 def failed(state: Path, selection: Selection) -> Selection:
-    """The selection, narrowed to what did not end as expected in the last run.
+    """Return the selection, narrowed to failures of the last run.
 
-    That includes what an interrupted run did not come to.  Raises UsageError
-    when there is no last run, NothingTested when it tested nothing; names
-    nothing when nothing failed.
+    That includes what an interrupted run did not reach.  Raises UsageError if
+    there is no last run, NothingTested if it tested nothing; the result is empty
+    if nothing failed.
     """
     path = state / FOLDER / FILE
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         wrong = {claim["id"] for claim in run["claims"] if not claim["as_expected"]}
-        for lab in run["labs"]:  # what it did not come to is not known, or what it had missed
+        for lab in run["labs"]:  # include labs whose results are unknown or incomplete
             every = [claim["id"] for claim in run["claims"] if claim["expect"] != "not testable"]
             wrong |= set(every if lab["error"] else lab["missed"])
         tests = {
@@ -71,6 +72,6 @@ def failed(state: Path, selection: Selection) -> Selection:
             hint="run `testbed verify` without --rerun-failed",
         )
     wrong = {claim.id for claim in claims().values() if claim.id in wrong and selection.has(claim)}
-    if selection.claims or selection.documents:  # an ordinary test belongs to none
+    if selection.claims or selection.documents:  # an ordinary test belongs to no claim
         tests = set()
     return replace(selection, claims=tuple(sorted(wrong)), tests=tuple(sorted(tests)))

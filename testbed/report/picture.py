@@ -25,24 +25,24 @@ LINE = 17.0  # from one line of text to the next
 WIDE = 7.4  # of a character at 12 px in a monospaced font
 NARROW = 6.5  # the same at 10.5 px
 BOLD = 8.2  # of a letter at 13 px
-CJK = 0x2E80  # from here on characters are about twice as wide
+CJK = 0x2E80  # from this code point on characters are about twice as wide
 WIRES = 46.0  # height of the part where links run
 DIRECT = 56.0  # between boxes that a veth pair joins directly
 BRIDGE = 30.0
 SMALL_LINE = 15.0
 BUS = 40.0
-LARGE = 760.0  # wider than this a picture may be shrunk, down to this
+LARGE = 760.0  # pictures wider than this may be shrunk, down to this
 HUGE = 1500.0
 
 
 def width(text: str, each: float) -> float:
-    """About how wide a text is."""
+    """Estimate the width of a text."""
     return sum(each * (1.8 if ord(char) >= CJK else 1) for char in text)
 
 
 @dataclass(slots=True)
 class Box:
-    """A container or namespace in the drawing.  ``links`` are those towards bridges last."""
+    """A container or namespace in the drawing.  ``links``: those towards bridges last."""
 
     name: str
     kind: str
@@ -59,7 +59,7 @@ class Box:
 
 @dataclass(slots=True)
 class Device:
-    """A device of a node, or what runs on its own network."""
+    """A device of a node, or a process on its own network."""
 
     title: str
     details: list[str]
@@ -86,15 +86,15 @@ class Card:
 
 
 def v4(link: Link) -> list[str]:
-    """The IPv4 addresses of a link, each with its prefix length."""
+    """Return the IPv4 addresses of a link, each with its prefix length."""
     return [address for address in link["addresses"] if ":" not in address]
 
 
 def draw(graph: Graph, *, id: str, title: str, translate: Translate = str) -> str:
-    """The drawing as an SVG element; "" for a graph without nodes.
+    """Draw the graph as an SVG element; "" for a graph without nodes.
 
-    ``id`` begins the ids of its title and description, ``translate`` is asked
-    for the words in it.
+    ``id`` is the prefix of the ids of its title and description, ``translate``
+    translates its words.
     """
     if not graph.get("nodes"):
         return ""
@@ -102,7 +102,7 @@ def draw(graph: Graph, *, id: str, title: str, translate: Translate = str) -> st
     return _Drawing(graph, cards, translate).svg(id, title, describe(graph, translate))
 
 
-# -- what there is to draw ------------------------------------------------------
+# -- contents --------------------------------------------------------------------
 
 
 def _card(node: Mapping[str, Any], _: Translate) -> Card:
@@ -166,7 +166,7 @@ def _device(link: Link) -> Device:
 
 
 def describe(graph: Graph, _: Translate) -> str:
-    """The same in words, for who cannot see it."""
+    """Describe the drawing in words, for screen readers."""
     sentences = []
     for node in graph["nodes"]:
         parts = [
@@ -201,11 +201,11 @@ def describe(graph: Graph, _: Translate) -> str:
     return " ".join(sentences)
 
 
-# -- how it is drawn ------------------------------------------------------------
+# -- drawing ---------------------------------------------------------------------
 
 
 class _Drawing:
-    """Places the cards, then draws them: every height is the same in all cards."""
+    """Places the cards, then draws them: all cards share the same heights."""
 
     def __init__(self, graph: Graph, cards: list[Card], translate: Translate) -> None:
         self.graph = graph
@@ -241,7 +241,7 @@ class _Drawing:
 
     @staticmethod
     def _arches(card: Card) -> bool:
-        """Whether a veth pair joins boxes that are not neighbours."""
+        """Tell whether a veth pair joins boxes that are not neighbours."""
         order = [box.name for box in card.boxes]
         return any(abs(order.index(a[0]) - order.index(b[0])) != 1 for a, b in card.direct)
 
@@ -298,7 +298,7 @@ class _Drawing:
 
     @property
     def _size(self) -> str:
-        """How the page may scale it: what is wide is shrunk a little, what is huge is scrolled."""
+        """Return how the page may scale it: wide drawings shrink a little, huge ones scroll."""
         if self.width > HUGE:
             return "huge"
         return "large" if self.width > LARGE else "small"
@@ -357,7 +357,7 @@ class _Drawing:
                 self._text(box.x + 10, y, f"{link['name']} {address}", "pic-mono")
 
     def _draw_direct(self, card: Card) -> None:
-        """Veth pairs from box to box: straight between neighbours, else above them."""
+        """Draw veth pairs between boxes: straight between neighbours, otherwise above."""
         by_name = {box.name: box for box in card.boxes}
         for one, other in card.direct:
             a, b = sorted((by_name[one[0]], by_name[other[0]]), key=lambda box: box.x)
@@ -374,7 +374,7 @@ class _Drawing:
             self._pill((points[1][0] + points[2][0]) / 2, (points[1][1] + points[2][1]) / 2, "veth")
 
     def _row(self, box: Box, name: str) -> float:
-        """The height at which a link of a box is written."""
+        """Return the height at which a box's link is written."""
         y = self.y_boxes + 16 + len(box.notes) * LINE
         for link in box.links:
             y += LINE
@@ -384,7 +384,7 @@ class _Drawing:
         return y
 
     def _buses(self) -> float:
-        """Draw overlay and networks below the cards; return where they end."""
+        """Draw overlay and networks below the cards; return their bottom edge."""
         found: list[tuple[list[float], str, str]] = []
         overlay = self.graph.get("overlay")
         taps = self._taps(lambda link: str(link["name"]).startswith("flannel"))
@@ -401,7 +401,7 @@ class _Drawing:
 
             if taps := self._taps(joins):
                 found.append((taps, f"{network['name']} {network['subnet']}", "pic-network"))
-        # The lowest first: what crosses a line on its way down is not to cross out its words.
+        # The lowest first: lines that cross it on their way down must not cross out its words.
         for index, (taps, words, kind) in reversed(list(enumerate(found, 1))):
             self._bus(taps, self.y_end + index * BUS, words, kind)
         return self.y_end + len(found) * BUS + (24 if found else 0)

@@ -1,4 +1,4 @@
-"""What came of a run, for the terminal: a line a claim, then who said what and was it so."""
+"""A run for the terminal: a line per claim, then failures and summaries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ORDER: tuple[Verdict, ...] = (
 
 
 def line(found: Finding | Check) -> str:
-    """One finding, or one ordinary check, as a line."""
+    """Format one finding, or one ordinary check, as a line."""
     if not isinstance(found, Finding):
         colour = {"passed": "green", "skipped": "bright_black"}.get(found.outcome, "red")
         return f"  {click.style(f'{found.outcome:<12}', fg=colour)}  {found.name}"
@@ -54,24 +54,24 @@ def line(found: Finding | Check) -> str:
 
 
 def piece(found: Evidence) -> str:
-    """One piece of evidence as a line: what was judged and how, or what was looked at."""
+    """Format a piece of evidence as a line: a judgement and its result, or a look."""
     return f"{found.what}: {found.seen}" if found.what in JUDGEMENTS else found.what
 
 
-LINES, COLUMNS = 10, 200  # of one output that are shown, for what was judged is not to be lost
+LINES, COLUMNS = 10, 200  # limits for one output, so that the judgements stay visible
 
 
 def _cut(text: str) -> tuple[str, int]:
-    """An output's beginning, and how many characters it has more."""
+    """Return the beginning of an output and the number of characters cut off."""
     lines = [line[:COLUMNS] for line in text.split("\n")[:LINES]]
     left = len(text) - len("\n".join(lines))
     return textwrap.indent("\n".join(lines), "      "), left
 
 
 def failures(lab: LabRun) -> Iterable[str]:
-    """Every claim that did not end as expected, with its evidence, and every failed check.
+    """Format claims that did not end as expected, and failed checks, with evidence.
 
-    What was judged comes first, and of that what did not hold; outputs are cut.
+    Judgements come first, failed ones before the others; outputs are cut.
     """
     results = lab.results
     whole = True
@@ -113,7 +113,7 @@ def failures(lab: LabRun) -> Iterable[str]:
 
 
 def table(run: Run) -> Iterable[str]:
-    """Documents by verdicts, and what is not as the documents say."""
+    """Format documents by verdicts, and the deviations from the documents."""
     worst = run.worst()
     meant = [(claim, run.verdict(claim, worst)) for claim in run.meant()]
     verdicts: list[Verdict | None] = [v for v in ORDER if any(found == v for _, found in meant)]
@@ -153,7 +153,7 @@ def _paragraph(head: str, text: str) -> str:
 
 
 def measured(run: Run) -> Iterable[str]:
-    """What ordinary checks have measured: a row for each way, a column for each lab."""
+    """Format measurements of ordinary checks: a row per way, a column per lab."""
     tables: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for lab in run.labs:
         for check in lab.results.checks:
@@ -174,11 +174,11 @@ def measured(run: Run) -> Iterable[str]:
             yield f"  {name:<{wide}}{''.join(cells)}"
 
 
-UNDECIDED = ("not here", "inconclusive")  # says nothing for or against what others say
+UNDECIDED = ("not here", "inconclusive")  # neither supports nor contradicts other labs' verdicts
 
 
 def differences(run: Run) -> Iterable[str]:
-    """Claims whose verdict is not the same on every lab, with who says what."""
+    """Format the claims whose verdict differs between labs, with each lab's verdict."""
     differing = {}
     for name, found in run.by_claim().items():
         by_verdict: dict[str, list[str]] = {}
@@ -198,7 +198,7 @@ def differences(run: Run) -> Iterable[str]:
 
 
 def slowest(run: Run, count: int = 10) -> Iterable[str]:
-    """The checks that took longest."""
+    """Format the slowest checks."""
     found = [
         (seconds, lab.name, name)
         for lab in run.labs
@@ -214,7 +214,7 @@ def slowest(run: Run, count: int = 10) -> Iterable[str]:
 
 
 def undecided(run: Run) -> Iterable[str]:
-    """Claims that should have been decided and were not."""
+    """Format the claims that should have been decided but were not."""
     names = run.undecided()
     if names and run.signum is None:
         yield click.style("\n  Decided by no lab:", fg="red", bold=True)
@@ -222,7 +222,7 @@ def undecided(run: Run) -> Iterable[str]:
 
 
 def closing(run: Run) -> str:
-    """The last line."""
+    """Format the last line."""
     worst = run.worst().values()
     absent = sum(f.verdict == "not here" for f in worst)
     total = len(worst) - absent
@@ -256,7 +256,7 @@ def closing(run: Run) -> str:
 
 
 def overview(run: Run) -> Iterable[str]:
-    """Labs by verdicts."""
+    """Format labs by verdicts."""
     findings = [f for lab in run.labs for f in lab.results.findings]
     verdicts = [v for v in ORDER if any(f.verdict == v for f in findings)]
     columns = "".join(f"{v:>14}" for v in verdicts)
@@ -276,7 +276,7 @@ def overview(run: Run) -> Iterable[str]:
 
 
 def lab_line(lab: LabRun) -> str:
-    """One lab that has ended, or was left out, as a line."""
+    """Format one lab that has ended, or was left out, as a line."""
     if lab.absent:
         words = f"{len(lab.results.findings):>3} claims not here: {lab.absent}"
         return click.style(f"  --    {lab.name:<26} {words}", dim=True)
@@ -299,7 +299,7 @@ def lab_line(lab: LabRun) -> str:
 
 
 def errors(run: Run) -> Iterable[str]:
-    """The labs that could not be put to the test, and why."""
+    """Format the labs that could not be checked, and the reasons."""
     for lab in run.labs:
         if lab.error:
             yield click.style(f"\n{lab.name}", fg="red", bold=True)
@@ -307,7 +307,7 @@ def errors(run: Run) -> Iterable[str]:
 
 
 def machine(left: Sequence[str]) -> Iterable[str]:
-    """What differs on this machine from before, or that nothing does."""
+    """Format changes that the run left on this machine, or that there are none."""
     if not left:
         yield click.style(
             "the machine is as it was: "

@@ -1,4 +1,4 @@
-"""What the report says, in the reader's language: a file of messages for each but English."""
+"""The report's words in the reader's language, from message files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FOLDER = Path(__file__).parent / "locale"
-#: By their name in the command line; the value is for the page's ``lang`` attribute.
+#: Keys are the command line's names, values are for the page's ``lang`` attribute.
 LANGUAGES = {"en": "en", "zh": "zh-Hans"}
-#: Words of the catalogue that the templates ask for by a variable.
+#: Words of the catalogue that the templates translate through a variable.
 FROM_CATALOGUE = (*get_args(Verdict), *get_args(Kind))
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Messages of one language, in gettext's manner: the English text is the key."""
+    """Messages of one language, as in gettext: the English text is the key."""
 
     lang: str
     messages: Mapping[str, str]
@@ -31,7 +31,7 @@ class Words:
         return self.messages.get(message, message)
 
     def ngettext(self, singular: str, plural: str, n: float) -> str:
-        """Of two messages that for ``n``; a language without plurals translates the plural."""
+        """Return the message for ``n``; languages without plurals translate the plural."""
         if plural in self.messages:
             return self.messages[plural]
         return singular if n == 1 else plural
@@ -39,7 +39,7 @@ class Words:
 
 @functools.cache
 def words(lang: str) -> Words:
-    """The messages of a language.  Raises UsageError for one that there is no file of."""
+    """Return the messages of a language.  Raises UsageError without a translation."""
     if lang not in LANGUAGES:
         raise UsageError(f"no report in {lang!r}", hint=f"there are: {', '.join(LANGUAGES)}")
     if lang == "en":
