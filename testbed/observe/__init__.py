@@ -1,1 +1,1 @@
-"""What can be seen on a live lab: packets."""
+"""Observation of a running lab: its network graph, packets, traces."""

@@ -1,4 +1,4 @@
-"""Packets as they pass an interface: tcpdump on a node or in a container, decoded.
+"""Packets on an interface: tcpdump on a node or in a container, decoded.
 
 ::
 
@@ -34,9 +34,9 @@ VXLAN_PORT = 8472  # the Linux kernel's own, and flannel's; RFC 7348 has 4789
 FLANNEL_UDP_PORT = 8285
 POLL_SECONDS = 0.005
 QUIET_SECONDS = 0.04
-EMULATED_QUIET_SECONDS = 0.4  # on a machine of its own a packet may be that long under way
+EMULATED_QUIET_SECONDS = 0.4  # a packet may take that long on an emulated machine
 MAX_SETTLE_SECONDS = 2.0
-IDLE_SECONDS = 30.0  # for tcpdump to have its turn, on a busy machine
+IDLE_SECONDS = 30.0  # for tcpdump to be scheduled on a busy machine
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 FLAGS = {
@@ -49,20 +49,20 @@ FLAGS = {
 }
 LINK_ETHERNET = 1
 LINK_RAW = (101, 12, 14, 228)  # packets without a frame: tun devices
-LINK_NFLOG = 239  # what netfilter logs, read by testbed.observe.trace
-NFLOG = "nflog:"  # with the group's number, tcpdump's name for that
+LINK_NFLOG = 239  # packets logged by netfilter, read by testbed.observe.trace
+NFLOG = "nflog:"  # tcpdump's name for it, followed by the group's number
 BAD = (dpkt.UnpackError, struct.error, ValueError, IndexError)
 
 
 class Place(Protocol):
-    """Where one can listen: a node, or a container's network namespace."""
+    """A place to capture at: a node, or a container's network namespace."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def slowness(self) -> float:
-        """As :attr:`testbed.nodes.base.Node.slowness`."""
+        """Slowdown factor, see :attr:`testbed.nodes.base.Node.slowness`."""
 
     def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
 
@@ -71,7 +71,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Icmp:
-    """An ICMP header; ``id`` and ``seq`` are 0 in what is not an echo."""
+    """An ICMP header; ``id`` and ``seq`` are 0 unless it is an echo."""
 
     type: int
     code: int
@@ -92,7 +92,7 @@ class Arp:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One packet.  What it does not have is empty: "", 0, None."""
+    """One packet.  Fields that it does not have are empty: "", 0, None."""
 
     time: float = 0.0  #: seconds since the epoch, as the kernel stamped it
     length: int = 0  #: octets on the wire, frame header included
@@ -113,8 +113,8 @@ class Packet:
     ack: int = 0
     icmp: Icmp | None = None
     arp: Arp | None = None
-    payload: bytes = b""  #: what TCP or UDP carries, or else what IP carries
-    frame: bytes = b""  #: all of it, as captured
+    payload: bytes = b""  #: payload of TCP or UDP, otherwise of IP
+    frame: bytes = b""  #: the whole frame, as captured
 
     @property
     def flow(self) -> tuple[str, int, str, int]:
@@ -135,7 +135,7 @@ class Packet:
         return self.flags >= {"SYN"} and "ACK" not in self.flags
 
     def vxlan(self, port: int = VXLAN_PORT) -> tuple[int, Packet] | None:
-        """VNI and inner packet of a VXLAN datagram (RFC 7348 section 5), else None."""
+        """VNI and inner packet of a VXLAN datagram (RFC 7348 section 5), or None."""
         if self.protocol != socket.IPPROTO_UDP or self.dport != port or len(self.payload) < 8:
             return None
         if not self.payload[0] & 0x08:  # the I flag: "the VNI is valid"
@@ -144,7 +144,7 @@ class Packet:
         return vni, decode(self.payload[8:], LINK_ETHERNET, self.time)
 
     def inner_ip(self, port: int = FLANNEL_UDP_PORT) -> Packet | None:
-        """The bare IP packet in a datagram of flannel's udp backend, else None."""
+        """The bare IP packet in a datagram of flannel's udp backend, or None."""
         if self.protocol != socket.IPPROTO_UDP or port not in (self.sport, self.dport):
             return None
         if not self.payload or self.payload[0] >> 4 != 4:
@@ -179,9 +179,9 @@ class Packet:
 
 
 def decode(data: bytes, link: int = LINK_ETHERNET, at: float = 0.0) -> Packet:
-    """Decode one packet; what is cut short or unknown is left empty.
+    """Decode one packet; fields that are truncated or unknown are left empty.
 
-    A record of NFLOG is left as it is, in ``frame``.  Raises ValueError for a
+    An NFLOG record is left undecoded, in ``frame``.  Raises ValueError for a
     link type other than that, Ethernet and raw IP.
     """
     if link == LINK_NFLOG:
@@ -261,9 +261,10 @@ def _address(data: bytes) -> str:
 
 
 def read(data: bytes) -> list[Packet]:
-    """The packets of a capture file that may still grow; a last, unfinished one is left out.
+    """Read the packets of a capture file that may still grow.
 
-    Raises LabError for a link type that is not known, and for what is no capture.
+    An unfinished last packet is left out.  Raises LabError for an unknown link type, and
+    for a file that is not a capture.
     """
     if len(data) < 24:
         return []
@@ -278,7 +279,7 @@ def read(data: bytes) -> list[Packet]:
     order = "<I" if data[:1] in b"\xd4\x4d" else ">I"  # the magic number's, as it was written
     with contextlib.suppress(dpkt.UnpackError, ValueError):
         for at, frame in reader:
-            # dpkt gives what there is of a record; its header says how much there will be.
+            # dpkt returns partial records; the record's header has the full length.
             (captured,) = struct.unpack_from(order, data, end + 8)
             end += dpkt.pcap.PktHdr.__hdr_len__ + captured
             if end > len(data):
@@ -288,14 +289,14 @@ def read(data: bytes) -> list[Packet]:
 
 
 class Capture:
-    """A tcpdump that runs, or has run.  :attr:`packets` is what it has seen so far."""
+    """A tcpdump process, running or ended.  :attr:`packets` are those seen so far."""
 
     def __init__(self, place: Place, interface: str, filter: str = "") -> None:
         self.place = place
         self.interface = interface
         self.filter = filter
         argv = ["tcpdump", "-i", interface, "-n", "-U", "-w", "-", "--immediate-mode"]
-        if not interface.startswith(NFLOG):  # which has microseconds only
+        if not interface.startswith(NFLOG):  # which has only microseconds
             argv.append("--time-stamp-precision=nano")
         argv += [filter] if filter else []
         self._running = place.spawn(argv)
@@ -312,11 +313,11 @@ class Capture:
         return self._decoded[1]
 
     def lines(self) -> str:
-        """All packets, a line each, to keep as evidence."""
+        """Return all packets as text, a line each, to keep as evidence."""
         return "\n".join(map(str, self.packets)) or "no packets"
 
     def wait_for(self, seen: Callable[[list[Packet]], object], seconds: float = 30.0) -> bool:
-        """Wait until ``seen(packets)`` is true; False if it is not within ``seconds``."""
+        """Wait until ``seen(packets)`` is true; return False after ``seconds``."""
         deadline = time.monotonic() + seconds
         while not seen(self.packets):
             if time.monotonic() > deadline:
@@ -325,7 +326,7 @@ class Capture:
         return True
 
     def wait_listening(self) -> None:
-        """Return once tcpdump listens.  Raises LabError when it cannot, TimeoutExpired if late."""
+        """Wait until tcpdump listens.  Raises LabError if it can't, TimeoutExpired if late."""
         deadline = time.monotonic() + START_SECONDS
         while b"listening on" not in self._running.err:
             with contextlib.suppress(TimeoutExpired):
@@ -340,16 +341,16 @@ class Capture:
         return len(self._running.out)
 
     def is_idle(self) -> bool:
-        """Whether tcpdump sleeps, and so has written all that had passed by then.
+        """True if tcpdump sleeps, and so has written all packets that passed before.
 
-        A packet makes it ready to run at once; on a busy machine it may wait long for its turn.
+        A packet makes it runnable at once; on a busy machine it may be scheduled much later.
         """
         argv = ["cat", f"/proc/{self._running.pid}/stat"]
         fields = self.place.run(argv, check=False).stdout.rpartition(")")[2].split()
         return not fields or fields[0] == "S"  # proc(5); without a file it has ended
 
     def stop(self) -> None:
-        """End tcpdump.  Raises LabError when the kernel dropped packets before it saw them."""
+        """End tcpdump.  Raises LabError if the kernel dropped packets."""
         self.place.run(["kill", "-INT", str(self._running.pid)], check=False)
         try:
             result = self._running.wait(STOP_SECONDS)
@@ -366,9 +367,9 @@ class Capture:
 
 @contextlib.contextmanager
 def capture(place: Place, interface: str, filter: str = "") -> Iterator[Capture]:
-    """Capture while the ``with`` block runs, and until it has been quiet for a moment.
+    """Capture while the ``with`` block runs, and until no more packets come.
 
-    By then tcpdump has written all that has passed.
+    When it ends, tcpdump has written all packets that passed.
     """
     with captures((place, interface, filter)) as (one,):
         yield one
@@ -392,7 +393,7 @@ def captures(*points: tuple[Place, str, str]) -> Iterator[list[Capture]]:
 
 
 def _settle(started: Sequence[Capture]) -> None:
-    """Return once no capture has grown for a moment, and each has written all that it has."""
+    """Wait until no capture has grown for a moment and each has written all packets."""
     deadline = time.monotonic() + MAX_SETTLE_SECONDS
     quick = all(one.place.slowness <= 1 for one in started)
     quiet = QUIET_SECONDS if quick else EMULATED_QUIET_SECONDS

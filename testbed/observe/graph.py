@@ -1,7 +1,7 @@
-"""A lab's network as it is now: devices, bridges' ports, veth pairs, containers, routes.
+"""A lab's current network: devices, bridge ports, veth pairs, containers, routes.
 
-One look at each node, all at once: its own links, those of every named network
-namespace and of every container, and its routes.  The result is plain data,
+Each node is inspected once, all nodes at the same time: its own links, those of every named
+network namespace and of every container, and its routes.  The result is plain data,
 fit for JSON; :mod:`testbed.report.picture` draws it.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from testbed.roles.engine import Engine
 
 #: Arguments: a name and a network namespace for each container.  Every part is
-#: told by a line of its own, after a character that JSON text cannot hold.
+#: printed on its own line, after a character that JSON text cannot contain.
 LOOK = r"""
 part() { printf '\036%s\n' "$1"; }
 part links; ip -j -d addr
@@ -43,17 +43,17 @@ SEPARATOR = "\036"
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A link as its peer sees it.  ``space`` is "" for the node's own network namespace."""
+    """A link as seen by its peer.  ``space`` is "" for the node's own namespace."""
 
     space: str
     name: str
     index: int
     peer: int  #: the peer's index
-    netns: int | None  #: what this namespace calls the peer's; None when it is this one
+    netns: int | None  #: this namespace's id of the peer's; None if both are the same
 
 
 def graph(lab: LiveLab) -> dict[str, Any]:
-    """The networks and nodes of a lab that is up; a node that does not answer has an ``error``."""
+    """Return a running lab's networks and nodes; a silent node has an ``error``."""
     names = [name for name in lab.topology.nodes if name in lab.nodes]
     with ThreadPoolExecutor(at_once(min(8, len(names)), files=FILES_PER_NODE)) as pool:
         nodes = list(pool.map(lambda name: _node(lab, name), names))
@@ -126,7 +126,7 @@ def _describe(
 
 
 def _containers(engine: Engine) -> list[dict[str, Any]]:
-    """The running containers of a node; what shares a network namespace says whose."""
+    """Return a node's running containers; a shared network namespace names its owner."""
     seen = [engine.inspect_raw(name) for name in sorted(engine.names())]
     names = {one["Id"]: one["Name"].lstrip("/") for one in seen}
     found = []
@@ -147,7 +147,7 @@ def _containers(engine: Engine) -> list[dict[str, Any]]:
 
 
 def _published(ports: Mapping[str, Any]) -> list[str]:
-    """Published ports as ``8080:80/tcp``, each once: the IPv6 one says no more."""
+    """Return published ports as ``8080:80/tcp``, once each: IPv6 repeats IPv4."""
     found = {
         f"{binding['HostPort']}:{port}": None
         for port, bindings in ports.items()
@@ -168,14 +168,14 @@ def _parts(printed: str) -> dict[str, list[dict[str, Any]]]:
     parts: dict[str, list[dict[str, Any]]] = {}
     for part in printed.split(SEPARATOR)[1:]:
         name, _, text = part.partition("\n")
-        with contextlib.suppress(ValueError):  # a namespace that has gone meanwhile
+        with contextlib.suppress(ValueError):  # a namespace that was removed meanwhile
             # iproute2 prints {} for what it leaves out
             parts[name] = [entry for entry in json.loads(text or "[]") if entry]
     return parts
 
 
 def _shown(link: Mapping[str, Any]) -> bool:
-    """Loopback is everywhere; and the kernel's own tunnel devices come with its modules."""
+    """Tell whether to show a link: not loopback, nor the kernel's default tunnels."""
     fallback = {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0"}
     fallback.add("ip6_vti0")
     return link.get("link_type") != "loopback" and link["ifname"] not in fallback
@@ -224,11 +224,11 @@ def _ends(space: str, links: Any) -> Iterator[End]:
 
 
 def pairs(ends: list[End]) -> list[tuple[End, End]]:
-    """The veth pairs among the ends of a node and its namespaces.
+    """Return the veth pairs among the ends of a node and its namespaces.
 
-    Each end names its peer's index, and the peer's namespace by a number of
-    its own.  Indexes repeat from namespace to namespace: what could be more than
-    one pair is decided by which numbers are known already, or left out.
+    Each end names its peer's index, and the peer's namespace by an id of its own.
+    Indexes repeat from namespace to namespace: ambiguous pairs are resolved by the
+    ids that are known already, or left out.
     """
     left, found = list(ends), []
     known: dict[tuple[str, int], str] = {}

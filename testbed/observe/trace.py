@@ -1,16 +1,16 @@
-"""What netfilter tells of packets at its hooks: TRACE events of both iptables, and NFLOG.
+"""Netfilter's reports of packets: TRACE events of both iptables, and NFLOG.
 
-The two varieties of iptables trace in two ways, and neither needs the kernel's
+The two variants of iptables trace in two ways, and neither needs the kernel's
 log (to which only the initial network namespace may write):
 
-- ``iptables-legacy`` hands each event to the logger of the packet's family.
+- ``iptables-legacy`` passes each event to the logger of the packet's family.
   With ``nfnetlink_log`` as that logger (``/proc/sys/net/netfilter/nf_log/2``)
-  they go to NFLOG group 0, with what the kernel's log would say as prefix.
+  they go to NFLOG group 0, with the text of the kernel's log as prefix.
 - ``iptables-nft`` marks the packet, and nftables sends an event to the netlink
   group NFNLGRP_NFTRACE for each rule that the packet meets, each return and
   each policy.
 
-Both end as :class:`TraceEvent`, and :func:`ways` puts those of one packet together.
+Both end as :class:`TraceEvent`, and :func:`ways` groups them by packet.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ ATTRIBUTE_TYPE = 0x3FFF  # the upper two bits are flags (NLA_F_NESTED, NLA_F_NET
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A packet at a hook.  What the kernel does not tell is empty: "", 0, None.
+    """A packet at a hook.  Fields that the kernel leaves out are empty: "", 0, None.
 
-    ``physindev`` and ``physoutdev`` are the bridge's ports of a packet that is
-    bridged; ``hwheader`` is the frame's header; ``stamp`` is in microseconds.
+    ``physindev`` and ``physoutdev`` are the bridge's ports of a bridged
+    packet; ``hwheader`` is the frame's header; ``stamp`` is in microseconds.
     """
 
     prefix: str = ""
@@ -94,8 +94,8 @@ class TraceEvent:
     """A traced packet at one rule, return or policy.
 
     ``number`` is the entry's number within its chain, from 1, as
-    iptables-legacy counts; nftables has a ``handle`` in its place, and an
-    ``id`` for the packet, of which it shows ``seen`` once in each base chain.
+    iptables-legacy counts; nftables has a ``handle`` instead, and an
+    ``id`` for the packet, which it shows (``seen``) once in each base chain.
     """
 
     table: str
@@ -138,21 +138,21 @@ class Way:
         return list(dict.fromkeys(shown))
 
     def at(self, table: str, chain: str) -> list[TraceEvent]:
-        """The events in a chain."""
+        """Return the events in a chain."""
         return [event for event in self.events if (event.table, event.chain) == (table, chain)]
 
     def lines(self) -> str:
-        """All events, a line each, to keep as evidence."""
+        """Return all events as text, a line each, to keep as evidence."""
         return "\n".join(map(str, self.events))
 
 
 def ways(events: Iterable[TraceEvent]) -> list[Way]:
-    """The events of each packet together, packets in the order of their first event.
+    """Group events by packet, packets in the order of their first event.
 
-    What belongs together follows from addresses, ports and ICMP header where
-    the packet is shown; the IP id is not used.  Where nftables does not show
-    it, its ``id`` tells: it stays within a base chain, but is another one once
-    a bridge has passed the packet up, and may come again with a later packet.
+    Where the packet is shown, addresses, ports and ICMP header identify it; the
+    IP id is not used.  Where nftables does not show it, its ``id`` does: it stays
+    the same within a base chain, but changes once a bridge has passed the packet
+    up, and may be reused for a later packet.
     """
     found: dict[object, list[TraceEvent]] = {}
     latest: dict[int, list[TraceEvent]] = {}
@@ -161,13 +161,13 @@ def ways(events: Iterable[TraceEvent]) -> list[Way]:
         if packet is not None:
             key = (packet.flow, packet.protocol, packet.seq, packet.icmp)
             latest[event.id] = found.setdefault(key, [])
-        if event.id in latest:  # else it was under way when listening began
+        if event.id in latest:  # otherwise it was in transit when listening began
             latest[event.id].append(event)
     return [Way(tuple(one)) for one in found.values()]
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Netlink attributes: length and type in the machine's order, each padded to four octets."""
+    """Return netlink attributes: length and type in native order, padded to 4 octets."""
     at = 0
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
@@ -193,13 +193,13 @@ def _packet(hwheader: bytes, payload: bytes) -> Packet | None:
     return decode(payload, LINK_RAW[0])
 
 
-# -- NFLOG, and with it iptables-legacy -----------------------------------------
+# -- NFLOG and iptables-legacy --------------------------------------------------
 
 
 def logged(record: bytes, names: Mapping[int, str]) -> Logged:
     """Decode a record of LINKTYPE_NFLOG (tcpdump.org/linktypes/LINKTYPE_NFLOG).
 
-    ``names`` are the interfaces' by their numbers.  Raises LabError for what is none.
+    ``names`` maps interface numbers to names.  Raises LabError for any other record.
     """
     values = dict(_attributes(record[4:]))  # after family, version and group
 
@@ -227,7 +227,7 @@ def logged(record: bytes, names: Mapping[int, str]) -> Logged:
 
 
 def legacy_event(seen: Logged) -> TraceEvent | None:
-    """The event of iptables-legacy that a record is: "TRACE: raw:PREROUTING:policy:2 "."""
+    """Parse the iptables-legacy event in a record: "TRACE: raw:PREROUTING:policy:2 "."""
     if not seen.prefix.startswith(PREFIX):
         return None
     table, _, rest = seen.prefix.removeprefix(PREFIX).strip().partition(":")
@@ -239,7 +239,7 @@ def legacy_event(seen: Logged) -> TraceEvent | None:
 
 
 def legacy_events(packets: Iterable[Packet], names: Mapping[int, str]) -> list[TraceEvent]:
-    """The events in a capture of :data:`LEGACY_GROUP`."""
+    """Return the events in a capture of :data:`LEGACY_GROUP`."""
     found = (legacy_event(logged(packet.frame, names)) for packet in packets)
     return [event for event in found if event]
 
@@ -248,7 +248,7 @@ def legacy_events(packets: Iterable[Packet], names: Mapping[int, str]) -> list[T
 
 
 def nft_events(messages: bytes, names: Mapping[int, str]) -> list[TraceEvent]:
-    """The events in netlink messages of NFNLGRP_NFTRACE, one after another."""
+    """Decode netlink messages of NFNLGRP_NFTRACE, one after another."""
     found, at = [], 0
     while at + NLMSGHDR <= len(messages):
         length, kind = struct.unpack_from("=IH", messages, at)
@@ -282,8 +282,8 @@ def _nft_event(values: Mapping[int, bytes], names: Mapping[int, str]) -> TraceEv
     return replace(event, seen=seen)
 
 
-#: Prints what the group sends, a line of hex for each message.  SIGTERM ends it once all that
-#: had come by then is printed.  270 and 1 are SOL_NETLINK and NETLINK_ADD_MEMBERSHIP, 12 is
+#: Prints the group's messages, each as a line of hex.  SIGTERM ends it after all messages
+#: received by then are printed.  270 and 1 are SOL_NETLINK and NETLINK_ADD_MEMBERSHIP, 12 is
 #: NETLINK_NETFILTER, 9 is NFNLGRP_NFTRACE.
 READER = """
 import os, signal, socket
@@ -301,7 +301,7 @@ except BlockingIOError:
 
 
 class NftTrace:
-    """A listener for nftables' trace events at a place; ``messages`` once it has ended."""
+    """A listener for nftables' trace events; ``messages`` is set when it has ended."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -309,7 +309,7 @@ class NftTrace:
         self.messages = b""
 
     def wait_listening(self) -> None:
-        """Return once it listens.  Raises LabError when it cannot."""
+        """Wait until it listens.  Raises LabError if it can't."""
         deadline = time.monotonic() + START_SECONDS
         while b"ready\n" not in self._running.err:
             with contextlib.suppress(TimeoutExpired):
@@ -319,7 +319,7 @@ class NftTrace:
                 raise TimeoutExpired(f"nothing listens to nftables on {self._place.name}")
 
     def stop(self) -> None:
-        """End it, and keep what has come.  Raises LabError when anything was missed."""
+        """Stop, and keep the events received.  Raises LabError if any were lost."""
         self._place.run(["kill", "-TERM", str(self._running.pid)])
         result = self._running.wait(START_SECONDS)
         if not result.ok:
