@@ -1,1 +1,1 @@
-"""Upstream's own end-to-end tests of Kubernetes, run against a lab's cluster."""
+"""The upstream end-to-end tests of Kubernetes, run against a lab's cluster."""

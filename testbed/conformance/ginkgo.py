@@ -1,8 +1,8 @@
-"""What the suite is told, and what it says: command lines, its output as it runs, its report.
+"""Interface to the suite: command lines, its output while it runs, its report.
 
 The suite is Go's testing with Ginkgo (onsi.github.io/ginkgo, "Ginkgo CLI Overview"): the
-command ``ginkgo`` starts a process of the test binary for each of ``--procs``, hands each the
-next test, and prints what came of a test when it has ended.
+command ``ginkgo`` starts a process of the test binary for each of ``--procs``, gives each the
+next test, and prints the result of a test when it has ended.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from testbed.suites.model import Check
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-#: The tests of the network that a cluster must pass to be called Kubernetes.
+#: The network tests that a cluster must pass to be certified as Kubernetes.
 FOCUS = r"\[sig-network\].*\[Conformance\]"
 REPORT = "report.json"
 GRACE = 15  # seconds that a test has to clean up after an interrupt
 
 DELIMITER = re.compile(r"-{30}$")
-#: What stands before a test that has ended, or before one of the suite's own nodes.
+#: The prefix of a test that has ended, or of one of the suite's own nodes.
 HEADER = re.compile(
     r"(?P<what>[•↺SP]|\[\w+\])(?: \[(?P<state>[^\]]+)\]| PASSED)?"
     r" \[(?P<seconds>\d+\.\d+) seconds\]$"
@@ -36,7 +36,7 @@ LABELS = re.compile(r"(?P<name>.+) \[(?P<labels>[^\[\]]+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which tests, and how: regular expressions of Go, as upstream's options of these names.
+    """The selected tests: regular expressions of Go, as in upstream's options.
 
     ``procs`` run at once; ``timeout`` is for all of them, in seconds.
     """
@@ -49,7 +49,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the suite has to know of the cluster, as the control plane's node sees it."""
+    """Facts of the cluster that the suite needs, as seen on the control plane's node."""
 
     kubeconfig: str
     kubectl: str
@@ -57,11 +57,11 @@ class Cluster:
 
 
 def words(ginkgo: str, suite: str, asked: Asked, cluster: Cluster, folder: str) -> list[str]:
-    """The argv of a run; its report will be in ``folder``."""
+    """Return the argv of a run; its report will be in ``folder``."""
     return [
         ginkgo,
         "--no-color",
-        "-v",  # else a test that passes is a dot, and nobody knows which it was
+        "-v",  # otherwise a passed test is printed as a dot without its name
         "--silence-skips",
         f"--procs={asked.procs}",
         f"--timeout={asked.timeout}s",
@@ -72,20 +72,20 @@ def words(ginkgo: str, suite: str, asked: Asked, cluster: Cluster, folder: str) 
         f"--json-report={REPORT}",
         suite,
         "--",
-        "--provider=skeleton",  # a cluster that is there, of no cloud
+        "--provider=skeleton",  # an existing cluster without a cloud provider
         f"--num-nodes={cluster.nodes}",
         "--master-os-distro=custom",
         "--node-os-distro=custom",
-        "--disable-log-dump",  # it would go to the nodes by ssh
+        "--disable-log-dump",  # it would connect to the nodes by ssh
         f"--kubeconfig={cluster.kubeconfig}",
         f"--kubectl-path={cluster.kubectl}",
     ]
 
 
 class Listener:
-    """Hears the suite's output as it grows, and tells each test that has ended.
+    """Parser of the suite's growing output; reports each test that has ended.
 
-    ``ended`` is all that was told: what there is if no report comes.
+    ``ended`` holds all tests reported so far: the results if no report is written.
     """
 
     def __init__(self, told: Callable[[Check], None] = lambda _: None) -> None:
@@ -95,7 +95,7 @@ class Listener:
         self._block: list[str] = []
 
     def hear(self, text: str, *, last: bool = False) -> None:
-        """Take the next piece of output; ``last`` if none will come."""
+        """Take the next piece of output; ``last`` marks the final one."""
         *lines, self._rest = (self._rest + text).split("\n")
         if last and self._rest:
             lines.append(self._rest)
@@ -115,11 +115,11 @@ class Listener:
             return
         header = HEADER.match(block[at])
         assert header
-        # The name comes after the header; with one process that of a test that passes comes
-        # first, and what the test wrote stands between.
+        # The name comes after the header.  With a single process, the name of a passed test comes
+        # first, and the output of the test stands in between.
         name = next(iter(block[at + 1 :]), block[0])
         outcome = _outcome((header["state"] or "passed").lower())
-        if header["what"].startswith("[") and outcome == "passed":  # the suite's own
+        if header["what"].startswith("[") and outcome == "passed":  # one of the suite's own nodes
             return
         problem = "\n".join(block[at:]) if outcome == "failed" else ""
         check = Check(_plain(name.strip()), outcome, float(header["seconds"]), problem)
@@ -128,23 +128,24 @@ class Listener:
 
 
 def _plain(name: str) -> str:
-    """A test's name without what is printed with it: which of its nodes failed, its labels.
+    """Return a test's name without the failed node and the labels printed with it.
 
     >>> _plain("[sig-network] DNS [It] should work [Conformance] [sig-network, Conformance]")
     '[sig-network] DNS should work [Conformance]'
     """
     name = NODE.sub("", name)
     found = LABELS.fullmatch(name)
-    # Kubernetes has each label in the name, too (test/e2e/framework/ginkgowrapper.go).
+    # Kubernetes repeats each label in the name (test/e2e/framework/ginkgowrapper.go).
     if found and all(f"[{label}]" in found["name"] for label in found["labels"].split(", ")):
         return found["name"]
     return name
 
 
 def checks(report: str) -> list[Check]:
-    """The tests that were run, from the suite's own report (Ginkgo's types.Report, as JSON).
+    """Return the tests that ran, from the suite's own report.
 
-    Tests that were not asked for are left out; one that has left itself out says why.
+    It is Ginkgo's types.Report, as JSON.  Tests that were not selected are left out; a test that
+    skipped itself has its reason.
     """
     suites: Sequence[Mapping[str, Any]] = json.loads(report)
     found = [_check(spec) for suite in suites for spec in suite["SpecReports"] or ()]
@@ -152,7 +153,7 @@ def checks(report: str) -> list[Check]:
 
 
 def reasons(report: str) -> list[str]:
-    """Why the run as a whole has failed, where no test has."""
+    """Return why the run as a whole failed, if no single test did."""
     return [
         reason
         for suite in json.loads(report)
@@ -178,7 +179,7 @@ def _check(spec: Mapping[str, Any]) -> Check | None:
 
 
 def _outcome(state: str) -> str:
-    """A test's outcome as a Check has it (Ginkgo's types.SpecState)."""
+    """Map a test's state (Ginkgo's types.SpecState) to the outcome of a Check."""
     if state == "passed":
         return "passed"
     return "skipped" if state in {"skipped", "pending"} else "failed"

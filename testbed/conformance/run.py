@@ -1,7 +1,7 @@
-"""A run of the suite on the node of the control plane: begun, listened to, ended, cleaned up after.
+"""A run of the suite on the control plane's node: start, output, end, clean-up.
 
-It runs on that node since it asks nodes and Services by their addresses.  Of two runs on one
-cluster the second is refused: a lock on the node, which the kernel drops with its holder.
+It runs on that node because it connects to nodes and Services by their addresses.  A second
+run on the same cluster is refused: a lock on the node, which the kernel drops with its holder.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 FOLDER = "/tmp/testbed-e2e"
 LOCK = f"{config.RUN}/e2e.lock"
-BUSY = 75  # exit status of who finds the lock taken: EX_TEMPFAIL of sysexits.h
+BUSY = 75  # exit status if the lock is taken: EX_TEMPFAIL of sysexits.h
 POLL = 0.5  # seconds
-#: Seconds from an interrupt until nobody is waited for: each test that runs may clean up, and
-#: then write what it has come to.
+#: Seconds to wait after an interrupt: each running test may clean up, and then write its
+#: result.
 PATIENCE = 3 * ginkgo.GRACE
 CLEANED = 120.0  # seconds for namespaces to go
-WHOLE = "the run as a whole"  # the name of the check that is none of the tests
-#: What tests of SCTP have in their names, and what opens such a socket (sctp(7)).
+WHOLE = "the run as a whole"  # the name of the check that stands for no single test
+#: The name part of SCTP tests, and code that opens such a socket (sctp(7)).
 SCTP = r"\[Feature:SCTPConnectivity\]"
 SOCKET = "import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)"
-RUN_LABEL = "e2e-run"  # that the suite's namespaces have (test/e2e/framework/util.go)
+RUN_LABEL = "e2e-run"  # of the suite's namespaces (test/e2e/framework/util.go)
 
 
 def prepare(context: Context, say: Callable[[str], None]) -> None:
-    """Make at hand what a run takes: the programs, and on each node the images.
+    """Provide everything that a run needs: the programs, and the images on each node.
 
-    What is not in the cache is made first, which takes minutes.  Raises ArtifactError, and
-    LabError for a suite that asks for other images than ours.
+    Artifacts missing from the cache are built first, which takes minutes.  Raises ArtifactError,
+    and LabError if the suite requires images other than ours.
     """
     suite = context.store.binary("e2e.test")
     for name in e2e.IMAGES:
@@ -73,11 +73,12 @@ def run(
     told: Callable[[Check], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
-    """Run the tests that are asked for, and return what came of each.
+    """Run the selected tests and return their results.
 
     ``told`` is called with each test as it ends.  SIGINT, SIGTERM and SIGHUP end the run:
-    tests clean up, and what there is by then is in the results.  Raises NothingSelected where no
-    test is meant, LabBusy where another run is on, LabError where the suite itself fails.
+    tests clean up, and the results hold the tests that have ended by then.  Raises
+    NothingSelected if the selection matches no test, LabBusy if another run is in progress,
+    LabError if the suite itself fails.
     """
     node = client.control_plane(context)
     asked = _possible(node, asked, say)
@@ -107,7 +108,7 @@ def run(
 
 
 def _possible(node: Node, asked: Asked, say: Callable[[str], None]) -> Asked:
-    """What is asked for, less what the kernel of this machine has nothing for."""
+    """Return the selection without tests that this machine's kernel can't support."""
     if node.run(["python3", "-c", SOCKET], check=False).ok:
         return asked
     say("left out, for the kernel has no SCTP (CONFIG_IP_SCTP): [Feature:SCTPConnectivity]")
@@ -115,7 +116,7 @@ def _possible(node: Node, asked: Asked, say: Callable[[str], None]) -> Asked:
 
 
 def clean(context: Context) -> list[str]:
-    """Remove the namespaces that tests have left; return those that are there even then."""
+    """Remove namespaces left by tests; return those that are still there."""
     api = client.api(context)
     path = f"/api/v1/namespaces?labelSelector={quote(RUN_LABEL)}"
     deadline = time.monotonic() + CLEANED
@@ -140,7 +141,7 @@ def _words(context: Context, node: Node, asked: Asked) -> list[str]:
 
 
 def _environment(context: Context, node: Node) -> dict[str, str]:
-    """With kubectl on PATH: some tests run what they find there."""
+    """Return the environment with kubectl on PATH: some tests run it."""
     folders = [node.provide(folder) for folder in context.store.path_dirs("kubernetes")]
     return {"PATH": ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])}
 
@@ -152,14 +153,14 @@ def _listen(
     signals: Held,
     timeout: float,
 ) -> tuple[Result, bool]:
-    """Tell what is heard until the run has ended; its result, and whether it had to be killed."""
+    """Pass on output until the run ends; return its result and whether it was killed."""
     heard = 0
     ends: float | None = None
     deadline = time.monotonic() + timeout + PATIENCE
     while True:
         result = _ended(running)
         text = running.out
-        # Whole lines alone: a character may have come in part.
+        # Whole lines only: the last character may be incomplete.
         until = len(text) if result else text.rfind(b"\n") + 1
         listener.hear(text[heard:until].decode(errors="replace"), last=bool(result))
         heard = max(heard, until)
@@ -182,11 +183,11 @@ def _ended(running: Running) -> Result | None:
 
 
 def _results(node: Node, ended: Result, listener: Listener, *, late: bool) -> Results:
-    """What the suite's report says; without one, what was heard."""
+    """Return the results from the suite's report; without one, from its output."""
     try:
         report = node.get(f"{FOLDER}/{ginkgo.REPORT}").decode(errors="replace")
         checks, reasons = ginkgo.checks(report), ginkgo.reasons(report)
-    except (FileNotFoundError, ValueError):  # it was killed, or never came so far
+    except (FileNotFoundError, ValueError):  # it was killed, or ended before writing one
         checks, reasons = listener.ended, []
         if not late and ended.status >= 0 and not checks:
             end = "\n".join([*ended.stdout.splitlines()[-30:], *ended.stderr.splitlines()[-30:]])
@@ -199,11 +200,11 @@ def _results(node: Node, ended: Result, listener: Listener, *, late: bool) -> Re
     failed = any(check.outcome == "failed" for check in checks)
     if ended.status and not (failed or reasons):
         reasons = [f"its status was {ended.status}, and no test has failed"]
-    if reasons:  # some tests may not have been come to
+    if reasons:  # some tests may not have run
         checks = [*checks, Check(WHOLE, "failed", 0.0, "; ".join(reasons))]
     return Results(checks=checks)
 
 
 def processes() -> int:
-    """How many tests to run at once: they wait more than they work."""
+    """Return the number of tests to run at once: they wait more than they compute."""
     return max(2, min(8, 2 * len(os.sched_getaffinity(0))))
