@@ -1,8 +1,8 @@
-"""What the suites do on a Kubernetes cluster: kubectl as evidence, Pods as places, objects on loan.
+"""Shared helpers for checks on a Kubernetes cluster.
 
-Everything that a check makes is in the namespace NAMESPACE and goes with the block that made
-it.  What many checks only look at is made once, by the fixture ``cluster``: two web servers
-behind the Service ``web``, a ``client``, and a Pod of two containers, ``pair``.
+All objects of a check are in the namespace NAMESPACE and are deleted when their block ends.
+Objects that many checks only look at are created once, by the fixture ``cluster``: two web
+servers behind the Service ``web``, a ``client``, and a Pod of two containers, ``pair``.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from testbed.topology.model import Kubernetes
 
 T = TypeVar("T")
-#: Another network that a check tries: before all others, for a runtime takes the first.
+#: Another network that a check tries: its name sorts first, and a runtime takes the first.
 SECOND = f"{config.CNI}/00-check.conflist"
 NAMESPACE = "checks"
-SECONDS = 120.0  #: for an answer of kubectl: a bound that a busy machine keeps
-#: Where the API has each kind, without the namespace.
+SECONDS = 120.0  #: for an answer of kubectl: long enough for a busy machine
+#: The API's path of each kind, without the namespace.
 PATHS: Mapping[str, str] = {
     "Namespace": "/api/v1",
     "Node": "/api/v1",
@@ -51,7 +51,7 @@ PATHS: Mapping[str, str] = {
     "NetworkPolicy": "/apis/networking.k8s.io/v1",
     "HTTPProxy": "/apis/projectcontour.io/v1",
 }
-WIDE = ("Namespace", "Node")  #: kinds that are in no namespace
+WIDE = ("Namespace", "Node")  #: kinds without a namespace
 PLURALS = {
     "Ingress": "ingresses",
     "NetworkPolicy": "networkpolicies",
@@ -61,10 +61,10 @@ PLURALS = {
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A Pod that runs, as it was when it was looked up: a place where commands run.
+    """A running Pod, as it was when it was looked up: a place where commands run.
 
-    ``pid`` is that of its infrastructure container's process, ``containers`` has those of the
-    others by name, ``ids`` what containerd calls them all: the infrastructure's under "".
+    ``pid`` is the process of its infrastructure container, ``containers`` maps the other
+    containers' names to their processes, ``ids`` maps all to containerd's ids (infrastructure: "").
     """
 
     name: str
@@ -79,7 +79,7 @@ class Pod:
         return self.node.slowness
 
     def argv(self, argv: Sequence[str], container: str = "") -> list[str]:
-        """``argv`` as it is to be run on the node."""
+        """Return ``argv`` as it must be run on the node."""
         pid = self.containers[container] if container else self.pid
         return [*enter(pid, mounts=bool(container)), *argv]
 
@@ -94,8 +94,8 @@ class Pod:
     ) -> Result:
         """Run a command in the Pod's network namespace.
 
-        The program is the node's own, unless a container is named: then it is that one's
-        image's, and sees its files and processes.
+        The program is the node's own.  If a container is named, it is the one in that container's
+        image, and sees its files and processes.
         """
         argv = self.argv(argv, container)
         return self.node.run(argv, input=input, timeout=timeout, check=check)
@@ -107,7 +107,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """One container of a Pod as a place: the image's programs, its files and processes."""
+    """A container of a Pod as a place, with the programs of its image."""
 
     pod: Pod
     container: str
@@ -121,16 +121,16 @@ class Within:
         return self.pod.slowness
 
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
-        """Run a command there to its end."""
+        """Run a command in the container to its end."""
         return self.pod.run(argv, container=self.container, timeout=timeout, check=check)
 
     def spawn(self, argv: Sequence[str]) -> Running:
-        """Start a command there."""
+        """Start a command in the container."""
         return self.pod.spawn(argv, container=self.container)
 
 
 class Cluster:
-    """A lab's cluster.  ``nodes`` are its members, the control plane's first."""
+    """A lab's cluster.  ``nodes`` are its members, the control plane's node first."""
 
     def __init__(self, lab: LiveLab) -> None:
         if lab.topology.kubernetes is None:
@@ -149,7 +149,7 @@ class Cluster:
 
     @property
     def other(self) -> Node:
-        """A node that is not the control plane's."""
+        """A node that is not the control plane's node."""
         if len(self.nodes) < 2:
             pytest.skip("the cluster has one node only")
         return self.nodes[1]
@@ -159,7 +159,7 @@ class Cluster:
         return client.api(self.lab.context)
 
     def address(self, node: Node) -> str:
-        """A node's own address."""
+        """Return a node's own address."""
         return str(self.lab.topology.address(node.name))
 
     # -- asking -----------------------------------------------------------------
@@ -172,9 +172,10 @@ class Cluster:
         check: bool = True,
         timeout: float = SECONDS,
     ) -> Result:
-        """Run kubectl with all rights, in NAMESPACE unless told, and keep it with its output.
+        """Run kubectl with all rights, and record it with its output.
 
-        ``input`` is what it reads: text as it is, anything else as JSON.
+        The default namespace is NAMESPACE.  ``input`` is its standard input: text as it is,
+        anything else as JSON.
         """
         argv = client.kubectl(self.lab.context, f"--namespace={NAMESPACE}", *words)
         text = input if isinstance(input, str) or input is None else json.dumps(input)
@@ -196,15 +197,15 @@ class Cluster:
         return result
 
     def get(self, observe: Observation, *words: str) -> Any:
-        """``kubectl get ... -o json``, kept and decoded."""
+        """Return the decoded output of ``kubectl get ... -o json``, recorded."""
         return self.kubectl(observe, "get", *words, "-o", "json").json()
 
     def find(self, kind: str, name: str, namespace: str = NAMESPACE) -> Object | None:
-        """An object as the API has it now, or None; no evidence is kept."""
+        """Return an object as the API has it now, or None; record no evidence."""
         return self.api.find(f"{_folder(kind, namespace)}/{name}")
 
     def rules(self, observe: Observation, node: Node) -> str:
-        """The rules that kube-proxy has written on a node, as text."""
+        """Return kube-proxy's rules on a node, as text."""
         if self.spec.proxy == "nftables":
             return observe.run(node, ["nft", "list", "table", "ip", "kube-proxy"]).stdout
         return observe.run(node, ["iptables-save", "-t", "nat"]).stdout
@@ -212,7 +213,7 @@ class Cluster:
     # -- Pods -------------------------------------------------------------------
 
     def pod(self, name: str, namespace: str = NAMESPACE) -> Pod:
-        """A Pod that runs, looked up anew.  Raises LabError when it does not run."""
+        """Return a running Pod, looked up again.  Raises LabError if it does not run."""
         found = self.find("Pod", name, namespace)
         status = found["status"] if found else {}
         if found is None or status.get("phase") != "Running":
@@ -241,13 +242,13 @@ class Cluster:
         return Pod(name, node, status.get("podIP", ""), tasks[ids[""]], running, ids)
 
     def _tasks(self, node: Node) -> dict[str, int]:
-        """The process of each container that runs on a node, by containerd's id."""
+        """Map containerd's ids of the containers that run on a node to their processes."""
         lines = self._ctr(node, "tasks", "list").splitlines()[1:]
         rows = [line.split() for line in lines]
         return {name: int(pid) for name, pid, state in rows if state == "RUNNING"}
 
     def ctr(self, observe: Observation, node: Node, *words: str) -> str:
-        """What containerd's own client says in Kubernetes' namespace, kept."""
+        """Return the output of containerd's client in Kubernetes' namespace, recorded."""
         seen = self._ctr(node, *words)
         observe.note(f"{node.name}# ctr -n k8s.io {' '.join(words)}", seen)
         return seen
@@ -257,13 +258,13 @@ class Cluster:
         argv = [program, f"--address={config.CONTAINERD_SOCKET}", "--namespace=k8s.io", *words]
         return node.run(argv).stdout
 
-    # -- objects on loan -----------------------------------------------------------
+    # -- temporary objects ------------------------------------------------------------
 
     @contextlib.contextmanager
     def objects(self, observe: Observation, *objects: Mapping[str, Any]) -> Iterator[None]:
-        """Some objects for the time of the block; it begins when their Pods are ready.
+        """Create objects for the time of the block; it begins when their Pods are ready.
 
-        What is not said of a Pod is filled in so that it starts and ends fast (:func:`pod`).
+        Fields that a Pod leaves out are filled in so that it starts and ends fast (:func:`pod`).
         """
         made: list[Mapping[str, Any]] = []
         observe.note("kubectl apply", [_short(one) for one in objects])
@@ -283,7 +284,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def pods(self, observe: Observation, *objects: Mapping[str, Any]) -> Iterator[list[Pod]]:
-        """Some Pods (:func:`pod`) for the time of the block, ready, and their servers listening."""
+        """Create Pods (:func:`pod`) for the block; it begins when their servers listen."""
         with self.objects(observe, *objects):
             found = [self.pod(one["metadata"]["name"]) for one in objects]
             for one, body in zip(found, objects, strict=True):
@@ -291,7 +292,9 @@ class Cluster:
             yield found
 
     def create(self, body: Mapping[str, Any], namespace: str = NAMESPACE) -> Object:
-        """Make an object by the API; a tenant of the same name is waited for to go.
+        """Create an object through the API.
+
+        It waits first if an object of the same name is being deleted.
 
         Raises Refused as the API does.
         """
@@ -305,7 +308,7 @@ class Cluster:
     def delete(
         self, kind: str, name: str, namespace: str = NAMESPACE, *, wait: bool = True
     ) -> None:
-        """Delete an object at once and wait until it is gone; gone already is well, too."""
+        """Delete an object at once and wait until it is gone; it may be gone already."""
         body: Object = {
             "kind": "DeleteOptions",
             "apiVersion": "v1",
@@ -321,7 +324,7 @@ class Cluster:
     # -- waiting ---------------------------------------------------------------------
 
     def until(self, so: Callable[[], T | None], what: str) -> T:
-        """Wait for what a cluster does by itself.  Raises Unsettled."""
+        """Wait for a change that the cluster makes by itself.  Raises Unsettled."""
         seconds = None if self.control.slowness <= 1 else patient(self.control, helpers.SETTLED)
         return wait_until(so, what, seconds)
 
@@ -359,7 +362,7 @@ class Cluster:
         self.until(lambda: self.find(kind, name, namespace) is None, f"the end of {kind} {name}")
 
     def endpoints(self, service: str, namespace: str = NAMESPACE) -> list[str]:
-        """The addresses of the ready Pods behind a Service, sorted."""
+        """Return the addresses of the ready Pods behind a Service, sorted."""
         path = f"{_folder('EndpointSlice', namespace)}?labelSelector=kubernetes.io/service-name%3D"
         slices = self.api.ask("GET", f"{path}{service}")["items"]
         return sorted(
@@ -371,7 +374,7 @@ class Cluster:
         )
 
     def wait_endpoints(self, service: str, *addresses: str) -> None:
-        """Wait until just these addresses are behind a Service."""
+        """Wait until a Service has exactly these addresses behind it."""
         self.until(
             lambda: self.endpoints(service) == sorted(addresses),
             f"the Service {service} to have {', '.join(addresses) or 'no Pods'}",
@@ -389,7 +392,7 @@ def _short(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in body.items() if key != "apiVersion"}
 
 
-# -- what objects look like ------------------------------------------------------------
+# -- specifications ---------------------------------------------------------------------
 
 
 def pod(
@@ -400,9 +403,9 @@ def pod(
     containers: Sequence[Mapping[str, Any]] = (),
     **spec: Any,
 ) -> dict[str, Any]:
-    """A Pod of the web server, or of other containers, that starts and ends fast.
+    """Return a Pod of the web server or other containers, quick to start and end.
 
-    ``node`` is where it is to be, or nothing to leave it to the scheduler.
+    ``node`` is the node to run on; empty leaves the choice to the scheduler.
     """
     body: dict[str, Any] = {
         "terminationGracePeriodSeconds": 0,
@@ -417,7 +420,7 @@ def pod(
 
 
 def web(name: str = "web", port: int = 80, **more: Any) -> dict[str, Any]:
-    """A container of the web server, whose page tells its Pod's name and its client."""
+    """Return a web server container whose page names its Pod and its client."""
     return {
         "name": name,
         "image": IMAGE,
@@ -428,7 +431,7 @@ def web(name: str = "web", port: int = 80, **more: Any) -> dict[str, Any]:
 
 
 def servers(body: Mapping[str, Any]) -> list[int]:
-    """The ports that the web servers (:func:`web`) of a Pod listen on."""
+    """Return the ports that the web servers (:func:`web`) of a Pod listen on."""
     settings = [
         {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
         for container in body["spec"]["containers"]
@@ -438,7 +441,7 @@ def servers(body: Mapping[str, Any]) -> list[int]:
 
 
 def sleeper(name: str = "sleeper", **more: Any) -> dict[str, Any]:
-    """A container that does nothing, and has the image's programs."""
+    """Return a container that only sleeps, and has the image's programs."""
     return web(name, command=["sleep", "infinity"], **more)
 
 
@@ -450,7 +453,7 @@ def service(
     target: int = 80,
     **spec: Any,
 ) -> dict[str, Any]:
-    """A Service before the Pods with the label ``app``."""
+    """Return a Service for the Pods with the label ``app``."""
     return {
         "kind": "Service",
         "metadata": {"name": name},
@@ -462,15 +465,15 @@ def service(
     }
 
 
-# -- the tenants that are always there ---------------------------------------------------
+# -- shared objects ----------------------------------------------------------------------
 
 
-HELD: dict[str, Cluster] = {}  #: by the lab's name: tenants that stay for several runs
+HELD: dict[str, Cluster] = {}  #: shared objects that stay for several runs, by the lab's name
 
 
 @contextlib.contextmanager
 def held(lab: LiveLab) -> Iterator[Cluster]:
-    """Tenants for the time of the block, whatever runs of the suites come and go meanwhile."""
+    """Create the shared objects for the time of the block, over several runs."""
     with tenants(lab) as cluster:
         HELD[lab.name] = cluster
         try:
@@ -481,20 +484,20 @@ def held(lab: LiveLab) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def tenants(lab: LiveLab) -> Iterator[Cluster]:
-    """The cluster, with NAMESPACE and what many checks look at in it; gone after the block."""
+    """Create NAMESPACE with its shared objects, and delete it after the block."""
     if lab.name in HELD:
         yield HELD[lab.name]
         return
     cluster = Cluster(lab)
     quiet = Observation()
     found = cluster.find("Namespace", NAMESPACE)
-    if found:  # of a run that was killed, or has just ended
+    if found:  # left by a run that was killed, or has just ended
         cluster.delete("Namespace", NAMESPACE)
     for node in cluster.nodes:
         node.run(["rm", "-f", SECOND])
     cluster.create({"kind": "Namespace", "metadata": {"name": NAMESPACE}})
     first, second = cluster.nodes[0].name, cluster.nodes[-1].name
-    # The namespace's account comes a moment after it, and no Pod is let in without.
+    # Its service account is created a moment later, and no Pod is admitted without it.
     cluster.until(lambda: cluster.find("ServiceAccount", "default"), "the namespace's account")
     objects = [
         service("web"),
@@ -510,5 +513,5 @@ def tenants(lab: LiveLab) -> Iterator[Cluster]:
                     cluster.wait_serving(cluster.pod(one["metadata"]["name"]), *servers(one))
             yield cluster
     finally:
-        # Its controller lets five seconds pass first, which nobody need wait for: it is empty.
+        # Its controller first waits five seconds, for nothing: the namespace is empty.
         cluster.delete("Namespace", NAMESPACE, wait=False)

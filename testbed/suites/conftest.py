@@ -1,4 +1,7 @@
-"""Fixtures that several suites share; one that means another node by a name defines its own."""
+"""Fixtures shared by several suites.
+
+A suite that means another node by a name overrides the fixture.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_was_waited_for() -> None:
-    """A run knows nothing of the one before."""
+    """Forget the timeouts of the previous run."""
     IN_VAIN.clear()
 
 
@@ -30,14 +33,14 @@ def node(lab: LiveLab) -> Node:
 
 @pytest.fixture
 def outside(lab: LiveLab) -> Node:
-    """A machine that is not the host."""
+    """The machine outside the host."""
     return outside_node(lab)
 
 
 @pytest.fixture(scope="session")
 def cluster(lab: LiveLab) -> Iterator[Cluster]:
     """The lab's Kubernetes cluster, with the Pods that many checks look at."""
-    from testbed.suites.cluster import tenants  # TLS and HTTP: for those who have a cluster alone
+    from testbed.suites.cluster import tenants  # loads TLS and HTTP: only for labs with a cluster
 
     with tenants(lab) as made:
         yield made

@@ -1,7 +1,8 @@
-"""What a container runtime answers a kubelet by CRI (k8s.io/cri-api, runtime/v1/api.proto).
+"""A client of CRI, the kubelet's interface to its container runtime.
 
-That is gRPC on a unix socket, without TLS.  The one call that is made here has an empty request,
-and of its answer a few texts are read: curl and a few lines do for that.
+CRI (k8s.io/cri-api, runtime/v1/api.proto) is gRPC on a unix socket, without TLS.  The only call
+made here has an empty request, and only a few texts of its answer are read: curl and a few lines
+are enough for that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types (protobuf.dev, "Enco
 
 
 def containers(observe: Observation, node: Node, socket: str) -> list[str]:
-    """The ids of all containers that ListContainers tells of.  Raises LabError, CommandError."""
+    """Return the ids that ListContainers answers.  Raises LabError, CommandError."""
     url = f"http://runtime/{SERVICE}/ListContainers"
     headers = ["--header", "content-type: application/grpc", "--header", "te: trailers"]
     argv = ["curl", "-sS", "--http2-prior-knowledge", "--unix-socket", socket, *headers]
@@ -34,7 +35,9 @@ def containers(observe: Observation, node: Node, socket: str) -> list[str]:
 
 
 def ids(answer: bytes) -> list[str]:
-    """The ids in a framed ListContainersResponse: a list of Container, whose first field it is.
+    """Return the ids in a framed ListContainersResponse.
+
+    It is a list of Container, whose first field is the id.
 
     >>> ids(bytes.fromhex("00 0000000a 0a03 0a0161 0a03 0a0162"))
     ['a', 'b']
@@ -50,9 +53,9 @@ def ids(answer: bytes) -> list[str]:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of a message that have a length, each with its number; others are passed over.
+    """Return the length-delimited fields of a message with their numbers.
 
-    Raises LabError for what is no message.
+    Other fields are skipped.  Raises LabError for an invalid message.
     """
     at = 0
 

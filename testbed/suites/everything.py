@@ -1,8 +1,8 @@
-"""Every lab that the catalogue needs, side by side: up, put to the test, down.
+"""All labs that the catalogue needs, side by side: up, check, down.
 
-Each lab has a process of its own, forked from this one once all is loaded, and
-as many of them are at work as keep the machine's CPUs busy.  Checks that
-measure wait until every other check has ended, and then have the machine for
+Each lab has a process of its own, forked from this one after all modules are
+loaded, and as many run at once as keep the machine's CPUs busy.  Checks that
+measure wait until every other check has ended, and then have the machine to
 themselves, one lab after the other.
 """
 
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.topology.model import Topology
 
-PREFIX = "all-"  # of the labs' names: a lab of the user's stays as it is
+PREFIX = "all-"  # prefix of the labs' names, to keep them apart from the user's labs
 NO_LAB = "no lab"
-PER_CPU = 2  #: labs at work for each CPU: much of a check is waiting for what must not come
+PER_CPU = 2  #: labs at work for each CPU: checks spend much time waiting for timeouts
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -52,10 +52,10 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 class Wanted:
     """A lab that the catalogue needs: a shipped topology or a variant of one.
 
-    ``documents`` are those whose claims it is for: it has their address plan.
-    ``measures`` False leaves out what is measured, which takes its time and
-    would say the same as on the lab beside it.  Of a cluster's claims each is in ``only`` itself,
-    or needs one of the features there: what else it could decide is decided elsewhere.
+    ``documents`` are those whose claims the lab decides: it has their address plan.
+    ``measures`` False leaves out measurements, which take time and would repeat
+    those of a similar lab.  ``only`` restricts the claims of a cluster to those
+    listed by id, or by a feature that they need: other labs decide the rest.
     """
 
     topology: str
@@ -66,26 +66,26 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """The topology's name, with what is varied: ``docker-single-29-nftables``."""
+        """The topology's name with its variant: ``docker-single-29-nftables``."""
         of = self.overrides
         varied = (of.docker, of.firewall, of.backend, of.cni, of.proxy)
         words = [word.removeprefix("iptables-") for word in varied if word]
         return "-".join([self.topology, *words])
 
     def narrow(self, selection: Selection) -> Selection:
-        """What of a selection this lab is for."""
+        """Return the selection narrowed to this lab's part."""
         return replace(selection, of=self.documents, only=self.only)
 
     def load(self) -> Topology:
         return _load(self)
 
 
-@functools.cache  # asked for before the lab comes, by its own process, and after it has gone
+@functools.cache  # needed before the lab starts, by its own process, and after it has ended
 def _load(wanted: Wanted) -> Topology:
     return load(wanted.topology, replace(wanted.overrides, name=f"{PREFIX}{wanted.name}"))
 
 
-DOCKER = ("000", "002", "003")  # of 003 the trace of packets on docker0
+DOCKER = ("000", "002", "003")  # 003 has the trace of packets on docker0
 FLANNEL = ("003", "004")
 CLUSTER = ("000", "001", "004")
 
@@ -93,7 +93,7 @@ LEGACY = Overrides(firewall="iptables-legacy")
 ENGINE_29 = Overrides(docker="29")
 NFTABLES = Overrides(docker="29", firewall="nftables")
 
-#: In the order of being started: the longest first, so that the last to end is a short one.
+#: Sorted by start: the longest first, so that the last to end is a short one.
 WANTED = (
     Wanted("three-node-udp", FLANNEL),
     Wanted("vxlan-10-1-16", FLANNEL),
@@ -126,7 +126,7 @@ WANTED = (
 )
 
 
-#: One for each back end, for what breaks a lab and looks how it recovers.
+#: One lab for each back end, for faults and recovery.
 BACKENDS = tuple(
     Wanted("two-node", (), Overrides(backend=backend)) for backend in ("vxlan", "udp", "host-gw")
 )
@@ -134,7 +134,7 @@ BACKENDS = tuple(
 
 @dataclass(slots=True)
 class Watching:
-    """What is told while it goes on: a lab's name first, times in seconds."""
+    """Callbacks for progress: a lab's name first, times in seconds."""
 
     began: Callable[[str], None] = lambda _: None
     up: Callable[[str, float], None] = lambda _name, _seconds: None
@@ -150,13 +150,13 @@ def run_everything(
     wanted: Sequence[Wanted] = WANTED,
     labs: Sequence[str] = (),
 ) -> Run:
-    """Run what the selection names on every lab that can decide any of it.
+    """Run the selection on every lab that can decide any part of it.
 
-    With ``labs``, shell patterns of names, only on those.  Each lab is taken down whatever
-    happens to it.  One whose software takes long to make, and is not there, is left out, and
-    what it could decide is "not here".  A signal ends the run early, with what there is by
-    then.  Raises UsageError, and NothingSelected when no lab can decide anything of the
-    selection.
+    ``labs``, shell patterns of names, limit the labs.  Each lab is removed
+    whatever happens to it.  A lab whose software is missing and takes long to
+    build is left out, and its claims are "not here".  A signal ends the run
+    early, with the results so far.  Raises UsageError, and NothingSelected if no
+    lab can decide any part of the selection.
     """
     refuse_unknown(selection)
     watching = watching or Watching()
@@ -186,7 +186,7 @@ def run_everything(
 
 
 def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
-    """Those whose names fit one of the patterns, or all of them."""
+    """Return the labs whose names match one of the patterns, by default all."""
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(one.name, pattern) for one in wanted):
             known = ", ".join(one.name for one in wanted)
@@ -199,7 +199,7 @@ def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
 
 
 def lacking(store: Store, topology: Topology) -> str:
-    """Why a lab of this topology is not brought up: what must be brought, or takes long to make."""
+    """Return why a lab of this topology can't start: missing or unbuilt software."""
     if topology.kubernetes and (why := plugin_of(topology).lacking(store)):
         return why
     for role in sorted(topology.software):
@@ -212,7 +212,7 @@ def lacking(store: Store, topology: Topology) -> str:
 
 
 def _not_here(wanted: Wanted, selection: Selection, why: str) -> LabRun:
-    """The part of a lab that was left out: what it could have decided."""
+    """Return the result of a lab that was left out: claims it could have decided."""
     part = LabRun(wanted.name, absent=why)
     has, narrow = features(wanted.load()), wanted.narrow(selection)
     for claim in claims().values():
@@ -223,7 +223,7 @@ def _not_here(wanted: Wanted, selection: Selection, why: str) -> LabRun:
 
 
 def _may_decide(has: set[str], selection: Selection) -> bool:
-    """False where a lab need not even be brought up: it has not what any chosen claim needs."""
+    """Tell whether a lab may decide a chosen claim: if not, it need not start."""
     if not selection.is_by_claims or (selection.tests and has != {"none"}):
         return True
     return any(
@@ -234,7 +234,7 @@ def _may_decide(has: set[str], selection: Selection) -> bool:
 
 
 def _without_lab(selection: Selection, whole: Run, watching: Watching) -> None:
-    """What is computed needs no lab."""
+    """Run the checks that need no lab."""
     part = LabRun(NO_LAB)
     began = time.monotonic()
     with suppress(NothingSelected):
@@ -265,7 +265,7 @@ def _with_labs(
 
 
 def _preload() -> None:
-    """Load here, once, what every lab's process would load for itself."""
+    """Load here, once, the modules that every lab's process would load."""
     import docker  # noqa: F401  the engine's SDK, slow to load
     import testinfra  # noqa: F401
 
@@ -273,7 +273,7 @@ def _preload() -> None:
 
 
 class _Crew:
-    """The processes at work, and what they tell."""
+    """The running processes, and their messages."""
 
     def __init__(
         self, settings: Settings, selection: Selection, watching: Watching, held: signals.Held
@@ -286,7 +286,7 @@ class _Crew:
         held.told = self._pass_on
 
     def _pass_on(self, signum: int) -> None:
-        """A signal for us is one for all: each takes its lab down and tells what it has."""
+        """Pass a signal on to all processes: each removes its lab and sends its results."""
         for hand in self._hands:
             hand.signal(signum)
 
@@ -306,13 +306,13 @@ class _Crew:
                     whole.labs.append(part)
 
     def give_up(self, whole: Run) -> None:
-        """End all, and wait until they have taken their labs down; nobody is told any more."""
+        """End all processes, and wait until their labs are removed; report nothing more."""
         self._watching = Watching()
         self._pass_on(signal.SIGTERM)
         self.work((), whole)
 
     def _start(self, wanted: Wanted) -> None:
-        with signals.blocked():  # the new process hears a signal once it can act on it
+        with signals.blocked():  # the new process receives a signal only once it can act on it
             if self._held.signum is not None:
                 return
             hand = _Hand(self._settings, wanted, self._selection)
@@ -321,9 +321,9 @@ class _Crew:
         self._watching.began(wanted.name)
 
     def _catch_up(self, hand: _Hand) -> None:
-        """Signal a new process if a signal came before it could be told of it.
+        """Signal a new process if a signal came before the process was registered.
 
-        It can where there is another thread, which does not block signals.
+        That can happen with another thread, which does not block signals.
         """
         if self._held.signum is not None:
             hand.signal(self._held.signum)
@@ -333,7 +333,7 @@ class _Crew:
             self._hands[0].go_on()
 
     def _listen(self) -> list[_Hand]:
-        """Take in what has been told; return those that have ended."""
+        """Receive messages; return the processes that have ended."""
         ready = multiprocessing.connection.wait([hand.pipe for hand in self._hands], 1.0)
         ended = []
         for hand in list(self._hands):
@@ -341,7 +341,7 @@ class _Crew:
                 continue
             try:
                 message, value = hand.pipe.recv()
-            except (EOFError, OSError):  # OSError where it ended in the middle of a message
+            except (EOFError, OSError):  # OSError: it ended in the middle of a message
                 ended.append(hand)
                 self._hands.remove(hand)
                 continue
@@ -367,13 +367,13 @@ class _Crew:
         return part
 
     def _mend(self, hand: _Hand, part: LabRun) -> None:
-        """One that broke off keeps what it had told, and nothing of its lab is left."""
+        """Keep the partial results of a broken process, and remove its lab."""
         if not (part.results.findings or part.results.checks):
             part.results.findings = hand.told.results.findings
             part.results.checks = hand.told.results.checks
         try:
             Lab(f"{PREFIX}{hand.wanted.name}", self._settings).down()
-        except Interrupted as error:  # it is down, and the signal was for all of us
+        except Interrupted as error:  # the lab is removed, and the signal was for all of us
             self._held.came(error.signum, None)
         except TestbedError as error:
             part.error = "\n".join(filter(None, [part.error, str(error)]))
@@ -381,7 +381,7 @@ class _Crew:
 
 
 class _Hand:
-    """A process that has one lab."""
+    """A process that runs one lab."""
 
     def __init__(self, settings: Settings, wanted: Wanted, selection: Selection) -> None:
         context = multiprocessing.get_context("fork")
@@ -398,7 +398,7 @@ class _Hand:
         theirs.close()
 
     def signal(self, signum: int) -> None:
-        """End the process. It takes its lab down once, so later signals are not passed on."""
+        """End the process.  It removes its lab once, so later signals are not passed on."""
         if self._signalled:
             return
         self._signalled = True
@@ -412,12 +412,12 @@ class _Hand:
             self.pipe.send("go on")
 
     def heard(self, found: Finding | Check) -> None:
-        """Keep what was told, should its process die before it can tell all."""
+        """Keep a result, in case the process dies before it sends them all."""
         if isinstance(found, Check):
             self.told.results.checks.append(found)
             return
         findings = self.told.results.findings
-        if findings and findings[-1].claim == found.claim:  # told again: its clean-up failed
+        if findings and findings[-1].claim == found.claim:  # sent again because its clean-up failed
             findings.pop()
         findings.append(found)
 
@@ -425,8 +425,8 @@ class _Hand:
 def _lab_process(
     settings: Settings, wanted: Wanted, selection: Selection, pipe: Connection, parent: int
 ) -> None:
-    """The whole of one lab, in its own process."""
-    os.setpgid(0, 0)  # the terminal's Ctrl-C is for the parent, which passes it on once
+    """Run all of one lab, in its own process."""
+    os.setpgid(0, 0)  # the terminal's Ctrl-C reaches the parent, which passes it on once
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return
@@ -443,14 +443,14 @@ def _lab_process(
         part.results.signum = error.signum
     except TestbedError as error:
         part.error, part.status = str(error), error.exit_code
-    except Exception:  # noqa: BLE001  a defect of ours is shown with the rest, not instead of it
+    except Exception:  # noqa: BLE001  our own defects are reported with the results
         part.error, part.status = traceback.format_exc(), 1
     with suppress(BrokenPipeError), signals.held():
         _send(pipe, "ended", part)
 
 
 def _send(pipe: Connection, message: str, value: object) -> None:
-    """Tell the parent; a signal that comes meanwhile waits, or half a message would be sent."""
+    """Send to the parent with signals held back, so that no message is cut in half."""
     with signals.blocked():
         pipe.send((message, value))
 
@@ -478,7 +478,7 @@ def _one(
         try:
             part.versions = lab.record().versions
             part.look(live)
-            with suppress(NothingSelected):  # there is nothing for this lab in the selection
+            with suppress(NothingSelected):  # nothing of the selection is for this lab
                 part.results = run(
                     live,
                     wanted.narrow(selection),

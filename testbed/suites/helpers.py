@@ -1,8 +1,8 @@
-"""What the suites share: ways to look that keep evidence, and things to do that are undone.
+"""Shared helpers: ways to look that record evidence, and temporary changes.
 
 Functions that look take the check's ``observe`` first, so that every command
 shows in the report.  Functions that change anything are context managers that
-put back what they found.  What a lab lacks is a skip that names it.
+restore the previous state.  If the lab lacks something, they skip and name it.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 IMAGE = "nginx"
 BRIDGE = "docker0"
-#: Where a node's containerd keeps the OCI bundles of dockerd's running containers.
+#: The folder of a node's containerd with the OCI bundles of dockerd's running containers.
 TASKS = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby"
 SOON = 0.3  #: seconds to wait for an answer that is not expected to come
-LATE = 30.0  #: seconds to wait for an answer that is: a bound that a busy machine keeps
-SETTLED = 120.0  #: seconds to wait for what comes about by itself: such a bound, too
-AGAIN = 5.0  #: seconds as well, for what has been waited for in vain in the same run
+LATE = 30.0  #: seconds to wait for an expected answer: long enough for a busy machine
+SETTLED = 120.0  #: seconds to wait for the system to settle: long enough for a busy machine
+AGAIN = 5.0  #: the same, after a first wait for it has timed out in this run
 START = 180.0  #: seconds for a program to start: dockerd takes a minute on a busy emulated machine
 
 
-# -- who is there -------------------------------------------------------------
+# -- nodes and containers -----------------------------------------------------
 
 
 def docker_node(lab: LiveLab) -> Node:
@@ -60,7 +60,7 @@ def docker_node(lab: LiveLab) -> Node:
 
 
 def outside_node(lab: LiveLab) -> Node:
-    """The gateway node, which stands for the rest of the world."""
+    """The gateway node, which stands in for the internet."""
     for node in lab.topology.nodes.values():
         if node.gateway:
             return lab.node(node.name)
@@ -68,14 +68,14 @@ def outside_node(lab: LiveLab) -> Node:
 
 
 def node_address(lab: LiveLab, node: Runs) -> str:
-    """A node's address on its first network."""
+    """Return a node's address on its first network."""
     if not lab.topology.nodes[node.name].networks:
         pytest.skip(f"the node {node.name} is on no network")
     return str(lab.topology.address(node.name))
 
 
 def in_mode(lab: LiveLab, node: Node, mode: str, wanted: int = 1) -> list[LiveContainer]:
-    """The containers of a node in a network mode (``container`` for any ``container:NAME``)."""
+    """Return a node's containers in a network mode (``container``: any ``container:NAME``)."""
     found = [
         lab.container(container.name)
         for container in lab.topology.running_on(node.name)
@@ -88,17 +88,17 @@ def in_mode(lab: LiveLab, node: Node, mode: str, wanted: int = 1) -> list[LiveCo
 
 
 def bridge_containers(lab: LiveLab, node: Node, wanted: int = 1) -> list[LiveContainer]:
-    """The containers of a node on docker0, in the order of the topology's file."""
+    """Return a node's containers on docker0, in the order of the topology's file."""
     return in_mode(lab, node, "bridge", wanted)
 
 
 def web_port(lab: LiveLab, container: LiveContainer) -> int:
-    """The port that the container's own web server listens on."""
+    """Return the port that the container's own web server listens on."""
     return int(lab.topology.containers[container.name].env.get("PORT", "80"))
 
 
 def published(lab: LiveLab, node: Node) -> tuple[LiveContainer, Publish]:
-    """A container with a published TCP port, and that port."""
+    """Return a container with a published TCP port, and that port."""
     for container in lab.topology.running_on(node.name):
         for port in container.publish:
             if port.protocol == "tcp" and port.address is None:
@@ -110,20 +110,20 @@ def published(lab: LiveLab, node: Node) -> tuple[LiveContainer, Publish]:
 
 
 def links(observe: Observation, where: Runs, *selector: str) -> list[dict[str, Any]]:
-    """``ip -j -d link show``: all links, or those that a selector such as "type veth" names."""
+    """Run ``ip -j -d link show``: all links, or those of a selector such as "type veth"."""
     found = observe.json(where, ["ip", "-j", "-d", "link", "show", *selector])
     return [link for link in found or [] if link]  # iproute2 prints {} for what it leaves out
 
 
 def link(observe: Observation, where: Runs, name: str) -> dict[str, Any]:
-    """One link by its name, {} when there is none."""
+    """Return a link by its name, {} if there is none."""
     result = observe.run(where, ["ip", "-j", "-d", "link", "show", "dev", name], check=False)
     found = result.json() if result.ok else None
     return dict(found[0]) if found else {}
 
 
 def kind(link: Mapping[str, Any]) -> str:
-    """What a link is: "veth", "bridge", "vxlan", ...; "" for hardware and loopback."""
+    """Return the kind of a link: "veth", "bridge", ...; "" for hardware and loopback."""
     return str(link.get("linkinfo", {}).get("info_kind", ""))
 
 
@@ -132,12 +132,12 @@ def is_up(link: Mapping[str, Any]) -> bool:
 
 
 def ports(observe: Observation, where: Runs, bridge: str = BRIDGE) -> list[dict[str, Any]]:
-    """The links that are ports of a bridge."""
+    """Return the links that are ports of a bridge."""
     return links(observe, where, "master", bridge)
 
 
 def port_of(observe: Observation, container: LiveContainer) -> dict[str, Any]:
-    """The host's end of a container's veth pair, found by its link id."""
+    """Return the host's end of a container's veth pair, found by its link id."""
     inner = link(observe, container, "eth0")
     for one in links(observe, container.node, "type", "veth"):
         if one["ifindex"] == inner["link_index"]:
@@ -148,7 +148,7 @@ def port_of(observe: Observation, container: LiveContainer) -> dict[str, Any]:
 def addresses(
     observe: Observation, where: Runs, interface: str | None = None
 ) -> list[IPv4Interface]:
-    """The IPv4 addresses of an interface or of all, each with its prefix length."""
+    """Return IPv4 addresses of one or all interfaces, each with its prefix length."""
     selector = ["dev", interface] if interface else []
     found = observe.json(where, ["ip", "-j", "-4", "addr", "show", *selector])
     return [
@@ -159,39 +159,40 @@ def addresses(
 
 
 def bridge_address(observe: Observation, node: Runs, bridge: str = BRIDGE) -> IPv4Interface:
-    """The one IPv4 address of a bridge."""
+    """Return the only IPv4 address of a bridge."""
     found = addresses(observe, node, bridge)
     assert len(found) == 1, f"{bridge} has {len(found)} addresses"
     return found[0]
 
 
 def routes(observe: Observation, where: Runs, *selector: str) -> list[dict[str, Any]]:
-    """``ip -j route show``: all of the main table, or what a selector names."""
+    """Run ``ip -j route show``: the whole main table, or the routes of a selector."""
     return list(observe.json(where, ["ip", "-j", "route", "show", *selector]) or [])
 
 
 def route_to(observe: Observation, where: Runs, address: object) -> dict[str, Any]:
-    """``ip -j route get``: the way that a packet to the address takes."""
+    """Run ``ip -j route get``: return the route of a packet to the address."""
     return dict(observe.json(where, ["ip", "-j", "route", "get", str(address)])[0])
 
 
 def namespace(observe: Observation, node: Runs, pid: int | str) -> str:
-    """The network namespace of a process, as the kernel names it: ``net:[4026532...]``."""
+    """Return a process's network namespace, as the kernel names it: ``net:[4026532...]``."""
     return observe.run(node, ["readlink", f"/proc/{pid}/ns/net"]).stdout.strip()
 
 
 def opened(observe: Observation, node: Runs, pid: int | str) -> set[str]:
-    """What a process has open, as /proc/PID/fd names it: ``/dev/net/tun``, ``socket:[4711]``.
+    """Return a process's open files by their names in /proc/PID/fd.
 
-    A process opens and closes files while it is looked at: find complains of those
-    that are gone by then, which says nothing of the others.
+    Names are paths such as ``/dev/net/tun``, or ``socket:[4711]``.  A process opens and closes
+    files during the look: find complains about files that are gone by then, which does not
+    affect the others.
     """
     argv = ["find", f"/proc/{pid}/fd", "-type", "l", "-printf", "%l\\n"]
     return set(observe.run(node, argv, check=False).stdout.splitlines()) - {""}
 
 
 def network_entries(node: Node, identity: str) -> list[dict[str, Any]]:
-    """What a running container's OCI configuration says of its network namespace."""
+    """Return the network namespace entries of a running container's OCI configuration."""
     path = f"{TASKS}/{identity}/config.json"
     result = node.run(["cat", path], check=False)
     if not result.ok:
@@ -200,13 +201,13 @@ def network_entries(node: Node, identity: str) -> list[dict[str, Any]]:
 
 
 def sysctl(observe: Observation, where: Runs, name: str) -> str:
-    """The value of a kernel setting."""
+    """Return the value of a kernel setting."""
     return observe.run(where, ["sysctl", "-n", name]).stdout.strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A TCP socket that waits for connections.  ``inode`` is what /proc/PID/fd shows."""
+    """A TCP socket that waits for connections.  ``inode`` as shown in /proc/PID/fd."""
 
     address: str
     port: int
@@ -214,9 +215,9 @@ class Listener:
 
 
 def listeners(observe: Observation, where: Runs) -> list[Listener]:
-    """The listening TCP sockets of a network namespace, from /proc/net/tcp and tcp6."""
+    """Return a network namespace's listening TCP sockets, from /proc/net/tcp and tcp6."""
     found = []
-    # Without IPv6 there is no tcp6.
+    # tcp6 is missing without IPv6.
     text = observe.run(where, ["cat", "/proc/net/tcp", "/proc/net/tcp6"], check=False).stdout
     for fields in map(str.split, text.splitlines()):
         if len(fields) > 9 and fields[3] == "0A":
@@ -226,7 +227,7 @@ def listeners(observe: Observation, where: Runs) -> list[Listener]:
 
 
 def _kernel_address(number: str) -> str:
-    """An address as /proc/net writes it: words of four octets, each in the machine's order."""
+    """Parse an address of /proc/net: words of four octets, each in native byte order."""
     words = [int(number[i : i + 8], 16) for i in range(0, len(number), 8)]
     raw = struct.pack(f"={len(words)}I", *words)
     return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
@@ -234,16 +235,16 @@ def _kernel_address(number: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of iptables, or of Docker's own nftables in the same words.
+    """A rule of iptables, or of Docker's own nftables in the same terms.
 
-    ``matches`` has options as iptables-save prints them.
+    ``matches`` maps options as iptables-save prints them.
     """
 
     table: str
     chain: str
     target: str
     matches: Mapping[str, str]
-    negated: frozenset[str]  #: those of ``matches`` that stand after "!"
+    negated: frozenset[str]  #: the keys of ``matches`` that stand after "!"
     packets: int
 
     def get(self, option: str, default: str = "") -> str:
@@ -251,7 +252,7 @@ class Rule:
 
 
 def rules(observe: Observation, where: Runs, table: str) -> list[Rule]:
-    """The rules of a table of iptables, in order, with their packet counters."""
+    """Return the rules of an iptables table, in order, with their packet counters."""
     text = observe.run(where, ["iptables-save", "-c", "-t", table]).stdout
     return [_rule(table, line) for line in text.splitlines() if line.startswith("[")]
 
@@ -286,7 +287,7 @@ def _parsed(table: str, counters: str, *words: str) -> Rule:
 
 
 NATIVE = ("ip", "docker-bridges")  #: the table of Docker's own nftables rules
-#: What an nftables expression compares, and the option of iptables that does the same.
+#: The iptables option equivalent to the left side of an nftables comparison.
 OPTIONS: Mapping[tuple[str, str], str] = {
     ("ip", "saddr"): "-s",
     ("ip", "daddr"): "-d",
@@ -298,10 +299,10 @@ OPTIONS: Mapping[tuple[str, str], str] = {
 
 
 def docker_rules(lab: LiveLab, observe: Observation, node: Node, table: str) -> list[Rule]:
-    """The rules that take the place of a table on a Docker node, whatever they are written to.
+    """Return the rules that implement an iptables table on a Docker node.
 
     Docker's own nftables chains are named after the table: ``nat-prerouting-and-output``.
-    Beside them the node's iptables has what others wrote, flanneld for one.
+    The node's iptables also has the rules of others, such as flanneld.
     """
     found = rules(observe, node, table)
     if lab.facts["firewall"] != "nftables":
@@ -314,7 +315,7 @@ def docker_rules(lab: LiveLab, observe: Observation, node: Node, table: str) -> 
 
 
 def _native_rule(table: str, rule: Mapping[str, Any]) -> Rule:
-    """Read one rule as ``nft -j`` gives it (libnftables-json(5))."""
+    """Parse one rule of ``nft -j`` (libnftables-json(5))."""
     matches: dict[str, str] = {}
     negated = set()
     target, packets = "", 0
@@ -337,7 +338,7 @@ def _native_rule(table: str, rule: Mapping[str, Any]) -> Rule:
 
 
 def _option(left: Mapping[str, Any]) -> str:
-    """The option of iptables for the left side of a comparison; its JSON where there is none."""
+    """Return the iptables option for a comparison's left side; without one, its JSON."""
     ((kind, body),) = left.items()
     known = None
     if kind == "payload" and "protocol" in body:
@@ -348,7 +349,7 @@ def _option(left: Mapping[str, Any]) -> str:
 
 
 def _value(right: Any) -> str:
-    """The right side of a comparison; a prefix as iptables writes it."""
+    """Return a comparison's right side; a prefix as iptables writes it."""
     if isinstance(right, dict) and "prefix" in right:
         return f"{right['prefix']['addr']}/{right['prefix']['len']}"
     return right if isinstance(right, str) else json.dumps(right)
@@ -356,10 +357,10 @@ def _value(right: Any) -> str:
 
 @contextlib.contextmanager
 def direct_access(lab: LiveLab, observe: Observation, node: Node, address: str) -> Iterator[bool]:
-    """Lift the engine's drop of what comes for a container by another way than its bridge.
+    """Lift the engine's drop of packets to a container that bypass its bridge.
 
-    True where there was one: since version 28, in the raw table (moby #49325).  Nothing of the
-    engine's own is touched, a rule before its rules accepts.
+    Yields True if there was one: since version 28, in the raw table (moby #49325).  The
+    engine's own rules stay as they are: a rule before them accepts.
     """
     dropped = [
         rule
@@ -385,7 +386,7 @@ def direct_access(lab: LiveLab, observe: Observation, node: Node, address: str) 
 
 
 def policies(observe: Observation, where: Runs, table: str) -> dict[str, str]:
-    """The policy of each built-in chain of a table."""
+    """Return the policy of each built-in chain of a table."""
     text = observe.run(where, ["iptables-save", "-t", table]).stdout
     words = [line[1:].split() for line in text.splitlines() if line.startswith(":")]
     return {chain: policy for chain, policy, *_ in words if policy != "-"}
@@ -406,9 +407,9 @@ class Tuple:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A tracked connection: what came, and what is expected to come back.
+    """A tracked connection: the original direction, and the expected reply.
 
-    Without address translation the one is the other turned round.
+    Without address translation the reply is the original reversed.
     """
 
     original: Tuple
@@ -420,7 +421,7 @@ class Flow:
 
 
 def flows(observe: Observation, node: Runs, *selector: str) -> list[Flow]:
-    """``conntrack -L``: the tracked TCP connections that a selector names."""
+    """Run ``conntrack -L``: return the tracked TCP connections of a selector."""
     argv = ["conntrack", "-L", "-p", "tcp", "-o", "xml", *selector]
     text = observe.run(node, argv).stdout
     if not text.strip():
@@ -438,20 +439,20 @@ def flows(observe: Observation, node: Runs, *selector: str) -> list[Flow]:
     return found
 
 
-# -- trying -------------------------------------------------------------------
+# -- connecting ---------------------------------------------------------------
 
 
 def patient(where: Runs, seconds: float) -> float:
-    """The seconds to wait at a place, for which so many are enough on this machine itself."""
+    """Scale a waiting time for this machine to one for the place, in seconds."""
     return seconds * where.slowness
 
 
 def fetch(
     observe: Observation, where: Runs, url: str, *, seconds: float | None = None
 ) -> dict[str, Any] | None:
-    """The page at ``url``, which is JSON with name, client and server; None if it does not come.
+    """Return the page at ``url``: JSON with name, client and server.
 
-    ``seconds`` is LATE unless given.
+    The result is None if no page comes.  ``seconds`` defaults to LATE.
     """
     limit = patient(where, LATE if seconds is None else seconds)
     argv = ["curl", "-sS", "--noproxy", "*", "--max-time", f"{limit:g}", url]
@@ -460,12 +461,12 @@ def fetch(
 
 
 def client_of(page: Mapping[str, Any]) -> str:
-    """The address that the server saw its client under."""
+    """Return the client's address, as the server saw it."""
     return str(page["client"]).rpartition(":")[0]
 
 
 def client_port(page: Mapping[str, Any]) -> int:
-    """The port that the server saw its client under."""
+    """Return the client's port, as the server saw it."""
     return int(str(page["client"]).rpartition(":")[2])
 
 
@@ -477,26 +478,27 @@ def ping(
     count: int = 1,
     seconds: float | None = None,
 ) -> bool:
-    """Whether every one of ``count`` echo requests is answered within ``seconds``, or LATE."""
+    """True if all ``count`` echo requests are answered within ``seconds``, or LATE."""
     wait = f"-W{patient(where, LATE if seconds is None else seconds):g}"
     argv = ["ping", "-n", "-q", f"-c{count}", "-i0.01", wait, str(address)]
     return observe.run(where, argv, check=False).ok
 
 
 def answers(observe: Observation, where: Runs, address: object) -> bool:
-    """Whether an address answers one of many pings: for links that have just been set up.
+    """Tell whether an address answers one of many pings.
 
-    A neighbour that was asked for too early is asked for again after a second.
+    This is for links that have just been set up: an unanswered ARP request is repeated after a
+    second.
     """
     waits = (SOON * 2**number for number in itertools.count())
     return comes(lambda: ping(observe, where, address, seconds=min(LATE, next(waits))), LATE)
 
 
 def settle(*places: Runs) -> None:
-    """Wait until the veth devices work: the kernel switches them on a moment after they are up.
+    """Wait until the veth devices work, a moment after they are up.
 
-    One that is down, or whose other end is, has no carrier (netdevice(7), IFF_LOWER_UP), and will
-    not work however long one waits.
+    A device that is down, or whose peer is, has no carrier (netdevice(7), IFF_LOWER_UP), and
+    never works however long one waits.
     """
 
     def working(place: Runs) -> bool:
@@ -513,20 +515,20 @@ def settle(*places: Runs) -> None:
 
 
 def wait_until(seen: Callable[[], T | None], what: str, seconds: float | None = None) -> T:
-    """Ask until the answer is true, and return it.
+    """Poll until the result is true, and return it.
 
-    For what others bring about in their own time: sessions, leases, endpoints, rules of a
-    controller, neighbour entries.  At the end of ``seconds`` (SETTLED unless given) late and
-    never look alike, so no verdict is due: Unsettled is raised with ``what`` was missing, and
-    the claim is inconclusive.
+    For changes that others make in their own time: sessions, leases, endpoints, rules of a
+    controller, neighbour entries.  After ``seconds`` (default: SETTLED) "late" and "never" look
+    alike, so no verdict is possible: Unsettled is raised, naming ``what`` was missing, and the
+    claim is inconclusive.
 
-    A check waits like this for what its statement rests on, or for *anything* to come of what
-    the statement is about, and then judges what is there.  A statement that is false of a
-    system that has settled is so still contradicted.  That something does *not* come is shown
-    by something later from the same source that has come, else by :func:`comes`.
+    A check waits like this for the preconditions of its statement, or for *any* effect of the
+    subject of the statement, and then judges the result.  So a statement that is false on a
+    settled system is still contradicted.  The absence of an event is shown by a later event
+    from the same source, otherwise by :func:`comes`.
 
-    What was waited for in vain is waited for again in the run for a short time only, so that a
-    daemon that is dead for good does not hold up each check.
+    After a timeout, further waits for the same thing in the same run are short, so that a daemon
+    that is dead for good does not delay each check.
     """
     usual = AGAIN if what in IN_VAIN else SETTLED
     wait = Wait(None, what, usual if seconds is None else seconds)
@@ -541,7 +543,7 @@ def wait_until(seen: Callable[[], T | None], what: str, seconds: float | None = 
     return answer
 
 
-IN_VAIN: set[str] = set()  #: what this run has waited for in vain; emptied when one begins
+IN_VAIN: set[str] = set()  #: timeouts of this run; emptied when a run begins
 
 
 def observe_until(
@@ -550,9 +552,9 @@ def observe_until(
     what: str,
     seconds: float | None = None,
 ) -> T:
-    """Look until the answer is true, as :func:`wait_until` does; keep the last look as evidence.
+    """Poll as :func:`wait_until` does; keep the last look as evidence.
 
-    ``look`` is given notes of its own each time, so that earlier looks leave no evidence.
+    ``look`` is given a new Observation each time, so that earlier looks leave no evidence.
     """
     last = Observation()
 
@@ -568,11 +570,11 @@ def observe_until(
 
 
 def comes(seen: Callable[[], object], seconds: float) -> bool:
-    """Whether something comes to be so within a time.
+    """Tell whether a condition becomes true within a time.
 
-    For what nobody need bring about: an answer to packets that are sent again and again on
-    ways that are set up, or something that is expected not to come.  A machine that is busy
-    may be late; it must not be what decides, so ``seconds`` is long where it should come.
+    For events that no daemon has to cause: an answer to packets that are sent repeatedly on
+    links that are set up, or an event that is not expected.  A busy machine may be late and
+    must not decide the result, so ``seconds`` is long if the event is expected.
     """
     try:
         return bool(wait_until(seen, "it", seconds))
@@ -584,30 +586,30 @@ def comes(seen: Callable[[], object], seconds: float) -> bool:
 
 
 def note(observe: Observation, *seen: Capture) -> None:
-    """Keep the packets of captures as evidence."""
+    """Record the packets of captures as evidence."""
     for one in seen:
         observe.note(f"tcpdump on {one}", one.lines())
 
 
 def wait_closed(*seen: Capture) -> None:
-    """Wait until captures have the end of a connection: a server may close it a while later."""
+    """Wait until captures have a connection's end: a server may close it later."""
     for one in seen:
         one.wait_for(is_closed)
 
 
 def is_closed(packets: Sequence[Packet]) -> bool:
-    """Whether both ends of a TCP connection have ended it, or one has broken it off."""
+    """Tell whether both ends closed a TCP connection, or one reset it."""
     finished = {p.src for p in packets if "FIN" in p.flags}
     return len(finished) == 2 or any("RST" in p.flags for p in packets)
 
 
 def between(packets: Sequence[Packet], one: str, other: str) -> list[Packet]:
-    """The packets that go between two addresses, either way."""
+    """Return the packets between two addresses, in either direction."""
     return [p for p in packets if {p.src, p.dst} == {one, other}]
 
 
 def same(packet: Packet) -> tuple[object, ...]:
-    """What of a TCP packet stays as it is on its way where nothing is translated."""
+    """Return the fields of a TCP packet that stay the same without translation."""
     return (*packet.flow, packet.ip_id, packet.seq, packet.ack, packet.flags, packet.payload)
 
 
@@ -616,7 +618,7 @@ def same(packet: Packet) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """A place on a node that is reached through a prefix, as ``ip netns exec NAME``."""
+    """A place on a node that is reached through a prefix, such as ``ip netns exec NAME``."""
 
     node: Node
     name: str
@@ -634,38 +636,38 @@ class Inside:
         timeout: float = 60.0,
         check: bool = True,
     ) -> Result:
-        """Run a command there to its end."""
+        """Run a command in the place to its end."""
         return self.node.run([*self.prefix, *argv], input=input, timeout=timeout, check=check)
 
     def spawn(self, argv: Sequence[str]) -> Running:
-        """Start a command there."""
+        """Start a command in the place."""
         return self.node.spawn([*self.prefix, *argv])
 
     def netns(self, name: str) -> Inside:
-        """The named network namespace there."""
+        """Return the named network namespace in the place."""
         return Inside(self.node, name, (*self.prefix, "ip", "netns", "exec", name))
 
 
 def netns(node: Node, name: str) -> Inside:
-    """A named network namespace of a node, as ``ip netns add`` makes it."""
+    """Return a named network namespace of a node, as created by ``ip netns add``."""
     return Inside(node, name).netns(name)
 
 
 class Ended(LabError):
-    """A command has ended before it had done what it was started for."""
+    """A command ended before it did its task."""
 
 
 READY = b"ready\n"
-AT_ONCE = 0.001  #: seconds to wait for the end of a command that may have ended
-DOCKER = "/run/docker"  #: where a second daemon keeps all that it has, on its own /run
+AT_ONCE = 0.001  #: seconds to wait for the end of a command that has probably ended
+DOCKER = "/run/docker"  #: the folder of a second daemon's files, on its own /run
 
 
 @contextlib.contextmanager
 def scratch_machine(node: Node, name: str = "scratch") -> Iterator[Inside]:
-    """A network stack and a /run of its own on the node, fresh as after a boot.
+    """Create a network stack and a /run of its own on the node, as after a boot.
 
-    Experiments are made in there under whatever names they like.  All of it
-    ends with the block, named namespaces included.
+    Experiments in it may use any names.  All of it is removed at the end of the
+    block, named namespaces included.
     """
     script = (
         "mount -n -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec sleep infinity"
@@ -678,32 +680,32 @@ def scratch_machine(node: Node, name: str = "scratch") -> Iterator[Inside]:
 
 @dataclass(frozen=True, slots=True)
 class FreshDocker:
-    """A Docker daemon that has never run before, without a container, on a scratch machine."""
+    """A Docker daemon on a scratch machine, newly started and without containers."""
 
     machine: Inside
 
     def api(self, observe: Observation, path: str) -> Any:
-        """``GET path`` of its Engine API."""
+        """Send ``GET path`` to its Engine API."""
         argv = ["curl", "-sS", "--unix-socket", f"{DOCKER}/socket", f"http://docker{path}"]
         return observe.json(self.machine, argv)
 
 
 @contextlib.contextmanager
 def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
-    """Start the node's own dockerd on a scratch machine, with nothing but these options set.
+    """Start the node's own dockerd on a scratch machine, with only these options set.
 
-    It writes its rules to what the node's own writes them to.
+    It writes its rules to the same firewall as the node's own daemon.
     """
     pid = machine.node.services()[docker.SERVICE].pid
     environment = machine.node.run(["cat", f"/proc/{pid}/environ"]).stdout.split("\0")
     folders = next(value for value in environment if value.startswith("PATH="))[5:].split(":")
-    # By way of the running daemon: what it sees below /run is not seen here.
+    # Through the running daemon: its files below /run are not visible here.
     path = ":".join(f"/proc/{pid}/root{folder}" for folder in folders)
     own = docker.told(machine.node)
     config = {key: own[key] for key in ("firewall-backend",) if key in own}
     script = f"mkdir {DOCKER} && cat > {DOCKER}/daemon.json"
     machine.run(["sh", "-c", script], input=json.dumps(config).encode())
-    if config:  # with nftables, forwarding is left to the machine's owner
+    if config:  # with nftables, the daemon leaves forwarding to the machine's owner
         machine.run(docker.FORWARDING)
     argv = [
         *("env", f"PATH={path}", f"/proc/{pid}/exe", "--storage-driver=vfs", "--log-level=warn"),
@@ -725,7 +727,7 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
 def await_output(running: Running, wanted: bytes, seconds: float = START) -> None:
     """Wait until a command has printed ``wanted``.
 
-    Raises Ended when it ends before, Unsettled when it does neither within ``seconds``.
+    Raises Ended if the command ends first, Unsettled after ``seconds``.
     """
     what = f"{shlex.join(running.argv)} to print {wanted!r}"
     wait_while_runs(running, lambda: wanted in running.out, what, seconds)
@@ -734,9 +736,9 @@ def await_output(running: Running, wanted: bytes, seconds: float = START) -> Non
 def wait_while_runs(
     running: Running, seen: Callable[[], object], what: str, seconds: float = START
 ) -> None:
-    """Wait until something is so that a command brings about.
+    """Wait for an effect of a running command.
 
-    Raises Ended when the command ends before, Unsettled when it does neither in time.
+    Raises Ended if the command ends first, Unsettled after a timeout.
     """
 
     def came() -> bool:
@@ -744,7 +746,7 @@ def wait_while_runs(
             return True
         with contextlib.suppress(TimeoutExpired):
             result = running.wait(AT_ONCE)
-            if not seen():  # it may have come about, and the command ended, meanwhile
+            if not seen():  # the effect may have come, and the command ended, meanwhile
                 raise Ended(f"{shlex.join(running.argv)} ended: {result.stderr.strip()}")
             return True
         return False
@@ -753,14 +755,14 @@ def wait_while_runs(
 
 
 def await_strace(running: Running, whom: str) -> None:
-    """Wait until strace watches a program; skip where it can't."""
+    """Wait until strace watches a program; skip if it can't."""
     try:
         wait_while_runs(running, lambda: b"attached" in running.err, f"strace to watch {whom}")
     except Ended as error:
         pytest.skip(f"strace cannot attach to {whom}: {error.message}")
 
 
-# -- doing --------------------------------------------------------------------
+# -- temporary changes --------------------------------------------------------
 
 
 SERVER = """
@@ -780,7 +782,7 @@ while True:
 
 @contextlib.contextmanager
 def serving(place: Place, port: int, address: str = "0.0.0.0") -> Iterator[Running]:
-    """A web server at a place whose page tells ``name``, the place's, and ``client``."""
+    """Run a web server at a place; its page has ``name``, the place's, and ``client``."""
     argv = ["python3", "-c", SERVER, place.name, address, str(port)]
     with place.spawn(argv) as running:
         await_output(running, READY)
@@ -791,7 +793,7 @@ _numbers = itertools.count(1)
 
 
 def fresh_name(prefix: str = "check") -> str:
-    """A name for a container or network that nothing of the lab has."""
+    """Return a name for a container or network that is unused in the lab."""
     return f"{prefix}-{next(_numbers)}"
 
 
@@ -807,10 +809,11 @@ def extra_container(
     start: bool = True,
     **host_config: Any,
 ) -> Iterator[str]:
-    """One more container, of which the name is given; gone after the block, with its link.
+    """Run an extra container and yield its name.
 
-    ``mode`` None means that no network option is given at all.  Further
-    options are the SDK's for a container's host config.
+    It is removed after the block, with its link.  With ``mode`` None no network
+    option is given at all.  Further options are the SDK's for a container's host
+    config.
     """
     engine = lab.engine(node.name)
     if not engine.has_image(IMAGE):
@@ -826,7 +829,7 @@ def extra_container(
         name=name,
         hostname=None if shares else name,
         environment={"NAME": name, **(env or {})},
-        labels={LAB: lab.name},  # the next `up` removes one that was left by a kill
+        labels={LAB: lab.name},  # the next `up` removes one left by a killed run
         ports=[(port, "tcp") for port in expose] or None,
         host_config=engine.api.create_host_config(**host_config),
     )
@@ -857,7 +860,7 @@ def wait_serving(lab: LiveLab, node: Node, name: str, port: int = 80) -> None:
 
 @contextlib.contextmanager
 def extra_network(lab: LiveLab, node: Node) -> Iterator[str]:
-    """A user-defined bridge network, of which the name is given; gone after the block."""
+    """Create a user-defined bridge network for the block, and yield its name."""
     api = lab.engine(node.name).api
     name = fresh_name("net")
     identity = api.create_network(name, driver="bridge")["Id"]
@@ -871,7 +874,7 @@ def extra_network(lab: LiveLab, node: Node) -> Iterator[str]:
 def undone(
     observe: Observation, where: Runs, do: Sequence[str], undo: Sequence[str]
 ) -> Iterator[None]:
-    """Run a command for the time of the block, and another after it, come what may."""
+    """Run a command before the block, and another one after it in any case."""
     observe.run(where, do)
     try:
         yield
@@ -881,7 +884,7 @@ def undone(
 
 @contextlib.contextmanager
 def link_down(observe: Observation, where: Runs, name: str) -> Iterator[None]:
-    """An interface that is down for the time of the block."""
+    """Set an interface down for the time of the block."""
     down, up = (["ip", "link", "set", "dev", name, state] for state in ("down", "up"))
     with undone(observe, where, down, up):
         yield
@@ -890,7 +893,7 @@ def link_down(observe: Observation, where: Runs, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sysctl_set(observe: Observation, where: Runs, name: str, value: str) -> Iterator[None]:
-    """A kernel setting for the time of the block."""
+    """Set a kernel setting for the time of the block."""
     before = sysctl(observe, where, name)
     argv = ["sysctl", "-q", "-w"]
     with undone(observe, where, [*argv, f"{name}={value}"], [*argv, f"{name}={before}"]):
@@ -898,7 +901,7 @@ def sysctl_set(observe: Observation, where: Runs, name: str, value: str) -> Iter
 
 
 def last_host(subnet: IPv4Network) -> IPv4Address:
-    """The last address of a subnet that a host may have: the last that Docker would hand out."""
+    """Return a subnet's last host address: the last one that Docker would assign."""
     return subnet.broadcast_address - 1
 
 
@@ -913,7 +916,7 @@ def is_address(text: str) -> bool:
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer, with what was seen of it at several points."""
+    """One request and its answer, with packets captured at several points."""
 
     page: dict[str, Any] | None
     seen: Mapping[str, Capture] = field(default_factory=dict)
@@ -922,6 +925,6 @@ class Exchange:
         return self.seen[point].packets
 
     def note(self, observe: Observation, *points: str) -> None:
-        """Keep the page and the packets at these points as evidence."""
+        """Record the page and the packets at these points as evidence."""
         observe.note("the page", json.dumps(self.page))
         note(observe, *(self.seen[point] for point in points))

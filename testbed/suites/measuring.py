@@ -1,9 +1,9 @@
-"""What the performance checks share: ways from a client to a server, and one round over each.
+"""Shared parts of the performance checks: ways from a client to a server.
 
-Ways are measured in turn, round after round, so that what else the machine
-does falls on all of them alike; medians and spreads over the rounds decide
+Ways are measured in turn, round after round, so that other load on the
+machine affects all of them alike; medians and spreads over the rounds decide
 (:meth:`testbed.claims.observation.Observation.differ`).  Client and server
-share one CPU: else the scheduler's choice of CPUs is most of what is seen.
+share one CPU: otherwise the scheduler's choice of CPUs dominates the result.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from testbed.claims.observation import Observation, Runs
     from testbed.observe.capture import Place
 
-STREAM_PORT = 5201  # iperf3's own
+STREAM_PORT = 5201  # iperf3's default
 ECHO_PORT = 5202
 TRIPS = 300
-PYTHON = ("python3", "-I", "-S", "-c")  # starts in half the time: no user's or site's modules
+PYTHON = ("python3", "-I", "-S", "-c")  # starts in half the time: no user or site modules
 MICROSECOND = 1e-6
 NANOSECOND = 1e-9
 GIGABYTE = 1e9  # octets
 
-#: Arguments are address and port.  Sends back what it gets, one connection after the other.
+#: Arguments are address and port.  Echoes its input, one connection after the other.
 ECHO = """
 import socket, sys
 server = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=128)
@@ -46,8 +46,8 @@ while True:
 """
 
 #: Arguments are how many rounds, connections and round trips, and for each way its address,
-#: port, and own address or "".  Prints a line for each way and round, in nanoseconds: of opening
-#: a connection the median, of a round trip that and the 99th percentile.
+#: port, and own address or "".  Prints a line for each way and round, in nanoseconds: the median
+#: time to open a connection, and the median and 99th percentile of a round trip.
 ASK = """
 import socket, sys, time
 rounds, connections, trips = map(int, sys.argv[1:4])
@@ -81,9 +81,9 @@ for _ in range(rounds):
 class Way:
     """A way from a client to a server.
 
-    ``own`` is the client's address, where the way depends on it; ``segment`` the
-    largest TCP segment in octets, where all that are compared must send the same;
-    ``prefix`` is what the client's commands begin with (:func:`on_one_cpu`).
+    ``own`` is the client's address, if the way depends on it; ``segment`` the
+    largest TCP segment in octets, if all ways must use the same; ``prefix`` is
+    prepended to the client's commands (:func:`on_one_cpu`).
     """
 
     name: str
@@ -97,14 +97,14 @@ class Way:
 
 
 def need_iperf3(*places: Runs) -> None:
-    """Skip where a node has no iperf3."""
+    """Skip if a node has no iperf3."""
     for place in places:
         if not place.run(["which", "iperf3"], check=False).ok:
             pytest.skip(f"{place.name} has no iperf3 (Debian package iperf3)")
 
 
 def on_one_cpu(place: Runs) -> tuple[str, ...]:
-    """What keeps a command on the last CPU that the place may use: the same one everywhere."""
+    """Return a command prefix that pins to the last CPU that the place may use."""
     text = place.run(["grep", "Cpus_allowed:", "/proc/self/status"]).stdout
     mask = int(text.split()[1].replace(",", ""), 16)  # proc(5): hexadecimal, in groups
     return "taskset", "--cpu-list", str(mask.bit_length() - 1)
@@ -114,7 +114,7 @@ def on_one_cpu(place: Runs) -> tuple[str, ...]:
 def measured_server(
     place: Place, address: str = "0.0.0.0", streams: int = STREAM_PORT, echoes: int = ECHO_PORT
 ) -> Iterator[None]:
-    """iperf3 and an echo server at a place, for as long as the block runs."""
+    """Run iperf3 and an echo server at a place for the time of the block."""
     here = on_one_cpu(place)
     argv = ["iperf3", "--server", "--bind", address, "--port", str(streams), "--forceflush"]
     with (
@@ -128,7 +128,7 @@ def measured_server(
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One TCP transfer: how fast, how long, and the CPU time of iperf3 at both ends."""
+    """A TCP transfer: throughput, duration, and the CPU time of iperf3 at both ends."""
 
     gbits: float  #: 10^9 bits a second, as received
     octets: int
@@ -137,7 +137,7 @@ class Stream:
 
 
 def stream(way: Way, octets: int) -> Stream:
-    """Send so many octets with iperf3."""
+    """Send that many octets with iperf3."""
     argv = ["iperf3", "--json", "--client", way.address, "--port", str(way.stream_port)]
     argv += ["--bytes", str(octets)]
     argv += ["--bind", way.own] if way.own else []
@@ -165,10 +165,10 @@ class Trips:
 def round_trips(
     ways: Sequence[Way], rounds: int = 1, connections: int = 20, trips: int = TRIPS
 ) -> list[list[Trips]]:
-    """Open connections one after the other, then ask over the last of them; all ways in turn.
+    """Measure connections and round trips over all ways, in turn.
 
-    One process of the first way's client does it all.  Gives the rounds, with a
-    figure for each way.
+    One process of the first way's client opens connections in sequence, then sends
+    requests over the last one.  Returns the rounds, each with a figure for every way.
     """
     numbers = [str(number) for number in (rounds, connections, trips)]
     where = [word for way in ways for word in (way.address, str(way.echo_port), way.own)]
@@ -196,7 +196,7 @@ UNITS = dict(QUANTITIES.values())
 
 @dataclass
 class Rounds:
-    """What was measured: by quantity and by way, a figure for each round."""
+    """Measurements: by quantity and by way, a figure for each round."""
 
     figures: dict[str, dict[str, list[float]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
@@ -207,14 +207,14 @@ class Rounds:
             self.figures[QUANTITIES[name][0]][way.name].append(figure)
 
     def stream(self, way: Way, octets: int, between: Callable[[], float] = float) -> None:
-        """One transfer; ``between`` is the CPU time so far of what carries it between the ends."""
+        """Measure a transfer; ``between`` returns the CPU time of what lies in between."""
         before = between()
         sent = stream(way, octets)
         cpu = sent.cpu + between() - before
         self.add(way, throughput=sent.gbits, cpu=cpu / sent.octets * GIGABYTE)
 
     def trips(self, *ways: Way, rounds: int = 1) -> None:
-        """Round trips over ways of one client, in turn."""
+        """Measure round trips over ways of one client, in turn."""
         for one_round in round_trips(ways, rounds):
             for way, took in zip(ways, one_round, strict=True):
                 self.add(way, p50=took.p50, p99=took.p99, connect=took.connect)
@@ -225,34 +225,34 @@ class Rounds:
         return Measurement(quantity, UNITS[quantity], series, better)
 
     def added(self, quantity: str, way: str, base: str) -> tuple[float, ...]:
-        """What a way adds to the figures of another, round by round."""
+        """Return the difference of a way's figures to another's, round by round."""
         ours = self.figures[quantity]
         return tuple(one - other for one, other in zip(ours[way], ours[base], strict=True))
 
     def keep(self, observe: Observation) -> None:
-        """Keep all of it as evidence."""
+        """Record all figures as evidence."""
         for quantity in self.figures:
             observe.measured(self.measurement(quantity))
 
     def decide(self, observe: Observation, quantity: str, more: str, less: str) -> bool | None:
-        """Whether ``more`` clearly has the larger figures; None when not clear, which is noted."""
+        """Tell whether ``more`` is clearly larger; None if unclear, which is recorded."""
         found = observe.differ(self.measurement(quantity), more, less)
         if found is None:
             observe.unclear(f"{quantity}: {more} and {less} differ by less than they spread")
         return found
 
 
-# -- what processes use
+# -- CPU time of processes
 
 
 @dataclass(frozen=True, slots=True)
 class CpuTime:
-    """What a process has used of a CPU so far, all its threads together."""
+    """CPU time that a process has used so far, all its threads together."""
 
     seconds: float
     user: int  #: ticks in its own code
     system: int  #: ticks in the kernel, on its behalf
-    switches: int  #: times that a thread has gone to sleep to wait for something
+    switches: int  #: times that a thread has gone to sleep to wait
 
     def __add__(self, other: CpuTime) -> CpuTime:
         return CpuTime(
@@ -270,14 +270,14 @@ NOTHING = CpuTime(0.0, 0, 0, 0)
 
 
 def cpu_time(place: Runs, pid: int) -> CpuTime:
-    """What a process has used (proc(5)); seconds are those of task/*/schedstat, in nanoseconds."""
-    # A thread may end before its file is read.  The first one is there as long as the process.
+    """Return a process's CPU time (proc(5)), from task/*/schedstat in nanoseconds."""
+    # A thread may end before its file is read.  The first one exists as long as the process.
     script = (
         'cd "/proc/$1" && cat stat && { cat task/*/schedstat 2>/dev/null;'
         ' grep -hs ^voluntary task/*/status; test -e "task/$1/schedstat"; }'
     )
     stat, *rest = place.run(["sh", "-c", script, "sh", str(pid)]).stdout.splitlines()
-    fields = stat.rpartition(")")[2].split()  # from the third on: utime is the 14th
+    fields = stat.rpartition(")")[2].split()  # from the third field on: utime is the 14th
     lines = [line.split() for line in rest]
     return CpuTime(
         seconds=sum(int(words[0]) for words in lines if len(words) == 3) * NANOSECOND,

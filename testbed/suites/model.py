@@ -1,4 +1,4 @@
-"""What a run of the suites is asked for, and what it came to: values only, no pytest."""
+"""Selection and results of a run of the suites: values only, no pytest."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which checks to run: pytest's ``-k`` expression, claim ids, document numbers, own paths.
+    """The checks to run, by several criteria.
 
-    ``tests`` are names of ordinary tests, as :class:`Check` has them.  With
-    neither claims nor tests everything is meant.  ``of`` are the documents that
-    a lab is for: of the claims, no others are meant there, nor those that need
-    none of the features ``only`` and are not named there themselves; nor other
-    tests that need none of them.
+    These are pytest's ``-k`` expression, claim ids, document numbers, paths of the
+    user, and ``tests``, names of ordinary tests as in :class:`Check`.  Without
+    claims and tests everything is selected.  ``of`` are the documents that a lab is
+    for: claims of other documents are not selected.  With ``only``, claims and
+    tests are selected only if they need one of its features; a claim also if
+    its id is in ``only``.
     """
 
     expression: str = ""
@@ -42,7 +43,7 @@ class Selection:
         return bool(self.claims or self.tests)
 
     def has(self, claim: Claim) -> bool:
-        """Whether a claim of the catalogue is meant, as far as can be told without pytest."""
+        """Tell whether a claim is selected, as far as known without pytest."""
         if self.names_some and claim.id not in self.claims:
             return False
         if self.only and not set(self.only) & {claim.id, *claim.needs}:
@@ -52,7 +53,7 @@ class Selection:
 
     @property
     def is_by_claims(self) -> bool:
-        """Whether every claim that it has is to be decided: no test was picked by other means."""
+        """True if every selected claim must be decided: nothing else narrows the tests."""
         return not (self.expression or self.paths)
 
 
@@ -60,7 +61,7 @@ class Selection:
 class Check:
     """An ordinary test, without a claim, of a suite or of the user.
 
-    ``evidence`` and ``measurements`` are what it has kept by ``observe``.
+    ``evidence`` and ``measurements`` were recorded by ``observe``.
     """
 
     name: str
@@ -73,10 +74,10 @@ class Check:
 
 @dataclass(slots=True)
 class Results:
-    """What a run on one lab came to.
+    """The results of a run on one lab.
 
     ``elsewhere`` are the checks that need another lab, ``missed`` the claims that
-    an interrupted run did not come to.
+    an interrupted run did not reach.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Results:
 
     @property
     def is_good(self) -> bool:
-        """True when every claim ended as expected and no check failed."""
+        """True if every claim ended as expected and no check failed."""
         return (
             all(finding.as_expected for finding in self.findings)
             and not self.broken
@@ -101,7 +102,7 @@ class Results:
 
     @property
     def tested(self) -> bool:
-        """True when some claim was decided or some check was run, however it ended."""
+        """True if a claim was decided or a check ran, however it ended."""
         return any(finding.verdict != "not here" for finding in self.findings) or any(
             check.outcome != "skipped" for check in self.checks
         )
@@ -111,10 +112,10 @@ class Results:
 class LabRun:
     """One lab's part of a run.  Times are in seconds.
 
-    ``topology`` is None where no lab was needed; ``picture`` is what
-    :func:`testbed.observe.graph.graph` saw.  ``error`` says why the lab could
-    not be put to the test, ``status`` is the exit status that goes with it; ``absent``
-    why it was not even tried.
+    ``topology`` is None if no lab was needed; ``picture`` is the result of
+    :func:`testbed.observe.graph.graph`.  ``error`` says why the lab could not be
+    checked, ``status`` is the exit status for it; ``absent`` says why the lab was
+    left out.
     """
 
     name: str
@@ -132,13 +133,13 @@ class LabRun:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the lab had nothing to say: nothing of the selection could be decided there."""
+        """True if nothing of the selection could be decided on the lab."""
         results = self.results
         something = results.findings or results.checks or results.broken
         return not (something or results.interrupted or self.error)
 
     def look(self, live: LiveLab) -> None:
-        """Take down what the lab is like before anything is tried on it."""
+        """Record the lab's facts and graph before any check runs on it."""
         from testbed.observe.graph import graph
 
         self.facts = live.facts
@@ -149,8 +150,8 @@ class LabRun:
 class Run:
     """A whole run.  ``started`` is in Unix seconds.
 
-    ``complete`` says that every lab that could decide any of the selection took
-    part, so that each claim must have been decided by one of them.
+    ``complete`` says that every lab that could decide a part of the selection took
+    part, so that one of them must have decided each claim.
     """
 
     selection: Selection
@@ -161,7 +162,7 @@ class Run:
     complete: bool = False
 
     def by_claim(self) -> Mapping[str, list[tuple[LabRun, Finding]]]:
-        """What each claim came to on each lab, in the order of the catalogue."""
+        """Return each claim's findings on all labs, in the order of the catalogue."""
         found: dict[str, list[tuple[LabRun, Finding]]] = {}
         for lab in self.labs:
             for finding in lab.results.findings:
@@ -169,14 +170,14 @@ class Run:
         return {name: found[name] for name in claims() if name in found}
 
     def worst(self) -> Mapping[str, Finding]:
-        """Each claim's finding that tells most against it: a claim is as good as that."""
+        """Return each claim's worst finding, which decides its verdict."""
         return {
             name: max((finding for _, finding in found), key=_rank)
             for name, found in self.by_claim().items()
         }
 
     def meant(self) -> Iterator[Claim]:
-        """The claims that the run is about, in the order of the catalogue."""
+        """Yield the claims that the run covers, in the order of the catalogue."""
         found = {*self.by_claim(), *(name for lab in self.labs for name in lab.results.missed)}
         for claim in claims().values():
             wanted = self.selection.is_by_claims and self.selection.has(claim)
@@ -184,12 +185,12 @@ class Run:
                 yield claim
 
     def undecided(self) -> list[str]:
-        """Claims that some lab should have decided, and none has."""
+        """Return claims that some lab should have decided, but none did."""
         found = self.by_claim()
         return [claim.id for claim in self.meant() if claim.is_testable and claim.id not in found]
 
     def verdict(self, claim: Claim, worst: Mapping[str, Finding]) -> Verdict | None:
-        """What a claim came to in all; None when it could not be told."""
+        """Return a claim's verdict over all labs; None if undecided."""
         if not claim.is_testable:
             return "not testable"
         found = worst.get(claim.id)
@@ -197,12 +198,12 @@ class Run:
 
     @property
     def tested(self) -> bool:
-        """True when anything was tested on any lab: not all was skipped."""
+        """True if anything was tested on any lab: not all was skipped."""
         return any(lab.results.tested for lab in self.labs)
 
     @property
     def status(self) -> int:
-        """The exit status: of a signal, a failure, a lab that did not come up, nothing tested."""
+        """The exit status: signal, failure, failed lab, or nothing tested."""
         if self.signum is not None:
             return 128 + self.signum
         if not all(lab.results.is_good and not lab.results.interrupted for lab in self.labs):
@@ -212,7 +213,7 @@ class Run:
 
 
 def _rank(finding: Finding) -> int:
-    """How much a finding tells against its claim."""
+    """Rank a finding by how strongly it speaks against its claim."""
     if not finding.as_expected:
         return 5
     order: tuple[Verdict, ...] = ("not here", "inconclusive", "confirmed", "depends")

@@ -1,4 +1,4 @@
-"""What the checks of flannel share: the ends of an overlay, the way between them, a third host."""
+"""Shared parts of the flannel checks: hosts, packets, etcd, a third host."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from testbed.topology.model import Flannel, Topology
 
 SUBNETS = f"{PREFIX}/subnets"
-UNANSWERED = "context deadline exceeded"  # what etcdctl says where nobody answers
+UNANSWERED = "context deadline exceeded"  # etcdctl's message if no server answers
 OTHER_PREFIX = "/testbed/other-network"
 DEVICES = {"udp": "flannel0", "vxlan": "flannel.1"}
-ETCD_SECONDS = 15.0  #: for an answer of etcd, which takes milliseconds; it is asked in vain once
+ETCD_SECONDS = 15.0  #: timeout for etcd, which answers in milliseconds; used only once if it hangs
 
 
 def overlay(lab: LiveLab) -> Flannel:
@@ -59,8 +59,8 @@ class End:
     """One host of the overlay, with a container on it."""
 
     node: Node
-    address: str  # the host's own
-    interface: str  # the link with that address, which tunnelled packets leave by
+    address: str  # the host's own address
+    interface: str  # the link with that address, which sends the tunnelled packets
     subnet: IPv4Network
     container: LiveContainer
 
@@ -70,10 +70,10 @@ class End:
 
 
 def ends(lab: LiveLab) -> tuple[End, End]:
-    """The first two hosts of the overlay that have a container with the page.
+    """Return the first two hosts of the overlay that have a container with the page.
 
-    Of the first host it is the first container, of the second host the last: the
-    documents' container-1 and container-2 (or 4), also where there are more.
+    From the first host the first container, from the second host the last: the
+    documents' container-1 and container-2 (or 4), also in labs with more.
     """
     found: list[End] = []
     for node in lab.topology.with_role("flannel"):
@@ -94,7 +94,7 @@ def ends(lab: LiveLab) -> tuple[End, End]:
     return found[0], found[1]
 
 
-#: What document 003 prints of its hosts, by their addresses: the subnets of their containers.
+#: The hosts that document 003 prints, by their addresses: the subnets of their containers.
 PRINTED = {
     "udp": {"10.168.0.2": "100.96.1.0/24", "10.168.0.3": "100.96.2.0/24"},
     "vxlan": {"10.168.0.3": "10.1.16.0/24"},
@@ -103,7 +103,7 @@ PRINTED_CONTAINERS = 2  # on the second host: container-2 is 100.96.2.3, and the
 
 
 def has_printed_plan(topology: Topology) -> bool:
-    """True for a lab with the addresses of hosts and containers that document 003 prints."""
+    """True if the lab has the host and container addresses that document 003 prints."""
     flannel = topology.flannel
     if flannel is None or flannel.backend not in PRINTED:
         return False
@@ -114,12 +114,12 @@ def has_printed_plan(topology: Topology) -> bool:
 
 
 def quoted(lab: LiveLab, printed: str, own: object) -> str:
-    """What a value has to be: as printed where the lab has the document's plan, else the lab's."""
+    """Return the printed value if the lab has the document's plan, else the lab's."""
     return printed if has_printed_plan(lab.topology) else str(own)
 
 
 def need(lab: LiveLab, *wanted: str) -> None:
-    """Skip where the lab lacks something: for fixtures that outlive one test."""
+    """Skip if the lab lacks something: for fixtures that outlive one test."""
     missing = sorted(set(wanted) - features(lab.topology))
     if missing:
         pytest.skip(f"the lab has no {', '.join(missing)}")
@@ -129,13 +129,13 @@ def need(lab: LiveLab, *wanted: str) -> None:
 
 
 def bare(packet: Packet) -> Packet:
-    """The container's packet: what a datagram of flannel's holds, or the packet as it is."""
+    """Return the container's packet: the content of flannel's datagram, or the packet."""
     tunnelled = packet.vxlan()
     return tunnelled[1] if tunnelled else packet.inner_ip() or packet
 
 
 def requests(capture: Capture, source: str, target: str) -> list[Packet]:
-    """The packets of a capture that are, or carry, an echo request between two addresses."""
+    """Return the packets that are, or carry, an echo request between two addresses."""
     found = []
     for packet in capture.packets:
         inner = bare(packet)
@@ -149,9 +149,9 @@ TUNNELLED = "icmp or udp port 8285 or udp port 8472"
 
 @dataclass(frozen=True)
 class Walk:
-    """The way of one echo request from the first end's container to the other's.
+    """The path of one echo request from the first end's container to the other's.
 
-    ``points`` are the captures in the order of the way, by ``where interface``.
+    ``points`` are the captures in the order of the path, keyed ``where interface``.
     """
 
     ends: tuple[End, End]
@@ -159,18 +159,18 @@ class Walk:
     answered: bool
 
     def at(self, point: str) -> Packet:
-        """The request as it passed a point, in whatever it was wrapped.  Fails if it did not."""
+        """Return the request at a point, with its encapsulation.  Fails if it did not pass."""
         first, second = (end.container.address for end in self.ends)
         found = requests(self.points[point], first, second)
         assert found, f"the echo request did not pass {point}"
         return found[0]
 
     def inner(self, point: str) -> Packet:
-        """The container's own packet at a point."""
+        """Return the container's own packet at a point."""
         return bare(self.at(point))
 
     def lines(self) -> str:
-        """The request at every point, to keep as evidence."""
+        """Return the request at every point as text, to keep as evidence."""
         first, second = (end.container.address for end in self.ends)
         out = []
         for point, capture in self.points.items():
@@ -182,7 +182,7 @@ class Walk:
 
 
 def walk(lab: LiveLab) -> Walk:
-    """Send an echo request from end to end, and watch every interface that it passes."""
+    """Send an echo request from end to end, and capture on every interface it passes."""
     one, other = ends(lab)
     device = DEVICES.get(overlay(lab).backend)
     outward = ["docker0", *([device] if device else [])]
@@ -202,7 +202,7 @@ def walk(lab: LiveLab) -> Walk:
 
 @contextlib.contextmanager
 def stopped(*nodes: Node, service: str = SERVICE) -> Iterator[None]:
-    """Keep flanneld, or another, from running on some nodes (SIGSTOP); it goes on afterwards."""
+    """Stop flanneld, or another service, on some nodes for the block (SIGSTOP)."""
     pids = [(node, node.services()[service].pid) for node in nodes]
     assert all(pid for _, pid in pids), f"{service} does not run"
     try:
@@ -218,7 +218,7 @@ def stopped(*nodes: Node, service: str = SERVICE) -> Iterator[None]:
 
 
 def _state(node: Node, pid: int) -> str:
-    """The state of a process: the third field of /proc/PID/stat (proc(5))."""
+    """Return the state of a process: the third field of /proc/PID/stat (proc(5))."""
     return node.get(f"/proc/{pid}/stat").decode().rpartition(")")[2].split()[0]
 
 
@@ -227,7 +227,7 @@ def _state(node: Node, pid: int) -> str:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of etcd; ``lease`` is 0 for one without."""
+    """One key of etcd; ``lease`` is 0 without a lease."""
 
     name: str
     value: Any
@@ -236,14 +236,14 @@ class Key:
 
 @contextlib.contextmanager
 def other_network(lab: LiveLab, backend: str) -> Iterator[str]:
-    """A flannel network beside the lab's, in the lab's etcd; gives the prefix of its keys."""
+    """Create a second flannel network in the lab's etcd; yields its key prefix."""
     config = {"Network": "198.18.0.0/16", "Backend": {"Type": backend}}  # RFC 2544: for tests
     with key(lab, f"{OTHER_PREFIX}/config", config):
         yield OTHER_PREFIX
 
 
 def etcd_node(lab: LiveLab) -> Node:
-    """The node that etcd runs on."""
+    """Return the node that etcd runs on."""
     assert lab.topology.etcd is not None
     return lab.node(lab.topology.etcd.name)
 
@@ -251,8 +251,8 @@ def etcd_node(lab: LiveLab) -> Node:
 def etcd(lab: LiveLab, *args: str, input: bytes | None = None, check: bool = True) -> Result:
     """Run etcdctl on etcd's node.
 
-    Raises NoAnswer when etcd does not answer: at once from the second time on, so that a run of
-    many checks does not wait in each of them for an etcd that hangs.
+    Raises NoAnswer if etcd does not answer: from the second time on at once, so that an etcd
+    that hangs does not delay each check of a run.
     """
     node = etcd_node(lab)
     if silent := lab.silent.get(ETCD):
@@ -280,7 +280,7 @@ def etcd(lab: LiveLab, *args: str, input: bytes | None = None, check: bool = Tru
 
 
 def keys(lab: LiveLab, prefix: str = SUBNETS) -> dict[str, Key]:
-    """The keys below a prefix, by name, with their values decoded."""
+    """Return the keys below a prefix, by name, with their values decoded."""
     answer = etcd(lab, "get", "--prefix", prefix, "-w", "json").json()
     found = {}
     for entry in answer.get("kvs", ()):
@@ -292,7 +292,7 @@ def keys(lab: LiveLab, prefix: str = SUBNETS) -> dict[str, Key]:
 
 @contextlib.contextmanager
 def key(lab: LiveLab, name: str, value: Any) -> Iterator[None]:
-    """A key in etcd, for as long as the block runs."""
+    """Set a key in etcd for the time of the block."""
     try:
         etcd(lab, "put", name, json.dumps(value))
         yield
@@ -308,9 +308,9 @@ OWN_NETWORK = IPv4Network("198.18.42.0/24")  # RFC 2544: for tests
 
 @contextlib.contextmanager
 def own_vxlan(observe: Observation, one: End, other: End) -> Iterator[str]:
-    """A VXLAN between two hosts beside flannel's, with head-end replication; gives its device.
+    """Create a VXLAN between two hosts beside flannel's; yield its device.
 
-    The ends have the first two addresses of :data:`OWN_NETWORK`.
+    It replicates at the head end.  Its ends have the first two addresses of :data:`OWN_NETWORK`.
     """
     settings = ["type", "vxlan", "id", "42", "dstport", "4789"]
     with contextlib.ExitStack() as stack:
@@ -332,13 +332,13 @@ GATEWAY_SIDE, HOST_SIDE = "192.0.2.1", "192.0.2.2"  # RFC 5737, TEST-NET-1
 
 
 def leased(observe: Observation, where: Runs) -> dict[str, str]:
-    """What flanneld has written to subnet.env on a host."""
+    """Return the contents of flanneld's subnet.env on a host."""
     text = observe.run(where, ["cat", SUBNET_FILE]).stdout
     return dict(line.split("=", 1) for line in text.split())
 
 
 def third_subnet(lab: LiveLab) -> IPv4Network:
-    """The subnet after the last one of the lab's hosts: 100.96.3.0/24 in the documents' labs."""
+    """Return the subnet after the lab's last one: 100.96.3.0/24 in the documents' labs."""
     last = max(overlay(lab).subnets.values())
     return IPv4Network((int(last.broadcast_address) + 1, last.prefixlen))
 
@@ -347,11 +347,11 @@ def third_subnet(lab: LiveLab) -> IPv4Network:
 class ThirdHost:
     """One more host, in a subnet of its own behind the lab's gateway.
 
-    It has no Docker: an address on its ``lo`` stands for a container.
+    It has no Docker: an address on its ``lo`` stands in for a container.
     """
 
     lab: LiveLab
-    inside: Inside  # what runs commands in it
+    inside: Inside  # runs commands in the host
     interface: str
     address: str = HOST_SIDE
 
@@ -382,10 +382,10 @@ class ThirdHost:
     def flanneld(
         self, *options: str, iface: str = "", prefix: str = PREFIX
     ) -> Iterator[IPv4Network]:
-        """Run flanneld; gives the subnet that it has leased, and takes that back afterwards.
+        """Run flanneld; yield the subnet that it has leased, and release it afterwards.
 
-        ``iface`` is the host's own interface unless given.  Raises Ended when
-        flanneld ends before it has a subnet, Unsettled when it has none in time.
+        ``iface`` defaults to the host's own interface.  Raises Ended if flanneld ends
+        before it has a subnet, Unsettled if it has none in time.
         """
         argv = [
             self.inside.node.provide(self.lab.context.store.binary("flanneld")),
@@ -396,7 +396,7 @@ class ThirdHost:
             f"--iface={iface or self.interface}",
             *options,
         ]
-        etcd(self.lab, "get", f"{prefix}/config")  # for which flanneld would wait without end
+        etcd(self.lab, "get", f"{prefix}/config")  # otherwise flanneld would wait forever
         self.run(["rm", "-f", SUBNET_FILE])
         try:
             with self.spawn(argv) as running:
@@ -409,7 +409,7 @@ class ThirdHost:
                 yield IPv4Network(own, strict=False)
         finally:
             self._give_back(prefix)
-            # vxlan's device outlives flanneld, udp's does not.
+            # The device of vxlan outlives flanneld, that of udp does not.
             self.run(["ip", "link", "delete", DEVICES["vxlan"]], check=False)
 
     def _give_back(self, prefix: str) -> None:
@@ -421,22 +421,22 @@ class ThirdHost:
 
     @contextlib.contextmanager
     def joined(self, *options: str) -> Iterator[IPv4Network]:
-        """The host as a member of the lab's overlay, with :func:`third_subnet`.
+        """Join the host to the lab's overlay, with :func:`third_subnet`.
 
         The first address of the subnet is its own, in place of a container.
         """
         wanted = third_subnet(self.lab)
         for member in self.lab.topology.with_role("flannel"):
-            wait_no_route(Observation(), self.lab.node(member.name), wanted)  # of one before
+            wait_no_route(Observation(), self.lab.node(member.name), wanted)  # of a previous host
         with key(self.lab, subnet_key(wanted), {"PublicIP": self.address, "PublicIPv6": None}):
             self.run(["ip", "address", "replace", f"{wanted[1]}/32", "dev", "lo"])
             with self.flanneld(*options) as subnet:
                 yield subnet
 
     def wait_known(self, observe: Observation, subnet: IPv4Network, *hosts: End) -> None:
-        """Wait until flanneld of the host and of others have entered each other's subnets.
+        """Wait until flanneld of the host and of others have added each other's subnets.
 
-        With udp flanneld itself knows them, and nothing shows it but that packets pass.
+        With udp only flanneld itself knows them, so only passing packets show it.
         """
         if overlay(self.lab).backend == "udp":
             far = str(subnet[1])
@@ -453,7 +453,7 @@ class ThirdHost:
 
 
 def wait_route(observe: Observation, place: Runs, network: IPv4Network) -> dict[str, Any]:
-    """Wait until a host has a route to a subnet, whichever; flanneld enters it last of all."""
+    """Wait until a host has any route to a subnet; flanneld adds it last of all."""
 
     def look(notes: Observation) -> dict[str, Any] | None:
         return next(iter(routes(notes, place, "exact", str(network))), None)
@@ -462,7 +462,10 @@ def wait_route(observe: Observation, place: Runs, network: IPv4Network) -> dict[
 
 
 def wait_no_route(observe: Observation, place: Runs, network: IPv4Network) -> None:
-    """Wait until a host has no route to a subnet: flanneld removes those of hosts that left."""
+    """Wait until a host has no route to a subnet.
+
+    flanneld removes those of hosts that left.
+    """
 
     def look(notes: Observation) -> bool:
         return not routes(notes, place, "exact", str(network))
@@ -472,7 +475,7 @@ def wait_no_route(observe: Observation, place: Runs, network: IPv4Network) -> No
 
 @contextlib.contextmanager
 def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
-    """A third host with one interface, in a network stack of its own on the gateway."""
+    """Create a third host with one interface, in its own network stack on the gateway."""
     gateway = outside_node(lab)
     store = lab.topology.etcd
     assert store is not None
@@ -480,7 +483,7 @@ def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
         pytest.skip(f"{gateway.name}, the lab's gateway, has no way to etcd on {store.name}")
     load_modules(gateway)
     within = [
-        # The other end goes to the gateway's own network namespace, that of its init.
+        # The other end goes to the network namespace of the gateway's init.
         f"link add {interface} type veth peer name {UPLINK} netns 1",
         f"address add {HOST_SIDE}/24 dev {interface}",
         f"link set {interface} up",
