@@ -1,6 +1,6 @@
-"""Documents 003 and 004, what holds on one host's docker0 and with every back end of flannel.
+"""Documents 003 and 004, docker0 on one host, and all back ends of flannel.
 
-Labs: two-node and its variants; what needs Docker alone, any lab with Docker.
+Labs: two-node and its variants; checks that need only Docker: any lab with Docker.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PLAIN_TABLE = "100"  # a routing table of ours
 
 @pytest.fixture(scope="module")
 def neighbours(lab: LiveLab) -> Iterator[list[LiveContainer]]:
-    """Three containers on docker0 of one host, the lab's own as far as it has them."""
+    """Three containers on docker0 of one host, extra ones where the lab has fewer."""
     node = docker_node(lab)
     found = bridge_containers(lab, node, 0)[:3]
     with contextlib.ExitStack() as stack:
@@ -76,7 +76,7 @@ def neighbours(lab: LiveLab) -> Iterator[list[LiveContainer]]:
 
 
 def mac(observe: Observation, container: LiveContainer) -> str:
-    """The MAC of a container's eth0."""
+    """Return the MAC of a container's eth0."""
     return str(link(observe, container, "eth0")["address"])
 
 
@@ -94,7 +94,7 @@ def test_broadcast_address_reaches_all_neighbours(
         return {packet.src for packet in own.packets if packet.is_echo_reply} & wanted
 
     def answers(setting: str) -> set[str]:
-        """Which neighbours answer, with their setting; all of them must have seen the request."""
+        """Return the neighbours that answer with a setting; all must have got the request."""
         points = [(place, "eth0", "icmp") for place in neighbours]
         with contextlib.ExitStack() as stack:
             for container in others:
@@ -130,7 +130,7 @@ def test_arp_finds_the_mac_of_an_address(
     told = [arp.sender_mac for arp in packets if arp.op == 2 and arp.sender == receiver.address]
     real = mac(observe, receiver)
     observe.holds(asked, f"who-has {receiver.address}")
-    # On a busy machine it may be asked for twice.
+    # On a busy machine it may be asked twice.
     observe.holds(set(told) == {real}, f"{receiver.address} is-at {real}, the MAC of its eth0")
     table = observe.json(sender, ["ip", "-j", "neigh", "show", "dev", "eth0"])
     known = {entry["dst"]: entry.get("lladdr") for entry in table}
@@ -161,7 +161,7 @@ def test_docker0_sends_to_the_port_of_the_destinations_mac(
 ) -> None:
     sender, receiver, bystander = neighbours
     node = docker_node(lab)
-    assert ping(observe, sender, receiver.address)  # so that docker0 has learnt both
+    assert ping(observe, sender, receiver.address)  # docker0 must know both MACs
     port, aside = (str(port_of(observe, c)["ifname"]) for c in (receiver, bystander))
     table = observe.json(node, ["bridge", "-j", "fdb", "show", "br", "docker0"])
     real = mac(observe, receiver)
@@ -228,7 +228,7 @@ def test_hosts_need_an_overlay_to_join_their_containers(lab: LiveLab, observe: O
 
 @contextlib.contextmanager
 def plain_routing(lab: LiveLab, observe: Observation, *hosts: End) -> Iterator[None]:
-    """What comes from docker0 knows the default route only, as on hosts without flannel."""
+    """Route packets from docker0 by the default route only, as on hosts without flannel."""
     with contextlib.ExitStack() as stack:
         for end in hosts:
             rule = ["from", "all", "iif", "docker0", "to", str(overlay(lab).network)]
@@ -242,7 +242,7 @@ def plain_routing(lab: LiveLab, observe: Observation, *hosts: End) -> Iterator[N
 
 @contextlib.contextmanager
 def routes_by_the_hosts(observe: Observation, one: End, other: End) -> Iterator[None]:
-    """In that table, a route to each other's subnet by the host that has it."""
+    """Add routes between the hosts' subnets to that table, through the hosts."""
     with contextlib.ExitStack() as stack:
         for here, there in ((one, other), (other, one)):
             words = [str(there.subnet), "via", there.address, "table", PLAIN_TABLE]
@@ -252,7 +252,7 @@ def routes_by_the_hosts(observe: Observation, one: End, other: End) -> Iterator[
 
 
 def syn(packets: list[Packet], one: End, other: End) -> list[Packet]:
-    """The first packets of connections between the containers, unwrapped on the wire."""
+    """Return first packets of connections between the containers, decapsulated."""
     pair = one.container.address, other.container.address
     return [packet for packet in packets if packet.is_syn and (packet.src, packet.dst) == pair]
 
@@ -275,7 +275,7 @@ def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Obser
         assert {link(observe, end.node, name)["mtu"] for name in devices} == {mtu}
         assert link(observe, end.container, "eth0")["mtu"] == mtu
         assert leased(observe, end.node)["FLANNEL_MTU"] == str(mtu)
-    # 28 octets of IP and ICMP header; a full packet arrives whole, one more octet is refused.
+    # 28 octets of IP and ICMP header; a full packet passes whole, one more octet is refused.
     argv = ["ping", "-n", "-c1", "-M", "do", other.container.address]
     wait = f"-W{patient(one.container, 0.2):g}"
     full, over = ([*argv, "-s", str(mtu - 28)], [*argv, "-s", str(mtu - 27), wait])
@@ -354,7 +354,7 @@ def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Obse
     with third_host(lab) as third:
 
         def source(*options: str) -> set[str]:
-            """The source with which a packet from the overlay reaches a host outside it."""
+            """Return the source address of an overlay packet at a host outside it."""
             with third.joined(*options) as subnet, capture(third, "eth0", "icmp") as seen:
                 argv = ["ping", "-n", "-c1", f"-W{SOON}", "-I", str(subnet[1]), target]
                 observe.run(third, argv, check=False)
@@ -372,7 +372,7 @@ def test_ip_masq_masquerades_what_leaves_the_overlay(lab: LiveLab, observe: Obse
 @pytest.mark.testbed_needs("etcd", "flannel", "gateway")
 def test_iface_eth0_chooses_the_interface_between_hosts(lab: LiveLab, observe: Observation) -> None:
     def below(interface: str) -> dict[str, Any] | None:
-        """What flannel.1 is on, with --iface=eth0 on a host whose interface has a name."""
+        """Return flannel.1's lower device with --iface=eth0, on a host with that interface."""
         with (
             third_host(lab, interface) as third,
             other_network(lab, "vxlan") as prefix,

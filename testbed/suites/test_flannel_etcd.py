@@ -1,4 +1,7 @@
-"""Documents 003 and 004, what flannel keeps in etcd.  Labs: two-node and its variants."""
+"""Documents 003 and 004, flannel's data in etcd.
+
+Labs: two-node and its variants.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from testbed.claims.observation import Observation
     from testbed.labs.live import LiveLab
 
-#: A host that is not there: what the others do for it shows that they go by etcd alone.
+#: A missing host: other hosts that send to it rely on etcd alone.
 ABSENT = "10.168.0.99"
 ABSENT_VTEP = "02:00:5e:00:53:99"
 
@@ -54,7 +57,7 @@ def test_etcd_says_which_host_has_which_subnet(lab: LiveLab, observe: Observatio
 
 
 def _hosts_follow(lab: LiveLab, observe: Observation, subnet: IPv4Network) -> bool:
-    """True if the first host sends packets for a subnet where a new key of etcd says."""
+    """True if the first host sends a subnet's packets to the host in a new etcd key."""
     flannel = lab.topology.flannel
     assert flannel is not None
     node = ends(lab)[0].node
@@ -78,9 +81,9 @@ def _hosts_follow(lab: LiveLab, observe: Observation, subnet: IPv4Network) -> bo
 
 
 def _sends_to(lab: LiveLab, observe: Observation, target: str, host: str) -> bool:
-    """True if a datagram with a packet for ``target`` is on its way to a host, by ARP for it."""
+    """True if ARP for a host shows that a datagram with a packet for ``target`` waits."""
     one = ends(lab)[0]
-    # Nobody answers for the absent host, so its datagram waits for ARP: the question shows.
+    # The absent host never answers, so its datagram waits for ARP, and the request is visible.
     with captures((one.node, one.interface, f"arp and host {host}")) as (seen,):
 
         def asked(notes: Observation) -> bool:
@@ -116,7 +119,7 @@ def test_three_hosts_have_the_three_printed_keys(lab: LiveLab, observe: Observat
         listed = flannel.backend == "udp" and has_printed_plan(lab.topology)
         wanted = printed if listed else reserved
         observe.holds_when("each host's subnet is reserved for it", found == wanted)
-        # Taken by another host, so that chance cannot give it to this one.
+        # Leased by another host, so that chance can't give it to this one.
         taken = {"PublicIP": ABSENT, "PublicIPv6": None}
         with key(lab, subnet_key(free), taken), third.flanneld() as chosen:
             own = [k for k, v in keys(lab).items() if v.value["PublicIP"] == HOST_SIDE]

@@ -1,4 +1,7 @@
-"""flannel's host-gw back end, of which the documents say nothing.  Lab: two-node-host-gw."""
+"""flannel's host-gw back end, which the documents do not mention.
+
+Lab: two-node-host-gw.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.testbed_needs("flannel-host-gw", "docker")
 
 @pytest.fixture(scope="module")
 def way(lab: LiveLab) -> Walk:
-    """The way of one echo request from container to container, over every interface."""
+    """Record the way of an echo request between containers, over every interface."""
     need(lab, "flannel-host-gw", "docker")
     return walk(lab)
 

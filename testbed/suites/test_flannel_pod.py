@@ -1,7 +1,7 @@
-"""Document 004, its example of flannel: a Pod, as it is printed and as it would have to be.
+"""Document 004, its example of flannel: a Pod, as printed and as corrected.
 
-Lab: k8s-two-node.  What the Pods do is kept to their own network namespaces, and what they note
-on their node is not what the lab's own flannel reads.
+Lab: k8s-two-node.  The Pods act only in their own network namespaces, and the lab's own
+flannel does not read the annotations that they write on their node.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ PROGRAM = "/opt/bin/flanneld"
 FLAGS = ("--ip-masq", "--kube-subnet-mgr", "--iface=eth0")
 FOLDER = "/etc/kube-flannel/"
 CONFIG_MAP = "kube-flannel-cfg"
-VNI = 77  # of the example's network: nothing but the ConfigMap says it
+VNI = 77  # of the example's network: only the ConfigMap sets it
 HEALTH = 8081
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")  # flannel, Documentation/kube-flannel.yml
-ANNOTATIONS = "flannel.check"  # what each example's notes on its node end in, the lab's own apart
+ANNOTATIONS = "flannel.check"  # suffix of the examples' annotations, unlike the lab's
 
 
 def example(name: str, lab: LiveLab, node: Node, *, map: str, more: Sequence[str] = (),
             security: Mapping[str, Any], **spec: Any) -> dict[str, Any]:  # fmt: skip
-    """The document's Pod, as far as a lab has what it names.
+    """Return the document's Pod, as far as a lab can provide it.
 
-    The image is not to be had: the program is the node's own flanneld, mounted where the image
-    has it, and beside it the node's programs that it calls.
+    The image is unavailable: flanneld is the node's own, mounted at the image's path, along with
+    the programs of the node that it calls.
     """
     program = node.provide(lab.context.store.binary("flanneld"))
     paths = {
@@ -65,10 +65,10 @@ def example(name: str, lab: LiveLab, node: Node, *, map: str, more: Sequence[str
         "imagePullPolicy": "IfNotPresent",
         "command": [PROGRAM],
         "args": [*FLAGS, *more],
-        # A flag that the printed line need not have: flanneld reads it from here, too.
+        # A flag that the printed line need not have: flanneld also reads it from here.
         "env": [{"name": "FLANNELD_HEALTHZ_PORT", "value": str(HEALTH)}],
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": HEALTH},  # once it has a lease and its device
+            "httpGet": {"path": "/readyz", "port": HEALTH},  # ready with a lease and a device
             "periodSeconds": 1,
         },
         "securityContext": dict(security),
@@ -82,9 +82,9 @@ def example(name: str, lab: LiveLab, node: Node, *, map: str, more: Sequence[str
 
 
 def mended(name: str, lab: LiveLab, node: Node, **settings: Any) -> dict[str, Any]:
-    """The Pod with what it lacks: who it is, which node it is on, the rights to ask for it.
+    """Return the Pod with its missing parts: identity, node name, permissions.
 
-    Its notes on the node are its own, so that the lab's flannel does not read them.
+    It writes annotations of its own, so that the lab's flannel does not read them.
     """
     more = [
         f"--kubeconfig-file={config.FOLDER}/flannel.conf",
@@ -98,8 +98,8 @@ def mended(name: str, lab: LiveLab, node: Node, **settings: Any) -> dict[str, An
 
 
 def net_conf(name: str, cluster: Cluster, backend: Mapping[str, Any]) -> dict[str, Any]:
-    """The ConfigMap with flannel's configuration (its Documentation/configuration.md)."""
-    # Rules by nft, which a container can call as it is: iptables is a chain of links.
+    """Return flannel's ConfigMap (its Documentation/configuration.md)."""
+    # Rules by nft, which a container can call directly: iptables is a chain of symlinks.
     text = {"Network": str(cluster.spec.pods), "EnableNFTables": True, "Backend": backend}
     return {
         "kind": "ConfigMap",
@@ -110,7 +110,7 @@ def net_conf(name: str, cluster: Cluster, backend: Mapping[str, Any]) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What has become of one of the Pods: whether flanneld was ready, and its last words if not."""
+    """The outcome of a Pod: whether flanneld was ready, and otherwise its last words."""
 
     ready: bool
     words: str
@@ -118,11 +118,10 @@ class Example:
 
 @dataclass(slots=True)
 class Examples:
-    """What was seen of the document's Pod, as printed and mended, by the Pods' names.
+    """Observations of the document's Pod, as printed and corrected, by Pod name.
 
-    Of the mended one there are the ``program`` that runs, the ``device`` that it has made and the
-    ``subnet`` that it has written down; ``noted`` has its annotations on each node, ``devices``
-    the nodes' own links.
+    For the corrected one: the running ``program``, the ``device`` it created and the ``subnet``
+    it wrote down; ``noted`` has its annotations on each node, ``devices`` the nodes' own links.
     """
 
     seen: Observation
@@ -141,7 +140,7 @@ MENDED, AS_PRINTED, UDP, UDP_PRIVILEGED = (
 
 @pytest.fixture(scope="module")
 def examples(lab: LiveLab, cluster: Cluster) -> Iterator[Examples]:
-    """The document's Pod in four forms, all at once, each in its own network namespace."""
+    """Run the document's Pod in four forms at once, each in its own network namespace."""
     found = Examples(Observation())
     node = cluster.other
     unprivileged = {"capabilities": {"add": list(CAPABILITIES)}}
@@ -176,7 +175,7 @@ def examples(lab: LiveLab, cluster: Cluster) -> Iterator[Examples]:
 
 
 def ended_or_ready(cluster: Cluster, name: str) -> Example | None:
-    """What has become of a Pod; None while it is neither ready nor at its end."""
+    """Return the outcome of a Pod; None while it is neither ready nor ended."""
     status = (cluster.find("Pod", name) or {}).get("status", {})
     if any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ())):
         return Example(ready=True, words="")
@@ -184,14 +183,14 @@ def ended_or_ready(cluster: Cluster, name: str) -> Example | None:
         state = one["state"]
         ended = state.get("terminated")
         if ended is None and state.get("waiting", {}).get("reason", "").endswith("Error"):
-            ended = state["waiting"]  # CreateContainerError: it is tried again, in vain
+            ended = state["waiting"]  # CreateContainerError: the kubelet retries in vain
         if ended:
             return Example(ready=False, words=(ended.get("message") or ended["reason"]).strip())
     return None
 
 
 def look(cluster: Cluster, found: Examples) -> None:
-    """Look at what the mended Pod has done, to itself and to the nodes."""
+    """Record the effects of the corrected Pod on itself and on the nodes."""
     observe = found.seen
     if found.by_name[MENDED].ready:
         place = cluster.pod(MENDED)
@@ -209,14 +208,14 @@ def look(cluster: Cluster, found: Examples) -> None:
 
 
 def notes_on(cluster: Cluster, node: Node) -> dict[str, str]:
-    """A node's annotations, as the API has them."""
+    """Return a node's annotations, as the API has them."""
     found = cluster.find("Node", node.name)
     assert found
     return dict(found["metadata"].get("annotations") or {})
 
 
 def forget_notes(cluster: Cluster, node: Node) -> None:
-    """Remove what the examples have noted on their node."""
+    """Remove the examples' annotations from their node."""
     notes = [key for key in notes_on(cluster, node) if f".{ANNOTATIONS}/" in key]
     if notes:
         body = {"metadata": {"annotations": dict.fromkeys(notes)}}
@@ -238,7 +237,7 @@ def test_flannels_image_has_another_version_now(
 
 
 def flanneld(lab: LiveLab, node: Node) -> str:
-    """Where a node has flanneld's program."""
+    """Return the path of a node's flanneld."""
     return node.provide(lab.context.store.binary("flanneld"))
 
 
@@ -290,12 +289,12 @@ def test_kube_subnet_mgr_takes_subnets_from_the_api(
 
 
 def podcidr(cluster: Cluster, observe: Observation, node: Node) -> str:
-    """The range that the API has for a node, kept."""
+    """Return a node's Pod range from the API, recorded."""
     return str(cluster.get(observe, "node", node.name)["spec"]["podCIDR"])
 
 
 def leased(text: str) -> str:
-    """The subnet in what flanneld has written, "" where there is none."""
+    """Return the subnet in flanneld's subnet.env, "" if there is none."""
     own = dict(line.split("=", 1) for line in text.split())
     return str(ip_interface(own["FLANNEL_SUBNET"]).network) if own else ""
 
@@ -305,7 +304,7 @@ def test_only_udp_needs_a_privileged_container(examples: Examples, observe: Obse
     observe.evidence += examples.seen.evidence
     vxlan, udp, privileged = (examples.by_name[name] for name in (MENDED, UDP, UDP_PRIVILEGED))
     observe.note("flanneld's last words, udp without privileges", udp.words)
-    if not privileged.ready and "main.go" not in privileged.words:  # no word of flanneld's
+    if not privileged.ready and "main.go" not in privileged.words:  # not flanneld's message
         pytest.skip(f"the node starts no privileged container: {privileged.words}")
     observe.fails_when(
         f"the back end is vxlan: {' and '.join(CAPABILITIES)} are enough", vxlan.ready

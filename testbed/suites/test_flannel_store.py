@@ -1,4 +1,7 @@
-"""Document 004, where flannel keeps what it knows: etcd, or the Kubernetes API.  Lab: two-node."""
+"""Document 004, flannel's data store: etcd, or the Kubernetes API.
+
+Lab: two-node.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ if TYPE_CHECKING:
 API_PORT = 18080
 HOST = "third"
 FOLDER = "/run/flannel-store"
-ASKS_ETCD = b"subnet manager: Etcd"  #: what flanneld says of where it keeps its subnets
+ASKS_ETCD = b"subnet manager: Etcd"  #: flanneld's log line with its subnet store
 
-#: As much of the Kubernetes API as flanneld asks for: its node, a list of all nodes, a watch that
-#: never tells anything, and patches of the node's annotations.  All of it is in memory.
+#: The part of the Kubernetes API that flanneld uses: its node, a list of all nodes, a watch
+#: without events, and patches of the node's annotations.  All of it is in memory.
 API = """
 import http.server, json, sys, threading, urllib.parse
 name, cidr, port = sys.argv[1:]
@@ -79,7 +82,10 @@ server.serve_forever()
 
 @contextlib.contextmanager
 def kubernetes_api(third: ThirdHost, subnet: IPv4Network) -> Iterator[Running]:
-    """An API server on the third host that knows one node, with this podCIDR; it logs requests."""
+    """Run an API server on the third host, and log its requests.
+
+    It knows one node, with this podCIDR.
+    """
     argv = ["python3", "-I", "-S", "-c", API, HOST, str(subnet), str(API_PORT)]
     with third.spawn(argv) as running:
         await_output(running, READY)
@@ -87,7 +93,7 @@ def kubernetes_api(third: ThirdHost, subnet: IPv4Network) -> Iterator[Running]:
 
 
 def flanneld(third: ThirdHost, name: str, *options: str) -> Running:
-    """Start flanneld on the third host, which writes its lease to ``FOLDER/name``."""
+    """Start flanneld on the third host; it writes its lease to ``FOLDER/name``."""
     argv = [
         "env",
         f"NODE_NAME={HOST}",

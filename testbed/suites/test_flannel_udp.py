@@ -1,7 +1,7 @@
-"""Document 003, flannel's udp back end: flanneld wraps packets itself.
+"""Document 003, flannel's udp back end: flanneld itself encapsulates packets.
 
-Labs: three-node-udp has the addresses that the document prints, and is held
-against them literally; two-node-udp and others with this back end against their own.
+Labs: three-node-udp has the addresses that the document prints, and is
+compared with them; other labs with this back end with their own addresses.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ TUN = "/dev/net/tun"
 
 @pytest.fixture(scope="module")
 def way(lab: LiveLab) -> Walk:
-    """The way of one echo request from container to container, over every interface."""
+    """Record the way of an echo request between containers, over every interface."""
     need(lab, "flannel-udp", "docker")
     return walk(lab)
 
@@ -92,7 +92,7 @@ def test_node2_and_container_2_have_the_printed_addresses(
 ) -> None:
     one, other = ends(lab)
     _docker0_is(observe, other.node, quoted(lab, "100.96.2.1/24", interface(other.subnet)))
-    # The printed address is that of a host's second container.
+    # The printed address belongs to a host's second container.
     wanted = quoted(lab, "100.96.2.3", other.subnet[3])
     with contextlib.ExitStack() as stack:
         second = other.container
@@ -106,7 +106,7 @@ def test_node2_and_container_2_have_the_printed_addresses(
 
 
 def interface(subnet: IPv4Network) -> str:
-    """The first address of a subnet with its prefix length: docker0's."""
+    """Return the first address of a subnet with its prefix length: docker0's."""
     return f"{subnet[1]}/{subnet.prefixlen}"
 
 
@@ -123,14 +123,14 @@ def test_docker0_lies_in_the_subnet_that_flannel_leased(lab: LiveLab, observe: O
 
 
 def _route(observe: Observation, node: Node, to: str) -> dict[str, str]:
-    """A host's route to a destination, its own fields alone; empty when there is none."""
+    """Return the fields of a host's route to a destination; empty if there is none."""
     listed = observe.json(node, ["ip", "-j", "-d", "route", "show", "exact", to])
     wanted = ("dst", "gateway", "dev", "protocol", "scope", "prefsrc")
     return {k: v for route in listed[:1] for k, v in route.items() if k in wanted}
 
 
 def _words(route: Mapping[str, str]) -> str:
-    """A route as ``ip route`` prints it, from its fields."""
+    """Format a route's fields as ``ip route`` does."""
     names = {"gateway": "via", "dev": "dev", "protocol": "proto", "scope": "scope"}
     names["prefsrc"] = "src"
     words = [f"{word} {route[name]}" for name, word in names.items() if name in route]
@@ -168,10 +168,10 @@ def test_overlay_route_is_the_kernels_own_with_a_source(lab: LiveLab, observe: O
     observe.holds(route.get("scope") == "link", "scope link")
     source = quoted(lab, "100.96.1.0", zero)
     observe.holds(route.get("prefsrc") == source, f"src {source}")
-    # The kernel would make such a route from an address 100.96.1.0/16: it is a /32 now.
+    # The kernel would create such a route for an address 100.96.1.0/16: today it is a /32.
     own = addresses(observe, one.node, "flannel0")
     assert [str(address) for address in own] == [f"{zero}/32"]
-    # The source that the document prints is chosen all the same: there is but one address.
+    # The kernel still chooses the printed source: it is the only address.
     assert route_to(observe, one.node, other.container.address)["prefsrc"] == zero
 
 
@@ -223,7 +223,7 @@ def test_longest_prefix_decides_between_flannel0_and_docker0(
     near = quoted(lab, "100.96.1.2", one.container.address)
     for to, device in ((far, "flannel0"), (near, "docker0")):
         observe.holds(route_to(observe, one.node, to)["dev"] == device, f"{to} goes to {device}")
-    # Both routes match the near one: it is the length that decides.
+    # Both routes match the near address: the longer prefix decides.
     matching = {route["dst"] for route in routes(observe, one.node, "match", near)}
     assert {str(overlay(lab).network), str(one.subnet)} <= matching
 
@@ -309,7 +309,7 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
         with captures((one.node, one.interface, f"udp dst port {PORT} and src {one.address}")) as (
             seen,
         ):
-            for target in hosts:  # flanneld has its turn before an answer can come
+            for target in hosts:  # flanneld sends before an answer can come
                 ping(observe, one.container, target)
     note(observe, seen)
     for target, host in hosts.items():
@@ -370,7 +370,7 @@ def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Obse
 def _seen_by_server(
     node: Node, client: LiveContainer, server: str, observe: Observation
 ) -> tuple[str, str]:
-    """Source of the inner packet of a request for the page, and the client the server saw."""
+    """Return the source of a request's inner packet, and the client the server saw."""
     with captures((node, "eth0", f"udp dst port {PORT}")) as (wire,):
         answer = fetch(observe, client, f"http://{server}/")
     inner = [inner for packet in wire.packets if (inner := packet.inner_ip()) and inner.is_syn]
@@ -432,7 +432,7 @@ class Call:
 
     @property
     def sequence(self) -> int:
-        """The sequence number of the echo that it carried."""
+        """The sequence number of the echo request or reply."""
         return self.packet.icmp.seq if self.packet.icmp else 0
 
     def __str__(self) -> str:
@@ -441,19 +441,19 @@ class Call:
 
 @dataclass(frozen=True)
 class Calls:
-    """What flanneld and the sender asked of the kernel while :data:`SENT` requests were sent."""
+    """System calls of flanneld and the sender while :data:`SENT` requests were sent."""
 
     source: str
     target: str
     flanneld: list[Call]
-    sender: list[int]  # the sequence number of the request that each of its calls handed over
+    sender: list[int]  # sequence numbers of the requests that its calls sent
 
 
-#: A finished call of strace -xx -y: name, hex of the file's name, hex of the data, result.
+#: A complete call of strace -xx -y: name, hex of the file's name, hex of the data, result.
 CALL = re.compile(
     rb'(\w+)\(\d+<([\\xa-f0-9]+)>, "([\\xa-f0-9]+)"(?:\.\.\.)?,.* = \d+$', re.MULTILINE
 )
-#: Whose line it is, and whether strace cuts the call there, or goes on with it.
+#: A line's process, and whether strace interrupts or resumes the call there.
 PART = re.compile(
     rb"(?:\[pid +(?P<pid>\d+)\] )?(?:<\.\.\. \w+ resumed>)?"
     rb"(?P<text>.*?)(?P<cut> <unfinished \.\.\.>)?"
@@ -472,7 +472,7 @@ def _unhex(text: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def calls(lab: LiveLab) -> Calls:
-    """The system calls by which echo requests leave the first host, as strace shows them."""
+    """Trace the system calls that send echo requests from the first host (strace)."""
     need(lab, "flannel-udp", "docker")
     one, other = ends(lab)
     if not one.node.run(["which", "strace"], check=False).ok:
@@ -484,7 +484,7 @@ def calls(lab: LiveLab) -> Calls:
         await_strace(running, SERVICE)
         sender = [*STRACE, "-e", "trace=sendto,sendmsg,write"]
         sent = one.container.run([*sender, *PING, "-p", MARK, target], check=False)
-        # flanneld waits for strace in each call: once ping has ended, all but its last are here.
+        # flanneld waits for strace in each call: when ping ends, only its last calls are missing.
         comes(lambda: len(_packets(running)) >= 4 * SENT, SOON)
         one.node.run(["kill", "-INT", str(running.pid)])
         running.wait(START)
@@ -496,7 +496,7 @@ def calls(lab: LiveLab) -> Calls:
 
 
 def _whole(text: bytes) -> bytes:
-    """What strace says, with those calls put together that another thread's has cut in two."""
+    """Return strace's output with interrupted calls joined again."""
     begun: dict[bytes | None, bytes] = {}
     lines = []
     for line in text.splitlines():
@@ -540,13 +540,13 @@ def test_sending_a_packet_crosses_between_user_and_kernel_three_times(
 
 
 def _all_pass_flanneld(lab: LiveLab, observe: Observation) -> None:
-    """Count without strace: of as many packets every octet is read by flanneld, and then sent."""
+    """Count without strace: flanneld reads and sends every octet of the packets."""
     one, other = ends(lab)
     pid = one.node.services()[SERVICE].pid
     size = 1000
 
     def counters() -> dict[str, int]:
-        """Octets that flanneld has read (proc(5), io), packets into flannel0, datagrams out."""
+        """Return octets read by flanneld (proc(5), io), packets into flannel0, datagrams."""
         files = [f"/proc/{pid}/io", "/sys/class/net/flannel0/statistics/tx_packets"]
         io, tx, snmp = (one.node.get(f).decode() for f in [*files, f"/proc/{pid}/net/snmp"])
         names, values = (line.split() for line in snmp.splitlines() if line.startswith("Udp:"))
@@ -557,7 +557,7 @@ def _all_pass_flanneld(lab: LiveLab, observe: Observation) -> None:
         }
 
     before = counters()
-    data = str(size - 28)  # less the headers of IP and ICMP
+    data = str(size - 28)  # without the headers of IP and ICMP
     one.container.run([*PING, "-s", data, other.container.address])
     grown = {name: value - before[name] for name, value in counters().items()}
     observe.note(f"{SENT} packets of {size} octets, without strace: counters grow by", grown)

@@ -1,7 +1,7 @@
-"""Document 003, flannel's vxlan back end: the kernel wraps frames.
+"""Document 003, flannel's vxlan back end: the kernel encapsulates frames.
 
-Labs: vxlan-10-1-16 has the addresses that the document prints, and is held
-against them literally; two-node and others with this back end against their own.
+Labs: vxlan-10-1-16 has the addresses that the document prints, and is
+compared with them; other labs with this back end with their own addresses.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ if TYPE_CHECKING:
 VTEP = "flannel.1"
 OVERHEAD = 50  # octets: IP, UDP and VXLAN headers, and the inner frame's (RFC 7348, section 5)
 WIRE = f"udp dst port {VXLAN_PORT}"
-PRINTED_MAC = "5e:f8:4f:00:e3:37"  # of Node2's VTEP, in the document with dots
+PRINTED_MAC = "5e:f8:4f:00:e3:37"  # of Node2's VTEP; the document writes it with dots
 SPARE_MAC = "02:00:5e:00:53:01"  # RFC 7042 has 00-00-5e-00-53 for documents; locally administered
-EXPERIMENTAL = 0x88B5  # IEEE 802: an EtherType for local experiments, which nothing answers
+EXPERIMENTAL = 0x88B5  # IEEE 802: an EtherType for local experiments, without any receiver
 OWN_FRAMES = f"ether proto {EXPERIMENTAL:#x}"
 
 #: Argument 1 is the interface, 2 the frame in hex.
@@ -86,39 +86,39 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
 
 @pytest.fixture(scope="module")
 def way(lab: LiveLab) -> Walk:
-    """The way of one echo request from container to container, over every interface."""
+    """Record the way of an echo request between containers, over every interface."""
     need(lab, "flannel-vxlan", "docker")
     return walk(lab)
 
 
 def mac_of(observe: Observation, node: Node) -> str:
-    """The MAC of a host's VTEP."""
+    """Return the MAC of a host's VTEP."""
     return str(link(observe, node, VTEP)["address"])
 
 
 def fdb(observe: Observation, node: Node) -> list[dict[str, Any]]:
-    """The forwarding database of a host's VTEP."""
+    """Return the forwarding database of a host's VTEP."""
     return list(observe.json(node, ["bridge", "-j", "fdb", "show", "dev", VTEP]))
 
 
 def neighbours(observe: Observation, node: Node) -> dict[str, dict[str, Any]]:
-    """The neighbour entries on a host's VTEP, by address."""
+    """Return the neighbour entries on a host's VTEP, by address."""
     found = observe.json(node, ["ip", "-j", "neigh", "show", "dev", VTEP]) or []
     return {entry["dst"]: entry for entry in found}
 
 
 def frame(to: str, sender: str, text: bytes) -> bytes:
-    """A frame of our own EtherType."""
+    """Return a frame with our own EtherType."""
     header = bytes.fromhex((to + sender).replace(":", "")) + EXPERIMENTAL.to_bytes(2, "big")
     return header + text.ljust(46, b".")
 
 
 def send_frame(node: Node, interface: str, data: bytes) -> None:
-    """Put a frame on an interface as it is."""
+    """Send a raw frame on an interface."""
     node.run(["python3", "-c", SEND_FRAME, interface, data.hex()])
 
 
-# -- what is on the wire -------------------------------------------------
+# -- packets on the wire -------------------------------------------------
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-frame-in-udp")
@@ -201,7 +201,7 @@ def test_frames_move_as_in_one_broadcast_domain(lab: LiveLab, observe: Observati
 def _broadcast(
     observe: Observation, one: End, other: End, device: str, to: str
 ) -> tuple[bool, bool]:
-    """Send a frame into a device: whether it came out at the other end, and left the host."""
+    """Send a frame into a device; return whether it arrived, and whether it left the host."""
     data = frame(to, link(observe, one.node, device)["address"], b"testbed broadcast")
     wire = "udp dst port 4789 or udp dst port 8472"
     with captures((other.node, device, OWN_FRAMES), (one.node, one.interface, wire)) as (got, left):
@@ -292,7 +292,7 @@ def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observatio
         observe.holds(taken == wanted, f"a frame with VNI {vni} {words} {VTEP}")
 
 
-# -- reaching ------------------------------------------------------------
+# -- reachability --------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-container1-to-container4")
@@ -317,11 +317,11 @@ def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation
     nodes = [end.node for end in ends(lab)]
 
     def devices() -> list[str]:
-        """The device of each host's route to the subnet, "" where it has none."""
+        """Return the device of each host's route to the subnet, "" if it has none."""
         found = [_route(Observation(), node, subnet) for node in nodes]
         return [str(route.get("dev", "")) for route in found]
 
-    for node in nodes:  # flanneld may not have removed yet what was of a third host before
+    for node in nodes:  # flanneld may not yet have removed routes of an earlier third host
         wait_no_route(observe, node, subnet)
     with third_host(lab) as third:
         observe.holds(devices() == ["", ""], f"before: no route to {subnet}")
@@ -359,13 +359,13 @@ def test_route_has_the_subnets_zero_address_as_gateway(lab: LiveLab, observe: Ob
 
 
 def as_route_prints(line: str) -> str:
-    """A line of /proc/net/route as net-tools' ``route -n`` prints it.
+    """Convert a line of /proc/net/route to the format of net-tools' ``route -n``.
 
     >>> as_route_prints("flannel.1 0010010A 0010010A 0003 0 0 0 00FFFFFF 0 0 0")
     '10.1.16.0 10.1.16.0 255.255.255.0 UG 0 0 0 flannel.1'
     """
     device, to, gateway, flags, references, use, metric, mask, *_ = line.split()
-    # The kernel writes addresses in the machine's order; flags are those of <linux/route.h>.
+    # The kernel writes addresses in native byte order; flags are those of <linux/route.h>.
     dotted = [socket.inet_ntoa(struct.pack("=I", int(word, 16))) for word in (to, gateway, mask)]
     letters = "".join(
         letter for bit, letter in ((1, "U"), (2, "G"), (4, "H")) if int(flags, 16) & bit
@@ -410,10 +410,10 @@ def test_vtep_has_the_zero_address_of_its_hosts_subnet(lab: LiveLab, observe: Ob
 
 @contextlib.contextmanager
 def printed_vtep(lab: LiveLab, observe: Observation) -> Iterator[End]:
-    """The second host, its VTEP with the MAC that the document prints.
+    """Give the second host's VTEP the MAC that the document prints; yield that host.
 
-    flanneld draws a MAC at random and tells it through etcd: it is changed in both
-    places, and what the other hosts then know of it they have from their own flanneld.
+    flanneld draws a random MAC and publishes it through etcd: both places are changed, and
+    the other hosts learn it through their own flanneld.
     """
     other = ends(lab)[1]
     name = subnet_key(other.subnet)
@@ -425,16 +425,16 @@ def printed_vtep(lab: LiveLab, observe: Observation) -> Iterator[End]:
     known = list(neighbours(observe, other.node).values())
 
     def give(mac: str, value: dict[str, Any]) -> None:
-        # A device that gets another address forgets its neighbours.
+        # A device that gets another MAC forgets its neighbours.
         words = [arp_entry("replace", entry)[1:] for entry in known]
         lines = [f"link set dev {VTEP} address {mac}", *map(" ".join, words)]
         other.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
         etcd(lab, "put", name, json.dumps(value), f"--lease={kept.lease:x}")
 
     def wait_told(mac: str) -> None:
-        """Wait until flanneld of the other hosts has entered a MAC, in both tables.
+        """Wait until flanneld on the other hosts has added a MAC, to both tables.
 
-        The kernel's own list is read: the tools are what the claims are about.
+        It reads the kernel's own list, because the claims are about the tools.
         """
         zero = str(other.subnet.network_address)
         for peer in peers:
@@ -498,14 +498,14 @@ def test_arp_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation)
 
 
 def arp_entry(verb: str, entry: dict[str, Any]) -> list[str]:
-    """The command that adds, changes or deletes an entry as :func:`neighbours` lists it."""
+    """Return the ip command that sets or deletes an entry of :func:`neighbours`."""
     state = ["nud", entry["state"][0].lower()]
     return ["ip", "neigh", verb, entry["dst"], "lladdr", entry["lladdr"], "dev", VTEP, *state]
 
 
 @contextlib.contextmanager
 def another_mac(observe: Observation, here: End, there: End) -> Iterator[None]:
-    """The peer's VTEP at another MAC, in the ARP table and in the FDB of a host."""
+    """Give the peer's VTEP another MAC, in a host's ARP table and FDB."""
     found = neighbours(observe, here.node)[str(there.subnet.network_address)]
     change, restore = (arp_entry("replace", e) for e in ({**found, "lladdr": SPARE_MAC}, found))
     exit_ = {"mac": SPARE_MAC, "dst": there.address, "flags": ["self"], "state": "permanent"}
@@ -540,7 +540,7 @@ def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> No
     one, other = ends(lab)
 
     def asked(seconds: float | None) -> tuple[bool, set[str]]:
-        """Whether the container answered, and for whom ARP asked."""
+        """Return whether the container answered, and the targets of ARP requests."""
         with captures((one.node, VTEP, "arp"), (other.node, VTEP, "arp")) as seen:
             answered = ping(observe, one.container, other.container.address, seconds=seconds)
         note(observe, *seen)
@@ -571,7 +571,7 @@ def test_hosts_record_is_on_all_others_once_it_has_joined(
 
             entry = observe_until(observe, entered, f"a record of {vtep} on {end.name}")
             observe.holds(entry == wanted, f"{end.name}: {vtep} at {mac}, permanent")
-        others = len(keys(lab)) - 1  # of hosts that etcd knows, without this one
+        others = len(keys(lab)) - 1  # hosts in etcd, without this one
 
         def learnt(notes: Observation) -> list[dict[str, Any]] | None:
             found = notes.json(third, ["ip", "-j", "neigh", "show", "dev", VTEP]) or []
@@ -587,14 +587,14 @@ def test_hosts_record_is_on_all_others_once_it_has_joined(
 
 
 def fdb_entry(verb: str, entry: dict[str, Any]) -> list[str]:
-    """The command that adds, changes or deletes an entry as :func:`fdb` lists it."""
+    """Return the bridge command that sets or deletes an entry of :func:`fdb`."""
     words = [entry["mac"], "dev", VTEP, "dst", entry["dst"], *entry["flags"], entry["state"]]
     return ["bridge", "fdb", verb, *filter(None, words)]
 
 
 @contextlib.contextmanager
 def no_exit(observe: Observation, here: End, there: End) -> Iterator[None]:
-    """The peer's FDB entry deleted on a host."""
+    """Delete the peer's FDB entry on a host for the time of the block."""
     mac = mac_of(observe, there.node)
     with contextlib.ExitStack() as stack:
         for entry in fdb(observe, here.node):
@@ -607,7 +607,7 @@ def no_exit(observe: Observation, here: End, there: End) -> Iterator[None]:
 def _sent(
     observe: Observation, one: End, other: End, *, seconds: float | None = SOON
 ) -> tuple[bool, Capture, Capture]:
-    """One echo request: whether it was answered, and what the VTEP and eth0 saw of it."""
+    """Send an echo request; return whether it was answered, and both captures."""
     with captures((one.node, VTEP, "icmp"), (one.node, one.interface, WIRE)) as (vtep, wire):
         answered = ping(observe, one.container, other.container.address, seconds=seconds)
     note(observe, vtep, wire)
@@ -664,7 +664,7 @@ def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observa
         return [entry for entry in fdb(observe, one.node) if entry["mac"] == mac]
 
     own = mac_of(observe, other.node)
-    found = {own: entries(own)}  # before flanneld writes it anew
+    found = {own: entries(own)}  # before flanneld rewrites it
     with printed_vtep(lab, observe):
         found[PRINTED_MAC] = entries(PRINTED_MAC)
     for mac, listed in found.items():
@@ -681,7 +681,7 @@ def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation)
     right = f"{PRINTED_MAC} dev flannel.1 dst 10.168.0.3 self permanent"
 
     def taken(entry: str) -> bool:
-        """Whether bridge takes an entry; one that it takes is deleted again."""
+        """Tell whether bridge accepts an entry; an accepted one is deleted again."""
         done = observe.run(node, ["bridge", "fdb", "append", *entry.split()], check=False).ok
         if done:
             node.run(["bridge", "fdb", "del", *right.split()])
