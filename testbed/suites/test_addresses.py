@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from testbed.claims.observation import Observation
 
-#: Every address with a prefix length that document 003 prints or implies.
+#: All addresses with a prefix length that document 003 prints or implies.
 PRINTED = (
     "129.5.1.1/16",
     "10.168.0.2/24",
@@ -25,14 +25,14 @@ ALL_ONES = 0xFFFFFFFF
 
 
 def parts(address: str) -> tuple[int, int, int]:
-    """Address, network mask and host mask as numbers, from the prefix length alone."""
+    """Return address, network mask and host mask as numbers, from the prefix length."""
     number, _, length = address.partition("/")
     host_mask = (1 << (32 - int(length))) - 1
     return int(IPv4Address(number)), ALL_ONES ^ host_mask, host_mask
 
 
 def class_of(address: str) -> tuple[str, int]:
-    """Class and prefix length by the leading bits of the first octet (RFC 791, section 3.2)."""
+    """Return class and prefix length by the first octet's bits (RFC 791, section 3.2)."""
     first = int(IPv4Address(address)) >> 24
     if first >> 7 == 0b0:
         return "A", 8

@@ -1,4 +1,4 @@
-"""Docker's bridge docker0: its address, its routes, who is on it (documents 000, 001 and 002).
+"""Docker's bridge docker0: address, routes and ports (documents 000, 001, 002).
 
 For every lab with Docker; docker-single has the values of document 002,
 docker-10-1-27 those of document 001.
@@ -64,25 +64,25 @@ def machine(node: Node) -> Iterator[Inside]:
 
 
 def bridge_network(lab: LiveLab, node: Node, observe: Observation) -> dict[str, Any]:
-    """Docker's own idea of its default network."""
+    """Return Docker's own description of its default network."""
     network: dict[str, Any] = lab.engine(node.name).api.inspect_network("bridge")
     observe.note(f"{node.name}: GET /networks/bridge", network)
     return network
 
 
 def needs_bip(lab: LiveLab, node: Node, wanted: str) -> None:
-    """Skip where docker0 has another address than the document's."""
+    """Skip if docker0 has another address than the document's."""
     given = str(lab.topology.docker.bip[node.name])
     if given != wanted:
         pytest.skip(f"the lab's docker0 has the address {given}, not the document's {wanted}")
 
 
 def is_served_by(page: dict[str, Any] | None, container: LiveContainer) -> bool:
-    """Whether a page was sent from the container's address, by whatever listens there."""
+    """Tell whether a page was sent from the container's address, by any server."""
     return page is not None and page["server"].rpartition(":")[0] == container.address
 
 
-# -- what docker0 is ------------------------------------------------------------
+# -- existence and kind ---------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("bridge-docker0-is-linux-bridge")
@@ -165,7 +165,7 @@ def test_docker0_has_the_first_address(node: Node, observe: Observation) -> None
 def test_docker0s_address_is_not_a_32(node: Node, observe: Observation) -> None:
     address = bridge_address(observe, node)
     observe.holds(address.network.prefixlen == 32, f"docker0 has {address}")
-    # A /32 is no network: there is no route to one then.
+    # A /32 has no network, so no route to one.
     connected = routes(observe, node, "dev", BRIDGE, "proto", "kernel")
     wanted = [str(address.network)] if address.network.prefixlen < 32 else []
     assert [route["dst"] for route in connected] == wanted
@@ -218,7 +218,7 @@ def test_the_host_routes_the_containers_range_to_docker0(
         observe.holds(chosen["dev"] == BRIDGE, f"{container.address} goes to {chosen['dev']}")
 
 
-# -- who is on it -----------------------------------------------------------------
+# -- its ports ------------------------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("bridge-container-ip-from-subnet")
@@ -264,7 +264,7 @@ def test_the_gateway_is_a_bare_address(lab: LiveLab, node: Node, observe: Observ
     container = bridge_containers(lab, node)[0]
     (default,) = routes(observe, container, "default")
     gateway = default["gateway"]
-    # `ip` prints a /32 without its length, so a route to it alone would look like this.
+    # `ip` prints a /32 without its length, so a host route would look like this.
     host_routes = [route for route in routes(observe, container) if is_address(route["dst"])]
     observe.holds(
         gateway.endswith("/32") or any(route["dst"] == gateway for route in host_routes),
@@ -361,7 +361,7 @@ def test_two_containers_are_two_ports(lab: LiveLab, node: Node, observe: Observa
         assert now.keys() >= before.keys()
 
 
-# -- what passes it -----------------------------------------------------------------
+# -- its packets ---------------------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("bridge-same-host-direct-ip")
@@ -447,7 +447,7 @@ def test_docker0_delivers_and_does_not_route(
     )
 
 
-# -- seen from outside --------------------------------------------------------------
+# -- from outside -------------------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("bridge-not-addressable-from-outside")

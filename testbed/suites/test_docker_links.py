@@ -1,4 +1,4 @@
-"""veth pairs between containers and docker0, and what passes them (documents 000, 001 and 002).
+"""veth pairs of containers, and their packets (documents 000, 001 and 002).
 
 For every lab with Docker.
 """
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.testbed_needs("docker")
 
 
 def veths(observe: Observation, container: LiveContainer) -> list[dict[str, Any]]:
-    """All links of a container but its loopback."""
+    """Return all links of a container but its loopback."""
     return [one for one in links(observe, container) if "LOOPBACK" not in one["flags"]]
 
 
@@ -170,7 +170,7 @@ def test_the_pair_carries_all_between_container_and_host(
         ends = [one["stats64"] for one in (outer, inner)]
         return all(ends[i]["rx"]["packets"] == ends[1 - i]["tx"]["packets"] for i in range(2))
 
-    # Counters of two links are not read at one moment: a stray packet may come between.
+    # Counters of two links can't be read at the same moment: a stray packet may come between.
     same_counts = comes(balanced, helpers.LATE)
     observe.holds(same_counts, "each end has received as many packets as the other has sent")
 
@@ -223,7 +223,7 @@ def test_link_ids_tell_which_veth_belongs_to_which_container(
             partners[container.name] = port["ifname"]
     observe.note("partners by link id", partners)
     observe.holds(len(set(partners.values())) == len(partners) == len(numbers), "one to one")
-    # What the ids say is put to the test: a packet to each passes the veth device named.
+    # Verify the ids: a packet to each container passes the veth device named.
     for container in [c for c in bridge_containers(lab, node) if c.name in partners][:2]:
         device = partners[container.name]
         with captures((node, device, "icmp")) as (seen,):
@@ -232,12 +232,12 @@ def test_link_ids_tell_which_veth_belongs_to_which_container(
         observe.holds(asked == {container.address}, f"{device} has what is for {container.address}")
 
 
-# -- what passes them -----------------------------------------------------------------
+# -- their packets --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def exchange(lab: LiveLab) -> Exchange:
-    """A container fetches a neighbour's page, seen at every point of the way."""
+    """Fetch a neighbour's page from a container, captured at every point of the way."""
     observe = Observation()
     node = docker_node(lab)
     server, client, *_ = bridge_containers(lab, node, 2)
@@ -259,7 +259,7 @@ def exchange(lab: LiveLab) -> Exchange:
 
 
 def _is_whole(packets: list[Packet], client: str, server: str) -> bool:
-    """Whether a capture has the connection's start, the request, and the answer 200."""
+    """Tell whether a capture has the connection's start, the request, and answer 200."""
     way = between(packets, client, server)
     start = [p for p in way if p.is_syn and p.src == client and p.dport == 80]
     request = [p for p in way if p.src == client and p.payload.startswith(b"GET / HTTP/1.1\r\n")]
@@ -300,7 +300,7 @@ def test_packets_go_eth0_veth_docker0_veth_eth0(
         request = [p for p in exchange.at(point) if p.payload.startswith(b"GET ")]
         observe.holds(len(request) == 1, f"the request is seen once on {point}")
         times[point] = request[0].time if request else 0.0
-    # What is seen on a bridge itself is a copy, made after the frame has been passed on.
+    # A capture on a bridge itself sees a copy, made after the frame was forwarded.
     copied = times.pop("docker0")
     observe.holds(list(times.values()) == sorted(times.values()), f"in the order {', '.join(way)}")
     observe.holds(copied >= times["veth of the client"], "docker0's copy is no earlier")

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.testbed_needs("docker")
 
-FREE_PORT = 18090  # nothing of a lab listens on it
+FREE_PORT = 18090  # unused in all labs
 
 
 @pytest.fixture
@@ -65,19 +65,19 @@ def in_none_mode(lab: LiveLab, node: Node) -> LiveContainer:
 
 
 def joined(lab: LiveLab, node: Node) -> tuple[LiveContainer, LiveContainer]:
-    """A container in container mode, and the one whose namespace it joins."""
+    """Return a container in container mode, and the one whose namespace it joins."""
     guest = in_mode(lab, node, "container")[0]
     name = lab.topology.containers[guest.name].network.partition(":")[2]
     return guest, lab.container(name)
 
 
 def own(observe: Observation, container: LiveContainer) -> str:
-    """The network namespace of a container's first process."""
+    """Return the network namespace of a container's first process."""
     return namespace(observe, container.node, container.pid)
 
 
 def network_entry(observe: Observation, container: LiveContainer) -> list[dict[str, Any]]:
-    """What the container's OCI configuration says of its network namespace."""
+    """Return the network namespace entries of the container's OCI configuration."""
     found = network_entries(container.node, container.state.id)
     observe.note(f"network namespaces in the OCI configuration of {container.name}", found)
     return found
@@ -230,7 +230,7 @@ def test_in_host_mode_a_port_can_be_taken(lab: LiveLab, node: Node, observe: Obs
         return dict(engine.inspect_raw(name)["State"])
 
     def has_port(name: str) -> bool:
-        """Whether a container's own process listens on the port, in whatever network."""
+        """Tell whether a process of the container listens on the port, in any network."""
         quiet = Observation()
         with contextlib.suppress(NoSuchLab):  # it has ended meanwhile
             container = lab.container(name, node=node.name)
@@ -275,7 +275,7 @@ def test_in_host_mode_nothing_is_translated(
     )
     observe.holds(translated() == before, "no rule that translates has had a packet more")
     every = flows(observe, node, "--orig-port-dst", str(number))
-    # By its port: those of earlier connections are kept for minutes after their end.
+    # By port: entries of earlier connections stay for minutes after their end.
     tracked = [flow for flow in every if page and flow.original.sport == client_port(page)]
     observe.holds(
         tracked and not any(flow.is_translated for flow in tracked),

@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.testbed_needs("docker", "gateway")
 
-SERVER_PORT = 18000  # of the machine outside
+SERVER_PORT = 18000  # on the machine outside
 
 
 def first(packets: list[Packet]) -> list[Packet]:
-    """The first packet of the connection that was captured, none if there was none."""
+    """Return the first captured packet of the connection, if any, in a list."""
     return [p for p in packets if p.is_syn][:1]
 
 
@@ -57,7 +57,7 @@ def first(packets: list[Packet]) -> list[Packet]:
 
 @pytest.fixture(scope="module")
 def inbound(lab: LiveLab) -> Exchange:
-    """One exchange, seen on the host's eth0, docker0, the veth device and the container's eth0."""
+    """Exchange with a container, captured on eth0, docker0, veth and its eth0."""
     observe = Observation()
     node, outside = docker_node(lab), outside_node(lab)
     web, port = published(lab, node)
@@ -166,7 +166,7 @@ def test_dnat_replaces_the_destination_address(
     before, after = (first(inbound.at(point)) for point in ("eth0 of the host", "docker0"))
     observe.holds([p.dst for p in before] == [host], f"on eth0 the request is for {host}")
     observe.holds([p.dst for p in after] == [web.address], f"on docker0 it is for {web.address}")
-    # By its port: those of earlier connections are kept for minutes after their end.
+    # By port: entries of earlier connections stay for minutes after their end.
     mine = {(p.src, p.sport, p.dport) for p in before}
     every = flows(observe, node, "--orig-dst", host, "--orig-port-dst", str(port.host_port))
     found = [f for f in every if (f.original.src, f.original.sport, f.original.dport) in mine]
@@ -235,7 +235,7 @@ def test_the_veth_pair_carries_it_to_eth0(
 
 @pytest.fixture(scope="module")
 def outbound(lab: LiveLab) -> Exchange:
-    """A container fetches a page of the machine outside, seen at every point of the way."""
+    """Fetch a page of the machine outside from a container, captured at every point."""
     observe = Observation()
     node, outside = docker_node(lab), outside_node(lab)
     client = bridge_containers(lab, node)[0]

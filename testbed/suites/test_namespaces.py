@@ -1,8 +1,8 @@
 """Network namespaces, veth pairs and a bridge by hand (documents 000 and 002).
 
-For the lab netns-experiments, which is what document 002 ends up with.  What
-depends on the steps before is done anew, with the document's own commands, on
-a scratch machine: a network stack of its own on the lab's node.
+For the lab netns-experiments, the final state of document 002.  Checks that
+depend on the steps before repeat them with the document's own commands, on a
+scratch machine: a network stack of its own on the lab's node.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.testbed_needs("namespaces")
 
-# Document 002, as it prints them; `ifconfig DEV up` is written with ip.
+# Document 002, as printed; `ifconfig DEV up` is written with ip.
 NAMESPACES = ("ip netns add ns1", "ip netns add ns2")
 PAIR = ("ip link add veth0 type veth peer name veth1",)
 MOVE = ("ip link set veth0 netns ns1", "ip link set veth1 netns ns2")
@@ -90,7 +90,7 @@ BRIDGED = (
 
 
 def do(observe: Observation, where: Inside, *commands: str) -> None:
-    """Run commands as a document prints them, each of which must succeed."""
+    """Run commands as a document prints them; each must succeed."""
     for command in commands:
         observe.run(where, shlex.split(command))
 
@@ -113,7 +113,7 @@ def ns2(node: Node) -> Inside:
 
 @pytest.fixture
 def machine(node: Node) -> Iterator[Inside]:
-    """A machine for one experiment, as after its boot."""
+    """A machine for one experiment, fresh as after a boot."""
     with scratch_machine(node) as scratch:
         yield scratch
 
@@ -131,12 +131,12 @@ def own_namespace(observe: Observation, where: Inside | Node) -> str:
 
 
 def file_namespace(observe: Observation, where: Inside, name: str) -> str:
-    """The namespace that /run/netns/NAME stands for, as /proc/self/ns/net writes it."""
+    """Return the namespace of /run/netns/NAME in the format of /proc/self/ns/net."""
     inode = observe.run(where, ["stat", "-L", "-c%i", f"/run/netns/{name}"]).stdout.strip()
     return f"net:[{inode}]"
 
 
-# -- document 000: what a namespace is ------------------------------------------
+# -- document 000: namespaces ----------------------------------------------------
 
 
 @pytest.mark.testbed_claim("netns-independent-stacks")
@@ -215,7 +215,7 @@ def test_each_namespace_has_its_own_firewall(machine: Inside, observe: Observati
 
 
 def echoes_received(observe: Observation, where: Inside) -> int:
-    """ICMP echo requests that a namespace has received, from its /proc/net/snmp."""
+    """Return a namespace's received ICMP echo requests, from its /proc/net/snmp."""
     lines = observe.run(where, ["cat", "/proc/net/snmp"]).stdout.splitlines()
     head, values = (line.split() for line in lines if line.startswith("Icmp: "))
     return int(values[head.index("InEchos")])
@@ -312,7 +312,7 @@ def test_what_goes_into_one_end_comes_out_of_the_other(
     settle(machine)
     ends = [link(observe, machine, name) for name in ("veth0", "veth1")]
     addressed = "".join(end["address"].replace(":", "") for end in reversed(ends))
-    # 0x88b5 is IEEE 802's ethertype for local experiments: nothing else sends it.
+    # 0x88b5 is IEEE 802's ethertype for local experiments: no other program sends it.
     sent = bytes.fromhex(addressed + "88b5") + bytes(range(64))
     with captures(
         (machine, "veth0", "ether proto 0x88b5"), (machine, "veth1", "ether proto 0x88b5")

@@ -1,8 +1,8 @@
-"""Documents 000 and 003, what is said to be faster or slower, measured.
+"""Documents 000 and 003, claims that something is faster or slower, measured.
 
 Labs: docker-single for Docker's network modes, three-node-udp for flannel, or
-two-node-udp when asked by itself.  The links are virtual and of one machine:
-what is compared is what a way costs the CPU, not the speed of a wire.
+two-node-udp if selected.  The links are virtual and of one machine: the
+checks compare the CPU cost of ways, not the speed of a wire.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.testbed_alone
 
 ROUNDS = 5
-DOCKER_ROUNDS = 25  # of round trips: the modes differ by little, the back ends by much
+DOCKER_ROUNDS = 25  # round trips: the modes differ little, the back ends much
 
 # -- Docker's modes, seen from another machine -----------------------------
 
@@ -64,7 +64,7 @@ HOST, NAT, BRIDGE = "host mode", "host mode, port translated", "bridge mode, por
 #: Ports of the stream and of the round trips.
 PORTS = {HOST: (STREAM_PORT, ECHO_PORT), NAT: (7201, 7202), BRIDGE: (6201, 6202)}
 DOCKER_OCTETS = 30_000_000
-#: A table of our own beside Docker's rules, whatever they are written with.
+#: A table of our own beside Docker's rules, for both firewalls.
 TRANSLATE = """
 table ip testbed {
   chain prerouting {
@@ -78,7 +78,7 @@ table ip testbed {
 
 @dataclass(frozen=True)
 class Modes:
-    """The ways to a server in each mode, what was measured, and the rules that translated."""
+    """The ways to a server in each mode, the measurements, and the translating rules."""
 
     ways: dict[str, Way]
     rounds: Rounds
@@ -87,7 +87,7 @@ class Modes:
 
 @pytest.fixture(scope="module")
 def modes(lab: LiveLab) -> Iterator[Modes]:
-    """A server in host mode and one behind a published port, asked from outside in turn."""
+    """Measure a server in host mode and one behind a published port from outside."""
     need(lab, "plain-docker", "gateway")
     node, outside = docker_node(lab), outside_node(lab)
     (in_host_mode, *_) = in_mode(lab, node, "host")
@@ -113,7 +113,7 @@ def modes(lab: LiveLab) -> Iterator[Modes]:
 
 @contextlib.contextmanager
 def _translating(node: Node) -> Iterator[None]:
-    """Ports of the host that are translated to those of the server in host mode."""
+    """Redirect ports of the host to those of the server in host mode."""
     if not node.run(["which", "nft"], check=False).ok:
         pytest.skip(f"{node.name} has no nft (Debian package nftables)")
     node.run(["nft", "-f", "-"], input=TRANSLATE.encode())
@@ -167,7 +167,7 @@ def test_host_mode_is_faster_than_bridge_mode(observe: Observation, modes: Modes
     lost = [
         host - bridge for host, bridge in zip(slow.series[HOST], slow.series[BRIDGE], strict=True)
     ]
-    limited = statistics.median(slow.series[HOST]) < 1.2 * LINK_MBITS  # its burst comes on top
+    limited = statistics.median(slow.series[HOST]) < 1.2 * LINK_MBITS  # plus its burst
     if not limited:
         observe.unclear("the link does not limit: host mode is faster than the shaper's rate")
         return
@@ -186,7 +186,7 @@ SLOW_OCTETS = 1_500_000
 
 
 def _slow_link(modes: Modes) -> dict[str, tuple[float, ...]]:
-    """Streams in both modes, where the client's interface sends no faster than a slow link."""
+    """Measure streams in both modes, with the client's interface shaped to a slow link."""
     client = modes.ways[HOST].client
     shape = ["root", "tbf", "rate", f"{LINK_MBITS}mbit", "burst", "128kb", "latency", "50ms"]
     add = ["tc", "qdisc", "add", "dev", "eth0", *shape]
@@ -203,24 +203,24 @@ def _slow_link(modes: Modes) -> dict[str, tuple[float, ...]]:
 UDP, VXLAN, HOST_GW, DIRECT = "udp", "vxlan", "host-gw", "node to node"
 OCTETS = {UDP: 3_000_000, VXLAN: 30_000_000, HOST_GW: 30_000_000, DIRECT: 30_000_000}
 SEGMENT = 1380  # fits all of them: vxlan's MTU of 1450 less headers and TCP's options
-TICKS = 30  # of 10 ms: fewer do not say which part of the time is the larger
-MORE_ROUNDS = 30  # of round trips at most, until flanneld has used as many
-#: Hosts of a subnet, from its end: Docker hands addresses out from its beginning.
+TICKS = 30  # of 10 ms: fewer do not show which part of the time is larger
+MORE_ROUNDS = 30  # round trips at most, until flanneld has used that many ticks
+#: Host numbers from the end of a subnet: Docker assigns addresses from its beginning.
 SPARE = {VXLAN: -10, HOST_GW: -11}
 
 
 @dataclass
 class Overlay:
-    """What was measured over the ways between two hosts, and flanneld's part in it.
+    """Measurements over the ways between two hosts, and flanneld's share.
 
-    ``used`` is what flanneld of both hosts used during the round trips, by way;
+    ``used`` is the CPU time of flanneld on both hosts during the round trips, by way;
     ``carried`` the packets that passed flannel0 of the first host during those over udp.
     """
 
     rounds: Rounds = field(default_factory=Rounds)
     used: dict[str, CpuTime] = field(default_factory=lambda: dict.fromkeys(OCTETS, NOTHING))
     carried: int = 0
-    ticked: CpuTime = NOTHING  #: of flanneld in round trips over udp, more of them for its ticks
+    ticked: CpuTime = NOTHING  #: of flanneld in extra round trips over udp, for its ticks
 
     @property
     def per_round_trip(self) -> float:
@@ -230,11 +230,11 @@ class Overlay:
 
 @contextlib.contextmanager
 def _ways(observe: Observation, one: End, other: End) -> Iterator[dict[str, Way]]:
-    """From container to container by each back end, told apart by the containers' addresses.
+    """Yield ways between containers by each back end, one address pair each.
 
-    flannel runs one back end at a time.  What vxlan and host-gw would set up in its
-    place, the kernel's VXLAN and routes through the hosts, is set up beside it for
-    a further address of each container.
+    flannel runs one back end at a time.  The equivalents of vxlan and host-gw, the
+    kernel's VXLAN and routes through the hosts, are set up beside it for an
+    additional address of each container.
     """
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(own_vxlan(observe, one, other))
@@ -264,7 +264,7 @@ def _ways(observe: Observation, one: End, other: End) -> Iterator[dict[str, Way]
 
 @pytest.fixture(scope="module")
 def measured(lab: LiveLab) -> Overlay:
-    """All ways between two hosts of the udp back end, in turn."""
+    """Measure all ways between two hosts of the udp back end, in turn."""
     need(lab, "flannel-udp", "docker")
     one, other = ends(lab)
     need_iperf3(one.node, other.node)
@@ -318,7 +318,7 @@ def test_crossings_are_what_makes_udp_slow(observe: Observation, measured: Overl
     rounds, used = measured.rounds, measured.used[UDP]
     rounds.keep(observe)
     observe.note("flanneld of both hosts", {way: str(u) for way, u in measured.used.items()})
-    asked = 2 * TRIPS * ROUNDS  # a packet each way
+    asked = 2 * TRIPS * ROUNDS  # one packet in each direction
     passed = measured.carried
     observe.holds(passed >= asked, f"{passed} packets passed flannel0, at least {asked}")
     if not measured.carried:
@@ -334,7 +334,7 @@ def test_crossings_are_what_makes_udp_slow(observe: Observation, measured: Overl
         f"wrapping as such, in the kernel, adds {wrapping:.1f} µs to a round trip; udp {extra:.1f}",
     )
     own = measured.per_round_trip
-    # The rest is time in which flanneld, woken for each packet, waits for its turn.
+    # During the rest flanneld, woken for each packet, waits for the CPU.
     observe.holds(own > extra / 4, f"flanneld's CPU time for its packets is {own:.1f} µs")
     ticked = measured.ticked
     parts = f"{ticked.system} ticks in system calls, {ticked.user} in its own code"

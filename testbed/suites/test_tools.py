@@ -1,4 +1,4 @@
-"""What documents 000, 001 and 002 say of programs: runc, kube-debug, ifconfig."""
+"""Documents 000, 001 and 002 on programs: runc, kube-debug, ifconfig."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ MAKES_A_PROCESS = {"clone", "clone3", "fork", "vfork"}
 CALLS = "clone,clone3,unshare,setns"
 TRACE = "/tmp/testbed-strace"
 TOOL = "kube-debug"
-NO_SUCH_PROGRAM = 127  # as env(1) and shells say
+NO_SUCH_PROGRAM = 127  # the status of env(1) and of shells
 LINE = re.compile(
     r"(?P<pid>\d+) +(?:<\.\.\. )?(?P<name>\w+)(?P<rest>.*)= (?P<result>-?\d+)(?: .*)?$"
 )
 
 
 def program(node: Node, name: str) -> str:
-    """The path of a program on the node, "" when it has none of that name."""
+    """Return the path of a program on the node, "" if it has none of that name."""
     found = node.run(["sh", "-c", 'command -v "$0"', name], check=False)
     return found.stdout.strip()
 
@@ -54,7 +54,7 @@ def program(node: Node, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A system call that strace has seen return, with its flags as strace names them."""
+    """A finished system call in strace's output, with its flags as strace names them."""
 
     pid: int
     name: str
@@ -66,7 +66,7 @@ class Call:
 
 
 def calls(text: str) -> list[Call]:
-    """The calls in the output of ``strace -f -o``; one cut in two is put together again."""
+    """Return the calls in the output of ``strace -f -o``; interrupted ones are joined."""
     begun: dict[int, str] = {}
     found = []
     for line in text.splitlines():
@@ -85,13 +85,13 @@ def calls(text: str) -> list[Call]:
 
 
 def containerd(node: Node) -> str:
-    """The pid of the containerd that starts the node's containers."""
+    """Return the pid of the containerd that starts the node's containers."""
     return str(node.services()[docker.CONTAINERD].pid)
 
 
 @contextlib.contextmanager
 def strace(node: Node) -> Iterator[list[Call]]:
-    """Watch containerd and all that it starts; the calls are in the list after the block."""
+    """Trace containerd and its children; the list has the calls after the block."""
     seen: list[Call] = []
     argv = ["strace", "-f", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", TRACE]
     try:
@@ -185,7 +185,7 @@ def test_ifconfig_brings_a_device_up_where_it_is_installed(
             "net-tools is installed: the device is as `ip link set DEV up` leaves one",
             "UP" in after["flags"] and set(after["flags"]) == set(other["flags"]),
         )
-        # What a machine without the package does: there, too, everything else is on PATH.
+        # A machine without the package: all other programs are on PATH.
         observe.run(machine, ["mkdir", "/run/without"])
         observe.run(machine, ["ln", "-s", program(node, "ip"), "/run/without/ip"])
         without = ["env", "PATH=/run/without"]
@@ -201,7 +201,7 @@ def test_ifconfig_brings_a_device_up_where_it_is_installed(
 
 
 def brought(lab: LiveLab, node: Node, name: str) -> str:
-    """A program that the node has not, out of the artifacts."""
+    """Provide a program that the node lacks, from the artifacts."""
     try:
         return node.provide(lab.context.store.binary(name))
     except ArtifactError as error:

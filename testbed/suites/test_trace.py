@@ -1,6 +1,6 @@
-"""Document 003, the sample of iptables TRACE: a ping between two containers of one host.
+"""Document 003, the sample of iptables TRACE: a ping between two containers.
 
-For the lab docker-single; the lab's own iptables is asked, whichever it is.
+For the lab docker-single, with the lab's own iptables of either variant.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ BRIDGED = "net.bridge.bridge-nf-call-iptables"
 RAW = ("raw", "PREROUTING")
 FORWARD = ("filter", "FORWARD")
 ECHO_ID, LAST = 3, 6  # as printed: ID=3 SEQ=6
-GROUP = 7  # of NFLOG, which nothing else on a node uses
-ALL_LOG = "net.netfilter.nf_log_all_netns"  # of the initial network namespace alone
+GROUP = 7  # of NFLOG, unused by other programs on a node
+ALL_LOG = "net.netfilter.nf_log_all_netns"  # only in the initial network namespace
 PINGS = 30
 ROUNDS = 4
-ABOUT_MICROSECONDS = 10  # printed are 5; the double still counts as "about"
+ABOUT_MICROSECONDS = 10  # 5 are printed; up to the double counts as "about"
 CHAIN, RULES = "TESTBED", 4000
-#: What either iptables says of a kernel built without a table, a target or a match.
+#: Error messages of both iptables on a kernel built without a table, a target or a match.
 MISSING = re.compile(
     r"do you need to insmod|No chain/target/match by that name|missing kernel module"
     r"|RULE_\w+ failed \(No such file or directory\)|Failed to initialize nft"
@@ -82,10 +82,10 @@ MISSING = re.compile(
 
 @contextlib.contextmanager
 def whole_table(where: Runs, program: str, table: str) -> Iterator[None]:
-    """Remove a table after the block if it was not there before.
+    """Remove a table after the block if it did not exist before.
 
-    iptables-nft makes a table with its first rule, and leaves it.  One of
-    iptables-legacy cannot be removed; left empty it does nothing.
+    iptables-nft creates a table with its first rule, and leaves it.  A table of
+    iptables-legacy can't be removed; left empty it has no effect.
     """
     had = program == LEGACY or where.run(["nft", "list", "table", "ip", table], check=False).ok
     try:
@@ -97,7 +97,7 @@ def whole_table(where: Runs, program: str, table: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ruled(observe: Observation, where: Runs, program: str, *rule: str) -> Iterator[None]:
-    """A rule, given as ``-t TABLE -A CHAIN ...``, for the time of the block."""
+    """Add a rule, given as ``-t TABLE -A CHAIN ...``, for the time of the block."""
     add, table = [program, "-w", *rule], rule[1]
     delete = [program, "-w", *("-D" if word in {"-A", "-I"} else word for word in rule)]
     with whole_table(where, program, table), contextlib.ExitStack() as stack:
@@ -111,16 +111,17 @@ def ruled(observe: Observation, where: Runs, program: str, *rule: str) -> Iterat
 
 
 def interfaces(where: Runs) -> dict[int, str]:
-    """The names of the interfaces by their numbers."""
+    """Map the interfaces' numbers to their names."""
     listed = where.run(["ip", "-j", "link", "show"]).json()
     return {one["ifindex"]: one["ifname"] for one in listed if one}
 
 
 @contextlib.contextmanager
 def nflog(observe: Observation, where: Place, group: int) -> Iterator[Capture]:
-    """Capture what is logged to a group, with nfnetlink_log as the logger of IPv4 meanwhile.
+    """Capture the packets logged to a group.
 
-    tcpdump makes it the logger itself, whatever the group, and leaves it so.
+    nfnetlink_log is the logger of IPv4 meanwhile.  tcpdump itself sets that logger,
+    for any group, and leaves it set.
     """
     with (
         sysctl_set(observe, where, LOGGER, NFNETLINK_LOG),
@@ -131,7 +132,7 @@ def nflog(observe: Observation, where: Place, group: int) -> Iterator[Capture]:
 
 @contextlib.contextmanager
 def traced(observe: Observation, where: Place, program: str) -> Iterator[list[TraceEvent]]:
-    """Trace ICMP from raw PREROUTING on; the events are in the list after the block."""
+    """Trace ICMP from raw PREROUTING on; the list has the events after the block."""
     events: list[TraceEvent] = []
     names = interfaces(where)
     words = ("-t", "raw", "-A", "PREROUTING", "-p", "icmp", "-j", "TRACE")
@@ -147,24 +148,24 @@ def traced(observe: Observation, where: Place, program: str) -> Iterator[list[Tr
 
 
 def variety(lab: LiveLab) -> str:
-    """The iptables that the lab's rules are made by."""
+    """Return the iptables program that the lab's rules are made with."""
     return LEGACY if lab.facts["firewall"] == LEGACY else NFT
 
 
 def note(observe: Observation, one: Way, what: str) -> None:
-    """Keep the way of a packet as evidence."""
+    """Record the way of a packet as evidence."""
     observe.note(f"TRACE, {what}", one.lines())
 
 
-# -- the exchange that most checks look at --------------------------------------
+# -- the exchange of most checks ------------------------------------------------
 
 
 @dataclass
 class Exchange:
     """Echo requests from one container to another, and the replies, traced on the host.
 
-    ``received`` is what the container that asks has got; ``routed`` is one
-    more request, to a machine outside, None where the lab has none.
+    ``received`` are the packets that the client container got; ``routed`` is one
+    more request, to a machine outside, None if the lab has none.
     """
 
     node: Node
@@ -182,19 +183,19 @@ class Exchange:
         return self.replies[-1]
 
     def show(self, observe: Observation, *seen: tuple[str, Way]) -> None:
-        """Keep what was done as evidence, and the ways of some packets."""
+        """Record commands and the ways of some packets as evidence."""
         observe.evidence += self.looked.evidence
         for what, one in seen:
             note(observe, one, what)
 
     def show_reply(self, observe: Observation) -> Way:
-        """Keep the reply's way as evidence, and return it."""
+        """Record the reply's way as evidence, and return it."""
         self.show(observe, (f"echo reply {LAST}", self.reply))
         return self.reply
 
 
 def pair(lab: LiveLab, node: Node) -> tuple[LiveContainer, LiveContainer]:
-    """Who asks and who answers: the last two on docker0, .3 and .4 in docker-single."""
+    """Return client and server: the last two on docker0, .3 and .4 in docker-single."""
     asker, answerer = bridge_containers(lab, node, 2)[-2:]
     return asker, answerer
 
@@ -202,7 +203,7 @@ def pair(lab: LiveLab, node: Node) -> tuple[LiveContainer, LiveContainer]:
 def ask(
     observe: Observation, asker: LiveContainer, address: str, count: int = LAST, *options: str
 ) -> None:
-    """Send echo requests with the printed identifier, all of which must be answered."""
+    """Send echo requests with the printed identifier; all must be answered."""
     argv = [
         "ping",
         "-n",
@@ -218,13 +219,13 @@ def ask(
 
 
 def forget(node: Node, source: str) -> None:
-    """Forget the tracked connections of a container, so that the next packet is a first one."""
+    """Delete a container's tracked connections, so that the next packet starts a new one."""
     node.run(["conntrack", "-D", "-p", "icmp", "--orig-src", source], check=False)
 
 
 @pytest.fixture(scope="module")
 def exchange(lab: LiveLab) -> Exchange:
-    """One exchange for all checks that only look."""
+    """One exchange, shared by all checks that only look."""
     node = docker_node(lab)
     asker, answerer = pair(lab, node)
     looked = Observation()
@@ -258,7 +259,7 @@ def bridge_filtered(observe: Observation, node: Node, value: str) -> Iterator[No
 
 
 def packets_at(way: Way) -> tuple[Packet, Packet]:
-    """A packet at raw PREROUTING, and where it is forwarded."""
+    """Return a packet at raw PREROUTING, and in the forward hook."""
     first = way.at(*RAW)[0].packet
     second = forwarded(way).packet
     assert first is not None
@@ -267,13 +268,13 @@ def packets_at(way: Way) -> tuple[Packet, Packet]:
 
 
 def forwarded(way: Way) -> TraceEvent:
-    """The first event of the forward hook, the only one that knows both devices."""
+    """Return the first event of the forward hook, the only one with both devices."""
     found = [event for event in way.events if event.seen and event.seen.outdev]
     assert found, "the packet is not forwarded"
     return found[0]
 
 
-# -- what TRACE is ------------------------------------------------------------------
+# -- properties of TRACE -------------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("trace-shows-packet-path")
@@ -314,7 +315,7 @@ def test_where_the_trace_goes_depends_on_the_iptables(node: Node, observe: Obser
 
 
 def look_into_the_kernels_log(node: Node, observe: Observation) -> None:
-    """Where the kernel is the node's own, what it has written can be read."""
+    """Check the kernel's log, on nodes with a kernel of their own."""
     words = ("-t", "raw", "-A", "PREROUTING", "-p", "icmp", "-j", "TRACE")
 
     def written(where: Runs, program: str) -> list[str]:
@@ -335,7 +336,7 @@ def look_into_the_kernels_log(node: Node, observe: Observation) -> None:
                 f"iptables-legacy, in another network namespace, {ALL_LOG}=1",
                 written(machine, LEGACY),
             )
-    # In one of its own: a table of iptables-legacy that is there logs what iptables-nft has marked.
+    # In its own namespace: an existing iptables-legacy table logs packets marked by iptables-nft.
     with sysctl_set(observe, node, ALL_LOG, "1"), scratch_machine(node, NFT) as machine:
         observe.fails_when(
             f"iptables-nft, in another network namespace, {ALL_LOG}=1", not written(machine, NFT)
@@ -344,7 +345,7 @@ def look_into_the_kernels_log(node: Node, observe: Observation) -> None:
 
 @contextlib.contextmanager
 def kernel_log(observe: Observation, node: Node) -> Iterator[list[str]]:
-    """What a node's kernel writes to its log meanwhile; the lines are there after the block."""
+    """Collect a node's kernel log during the block; its lines are available after it."""
     lines: list[str] = []
     begin = f"testbed: {uuid.uuid4()}"
     node.run(["tee", "/dev/kmsg"], input=begin.encode())
@@ -354,7 +355,7 @@ def kernel_log(observe: Observation, node: Node) -> Iterator[list[str]]:
 
 
 def usual_logger(observe: Observation, machine: Runs) -> str:
-    """What iptables-legacy logs to when nobody has chosen: a rule may load it into the kernel."""
+    """Return iptables-legacy's default logger, which a rule may load into the kernel."""
     rule = ("-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "TRACE")
     with ruled(observe, machine, LEGACY, *rule):
         return sysctl(observe, machine, LOGGER)
@@ -371,7 +372,7 @@ def test_bridged_packets_pass_iptables_only_when_asked_to(
             ask(observe, asker, answerer.address, 1)
             observe.run(node, ["ping", "-n", "-q", "-c1", asker.address])
         seen = ways(events)
-        # The host's own ping shows that it is traced all the while.
+        # The host's own ping shows that it is traced all the time.
         to_host = [w for w in seen if w.packet.src == asker.address and w.packet.is_echo_reply]
         assert to_host, "the reply to the host was not traced"
         found[value] = [
@@ -397,14 +398,14 @@ def test_raw_prerouting_comes_first_and_filter_forward_next(
     exchange: Exchange, observe: Observation
 ) -> None:
     reply = exchange.show_reply(observe)
-    # A table of iptables-legacy is there, without rules, once anybody has looked at it.
+    # A table of iptables-legacy exists, without rules, after the first listing.
     chains = [chain for chain in reply.chains if not is_empty(reply.at(*chain))]
     names = ", ".join(f"{table} {chain}" for table, chain in chains)
     observe.holds(chains[:2] == [RAW, FORWARD], f"chains with rules that the reply passes: {names}")
 
 
 def is_empty(events: Sequence[TraceEvent]) -> bool:
-    """Whether the chain of these events has no rules: its policy is its first entry."""
+    """Tell whether the chain of these events has no rules: its policy comes first."""
     return [(event.kind, event.number) for event in events] == [("policy", 1)]
 
 
@@ -432,7 +433,7 @@ def test_the_first_rule_of_forward_matches(exchange: Exchange, observe: Observat
 
 
 def position(observe: Observation, node: Node, event: TraceEvent) -> int:
-    """The number of an event's rule in its chain, looked up by its handle."""
+    """Return the number of an event's rule in its chain, looked up by its handle."""
     listed = observe.json(
         node, ["nft", "-j", "-a", "list", "chain", "ip", event.table, event.chain]
     )
@@ -538,7 +539,7 @@ def test_a_ping_is_84_octets_long(exchange: Exchange, observe: Observation) -> N
     )
 
 
-ECHO_WORDS = 4  # identifier and sequence number, which a decoded packet counts to its payload
+ECHO_WORDS = 4  # identifier and sequence number, which a decoded packet includes in its payload
 
 
 @pytest.mark.testbed_claim("trace-same-ip-id")
@@ -593,7 +594,7 @@ def test_the_reply_meets_no_nat_rule(
 
 
 def nat_chains(observe: Observation, exchange: Exchange, program: str) -> set[tuple[str, str]]:
-    """The chains that translate addresses, each with its table."""
+    """Return the chains that translate addresses, each with its table."""
     if program == LEGACY:
         return {one for way in exchange.requests for one in way.chains if one[0] == "nat"}
     listed = observe.json(exchange.node, ["nft", "-j", "list", "chains", "ip"])["nftables"]
@@ -601,28 +602,28 @@ def nat_chains(observe: Observation, exchange: Exchange, program: str) -> set[tu
     return {(one["table"], one["name"]) for one in chains if one.get("type") == "nat"}
 
 
-# -- the time between the two -----------------------------------------------------
+# -- the time between the hooks ---------------------------------------------------
 
 
 def pass_hooks(
     lab: LiveLab, node: Node, observe: Observation, count: int = 1
 ) -> list[tuple[Logged, Logged]]:
-    """Let echo requests pass from one container to another, with an NFLOG rule at both hooks.
+    """Send echo requests between two containers, with an NFLOG rule at both hooks.
 
-    Each packet, request or reply, is given as it was in raw PREROUTING, and first of all in
-    filter FORWARD.
+    Returns each packet, request or reply, as it was in raw PREROUTING, and as it first
+    appeared in filter FORWARD.
     """
     asker, answerer = pair(lab, node)
     names = interfaces(node)
     log = ["-p", "icmp", "-j", "NFLOG", "--nflog-group", str(GROUP)]
-    log += ["--nflog-threshold", "1", "--nflog-prefix"]  # else many are kept back, for a second
+    log += ["--nflog-threshold", "1", "--nflog-prefix"]  # otherwise many are held back for a second
     with (
         bridge_filtered(observe, node, "1"),
         nflog(observe, node, GROUP) as seen,
         ruled(observe, node, variety(lab), "-t", "raw", "-I", "PREROUTING", *log, RAW[0]),
         ruled(observe, node, variety(lab), "-t", "filter", "-I", "FORWARD", *log, FORWARD[0]),
     ):
-        # -U: else ping has the kernel stamp packets on arrival, and both hooks see that stamp.
+        # -U: otherwise the kernel stamps ping's packets on arrival, and both hooks see that stamp.
         ask(observe, asker, answerer.address, count, "-U")
     at: dict[str, dict[object, Logged]] = {RAW[0]: {}, FORWARD[0]: {}}
     for record in seen.packets:
@@ -635,11 +636,11 @@ def pass_hooks(
 
 
 def times_between(lab: LiveLab, node: Node, observe: Observation) -> tuple[float, ...]:
-    """Microseconds from hook to hook, of each packet, by the kernel's clock.
+    """Return each packet's time from hook to hook in microseconds.
 
-    Left out are packets that the kernel has stamped on arrival, since both
-    hooks then see one time.  It does so for all while any socket on the
-    machine asks for it, as a capture does.  Other kernels log no other time.
+    Packets that the kernel stamped on arrival are left out, since both hooks then
+    see the same time.  It stamps all packets while any socket on the machine
+    requests it, as a capture does.  Other kernels log no other time.
     """
     found: list[float] = []
     for _ in range(ROUNDS):
@@ -674,7 +675,7 @@ def test_the_time_between_the_hooks_depends_on_what_is_in_between(
     series = {"as the lab is": usual, f"with {RULES} rules in between": longer}
     what = "from raw PREROUTING to filter FORWARD, each packet of a ping"
     observe.measured(Measurement(what, "us", series, "lower"))
-    # The least of many: what else the machine had to do at the time is not of interest.
+    # The minimum of many: other load on the machine at the time does not matter.
     observe.holds_when(
         f"little is in between: {min(usual):g} us at the least", min(usual) <= ABOUT_MICROSECONDS
     )
@@ -685,13 +686,13 @@ def test_the_time_between_the_hooks_depends_on_what_is_in_between(
 
 
 def emulated(node: Node) -> bool:
-    """Whether the node's processor is one that QEMU emulates."""
+    """Tell whether the node's processor is emulated by QEMU."""
     return "TCG" in node.get("/proc/cpuinfo").decode()
 
 
 @contextlib.contextmanager
 def many_rules(node: Node, program: str) -> Iterator[None]:
-    """Rules at the end of raw PREROUTING that no echo matches."""
+    """Add rules to the end of raw PREROUTING that no echo matches."""
     rule = f"-A {CHAIN} -p icmp -m icmp --icmp-type timestamp-request -j ACCEPT\n"
     jump = "PREROUTING -p icmp -j " + CHAIN
     make = f"*raw\n:{CHAIN} -\n{rule * RULES}-A {jump}\nCOMMIT\n"
