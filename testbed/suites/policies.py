@@ -1,7 +1,7 @@
-"""NetworkPolicy put to the test: a table of policies, each probed from Pod to Pod for real.
+"""Checks of NetworkPolicy: a table of policies, each probed from Pod to Pod.
 
-The players are two clients and two servers in the checks' namespace and a client in another.
-A probe is one TCP connection; all of a policy's go out at once.
+The Pods are two clients and two servers in the checks' namespace, and a client in another.
+A probe is one TCP connection; all probes of a policy run at once.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from testbed.suites.cluster import Cluster, Pod
 
 OTHER = "checks-other"  #: a namespace beside NAMESPACE
-IN_FORCE = 3.0  #: seconds for a policy to come into force where nobody is there to enforce it
-ANSWER = 0.4  #: seconds that a connection is waited for: before its SYN is sent again (RFC 6298)
-LONGEST = 10.0  #: as well, once it was not answered again and again: a busy machine answers late
+IN_FORCE = 3.0  #: seconds in which a policy would take effect, for clusters that do not enforce it
+ANSWER = 0.4  #: seconds to wait for a connection: before its SYN is sent again (RFC 6298)
+LONGEST = 10.0  #: the same after repeated timeouts: a busy machine answers late
 PORTS = (80, 8080)
-#: Connects to each ADDRESS:PORT that it is given, all at once; prints those that answered.
+#: Connects to each ADDRESS:PORT in its arguments, all at once; prints those that answered.
 PROBE = """
 import json, selectors, socket, sys, time
 seconds, wanted = float(sys.argv[1]), sys.argv[2:]
@@ -50,19 +50,19 @@ while waiting.get_map() and time.monotonic() < end:
 print(json.dumps(answered))
 """
 
-Pair = tuple[str, str]  #: who connects, and to what: ("a", "s:80")
+Pair = tuple[str, str]  #: client and target: ("a", "s:80")
 
 
 @dataclass(frozen=True, slots=True)
 class Players:
-    """Pods by their names, and places outside the cluster that they connect to, by theirs."""
+    """The Pods by their names, and targets outside the cluster by theirs."""
 
     pods: Mapping[str, Pod]
     outside: Mapping[str, str]  #: address and port
 
     @property
     def targets(self) -> dict[str, str]:
-        """Where each server is reached, by the name that probes use."""
+        """The address of each server, by the name that probes use."""
         servers = {
             f"{name}:{port}": f"{self.pods[name].address}:{port}"
             for name in ("s", "t")
@@ -71,7 +71,7 @@ class Players:
         return servers | dict(self.outside)
 
     def probe(self, seconds: float = ANSWER) -> set[Pair]:
-        """Which of all connections are answered now, within some seconds."""
+        """Return all connections that are answered now, within some seconds."""
         names = {address: name for name, address in self.targets.items()}
         clients = [one for name, one in self.pods.items() if name in ("a", "b", "o")]
 
@@ -84,13 +84,13 @@ class Players:
             return set().union(*pool.map(ask, clients))
 
     def everything(self) -> set[Pair]:
-        """All connections that could be."""
+        """Return all possible connections."""
         return {(who, to) for who in ("a", "b", "o") for to in self.targets}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A policy of NAMESPACE, and which connections it cuts off: "a>s:80", "*>s:*"."""
+    """A policy of NAMESPACE, and the connections that it blocks: "a>s:80", "*>s:*"."""
 
     what: str
     spec: Mapping[str, Any]
@@ -98,7 +98,7 @@ class Row:
     spares: tuple[str, ...] = ()
 
     def allowed(self, players: Players) -> set[Pair]:
-        """What a plugin that enforces it lets through."""
+        """Return the connections that a plugin must allow if it enforces the policy."""
         return {
             pair
             for pair in players.everything()
@@ -113,13 +113,13 @@ def _fits(pair: Pair, patterns: Collection[str]) -> bool:
 
 
 def _to(app: str, *rules: Mapping[str, Any]) -> dict[str, Any]:
-    """Who may connect to the Pods of an app: nobody, but by the rules."""
+    """Return a policy that lets only ``rules`` connect to the Pods of an app."""
     selector = {"matchLabels": {"app": app}} if app else {}
     return {"podSelector": selector, "policyTypes": ["Ingress"], "ingress": list(rules)}
 
 
 def _from(app: str, *rules: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the Pods of an app may connect to."""
+    """Return a policy that lets the Pods of an app connect only by ``rules``."""
     selector = {"matchLabels": {"app": app}} if app else {}
     return {"podSelector": selector, "policyTypes": ["Egress"], "egress": list(rules)}
 
@@ -130,12 +130,12 @@ THERE = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": OT
 
 
 def table(block: str, near: str, far: str, *, port_ranges: bool = True) -> tuple[Row, ...]:
-    """The policies (kubernetes.io, "Network Policies").
+    """Return the policies (kubernetes.io, "Network Policies").
 
-    A plugin without ``port_ranges`` takes one for its first port, as Kubernetes leaves it to it.
+    A plugin without ``port_ranges`` may read a range as its first port, as Kubernetes allows.
 
     ``near`` and ``far`` are addresses of a machine outside the cluster, in ``block``: plugins may
-    know Pods by their labels alone, so addresses are tried with those.
+    identify Pods by their labels alone, so rules on addresses are tried with those.
     """
     most = {"ipBlock": {"cidr": block, "except": [f"{far}/32"]}}
     one = {"ipBlock": {"cidr": f"{far}/32"}}
@@ -167,7 +167,7 @@ def table(block: str, near: str, far: str, *, port_ranges: bool = True) -> tuple
 def players(
     cluster: Cluster, observe: Observation, outside: Mapping[str, str]
 ) -> Iterator[Players]:
-    """The Pods for the time of the block, made all at once."""
+    """Create the Pods for the time of the block, all at once."""
     first, last = cluster.nodes[0].name, cluster.nodes[-1].name
     both = [web(f"web-{port}", port) for port in PORTS]
     made = {
@@ -177,7 +177,7 @@ def players(
         "t": (pod("t", node=first, containers=both), NAMESPACE),
         "o": (pod("o", node=first), OTHER),
     }
-    if cluster.find("Namespace", OTHER):  # of a run that was killed
+    if cluster.find("Namespace", OTHER):  # left by a run that was killed
         cluster.delete("Namespace", OTHER)
     cluster.create({"kind": "Namespace", "metadata": {"name": OTHER}})
     try:
@@ -202,7 +202,7 @@ def players(
 
 @contextlib.contextmanager
 def policy(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> Iterator[None]:
-    """A policy of NAMESPACE for the time of the block."""
+    """Create a policy of NAMESPACE for the time of the block."""
     cluster.create({"kind": "NetworkPolicy", "metadata": {"name": name}, "spec": dict(spec)})
     try:
         yield
@@ -211,10 +211,10 @@ def policy(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> Iterator[Non
 
 
 def settled(players: Players, wanted: set[Pair], what: str, *without: set[Pair]) -> set[Pair]:
-    """What is answered, as soon as it is what is wanted, or else in the end.
+    """Return the answered connections, once they match ``wanted`` or after a timeout.
 
-    Who enforces a policy takes it up in their own time: where nothing comes of it at all, and
-    all is answered as it is ``without``, Unsettled is raised with ``what`` is missing.
+    A plugin enforces a policy in its own time.  If the policy has no effect at all, so that the
+    answers match ``without``, Unsettled is raised, naming ``what`` is missing.
     """
     seen: set[Pair] = set()
     seconds = ANSWER
@@ -231,7 +231,7 @@ def settled(players: Players, wanted: set[Pair], what: str, *without: set[Pair])
 
 
 def drawn(players: Players, seen: set[Pair], wanted: set[Pair]) -> list[str]:
-    """A matrix as text: a line for each client; what is not as wanted has a "!"."""
+    """Format a matrix: a line per client; deviations from ``wanted`` have a "!"."""
     width = max(len(name) for name in ("answered!", *players.targets))
     lines = ["  ".join(["from", *(name.ljust(width) for name in players.targets)])]
     for who in ("a", "b", "o"):
@@ -245,7 +245,7 @@ def drawn(players: Players, seen: set[Pair], wanted: set[Pair]) -> list[str]:
 
 @contextlib.contextmanager
 def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, str]]:
-    """A block of addresses outside the cluster, and two of it that listen on port 80."""
+    """Yield a subnet outside the cluster, and two of its addresses that listen on port 80."""
     lab = cluster.lab.topology
     network, near = next(iter(lab.nodes[outside.name].networks.items()))
     subnet = lab.networks[network].subnet
@@ -266,10 +266,10 @@ def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, 
 
 @contextlib.contextmanager
 def ways_back(cluster: Cluster, outside: Node, pods: Iterable[Pod]) -> Iterator[None]:
-    """Routes from a machine outside the cluster to Pods, each by the node that it is on.
+    """Add routes from a machine outside the cluster to Pods, through their nodes.
 
-    The machine is on the nodes' own network, to which Pods speak under their own addresses.  These
-    need not be of their node's range: some plugins give out addresses by themselves.
+    The machine is on the nodes' own network, to which Pods send from their own addresses.  These
+    need not be in their node's range: some plugins assign addresses by themselves.
     """
     routes = [[f"{one.address}/32", "via", cluster.address(one.node)] for one in pods]
     try:
@@ -282,7 +282,7 @@ def ways_back(cluster: Cluster, outside: Node, pods: Iterable[Pod]) -> Iterator[
 
 
 def enforced(cluster: Cluster, outside: Node, observe: Observation) -> None:
-    """Put the whole table to the test: each policy must cut off what it says, and nothing else."""
+    """Check the whole table: each policy must block exactly its connections."""
     with places_outside(cluster, outside) as (block, near, far):
         places = {"near": f"{near}:80", "far": f"{far}:80"}
         with (

@@ -1,4 +1,4 @@
-"""What the suite of Services looks with: kube-proxy's rules, many connections at once, DNS."""
+"""Helpers for the checks of Services: kube-proxy's rules, many connections, DNS."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from testbed.suites.cluster import Cluster
     from testbed.suites.helpers import Rule
 
-CHANCE = 1e-9  #: how probable it may be that chance alone leaves out one of a Service's Pods
+CHANCE = 1e-9  #: accepted probability that chance alone leaves out one of a Service's Pods
 A, CNAME, SRV = dpkt.dns.DNS_A, dpkt.dns.DNS_CNAME, dpkt.dns.DNS_SRV
-#: What kube-proxy looks an address or a port of the node up in, and iptables' chains for that.
+#: Maps in which kube-proxy looks up an address or a node port, and iptables' chains for that.
 MAPS = ("service-ips", "service-nodeports")
 CHAINS = ("KUBE-SERVICES", "KUBE-NODEPORTS")
-#: Asks a server what it is given in hex, again each second, and prints the answer so.
+#: Sends a query (hex) to a server, again each second, and prints the answer in hex.
 QUERY = """
 import socket, sys, time
 end = time.monotonic() + float(sys.argv[2])
@@ -52,9 +52,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
 
 
 def served(cluster: Cluster, observe: Observation, name: str) -> Mapping[str, Any]:
-    """A Service's ``spec``, once every node's rules lead its first port to its ready Pods alone.
+    """Return a Service's ``spec`` once the rules of every node are complete.
 
-    Raises Unsettled where they never do: whether a Service works can't be told before.
+    They are if they lead its first port to its ready Pods, and nowhere else.  Raises Unsettled if
+    they never do: until then the Service can't be judged.
     """
     found = cluster.find("Service", name)
     if found is None:
@@ -85,14 +86,14 @@ def wait_led(cluster: Cluster, node: Node, port: int, address: str = "") -> None
 
 
 def host(destination: str) -> str:
-    """The address of ADDRESS:PORT."""
+    """Return the address of ADDRESS:PORT."""
     return destination.rpartition(":")[0]
 
 
 def destinations(cluster: Cluster, node: Node, port: int, address: str = "") -> list[str]:
-    """Where a node's rules send what comes for a TCP port of an address, as ADDRESS:PORT.
+    """Return the destinations of a node's rules for a TCP port of an address.
 
-    Without an address it is a port of the node itself.
+    They are ADDRESS:PORT.  Without an address it is a port of the node itself.
     """
     if cluster.spec.proxy == "nftables":
         listed = node.run(["nft", "-j", "list", "table", "ip", "kube-proxy"], check=False)
@@ -103,7 +104,7 @@ def destinations(cluster: Cluster, node: Node, port: int, address: str = "") -> 
 def nft_destinations(
     listed: Sequence[Mapping[str, Any]], port: int, address: str = ""
 ) -> list[str]:
-    """:func:`destinations` out of what ``nft -j list table`` prints (libnftables-json(5))."""
+    """Return :func:`destinations` from ``nft -j list table`` (libnftables-json(5))."""
     chains: dict[str, list[Any]] = {}
     start: list[Any] = []
     key = [*([address] if address else []), "tcp", port]
@@ -118,7 +119,7 @@ def nft_destinations(
 
 
 def iptables_destinations(found: Sequence[Rule], port: int, address: str = "") -> list[str]:
-    """:func:`destinations` out of the rules of iptables' table ``nat``."""
+    """Return :func:`destinations` from the rules of iptables' table ``nat``."""
     chains: dict[str, list[Any]] = {}
     start: list[Any] = []
     for rule in found:
@@ -137,7 +138,7 @@ def iptables_destinations(found: Sequence[Rule], port: int, address: str = "") -
 
 
 def _follow(start: object, chain: Callable[[str], object]) -> list[str]:
-    """All that expressions translate to, by whatever chains they lead, sorted."""
+    """Return all destinations of expressions, through all chains they lead to, sorted."""
     found: set[str] = set()
     passed: set[str] = set()
     ways = [start]
@@ -152,7 +153,7 @@ def _follow(start: object, chain: Callable[[str], object]) -> list[str]:
 
 
 def _chosen(body: Mapping[str, Any]) -> Iterator[str]:
-    """What a translation chooses from: one Pod, or a map of them by a random number."""
+    """Yield the destinations of a translation: one Pod, or a map with a random key."""
     address = body["addr"]
     if isinstance(address, Mapping):
         for _, value in address["map"]["data"]["set"]:
@@ -162,7 +163,7 @@ def _chosen(body: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _steps(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The translations and the ways on in an expression, wherever in it."""
+    """Yield the translations and jumps in an expression, at any depth."""
     if isinstance(expression, Mapping):
         for key, value in expression.items():
             if key in {"goto", "jump", "dnat"}:
@@ -178,10 +179,10 @@ def _steps(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def enough(pods: int, chance: float = CHANCE) -> int:
-    """So many connections that chance alone leaves a Pod out less often than ``chance``.
+    """Return how many connections make it unlikely that chance leaves out a Pod.
 
-    Each of ``pods`` is left out by n connections with probability (1 - 1/pods)**n, so that one
-    of them is with at most ``pods`` times that.
+    The probability is at most ``chance``.  Each of ``pods`` is left out by n connections with
+    probability (1 - 1/pods)**n, so that one of them is with at most ``pods`` times that.
 
     >>> enough(1), enough(2), enough(3)
     (1, 31, 54)
@@ -193,9 +194,9 @@ def enough(pods: int, chance: float = CHANCE) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one connection; ``name`` is the server's, "" where none has answered.
+    """The outcome of one connection; ``name`` is the server's, "" without an answer.
 
-    ``remote`` is the address that was asked, ``port`` the client's own.
+    ``remote`` is the server's address, ``port`` the client's own.
     """
 
     name: str
@@ -210,9 +211,9 @@ SEEN = '{"remote": "%{remote_ip}", "port": %{local_port}}\\n'
 def ask(
     observe: Observation, where: Runs, url: str, *, count: int = 1, seconds: float | None = None
 ) -> list[Answer]:
-    """Fetch the page at ``url`` so many times, each time by a new connection.
+    """Fetch the page at ``url`` ``count`` times, each time over a new connection.
 
-    The first that is not answered within ``seconds`` is the last.
+    It stops after the first that is not answered within ``seconds``.
     """
     limit = patient(where, helpers.LATE if seconds is None else seconds)
     argv = ["curl", "-sS", "--noproxy", "*", "--max-time", f"{limit:g}", "--fail-early"]
@@ -221,7 +222,7 @@ def ask(
 
 
 def answers(printed: str) -> list[Answer]:
-    """The answers in what curl prints: a page, where one has come, and what SEEN tells."""
+    """Parse curl's output into answers: a page, if one came, and the fields of SEEN."""
     found: list[Answer] = []
     page: dict[str, Any] = {}
     for line in printed.splitlines():
@@ -236,7 +237,7 @@ def answers(printed: str) -> list[Answer]:
 
 
 def names(found: Sequence[Answer]) -> list[str]:
-    """Who has answered, each once, sorted; "" is nobody."""
+    """Return the servers' names, each once, sorted; "" stands for no answer."""
     return sorted({one.name for one in found}) or [""]
 
 
@@ -245,9 +246,9 @@ def names(found: Sequence[Answer]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """An answer of DNS: the code, and what there is of the type that was asked for.
+    """A DNS answer: the response code, and the records of the requested type.
 
-    ``code`` is None where nobody has answered.
+    ``code`` is None without an answer.
     """
 
     code: int | None
@@ -255,7 +256,7 @@ class Records:
 
 
 def lookup(observe: Observation, where: Runs, server: str, name: str, kind: int = A) -> Records:
-    """What a name server answers; an SRV record is given as PORT TARGET."""
+    """Query a name server; an SRV record is returned as PORT TARGET."""
     query = dpkt.dns.DNS(id=1, op=dpkt.dns.DNS_RD, qd=[dpkt.dns.DNS.Q(name=name, type=kind)])
     limit = f"{patient(where, helpers.LATE):g}"
     result = where.run(["python3", "-c", QUERY, server, limit, bytes(query).hex()], check=False)
@@ -265,7 +266,7 @@ def lookup(observe: Observation, where: Runs, server: str, name: str, kind: int 
 
 
 def records(answer: bytes, kind: int) -> Records:
-    """Decode an answer of DNS."""
+    """Decode a DNS answer."""
     said = dpkt.dns.DNS(answer)
     found = [one for one in said.an if one.type == kind]
     if kind == SRV:
@@ -278,7 +279,7 @@ def records(answer: bytes, kind: int) -> Records:
 
 
 def wait_known(cluster: Cluster, where: Runs, name: str, kind: int = A, count: int = 1) -> None:
-    """Wait until the cluster's DNS knows a name, with so many records."""
+    """Wait until the cluster's DNS has that many records for a name."""
     server = str(cluster.spec.dns)
 
     def so() -> bool:
@@ -292,7 +293,7 @@ def wait_known(cluster: Cluster, where: Runs, name: str, kind: int = A, count: i
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest of document 004, from ``lines`` of it; ``mends`` is what has been mended."""
+    """A manifest of document 004 (its ``lines``); ``mends`` lists corrections."""
 
     name: str
     lines: str
@@ -303,7 +304,7 @@ class Manifest:
 
 @functools.cache
 def manifests() -> tuple[Manifest, ...]:
-    """The six manifests, in the document's order."""
+    """Return the six manifests, in the document's order."""
     path = Path(__file__).parent / "manifests" / "004.yaml"
     found = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     return tuple(Manifest(**{**one, "mends": tuple(one["mends"])}) for one in found)

@@ -1,4 +1,4 @@
-"""Cilium: what its programs in the kernel do (document 004)."""
+"""Cilium: the effects of its programs in the kernel (document 004)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.testbed_needs("pods-by-cilium")
 
-OURS = "cil_"  # what the names of Cilium's programs begin with
-METRICS = f"{PINS}/tc/globals/cilium_metrics"  # what was forwarded and dropped, by reason
+OURS = "cil_"  # prefix of the names of Cilium's programs
+METRICS = f"{PINS}/tc/globals/cilium_metrics"  # forwarded and dropped packets, by reason
 KIND, VERSION = "CiliumNetworkPolicy", "cilium.io/v2"
 
 
 def attached(cluster: Cluster, observe: Observation, node: Node) -> dict[str, list[str]]:
-    """The names of Cilium's programs by the link that they are attached to."""
+    """Map each link to the names of Cilium's programs on it."""
     bpftool = node.provide(cluster.lab.context.store.binary("bpftool"))
     (seen,) = observe.json(node, [bpftool, "-j", "net", "show"])
     found: dict[str, list[str]] = {}
@@ -38,26 +38,26 @@ def attached(cluster: Cluster, observe: Observation, node: Node) -> dict[str, li
 
 
 def device(observe: Observation, one: Pod) -> str:
-    """The node's end of a Pod's link."""
+    """Return the node's end of a Pod's link."""
     index = link(observe, one, "eth0")["link_index"]
     return next(str(x["ifname"]) for x in links(observe, one.node) if x["ifindex"] == index)
 
 
 def counted(cluster: Cluster, observe: Observation, node: Node) -> int:
-    """How many packets Cilium's programs on a node have counted, forwarded or dropped."""
+    """Return the packet count of Cilium's programs on a node, forwarded or dropped."""
     bpftool = node.provide(cluster.lab.context.store.binary("bpftool"))
     rows = observe.json(node, [bpftool, "-j", "map", "dump", "pinned", METRICS])
     return sum(_count(value["value"]) for row in rows for value in row["values"])
 
 
 def _count(octets: Sequence[str]) -> int:
-    """The first of a value's two numbers of 64 bits: packets, then octets (bpf/lib/common.h)."""
+    """Return a value's first 64-bit number: packets, then octets (bpf/lib/common.h)."""
     return int.from_bytes(bytes(int(one, 16) for one in octets[:8]), "little")
 
 
 @contextlib.contextmanager
 def agents_stopped(cluster: Cluster, observe: Observation) -> Iterator[None]:
-    """Every node's agent takes no step, for the time of the block."""
+    """Stop every node's agent for the time of the block."""
     pids = {node: str(node.services()[AGENT].pid) for node in cluster.nodes}
     try:
         for node, pid in pids.items():
@@ -70,7 +70,7 @@ def agents_stopped(cluster: Cluster, observe: Observation) -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_cilium(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> Iterator[None]:
-    """A policy of Cilium's own kind for the time of the block."""
+    """Create a policy of Cilium's own kind for the time of the block."""
     folder = f"/apis/{VERSION}/namespaces/{NAMESPACE}/ciliumnetworkpolicies"
     body = {"apiVersion": VERSION, "kind": KIND, "metadata": {"name": name}, "spec": dict(spec)}
     cluster.api.ask("POST", folder, body)
@@ -83,7 +83,7 @@ def of_cilium(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> Iterator[
 def status(
     observe: Observation, client: Pod, url: str, method: str = "GET", seconds: float = 1.0
 ) -> str:
-    """The status that a Pod is answered with within some seconds, "000" for none."""
+    """Return the HTTP status that a Pod gets within some seconds, "000" for none."""
     limit = f"{patient(client, seconds):g}"
     argv = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", limit, "-X", method, url]
     return observe.run(client, argv, check=False).stdout.strip()

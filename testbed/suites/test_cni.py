@@ -1,7 +1,7 @@
-"""Document 004, what joins Pods to networks: CNI's plugins, called by hand and by a cluster.
+"""Document 004, CNI's plugins, called by hand and by a cluster.
 
-Lab: k8s-two-node.  A second network is given to one node only, and only for as long as a Pod
-that joins it.
+Lab: k8s-two-node.  Only one node is given a second network, and only while a Pod that joins
+it runs.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ if TYPE_CHECKING:
     from testbed.suites.cluster import Cluster, Pod
     from testbed.suites.helpers import Inside
 
-RESULTS = "/var/lib/cni/results"  #: where libcni keeps what each call has come to
+RESULTS = "/var/lib/cni/results"  #: folder in which libcni stores the result of each call
 
 
 def plugins(lab: LiveLab, node: Node) -> str:
-    """Where a node has the reference plugins."""
+    """Return a node's folder of the reference plugins."""
     (folder,) = lab.context.store.path_dirs("cni-plugins")
     return node.provide(folder)
 
 
 def containerd(lab: LiveLab, node: Node) -> str:
-    """Where a node has containerd's program."""
+    """Return the path of a node's containerd."""
     return node.provide(lab.context.store.binary("containerd", "docker"))
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """One call of CNI's ADD by containerd, as libcni has kept it.
+    """One call of CNI's ADD by containerd, as stored by libcni.
 
-    ``container`` is whom it was called for, ``arguments`` what the kubelet had passed on,
-    ``plugins`` the network's configuration as it was then, ``result`` what came of it.
+    ``container`` is the id of its container, ``arguments`` come from the kubelet, ``plugins`` is
+    the network's configuration at that time, ``result`` the result of the call.
     """
 
     container: str
@@ -83,18 +83,18 @@ class Joined:
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses that the plugin has given, without their lengths."""
+        """Addresses assigned by the plugin, without their prefix lengths."""
         found = [str(ip_interface(one["address"]).ip) for one in self.result.get("ips", ())]
         return list(dict.fromkeys(found))
 
 
 def calls(node: Node) -> list[Joined]:
-    """The calls whose containers are still joined to a network; the loopback's are left out."""
-    # Each file is one line without its end (libcni's cache, of kind cniCacheV1).
+    """Return the calls of containers still joined to a network, without the loopback's."""
+    # Each file is one line without a line end (libcni's cache, of kind cniCacheV1).
     script = f"for file in {RESULTS}/*; do [ -f $file ] && cat $file && echo; done; true"
     found = []
     for line in filter(str.strip, node.run(["sh", "-c", script]).stdout.splitlines()):
-        with contextlib.suppress(json.JSONDecodeError):  # one that is being written
+        with contextlib.suppress(json.JSONDecodeError):  # a file that is being written
             found.append(json.loads(line))
     return [
         Joined(
@@ -111,7 +111,7 @@ def calls(node: Node) -> list[Joined]:
 
 
 def joined(observe: Observation, pod: Pod) -> list[Joined]:
-    """The calls for a Pod, of whichever of its containers, kept."""
+    """Return the calls for any of a Pod's containers, recorded."""
     found = [one for one in calls(pod.node) if one.container in set(pod.ids.values())]
     for one in found:
         observe.note(f"{pod.node.name}: CNI's ADD for {pod.name}, from {RESULTS}", vars_of(one))
@@ -119,7 +119,7 @@ def joined(observe: Observation, pod: Pod) -> list[Joined]:
 
 
 def vars_of(call: Joined) -> dict[str, Any]:
-    """What of a call is worth to be kept as evidence."""
+    """Return the fields of a call to record as evidence."""
     return {
         "container": call.container,
         "network": call.network,
@@ -131,10 +131,10 @@ def vars_of(call: Joined) -> dict[str, Any]:
 
 
 def wait_settled(cluster: Cluster, node: Node) -> None:
-    """Wait until no Pod that is gone from the API has its network still.
+    """Wait until no Pod that is gone from the API still has its network.
 
-    Their networks are taken from them by the configuration that there is then: it must not be
-    changed before.
+    Networks are removed from Pods with the configuration at that time: it must not change
+    before.
     """
 
     def settled() -> bool:
@@ -148,11 +148,11 @@ def wait_settled(cluster: Cluster, node: Node) -> None:
     cluster.until(settled, f"the end of the networks of Pods that are gone from {node.name}")
 
 
-# -- by hand: no cluster --------------------------------------------------------
+# -- by hand, without a cluster -------------------------------------------------
 
 
 GATEWAY = "198.18.0.1"  # the first address of the network below
-#: A network of the bridge plugin that nothing of a lab has (RFC 2544: for tests).
+#: A network of the bridge plugin that no lab uses (RFC 2544: for tests).
 BY_HAND = {
     "cniVersion": "0.4.0",
     "name": "by-hand",
@@ -170,11 +170,11 @@ BY_HAND = {
 
 @dataclass(slots=True)
 class ByHand:
-    """What a plugin was seen to do to a bare network namespace, step by step.
+    """The effects of a plugin on an empty network namespace, step by step.
 
     ``added``, ``checked`` and ``deleted`` are its calls; ``before``, ``after`` and ``end`` are
-    the links of the namespace, ``answers`` says whether the other end of its link did.
-    ``reachable`` says whether the API could be asked from the machine.
+    the links of the namespace; ``answers`` tells whether the other end of its link answered,
+    ``reachable`` whether the machine can reach the API.
     """
 
     seen: Observation
@@ -194,13 +194,13 @@ class ByHand:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the plugin has answered, {} where it failed."""
+        """The plugin's result, {} if it failed."""
         return dict(self.added.json()) if self.added.ok else {}
 
 
 @pytest.fixture(scope="module")
 def by_hand(lab: LiveLab, cluster: Cluster) -> ByHand:
-    """The reference plugin ``bridge`` called on a machine that has neither network nor runtime."""
+    """Call the reference plugin ``bridge`` on a machine without network and runtime."""
     observe = Observation()
     node = cluster.other
     folder = plugins(lab, node)
@@ -233,7 +233,7 @@ def by_hand(lab: LiveLab, cluster: Cluster) -> ByHand:
 def call(
     observe: Observation, machine: Inside, folder: str, command: str, network: Mapping[str, Any]
 ) -> Result:
-    """Call a plugin as the CNI specification says: its environment, and JSON on standard input."""
+    """Call a plugin as the CNI specification defines: environment, JSON on standard input."""
     words = {
         "CNI_COMMAND": command,
         "CNI_CONTAINERID": "by-hand",
@@ -254,7 +254,7 @@ def call(
     return result
 
 
-#: The options of a program, its argument, that would be of CNI, and one that the kubelet has.
+#: Options of a program (its argument) that would concern CNI, and one that the kubelet has.
 OPTIONS = """ "$1" --help 2>&1 | grep -iE 'cni|network-plugin|--node-ip' """
 
 
@@ -340,7 +340,7 @@ def test_the_plugin_sets_the_routes(
     observe.holds(gateways and gateways <= own, "their gateway is the bridge, with its address")
     tenant = cluster.pod("web-2")
     made = next(iter(joined(observe, tenant)), None)
-    # A result may name routes by which the plugin only means that there is a way (Calico's does).
+    # A result's routes may only declare that a route exists (Calico's do).
     defaults = [one["dev"] for one in routes(observe, tenant) if one["dst"] == "default"]
     observe.holds(
         made and defaults == [made.interface],
@@ -375,12 +375,12 @@ def test_cni_is_called_for_a_pod_not_for_its_containers(
 # -- another network for one node -------------------------------------------------
 
 
-LEASES = "/run/check-macvlan"  # what its addresses are given to
+LEASES = "/run/check-macvlan"  # folder of its address leases
 MASTER = "eth0"  # a node's link to its first network
 
 
 def second_network(lab: LiveLab, node: Node, gateway: str) -> dict[str, Any]:
-    """A network list that makes a Pod a member of the node's LAN, by macvlan."""
+    """Return a network list that joins a Pod to the node's LAN, by macvlan."""
     subnet = lan(lab, node)
     last = last_host(subnet)
     scope = {"subnet": str(subnet), "rangeStart": str(last - 7), "rangeEnd": str(last)}
@@ -404,16 +404,16 @@ def second_network(lab: LiveLab, node: Node, gateway: str) -> dict[str, Any]:
 
 
 def lan(lab: LiveLab, node: Node) -> IPv4Network:
-    """The network of a node's eth0."""
+    """Return the network of a node's eth0."""
     first = next(iter(lab.topology.nodes[node.name].networks))
     return lab.topology.networks[first].subnet
 
 
 @dataclass(slots=True)
 class Second:
-    """What was seen of a Pod that joined a second network while the others kept theirs.
+    """Observations of a Pod on a second network while the others keep theirs.
 
-    Pages are None where none came; ``daemons`` are the process ids of kubelet and containerd
+    Pages are None if none came; ``daemons`` are the process ids of kubelet and containerd
     before and after.
     """
 
@@ -432,7 +432,7 @@ class Second:
 
 @pytest.fixture(scope="module")
 def second(lab: LiveLab, cluster: Cluster) -> Second:
-    """A Pod of the other node, joined by macvlan, by nothing but a file in CNI's folder."""
+    """Join a Pod of the other node by macvlan, only with a file in CNI's folder."""
     observe = Observation()
     node, outside = cluster.other, outside_node(lab)
     trial = ["ip", "link", "add", "check0", "link", MASTER, "type", "macvlan"]
@@ -465,7 +465,7 @@ def second(lab: LiveLab, cluster: Cluster) -> Second:
 
 
 def daemons(node: Node) -> dict[str, int]:
-    """The process ids of those whom plugins concern."""
+    """Return the process ids of the daemons that use plugins."""
     found = node.services()
     return {name: found[name].pid for name in ("containerd", "kubelet")}
 
@@ -474,7 +474,7 @@ def daemons(node: Node) -> dict[str, int]:
 def plugged_in(
     cluster: Cluster, observe: Observation, node: Node, network: Mapping[str, Any]
 ) -> Iterator[None]:
-    """One more network list on a node, for Pods that begin and end within the block."""
+    """Add a network list to a node, for Pods that start and end within the block."""
     wait_settled(cluster, node)
     observe.note(f"{node.name}: {SECOND}", network)
     node.put(json.dumps(network).encode(), SECOND)
@@ -527,7 +527,7 @@ def test_a_pod_can_be_a_member_of_the_lan(
     )
 
 
-# -- no network at all -------------------------------------------------------------
+# -- without a network -------------------------------------------------------------
 
 
 AWAY = "/run/check-cni"
@@ -535,7 +535,7 @@ AWAY = "/run/check-cni"
 
 @contextlib.contextmanager
 def without_networks(cluster: Cluster, observe: Observation, node: Node) -> Iterator[None]:
-    """A node without any configuration of CNI, for the time of the block."""
+    """Remove all CNI configuration from a node for the time of the block."""
     wait_settled(cluster, node)
     take = f"mkdir -p {AWAY} && mv {config.CNI}/* {AWAY}/"
     back = f"mv {AWAY}/* {config.CNI}/ && rmdir {AWAY}"
@@ -545,7 +545,7 @@ def without_networks(cluster: Cluster, observe: Observation, node: Node) -> Iter
 
 
 def readiness(cluster: Cluster, node: Node) -> dict[str, Any]:
-    """A node's condition Ready, as the API has it."""
+    """Return a node's condition Ready, as the API has it."""
     found = cluster.find("Node", node.name)
     assert found
     (ready,) = [one for one in found["status"]["conditions"] if one["type"] == "Ready"]
@@ -553,7 +553,7 @@ def readiness(cluster: Cluster, node: Node) -> dict[str, Any]:
 
 
 def wait_ready(cluster: Cluster, node: Node, status: str) -> None:
-    """Wait for a node's condition Ready to be so: the kubelet asks its runtime now and then."""
+    """Wait for a status of a node's condition Ready: the kubelet polls its runtime."""
     cluster.until(
         lambda: readiness(cluster, node)["status"] == status,
         f"the condition Ready of {node.name} to be {status}",
@@ -579,7 +579,7 @@ def test_without_a_plugin_there_is_none(cluster: Cluster, observe: Observation) 
                 lambda: is_unready() or has_address(),
                 f"the condition Ready of {node.name} to be False, or a Pod to be joined",
             )
-            comes(is_unready, helpers.LATE)  # the kubelet asks its runtime every five seconds
+            comes(is_unready, helpers.LATE)  # the kubelet polls its runtime every five seconds
             ready = readiness(cluster, node)
             observe.note(f"{node.name}'s condition Ready", ready)
             found = cluster.get(observe, "pod", "unplugged")
@@ -596,15 +596,15 @@ def test_without_a_plugin_there_is_none(cluster: Cluster, observe: Observation) 
     assert after, "with the configuration, the Pod has no address either"
 
 
-# -- where plugins are, and who makes them ----------------------------------------------
+# -- folders and makers of plugins -------------------------------------------------------
 
 
-#: Where the document has the programs, and where their configuration.
+#: The document's folders of the programs and of their configuration.
 PRINTED = {"bin_dir": "/opt/cni/bin", "conf_dir": "/etc/cni/net.d"}
 
 
 def folders(observe: Observation, node: Node, program: str, *words: str) -> dict[str, str]:
-    """The two folders in what containerd says of its configuration, by their names there."""
+    """Return the two folders in containerd's configuration, by their keys."""
     text = observe.run(node, [program, *words]).stdout
     plugin = tomllib.loads(text)["plugins"]["io.containerd.grpc.v1.cri"]
     return {name: plugin["cni"][name] for name in PRINTED}
@@ -633,7 +633,7 @@ def test_the_folders_are_the_runtimes_default(
     )
 
 
-#: What the document calls network plugins, and the Go module that each is made of.
+#: The document's network plugins, and the Go module of each.
 MODULES = {
     "Kube-router": "github.com/cloudnativelabs/kube-router",
     "Flannel": "github.com/flannel-io/flannel",
@@ -641,14 +641,14 @@ MODULES = {
     "Weave Net": "github.com/weaveworks/weave",
     "Cilium": "github.com/cilium/cilium",
 }
-#: Those of Kubernetes' programs that run on a node with the control plane.
+#: Kubernetes' programs that run on a control plane's node.
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 
 
 def modules(observe: Observation, node: Node, name: str) -> set[str]:
-    """Which of the plugins' modules a running program was made of, as it says itself.
+    """Return the plugins' Go modules that a running program contains.
 
-    A Go program holds a line for each module in it (``go version -m``, runtime/debug.BuildInfo).
+    A Go program holds a line for each of its modules (``go version -m``, runtime/debug.BuildInfo).
     """
     pid = node.services()[name].pid
     wanted = "|".join(re.escape(module) for module in MODULES.values())
@@ -663,14 +663,14 @@ def modules(observe: Observation, node: Node, name: str) -> set[str]:
 def test_kubernetes_comes_without_a_plugin(cluster: Cluster, observe: Observation) -> None:
     node = cluster.control
     found = {name: modules(observe, node, name) for name in PROGRAMS}
-    if "flanneld" in node.services():  # so that nothing found means that there is nothing
+    if "flanneld" in node.services():  # shows that an empty result means no module
         assert modules(observe, node, "flanneld") == {MODULES["Flannel"]}
     everywhere = set().union(*found.values())
     for plugin, module in MODULES.items():
         observe.holds(module in everywhere, f"{plugin} is in one of Kubernetes' own programs")
 
 
-#: The plugins that the document names here, as a topology calls them.
+#: The plugins that the document names here, by their topology names.
 NAMED = {"flannel": "Flannel", "calico": "Calico", "weave": "Weave Net"}
 
 
@@ -696,7 +696,7 @@ def test_the_plugin_joins_pods_of_all_nodes(cluster: Cluster, observe: Observati
 
 
 def flannels_way(observe: Observation, node: Node, address: str) -> str:
-    """The route that leads to a Pod of another node, as ``ip route`` has it."""
+    """Return the route to a Pod of another node, as ``ip route`` prints it."""
     argv = ["ip", "route", "show", "to", "match", address]
     found = [line for line in observe.run(node, argv).stdout.splitlines() if line.strip()]
     ways = [line.strip() for line in found if not line.startswith("default")]

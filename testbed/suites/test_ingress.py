@@ -1,4 +1,4 @@
-"""Ingress: how requests from outside come into a cluster, and who balances them (document 004).
+"""Ingress: requests from outside a cluster, and load balancing (document 004).
 
 For every cluster with the add-on ``ingress``, whose controller is Contour with Envoy.
 """
@@ -44,35 +44,35 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.testbed_needs("ingress", "gateway")
 
 WEB = ("web-1", "web-2")  #: the Pods behind the Service web
-NOBODY = "nobody"  #: an IngressClass of which no controller is
-#: Of the controllers that document 004 names, the class that each is installed with.
+NOBODY = "nobody"  #: an IngressClass without controller
+#: The controllers that document 004 names, with the default class of each.
 NAMED: Mapping[str, str] = {"NGINX": "nginx", "Traefik": "traefik", "HAProxy": "haproxy"}
-CLOUD = "203.0.113.10"  # of TEST-NET-3 (RFC 5737): the address that a cloud would give
-MANY = 300  #: requests: a quarter of them and half of them are told apart
+CLOUD = "203.0.113.10"  # of TEST-NET-3 (RFC 5737): the address that a cloud would assign
+MANY = 300  #: requests: enough to tell a quarter of them from half
 LESS = 0.375  #: between a quarter and half
-TURNS = 20  #: by chance alone one of two is chosen so often, or in turn, twice in a million times
-ALL = 120.0  #: seconds for all of some requests: a bound that a busy machine keeps
-CLIENTS = tuple(range(101, 117))  #: the last figures of more addresses of who asks
+TURNS = 20  #: the chance that one of two is always chosen, or strictly in turn, is two in a million
+ALL = 120.0  #: seconds for a series of requests: long enough for a busy machine
+CLIENTS = tuple(range(101, 117))  #: the last octets of additional client addresses
 
 
-# -- asking --------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an HTTP client was told: status 0 where nobody answered."""
+    """An HTTP client's result: status 0 without an answer."""
 
     status: int
     page: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """The Pod that answered."""
+        """The name of the Pod that answered."""
         return str(self.page.get("name", ""))
 
 
 def ask(observe: Observation, where: Runs, address: str, url: str, *options: str) -> Answer:
-    """Ask for a page under its host's name, with the host's address given beforehand."""
+    """Request a page by its host name, resolved to the given address."""
     scheme, _, rest = url.partition("://")
     host, port = rest.partition("/")[0], {"http": 80, "https": 443}[scheme]
     argv = [
@@ -88,10 +88,10 @@ def ask(observe: Observation, where: Runs, address: str, url: str, *options: str
 def served(
     observe: Observation, outside: Node, cluster: Cluster, url: str, *options: str
 ) -> list[Answer]:
-    """What each node's Envoy answers from outside, once it has heard of the host.
+    """Return the answer of each node's Envoy to a client outside.
 
-    Whether it has is asked on the node itself, whom nothing on the way from outside keeps
-    from it.  Raises Unsettled where it never hears of it.
+    Envoy must know the host first.  A request on the node itself shows that, since nothing on
+    the way from outside can block that one.  Raises Unsettled if it never does.
     """
     found = []
     for node in cluster.nodes:
@@ -108,7 +108,7 @@ def served(
 def names(
     observe: Observation, where: Runs, url: str, count: int, *options: str, seconds: float = ALL
 ) -> list[str]:
-    """Who answers each of some requests, one after the other, each on a connection of its own."""
+    """Return the server of each request, sequential, each over a new connection."""
     argv = [
         "curl", "-sS", "--noproxy", "*", "--max-time", f"{patient(where, seconds):g}",
         "-H", "Connection: close", *options, f"{url}?[1-{count}]",
@@ -118,12 +118,12 @@ def names(
 
 
 def at(host: str, address: str) -> tuple[str, str]:
-    """The option of curl that says where a host is."""
+    """Return curl's option that resolves a host to an address."""
     return "--resolve", f"{host}:80:{address}"
 
 
 def in_turn(seen: Sequence[str]) -> bool:
-    """Whether two take turns, without exception."""
+    """Tell whether two servers strictly take turns."""
     return len(set(seen)) == 2 and all(one != other for one, other in itertools.pairwise(seen))
 
 
@@ -133,7 +133,7 @@ def in_turn(seen: Sequence[str]) -> bool:
 def ingress(
     name: str, rules: Mapping[str, Mapping[str, str]], *, of: str = CLASS, tls: str = ""
 ) -> dict[str, Any]:
-    """An Ingress: for each host the Service that each path leads to; ``tls`` names a Secret."""
+    """Return an Ingress: for each host a Service per path; ``tls`` names a Secret."""
     spec: dict[str, Any] = {
         "ingressClassName": of,
         "rules": [
@@ -152,7 +152,7 @@ def _path(path: str, backend: str) -> dict[str, Any]:
 
 
 def proxy(name: str, host: str, backend: str, **policy: Any) -> dict[str, Any]:
-    """Contour's own kind of Ingress, which says how a Service's load is balanced, too."""
+    """Return Contour's own kind of Ingress, which also sets the load balancing."""
     route = {"services": [{"name": backend, "port": 80}], "loadBalancerPolicy": policy}
     return {
         "kind": "HTTPProxy",
@@ -162,7 +162,7 @@ def proxy(name: str, host: str, backend: str, **policy: Any) -> dict[str, Any]:
 
 
 def tls_secret(name: str, pair: Pair) -> dict[str, Any]:
-    """A Secret with a certificate and its key."""
+    """Return a Secret with a certificate and its key."""
     data = {"tls.crt": pair.certificate, "tls.key": pair.key}
     return {
         "kind": "Secret",
@@ -173,13 +173,13 @@ def tls_secret(name: str, pair: Pair) -> dict[str, Any]:
 
 
 def addresses(cluster: Cluster, name: str) -> list[str]:
-    """The addresses that an Ingress is said to be reached at."""
+    """Return the addresses in an Ingress's status."""
     found = cluster.find("Ingress", name) or {}
     entries = found.get("status", {}).get("loadBalancer", {}).get("ingress", [])
     return [entry.get("ip", "") for entry in entries]
 
 
-# -- what an Ingress does --------------------------------------------------------
+# -- effects of an Ingress -------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("k8s-ingress-admits-external")
@@ -230,7 +230,7 @@ def test_https_comes_to_the_service(cluster: Cluster, outside: Node, observe: Ob
     wanted = ingress("https", {"https.test": {"/": "web"}}, tls="https")
     try:
         with cluster.objects(observe, tls_secret("https", pair), wanted):
-            # curl ends the handshake unless the certificate is the authority's and the host's.
+            # curl ends the handshake unless the certificate matches the authority and the host.
             found = served(observe, outside, cluster, "https://https.test/", "--cacert", file)
             for answer in found:
                 observe.holds(answer.name in WEB, f"{answer.status} by {answer.name or 'nobody'}")
@@ -253,7 +253,7 @@ def test_requests_are_spread_over_the_pods(
             )
 
 
-#: Arguments: an address, a host, an authority.  What the server shows, and its answer.
+#: Arguments: an address, a host, an authority.  Prints the server's certificate and answer.
 VISIT = """
 import hashlib, json, socket, ssl, sys
 address, host, authority = sys.argv[1:]
@@ -266,7 +266,7 @@ with socket.create_connection((address, 443), 10) as plain:
         answer = b"".join(iter(lambda: secure.recv(65536), b""))
 print(json.dumps({"certificate": hashlib.sha256(shown).hexdigest(), "answer": answer.decode()}))
 """
-HANDSHAKE = 0x16  #: the first octet of a TLS record that begins a handshake (RFC 8446 section 5.1)
+HANDSHAKE = 0x16  #: the first octet of a TLS handshake record (RFC 8446 section 5.1)
 
 
 @pytest.mark.testbed_claim("k8s-ingress-tls-termination")
@@ -309,7 +309,7 @@ def test_tls_ends_at_the_ingress(cluster: Cluster, outside: Node, observe: Obser
     )
 
 
-# -- who serves an Ingress -------------------------------------------------------
+# -- controllers of an Ingress ---------------------------------------------------
 
 
 @pytest.mark.testbed_claim("k8s-ingress-needs-controller")
@@ -322,7 +322,7 @@ def test_an_ingress_of_which_no_controller_is_does_nothing(
         mine_too = served(observe, outside, cluster, "http://mine.test/")
         assert all(one.status == 200 for one in mine_too), "it serves not even what is its own"
         cluster.until(lambda: addresses(cluster, "mine"), "the address of the Ingress mine")
-        # What was made before is known by now, if it is to be known at all.
+        # By now the controller knows every older Ingress that it will handle.
         at_first = cluster.get(observe, "ingress", "idle")
         observe.holds(at_first["spec"]["ingressClassName"] == NOBODY, "the API has it as asked for")
         observe.holds(not addresses(cluster, "idle"), "it has no address")
@@ -351,7 +351,7 @@ def test_a_controller_serves_what_is_of_its_class(
         ingress(name.lower(), {hosts[name]: {"/": "web"}}, of=classes[name]) for name in classes
     ]
     with cluster.objects(observe, *reversed(objects)):
-        # Contour's was made last: when it is served, the others would be.
+        # Contour's was created last: once it is served, the others would be.
         for name, of in classes.items():
             url = f"http://{hosts[name]}/"
             if of in installed:
@@ -377,7 +377,7 @@ def test_a_controller_serves_what_is_of_its_class(
 def as_a_cloud_would(
     cluster: Cluster, observe: Observation, outside: Node, name: str
 ) -> Iterator[None]:
-    """A Service's status says an address, and what is sent there comes to a node."""
+    """Set a Service's external address, and route it to a node, as a cloud would."""
     body = {"status": {"loadBalancer": {"ingress": [{"ip": CLOUD}]}}}
     cluster.kubectl(
         observe, "patch", "service", name, "--subresource=status", "--type=merge",
@@ -414,15 +414,15 @@ def test_a_service_is_reached_from_outside_in_each_way(
 
 
 def reached(observe: Observation, where: Runs, url: str) -> str:
-    """Who answers; nobody if no one does."""
+    """Return the server that answers; "" if none does."""
     return "".join(names(observe, where, url, 1, seconds=helpers.LATE))
 
 
-# -- how load is balanced --------------------------------------------------------
+# -- load balancing --------------------------------------------------------------
 
 
 def by_proxy(cluster: Cluster, observe: Observation) -> list[str]:
-    """Who answers connections of one Pod to the Service's address, which kube-proxy spreads."""
+    """Return the servers that kube-proxy chooses for connections from one Pod."""
     address = cluster.get(observe, "service", "web")["spec"]["clusterIP"]
     return names(observe, cluster.pod("client"), f"http://{address}/", TURNS)
 
@@ -431,7 +431,7 @@ def by_proxy(cluster: Cluster, observe: Observation) -> list[str]:
 def balanced(
     cluster: Cluster, outside: Node, observe: Observation, backend: str, **policy: Any
 ) -> Iterator[str]:
-    """A host whose requests Envoy spreads over a Service's Pods by some policy of Contour's."""
+    """Yield a host whose requests Envoy balances by a policy of Contour's."""
     name = str(policy["strategy"]).lower()
     host = f"{name}.test"
     with cluster.objects(observe, proxy(name, host, backend, **policy)):
@@ -496,14 +496,14 @@ def test_a_hash_of_the_address_is_the_ingress_controllers(
 
 @contextlib.contextmanager
 def more_addresses(observe: Observation, where: Node, wanted: Sequence[str]) -> Iterator[None]:
-    """Addresses of eth0 for the time of the block."""
+    """Add addresses to eth0 for the time of the block."""
     script = 'for one; do ip address "$0" "$one/32" dev eth0; done'
     add, delete = (["sh", "-c", script, how, *wanted] for how in ("add", "del"))
     with undone(observe, where, add, delete):
         yield
 
 
-#: Arguments: a name, a port.  A page tells the name; of /hold the end never comes.
+#: Arguments: a name, a port.  A page has the name; the page /hold never ends.
 SLOW = """
 import http.server, json, sys, time
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -531,7 +531,7 @@ SLOW_PORT = 8000
 
 @contextlib.contextmanager
 def one_held(where: Place, url: str, *options: str) -> Iterator[str]:
-    """A request that goes on for the time of the block; who has it."""
+    """Hold a request open for the time of the block; yield its server."""
     argv = ["curl", "-sS", "-N", "--noproxy", "*", *options, f"{url}hold"]
     with where.spawn(argv) as running:
         await_output(running, b"}\n")

@@ -1,6 +1,6 @@
-"""Network plugins that have to be brought: Kube-router, Calico and Weave Net (document 004).
+"""Optional network plugins: Kube-router, Calico and Weave Net (document 004).
 
-And the mechanism that two of them have in common, BGP, by itself.
+And BGP, the mechanism that two of them use, by itself.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from testbed.suites.cluster import Cluster, Pod
 
 BGP_PORT = 179  # RFC 4271, section 3
-FAST, SLEEVE = 6784, 6783  # Weave Net's data plane: VXLAN in the kernel, or its own in UDP
+FAST, SLEEVE = 6784, 6783  # Weave Net's data planes: VXLAN in the kernel, or its own over UDP
 CONFLIST = f"{config.CNI}/10-kuberouter.conflist"
-#: What the document's example says to kube-router.
+#: Arguments of kube-router in the document's example.
 EXAMPLE = (
     "run", "--run-router=false", "--run-firewall=false", "--run-service-proxy=false",
     "--run-egress=false", "--enable-cni=true", "--cni-bin-dir=/opt/cni/bin",
@@ -49,20 +49,20 @@ EXAMPLE = (
 )  # fmt: skip
 
 
-# -- looking ----------------------------------------------------------------------------
+# -- helpers ----------------------------------------------------------------------------
 
 
 def sessions(observe: Observation, node: Node) -> set[str]:
-    """With whom a node has a BGP session: the far ends of its TCP connections of port 179."""
+    """Return a node's BGP peers: the far ends of its TCP connections of port 179."""
     either = f"( sport = :{BGP_PORT} or dport = :{BGP_PORT} )"
     lines = observe.run(node, ["ss", "-Htn", "state", "established", either]).stdout.splitlines()
     return {line.split()[3].rpartition(":")[0] for line in lines}
 
 
 def fully_meshed(cluster: Cluster, observe: Observation) -> bool:
-    """Wait until each node of the cluster has a BGP session with each other.
+    """Wait until each node of the cluster has a BGP session with every other.
 
-    A speaker tries again after some seconds (RFC 4271, section 8.2.1.3).  Raises Unsettled.
+    A speaker retries after some seconds (RFC 4271, section 8.2.1.3).  Raises Unsettled.
     """
     every = {cluster.address(node) for node in cluster.nodes}
 
@@ -75,19 +75,19 @@ def fully_meshed(cluster: Cluster, observe: Observation) -> bool:
 
 
 def two_pods(cluster: Cluster) -> tuple[Pod, Pod]:
-    """A Pod on the first node and one on the last."""
+    """Return a Pod on the first node and one on the last."""
     return cluster.pod("web-1"), cluster.pod("web-2")
 
 
 def daemon_set(cluster: Cluster, observe: Observation) -> dict[str, Any]:
-    """The makers' DaemonSet, as the API has it."""
+    """Return the upstream DaemonSet, as the API has it."""
     plugin = plugin_of(cluster.lab.topology)
     assert isinstance(plugin, ByManifest)
     return dict(cluster.get(observe, "daemonset", plugin.daemon_set, f"--namespace={SYSTEM}"))
 
 
 def inside(cluster: Cluster, observe: Observation, *argv: str) -> Result:
-    """A command in a Pod of the DaemonSet."""
+    """Run a command in a Pod of the DaemonSet."""
     plugin = plugin_of(cluster.lab.topology)
     assert isinstance(plugin, ByManifest)
     where = ("exec", f"--namespace={SYSTEM}", f"daemonset/{plugin.daemon_set}", "--")
@@ -95,9 +95,9 @@ def inside(cluster: Cluster, observe: Observation, *argv: str) -> Result:
 
 
 def unique(cluster: Cluster, observe: Observation, networks: Mapping[str, str]) -> None:
-    """Whether each container has an address of its own: those of one Pod share theirs.
+    """Judge whether each container has an address of its own.
 
-    ``networks`` are where each node's Pods may have theirs.
+    Containers of one Pod share theirs.  ``networks`` maps each node to its range of Pod addresses.
     """
     pods = [cluster.pod(name) for name in ("web-1", "web-2", "client", "pair")]
     found = {one.name: one.address for one in pods}
@@ -115,7 +115,7 @@ def unique(cluster: Cluster, observe: Observation, networks: Mapping[str, str]) 
 
 
 def announced(cluster: Cluster, observe: Observation, protocols: set[str]) -> None:
-    """Whether the addresses of Pods are in routing tables by BGP: as ranges, not one by one."""
+    """Judge whether BGP announces Pod addresses as ranges, not one by one."""
     here, there = two_pods(cluster)
     route = to_range(observe, here.node, there)
     observe.holds_when(
@@ -126,7 +126,7 @@ def announced(cluster: Cluster, observe: Observation, protocols: set[str]) -> No
 
 
 def to_range(observe: Observation, node: Node, to: Pod) -> dict[str, Any]:
-    """The route of a node to a range with a Pod's address, once it has one; whoever's it is."""
+    """Wait for a node's route to a range with a Pod's address, of any protocol."""
 
     def look(notes: Observation) -> dict[str, Any] | None:
         wide = [one for one in routes(notes, node) if one.get("dst") not in ("default", to.address)]
@@ -136,7 +136,7 @@ def to_range(observe: Observation, node: Node, to: Pod) -> dict[str, Any]:
 
 
 def wire(cluster: Cluster, observe: Observation, filter: str) -> list[Any]:
-    """What crosses to the other node while a Pod there is asked for its page."""
+    """Capture the packets to the other node while a Pod there is asked for its page."""
     here, there = two_pods(cluster)
     with captures((here.node, "eth0", filter)) as (capture,):
         page = fetch(observe, here, f"http://{there.address}/")
@@ -147,11 +147,11 @@ def wire(cluster: Cluster, observe: Observation, filter: str) -> list[Any]:
 
 
 def ranges(cluster: Cluster) -> dict[str, str]:
-    """The range of Pods of each node."""
+    """Return the Pod range of each node."""
     return {name: str(network) for name, network in cluster.spec.ranges.items()}
 
 
-# -- BGP by itself ------------------------------------------------------------------------
+# -- BGP ----------------------------------------------------------------------------------
 
 
 @pytest.mark.testbed_needs("pods-by-bgp")
@@ -195,7 +195,7 @@ def test_packets_of_pods_cross_as_they_are(cluster: Cluster, observe: Observatio
 
 @pytest.mark.testbed_needs("pods-by-bgp")
 def test_a_route_goes_with_who_announced_it(cluster: Cluster, observe: Observation) -> None:
-    """A session that ends takes its routes along (RFC 4271, section 9)."""
+    """A session that ends withdraws its routes (RFC 4271, section 9)."""
     node, other = cluster.nodes[0], cluster.other
     network = str(cluster.spec.ranges[other.name])
 
@@ -307,7 +307,7 @@ def test_the_documents_pod_manages_nothing(cluster: Cluster, observe: Observatio
     try:
         began = {"Running", "Failed", "Succeeded"}
         cluster.until(lambda: phase() in began, "the begin of the document's Pod")
-        ends = comes(lambda: phase() != "Running", helpers.LATE)  # it does so at once
+        ends = comes(lambda: phase() != "Running", helpers.LATE)  # it ends at once
         observe.note("its log", cluster.kubectl(observe, "logs", "kube-router-pod").stdout)
         observe.holds(not ends, "a Pod with the document's words runs")
     finally:

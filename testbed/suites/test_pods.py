@@ -1,7 +1,7 @@
-"""Pods: what their containers share, and whom they reach (documents 000, 001 and 004).
+"""Pods: shared resources of containers, and connections (documents 000, 001, 004).
 
 For every cluster of two nodes or more.  A "network" of a container is that of its process:
-the programs that look at it are the node's.
+the programs that inspect it are the node's.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.testbed_needs("kubernetes")
 
-FOUR = ("single-1", "single-2", "single-3", "single-4")  # of one container each, on one node
-TALK, DECLARED = "talk", "declared"  # of containers that talk; one declares a port, too
+FOUR = ("single-1", "single-2", "single-3", "single-4")  # with one container each, on one node
+TALK, DECLARED = "talk", "declared"  # with containers that talk; one also declares a port
 APPS = ("a", "b", "local")
-HOSTS = ("host-1", "host-2")  # with the network of their node
+HOSTS = ("host-1", "host-2")  # on the network of their node
 MORTAL = "mortal"
-PORT = 8080  #: that the container b listens on, of which no Pod's configuration has a word
-OTHER_PORT = 8081  #: that DECLARED's configuration has, and nobody listens on
-LOCAL_PORT = 8090  #: on 127.0.0.1 alone
-NODE_PORT = 8077  #: of servers that are no container's
-FOLDER = "/run/testbed-files"  #: of the node; TALK's container a has it as a volume
-#: A web server that listens on 127.0.0.1 alone.
+PORT = 8080  #: that the container b listens on, and no Pod's configuration mentions
+OTHER_PORT = 8081  #: that DECLARED's configuration has, without a listener
+LOCAL_PORT = 8090  #: on 127.0.0.1 only
+NODE_PORT = 8077  #: of servers outside containers
+FOLDER = "/run/testbed-files"  #: on the node; a volume of TALK's container a
+#: A web server that listens on 127.0.0.1 only.
 LOCAL = f"""
 cat > /tmp/nginx.conf <<END
 user www-data;
@@ -83,7 +83,7 @@ PAUSE = "/pause"
 
 
 def _talking(name: str, node: Node, **of_b: Any) -> dict[str, Any]:
-    """A Pod of three containers: one that asks, and two servers."""
+    """Return a Pod of three containers: a client, and two servers."""
     return pod(
         name,
         node=node.name,
@@ -98,7 +98,7 @@ def _talking(name: str, node: Node, **of_b: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(cluster: Cluster) -> Iterator[dict[str, Pod]]:
-    """The Pods of these checks by name, all started at once, with their servers listening."""
+    """The Pods of these checks by name, started at once, with their servers listening."""
     first, last = cluster.nodes[0], cluster.nodes[-1]
     bodies = [
         *(pod(name, node=last.name) for name in (*FOUR, MORTAL)),
@@ -118,13 +118,13 @@ def made(cluster: Cluster) -> Iterator[dict[str, Pod]]:
 
 
 def network(pod: Pod, container: str) -> Inside:
-    """The network of one container's process, with the node's programs."""
+    """Return the network of a container's process, with the node's programs."""
     prefix = ("nsenter", f"--target={pod.containers[container]}", "--net")
     return Inside(pod.node, f"{pod.name}/{container}", prefix)
 
 
 def namespaces(observe: Observation, pod: Pod) -> dict[str, str]:
-    """The network namespace of each container; the infrastructure's under ""."""
+    """Return each container's network namespace; the infrastructure's under ""."""
     processes = {"": pod.pid, **pod.containers}
     argv = ["readlink", *(f"/proc/{process}/ns/net" for process in processes.values())]
     found = observe.run(pod.node, argv).stdout.split()
@@ -132,13 +132,13 @@ def namespaces(observe: Observation, pod: Pod) -> dict[str, str]:
 
 
 def own_addresses(observe: Observation, pod: Pod, container: str) -> set[str]:
-    """The addresses that a container has, but those of its loopback."""
+    """Return the addresses of a container, without its loopback's."""
     found = addresses(observe, network(pod, container))
     return {str(address.ip) for address in found if not address.ip.is_loopback}
 
 
 def port_of(observe: Observation, pod: Pod) -> str:
-    """The node's end of a Pod's veth pair."""
+    """Return the node's end of a Pod's veth pair."""
     index = link(observe, pod, "eth0")["link_index"]
     names = [one["ifname"] for one in links(observe, pod.node, "type", "veth")
              if one["ifindex"] == index]  # fmt: skip
@@ -216,7 +216,7 @@ def test_the_kubelet_takes_the_flag(cluster: Cluster, observe: Observation) -> N
         node, [kubelet, f"{FLAG}=docker.io/library/nginx", "--version"], check=False
     )
     observe.holds(taken.ok, f"the kubelet can be started with {FLAG}")
-    # What decides today: containerd's own configuration.
+    # Today containerd's own configuration decides.
     configured = observe.run(node, ["grep", "sandbox_image", config.CONTAINERD_FILE]).stdout
     kind = 'labels."io.cri-containerd.kind"==sandbox'
     lines = cluster.ctr(observe, node, "containers", "list", kind).splitlines()[1:]
@@ -250,7 +250,7 @@ def test_eight_containers_are_in_four_namespaces(
     observe.holds(all(len(set(of_pod)) == 1 for of_pod in found), "the two of a Pod in the same")
 
 
-# -- what a Pod is ---------------------------------------------------------------------
+# -- Pods ------------------------------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("k8s-pod-made-of-containers")
@@ -263,7 +263,7 @@ def test_a_pod_has_one_container_or_more(
         observe.holds(names == wanted, f"{name} consists of {', '.join(names)}")
 
     def taken(*parts: dict[str, Any]) -> bool:
-        """Whether the API would let in a Pod of these containers; it is not made."""
+        """Tell whether the API would accept a Pod of these containers, without creating it."""
         body = {"apiVersion": "v1", **pod(fresh_name())}
         body["spec"]["containers"] = list(parts)
         words = ("create", "--dry-run=server", "--filename=-")
@@ -309,12 +309,12 @@ def test_the_pod_is_the_smallest_unit_that_is_scheduled(
 
 
 def _millicores(text: str) -> int:
-    """A quantity of CPU as the API writes it: "2" or "1900m"."""
+    """Parse a CPU quantity of the API, "2" or "1900m", into millicores."""
     return int(text[:-1]) if text.endswith("m") else int(float(text) * 1000)
 
 
 def _scheduled(cluster: Cluster, name: str) -> dict[str, Any]:
-    """The condition PodScheduled of a Pod, as soon as there is one."""
+    """Wait for a Pod's condition PodScheduled, and return it."""
 
     def condition() -> dict[str, Any] | None:
         found = cluster.find("Pod", name) or {}
@@ -478,7 +478,7 @@ def test_containers_of_a_pod_need_ports_of_their_own(
     a = network(made[TALK], "a")
 
     def refused(port: int) -> bool:
-        """Whether a server in container a finds the port taken."""
+        """Tell whether a server in container a finds the port in use."""
         words = f"import socket; socket.create_server(('', {port}))"
         result = observe.run(a, [*PYTHON, words], check=False)
         return "Address already in use" in result.stderr
@@ -509,7 +509,7 @@ def test_declared_ports_decide_what_is_reached(
 # -- between Pods --------------------------------------------------------------------------
 
 
-#: Arguments are seconds and addresses: each is asked both ways, all at once.
+#: Arguments are seconds and addresses: pings and fetches from each, all at once.
 ASK_ALL = """
 seconds=$1; shift
 for address; do
@@ -522,7 +522,7 @@ wait
 
 
 def _asks(observe: Observation, one: Pod, others: Sequence[Pod]) -> set[str]:
-    """Who answers a Pod, and how: "ping ADDRESS", "TCP ADDRESS"."""
+    """Return the answers that a Pod gets: "ping ADDRESS", "TCP ADDRESS"."""
     seconds = f"{patient(one, helpers.LATE):g}"
     argv = ["sh", "-c", ASK_ALL, "sh", seconds, *(other.address for other in others)]
     return set(observe.run(one, argv).stdout.splitlines())
@@ -598,7 +598,7 @@ def test_packets_between_nodes_are_wrapped(cluster: Cluster, observe: Observatio
         observe.holds(not bare, f"{one} has none of the Pods' packets unwrapped")
 
 
-# -- beyond Pods -----------------------------------------------------------------------------
+# -- outside Pods ----------------------------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("k8s-pod-inside-and-outside")
@@ -667,7 +667,7 @@ def test_files_of_the_node_come_over_the_network(
     observe.holds(found != text, f"with {port} down, a no longer reads the node's file")
 
 
-# -- measured ----------------------------------------------------------------------------------
+# -- measurements ------------------------------------------------------------------------------
 
 LOCALHOST, NEIGHBOUR, FAR = "localhost", "a Pod of the same node", "a Pod of another node"
 ROUNDS = 9
@@ -676,7 +676,7 @@ OCTETS = 30_000_000
 
 @pytest.fixture(scope="module")
 def measured(cluster: Cluster) -> Rounds:
-    """A Pod asks itself, a Pod beside it and one of another node, in turn."""
+    """Measure a Pod to itself, to a Pod beside it and to one of another node, in turn."""
     client, beside, far = (cluster.pod(name) for name in ("client", "web-1", "web-2"))
     assert client.node.name == beside.node.name != far.node.name
     need_iperf3(client.node, far.node)
@@ -716,7 +716,7 @@ def test_localhost_carries_most(observe: Observation, measured: Rounds) -> None:
             observe.holds(more, f"localhost carries more than the way to {other}")
 
 
-# -- the end of an infrastructure container: last, for its Pod is another one afterwards ---------
+# -- the end of an infrastructure container: last, because it replaces its Pod ------------------
 
 
 @pytest.mark.testbed_claim("k8s-pod-infra-container-needed")
@@ -730,10 +730,10 @@ def test_every_pod_needs_its_infrastructure_container(
     observe.run(before.node, ["kill", "-KILL", str(before.pid)])
 
     def replaced() -> Pod | None:
-        """The Pod with other containers, once all of them run."""
+        """Return the Pod with new containers, once all of them run."""
         try:
             now = cluster.pod(MORTAL)
-        except LabError:  # it does not run at this moment
+        except LabError:  # it is not running at this moment
             return None
         both = {"": now.ids[""], **{name: now.ids[name] for name in now.containers}}
         other = not set(both.values()) & set(before.ids.values())

@@ -1,4 +1,4 @@
-"""Network policies: who enforces them, and who does not (document 004)."""
+"""Network policies, with plugins that enforce them or not (document 004)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPEC = {
 def connects(
     observe: Observation, client: Pod, server: Pod, *, seconds: float | None = None
 ) -> bool:
-    """Whether a Pod's server answers another Pod."""
+    """Tell whether a Pod's server answers another Pod."""
     return fetch(observe, client, f"http://{server.address}/", seconds=seconds) is not None
 
 

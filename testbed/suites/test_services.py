@@ -1,6 +1,6 @@
-"""Services, their names, and the ways to them from within and without (document 004).
+"""Services: their names, and access from inside and outside (document 004).
 
-For every lab with a Kubernetes cluster, whatever its kube-proxy writes its rules to.
+For every lab with a Kubernetes cluster, with any back end of kube-proxy.
 """
 
 from __future__ import annotations
@@ -58,23 +58,23 @@ BACK_ENDS = ("web-1", "web-2")  #: the Pods behind the Service `web`
 MERGE = "application/merge-patch+json"  # RFC 7386
 STRATEGIC = "application/strategic-merge-patch+json"
 NODE_PORTS = range(30000, 32768)  # kube-apiserver's --service-node-port-range, by default
-#: What a cloud would give: TEST-NET-3, of which no network of a lab is (RFC 5737).
+#: An address that a cloud would assign: TEST-NET-3, which no lab's network uses (RFC 5737).
 GIVEN = "203.0.113.80"
-STARTS = "tcp[tcpflags] & tcp-syn != 0"  # pcap-filter(7): of a connection what begins it
+STARTS = "tcp[tcpflags] & tcp-syn != 0"  # pcap-filter(7): the first packet of a connection
 GROUP = "networking.k8s.io"
-#: Asks again and again, by a new connection each time.
+#: Sends requests repeatedly, each over a new connection.
 ASKING = 'while :; do curl -sS --noproxy "*" --max-time 30 "$1" || echo "{}"; done'
 
 
 @pytest.fixture(scope="module")
 def client(cluster: Cluster) -> Pod:
-    """A Pod that asks; of what the claims are about it is behind none that it asks itself."""
+    """A client Pod; it is behind none of the Services that it calls itself."""
     return cluster.pod("client")
 
 
 @pytest.fixture(scope="module")
 def inside(client: Pod) -> Within:
-    """The client's container, which knows the cluster's DNS by its /etc/resolv.conf."""
+    """The client's container, which uses the cluster's DNS by its /etc/resolv.conf."""
     return Within(client, "web")
 
 
@@ -84,9 +84,9 @@ OPEN = {"open": "Cluster", "open-local": "Local"}
 
 @pytest.fixture(scope="module")
 def extra(cluster: Cluster) -> Iterator[None]:
-    """Services that are only asked.  Made at once: kube-proxy writes once a second at most."""
+    """Create the Services shared by checks at once: kube-proxy writes at most once a second."""
     objects = [
-        # Ports that their Pods don't have, so that one cannot be taken for the other.
+        # Ports that their Pods don't have, so that one can't be mistaken for the other.
         service("reached", app="pair", port=8001),
         service("named", app="client", port=8002),
         service("sticky", sessionAffinity="ClientIP"),
@@ -104,20 +104,20 @@ def extra(cluster: Cluster) -> Iterator[None]:
 
 
 def path(kind: str, name: str = "") -> str:
-    """Where the API has the objects of a kind, such as "services", or one of them."""
+    """Return the API's path of a kind, such as "services", or of one object."""
     return f"/api/v1/namespaces/{NAMESPACE}/{kind}" + (f"/{name}" if name else "")
 
 
 def patched(
     cluster: Cluster, observe: Observation, where: str, patch: Mapping[str, Any], kind: str = MERGE
 ) -> None:
-    """Change an object by the API, and keep how."""
+    """Change an object through the API, and record the patch."""
     cluster.api.ask("PATCH", where, dict(patch), kind=kind)
     observe.note(f"PATCH {where}", patch)
 
 
 def refusal(cluster: Cluster, observe: Observation, body: Mapping[str, Any]) -> str:
-    """Make an object, and say in the API's words why it is refused; "" where it is not."""
+    """Create an object; return the API's reason if it refuses, otherwise ""."""
     said = ""
     try:
         cluster.create(body)
@@ -128,13 +128,13 @@ def refusal(cluster: Cluster, observe: Observation, body: Mapping[str, Any]) -> 
 
 
 def node_port(spec: Mapping[str, Any]) -> int:
-    """The port that a Service has on the nodes, 0 where it has none."""
+    """Return a Service's port on the nodes, 0 if it has none."""
     return int(spec["ports"][0].get("nodePort", 0))
 
 
 @contextlib.contextmanager
 def everywhere(cluster: Cluster, observe: Observation) -> Iterator[list[Pod]]:
-    """A Pod on each node of the cluster; there are always some on the first and the last."""
+    """Run a Pod on each node of the cluster; the first and last always have some."""
     between = [pod(f"on-{node.name}", node=node.name) for node in cluster.nodes[1:-1]]
     ends = dict.fromkeys(["client", "web-2"] if cluster.nodes[1:] else ["client"])
     with cluster.pods(observe, *between) as made:
@@ -272,7 +272,7 @@ def test_a_service_can_be_of_four_types(
     observe.holds(all(f'"{kind}"' in said for kind in wanted), "there are no others")
 
 
-# -- who is behind it ----------------------------------------------------------------
+# -- endpoints -----------------------------------------------------------------------
 
 
 @pytest.mark.testbed_claim("k8s-svc-single-entry")
@@ -286,7 +286,7 @@ def test_all_ready_pods_that_match_are_behind_a_service_and_no_other(
     before: set[str] = set()
 
     def follows(what: str, *more: str) -> None:
-        """Wait for those who should come, and for the end of those who should go; then judge."""
+        """Wait for new endpoints to appear and old ones to go; then judge."""
         nonlocal before
         wanted = {*standing, *more}
         gone, before = before - wanted, wanted
@@ -313,7 +313,7 @@ def test_all_ready_pods_that_match_are_behind_a_service_and_no_other(
     late = pod("late", labels={"app": "web"}, readinessGates=[{"conditionType": gate}])
     try:
         cluster.create(late)
-        # It runs, and is said not to be ready by its gate alone (kubernetes.io, "Pod readiness").
+        # It runs; only its readiness gate keeps it unready (kubernetes.io, "Pod readiness").
         cluster.until(lambda: _runs(cluster, "late"), "the Pod late to run")
         follows("a Pod with its label runs, and is not ready")
         for state, more in (("True", [cluster.pod("late").address]), ("False", [])):
@@ -326,7 +326,7 @@ def test_all_ready_pods_that_match_are_behind_a_service_and_no_other(
 
 
 def _runs(cluster: Cluster, name: str) -> bool:
-    """Whether all containers of a Pod run, ready or not."""
+    """Tell whether all containers of a Pod run, ready or not."""
     found = cluster.find("Pod", name) or {}
     conditions = found.get("status", {}).get("conditions", [])
     return any(c["type"] == "ContainersReady" and c["status"] == "True" for c in conditions)
@@ -362,7 +362,7 @@ def test_requests_follow_the_pods_by_themselves(
         containers=[
             web(
                 readinessProbe={"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1},
-                # What is under way while the nodes hear of its end is still answered.
+                # Requests sent before the nodes learn of its end are still answered.
                 lifecycle={"preStop": {"sleep": {"seconds": 60}}},
             )
         ],
@@ -383,7 +383,7 @@ def test_requests_follow_the_pods_by_themselves(
         with cluster.pods(observe, more) as (added,):
             for node in cluster.nodes:
                 cluster.until(functools.partial(leads, node), f"a rule of {node.name} for more")
-            # Of so many answers one is the new Pod's, if it has any.
+            # Among that many answers is one of the new Pod, if it gets any request.
             at = len(said()) + 2
             cluster.until(lambda: len(said()) >= at + enough(3), "more answers")
             observe.holds("more" in said(), "a new Pod answers, too")
@@ -392,7 +392,7 @@ def test_requests_follow_the_pods_by_themselves(
             for node in cluster.nodes:
                 what = f"the end of the rule of {node.name} for a Pod that is to end"
                 cluster.until(functools.partial(forgotten, node), what)
-            # One request may be under way, and one is not printed yet.
+            # One request may be in flight, and one is not printed yet.
             at = len(said()) + 2
             cluster.until(lambda: len(said()) >= at + enough(3), "more answers")
         found = said()
@@ -454,7 +454,7 @@ def test_a_node_port_is_open_on_every_node(
     assert away, "each node has one of its Pods"
 
     def answered(node: Node, port: int, seconds: float | None = None) -> bool:
-        """Whether the port of a node answers another node, which is not let in as its own."""
+        """Tell whether a node's port answers another node, whose traffic is not local to it."""
         asker = cluster.nodes[cluster.nodes.index(node) - 1]
         url = f"http://{cluster.address(node)}:{port}/"
         page = fetch(observe, asker, url, seconds=seconds)
@@ -487,7 +487,7 @@ def test_a_machine_outside_reaches_a_node_port(
     ports = {name: node_port(served(cluster, observe, name)) for name in OPEN}
 
     def seen_at(node: Node, name: str) -> str:
-        """Whom the Pod sees when its Service is asked at a node; "" where no page comes."""
+        """Return the client that the Pod sees when its Service is called at a node; "" for none."""
         page = fetch(observe, outside, f"http://{cluster.address(node)}:{ports[name]}/")
         return client_of(page) if page and page["name"] == "client" else ""
 
@@ -514,7 +514,7 @@ def test_a_load_balancer_is_what_a_cloud_makes_it(
     node = cluster.nodes[-1]
     to = ["route", "add", f"{GIVEN}/32", "via", cluster.address(node)]
     with undone(observe, outside, ["ip", *to], ["ip", "route", "del", f"{GIVEN}/32"]):
-        served(cluster, observe, "balanced")  # all who care for Services here have seen it by now
+        served(cluster, observe, "balanced")  # all Service controllers here have handled it by now
         status = cluster.get(observe, "service", "balanced")["status"]["loadBalancer"]
         line = cluster.kubectl(observe, "get", "service", "balanced").stdout.splitlines()[-1]
         cluster.kubectl(observe, "describe", "service", "balanced")
@@ -523,7 +523,7 @@ def test_a_load_balancer_is_what_a_cloud_makes_it(
             "the cluster is in no cloud: the Service waits for an address from outside",
             not status and "<pending>" in line and page is None,
         )
-        # All that a cloud's controller does in the cluster; the way to the nodes is the cloud's.
+        # A cloud's controller does only this in the cluster; it also routes to the nodes.
         given = {"status": {"loadBalancer": {"ingress": [{"ip": GIVEN}]}}}
         patched(cluster, observe, path("services", "balanced/status"), given)
         wait_led(cluster, node, 80, GIVEN)
@@ -553,7 +553,7 @@ def test_ingress_is_a_resource(cluster: Cluster, observe: Observation) -> None:
     spec = {
         "ingressClassName": "of-nobody",
         "defaultBackend": to,
-    }  # no controller's, if there is one
+    }  # without controller
     refusal(cluster, observe, {"kind": "Ingress", "metadata": {"name": "stored"}, "spec": spec})
     kept = cluster.find("Ingress", "stored") or {}
     cluster.delete("Ingress", "stored")
@@ -566,7 +566,7 @@ def test_ingress_is_a_resource(cluster: Cluster, observe: Observation) -> None:
 
 @pytest.fixture(scope="module")
 def example(cluster: Cluster) -> Iterator[Observation]:
-    """The document's first two manifests, mended, as objects; and how it was done."""
+    """Return the document's first two manifests, corrected, as objects, and the log."""
     observe = Observation()
     texts = manifests()[:2]
     for one in texts:
@@ -618,7 +618,7 @@ def test_the_example_service_leads_to_the_example_deployment(
     )
     pods = cluster.get(observe, "pods", "-l", "app=nginx")["items"]
     of_them = [one["metadata"]["name"] for one in pods]
-    # All of them are ready; that they are behind the Service is told a moment later.
+    # All of them are ready; the Service's endpoints follow a moment later.
     cluster.until(lambda: len(cluster.endpoints(name)) >= 2, f"two endpoints of {name}")
     ready = cluster.endpoints(name)
     observe.holds(
@@ -650,12 +650,12 @@ def test_the_manifests_can_be_used_as_printed(cluster: Cluster, observe: Observa
         observe.holds(taken.ok, f"kubectl takes {one.name}, lines {one.lines}, as printed")
     for one in manifests():
         observe.note(f"{one.name}, lines {one.lines}: mended", "\n".join([*one.mends, one.mended]))
-    # The programs of two of them are not there, but the objects are such as the API takes.
+    # The programs of two of them are missing, but the API accepts the objects.
     text = "---\n".join(one.mended for one in manifests())
     cluster.kubectl(observe, "apply", "--dry-run=server", "-f", "-", input=text)
 
 
-# -- beside what the document says ----------------------------------------------------------
+# -- beyond the document --------------------------------------------------------------------
 
 
 def test_a_connection_that_stays_open_stays_with_one_pod(
@@ -671,7 +671,7 @@ def test_a_connection_that_stays_open_stays_with_one_pod(
 
 @pytest.mark.usefixtures("extra")
 def test_which_addresses_of_a_node_have_its_ports(cluster: Cluster, observe: Observation) -> None:
-    """With nftables the primary ones alone (kubernetes.io, kube-proxy's --nodeport-addresses)."""
+    """With nftables primary addresses only (kubernetes.io, kube-proxy's --nodeport-addresses)."""
     port = node_port(served(cluster, observe, "open"))
     node = cluster.nodes[-1]
     if not node.run(["ip", "link", "show", "dev", config.BRIDGE], check=False).ok:
@@ -699,7 +699,7 @@ def test_a_client_sticks_to_one_pod_where_it_is_asked_for(
 def test_a_pod_reaches_itself_through_its_service(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    """It gets another address for that: what seems to come from oneself is not answered.
+    """It gets another source address: a Pod does not answer packets from its own address.
 
     kube-proxy gives it one of the node's, Cilium 169.254.42.1 (--ipv4-service-loopback-address).
     """
@@ -737,7 +737,7 @@ def test_pods_on_their_nodes_network_are_behind_a_service(
 def test_the_name_of_a_headless_service_has_the_pods_addresses(
     cluster: Cluster, client: Pod, observe: Observation
 ) -> None:
-    """Also for each named port an SRV record (Kubernetes DNS-Based Service Discovery)."""
+    """Each named port also has an SRV record (Kubernetes DNS-Based Service Discovery)."""
     pods = [cluster.pod(name).address for name in BACK_ENDS]
     cluster.wait_endpoints("headless", *pods)
     name = f"headless.{NAMESPACE}.svc.{config.DOMAIN}"
