@@ -1,1 +1,1 @@
-"""The checks of the claims, and what runs them on a lab."""
+"""The checks of the claims, and their runner on a lab."""

@@ -162,7 +162,7 @@ class Cluster:
         """Return a node's own address."""
         return str(self.lab.topology.address(node.name))
 
-    # -- asking -----------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------
 
     def kubectl(
         self,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
 SERVICE = "runtime.v1.RuntimeService"
-FRAME = struct.Struct(">BI")  # whether it is compressed, and how long it is (gRPC over HTTP/2)
+FRAME = struct.Struct(">BI")  # compression flag and length (gRPC over HTTP/2)
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types (protobuf.dev, "Encoding")
 
 

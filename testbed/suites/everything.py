@@ -93,7 +93,7 @@ LEGACY = Overrides(firewall="iptables-legacy")
 ENGINE_29 = Overrides(docker="29")
 NFTABLES = Overrides(docker="29", firewall="nftables")
 
-#: Sorted by start: the longest first, so that the last to end is a short one.
+#: In start order: the longest first, so that the last to end is a short one.
 WANTED = (
     Wanted("three-node-udp", FLANNEL),
     Wanted("vxlan-10-1-16", FLANNEL),

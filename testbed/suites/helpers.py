@@ -45,7 +45,7 @@ SOON = 0.3  #: seconds to wait for an answer that is not expected to come
 LATE = 30.0  #: seconds to wait for an expected answer: long enough for a busy machine
 SETTLED = 120.0  #: seconds to wait for the system to settle: long enough for a busy machine
 AGAIN = 5.0  #: the same, after a first wait for it has timed out in this run
-START = 180.0  #: seconds for a program to start: dockerd takes a minute on a busy emulated machine
+START = 180.0  #: seconds for a program to start: dockerd takes a minute if emulated and busy
 
 
 # -- nodes and containers -----------------------------------------------------

@@ -1,9 +1,9 @@
-"""How long until traffic between containers of two nodes flows again after a fault.
+"""Measurements of recovery: how soon traffic between two nodes flows after a fault.
 
-Run by ``testbed verify --recovery``, and by nothing else: it breaks the lab, and heals
-it.  What must be so is judged with evidence; how long it takes is a figure, and no
-figure is ever a reason to fail.  An echo request goes from container to container
-every hundredth of a second, and what comes back says by its time what became of it.
+Run only by ``testbed verify --recovery``: it breaks the lab, and repairs it.
+Requirements are judged with evidence; durations are figures, and never a
+reason to fail.  An echo request goes from container to container every
+hundredth of a second, and the times of the replies show the outage.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ pytestmark = [
 
 ROUNDS = 3
 HOLD = 0.6  # seconds that a fault lasts
-SETTLE = 0.15  # seconds in which what was on its way when it came about may still arrive
-CUT = 0.3  # seconds without a reply that are no hiccup of a busy machine
+SETTLE = 0.15  # seconds in which packets sent before the fault may still arrive
+CUT = 0.3  # seconds without a reply that a busy machine does not explain
 INTERVAL = 0.01  # seconds between two echo requests
 REPLY = re.compile(rb"^\[(\d+\.\d+)\] \d+ bytes from ", re.MULTILINE)
 
@@ -49,7 +49,7 @@ SILENCE = f"longest silence between containers, with a fault of {HOLD:g} s"
 
 @dataclass
 class Figures:
-    """What has been measured so far, by fault: seconds of each round."""
+    """Measurements so far, by fault: seconds of each round."""
 
     again: dict[str, list[float]] = field(default_factory=dict)
     silence: dict[str, list[float]] = field(default_factory=dict)
@@ -66,10 +66,10 @@ def figures() -> Figures:
 
 @dataclass(frozen=True)
 class Crossing:
-    """What came back during a fault, and after it.
+    """The replies during a fault, and after it.
 
-    ``during`` counts the replies while it was in force, of about ``due`` that
-    would have come without it; ``again`` is 0 where replies never ceased.
+    ``during`` counts the replies during the fault, of about ``due`` that would
+    have come without it; ``again`` is 0 if replies never stopped.
     """
 
     during: int
@@ -85,18 +85,18 @@ class Crossing:
 
 
 def clock(node: Node) -> float:
-    """The time on a node, which a virtual machine has of its own."""
+    """Return a node's time: a virtual machine has its own clock."""
     return float(node.run(["date", "+%s.%N"]).stdout)
 
 
 def replies(running: Running) -> list[float]:
-    """When each reply came, as the node's clock had it."""
+    """Return the arrival times of the replies, by the node's clock."""
     return [float(found) for found in REPLY.findall(running.out)]
 
 
 @contextlib.contextmanager
 def echoes(container: LiveContainer, address: str) -> Iterator[Running]:
-    """Echo requests from a container to an address, all the time; the first is answered."""
+    """Send echo requests from a container to an address; the first is answered."""
     argv = ["ping", "-n", "-D", "-i", str(INTERVAL), address]
     with container.spawn(argv) as running:
         what = f"an answer of {address} to {container.name}, before any fault"
@@ -107,10 +107,9 @@ def echoes(container: LiveContainer, address: str) -> Iterator[Running]:
 def cross(
     lab: LiveLab, fault: Inflict, words: str, meanwhile: Callable[[], None] = lambda: None
 ) -> Crossing:
-    """Traffic from end to end, with a fault for a while.
+    """Send traffic from end to end, with a fault for some time.
 
-    ``meanwhile`` is called while it is in force.  Raises Unsettled where traffic does not flow
-    again.
+    ``meanwhile`` is called during the fault.  Raises Unsettled if traffic does not flow again.
     """
     one, other = ends(lab)
     target = other.container.address
@@ -125,7 +124,7 @@ def cross(
         now = lab.container(other.container.name).address
         if now == target:
             seen = _await_reply(running, healed, words)
-        else:  # it was started again, and has another address
+        else:  # it was restarted with another address
             with echoes(one.container, now) as second:
                 seen = [*replies(running), *_await_reply(second, healed, words)]
     during = [at for at in seen if began + SETTLE <= at < healing]
@@ -135,21 +134,21 @@ def cross(
     )
     ceased = not any(at >= healing - SETTLE for at in during)
     again = next(at for at in seen if at > healing) - healing
-    if not ceased:  # unless healing itself has cut it off: a daemon's start ends its containers
+    if not ceased:  # unless healing itself interrupts it: starting a daemon stops its containers
         again = max(0.0, over - healing) if silence > CUT else 0.0
     due = round((healing - began - SETTLE) / INTERVAL)
     return Crossing(len(during), due, again, silence)
 
 
 def _await_reply(running: Running, since: float, words: str) -> list[float]:
-    """All replies, of which one has come after an instant."""
+    """Wait for a reply after an instant; return all replies."""
     wait_until(lambda: any(at > since for at in replies(running)), f"traffic after {words}")
     return replies(running)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A test's lab, what it writes down, and the fault that it tries time after time."""
+    """A test's lab, notes and fault, for repeated rounds."""
 
     lab: LiveLab
     observe: Observation
@@ -159,7 +158,7 @@ class Trial:
     def rounds(
         self, name: str, words: str, meanwhile: Callable[[], None] = lambda: None
     ) -> list[Crossing]:
-        """The rounds of a fault; each is noted, and its figures are kept."""
+        """Run the rounds of a fault; record each, and keep its figures."""
         found = []
         for number in range(1, ROUNDS + 1):
             found.append(cross(self.lab, self.fault, words, meanwhile))
@@ -174,12 +173,12 @@ def trial(lab: LiveLab, observe: Observation, fault: Inflict, figures: Figures) 
 
 
 def carried_by_kernel(lab: LiveLab) -> bool:
-    """Whether packets between nodes pass no daemon."""
+    """True if the kernel, without a daemon, carries packets between nodes."""
     return overlay(lab).backend != "udp"
 
 
 def served(one: End, other: End) -> bool:
-    """Whether a container gets the page of another at once."""
+    """True if a container gets another's page at once."""
     argv = ["curl", "-s", "-o", "/dev/null", "-m", "0.5", f"http://{other.container.address}/"]
     return one.container.run(argv, check=False).ok
 
@@ -196,7 +195,7 @@ def test_lossy_link(trial: Trial, observe: Observation) -> None:
     words = f"loss {one.name}:{other.name} 30%"
     found = trial.rounds("30 % of frames lost each way", words)
     passed, due = (sum(values) for values in zip(*((f.during, f.due) for f in found), strict=True))
-    # Half are lost, there or back: with a hundred and more, all or none would be no chance.
+    # Half are lost, there or back: of a hundred and more, chance alone never loses all or none.
     observe.holds(0 < passed < due, f"{passed} of {due} came back over the lossy link")
 
 
@@ -214,7 +213,7 @@ def test_flanneld_killed(trial: Trial, observe: Observation) -> None:
 
 
 def leases(trial: Trial, end: End) -> dict[str, str]:
-    """Who has leased which subnet, as etcd says, and what flanneld has written on a node."""
+    """Return the lease of each subnet in etcd, and flanneld's subnet.env on a node."""
     found = {
         name.rpartition("/")[2]: key.value["PublicIP"] for name, key in keys(trial.lab).items()
     }
@@ -284,7 +283,7 @@ def test_deleted_route(trial: Trial, observe: Observation) -> None:
 
 
 def test_figures(observe: Observation, figures: Figures) -> None:
-    """The figures of all tests before, side by side."""
+    """Record the figures of all tests before, side by side."""
     if not figures.again:
         pytest.skip("no fault was selected whose figures could be shown")
     for what, series in ((AGAIN, figures.again), (SILENCE, figures.silence)):

@@ -1,7 +1,7 @@
-"""Runs the suites on a lab that is up, and collects what became of each claim.
+"""Runs the suites on a running lab, and collects the finding of each claim.
 
 pytest runs in this process, with this project's plugin and no other, and
-without its own terminal output: the caller is told of each finding as it comes.
+without its own terminal output: a callback receives each finding.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
 
 SUITES = Path(__file__).parent
-RECOVERY = SUITES / "recovery.py"  #: run only where it is asked for: it breaks the lab
-QUIET = "quiet"  #: a feature that checks marked ``testbed_alone`` need: the machine for themselves
+RECOVERY = SUITES / "recovery.py"  #: run only on request: it breaks the lab
+QUIET = "quiet"  #: a feature that checks marked ``testbed_alone`` need: an otherwise idle machine
 
 
 class _Collector:
-    """The pytest plugin that stands in for the terminal: chooses, and tells."""
+    """The pytest plugin that selects tests and passes on their results."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class _Collector:
         self.broken_off: Exception | None = None
         self.refused: list[TestbedError] = []
         self.marked: set[str | None] = set()  # the claims that some test decides
-        self.lacking: dict[str | None, set[str]] = {}  # what keeps a claim from being decided here
+        self.lacking: dict[str | None, set[str]] = {}  # missing features, by claim that they affect
 
     def _told(self, found: Finding | Check) -> None:
         try:
             self._caller(found)
-        except Exception as error:  # the caller's own, such as BrokenPipeError: not pytest's affair
+        except Exception as error:  # the caller's own error, such as BrokenPipeError: not pytest's
             self.broken_off = error
             raise KeyboardInterrupt from error
 
-    @pytest.hookimpl(tryfirst=True)  # before the plugin looks which lab is meant
+    @pytest.hookimpl(tryfirst=True)  # before the plugin determines the lab
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
         if self._lab is not None:
             early_config.stash[pytest_plugin.LAB] = self._lab
@@ -73,12 +73,12 @@ class _Collector:
         config.stash[pytest_plugin.FINDINGS] = self.results.findings
 
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        """Let go of the lab: the suites' modules keep the config of who loaded them for good."""
+        """Release the lab: the suites' modules keep the config that loaded them for good."""
         self._lab = None
         if pytest_plugin.LAB in config.stash:
             del config.stash[pytest_plugin.LAB]
 
-    @pytest.hookimpl(trylast=True)  # after -k: what it leaves out is not selected
+    @pytest.hookimpl(trylast=True)  # after -k: tests that it deselects are not selected
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
@@ -99,7 +99,7 @@ class _Collector:
         self._due = [claim for item in items if (claim := pytest_checks.claim_of(item))]
 
     def missed(self) -> list[str]:
-        """The claims that were to be decided and are not."""
+        """Return the claims that were due, but are not decided."""
         found = {finding.claim for finding in self.results.findings}
         return [claim for claim in self._due if claim not in found]
 
@@ -155,7 +155,7 @@ class _Collector:
         return report
 
     def _failed(self, claim: str, item: pytest.Item, call: pytest.CallInfo[None]) -> Finding:
-        """The finding of a check whose set-up failed, or waited in vain."""
+        """Record a check whose set-up failed or timed out."""
         from testbed.claims.catalogue import claims
         from testbed.claims.model import Finding
 
@@ -171,7 +171,7 @@ class _Collector:
 
 
 def _needs(item: pytest.Item) -> set[str]:
-    """What a check needs: what it is marked with, else what its claim needs, else some lab."""
+    """Return a check's needs: from its mark, else from its claim, else any lab."""
     from testbed.claims.catalogue import claims
 
     claim = pytest_checks.claim_of(item)
@@ -192,15 +192,15 @@ def run(
     before_alone: Callable[[], None] = lambda: None,
     lacks: AbstractSet[str] = frozenset(),
 ) -> Results:
-    """Run what the selection names and the lab can answer; return what came of it.
+    """Run the part of the selection that the lab can decide; return the results.
 
-    ``lab`` None is for what needs no lab.  ``told`` is called with each finding
-    and check as it ends, ``before_alone`` once before the first check that
-    measures: those come last, and want a quiet machine.  ``lacks`` are
-    features that the lab is taken not to have, such as ``none`` or QUIET, which
-    leaves out what needs them.  An interrupt ends the run early; what there is by
-    then is in the results.  Raises UsageError, and NothingSelected when nothing is
-    selected that could be decided.
+    ``lab`` None is for checks that need no lab.  ``told`` is called with each
+    finding and check as it ends, ``before_alone`` once before the first check
+    that measures: those come last, on a quiet machine.  ``lacks`` are features
+    that the lab is treated as not having, such as ``none`` or QUIET: checks that
+    need them are left out.  An interrupt ends the run early, with the results so
+    far.  Raises UsageError, and NothingSelected if nothing that is selected can
+    be decided.
     """
     refuse_unknown(selection)
     collector = _Collector(lab, selection, told, before_alone, lacks=lacks)
@@ -209,12 +209,12 @@ def run(
         *map(str, paths),
         "--rootdir", str(_root(selection)),
         "--confcutdir", str(_top(paths)),
-        "-c", os.devnull,  # nothing of the folder that we happen to be in
+        "-c", os.devnull,  # ignores configuration in the working directory
         "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:warnings",
-        "-p", "no:unraisableexception",  # our own hook sees to signals (testbed.signals)
+        "-p", "no:unraisableexception",  # our own hook handles signals (testbed.signals)
         "-p", "testinfra.plugin",  # its fixture `host` is a node of the lab
         "-p", "testbed.pytest_plugin",
-        "--continue-on-collection-errors",  # one broken file does not keep the others from running
+        "--continue-on-collection-errors",  # a broken file does not stop the others from running
     ]  # fmt: skip
     if selection.expression:
         arguments += ["-k", selection.expression]
@@ -222,7 +222,7 @@ def run(
     try:
         with _own_environment(selection), _signals_interrupt(results):
             status = pytest.main(arguments, plugins=[collector])
-    except KeyboardInterrupt:  # while pytest begins or ends, and does not listen yet or any more
+    except KeyboardInterrupt:  # while pytest starts or ends, and does not handle it
         status = pytest.ExitCode.INTERRUPTED
     if collector.broken_off is not None:
         raise collector.broken_off
@@ -246,16 +246,16 @@ def run(
 
 
 def _root(selection: Selection) -> Path:
-    """What the names of tests are relative to."""
+    """Return the folder that the names of tests are relative to."""
     own = all(path.is_relative_to(SUITES) for path in selection.paths)
     return SUITES if own else Path.cwd()
 
 
 def _top(paths: Sequence[Path]) -> Path:
-    """The folder from which on pytest looks for a conftest.py of the tests.
+    """Return the topmost folder that pytest needs to search for the tests' conftest.py.
 
-    That is the topmost one above them that has one. pytest takes a look at every entry of every
-    folder on the way from there to the tests (--confcutdir, by default nearly the root).
+    That is the topmost one above them that has one.  pytest reads every entry of every
+    folder between that folder and the tests (--confcutdir, by default nearly the root).
     """
     tops = []
     for path in (path.absolute() for path in paths):
@@ -267,7 +267,7 @@ def _top(paths: Sequence[Path]) -> Path:
 
 
 def _why_nothing(selection: Selection, collector: _Collector) -> str:
-    """What keeps each claim that was asked for by its id from being decided."""
+    """Explain, for each claim selected by id, why it can't be decided."""
     from testbed.claims.catalogue import claims
 
     words = []
@@ -285,7 +285,7 @@ def _why_nothing(selection: Selection, collector: _Collector) -> str:
 
 
 def refuse_unknown(selection: Selection) -> None:
-    """Raise UsageError for a claim, a document or a path that is not there."""
+    """Raise UsageError for an unknown claim, document or path."""
     from testbed.claims.catalogue import claims
 
     for claim in selection.claims:
@@ -306,7 +306,7 @@ def refuse_unknown(selection: Selection) -> None:
 
 @contextmanager
 def _signals_interrupt(results: Results) -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does: pytest then still tells what it has."""
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does: pytest then reports its results."""
 
     def came(signum: int, _: Any) -> None:
         results.signum = signum
@@ -323,9 +323,9 @@ def _signals_interrupt(results: Results) -> Iterator[None]:
 
 @contextmanager
 def _own_environment(selection: Selection) -> Iterator[None]:
-    """Neither options nor plugins of the user's other projects take part.
+    """Ignore options and plugins of the user's other projects.
 
-    Nothing is left beside tests of the user's: root's compiled files would be in their way.
+    Leave no compiled files beside the user's tests: root's would block the user's own.
     """
     compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, bool(selection.paths)
     saved = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
