@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -339,10 +339,15 @@ class Cluster:
         self.until(ready, f"the Pod {name} to be ready")
 
     def wait_serving(self, pod: Pod, *ports: int) -> None:
-        """Wait until servers listen in a Pod: they start after it has become ready."""
+        """Wait until servers listen in a Pod: they start after it has become ready.
+
+        Each container is asked, too: that they share the Pod's network is for checks to find.
+        """
+        places = [pod, *(replace(pod, pid=pid) for pid in pod.containers.values())]
 
         def listening() -> bool:
-            return set(ports) <= {one.port for one in listeners(Observation(), pod)}
+            found = (one.port for place in places for one in listeners(Observation(), place))
+            return set(ports) <= {*found}
 
         if ports:
             self.until(listening, f"a server on port {' and '.join(map(str, ports))} of {pod.name}")

@@ -139,11 +139,12 @@ def test_a_kubeconfig_of_the_callers_is_used_where_it_is_named(
 
 def test_nothing_is_left_in_the_home_folder(cluster: Cluster, tmp_path: Path) -> None:
     """What kubectl keeps there is by the port of the API, which is another one each time."""
-    before = {path.name for path in Path(tempfile.gettempdir()).glob("testbed-*")}
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
     cache = str(settings().store.folder)
-    kubectl(cluster, "get", "pods", HOME=str(tmp_path), TESTBED_CACHE=cache)
-    assert list(tmp_path.iterdir()) == []
-    assert {path.name for path in Path(tempfile.gettempdir()).glob("testbed-*")} == before
+    kubectl(cluster, "get", "pods", HOME=str(home), TMPDIR=str(temporary), TESTBED_CACHE=cache)
+    assert [*home.iterdir(), *temporary.iterdir()] == []
 
 
 @pytest.mark.parametrize(
