@@ -1,9 +1,12 @@
-"""The contract of a node and of a provider: what the rest of the house may assume.
+"""The contract of nodes and providers.
 
-A *node* is a machine: commands run on it, files go to and fro, services start
-and stop.  A *provider* makes nodes, finds those that run, and removes them; it
-knows nothing of Docker or flannel.  Roles and suites use nothing but what is
-written here, so they run unchanged on every provider.
+A *node* is a machine: it runs commands, stores files, and starts and stops
+services.  A *provider* creates nodes, finds running ones and removes them; it
+knows nothing about Docker or flannel.  Roles and suites use only this contract,
+so they run unchanged on every provider.
+
+All times are in seconds and all sizes in bytes.  Paths on a node are absolute
+strings; paths on this machine are :class:`pathlib.Path`.
 """
 
 from __future__ import annotations
@@ -33,17 +36,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command on a node did.
+    """The result of a command that ran on a node.
 
     >>> Result(("true",), 0, b"", b"").ok
     True
     """
 
     argv: tuple[str, ...]
-    status: int  #: exit status; minus the signal's number when one ended it
+    status: int  #: exit status, or -N when signal N killed it
     out: bytes
     err: bytes
-    seconds: float = 0.0  #: wall time from request to end
+    seconds: float = 0.0  #: wall time from request to exit
 
     @property
     def ok(self) -> bool:
@@ -58,18 +61,23 @@ class Result:
         return self.err.decode(errors="replace")
 
     def json(self) -> Any:
-        """The standard output, decoded as JSON; empty output is None (as ``ip -j`` prints)."""
+        """Decode the standard output as JSON.
+
+        Empty output, which ``ip -j`` prints for an empty list, gives None.
+        Raises ValueError for output that is not JSON.
+        """
         return json.loads(self.out) if self.out.strip() else None
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A daemon, as systemd would see it.
+    """A daemon to run on a node.
 
-    ``notify`` services tell when they are ready (sd_notify(3), READY=1); others
-    count as ready once started.  ``digest`` is any string that says which
-    settings it was started with, so that a later ``up`` can tell a change.
-    ``unit`` is the name of its unit in Debian's package, where that is another.
+    ``argv`` is the command with its arguments, ``env`` adds environment variables.
+    A ``notify`` service reports that it is ready (sd_notify(3), READY=1); any
+    other is ready once started.  ``digest`` is a string that identifies the
+    settings of the service, so that a later ``up`` detects a change.  ``unit`` is
+    the name of its unit in the Debian package, if that differs from ``name``.
     """
 
     name: str
@@ -82,21 +90,22 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """A service on a node as it is now."""
+    """The current state of a service on a node."""
 
     name: str
     state: Literal["starting", "ready", "dead"]
-    pid: int  #: as the node sees it; 0 when dead
-    status: int | None  #: exit status of a dead one, minus the signal's number
+    pid: int  #: in the node's pid namespace; 0 when dead
+    status: int | None  #: exit status when dead, or -N when signal N killed it
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What can be done on a node before its lab is there, with the same outcome each time.
+    """Setup that can run on a node before its lab exists, always with the same result.
 
-    A provider that keeps machines as they are may do it once, and hand out what it came to.
-    ``key`` changes with the outcome; ``act`` does it, and is given the node.
+    A provider that snapshots machines may run it once and reuse the result.
+    ``act`` runs the setup on the node that it gets as argument; ``key`` identifies the result
+    and differs when the result differs.
     """
 
     key: str
@@ -105,46 +114,55 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """All a provider needs to make one node of a lab."""
+    """The settings from which a provider creates one node of a lab.
+
+    ``digest`` identifies the node's settings (``Topology.node_digest``).  ``cpus`` and
+    ``memory`` are limits: the number of CPUs, fractions allowed, and bytes; None means
+    no limit, or the provider's default size.
+    """
 
     name: str
     digest: str
     cpus: float | None = None
     memory: int | None = None
-    interfaces: int = 0  #: how many ``ethN`` connect() will want; real machines are made with them
-    #: Programs of this machine, by name, and folders, by path, that it does not show.  A machine
-    #: with files of its own has none of them.
+    interfaces: int = 0  #: number of ``ethN`` interfaces; virtual machines are created with them
+    #: Programs (by name) and folders (by path) of this machine to hide from the node.  Ignored
+    #: by nodes with their own file system.
     hidden: tuple[str, ...] = ()
-    #: For a provider that does it; others do not ask.
+    #: Return setup to run ahead; called only by providers that support it (:attr:`Node.wakes`).
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
 
 
 class Running(ABC):
-    """A command that was started on a node and may still run."""
+    """A command started on a node, running or finished."""
 
     argv: tuple[str, ...]
-    pid: int  #: as the node sees it
+    pid: int  #: in the node's pid namespace
 
     @property
     @abstractmethod
     def out(self) -> bytes:
-        """The standard output so far."""
+        """Standard output so far."""
 
     @property
     @abstractmethod
     def err(self) -> bytes:
-        """The standard error so far."""
+        """Standard error so far."""
 
     @abstractmethod
     def wait(self, timeout: float | None = None) -> Result:
-        """The result, once it has ended.  Raises TimeoutExpired; the command then goes on."""
+        """Wait until the command exits and return its result.
+
+        ``timeout`` is in seconds; None waits without limit.  Raises TimeoutExpired at the
+        timeout, and the command keeps running.
+        """
 
     @abstractmethod
     def kill(self) -> None:
-        """End the command and its children at once (SIGKILL)."""
+        """Kill the command and its children (SIGKILL)."""
 
     def still_running(self, node: str, timeout: float | None) -> TimeoutExpired:
-        """What :meth:`wait` raises at its time-out."""
+        """Return the error that :meth:`wait` raises at its timeout."""
         return TimeoutExpired(
             f"on {node}: {' '.join(self.argv)}: still running after {timeout:g} s",
             hint=f"look at the node: testbed shell {node}",
@@ -158,13 +176,16 @@ class Running(ABC):
 
 
 def has_ended(node: str, lab: str, words: str = "") -> NoSuchLab:
-    """What is raised where a node is asked for something, and is gone; ``words`` were its last."""
+    """Return the error for a request to a node that has ended.
+
+    ``words`` are the last lines that the node wrote, for the error message.
+    """
     lines = [f"node {node} of lab {lab} has ended", *(f"    {line}" for line in words.splitlines())]
     return NoSuchLab("\n".join(lines), hint=f"`testbed up -l {lab}` makes it anew")
 
 
 def is_stopped(node: str, lab: str) -> NoSuchLab:
-    """What is raised where a node is asked for something, and is stopped (a fault)."""
+    """Return the error for a request to a node that the ``stop`` fault has paused."""
     return NoSuchLab(
         f"node {node} of lab {lab} is stopped",
         hint=f"`testbed fault heal -l {lab} stop {node}` lets it go on",
@@ -172,19 +193,22 @@ def is_stopped(node: str, lab: str) -> NoSuchLab:
 
 
 class Node(ABC):
-    """One machine of a lab.  Safe to use from several threads at once."""
+    """One machine of a lab.
+
+    All methods are thread-safe.
+    """
 
     name: str
-    digest: str  #: the settings that it was made with (``Topology.node_digest``)
-    #: Whether this machine's files are on the node, too, so that nothing need be copied.
+    digest: str  #: identifies the settings it was created with (``Topology.node_digest``)
+    #: True if the node sees this machine's files, so that none need to be copied.
     shares_files: ClassVar[bool] = False
-    #: Whether it runs on this machine's kernel, which is not to be changed for its sake.
+    #: True if the node runs on this machine's kernel, whose settings must not change.
     shares_kernel: ClassVar[bool] = False
-    #: Whether it has an operating system of its own: systemd, a database of packages.
+    #: True if the node has its own operating system, with systemd and a package database.
     has_system: ClassVar[bool] = True
-    #: Whether it may wake with steps done that are done :class:`Ahead`.
+    #: True if the node may start from a snapshot in which its :class:`Ahead` has already run.
     wakes: ClassVar[bool] = False
-    #: How many times longer than on this machine something may take there: it may be emulated.
+    #: Factor for timeouts: how much slower than this machine the node may be (emulation).
     slowness: ClassVar[float] = 1.0
 
     def run(
@@ -196,11 +220,14 @@ class Node(ABC):
         timeout: float = 60.0,
         check: bool = True,
     ) -> Result:
-        """Run a command to its end and return what it did.
+        """Run a command, wait until it exits, and return its result.
 
-        ``timeout`` is in seconds; at its end the command and its children are
-        killed.  Raises CommandError when ``check`` and the status is not 0,
-        TimeoutExpired at the time-out, NoSuchLab when the node is gone.
+        ``argv`` is the program with its arguments; no shell is involved.  ``input`` is its
+        standard input, empty by default.  ``env`` adds environment variables.  After
+        ``timeout`` seconds the command and its children are killed.
+
+        Raises CommandError if ``check`` is true and the exit status is not 0,
+        TimeoutExpired at the timeout, and NoSuchLab when the node has ended.
         """
         with self.spawn(argv, input=input, env=env) as running:
             result = running.wait(timeout)
@@ -214,77 +241,90 @@ class Node(ABC):
         input: bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Start a command and return at once.
+        """Start a command and return without waiting for it.
 
-        The command ends when the returned object is closed, by ``with`` or
-        ``kill()``, and when this process ends.
+        ``argv``, ``input`` and ``env`` are as in :meth:`run`.  The command is killed
+        when the returned object is closed (``with`` or ``kill()``) or this process ends.
+        Raises NoSuchLab when the node has ended.
         """
 
     @abstractmethod
     def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
-        """Run a command on the caller's own terminal or pipes.
+        """Run a command on the caller's terminal or pipes and return its exit status.
 
-        Returns its exit status, 128 + N when signal N ended it. With ``tty`` the command leads
-        a session on a new terminal of the node: it has a name there (/dev/pts/N), and takes
-        over the size of the caller's terminal and its changes. ``inside`` is a process of the
-        node, by the number that it has there: the terminal is one of the devpts that this
-        process sees, where the provider can make one there. The caller's terminal is
-        as it was once this has returned or raised.
+        The status is 128 + N when signal N killed the command.  With ``tty`` the command leads
+        a session on a new terminal of the node (/dev/pts/N), which follows the size of the
+        caller's terminal.  ``inside`` is the pid of a process in the node's pid namespace: if
+        the provider supports it, the terminal is created in the devpts that this process sees.
+        The caller's terminal settings are restored on return and on error.
         Raises NoSuchLab when the node ends meanwhile.
         """
 
     @abstractmethod
     def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
-        """Write a file on the node, its folders made; replaced in one step."""
+        """Write ``data`` to a file on the node.
+
+        Missing parent folders are created; an existing file is replaced atomically.  ``mode``
+        is the file's permission bits.
+        """
 
     @abstractmethod
     def get(self, path: str) -> bytes:
-        """Read a file of the node.  Raises FileNotFoundError."""
+        """Return the content of a file on the node.
+
+        Raises FileNotFoundError or IsADirectoryError.
+        """
 
     @abstractmethod
     def provide(self, path: Path) -> str:
-        """Make a file or folder of this machine readable on the node; return its path there."""
+        """Make a file or folder of this machine readable on the node.
+
+        Return its path on the node, which may differ from ``path``.
+        """
 
     @abstractmethod
     def offer(self, programs: Mapping[str, Path]) -> None:
-        """Put programs of this machine on the node's PATH, before any other of the name.
+        """Put programs of this machine on the node's PATH, ahead of others of the same name.
 
-        ``programs`` maps a name to the file.  A name that is an absolute path is the program's
-        place itself; its folders are made, and what is there is replaced.
+        ``programs`` maps a name to a file of this machine.  A name may be an absolute path: the
+        program is then put there, missing folders are created and an existing file is replaced.
         """
 
     @abstractmethod
     def socket(self, path: str) -> str:
-        """A path on this machine that reaches a unix socket of the node."""
+        """Return a path on this machine that connects to a unix socket of the node."""
 
     @abstractmethod
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
         """Start a service and wait until it is ready.
 
-        Raises ServiceError, with the end of its log, as soon as it dies.
-        Starting one that runs with the same digest only waits for it; with
-        another digest it is stopped first.
+        If it already runs with the same digest, only wait until it is ready; if it
+        runs with another digest, stop it first.  Raises ServiceError, with the end of
+        the service's log, when it dies, and ServiceNotReady after ``timeout`` seconds.
         """
 
     @abstractmethod
     def stop(self, service: str, *, grace: float = 5.0) -> None:
-        """Stop a service: SIGTERM, and SIGKILL after ``grace`` seconds.  A dead one is fine."""
+        """Stop a service: SIGTERM, then SIGKILL after ``grace`` seconds.
+
+        Stopping a dead service does nothing.
+        """
 
     @abstractmethod
     def services(self) -> dict[str, ServiceState]:
-        """Every service ever started on the node, by name."""
+        """Return the state of every service ever started on the node, by name."""
 
     @abstractmethod
     def logs(self, service: str) -> str:
-        """All that a service has written.  Raises NoSuchLab for an unknown one."""
+        """Return the output of a service.  Raises NoSuchLab for an unknown service."""
 
     @property
     @abstractmethod
     def host(self) -> testinfra.host.Host:
-        """The node as testinfra sees it."""
+        """The testinfra host of the node."""
 
     def require(self, result: Result) -> Result:
-        """Return a result that ended well, raise CommandError for any other."""
+        """Return ``result`` if its status is 0, else raise CommandError."""
         if result.ok:
             return result
         raise CommandError(
@@ -296,29 +336,29 @@ class Node(ABC):
         )
 
 
-#: Files on a node, each named after a unit and with the name of the service that it stands for.
+#: Folder on a node: one file per systemd unit name, holding the name of the lab's service.
 UNITS = "/run/testbed/units"
 
 
-#: Files on a node, each named after a package that the lab has brought programs of to it, with
-#: the package's version where that is known.
+#: Folder on a node: one file per package whose programs the lab has installed, holding the
+#: package's version if known.
 PACKAGES = "/run/testbed/packages"
 
 
 def note_packages(node: Node, packages: Mapping[str, str]) -> None:
-    """Note on a node the packages, name to version, that programs were brought to it from."""
+    """Record on a node the packages (name to version) of the programs installed on it."""
     for name, version in packages.items():
         node.put(version.encode(), f"{PACKAGES}/{name}")
 
 
 def name_unit(node: Node, service: Service) -> None:
-    """Let a service of a node be found by its unit's name, too."""
+    """Record the unit name of a service on its node, for :func:`service_of`."""
     if service.unit:
         node.put(service.name.encode(), f"{UNITS}/{service.unit}")
 
 
 def service_of(node: Node, name: str) -> ServiceState | None:
-    """A service of a node by its name, or by that of its unit; None for an unknown one."""
+    """Return a service of a node by its name or its unit's name; None if unknown."""
     states = node.services()
     if name not in states and "/" not in name:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
@@ -326,14 +366,14 @@ def service_of(node: Node, name: str) -> ServiceState | None:
     return states.get(name)
 
 
-#: Where a kernel counts what it has killed for want of memory: for a cgroup, by its version, and
-#: for a machine (cgroup-v2.rst; cgroup-v1/memory.rst; proc_vmstat(5)).
+#: Files with the kernel's counter of out-of-memory kills: of a cgroup (version 2, version 1) and
+#: of a machine (cgroup-v2.rst; cgroup-v1/memory.rst; proc_vmstat(5)).
 KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 KILLS_OF_A_MACHINE = ("/proc/vmstat",)
 
 
 def killed_for_memory(node: Node) -> int:
-    """How many of a node's own processes the kernel has killed because memory had run out."""
+    """Return the number of the node's processes that the kernel killed for lack of memory."""
     for path in KILLS if node.shares_kernel else KILLS_OF_A_MACHINE:
         with contextlib.suppress(OSError, NoSuchLab):
             found = re.search(rb"^oom_kill (\d+)$", node.get(path), re.MULTILINE)
@@ -344,10 +384,10 @@ def killed_for_memory(node: Node) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything that a provider is constructed from.
+    """The arguments from which a provider is constructed.
 
-    ``state`` is the folder with the records of labs: labs of another folder belong to somebody
-    else.  ``store`` has the programs and images.
+    ``state`` is the folder with the records of labs; a provider ignores labs of other state
+    folders.  ``store`` holds the programs and images.
     """
 
     state: Path
@@ -357,54 +397,61 @@ class Setup:
 class Provider(ABC):
     """Creates, finds and removes the nodes of labs.
 
-    An installed distribution declares one by an entry point of the group
+    An installed distribution registers a provider with an entry point of the group
     ``testbed.providers``, whose name is the provider's ``name``.
     """
 
     name: str
-    #: The provider whose fabric the nodes are connected to, if not its own. Nodes of providers
-    #: with the same fabric can be in one lab.
+    #: Name of the provider whose fabric the nodes are connected to; empty for its own fabric.
+    #: Nodes of providers with the same fabric can be in one lab.
     fabric_of: str = ""
-    #: Whether nodes run on the kernel of this machine: what their roles need of a kernel and of
-    #: programs is then needed here.
+    #: True if nodes run on this machine's kernel. Kernel features and programs that roles need
+    #: are then required on this machine.
     shares_kernel: ClassVar[bool] = False
-    #: Kernel features that it needs on this machine, as :mod:`testbed.kernel` names them.
+    #: Kernel features required on this machine, by their names in :mod:`testbed.kernel`.
     kernel: ClassVar[tuple[str, ...]] = ()
-    #: Programs that it calls on this machine, by Debian package.
+    #: Programs required on this machine, each with its Debian package.
     programs: ClassVar[Mapping[str, str]] = {}
-    #: Share of this machine's limits for each node, without the node's roles.
+    #: Use of this machine's limits by each node, its roles not included.
     takes: ClassVar[Takes] = Takes()
-    #: Maximum number of networks of one node.
+    #: Maximum number of networks of one node; None for no maximum.
     networks_max: ClassVar[int | None] = None
 
     @classmethod
     def of(cls, setup: Setup) -> Self:
-        """Construct the provider; nothing is created or started."""
+        """Construct the provider, without creating or starting anything."""
         del setup
         return cls()
 
     @abstractmethod
     def probe(self) -> list[Requirement]:
-        """What this machine must have for the provider, each item tried, nothing changed."""
+        """Return the provider's requirements of this machine, each with the outcome of its test.
+
+        Nothing on the machine is changed.
+        """
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
-        """Make at hand what the making of those nodes takes; refuse what this machine cannot do.
+        """Fetch or build everything that creating the nodes needs.
 
-        Called before anything of the lab is made, and may be interrupted: what takes long is
-        done here, not in :meth:`create`.
+        Called before anything of the lab is created, and may be interrupted: slow work belongs
+        here, not in :meth:`create`.  Raises an error for nodes that this machine cannot run.
         """
         del lab, specs
 
     @abstractmethod
     def create_fabric(self, lab: str, topology: Topology) -> None:
-        """Make what joins the nodes, or what of it has gone.  The nodes' own joints stay as is."""
+        """Create the fabric that connects the nodes of a lab.
+
+        If the fabric exists, create its missing parts only.  The links of existing nodes are
+        left as they are.
+        """
 
     @abstractmethod
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        """Create nodes that are not connected to anything yet; return them by name.
+        """Create nodes without network connections and return them by name.
 
-        May be called by several threads at once, for different nodes, and may assume that no
-        node of those names runs.
+        Several threads may call this at the same time for different nodes.  No node of the same
+        names runs when it is called.
         """
 
     def create_one(self, lab: str, spec: NodeSpec) -> Node:
@@ -412,67 +459,69 @@ class Provider(ABC):
         return self.create(lab, [spec])[spec.name]
 
     def together(self, node: str) -> bool:
-        """Whether all nodes like this one are to be created by one call of :meth:`create`.
+        """Tell whether to create all nodes like this one with one call of :meth:`create`.
 
-        By default each is created by a call of its own, so that work on it begins at once.
+        By default each node is created with a separate call, so that its next steps start
+        earlier.
         """
         del node
         return False
 
     @abstractmethod
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
-        """Join a new node to its networks: addresses, default route."""
+        """Connect a new node to its networks: links, addresses and default route."""
 
     def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
-        """Parts of the networks that are not as they should be, outside of the nodes.
+        """Return the missing or wrong parts of the fabric, by node name.
 
-        Under a node's name are its own joints, under "" the networks themselves.
+        The key "" holds the parts of the networks themselves, a node's name the links between
+        this node and the fabric.  Parts inside the nodes are not checked here.
         """
         del lab, topology
         return {}
 
     def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
-        """Put back what a node lacks of its wiring, inside and outside of it.
+        """Restore missing or wrong parts of a node's wiring, inside and outside of the node.
 
-        ``lacks`` are those of :meth:`lacks` and of :func:`testbed.nodes.wiring.lacks`.
-        Raises LabError where that is not possible.
+        ``lacks`` are the results of :meth:`lacks` and :func:`testbed.nodes.wiring.lacks` for
+        this node.  Raises LabError if a part cannot be restored.
         """
         del lab
         wiring.put_back(topology, node, lacks)
 
     @abstractmethod
     def nodes(self, lab: str) -> dict[str, Node]:
-        """The nodes of a lab that run now, by name: read from the machine, not from a file."""
+        """Return the running nodes of a lab by name, as found on the machine, not in a record."""
 
     def ended(self, lab: str) -> dict[str, str]:
-        """The nodes that have ended by themselves and can still tell why: their last words."""
+        """Return the last output of nodes that have ended unexpectedly, by node name."""
         del lab
         return {}
 
     @abstractmethod
     def labs(self) -> list[str]:
-        """The labs of which anything runs now, read from the machine."""
+        """Return the names of all labs with a running part, as found on the machine."""
 
     @abstractmethod
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
-        """Remove the named nodes, or with None all of the lab; return when they are gone.
+        """Remove the named nodes, or the whole lab if ``nodes`` is None; wait until they are gone.
 
-        What is not there is fine.  Nothing of another lab is touched, nor a node of
-        that name which another provider has made.
+        Missing nodes are ignored.  Other labs are not touched, nor are nodes of the
+        same name that belong to another provider.
         """
 
     @abstractmethod
     def fabric(self, lab: str) -> Node | None:
-        """The place where the networks can be looked at, if the provider has one."""
+        """Return the node that holds the lab's networks, or None if there is none."""
 
     def ports(self, topology: Topology, node: str) -> list[str]:
-        """The names of a node's ports on the fabric, in the order of its networks."""
+        """Return the names of a node's ports on the fabric, in the order of its networks."""
         return [port_name(node, index) for index in range(len(topology.nodes[node].networks))]
 
     def pause(self, lab: str, node: str) -> None:
-        """Stop every process of a node, until :meth:`resume`.
+        """Stop every process of a node until :meth:`resume`.
 
-        Raises MachineError where this machine or the provider cannot do that, LabError where
+        Raises MachineError if this machine or the provider does not support it, LabError if
         the node has not stopped in time.
         """
         del lab
@@ -482,10 +531,13 @@ class Provider(ABC):
         )
 
     def resume(self, lab: str, node: str) -> None:
-        """Let a paused node continue.  Raises as :meth:`pause` does."""
+        """Continue a paused node.  Raises the errors of :meth:`pause`."""
         self.pause(lab, node)
 
     def paused(self, lab: str) -> list[str]:
-        """The paused nodes of a lab, those of other providers of the fabric possibly included."""
+        """Return the names of the paused nodes of a lab.
+
+        Paused nodes of other providers of the same fabric may be included.
+        """
         del lab
         return []
