@@ -1,8 +1,8 @@
-r"""Nodes in memory: what unit tests use where a lab would need machines.
+r"""Nodes in memory, for unit tests.
 
-Nothing is executed.  A command succeeds without output, a service becomes
-ready at once, unless a script says otherwise.  All that is asked of the nodes
-is kept, in order, in :attr:`FakeMachine.calls`.
+Nothing is executed.  By default a command succeeds without output and a service
+becomes ready at once; a test can script other results.  Every call to the nodes
+is recorded, in order, in :attr:`FakeMachine.calls`.
 
 >>> provider = FakeProvider()
 >>> provider.script(["uname", "-r"], Answer(out=b"6.1\n"))
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a command ends: its status (minus a signal's number), its output, after how long."""
+    """The scripted result of a command: status (-N for signal N), output, and delay."""
 
     status: int = 0
     out: bytes = b""
@@ -60,9 +60,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One thing that was asked: of a node, or of the provider about one.
+    """One recorded call of a node, or of the provider about a node.
 
-    ``what`` is the method's name; ``words`` is a command, a path, or a service's name.
+    ``what`` is the method's name; ``words`` are its command, path or service name.
     """
 
     lab: str
@@ -76,9 +76,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What becomes of a service: ready after ``seconds``, or dead with a status, or neither.
+    """Scripted behaviour of a service: ready after ``seconds``, dead with a status, or neither.
 
-    ``log`` is what it writes.
+    ``log`` is its output.
     """
 
     log: str = ""
@@ -88,13 +88,13 @@ class Behaviour:
 
 
 Handler = Answer | Callable[[Call], Answer]
-UNKNOWN = 127  # as a shell says that there is no such program
+UNKNOWN = 127  # a shell's exit status for an unknown program
 
 
 class FakeMachine:
-    """What all providers on one machine see, as they would the kernel's namespaces.
+    """The state that all providers of one machine share, like the kernel's namespaces.
 
-    In a ``strict`` one a command without a script ends as an unknown program does.
+    On a ``strict`` machine a command without a script fails like an unknown program.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -102,7 +102,7 @@ class FakeMachine:
         self.lock = threading.RLock()
         self.nodes: dict[tuple[str, str], FakeNode] = {}
         self.fabrics: dict[str, FakeNode] = {}
-        #: What the networks lack outside of the nodes, by lab and node.
+        #: Missing parts of the networks, outside of the nodes, by lab and node.
         self.lacks: dict[tuple[str, str], list[Lack]] = {}
         self.paused: set[tuple[str, str]] = set()
         self.calls: list[Call] = []
@@ -132,7 +132,7 @@ class FakeMachine:
             return self._behaviours.get((service, node), common)
 
     def note(self, call: Call) -> None:
-        """Keep a call; raise what was asked for with :meth:`fail`."""
+        """Record a call; raise the error set with :meth:`fail`, if any."""
         with self.lock:
             self.calls.append(call)
             fault = self._faults.get((call.what, call.node))
@@ -165,7 +165,7 @@ class Wiring:
     settings: dict[str, str] = field(default_factory=dict)
 
     def connect(self, topology: Topology, node: str) -> None:
-        """Make everything as the topology says."""
+        """Set links, addresses and gateway as the topology defines them."""
         gateway = topology.gateway_of(node)
         self.addresses = wiring.addresses(topology, node)
         self.down.clear()
@@ -173,7 +173,7 @@ class Wiring:
         self.settings = wiring.settings(topology, node)
 
     def encode(self) -> bytes:
-        """The output of :data:`wiring.LOOK` there."""
+        """Return the output that :data:`wiring.LOOK` would print on the node."""
         links = [
             {
                 "ifname": name,
@@ -197,7 +197,7 @@ def _address(text: str) -> dict[str, object]:
 
 
 class FakeRunning(Running):
-    """A command that ends by itself when its time has come."""
+    """A command that ends after its scripted delay."""
 
     def __init__(self, node: FakeNode, argv: Sequence[str], answer: Answer, pid: int) -> None:
         self.argv = tuple(argv)
@@ -237,7 +237,7 @@ class FakeRunning(Running):
             self._end(-signal.SIGKILL)
 
     def let_go(self) -> None:
-        """Wake whoever waits: the node is gone."""
+        """Wake all waiting threads because the node is gone."""
         self._killed.set()
 
     def _end(self, status: int) -> None:
@@ -303,7 +303,7 @@ class FakeNode(Node):
         return running
 
     def ended(self, running: FakeRunning) -> None:
-        """A command tells that it need not be woken any more."""
+        """Forget a command that has ended, so that it is not woken any more."""
         with self._machine.lock:
             self._running.discard(running)
 
@@ -407,7 +407,7 @@ class FakeNode(Node):
         self.end(service, -signal.SIGTERM)
 
     def end(self, service: str, status: int, log: str = "") -> None:
-        """Let a service die by itself, with some last words."""
+        """Make a service die with ``status`` after it has written ``log``."""
         with self._machine.lock:
             before = self._services.get(service)
             if before is not None and before.state != "dead":
@@ -460,25 +460,31 @@ class FakeProvider(Provider):
     # -- scripting --------------------------------------------------------
 
     def script(self, argv: Sequence[str], answer: Handler, node: str | None = None) -> None:
-        """Say how commands that begin with ``argv`` end, on all nodes or one; the latest counts."""
+        """Set the result of commands that begin with ``argv``, on all nodes or one.
+
+        The latest matching script wins.
+        """
         self.machine.script(argv, answer, node)
 
     def behave(self, service: str, behaviour: Behaviour, node: str | None = None) -> None:
-        """Say what becomes of a service, on all nodes or one."""
+        """Set the behaviour of a service, on all nodes or one."""
         self.machine.behave(service, behaviour, node)
 
     def fail(self, method: str, node: str, error: Exception | None) -> None:
-        """Let a method (``create``, ``connect``, ``put``, ...) fail for a node; None ends that."""
+        """Make a method (``create``, ``connect``, ``put``, ...) fail for a node.
+
+        ``error`` is raised at each call; None removes the failure.
+        """
         self.machine.fail(method, node, error)
 
     @property
     def calls(self) -> list[Call]:
-        """All that was asked so far, in order."""
+        """Return all recorded calls, in order."""
         with self.machine.lock:
             return list(self.machine.calls)
 
     def asked(self, what: str, node: str | None = None) -> list[tuple[str, ...]]:
-        """The words of all calls of one kind."""
+        """Return the words of all calls of one method."""
         return [c.words for c in self.calls if c.what == what and node in (None, c.node)]
 
     # -- the contract -----------------------------------------------------

@@ -1,6 +1,6 @@
-"""What is in a namespace node, reached from outside of it: its network, its processes, a console.
+"""Access to a namespace node from outside: its network, its processes, a console.
 
-For nodes that other machines run in: what is theirs is seen from here.
+Used for nodes that virtual machines run in.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def enter_network(pid: int) -> None:
 
 
 def open_port(pid: int, address: str, timeout: float, port: int = SSH_PORT) -> socket.socket:
-    """A connection to a port in the network namespace of a process.  Raises OSError.
+    """Connect to a port in the network namespace of a process.  Raises OSError.
 
-    A socket belongs to the network namespace that its thread was in when it was made.
+    A socket belongs to the network namespace of the thread that creates it.
     """
     made: list[socket.socket | OSError] = []
 
@@ -61,10 +61,10 @@ def open_port(pid: int, address: str, timeout: float, port: int = SSH_PORT) -> s
 
 
 class Process:
-    """A process of a node, by the number that it has there.
+    """A process of a node, by its pid in the node's pid namespace.
 
-    Its entry of the node's /proc is held open: another process of that number has another
-    entry.  Raises OSError where there is none.
+    Its entry in the node's /proc is kept open, so that a later process with the same pid
+    is not mistaken for it.  Raises OSError if there is no such process.
     """
 
     def __init__(self, init: int, pid: int) -> None:
@@ -73,7 +73,7 @@ class Process:
         self._entry = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def alive(self) -> bool:
-        """Whether it runs; costs a system call, and asks nobody."""
+        """Tell whether the process runs, at the cost of one system call."""
         try:
             os.stat("status", dir_fd=self._entry)
         except OSError:
@@ -86,12 +86,12 @@ class Process:
 
 
 def spoken(console: bytes) -> list[str]:
-    """What a machine wrote to its console, up to a panic if there was one."""
+    """Return the lines that a machine wrote to its console, up to a kernel panic if any."""
     said = lines(console.decode(errors="replace"))
     panic = next((at for at, line in enumerate(said) if PANIC in line), len(said))
-    return said[: panic + 1]  # behind it come registers and stacks
+    return said[: panic + 1]  # registers and stacks follow
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text that are not empty."""
+    """Return the non-empty lines of a text."""
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Names of links on the fabric: readable where they fit, derived where they don't."""
+"""Names of links on the fabric: readable if they fit, otherwise derived from a hash."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LONGEST = 15  #: characters of a link's name (IFNAMSIZ of linux/if.h is 16, with
 
 
 def port_name(machine: str, index: int) -> str:
-    """The name of a machine's port on the fabric, by the number of its link.
+    """Return the name of a machine's port on the fabric for a link number.
 
     >>> port_name("node1", 0), port_name("node1", 2)
     ('node1', 'node1.2')
@@ -17,9 +17,9 @@ def port_name(machine: str, index: int) -> str:
 
 
 def link_name(wanted: str) -> str:
-    """The name itself if a link can have it, or else one that is derived from it.
+    """Return ``wanted`` if it is short enough for a link, else a name derived from it.
 
-    A derived one begins as no node's name does, and is the same at each call.
+    A derived name begins with "_", as no node's name does, and is always the same.
 
     >>> link_name("node1.1"), link_name("a-longer-name.100")
     ('node1.1', '_4ce34643c50330')

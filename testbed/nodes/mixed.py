@@ -1,4 +1,4 @@
-"""The providers of one fabric as one: a lab's nodes are each made by a provider of its own."""
+"""Several providers of one fabric combined into one, for labs with mixed nodes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class MixedProvider(Provider):
     """Several providers whose nodes are on the same fabric.
 
-    ``members`` are all that may have nodes of the lab, the one that makes the
-    fabric first; ``maker`` gives the one that makes the node of a name.
+    ``members`` are all providers that may have nodes of the lab, first the one that
+    creates the fabric; ``maker`` returns the provider of a node by the node's name.
     """
 
     name = "mixed"
@@ -35,7 +35,7 @@ class MixedProvider(Provider):
                 member.prepare(lab, mine)
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
-        # What a maker that was killed has left may bear the name of a node that another makes now.
+        # A killed `up` may have left a node whose name another provider uses now.
         for member in self._members:
             others = [name for name in topology.nodes if self._maker(name) is not member]
             if others:

@@ -20,8 +20,8 @@ from testbed.errors import LabError, NoSuchLab, TimeoutExpired
 from testbed.limits import no_more_files
 from testbed.nodes.base import Result, Running
 
-#: What a command on a node finds in its environment, whatever the caller's looks like:
-#: DOCKER_HOST, ETCDCTL_*, proxies and locale of the user stay outside.
+#: The environment of commands on a node. The caller's environment is not passed on:
+#: DOCKER_HOST, ETCDCTL_*, proxy settings and locale of the user stay outside.
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -36,7 +36,7 @@ CONNECT_SECONDS = 30  # for a pid 1 that serves as many clients as it can, and o
 class Connection:
     """One connection to a node's pid 1.
 
-    ``node`` is the name used in errors, ``pid`` pid 1's number on this machine.
+    ``node`` is the name for error messages, ``pid`` the pid of pid 1 on this machine.
     """
 
     def __init__(self, node: str, pid: int) -> None:
@@ -67,7 +67,7 @@ class Connection:
         )
 
     def send(self, fields: Iterable[str], files: Sequence[int] = ()) -> None:
-        """Send one request.  A field may not hold a NUL; ValueError if one does."""
+        """Send one request.  Raises ValueError if a field contains a NUL."""
         parts = [field.encode("utf-8", "surrogateescape") for field in fields]
         if any(b"\0" in part for part in parts):
             raise ValueError("an argument holds a NUL character, which no command can be given")
@@ -87,7 +87,7 @@ class Connection:
             raise self._gone() from error
 
     def receive(self, timeout: float | None = None) -> tuple[list[str], list[int]]:
-        """The next answer: its words, and the files that came with it.
+        """Receive the next answer: its words and the file descriptors sent with it.
 
         Raises NoSuchLab when the node ends, TimeoutExpired after ``timeout`` seconds.
         """
@@ -128,13 +128,13 @@ class Connection:
 
 
 def status_of(words: Sequence[str]) -> int:
-    """The exit status in ``exit N`` or, negative, the signal in ``signal N``."""
+    """Return N for ``exit N`` and -N for ``signal N``."""
     number = int(words[1])
     return -number if words[0] == "signal" else number
 
 
 def environment(extra: Mapping[str, str] | None) -> list[str]:
-    """Count and ``NAME=value`` fields, as a request carries them."""
+    """Return the environment fields of a request: their count, then ``NAME=value`` each."""
     merged = {**ENVIRONMENT, **(extra or {})}
     return [str(len(merged)), *(f"{key}={value}" for key, value in merged.items())]
 
@@ -150,7 +150,7 @@ def _memory_file(data: bytes | None = None) -> int:
 
 
 def _close(*files: int) -> None:
-    """Close those that are open; -1 is one that never was."""
+    """Close file descriptors; -1 stands for one that was never opened."""
     for fd in files:
         if fd >= 0:
             os.close(fd)
@@ -162,7 +162,7 @@ def _contents(fd: int) -> bytes:
 
 
 class Command(Running):
-    """A command that pid 1 runs for us; its output is collected in memory."""
+    """A command that pid 1 of a node runs; its output is collected in memory."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class Command(Running):
 
 
 def wait_readable(fd: int, timeout: float) -> bool:
-    """True once ``fd`` is readable, False after ``timeout`` seconds."""
+    """Return True as soon as ``fd`` is readable, False after ``timeout`` seconds."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(max(0, int(timeout * 1000))))

@@ -1,8 +1,8 @@
 """The cgroup of a node, in version 1, version 2 and mixed hierarchies.
 
-Every node has one folder, ``testbed/LAB/NODE``, in each hierarchy that is
-mounted.  All of the node runs below it, containers included, because the node
-sees that folder as its root (cgroup_namespaces(7)).
+Every node has one folder, ``testbed/LAB/NODE``, in each mounted hierarchy.  All
+processes of the node run below it, containers included, because the node sees
+that folder as its root (cgroup_namespaces(7)).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Hierarchy:
 
     @property
     def option(self) -> tuple[str, str]:
-        """How ``testbed-init`` is told to show it (see ``init.c``)."""
+        """The option of ``testbed-init`` that mounts it (see ``init.c``)."""
         if self.version == 2:
             unified = self.mount == Path("/sys/fs/cgroup")
             return ("mount2", "." if unified else self.mount.name)
@@ -49,7 +49,7 @@ def hierarchies(mountinfo: str | None = None) -> list[Hierarchy]:
         before, _, after = line.partition(" - ")
         kind, _, super_options = [*after.split(" "), "", "", ""][:3]
         fields = before.split(" ")
-        if len(fields) < 5:  # of another kernel's making: none of ours
+        if len(fields) < 5:  # an unknown format, not a cgroup mount
             continue
         mount = Path(fields[4])
         if not mount.is_relative_to("/sys/fs/cgroup"):
@@ -68,14 +68,15 @@ def _is_controller(option: str) -> bool:
 
 
 def folder_name(lab: str, state: Path) -> str:
-    """A lab's folder: its name, and which state folder it belongs to."""
+    """Return the name of a lab's folder, from the lab's name and its state folder."""
     return f"{lab}.{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
 
 
 def create(name: str, node: str, *, cpus: float | None, memory: int | None) -> list[str]:
-    """Make a node's folders with their limits; return them for ``testbed-init``.
+    """Create a node's folders with their limits; return them for ``testbed-init``.
 
-    ``memory`` is in bytes.  Raises LabError when a limit cannot be set here.
+    ``cpus`` is a number of CPUs, ``memory`` is in bytes; None means no limit.
+    Raises LabError if a limit cannot be set on this machine.
     """
     options: list[str] = []
     limited: set[str] = set()
@@ -98,7 +99,7 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             break
-        except FileNotFoundError:  # a `down` beside us has just removed the parent
+        except FileNotFoundError:  # a concurrent `down` has just removed the parent
             continue
     ladder = [hierarchy.mount, *reversed(list(folder.parents)[:2]), folder]
     if "cpuset" in hierarchy.controllers:
@@ -108,7 +109,7 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
                 if not (below / file).read_text().strip():
                     (below / file).write_text((above / file).read_text())
     if hierarchy.version == 2:
-        # Not the mount itself: which controllers the machine hands on is the machine's affair.
+        # Not on the mount itself: the machine decides which controllers it delegates.
         for above in ladder[1:-1]:
             for controller in (above / "cgroup.controllers").read_text().split():
                 try:
@@ -141,7 +142,7 @@ def _limit(hierarchy: Hierarchy, folder: Path, cpus: float | None, memory: int |
 
 @dataclass(frozen=True, slots=True)
 class Freezer:
-    """What stops all of a node at once: version 2 does so itself, version 1 has a controller."""
+    """Pauses all processes of a node: cgroup.freeze in version 2, the freezer in version 1."""
 
     hierarchy: Hierarchy
 
@@ -150,7 +151,10 @@ class Freezer:
         return self.hierarchy.mount / TOP / name / node / file
 
     def set(self, name: str, node: str, *, on: bool, timeout: float = 10.0) -> None:
-        """Stop a node, or let it go on; return when it is so.  Raises LabError."""
+        """Pause or continue a node and wait until that is done.
+
+        Raises LabError after ``timeout`` seconds.
+        """
         words = {2: ("0", "1"), 1: ("THAWED", "FROZEN")}[self.hierarchy.version]
         path = self._file(name, node)
         deadline = time.monotonic() + timeout
@@ -176,21 +180,21 @@ class Freezer:
         return path.read_text().strip() == "FROZEN"
 
     def is_set(self, name: str, node: str) -> bool:
-        """Whether a node is stopped, or is just being stopped."""
+        """Tell whether a node is paused or being paused."""
         try:
             return self._file(name, node).read_text().strip() not in ("0", "THAWED")
         except OSError:  # no such node, or none that could be stopped
             return False
 
     def stopped(self, name: str) -> list[str]:
-        """The nodes of a lab (see :func:`folder_name`) that are stopped."""
+        """Return the paused nodes of a lab (see :func:`folder_name`)."""
         there = folders(self.hierarchy.mount / TOP / name)
         return sorted(node for node in there if self.is_set(name, node))
 
 
 @functools.cache
 def freezer() -> Freezer | None:
-    """What stops nodes on this machine; None where it has nothing that could."""
+    """Return the freezer of this machine; None if it has none."""
     for hierarchy in sorted(hierarchies(), key=lambda h: -h.version):
         if hierarchy.version == 2 or "freezer" in hierarchy.controllers:
             return Freezer(hierarchy)
@@ -198,7 +202,7 @@ def freezer() -> Freezer | None:
 
 
 def folders(path: Path) -> set[str]:
-    """The names of the folders in one; none where it is not there, or goes while we look."""
+    """Return the names of the subfolders; empty if ``path`` is missing or just removed."""
     try:
         with os.scandir(path) as entries:
             return {entry.name for entry in entries if entry.is_dir()}
@@ -207,17 +211,17 @@ def folders(path: Path) -> set[str]:
 
 
 def labs() -> list[str]:
-    """The names (see :func:`folder_name`) of all labs that have a folder."""
+    """Return the names (see :func:`folder_name`) of all labs that have a folder."""
     return sorted(set().union(*(folders(h.mount / TOP) for h in hierarchies())))
 
 
 def nodes(name: str) -> set[str]:
-    """The nodes of a lab that have a folder."""
+    """Return the nodes of a lab that have a folder."""
     return set().union(*(folders(h.mount / TOP / name) for h in hierarchies()))
 
 
 def busy(name: str) -> bool:
-    """Whether any process is in a lab's folders."""
+    """Tell whether a process runs in one of a lab's folders."""
     for hierarchy in hierarchies():
         for path in _bottom_up(hierarchy.mount / TOP / name):
             with contextlib.suppress(OSError):  # removed while we look
@@ -227,7 +231,7 @@ def busy(name: str) -> bool:
 
 
 def age(name: str) -> float:
-    """Seconds since the last of a lab's folders was made, or less."""
+    """Return the seconds since the last of a lab's folders was created, or less."""
     made = [0.0]
     for hierarchy in hierarchies():
         for path in _bottom_up(hierarchy.mount / TOP / name):
@@ -237,7 +241,7 @@ def age(name: str) -> float:
 
 
 def task_limits() -> list[tuple[Path, int, int]]:
-    """The limits of processes and threads that all nodes are below: file, limit, how many are."""
+    """Return the process limits that apply to all nodes: file, limit, current number."""
     found = []
     for hierarchy in hierarchies():
         if hierarchy.version == 2 or "pids" in hierarchy.controllers:
@@ -250,9 +254,9 @@ def task_limits() -> list[tuple[Path, int, int]]:
 
 
 def remove(name: str, node: str | None = None, *, timeout: float = 10.0) -> None:
-    """Remove the folders of a node, or of the whole lab, once nothing runs there.
+    """Remove the folders of a node, or of the whole lab, as soon as no process is in them.
 
-    Raises LabError when a process is still in one after ``timeout`` seconds.
+    Raises LabError if a process is still in one after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     for hierarchy in hierarchies():

@@ -1,8 +1,8 @@
-"""Finds the nodes that run, by what they are.
+"""Find running nodes by their processes.
 
-A node is a process that is called ``testbed-init``, is pid 1 of a pid
-namespace of its own, and belongs to root.  What it is a node of stands in its
-arguments.  No file is asked.
+A node is a process with the name ``testbed-init`` that is pid 1 of its own pid
+namespace and belongs to root.  Its arguments name the lab and the node.  No
+record on disk is needed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Literal, cast
 from testbed.nodes.netns.agent import wait_readable
 
 PROGRAM = b"testbed-init"
-#: A cell is what a virtual machine runs in: namespaces and a cgroup like a node's.  A hypervisor
-#: is what all those of a lab run in that somebody else's tool starts.
+#: A virtual machine runs in a cell: namespaces and a cgroup like a node's.  All machines of a lab
+#: that an external tool starts run in one hypervisor.
 Kind = Literal["node", "fabric", "cell", "hypervisor"]
 KINDS = (b"node", b"fabric", b"cell", b"hypervisor")
-#: A process that has ended, or that is hidden from us.  Any other error must be raised: without
-#: a free file descriptor, every node would look as if it had ended.
+#: Errors for a process that has ended, or is hidden from us.  Any other error must be raised: with
+#: no free file descriptor, every node would seem to have ended.
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -43,7 +43,7 @@ class Init:
     started: int = field(compare=False, repr=False)  #: see :func:`started`
 
     def alive(self) -> bool:
-        """True while pid 1 runs."""
+        """Tell whether pid 1 runs."""
         return not self.wait_dead(0)
 
     def kill(self) -> None:
@@ -54,20 +54,26 @@ class Init:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def wait_dead(self, timeout: float) -> bool:
-        """True once all of the node is gone: pid 1 is reaped last (pid_namespaces(7))."""
+        """Wait for the end of all processes of the node; return False after ``timeout`` seconds.
+
+        Pid 1 is reaped last (pid_namespaces(7)).
+        """
         with self._held() as pidfd:
             return pidfd is None or wait_readable(pidfd, timeout)
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[int | None]:
-        """A pidfd of the process; None if it is gone, even if another has its number now."""
+        """Open a pidfd of the process; None if it is gone, even if its pid was reused."""
         with pinned(self.pid) as pidfd:
             yield pidfd if pidfd is not None and started(self.pid) == self.started else None
 
 
 @contextlib.contextmanager
 def pinned(pid: int) -> Iterator[int | None]:
-    """A pidfd of whatever process has this number, or None.  What is read meanwhile is its own."""
+    """Open a pidfd of the process with this pid, or None.
+
+    While it is open the pid is not reused, so all that is read belongs to this process.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -80,14 +86,17 @@ def pinned(pid: int) -> Iterator[int | None]:
 
 
 def started(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22)."""
+    """Return the start time of a process in clock ticks since boot.
+
+    (proc_pid_stat(5), field 22.)  None if there is no such process.
+    """
     stat = _read(f"/proc/{pid}/stat", 4096)
     # The second field is the program's name in parentheses, which may hold spaces and more.
     return None if stat is None else int(stat.rpartition(b")")[2].split()[19])
 
 
 def inits(*, state: str | None = None, lab: str | None = None) -> Iterator[Init]:
-    """Every node on this machine, whoever made it; or those of a state folder, or of a lab."""
+    """Find the nodes on this machine: all, or those of a state folder or of a lab."""
     for entry in os.listdir("/proc"):  # noqa: PTH208  (Path costs 3x in this loop)
         if not entry.isdigit():
             continue
@@ -99,7 +108,7 @@ def inits(*, state: str | None = None, lab: str | None = None) -> Iterator[Init]
 
 
 def at(pid: int) -> Init | None:
-    """The node whose pid 1 has this number here, or None."""
+    """Return the node whose pid 1 has this pid on this machine, or None."""
     with pinned(pid) as pidfd:
         since = None if pidfd is None else started(pid)
         # Read now that the process is pinned: what is read is of one process.

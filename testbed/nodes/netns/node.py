@@ -1,4 +1,4 @@
-"""A namespace node: everything goes through its pid 1."""
+"""A namespace node; all requests go through its pid 1."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
     from testbed.nodes.netns.find import Init
 
-#: Folders of the machine that a node has its own of (see ``set_up`` in ``init.c``).
+#: Folders that each node has separately from the machine (see ``set_up`` in ``init.c``).
 PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", "/dev", "/sys")
-#: Folders of the machine in which a node has programs of its own, too (FHS 3.0, 4.4 and 4.7).
+#: Folders of the machine in which a node may have additional programs (FHS 3.0, 4.4 and 4.7).
 PROGRAMS, HELPERS = "/usr/bin", "/usr/libexec"
-#: Where a node finds what one of those would hide.
+#: Place on a node for files of this machine that one of those folders would hide.
 EXPOSED = "/run/testbed/host"
 LOGS = "/var/log/testbed"
 
 
 def is_hidden(path: Path) -> bool:
-    """True if a folder of this machine cannot be seen, as it is, on a node at its own path."""
+    """Tell whether nodes cannot see a folder of this machine at the same path."""
     return any(path.is_relative_to(private) for private in (*PRIVATE, *program_folders()))
 
 
 def program_folders() -> tuple[str, ...]:
-    """The folders of this machine to which a node may add programs, or hide some of them."""
+    """Return the folders of this machine in which a node may add or hide programs."""
     return (*path_folders(), HELPERS)
 
 
 @functools.cache
 def path_folders() -> tuple[str, ...]:
-    """The folders of a node's PATH, those that are links to others left out."""
+    """Return the folders of a node's PATH, except those that are links to others."""
     folders = ENVIRONMENT["PATH"].split(":")
     return tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
 
 
 class NetnsNode(Node):
-    """One namespace node, found or just made."""
+    """One namespace node, found or just created."""
 
     shares_files = True
     shares_kernel = True
@@ -63,7 +63,7 @@ class NetnsNode(Node):
 
     def _connect(self) -> Connection:
         self._refuse_stopped()
-        # Alive now, so it was when the connection was made: nobody else had its number.
+        # Alive now, so also when the connection was made: no other process had its pid.
         connection = None
         with contextlib.suppress(NoSuchLab):
             connection = Connection(self.name, self.init.pid)
@@ -74,7 +74,7 @@ class NetnsNode(Node):
         raise has_ended(self.name, self.init.lab)
 
     def _refuse_stopped(self) -> None:
-        """Raise NoSuchLab for a node that is stopped: its pid 1 would not answer."""
+        """Raise NoSuchLab for a paused node, whose pid 1 would not answer."""
         freezer = cgroups.freezer()
         folder = cgroups.folder_name(self.init.lab, Path(self.init.state))
         if freezer is not None and freezer.is_set(folder, self.name):
@@ -98,7 +98,7 @@ class NetnsNode(Node):
         return terminal.with_terminal(self._connect(), master, argv)
 
     def _terminal(self, pid: int) -> int:
-        """The master of a new terminal, in the /dev/pts that a process of the node sees."""
+        """Open the master of a new terminal, in the /dev/pts that a process of the node sees."""
         try:
             return self._open(f"/proc/{pid}/root/dev/pts/ptmx", os.O_RDWR, 0)
         except OSError:
@@ -127,7 +127,7 @@ class NetnsNode(Node):
             os.close(fd)
 
     def _open(self, path: str, flags: int, mode: int) -> int:
-        # Pid 1 opens it: a link on the node then leads to a place on the node, not here.
+        # Pid 1 opens it, so that links on the node are resolved on the node.
         with self._connect() as connection:
             connection.send(["open", path, str(flags), str(mode)])
             words, files = connection.receive(30.0)
@@ -155,7 +155,10 @@ class NetnsNode(Node):
         self._refuse_errno(words, words[-1])
 
     def _for_all(self, path: Path) -> str:
-        """A path on the node that others than root can follow, too: theirs is not root's home."""
+        """Return a path on the node that users other than root can follow, too.
+
+        Root's home folder is closed to them.
+        """
         exposed = f"{EXPOSED}{path}"
         return exposed if Path(self.socket(exposed)).exists() else self.provide(path)
 

@@ -1,10 +1,10 @@
-"""Makes, finds and removes namespace nodes, and the fabric that joins them.
+"""Create, find and remove namespace nodes and the fabric that connects them.
 
 The fabric is a namespace node too, without an uplink: it holds one bridge per
-network (``br-NETWORK``), and for each node a port named after it.  Nothing of
-a lab is ever in the machine's own network namespace.  Links are set by
-iproute2 in batches, a process per node: what runs it is loaded anyway, where a
-netlink library's import alone takes a quarter of a lab's whole start.
+network (``br-NETWORK``), and a port for each node, named after the node.  No part
+of a lab is ever in the machine's own network namespace.  Links are set by
+iproute2 in batches, one process per node: importing a netlink library would take
+a quarter of a lab's whole start.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
-#: What shells read of root's home when they start: it would set this machine's PATH.
+#: Start-up files of shells in root's home folder; they would set this machine's PATH.
 START_UP = (".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv", ".zprofile", ".zshrc")
-#: Commands of a node that ask its pid 1, and are the same program by another name (systemctl.c).
+#: Names of the program systemctl.c on a node; each asks the node's pid 1.
 COMMANDS = ("systemctl", "service", "journalctl")
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
@@ -54,10 +54,10 @@ BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was
 class NetnsProvider(Provider):
     """Nodes as namespaces of this machine.
 
-    ``state`` is the state folder: labs of another folder are not ours.
-    ``init`` gives the path of the ``testbed-init`` program when it is first needed.
-    ``exposed`` gives the folders of this machine that nodes read programs and images from.
-    ``kind`` tells those that are a lab's machines from those that virtual machines run in.
+    ``state`` is the state folder; labs of other state folders are ignored.
+    ``init`` returns the path of the ``testbed-init`` program when it is first needed.
+    ``exposed`` returns the folders of this machine with programs and images for nodes.
+    ``kind`` distinguishes a lab's machines from the nodes that virtual machines run in.
     """
 
     name = "netns"
@@ -104,7 +104,7 @@ class NetnsProvider(Provider):
         return dict(self.found(lab))
 
     def found(self, lab: str) -> dict[str, NetnsNode]:
-        """:meth:`nodes`, as what they are."""
+        """Return :meth:`nodes` with their precise type."""
         return {i.node: NetnsNode(i) for i in self._ours(lab) if i.kind == self._kind}
 
     def fabric(self, lab: str) -> NetnsNode | None:
@@ -153,7 +153,7 @@ class NetnsProvider(Provider):
         return node
 
     def _folders(self) -> list[Path]:
-        """The folders with files for nodes, but for those where this machine's programs are."""
+        """Return the folders with files for nodes, except this machine's program folders."""
         given = (path.resolve() for path in self._exposed())
         mine = tops_of_programs()
         return [path for path in given if path.is_dir() and not any(map(path.is_relative_to, mine))]
@@ -207,7 +207,7 @@ class NetnsProvider(Provider):
         return self._launch(self._kind, lab, spec)
 
     def create_tied(self, lab: str, spec: NodeSpec) -> NetnsNode:
-        """As :meth:`create_one`, for a node that ends with this process, however that ends."""
+        """Create one node that ends when this process ends, even if it is killed."""
         return self._launch(self._kind, lab, spec, "tied", str(os.getpid()))
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
@@ -225,10 +225,11 @@ class NetnsProvider(Provider):
         inside: Callable[[int], str] = "eth{}".format,
         only: Collection[int] | None = None,
     ) -> None:
-        """Give a node an ``ethN`` for each of its networks, whose other end is on the fabric.
+        """Connect a node to the fabric with an ``ethN`` for each of its networks.
 
-        Where it is not the node itself, but what a ``machine`` of the lab runs in, ``inside``
-        names the links.  ``only`` are the numbers of the links that are meant, all by default.
+        ``machine`` is set if the node is the cell of a virtual machine of that name; ``inside``
+        then returns the name of a link in the cell by its number.  ``only`` limits the
+        connection to these link numbers.
         """
         machine = machine or node.name
         fabric = self._need_fabric(lab)
@@ -238,7 +239,7 @@ class NetnsProvider(Provider):
                 continue
             port = port_name(machine, index)
             ports.append(port)
-            # Between a virtual machine and the fabric the link has an address of nobody's.
+            # The link between a virtual machine and the fabric needs no address.
             mac = f"address {mac_of(address)} " if self._kind == "node" else ""
             outside += [
                 f"link add name {port} type veth "
@@ -258,7 +259,7 @@ class NetnsProvider(Provider):
         machine: str = "",
         inside: Callable[[int], str] = "eth{}".format,
     ) -> set[int]:
-        """Put back the links between a node and the fabric; the numbers of those made again.
+        """Restore links between a node and the fabric; return the numbers of recreated ones.
 
         ``machine`` and ``inside`` are as in :meth:`plug_in`.
         """
@@ -270,7 +271,7 @@ class NetnsProvider(Provider):
         if self._kind == "node":
             gone |= {one.index for one in lacks if one.kind == "link" and one.seen == "missing"}
         for index in gone:
-            # One end without the other is somebody's who moved or renamed it.
+            # Only one end is in place: a user has moved or renamed the other.
             fabric.run(["ip", "link", "delete", "dev", port_name(machine, index)], check=False)
             node.run(["ip", "link", "delete", "dev", inside(index)], check=False)
         lines = [
@@ -299,7 +300,7 @@ class NetnsProvider(Provider):
         except CommandError as error:
             if "File exists" not in error.stderr:
                 raise
-            # A node of that name has just ended; the kernel takes its links away in its own time.
+            # A node of that name has just ended; the kernel removes its links a little later.
             for name in ports:
                 fabric.run(["ip", "link", "delete", "dev", name], check=False)
             self._batch(fabric.init.pid, FABRIC, lines)
@@ -351,16 +352,16 @@ class NetnsProvider(Provider):
                     if name not in others:
                         cgroups.remove(folder, name, timeout=0.5)
             except LabError:
-                # Somebody's half-made node, whose maker was killed: it is there once it is whole.
+                # A half-created node whose creator was killed; only a complete node counts.
                 if time.monotonic() > deadline:
                     raise
             else:
                 return
 
     def _end(self, lab: str, wanted: list[str] | None) -> set[str]:
-        """Kill the nodes that are there, wait until they are gone; the names of other kinds' nodes.
+        """Kill existing nodes and wait for their end; return the names of nodes of other kinds.
 
-        A node of another kind is another provider's, though its cgroup is where ours would be.
+        A node of another kind belongs to another provider, but its cgroup is at the same place.
         """
         there = self._ours(lab)
         inits = [i for i in there if wanted is None or (i.kind == self._kind and i.node in wanted)]
@@ -377,7 +378,7 @@ class NetnsProvider(Provider):
             init.kill()
             if freezer is not None and freezer.is_set(folder, init.node):
                 # Version 1's freezer keeps even a killed process from ending.
-                with contextlib.suppress(LabError):  # somebody else's `down` was quicker
+                with contextlib.suppress(LabError):  # a concurrent `down` was faster
                     freezer.set(folder, init.node, on=False)
         for init in inits:
             if not init.wait_dead(30):
@@ -388,7 +389,7 @@ class NetnsProvider(Provider):
 
 
 def own_programs(hidden: Iterable[str]) -> list[str]:
-    """The words that tell a node's pid 1 where it has programs of its own, and what it hides."""
+    """Return the options that tell a node's pid 1 its program folders and hidden programs."""
     folders = path_folders()
     places = [Path(folder, name) for name in hidden for folder in folders]  # a path stays itself
     parents = {place.parent for place in places}
@@ -397,12 +398,12 @@ def own_programs(hidden: Iterable[str]) -> list[str]:
 
 
 def tops_of_programs() -> list[Path]:
-    """The folders right below the root that have all of :func:`program_folders` in them."""
+    """Return the top-level folders that contain all :func:`program_folders`."""
     return [Path(top) for top in dict.fromkeys(f"/{Path(f).parts[1]}" for f in program_folders())]
 
 
 def _changed(folder: Path) -> int:
-    """When something last came into a folder or went, in ns; 0 for one that is not there."""
+    """Return the time of the last change of a folder's entries in ns; 0 if it is missing."""
     try:
         return folder.stat().st_mtime_ns
     except OSError:
@@ -428,12 +429,12 @@ def _own_programs(
 
 
 def bridge_of(network: str) -> str:
-    """The name of a network's bridge on the fabric."""
+    """Return the name of a network's bridge on the fabric."""
     return f"br-{network}"
 
 
 def _links(fabric: NetnsNode) -> dict[str, dict[str, str]]:
-    """The links of the fabric: whether each is up, and the bridge that it is a port of."""
+    """Return the links of the fabric by name, each with its state and its bridge."""
     shown = fabric.run(["ip", "-j", "link"]).json() or []
     return {
         entry["ifname"]: {
@@ -445,10 +446,10 @@ def _links(fabric: NetnsNode) -> dict[str, dict[str, str]]:
 
 
 def machine_id(state: Path, lab: str, node: str) -> str:
-    """The 32 hex digits by which a node is known (machine-id(5)): the same whenever it is made.
+    """Return the machine-id(5) of a node: 32 hex digits, always the same for this node.
 
-    It is a hash of this machine's own one, too, which it does not tell
-    (sd_id128_get_machine_app_specific(3)), so nodes of two machines differ.
+    It is derived from a hash that includes this machine's own id, so nodes of two machines
+    differ, and the own id cannot be computed from it (sd_id128_get_machine_app_specific(3)).
     """
     try:
         own = MACHINE_ID.read_bytes().strip()
@@ -456,20 +457,20 @@ def machine_id(state: Path, lab: str, node: str) -> str:
         own = b""
     name = b"\0".join([own, os.fsencode(state), lab.encode(), node.encode()])
     digest = hashlib.sha256(name).hexdigest()
-    # As every machine-id, a UUID of version 4 (RFC 9562).
+    # Like every machine-id, a UUID of version 4 (RFC 9562).
     return f"{digest[:12]}4{digest[13:16]}{'89ab'[int(digest[16], 16) % 4]}{digest[17:32]}"
 
 
 def mac_of(address: IPv4Address) -> str:
-    """A locally administered MAC address (RFC 9542) that a node keeps when it is made anew.
+    """Return a locally administered MAC address (RFC 9542) that a recreated node keeps.
 
-    Its peers' ARP caches hold the old one for half a minute, and would be wrong with another.
+    With a new address, the ARP caches of its peers would be wrong for half a minute.
     """
     return (b"\x02\x54" + address.packed).hex(":")
 
 
 def macs(topology: Topology, node: str) -> list[str]:
-    """Lines for ``ip -batch`` that give the links of a machine their addresses."""
+    """Return ``ip -batch`` lines that set the MAC addresses of a machine's links."""
     return [
         f"link set dev eth{index} address {mac_of(address)}"
         for index, address in enumerate(topology.nodes[node].networks.values())
@@ -477,7 +478,7 @@ def macs(topology: Topology, node: str) -> list[str]:
 
 
 def _failed_line(stderr: str, lines: list[str]) -> str:
-    """The line that ``ip -batch`` names in ``Command failed -:N``."""
+    """Return the line that ``ip -batch`` names in ``Command failed -:N``."""
     _, found, rest = stderr.partition("Command failed -:")
     number = rest.split()[0] if found and rest.split() else ""
     return lines[int(number) - 1] if number.isdigit() and int(number) <= len(lines) else "-batch -"

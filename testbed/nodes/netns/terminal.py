@@ -1,4 +1,4 @@
-"""A command on a node, on the user's own terminal or pipes."""
+"""Run a command on a node, on the user's own terminal or pipes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from testbed.errors import LabError
 from testbed.nodes.netns.agent import Connection, environment, status_of
 from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, shell_status, typed, write
 
-AHEAD = 1 << 16  # bytes typed that the command has not read: then no more are taken
+AHEAD = 1 << 16  # maximum bytes typed ahead that the command has not read yet
 
 
 def with_pipes(connection: Connection, argv: Sequence[str]) -> int:
-    """Run ``argv`` on our standard input, output and error as they are; its exit status."""
+    """Run ``argv`` on this process's standard streams and return its exit status."""
     with connection:
         files = [sys.stdin.fileno(), sys.stdout.fileno(), sys.stderr.fileno()]
         _begin(connection, ["0", *environment(None), *argv], files)
@@ -28,9 +28,10 @@ def with_pipes(connection: Connection, argv: Sequence[str]) -> int:
 
 
 def with_terminal(connection: Connection, master: int, argv: Sequence[str]) -> int:
-    """Run ``argv`` on a terminal of the node that the user's is joined to; its exit status.
+    """Run ``argv`` on a terminal of the node, joined to the user's; return its exit status.
 
-    ``master`` is that of the terminal, opened on the node, and is closed.
+    ``master`` is the file descriptor of the terminal's master, opened on the node; it is
+    closed at the end.
     """
     try:
         with connection:
@@ -70,7 +71,7 @@ def _copy(connection: Connection, master: int) -> int:
             if not data:
                 del watched[user]
         if waiting and master in watched:
-            with contextlib.suppress(OSError):  # full, or its last user has gone
+            with contextlib.suppress(OSError):  # full, or closed by its last user
                 waiting = waiting[os.write(master, waiting) :]
         if master in ready and not _show(master):
             del watched[master]
@@ -82,9 +83,9 @@ def _copy(connection: Connection, master: int) -> int:
 
 
 def _show(master: int, *, last: bool = False) -> bool:
-    """Show what the command has written; False once no more will come.
+    """Show new output of the command; return False when no more will come.
 
-    ``last``: the command has ended, and what is not there now will not come.
+    ``last``: the command has ended, so do not wait for more output.
     """
     try:
         data = os.read(master, 1 << 16)
