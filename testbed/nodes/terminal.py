@@ -1,4 +1,4 @@
-"""What joining the user's terminal to a node's takes, whatever the way to the node."""
+"""Helpers for joining the user's terminal to a terminal of a node, for all providers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """Every key as it is typed, while the block runs."""
+    """Set a terminal to raw mode, so that each key arrives as typed, while the block runs."""
     before = termios.tcgetattr(fd)
-    tty.setraw(fd, termios.TCSANOW)  # what was typed ahead is kept
+    tty.setraw(fd, termios.TCSANOW)  # keep keys that were typed ahead
     try:
         yield
     finally:
@@ -26,7 +26,7 @@ def raw(fd: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_resize(resized: Callable[[], None]) -> Iterator[None]:
-    """Have the terminal's changes of size told, while the block runs."""
+    """Call ``resized`` when the terminal's size changes, while the block runs."""
 
     def told(*_: Any) -> None:
         resized()
@@ -38,11 +38,11 @@ def on_resize(resized: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGWINCH, before)
 
 
-END_OF_FILE = b"\x04"  # as a terminal says it (Ctrl-D)
+END_OF_FILE = b"\x04"  # of a terminal (Ctrl-D)
 
 
 def typed(fd: int) -> bytes:
-    """The next bytes from the user; nothing once there will be no more."""
+    """Read the next bytes from the user; empty at the end of input."""
     try:
         return os.read(fd, 4096)
     except OSError:  # EIO: the user's terminal has gone
@@ -57,9 +57,9 @@ def write(fd: int, data: bytes) -> None:
 
 
 def readable(files: Iterable[int]) -> set[int]:
-    """Wait until one of the files can be read or has ended; return all that are so.
+    """Wait until some of the files can be read or have ended; return these.
 
-    By poll(2): select(2) takes no file whose number is 1024 or more.
+    It uses poll(2), because select(2) accepts no file descriptor above 1023.
     """
     poller = select.poll()
     for fd in files:
@@ -68,5 +68,5 @@ def readable(files: Iterable[int]) -> set[int]:
 
 
 def shell_status(status: int) -> int:
-    """A status as a shell gives it: 128 + N when signal N ended the command."""
+    """Return the status as a shell reports it: 128 + N when signal N killed the command."""
     return status if status >= 0 else 128 - status

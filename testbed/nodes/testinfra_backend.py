@@ -1,4 +1,4 @@
-"""testinfra's way to a node of a lab, whatever made the node."""
+"""testinfra's back end for nodes of labs, for all providers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from testbed.nodes.netns.agent import ENVIRONMENT
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
-LIMIT = 3600.0  # seconds for one command: testinfra itself has no limit
+LIMIT = 3600.0  # timeout in seconds for one command: testinfra itself has none
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where commands run: on a node, or in a container that ``prefix`` leads into."""
+    """A place for commands: a node, or a container that the command ``prefix`` enters."""
 
     node: Node
     prefix: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)  #: of the container's commands
 
 
-#: Arguments: PATH, the command, and variables of the node that the container lacks.
+#: Arguments: PATH, the command, and the node's variables that the container does not have.
 AS_IN_CONTAINER = 'PATH=$1; line=$2; shift 2; export PATH; unset "$@"; exec /bin/sh -c "$line"'
 
 
 class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type information
-    """Runs testinfra's commands at a place, and gives its host modules that know of nodes."""
+    """Runs testinfra's commands at a place, and gives its host our modules for nodes."""
 
     NAME = "testbed"
 
@@ -51,11 +51,11 @@ class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type i
 
     @property
     def node(self) -> Node:
-        """The node that the commands run on, or that has the container."""
+        """The node of the commands, or of their container."""
         return self._where().node
 
     def set_host(self, host: Any) -> None:
-        """Take the host, and give it modules that answer for nodes and containers."""
+        """Set the host, and give it our modules for nodes and containers."""
         super().set_host(host)
         host.file = modules.StrictFile.get_module(host)
         host.pip = modules.StrictPip.get_module(host)
@@ -72,7 +72,7 @@ class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type i
         argv: Sequence[str] = ("/bin/sh", "-c", line)
         env = dict(place.env)
         if place.prefix:
-            path = env.pop("PATH", ENVIRONMENT["PATH"])  # nsenter is looked for on the node's own
+            path = env.pop("PATH", ENVIRONMENT["PATH"])  # nsenter is found on the node's PATH
             lacking = [name for name in ENVIRONMENT if name not in {*env, "PATH", "HOME"}]
             argv = ("/bin/sh", "-c", AS_IN_CONTAINER, "sh", path, line, *lacking)
         result = place.node.run([*place.prefix, *argv], env=env, check=False, timeout=LIMIT)
@@ -81,7 +81,7 @@ class NodeBackend(BaseBackend):  # type: ignore[misc]  # testinfra has no type i
         )
 
     def run_local(self, command: str, *args: str) -> CommandResult:
-        """Refuse testinfra's way to a command on this machine: it is not the node's."""
+        """Refuse to run a command on this machine instead of the node."""
         del args
         raise UsageError(
             f"run_local({command!r}) on the host {self.get_hostname()} would run on this machine",
@@ -96,7 +96,7 @@ def host_of(
     prefix: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> Any:
-    """A testinfra Host for a node, or for a container that ``prefix`` leads into."""
+    """Return a testinfra Host for a node, or for a container that ``prefix`` enters."""
     name = f"{node.name}/{container}" if container else node.name
     backend = NodeBackend(Place(node, prefix, env or {}), name)
     host = testinfra.host.Host(backend)

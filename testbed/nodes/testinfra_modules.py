@@ -1,7 +1,7 @@
-"""Modules of testinfra that answer for a node or a container where its own would be wrong.
+"""Replacements for testinfra modules that would be wrong for a node or a container.
 
-A node keeps its daemons with a pid 1 of its own, runs programs of packages that are
-not installed, and a few of testinfra's own modules take no answer for an empty one.
+A node has its own pid 1 that manages its daemons, it runs programs of packages that are
+not installed, and a few of testinfra's modules mistake a failed command for an empty result.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node, ServiceState
 
 SUFFIX = ".service"
-#: How a service may end without having failed (systemd.service(5), SuccessExitStatus=).
+#: Ends of a service that count as success (systemd.service(5), SuccessExitStatus=).
 CLEAN = (0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGPIPE)
-UNIX = "unix://"  # what the spec of a socket that is a file begins with
+UNIX = "unix://"  # prefix of the spec of a unix socket
 
 
 class HasNode(Protocol):
@@ -35,16 +35,16 @@ class HasNode(Protocol):
 
 
 class NodeService(Service):  # type: ignore[misc]  # testinfra has no type information
-    """A daemon of a node, by the name of its unit in Debian or by the lab's own name for it.
+    """A daemon of a node, by its unit name in Debian or its name in the lab.
 
-    A machine with a systemd of its own is asked for all other units.
+    For all other units, the node's systemd is asked if it has one.
     """
 
     _host: HasNode
 
     @classmethod
     def get_module_class(cls, host: HasNode) -> type[NodeService]:
-        """Return this class, whatever service manager the host seems to have."""
+        """Return this class for every service manager."""
         del host
         return cls
 
@@ -55,12 +55,12 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
 
     @property
     def _state(self) -> ServiceState | None:
-        """The daemon as it is now; None for a name that is none of the lab's."""
+        """Return the daemon's current state; None if it is not one of the lab's."""
         return service_of(self._node, self.name.removesuffix(SUFFIX))
 
     @property
     def _other(self) -> Any:
-        """The unit of that name as the machine's own systemd has it; None where there is none."""
+        """Return the unit of that name in the node's systemd; None if it has no systemd."""
         if not self._node.has_system:
             return None
         unit = type(SystemdService.__name__, (SystemdService,), {"_host": self._host})
@@ -68,7 +68,7 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
 
     @property
     def exists(self) -> bool:
-        """True for a daemon that the lab has started, also once it has ended."""
+        """True for a daemon that the lab has started, even if it has ended."""
         return self._state is not None or bool(self._other and self._other.exists)
 
     @property
@@ -103,7 +103,7 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
 
     @functools.cached_property
     def systemd_properties(self) -> dict[str, str]:
-        """The properties that systemctl-show(1) has and a node's pid 1 knows."""
+        """The properties of systemctl-show(1) that a node's pid 1 knows."""
         state = self._state
         if state is None:
             found: dict[str, str] = self._known("systemd_properties", value={})
@@ -123,7 +123,7 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
         } | ({"ExecMainStatus": str(state.status)} if state.status is not None else {})
 
     def _known(self, what: str, *, value: Any) -> Any:
-        """``value`` for a daemon of the lab, else what the machine's systemd says."""
+        """Return ``value`` for a daemon of the lab, else the answer of the node's systemd."""
         if self._state is not None:
             return value
         if self._other is not None:
@@ -136,18 +136,18 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
 
 
 class ContainerService(Service):  # type: ignore[misc]  # testinfra has no type information
-    """A service in a container, as testinfra has it, if there is anything to ask."""
+    """A service in a container, by testinfra's own module for the service manager there."""
 
     _host: Any
 
     @classmethod
     def get_module_class(cls, host: Any) -> type[ContainerService]:
-        """Return this class: what the container has is looked up when it is needed."""
+        """Return this class; it looks for the container's service manager when needed."""
         del host
         return cls
 
     def __new__(cls, name: str) -> Any:
-        """Make testinfra's own object.  Raises RuntimeError without a service manager."""
+        """Create testinfra's own object.  Raises RuntimeError without a service manager."""
         found = Service.get_module_class(cls._host)
         if found is SysvService and not cls._host.exists("service"):
             raise RuntimeError(
@@ -161,22 +161,22 @@ class ContainerService(Service):  # type: ignore[misc]  # testinfra has no type 
 class NodePackage(Package):  # type: ignore[misc]  # testinfra has no type information
     """A package of a node.
 
-    On a node that shares this machine's files those whose programs the lab has
-    brought count as installed; of all others the machine's own database tells.
+    On a node that shares this machine's files, packages whose programs the lab has
+    installed count as installed; all others are looked up in the machine's database.
     """
 
     _host: Any
 
     @classmethod
     def get_module_class(cls, host: Any) -> type[NodePackage]:
-        """Return this class: what the node has is looked up when it is needed."""
+        """Return this class; it looks up the node's packages when needed."""
         del host
         return cls
 
     @functools.cached_property
     def _brought(self) -> str | None:
-        """The version of what the lab has brought, empty if unknown; None if it has not."""
-        if self._host.backend.node.has_system:  # it has a database that is its own
+        """The version that the lab has installed, empty if unknown; None if it has not."""
+        if self._host.backend.node.has_system:  # it has its own database
             return None
         try:
             version: bytes = self._host.backend.node.get(f"{PACKAGES}/{self.name}")
@@ -191,12 +191,12 @@ class NodePackage(Package):  # type: ignore[misc]  # testinfra has no type infor
 
     @property
     def is_installed(self) -> bool:
-        """True for a package that is installed, or that the lab runs programs of."""
+        """True for a package that is installed, or whose programs the lab runs."""
         return self._brought is not None or bool(self._other.is_installed)
 
     @property
     def version(self) -> str:
-        """The version.  Raises RuntimeError where the lab has not noted that of its programs."""
+        """The version.  Raises RuntimeError if the lab does not know it."""
         if self._brought == "":
             raise RuntimeError(
                 f"the lab has brought programs of {self.name} and has not noted its version; "
@@ -206,14 +206,14 @@ class NodePackage(Package):  # type: ignore[misc]  # testinfra has no type infor
 
     @property
     def release(self) -> str:
-        """The release, as testinfra has it for the machine's kind of package."""
+        """The release, from testinfra's module for the machine's package format."""
         return str(self._other.release)
 
 
 class StrictFile(GNUFile):  # type: ignore[misc]  # testinfra has no type information
-    """A file whose sums are an error where it cannot be read.
+    """A file whose checksums raise an error if it cannot be read.
 
-    testinfra's own end in a pipe to cut(1), whose exit status hides that of the program.
+    testinfra pipes the program's output to cut(1), whose exit status hides a failure.
     """
 
     @classmethod
@@ -224,7 +224,7 @@ class StrictFile(GNUFile):  # type: ignore[misc]  # testinfra has no type inform
 
     def _sum(self, program: str) -> str:
         line = str(self.check_output(f"{program} %s", self.path))
-        return line.removeprefix("\\").split()[0]  # md5sum(1) marks a name that it has quoted
+        return line.removeprefix("\\").split()[0]  # md5sum(1) marks a quoted name
 
     @property
     def md5sum(self) -> str:
@@ -238,16 +238,16 @@ class StrictFile(GNUFile):  # type: ignore[misc]  # testinfra has no type inform
 
 
 class RealSocket(Socket):  # type: ignore[misc]  # testinfra has no type information
-    """A socket as testinfra has it; that of a file by the path that its program has bound.
+    """A socket; a unix socket is looked up by its real path.
 
-    ``/var/run/docker.sock`` is ``/run/docker.sock`` to the kernel, which does not know links.
+    The kernel lists ``/var/run/docker.sock`` as ``/run/docker.sock``, with links resolved.
     """
 
     _host: Any
 
     @classmethod
     def get_module_class(cls, host: Any) -> type[RealSocket]:
-        """Return this class: which program lists sockets is looked up when it is needed."""
+        """Return this class; it looks for the program that lists sockets when needed."""
         del host
         return cls
 
@@ -257,7 +257,7 @@ class RealSocket(Socket):  # type: ignore[misc]  # testinfra has no type informa
         return type(found.__name__, (found,), {"_host": cls._host})
 
     def __new__(cls, socketspec: str | None) -> Any:
-        """Make testinfra's own object, for the real path of a file."""
+        """Create testinfra's own object, for the real path of a unix socket."""
         if socketspec is not None and socketspec.startswith(UNIX + "/"):
             real = cls._host.run("realpath %s", socketspec.removeprefix(UNIX))
             if real.rc == 0:
@@ -266,16 +266,16 @@ class RealSocket(Socket):  # type: ignore[misc]  # testinfra has no type informa
 
     @classmethod
     def get_listening_sockets(cls) -> list[str]:
-        """The specs of all listening sockets."""
+        """Return the specs of all listening sockets."""
         found: list[str] = cls._found().get_listening_sockets()
         return found
 
 
 class StrictPip(Pip):  # type: ignore[misc]  # testinfra has no type information
-    """A Python package whose version is an error where there is none."""
+    """A Python package whose version raises an error if the package is missing."""
 
     @property
     def version(self) -> str:
-        """The version.  Raises AssertionError for a package, or a pip, that is not there."""
+        """The version.  Raises AssertionError if the package, or pip itself, is missing."""
         lines = str(self.check_output("%s show %s", self.pip_path, self.name)).splitlines()
         return next(line.split()[1] for line in lines if line.startswith("Version:"))

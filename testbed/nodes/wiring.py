@@ -1,8 +1,8 @@
-"""The wiring of a node: its links, addresses, default route and settings, read and put back.
+"""The wiring of a node: read, compare and restore links, addresses, routes and settings.
 
-What a node should have follows from the topology; what it has is read from the node
-itself, in one command.  Both work on every provider.  The networks between the nodes are
-the provider's own (:meth:`testbed.nodes.base.Provider.lacks`).
+The expected wiring follows from the topology; the actual wiring is read from the node
+with one command.  This works with every provider.  Each provider checks the networks
+between the nodes itself (:meth:`testbed.nodes.base.Provider.lacks`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ State = Literal["up", "down", "no carrier"]
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """One part of the wiring that is not as the topology says.
+    """One part of the wiring that differs from the topology.
 
-    ``what`` names it, ``seen`` says how it is instead; ``index`` is the number of the link.
+    ``what`` names the part, ``seen`` is its actual state, ``index`` the number of its link.
     """
 
     kind: Kind
@@ -46,7 +46,7 @@ class Lack:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link of a node; addresses are with their prefixes."""
+    """A link of a node; its addresses include the prefix length."""
 
     name: str
     state: State
@@ -55,7 +55,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An IPv4 route of a node's main table; without a gateway it is on the link."""
+    """An IPv4 route of a node's main table; without a gateway it is directly connected."""
 
     destination: str
     gateway: str
@@ -64,7 +64,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The wiring of a node as it is now."""
+    """The actual wiring of a node."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
     routes: Sequence[Route] = ()
@@ -82,7 +82,7 @@ def look(node: Node) -> Seen:
 
 
 def read(printed: bytes) -> Seen:
-    """The output of :data:`LOOK`."""
+    """Parse the output of :data:`LOOK`."""
     links, routes, forwarding = (part.strip() for part in printed.split(b"\0"))
     return Seen(
         {entry["ifname"]: _link(entry) for entry in json.loads(links or b"[]") if entry},
@@ -99,7 +99,7 @@ def _link(entry: Mapping[str, Any]) -> Link:
 
 
 def addresses_of(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The IPv4 addresses of a link with their prefixes, as ``ip -j address`` lists it."""
+    """Return a link's IPv4 addresses with prefix lengths, from its ``ip -j address`` entry."""
     return tuple(
         f"{one['local']}/{one['prefixlen']}"
         for one in entry.get("addr_info", ())
@@ -108,14 +108,14 @@ def addresses_of(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def state_of(flags: Sequence[str]) -> State:
-    """The state of a link by the flags that ip(8) shows."""
+    """Return the state of a link from the flags that ip(8) shows."""
     if "UP" not in flags:
         return "down"
     return "no carrier" if "NO-CARRIER" in flags else "up"
 
 
 def addresses(topology: Topology, node: str) -> dict[str, str]:
-    """The address with its prefix that each link of a node should have."""
+    """Return the expected address, with prefix length, of each link of a node."""
     return {
         f"eth{index}": f"{address}/{topology.networks[network].subnet.prefixlen}"
         for index, (network, address) in enumerate(topology.nodes[node].networks.items())
@@ -123,12 +123,12 @@ def addresses(topology: Topology, node: str) -> dict[str, str]:
 
 
 def settings(topology: Topology, node: str) -> dict[str, str]:
-    """The kernel's settings that a node should have."""
+    """Return the expected kernel settings (sysctls) of a node."""
     return {FORWARDING: "1"} if topology.nodes[node].gateway else {}
 
 
 def lacks(topology: Topology, node: str, seen: Seen) -> list[Lack]:
-    """Everything of a node that is not as the topology says."""
+    """Return all parts of a node's wiring that differ from the topology."""
     found = []
     for index, (name, address) in enumerate(addresses(topology, node).items()):
         link = seen.links.get(name)
@@ -150,9 +150,9 @@ def lacks(topology: Topology, node: str, seen: Seen) -> list[Lack]:
 
 
 def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
-    """Give a node whose links are there, and bare, its addresses, routes, settings and name.
+    """Set addresses, routes, settings and host name of a node with new links.
 
-    ``first`` are lines for ``ip -batch`` that come before the others.
+    ``first`` are lines for ``ip -batch`` to run before the others.
     """
     lines = list(first)
     for name, address in addresses(topology, node.name).items():
@@ -168,9 +168,9 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
 def put_back(
     topology: Topology, node: Node, lacking: Sequence[Lack], anew: Collection[int] = ()
 ) -> None:
-    """Give a node whose links are there what it lacks of addresses, routes and settings.
+    """Restore missing addresses, routes and settings of a node whose links exist.
 
-    ``anew`` are the numbers of links that were put back just now, and are bare.
+    ``anew`` are the numbers of links that were just recreated, so have no addresses.
     """
     seen = look(node)
     lines = []
@@ -186,7 +186,7 @@ def put_back(
             ]
             lines.append(f"address add {wanted[name]} broadcast + dev {name}")
     gateway = topology.gateway_of(node.name)
-    if gateway is not None and lacking:  # one goes with its link, also while that is put back
+    if gateway is not None and lacking:  # the route is lost with its link, even while restoring it
         lines.append(f"route replace default via {gateway}")
     _batch(node, lines)
     _set(node, settings(topology, node.name))

@@ -1,8 +1,8 @@
-"""A cell: the namespaces that one virtual machine runs in, seen from outside.
+"""A cell: the namespaces in which one virtual machine runs.
 
 It is a namespace node of the kind ``cell``, so the kernel ends the machine with
-the cell's pid 1, and no file has to remember it.  In it are QEMU, a tap device
-for each interface of the machine, and one more that leads to the machine's sshd.
+the cell's pid 1, and no record on disk is needed.  It holds QEMU, a tap device
+for each interface of the machine, and one more for the machine's sshd.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
     from testbed.nodes.netns.node import NetnsNode
 
-SERVICE = "qemu"  #: of the cell
-QEMU_LINES = 3  # of the last words, for QEMU's own
+SERVICE = "qemu"  #: service of the cell
+QEMU_LINES = 3  # of QEMU's own output, in last_words()
 
 
 def taps(interfaces: int) -> list[str]:
-    """Lines for ``ip -batch``: the cell's devices, before QEMU starts."""
+    """Return ``ip -batch`` lines that create the cell's devices, before QEMU starts."""
     batch = [
         f"tuntap add dev {MGMT_TAP} mode tap",
         f"link set dev {MGMT_TAP} address {CELL_MAC} up",
         f"address add {CELL_ADDRESS}/{PREFIX} dev {MGMT_TAP}",
-        # The machine need not answer for itself before it listens.
+        # The machine does not have to answer ARP before its sshd listens.
         f"neighbour add {GUEST_ADDRESS} lladdr {GUEST_MAC} dev {MGMT_TAP} nud permanent",
     ]
     for index in range(interfaces):
@@ -53,32 +53,33 @@ def taps(interfaces: int) -> list[str]:
 
 
 def joints(interfaces: int) -> list[str]:
-    """Lines for ``ip -batch``: each ``ethN`` of the cell is joined to the tap of that number."""
+    """Return ``ip -batch`` lines that join each ``ethN`` of the cell to the tap of that number."""
     return [f"link set dev eth{index} master br{index} up" for index in range(interfaces)]
 
 
 def open_ssh(cell: NetnsNode, timeout: float) -> socket.socket:
-    """A connection to the machine's sshd.  Raises OSError."""
+    """Connect to the machine's sshd.  Raises OSError."""
     return open_port(cell.init.pid, GUEST_ADDRESS, timeout)
 
 
 def pulse(cell: NetnsNode) -> Callable[[], bool]:
-    """Tells whether the machine of a cell runs: its QEMU, that is, as the cell outlives it.
+    """Return a function that tells whether the machine of a cell runs.
 
-    It is asked often, and the cell's pid 1 may be slow to answer beside a busy machine.
-    Raises NoSuchLab for a machine that has ended already.
+    It looks at the QEMU process, because the cell outlives QEMU.  It is called often, and the
+    cell's pid 1 may answer slowly while the machine is busy, so only this call asks pid 1.
+    Raises NoSuchLab if the machine has already ended.
     """
     pid = cell.services()[SERVICE].pid
     with contextlib.suppress(OSError):
         held = Process(cell.init.pid, pid)
-        # Still of that number once its entry is held: it is QEMU's.
+        # The pid is the same after the entry was opened, so the entry is QEMU's.
         if pid and cell.services()[SERVICE].pid == pid:
             return held.alive
     raise has_ended(cell.name, cell.init.lab, last_words(cell))
 
 
 def last_words(cell: NetnsNode) -> str:
-    """What the machine wrote to its console, up to a panic if there was one; QEMU's own words."""
+    """Return the end of the machine's console, up to a panic if any, and QEMU's last output."""
     words: list[str] = []
     with contextlib.suppress(OSError, LabError):
         words = spoken(cell.get(CONSOLE))

@@ -1,4 +1,4 @@
-"""QEMU's command line for one virtual machine.  Pure: nothing is started here."""
+"""QEMU's command line for one virtual machine.  Nothing is started here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from testbed.nodes.base import NodeSpec
     from testbed.vm.accel import Acceleration
 
-MEMORY = 768 << 20  # bytes, where the topology says nothing: two daemons and a page or two
-FOLDER = "/var/lib/testbed"  # of the cell, in memory: it ends with the cell
+MEMORY = 768 << 20  # default size in bytes, enough for two daemons
+FOLDER = "/var/lib/testbed"  # in the cell, on a tmpfs: it ends with the cell
 DISK = f"{FOLDER}/disk.qcow2"
 SCRIPT = f"{FOLDER}/identity"
 MONITOR = "/run/testbed/monitor.sock"
-CONSOLE = "/var/log/testbed/console.log"  # where services log too, so that both are found
+CONSOLE = "/var/log/testbed/console.log"  # in the folder of the services' logs
 MGMT_TAP = "mgmt"
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the machine is made of; a memory snapshot fits none but the same."""
+    """The hardware of a machine.  A memory snapshot fits only the same hardware."""
 
     memory: int  #: bytes
     cpus: int
@@ -37,12 +37,12 @@ class Hardware:
 
 
 def tap(index: int) -> str:
-    """The tap device in the cell of the machine's ``ethN``."""
+    """Return the name of the cell's tap device for the machine's ``ethN``."""
     return f"tap{index}"
 
 
 def placeholder(index: int) -> str:
-    """The MAC address that ``ethN`` has until the node is connected."""
+    """Return the MAC address that ``ethN`` has until the node is connected."""
     return f"02:54:00:00:78:{index:02x}"
 
 
@@ -55,14 +55,14 @@ def command(
     initrd: str,
     more: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """The command, with paths as the cell sees them."""
+    """Return QEMU's command line, with paths as seen in the cell."""
     line = [
         qemu, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
         *acceleration.machine, *acceleration.cpu,
         "-smp", str(hardware.cpus), "-m", f"{hardware.memory >> 20}M",
         "-kernel", kernel, "-initrd", initrd, "-append", APPEND,
         "-fw_cfg", f"name={IDENTITY},file={SCRIPT}",
-        # What is written ends with the machine: no write ever has to wait for a disk.
+        # The data is lost with the machine anyway, so no write has to wait for a disk.
         "-drive", f"if=none,id=disk,file={DISK},format=qcow2,cache=unsafe",
         "-device", "virtio-blk-pci,drive=disk,romfile=",
         "-object", "rng-random,id=rng,filename=/dev/urandom",

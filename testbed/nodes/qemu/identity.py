@@ -1,7 +1,7 @@
-"""What makes one virtual machine differ from another: its name, its keys, its way to us.
+"""The identity of a virtual machine: its name, its keys, its link to the cell.
 
-Nothing of it is in the box.  It is a shell script that the machine runs before
-any service of it starts (:mod:`testbed.vm.initramfs`).
+The box does not contain it.  It is a shell script that the machine runs before
+any of its services starts (:mod:`testbed.vm.initramfs`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import shlex
 import uuid
 from dataclasses import dataclass
 
-#: The link between a machine and its cell (RFC 3927); every machine has the same, each its own.
+#: The link between a machine and its cell (RFC 3927).  All machines use the same addresses,
+#: each on a separate link.
 CELL_ADDRESS = "169.254.77.1"
 GUEST_ADDRESS = "169.254.77.2"
 PREFIX = 30
 CELL_MAC = "02:54:00:00:77:01"
 GUEST_MAC = "02:54:00:00:77:02"
 INTERFACE = "mgmt"
-SEED = 64  # bytes that random numbers begin with
+SEED = 64  # bytes of seed for the kernel's random numbers
 
-#: Makes a machine of a box the one of its variables (:func:`values`).  As few programs as can be:
-#: to start one takes an emulated machine a twentieth of a second.
+#: Gives a machine the identity in its variables (:func:`values`).  It starts few programs, because
+#: each start takes an emulated machine a twentieth of a second.
 SCRIPT = """\
 umask 077
 test -d /root/.ssh || mkdir /root/.ssh
@@ -39,14 +40,14 @@ chmod 644 /etc/hostname /etc/hosts /etc/machine-id /etc/ssh/ssh_host_ed25519_key
 class Keys:
     """The keys of one machine, in OpenSSH's own forms."""
 
-    client: str  #: the private key that opens it
+    client: str  #: the private key for logging in
     client_public: str
-    host: str  #: the private key that it shows to be itself
+    host: str  #: the private host key, which identifies the machine
     host_public: str
 
 
 def make_keys() -> Keys:
-    """New keys, of this machine only."""
+    """Generate new keys for one machine."""
     return Keys(*_pair(), *_pair())
 
 
@@ -67,7 +68,7 @@ def _pair() -> tuple[str, str]:
 
 
 def values(name: str, keys: Keys) -> dict[str, str]:
-    """What :data:`SCRIPT` makes one machine of, by the names of its variables."""
+    """Return the variables of :data:`SCRIPT` for one machine."""
     return {
         "NAME": name,
         "MACHINE_ID": uuid.uuid4().hex,
@@ -78,18 +79,18 @@ def values(name: str, keys: Keys) -> dict[str, str]:
 
 
 def script(name: str, keys: Keys) -> str:
-    """The script for a machine that boots, which nobody can give variables yet."""
+    """Return the identity script for a machine that boots, with its variables filled in."""
     given = (f"{word}={shlex.quote(value)}\n" for word, value in values(name, keys).items())
     return "".join(given) + SCRIPT
 
 
 def seed() -> str:
-    """The script that makes a machine that boots draw other numbers than any before it."""
+    """Return the script that seeds the random numbers of a booting machine."""
     return f"printf %s {secrets.token_hex(SEED)} > /dev/urandom\n"
 
 
 def link(interfaces: int) -> str:
-    """The script that sets up the link to us, after ``ethN`` for each of the ``interfaces``."""
+    """Return the script that sets up the link to the cell, after ``interfaces`` other links."""
     batch = [
         f"link set dev eth{interfaces} name {INTERFACE}",
         f"address add {GUEST_ADDRESS}/{PREFIX} dev {INTERFACE}",

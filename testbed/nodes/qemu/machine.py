@@ -1,4 +1,4 @@
-"""Boots a virtual machine in a cell, or wakes one there, and waits until it answers."""
+"""Boot a virtual machine in a cell, or wake one there, and wait until it answers."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from testbed.vm.accel import Acceleration, Kind
     from testbed.vm.box import Built
 
-KEYS = "/run/testbed/ssh"  # of the cell
+KEYS = "/run/testbed/ssh"  # in the cell
 KEY, HOST_KEY = "key", "host"
 MEMORY, OVERLAY = "memory", "disk.qcow2"  # of a snapshot
 SAVED, INCOMING = f"{FOLDER}/memory", f"{FOLDER}/incoming"  # in the cell
 SAVE_SECONDS = 120.0
 SSH_SECONDS = 10.0
-MONITOR_SECONDS = 30.0  # until QEMU listens, which it does before anything else
-ENDING = 1.0  # seconds from QEMU's last word to its end
-#: Seconds until sshd answers, on a machine that has much else to do.
+MONITOR_SECONDS = 30.0  # timeout for QEMU's monitor, which QEMU opens first
+ENDING = 1.0  # seconds between QEMU's last output and its exit
+#: Timeout in seconds until sshd answers, on a busy machine.
 BOOT_SECONDS: dict[Kind, float] = {"kvm": 60.0, "tcg": 240.0}
 POLL = 0.05
 
-# sshd reads its key again, and has done so once its number is written down anew.
+# On SIGHUP sshd reads its key again; it writes a new pid file when it has done so.
 AWAKE = """\
 read sshd < /run/sshd.pid
 rm /run/sshd.pid
@@ -48,8 +48,8 @@ date -s "@$NOW" > /dev/null
 until test -s /run/sshd.pid; do sleep 0.05; done
 """
 
-# Arguments: the disk that the machine's own begins as, and its own.  Input: lines for `ip -batch`.
-# The links between machine and fabric are no place of their own: they say nothing.
+# Arguments: the base disk, and the machine's disk on top of it.  Input: lines for `ip -batch`.
+# The links between machine and fabric must send nothing themselves: no IPv6 in the cell.
 PREPARE = """\
 sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
 mkdir -p /var/log/testbed
@@ -61,7 +61,7 @@ ip -batch -
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What machines are made from here."""
+    """The parts that machines are made from on this machine."""
 
     qemu: str
     acceleration: Acceleration
@@ -69,14 +69,14 @@ class Parts:
     agent: Callable[[], Path]
 
     def programs(self) -> dict[str, str]:
-        """The programs of the box, by the sha256 of their content."""
+        """Return the programs of the box, by the sha256 of their content."""
         found: dict[str, str] = self.box.manifest()["programs"]
         return found
 
     def line(
         self, cell: NetnsNode, hardware: Hardware, more: Sequence[str] = ()
     ) -> tuple[str, ...]:
-        """The command that runs a machine in a cell."""
+        """Return the command that runs a machine in a cell."""
         return command(
             self.qemu,
             self.acceleration,
@@ -90,7 +90,7 @@ class Parts:
 def reach(
     cell: NetnsNode, agent: Callable[[], Path], programs: Callable[[], dict[str, str]]
 ) -> SshNode:
-    """The machine of a cell, to be talked to with the keys that are in the cell."""
+    """Return the machine of a cell as a node, reached with the keys stored in the cell."""
 
     def connect() -> socket.socket:
         return cells.open_ssh(cell, SSH_SECONDS)
@@ -117,7 +117,10 @@ def boot(
     parts: Parts,
     waiting: Callable[[float], None] = lambda _seconds: None,
 ) -> SshNode:
-    """Boot a machine; return when it answers.  ``waiting`` is called often until then."""
+    """Boot a machine and wait until it answers.
+
+    ``waiting`` is called often meanwhile, with the seconds that have passed.
+    """
     keys = identity.make_keys()
     words = identity.script(cell.name, keys) + identity.seed() + identity.link(hardware.interfaces)
     _prepare(cell, hardware, parts.box.disk, words)
@@ -127,10 +130,10 @@ def boot(
 
 
 def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> SshNode:
-    """Let a saved machine go on in a cell as another one; return when it answers as that."""
+    """Resume a saved machine in a cell with a new identity; return when it answers with that."""
     _prepare(cell, hardware, snapshot / OVERLAY, "")
     give_keys(cell, *(snapshot.joinpath(name).read_text("utf-8") for name in (KEY, HOST_KEY)))
-    # QEMU hands its command to a shell: the file's own name is not part of it.
+    # QEMU passes its command to a shell, so the file's own name is not part of it.
     cell.run(["ln", "-sfn", cell.provide(snapshot / MEMORY), INCOMING])
     incoming = ("-incoming", f"exec:cat {INCOMING}")
     cell.start(Service(SERVICE, parts.line(cell, hardware, incoming), digest=cell.digest))
@@ -139,18 +142,18 @@ def wake(cell: NetnsNode, hardware: Hardware, parts: Parts, snapshot: Path) -> S
         monitor.do("cont")
     keys = identity.make_keys()
     node = _answering(cell, parts)
-    # Its memory is that of all who wake from the snapshot, what it draws numbers from included;
-    # Debian's kernel lacks the driver for a "VM generation ID", which would notice.
+    # All machines that wake from the snapshot share its memory, the random number state included;
+    # Debian's kernel lacks the driver for a "VM generation ID", which would detect that.
     node.stir(secrets.token_bytes(identity.SEED))
     env = {**identity.values(cell.name, keys), "NOW": str(time.time())}
     node.run(["sh", "-ec", identity.SCRIPT + AWAKE], env=env)
     give_keys(cell, keys.client, keys.host_public)
-    node.shows(keys.host_public)  # the login that there is goes on: it is the same machine
+    node.shows(keys.host_public)  # the current login stays valid: it is the same machine
     return node
 
 
 def give_keys(cell: NetnsNode, client: str, host_public: str) -> None:
-    """Note in the cell which keys its machine is reached with."""
+    """Store in the cell the keys for logging in to its machine."""
     cell.put(client.encode(), f"{KEYS}/{KEY}", mode=0o600)
     cell.put(host_public.encode(), f"{KEYS}/{HOST_KEY}")
 
@@ -163,13 +166,16 @@ def _prepare(cell: NetnsNode, hardware: Hardware, disk: Path, script: str) -> No
 
 @contextlib.contextmanager
 def monitor_of(cell: NetnsNode) -> Iterator[qmp.Monitor]:
-    """QEMU's monitor, as soon as it answers.  When QEMU ends meanwhile, its words are the error."""
+    """Open QEMU's monitor as soon as it answers.
+
+    If QEMU ends before, its output is in the error.
+    """
     deadline = time.monotonic() + MONITOR_SECONDS
     while True:
         try:
             monitor = qmp.Monitor(cell.socket(MONITOR))
             break
-        except LabError:  # not there yet, or there and not listening yet, or no more
+        except LabError:  # the socket is missing, or nothing listens on it yet or any more
             still_runs(cell)
             if time.monotonic() > deadline:
                 raise
@@ -186,17 +192,17 @@ def monitor_of(cell: NetnsNode) -> Iterator[qmp.Monitor]:
 
 
 def save(cell: NetnsNode, node: SshNode, into: Path, *, onto: Path | None = None) -> None:
-    """Save a machine that answers, with its keys; it ends.
+    """Save a machine and its keys to the folder ``into`` and end the machine.
 
-    ``onto`` is the disk that its own is to be kept as a difference of, in place of the one that
-    it had when it woke.
+    ``onto`` is a new base disk: the machine's disk is saved as a difference to it, instead of
+    to the base that the machine woke with.
     """
     node.run(["sync"])
     node.close()
     with monitor_of(cell) as monitor:
         monitor.save(SAVED, SAVE_SECONDS)
-    cell.stop(SERVICE)  # what it has still to write to its disk is in the file then
-    into.chmod(0o700)  # there are keys in its memory, too
+    cell.stop(SERVICE)  # QEMU writes all data of the disk to the file before it exits
+    into.chmod(0o700)  # the memory contains keys, too
     if onto is not None:
         below = cell.provide(onto)
         cell.run(["qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", below, DISK])
@@ -210,7 +216,7 @@ def save(cell: NetnsNode, node: SshNode, into: Path, *, onto: Path | None = None
 def _answering(
     cell: NetnsNode, parts: Parts, waiting: Callable[[float], None] = lambda _seconds: None
 ) -> SshNode:
-    """The machine, as soon as it answers; one that has ended is not waited for."""
+    """Wait until the machine answers and return it; fail as soon as it ends."""
     seconds = BOOT_SECONDS[parts.acceleration.kind]
     begin = time.monotonic()
     deadline = begin + seconds
@@ -230,7 +236,7 @@ def _answering(
 
 
 def still_runs(cell: NetnsNode) -> None:
-    """Raise ServiceError, with the end of the console, for a machine that has ended."""
+    """Raise ServiceError, with the end of the console, if the machine has ended."""
     if cell.services()[SERVICE].state == "dead":
         what = "ended, and the machine with it"
         raise ServiceError(SERVICE, cell.name, what, cells.last_words(cell))

@@ -1,8 +1,8 @@
-"""Makes, finds and removes virtual machines that QEMU runs.
+"""Create, find and remove virtual machines run by QEMU.
 
-Each runs in a cell, a namespace node of its own kind, on the same fabric that
-namespace nodes are on: nothing of it is in the machine's own namespaces, and a
-kill of one process ends all of it.  The keys of a machine are in its cell too.
+Each runs in a cell, a separate kind of namespace node, on the same fabric as
+namespace nodes.  Nothing of it is in this machine's own namespaces, and killing
+one process ends all of it.  The keys of a machine are stored in its cell.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, Node, NodeSpec, Provider, Setup, has_ended
 from testbed.nodes.netns.provider import NetnsProvider, macs
 
-# What is for machines alone is imported where it is needed: labs of namespaces do without.
+# Modules for virtual machines are imported where needed: labs of namespaces don't load them.
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from testbed.vm.box import Built
 
 PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
-BOOTED = "/run/testbed/booted"  # of the cell: the machine has answered
+BOOTED = "/run/testbed/booted"  # in the cell: the machine has answered
 
 
 class QemuProvider(Provider):
     """Nodes as virtual machines.
 
-    ``state``, ``init`` and ``exposed`` are as :class:`NetnsProvider` has them; ``cache`` is the
-    folder in which it is remembered what machines run on here, ``box`` gives the box when it is
-    first needed, and ``agent`` the program that commands on a machine go through;
+    ``state``, ``init`` and ``exposed`` are as in :class:`NetnsProvider`.  ``cache`` is the
+    folder that remembers the acceleration available on this machine.  ``box`` returns the box
+    when it is first needed, ``agent`` the program that runs commands on a machine.
     ``keep`` is the store's, for the snapshots that machines wake from.
     """
 
@@ -51,7 +51,7 @@ class QemuProvider(Provider):
     fabric_of = "netns"
     kernel = ("tun",)
     programs = PROGRAMS
-    takes = Takes(tasks=10)  # pid 1 of its cell, and a hypervisor with its threads
+    takes = Takes(tasks=10)  # pid 1 of its cell, and QEMU with its threads
     #: 30 free slots of the q35 machine, less disk, random numbers and the link to its cell.
     networks_max = 27
 
@@ -98,7 +98,7 @@ class QemuProvider(Provider):
     def nodes(self, lab: str) -> dict[str, Node]:
         there: dict[str, Node] = {}
         for name, cell in self.cells.found(lab).items():
-            # One whose maker was killed half-way is no node; `create` makes it anew.
+            # A half-created machine, whose creator was killed, is no node: `create` replaces it.
             with contextlib.suppress(OSError, NoSuchLab):
                 cell.get(BOOTED)
                 node = self._reach(cell)
@@ -143,14 +143,14 @@ class QemuProvider(Provider):
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
         from testbed.nodes.qemu.command import Hardware
 
-        there = self.nodes(lab)  # one that is made anew has the room that it has now
+        there = self.nodes(lab)  # a recreated machine reuses its memory
         memory.require([Hardware.of(spec).memory for spec in specs if spec.name not in there])
         wanted = [(Hardware.of(spec), spec.ahead() if spec.ahead else None) for spec in specs]
         for hardware, ahead in dict.fromkeys(wanted):
             self._snapshot(lab, hardware, ahead)
 
     def _snapshot(self, lab: str, hardware: Hardware, ahead: Ahead | None) -> Path:
-        """What a node wakes from: a machine that has done what can be done ahead, if anything."""
+        """Return the snapshot that a node wakes from, with the setup of ``ahead`` done if any."""
         from testbed.nodes.qemu.snapshot import NAME, Ready, Snapshot
 
         base = Snapshot(self.parts(), hardware, self.cells, lab)
@@ -158,7 +158,7 @@ class QemuProvider(Provider):
         return self._keep(NAME, Ready(base, ahead, folder)) if ahead else folder
 
     def fits(self, folder: Path) -> bool:
-        """Whether machines that are made now would wake from the snapshot in a folder."""
+        """Tell whether machines created now would wake from the snapshot in a folder."""
         from testbed.nodes.qemu.snapshot import Snapshot, base_of, hardware_of
 
         hardware = hardware_of(folder)
@@ -178,8 +178,8 @@ class QemuProvider(Provider):
 
         parts, hardware = self.parts(), Hardware.of(spec)
         snapshot = self._snapshot(lab, hardware, spec.ahead() if spec.ahead else None)
-        self.cells.destroy(lab, [spec.name])  # what a maker that was killed may have left
-        # Its memory is the machine's own; what QEMU needs beside it is not the node's affair.
+        self.cells.destroy(lab, [spec.name])  # a killed creator may have left it
+        # The memory size limits the machine itself; QEMU's own memory does not count for the node.
         cell = self.cells.create_one(lab, NodeSpec(spec.name, spec.digest, spec.cpus))
         try:
             node = machine.wake(cell, hardware, parts, snapshot)
@@ -193,7 +193,7 @@ class QemuProvider(Provider):
         return node
 
     def parts(self) -> machine.Parts:
-        """What machines are made from; the box is made first if need be."""
+        """Return the parts that machines are made from; build the box first if necessary."""
         from testbed.nodes.qemu import machine
         from testbed.vm import accel
 

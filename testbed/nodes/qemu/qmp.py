@@ -1,4 +1,4 @@
-"""QEMU's monitor, as far as a machine is stopped, saved and waked (QEMU, qmp-spec)."""
+"""A client of QEMU's monitor, for stopping, saving and waking a machine (QEMU, qmp-spec)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POLL = 0.02
 
 
 class Monitor:
-    """One connection; one at a time is what QEMU takes."""
+    """One connection to the monitor.  QEMU accepts one at a time."""
 
     def __init__(self, path: str, *, timeout: float = 30.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -31,7 +31,7 @@ class Monitor:
             raise
 
     def do(self, command: str, **arguments: Any) -> Any:
-        """Carry out a command; return its answer.  Raises LabError where QEMU refuses."""
+        """Run a command and return its answer.  Raises LabError if QEMU refuses it."""
         request = {"execute": command, "arguments": arguments}
         try:
             self._socket.sendall(json.dumps(request).encode())
@@ -47,7 +47,7 @@ class Monitor:
             raise LabError(f"QEMU: {command}: {error}") from error
 
     def wait_state(self, wanted: str, seconds: float) -> None:
-        """Wait until the machine is in a state, as ``query-status`` names it."""
+        """Wait until the machine is in a state, named as by ``query-status``."""
         deadline = time.monotonic() + seconds
         while (state := self._status("query-status")) != wanted:
             if time.monotonic() > deadline:
@@ -57,7 +57,7 @@ class Monitor:
     def save(self, path: str, seconds: float) -> None:
         """Stop the machine and write its memory and devices to a file, at ``path`` of its cell."""
         self.do("stop")
-        # The speed is limited unless told otherwise, for the sake of networks.
+        # By default QEMU limits the speed, for migration over networks.
         self.do("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
         self.do("migrate", uri=f"exec:cat > {path}")
         deadline = time.monotonic() + seconds
@@ -70,7 +70,7 @@ class Monitor:
 
     def _status(self, command: str) -> str | None:
         answer = self.do(command)
-        # Of a migration that has not begun QEMU says nothing.
+        # QEMU reports no status of a migration that has not begun.
         state = answer.get("status") if isinstance(answer, dict) else None
         return None if state is None else str(state)
 

@@ -1,7 +1,7 @@
-"""A machine that has booted, saved: its memory, its disk, and the keys that it has until it wakes.
+"""Snapshots of booted machines: memory, disk, and the keys until the machine wakes.
 
-A snapshot fits the same QEMU, machine type, processor options, hardware and box
-and no other, so it is kept by all of them, and made anew when any changes.
+A snapshot fits only the same QEMU, machine type, processor options, hardware and
+box, so all of them are part of its key, and it is created again when any changes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from testbed.nodes.netns.provider import NetnsProvider
     from testbed.nodes.ssh.node import SshNode
 
-NAME = "vm-snapshot"  #: under which the store keeps them
+NAME = "vm-snapshot"  #: name of snapshots in the store
 HARDWARE = "hardware.json"
-EVERY = 5.0  # seconds between two words on what takes long
+EVERY = 5.0  # seconds between two progress messages
 WARM_SECONDS = 600.0
 
-# Docker has run once, with neither bridge nor firewall rules nor forwarding, and knows the images
-# that the box brings; what makes one daemon differ from another is gone again.  A daemon that finds
-# forwarding on sets no policy of the chain FORWARD.  Programs are in memory, and so
-# is the logger that checks name in a sysctl, which loads no module by itself.
+# Runs Docker once, without bridge, firewall rules or forwarding, and loads the box's images; then
+# removes what identifies a daemon.  Forwarding stays off because a daemon that finds it on does
+# not set the policy of the chain FORWARD.  Reads the programs into memory, and loads the logger
+# that checks name in a sysctl, because the sysctl loads no module by itself.
 WARM = """\
 modprobe nfnetlink_log
 log=/run/warm.log socket=/run/docker/containerd/containerd.sock
@@ -70,7 +70,7 @@ for program in $PROGRAMS; do cat "$program" > /dev/null; done
 
 
 def _host() -> str:
-    """What a guest under KVM sees of this machine: its processor's features, and its kernel."""
+    """Return the properties of this machine that a KVM guest sees: CPU features and kernel."""
     facts = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
     wanted = ("vendor_id", "model", "stepping", "microcode", "flags")
     lines = [line for line in facts.splitlines() if line.split("\t")[0].rstrip() in wanted]
@@ -79,7 +79,10 @@ def _host() -> str:
 
 @dataclass(frozen=True)
 class Snapshot(Source):
-    """``cells`` makes the cell in which the machine runs, for a while a part of the ``lab``."""
+    """The snapshot of a machine that has just booted.
+
+    ``cells`` creates the cell in which the machine runs, temporarily a part of ``lab``.
+    """
 
     parts: machine.Parts
     hardware: Hardware
@@ -104,7 +107,7 @@ class Snapshot(Source):
         }
 
     def version(self) -> str:
-        """QEMU's own words, with its package's revision: as exact as there is."""
+        """Return the version that QEMU prints, which includes its package's revision."""
         words = run([self.parts.qemu, "--version"], timeout=30).stdout
         return words.partition("\n")[0].rpartition("version ")[2]
 
@@ -117,7 +120,8 @@ class Snapshot(Source):
 
     def fill(self, job: Job) -> str:
         hardware = self.hardware
-        # No node can be called that.  Killed, we take it along; `down` then finds what there was.
+        # No node can have this name.  If this process is killed, the cell ends with it, and `down`
+        # finds the rest.
         name = f"snapshot.{hardware.memory >> 20}.{hardware.cpus}.{hardware.interfaces}"
         self.cells.destroy(self.lab, [name])
         try:
@@ -138,14 +142,14 @@ class Snapshot(Source):
         return self.version().partition(" ")[0]
 
     def note(self, folder: Path) -> None:
-        """Write down what the machine is made of, and which snapshot it has in the end."""
+        """Record the machine's hardware and the key of the snapshot that it woke from."""
         said = {"hardware": asdict(self.hardware), "base": self.key()}
         (folder / HARDWARE).write_text(json.dumps(said), "utf-8")
 
 
 @dataclass(frozen=True)
 class Ready(Source):
-    """A machine that woke from ``base``, in ``folder``, and has done what can be done ahead."""
+    """The snapshot of a machine that woke from ``base``, in ``folder``, and has run ``ahead``."""
 
     base: Snapshot
     ahead: Ahead
@@ -187,7 +191,7 @@ def _noted(folder: Path) -> dict[str, Any]:
 
 
 def hardware_of(folder: Path) -> Hardware | None:
-    """What the machine of a snapshot was made of; None for one that does not say."""
+    """Return the hardware of the machine of a snapshot; None if it is not recorded."""
     try:
         return Hardware(**_noted(folder)["hardware"])
     except (KeyError, TypeError):
@@ -195,12 +199,12 @@ def hardware_of(folder: Path) -> Hardware | None:
 
 
 def base_of(folder: Path) -> str:
-    """The key of the snapshot that a machine woke from, or is."""
+    """Return the key of the boot snapshot that a snapshot is based on, or is."""
     return str(_noted(folder).get("base", ""))
 
 
 class Progress:
-    """Says what is being done, and every few seconds for how long; is told the seconds."""
+    """Reports the current step and, every few seconds, how long it has taken."""
 
     def __init__(self, job: Job, words: str) -> None:
         self._job = job
@@ -215,7 +219,7 @@ class Progress:
 
 
 class Ticking:
-    """Tells the seconds that pass, from a thread of its own."""
+    """Reports the seconds that have passed, from a separate thread."""
 
     def __init__(self, told: Callable[[float], None]) -> None:
         self._told = told
@@ -237,7 +241,7 @@ class Ticking:
 
 
 def _run(node: SshNode, argv: Sequence[str], env: Mapping[str, str], progress: Progress) -> None:
-    """Run a command on a machine, for minutes at most."""
+    """Run a command on a machine, with a timeout of minutes."""
     begin = time.monotonic()
     with node.spawn(argv, env=env) as running:
         while True:

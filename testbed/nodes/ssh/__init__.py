@@ -1,1 +1,1 @@
-"""Nodes that are reached over ssh: virtual machines, whoever made them."""
+"""Nodes that are reached over ssh: virtual machines of any provider."""

@@ -1,4 +1,4 @@
-"""Unix sockets of a machine, at paths of this one, for as long as this process runs."""
+"""Unix sockets of a node, forwarded to paths of this machine while this process runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 class Forward:
-    """Listens below ``folder`` and joins each connection to the socket ``target`` of a machine."""
+    """Listens on a socket below ``folder`` and connects each client to ``target`` on a node."""
 
     def __init__(self, folder: Path, name: str, target: str, link: Callable[[], Link]) -> None:
         owner.make(folder)
@@ -31,7 +31,7 @@ class Forward:
         self.path = str(plain)
         self._folder = -1
         if len(os.fsencode(plain)) > LONGEST:
-            # Through a file descriptor of ours it is short, for every process here.
+            # A path through our file descriptor is short, and works for every process here.
             self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self.path = f"/proc/{os.getpid()}/fd/{self._folder}/{plain.name}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -44,7 +44,7 @@ class Forward:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Stop accepting connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -63,7 +63,7 @@ class Forward:
 
     def _join(self, ours: socket.socket) -> None:
         def sink(kind: str, data: bytes) -> None:
-            with contextlib.suppress(OSError):  # who asked has hung up
+            with contextlib.suppress(OSError):  # the client has hung up
                 if kind == "o":
                     ours.sendall(data)
                 else:
@@ -81,7 +81,7 @@ class Forward:
 
 
 def _unlink_own(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # not a child of it
+    if os.getpid() == pid:  # not in a forked child
         _unlink(path)
 
 
@@ -91,7 +91,7 @@ def _unlink(path: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that were killed have left."""
+    """Remove sockets that killed processes have left."""
     for path in folder.glob("*.*.*.sock"):
         pid = path.name.split(".")[-3]
         if pid.isdigit() and not Path("/proc", pid).exists():

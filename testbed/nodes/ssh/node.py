@@ -1,4 +1,4 @@
-"""A machine that is reached over ssh: everything goes through the agent at its far end."""
+"""A node that is reached over ssh; all requests go through the agent on it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from testbed.nodes.ssh.forward import Forward
 
-POLL = 0.05  # seconds between two tries of a machine that does not answer yet
-ENDING = 1.0  # seconds between a machine's last word and its end
-FILES = 60.0  # seconds for a file of a few megabytes
+POLL = 0.05  # seconds between two attempts to reach a machine that does not answer yet
+ENDING = 1.0  # seconds between a machine's last output and its end
+FILES = 60.0  # timeout in seconds for a file of a few megabytes
 PROGRAMS = "/usr/local/bin"  # before those of Debian's packages on PATH
-#: Arguments: a file and the place of a link to it, and so on.
+#: Arguments: pairs of a file and the path of a link to it.
 LINK = """\
 while [ $# -gt 0 ]; do
   mkdir -p "$(dirname "$2")"
@@ -37,7 +37,7 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 """
-MANAGER = 60.0  # seconds until systemd has at least begun with what it was asked for
+MANAGER = 60.0  # timeout in seconds until systemd begins to handle a request
 
 _nodes: weakref.WeakSet[SshNode] = weakref.WeakSet()
 
@@ -47,18 +47,18 @@ def _forked() -> None:
         node.forked()
 
 
-# The threads that serve a connection are not in the child, which would wait for them for ever.
+# A forked child lacks the threads that serve a connection and would wait for them forever.
 os.register_at_fork(after_in_child=_forked)
 
 
 class SshNode(Node):
-    """One machine.  Keep it: its connection is made at first use and then shared.
+    """One machine.  Reuse the object: it connects at first use and shares the connection.
 
     ``connect``, ``key``, ``host_key`` and ``agent`` are as in :class:`Door`.
-    ``folder`` is where sockets of the machine appear on this one; ``alive``
-    tells whether the machine is still there at all, and is asked often;
-    ``last_words`` gives what one that is not has said last.
-    ``programs`` gives those that the machine has, by the sha256 of their content.
+    ``folder`` is the folder of this machine for the node's forwarded sockets.
+    ``alive`` tells whether the node still runs, and is called often; ``last_words``
+    returns the last output of a node that has ended.
+    ``programs`` returns the programs of the node, by the sha256 of their content.
     """
 
     wakes = True
@@ -100,7 +100,7 @@ class SshNode(Node):
     # -- the connection -----------------------------------------------------
 
     def wait_ssh(self, timeout: float) -> None:
-        """Return once the machine lets us in; ``connect`` may fail until then.
+        """Wait until logging in to the machine succeeds; ``connect`` may fail until then.
 
         Raises NoSuchLab when the machine ends, TimeoutExpired with the last
         reason after ``timeout`` seconds.
@@ -119,7 +119,7 @@ class SshNode(Node):
             time.sleep(POLL)
 
     def close(self) -> None:
-        """Hang up; the next request connects again."""
+        """Close the connection; the next request opens a new one."""
         with self._providing:
             forwards, self._forwards = self._forwards, {}
         for forward in forwards.values():
@@ -130,16 +130,16 @@ class SshNode(Node):
             session.close()
 
     def shows(self, host_key: str) -> None:
-        """The machine has another key from its next login on."""
+        """Expect another host key from the next login on."""
         self._door = dataclasses.replace(self._door, host_key=host_key)
 
     def forked(self) -> None:
-        """In a child of the process that has the connection: begin anew, and leave that alone."""
+        """In a forked child: use a new connection and leave the parent's alone."""
         if self._session is not None:
             self._session.disown()
         self._session = None
         self._forwards = {}
-        self._connecting = threading.Lock()  # whoever held it is not in this process
+        self._connecting = threading.Lock()  # a thread of the parent may hold the old one
         self._providing = threading.Lock()
 
     def _link(self) -> Link:
@@ -164,7 +164,10 @@ class SshNode(Node):
             return self._session
 
     def _ends(self, within: float) -> bool:
-        """Whether the machine is gone: one that is being ended hangs up a moment before."""
+        """Tell whether the machine ends within ``within`` seconds.
+
+        A machine that is being ended closes its connections a moment before its end.
+        """
         deadline = time.monotonic() + within
         while self.alive():
             if time.monotonic() >= deadline:
@@ -228,7 +231,7 @@ class SshNode(Node):
         return bytes(stream.out)
 
     def stir(self, data: bytes) -> None:
-        """Have the machine's kernel draw its random numbers from a key that ``data`` is part of."""
+        """Mix ``data`` into the random number generator of the machine's kernel."""
         stream = Stream(self._link())
         stream.send("s", data)
         try:
@@ -255,7 +258,7 @@ class SshNode(Node):
             return place
 
     def _own(self, path: Path) -> str | None:
-        """The path itself, if it is of the system and the machine has it too."""
+        """Return the path itself if it is a system path that the machine has too, else None."""
         if provided.is_system(path) and self.run(["test", "-e", str(path)], check=False).ok:
             return str(path)
         return None
@@ -263,7 +266,7 @@ class SshNode(Node):
     def _copy(self, path: Path, place: str) -> None:
         if self.run(["test", "-e", place], check=False).ok:
             return
-        # Unpacked beside it and moved there whole: somebody else may do the same.
+        # Unpacked next to its place and then renamed: another process may do the same.
         folder = place.rpartition("/")[0]
         part = f"{folder}.testbed-{os.getpid()}-{time.monotonic_ns()}"
         unpack = 'mkdir -p "$1" && tar -C "$1" -xf - && { mv -T "$1" "$2" || rm -rf "$1"; }'
@@ -321,7 +324,7 @@ class SshNode(Node):
         return result.stdout.strip(), result.stderr
 
     def _is_starting(self, running: Command, name: str) -> bool:
-        """True once systemd is at it; False when what asks it has an answer."""
+        """Return True as soon as systemd starts the unit, False if the command ends before."""
         deadline = time.monotonic() + MANAGER
         while time.monotonic() < deadline:
             state = self.services().get(name)

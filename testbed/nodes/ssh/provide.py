@@ -1,4 +1,4 @@
-"""Files of this machine on another one: copied once for each content."""
+"""Files of this machine for another one, copied once for each content."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FOLDER = "/var/lib/testbed/provided"
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib")  # what a distribution's packages put there is its own
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib")  # folders of a distribution's packages
 PACKED = ("/usr/local",)
 
 
 def place(path: Path) -> str:
-    """Where the content of a file or folder is put on a machine."""
+    """Return the path on a machine for the content of a file or folder."""
     path = path.resolve()
     total = hashlib.sha256()
     for file in _files(path):
@@ -25,15 +25,15 @@ def place(path: Path) -> str:
 
 
 def is_system(path: Path) -> bool:
-    """True for what a machine of its own has from its own packages."""
+    """Tell whether a path belongs to the system's packages, which a machine has by itself."""
     return _below(path, SYSTEM) and not _below(path, PACKED)
 
 
 def packed(path: Path, known: Mapping[str, str]) -> bytes:
-    """A file or folder as a tar, links followed, owned by root.
+    """Pack a file or folder as a tar archive, with links followed and root as the owner.
 
-    ``known`` are files that the machine has, by the sha256 of their content: of those only a
-    link goes along.
+    ``known`` are files that the machine has, by the sha256 of their content; the archive
+    holds only links to these.
     """
     path = path.resolve()
     data = io.BytesIO()
@@ -58,7 +58,7 @@ def _below(path: Path, folders: tuple[str, ...]) -> bool:
 
 
 def digest(file: Path) -> str:
-    """The sha256 of a file's content, read once for each time and size."""
+    """Return the sha256 of a file's content; read again only if its time or size changes."""
     facts = file.stat()
     return _sum_of(file.resolve(), facts.st_mtime_ns, facts.st_size)
 

@@ -1,12 +1,12 @@
 """Services of a machine whose pid 1 is systemd.
 
-A service is an instance of one of two template units, which say all there is
-to say to systemd; what is run stands in a shell script beside its digest.  A
-transient unit would be forgotten as soon as it has ended well; here a service
-writes down its pid, that it is ready, and its end (``$EXIT_CODE`` and
-``$EXIT_STATUS``, systemd.exec(5)).  So a look at it costs no ``systemctl``, and
-a unit that never changes needs no ``daemon-reload``: half a second and a second
-on an emulated machine.
+A service is an instance of one of two template units, which hold all settings for
+systemd; its command is in a shell script, next to its digest.  systemd forgets a
+transient unit as soon as it has ended successfully; so a service records its pid,
+its readiness and its end in files (``$EXIT_CODE`` and ``$EXIT_STATUS``,
+systemd.exec(5)).  Reading its state then needs no ``systemctl``, and a unit that
+never changes needs no ``daemon-reload``, which saves half a second and a second on
+an emulated machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TasksMax=infinity
 LimitNOFILE=1048576
 """
 
-#: Arguments: name, unit, digest; input: what is run.  Says ready, dead or differs.
+#: Arguments: name, unit, digest; input: the script to run.  Prints ready, dead or differs.
 START = f"""\
 set -e
 folder={FOLDER}/$1
@@ -102,14 +102,14 @@ done
 
 
 def unit_of(service: Service) -> str:
-    """The unit that a service is an instance of."""
+    """Return the name of a service's instance of its template unit."""
     if not NAME.fullmatch(service.name):
         raise ValueError(f"{service.name!r} cannot be the name of a service")
     return f"testbed-{'notify' if service.notify else 'exec'}@{service.name}.service"
 
 
 def script(service: Service) -> bytes:
-    """What systemd runs: a shell that becomes the service."""
+    """Return the shell script that systemd runs, which executes the service."""
     words = [*service.argv, *service.env, *service.env.values(), service.digest]
     if any("\0" in word for word in words):
         raise ValueError("an argument holds a NUL character, which no command can be given")
@@ -125,7 +125,7 @@ def script(service: Service) -> bytes:
 
 
 def end_status(end: str) -> int | None:
-    """A process's end as systemd tells it, as an exit status or minus a signal's number.
+    """Convert a process's end as systemd reports it to an exit status, or -N for signal N.
 
     >>> end_status("exited 7"), end_status("killed TERM"), end_status("")
     (7, -15, None)
@@ -139,7 +139,7 @@ def end_status(end: str) -> int | None:
 
 
 def states(listed: str) -> dict[str, ServiceState]:
-    """What ``LIST`` has printed.  Raises LabError for what it cannot have printed."""
+    """Parse the output of ``LIST``.  Raises LabError if it is malformed."""
     try:
         return _states(listed)
     except (ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""An ssh connection to a machine, with the agent running at its far end."""
+"""An ssh connection to a machine, with the agent running on that machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PORT = 22
 PATIENCE = 60.0  # seconds for each part of a login: an emulated machine computes slowly
 MISSING = 42  # exit status of a machine that has no agent yet
-#: Where a machine finds the agent: put into its image, or by the first that connects.
+#: Folders of the agent on a machine: from its image, or put there by the first connection.
 PLACES = ("/usr/local/lib/testbed", "/var/lib/testbed")
 START = "for agent in {0}; do test -x $agent && exec $agent; done; exit {1}"
 STORE = "umask 077; mkdir -p {0}; cat > {1}.$$ && chmod 700 {1}.$$ && mv -f {1}.$$ {1}"
@@ -31,22 +31,22 @@ STORE = "umask 077; mkdir -p {0}; cat > {1}.$$ && chmod 700 {1}.$$ && mv -f {1}.
 
 @functools.cache
 def digest(agent: Path) -> str:
-    """What tells one agent from another."""
+    """Return a hash of the agent program, part of its file name on a machine."""
     return hashlib.sha256(agent.read_bytes()).hexdigest()[:16]
 
 
 def places(agent: Path) -> list[str]:
-    """The paths at which a machine may have the agent."""
+    """Return the paths at which a machine may have the agent."""
     return [f"{folder}/agent-{digest(agent)}" for folder in PLACES]
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """How to log in to one machine, and to no other.
+    """The parameters for logging in to one machine, and to no other.
 
-    ``connect`` opens a connection to its sshd; ``host_key`` is the public key
-    that it must show ("ssh-ed25519 AAAA..."), ``key`` the file of ours.
-    ``agent`` gives the path of the ``testbed-agent`` program.
+    ``connect`` opens a connection to its sshd; ``host_key`` is its expected public
+    host key ("ssh-ed25519 AAAA..."), ``key`` the file with our private key.
+    ``agent`` returns the path of the ``testbed-agent`` program.
     """
 
     connect: Callable[[], socket.socket]
@@ -58,7 +58,7 @@ class Door:
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Have paramiko's own errors told as LabError."""
+    """Raise paramiko's errors as LabError."""
     import paramiko
 
     try:
@@ -68,9 +68,9 @@ def told() -> Iterator[None]:
 
 
 class Session:
-    """One login.  Raises OSError or LabError when there is none to be had.
+    """One login.  Raises OSError or LabError if logging in fails.
 
-    A machine that is gone says nothing more: the connection is closed for it, which ends
+    A machine that is gone does not close its connection, so it is closed here; that ends
     every wait on it.
     """
 
@@ -96,7 +96,7 @@ class Session:
         return self.link.closed or not self._transport.is_active()
 
     def channel(self) -> paramiko.Channel:
-        """A channel of its own, for what needs a terminal."""
+        """Open a separate channel, for a command that needs a terminal."""
         with told():
             return self._transport.open_session(timeout=PATIENCE)
 
@@ -106,7 +106,7 @@ class Session:
         self._transport.close()
 
     def disown(self) -> None:
-        """After a fork, in the child: the connection is the parent's, and nothing may be sent."""
+        """Drop the connection in a forked child, without sending: it belongs to the parent."""
         self.link.closed = True
         self._transport.active = False  # type: ignore[attr-defined]  # its types lack it
         self._transport.sock.close()  # this process's copy of it
@@ -145,7 +145,7 @@ class Session:
 def _transport(door: Door) -> paramiko.Transport:
     import paramiko
 
-    # What it would say goes into our errors; without a handler logging writes it to stderr.
+    # Our errors contain its messages; without a handler, logging would print them to stderr.
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
     transport = paramiko.Transport(door.connect())
     transport.daemon = True

@@ -1,4 +1,4 @@
-"""A command on a machine, on the user's own terminal or pipes."""
+"""Run a command on a machine, on the user's own terminal or pipes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, readable, shell_
 if TYPE_CHECKING:
     import paramiko
 
-NO_STATUS = -1  # what paramiko says where the channel ended without a word
+NO_STATUS = -1  # paramiko's status of a channel that ended without sending one
 
 
 def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
-    """Run ``argv`` on a terminal of its own that the user's is joined to; its exit status.
+    """Run ``argv`` on a new terminal, joined to the user's, and return its exit status.
 
     Raises EOFError when the connection ends before the command does.
     """
@@ -31,8 +31,8 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     channel.get_pty(kind, size.columns, size.lines)
     env = {**ENVIRONMENT, "TERM": kind}
     words = ["env", "-i", *(f"{key}={value}" for key, value in env.items()), *argv]
-    # Not the shell's last command: the shell then stays and gives a signal as 128 + N. A key
-    # that interrupts is for the shell as well, which has to outlive it.
+    # Not the shell's last command, so that the shell stays and reports a signal as 128 + N.
+    # An interrupt key reaches the shell as well, so the shell has to survive it.
     command = f"cd /; trap : INT QUIT; {shlex.join(words)}; exit $?"
     channel.exec_command(command.encode("utf-8", "surrogateescape"))
 
@@ -49,7 +49,7 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
 
 
 def _size() -> os.terminal_size:
-    """The size of the user's terminal itself, whatever COLUMNS and LINES say."""
+    """Return the size of the user's terminal, regardless of COLUMNS and LINES."""
     try:
         return os.get_terminal_size(sys.stdin.fileno())
     except OSError:
@@ -57,7 +57,7 @@ def _size() -> os.terminal_size:
 
 
 def _copy(channel: paramiko.Channel) -> None:
-    """Copy bytes both ways until the machine has no more."""
+    """Copy bytes both ways until the machine's output ends."""
     user_in, user_out = sys.stdin.fileno(), sys.stdout.fileno()
     watched = [channel.fileno(), user_in]
     while True:
@@ -73,14 +73,14 @@ def _copy(channel: paramiko.Channel) -> None:
                 watched.remove(user_in)
             try:
                 channel.sendall(data or END_OF_FILE)
-            except OSError:  # closed: what it has still said comes first, and then its end
+            except OSError:  # closed: read its remaining output first, then its end
                 watched = [channel.fileno()]
 
 
 def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
-    """Run ``argv`` with our standard input, output and error; its exit status.
+    """Run ``argv`` on our standard input, output and error; return its exit status.
 
-    Raises ReaderGone and OutputError where standard output takes no more; the command is ended.
+    Raises ReaderGone or OutputError if writing standard output fails; the command is then killed.
     """
     out, err = sys.stdout.fileno(), sys.stderr.fileno()
 
@@ -88,7 +88,7 @@ def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
         if kind == "o":
             write(out, data)
         elif kind == "e":
-            with contextlib.suppress(OSError):  # as for messages of ours
+            with contextlib.suppress(OSError):  # as for our own messages
                 write(err, data)
 
     stream = Pipe(link, sink)
@@ -112,4 +112,4 @@ def _feed(stream: Pipe) -> None:
             stream.feed(data)
         stream.send("i")
     except (OSError, LabError):
-        return  # who waits for the command is told
+        return  # the thread that waits for the command gets the error

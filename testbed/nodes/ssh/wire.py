@@ -16,16 +16,16 @@ from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Result, Running
 from testbed.nodes.netns.agent import environment
 
-LIMIT = 192 * 1024  # bytes of a request, as on a namespace node
+LIMIT = 192 * 1024  # maximum bytes of a request, as on a namespace node
 CHUNK = 32 * 1024
-WINDOW = 512 * 1024  # bytes of a stream's input that the agent may have to keep for us
-ALIVE = 0.25  # seconds; how late the end of a machine that says nothing more is noticed
+WINDOW = 512 * 1024  # maximum bytes of a stream's input that the agent buffers
+ALIVE = 0.25  # seconds between two checks that a silent machine still runs
 HEADER = struct.Struct("!III")
 NUMBER = struct.Struct("!i")
 
 
 class Channel(Protocol):
-    """What is needed of paramiko's Channel."""
+    """The part of paramiko's Channel that is used here."""
 
     def send(self, s: bytes) -> int: ...
     def recv(self, nbytes: int) -> bytes: ...
@@ -34,9 +34,9 @@ class Channel(Protocol):
 
 
 class Stream:
-    """One thing that is under way on the machine.
+    """One request in progress on the machine.
 
-    When it is over, ``end`` is its end's number, or None if the machine was lost before.
+    When it is over, ``end`` is its result number, or None if the connection was lost before.
     """
 
     def __init__(self, link: Link) -> None:
@@ -47,11 +47,11 @@ class Stream:
         self.err = bytearray()
         self.room = WINDOW
         self.end: int | None = None
-        self.over = False  # nothing more will come
+        self.over = False  # True when no more output will come
         self.number = link.new(self)
 
     def frame(self, kind: str, data: bytes) -> None:
-        """Called by the link's reader, which must not be held up."""
+        """Handle one frame; called by the link's reader, so it must not block."""
         with self.changed:
             if kind == "o":
                 self.out += data
@@ -75,7 +75,7 @@ class Stream:
         self.link.send(self.number, kind, data)
 
     def feed(self, data: bytes) -> None:
-        """Hand input over as fast as there is room for it; return when it has ended."""
+        """Send input as fast as the window allows; return when all is sent or the stream ended."""
         view = memoryview(data)
         while view:
             piece = view[:CHUNK]
@@ -88,12 +88,15 @@ class Stream:
             view = view[len(piece) :]
 
     def finish(self, data: bytes) -> None:
-        """Hand over all input and its end."""
+        """Send all input and its end."""
         self.feed(data)
         self.send("i")
 
     def wait(self, timeout: float | None) -> int:
-        """The end's number.  TimeoutError at the time-out; the link's error when it is lost."""
+        """Wait for the result number.
+
+        ``timeout`` is in seconds.  Raises TimeoutError, or the link's error if the link is lost.
+        """
         with self.changed:
             if not self.changed.wait_for(lambda: self.over, timeout):
                 raise TimeoutError
@@ -103,7 +106,7 @@ class Stream:
         return end
 
     def forget(self) -> None:
-        """Have the machine end it, and hear no more of it."""
+        """Tell the machine to end the stream, and ignore its further output."""
         self.link.drop(self.number)
         with self.changed:
             over, self.over = self.over, True
@@ -116,10 +119,10 @@ class Stream:
 
 
 class Link:
-    """A channel with an agent at its far end.
+    """A channel with an agent at the other end.
 
-    ``alive`` is asked whether the machine is still there: one that is gone does not hang up.
-    ``lost_error`` gives the error for who waits when the link is lost.
+    ``alive`` tells whether the machine still runs: one that is gone does not close the channel.
+    ``lost_error`` returns the error for waiting threads when the link is lost.
     """
 
     def __init__(
@@ -139,7 +142,7 @@ class Link:
         channel.settimeout(ALIVE)
 
     def greet(self, timeout: float) -> bool:
-        """True once the agent has said hello, False if the channel ends without."""
+        """Return True when the agent has sent its greeting, False if the channel ends before."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self._alive():
             try:
@@ -182,7 +185,7 @@ class Link:
         while data:
             try:
                 sent = self._channel.send(data)
-            except TimeoutError:  # it is set for reading; here it says that there was no room yet
+            except TimeoutError:  # the timeout is meant for reading; here the window was full
                 if not self._alive():
                     raise
                 continue
@@ -191,7 +194,7 @@ class Link:
             data = data[sent:]
 
     def abandon(self, number: int) -> None:
-        """Have a stream ended together with whatever is sent next; waits for nothing."""
+        """End a stream with the next message that is sent, without waiting."""
         self._streams.pop(number, None)
         self._abandoned.append(number)
 
@@ -206,13 +209,13 @@ class Link:
             self.closed = True
             streams = list(self._streams.values())
             self._streams.clear()
-        with contextlib.suppress(OSError, EOFError):  # it may be what broke
+        with contextlib.suppress(OSError, EOFError):  # the channel may be broken already
             self._channel.close()
         for stream in streams:
             stream.lost()
 
     def join(self) -> None:
-        """Wait for the end of what reads, after ``close``."""
+        """Wait for the end of the reader thread, after ``close``."""
         self._reader.join()
 
     def _read(self) -> None:
@@ -252,7 +255,10 @@ class Link:
 
 
 def request(node: str, fields: Sequence[str]) -> bytes:
-    """NUL-ended fields.  ValueError for one that holds a NUL, LabError for too many bytes."""
+    """Encode a request as NUL-terminated fields.
+
+    Raises ValueError if a field contains a NUL, LabError if the request is too long.
+    """
     parts = [field.encode("utf-8", "surrogateescape") for field in fields]
     if any(b"\0" in part for part in parts):
         raise ValueError("an argument holds a NUL character, which no command can be given")
@@ -266,7 +272,7 @@ def request(node: str, fields: Sequence[str]) -> bytes:
 
 
 class Command(Running):
-    """A command that the agent runs for us; its output is collected in memory."""
+    """A command that the agent runs; its output is collected in memory."""
 
     def __init__(
         self,
@@ -299,7 +305,7 @@ class Command(Running):
     def _feed(self, input: bytes | None) -> None:
         if input is None:
             return
-        if len(input) < WINDOW - CHUNK:  # there is room for all of it
+        if len(input) < WINDOW - CHUNK:  # all of it fits into the window
             self._stream.finish(input)
         else:
             threading.Thread(target=self._feed_on, args=(input,), daemon=True).start()
@@ -308,7 +314,7 @@ class Command(Running):
         try:
             self._stream.finish(input)
         except LabError:
-            return  # who waits for the command is told
+            return  # the thread that waits for the command gets the error
 
     @property
     def out(self) -> bytes:
@@ -343,23 +349,23 @@ class Command(Running):
         self._result = Result(self.argv, status, out, err, seconds)
 
     def __del__(self) -> None:
-        # May be called in the middle of anything, also of sending: nothing here may wait.
+        # May be called at any point, even while sending, so nothing here may block.
         if getattr(self, "pid", 0) and self._result is None:
             self._stream.link.abandon(self._stream.number)
 
 
 class Pipe(Stream):
-    """A stream whose output goes to ``sink`` in order, from a thread of its own, and not to memory.
+    """A stream whose output goes to ``sink``, in order, from a separate thread.
 
-    ``sink`` is called with each piece, and with b"" at the end.  When it raises OSError, which is
-    then in :attr:`failed`, nobody wants the output any more: the command is ended.
+    ``sink`` is called with each piece of output, and with b"" at the end.  If it raises OSError,
+    the error is kept in :attr:`failed` and the command is ended.
     """
 
     def __init__(self, link: Link, sink: Callable[[str, bytes], None]) -> None:
         super().__init__(link)
         self._sink = sink
         self._pieces: deque[tuple[str, bytes]] = deque()
-        self.poured = threading.Event()  #: the sink has had everything that it took
+        self.poured = threading.Event()  #: the sink has received all output
         self.failed: OSError | None = None
         threading.Thread(target=self._pour, daemon=True).start()
 

@@ -1,1 +1,1 @@
-"""Nodes as virtual machines that Vagrant makes, with libvirt, on the fabric of namespace nodes."""
+"""Nodes as virtual machines of Vagrant and libvirt, on the fabric of namespace nodes."""

@@ -1,4 +1,4 @@
-"""Vagrant, called in a lab's hypervisor, with its own words where it fails."""
+"""A client that runs Vagrant in a lab's hypervisor and reports its errors."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode
 
 PROVIDER = "libvirt"
-LOOK = 0.5  # seconds between two looks at what Vagrant waits for
-QUERY_SECONDS = 60.0  # for what starts no machine
-#: How Vagrant heads what went wrong with one machine of several.
+LOOK = 0.5  # seconds between two checks while Vagrant waits
+QUERY_SECONDS = 60.0  # timeout for commands that start no machine
+#: Vagrant's heading for the error of one machine of several.
 OF_ONE = re.compile(r"^An error occurred while executing the action on the '([^']+)'$")
 GENERIC = re.compile(
     r"^(==> \S+: An error occurred\. The error will be shown|"
     r"An error occurred while executing multiple|Any errors that occurred are shown|"
     r"machine\. Please handle this error then try again:)"
 )
-MOST = 20  # lines of what Vagrant says that an error shows
+MOST = 20  # maximum lines of Vagrant's output in an error
 
 
 class Client(vagrant.Vagrant):
-    """python-vagrant's calls, carried out in the hypervisor of a lab.
+    """Runs python-vagrant's commands in the hypervisor of a lab.
 
-    There the kernel ends them with the hypervisor, or with this process; and what Vagrant has
-    printed is in the error, where python-vagrant's own shows a status alone.
+    There the kernel ends them with the hypervisor or with this process.  Errors contain
+    Vagrant's output; python-vagrant's own errors contain only the exit status.
     """
 
     def __init__(self, cell: NetnsNode) -> None:
@@ -44,15 +44,16 @@ class Client(vagrant.Vagrant):
         self._ended = threading.Event()
 
     def bring_up(self, names: Sequence[str], seconds: float, look: Callable[[], None]) -> None:
-        """``vagrant up`` for machines, at once.
+        """Run one ``vagrant up`` for several machines.
 
-        ``look`` is called now and then, and raises what ends the wait.  Raises LabError.
+        ``look`` is called regularly and may raise an error to end the wait.  ``seconds`` is the
+        timeout.  Raises LabError.
         """
         command = ["up", *names, "--no-provision", f"--provider={PROVIDER}"]
         self._require(self._carry_out(command, seconds, look))
 
     def states(self) -> dict[str, str]:
-        """The state of each machine, as Vagrant knows it.  Raises LabError where it says none."""
+        """Return Vagrant's state of each machine.  Raises LabError if Vagrant reports none."""
         found = {one.name: one.state for one in self.status() if one.name}  # type: ignore[no-untyped-call]
         if not found:
             raise LabError(
@@ -61,13 +62,13 @@ class Client(vagrant.Vagrant):
         return found
 
     def end(self) -> None:
-        """End what runs, at once; whoever waits for it is told."""
+        """Kill the running command; the thread that waits for it gets an error."""
         self._ended.set()
         running = self._running
         if running is not None:
             running.kill()
 
-    # What python-vagrant calls for each of its commands.
+    # python-vagrant calls these for each of its commands.
 
     def _call_vagrant_command(self, args: Sequence[str | None]) -> None:
         self._run_vagrant_command(args)
@@ -104,7 +105,7 @@ class Client(vagrant.Vagrant):
 
 
 def meant(said: str) -> list[str]:
-    """What Vagrant says beside what it says each time, without empty lines, the end of it."""
+    """Return the last lines of Vagrant's output, without empty and routine lines."""
     lines = [line.rstrip() for line in said.splitlines() if line.strip()]
     kept: list[str] = []
     for line in lines:

@@ -1,9 +1,9 @@
 """A lab's hypervisor: a cell in which libvirtd, Vagrant and all machines of the lab run.
 
-It is one namespace node of a kind of its own.  So libvirt's networks, domains,
-volumes and dnsmasq, Vagrant's boxes and whatever else they make are in it and
-nowhere else; this machine's own libvirt, if it has one, is not asked.  When its
-pid 1 ends, the kernel ends all of them.
+It is one namespace node of a separate kind.  It contains all of libvirt's networks,
+domains, volumes and dnsmasq, Vagrant's boxes and everything else they create; a
+libvirt of this machine is not used.  When its pid 1 ends, the kernel ends all of
+them.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from testbed.vm.accel import Acceleration, Kind
     from testbed.vm.box import Built
 
-NAME = "_vagrant"  #: of the cell; no node can be called so
-FOLDER = "/var/lib/testbed/vagrant"  #: where Vagrant is called, in the cell
+NAME = "_vagrant"  #: name of the cell; no node can have it
+FOLDER = "/var/lib/testbed/vagrant"  #: Vagrant's working directory, in the cell
 HOME = f"{FOLDER}/home"  # VAGRANT_HOME
 MACHINES = f"{FOLDER}/machines"
 LAB = f"{FOLDER}/lab.json"
 CONSOLES = "/var/log/testbed"
 POOL = "/var/lib/libvirt/images"  # vagrant-libvirt's default
 SOCKET = "/run/libvirt/libvirt-sock"
-#: The link between machines and their hypervisor (RFC 3927); each lab has its own.
+#: The link between machines and their hypervisor (RFC 3927); each lab has a separate one.
 MANAGEMENT = {"name": "mgmt", "subnet": "169.254.78.0/24"}
 
-#: How libvirt is told what :mod:`testbed.vm.accel` tells QEMU.  A model without AVX: Go's start-up
-#: chooses it where it can, and emulation is slow at that.
+#: libvirt's form of the options in :mod:`testbed.vm.accel`.  The CPU model has no AVX: Go programs
+#: use it at start-up if available, and emulating it is slow.
 CPU: dict[Kind, dict[str, str]] = {
     "kvm": {"mode": "host-passthrough"},
     "tcg": {"mode": "custom", "model": "Nehalem"},
 }
 DRIVER: dict[Kind, str] = {"kvm": "kvm", "tcg": "qemu"}
 
-# Everybody here is root of one cell, and the cell is the fence.
+# All processes are root in one cell; the cell is the isolation.
 QEMU_CONF = """\
 security_driver = "none"
 user = "root"
@@ -57,13 +57,13 @@ cgroup_controllers = []
 remember_owner = 0
 """
 LIBVIRTD_CONF = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_rw_perms = "0700"\n'
-# libvirt looks for it at its start, whoever machines run as.
+# libvirt looks for this user at its start, even if machines run as another.
 USER = "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n"
 GROUP = "libvirt-qemu:x:64055:\n"
 
-# Arguments: where the user's own Vagrant keeps its plugins, if anywhere; the box's disk, and its
-# folder and its volume here.  Vagrant is given the box, and libvirt its volume, without a copy.
-# The folders of the system are written to all the same: what is written stays in the cell.
+# Arguments: the folder of the user's own Vagrant plugins, if any; the box's disk, its folder and
+# its volume in the cell.  Vagrant gets the box, and libvirt its volume, without a copy.
+# Writing to system folders is safe: the changes stay in the cell.
 PREPARE = f"""\
 mkdir -p {FOLDER} {MACHINES} {CONSOLES} {POOL}
 test -e /dev/kvm || mknod /dev/kvm c 10 232
@@ -87,7 +87,7 @@ qemu-img create -q -f qcow2 -F qcow2 -b "$2" "$4"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What Vagrant is told of one machine.  ``memory`` is in MiB."""
+    """The description of one machine for Vagrant.  ``memory`` is in MiB."""
 
     name: str
     digest: str
@@ -97,23 +97,23 @@ class Machine:
 
     @classmethod
     def of(cls, spec: NodeSpec) -> Machine:
-        """The machine of a node."""
+        """Return the description of a node's machine."""
         hardware = Hardware.of(spec)
         memory = hardware.memory >> 20
         return cls(spec.name, spec.digest, hardware.cpus, memory, spec.interfaces)
 
     @property
     def folder(self) -> str:
-        """The machine's own folder in the hypervisor, with its keys."""
+        """The machine's folder in the hypervisor, with its keys."""
         return f"{MACHINES}/{self.name}"
 
     @property
     def bridges(self) -> list[str]:
-        """The bridge that each of its interfaces is a port of."""
+        """The bridge of each of its interfaces."""
         return [bridge(self.name, index) for index in range(self.interfaces)]
 
     def described(self) -> dict[str, Any]:
-        """As the Vagrantfile reads it."""
+        """Return the description in the form that the Vagrantfile reads."""
         return {
             "digest": self.digest,
             "cpus": self.cpus,
@@ -125,22 +125,22 @@ class Machine:
 
 
 def bridge(machine: str, index: int) -> str:
-    """The bridge in the hypervisor that a machine's ``ethN`` is a port of."""
+    """Return the name of the hypervisor's bridge for a machine's ``ethN``."""
     return link_name(f"{machine}.{index}")
 
 
 def joint(machine: str, index: int) -> str:
-    """The link from there to the fabric."""
+    """Return the name of the link from that bridge to the fabric."""
     return link_name(f"{machine}-{index}")
 
 
 def console(machine: str) -> str:
-    """Where a machine's console is written, in the hypervisor."""
+    """Return the path of a machine's console log in the hypervisor."""
     return f"{CONSOLES}/{machine}.console"
 
 
 def environment() -> dict[str, str]:
-    """What Vagrant is called with: nothing of the user's, whose own Vagrant this is not."""
+    """Return Vagrant's environment, isolated from the user's own Vagrant."""
     return {
         "VAGRANT_CWD": FOLDER,
         "VAGRANT_HOME": HOME,
@@ -153,7 +153,7 @@ def environment() -> dict[str, str]:
 
 
 def users_home() -> Path:
-    """Where the user's own Vagrant keeps its plugins."""
+    """Return the home folder of the user's own Vagrant, with its plugins."""
     given = os.environ.get("VAGRANT_HOME")
     return Path(given) if given else owner.home() / ".vagrant.d"
 
@@ -182,7 +182,7 @@ def make(cell: NetnsNode, box: Built, acceleration: Acceleration, timeout: float
 
 
 def about(kind: Kind, *, kernel: str, initrd: str, release: str) -> dict[str, Any]:
-    """All that the Vagrantfile reads, of a lab that has no machine yet."""
+    """Return the description of a lab without machines, as the Vagrantfile reads it."""
     from testbed.nodes.qemu.machine import BOOT_SECONDS
     from testbed.vm.package import BOX
 
@@ -203,7 +203,7 @@ def about(kind: Kind, *, kernel: str, initrd: str, release: str) -> dict[str, An
 
 
 def introduce(cell: NetnsNode, machine: Machine) -> None:
-    """Put into the hypervisor what a machine is to be given, with keys of its own."""
+    """Write a machine's identity, with new keys, to the hypervisor; create its bridges."""
     keys = identity.make_keys()
     words = identity.script(machine.name, keys) + start(machine.interfaces)
     cell.put(words.encode(), f"{machine.folder}/identity", mode=0o600)
@@ -222,9 +222,9 @@ def introduce(cell: NetnsNode, machine: Machine) -> None:
 
 
 def start(interfaces: int) -> str:
-    """Shell for a machine's first moment: what its links are called, and an address for Vagrant.
+    """Return the shell script that names a machine's links and sets an address for Vagrant.
 
-    Vagrant's own link comes first.
+    The machine runs it before its services start.  Vagrant's own link comes first.
     """
     from testbed.vm.package import lease
 
@@ -235,13 +235,13 @@ def start(interfaces: int) -> str:
 
 
 def read(cell: NetnsNode) -> dict[str, Any]:
-    """The description as it is now."""
+    """Read the current description of a lab."""
     lab: dict[str, Any] = json.loads(cell.get(LAB))
     return lab
 
 
 def write(cell: NetnsNode, lab: dict[str, Any]) -> None:
-    """Put a description in place of the one before."""
+    """Replace the description of a lab."""
     cell.put(json.dumps(lab, indent=1).encode(), LAB)
 
 
@@ -252,7 +252,7 @@ def _box_folder(box: Built) -> str:
 
 
 def _volume(box: Built) -> str:
-    """What vagrant-libvirt calls the volume of a box."""
+    """Return vagrant-libvirt's name for the volume of a box."""
     from testbed.vm.package import BOX
 
     return f"{POOL}/{BOX}_vagrant_box_image_{box.release}_box.img"

@@ -1,11 +1,12 @@
-"""A lab's machines for a Vagrant that runs outside of their hypervisor: plain ``vagrant up``.
+"""Access to a lab's machines for a Vagrant outside of their hypervisor (``vagrant up``).
 
-It reaches libvirtd by its socket, and the machines by ssh through a program
-that enters the hypervisor's network: nothing of them is in this machine's own.
+Vagrant reaches libvirtd by its socket, and the machines by ssh through a program
+that enters the hypervisor's network namespace.  Nothing of the lab is in this
+machine's own network namespace.
 
     python -m testbed.nodes.vagrant.outside PID HOST PORT
 
-is that program: it joins its standard input and output to a port in the network
+is that program: it connects its standard input and output to a port in the network
 namespace of a process.
 """
 
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from testbed.nodes.base import NodeSpec
     from testbed.nodes.netns.node import NetnsNode
 
-#: libvirt's own driver without machines: a lab that is not there has none.
+#: libvirt's driver without machines, for a lab that is not running.
 NOBODY = "test:///default"
-SECONDS = 10.0  # for a connection
+SECONDS = 10.0  # timeout of a connection
 
 
 def description(cell: NetnsNode | None, specs: Iterable[NodeSpec]) -> dict[str, Any]:
-    """What the Vagrantfile reads, of a hypervisor or of one that is not there yet."""
+    """Return the lab's description for the Vagrantfile; ``cell`` is None if it is not running."""
     from testbed.nodes.vagrant import hypervisor
 
     if cell is None:
@@ -40,7 +41,7 @@ def description(cell: NetnsNode | None, specs: Iterable[NodeSpec]) -> dict[str, 
         }
     lab = hypervisor.read(cell)
     for machine in lab["machines"].values():
-        for word in ("key", "address"):  # the others are read by what is in the hypervisor
+        for word in ("key", "address"):  # the others are read only in the hypervisor
             machine[word] = cell.socket(machine[word])
     proxy = [sys.executable, "-m", __name__, str(cell.init.pid)]
     return {
@@ -51,7 +52,7 @@ def description(cell: NetnsNode | None, specs: Iterable[NodeSpec]) -> dict[str, 
 
 
 def main(pid: int, host: str, port: int) -> None:
-    """Carry bytes to and fro until both sides have no more.  Raises OSError."""
+    """Copy bytes both ways until both sides are closed.  Raises OSError."""
     from testbed.nodes.inside import open_port
 
     with open_port(pid, host, SECONDS, port) as far:

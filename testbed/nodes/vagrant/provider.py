@@ -1,8 +1,9 @@
-"""Makes, finds and removes virtual machines by Vagrant and libvirt.
+"""Create, find and remove virtual machines with Vagrant and libvirt.
 
-All of a lab's run in one cell, its hypervisor (:mod:`testbed.nodes.vagrant.hypervisor`), on
-the fabric that namespace nodes are on.  So no libvirt of this machine is asked, no domain,
-volume, network or dnsmasq of the lab is in it, and ``down`` is the end of two processes.
+All machines of a lab run in one cell, its hypervisor
+(:mod:`testbed.nodes.vagrant.hypervisor`), on the same fabric as namespace nodes.  A libvirt
+of this machine is not used and gets no domain, volume, network or dnsmasq of the lab, and
+``down`` only has to end two processes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.vagrant import hypervisor
 from testbed.requirement import INSTALL, Requirement
 
-# What is for machines alone is imported where it is needed: other labs do without.
+# Modules for virtual machines are imported where needed: other labs don't load them.
 
 if TYPE_CHECKING:
     import socket
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from testbed.vm.box import Built
 
 READY = f"{hypervisor.FOLDER}/ready"
-START_SECONDS = 30.0  # for libvirtd, which is there in a fifth of one
-SPARE_SECONDS = 60.0  # for Vagrant itself, beside what a machine's boot may take
+START_SECONDS = 30.0  # timeout for libvirtd, which needs a fifth of a second
+SPARE_SECONDS = 60.0  # timeout for Vagrant itself, added to that for a machine's boot
 SSH_SECONDS = 30.0
 PLUGIN = "vagrant-libvirt"
 PROGRAMS = {
@@ -51,17 +52,17 @@ PROGRAMS = {
     "virsh": "libvirt-clients",
     "dnsmasq": "dnsmasq-base",
 }
-#: libvirtd's drivers: modules of its own, which Debian 13 has in packages of their own.
+#: libvirtd's drivers: modules, which are separate packages in Debian 13.
 DRIVERS = ("network", "qemu", "storage")
 DRIVER_FILES = "*/libvirt/connection-driver/libvirt_driver_{}.so"  # below LIBRARIES
 LIBRARIES = Path("/usr/lib")
-#: Where Vagrant's list of plugins is: Debian's, and a user's own.
+#: Vagrant's lists of plugins: Debian's, and the user's own.
 PLUGINS = (
     Path("/usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json"),
     hypervisor.users_home() / "plugins.json",
 )
 
-# Arguments: the machine's name, its folder, its console.  What is not there is fine.
+# Arguments: the machine's name, its folder, its console.  Missing parts are ignored.
 REMOVE = f"""\
 export LIBVIRT_DEFAULT_URI=qemu:///system
 virsh destroy "$1"
@@ -78,7 +79,7 @@ done
 
 @dataclass(eq=False)
 class _Run:
-    """A Vagrant that brings machines up."""
+    """A running ``vagrant up``."""
 
     client: Client
     names: Sequence[str]
@@ -88,8 +89,8 @@ class _Run:
 class VagrantProvider(Provider):
     """Nodes as machines of Vagrant.
 
-    ``state``, ``init``, ``exposed``, ``cache``, ``box`` and ``agent`` are as
-    :class:`testbed.nodes.qemu.provider.QemuProvider` has them.
+    ``state``, ``init``, ``exposed``, ``cache``, ``box`` and ``agent`` are as in
+    :class:`testbed.nodes.qemu.provider.QemuProvider`.
     """
 
     name = "vagrant"
@@ -153,7 +154,7 @@ class VagrantProvider(Provider):
     # -- finding ----------------------------------------------------------
 
     def hypervisor(self, lab: str) -> NetnsNode | None:
-        """What the machines of a lab run in, if it is there and whole."""
+        """Return the hypervisor of a lab; None if it is missing or incomplete."""
         cell = self.cells.found(lab).get(hypervisor.NAME)
         if cell is not None:
             with contextlib.suppress(OSError, NoSuchLab):
@@ -165,17 +166,17 @@ class VagrantProvider(Provider):
         return dict(self._machines(lab))
 
     def _machines(self, lab: str) -> dict[str, SshNode]:
-        """:meth:`nodes`, as what they are."""
+        """Return :meth:`nodes` with their precise type."""
         cell = self.hypervisor(lab)
         if cell is None:
             return {}
         there: dict[str, SshNode] = {}
         try:
             machines = hypervisor.read(cell)["machines"]
-        except (OSError, NoSuchLab):  # it ends while we look
+        except (OSError, NoSuchLab):  # it has just ended
             return {}
         for name, machine in machines.items():
-            # One that Vagrant has not finished with is no node; `create` makes it anew.
+            # A machine that Vagrant has not finished is no node; `create` replaces it.
             with contextlib.suppress(OSError, NoSuchLab):
                 address = cell.get(machine["address"]).decode()
                 pid = running(cell, name)
@@ -228,7 +229,7 @@ class VagrantProvider(Provider):
         if cell is not None:
             with contextlib.suppress(OSError, NoSuchLab):
                 for name, machine in hypervisor.read(cell)["machines"].items():
-                    # Vagrant had finished with it.
+                    # Vagrant had finished it.
                     if Path(cell.socket(machine["address"])).exists() and not running(cell, name):
                         said[name] = last_words(cell, name)
         return said
@@ -248,13 +249,13 @@ class VagrantProvider(Provider):
         self.cells.create_fabric(lab, topology)
 
     def make_hypervisor(self, lab: str) -> NetnsNode:
-        """What the machines of a lab run in; made if need be."""
+        """Return the hypervisor of a lab; create it if necessary."""
         with self._making:
             cell = self.hypervisor(lab)
             if cell is None:
                 require_plugin()
                 box, acceleration = self._box(), self._acceleration()
-                self.cells.destroy(lab, [hypervisor.NAME])  # what a maker that was killed has left
+                self.cells.destroy(lab, [hypervisor.NAME])  # a killed creator may have left it
                 cell = self.cells.create_one(lab, NodeSpec(hypervisor.NAME, "-"))
                 hypervisor.make(cell, box, acceleration, START_SECONDS)
                 cell.put(b"", READY)
@@ -266,7 +267,7 @@ class VagrantProvider(Provider):
         return accel.probe(self._cache)
 
     def announce(self, lab: str, specs: Sequence[NodeSpec]) -> NetnsNode:
-        """Describe machines to Vagrant, with new keys, in place of any of those names."""
+        """Describe machines to Vagrant, with new keys; replace descriptions of the same names."""
         cell = self.make_hypervisor(lab)
         with self._making:
             described = hypervisor.read(cell)
@@ -329,7 +330,7 @@ class VagrantProvider(Provider):
     def _explained(
         self, cell: NetnsNode, names: Sequence[str], error: TestbedError
     ) -> TestbedError:
-        """The error, with the state and the last words of the machines that it is about."""
+        """Return ``error`` with the state and the last output of the machines added."""
         from testbed.nodes.vagrant.client import Client
 
         if isinstance(error, ServiceError | NoSuchLab) or not cell.init.alive():
@@ -382,7 +383,7 @@ class VagrantProvider(Provider):
 
     @staticmethod
     def _join_ports(cell: NetnsNode, name: str, indexes: Iterable[int]) -> None:
-        """Join each link of that number to the bridge that the machine is a port of."""
+        """Join each link with one of these numbers to the machine's bridge."""
         joints = [
             f"link set dev {hypervisor.joint(name, index)} "
             f"master {hypervisor.bridge(name, index)} up"
@@ -441,10 +442,10 @@ class VagrantProvider(Provider):
 
 
 def running(cell: NetnsNode, name: str) -> int:
-    """The pid of a machine's QEMU, as the hypervisor sees it; 0 where it does not run."""
+    """Return the pid of a machine's QEMU in the hypervisor's pid namespace; 0 if not running."""
     root = cell.socket("")
     with contextlib.suppress(OSError, ValueError):
-        # libvirt's own note may be older than the process of that number.
+        # libvirt's pid file may be stale, and the pid used by another process.
         pid = int(Path(f"{root}/run/libvirt/qemu/{name}.pid").read_text(encoding="ascii"))
         words = Path(f"{root}/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if any(word.startswith(f"guest={name},".encode()) for word in words):
@@ -453,14 +454,14 @@ def running(cell: NetnsNode, name: str) -> int:
 
 
 def last_words(cell: NetnsNode, name: str) -> str:
-    """The end of what a machine wrote to its console."""
+    """Return the last lines of a machine's console."""
     with contextlib.suppress(OSError, NoSuchLab):
         return "\n".join(spoken(cell.get(hypervisor.console(name)))[-LAST_LINES:])
     return ""
 
 
 def lacking() -> dict[str, str]:
-    """Programs and drivers that this machine lacks, each with its package in Debian 12."""
+    """Return programs and drivers missing on this machine, each with its Debian 12 package."""
     from testbed.process import which
 
     missing = {name: of for name, of in PROGRAMS.items() if which(name) is None}
@@ -471,7 +472,7 @@ def lacking() -> dict[str, str]:
 
 
 def plugin() -> Requirement:
-    """Whether Vagrant has the plugin for libvirt."""
+    """Check that Vagrant has the plugin for libvirt."""
     there = [path for path in PLUGINS if PLUGIN in _text(path)]
     return Requirement(
         PLUGIN,
