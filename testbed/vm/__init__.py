@@ -1,1 +1,1 @@
-"""Virtual machines: how they are accelerated, and the box that they start from."""
+"""Virtual machines: their acceleration, and the box that they start from."""

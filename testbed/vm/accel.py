@@ -1,7 +1,7 @@
-"""Whether virtual machines run on the processor itself (KVM) or are emulated (TCG).
+"""Acceleration of virtual machines: run by the processor (KVM) or emulated (TCG).
 
-``/dev/kvm`` alone says little: some hypervisors offer one that interprets each
-instruction.  So a guest of a few instructions is really run, for 3 s at most.
+The existence of ``/dev/kvm`` is not enough: some hypervisors offer one that interprets
+each instruction.  So a guest of a few instructions is run, for 3 s at most.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 Kind = Literal["kvm", "tcg"]
 
 DEVICE = Path("/dev/kvm")
-MACHINE = "x86_64"  # what boxes are made for
+MACHINE = "x86_64"  # the processor architecture of boxes
 QEMU = f"qemu-system-{MACHINE}"
 PACKAGE = "qemu-system-x86"
-TIMEOUT = 3.0  # seconds; one that emulates KVM was never seen to end
+TIMEOUT = 3.0  # seconds; with an interpreting KVM the guest was never seen to finish
 KEPT = "accel"
 
 GUEST_CODE = 0x31
-GUEST_SAYS = GUEST_CODE << 1 | 1  # how isa-debug-exit makes an exit status of what a guest writes
+GUEST_SAYS = GUEST_CODE << 1 | 1  # isa-debug-exit's exit status for the value that the guest writes
 GUEST_LOOPS = 50_000_000  # a tenth of a second at a processor's own speed, minutes if interpreted
 SHORT_LOOPS = 1_000_000  # enough to see that emulation works
 
 CPU: dict[Kind, str] = {
     "kvm": "host",
-    # Go's start-up chooses AVX where it can, and a kernel copies and clears memory octet by octet
-    # with `rep movsb`: TCG is slow at both. Without, a boot takes two thirds of the time.
+    # Go programs use AVX at start-up if available, and a kernel copies and clears memory byte by
+    # byte with `rep movsb`: TCG is slow at both. Without them, a boot takes two thirds of the time.
     "tcg": "max,-avx,-avx2,-erms,-fsrm",
 }
 ACCEL: dict[Kind, str] = {
     "kvm": "kvm",
-    "tcg": "tcg,thread=multi,tb-size=256",  # MiB of translated code, or it is thrown away too soon
+    "tcg": "tcg,thread=multi,tb-size=256",  # MiB of translated code; less is discarded too soon
 }
 COST: dict[Kind, str] = {
     "kvm": "virtual machines run at about the machine's own speed",
@@ -55,36 +55,37 @@ _trying = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
-    """What virtual machines run on here, and how it was found out."""
+    """The acceleration available on this machine, and how it was determined."""
 
     kind: Kind
-    detail: str  #: what the guest did, or why there is no KVM
-    seconds: float  #: that the trial took
+    detail: str  #: result of the test guest, or the reason for not using KVM
+    seconds: float  #: duration of the test
 
     @property
     def cost(self) -> str:
-        """What it means for whoever waits."""
+        """The effect on the user's waiting time, in words."""
         return COST[self.kind]
 
     @property
     def cpu(self) -> tuple[str, ...]:
-        """QEMU's options for the processor; part of what a memory snapshot belongs to."""
+        """QEMU's options for the processor; a memory snapshot fits only the same ones."""
         return ("-cpu", CPU[self.kind])
 
     @property
     def machine(self) -> tuple[str, ...]:
-        """QEMU's options for the machine and the accelerator; as :attr:`cpu`."""
+        """QEMU's options for the machine and the accelerator; see :attr:`cpu`."""
         return ("-machine", "q35", "-accel", ACCEL[self.kind])
 
 
 def probe(cache: Path, *, fresh: bool = False, runner: Runner = run) -> Acceleration:
-    """What virtual machines run on here; tried once a boot, and again when ``fresh``.
+    """Return the acceleration available on this machine.
 
-    Raises MachineError where no virtual machine can run at all.
+    It is tested once per boot and kept below the folder ``cache``; ``fresh`` tests it again.
+    Raises MachineError if virtual machines cannot run at all.
     """
     qemu = find_qemu()
     about = _about(qemu)
-    with _trying:  # who comes second has the answer of the first
+    with _trying:  # a second thread uses the result of the first
         kept = None if fresh else boot.recall(cache, KEPT)
         if isinstance(kept, dict) and kept.get("about") == about:
             return Acceleration(**kept["answer"])
@@ -94,12 +95,12 @@ def probe(cache: Path, *, fresh: bool = False, runner: Runner = run) -> Accelera
 
 
 def lacking() -> dict[str, str]:
-    """What this machine lacks for the running of virtual machines, each with its package."""
+    """Return programs missing for running virtual machines, each with its Debian package."""
     return {} if which(QEMU) else {QEMU: PACKAGE}
 
 
 def find_qemu() -> str:
-    """The path of QEMU.  Raises MachineError where there is none for this machine."""
+    """Return the path of QEMU.  Raises MachineError if it is missing or unsupported here."""
     if os.uname().machine != MACHINE:
         raise MachineError(
             f"virtual machines are made for {MACHINE} only, and this is {os.uname().machine}",
@@ -115,7 +116,7 @@ def find_qemu() -> str:
 
 
 def guest(seconds: float, kind: Kind, *, qemu: str, runner: Runner = run) -> tuple[bool, str]:
-    """Run the guest; whether it did what it is to do, and in words what it did."""
+    """Run the test guest; return whether it succeeded, and a description of the result."""
     loops = GUEST_LOOPS if kind == "kvm" else SHORT_LOOPS
     with tempfile.TemporaryDirectory(prefix="testbed-accel-") as folder:
         bios = Path(folder) / "bios"
@@ -137,11 +138,11 @@ def guest(seconds: float, kind: Kind, *, qemu: str, runner: Runner = run) -> tup
 
 
 def bios_image(loops: int = GUEST_LOOPS) -> bytes:
-    """A 64 KiB BIOS that counts to ``loops`` and then writes GUEST_CODE to port 0xf4."""
+    """Return a 64 KiB BIOS that counts to ``loops`` and then writes GUEST_CODE to port 0xf4."""
     code = b"\x66\xb9" + loops.to_bytes(4, "little")  # mov ecx, loops
     code += b"\x67\xe2\xfd"  # loop to itself, counting in ecx
     code += bytes((0xB0, GUEST_CODE, 0xE6, 0xF4, 0xF4))  # mov al, GUEST_CODE; out 0xf4, al; hlt
-    image = bytearray(b"\xf4" * 0x10000)  # hlt, wherever it should stray to
+    image = bytearray(b"\xf4" * 0x10000)  # hlt at every other address
     image[0xFF00 : 0xFF00 + len(code)] = code
     image[0xFFF0:0xFFF3] = b"\xe9" + (0xFF00 - 0xFFF3 & 0xFFFF).to_bytes(2, "little")  # jmp there
     return bytes(image)
@@ -158,7 +159,7 @@ def _try(qemu: str, runner: Runner) -> Acceleration:
         if ran:
             return Acceleration("kvm", said, time.monotonic() - begin)
         why = f"{DEVICE} is there, yet {said}"
-    # Emulated, a second is a lot; a busy machine may need many.
+    # Emulation normally takes less than a second; a busy machine may need many.
     ran, said = guest(10 * TIMEOUT, "tcg", qemu=qemu, runner=runner)
     if not ran:
         raise MachineError(f"QEMU runs no guest at all: emulated, {said}", hint=f"try: {qemu}")
@@ -166,7 +167,7 @@ def _try(qemu: str, runner: Runner) -> Acceleration:
 
 
 def _about(qemu: str) -> list[object]:
-    """What the answer depends on, beside the boot."""
+    """Return the properties that the result depends on, apart from the boot."""
     status = Path(qemu).stat()
     may = os.access(DEVICE, os.R_OK | os.W_OK)
     return [qemu, status.st_size, status.st_mtime_ns, DEVICE.exists(), may]

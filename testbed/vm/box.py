@@ -1,8 +1,8 @@
-"""The box: the disk, kernel and initramfs that every virtual machine of a lab starts from.
+"""The box: the disk, kernel and initramfs from which all virtual machines start.
 
-Made of Debian packages alone by mmdebstrap, in namespaces of its own: nothing
-is installed, mounted or started on this machine.  All that a lab's roles use
-is in it, so nothing is installed when a lab comes up.
+It is built from Debian packages by mmdebstrap, in separate namespaces: nothing is
+installed, mounted or started on this machine.  It contains everything that roles
+use, so nothing is installed when a lab starts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from testbed.vm import guest, initramfs
 if TYPE_CHECKING:
     from testbed.artifacts import Store
 
-NAME = "box"  #: under which the store keeps boxes
-SIZE = 4096  # MiB of the disk as a guest sees it; only what is written takes room here
-FILLED = 0.9  # of a disk at most; the rest is the file system's own, and the guest's
-ROOM = 3 << 30  # bytes that the making of a box needs for a while
+NAME = "box"  #: name of boxes in the store
+SIZE = 4096  # MiB of the disk as a guest sees it; the file is sparse
+FILLED = 0.9  # maximum share of the disk; the rest is for the file system and the guest
+ROOM = 3 << 30  # bytes of temporary space for building a box
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
-#: What the archive's signatures are checked with; not every Debian-like system has it.
+#: Keyring for the archive's signatures; not every Debian-like system has it.
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DISK, KERNEL, INITRAMFS, MANIFEST = "disk.qcow2", "vmlinuz", "initramfs", "manifest.json"
 
@@ -41,31 +41,31 @@ PACKAGES = (
     # the machine
     "busybox-static", "dbus", "kmod", "linux-image-cloud-amd64", "openssh-server", "systemd",
     "systemd-sysv", "udev", "util-linux",
-    # what roles start, and what those call
+    # daemons of roles, and programs that they call
     "ca-certificates", "containerd", "docker.io", "etcd-client", "etcd-server", "iproute2", "ipset",
     "iptables", "nftables", "runc", "tini",
-    # what checks use, and people
+    # tools for checks and users
     "bridge-utils", "bsdutils", "conntrack", "curl", "ethtool", "iperf3", "iputils-arping",
     "iputils-ping", "less", "net-tools", "procps", "python3", "strace", "tcpdump",
 )  # fmt: skip
 WITHOUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
-PARTS = ("flanneld",)  # of the store, beside Debian's packages
+PARTS = ("flanneld",)  # from the store, in addition to Debian's packages
 IMAGE_PARTS = ("nginx",)
-FOLDERS = ("usr/sbin", "usr/bin", "usr/local/bin")  # of programs, as PATH has them
+FOLDERS = ("usr/sbin", "usr/bin", "usr/local/bin")  # program folders, in the order of PATH
 
 
-#: Of every Debian, or mounted when a guest runs: what is put there takes the place of all in it.
+#: Folders of every Debian, or mount points of a running guest: a file there would replace them.
 TREES = (
     "bin", "etc", "home", "lib", "lib64", "media", "mnt", "opt", "root", "sbin", "srv", "usr",
     "var", "usr/bin", "usr/lib", "usr/lib64", "usr/local", "usr/local/bin", "usr/local/lib",
     "usr/local/sbin", "usr/sbin", "usr/share", "var/cache", "var/lib", "var/log", "var/tmp",
     "etc/ssh", "root/.ssh", "etc/systemd", "etc/systemd/system", "var/lib/testbed",
 )  # fmt: skip
-HIDDEN = ("boot", "dev", "proc", "run", "sys", "var/lock", "var/run")  # a guest sees others there
+HIDDEN = ("boot", "dev", "proc", "run", "sys", "var/lock", "var/run")  # a guest mounts over them
 
 
 def bad_place(place: str) -> str:
-    """What is wrong with the place of a file in a box; empty where it is a good one."""
+    """Return the problem with the path of a file in a box; empty if it is valid."""
     parts = Path(place).parts
     if not place.startswith("/") or ".." in parts:
         return "want an absolute place in the box"
@@ -78,7 +78,7 @@ def bad_place(place: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the user's that goes into a box."""
+    """A user's file to add to a box."""
 
     source: Path
     place: str
@@ -99,9 +99,9 @@ def _parts() -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class Box(Source):
-    """A Debian machine; ``packages`` and ``files`` come on top of what labs need.
+    """A Debian machine with ``packages`` and ``files`` in addition to those that labs need.
 
-    By default of this machine's own release: the programs that the store has need its libraries.
+    The default release is this machine's, because the store's programs need its libraries.
     """
 
     suite: str = field(default_factory=lambda: release.this().suite)
@@ -126,7 +126,7 @@ class Box(Source):
 
     @property
     def names(self) -> list[str]:
-        """All packages, by their names in its release; those of the user's are not translated."""
+        """All packages, named as in the box's release; the user's are taken as given."""
         own = release.packages(PACKAGES, release.named(self.suite))
         return sorted({*own, *self.packages})
 
@@ -164,13 +164,13 @@ class Box(Source):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A box that is in the cache."""
+    """A box in the cache."""
 
     folder: Path
 
     @property
     def disk(self) -> Path:
-        """A qcow2 image with an ext4 file system right on it; never to be written."""
+        """A qcow2 image with an ext4 file system and no partitions; must not be written."""
         return self.folder / DISK
 
     @property
@@ -183,17 +183,17 @@ class Built:
 
     @property
     def entry(self) -> str:
-        """The key that the store keeps it by: its recipe's."""
+        """Its key in the store, a hash of its recipe."""
         return self.folder.name.rpartition("-")[2]
 
     @property
     def key(self) -> str:
-        """What tells this box from every other, also from one of the same recipe."""
+        """A key that is unique to this box, even among boxes of the same recipe."""
         return str(self.manifest()["files"][DISK]["sha256"])[:16]
 
     @property
     def release(self) -> str:
-        """A version of numbers alone, as Vagrant wants one: the kernel's, and this box's own."""
+        """A numeric version, as Vagrant requires: the kernel's, and this box's own."""
         numbers = re.findall(r"[0-9]+", self.manifest()["kernel"].partition("-cloud")[0])
         return ".".join([*numbers, str(int(self.key[:8], 16))])
 
@@ -204,12 +204,15 @@ class Built:
 
 
 def box(store: Store, source: Box | None = None) -> Built:
-    """The box of a lab; made first if it is not in the cache.  Raises as Store.keep does."""
+    """Return the box of a lab; build it first if it is not in the cache.
+
+    Raises the errors of Store.keep.
+    """
     return Built(store.keep(NAME, source or Box()))
 
 
 def check(into: Path) -> None:
-    """Raise MachineError or ArtifactError unless a box can be made here, below that folder."""
+    """Raise MachineError or ArtifactError if a box cannot be built below that folder."""
     if os.geteuid() != 0:
         raise MachineError(
             "a box can only be made by root: its files belong to many users",
@@ -230,7 +233,7 @@ def check(into: Path) -> None:
 
 
 def lacking() -> dict[str, str]:
-    """What this machine lacks for the making of boxes, each with its Debian package."""
+    """Return programs missing for building boxes, each with its Debian package."""
     missing = {name: package for name, package in PROGRAMS.items() if which(name) is None}
     return missing if KEYRING.exists() else {**missing, str(KEYRING): "debian-archive-keyring"}
 
@@ -238,8 +241,8 @@ def lacking() -> dict[str, str]:
 def bootstrap(job: Job, spec: Box, root: Path) -> None:
     """Unpack and configure the packages into a folder.
 
-    The mounts that their scripts need are in a mount namespace that nobody else sees, and all
-    their processes end with ours: the first is killed with us, and the pid namespace with it.
+    The mounts that their scripts need are in a private mount namespace.  All their processes
+    end with ours: the first is killed with us, which ends the pid namespace.
     """
     alone = (
         "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private",
@@ -252,7 +255,7 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
         "LC_ALL": "C",
         "DEBIAN_FRONTEND": "noninteractive",
         "TMPDIR": str(job.into),
-        "INITRD": "No",  # initramfs-tools would spend half a minute on one that nobody boots
+        "INITRD": "No",  # initramfs-tools would take half a minute for an unused image
     }
     env |= {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
     argv = [
@@ -264,7 +267,7 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
         job.run(argv, env=env, on_line=Progress(job))
     except CommandError as error:
         if disk_full(error):
-            raise  # the store says so
+            raise  # the store explains it
         raise ArtifactError(
             f"Debian cannot be unpacked\n{error.message}", hint=_why(error)
         ) from error
@@ -277,7 +280,7 @@ def _why(error: CommandError) -> str:
 
 
 class Progress:
-    """Tells the few of mmdebstrap's lines that say how far it has got."""
+    """Reports the lines of mmdebstrap's output that show its progress."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -296,7 +299,7 @@ class Progress:
 
 
 def describe(job: Job, spec: Box, root: Path, kernel: str) -> dict[str, Any]:
-    """What is in the tree."""
+    """Return the manifest of a box: the contents of its tree."""
     answer = job.run(
         [
             "dpkg-query", f"--admindir={root}/var/lib/dpkg", "--show",
@@ -323,7 +326,10 @@ def describe(job: Job, spec: Box, root: Path, kernel: str) -> dict[str, Any]:
 
 
 def programs(root: Path) -> dict[str, str]:
-    """Where each program is, by the sha256 of its content: what is there need not be copied in."""
+    """Return the path of each program by the sha256 of its content.
+
+    Programs in the box do not have to be copied to a machine.
+    """
     found = {}
     for folder in FOLDERS:
         for path in sorted((root / folder).iterdir()):
@@ -333,13 +339,13 @@ def programs(root: Path) -> dict[str, str]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file's content."""
+    """Return the sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bring(root: Path, name: str, folder: Path) -> None:
-    """Put what a part of the store brings where a guest looks for it."""
+    """Copy the files of one of the store's parts to the places where a guest looks for them."""
     if (folder / "image.tar").exists():
         place = f"{guest.IMAGES}/{name}.tar"
         guest.write(root, place, (folder / "image.tar").read_bytes())
@@ -373,7 +379,10 @@ def _disk(job: Job, root: Path, mebibytes: int) -> None:
 
 
 def probe(provider: str, cache: Path) -> list[Requirement]:
-    """What a provider of machines made from a box must have: programs, and a guest that runs."""
+    """Return the requirements of a provider whose machines use a box.
+
+    They are programs on this machine, and a test guest that runs.
+    """
     from testbed.vm import accel
 
     missing = lacking() | accel.lacking()

@@ -1,8 +1,8 @@
-"""What makes a box of a bare Debian tree: how it boots, how it is reached, what it leaves out.
+"""Configuration of a box's Debian tree: boot, ssh access, and disabled services.
 
-Everything here is about a guest of a lab: reached as root by key, told who it
-is before its first service (see :mod:`testbed.vm.initramfs`), services started
-by the lab alone, nothing that calls home or wakes up by itself.
+A guest of a lab is reached as root with a key and gets its identity before its
+first service starts (see :mod:`testbed.vm.initramfs`).  Only the lab starts services;
+nothing contacts other hosts or runs on a timer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from testbed.errors import ArtifactError
 
-HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"  #: where the identity puts the guest's key
-AUTHORIZED = "/root/.ssh/authorized_keys"  #: where it puts whom it lets in
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"  #: the guest's key, written by the identity script
+AUTHORIZED = "/root/.ssh/authorized_keys"  #: keys for logging in, written by the same script
 IMAGES = "/var/lib/testbed/images"  #: docker-archives, by image name
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -35,7 +35,7 @@ AcceptEnv *
 SetEnv PATH={PATH}
 Subsystem sftp internal-sftp
 """
-# Debian's own waits for the whole of sysinit and for a network that is somebody else's business.
+# Debian's own unit waits for all of sysinit and for the network, which the lab sets up.
 SSH_UNIT = """\
 [Unit]
 Description=OpenSSH server
@@ -66,7 +66,7 @@ FILES = {
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
     "etc/machine-id": "",
 }
-#: Units that do nothing for a guest that lives for minutes, and cost it time.
+#: Units that are useless for a guest that runs for minutes, and slow it down.
 MASKED = (
     "apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
     "e2scrub_reap.service", "fstrim.timer", "systemd-tmpfiles-clean.timer",
@@ -89,12 +89,12 @@ MASKED = (
     "systemd-update-utmp-runlevel.service", "systemd-update-utmp.service",
     "systemd-user-sessions.service", "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path", "systemd-fsck-root.service",
-    # The kernel makes the device nodes, and without udev MAC addresses stay what docker and
-    # flanneld give (systemd.link(5), MACAddressPolicy).
+    # The kernel creates the device nodes, and without udev MAC addresses stay as docker and
+    # flanneld set them (systemd.link(5), MACAddressPolicy).
     "systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket",
     "systemd-udev-trigger.service", "systemd-udev-settle.service",
 )  # fmt: skip
-#: The lab starts these itself, with its own settings.
+#: Units that the lab starts itself, with its own settings.
 DISABLED = (
     "docker.service", "docker.socket", "containerd.service", "etcd.service", "iperf3.service",
     "nftables.service", "remote-fs.target",
@@ -108,11 +108,11 @@ SYSTEM = "etc/systemd/system"
 
 
 def settle(root: Path) -> None:
-    """Make a guest of a tree; doing it twice is the same as once."""
+    """Configure a tree as a guest.  Calling it again changes nothing."""
     for name in GONE:
         remove(root, name)
     for key in (root / "etc/ssh").glob("ssh_host_*"):
-        key.unlink()  # one key for all would prove nothing: each guest is given its own
+        key.unlink()  # a shared key would prove nothing: each guest gets its own
     for name, text in FILES.items():
         write(root, name, text.encode())
     for unit in DISABLED:
@@ -126,9 +126,9 @@ def settle(root: Path) -> None:
 
 
 def inside(root: Path, place: str) -> Path:
-    """A place of a tree, its folders made.
+    """Return the path of a place in a tree; create missing parent folders.
 
-    Raises ArtifactError where a link in the tree would lead out of it, as absolute ones do.
+    Raises ArtifactError if a link would lead out of the tree, as absolute links do.
     """
     top, folder = root.resolve(), root
     parts = Path(place.lstrip("/")).parts
@@ -143,7 +143,10 @@ def inside(root: Path, place: str) -> Path:
 
 
 def write(root: Path, place: str, data: bytes, mode: int = 0o644) -> None:
-    """Put a file into a tree, in place of another or of a link.  ArtifactError for a folder."""
+    """Write a file into a tree; replace an existing file or link.
+
+    Raises ArtifactError if the place is a folder.
+    """
     path = inside(root, place)
     if path.is_dir() and not path.is_symlink():
         raise ArtifactError(
@@ -156,12 +159,12 @@ def write(root: Path, place: str, data: bytes, mode: int = 0o644) -> None:
 
 
 def link(root: Path, place: str, target: str) -> None:
-    """Put a symbolic link into a tree, in place of whatever is there."""
+    """Create a symbolic link in a tree; replace whatever exists at its place."""
     remove(root, place).symlink_to(target)
 
 
 def remove(root: Path, place: str) -> Path:
-    """Take a file, link or folder out of a tree; return where it was."""
+    """Remove a file, link or folder from a tree; return its path."""
     path = inside(root, place)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

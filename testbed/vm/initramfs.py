@@ -1,8 +1,8 @@
-"""The box's own initramfs: loads the few modules that its disk needs, and lets the lab speak first.
+"""The box's initramfs: loads the modules for the disk and runs the lab's identity script.
 
-What a guest is called, its addresses and keys differ from node to node, and a
-box is one for all.  So whoever starts a guest gives it a shell script as the
-fw_cfg item IDENTITY; it is run in the guest's root before any service starts.
+Guests of one box differ in host name, addresses and keys.  So a guest is started
+with a shell script as the fw_cfg item IDENTITY, which runs in the guest's root file
+system before any service starts.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from testbed.errors import ArtifactError
 
 #: The name of the fw_cfg item: ``-fw_cfg name=opt/testbed/identity,file=...``.
 IDENTITY = "opt/testbed/identity"
-#: Without these a virtio disk or link is not there; each needs those before it.
+#: Modules for virtio disks and links; each needs those before it.
 MODULES = (
     "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
     "virtio_blk", "failover", "net_failover", "virtio_net", "qemu_fw_cfg",
 )  # fmt: skip
 DISK = "/dev/vda"
-#: The kernel's command line.  No name by bus position: the order on the bus is the order here.
-#: A panic ends the machine at once, where QEMU does not start it again (-no-reboot).
+#: The kernel's command line.  Links are not named by bus position: ethN follows the bus order.
+#: A panic ends the machine at once if QEMU does not restart it (-no-reboot).
 APPEND = "console=ttyS0 quiet net.ifnames=0 mitigations=off apparmor=0 panic=-1"
 
-# When pid 1 ends, the kernel panics: with panic=-1 and -no-reboot that ends QEMU, and what is
-# said here is among the last lines of its console.
+# When pid 1 ends, the kernel panics: with panic=-1 and -no-reboot that ends QEMU, and the
+# messages of this script are among the last lines of the console.
 START = f"""#!/bin/busybox sh
 b=/bin/busybox
 fail() {{ echo "testbed: $*"; $b sleep 0.2; exit 1; }}
@@ -61,7 +61,7 @@ exec $b switch_root /root /sbin/init
 
 
 def init(modules: Iterable[str] = MODULES) -> str:
-    """The script that is pid 1 of the initramfs; ``modules`` are those that it loads, in order."""
+    """Return the script that is pid 1 of the initramfs and loads ``modules``, in this order."""
     return START.replace("in MODULES;", f"in {' '.join(modules)};")
 
 
@@ -76,10 +76,13 @@ class Item:
 
 
 def initramfs(root: Path, kernel: str) -> bytes:
-    """The archive for a kernel, with busybox and modules out of a tree.  Raises ArtifactError."""
+    """Return the archive for a kernel, with busybox and modules from a tree.
+
+    Raises ArtifactError if one of them is missing.
+    """
     folders = ("bin", "dev", "modules", "proc", "root", "sys")
     items = [Item(name, stat.S_IFDIR | 0o755) for name in folders]
-    items.append(Item("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))  # for init's own words
+    items.append(Item("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))  # for init's messages
     busybox = next(
         (p for p in (root / "usr/bin/busybox", root / "bin/busybox") if p.is_file()), None
     )
@@ -96,10 +99,10 @@ def initramfs(root: Path, kernel: str) -> bytes:
 
 
 def modules(folder: Path) -> dict[str, Path]:
-    """The files of MODULES, in that order, in a folder of a kernel's modules.
+    """Return the files of MODULES, in that order, in a folder of a kernel's modules.
 
-    Those that are built into the kernel (kernel/.../NAME.ko in modules.builtin) are left out.
-    Raises ArtifactError for one that is missing.
+    Modules built into the kernel (kernel/.../NAME.ko in modules.builtin) are left out.
+    Raises ArtifactError if a module is missing.
     """
     files = {_module(path.name): path for path in folder.rglob("*.ko*")}
     builtin = folder / "modules.builtin"
@@ -112,12 +115,15 @@ def modules(folder: Path) -> dict[str, Path]:
 
 
 def _module(file: str) -> str:
-    """The name of a module by its file's: - and _ are one in it (modprobe(8))."""
+    """Return the name of a module from its file's name; - and _ are the same (modprobe(8))."""
     return file.partition(".ko")[0].replace("-", "_")
 
 
 def archive(items: list[Item]) -> bytes:
-    """A cpio archive in the "newc" form that the kernel unpacks (its early-userspace documents)."""
+    """Return a cpio archive in the "newc" format, which the kernel unpacks.
+
+    (Kernel documentation, early-userspace.)
+    """
     out = bytearray()
     for number, item in enumerate([*items, Item("TRAILER!!!", 0)], 1):
         name = item.name.encode() + b"\0"

@@ -1,9 +1,9 @@
-"""A box packed for Vagrant: what `vagrant box add` takes, for vagrant-libvirt.
+"""A box packed for `vagrant box add`, for vagrant-libvirt.
 
-In it are the disk, the kernel and the initramfs, since such a machine is started
-without a boot loader, and an identity that makes it an ordinary box: Vagrant's
-well-known key lets it in, as its documents have it, and is replaced at the first
-``vagrant up``.  A lab's own machines are given another identity.
+It contains the disk, the kernel and the initramfs, because the machine starts
+without a boot loader, and an identity that makes it an ordinary box: it accepts
+Vagrant's well-known key, as Vagrant documents it, which the first ``vagrant up``
+replaces.  A lab's own machines get another identity.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from testbed.vm.initramfs import APPEND, IDENTITY
 if TYPE_CHECKING:
     from testbed.artifacts import Store
 
-NAME = "vagrant-box"  #: under which the store keeps them
-BOX = "testbed"  #: what Vagrant calls it
+NAME = "vagrant-box"  #: name of packed boxes in the store
+BOX = "testbed"  #: Vagrant's name for it
 FILE, CATALOGUE, SUM = "testbed.box", "testbed.json", "testbed.box.sha256"
-#: The public half of a key whose private half everybody has: it proves nothing, by intent
+#: Vagrant's well-known public key, whose private key is public as well, on purpose
 #: (hashicorp/vagrant, keys/README.md).
 INSECURE = (
     "ssh-rsa AAAAB3NzaC1yc2EAAAABIwAAAQEA6NF8iallvQVp22WDkTkyrtvp9eWW6A8YVr+kz4TjGYe7gHzIw+niN"
@@ -38,7 +38,7 @@ INSECURE = (
     "CzRdK8jlqm8tehUc9c9WhQ== vagrant insecure public key"
 )
 
-# An address, and nothing else: neither a route nor a name server comes with it.
+# Takes only the address from the lease, no route and no name server.
 LEASED = """\
 #!/bin/sh
 case $1 in bound|renew) ip address replace "$ip/$mask" dev "$interface";; esac
@@ -75,7 +75,7 @@ end
 
 
 def lease(interface: str) -> str:
-    """Shell for a machine's first moment: its link is given an address, and keeps it."""
+    """Return the shell script that gives a machine's link an address, before its services."""
     unit = "/etc/systemd/system/lease.service"
     return (
         f"ip link set dev {interface} up\n"
@@ -87,7 +87,7 @@ def lease(interface: str) -> str:
 
 
 def identity() -> str:
-    """What a machine of the box is when nobody says more: its host key is made as it boots."""
+    """Return the default identity script of a packed box; the host key is created at boot."""
     return (
         "umask 077\n"
         "mkdir -p /root/.ssh\n"
@@ -98,14 +98,14 @@ def identity() -> str:
 
 
 def metadata(box: Built) -> str:
-    """``metadata.json`` of a box (vagrant-libvirt, "Box Format")."""
+    """Return ``metadata.json`` of a box (vagrant-libvirt, "Box Format")."""
     gib = -(-box.manifest()["disk"] // (1 << 30))
     return json.dumps({"provider": "libvirt", "format": "qcow2", "virtual_size": gib})
 
 
 @dataclass(frozen=True)
 class Package(Source):
-    """A box as one file."""
+    """A box packed as one file."""
 
     box: Built
     origin: ClassVar[Origin] = "engine"
@@ -148,7 +148,7 @@ class Package(Source):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A packed box that is in the cache."""
+    """A packed box in the cache."""
 
     box: Built
     folder: Path
@@ -158,9 +158,10 @@ class Packed:
         return self.folder / FILE
 
     def catalogue(self, file: Path) -> str:
-        """What Vagrant reads a box's version and sum from, for a copy of it at that place.
+        """Return the catalogue metadata, with version and checksum, for a copy of the box.
 
-        (Its documents, "Box File Format", "Box Metadata".)
+        ``file`` is the path of the copy.  (Vagrant documentation, "Box File Format",
+        "Box Metadata".)
         """
         provider = {
             "name": "libvirt",
@@ -177,5 +178,5 @@ class Packed:
 
 
 def package(store: Store, box: Built) -> Packed:
-    """The box, packed; made first if it is not in the cache."""
+    """Return the packed box; build it first if it is not in the cache."""
     return Packed(box, store.keep(NAME, Package(box)))
