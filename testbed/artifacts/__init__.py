@@ -1,4 +1,4 @@
-"""Where binaries and images come from: cached by content, never half-written, never installed."""
+"""Sources and cache of binaries and images: cached by content, never installed."""
 
 from testbed.artifacts.store import Entry, Store
 

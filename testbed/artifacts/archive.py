@@ -1,6 +1,6 @@
-"""The names and the processor of the images in an archive, as the archive itself gives them.
+"""Read the names and the processor of the images in an archive.
 
-Known are archives of ``docker save`` (the Docker image specification's manifest.json) and those of
+Supported are archives of ``docker save`` (the Docker image specification's manifest.json) and of
 the OCI image layout (index.json with annotations), compressed or not.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-#: Annotations of an OCI index that hold an image's name, the better one first.
+#: Annotations of an OCI index that hold an image's name, the preferred one first.
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 HUB = "docker.io"
 PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
@@ -27,17 +27,17 @@ PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """One image of an archive, by its full names; ``processor`` is "" where it is not told."""
+    """One image of an archive with its full names; ``processor`` is empty if unknown."""
 
     names: tuple[str, ...]
     processor: str = ""
 
 
 def full_name(reference: str) -> str:
-    """An image's name with its registry and its tag, as containerd keeps it.
+    """Return an image's name with registry and tag, in containerd's form.
 
-    A digest gives way to the tag beside it: it is of a registry's manifest, which an archive does
-    not have.
+    A digest is dropped if there is a tag: it identifies a registry's manifest, which an archive
+    does not contain.
 
     >>> full_name("nginx"), full_name("testbed/pause:1"), full_name("registry.k8s.io/pause:3.10.2")
     ('docker.io/library/nginx:latest', 'docker.io/testbed/pause:1', 'registry.k8s.io/pause:3.10.2')
@@ -58,10 +58,10 @@ def full_name(reference: str) -> str:
 
 
 def local_name(reference: str) -> str:
-    """The name by which an image that was loaded from an archive is asked for.
+    """Return the name for using an image that was loaded from an archive.
 
-    A registry's digest is not known to an engine that did not pull: where there is no tag beside
-    it, the digest itself becomes the tag.
+    An engine knows a registry's digest only of images that it pulled: without a tag, the digest
+    itself becomes the tag.
 
     >>> local_name("redis:7"), local_name("redis:7@sha256:01"), local_name("a/b@sha256:01")
     ('redis:7', 'redis:7', 'a/b:sha256-01')
@@ -73,12 +73,12 @@ def local_name(reference: str) -> str:
 
 
 def names(path: Path) -> frozenset[str]:
-    """The full names of all images of an archive.  Raises as :func:`read` does."""
+    """Return the full names of all images of an archive.  Raises the errors of :func:`read`."""
     return frozenset(name for image in read(path) for name in image.names)
 
 
 def read(path: Path) -> tuple[Archived, ...]:
-    """The images of an archive.  Raises ArtifactError for a file that is no such archive."""
+    """Return the images of an archive.  Raises ArtifactError for any other file."""
     try:
         status = path.stat()
         return _read(path, status.st_size, status.st_mtime_ns)
@@ -125,7 +125,7 @@ def _oci(tar: tarfile.TarFile, members: Members) -> Iterable[Archived]:
     for image in _json(tar, members, "index.json")["manifests"]:
         noted = image.get("annotations") or {}
         platform = image.get("platform") or {}
-        # Unlike a tag of manifest.json, containerd takes such a name as it is, or as half of one.
+        # Unlike a tag of manifest.json, containerd uses such a name as is, or completes it.
         found = (
             noted[key] for key in NAMES if key in noted and full_name(noted[key]) == noted[key]
         )
@@ -133,6 +133,6 @@ def _oci(tar: tarfile.TarFile, members: Members) -> Iterable[Archived]:
 
 
 def processor() -> str:
-    """The processor of this machine, as images name it."""
+    """Return the processor of this machine by its name in image metadata."""
     machine = os.uname().machine
     return PROCESSORS.get(machine, machine)

@@ -1,9 +1,9 @@
-"""Folders that are filled once, by whoever comes first, and seen only when whole.
+"""Cache folders, each filled once by the first process and visible only when complete.
 
 An entry is a folder ``<name>-<version>-<key>``.  It is filled under the name
-``.tmp-<name>-<key>.*`` and renamed when done.  Who fills it holds an flock on
-``.lock-<name>-<key>``, which the kernel drops with its holder; so a temporary
-folder that is found while holding the lock has no owner, and is removed.
+``.tmp-<name>-<key>.*`` and renamed when complete.  The process that fills it holds an
+flock on ``.lock-<name>-<key>``, which the kernel releases when the process ends; so a
+temporary folder found while holding the lock has no owner, and is removed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from testbed.artifacts.source import Origin
 
-RECORD = "artifact.json"  # in each entry: what it is and how it was made
-LOCK_POLL = 0.05  # seconds between two tries for a lock that another process holds
+RECORD = "artifact.json"  # in each entry: its Record
+LOCK_POLL = 0.05  # seconds between two attempts to take a lock that another process holds
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What an entry says about itself."""
+    """The metadata stored in an entry."""
 
     name: str
     version: str
@@ -43,7 +43,7 @@ class Record:
     origin: Origin
     size: int  #: bytes of all its files
     path: Path
-    of: str = ""  #: the key of the entry that it was made from and goes with
+    of: str = ""  #: key of the entry that it was built from and is removed with
 
 
 class Cache:
@@ -54,11 +54,11 @@ class Cache:
 
     @property
     def shared(self) -> Path:
-        """Package lists and the like: no artifact, only what helps to make one."""
+        """The folder for data that builds share, such as package lists."""
         return self.folder / ".shared"
 
     def find(self, name: str, key: str) -> Path | None:
-        """The whole entry of that name and key, if there is one.  Reads one folder, no more."""
+        """Return the complete entry of that name and key, or None.  Reads one folder only."""
         start, end = f"{name}-", f"-{key}"
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as items:
             for item in items:
@@ -67,10 +67,10 @@ class Cache:
         return None
 
     def records(self) -> list[Record]:
-        """Every whole entry, by name."""
+        """Return the records of all complete entries, sorted by name."""
         found = []
         for path in self.folder.glob(f"[!.]*/{RECORD}"):
-            with contextlib.suppress(OSError, ValueError, KeyError):  # removed while we look
+            with contextlib.suppress(OSError, ValueError, KeyError):  # removed meanwhile
                 data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 fields = {name: data[name] for name in ("name", "version", "key", "origin", "size")}
                 found.append(Record(**fields, path=path.parent, of=data.get("of", "")))
@@ -88,11 +88,12 @@ class Cache:
         say: Callable[[str], None],
         cancel: threading.Event,
     ) -> Path:
-        """The entry of that name and key; ``build`` fills its folder and returns the version.
+        """Return the entry of that name and key; build it first if it is missing.
 
-        Of several processes one builds, the others wait for it.  An entry that
-        is there but not ``valid`` is made anew.  Nothing is left when ``build``
-        raises.  Raises ArtifactError when the cache cannot be written.
+        ``build`` fills the folder and returns the version.  Of several processes one
+        builds and the others wait.  An existing entry that is not ``valid`` is built
+        again.  Nothing is left when ``build`` raises.  Raises ArtifactError if the
+        cache cannot be written.
         """
         try:
             owner.make(self.folder)
@@ -113,7 +114,7 @@ class Cache:
             ) from error
 
     def remove(self, record: Record, *, cancel: threading.Event) -> None:
-        """Remove an entry; a process that is filling it is waited for."""
+        """Remove an entry; wait first for a process that is filling it."""
         with self.lock(f"{record.name}-{record.key}", say=lambda _: None, cancel=cancel):
             if record.path.exists():
                 self._discard(record.path, record.name, record.key)
@@ -127,7 +128,7 @@ class Cache:
         Raises Interrupted when ``cancel`` is set while another holds it.
         """
         with os.fdopen(owner.create(self.folder / f".lock-{slug}"), "r+b") as file:
-            # The file is never removed: two locks must not bear one name.
+            # The file is never removed: two locks must not have the same name.
             waiting = False
             while True:
                 try:
@@ -169,20 +170,20 @@ class Cache:
         return whole
 
     def _temporary(self, name: str, key: str) -> Path:
-        # A name of its own each time: a killed builder's orphans must not write into it.
+        # A new name each time: orphans of a killed builder must not write into it.
         return self.folder / f".tmp-{name}-{key}.{os.getpid()}.{time.monotonic_ns()}"
 
     def _discard(self, entry: Path, name: str, key: str) -> None:
         doomed = self._temporary(name, key)
-        entry.rename(doomed)  # in one step, so that nobody sees half an entry
+        entry.rename(doomed)  # atomic, so that no process sees half an entry
         remove_tree(doomed)
 
     def leftovers(self) -> list[Path]:
-        """What killed builders left and nobody has removed yet."""
+        """Return the leftovers of killed builders."""
         return [folder for folder, lock in self._temporaries() if _is_free(lock)]
 
     def sweep(self, held: str = "") -> None:
-        """Remove what killed builders left, of the entry we hold and of all that nobody holds."""
+        """Remove leftovers of killed builders, for the lock ``held`` and all free locks."""
         for folder, lock in self._temporaries():
             if lock.name == f".lock-{held}":
                 remove_tree(folder)
@@ -192,7 +193,7 @@ class Cache:
                 remove_tree(folder)
 
     def _temporaries(self) -> Iterator[tuple[Path, Path]]:
-        """Each temporary folder, with the lock of who may fill it."""
+        """Yield each temporary folder with its lock."""
         for folder in sorted(self.folder.glob(".tmp-*")):
             slug = folder.name.removeprefix(".tmp-").rsplit(".", 2)[0]
             yield folder, self.folder / f".lock-{slug}"
@@ -210,14 +211,14 @@ def _is_free(lock: Path) -> bool:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below a folder; links count as themselves."""
+    """Return the bytes of all files below a folder; links are not followed."""
     return sum(
         (Path(root) / name).lstat().st_size for root, _, names in os.walk(folder) for name in names
     )
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, also one whose own folders are read-only (Go's module cache)."""
+    """Remove a folder, even with read-only subfolders (Go's module cache)."""
     import shutil
 
     if folder.exists():
@@ -228,8 +229,8 @@ def remove_tree(folder: Path) -> None:
 
 def _flush(folder: Path) -> None:
     # The rename must not reach the disk before the data: a power cut would leave empty files.
-    # Regular files alone have data: to open a FIFO would wait for a writer, and a device may be
-    # anything.
+    # Only regular files have data; opening a FIFO would wait for a writer, and reading a device may
+    # have side effects.
     for root, _, names in os.walk(folder):
         for name in names:
             path = Path(root) / name

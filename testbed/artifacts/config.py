@@ -9,7 +9,7 @@
     [images]
     "redis:7" = {path = "redis.tar"}     # as `docker save` writes it
 
-A relative path starts at the configuration file's folder.
+A relative path is relative to the configuration file's folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PATTERNS = {"artifacts": NAME, "images": IMAGE}
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A file that the user has."""
+    """A file of the user."""
 
     path: Path
     given_by: str  #: the option or the configuration key, for messages
@@ -52,21 +52,21 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the user says about artifacts and images, by name."""
+    """The user's own artifacts and images, by name."""
 
     artifacts: Mapping[str, Local | Remote] = field(default_factory=dict)
     images: Mapping[str, Local | Remote] = field(default_factory=dict)
 
 
 def default_path() -> Path:
-    """``$TESTBED_CONFIG``, or testbed/config.toml in the user's configuration folder."""
+    """Return ``$TESTBED_CONFIG``, or testbed/config.toml in the user's configuration folder."""
     if given := os.environ.get("TESTBED_CONFIG"):
         return Path(given)
     return owner.base("XDG_CONFIG_HOME", ".config") / "testbed" / "config.toml"
 
 
 def load(path: Path | None) -> Config:
-    """Read a configuration file; None is the default one, which may be missing.
+    """Read a configuration file; None means the default one, which may be missing.
 
     Raises UsageError with the file's name and the key.
     """
@@ -100,7 +100,7 @@ def load(path: Path | None) -> Config:
 
 
 def entries(section: str, names: Iterable[str], ending: str = "") -> list[str]:
-    """Lines that can be added at the end of a configuration file, one table for each name.
+    """Return lines to add at the end of a configuration file, one table for each name.
 
     >>> entries("images", ["redis:7"], ".tar")
     ['[images."redis:7"]', 'path = "/path/to/redis-7.tar"']
@@ -113,7 +113,7 @@ def entries(section: str, names: Iterable[str], ending: str = "") -> list[str]:
 
 
 def overrides(given: Mapping[str, str]) -> dict[str, Local]:
-    """The ``NAME=PATH`` pairs of the command line.  Raises UsageError for a bad name."""
+    """Parse the ``NAME=PATH`` pairs of the command line.  Raises UsageError for a bad name."""
     found = {}
     for name, path in given.items():
         if not (re.fullmatch(NAME, name) or re.fullmatch(IMAGE, name)) or not path:

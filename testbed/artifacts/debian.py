@@ -1,7 +1,7 @@
-"""Programs out of Debian packages, unpacked into the cache and never installed.
+"""Programs from Debian packages, unpacked into the cache and never installed.
 
-So no maintainer script runs, no service starts on the host, and nothing is in
-the way of another Docker that is installed there.
+So no maintainer script runs, no service starts on the host, and nothing conflicts
+with a Docker that is installed there.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from testbed.process import which
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-LIBRARIES = {  # what dockerd and runc are linked with, beyond what every system has
+LIBRARIES = {  # libraries of dockerd and runc that not every system has
     "libdevmapper.so.1.02.1": "libdevmapper1.02.1",
     "libseccomp.so.2": "libseccomp2",
     "libsystemd.so.0": "libsystemd0",
 }
 
-#: Bytes that the lists of one release take, about.
+#: Approximate size in bytes of the package lists of one release.
 LISTS = 64 << 20
 
 
 @dataclass(frozen=True)
 class DebianPackages(Source):
-    """Programs, by name, each with where its package has it; the first package tells the version.
+    """Programs by name, each with its path in its package.
 
-    A program whose path ends in "?" may be missing: not every release has it.
+    The version is that of the first package.  A program whose path ends in "?" is optional:
+    not every release has it.
     """
 
     packages: Sequence[str]
@@ -69,7 +70,7 @@ class DebianPackages(Source):
         return versions[self.packages[0]]
 
 
-#: Stands for a program of a tree: it looks for shared libraries there before it does elsewhere.
+#: A wrapper for a program of a tree, which searches the tree for shared libraries first.
 LAUNCHER = """\
 #!/bin/sh
 tree=$(dirname "$(readlink -f "$0")")/../tree
@@ -80,10 +81,10 @@ exec "$tree/{place}" "$@"
 
 @dataclass(frozen=True)
 class DebianTree(DebianPackages):
-    """Programs that are at home among other files of their packages: libraries, headers.
+    """Programs that need other files of their packages: libraries, headers.
 
-    ``packages`` has those that the programs are linked with, too, but for what every system has.
-    Every program must be there.
+    ``packages`` includes the packages of their shared libraries, except those that every system
+    has.  Every program is required.
     """
 
     def recipe(self) -> Mapping[str, object]:
@@ -103,7 +104,7 @@ class DebianTree(DebianPackages):
 
 
 class Apt:
-    """The host's apt, reading its settings and lists, writing nothing but the cache."""
+    """The host's apt with the host's settings and package lists; writes only to the cache."""
 
     def __init__(self, job: Job) -> None:
         if not which("apt-get") or not which("dpkg-deb"):
@@ -118,9 +119,9 @@ class Apt:
     def unpack(
         self, packages: Sequence[str], tree: Path, *, depends: bool = False
     ) -> dict[str, str]:
-        """Unpack packages, and with ``depends`` all they depend on; return version by package.
+        """Unpack packages, with ``depends`` also their dependencies; return version by package.
 
-        ``packages`` are named as Debian 12 names them.
+        ``packages`` are names of Debian 12.
         """
         packages = release.packages(packages)
         debs = self._job.into / "debs"
@@ -128,7 +129,7 @@ class Apt:
         try:
             if depends:
                 nothing = self._job.into / "status"
-                nothing.touch()  # as if nothing were installed, so that all of it is fetched
+                nothing.touch()  # as if nothing were installed, so that all packages are fetched
                 self._apt(
                     "--option", f"Dir::State::status={nothing}",
                     "--option", f"Dir::Cache::archives={debs}",
@@ -160,7 +161,7 @@ class Apt:
             self._run(*words, cwd=cwd)
         except CommandError as error:
             self._refuse_full(error)
-            # The host's lists are empty, or name what the archive has replaced.
+            # The host's lists are empty, or name packages that the archive has replaced.
             self._job.say("update the package lists")
             self._own_lists = True
             lists = self._job.shared / "apt" / "lists"
@@ -179,9 +180,10 @@ class Apt:
                 ) from error
 
     def _refuse_full(self, error: CommandError) -> None:
-        """Raise ArtifactError if a command failed for want of room, whatever apt makes of that.
+        """Raise ArtifactError if a command failed because the disk is full.
 
-        On a full disk apt cuts its lists short, and then knows none of the packages.
+        apt may report another error: on a full disk it truncates its lists, and then knows none
+        of the packages.
         """
         free = shutil.disk_usage(self._job.shared).free
         said = disk_full(error)
@@ -210,15 +212,16 @@ class Apt:
 
 
 def inside(tree: Path, place: str) -> Path | None:
-    """The file at a place of an unpacked tree, its links followed as if the tree were the root.
+    """Return the file at a place of an unpacked tree; None if there is none.
 
-    Since Debian 13 packages hold under ``usr`` what earlier releases have in ``bin``, ``sbin``
-    and ``lib`` (https://wiki.debian.org/UsrMerge), so a place means either.
+    Links are followed as if the tree were the root.  Since Debian 13, packages have under
+    ``usr`` the files that earlier releases have in ``bin``, ``sbin`` and ``lib``
+    (https://wiki.debian.org/UsrMerge), so both places are searched.
     """
     bare = place.removeprefix("usr/")
     places = (tree / place, tree / bare, tree / "usr" / bare)
     path = next((p for p in places if p.is_symlink() or p.exists()), tree / place)
-    for _ in range(8):  # links to links, and no endless ring of them
+    for _ in range(8):  # links to links, but not an endless ring of them
         if not path.is_symlink():
             return path if path.is_file() else None
         target = path.readlink()
@@ -230,7 +233,7 @@ def inside(tree: Path, place: str) -> Path | None:
 
 
 def check_libraries(job: Job, programs: Sequence[Path]) -> None:
-    """Raise ArtifactError, with the packages to install, when a shared library is missing."""
+    """Raise ArtifactError, with the packages to install, if a shared library is missing."""
     if not which("ldd"):
         return
     answer = job.run(["ldd", *programs], env={**os.environ, "LC_ALL": "C"}, check=False)

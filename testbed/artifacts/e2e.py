@@ -1,9 +1,8 @@
-"""Kubernetes' own end-to-end tests: the test binary, what runs it, and the images that it asks for.
+"""Kubernetes' own end-to-end tests: the test binary, its runner, and the images that it uses.
 
-The images bear upstream's names and hold upstream's programs, as far as tests of the network
-ask for them: agnhost of the same module, the tools of its Dockerfile from Debian's packages
-(test/images in k8s.io/kubernetes).  Where upstream's are built on Alpine, with musl, these have
-glibc.
+The images have upstream's names and contain upstream's programs that the network tests need:
+agnhost of the same module, and the tools of its Dockerfile from Debian's packages (test/images
+in k8s.io/kubernetes).  Upstream's images that are built on Alpine use musl; these use glibc.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from testbed.artifacts.cc import CProgram
     from testbed.artifacts.source import Source
 
-#: What tests/e2e of the version in go.mod asks for (test/utils/image/manifest.go): the suite is
-#: asked itself before it runs, so a new version cannot go by unseen.
+#: Images that tests/e2e uses, for the version in go.mod (test/utils/image/manifest.go).  Before
+#: each run the suite is asked for its list, so that a change in a new version is noticed.
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 GLIBC_DNS = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0"
 PAUSE = "registry.k8s.io/pause:3.10.2"
-#: Each image's part in the catalogue.
+#: Part in the catalogue of each image.
 IMAGES: Mapping[str, str] = {
     AGNHOST: "agnhost-image",
     GLIBC_DNS: "glibc-dns-image",
@@ -47,7 +46,7 @@ SUITE = GoModule(
     main="k8s.io/kubernetes",
     stamp=("k8s.io/component-base/version.gitVersion", "k8s.io/client-go/pkg/version.gitVersion"),
 )
-#: Alpine's tools are busybox's, too; these alone come from packages of their own.
+#: Tools from separate packages; all others are busybox's, as in Alpine.
 REAL = frozenset({"hostname", "nc", "nslookup"})
 AGNHOST_CONTENT = Content(
     {
@@ -117,7 +116,7 @@ GLIBC_DNS_CONTENT = Content(
 
 
 def parts(pause: CProgram) -> Mapping[str, Source]:
-    """The parts of the group; ``pause`` is the program that the cluster's own Pods have."""
+    """Return the parts of the group; ``pause`` is the program of the cluster's own Pods."""
     return {
         "e2e": SUITE,
         IMAGES[AGNHOST]: PackageImage(

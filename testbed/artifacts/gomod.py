@@ -1,4 +1,4 @@
-"""Programs built from a pinned Go module of our own, whose sums stand beside it."""
+"""Programs built from Go modules that are pinned in this package with their checksums."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ COMPILER = ("gcc", "libc6-dev")  # Debian packages
 
 @dataclass(frozen=True)
 class GoModule(Source):
-    """Programs, each built from its package, with the versions that ``module`` pins.
+    """Programs, each built from a Go package, with the versions that ``module`` pins.
 
-    ``module`` is a folder of :data:`MODULES` that holds go.mod and go.sum, and a main of our
-    own where the makers' has more in it than is needed; ``packages`` maps a program's name to
-    its package, "." being that main.  All are of one Go module, ``main`` unless the first
-    package's path says it, whose version is the part's.
+    ``module`` is a folder of :data:`MODULES` that contains go.mod and go.sum, and optionally
+    a main package of ours if upstream's does more than is needed.  ``packages`` maps a program's
+    name to its Go package; "." is our main package.  All are of one Go module, whose version is
+    the part's version: ``main``, or else the module of the first package.
     """
 
     module: str
     packages: Mapping[str, str]
     main: str = ""
     tests: Mapping[str, str] = field(default_factory=dict)  #: programs that are tests of packages
-    #: The variables that are to hold the version, if they do not by themselves.
+    #: Go variables to set to the version at link time, if the build does not set them itself.
     stamp: Sequence[str] = ()
-    toolchain: str = "go"  #: the part with a Go that is late enough, where the one on PATH is not
-    release: str = ""  #: what the makers call that version, where its tag is another
+    toolchain: str = "go"  #: part with a Go that is new enough, if the one on PATH is not
+    release: str = ""  #: upstream's name of that version, if its tag differs
     tags: Sequence[str] = ()
     language: str = ""
-    """The release of Go, as "go1.26", of sources without a go.mod: by default they are 1.16's."""
-    cgo: str = ""  #: a shell pattern of the machines for which its parts in C are built, too
+    """Go language version, such as "go1.26", of sources without a go.mod; Go's default is 1.16."""
+    cgo: str = ""  #: shell pattern of the architectures for which its parts in C are built, too
     libraries: Mapping[str, str] = field(default_factory=dict)
-    """What the parts in C are linked with: pkg-config's name to the Debian package."""
-    data: Sequence[str] = ()  #: folders of the module that are kept beside the programs
+    """Libraries of the parts in C: pkg-config's name to the Debian package."""
+    data: Sequence[str] = ()  #: folders of the module to keep next to the programs
     edits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Files of the module, each with a text of it and what is to stand there in its place."""
+    """Edits of the module's files: path to the text to replace and its replacement."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """What else of the packages' module is kept: its place in the entry to that in the module."""
+    """Other files of the module to keep: path in the entry to path in the module."""
     origin: ClassVar[Origin] = "go"
 
     @property
@@ -73,14 +73,14 @@ class GoModule(Source):
         return "1" if fnmatchcase(os.uname().machine, self.cgo) else "0"
 
     def version(self) -> str:
-        """The version of the packages' module, as go.mod requires it, after the makers' own."""
+        """Return the module's version in go.mod, prefixed with ``release`` if that differs."""
         version = self._required()[1].removesuffix("+incompatible")
         if self.release and version != f"v{self.release}":
             return f"{self.release}+{version}"
         return self.release or version
 
     def _required(self) -> tuple[str, str]:
-        """The path of the packages' module, and its version."""
+        """Return the path of the packages' module, and its version."""
         text = (self._folder / "go.mod").read_text(encoding="utf-8")
         package = self.main or next(iter(self.packages.values()))
         for path, version in re.findall(r"^(?:require)?\s+(\S+) (v\S+)", text, re.MULTILINE):
@@ -140,9 +140,9 @@ class GoModule(Source):
         return self.version()
 
     def _take(self, job: Job, go: str, source: Path, env: Mapping[str, str]) -> None:
-        """Keep what is wanted of the module's files, and build from a copy where some are edited.
+        """Keep the requested files of the module; set up a copy to build from if some are edited.
 
-        The module has been checked against go.sum before.
+        The module has already been checked against go.sum.
         """
         wanted = "@".join(self._required())
         said = job.run([go, "mod", "download", "-json", wanted], cwd=source, env=env).stdout
@@ -169,11 +169,11 @@ class GoModule(Source):
             shutil.copyfile(module / name, job.into / place)
 
     def _sources(self) -> list[Path]:
-        """go.mod, go.sum, and a main of our own if there is one."""
+        """Return go.mod, go.sum, and our main package if there is one."""
         return sorted([*self._folder.glob("go.*"), *self._folder.glob("*.go")])
 
     def _check_c(self, job: Job) -> None:
-        """Raise ArtifactError, with the packages to install, where C cannot be compiled."""
+        """Raise ArtifactError, with the packages to install, if C cannot be compiled."""
         if not which(os.environ.get("CC", "gcc")):
             raise ArtifactError(
                 "a C compiler is needed to build it, and none is on this machine",
@@ -193,7 +193,7 @@ class GoModule(Source):
 
 
 def _copy(tree: Path, target: Path) -> None:
-    """Copy a folder out of the module cache, where nothing is writable, so that the copy is."""
+    """Copy a folder of the module cache, which is read-only, and make the copy writable."""
     for path in [tree, *sorted(tree.rglob("*"))]:
         place = target / path.relative_to(tree)
         if path.is_dir():
@@ -203,7 +203,7 @@ def _copy(tree: Path, target: Path) -> None:
 
 
 def has_library(runner: Runner, library: str) -> bool:
-    """Whether pkg-config knows how to link with a library."""
+    """Tell whether pkg-config knows how to link with a library."""
     program = which("pkg-config")
     return program is not None and runner([program, "--exists", library], check=False).status == 0
 
@@ -213,7 +213,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def go_on_path() -> tuple[str, tuple[int, ...]] | None:
-    """The Go toolchain that is on PATH, and its version as numbers; None without one."""
+    """Return the Go toolchain on PATH, and its version as numbers; None without one."""
     go = which("go")
     if not go:
         return None
@@ -241,7 +241,7 @@ def _environment(job: Job, go: str, cgo: str) -> dict[str, str]:
         "GOFLAGS": "-mod=readonly -buildvcs=false",
         "CGO_ENABLED": cgo,
     }
-    for name in ("GOROOT", "GOOS", "GOARCH", "GOBIN"):  # each would bend the build
+    for name in ("GOROOT", "GOOS", "GOARCH", "GOBIN"):  # each would change the build
         env.pop(name, None)
     users = job.run([go, "env", "GOCACHE", "GOMODCACHE"], env=env, check=False)
     folders = users.stdout.split("\n")[:2]

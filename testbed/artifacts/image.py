@@ -1,7 +1,7 @@
-"""The image "nginx", made of Debian packages: a web server that tells whom it talks with.
+"""The image "nginx", built from Debian packages: a web server that shows its client's address.
 
-Only the programs that labs use go in, with the libraries that they load, so
-the image stays small.  It is made the same way everywhere, no registry asked.
+It contains only the programs that labs use and their libraries, so it stays small.
+It is built the same way everywhere, without a registry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from testbed.errors import ArtifactError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PROGRAMS = {  # package -> what of it goes in
+PROGRAMS = {  # package -> programs to include
     "nginx": ("usr/sbin/nginx",),
     "busybox": ("bin/busybox",),
     "curl": ("usr/bin/curl",),
@@ -32,18 +32,18 @@ PROGRAMS = {  # package -> what of it goes in
     "iproute2": ("bin/ip", "bin/ss", "sbin/bridge", "sbin/tc"),
     "iputils-ping": ("bin/ping",),
     "tcpdump": ("usr/bin/tcpdump",),
-    # In the forms that testinfra's modules read, where busybox's differ or there is none.
+    # Their output is what testinfra's modules expect; busybox's differs or is missing.
     "coreutils": ("bin/ls",),
     "libc-bin": ("usr/bin/getent",),
     "netcat-openbsd": ("bin/nc.openbsd",),
     "procps": ("bin/ps",),
     "util-linux": ("sbin/blockdev",),
 }
-TEXTS = {"base-files": ("usr/lib/os-release",)}  # package -> what of it goes in as it is
-# Loaded by name while running, so no program's list of libraries has it.
+TEXTS = {"base-files": ("usr/lib/os-release",)}  # package -> files to include as they are
+# Loaded by name at run time, so no program's list of libraries contains it.
 LIBRARIES = ("libgcc_s.so.1",)
-# busybox under these names, tar for `kubectl cp`; not for ping, ip, wget, which are there for real
-# or go wrong.
+# Names of links to busybox; tar is for `kubectl cp`.  Not ping, ip and wget: the image has the
+# real ones, or busybox's fail.
 APPLETS = (
     "arp", "awk", "basename", "cat", "chmod", "chown", "clear", "cp", "cut", "date", "dd", "df",
     "dirname", "du", "echo", "env", "expr", "false", "find", "free", "grep", "head", "hostname",
@@ -83,13 +83,13 @@ http {
 END
 exec nginx -c /run/nginx.conf -g 'daemon off;'
 """
-#: What images of packages begin with: the path, folders of the kernel's and root's own, names.
+#: Contents of every image of packages: PATH, mount points of the kernel, root's home, user names.
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KERNEL = ("dev", "proc", "root", "run", "sys", "tmp")
 NSSWITCH = (0o644, "passwd: files\ngroup: files\nhosts: files dns\n")
 FILES = {
     "entrypoint.sh": (0o755, ENTRYPOINT),
-    # nginx answers as www-data, tcpdump captures as tcpdump: each wants its line.
+    # nginx runs as www-data, tcpdump as tcpdump: each needs its line.
     "etc/passwd": (
         0o644,
         "root:x:0:0:root:/root:/bin/sh\n"
@@ -98,7 +98,7 @@ FILES = {
         "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     ),
     "etc/group": (0o644, "root:x:0:\nwww-data:x:33:\ntcpdump:x:101:\nnogroup:x:65534:\n"),
-    # Nobody has a password (shadow(5): an asterisk matches none).
+    # No user has a password (shadow(5): an asterisk matches none).
     "etc/shadow": (
         0o640,
         "".join(f"{name}:*:0:0:99999:7:::\n" for name in ("root", "www-data", "tcpdump", "nobody")),
@@ -107,7 +107,7 @@ FILES = {
 }
 LINKS = {
     "etc/os-release": "../usr/lib/os-release",
-    "etc/nginx/nginx.conf": "/run/nginx.conf",  # which the entry point writes
+    "etc/nginx/nginx.conf": "/run/nginx.conf",  # written by the entry point
     "usr/bin/nc": "nc.openbsd",
 }
 FOLDERS = (*KERNEL, "var/lib/nginx", "var/log/nginx", "var/www")
@@ -116,17 +116,17 @@ MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # links into usr, a
 
 @dataclass(frozen=True)
 class Content:
-    """What of Debian's packages goes into an image, and what is put beside it.
+    """The contents of an image: files of Debian packages, and others.
 
-    ``programs`` maps a package to paths of programs in it, or patterns of such paths; what they
-    load comes along.
-    ``texts`` maps a package to paths of files in it that are no programs.
-    ``links`` maps a place to what it points to, as Debian's alternatives would.
-    ``files`` maps a place to its mode and text.
+    ``programs`` maps a package to paths of its programs, or patterns of such paths; their
+    libraries are included.
+    ``texts`` maps a package to paths of its other files.
+    ``links`` maps the path of a symbolic link to its target, as Debian's alternatives would.
+    ``files`` maps a path to the mode and text of a file.
     """
 
     programs: Mapping[str, Sequence[str]]
-    applets: Sequence[str] = ()  #: busybox under these names
+    applets: Sequence[str] = ()  #: names of links to busybox
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class Content:
 
     @property
     def packages(self) -> list[str]:
-        """All packages that something is taken from."""
+        """All packages with files in the image."""
         return [*self.programs, *self.texts]
 
     def recipe(self) -> dict[str, object]:
@@ -149,11 +149,11 @@ class Content:
             "files": {name: list(content) for name, content in self.files.items()},
             "folders": list(self.folders),
             "system": system(),
-            "form": 1,  # of what docker_archive writes
+            "form": 1,  # version of the format that docker_archive writes
         }
 
     def labels(self, versions: Mapping[str, str]) -> dict[str, str]:
-        """An image's labels: which packages it was made of."""
+        """Return an image's labels: its packages with their versions."""
         of = {f"testbed.version.{package}": versions[package] for package in sorted(self.packages)}
         return of | {"testbed.base": system()}
 
@@ -163,7 +163,7 @@ NGINX = Content(PROGRAMS, applets=APPLETS, texts=TEXTS, links=LINKS, files=FILES
 
 @dataclass(frozen=True)
 class NginxImage(Source):
-    """A docker-archive, as ``docker load`` reads it, named nginx:latest."""
+    """A docker-archive for ``docker load``, named nginx:latest."""
 
     origin: ClassVar[Origin] = "debian"
 
@@ -198,7 +198,7 @@ class NginxImage(Source):
 
 
 def build_root(job: Job, debian: Path, root: Path, content: Content) -> None:
-    """Copy the programs, what they load, and the files beside them into a tree of their own."""
+    """Copy the programs, their libraries and the other files of an image into a tree."""
     for folder in (*content.folders, "etc", "usr/bin", "usr/sbin"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     merge(debian, root)
@@ -240,7 +240,7 @@ def _matching(debian: Path, pattern: str) -> list[str]:
 
 
 def merge(debian: Path, root: Path) -> None:
-    """Make the links into usr for the folders that the packages have."""
+    """Create the links into usr for the folders that the packages have."""
     for name in MERGED:
         if (debian / name).is_dir() or (debian / "usr" / name).is_dir():
             (root / "usr" / name).mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ def merge(debian: Path, root: Path) -> None:
 
 
 def copy_in(files: Mapping[str, Path], root: Path, *, mode: int = 0o755) -> None:
-    """Copy files, by default programs and libraries, each to its place in a tree."""
+    """Copy files to their paths in a tree; the default mode is for programs and libraries."""
     import shutil
 
     for place, file in files.items():
@@ -258,12 +258,15 @@ def copy_in(files: Mapping[str, Path], root: Path, *, mode: int = 0o755) -> None
 
 
 def merged(place: str) -> str:
-    """Where a path of a package is to be in a tree with all of it below usr."""
+    """Return the path below usr for a path of a package, in a tree with a merged /usr."""
     return f"usr/{place}" if place.split("/", maxsplit=1)[0] in MERGED else place
 
 
 def libraries(job: Job, debian: Path, programs: Sequence[Path]) -> dict[str, Path]:
-    """All that the programs load, by its place in the image; found in the packages alone."""
+    """Return all libraries that the programs load, by path in the image.
+
+    They are searched only in the packages.
+    """
     either = ("lib*/ld-linux*.so.*", "usr/lib*/ld-linux*.so.*")  # before, after /usr was merged
     loader = next((path for place in either for path in sorted(debian.glob(place))), None)
     if not loader:
@@ -275,7 +278,7 @@ def libraries(job: Job, debian: Path, programs: Sequence[Path]) -> dict[str, Pat
     )
     found = {merged(str(loader.relative_to(debian))): interpreter}
     for program in programs:
-        # The packages' own loader lists what it would load: no root, no host's library.
+        # The packages' own loader lists what it would load: needs no root, uses no host library.
         answer = job.run(
             [
                 interpreter, "--inhibit-cache", "--library-path", ":".join(map(str, folders)),
@@ -305,7 +308,7 @@ def _library(debian: Path, name: str, path: Path) -> dict[str, Path]:
 
 
 def docker_archive(root: Path, target: Path, *, tag: str, config: Mapping[str, object]) -> None:
-    """Write a tree as an image of one layer; the same tree gives the same bytes."""
+    """Write a tree as an image of one layer.  The output is reproducible."""
     import tarfile
 
     layer = target.with_suffix(".layer")

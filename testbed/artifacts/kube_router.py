@@ -1,7 +1,7 @@
-"""Kube-router: its programs, its makers' manifest, and the image that this asks for.
+"""Kube-router: its programs, upstream's manifest, and the image that the manifest uses.
 
-The image bears its makers' name and has what their Dockerfile puts into it as far as it is ever
-called: Debian's programs where theirs is built on Alpine, the reference CNI plugins.
+The image has upstream's name and the programs of upstream's Dockerfile that are ever called:
+from Debian, where upstream's are Alpine's, and the reference CNI plugins.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from testbed.artifacts.image import APPLETS, KERNEL, NSSWITCH, PATH, Content
 from testbed.artifacts.package_image import PackageImage
 
 NAME = "cloudnativelabs/kube-router"
-PLUGINS = ("bridge", "host-local", "loopback", "portmap")  # those that its installer looks for
+PLUGINS = ("bridge", "host-local", "loopback", "portmap")  # required by its installer
 IPTABLES = tuple(
     f"{family}{action}"
     for family in ("iptables", "ip6tables")
@@ -40,7 +40,7 @@ CONTENT = Content(
         "curl": ("usr/bin/curl",),
         "iproute2": ("bin/ip", "bin/ss"),
         "ipset": ("usr/sbin/ipset",),
-        # What it knows of rules it loads by name while running.
+        # It loads its rule extensions by name at run time.
         "iptables": ("usr/sbin/xtables-nft-multi", "usr/lib/*/xtables/*.so"),
     },
     applets=[name for name in APPLETS if name != "install"],
@@ -52,7 +52,7 @@ CONTENT = Content(
         "etc/nsswitch.conf": NSSWITCH,
         "etc/passwd": (0o644, "root:x:0:0:root:/root:/bin/bash\n"),
         "etc/group": (0o644, "root:x:0:\n"),
-        # It adds tables of its own.
+        # It adds its own routing tables.
         "etc/iproute2/rt_tables": (0o644, "255 local\n254 main\n253 default\n0 unspec\n"),
     },
     folders=(*KERNEL, "usr/local/bin", "var/lib/gobgp", "etc/iproute2"),

@@ -1,4 +1,4 @@
-"""A folder of links to programs that lie in several places."""
+"""A folder of links to programs in several places."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Links(Source):
-    """One ``bin`` for programs of ours and of the user's, so that PATH brings no others along."""
+    """One ``bin`` for cached programs and the user's, so that PATH contains no others."""
 
     programs: Mapping[str, Path]
     origin: ClassVar[Origin] = "path"

@@ -1,4 +1,4 @@
-"""Images of programs out of Debian packages, and of other parts' programs beside them."""
+"""Images of programs from Debian packages and from other parts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class PackageImage(Source):
     """A docker-archive of one layer, named ``tag``.
 
-    ``config`` is the image's own (OCI image specification, "Properties", the field config).
-    ``copied`` maps each place in the image to a file of the part ``part``, by its path there;
-    ``source`` is what that part is made from.
+    ``config`` is the image's configuration (OCI image specification, "Properties", the field
+    config).  ``copied`` maps a path in the image to a file's path in the part ``part``;
+    ``source`` is the source of that part.
     """
 
     tag: str

@@ -1,4 +1,4 @@
-"""Images of a few programs of one part, with the libraries that they load, and nothing else."""
+"""Images that contain only a few programs of one part and their libraries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from testbed.artifacts.source import Job, Origin, Source, system
 class PlainImage(Source):
     """A docker-archive of one part's programs.
 
-    ``part`` names the part in the catalogue, ``source`` is what it is made from; ``programs``
-    maps each place in the image to the program's name there.  What is not linked statically
-    finds its libraries in the Debian packages ``packages``, which must have all of them.
+    ``part`` names the part in the catalogue, ``source`` is its source; ``programs`` maps a path
+    in the image to the program's name in the part.  Libraries of dynamically linked programs
+    come from the Debian packages ``packages``, which must contain all of them.
     """
 
     tag: str
@@ -38,7 +38,7 @@ class PlainImage(Source):
             "programs": dict(self.programs),
             "command": list(self.command),
             "folders": list(self.folders),
-            "form": 1,  # of what docker_archive writes
+            "form": 1,  # version of the format that docker_archive writes
             **({"packages": list(self.packages), "system": system()} if self.packages else {}),
         }
 

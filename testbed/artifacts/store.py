@@ -1,4 +1,4 @@
-"""The one place to ask for a binary or an image: made on first use, at once afterwards."""
+"""The store of binaries and images, built on first use and then taken from the cache."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One artifact: what it is, where it comes from, and whether it is here."""
+    """One artifact, with its source and its place in the cache."""
 
     name: str
-    version: str  #: empty while it is not known
+    version: str  #: empty if not known yet
     key: str  #: twelve hex digits of the content's recipe; empty for a user's path
     path: Path | None  #: the folder in the cache, or the user's file; None when missing
     size: int  #: bytes; 0 when missing
     origin: Origin
-    #: "old": made by an earlier recipe, or from something that is gone; used no more
+    #: "old": built by an earlier recipe, or from an entry that is gone; no longer used
     state: Literal["cached", "missing", "old"]
-    of: str = ""  #: the key of the entry that it was made from and goes with
+    of: str = ""  #: key of the entry that it was built from and is removed with
 
 
 class Store:
-    """Binaries and images by name.  Safe to use from several threads and processes at once.
+    """Binaries and images by name.  Safe for concurrent threads and processes.
 
-    ``overrides`` maps a name to the user's own file and wins over ``config``,
-    the configuration file (None: the default one, if it exists).  ``progress``
-    is told of artifacts by their names, from whatever thread asked.
-    ``runner`` and ``catalog`` are for tests.
+    ``overrides`` maps a name to the user's own file and takes precedence over
+    ``config``, the configuration file (None: the default one, if it exists).
+    ``progress`` is called with an artifact's name and the current step, from the
+    calling thread.  ``runner`` and ``catalog`` are for tests.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Store:
         self._given = catalog
         self._cancel = threading.Event()
         self._versions: dict[str, str] | None = None
-        self._known: dict[str, Path] = {}  # what was found whole, so that a second look is one stat
+        self._known: dict[str, Path] = {}  # complete entries, so that the next lookup is one stat
 
     @property
     def folder(self) -> Path:
@@ -79,33 +79,33 @@ class Store:
         return self._cache.folder
 
     def leftovers(self) -> list[Path]:
-        """What killed makers of artifacts have left in the cache folder."""
+        """Return the leftovers of killed builds in the cache folder."""
         return self._cache.leftovers()
 
     def sweep(self) -> None:
-        """Remove it."""
+        """Remove the leftovers of killed builds."""
         self._cache.sweep()
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles, add-ons and network plugins whose parts are made for labs with them alone."""
+        """The roles, add-ons and network plugins with parts that only their labs need."""
         return tuple(dict.fromkeys(self._catalog.roles.values()))
 
     def unasked(self, roles: Collection[str] = ()) -> frozenset[str]:
-        """Parts that are not missed when missing.
+        """Return the optional parts.
 
-        Those that only the making of others may need, and those for labs with roles that
-        few have, but for the ``roles`` that are asked for.
+        These are parts that only help to build others, and parts for rarely used roles, except
+        the given ``roles``.
         """
         others = (name for name, of in self._catalog.roles.items() if of not in roles)
         return self._catalog.tools.union(others)
 
     def role_of(self, part: str) -> str:
-        """The role that a part is for, where labs with that one alone ask for it."""
+        """Return the role of a part that only labs with this role need; empty for others."""
         return self._catalog.roles.get(part, "")
 
     def unmade(self, role: str) -> list[str]:
-        """The parts for labs with a role alone that are not here yet."""
+        """Return the parts only for labs with a role that are not in the cache yet."""
         return [
             entry.name
             for entry in self._current()
@@ -114,24 +114,24 @@ class Store:
 
     @property
     def folders(self) -> list[Path]:
-        """Every folder that programs or images may be read from: the cache, and the user's own."""
+        """Return all folders with programs or images: the cache, and the user's own."""
         read = self._read()
         users = [*self._overrides.values(), *read.artifacts.values(), *read.images.values()]
         own = [one.path.resolve().parent for one in users if isinstance(one, Local)]
         return list(dict.fromkeys([self.folder, *own]))
 
     def is_users(self, name: str) -> bool:
-        """Whether a program is the user's own, by an override or the configuration file."""
+        """Tell whether a program is the user's own, by an override or the configuration file."""
         return self._own(name, "artifacts") is not None
 
     def is_users_image(self, name: str) -> bool:
-        """Whether an image is the user's own, by the configuration file."""
+        """Tell whether an image is the user's own, by the configuration file."""
         return self._own(name, "images") is not None
 
     def users_images(self) -> dict[str, Path | None]:
-        """The user's own images: the file of each, None of one that is still to be downloaded.
+        """Return the user's own images: the file of each, None if not downloaded yet.
 
-        A file that is named may not be there.
+        A configured file may be missing.
         """
         return {name: self._here(name, own) for name, own in self._read().images.items()}
 
@@ -143,9 +143,9 @@ class Store:
         return found / source.place if found and source.whole(found) else None
 
     def users_file(self, name: str) -> Path:
-        """The path of an artifact of the user's that is no program, such as a manifest.
+        """Return the path of a user's artifact other than a program, such as a manifest.
 
-        Raises UsageError for a bad configuration, ArtifactError when there is none.
+        Raises UsageError for a bad configuration, ArtifactError if there is none.
         """
         own = self._own(name, "artifacts")
         if own is None:
@@ -155,12 +155,12 @@ class Store:
         return self._users(name, own, executable=isinstance(own, Remote))
 
     def binary(self, name: str, *parts: str) -> Path:
-        """The path of a program; made first if it is not in the cache.
+        """Return the path of a program; build it first if it is not in the cache.
 
-        ``parts`` are those that it may come from; the first that brings it is taken, unless
-        the user has one of his own.
-        Raises UsageError for a bad configuration, ArtifactError when the
-        program is unknown or cannot be had, Interrupted after interrupt().
+        A program of the user takes precedence.  Otherwise it comes from the first of ``parts``
+        that contains it, by default from any part.
+        Raises UsageError for a bad configuration, ArtifactError if the program is
+        unknown or unavailable, Interrupted after interrupt().
         """
         own = self._own(name, "artifacts")
         if own:
@@ -179,7 +179,7 @@ class Store:
         return path
 
     def made(self, name: str, *parts: str) -> Path | None:
-        """The path of a program as :meth:`binary` gives it; None where it is still to be made."""
+        """Return the path of a program as :meth:`binary` does; None if it is not built yet."""
         part = self._part_of(name, parts)
         if part is not None and not self._own(name, "artifacts"):
             source = self._catalog.parts[part]
@@ -189,9 +189,10 @@ class Store:
         return self.binary(name, *parts)
 
     def image(self, name: str) -> Path:
-        """The path of an image as a docker-archive, as ``docker load`` reads it.
+        """Return the path of an image's docker-archive, for ``docker load``.
 
-        "nginx" and "docker.io/library/nginx:latest" are the same.  Raises as :meth:`binary` does.
+        "nginx" and "docker.io/library/nginx:latest" are the same.  Raises the errors of
+        :meth:`binary`.
         """
         own = self._own(name, "images")
         if own:
@@ -202,9 +203,9 @@ class Store:
         return self._file(part, "image.tar")
 
     def lacking_images(self, names: Iterable[str]) -> ArtifactError | None:
-        """The error for images that are missing, all of them at once; None if none is.
+        """Return one error for all missing images; None if none is missing.
 
-        Nothing is downloaded or made.  Raises UsageError for a bad configuration.
+        Nothing is downloaded or built.  Raises UsageError for a bad configuration.
         """
         unknown, said = [], []
         for name in sorted(set(names)):
@@ -225,17 +226,17 @@ class Store:
         return ArtifactError("\n".join(said), hint=hint) if said else None
 
     def _known_images(self) -> dict[str, str]:
-        """The part that makes each image of the catalogue, by the image's full name."""
+        """Return the part of each image of the catalogue, by the image's full name."""
         return {full_name(name): part for name, part in self._catalog.images.items()}
 
     def file(self, part: str, place: str) -> Path:
-        """A file that a part has beside its programs; ``place`` is its path in the part."""
+        """Return the path of another file of a part; ``place`` is its path in the part."""
         return self._file(part, place)
 
     def path_dirs(self, *parts: str) -> list[Path]:
-        """The folders that hold all programs of some parts, and nothing else, to be put on PATH.
+        """Return folders for PATH with all programs of some parts, and no others.
 
-        Of several parts that bring a program the first is taken.
+        If several parts contain a program, the first is used.
         """
         brought: dict[str, str] = {}
         for part in parts:
@@ -246,7 +247,7 @@ class Store:
         owned = [name for name in brought if self._own(name, "artifacts")]
         if not owned and len(parts) == 1:
             return [self._folder(parts[0]) / "bin"]
-        # All of them are looked up by name, so the user's must not bring its neighbours along.
+        # PATH is searched by name, so the other files in the user's folder must not be on it.
         chosen = {name: self.binary(name) for name in owned}
         for name, part in brought.items():
             if name not in chosen and (path := self._file(part, f"bin/{name}")).exists():
@@ -256,16 +257,16 @@ class Store:
         return [self._make(f"{parts[0]}-path", Links(chosen)) / "bin"]
 
     def versions(self) -> dict[str, str]:
-        """The version of each artifact that is here or pinned; a user's file counts as its path."""
+        """Return the version of each cached or pinned artifact; for a user's file, its path."""
         return {entry.name: entry.version for entry in self._current() if entry.version}
 
     def versions_of(
         self, programs: Iterable[str], *parts: str, images: Iterable[str] = ()
     ) -> dict[str, str]:
-        """The versions of the parts that bring these programs and images, by part.
+        """Return the versions of the parts with these programs and images, by part.
 
-        ``parts`` are as :meth:`binary` takes them.  The user's own are there by their own names.
-        Parts whose version is not known are left out.
+        ``parts`` are as in :meth:`binary`.  The user's own files are listed by their own names.
+        Parts of unknown version are left out.
         """
         known = self._known_images()
         names = [
@@ -276,32 +277,32 @@ class Store:
         return {name: version for name, version in found.items() if version}
 
     def version(self, part: str) -> str:
-        """The version of a part, as :meth:`versions` has it; empty when it is not known."""
+        """Return the version of a part, as in :meth:`versions`; empty if unknown."""
         if self._versions is None:
             self._versions = self.versions()
         return self._versions.get(part, "")
 
     def packages(self, *parts: str) -> dict[str, str]:
-        """The packages that parts are made of, name to version; empty where it is not known."""
+        """Return the packages of parts, name to version; the version is empty if unknown."""
         found: dict[str, str] = {}
         for part in parts:
             names = getattr(self._catalog.parts.get(part), "packages", ())
-            if isinstance(names, tuple):  # those of a Go module are no distribution's
+            if isinstance(names, tuple):  # a Go module's packages are not a distribution's
                 found |= dict.fromkeys(names, "") | {names[0]: self.version(part)}
         return found
 
     def keep(self, name: str, source: Source) -> Path:
-        """The folder of an artifact that somebody else knows how to make; made first if need be."""
-        found = self.kept(name, source)  # not by name alone: several may bear it
+        """Return the folder of an artifact with a source of the caller's; build it if missing."""
+        found = self.kept(name, source)  # not by name alone: several may have it
         return found or self._fill(name, source.key(), source)
 
     def kept(self, name: str, source: Source) -> Path | None:
-        """The folder of such an artifact if it has been made, else None."""
+        """Return the folder of such an artifact if it is in the cache, else None."""
         found = self._cache.find(name, source.key())
         return found if found and source.whole(found) else None
 
     def list(self) -> Sequence[Entry]:
-        """Every artifact that is known, chosen by the user, or in the cache."""
+        """Return all artifacts: of the catalogue, of the user, and in the cache."""
         entries = list(self._current())
         keys = {entry.key for entry in entries}
         names = {entry.name for entry in entries}
@@ -314,7 +315,7 @@ class Store:
         ]
 
     def fetch(self, name: str) -> None:
-        """Make an artifact now: a part, a program, an image, or one of the user's."""
+        """Build or download an artifact: a part, a program, an image, or a user's artifact."""
         if name in self._catalog.parts and not self._own(name, "artifacts"):
             self._folder(name)
         elif full_name(name) in self._known_images() or name in self._read().images:
@@ -325,12 +326,12 @@ class Store:
             self.binary(name)
 
     def remove(self, name: str | None = None, key: str | None = None) -> int:
-        """Remove an artifact from the cache, or with None all of them; return the bytes freed.
+        """Remove an artifact from the cache, or all if ``name`` is None; return the bytes freed.
 
-        Of several of that name only the one with the ``key`` goes, if given.  A
-        program's name stands for the part that brings it.  What was made from it
-        goes too.  A lab that runs goes on with what it has open, yet cannot start
-        a removed program again.  A user's own files are not touched.
+        With ``key``, only the entry with this key is removed.  A program's name stands
+        for its part.  Entries built from it are removed too.  A running lab keeps the
+        files that it has open, but cannot start a removed program again.  The user's
+        own files are not touched.
         """
         wanted = name and self._catalog.programs.get(name, _plain(name))
         records = self._cache.records()
@@ -351,7 +352,7 @@ class Store:
         return freed
 
     def interrupt(self) -> None:
-        """Make every step in progress, in whatever thread, end soon; called on the way out."""
+        """Cancel all steps in progress, in all threads; called when the program exits."""
         self._cancel.set()
 
     @functools.cached_property
@@ -373,12 +374,12 @@ class Store:
         return next((own for key, own in given.items() if full_name(key) == wanted), None)
 
     def _part_of(self, name: str, parts: Sequence[str]) -> str | None:
-        """The part that brings a program: the first of ``parts``, if any are given."""
+        """Return the part of a program: the first of ``parts`` with it, if any are given."""
         bringing = (part for part in parts if name in self._catalog.brought_by(part))
         return next(bringing, None) if parts else self._catalog.programs.get(name)
 
     def _how(self, names: Sequence[str], section: str) -> str:
-        """How to bring artifacts or images: lines for the end of the configuration file."""
+        """Return a hint for adding artifacts or images: lines for the configuration file."""
         path = self._config_path or settings.default_path()
         lines = settings.entries(section, names, ".tar" if section == "images" else "")
         what = "archives that `docker save` wrote" if section == "images" else "your own files"
@@ -458,7 +459,7 @@ class Store:
         users: dict[str, Local | Remote] = {**read.images, **read.artifacts, **self._overrides}
         for name, source in self._catalog.parts.items():
             if all(made in users for made in source.brings() or (name,)):
-                continue  # nothing of it is used
+                continue  # not used
             yield _entry(name, source, records.get(source.key()))
         for name, own in users.items():
             if isinstance(own, Remote):
@@ -474,7 +475,7 @@ class Store:
 
 
 def _plain(name: str) -> str:
-    """The name of an image as a folder of the cache has it.
+    """Return the name of an image in the form used for cache folders.
 
     >>> _plain("nginx:latest"), _plain("team/web:1")
     ('nginx', 'team-web-1-97f3')

@@ -1,4 +1,4 @@
-"""Files downloaded from an address that the user gives, and trusted by their sha256 alone."""
+"""Files downloaded from a URL of the user, and verified by their sha256."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-LIMIT = 2 << 30  # bytes; more than any artifact has, less than a disk
+LIMIT = 2 << 30  # bytes; more than any artifact needs, less than a disk
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a single byte
 MIB = 1 << 20
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Download(Source):
-    """One file, or one file out of a tar archive, put at ``place`` in the entry."""
+    """One file, or one file from a tar archive, stored at ``place`` in the entry."""
 
     url: str
     sha256: str
@@ -34,11 +34,11 @@ class Download(Source):
     origin: ClassVar[Origin] = "url"
 
     def version(self) -> str:
-        """The first digits of the sum: the address promises nothing else."""
+        """Return the first digits of the checksum: no other version is known."""
         return f"sha256.{self.sha256[:8]}"
 
     def recipe(self) -> Mapping[str, object]:
-        # Not the address: the same bytes from another mirror are the same artifact.
+        # Without the URL: the same bytes from another mirror are the same artifact.
         return {"sha256": self.sha256, "place": self.place, "member": self.member}
 
     def whole(self, folder: Path) -> bool:
@@ -105,7 +105,7 @@ class Download(Source):
         try:
             with tarfile.open(archive, "r:*") as tar:
                 content = self._find(tar, member)
-                # One file, to a place of ours: whatever else the archive names is never written.
+                # One file, to our own path: no other file of the archive is ever written.
                 with content, target.open("wb") as file:
                     shutil.copyfileobj(content, file, CHUNK)
         except (tarfile.TarError, EOFError, OSError) as error:
