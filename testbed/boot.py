@@ -1,4 +1,4 @@
-"""What was found out about this machine, remembered in the cache folder until it boots again."""
+"""Facts about this machine, kept in the cache folder until the next boot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def recall(cache: Path, name: str) -> Any:
-    """What was kept under that name since the machine booted; None if nothing was."""
+    """Return the value kept under a name since the machine booted, or None."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         data = json.loads((cache / f".{name}.json").read_text(encoding="utf-8"))
         if data["boot"] == _boot() != "":
@@ -23,15 +23,15 @@ def recall(cache: Path, name: str) -> Any:
 
 
 def keep(cache: Path, name: str, found: Any) -> None:
-    """Keep what was found, as JSON can say it."""
-    # What cannot be kept is tried again: no reason to fail.
+    """Keep a value, which must be valid as JSON, until the next boot."""
+    # A failure is ignored: the value is then determined again the next time.
     with contextlib.suppress(OSError, UsageError):
         owner.make(cache)
         files.keep(cache / f".{name}.json", json.dumps({"boot": _boot(), "found": found}))
 
 
 def parts_of_the_dead(folder: Path) -> list[Path]:
-    """The files named ``.NAME.PID`` of writers that were killed: a whole one is renamed."""
+    """Return the temporary files ``.NAME.PID`` of killed writers; complete files are renamed."""
     found = [path for path in folder.glob(".*") if path.suffix[1:].isdigit() and path.is_file()]
     return sorted(path for path in found if not Path("/proc", path.suffix[1:]).exists())
 
@@ -39,5 +39,5 @@ def parts_of_the_dead(folder: Path) -> list[Path]:
 def _boot() -> str:
     try:
         return BOOT_ID.read_text(encoding="utf-8").strip()
-    except OSError:  # hidden in some containers: then nothing is remembered
+    except OSError:  # hidden in some containers: then no value is kept
         return ""

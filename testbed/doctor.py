@@ -1,8 +1,8 @@
-"""What this machine can and cannot do, each thing tried, each with its fix.
+"""Checks of this machine's requirements, each with its fix.
 
-Kernel features are tried in namespaces made for the purpose, never in the
-host's own; nothing is left behind.  :func:`fix` is the only part that changes
-the machine, and only by installing packages.
+Kernel features are tried in temporary namespaces, never in the host's own; nothing
+is left behind.  Only :func:`fix` changes the machine, and only by installing
+packages.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Provider
     from testbed.requirement import Requirement
 
-KERNEL = (5, 12)  # mount_setattr(2), with which a node sees the machine read-only
-CAP_SYS_RESOURCE = 24  # its bit, see capabilities(7)
-PACKAGES = "packages"  #: what the progress of their installation is told of
-DISK = 2 << 30  # bytes: every artifact, or the data of a small lab
-FILES = 512  # open files of a daemon, at the most
-MEMORY_PER_NODE = 45 << 20  # bytes, as measured
+KERNEL = (5, 12)  # for mount_setattr(2), which makes the machine's files read-only on a node
+CAP_SYS_RESOURCE = 24  # number of the capability, see capabilities(7)
+PACKAGES = "packages"  #: name of their installation in progress messages
+DISK = 2 << 30  # bytes: all artifacts, or the data of a small lab
+FILES = 512  # maximum open files of a daemon
+MEMORY_PER_NODE = 45 << 20  # bytes, measured
 GIB = 1 << 30
 
 
@@ -59,7 +59,7 @@ TOOLS = (
     Tool("ip", "iproute2"),
     Tool("nsenter", "util-linux"),
     Tool("unshare", "util-linux"),
-    Tool("mount", "mount"),  # in no Debian 13 by itself
+    Tool("mount", "mount"),  # not part of a minimal Debian 13
     Tool("iptables", "iptables"),
     Tool("nft", "nftables", ("nftables rules",), required=False),
     Tool("tcpdump", "tcpdump", ("captures",)),
@@ -85,11 +85,11 @@ def findings(
     role: str = "",
     runner: Runner = run,
 ) -> list[Requirement]:
-    """All there is to say about this machine, in the order in which a person would ask.
+    """Check all requirements of this machine; return them with the most basic ones first.
 
-    ``full`` adds what takes long: a guest under KVM, for up to 3 s.  ``state``
-    is the folder that labs keep their data in.  With a ``provider`` or a ``role``, what that
-    one needs counts as needed.  Changes nothing.
+    ``full`` includes the slow test: a guest under KVM, for up to 3 s.  ``state`` is the folder
+    of labs' data.  With a ``provider`` or a ``role``, its requirements count as required.
+    Nothing on the machine is changed.
     """
     found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
     found += [*_tools(), _compiler(store, runner), *_headers(runner), _go(store), *_libraries()]
@@ -125,12 +125,12 @@ def fix(
     tell: Tell = silent,
     runner: Runner = run,
 ) -> None:
-    """Install the packages that findings ask for, in one go, and make every artifact.
+    """Install the packages of failed requirements with one command, and build all artifacts.
 
-    Those that take long and are for labs with one role alone are made for that ``role`` only,
-    and with it what it cannot be without.
+    Artifacts that take long to build and are used by one role only are built only for the
+    given ``role``, with those of the roles that it requires.
 
-    Docker and etcd are never among the packages: they are artifacts, unpacked
+    Docker and etcd are never installed as packages: they are artifacts, unpacked
     in the cache.  Raises MachineError, ArtifactError, CommandError.
     """
     packages = sorted({package for item in given if not item.ok for package in item.packages})
@@ -151,7 +151,7 @@ def fix(
 
 
 def kvm(cache: Path, runner: Runner = run) -> Requirement:
-    """Whether virtual machines run under KVM, tried anew.  Only providers of such need it."""
+    """Test again whether virtual machines run under KVM.  Only their providers need it."""
     detail, fix = "", ""
     try:
         answer = accel.probe(cache, fresh=True, runner=runner)
@@ -164,7 +164,10 @@ def kvm(cache: Path, runner: Runner = run) -> Requirement:
 
 
 def virtual_machines() -> Requirement:
-    """The programs that make and run them: few labs need them, so none is installed unasked."""
+    """Check the programs that build and run virtual machines.
+
+    Few labs need them, so they are optional.
+    """
     missing = box.lacking() | accel.lacking()
     return requirement(
         "virtual machines",
@@ -209,7 +212,7 @@ def _cgroups() -> list[Requirement]:
                 continue
     controllers = {name for name in one | two if not name.startswith("name=")}
     version = "v1 and v2" if one and two else "v1" if one else "v2" if where else "none"
-    # With v1 the devices controller is one of its own; v2 does it with BPF.
+    # In v1 devices is a separate controller; v2 uses BPF.
     wanted = {"cpu", "memory", "pids"} | ({"devices"} if one else set())
     missing = sorted(wanted - controllers)
     detail = f"{version}: {', '.join(sorted(controllers)) or 'no controllers'}"
@@ -290,7 +293,7 @@ def _compiler(store: Store, runner: Runner) -> Requirement:
 
 
 def _headers(runner: Runner) -> list[Requirement]:
-    """What Go programs with parts in C are linked with, beyond the C library."""
+    """Check the libraries of Go programs with parts in C, other than the C library."""
     from testbed.artifacts.catalog import CATALOG
 
     found = []
@@ -362,7 +365,7 @@ def _artifacts(store: Store) -> list[Requirement]:
 
 
 def _brought(store: Store) -> list[Requirement]:
-    """Network plugins that the user has to bring, since they can't be built here."""
+    """Check the network plugins that the user must provide, since they can't be built here."""
     from testbed.roles.kubernetes import plugins
     from testbed.roles.kubernetes.plugins.manifest import Brought
 
@@ -382,7 +385,7 @@ def _brought(store: Store) -> list[Requirement]:
 
 
 def _kernel_for(role: str) -> set[str]:
-    """The features of the kernel that a cluster with that network plugin needs, if it is one."""
+    """Return the kernel features that a cluster needs if the role is a network plugin."""
     from testbed.topology.load import Overrides, load
 
     if role not in PLUGINS or role in ROLES:

@@ -1,8 +1,8 @@
-"""Files that a user asked for: reports, packed boxes, kubeconfigs.
+"""Output files that a user requested: reports, packed boxes, kubeconfigs.
 
-A regular file is written whole or not at all: beside it first, flushed, and then renamed.  A
-device, a FIFO, a socket or a descriptor of ours (``/dev/stdout``, ``>(...)`` of a shell) is
-written into and never replaced.
+A regular file is written completely or not at all: to a temporary file, which is flushed and
+then renamed.  A device, a FIFO, a socket or an open descriptor of this process
+(``/dev/stdout``, ``>(...)`` of a shell) is written to and never replaced.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from testbed import owner, signals
 from testbed.errors import MachineError, TestbedError, UsageError
 
 STDOUT = "-"
-CHUNK = 1 << 20  # octets copied at once
+CHUNK = 1 << 20  # bytes copied at once
 LINKS = 40  # as many as the kernel follows (path_resolution(7))
 PRIVATE = 0o600
-#: Where a path leads to an open file of a process, not to a name (proc(5)).
+#: Paths of open files of a process (proc(5)).
 DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")
 WRONG_PLACE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EBADF
 }  # fmt: skip
-#: A file that can be written though its folder cannot, or that is a mount point.
+#: Errors for a writable file in a folder that is not writable, and for a mount point.
 ONLY_IN_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV}
 
 Chunks = Callable[[], Iterator[bytes]]
@@ -39,24 +39,24 @@ Chunks = Callable[[], Iterator[bytes]]
 def write(path: Path | str, data: str | bytes, *, private: bool = False) -> None:
     """Write ``data`` to a path; ``-`` is standard output.
 
-    A file that is there keeps its mode and owner (root's goes to whom the folder belongs to, see
-    :mod:`testbed.owner`); a symbolic link keeps its name, and what it
-    leads to is replaced.  ``private`` is for its owner alone (mode 0600), whatever was there.
-    A FIFO waits for its reader.  An interrupt leaves a regular file as it was.
+    An existing file keeps its mode and owner (one of root is given to the owner of the folder,
+    see :mod:`testbed.owner`).  A symbolic link stays, and its target is replaced.  A ``private``
+    file always gets mode 0600.  Writing to a FIFO waits for its reader.  After an interrupt, a
+    regular file is unchanged.
 
-    Raises UsageError where no file can be, MachineError with the kernel's reason when it cannot be
-    written, Interrupted.
+    Raises UsageError if the path cannot be a file, MachineError with the kernel's reason if
+    writing fails, Interrupted.
     """
-    # A lone surrogate, which YAML and JSON can spell, is no character that UTF-8 has.
+    # YAML and JSON may contain a lone surrogate, which UTF-8 cannot encode.
     octets = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     _write(Path(path), lambda: iter((octets,)), len(octets), private=private)
 
 
 def keep(path: Path, data: str) -> None:
-    """Write a file of our own, for its owner alone, in place of whatever bears its name.
+    """Write a private file of this tool and replace whatever has its name.
 
-    No link is followed: the folder may be one that another user writes to.  Raises as
-    :func:`write` does.
+    No link is followed, because another user may be able to write to the folder.  Raises the
+    errors of :func:`write`.
     """
     octets = data.encode("utf-8", "backslashreplace")
     with _told(path):
@@ -65,7 +65,7 @@ def keep(path: Path, data: str) -> None:
 
 
 def copy(source: Path, path: Path) -> None:
-    """Write the content of a file to a path, as :func:`write` does.  Raises as it does."""
+    """Write the content of a file to a path, like :func:`write` and with the same errors."""
 
     def chunks() -> Iterator[bytes]:
         with source.open("rb") as file:
@@ -76,7 +76,10 @@ def copy(source: Path, path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Raise, before a long run, what :func:`write` would raise; nothing is opened or changed."""
+    """Raise the errors that :func:`write` would raise, without opening or changing anything.
+
+    It is called before a long run.
+    """
     if leads_to_stdout(path):
         return
     with _told(path):
@@ -96,7 +99,7 @@ def check(path: Path) -> None:
 
 
 def leads_to_stdout(path: Path) -> bool:
-    """Tell whether a path means our standard output: ``-``, or a name such as ``/dev/stdout``."""
+    """Tell whether a path is our standard output: ``-``, or a name such as ``/dev/stdout``."""
     return str(path) == STDOUT or _descriptor(path) == 1
 
 
@@ -115,7 +118,7 @@ def _write(path: Path, chunks: Chunks, size: int, *, private: bool) -> None:
         elif stat.S_ISSOCK(found.st_mode):
             _send(path, chunks)
         else:
-            # Not cut: if it is a regular file, another process has it open.
+            # Not truncated: if it is a regular file, another process has it open.
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
             with _opened(os.open(path, flags)) as into:
                 _pour_all(into, chunks)
@@ -123,7 +126,7 @@ def _write(path: Path, chunks: Chunks, size: int, *, private: bool) -> None:
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Turn the kernel's errors into ours."""
+    """Convert OSError to our errors."""
     try:
         yield
     except OSError as error:
@@ -159,7 +162,7 @@ def _real(path: Path) -> Path:
 
 
 def _last_link(path: Path) -> tuple[str, str] | None:
-    """Folder and name of the link of /proc that a path ends in, if it ends in one."""
+    """Return folder and name of the link in /proc that a path ends in, or None."""
     there = str(path)
     for _ in range(LINKS):
         folder, name = os.path.split(there)
@@ -168,7 +171,7 @@ def _last_link(path: Path) -> tuple[str, str] | None:
             return folder, name
         try:
             there = str(Path(folder, Path(folder, name).readlink()))
-        except OSError:  # no link
+        except OSError:  # not a link
             return None
     return None
 
@@ -178,10 +181,10 @@ def _is_of_a_process(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The descriptor of ours that a path names.
+    """Return the open descriptor of this process that a path names, or None.
 
-    It is used as it is: opening the path again would begin at the start of a regular file, and
-    fail for a socket.
+    It is used directly: opening the path again would start at the beginning of a regular file,
+    and fail for a socket.
     """
     found = _last_link(path)
     if found is None or not found[1].isdigit():
@@ -230,9 +233,9 @@ def _opened(number: int) -> Iterator[int]:
 
 
 def _replace(path: Path, chunks: Chunks, size: int, *, private: bool) -> None:
-    """Put a file in place of the one at ``path``, which is no link, in one step."""
+    """Replace the file at ``path``, which must not be a link, atomically."""
     with (
-        signals.held() as held,  # they are looked at where there is something to remove
+        signals.held() as held,  # checked at points where the temporary file can be removed
         _opened(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder,
     ):
         before = _at(folder, path.name)
@@ -265,7 +268,7 @@ def _beside(
 ) -> None:
     part = f".testbed-{secrets.token_hex(4)}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    mode = 0o666 if before is None and not private else PRIVATE  # less what the umask takes
+    mode = 0o666 if before is None and not private else PRIVATE  # minus the umask
     number = os.open(part, flags, mode, dir_fd=folder)
     try:
         with _opened(number):
@@ -287,7 +290,7 @@ def _beside(
 
 
 def _like(number: int, before: os.stat_result) -> None:
-    """Give a file the owner of the one before, as far as we may."""
+    """Give a file the owner of the previous one, if permitted."""
     ours = os.fstat(number)
     if (ours.st_uid, ours.st_gid) != (before.st_uid, before.st_gid):
         with contextlib.suppress(PermissionError):
@@ -295,7 +298,7 @@ def _like(number: int, before: os.stat_result) -> None:
 
 
 def _in_place(folder: int, name: str, chunks: Chunks, size: int, *, private: bool) -> None:
-    """Write over a file that cannot be replaced, once all the room that it needs is ours."""
+    """Overwrite a file that cannot be replaced, after reserving all the disk space it needs."""
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     with _opened(os.open(name, flags, dir_fd=folder)) as number:
         before = os.fstat(number).st_size
@@ -305,7 +308,7 @@ def _in_place(folder: int, name: str, chunks: Chunks, size: int, *, private: boo
             if size:
                 os.posix_fallocate(number, 0, size)
         except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # not every file system can
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # not supported here
                 os.ftruncate(number, before)
                 raise
         _pour_all(number, chunks)

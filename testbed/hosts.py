@@ -1,7 +1,7 @@
-"""Hosts of testinfra by the name of a lab: ``testbed://LAB[/NODE[/CONTAINER]]``.
+"""testinfra hosts in labs: ``testbed://LAB[/NODE[/CONTAINER]]``.
 
 While a run is confined to labs (:func:`testbed.hostspec.confine`), every hostspec
-means one of their nodes, and one that means another machine is refused.
+must name one of their nodes; any other machine is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lend(live: LiveLab) -> None:
 
 
 def live(name: str) -> LiveLab:
-    """A lab by its name, opened once.  Raises NoSuchLab when it is not up."""
+    """Return a lab by its name; open it on first use.  Raises NoSuchLab if it is not running."""
     if name not in _labs:
         from testbed.labs.lab import Lab
         from testbed.labs.live import LiveLab
@@ -38,18 +38,18 @@ def live(name: str) -> LiveLab:
 
 
 def close() -> None:
-    """Close all labs that are open."""
+    """Close all open labs."""
     while _labs:
         _labs.popitem()[1].close()
 
 
 def forget(name: str) -> None:
-    """Drop a lab that was lent, without closing it."""
+    """Forget a lab of :func:`lend`, without closing it."""
     _labs.pop(name, None)
 
 
 def parse(hostspec: str | None) -> tuple[str, dict[str, Any]]:
-    """Parse a hostspec as testinfra does, and the places of labs as well.
+    """Parse a hostspec like testinfra, with support for places in labs.
 
     Raises UsageError for a hostspec outside the labs that the run is confined to.
     """
@@ -80,7 +80,7 @@ def parse(hostspec: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def _refused(hostspec: str | None) -> UsageError:
-    """The error for a hostspec that is outside of what the run is confined to."""
+    """Return the error for a hostspec outside the labs that the run is confined to."""
     labs = ", ".join(confined() or ())
     if hostspec is None:
         what = f"which lab? there are {labs}" if labs else "no lab for testinfra's `host`"
@@ -94,10 +94,10 @@ def _refused(hostspec: str | None) -> UsageError:
 
 
 def resolve(hostspec: str | None) -> list[str]:
-    """A hostspec as testinfra is to get it, checked; None becomes all nodes of the lab.
+    """Check a hostspec and return the hostspecs for testinfra; None means all nodes of the lab.
 
     Raises UsageError for a host outside the labs that the run is confined to,
-    NoSuchLab where the lab is not up or has no such node.
+    NoSuchLab if the lab is not running or has no such node.
     """
     place, keywords = parse(hostspec)
     found = places(place) if keywords.get("connection") == SCHEME else []
@@ -105,7 +105,7 @@ def resolve(hostspec: str | None) -> list[str]:
 
 
 def places(place: str) -> list[str]:
-    """``LAB`` as the places of all its nodes; another place as it is, once it is known."""
+    """Return the places of all nodes for ``LAB``; any other place itself, after a check."""
     if not place:
         return []
     lab, *rest = place.split("/")
@@ -121,10 +121,10 @@ def places(place: str) -> list[str]:
 
 
 class SpecBackend(NodeBackend):
-    """A host by its place ``LAB/NODE[/CONTAINER]``, looked up for each command.
+    """A host at a place ``LAB/NODE[/CONTAINER]``, looked up for each command.
 
-    So a container that was started again, or a lab that was updated by the
-    test itself, is found as it is now.
+    So a restarted container, or a lab that the test itself has updated, is found in
+    its current state.
     """
 
     def __init__(self, place: str, **kwargs: Any) -> None:
@@ -141,7 +141,7 @@ class SpecBackend(NodeBackend):
 
     @classmethod
     def get_hosts(cls, host: str, **_: Any) -> list[str]:
-        """The places that a part of a hostspec means, as testinfra asks for them."""
+        """Return the places for a part of a hostspec; called by testinfra."""
         return places(host)
 
     def get_pytest_id(self) -> str:

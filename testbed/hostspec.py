@@ -1,9 +1,9 @@
-"""The scheme ``testbed://`` of testinfra's hostspecs; :mod:`testbed.hosts` has what it means.
+"""The scheme ``testbed://`` of testinfra's hostspecs; :mod:`testbed.hosts` implements it.
 
-testinfra finds a back end by the scheme of a hostspec, in a table that others
-may extend (``testinfra.backend.BACKENDS``).  It drops the path of a hostspec,
-so :func:`register` puts a function of its own before testinfra's
-``parse_hostspec``; hostspecs of other schemes are passed on as they are.
+testinfra selects a back end by the scheme of a hostspec, from a table that others
+may extend (``testinfra.backend.BACKENDS``).  It drops the path of a hostspec, so
+:func:`register` wraps testinfra's ``parse_hostspec``; hostspecs of other schemes
+are passed on unchanged.
 
 pytest loads this in every project where testbed is installed, so it is small, and
 loads the rest when a lab is named.
@@ -17,21 +17,21 @@ from typing import Any
 import testinfra.backend
 
 SCHEME = "testbed"
-PREFIX = f"{SCHEME}://"  #: of a hostspec; by itself it is a hostspec of no host at all
+PREFIX = f"{SCHEME}://"  #: of a hostspec; by itself it names no host
 
-#: testinfra's own, which knows every other scheme.
+#: testinfra's own function, which handles every other scheme.
 original = testinfra.backend.parse_hostspec
 _confined: tuple[str, ...] | None = None
 
 
 def register() -> None:
-    """Add the scheme ``testbed`` to testinfra's.  Calling it again changes nothing."""
+    """Add the scheme ``testbed`` to testinfra.  Calling it again changes nothing."""
     testinfra.backend.BACKENDS[SCHEME] = "testbed.hosts.SpecBackend"
     testinfra.backend.parse_hostspec = _parse
 
 
 def confine(labs: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Confine hostspecs to labs, or with None to nothing; return what held before.
+    """Confine hostspecs to labs, or lift that with None; return the previous setting.
 
     With an empty sequence every hostspec is refused.
     """
@@ -41,7 +41,7 @@ def confine(labs: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def confined() -> tuple[str, ...] | None:
-    """The labs that hostspecs are confined to; None where they are not."""
+    """Return the labs that hostspecs are confined to; None if they are not confined."""
     return _confined
 
 

@@ -1,4 +1,4 @@
-"""Features of this machine's kernel, each tried in namespaces made for the purpose."""
+"""Features of this machine's kernel, each tried in temporary namespaces."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from testbed.artifacts.source import Runner
     from testbed.requirement import Requirement
 
-NOT_FOUND = 127  # exit status of a shell whose command is not there
-TOOL_FIRST = "install the tool first"  # the requirement of that tool says how
+NOT_FOUND = 127  # a shell's exit status for a missing command
+TOOL_FIRST = "install the tool first"  # the tool's own requirement has the command
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Something of the kernel, the command that tries it, and what it is for."""
+    """A kernel feature, with the command that tries it, and its users."""
 
     name: str
-    try_it: str  #: run by a shell in namespaces of its own; status 0 says yes
-    option: str  #: the kernel's build option, or what else may be missing
+    try_it: str  #: shell command, run in temporary namespaces; exit status 0 means available
+    option: str  #: the kernel's build option, or another possible cause
     needed_by: tuple[str, ...] = LABS
 
 
@@ -118,8 +118,9 @@ WANTED = (
     ),
 )
 
-# A tmpfs on /run: iptables' lock there is the host's. Another for overlay: not all file systems do.
-# Arguments: a folder, then names of features, each followed by what tries it.
+# A tmpfs on /run, since iptables' lock there is the host's. Another for overlay, which not all file
+# systems support.
+# Arguments: a folder, then pairs of a feature's name and its command.
 SCRIPT = """
 mount -n -t tmpfs testbed /run && mount -n -t tmpfs testbed "$1" || exit
 cd "$1" || exit 99
@@ -136,7 +137,7 @@ done
 
 
 def features(runner: Runner = run) -> list[Requirement]:
-    """Every feature of the kernel that labs use, each tried in namespaces of its own."""
+    """Try every kernel feature that labs use, each in temporary namespaces."""
     tries = [word for item in NEEDED + WANTED for word in (item.name, item.try_it)]
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:

@@ -1,8 +1,7 @@
-"""Has this machine anything that it did not have before?
+"""Detect changes of this machine that a lab has left behind.
 
-:func:`snapshot` looks at all that a lab could leave behind outside its own
-namespaces; :func:`differences` says what is new, gone or changed between two
-looks.  Nothing is changed by looking.
+:func:`snapshot` records everything that a lab could change outside its own
+namespaces; :func:`differences` compares two snapshots.  Nothing is modified.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from testbed.process import run, which
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-#: Programs of a lab that would be left over when they run after it.
+#: Programs of labs; one that runs after its lab has ended is a leftover.
 PROGRAMS = (
     "testbed-init", "dockerd", "containerd", "containerd-shim", "docker-proxy", "runc",
     "etcd", "flanneld", "tcpdump", "qemu-system", "libvirtd", "virtlogd", "dnsmasq", "vagrant",
@@ -32,7 +31,7 @@ SYSCTLS = (
     "net/ipv4/ip_forward", "net/ipv4/conf/all", "net/ipv4/conf/default", "net/ipv6/conf/all",
     "net/bridge", "kernel", "vm",
 )  # fmt: skip
-#: What counts by itself, or does something when it is read.
+#: Settings that count by themselves, or have an effect when read.
 RESTLESS = re.compile(
     r"^kernel/(random/|ns_last_pid$|pty/nr$|perf_event_max_sample_rate$|perf_cpu_time_max)"
     r"|^vm/(stat_refresh|drop_caches|compact_memory)$"
@@ -46,23 +45,23 @@ FOLDERS = (
     "/var/lib/etcd",
     "/var/lib/libvirt",
 )
-PAUSE = 0.1  # seconds between two looks
-#: Areas where what is gone is no difference: it may have been another's, and have ended.
+PAUSE = 0.1  # seconds between two snapshots
+#: Areas in which a missing item is no difference: it may have belonged to another user's lab.
 ONLY_NEW = frozenset({"process", "cgroup"})
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was seen: area (``link``, ``mount``, ...) to item to its value."""
+    """The recorded state: area (``link``, ``mount``, ...) to item to value."""
 
     areas: Mapping[str, Mapping[str, str]]
 
 
 def snapshot(below: Path | None = None) -> Snapshot:
-    """Look at the machine.
+    """Record the state of the machine.
 
-    With ``below``, labs whose state folder is not below it are somebody else's,
-    and may come and go.
+    With ``below``, labs whose state folder is not below it belong to others and are
+    ignored.
     """
     others = None if below is None else _others(below)
     return Snapshot(
@@ -82,7 +81,7 @@ def snapshot(below: Path | None = None) -> Snapshot:
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
-    """What is new, gone or changed, a line each."""
+    """Return new, missing and changed items, one line each."""
     lines = []
     for area, now in after.areas.items():
         then = before.areas.get(area, {})
@@ -98,10 +97,10 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 def left(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -> list[str]:
-    """The differences that every look of the last ``seconds`` has shown; none as soon as it can be.
+    """Return the differences that persist for ``seconds``; return early when there are none.
 
-    The kernel may need a moment to remove what has ended, and a lab of another that is half
-    made or half removed is nobody's for a moment.
+    The kernel may need a moment to remove the parts of a lab, and another's lab that is just
+    being created or removed may look like a leftover for a moment.
     """
     deadline = time.monotonic() + seconds
     lines = differences(before, snapshot(below))
@@ -149,7 +148,10 @@ def _routes() -> Iterator[str]:
 
 
 def _processes(others: Iterable[find.Init] | None) -> Iterator[tuple[str, str]]:
-    """Programs of labs.  With ``others``, without those of their nodes, nor what others run now."""
+    """Yield programs of labs.
+
+    With ``others``, programs of these nodes and programs that others run now are left out.
+    """
     foreign = {_pid_namespace(init.pid) for init in others or ()}
     for entry in filter(str.isdigit, _names("/proc")):
         try:
@@ -161,7 +163,7 @@ def _processes(others: Iterable[find.Init] | None) -> Iterator[tuple[str, str]]:
         program = name.partition("(")[2]
         if fields[0] in "ZX" or not program.startswith(PROGRAMS):
             continue
-        # Containers have namespaces of their own: the node is the one that is above.
+        # Containers have their own namespaces; the node's namespace is one of the parents.
         if foreign and not foreign.isdisjoint(_pid_namespaces(int(entry))):
             continue
         if others is not None and _is_of_another(int(entry)):
@@ -171,10 +173,10 @@ def _processes(others: Iterable[find.Init] | None) -> Iterator[tuple[str, str]]:
 
 
 def _is_of_another(pid: int) -> bool:
-    """Tell whether somebody else runs a process now: another process than ours is its parent.
+    """Tell whether another user or program runs a process: its parent is not one of ours.
 
-    What is left over has lost its parent, and was given to pid 1 or to a subreaper, which is an
-    ancestor of ours (prctl(2), PR_SET_CHILD_SUBREAPER).
+    A leftover process has lost its parent and was given to pid 1 or to a subreaper, which is an
+    ancestor of this process (prctl(2), PR_SET_CHILD_SUBREAPER).
     """
     line = list(_ancestors(pid))
     if len(line) < 2 or os.getpid() in line:
@@ -183,7 +185,7 @@ def _is_of_another(pid: int) -> bool:
 
 
 def _ancestors(pid: int) -> Iterator[int]:
-    """A process, its parent and so on, without pid 1."""
+    """Yield a process and its ancestors, without pid 1."""
     while pid > 1:
         yield pid
         try:
@@ -201,7 +203,7 @@ def _pid_namespace(pid: int) -> str:
 
 
 def _pid_namespaces(pid: int) -> set[str]:
-    """The pid namespaces of a process and of all its ancestors."""
+    """Return the pid namespaces of a process and of all its ancestors."""
     return {_pid_namespace(one) for one in _ancestors(pid)} - {""}
 
 
@@ -213,7 +215,7 @@ def _cgroups(below: Path | None, others: Iterable[find.Init]) -> Iterator[str]:
         labs = cgroups.folders(top)
         if not labs:
             yield str(top)
-        # Others' labs have come and gone since the first look at what runs.
+        # Labs of others have started and ended since the first look at the processes.
         now = [*others, *([] if below is None else _others(below))]
         foreign = {cgroups.folder_name(init.lab, Path(init.state)) for init in now}
         yield from (str(top / lab) for lab in sorted(labs) if lab not in foreign)

@@ -1,9 +1,9 @@
-"""What is left of labs that are no more: found by looking, removed under the lab's own lock.
+"""Leftovers of removed labs: found on the machine, removed under the lab's lock.
 
-Something is left over when it looks like ours and belongs to no live lab.  A
-lab is live while somebody holds its lock, or when it has a record and anything
-of it runs.  What belongs to a live lab of another state folder is told as
-theirs, and so is what cannot be judged from here; neither is ever touched.
+A leftover looks like a part of a lab and belongs to no live lab.  A lab is live
+while a process holds its lock, or if it has a record and any part of it runs.
+Parts of live labs of other state folders are reported as theirs, and so are parts
+that cannot be judged from here; both are never touched.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from testbed.nodes.netns import cgroups, find
 if TYPE_CHECKING:
     from testbed.artifacts import Store
 
-#: Seconds after which what has no owner's name is nobody's: nothing of ours takes so long to
-#: be joined by its first process, or to be removed by who made it.
+#: Age in seconds at which a part without an owner's name is a leftover: a live lab's part gets its
+#: first process, or is removed by its creator, in less time.
 AGE = 60.0
 PATIENCE = 2.0  # seconds for another state folder's `down` to remove a cgroup that it has emptied
 TEMPORARY = ("testbed-doctor-", "testbed-cc-", "testbed-accel-")
@@ -39,14 +39,14 @@ FIX = "testbed doctor --leaks --fix"
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """One thing.  ``about`` says whose it is, or why it is nobody's."""
+    """One leftover.  ``about`` tells its owner, or the reason that it has none."""
 
     kind: str
     name: str
     about: str
-    command: str = ""  #: removes it; empty for what is ``theirs``
+    command: str = ""  #: removes it; empty if it is ``theirs``
     theirs: bool = False
-    state: Path | None = None  #: the state folder of the lab, where that is known
+    state: Path | None = None  #: the state folder of the lab, if known
     remove: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -60,9 +60,9 @@ class Leftover:
 
 
 def leftovers(make_settings: Callable[[Path], Settings], state: Path) -> list[Leftover]:
-    """All there is on this machine, those of live labs of other state folders included.
+    """Find all leftovers on this machine, and parts of live labs of other state folders.
 
-    ``make_settings`` gives the settings for a state folder; ``state`` is ours.
+    ``make_settings`` returns the settings for a state folder; ``state`` is ours.
     """
     look = _Look(make_settings, state.resolve())
     return [
@@ -75,7 +75,7 @@ def leftovers(make_settings: Callable[[Path], Settings], state: Path) -> list[Le
 
 
 def fix(given: list[Leftover]) -> list[tuple[Leftover, str]]:
-    """Remove what is nobody's; return what could not be removed, and why."""
+    """Remove leftovers that belong to no lab; return those that failed, with the reason."""
     failed = []
     for one in given:
         if one.theirs:
@@ -83,21 +83,21 @@ def fix(given: list[Leftover]) -> list[tuple[Leftover, str]]:
         try:
             one.remove()
         except LabBusy:
-            continue  # somebody has taken the lab up meanwhile: it is live
+            continue  # another command now works on the lab: it is live
         except (TestbedError, OSError) as error:
             failed.append((one, str(error)))
     return failed
 
 
 class _Look:
-    """One look at the labs of this machine."""
+    """A search for the labs of this machine."""
 
     def __init__(self, make_settings: Callable[[Path], Settings], own: Path) -> None:
         self._make_settings = make_settings
         self._own = own
         self._state = State(own)
         self._inits = list(find.inits())
-        #: Labs whose makers have files or processes of their own, so that nothing can be told.
+        #: Labs created in other mount or pid namespaces, so that they cannot be judged from here.
         self._far = {
             (init.lab, Path(init.state))
             for init in self._inits
@@ -108,7 +108,7 @@ class _Look:
         return [init for init in self._inits if (init.lab, Path(init.state)) == (lab, state)]
 
     def _fate(self, lab: str, state: Path) -> str:
-        """Why a lab is live; empty when it is not."""
+        """Return the reason that a lab is live; empty if it is not."""
         its = State(state)
         if holder := its.holder(lab):
             return f"held by {holder}"
@@ -152,7 +152,7 @@ class _Look:
                 yield Leftover("cgroup", str(top), "holds nothing", command, remove=top.rmdir)
 
     def _nodes_of(self, folder: str, lab: str, state: Path) -> Iterator[Leftover]:
-        """What a maker that was killed has made of a lab, and no process has joined."""
+        """Yield a lab's cgroups without a process, left by a killed command."""
         there = {init.node for init in self._of(lab, state)}
         if (lab, state) in self._far or State(state).holder(lab):
             return
@@ -172,7 +172,7 @@ class _Look:
             yield Leftover("cgroup", name, about, FIX, state=state, remove=remove)
 
     def files(self) -> Iterator[Leftover]:
-        """Of our own state folder; what others' hold is for them to see."""
+        """Yield leftover files of our own state folder; others check theirs."""
         state = self._state
         for lab in state.labs():
             if not self._fate(lab, self._own):
@@ -183,7 +183,7 @@ class _Look:
                 continue
 
             def remove(lab: str = lab) -> None:
-                with state.lock(lab, FIX, timeout=0):  # removed by who lets go of it
+                with state.lock(lab, FIX, timeout=0):  # the lock's file is removed on release
                     state.sweep(lab)
 
             about = "left by a testbed that was killed"
@@ -193,7 +193,7 @@ class _Look:
             yield _file(path, self._own)
 
     def _whole(self, kind: str, name: str, about: str, lab: str, state: Path) -> Leftover:
-        """What goes as ``testbed down`` has it go, and takes with it all there is of its lab."""
+        """Return a leftover that is removed like ``testbed down``, with the whole lab."""
 
         def remove() -> None:
             with _without_trace(state):
@@ -213,7 +213,7 @@ def _by_node(init: find.Init) -> str:
 
 
 def _sees_what_we_see(pid: int) -> bool:
-    """Whether who made a node has our files and pid namespace, so that its lab can be judged."""
+    """Tell whether a node's creator has our files and pid namespace, so we can judge its lab."""
     try:
         root, ours = os.stat(f"/proc/{pid}/root"), os.stat("/")  # noqa: PTH116  (as find.py)
         depth = [_depth(pid), _depth(os.getpid()) + 1]
@@ -231,7 +231,7 @@ def _depth(pid: int) -> int:
 
 @contextlib.contextmanager
 def _without_trace(folder: Path) -> Iterator[None]:
-    """Remove again the folders that a lock in a state folder that is gone has to make."""
+    """Remove the folders that a lock has to create in a missing state folder."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
@@ -242,7 +242,7 @@ def _without_trace(folder: Path) -> Iterator[None]:
 
 
 def _nobodys(folder: str) -> Leftover:
-    """A lab's cgroup whose state folder is not known, for nothing runs in it that could tell."""
+    """Return a leftover for a lab's cgroup of an unknown state folder, without processes."""
     name = f"{cgroups.TOP}/{folder}"
     if cgroups.busy(folder) or cgroups.age(folder) < AGE:
         about = "of a lab of another state folder that may be in the making"
@@ -259,7 +259,7 @@ def _nobodys(folder: str) -> Leftover:
 
 
 def _dead_sockets(folder: Path) -> Iterator[Path]:
-    """Sockets on which nobody listens."""
+    """Yield sockets on which no process listens."""
     for path in sorted(folder.glob("**/*")) if folder.is_dir() else []:
         with contextlib.suppress(OSError):
             if not stat.S_ISSOCK(path.lstat().st_mode):

@@ -1,4 +1,4 @@
-"""Limits: this process's own, raised and kept to, and what a node takes of the machine's."""
+"""Resource limits of this process, and each node's use of the machine's limits."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 
 from testbed.errors import MachineError
 
-#: No program of ours comes near it.  Where the hard limit is a thousand million, children that
-#: close every descriptor they could have would take minutes.
+#: Far more than our programs need.  With a hard limit of a thousand million, children that close
+#: every possible descriptor would take minutes.
 MOST_FILES = 1 << 16
 FILES_PER_NODE = 6  # to run a command on a node: a connection, what it reads and writes
-SPARE = 16  # file descriptors left for what is opened beside the work that is counted
-#: setrlimit(2), errno(3): the limit of this process, and that of the machine.
+SPARE = 16  # file descriptors reserved for files other than those counted
+#: setrlimit(2), errno(3): the limits of this process and of the machine.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """A role's share of this machine's limits on one node, about as much as was measured.
+    """A role's use of this machine's limits on one node, approximately as measured.
 
-    ``files`` is how many files one of its daemons may have open, ``tasks`` the processes and
-    threads of all, ``inotify`` their inotify instances.
+    ``files`` is the maximum number of open files of one of its daemons, ``tasks`` the number of
+    processes and threads of all its daemons, ``inotify`` that of their inotify instances.
     """
 
     files: int = 0
@@ -34,16 +34,16 @@ class Takes:
 
 
 def raise_soft() -> None:
-    """Raise the soft limits of open files and processes to the hard ones, as far as is of use.
+    """Raise the soft limits of open files and processes to the hard ones, up to a useful value.
 
-    A login has a soft limit of 1024 open files, kept low for programs that use select(2), which
-    this one does not.  Nodes are not affected: their pid 1 gives its children limits of its own.
+    A login session has a soft limit of 1024 open files, for programs that use select(2); this
+    one does not.  Nodes are not affected: their pid 1 sets its own limits for its children.
     """
     for which, most in ((resource.RLIMIT_NOFILE, MOST_FILES), (resource.RLIMIT_NPROC, math.inf)):
         soft, hard = resource.getrlimit(which)
         wanted = hard if _size(hard) <= most else int(most)
         if _size(soft) < _size(wanted):
-            with contextlib.suppress(OSError, ValueError):  # then it stays as it was
+            with contextlib.suppress(OSError, ValueError):  # then the limit is unchanged
                 resource.setrlimit(which, (wanted, hard))
 
 
@@ -52,19 +52,20 @@ def _size(limit: int) -> float:
 
 
 def free_files() -> int:
-    """How many more files this process may open."""
+    """Return the number of files that this process may still open."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
         taken = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (names alone)
         return max(0, int(min(_size(soft), MOST_FILES)) - taken)
-    except OSError:  # not even one for the folder
+    except OSError:  # not even one for reading the folder
         return 0
 
 
 def require(files: int, what: str, *, hard: bool = False) -> None:
-    """Raise MachineError where this process may not have so many open files.
+    """Raise MachineError if this process may not have ``files`` open files.
 
-    With ``hard`` the hard limit counts: that of a node's daemons.
+    ``what`` names their purpose.  With ``hard``, check the hard limit, which applies to a node's
+    daemons.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[hard]
     if _size(limit) < files:
@@ -75,7 +76,7 @@ def require(files: int, what: str, *, hard: bool = False) -> None:
 
 
 def at_once(most: int, *, files: int) -> int:
-    """How many pieces of work may run at once, each with up to ``files`` open files.
+    """Return the number of tasks that may run at once, each with up to ``files`` open files.
 
     At least 1, at most ``most``.
     """
@@ -83,7 +84,7 @@ def at_once(most: int, *, files: int) -> int:
 
 
 def exhausted(error: OSError) -> MachineError | None:
-    """The error to raise instead, if ``error`` says that no more files can be opened."""
+    """Return the error to raise instead if ``error`` means too many open files, else None."""
     if error.errno not in EXHAUSTED:
         return None
     if error.errno == errno.ENFILE:
@@ -95,7 +96,7 @@ def exhausted(error: OSError) -> MachineError | None:
 
 
 def no_more_files() -> MachineError:
-    """The error for a process that has as many open files as it may have."""
+    """Return the error for a process that has reached its limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(1024, 2 * soft)
     who = "" if wanted <= _size(hard) else " as root"

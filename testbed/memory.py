@@ -1,4 +1,4 @@
-"""How much memory this machine has to give."""
+"""Memory available on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def available() -> int:
-    """Bytes that programs can still have without others being pushed out (proc_meminfo(5))."""
+    """Return the bytes that new programs can use without swapping (proc_meminfo(5))."""
     found = re.search(
         r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -20,7 +20,7 @@ def available() -> int:
 
 
 def require(wanted: Sequence[int]) -> None:
-    """Raise MachineError unless there is room for machines of so many bytes each."""
+    """Raise MachineError unless machines with these sizes in bytes fit into memory."""
     free = available()
     if sum(wanted) > free:
         raise MachineError(

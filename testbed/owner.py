@@ -1,11 +1,11 @@
-"""The user whose folders are used, and to whom new files in them belong.
+"""The user whose folders are used, and who owns new files in them.
 
-``sudo`` names who called it in SUDO_UID and SUDO_GID.  With ``sudo -E`` HOME is that user's too,
-and what root creates in folders of the user's is given to the user, or the user could not write
-there any more.  A HOME of somebody else, of whom sudo says nothing (``su``, a container), is not
-used: root has folders of its own.
+``sudo`` sets SUDO_UID and SUDO_GID to its caller.  With ``sudo -E``, HOME is the caller's too.
+New files of root in the caller's folders are given to the caller, who otherwise could not write
+there any more.  Another user's HOME, without sudo (``su``, a container), is not used: root then
+uses its own folders.
 
-Nothing that was there before changes its owner, and no link is followed to change one.
+Existing files never change their owner, and no link is followed to change one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Owner(NamedTuple):
 
 
 def caller() -> Owner | None:
-    """The user on whose behalf root works; None for anybody else, and for root itself."""
+    """Return the user who called sudo; None if not root, or without sudo."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     if os.geteuid() != ROOT or not (uid.isdecimal() and gid.isdecimal()) or int(uid) == ROOT:
         return None
@@ -47,49 +47,49 @@ def caller() -> Owner | None:
 
 
 def home() -> Path:
-    """The home folder in whose subfolders cache, state and configuration are.
+    """Return the home folder for cache, state and configuration.
 
-    That is HOME, unless we are root and it is neither root's nor of the user that called sudo.
+    That is HOME, unless we are root and HOME belongs neither to root nor to sudo's caller.
     """
     given = Path.home()
     return given if _is_ours(given) else roots_home()
 
 
 def base(variable: str, below: str) -> Path:
-    """A base folder of the XDG specification: ``variable``, or a folder below the home folder."""
+    """Return an XDG base folder: ``variable``, or the folder ``below`` the home folder."""
     given = os.environ.get(variable, "")
-    # The specification has relative paths ignored.
+    # The specification requires ignoring relative paths.
     if given and Path(given).is_absolute() and _is_ours(Path(given)):
         return Path(given)
     return home() / below
 
 
 def cache() -> Path:
-    """``$TESTBED_CACHE``, or testbed in the user's cache folder."""
+    """Return ``$TESTBED_CACHE``, or testbed in the user's cache folder."""
     if given := os.environ.get("TESTBED_CACHE"):
         return Path(given)
     return base("XDG_CACHE_HOME", ".cache") / "testbed"
 
 
 def roots_home() -> Path:
-    """Root's home folder by the passwd database, whatever HOME says."""
+    """Return root's home folder from the passwd database, regardless of HOME."""
     try:
         return Path(pwd.getpwuid(ROOT).pw_dir)
-    except KeyError:  # there need be no such database
+    except KeyError:  # the database may be missing
         return Path("/root")
 
 
 def for_tools(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for other programs, in which no variable leads root to a user's folder.
+    """Return an environment for other programs without variables that name a user's folder.
 
-    They keep caches there, and would leave files of root's.
+    As root, they would leave root's files in such a folder, for instance in its cache.
     """
     found = dict(environment)
     if os.geteuid() != ROOT:
         return found
     for name in BASES:
         given = found.get(name)
-        # What we chose ourselves stays.
+        # Folders that we chose ourselves stay.
         if given and given == os.environ.get(name) and uid_of(Path(given)) != ROOT:
             del found[name]
     if uid_of(Path(found.get("HOME", "/"))) != ROOT:
@@ -98,7 +98,7 @@ def for_tools(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def uid_of(folder: Path) -> int:
-    """The owner of a folder, or of the one in which it would be created."""
+    """Return the owner of a folder, or of the one in which it would be created."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -114,21 +114,21 @@ def _is_ours(folder: Path) -> bool:
 
 
 def give(new: int, folder: int) -> None:
-    """Give a file that we created to the caller of sudo, in a folder that is the caller's.
+    """Give a file that we created to sudo's caller, if its folder belongs to the caller.
 
-    Both are open descriptors.
+    Both arguments are open descriptors.
     """
     who = caller()
     if who is not None and os.fstat(folder).st_uid == who.uid:
-        with contextlib.suppress(PermissionError):  # root need not have CAP_CHOWN
+        with contextlib.suppress(PermissionError):  # root may lack CAP_CHOWN
             os.fchown(new, *who)
 
 
 def make(folder: Path, mode: int = 0o777) -> None:
-    """Create a folder and its parents, each for whom it belongs to; one that exists stays as it is.
+    """Create a folder and its parents with the right owners; existing ones are unchanged.
 
-    ``mode`` is the last one's, less the umask.  Raises OSError, and MachineError where a link of
-    the caller's leads to a folder of somebody else's.
+    ``mode``, minus the umask, is the mode of the last folder.  Raises OSError, and MachineError
+    if a link of the caller leads to another user's folder.
     """
     folder = folder.absolute()
     _refuse_links(folder)
@@ -164,7 +164,7 @@ def _make(name: str, within: int, mode: int) -> int:
 
 
 def _refuse_links(folder: Path) -> None:
-    """As the kernel does in folders that anybody may write to (fs.protected_symlinks)."""
+    """Refuse links as the kernel does in world-writable folders (fs.protected_symlinks)."""
     who = caller()
     if who is None:
         return
@@ -179,9 +179,9 @@ def _refuse_links(folder: Path) -> None:
 
 
 def create(path: Path, mode: int = 0o666) -> int:
-    """Open a file for reading and writing, created if need be; no link is followed.
+    """Open a file for reading and writing and return its descriptor.
 
-    Returns the descriptor.  Raises OSError.
+    A missing file is created; no link is followed.  Raises OSError.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     place = _open(str(path.parent))
@@ -201,10 +201,10 @@ def create(path: Path, mode: int = 0o666) -> int:
 
 
 def give_tree(folder: Path) -> None:
-    """Give a folder that we filled to the caller of sudo, where it is in a folder of the caller's.
+    """Give a folder that we filled to sudo's caller, if it is in one of the caller's folders.
 
-    Of what is in it only what is root's is given, and no file that has a second name elsewhere.
-    A folder that is private (mode 0700) stays root's: in it owners are data, such as of an image.
+    Only root's files in it are given, and no file with a second hard link elsewhere.  A private
+    folder (mode 0700) stays root's: in it, owners are data, for instance of an image.
     """
     who = caller()
     if who is None or folder.parent.stat().st_uid != who.uid:
@@ -223,10 +223,11 @@ def give_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def giving(paths: Iterable[Path]) -> Iterator[None]:
-    """Give the caller of sudo what is created meanwhile, perhaps by another program, at paths.
+    """Give files that are created at ``paths`` while the block runs to sudo's caller.
 
-    Each is a file or a folder with all that is in it.  What was there before keeps its owner, and
-    so does what is in a folder that is not the caller's, or has a second name elsewhere.
+    They may be created by other programs.  Each path is a file, or a folder with its contents.
+    Files keep their owner if they existed before, are in a folder of another user, or have a
+    second hard link elsewhere.
     """
     who = caller()
     places = [] if who is None else [path.absolute() for path in paths]
@@ -249,7 +250,7 @@ def _give_entry(name: str, folder: int, who: Owner) -> None:
 
 
 def _entries(place: Path) -> Iterator[tuple[str, str, int]]:
-    """What is at a place, and all that is in it, folders first: path, name, its folder opened."""
+    """Yield a path and everything below it, folders first: path, name, its folder's descriptor."""
     try:
         parent = _open(str(place.parent))
     except OSError:

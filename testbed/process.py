@@ -1,4 +1,4 @@
-"""The one door through which ``testbed`` runs commands on this machine.
+"""Run commands on this machine; all of ``testbed`` uses this module.
 
 Commands on a node go through :class:`testbed.nodes.base.Node` instead.
 """
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["Completed", "no_more_processes", "run", "which"]
 
 WHERE = "this machine"
-CANCEL_POLL = 0.1  # seconds; how late a cancel may be noticed
+CANCEL_POLL = 0.1  # seconds between two checks for a cancel
 TICK = 1.0  # seconds between two calls of on_tick
 ADMIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # an ordinary user's PATH often lacks these
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What a command on this machine did.
+    """The result of a command on this machine.
 
     >>> Completed(("true",), 0, b"", b"").stdout
     ''
     """
 
     argv: tuple[str, ...]
-    status: int  #: exit status; minus the signal's number when one ended it
+    status: int  #: exit status, or -N when signal N killed it
     out: bytes
     err: bytes
 
@@ -54,7 +54,7 @@ class Completed:
 
 
 def which(name: str) -> str | None:
-    """The path of a program, looked for on PATH and then in the administrator's folders."""
+    """Return the path of a program, searched on PATH and then in the administrator's folders."""
     found = shutil.which(name)
     return found or shutil.which(name, path=os.pathsep.join(ADMIN))
 
@@ -71,25 +71,25 @@ def run(
     on_tick: Callable[[float], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Completed:
-    """Run a command on this machine to its end and return what it did.
+    """Run a command on this machine, wait until it exits, and return its result.
 
-    The command gets a session, and so a process group, of its own.  ``env`` is
-    the whole environment (None: ours), ``timeout`` is in seconds.  ``on_line``
-    is called with each line of either output, without its end; ``on_tick``
-    about once a second with the seconds gone by.
+    The command gets a new session, and so a new process group.  ``env`` is the
+    whole environment (None: ours), ``timeout`` is in seconds.  ``on_line`` is called
+    with each line of standard output and standard error, without its newline;
+    ``on_tick`` about once a second with the seconds that have passed.
 
-    The whole process group is killed at the time-out, when ``cancel`` is set,
-    and when an exception (KeyboardInterrupt, or one from a callback) passes
-    through.  A child that outlives the command keeps running, but is not
-    waited for.
+    The whole process group is killed at the timeout, when ``cancel`` is set, and
+    when an exception is raised meanwhile (KeyboardInterrupt, or one from a
+    callback).  A child that outlives the command keeps running; it is not waited
+    for.
 
-    Raises CommandError when ``check`` and the status is not 0, and always when
-    the program cannot be started; MachineError where there can be no more
-    processes; TimeoutExpired; Interrupted when cancelled.
+    Raises CommandError if ``check`` is true and the status is not 0, and always if
+    the program cannot be started; MachineError if no more processes can be
+    created; TimeoutExpired; Interrupted when cancelled.
     """
     args = tuple(str(arg) for arg in argv)
     try:
-        # Ours to end, not the terminal's: Ctrl-C reaches us first, and we clean up behind it.
+        # Ctrl-C of the terminal must reach only us: we end the command and clean up.
         child = subprocess.Popen(
             args,
             cwd=cwd,
@@ -122,7 +122,7 @@ def run(
 
 
 def no_more_processes() -> MachineError:
-    """What fork(2) or pthread_create(3) mean by EAGAIN."""
+    """Return the error for EAGAIN of fork(2) or pthread_create(3)."""
     return MachineError(
         "no more processes or threads can be started here",
         hint="raise the limit (pids.max of `cat /proc/self/cgroup`, ulimit -u), or end others",
@@ -136,14 +136,14 @@ def _not_started(args: tuple[str, ...], error: OSError) -> NoReturn:
     raise CommandError(
         args,
         where=WHERE,
-        status=127 if missing else 126,  # as a shell says "not found" and "cannot execute"
+        status=127 if missing else 126,  # a shell's statuses for "not found" and "cannot execute"
         stderr=f"{error.filename or args[0]}: {error.strerror}",
         hint="see what is missing with: testbed doctor" if missing else None,
     ) from error
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    # Not reaped yet, so its number cannot belong to anybody else's group.
+    # Not reaped yet, so no other process group can have its number.
     if child.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -181,15 +181,15 @@ def _until_ended(
 
 @dataclass
 class _Pump:
-    """Feeds a child and collects what it writes until it has ended."""
+    """Writes a child's input and collects its output until it has ended."""
 
     child: subprocess.Popen[bytes]
-    feed: memoryview  # what is left of it: a view, since a copy each time takes minutes of 100 MB
+    feed: memoryview  # remaining input: a view, since copying it each time takes minutes for 100 MB
     on_line: Callable[[str], None] | None
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     ended: int = -1  # a pidfd: readable once the child is dead
     taken: dict[int, bytearray] = field(default_factory=dict)
-    told: dict[int, int] = field(default_factory=dict)  # how far on_line has heard each output
+    told: dict[int, int] = field(default_factory=dict)  # bytes of each output given to on_line
 
     def __enter__(self) -> Self:
         assert self.child.stdout
@@ -218,7 +218,7 @@ class _Pump:
         return bytes(out), bytes(err)
 
     def step(self, wait: float | None) -> bool:
-        """Move what can be moved within ``wait`` seconds; True once the child has ended."""
+        """Transfer data for up to ``wait`` seconds; return True if the child has ended."""
         ready = {key.fd for key, _ in self.selector.select(wait)}
         dead = self.ended in ready
         for fd in self.taken:
@@ -261,7 +261,7 @@ class _Pump:
             self.feed = self.feed[os.write(fd, self.feed[: 1 << 16]) :]
         except BlockingIOError:
             return
-        except BrokenPipeError:  # it does not want to read: its exit status will tell
+        except BrokenPipeError:  # it does not read its input: its exit status decides
             self.feed = self.feed[:0]
         if not self.feed:
             self.selector.unregister(fd)

@@ -1,7 +1,7 @@
-"""Progress of what takes long, and how much of it is shown where no terminal is.
+"""Progress of long tasks, and a shorter form of it for output that is not a terminal.
 
-A terminal shows all of it.  A file, such as the log of a CI job, gets a line when a thing
-begins, one when it ends, and one every half a minute between.
+A terminal shows every message.  A file, such as the log of a CI job, gets a line when a task
+begins, one when it ends, and one every 30 s in between.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ EVERY = 30.0  # seconds
 
 
 class Tell(Protocol):
-    """Called as a thing goes on, by its name, with what is being done for it.
+    """A function called with a task's name and its current step.
 
-    ``ended`` marks the last words.  A thing is an artifact, for instance, or a lab.
+    ``ended`` marks the last message of the task.  A task is, for instance, a lab or the build
+    of an artifact.
     """
 
     def __call__(self, thing: str, words: str, /, *, ended: bool = False) -> None: ...
@@ -28,28 +29,28 @@ def silent(_thing: str, _words: str, *, ended: bool = False) -> None:
 
 
 class Log:
-    """Chooses the lines for a file, and writes them by ``echo``.  ``clock`` is in seconds."""
+    """Selects the lines for a file and writes them with ``echo``.  ``clock`` is in seconds."""
 
     def __init__(
         self, echo: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._echo = echo
         self._clock = clock
-        self._told: dict[str, float] = {}  # the things under way, and when each was told of last
+        self._told: dict[str, float] = {}  # running tasks, with the time of the last line of each
 
     def tell(self, thing: str, line: str) -> None:
-        """Write a line if the thing begins with it, or was last told of half a minute ago."""
+        """Write a line if it is the task's first, or its last line is 30 s old."""
         now = self._clock()
         if now - self._told.get(thing, now - EVERY) >= EVERY:
             self._told[thing] = now
             self._echo(line)
 
     def end(self, thing: str, line: str = "") -> None:
-        """Forget a thing; write its last line, if there is one."""
+        """End a task; write its last line, if there is one."""
         self._told.pop(thing, None)
         if line:
             self._echo(line)
 
     def keep(self, things: Collection[str]) -> None:
-        """Forget all others: they have ended, and somebody else has said so."""
+        """Forget all other tasks: they have ended and were reported elsewhere."""
         self._told = {thing: at for thing, at in self._told.items() if thing in things}

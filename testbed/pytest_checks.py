@@ -1,7 +1,7 @@
-"""The part of the pytest plugin for runs on a lab: refuses, judges checks, counts.
+"""The part of the pytest plugin for runs on a lab: validates, judges checks, counts.
 
-:mod:`testbed.pytest_plugin` registers it once a run names a lab or has a test that uses the
-plugin's fixtures or marks.  A run of any other project never loads it.
+:mod:`testbed.pytest_plugin` registers it when a run names a lab or has a test that uses the
+plugin's fixtures or marks.  Other projects' runs never load it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 INTERRUPTED = "interrupted"
-NEEDED = "_testbed_needed"  #: the fixture of that name, below
+NEEDED = "_testbed_needed"  #: name of a fixture below
 NO_LAB = "no lab was named: use --testbed-lab NAME, after `testbed up NAME`"
 REFUSAL = pytest.StashKey[str]()  #: why each test of this process fails
 
 
 @dataclass
 class Tally:
-    """Counts of the tests of a run."""
+    """Counters of the tests of a run."""
 
     tested: int = 0
     skipped: int = 0
-    wanted: bool = False  #: some test asked for a lab
+    wanted: bool = False  #: True if a test uses a lab
 
     def count(self, report: pytest.TestReport) -> None:
         if report.skipped and not (report.when == "call" and hasattr(report, "wasxfail")):
@@ -62,12 +62,12 @@ class Tally:
             self.tested += 1
 
     def nothing(self, named: Named) -> bool:
-        """Tell whether a run that was for a lab has tested nothing."""
+        """Tell whether a run for a lab has tested nothing."""
         return (self.wanted or named.at_once) and self.skipped > 0 and not self.tested
 
 
 class _Counter:
-    """Counts by the reports of this process; where others run the tests, by what they send."""
+    """Counts the reports of this process; with pytest-xdist, the counts that workers send."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -80,16 +80,16 @@ TALLY = pytest.StashKey[Tally]()
 
 
 def prepare(config: pytest.Config) -> None:
-    """Set up what the hooks below expect of a run."""
+    """Set up the state that the hooks below expect."""
     config.stash[TALLY] = Tally()
     config.stash.setdefault(FINDINGS, [])
-    distributed = config.getoption("dist", "no") != "no"  # pytest-xdist: others run the tests
+    distributed = config.getoption("dist", "no") != "no"  # pytest-xdist: workers run the tests
     if not distributed or hasattr(config, "workerinput"):
         config.pluginmanager.register(_Counter(config), "testbed-counter")
 
 
 def add(config: pytest.Config, counts: dict[str, Any]) -> None:
-    """Add what a worker of pytest-xdist has counted."""
+    """Add the counts of a pytest-xdist worker."""
     tally, other = config.stash[TALLY], Tally(**counts)
     tally.tested += other.tested
     tally.skipped += other.skipped
@@ -100,7 +100,7 @@ def add(config: pytest.Config, counts: dict[str, Any]) -> None:
 
 
 def named(config: pytest.Config, options: Any) -> Named:
-    """The labs that the run is for, and what named them."""
+    """Return the labs of the run, and the option or variable that named them."""
     if REFUSED in config.stash:
         lent = config.stash.get(LAB, None)
         return Named((lent.name,) if lent else (), "who runs pytest")
@@ -117,20 +117,20 @@ def named(config: pytest.Config, options: Any) -> Named:
 
 
 def _name(given: str) -> str:
-    """The name of a lab that may be given by the path of its topology, as for the commands."""
+    """Return a lab's name, which may be given as the path of its topology, as in commands."""
     from testbed.spelling import is_a_path
 
     if is_a_path(given):
         from testbed.labs import origin
         from testbed.settings import settings
 
-        with suppress(TestbedError):  # told later, as of any lab that is not up
+        with suppress(TestbedError):  # reported later, like any lab that is not running
             return origin.named(settings(), given)
     return given
 
 
 def lab_of(config: pytest.Config) -> LiveLab:
-    """The lab of a run, for a test that asks for it: skips it without one, fails it for others."""
+    """Return the lab of the run; skip the test if none was named, fail it for any other reason."""
     given = config.stash.get(LAB, None)
     if given is not None:
         return given
@@ -146,12 +146,12 @@ def lab_of(config: pytest.Config) -> LiveLab:
 
     try:
         return hosts.live(names.labs[0])
-    except TestbedError as error:  # asked for in the middle of a test: others are refused before
+    except TestbedError as error:  # requested during a test; other tests are refused before
         pytest.fail(str(error), pytrace=False)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """End the run at once when the lab that was named on the command line is not up."""
+    """End the run at once if the lab named on the command line is not running."""
     config = session.config
     if REFUSED in config.stash or not config.stash[NAMED].at_once:
         return
@@ -162,7 +162,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _require(config: pytest.Config) -> None:
-    """Raise UsageError for options that contradict each other, NoSuchLab for a lab not up."""
+    """Raise UsageError for conflicting options, NoSuchLab if a lab is not running."""
     from testbed import hosts, hostspec
 
     names = config.stash[NAMED]
@@ -183,13 +183,13 @@ def _require(config: pytest.Config) -> None:
 
 
 def hosts_of(metafunc: pytest.Metafunc, specs: Sequence[str | None]) -> str:
-    """The value of testinfra's ``--hosts`` for a test: places of the lab, or of no host at all."""
+    """Return testinfra's ``--hosts`` for a test: places of the lab, or one without hosts."""
     from testbed import hosts
     from testbed.hostspec import PREFIX
 
     config = metafunc.config
     names = config.stash[NAMED]
-    lent_none = names.by and not names.labs  # what wants a host is left out by who runs pytest
+    lent_none = names.by and not names.labs  # the caller of pytest leaves out tests that use a host
     try:
         found = [] if lent_none else [one for spec in specs for one in hosts.resolve(spec)]
     except TestbedError as error:
@@ -205,7 +205,7 @@ def hosts_of(metafunc: pytest.Metafunc, specs: Sequence[str | None]) -> str:
 
 
 def collected(config: pytest.Config, items: list[pytest.Item], ours: list[pytest.Item]) -> None:
-    """Refuse unknown words in our marks, hosts outside of the lab, and a lab that is not up.
+    """Refuse unknown words in our marks, hosts outside of the lab, and a lab that is not running.
 
     ``items`` are all tests of the run, ``ours`` those with a fixture or a mark of this plugin.
     """
@@ -224,37 +224,37 @@ def collected(config: pytest.Config, items: list[pytest.Item], ours: list[pytest
         if refused is not None:
             refused.append(error)
             items.clear()
-        elif hasattr(config, "workerinput"):  # of pytest-xdist, which takes an error for a crash
+        elif hasattr(config, "workerinput"):  # of pytest-xdist, which treats an error as a crash
             config.stash[REFUSAL] = str(error)
         else:
             raise pytest.UsageError(str(error)) from None
 
 
 def _wants_lab(item: pytest.Item) -> bool:
-    """Tell whether a test asks for a lab, by a fixture or by a mark."""
+    """Tell whether a test uses a lab, by a fixture or by a mark."""
     return (
         asks_for_host(item) or bool(fixtures_of(item, OF_A_LAB)) or bool(needs_of(item) - {"none"})
     )
 
 
 def claim_of(item: pytest.Item) -> str | None:
-    """The id of the claim that a test decides, or None for an ordinary test."""
+    """Return the id of the claim that a test checks, or None for an ordinary test."""
     mark = item.get_closest_marker(CLAIM)
     return str(mark.args[0]) if mark and mark.args else None
 
 
 def needs_of(item: pytest.Item) -> set[str]:
-    """The features of a lab that a test is marked with."""
+    """Return the features that a test requires of its lab, by its marks."""
     return {name for mark in item.iter_markers(NEEDS) for name in mark.args}
 
 
 def is_alone(item: pytest.Item) -> bool:
-    """Tell whether a test measures, and so must run when nothing else does."""
+    """Tell whether a test measures time, and so must not run beside others."""
     return item.get_closest_marker(ALONE) is not None
 
 
 def _refuse_unknown(item: pytest.Item) -> None:
-    """Raise UsageError for a mark that means nothing: it would keep a test from running."""
+    """Raise UsageError for an invalid mark, which would keep a test from running."""
     from testbed.claims.catalogue import claims
     from testbed.claims.model import FEATURES
 
@@ -285,7 +285,7 @@ def _unknown(
 
 @pytest.fixture
 def _testbed_needed(request: pytest.FixtureRequest) -> None:
-    """Skip, with the reason, a test whose lab lacks what it needs."""
+    """Skip a test, with the reason, if its lab lacks a required feature."""
     wanted = needs_of(request.node)
     if wanted - {"none"}:  # arithmetic needs no lab at all
         missing = sorted(wanted - features(_lab_under(request).topology))
@@ -294,7 +294,7 @@ def _testbed_needed(request: pytest.FixtureRequest) -> None:
 
 
 def _lab_under(request: pytest.FixtureRequest) -> Any:
-    """The lab that a test runs on: of its own fixture ``lab`` where that gives one."""
+    """Return the lab of a test, from the test's own ``lab`` fixture if that returns one."""
     from testbed.topology.model import Topology
 
     found = request.getfixturevalue("lab")
@@ -304,7 +304,7 @@ def _lab_under(request: pytest.FixtureRequest) -> Any:
 
 
 def features(topology: Topology) -> set[str]:
-    """What a lab of this topology has, in the words that ``needs`` uses."""
+    """Return the features of a lab of this topology, in the words of the mark ``needs``."""
     found = {role for node in topology.nodes.values() for role in node.roles}
     found |= {"netns", "none"}
     if topology.flannel:
@@ -327,7 +327,7 @@ def features(topology: Topology) -> set[str]:
 def pytest_runtest_setup(item: pytest.Item) -> Any:
     if (refusal := item.config.stash.get(REFUSAL, None)) is not None:
         pytest.fail(refusal, pytrace=False)
-    if any(item.iter_markers(NEEDS)):  # no fixture of every test's: most have no such mark
+    if any(item.iter_markers(NEEDS)):  # not an autouse fixture, since most tests have no such mark
         getattr(item, "fixturenames", []).insert(0, NEEDED)
     try:
         return (yield)
@@ -377,19 +377,19 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         notes = item.stash.get(NOTES, None)
         finding.evidence = notes.evidence if notes else []
         finding.measurements = notes.measurements if notes else []
-        if finding.reason != INTERRUPTED:  # a check that was cut off has found nothing
+        if finding.reason != INTERRUPTED:  # an interrupted check has no result
             item.config.stash[FINDINGS].append(finding)
 
 
 def _refuse_refuted(item: pytest.Item) -> None:
-    """Fail a test without a claim that has found a statement of its own not to hold."""
+    """Fail a test without a claim if one of its own statements was refuted."""
     notes = item.stash.get(NOTES, None)
     if notes is not None and notes.verdict not in {None, "confirmed", "depends", "inconclusive"}:
         pytest.fail("; ".join(notes.refuted_by), pytrace=False)
 
 
 def problem(item: pytest.Item, error: BaseException) -> str:
-    """An error of a check, and the line of its file where it was."""
+    """Return the text of a check's error, with the line of its file."""
     lines = [
         line
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -400,7 +400,7 @@ def problem(item: pytest.Item, error: BaseException) -> str:
 
 
 def _expect(item: pytest.Item, finding: Finding) -> None:
-    """Enter what the catalogue expects of the claim on this lab."""
+    """Set the verdict that the catalogue expects for the claim on this lab."""
     from testbed.claims.catalogue import claims
 
     live = item.config.stash.get(LAB, None) or getattr(item, "funcargs", {}).get("lab")
@@ -409,7 +409,7 @@ def _expect(item: pytest.Item, finding: Finding) -> None:
 
 
 def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
-    """Hold what was observed against what is expected; fail the test if they differ."""
+    """Compare the observation with the expectation; fail the test if they differ."""
     notes = item.stash.get(NOTES, None)
     finding.verdict = notes.verdict if notes else None
     if finding.verdict is None:
@@ -425,10 +425,10 @@ def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A run for a lab that has tested nothing is not green."""
+    """Fail a run for a lab that has tested nothing."""
     config = session.config
     tally = config.stash[TALLY]
-    if hasattr(config, "workeroutput"):  # of pytest-xdist: the other end of the line decides
+    if hasattr(config, "workeroutput"):  # a pytest-xdist worker: the controller decides
         config.workeroutput["testbed"] = asdict(tally)
     elif session.exitstatus == pytest.ExitCode.OK and tally.nothing(config.stash[NAMED]):
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,12 +1,12 @@
 """The pytest plugin: a live lab as fixtures, and tests that are checks of claims.
 
-pytest loads this module wherever ``testbed`` is installed, so it is small.  It looks
-only at tests that use its fixtures or its marks, and loads the rest,
-:mod:`testbed.pytest_checks`, once a run has such a test or names a lab.  A fixture of the
-same name in a project overrides the one here.
+pytest loads this module wherever ``testbed`` is installed, so it is small.  It handles
+only tests that use its fixtures or its marks, and loads the rest,
+:mod:`testbed.pytest_checks`, when a run has such a test or names a lab.  A project's own
+fixture of the same name overrides the one here.
 
 A lab is named by ``--testbed-lab NAME``, by ``--hosts=testbed://NAME`` (testinfra's
-option), or by the variable TESTBED_LAB.  It must be up, or the run ends with pytest's
+option), or by the variable TESTBED_LAB.  If it is not running, the run ends with pytest's
 status 4 before any test.  testinfra's own fixture ``host`` then means the lab's nodes, and
 hosts outside of the lab are refused.  A run for a lab in which every test was skipped ends
 with pytest's status 5.
@@ -42,28 +42,28 @@ if TYPE_CHECKING:
 LAB = pytest.StashKey["LiveLab"]()
 FINDINGS: pytest.StashKey[list[Finding]] = pytest.StashKey()
 NOTES = pytest.StashKey["Observation"]()
-#: Set by a program that runs pytest, lends the lab, and shows a refusal in its own words.
+#: Set by a program that runs pytest, lends the lab, and reports a refusal itself.
 REFUSED: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 PROBLEMS: pytest.StashKey[list[TestbedError]] = pytest.StashKey()
 VARIABLE = "TESTBED_LAB"
 SCHEME = "testbed://"  #: of testinfra's hostspecs; `testbed.hostspec` has the rest
 CLAIM, NEEDS, ALONE = MARKS = ("testbed_claim", "testbed_needs", "testbed_alone")
-CHECKS = "testbed-checks"  #: the name as a plugin of what is loaded later
-TESTINFRA_HOST = "_testinfra_host"  #: what testinfra's own fixture ``host`` asks for
+CHECKS = "testbed-checks"  #: plugin name of the part that is loaded later
+TESTINFRA_HOST = "_testinfra_host"  #: the fixture that testinfra's own ``host`` uses
 OF_A_LAB = frozenset({"lab", "nodes", "fault"})  #: fixtures below that need a lab
 OURS = OF_A_LAB | {"observe"}
 
 
 class Named(NamedTuple):
-    """The labs that a run was told to use, and how it was told."""
+    """The labs named for a run, and the option or variable that named them."""
 
     labs: tuple[str, ...] = ()
-    by: str = ""  #: the option or the variable; empty where no lab was named
-    before: tuple[str, ...] | None = None  #: what hosts were confined to before this run
+    by: str = ""  #: the option or the variable; empty if no lab was named
+    before: tuple[str, ...] | None = None  #: the labs that hosts were confined to before this run
 
     @property
     def at_once(self) -> bool:
-        """True if the labs were named on the command line: they must be up whatever is run."""
+        """True if the labs were named on the command line: they must run for any test."""
         return self.by.startswith("--")
 
 
@@ -126,7 +126,7 @@ def _begin(config: pytest.Config, options: Any) -> None:
 
 
 def checks(config: pytest.Config) -> Any:
-    """The module with all that a run on a lab needs, registered as a plugin of this run."""
+    """Register the module for runs on a lab as a plugin of this run, and return it."""
     from testbed import pytest_checks
 
     if not config.pluginmanager.has_plugin(CHECKS):
@@ -152,10 +152,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Any:
-    """Let testinfra's ``host`` mean the lab's nodes, by the hosts that testinfra is told.
+    """Make testinfra's ``host`` the lab's nodes, by setting testinfra's hosts.
 
-    A project's own fixture ``host`` does not ask for what testinfra parametrizes, and is left
-    alone.
+    A project's own fixture ``host`` does not use the fixture that testinfra parametrizes, and is
+    left alone.
     """
     if TESTINFRA_HOST not in metafunc.fixturenames:
         return (yield)
@@ -173,10 +173,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Load the rest for tests of ours, and let it refuse what cannot be run."""
+    """Load the rest if there are tests of ours, and let it refuse invalid ones."""
     ours = [item for item in items if is_ours(item)]
     problems: list[TestbedError] = config.stash[PROBLEMS]
-    # A variable alone says nothing: it may be set for good.
+    # The variable alone does not count: it may be set permanently.
     hosts = config.stash[NAMED].by and any(asks_for_host(item) for item in items)
     if ours or hosts or problems or config.pluginmanager.has_plugin(CHECKS):
         checks(config).collected(config, items, ours)
@@ -184,7 +184,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Add up what the workers of pytest-xdist have counted, where they ran tests of ours."""
+    """Add the counts of pytest-xdist workers, if they ran tests of ours."""
     if counts := getattr(node, "workeroutput", {}).get("testbed"):
         checks(node.config).add(node.config, counts)
 
@@ -203,13 +203,13 @@ def is_ours(item: pytest.Item) -> bool:
 
 
 def fixtures_of(item: pytest.Item, names: frozenset[str]) -> set[str]:
-    """The names of those fixtures that are this plugin's own for a test, not its project's."""
+    """Return the names of fixtures that come from this plugin for a test, not its project."""
     asked = names.intersection(getattr(item, "fixturenames", ()))
     return {name for name in asked if _is_own(item, name)}
 
 
 def _is_own(item: pytest.Item, name: str) -> bool:
-    """Tell whether the fixture is the one here, perhaps by one that overrides and uses it."""
+    """Tell whether a test uses the fixture from here, directly or through an override."""
     info = getattr(item, "_fixtureinfo", None)
     for definition in reversed(info.name2fixturedefs.get(name, ()) if info else ()):
         if getattr(definition.func, "__module__", None) == __name__:
@@ -221,7 +221,7 @@ def _is_own(item: pytest.Item, name: str) -> bool:
 
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> LiveLab:
-    """The lab that runs, as a :class:`testbed.labs.live.LiveLab`."""
+    """The running lab, a :class:`testbed.labs.live.LiveLab`."""
     found: LiveLab = checks(request.config).lab_of(request.config)
     return found
 
@@ -234,7 +234,7 @@ def nodes(lab: LiveLab) -> dict[str, Node]:
 
 @pytest.fixture
 def fault(lab: LiveLab) -> Iterator[Inflict]:
-    """Breaks something of the lab; all of it is healed at the end, also of a test that fails.
+    """Break parts of the lab; all faults are healed at the end, even if the test fails.
 
     ::
 
@@ -257,7 +257,7 @@ def fault(lab: LiveLab) -> Iterator[Inflict]:
 
 @pytest.fixture
 def observe(request: pytest.FixtureRequest) -> Observation:
-    """Where a check of a claim writes down what it sees and what follows from it."""
+    """The record in which a check of a claim enters its observations and conclusions."""
     from testbed.claims.observation import Observation
 
     notes = Observation()

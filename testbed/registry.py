@@ -1,6 +1,6 @@
 """Providers and roles by name: classes that installed distributions declare as entry points.
 
-The groups are ``testbed.providers`` and ``testbed.roles``; testbed's own are declared the same
+The groups are ``testbed.providers`` and ``testbed.roles``; testbed declares its own in the same
 way, in its ``pyproject.toml``.  A class is imported when it is first used.
 """
 
@@ -42,8 +42,8 @@ class Declared:
 class Registry(Mapping[str, T], Generic[T]):
     """Plug-ins of one kind by name, in alphabetical order.
 
-    ``make`` turns a declared class into the value.  Looking up a name raises KeyError for an
-    unknown one, and MachineError for one that cannot be imported or is declared twice.
+    ``make`` converts a declared class to the value.  Looking up a name raises KeyError if it is
+    unknown, and MachineError if it cannot be imported or is declared twice.
     """
 
     def __init__(self, group: str, noun: str, make: Callable[[Any], T]) -> None:
@@ -55,7 +55,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._broken: dict[str, MachineError] | None = None
 
     def declared(self) -> dict[str, list[Declared]]:
-        """Every entry point of the group by name; more than one of a name is an error."""
+        """Return all entry points of the group by name; more than one per name is an error."""
         if self._declared is None:
             found: dict[str, list[Declared]] = {}
             for one in sorted(_entry_points(self.group), key=lambda d: (d.name, d.distribution)):
@@ -83,11 +83,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._made[name]
 
     def usable(self) -> dict[str, T]:
-        """All that can be loaded, by name; the others are in :meth:`broken`."""
+        """Return all plug-ins that can be loaded, by name; :meth:`broken` has the others."""
         return {name: self[name] for name in self if name not in self.broken()}
 
     def broken(self) -> dict[str, MachineError]:
-        """Why a plug-in cannot be loaded, by name, for those that cannot."""
+        """Return the errors of plug-ins that cannot be loaded, by name."""
         if self._broken is None:
             self._broken = {}
             for name in self:
@@ -120,10 +120,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def _entry_points(group: str) -> Iterator[Declared]:
-    """The entry points of a group that are on sys.path, each folder's as last read or read again.
+    """Yield the entry points of a group on sys.path, from the cache for unchanged folders.
 
-    ``importlib.metadata`` reads every distribution's metadata, which takes longer than all else
-    that ``testbed plan`` does; a folder's modification time tells when one was installed there.
+    ``importlib.metadata`` reads every distribution's metadata, which takes longer than the rest
+    of ``testbed plan``; a folder's modification time changes when a distribution is installed.
     """
     file = owner.cache() / KEPT
     kept = _recall(file)
@@ -147,7 +147,7 @@ def _entry_points(group: str) -> Iterator[Declared]:
 
 
 def _read(folder: str) -> dict[str, list[list[str]]]:
-    """The entry points that distributions in a folder declare to testbed, by group."""
+    """Return the entry points for testbed of distributions in a folder, by group."""
     from importlib import metadata
 
     found: dict[str, list[list[str]]] = {}
@@ -170,7 +170,7 @@ def _recall(file: Path) -> dict[str, Any]:
 
 
 def _keep(file: Path, found: Mapping[str, Any]) -> None:
-    """Keep what was read; where that is not possible, it is read again the next time."""
+    """Write the cache; if that fails, the folders are read again the next time."""
     from testbed import files
 
     with contextlib.suppress(OSError, UsageError):
@@ -188,5 +188,5 @@ ROLES: Registry[Role] = Registry("testbed.roles", "role", _role)
 
 
 def fabric_kind(provider: Provider | type[Provider]) -> str:
-    """The name of the provider that creates the fabric of a provider's nodes."""
+    """Return the name of the provider that creates the fabric of a provider's nodes."""
     return provider.fabric_of or provider.name

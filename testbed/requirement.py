@@ -1,4 +1,4 @@
-"""Requirements of this machine: what labs, providers and roles need here."""
+"""Requirements of labs, providers and roles on this machine."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from testbed.errors import MachineError
 
 LABS = ("every lab",)
-INSTALL = "apt-get install -y --no-install-recommends"  #: a fix, before its packages
+INSTALL = "apt-get install -y --no-install-recommends"  #: fix command, followed by packages
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One requirement: whether it is met, and how to meet it."""
+    """One requirement: its state (``ok``, ``detail``) and its fix if it is not met."""
 
     name: str
     ok: bool
     detail: str
     fix: str = ""
     needed_by: tuple[str, ...] = ()
-    required: bool = True  #: False: only what ``needed_by`` names needs it
-    packages: tuple[str, ...] = ()  #: Debian packages whose installation meets it
+    required: bool = True  #: False if only the users in ``needed_by`` need it
+    packages: tuple[str, ...] = ()  #: Debian packages that meet it when installed
 
 
 def requirement(
@@ -34,7 +34,7 @@ def requirement(
     required: bool = True,
     packages: tuple[str, ...] = (),
 ) -> Requirement:
-    """A requirement, without a fix where it is met; by default its packages are the fix."""
+    """Return a requirement, without a fix if it is met; the default fix installs its packages."""
     if ok:
         fix, packages = "", ()
     elif packages and not fix:
@@ -43,7 +43,7 @@ def requirement(
 
 
 def need_root(what: str) -> None:
-    """Raise MachineError unless we are root."""
+    """Raise MachineError unless this process runs as root."""
     if os.geteuid() != 0:
         raise MachineError(
             f"{what} needs root: it makes namespaces, links and mounts of its own",

@@ -1,4 +1,4 @@
-"""What the commands and the plugin work with, put together from the environment."""
+"""Settings of the commands and the pytest plugin, from the environment."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def settings(
     config: Path | None = None,
     state_folder: Path | None = None,
 ) -> Settings:
-    """The settings of this user; nothing is read or made before it is needed.
+    """Return the settings of this user; files are read and created only when needed.
 
-    Raises this process's own limits as far as it may: a lab may need more than a login gives.
+    This process's limits are raised as far as permitted: a lab may need more than the limits of
+    a login session.
 
-    ``overrides`` and ``progress`` are the store's (see :class:`testbed.artifacts.Store`);
-    ``state_folder`` is another than the user's own.  Raises UsageError for a relative path
-    where the current folder was deleted.
+    ``overrides`` and ``progress`` are passed to the store (see :class:`testbed.artifacts.Store`);
+    ``state_folder`` replaces the user's own.  Raises UsageError for a relative path if the
+    current folder was deleted.
     """
     limits.raise_soft()
     try:

@@ -1,4 +1,4 @@
-"""Signals as messages: while work must not be cut in the middle, they wait to be asked for."""
+"""Deferred signals: held back during work that must not be interrupted, and then checked."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from testbed.errors import Interrupted, TimeoutExpired
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-AGAIN = 0.05  # seconds; what could not be interrupted has ended long before
+AGAIN = 0.05  # seconds; uninterruptible code has ended long before
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Held:
-    """The signals that came while they were held."""
+    """The signals received while they were held."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.count = 0  #: who sends a second one does not want to wait
-        #: Called, from the signal handler, with the first that comes: must be safe there.
+        self.count = 0  #: number of signals; a second one means that the user does not want to wait
+        #: Called from the signal handler with the first signal; must be safe to run there.
         self.told: Callable[[int], None] = lambda _: None
 
     def check(self) -> None:
-        """Raise Interrupted if one has come."""
+        """Raise Interrupted if a signal was received."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
@@ -43,7 +43,7 @@ class Held:
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP wait in the kernel, for this thread and what it forks."""
+    """Block SIGINT, SIGTERM and SIGHUP, for this thread and the processes it forks."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -52,13 +52,13 @@ def blocked() -> Iterator[None]:
 
 
 def unblock() -> None:
-    """Let them come: in a process that was forked while they were blocked."""
+    """Unblock these signals in a process that was forked while they were blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 @contextlib.contextmanager
 def held() -> Iterator[Held]:
-    """Hold SIGINT, SIGTERM and SIGHUP back.  Outside the main thread nothing is held."""
+    """Hold back SIGINT, SIGTERM and SIGHUP.  Has no effect outside the main thread."""
     holder = Held()
     if threading.current_thread() is not threading.main_thread():
         yield holder
@@ -73,9 +73,9 @@ def held() -> Iterator[Held]:
 
 @contextlib.contextmanager
 def alarm(seconds: float | None) -> Iterator[Callable[[], None]]:
-    """Raise TimeoutExpired in the block after so many seconds; None means never.
+    """Raise TimeoutExpired in the block after ``seconds``; None means never.
 
-    The function that it yields turns the alarm off.  Outside the main thread there is none.
+    The yielded function turns the alarm off.  Has no effect outside the main thread.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -98,10 +98,10 @@ def alarm(seconds: float | None) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def never_lost() -> Iterator[None]:
-    """Have a signal come again whose exception nobody can see.
+    """Send a signal again if its exception was lost.
 
-    That is so where it comes in a callback of a weak reference, of which an import has some, or in
-    a ``__del__``: Python prints such an exception, and goes on.
+    Python prints and ignores an exception that a signal handler raises during a ``__del__`` or a
+    callback of a weak reference, which imports use.
     """
     before = sys.unraisablehook
 

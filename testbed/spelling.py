@@ -1,4 +1,4 @@
-"""Words as people type them: the one that was meant, and paths in place of names."""
+"""Suggestions for mistyped words, and detection of paths given instead of names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 
-LONGEST = 40  #: characters; nobody mistypes a page of text
+LONGEST = 40  #: maximum length of a word in characters; longer text is not a mistyped name
 SHORTEST = 3
-MOST = 1000  #: words that are compared
+MOST = 1000  #: maximum number of words to compare
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The known word that differs by a typing mistake or two, or an empty string.
+    """Return the known word that differs by few typing mistakes, or an empty string.
 
-    One mistake for every four characters is allowed, and one in a shorter word: a character too
-    many, too few or wrong, or two swapped.  The beginning of one word alone, of three characters
-    at least, means that word.  Numbers are never a mistake: ``node3`` is not
+    A mistake is one character too many, too few or wrong, or two swapped.  One mistake per four
+    characters is allowed, and one in a shorter word.  The first three or more characters of
+    exactly one word mean that word.  A different number is never a mistake: ``node3`` is not
     ``node1``, and ``subnet6`` is not ``subnet``.
 
     >>> closest("dokcer", ["docker", "etcd"]), closest("routes", ["roles"])
@@ -46,7 +46,7 @@ def _digits(word: str) -> str:
 
 
 def mistakes(one: str, other: str) -> int:
-    """The optimal string alignment distance: edits, where swapping two neighbours counts one.
+    """Return the optimal string alignment distance: edits, with a swap of neighbours as one.
 
     >>> mistakes("dokcer", "docker"), mistakes("routes", "roles")
     (1, 2)
@@ -65,7 +65,7 @@ def mistakes(one: str, other: str) -> int:
 
 
 def is_a_path(name: str) -> bool:
-    """Tell whether what means a topology or a lab is written as a path, and not as a name.
+    """Tell whether a topology or a lab is given as a path instead of a name.
 
     >>> is_a_path("./lab"), is_a_path("lab.yaml"), is_a_path("lab")
     (True, True, False)

@@ -1,8 +1,8 @@
-"""Standard input, output and error of the command line, whatever the caller has made of them.
+"""Standard input, output and error of the command line, made safe to use.
 
 A descriptor that the caller closed is opened on /dev/null, as sshd and sudo do: otherwise the
-next file that is opened would get its number, and our output.  An error in writing standard
-output names it; standard error is for people, and a command goes on without it.
+next opened file would get its number, and so our output.  An error in writing standard output
+is reported; standard error is for people, and a command continues without it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ STANDARD = (0, 1, 2)
 
 
 def prepare() -> None:
-    """Make the three streams usable.  Must come before any file is opened."""
+    """Make the three streams usable.  Must be called before any file is opened."""
     for number in STANDARD:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is taken, and the lower ones are in use by now.
+            # open(2) uses the lowest free number, and all lower ones are in use by now.
             taken = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
             os.set_inheritable(taken, True)  # noqa: FBT003  the function's only argument
     if sys.stdin is None:
@@ -37,7 +37,7 @@ def prepare() -> None:
 
 
 def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
-    """A text stream like the one before.  What its encoding lacks is escaped, not an error."""
+    """Return a text stream like ``before``.  Characters outside its encoding are escaped."""
     encoding = before.encoding if before is not None else "utf-8"
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
@@ -48,7 +48,7 @@ def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
 
 
 class _Output(io.FileIO):
-    """Standard output.  Raises ReaderGone, OutputError; after that it takes all and keeps none."""
+    """Standard output.  Raises ReaderGone or OutputError once, and then discards all output."""
 
     _broken = False
 
@@ -56,7 +56,7 @@ class _Output(io.FileIO):
         if self._broken:
             return memoryview(data).nbytes
         try:
-            # None: a terminal or pipe that somebody has set to be non-blocking is full.
+            # None: a terminal or pipe in non-blocking mode is full.
             while (count := super().write(data)) is None:
                 select.select([], [self], [])
         except OSError as error:
@@ -66,7 +66,7 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """Standard error.  What cannot be written is dropped."""
+    """Standard error.  Output that cannot be written is discarded."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
