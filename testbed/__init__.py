@@ -1,7 +1,7 @@
 """Labs of container networks: created in a second, checked, removed.
 
-``__all__`` is the public interface, described in docs/api.md; all other modules are private, but
-for the contracts of :mod:`testbed.nodes.base` and :mod:`testbed.roles.base`.
+``__all__`` is the public interface, described in docs/api.md.  All other modules are private,
+except the contracts in :mod:`testbed.nodes.base` and :mod:`testbed.roles.base`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the interface when it is first used: commands do without most of it."""
+    """Import a part of the interface at first use: commands don't need most of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from testbed import api

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while its own modules are still being loaded is no defect."""
+    """Run the command line; handle Ctrl-C even while its modules are being imported."""
     try:
         from testbed import streams
 

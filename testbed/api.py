@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Lab(labs.Lab):
-    """A lab by its name, whether it runs or not.
+    """A lab by its name, running or not.
 
     >>> Lab("two-node").name
     'two-node'
@@ -43,15 +43,15 @@ class Lab(labs.Lab):
         super().__init__(name, settings() if config is None else config)
 
     def live(self) -> LiveLab:
-        """The running lab: its nodes and containers.  Raises NoSuchLab.
+        """Return the running lab, with its nodes and containers.  Raises NoSuchLab.
 
-        Close it, or use it in a ``with`` statement: it keeps connections to the engines.
+        Close it, or use it in a ``with`` statement, because it keeps connections to the engines.
         """
         return LiveLab(self.context())
 
 
 def load(topology: str | os.PathLike[str] | Topology, **changes: Any) -> Topology:
-    """Load a topology: one that comes with testbed by its name, or a file by its path.
+    """Load a topology: a bundled one by name, or a file by path.
 
     ``changes`` are the options of ``testbed up``: ``backend``, ``provider``, ``nodes``, ``name``,
     ``docker``, ``firewall``, ``cni`` and ``proxy``.  Raises UsageError for an unknown name or a
@@ -86,10 +86,10 @@ def lab(
         with testbed.lab("two-node", backend="udp") as lab:
             lab.node("node1").run(["ping", "-c1", "node2"])
 
-    ``topology`` and ``changes`` are those of :func:`load`.  A lab that runs already is updated,
-    and left running at the end.  With ``keep`` the lab also stays when the block raises, for a
-    look at it; ``timeout`` is in seconds, for its creation.  A process that is killed leaves its
-    lab running: ``testbed down NAME`` removes it.
+    ``topology`` and ``changes`` are as in :func:`load`.  A lab that already runs is updated,
+    and keeps running at the end.  With ``keep`` the lab also keeps running when the block raises,
+    for inspection.  ``timeout`` limits its creation, in seconds.  If the process is killed, its
+    lab keeps running: ``testbed down NAME`` removes it.
     Raises UsageError, TopologyError, MachineError, LabError, Interrupted.
     """
     wanted = load(topology, **changes)
@@ -109,5 +109,5 @@ def lab(
 
 
 def labs_running() -> list[str]:
-    """The names of all labs that run, of this user's state folder."""
+    """Return the names of all running labs of this user's state folder."""
     return labs.labs(settings())

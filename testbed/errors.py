@@ -1,4 +1,4 @@
-"""Every error that ``testbed`` raises on purpose, as one tree.
+"""The errors that ``testbed`` raises, as one class hierarchy.
 
 ::
 
@@ -7,28 +7,28 @@
     │   ├── TopologyError            2   one topology file, all its problems at once
     │   └── CatalogueError           2   an entry of the catalogue of claims is wrong
     ├── MachineError                 3   this machine lacks something
-    │   ├── ArtifactError            3   a binary or an image could not be had
+    │   ├── ArtifactError            3   a binary or an image is unavailable
     │   └── OutputError              3   standard output cannot be written
-    ├── LabError                     4   the lab did not come up, or is not there
+    ├── LabError                     4   the lab did not start, or does not exist
     │   ├── CommandError             4   a command failed (argv, exit status, output)
-    │   ├── PathError                4   a node has no way to what it needs (address, port, reason)
+    │   ├── PathError                4   a node cannot reach an address (address, port, reason)
     │   ├── ServiceError             4   a daemon died or never became ready (its last log lines)
-    │   │   └── ServiceNotReady      4   it runs, and was not ready in time
+    │   │   └── ServiceNotReady      4   it runs, but was not ready in time
     │   ├── ContainerError           4   a container ended or is not ready (its last log lines)
     │   ├── TimeoutExpired           4   something did not happen in time
-    │   │   └── Unsettled                4   a system has not come to rest, so no verdict is due
+    │   │   └── Unsettled                4   a system has not settled, so a check has no verdict
     │   ├── NoAnswer                 4   a daemon does not answer
     │   ├── StepsFailed              4   one or more steps of ``up`` failed (all of them)
     │   ├── LabBusy                  4   another testbed process holds the lab
     │   └── NoSuchLab                4   no lab, node, container or service of that name
     ├── ChecksFailed                 1   a claim's verdict was not the expected one
-    ├── NothingTested                5   no test was run, as pytest's own status 5
-    │   └── NothingSelected          5   no check is left by what was selected
+    ├── NothingTested                5   no test was run, like pytest's status 5
+    │   └── NothingSelected          5   the selection contains no check
     └── Interrupted                130   Ctrl-C (130) or SIGTERM (143)
-        └── ReaderGone             141   nobody reads our standard output any more
+        └── ReaderGone             141   the reader of standard output has gone
 
-Each error says what was wanted and what was seen in its message, and what to
-do about it in :attr:`TestbedError.hint`.
+Each error's message names what failed, the expected and the actual state;
+:attr:`TestbedError.hint` tells what to do.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ __all__ = [
 
 
 class TestbedError(Exception):
-    """Base of all errors; ``hint`` is one sentence on what to do next."""
+    """The base class of all errors; ``hint`` is one sentence on what to do next."""
 
     __test__ = False  # pytest would otherwise take the name for a test class
     exit_code = 1
@@ -91,9 +91,9 @@ class UsageError(TestbedError, ValueError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong with a topology file.
+    """One problem of a topology file.
 
-    ``line`` and ``column`` count from 1; 0 means the file as a whole.
+    ``line`` and ``column`` count from 1; 0 means the whole file.
     """
 
     line: int
@@ -117,11 +117,11 @@ class TopologyError(UsageError):
 
 
 class CatalogueError(UsageError):
-    """An entry of the catalogue is not as it should be; names file, line and claim."""
+    """An entry of the catalogue is invalid; the message names file, line and claim."""
 
 
 class MachineError(TestbedError, OSError):
-    """Something that was asked for is not to be had on this machine that was asked of it."""
+    """A required feature, program or resource is not available on this machine."""
 
     exit_code = 3
 
@@ -137,7 +137,7 @@ class ArtifactError(MachineError):
 
 
 class OutputError(MachineError):
-    """Standard output cannot be written; ``error`` is the kernel's own."""
+    """Standard output cannot be written; ``error`` is the OSError of the write."""
 
     def __init__(self, error: OSError) -> None:
         self.error = error
@@ -148,18 +148,18 @@ class OutputError(MachineError):
 
 
 def output_error(error: OSError) -> OutputError | ReaderGone:
-    """The error of ours for one in writing standard output."""
+    """Convert an OSError of writing standard output to our error."""
     return ReaderGone() if isinstance(error, BrokenPipeError) else OutputError(error)
 
 
 class LabError(TestbedError, RuntimeError):
-    """The lab did not come up, or is not in the state that was asked for."""
+    """The lab did not start, or is not in the required state."""
 
     exit_code = 4
 
 
 class CommandError(LabError):
-    """A command ended with a status that was not expected."""
+    """A command ended with an unexpected exit status."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class CommandError(LabError):
 
 
 class ServiceError(LabError):
-    """A daemon died, or did not become ready; carries the end of its log."""
+    """A daemon died or did not become ready; contains the end of its log."""
 
     def __init__(
         self, service: str, node: str, what: str, log: str, *, hint: str | None = None
@@ -196,13 +196,13 @@ class ServiceError(LabError):
 
 
 class ServiceNotReady(ServiceError, TimeoutError):
-    """A daemon runs, and did not become ready in time; to wait on is possible."""
+    """A daemon runs but did not become ready in time; it may still become ready."""
 
 
 class PathError(LabError):
-    """A node can't reach something that it needs; ``reason`` says how it failed.
+    """A node can't reach an address that it needs; ``reason`` is the cause.
 
-    ``what`` names it, with its node, ``address`` and ``port``.
+    ``what`` names the target and its node, ``address`` and ``port`` are its address.
     """
 
     def __init__(self, node: str, what: str, address: str, port: int, reason: str) -> None:
@@ -219,9 +219,9 @@ class PathError(LabError):
 
 
 class ContainerError(LabError):
-    """A container did not start, ended unexpectedly or is not ready; carries the end of its log.
+    """A container did not start, ended unexpectedly or is not ready.
 
-    ``status`` is its exit status, None for one that runs.
+    The error contains the end of its log.  ``status`` is its exit status, None if it runs.
     """
 
     def __init__(
@@ -244,13 +244,13 @@ class ContainerError(LabError):
 
 
 class TimeoutExpired(LabError, TimeoutError):
-    """Something that was waited for did not happen in time."""
+    """An expected event did not happen before the timeout."""
 
 
 class Unsettled(TimeoutExpired):
     """The lab had not settled when a check stopped waiting for it.
 
-    Sessions, leases, endpoints, rules of a controller and neighbour entries are such.
+    Examples are sessions, leases, endpoints, a controller's rules and neighbour entries.
     """
 
 
@@ -259,7 +259,7 @@ class NoAnswer(LabError):
 
 
 class StepsFailed(LabError):
-    """``up`` failed: every step that did, not only the first."""
+    """``up`` failed; contains all failed steps, not only the first."""
 
     def __init__(
         self, failures: Sequence[tuple[str, Exception]], *, hint: str | None = None
@@ -280,27 +280,27 @@ class LabBusy(LabError):
 
 
 class NoSuchLab(LabError, LookupError):
-    """No lab, node, container or service has the name that was asked for."""
+    """No lab, node, container or service has the given name, or it does not run."""
 
 
 class ChecksFailed(TestbedError):
-    """At least one claim ended in a verdict other than the expected one."""
+    """At least one claim has another verdict than the expected one."""
 
     exit_code = 1
 
 
 class NothingTested(TestbedError):
-    """No test was run, so the run says nothing about the lab."""
+    """No test was run, so the run has no result."""
 
     exit_code = 5
 
 
 class NothingSelected(NothingTested):
-    """The selection contains nothing that can be decided."""
+    """The selection contains no check that can run."""
 
 
 class Interrupted(TestbedError):
-    """The user, or the system, asked the process to stop."""
+    """The user or the system has interrupted the process."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -309,9 +309,9 @@ class Interrupted(TestbedError):
 
 
 class ReaderGone(Interrupted):
-    """The reader of our standard output has closed it, as `head` does when it has enough.
+    """The reader of our standard output has closed it, as `head` does after its last line.
 
-    The command ends without a word, with the exit status that SIGPIPE gives to other tools.
+    The command ends without a message, with the exit status that SIGPIPE gives to other tools.
     """
 
     exit_code = 128 + signal.SIGPIPE
