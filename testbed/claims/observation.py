@@ -159,7 +159,7 @@ def spread(figures: Sequence[float]) -> float:
     Of fewer than four figures it is the range.
 
     >>> spread([1, 2, 3, 4, 100])
-    2
+    2.0
     """
     low, _, high = quartiles(figures)
     return high - low

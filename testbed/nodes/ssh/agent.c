@@ -65,6 +65,7 @@ static struct stream *streams[MAX_STREAMS];
 static int stream_count;
 static sigset_t no_signals;
 static struct rlimit login_files;
+#define LOGIN_FILES 1024
 
 static struct stream *find(uint32_t id) {
     for (int i = 0; i < stream_count; i++)
@@ -419,6 +420,7 @@ int main(void) {
     signal(SIGPIPE, SIG_IGN);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         login_files = files; /* a command has what a login has, as programs that use select(2) need */
+        if (login_files.rlim_cur > LOGIN_FILES) login_files.rlim_cur = LOGIN_FILES; /* of sshd's own */
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
