@@ -341,6 +341,26 @@ def test_machines_that_are_wanted_at_once_have_one_vagrant(
     assert not provider._runs
 
 
+def test_one_vagrant_runs_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that begin at once both define the network of their machines, and one fails."""
+    provider = Gathered(tmp_path)
+    provider.made = ["node1"]
+    alone: list[bool] = []
+    monkeypatch.setattr(Client, "bring_up", lambda *_: alone.append(provider._vagrant.locked()))
+    provider.create_one("lab", NodeSpec("node1", "d"))
+    assert alone == [True]
+    assert not provider._vagrant.locked()
+
+
+def test_one_that_was_ended_before_its_turn_starts_nothing() -> None:
+    cell = Cell()
+    client = Client(cell)
+    client.end()
+    with pytest.raises(NoSuchLab):
+        client.bring_up(["node1"], 5, lambda: None)
+    assert cell.asked == []
+
+
 def test_a_failure_is_that_of_all(tmp_path: Path, batches: list[list[str]]) -> None:
     provider = Gathered(tmp_path)
     with pytest.raises(LabError, match="no luck"):

@@ -79,6 +79,7 @@ class Client(vagrant.Vagrant):
 
     def _carry_out(self, words: Sequence[str], seconds: float, look: Callable[[], None]) -> Result:
         argv = ["vagrant", *words]
+        self._refuse_ended()
         with self.cell.spawn(argv, env=self.env) as running:
             self._running = running
             looks = max(1, round(seconds / LOOK))

@@ -134,6 +134,8 @@ class VagrantProvider(Provider):
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._runs: list[_Run] = []
+        #: One at a time: two that find no network for their machines both define it.
+        self._vagrant = threading.Lock()
 
     def probe(self) -> list[Requirement]:
         from testbed.vm import box
@@ -319,7 +321,8 @@ class VagrantProvider(Provider):
             self._runs.append(run)
         try:
             seconds = BOOT_SECONDS[self._acceleration().kind] + SPARE_SECONDS
-            run.client.bring_up(names, seconds, look)
+            with self._vagrant:
+                run.client.bring_up(names, seconds, look)
         except TestbedError as error:
             raise self._explained(cell, names, error) from error
         finally:
