@@ -562,6 +562,7 @@ static int service_count;
 static struct client clients[MAX_CLIENTS];
 static int client_count;
 static sigset_t no_signals;
+static const char default_action[64]; /* the kernel's struct sigaction of SIG_DFL; libc keeps 32 and 33 for itself */
 static struct rlimit open_files = {LOGIN_FILES, LOGIN_FILES}; /* its own, raised to the hard one */
 
 static long long now_ms(void) {
@@ -620,7 +621,7 @@ __attribute__((noreturn)) static void become(const int files[3], const char *cwd
     if (!service && limit.rlim_cur > LOGIN_FILES) limit.rlim_cur = LOGIN_FILES;
     setrlimit(RLIMIT_NOFILE, &limit);
     /* Who made the node may ignore some, as nohup(1) does SIGHUP, and execve(2) would hand that on. */
-    for (int i = 1; i < NSIG; i++) signal(i, SIG_DFL);
+    for (int i = 1; i < NSIG; i++) syscall(SYS_rt_sigaction, i, default_action, NULL, NSIG / 8);
     sigprocmask(SIG_SETMASK, &no_signals, NULL);
     if (chdir(*cwd ? cwd : "/")) {
         dprintf(2, "testbed-init: chdir %s: %s\n", cwd, strerror(errno));
