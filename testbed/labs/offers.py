@@ -31,9 +31,10 @@ def hidden(topology: Topology, node: Node) -> tuple[str, ...]:
     """
     from testbed.registry import ROLES
 
-    names = {offer.name for role in ROLES.usable().values() for offer in role.offers}
+    roles = ROLES.usable().values()
+    names = {offer.name for role in roles for offer in role.offers}
     names |= {offer.name for offer, _ in offers_on(topology, node).values()}
-    return tuple(sorted(names.union(*(role.hides for role in ROLES.usable().values()))))
+    return tuple(sorted(names.union(*(role.hides for role in roles))))
 
 
 def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[str, ...]]]:

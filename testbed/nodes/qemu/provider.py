@@ -17,13 +17,13 @@ from testbed import memory
 from testbed.errors import LabError, NoSuchLab
 from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Ahead, Node, NodeSpec, Provider, Setup, has_ended
+from testbed.nodes.base import Ahead, Node, NodeSpec, Setup, has_ended
+from testbed.nodes.netns.cells import CellProvider, box_of
 from testbed.nodes.netns.provider import NetnsProvider, macs
 
 # Modules for virtual machines are imported where needed: labs of namespaces don't load them.
 
 if TYPE_CHECKING:
-    from testbed.artifacts import Store
     from testbed.artifacts.source import Source
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu import machine
@@ -38,7 +38,7 @@ PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
 BOOTED = "/run/testbed/booted"  # in the cell: the machine has answered
 
 
-class QemuProvider(Provider):
+class QemuProvider(CellProvider):
     """Nodes as virtual machines.
 
     ``state``, ``init`` and ``exposed`` are as in :class:`NetnsProvider`.  ``cache`` is the
@@ -48,7 +48,6 @@ class QemuProvider(Provider):
     """
 
     name = "qemu"
-    fabric_of = "netns"
     kernel = ("tun",)
     programs = PROGRAMS
     takes = Takes(tasks=10)  # pid 1 of its cell, and QEMU with its threads
@@ -63,7 +62,7 @@ class QemuProvider(Provider):
             lambda: store.binary("testbed-init"),
             exposed=lambda: store.folders,
             cache=store.folder,
-            box=lambda: _box(store),
+            box=lambda: box_of(store),
             agent=lambda: store.binary("testbed-agent"),
             keep=store.keep,
         )
@@ -105,12 +104,6 @@ class QemuProvider(Provider):
                 if node.alive():
                     there[name] = node
         return there
-
-    def labs(self) -> list[str]:
-        return self.cells.labs()
-
-    def fabric(self, lab: str) -> NetnsNode | None:
-        return self.cells.fabric(lab)
 
     def _reach(self, cell: NetnsNode) -> SshNode:
         from testbed.nodes.qemu import machine
@@ -166,9 +159,6 @@ class QemuProvider(Provider):
             return False
         return base_of(folder) == Snapshot(self.parts(), hardware, self.cells, "").key()
 
-    def create_fabric(self, lab: str, topology: Topology) -> None:
-        self.cells.create_fabric(lab, topology)
-
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
         return {spec.name: self.create_one(lab, spec) for spec in specs}
 
@@ -217,9 +207,6 @@ class QemuProvider(Provider):
         cell.run(["ip", "-batch", "-"], input=joints)
         wiring.set_up(topology, node, macs(topology, node.name))
 
-    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
-        return self.cells.lacks(lab, topology)
-
     def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
         from testbed.nodes.qemu import cell as cells
 
@@ -231,26 +218,9 @@ class QemuProvider(Provider):
             cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
         wiring.put_back(topology, node, lacks)
 
-    # -- faults -----------------------------------------------------------
-
-    def pause(self, lab: str, node: str) -> None:
-        self.cells.pause(lab, node)
-
-    def resume(self, lab: str, node: str) -> None:
-        self.cells.resume(lab, node)
-
-    def paused(self, lab: str) -> list[str]:
-        return self.cells.paused(lab)
-
     # -- removing ---------------------------------------------------------
 
     def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
         self.cells.destroy(lab, nodes)
         with self._lock:
             self._forget_ended()
-
-
-def _box(store: Store) -> Built:
-    from testbed.vm.box import box
-
-    return box(store)

@@ -19,8 +19,9 @@ from testbed import memory
 from testbed.artifacts import release
 from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
 from testbed.nodes import wiring
-from testbed.nodes.base import Node, NodeSpec, Provider, Setup, has_ended
+from testbed.nodes.base import Node, NodeSpec, Setup, has_ended
 from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
+from testbed.nodes.netns.cells import CellProvider, box_of
 from testbed.nodes.netns.provider import NetnsProvider, macs
 from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.vagrant import hypervisor
@@ -31,7 +32,6 @@ from testbed.requirement import INSTALL, Requirement
 if TYPE_CHECKING:
     import socket
 
-    from testbed.artifacts import Store
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.ssh.node import SshNode
     from testbed.nodes.vagrant.client import Client
@@ -86,7 +86,7 @@ class _Run:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class VagrantProvider(Provider):
+class VagrantProvider(CellProvider):
     """Nodes as machines of Vagrant.
 
     ``state``, ``init``, ``exposed``, ``cache``, ``box`` and ``agent`` are as in
@@ -94,7 +94,6 @@ class VagrantProvider(Provider):
     """
 
     name = "vagrant"
-    fabric_of = "netns"
     kernel = QemuProvider.kernel
     programs: ClassVar[Mapping[str, str]] = {**QemuProvider.programs, **PROGRAMS}
     takes = QemuProvider.takes
@@ -107,7 +106,7 @@ class VagrantProvider(Provider):
             lambda: store.binary("testbed-init"),
             exposed=lambda: store.folders,
             cache=store.folder,
-            box=lambda: _box(store),
+            box=lambda: box_of(store),
             agent=lambda: store.binary("testbed-agent"),
         )
 
@@ -186,12 +185,6 @@ class VagrantProvider(Provider):
                     there[name] = self._reach(cell, name, machine["digest"], address, pid)
         return there
 
-    def labs(self) -> list[str]:
-        return self.cells.labs()
-
-    def fabric(self, lab: str) -> NetnsNode | None:
-        return self.cells.fabric(lab)
-
     def _reach(self, cell: NetnsNode, name: str, digest: str, address: str, pid: int) -> SshNode:
         from testbed.nodes.ssh.node import SshNode
 
@@ -246,9 +239,6 @@ class VagrantProvider(Provider):
         memory.require([Hardware.of(spec).memory for spec in specs if spec.name not in there])
         self._acceleration()
         self._box()
-
-    def create_fabric(self, lab: str, topology: Topology) -> None:
-        self.cells.create_fabric(lab, topology)
 
     def make_hypervisor(self, lab: str) -> NetnsNode:
         """Return the hypervisor of a lab; create it if necessary."""
@@ -364,9 +354,6 @@ class VagrantProvider(Provider):
         self._join_ports(cell, name, range(len(networks)))
         wiring.set_up(topology, node, macs(topology, node.name))
 
-    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
-        return self.cells.lacks(lab, topology)
-
     def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
         cell = self.hypervisor(lab)
         if cell is None:
@@ -393,17 +380,6 @@ class VagrantProvider(Provider):
             for index in indexes
         ]
         cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
-
-    # -- faults -----------------------------------------------------------
-
-    def pause(self, lab: str, node: str) -> None:
-        self.cells.pause(lab, node)
-
-    def resume(self, lab: str, node: str) -> None:
-        self.cells.resume(lab, node)
-
-    def paused(self, lab: str) -> list[str]:
-        return self.cells.paused(lab)
 
     # -- removing ---------------------------------------------------------
 
@@ -498,9 +474,3 @@ def _text(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
-
-
-def _box(store: Store) -> Built:
-    from testbed.vm.box import box
-
-    return box(store)
