@@ -138,7 +138,7 @@ def test_a_kubeconfig_of_the_callers_is_used_where_it_is_named(
 
 
 def test_nothing_is_left_in_the_home_folder(cluster: Cluster, tmp_path: Path) -> None:
-    """What kubectl keeps there is by the port of the API, which is another one each time."""
+    """kubectl caches by the port of the API, which differs for each command."""
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     home.mkdir()
     temporary.mkdir()

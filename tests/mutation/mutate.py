@@ -67,7 +67,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells it from others, also after other lines of the file have changed."""
+        """Identity of the mutant, which stays when other lines of the file change."""
         return self.file, self.function, self.was, self.now
 
     @property

@@ -1,4 +1,4 @@
-"""What is published: the names, the files, and the lines that tell people to install it."""
+"""The published distribution: its names, its files, and the install lines in the docs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a daemon is asked for a container, and what is read of one (Engine API, version 1.41)."""
+"""Requests to a daemon for a container, and its answers (Engine API, version 1.41)."""
 
 from __future__ import annotations
 

@@ -354,7 +354,7 @@ def test_the_report_speaks_chinese() -> None:
 
 
 def test_a_report_in_english_needs_no_chinese_font() -> None:
-    """Where a reader's machine has none its characters would be boxes."""
+    """Without such a font Chinese characters are shown as boxes."""
     shown = Page(html.render(run()))
     assert "Docker networking" in shown.text
     assert not re.search(r"[\u2e80-\uffef]", shown.text)

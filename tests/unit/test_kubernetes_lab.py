@@ -37,7 +37,7 @@ PATH = f"{BIN}/docker:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class FakeApi:
-    """What the API server has, by path: each node is Ready, and each workload available."""
+    """Objects of the API server by path: each node is Ready, each workload available."""
 
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What every node and provider has by itself: results, units, what memory ran out for, refusals."""
+"""Methods that every node and provider inherits: results, units, lack of memory, refusals."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_another_back_end_has_another_plan() -> None:
 
 
 class WithEtcd:
-    """What :func:`overlay.etcd` uses of a LiveLab: one node, whose etcdctl answers as told."""
+    """A LiveLab for :func:`overlay.etcd`: one node, whose etcdctl gives scripted answers."""
 
     def __init__(self, **answer: Any) -> None:
         self.topology = load("two-node")

@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 
 def test_a_thing_of_five_minutes_has_a_line_every_half_a_minute(clock: Clock) -> None:
-    """What is told each second, as a compiler's time is."""
+    """Messages of a task that come each second, such as the seconds of a compiler."""
     lines: list[str] = []
     log = Log(lines.append, clock)
     for second in range(300):

@@ -1,4 +1,4 @@
-"""What the roles of a node are told, in which order, and what a change of it restarts."""
+"""Settings of a node's daemons, their order, and the restarts after a change of them."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def try_out(sabotage: Sabotage, lab: LiveLab) -> Trial:
 
 
 def _is_open(finding: Finding, sabotage: Sabotage) -> bool:
-    """Whether a finding says nothing of the sabotage: another try may."""
+    """Tell whether a finding decides nothing about the sabotage, so that another try may."""
     waited = outcome(finding) == "unsettled" and finding.claim not in sabotage.vain
     return waited or outcome(finding) == "unclear"
 
