@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NETNS, NODES, veth
+from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NETNS, NODES, problems, veth
 
-from testbed.errors import Problem, TopologyError
-from testbed.topology import load_text
 from testbed.topology.read import host_in
 from testbed.topology.source import MAX_BYTES
 from testbed.topology.tree import Problems, describe, nearest, quote
-
-
-def problems(text: str) -> tuple[Problem, ...]:
-    try:
-        load_text(text, "t.yaml")
-    except TopologyError as error:
-        return error.problems
-    return ()
 
 
 def health(settings: str) -> str:

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from plugins import declare_elsewhere
 from test_topology_bad import TABLE
-from topology_texts import CLUSTER, DOCKER, LAN, NETNS, NODES, veth
+from topology_texts import CLUSTER, DOCKER, LAN, NETNS, NODES, problems, veth
 
-from testbed.errors import Problem, TopologyError
-from testbed.topology import load_text
+if TYPE_CHECKING:
+    from testbed.errors import Problem
 
 
 @pytest.fixture(autouse=True)
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
     declare_elsewhere(monkeypatch)
-
-
-def problems(text: str) -> tuple[Problem, ...]:
-    try:
-        load_text(text, "t.yaml")
-    except TopologyError as error:
-        return error.problems
-    return ()
 
 
 # -- hints that name what to write ------------------------------------------------

@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from testbed.errors import Problem, TopologyError
+from testbed.topology import load_text
+
 MARK = "§"
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    """Return the problems of a topology's text; none if it is accepted."""
+    try:
+        load_text(text, "t.yaml")
+    except TopologyError as error:
+        return error.problems
+    return ()
 
 
 @dataclass(frozen=True)
