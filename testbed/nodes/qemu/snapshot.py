@@ -51,14 +51,15 @@ ready() {  # PID COMMAND...: wait until the command succeeds, as long as the pro
         sleep 0.2
     done
 }
-# By itself dockerd gives it 15 s, and an emulated processor may take longer.
+# By itself dockerd gives it 15 s, and an emulated processor may take longer.  Both append, so
+# that one that starts late doesn't cut off the other's words.
 printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' > /run/warm.toml
 containerd --config=/run/warm.toml --root=/var/lib/docker/containerd/daemon \
-    --state=/run/docker/containerd/daemon --address=$socket --log-level=error > $log 2>&1 &
+    --state=/run/docker/containerd/daemon --address=$socket --log-level=error >> $log 2>&1 &
 containerd=$!
 ready $containerd ctr -a $socket version
 dockerd --containerd=$socket --bridge=none --iptables=false --ip-forward=false \
-    --log-level=error > $log 2>&1 &
+    --log-level=error >> $log 2>&1 &
 dockerd=$!
 ready $dockerd docker version
 for image in $IMAGES; do docker load -q -i "$image"; done
