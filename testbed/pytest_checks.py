@@ -336,7 +336,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Any:
         if claim is not None:
             from testbed.claims.model import Finding
 
-            finding = Finding(claim, "not here", reason=str(skip))
+            finding = Finding(claim, "skipped", reason=str(skip))
             _expect(item, finding)
             item.config.stash[FINDINGS].append(finding)
         raise
@@ -358,7 +358,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     try:
         outcome = yield
     except pytest.skip.Exception as skip:
-        finding.verdict, finding.reason = "not here", str(skip)
+        finding.verdict, finding.reason = "skipped", str(skip)
         raise
     except KeyboardInterrupt:
         finding.reason = INTERRUPTED
@@ -384,7 +384,12 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 def _refuse_refuted(item: pytest.Item) -> None:
     """Fail a test without a claim if one of its own statements was refuted."""
     notes = item.stash.get(NOTES, None)
-    if notes is not None and notes.verdict not in {None, "confirmed", "depends", "inconclusive"}:
+    if notes is not None and notes.verdict not in {
+        None,
+        "confirmed",
+        "conditional",
+        "inconclusive",
+    }:
         pytest.fail("; ".join(notes.refuted_by), pytrace=False)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from testbed.report.data import VERSION
+
 EVIL = """</script><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & "'"""
 CAPTURE = "\n".join([
     "1795296063.504508 02:42:ac:11:00:02 > ff:ff:ff:ff:ff:ff "
@@ -149,9 +151,9 @@ def run(**more: Any) -> dict[str, Any]:
         finding("differs", evidence=decided),
         finding("evil", evidence=[piece(EVIL, EVIL), piece("holds", EVIL)]),
         finding("wrong", "contradicted"),
-        finding("maybe", "depends"),
+        finding("maybe", "conditional"),
         finding("fast", measurements=[measured]),
-        finding("absent", "not here", expected="confirmed", reason="Skipped: the lab has no etcd"),
+        finding("absent", "skipped", expected="confirmed", reason="Skipped: the lab has no etcd"),
     ]
     second = [
         finding("same"),
@@ -159,7 +161,7 @@ def run(**more: Any) -> dict[str, Any]:
     ]
     new = {"docker": "29.8.1", "firewall": "nftables", "provider": "netns"}
     return {
-        "version": 2,
+        "version": VERSION,
         "testbed": "0.1.0",
         "started": "2026-11-21T21:30:00Z",
         "seconds": 58.1,
@@ -181,9 +183,9 @@ def run(**more: Any) -> dict[str, Any]:
             claim("differs", "000", "contradicted"),
             claim("evil", "000", claim=EVIL, why=EVIL, check=EVIL, quoted=[EVIL], place=EVIL),
             claim("wrong", "003", "contradicted", claim="The word is `lladrr`."),
-            claim("maybe", "003", "depends", kind="isolation"),
+            claim("maybe", "003", "conditional", kind="isolation"),
             claim("fast", "003", kind="perf"),
-            claim("absent", "003", "not here"),
+            claim("absent", "003", "skipped"),
             claim("motive", "003", "not testable", kind="definition"),
         ],
         **more,

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-#: ``depends``: true under a condition that the document does not name, false otherwise.
+#: ``conditional``: true under a condition that the document does not name, false otherwise.
 #: ``not testable``: a definition or a motive, which no machine can refute.
 #: ``inconclusive``: the spread of the measurements is larger than the difference, or the system
 #: had not settled when the check stopped waiting.
 Verdict = Literal[
-    "confirmed", "contradicted", "depends", "not here", "inconclusive", "not testable"
+    "confirmed", "contradicted", "conditional", "skipped", "inconclusive", "not testable"
 ]
 Kind = Literal["state", "reach", "path", "isolation", "arith", "perf", "definition", "api"]
 
@@ -225,6 +225,6 @@ class Finding:
         """
         return not (self.problem or self.missing) and self.verdict in {
             self.expected or "confirmed",
-            "not here",
+            "skipped",
             "inconclusive",
         }

@@ -141,7 +141,7 @@ class Observation:
         if not negative:
             return "confirmed" if all(positive) else "contradicted"
         if all(negative) and positive and all(positive):
-            return "depends"
+            return "conditional"
         # Failing under some conditions only matches neither the expectation nor a confirmation.
         return "confirmed" if all(positive) and not any(negative) else "contradicted"
 

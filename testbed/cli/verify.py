@@ -152,6 +152,7 @@ def _one(
     output.show(terminal.failures(part))
     if not output.quiet:
         output.show(terminal.table(whole))
+        output.show(terminal.skipped(whole))
         output.show(terminal.measured(whole))
     output.show([terminal.closing(whole)])
     return output.finish(whole, whole.status)
@@ -182,6 +183,7 @@ def _all(
     if not output.quiet:
         output.show(terminal.overview(run))
         output.show(terminal.table(run))
+        output.show(terminal.skipped(run))
         output.show(terminal.differences(run))
         output.show(terminal.measured(run))
         output.show(terminal.slowest(run))

@@ -10,12 +10,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from testbed import __version__
+from testbed.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.claims.model import Finding
     from testbed.suites.model import LabRun, Run
 
-VERSION = 2
+VERSION = 3
+#: Verdicts that version 2 named differently.
+RENAMED = {"depends": "conditional", "not here": "skipped"}
 
 
 def to_dict(run: Run) -> dict[str, Any]:
@@ -46,10 +49,40 @@ def to_dict(run: Run) -> dict[str, Any]:
     }
 
 
+def current(run: object) -> Mapping[str, Any]:
+    """Return a record of this version or of version 2 in the present form.
+
+    Raises UsageError for anything else.
+    """
+    if not isinstance(run, dict) or run.get("version") not in (2, VERSION):
+        raise UsageError(
+            "not the record of a run that this version of testbed can read",
+            hint="create one with `testbed verify --json FILE`",
+        )
+    if run["version"] == VERSION:
+        return run
+    renamed: dict[str, Any] = _renamed(run)
+    return {**renamed, "version": VERSION}
+
+
+def _renamed(part: Any) -> Any:
+    """Return a part of a record of version 2 with the present names of the verdicts."""
+    if isinstance(part, list):
+        return [_renamed(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: RENAMED.get(value, value)
+        if key in {"verdict", "expected", "expect"} and isinstance(value, str)
+        else _renamed(value)
+        for key, value in part.items()
+    }
+
+
 def tested(run: Mapping[str, Any]) -> bool:
     """Tell whether a run, as :func:`to_dict` returns it, tested anything."""
     return any(
-        any(finding["verdict"] != "not here" for finding in lab["findings"])
+        any(finding["verdict"] != "skipped" for finding in lab["findings"])
         or any(check["outcome"] != "skipped" for check in lab["checks"])
         for lab in run["labs"]
     )

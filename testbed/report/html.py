@@ -25,17 +25,16 @@ from markupsafe import Markup, escape
 
 from testbed.claims.model import JUDGEMENTS
 from testbed.claims.observation import spread
-from testbed.errors import UsageError
 from testbed.report import charts, picture
-from testbed.report.data import VERSION, tested
+from testbed.report.data import current, tested
 from testbed.report.words import LANGUAGES, Words, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 ORDER = (
-    "confirmed", "depends", "contradicted", "inconclusive", "not here", "not testable",
+    "confirmed", "conditional", "contradicted", "inconclusive", "skipped", "not testable",
     "failed", "undecided",
 )  # fmt: skip
-OTHER_THAN_SAID = ("contradicted", "depends")
+OTHER_THAN_SAID = ("contradicted", "conditional")
 #: Approximate octets of all evidence in a report, and the output lengths to try until it fits.
 BUDGET = 2_000_000
 LIMITS = (1_000_000, 20_000, 10_000, 6_000, 4_000, 2_500, 1_600, 1_000, 600)
@@ -54,11 +53,7 @@ def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
     Raises UsageError for data of another version, or for a language without
     translation.
     """
-    if not isinstance(run, Mapping) or run.get("version") != VERSION:
-        raise UsageError(
-            "this is not the record of a run that this version of testbed can read",
-            hint="`testbed verify --json FILE` writes one",
-        )
+    run = current(run)
     spoken = words(lang)
     page = _Page(run, spoken)
     style, script = (_asset(name) for name in ("report.css", "report.js"))
@@ -415,10 +410,10 @@ class _Page:
 
     def _claim(self, claim: Mapping[str, Any], texts: Mapping[str, str]) -> ClaimView:
         found = self._found.get(claim["id"], [])
-        outcomes = _outcomes(((lab, f) for lab, f in found if f["verdict"] != "not here"), texts)
+        outcomes = _outcomes(((lab, f) for lab, f in found if f["verdict"] != "skipped"), texts)
         elsewhere: dict[str, list[str]] = {}
         for lab, finding in found:
-            if finding["verdict"] == "not here":
+            if finding["verdict"] == "skipped":
                 elsewhere.setdefault(_reason(finding), []).append(lab)
         return ClaimView(
             data=claim,

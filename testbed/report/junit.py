@@ -63,7 +63,7 @@ def _case(suite: ET.Element, group: str, finding: Finding) -> ET.Element:
         _said(case, "error", finding.problem)
     elif not finding.as_expected:
         _said(case, "failure", f"{finding.verdict}: {finding.reason}")
-    elif finding.verdict == "not here":
+    elif finding.verdict == "skipped":
         _said(case, "skipped", finding.reason)
     return case
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from testbed import files, owner
 from testbed.claims.catalogue import claims
 from testbed.errors import MachineError, NothingTested, UsageError
-from testbed.report.data import tested
+from testbed.report.data import current, tested
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def failed(state: Path, selection: Selection) -> Selection:
     """
     path = state / FOLDER / FILE
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = current(json.loads(path.read_text(encoding="utf-8")))
         wrong = {claim["id"] for claim in run["claims"] if not claim["as_expected"]}
         for lab in run["labs"]:  # include labs whose results are unknown or incomplete
             every = [claim["id"] for claim in run["claims"] if claim["expect"] != "not testable"]
@@ -61,7 +61,7 @@ def failed(state: Path, selection: Selection) -> Selection:
             if check["outcome"] == "failed"
         }
         something = tested(run)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, UsageError):
         raise UsageError(
             "there is no last run whose failures could be run again",
             hint="run `testbed verify` without --rerun-failed first",

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 COLOURS = {
     "confirmed": "green",
     "contradicted": "magenta",
-    "depends": "cyan",
+    "conditional": "cyan",
     "inconclusive": "yellow",
-    "not here": "bright_black",
+    "skipped": "bright_black",
     "not testable": "bright_black",
 }
 ORDER: tuple[Verdict, ...] = (
-    "confirmed", "depends", "contradicted", "inconclusive", "not here", "not testable",
+    "confirmed", "conditional", "contradicted", "inconclusive", "skipped", "not testable",
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def line(found: Finding | Check) -> str:
         f"  {verdict:<12}  {claim.document}  "
     )
     text = textwrap.shorten(claim.claim, max(40, width), placeholder=" …")
-    if found.verdict == "not here":
+    if found.verdict == "skipped":
         reason = found.reason.removeprefix("Skipped: ")
         text += click.style(f"  ({textwrap.shorten(reason, 60, placeholder=' …')})", dim=True)
     return f"  {shown}  {claim.document}  {text}"
@@ -129,7 +129,7 @@ def table(run: Run) -> Iterable[str]:
         cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
         unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
         yield f"  {document:<8}{cells}{unexpected}"
-    wrong = [f for f in worst.values() if f.verdict in ("contradicted", "depends")]
+    wrong = [f for f in worst.values() if f.verdict in ("contradicted", "conditional")]
     wrong = [f for f in wrong if f.as_expected]
     if wrong:
         yield click.style("\n  Not as the documents say:", bold=True)
@@ -174,7 +174,7 @@ def measured(run: Run) -> Iterable[str]:
             yield f"  {name:<{wide}}{''.join(cells)}"
 
 
-UNDECIDED = ("not here", "inconclusive")  # neither supports nor contradicts other labs' verdicts
+UNDECIDED = ("skipped", "inconclusive")  # neither supports nor contradicts other labs' verdicts
 
 
 def differences(run: Run) -> Iterable[str]:
@@ -221,11 +221,24 @@ def undecided(run: Run) -> Iterable[str]:
         yield from (f"  {name}" for name in names)
 
 
+def skipped(run: Run) -> Iterable[str]:
+    """Format the reasons for which claims were skipped on every lab, with their number."""
+    reasons = Counter(
+        finding.reason.removeprefix("Skipped: ").partition("\n")[0]
+        for finding in run.worst().values()
+        if finding.verdict == "skipped"
+    )
+    if reasons:
+        yield click.style("\n  Skipped:", bold=True)
+    for reason, count in reasons.most_common():
+        yield _paragraph(f"{count:>4}", reason)
+
+
 def closing(run: Run) -> str:
     """Format the last line."""
     worst = run.worst().values()
-    absent = sum(f.verdict == "not here" for f in worst)
-    total = len(worst) - absent
+    skipped = sum(f.verdict == "skipped" for f in worst)
+    total = len(worst) - skipped
     bad = sum(not f.as_expected for f in worst)
     checks = [check for lab in run.labs for check in lab.results.checks]
     failed = sum(c.outcome == "failed" for c in checks)
@@ -234,10 +247,10 @@ def closing(run: Run) -> str:
     elsewhere = {name for lab in run.labs for name in lab.results.elsewhere}
     labs = [lab for lab in run.labs if lab.topology]
     where = labs[0].name if len(labs) == 1 else f"{len(labs)} labs" if labs else "no lab"
-    words = f"{total} {'claim' if total == 1 else 'claims'} put to the test on {where}, "
+    words = f"{total} {'claim' if total == 1 else 'claims'} checked on {where}, "
     words += f"{total - bad} as expected"
-    if absent:
-        words += f"; {absent} not here"
+    if skipped:
+        words += f"; {skipped} skipped"
     if checks:
         words += f"; {len(checks)} other checks, {failed} failed"
     if broken:
@@ -278,7 +291,7 @@ def overview(run: Run) -> Iterable[str]:
 def lab_line(lab: LabRun) -> str:
     """Format one lab that has ended, or was left out, as a line."""
     if lab.absent:
-        words = f"{len(lab.results.findings):>3} claims not here: {lab.absent}"
+        words = f"{len(lab.results.findings):>3} claims skipped: {lab.absent}"
         return click.style(f"  --    {lab.name:<26} {words}", dim=True)
     bad = sum(not f.as_expected for f in lab.results.findings)
     bad += sum(c.outcome == "failed" for c in lab.results.checks) + len(lab.results.broken)

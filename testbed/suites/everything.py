@@ -154,7 +154,7 @@ def run_everything(
 
     ``labs``, shell patterns of names, limit the labs.  Each lab is removed
     whatever happens to it.  A lab whose software is missing and takes long to
-    build is left out, and its claims are "not here".  A signal ends the run
+    build is left out, and its claims are "skipped".  A signal ends the run
     early, with the results so far.  Raises UsageError, and NothingSelected if no
     lab can decide any part of the selection.
     """
@@ -172,7 +172,7 @@ def run_everything(
         here = [one for one in chosen if one not in absent]
         _with_labs(settings, selection, whole, watching, here)
     for one, why in absent.items():
-        whole.labs.append(_not_here(one, selection, why))
+        whole.labs.append(_left_out(one, selection, why))
         watching.ended(whole.labs[-1])
     whole.seconds = time.monotonic() - began
     order = {name: index for index, name in enumerate((NO_LAB, *(w.name for w in wanted)))}
@@ -211,13 +211,13 @@ def lacking(store: Store, topology: Topology) -> str:
     return ""
 
 
-def _not_here(wanted: Wanted, selection: Selection, why: str) -> LabRun:
+def _left_out(wanted: Wanted, selection: Selection, why: str) -> LabRun:
     """Return the result of a lab that was left out: claims it could have decided."""
     part = LabRun(wanted.name, absent=why)
     has, narrow = features(wanted.load()), wanted.narrow(selection)
     for claim in claims().values():
         if claim.is_testable and narrow.has(claim) and set(claim.needs) <= has:
-            found = Finding(claim.id, "not here", reason=why, expected=claim.expect, why=claim.why)
+            found = Finding(claim.id, "skipped", reason=why, expected=claim.expect, why=claim.why)
             part.results.findings.append(found)
     return part
 

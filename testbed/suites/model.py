@@ -103,7 +103,7 @@ class Results:
     @property
     def tested(self) -> bool:
         """True if a claim was decided or a check ran, however it ended."""
-        return any(finding.verdict != "not here" for finding in self.findings) or any(
+        return any(finding.verdict != "skipped" for finding in self.findings) or any(
             check.outcome != "skipped" for check in self.checks
         )
 
@@ -216,5 +216,5 @@ def _rank(finding: Finding) -> int:
     """Rank a finding by how strongly it speaks against its claim."""
     if not finding.as_expected:
         return 5
-    order: tuple[Verdict, ...] = ("not here", "inconclusive", "confirmed", "depends")
+    order: tuple[Verdict, ...] = ("skipped", "inconclusive", "confirmed", "conditional")
     return order.index(finding.verdict) if finding.verdict in order else len(order)

@@ -55,17 +55,17 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     for lab in run["labs"]:
         if lab["absent"]:  # its software takes long to make, and nobody has asked for it yet
             assert lab["lab"] in clusters
-            assert {finding["verdict"] for finding in lab["findings"]} == {"not here"}
+            assert {finding["verdict"] for finding in lab["findings"]} == {"skipped"}
             continue
         assert lab["findings"], lab["lab"]
         assert lab["topology"] or lab["lab"] == NO_LAB
         for finding in lab["findings"]:
             assert finding["as_expected"], (lab["lab"], finding["claim"], finding["problem"])
-            assert finding["verdict"] == "not here" or finding["evidence"], finding["claim"]
+            assert finding["verdict"] == "skipped" or finding["evidence"], finding["claim"]
             verdicts.setdefault(finding["claim"], set()).add(finding["verdict"])
     testable = {claim.id for claim in claims().values() if claim.is_testable}
     testable -= {c.id for c in claims().values() if set(c.needs) & set(OF_CLUSTERS)}
-    decided = {name for name, found in verdicts.items() if found - {"not here"}}
+    decided = {name for name, found in verdicts.items() if found - {"skipped"}}
     assert testable <= decided, testable - decided
     assert [claim["id"] for claim in run["claims"]] == list(claims())
     assert sum(claim["verdict"] == "confirmed" for claim in run["claims"]) >= LEAST
@@ -89,7 +89,7 @@ class Verifying:
         """Wait until a lab has decided a claim; its name."""
         assert self._process.stdout
         for line in self._process.stdout:
-            found = re.match(r"(\S+)  (confirmed|depends|contradicted) ", line)
+            found = re.match(r"(\S+)  (confirmed|conditional|contradicted) ", line)
             if found and found[1] != "no":  # no lab
                 return found[1]
         raise AssertionError("it has ended without a verdict")

@@ -104,7 +104,7 @@ def test_every_claim_expects_what_a_check_can_come_to() -> None:
     for claim in catalogue.claims().values():
         expected = {claim.expect, *(other.expect for other in claim.otherwise)}
         if claim.is_testable:
-            assert expected <= {"confirmed", "depends", "contradicted"}, claim.id
+            assert expected <= {"confirmed", "conditional", "contradicted"}, claim.id
         else:
             assert expected == {"not testable"}, claim.id
 
@@ -200,9 +200,9 @@ def test_the_least_that_a_claim_has(folder: Path) -> None:
 
 def test_all_that_a_claim_can_have(folder: Path) -> None:
     more = "  why: Because.\n  quoted: [docker0, '80']\n"
-    (folder / "002.yaml").write_text(GOOD.replace("confirmed", "depends") + more)
+    (folder / "002.yaml").write_text(GOOD.replace("confirmed", "conditional") + more)
     claim = catalogue.claims()["a-claim"]
-    assert (claim.why, claim.quoted, claim.expect) == ("Because.", ("docker0", "80"), "depends")
+    assert (claim.why, claim.quoted, claim.expect) == ("Because.", ("docker0", "80"), "conditional")
 
 
 def test_files_are_read_by_name(folder: Path) -> None:
@@ -223,21 +223,21 @@ OTHERWISE = """\
 
 
 def test_what_is_expected_on_other_labs(folder: Path) -> None:
-    more = OTHERWISE + "  - when: {docker: '>= 28'}\n    expect: depends\n    why: It may be.\n"
+    more = OTHERWISE + "  - when: {docker: '>= 28'}\n    expect: conditional\n    why: It may be.\n"
     (folder / "002.yaml").write_text(GOOD + more)
     claim = catalogue.claims()["a-claim"]
     assert claim.otherwise == (
         Otherwise({"docker": ">= 28", "firewall": "nftables"}, "contradicted", "It is new."),
-        Otherwise({"docker": ">= 28"}, "depends", "It may be."),
+        Otherwise({"docker": ">= 28"}, "conditional", "It may be."),
     )
     assert claim.to_dict()["otherwise"][1] == {
         "when": {"docker": ">= 28"},
-        "expect": "depends",
+        "expect": "conditional",
         "why": "It may be.",
     }
     new = {"docker": "29.8.1", "firewall": "nftables"}
     assert claim.expected(new) == ("contradicted", "It is new.")  # the first that fits
-    assert claim.expected({**new, "firewall": "iptables-nft"}) == ("depends", "It may be.")
+    assert claim.expected({**new, "firewall": "iptables-nft"}) == ("conditional", "It may be.")
     assert claim.expected({**new, "docker": "20.10.24"}) == ("confirmed", "")
     assert claim.expected({"firewall": "nftables"}) == ("confirmed", "")  # a lab without docker
     assert claim.expected({}) == ("confirmed", "")
@@ -305,7 +305,7 @@ BAD: dict[str, tuple[str, str, str]] = {  # text, what is said, the hint
     "an unknown verdict": (
         GOOD.replace("confirmed", "true-ish"),
         "7: a-claim: unknown verdict 'true-ish'",
-        "known: confirmed, contradicted, depends",
+        "known: confirmed, contradicted, conditional",
     ),
     "an unknown feature": (
         GOOD.replace("docker", "dokcer"),
@@ -319,8 +319,8 @@ BAD: dict[str, tuple[str, str, str]] = {  # text, what is said, the hint
     ),
     "no need": (GOOD.replace("[docker, netns]", "[]"), "6: a-claim: needs: an empty", "[none]"),
     "no reason": (
-        GOOD.replace("confirmed", "depends"),
-        "7: a-claim: expects 'depends' and does not say why",
+        GOOD.replace("confirmed", "conditional"),
+        "7: a-claim: expects 'conditional' and does not say why",
         "add `why`",
     ),
     "an id twice": (GOOD + GOOD, "9: a-claim: is there twice", "rename"),

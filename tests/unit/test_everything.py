@@ -777,7 +777,7 @@ def test_a_lab_whose_software_takes_long_to_make_is_left_out(
     assert left_out.absent.startswith("kubernetes is not made yet (kubernetes, coredns);")
     assert "testbed doctor --role kubernetes --fix" in left_out.absent
     (finding,) = left_out.results.findings
-    assert (finding.claim, finding.verdict) == ("pod", "not here")
+    assert (finding.claim, finding.verdict) == ("pod", "skipped")
     assert finding.as_expected
     assert (run.undecided(), run.status) == ([], 0)
     assert ("began", "k8s-two-node") not in watcher.heard

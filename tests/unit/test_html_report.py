@@ -85,7 +85,7 @@ def test_claims_are_in_the_order_of_the_catalogue() -> None:
 
 def test_each_claim_says_what_it_can_be_filtered_by() -> None:
     found = {one["id"]: one for one in page().claims()}
-    assert found["maybe"]["data-verdict"] == "depends"
+    assert found["maybe"]["data-verdict"] == "conditional"
     assert found["maybe"]["data-kind"] == "isolation"
     assert found["motive"]["data-verdict"] == "not-testable"
     assert (found["same"]["data-labs"] or "").split() == ["docker-single", "docker-single-29"]
@@ -97,9 +97,9 @@ def test_verdicts_are_counted() -> None:
     counts = re.findall(tile, report(), re.DOTALL)
     assert counts == [
         ("3", "confirmed"),
-        ("1", "depends"),
+        ("1", "conditional"),
         ("2", "contradicted"),
-        ("1", "not here"),
+        ("1", "skipped"),
         ("1", "not testable"),
     ]
 

@@ -22,9 +22,9 @@ TABLE: list[tuple[str, Verdict | None]] = [
     ("+-", "contradicted"),
     ("w", "confirmed"),
     ("W", "contradicted"),
-    ("wf", "depends"),  # true under a condition, false without: the document did not say
-    ("wwff", "depends"),
-    ("+f", "depends"),
+    ("wf", "conditional"),  # true under a condition, false without: the document did not say
+    ("wwff", "conditional"),
+    ("+f", "conditional"),
     ("f", "contradicted"),  # it never holds
     ("ff", "contradicted"),
     ("wF", "confirmed"),  # the condition does not matter: it holds either way
@@ -149,7 +149,7 @@ def test_a_command_that_must_work_is_run_once() -> None:
     [
         ("confirmed", "", True),
         ("contradicted", "", False),
-        ("not here", "", True),
+        ("skipped", "", True),
         (None, "", False),
         ("confirmed", "the check failed", False),
         ("inconclusive", "", True),  # of what was measured: the machine was not quiet
@@ -233,9 +233,9 @@ def test_the_spread(series: list[float], expected: float) -> None:
     ("verdict", "expected", "good"),
     [
         ("contradicted", "contradicted", True),
-        ("depends", "depends", True),
+        ("conditional", "conditional", True),
         ("confirmed", "contradicted", False),  # a surprise, though a pleasant one
-        ("contradicted", "depends", False),
+        ("contradicted", "conditional", False),
         ("inconclusive", "contradicted", True),
         ("confirmed", None, True),  # what is expected of a lab that is not known
         ("contradicted", None, False),

@@ -44,7 +44,7 @@ CLAIMS = {
     for c in (
         claim("one", "000"),
         claim("two"),
-        claim("three", expect="depends"),
+        claim("three", expect="conditional"),
         claim("four", "003", "contradicted"),
         claim("long", "003", claim=LONG),
         claim("word", "004", "not testable", kind="definition", needs=("none",)),
@@ -91,7 +91,7 @@ WRONG = Finding(
     evidence=[Evidence("node1# ip link", "1: lo\n2: eth0"), Evidence("does not hold", "docker0")],
 )
 BROKEN = Finding("one", None, problem="LabError: the node is gone", expected="confirmed")
-SKIPPED = Finding("one", "not here", reason="Skipped: the lab has no docker", expected="confirmed")
+SKIPPED = Finding("one", "skipped", reason="Skipped: the lab has no docker", expected="confirmed")
 SURPRISE = Finding("four", "confirmed", expected="contradicted")
 PASSED = Check("tests/test_a.py::test_it", "passed", 0.1)
 LEFT_OUT = Check("tests/test_a.py::test_it", "skipped", 0.1, "Skipped: no reason")
@@ -107,12 +107,23 @@ def test_a_finding_is_a_line() -> None:
     assert plain(terminal.line(BROKEN)) == "  error         000  The statement of one."
 
 
-def test_what_is_not_here_has_its_reason() -> None:
+def test_a_skipped_claim_has_its_reason() -> None:
     assert plain(terminal.line(SKIPPED)) == (
-        "  not here      000  The statement of one.  (the lab has no docker)"
+        "  skipped       000  The statement of one.  (the lab has no docker)"
     )
-    long = Finding("one", "not here", reason="no " * 60)
+    long = Finding("one", "skipped", reason="no " * 60)
     assert plain(terminal.line(long)).endswith("no …)")
+
+
+def test_skipped_claims_are_counted_by_reason() -> None:
+    reason = "the lab has no docker"
+    parts = lab(SKIPPED, replace(SKIPPED, claim="two"), replace(SKIPPED, claim="three", reason="x"))
+    decided = lab(good("three"))
+    assert cells(plain(terminal.skipped(run(parts, decided)))) == [
+        ["Skipped:"],
+        ["2", *reason.split()],
+    ]
+    assert not plain(terminal.skipped(run(decided)))
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -162,7 +173,7 @@ def red(text: str) -> bool:
         (SKIPPED, False),
         (WRONG, True),
         (SURPRISE, True),  # whichever way it goes
-        (Finding("three", "inconclusive", expected="depends"), False),  # a noisy machine
+        (Finding("three", "inconclusive", expected="conditional"), False),  # a noisy machine
         (BROKEN, True),
         (PASSED, False),
         (FAILED, True),
@@ -232,9 +243,9 @@ def test_every_judgement_is_known() -> None:
 def test_a_check_that_failed_itself_is_shown_with_its_problem() -> None:
     text = plain(terminal.failures(lab(BROKEN)))
     assert "  seen:     LabError: the node is gone" in text
-    other = Finding("three", "confirmed", expected="depends", why="The reason of three.")
+    other = Finding("three", "confirmed", expected="conditional", why="The reason of three.")
     text = plain(terminal.failures(lab(other)))
-    assert "  expected: depends, The reason of three." in text
+    assert "  expected: conditional, The reason of three." in text
 
 
 def test_failed_checks_and_suites_that_cannot_be_loaded() -> None:
@@ -258,7 +269,7 @@ TESTABLE = Selection(documents=("000", "002", "003"))
 def test_the_table_counts_by_document() -> None:
     text = plain(terminal.table(run(lab(good("one"), WRONG, *GOOD[2:]), selection=TESTABLE)))
     assert cells(text)[:4] == [
-        ["document", "confirmed", "depends", "contradicted", "unexpected"],
+        ["document", "confirmed", "conditional", "contradicted", "unexpected"],
         ["000", "1", "-", "-", "-"],
         ["002", "-", "1", "1", "1"],
         ["003", "-", "-", "1", "-"],
@@ -270,7 +281,7 @@ def test_the_table_counts_by_document() -> None:
 def test_the_table_counts_each_claim_once_and_at_its_worst() -> None:
     text = plain(terminal.table(run(lab(*GOOD), lab(SKIPPED, WRONG), selection=TESTABLE)))
     assert cells(text)[:4] == [
-        ["document", "confirmed", "depends", "contradicted", "unexpected"],
+        ["document", "confirmed", "conditional", "contradicted", "unexpected"],
         ["000", "1", "-", "-", "-"],  # of what was decided anywhere it does not matter where not
         ["002", "-", "1", "1", "1"],
         ["003", "-", "-", "1", "-"],
@@ -281,7 +292,7 @@ def test_the_table_of_a_complete_run_has_every_claim() -> None:
     text = plain(terminal.table(run(lab(*GOOD), complete=True)))
     assert cells(text)[:5] == [
         [
-            *("document", "confirmed", "depends", "contradicted", "not", "testable"),
+            *("document", "confirmed", "conditional", "contradicted", "not", "testable"),
             *("undecided", "unexpected"),
         ],
         ["000", "1", "-", "-", "-", "-", "-"],
@@ -295,7 +306,7 @@ def test_the_table_says_what_is_not_as_the_documents_say() -> None:
     text = plain(terminal.table(run(lab(*GOOD))))
     told = text.partition("Not as the documents say:")[2].splitlines()[1:]
     assert told == [
-        "  002  The statement of three. depends: The reason of three.",
+        "  002  The statement of three. conditional: The reason of three.",
         "  003  The statement of four. contradicted: The reason of four.",
     ]
     assert "Not as the documents" not in plain(terminal.table(run(lab(good("one"), WRONG))))
@@ -320,37 +331,37 @@ def test_a_broken_finding_is_in_the_table_as_unexpected() -> None:
 @pytest.mark.parametrize(
     ("part", "words", "fine"),
     [
-        (lab(*GOOD), "4 claims put to the test on lab, 4 as expected", True),
+        (lab(*GOOD), "4 claims checked on lab, 4 as expected", True),
         (
             lab(good("one"), WRONG, BROKEN),
-            "2 claims put to the test on lab, 0 as expected",
+            "2 claims checked on lab, 0 as expected",
             False,
         ),
         (
             lab(*GOOD, checks=[PASSED, FAILED], broken=["x"]),
-            "4 claims put to the test on lab, 4 as expected; 2 other checks, 1 failed"
+            "4 claims checked on lab, 4 as expected; 2 other checks, 1 failed"
             "; 1 suite cannot be loaded",
             False,
         ),
         (
             lab(good("two"), SKIPPED, elsewhere=["two", "three"]),
-            "1 claim put to the test on lab, 1 as expected; 1 not here; 2 need another lab",
+            "1 claim checked on lab, 1 as expected; 1 skipped; 2 need another lab",
             True,
         ),
         (
-            lab(good("one"), Finding("three", "inconclusive", expected="depends")),
-            "2 claims put to the test on lab, 2 as expected",
+            lab(good("one"), Finding("three", "inconclusive", expected="conditional")),
+            "2 claims checked on lab, 2 as expected",
             True,
         ),
-        (lab(good("one")), "1 claim put to the test on lab, 1 as expected", True),
+        (lab(good("one")), "1 claim checked on lab, 1 as expected", True),
         (
             lab(checks=[PASSED]),
-            "0 claims put to the test on lab, 0 as expected; 1 other checks, 0 failed",
+            "0 claims checked on lab, 0 as expected; 1 other checks, 0 failed",
             True,
         ),
         (
             lab(broken=["test_x.py", "test_y.py"]),
-            "0 claims put to the test on lab, 0 as expected; 2 suites cannot be loaded",
+            "0 claims checked on lab, 0 as expected; 2 suites cannot be loaded",
             False,
         ),
     ],
@@ -375,7 +386,7 @@ def test_the_last_line_of_several_labs_counts_each_claim_once() -> None:
         lab(good("one"), name="b", elsewhere=["x", "y"]),
         LabRun("no lab", results=Results([good("three")])),
     )
-    words = "\n3 claims put to the test on 2 labs, 3 as expected"
+    words = "\n3 claims checked on 2 labs, 3 as expected"
     assert plain(terminal.closing(many)) == f"{words}; 2 need another lab (1.2 s)"
     many.complete = True  # then there is no other lab
     assert plain(terminal.closing(many)) == f"{words} (1.2 s)"
@@ -383,7 +394,7 @@ def test_the_last_line_of_several_labs_counts_each_claim_once() -> None:
 
 def test_the_last_line_without_any_lab() -> None:
     line = terminal.closing(run(LabRun("no lab", results=Results([good("one")]))))
-    assert plain(line).startswith("\n1 claim put to the test on no lab, 1 as expected")
+    assert plain(line).startswith("\n1 claim checked on no lab, 1 as expected")
 
 
 def test_the_last_line_of_a_run_that_broke_off() -> None:
@@ -409,7 +420,7 @@ def test_the_overview_has_a_line_a_lab() -> None:
     text = plain(terminal.overview(run(*labs)))
     assert cells(text) == [
         [
-            *("lab", "up", "confirmed", "depends", "contradicted", "not", "here"),
+            *("lab", "up", "confirmed", "conditional", "contradicted", "skipped"),
             *("unexpected", "checks", "time"),
         ],
         ["no", "lab", "-", "1", "-", "-", "-", "-", "-", "0.0", "s"],
@@ -506,7 +517,7 @@ def test_the_machine() -> None:
 
 # -- what a run comes to -------------------------------------------------------------
 
-MISSING = Finding("two", "not here", reason="no docker", expected="confirmed")
+MISSING = Finding("two", "skipped", reason="no docker", expected="confirmed")
 NOISY = Finding("two", "inconclusive", expected="confirmed")
 
 
@@ -528,8 +539,8 @@ NOISY = Finding("two", "inconclusive", expected="confirmed")
         ),
         (
             good("two"),
-            Finding("two", "depends", expected="depends"),
-            Finding("two", "depends", expected="depends"),
+            Finding("two", "conditional", expected="conditional"),
+            Finding("two", "conditional", expected="conditional"),
         ),
         (  # as expected counts for less than a surprise, whichever way it goes
             Finding("two", "contradicted", expected="contradicted"),
@@ -594,7 +605,7 @@ def test_the_verdict_in_all() -> None:
     assert {name: found.verdict(claim, worst) for name, claim in CLAIMS.items()} == {
         "one": None,
         "two": None,
-        "three": "depends",
+        "three": "conditional",
         "four": None,
         "long": None,
         "word": "not testable",
@@ -760,7 +771,7 @@ def test_the_data_of_a_run_of_every_lab_have_every_claim() -> None:
     assert verdicts(found) == {
         "one": (None, False),
         "two": (None, False),  # undecided
-        "three": ("depends", True),
+        "three": ("conditional", True),
         "four": (None, False),
         "long": (None, False),
         "word": ("not testable", True),
@@ -902,7 +913,7 @@ def test_whatever_a_command_prints_is_xml() -> None:
         evidence=[Evidence(HOSTILE, HOSTILE)],
     )  # fmt: skip
     broken = Finding("one", None, problem=HOSTILE)
-    skipped = Finding("three", "not here", reason=HOSTILE, expected="depends")
+    skipped = Finding("three", "skipped", reason=HOSTILE, expected="conditional")
     check = Check(f"test_a[{HOSTILE}]", "failed", 0.0, HOSTILE)
     part = lab(finding, broken, skipped, checks=[check], broken=[HOSTILE])
     part.error = HOSTILE
@@ -946,6 +957,33 @@ def test_what_failed_can_be_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [lab(SKIPPED), lab(checks=[LEFT_OUT])])
 def test_a_last_run_that_tested_nothing_has_not_gone_well(part: LabRun, tmp_path: Path) -> None:
     keep(tmp_path, run(part))
+    with pytest.raises(NothingTested):
+        last.failed(tmp_path, Selection())
+
+
+def of_version_2(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the verdicts' names of that version."""
+    text = json.dumps({**found, "version": 2})
+    text = text.replace('"skipped"', '"not here"').replace('"conditional"', '"depends"')
+    old: dict[str, Any] = json.loads(text)
+    return old
+
+
+def test_a_record_of_version_2_gets_the_present_verdicts() -> None:
+    found = json.loads(json.dumps(data.to_dict(run(lab(*GOOD, SKIPPED)))))
+    assert data.current(of_version_2(found)) == found
+    assert data.current(found) is found
+    others: list[Any] = [{}, [], None, {"version": 1}, {"version": data.VERSION + 1}]
+    for other in others:
+        with pytest.raises(UsageError) as caught:
+            data.current(other)
+        assert "testbed verify --json" in str(caught.value.hint)
+
+
+def test_a_last_run_of_version_2_can_be_run_again(tmp_path: Path) -> None:
+    last.keep(tmp_path, of_version_2(data.to_dict(run(lab(SKIPPED, WRONG)))))
+    assert last.failed(tmp_path, Selection()).claims == ("two",)
+    last.keep(tmp_path, of_version_2(data.to_dict(run(lab(SKIPPED)))))
     with pytest.raises(NothingTested):
         last.failed(tmp_path, Selection())
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONFIRMED = [c.id for c in claims().values() if c.expect == "confirmed" and c.document == "000"]
 ONE, TWO = CONFIRMED[:2]
 OTHER = next(c.id for c in claims().values() if c.document == "003" and c.expect == "confirmed")
-DEPENDS = next(c.id for c in claims().values() if c.expect == "depends")
+CONDITIONAL = next(c.id for c in claims().values() if c.expect == "conditional")
 COMPUTED = next(c.id for c in claims().values() if c.needs == ("none",) and c.is_testable)
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -213,7 +213,7 @@ def test_an_unexpected_verdict_has_its_reason(suite: Suite) -> None:
         def test_it(observe):
             observe.holds(False, "docker0 is there")
 
-        @pytest.mark.testbed_claim({DEPENDS!r})
+        @pytest.mark.testbed_claim({CONDITIONAL!r})
         def test_other(observe):
             observe.holds(True, "always")
     """)
@@ -221,7 +221,7 @@ def test_an_unexpected_verdict_has_its_reason(suite: Suite) -> None:
     assert (one.verdict, one.problem) == ("contradicted", "")
     assert one.reason == "expected confirmed: docker0 is there"
     assert not one.as_expected
-    assert (other.verdict, other.reason) == ("confirmed", "expected depends")
+    assert (other.verdict, other.reason) == ("confirmed", "expected conditional")
 
 
 @pytest.mark.parametrize("arguments", ["", "observe"])
@@ -250,7 +250,7 @@ def test_a_check_that_breaks_off_keeps_what_it_saw(suite: Suite) -> None:
     assert finding.evidence == [Evidence("holds", "so far")]
 
 
-def test_a_skip_is_not_here_wherever_it_comes(suite: Suite) -> None:
+def test_a_skip_is_a_finding_wherever_it_comes(suite: Suite) -> None:
     path = suite(f"""
         @pytest.fixture
         def thing():
@@ -267,8 +267,8 @@ def test_a_skip_is_not_here_wherever_it_comes(suite: Suite) -> None:
     told: Told = []
     results = run(own(path), told.append)
     assert [(f.claim, f.verdict, f.reason) for f in results.findings] == [
-        (ONE, "not here", "there is no tool"),
-        (TWO, "not here", "the lab has no thing"),
+        (ONE, "skipped", "there is no tool"),
+        (TWO, "skipped", "the lab has no thing"),
     ]
     assert told == [*results.findings]
 
@@ -396,7 +396,7 @@ def test_a_finding_has_what_the_catalogue_expects_of_the_lab(
     results = run(own(path))
     assert [(f.verdict, f.expected, f.why, f.as_expected) for f in results.findings] == [
         ("contradicted", "contradicted", "It is old.", True),
-        ("not here", "contradicted", "It is old.", True),
+        ("skipped", "contradicted", "It is old.", True),
         (None, "contradicted", "It is old.", False),
     ]
 

@@ -35,9 +35,9 @@ def finding(claim: str, verdict: Verdict | None, problem: str = "") -> Finding:
     [
         ("confirmed", "", "held"),
         ("contradicted", "", "refuted"),
-        ("depends", "", "refuted"),
+        ("conditional", "", "refuted"),
         ("inconclusive", "", "unclear"),
-        ("not here", "", "undecided"),
+        ("skipped", "", "undecided"),
         (None, "", "undecided"),
         (None, "KeyError: 'dev'", "broke"),
         ("contradicted", "the clean-up failed", "broke"),

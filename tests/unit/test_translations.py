@@ -135,7 +135,7 @@ def test_a_bad_entry_is_named(folder: Path, text: str, message: str) -> None:
 def test_each_english_text_leads_to_its_translation() -> None:
     other = Otherwise({"docker": ">= 28"}, "contradicted", "It is new.")
     claim = Claim(
-        "one", "000", "line 1", "It is so.", "state", ("netns",), "depends", "Look.",
+        "one", "000", "line 1", "It is so.", "state", ("netns",), "conditional", "Look.",
         why="Because.", otherwise=(other,),
     )  # fmt: skip
     assert Translation("如此。", "因为。", ("新的。",)).texts(claim) == {

@@ -153,7 +153,7 @@ def test_only_some_labs_of_all(testbed: Testbed, everywhere: Everything) -> None
 
 
 def test_a_lab_that_was_left_out_says_why(testbed: Testbed, everywhere: Everything) -> None:
-    absent = Finding(ONE, "not here", reason="kubernetes is not made yet", expected="confirmed")
+    absent = Finding(ONE, "skipped", reason="kubernetes is not made yet", expected="confirmed")
     part = LabRun("k8s-two-node", None, Results([absent]), absent="kubernetes is not made yet")
     everywhere.parts.append(part)
     said = testbed("--all", "--claim", ONE)
@@ -161,9 +161,9 @@ def test_a_lab_that_was_left_out_says_why(testbed: Testbed, everywhere: Everythi
     line = next(line for line in said.out.splitlines() if line.split()[:1] == ["--"])
     assert line.split(maxsplit=2)[1:] == [
         "k8s-two-node",
-        "1 claims not here: kubernetes is not made yet",
+        "1 claims skipped: kubernetes is not made yet",
     ]
-    assert said.out.splitlines()[-1].startswith("1 claim put to the test on two-node, 1 as")
+    assert said.out.splitlines()[-1].startswith("1 claim checked on two-node, 1 as")
 
 
 def test_recovery_is_a_suite_of_its_own_on_every_back_end(
@@ -216,7 +216,7 @@ def test_a_line_a_lab_and_what_it_came_to(testbed: Testbed, everywhere: Everythi
         "1.0",
         "s",
     ]
-    assert lines[-1] == "1 claim put to the test on two-node, 1 as expected (1.5 s)"
+    assert lines[-1] == "1 claim checked on two-node, 1 as expected (1.5 s)"
     assert [line.split()[0] for line in lines if line.startswith("  ")] == [
         *("ok", "lab", "two-node", "document"),
         claims()[ONE].document,
@@ -314,7 +314,7 @@ def test_a_file_that_fails_keeps_nothing_from_the_others(
     assert Output.refuse is check
     assert said.status == 3
     assert str(full) in said.err
-    assert "2 claims put to the test" in said.out
+    assert "2 claims checked" in said.out
     others = {"--json", "--junit", "--html"} - {bad}
     assert {path.name for path in tmp_path.glob("--*")} == others
     assert all((tmp_path / other).stat().st_size for other in others)
@@ -340,7 +340,7 @@ def test_a_defect_of_a_report_keeps_nothing_from_the_others(
     data = tmp_path / "a.json"
     with pytest.raises(ZeroDivisionError):
         testbed("--all", "--html", str(tmp_path / "a.html"), "--json", str(data), "--junit", "x")
-    assert "put to the test on" in capsys.readouterr().out
+    assert "checked on" in capsys.readouterr().out
     assert json.loads(data.read_text())["labs"]
 
 
@@ -369,7 +369,7 @@ def test_a_run_that_cannot_be_kept_is_told(
     said = testbed("--all", "--claim", ONE)
     assert said.status == 0
     assert last.FOLDER in said.err
-    assert "1 claim put to the test" in said.out
+    assert "1 claim checked" in said.out
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -488,8 +488,7 @@ def test_one_lab_a_line_a_claim(
     assert lines[0].startswith(f"  confirmed     {claims()[ONE].document}  ")
     assert lines[1] == "  passed        test_own.py::test_it"
     assert lines[-1].startswith(
-        "1 claim put to the test on two-node, 1 as expected; 1 other checks, 0 failed; "
-        "1 need another lab ("
+        "1 claim checked on two-node, 1 as expected; 1 other checks, 0 failed; 1 need another lab ("
     )
     assert two_node.closed == 1
 

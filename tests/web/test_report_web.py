@@ -143,9 +143,9 @@ def test_verdicts_narrow_and_add_up(quiet: Browser, pages: dict[str, str]) -> No
     assert told(quiet) == "2 of 8 claims"
     counts = quiet.driver.find_elements(By.CSS_SELECTOR, ".document .count")
     assert [one.text for one in counts] == ["1 of 3 claims", "1 of 5 claims"]
-    click(quiet, "[name=v][value=depends]")
+    click(quiet, "[name=v][value=conditional]")
     assert visible(quiet) == ["differs", "wrong", "maybe"]
-    assert quiet.js("return location.hash") == "#filter?v=depends&v=contradicted"
+    assert quiet.js("return location.hash") == "#filter?v=conditional&v=contradicted"
     click(quiet, "#clear")
     wait(quiet, lambda: visible(quiet) == ALL)
     assert quiet.js("return location.hash") == ""
@@ -195,7 +195,7 @@ def test_nothing_found_says_so_and_how_to_go_on(quiet: Browser, pages: dict[str,
 
 
 def test_an_address_keeps_a_filter(quiet: Browser, pages: dict[str, str]) -> None:
-    quiet.open(pages["good"] + "#filter?v=depends&v=contradicted&d=003&q=lladrr")
+    quiet.open(pages["good"] + "#filter?v=conditional&v=contradicted&d=003&q=lladrr")
     assert visible(quiet) == ["wrong"]
     assert quiet.js("return document.querySelector('[name=q]').value") == "lladrr"
     assert quiet.js("return document.querySelector('[name=d]').value") == "003"
@@ -203,9 +203,9 @@ def test_an_address_keeps_a_filter(quiet: Browser, pages: dict[str, str]) -> Non
 
 def test_a_tile_of_the_summary_is_a_filter(quiet: Browser, pages: dict[str, str]) -> None:
     quiet.open(pages["good"])
-    click(quiet, ".tile.v-depends")
+    click(quiet, ".tile.v-conditional")
     wait(quiet, lambda: visible(quiet) == ["maybe"])
-    assert quiet.js("return document.querySelector('[name=v][value=depends]').checked")
+    assert quiet.js("return document.querySelector('[name=v][value=conditional]').checked")
 
 
 def test_what_is_unexpected_can_be_chosen(quiet: Browser, pages: dict[str, str]) -> None:
@@ -234,7 +234,7 @@ def test_a_link_to_a_claim_unfolds_it(quiet: Browser, pages: dict[str, str]) -> 
 def test_a_link_to_a_claim_that_is_filtered_out_brings_it_back(
     quiet: Browser, pages: dict[str, str]
 ) -> None:
-    quiet.open(pages["good"] + "#filter?v=depends")
+    quiet.open(pages["good"] + "#filter?v=conditional")
     click(quiet, "#otherwise a[href='#wrong']")
     wait(quiet, lambda: "wrong" in visible(quiet))
     assert quiet.js("return document.getElementById('wrong').open")

@@ -157,7 +157,7 @@ def outcome(finding: Finding) -> Outcome:
         return "broke"
     if finding.missing:  # on a lab that was broken for good it does not come
         return "unsettled"
-    if finding.verdict in {"not here", None}:
+    if finding.verdict in {"skipped", None}:
         return "undecided"
     if finding.verdict == "inconclusive":
         return "unclear"
