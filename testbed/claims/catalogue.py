@@ -23,7 +23,7 @@ from testbed.errors import CatalogueError
 if TYPE_CHECKING:
     from yaml import Node
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "catalogues" / "shipped"
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def translated(lang: str) -> Mapping[str, Translation]:
 
     Raises CatalogueError, naming file, line and id, for an invalid entry.
     """
-    path = FOLDER / f"{lang}.yaml"
+    path = FOLDER / "translations" / f"{lang}.yaml"
     if not path.exists():
         return {}
     found, node = _read(path)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed import pytest_checks, pytest_plugin
+from testbed.claims.catalogue import FOLDER
 from testbed.errors import NoAnswer, NothingSelected, TestbedError, TimeoutExpired, UsageError
 from testbed.suites.model import Check, Results, Selection
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from testbed.claims.model import Finding
     from testbed.labs.live import LiveLab
 
-SUITES = Path(__file__).parent
-RECOVERY = SUITES / "recovery.py"  #: run only on request: it breaks the lab
+SUITES = FOLDER
+OURS = Path(__file__).parents[1]  #: the package
+RECOVERY = Path(__file__).parent / "recovery.py"  #: run only on request: it breaks the lab
 QUIET = "quiet"  #: a feature that checks marked ``testbed_alone`` need: an otherwise idle machine
 
 
@@ -218,6 +220,8 @@ def run(
     ]  # fmt: skip
     if selection.expression:
         arguments += ["-k", selection.expression]
+    if helpers := sys.modules.get("testbed.suites.helpers"):
+        helpers.IN_VAIN.clear()  # the timeouts of the previous run
     results = collector.results
     try:
         with _own_environment(selection), _signals_interrupt(results):
@@ -247,8 +251,9 @@ def run(
 
 def _root(selection: Selection) -> Path:
     """Return the folder that the names of tests are relative to."""
-    own = all(path.is_relative_to(SUITES) for path in selection.paths)
-    return SUITES if own else Path.cwd()
+    if all(path.is_relative_to(OURS) for path in selection.paths):
+        return _top(selection.paths or (SUITES,))
+    return Path.cwd()
 
 
 def _top(paths: Sequence[Path]) -> Path:
@@ -260,7 +265,7 @@ def _top(paths: Sequence[Path]) -> Path:
     tops = []
     for path in (path.absolute() for path in paths):
         own = path if path.is_dir() else path.parent
-        above = [] if path.is_relative_to(SUITES) else [own, *own.parents][:-1]
+        above = [] if path.is_relative_to(OURS) else [own, *own.parents][:-1]
         found = [folder for folder in above if (folder / "conftest.py").exists()]
         tops.append(found[-1] if found else own)
     return Path(os.path.commonpath(tops))

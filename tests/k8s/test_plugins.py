@@ -16,12 +16,12 @@ from crash.means import Bed, Watch
 
 from testbed import kernel
 from testbed.artifacts import Store
+from testbed.catalogues.shipped import FOLDER
 from testbed.labs import preflight
 from testbed.process import which
 from testbed.roles.kubernetes.plugins import PLUGINS, cilium
 from testbed.roles.kubernetes.plugins.manifest import Brought
 from testbed.suites.helpers import wait_until
-from testbed.suites.runner import SUITES
 from testbed.topology.load import Overrides, load
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def checked(bed: Bed, *suites: str) -> None:
     """Run suites on the lab: all that is not skipped passes, and something does."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--testbed-lab", LAB,
-         *(str(SUITES / suite) for suite in suites)],
+         *(str(FOLDER / suite) for suite in suites)],
         env=bed.environment(), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

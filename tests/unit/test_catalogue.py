@@ -12,12 +12,12 @@ from typing import get_args
 import pytest
 
 from testbed import cli, pytest_checks
+from testbed.catalogues.shipped import FOLDER
 from testbed.claims import catalogue
 from testbed.claims.model import FEATURES, Claim, Kind, Otherwise, Verdict, fits
 from testbed.cli.claims import complete_claims
 from testbed.errors import CatalogueError
 from testbed.suites.everything import WANTED
-from testbed.suites.runner import SUITES
 from testbed.topology import load, names
 from testbed.topology.load import Overrides
 from testbed.topology.model import PLUGINS
@@ -41,7 +41,7 @@ def marked_tests() -> dict[str, list[str]]:
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef, ast.Module]]:
     """Each function of the suites as file::name, with its file."""
-    for path in sorted(SUITES.glob("test_*.py")):
+    for path in sorted(FOLDER.glob("test_*.py")):
         module = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef):
@@ -65,7 +65,7 @@ def of_module(module: ast.Module) -> Iterator[ast.expr]:
 def marks_anywhere() -> Counter[str]:
     """How often each file has the mark in its code: also where marked_tests does not look."""
     found: Counter[str] = Counter()
-    for path in SUITES.glob("*.py"):
+    for path in FOLDER.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and ast.unparse(node).endswith("mark.testbed_claim"):
                 found[path.name] += 1
@@ -159,7 +159,7 @@ def test_no_mark_is_overlooked() -> None:
 
 
 def test_no_test_hides_another_of_the_same_name() -> None:
-    for path in SUITES.glob("test_*.py"):
+    for path in FOLDER.glob("test_*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         seen = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
         assert [name for name, count in seen.items() if count > 1] == [], path.name

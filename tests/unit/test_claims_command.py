@@ -55,7 +55,7 @@ def test_how_it_is_run_and_where_its_test_is(
     name = CONTRADICTED[0]
     assert cli.run(["claims", "show", name]) == 0
     said = capsys.readouterr().out
-    assert "checked by suites/test_" in said
+    assert "checked by shipped/test_" in said
     assert f"testbed verify --all --claim {name}\n" in said
     assert f"or testbed verify LAB --claim {name} on a lab that is up\n" in said
     new = replace(claims()[name], id="a-claim-without-a-test")

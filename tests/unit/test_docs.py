@@ -11,9 +11,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from testbed.catalogues.shipped import FOLDER
 from testbed.claims import catalogue
 from testbed.claims.model import FEATURES, Claim, Kind
-from testbed.suites.runner import SUITES
 
 ROOT = Path(__file__).parents[2]
 SABOTAGE = ROOT / "tests" / "live" / "sabotage"
@@ -42,7 +42,7 @@ def first_cells() -> set[str]:
     ("language", "begins", "folder", "files"),
     [
         ("yaml", "- id: ", catalogue.FOLDER, "[0-9]*.yaml"),
-        ("python", "@pytest.mark.testbed_claim(", SUITES, "test_*.py"),
+        ("python", "@pytest.mark.testbed_claim(", FOLDER, "test_*.py"),
         ("python", "@sabotage(", SABOTAGE, "of_*.py"),
     ],
 )

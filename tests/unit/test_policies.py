@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from testbed import suites
+from testbed.catalogues.shipped import FOLDER
 from testbed.roles.kubernetes.plugins import PLUGINS
 from testbed.suites import policies
-
-SUITES = Path(suites.__file__).parent
 
 
 @dataclass
@@ -68,7 +65,7 @@ def test_one_that_takes_a_range_for_its_first_port_is_not_asked_for_more(name: s
 @pytest.mark.parametrize("name", [one.name for one in PLUGINS.values() if one.enforces])
 def test_the_table_is_run_on_each_plugin_that_enforces(name: str) -> None:
     wanted = f"pods-by-{name}"
-    for path in SUITES.glob("test_*.py"):
+    for path in FOLDER.glob("test_*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         everywhere = any(
             isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "pytestmark"

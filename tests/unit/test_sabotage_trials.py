@@ -11,12 +11,12 @@ import pytest
 from sabotage import judgements, means, table, trials
 from sabotage.trials import NO_LAB, Outcome, Sabotage, Trial
 
+from testbed.catalogues.shipped import FOLDER
 from testbed.claims.model import Finding, Verdict
 from testbed.claims.observation import Observation
 from testbed.errors import CommandError
 from testbed.suites import helpers
 from testbed.suites.model import Results
-from testbed.suites.runner import SUITES
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -190,7 +190,7 @@ def test_the_table_counts_a_claim_once_and_names_what_never_failed(
 
 def test_places_are_lines_of_the_suites() -> None:
     for place, end in judgements.places().items():
-        lines = (SUITES / place.file).read_text(encoding="utf-8").splitlines()
+        lines = (FOLDER / place.file).read_text(encoding="utf-8").splitlines()
         text = "\n".join(lines[place.line - 1 : end])
         assert any(f"observe.{name}(" in text for name in judgements.METHODS), place
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.suites.test_tools import Call, calls
+from testbed.catalogues.shipped.test_tools import Call, calls
 
 UNSHARE = "unshare(CLONE_NEWNS|CLONE_NEWNET)"
 

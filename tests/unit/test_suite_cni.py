@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from provider_contract import spec
 
+from testbed.catalogues.shipped import test_flannel_pod
+from testbed.catalogues.shipped.test_cni import calls, flannels_way
 from testbed.claims.observation import Observation
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.kubernetes import config
-from testbed.suites import test_flannel_pod
 from testbed.suites.cluster import SECOND
-from testbed.suites.test_cni import calls, flannels_way
 
 NETWORK = {"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 

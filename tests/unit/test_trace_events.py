@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import dpkt
 import pytest
 
+from testbed.catalogues.shipped.test_trace import is_empty
 from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Result
 from testbed.observe.capture import LINK_NFLOG, Icmp, Place, decode, read
@@ -24,7 +25,6 @@ from testbed.observe.trace import (
     nft_trace,
     ways,
 )
-from testbed.suites.test_trace import is_empty
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Running

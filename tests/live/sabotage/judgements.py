@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from testbed.catalogues.shipped import FOLDER
 from testbed.claims.observation import Observation
-from testbed.suites.runner import SUITES
 
 METHODS = ("holds", "holds_when", "fails_when")
 
@@ -39,7 +39,7 @@ class Place:
 def places() -> dict[Place, int]:
     """All that judge, each with its last line."""
     found = {}
-    for path in sorted(SUITES.glob("test_*.py")):
+    for path in sorted(FOLDER.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sabotage.trials import NO_LAB, sabotage
-from testbed.suites import test_addresses
+from testbed.catalogues.shipped import test_addresses
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab

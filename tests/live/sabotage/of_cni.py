@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sabotage.means import changed, in_place_of, lying, nft
 from sabotage.trials import sabotage
-from testbed.roles.kubernetes import config
-from testbed.roles.kubernetes.plugins import flannel
-from testbed.suites.cluster import NAMESPACE, Cluster
-from testbed.suites.helpers import outside_node
-from testbed.suites.test_cni import MASTER, MODULES, containerd, lan, plugins
-from testbed.suites.test_flannel_pod import (
+from testbed.catalogues.shipped.test_cni import MASTER, MODULES, containerd, lan, plugins
+from testbed.catalogues.shipped.test_flannel_pod import (
     ANNOTATIONS,
     AS_PRINTED,
     CONFIG_MAP,
@@ -23,6 +19,10 @@ from testbed.suites.test_flannel_pod import (
     VNI,
     flanneld,
 )
+from testbed.roles.kubernetes import config
+from testbed.roles.kubernetes.plugins import flannel
+from testbed.suites.cluster import NAMESPACE, Cluster
+from testbed.suites.helpers import outside_node
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab

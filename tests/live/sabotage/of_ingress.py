@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from sabotage.means import changed, nft
 from sabotage.trials import sabotage
+from testbed.catalogues.shipped.test_ingress import NAMED, NOBODY
 from testbed.claims.observation import Observation
 from testbed.roles.kubernetes import ingress
 from testbed.suites.cluster import Cluster
-from testbed.suites.test_ingress import NAMED, NOBODY
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab

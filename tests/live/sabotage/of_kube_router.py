@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from sabotage.means import changed, in_place_of, lying, nft
 from sabotage.trials import KUBE_ROUTER, sabotage
+from testbed.catalogues.shipped.test_plugins import CONFLIST, sessions
 from testbed.claims.observation import Observation
 from testbed.roles.kubernetes.plugins import PLUGINS
 from testbed.roles.kubernetes.plugins.manifest import NAMESPACE
 from testbed.suites.cluster import Cluster
 from testbed.suites.helpers import wait_until
-from testbed.suites.test_plugins import CONFLIST, sessions
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from sabotage.means import in_place_of, lying
 from sabotage.trials import CILIUM, sabotage
-from testbed.suites import test_policies
+from testbed.catalogues.shipped import test_policies
+from testbed.catalogues.shipped.test_cilium import of_cilium
 from testbed.suites.cluster import Cluster
 from testbed.suites.policies import IN_FORCE
-from testbed.suites.test_cilium import of_cilium
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab

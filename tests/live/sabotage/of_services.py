@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sabotage.means import changed, in_place_of, nft
 from sabotage.trials import sabotage
+from testbed.catalogues.shipped.test_services import GIVEN
 from testbed.claims.observation import Observation
 from testbed.roles.kubernetes import client
 from testbed.roles.kubernetes.api import Refused
 from testbed.suites.cluster import NAMESPACE, Cluster, pod, service
 from testbed.suites.helpers import wait_until
 from testbed.suites.overlay import stopped
-from testbed.suites.test_services import GIVEN
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab

@@ -32,6 +32,7 @@ import pytest
 from sabotage.judgements import Place, watched
 from sabotage.means import forget
 from testbed import pytest_plugin
+from testbed.catalogues.shipped import FOLDER
 from testbed.claims.catalogue import claims
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
@@ -39,7 +40,7 @@ from testbed.observe import capture
 from testbed.settings import settings
 from testbed.suites import cluster, helpers
 from testbed.suites.model import Selection
-from testbed.suites.runner import SUITES, run
+from testbed.suites.runner import run
 from testbed.topology.load import Overrides, load
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def files_with(wanted: Sequence[str]) -> tuple[Path, ...]:
     """The suites with the checks of some claims: the others need not be read."""
     return tuple(
         path
-        for path in sorted(SUITES.glob("test_*.py"))
+        for path in sorted(FOLDER.glob("test_*.py"))
         if set(wanted) & set(CLAIM.findall(path.read_text(encoding="utf-8")))
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.suites.helpers import IN_VAIN, docker_node, outside_node
+from testbed.suites.helpers import docker_node, outside_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
     from testbed.suites.cluster import Cluster
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_was_waited_for() -> None:
-    """Forget the timeouts of the previous run."""
-    IN_VAIN.clear()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Catalogues of claims that come with testbed."""
