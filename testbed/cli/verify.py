@@ -167,12 +167,12 @@ def _all(
     recovery: bool,
     labs: tuple[str, ...],
 ) -> int:
-    from testbed import leaks
+    from testbed import machine_state
     from testbed.report import terminal
     from testbed.suites.everything import BACKENDS, WANTED, run_everything
 
     ours = settings.state.path  # labs of other state folders may change meanwhile
-    before = leaks.snapshot(ours) if check_machine else None
+    before = machine_state.snapshot(ours) if check_machine else None
     with _Progress(output) as progress:
         wanted = BACKENDS if recovery else WANTED
         run = run_everything(settings, selection, progress.watching(), wanted=wanted, labs=labs)
@@ -189,7 +189,7 @@ def _all(
         output.show(terminal.slowest(run))
     output.show(terminal.undecided(run))
     output.show([terminal.closing(run)])
-    left = leaks.left(before, below=ours) if before else []
+    left = machine_state.left(before, below=ours) if before else []
     if before:
         output.show(terminal.machine(left))
     return output.finish(run, run.status or (1 if left else 0))

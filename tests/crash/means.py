@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from testbed import leaks
+from testbed import machine_state
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.leftovers import Leftover, leftovers
@@ -211,10 +211,10 @@ class Watch:
 
     def __init__(self, below: Path) -> None:
         self._below = below
-        self._before = leaks.snapshot(below)
+        self._before = machine_state.snapshot(below)
 
     def check(self) -> None:
-        rest = leaks.left(self._before, seconds=10, below=self._below)
+        rest = machine_state.left(self._before, seconds=10, below=self._below)
         assert not rest, "\n".join(rest)
 
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from crash.means import Bed
-from testbed import leaks
+from testbed import machine_state
 from testbed.errors import Interrupted, TestbedError
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
@@ -192,7 +192,7 @@ class Soak:
         settings_here = settings(state_folder=self.bed.state)
         folders = own(self.bed, settings_here.store.folder)
         self.quantities = [*folders, *of_the_kernel(), *of_the_machine(self.bed)]
-        before = leaks.snapshot(self.bed.state)
+        before = machine_state.snapshot(self.bed.state)
         deadline = time.monotonic() + self.seconds
         try:
             while self.rounds < self.asked and time.monotonic() < deadline:
@@ -216,7 +216,7 @@ class Soak:
                 told(f"{self.rounds}/{self.asked} {topology} {way}, {took:.1f} s")
         finally:
             self.bed.must("down", "--all")
-            self.left = leaks.left(before, seconds=PATIENCE, below=self.bed.state)
+            self.left = machine_state.left(before, seconds=PATIENCE, below=self.bed.state)
             self.left += [f"{one.kind} {one.name}" for one in self.bed.leftovers()]
         if self.rounds < self.asked:
             self.failures.append(f"{self.rounds} of {self.asked} rounds in {self.seconds:g} s")
@@ -224,11 +224,11 @@ class Soak:
     def fail(self, words: str) -> None:
         self.failures.append(f"round {self.rounds + 1}: {words}")
 
-    def look(self, before: leaks.Snapshot) -> None:
+    def look(self, before: machine_state.Snapshot) -> None:
         """Read everything, once the kernel has taken away what has ended."""
-        for line in leaks.left(before, seconds=PATIENCE, below=self.bed.state):
+        for line in machine_state.left(before, seconds=PATIENCE, below=self.bed.state):
             self.fail(line)
-        now = leaks.snapshot(self.bed.state)
+        now = machine_state.snapshot(self.bed.state)
         for area, items in now.areas.items():
             self.values.setdefault(area, []).append(len(items))
         for one in self.quantities:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import leaks
+from testbed import machine_state
 from testbed.claims.catalogue import claims
 from testbed.claims.model import OF_CLUSTERS
 from testbed.settings import settings
@@ -76,7 +76,7 @@ class Verifying:
     """A `testbed verify --all` that goes on, and what it says."""
 
     def __init__(self, *arguments: str) -> None:
-        self._before = leaks.snapshot(settings().state.path)
+        self._before = machine_state.snapshot(settings().state.path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "testbed", "verify", "--all", "-v", *arguments],
             stdout=subprocess.PIPE,
@@ -110,7 +110,7 @@ class Verifying:
         """Its exit status and the rest of what it says; nothing of it may be left."""
         said, _ = self._process.communicate(timeout=300)
         assert json.loads(testbed("ls", "--json").stdout) == []
-        left = leaks.left(self._before, seconds=5, below=settings().state.path)
+        left = machine_state.left(self._before, seconds=5, below=settings().state.path)
         assert left == []
         return self._process.returncode, said
 

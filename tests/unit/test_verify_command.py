@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 import pytest
 
-from testbed import cli, leaks
+from testbed import cli, machine_state
 from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding
 from testbed.cli import common, verify
@@ -398,8 +398,8 @@ def test_the_machine_is_looked_at_on_request(
     left: list[str], status: int, testbed: Testbed, everywhere: Everything,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(leaks, "snapshot", lambda _: leaks.Snapshot({}))
-    monkeypatch.setattr(leaks, "left", lambda *_, **__: left)
+    monkeypatch.setattr(machine_state, "snapshot", lambda _: machine_state.Snapshot({}))
+    monkeypatch.setattr(machine_state, "left", lambda *_, **__: left)
     said = testbed("--all", "--claim", ONE, "--check-machine")
     assert said.status == status
     assert ("the machine is as it was" in said.out) is not bool(left)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import leaks
+from testbed import machine_state
 from testbed.artifacts import Store
 from testbed.process import run
 from testbed.vm import box
@@ -70,7 +70,7 @@ def test_a_second_build_takes_no_time(made: box.Built) -> None:
 def test_a_build_that_is_ended_leaves_no_process_and_no_mount(
     tmp_path: Path, sent: signal.Signals
 ) -> None:
-    before = leaks.snapshot(tmp_path)
+    before = machine_state.snapshot(tmp_path)
     env = {**os.environ, "TESTBED_CACHE": str(tmp_path)}
     argv = [sys.executable, "-m", "testbed", "box", "build"]
     with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) as child:
@@ -85,7 +85,7 @@ def test_a_build_that_is_ended_leaves_no_process_and_no_mount(
     while (rest := _working_in(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert rest == []
-    assert leaks.left(before, below=tmp_path) == []
+    assert machine_state.left(before, below=tmp_path) == []
     # Asked to end it cleans up; killed it cannot, and the next build does.
     halves = list(tmp_path.glob(".tmp-box-*"))
     assert bool(halves) == (sent == signal.SIGKILL)

@@ -16,7 +16,7 @@ from machine_contract import LAB, MachineContract, Pair, two_machines
 from machines import make
 from provider_contract import TWO, FleetContract, spec, until
 
-from testbed import leaks
+from testbed import machine_state
 from testbed.artifacts import Store
 from testbed.errors import NoSuchLab, ServiceError
 from testbed.nodes.netns import find
@@ -195,7 +195,7 @@ nodes:
     def test_one_that_is_ended_leaves_nothing_that_runs(
         self, state: Path, tmp_path: Path, sent: signal.Signals
     ) -> None:
-        before = leaks.snapshot(tmp_path)
+        before = machine_state.snapshot(tmp_path)
         file = tmp_path / "first.yaml"
         file.write_text(self.TOPOLOGY, encoding="utf-8")
         kept = set(Store().folder.glob("vm-snapshot-*"))
@@ -213,5 +213,5 @@ nodes:
         # Killed it leaves empty cgroups, by which `down` knows that there was something.
         left = [sys.executable, "-m", "testbed", "down", "--all"]
         assert ("first" in run(left, timeout=60).stdout) == (sent == signal.SIGKILL)
-        assert leaks.left(before, seconds=10, below=tmp_path) == []
+        assert machine_state.left(before, seconds=10, below=tmp_path) == []
         assert set(Store().folder.glob("vm-snapshot-*")) <= kept

@@ -1,4 +1,4 @@
-"""What is new, gone or changed between two looks at a machine."""
+"""Snapshots of a machine: new, missing and changed parts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed import leaks
-from testbed.leaks import RESTLESS, Snapshot, differences
+from testbed import machine_state
+from testbed.machine_state import RESTLESS, Snapshot, differences
 
 
 def seen(**areas: dict[str, str]) -> Snapshot:
@@ -50,18 +50,18 @@ def test_a_lab_of_another_that_goes_meanwhile_is_no_leak() -> None:
 def test_only_what_stays_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lab that another is making or removing is there for a look or two."""
     looks = [{"a": "", "b": ""}, {"b": "", "c": ""}, {"b": "", "d": ""}]
-    monkeypatch.setattr(leaks, "PAUSE", 0)
+    monkeypatch.setattr(machine_state, "PAUSE", 0)
     monkeypatch.setattr(
-        leaks, "snapshot", lambda _: seen(link=looks.pop(0) if looks[1:] else looks[0])
+        machine_state, "snapshot", lambda _: seen(link=looks.pop(0) if looks[1:] else looks[0])
     )
-    assert leaks.left(seen(link={}), seconds=0.01) == ["new link: b ()"]
+    assert machine_state.left(seen(link={}), seconds=0.01) == ["new link: b ()"]
 
 
 def test_what_goes_in_a_moment_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = [seen(link={"a": ""}), seen(link={"a": ""}), seen(link={})]
-    monkeypatch.setattr(leaks, "PAUSE", 0)
-    monkeypatch.setattr(leaks, "snapshot", lambda _: looks.pop(0))
-    assert leaks.left(seen(link={}), seconds=60) == []
+    monkeypatch.setattr(machine_state, "PAUSE", 0)
+    monkeypatch.setattr(machine_state, "snapshot", lambda _: looks.pop(0))
+    assert machine_state.left(seen(link={}), seconds=60) == []
     assert looks == []
 
 
@@ -83,8 +83,8 @@ def test_what_counts_by_itself_is_not_looked_at(key: str, skipped: bool) -> None
 
 
 def test_counters_of_a_firewall_are_no_change() -> None:
-    assert leaks.COUNTERS.sub("", ":INPUT ACCEPT [12:3456]") == ":INPUT ACCEPT "
-    assert leaks.COUNTERS.sub("", "counter packets 1 bytes 2 drop") == "counter  drop"
+    assert machine_state.COUNTERS.sub("", ":INPUT ACCEPT [12:3456]") == ":INPUT ACCEPT "
+    assert machine_state.COUNTERS.sub("", "counter packets 1 bytes 2 drop") == "counter  drop"
 
 
 def test_a_process_of_a_lab_is_seen_and_its_zombie_is_not(tmp_path: Path) -> None:
@@ -92,12 +92,12 @@ def test_a_process_of_a_lab_is_seen_and_its_zombie_is_not(tmp_path: Path) -> Non
     program.symlink_to("/bin/sleep")
     process = subprocess.Popen([program, "60"])
     try:
-        found = dict(leaks._processes([]))
+        found = dict(machine_state._processes([]))
         (key,) = [k for k in found if k.startswith(f"tcpdump pid {process.pid} ")]
         assert found[key] == f"{program} 60"
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert key not in dict(leaks._processes([]))
+        assert key not in dict(machine_state._processes([]))
     finally:
         process.kill()
         process.wait()
@@ -118,8 +118,11 @@ def test_what_another_runs_now_is_no_leak_and_what_has_lost_its_parent_is(tmp_pa
     child = int(ours.stdout.readline())
     try:
         _until_it_runs(child)
-        (key,) = [k for k in dict(leaks._processes([])) if f" pid {child} " in k]
-        code = "from testbed import leaks; print(*dict(leaks._processes([])), sep=chr(10))"
+        (key,) = [k for k in dict(machine_state._processes([])) if f" pid {child} " in k]
+        code = (
+            "from testbed import machine_state\n"
+            "print(*dict(machine_state._processes([])), sep=chr(10))"
+        )
         argv = [sys.executable, "-c", code]
         sibling = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         assert key not in sibling.splitlines(), "it is a child of ours, not of that process"
@@ -132,20 +135,21 @@ def test_what_another_runs_now_is_no_leak_and_what_has_lost_its_parent_is(tmp_pa
     pid = int(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
     try:
         _until_it_runs(pid)
-        assert [k for k in dict(leaks._processes([])) if f" pid {pid} " in k]
+        assert [k for k in dict(machine_state._processes([])) if f" pid {pid} " in k]
     finally:
         os.kill(pid, signal.SIGKILL)
 
 
 def test_lines_that_are_there_twice_count() -> None:
-    before, after = leaks._counted(["tmpfs /a"]), leaks._counted(["tmpfs /a", "tmpfs /a"])
+    before = machine_state._counted(["tmpfs /a"])
+    after = machine_state._counted(["tmpfs /a", "tmpfs /a"])
     assert differences(Snapshot({"mount": before}), Snapshot({"mount": after})) == [
         "mount has changed: tmpfs /a: 1 of it -> 2 of it"
     ]
 
 
 def test_two_looks_at_this_machine_are_the_same() -> None:
-    before = leaks.snapshot()
+    before = machine_state.snapshot()
     assert {"link", "mount", "sysctl", "file", "process"} <= set(before.areas)
-    lines = differences(before, leaks.snapshot())
+    lines = differences(before, machine_state.snapshot())
     assert [line for line in lines if "sysctl" in line or "link" in line] == []

@@ -1,4 +1,4 @@
-"""Detect changes of this machine that a lab has left behind.
+"""Snapshots of this machine, to detect changes that a lab has left behind.
 
 :func:`snapshot` records everything that a lab could change outside its own
 namespaces; :func:`differences` compares two snapshots.  Nothing is modified.
