@@ -11,7 +11,7 @@ import pytest
 from fakes import Bench
 from sabotage.gather import Gathered
 
-from testbed import leftovers, machine_state
+from testbed import leaks, machine_state
 from testbed.labs.state import folder
 from testbed.nodes.vagrant.provider import PROGRAMS
 from testbed.process import which
@@ -108,7 +108,7 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = machine_state.snapshot(below)
     yield
     rest = machine_state.left(before, seconds=10, below=below)
-    for one in leftovers.leftovers(lambda path: settings(state_folder=path), folder()):
+    for one in leaks.leftovers(lambda path: settings(state_folder=path), folder()):
         if one.state is not None and one.state.is_relative_to(below.resolve()) and not one.theirs:
             rest.append(f"{one.kind} {one.name}: {one.about}: {one.command}")
     if rest:

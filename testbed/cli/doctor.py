@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
-@click.option("--fix", "mend", is_flag=True, help="Install Debian packages and build artifacts.")
+@click.option("--fix", is_flag=True, help="Install Debian packages and build artifacts.")
 @click.option("--quick", is_flag=True, help="Skip slow checks (a KVM guest).")
 @click.option("--provider", metavar="NAME", help="Require what this provider needs: qemu.")
 @click.option(
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--leaks", is_flag=True, help="Show leftovers of removed labs (--fix removes them).")
 @common.json_option
 def command(
-    mend: bool, quick: bool, provider: str | None, role: str | None, leaks: bool, as_json: bool
+    fix: bool, quick: bool, provider: str | None, role: str | None, leaks: bool, as_json: bool
 ) -> int:
     """Check this machine's requirements and show how to fix what is missing.
 
@@ -46,7 +46,7 @@ def command(
     if leaks:
         if provider or role or quick:
             raise click.UsageError("--leaks goes with --fix and --json only")
-        return _leaks(mend=mend, as_json=as_json)
+        return _leaks(fix=fix, as_json=as_json)
     from testbed import doctor
 
     settings = common.make_settings()
@@ -60,7 +60,7 @@ def command(
             store, full=full, state=settings.state.path, provider=of, role=role or ""
         )
 
-    if mend:
+    if fix:
         found = look(full=False)
         doctor.fix(found, store, role=role or "", tell=common.tell_fix)
     found = look(full=not quick)
@@ -78,26 +78,26 @@ def command(
             if value
         ]
         # Requirements that --fix could not fix have their own instructions, shown above.
-        fix = "" if mend else f"; `testbed doctor {''.join(asked)}--fix`"
-        click.echo(f"{len(missing)} missing that labs need: {names}{fix}", err=True)
+        how = "" if fix else f"; `testbed doctor {''.join(asked)}--fix`"
+        click.echo(f"{len(missing)} missing that labs need: {names}{how}", err=True)
     return MachineError.exit_code if missing else 0
 
 
-def _leaks(*, mend: bool, as_json: bool) -> int:
+def _leaks(*, fix: bool, as_json: bool) -> int:
     need_root("`testbed doctor --leaks`")
-    from testbed import leftovers
+    from testbed import leaks
     from testbed.labs.state import folder
     from testbed.settings import settings
 
     def of(state: Path) -> Settings:
         return settings(state_folder=state)
 
-    found = leftovers.leftovers(of, folder())
-    failed: dict[leftovers.Leftover, str] = {}
-    removed: list[leftovers.Leftover] = []
-    if mend and any(not one.theirs for one in found):
-        failed = dict(leftovers.fix(found))
-        before, found = found, leftovers.leftovers(of, folder())
+    found = leaks.leftovers(of, folder())
+    failed: dict[leaks.Leftover, str] = {}
+    removed: list[leaks.Leftover] = []
+    if fix and any(not one.theirs for one in found):
+        failed = dict(leaks.fix(found))
+        before, found = found, leaks.leftovers(of, folder())
         removed = [one for one in before if one not in found]
     left = [one for one in found if not one.theirs]
     if as_json:

@@ -23,7 +23,7 @@ import pytest
 from testbed import machine_state
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
-from testbed.leftovers import Leftover, leftovers
+from testbed.leaks import Leftover, leftovers
 from testbed.nodes.netns import cgroups
 from testbed.settings import settings
 

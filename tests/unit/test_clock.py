@@ -26,7 +26,7 @@ ROOT = Path(testbed.__file__).parent
 STAMPS = {
     ("cli/ls.py", "_age"): "how old a lab is, for the eye",
     ("labs/lab.py", "_record"): "when a lab was made",
-    ("leftovers.py", "_temporary"): "against the stamps of files",
+    ("leaks.py", "_temporary"): "against the stamps of files",
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",
     ("registry.py", "_entry_points"): "against the stamps of folders",

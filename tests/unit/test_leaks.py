@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed import boot, leftovers
+from testbed import boot, leaks
 from testbed.artifacts.cache import Cache
 from testbed.labs.state import Record, State
 from testbed.nodes.netns import cgroups, find
@@ -33,17 +33,17 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[find.Init]:
     monkeypatch.setattr(find, "inits", lambda: iter(inits))
     monkeypatch.setattr(cgroups, "labs", lambda: iter(()))
     monkeypatch.setattr(cgroups, "hierarchies", list)
-    monkeypatch.setattr(leftovers, "_temporary", lambda: iter(()))
-    monkeypatch.setattr(leftovers, "_cache", lambda _: iter(()))
+    monkeypatch.setattr(leaks, "_temporary", lambda: iter(()))
+    monkeypatch.setattr(leaks, "_cache", lambda _: iter(()))
     return inits
 
 
 @pytest.fixture
-def look(bench: Bench, quiet: list[find.Init]) -> Callable[[], list[leftovers.Leftover]]:
+def look(bench: Bench, quiet: list[find.Init]) -> Callable[[], list[leaks.Leftover]]:
     def settings(folder: Path) -> Settings:
         return bench.settings
 
-    return lambda: leftovers.leftovers(settings, bench.state.path)
+    return lambda: leaks.leftovers(settings, bench.state.path)
 
 
 def init_of(lab: str, state: Path, node: str = "node1") -> find.Init:
@@ -52,7 +52,7 @@ def init_of(lab: str, state: Path, node: str = "node1") -> find.Init:
     return find.Init(os.getpid(), "node", lab, node, "-", str(state), began)
 
 
-Look = Callable[[], "list[leftovers.Leftover]"]
+Look = Callable[[], "list[leaks.Leftover]"]
 
 
 def test_a_machine_with_nothing_on_it(look: Look) -> None:
@@ -64,7 +64,7 @@ def test_a_record_of_what_does_not_run(look: Look, bench: Bench) -> None:
     (found,) = look()
     assert found.kind == "record"
     assert found.command == "testbed down 'a lab'"
-    assert leftovers.fix([found]) == []
+    assert leaks.fix([found]) == []
     assert look() == []
     assert bench.state.labs() == []
 
@@ -88,14 +88,14 @@ def test_a_lab_that_becomes_live_meanwhile_is_not_removed(look: Look, bench: Ben
     bench.state.write(Record("lab", {}))
     found = look()
     with bench.state.lock("lab", "up lab"):
-        assert leftovers.fix(found) == []
+        assert leaks.fix(found) == []
     assert bench.state.labs() == ["lab"]
 
 
 def test_nodes_of_another_state_folder(
     look: Look, quiet: list[find.Init], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leftovers, "_sees_what_we_see", lambda _: True)
+    monkeypatch.setattr(leaks, "_sees_what_we_see", lambda _: True)
     other = State(tmp_path / "other")
     other.write(Record("lab", {}))
     quiet.append(init_of("lab", other.path))
@@ -110,13 +110,13 @@ def test_nodes_of_another_state_folder(
 def test_what_cannot_be_judged_is_theirs(
     look: Look, quiet: list[find.Init], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leftovers, "_sees_what_we_see", lambda _: False)
+    monkeypatch.setattr(leaks, "_sees_what_we_see", lambda _: False)
     quiet.append(init_of("lab", tmp_path / "gone"))
     (found,) = look()
     assert found.theirs
     called: list[str] = []
-    monkeypatch.setattr(leftovers._Look, "_whole", lambda *_: called.append("removed"))
-    assert leftovers.fix([found]) == []
+    monkeypatch.setattr(leaks._Look, "_whole", lambda *_: called.append("removed"))
+    assert leaks.fix([found]) == []
     assert called == []
 
 
@@ -126,7 +126,7 @@ def test_the_lock_and_pieces_of_who_was_killed(look: Look, bench: Bench) -> None
         (bench.state.path / name).write_text("")
     found = look()
     assert [Path(one.name).name for one in found] == [".lab.lock", ".lab.part-abc", ".x.y.part-1_2"]
-    assert leftovers.fix(found) == []
+    assert leaks.fix(found) == []
     assert list(bench.state.path.iterdir()) == []
 
 
@@ -146,7 +146,7 @@ def test_what_is_not_ours_in_the_state_folder_stays(look: Look, bench: Bench) ->
 
 def test_a_state_folder_that_is_gone_is_not_there_afterwards(tmp_path: Path) -> None:
     gone = tmp_path / "a" / "b"
-    with leftovers._without_trace(gone), State(gone).lock("lab", "fix"):
+    with leaks._without_trace(gone), State(gone).lock("lab", "fix"):
         assert gone.is_dir()
     assert list(tmp_path.iterdir()) == []
 
@@ -156,7 +156,7 @@ def test_a_socket_on_which_nobody_listens(tmp_path: Path) -> None:
         dead.bind(str(tmp_path / "dead.sock"))
         alive.bind(str(tmp_path / "alive.sock"))
         alive.listen()
-        assert [path.name for path in leftovers._dead_sockets(tmp_path)] == ["dead.sock"]
+        assert [path.name for path in leaks._dead_sockets(tmp_path)] == ["dead.sock"]
 
 
 def test_parts_of_writers_that_have_ended(tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_temporary_folders_once_they_are_old(
         (tmp_path / name).mkdir()
     for name in ("testbed-doctor-a", "other"):
         os.utime(tmp_path / name, (0, 0))
-    found = list(leftovers._temporary())
+    found = list(leaks._temporary())
     assert [Path(one.name).name for one in found] == ["testbed-doctor-a"]
-    assert leftovers.fix(found) == []
+    assert leaks.fix(found) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "testbed-cc-b"]
 
 
@@ -197,22 +197,22 @@ def test_what_cannot_be_removed_is_told(look: Look, bench: Bench) -> None:
     bench.state.ensure()
     (bench.state.path / "lab.json").mkdir()  # whoever did that
     (found,) = look()
-    ((same, why),) = leftovers.fix([found])
+    ((same, why),) = leaks.fix([found])
     assert same == found
     assert "cannot remove the record" in why
 
 
 def test_cgroups_of_a_lab_that_nobody_knows(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "PATIENCE", 0)
+    monkeypatch.setattr(leaks, "PATIENCE", 0)
     monkeypatch.setattr(cgroups, "labs", lambda: iter(["lab.0123abcd"]))
     monkeypatch.setattr(cgroups, "busy", lambda _: False)
-    monkeypatch.setattr(cgroups, "age", lambda _: leftovers.AGE + 1)
+    monkeypatch.setattr(cgroups, "age", lambda _: leaks.AGE + 1)
     (found,) = look()
     assert not found.theirs
     assert "rmdir" in found.command
     monkeypatch.setattr(cgroups, "age", lambda _: 1.0)
     assert [one.theirs for one in look()] == [True]
-    monkeypatch.setattr(cgroups, "age", lambda _: leftovers.AGE + 1)
+    monkeypatch.setattr(cgroups, "age", lambda _: leaks.AGE + 1)
     monkeypatch.setattr(cgroups, "busy", lambda _: True)
     assert [one.theirs for one in look()] == [True]
 
@@ -230,7 +230,7 @@ def test_as_data(look: Look, bench: Bench) -> None:
 
 
 def test_every_kind_has_its_line_in_the_docs() -> None:
-    source = Path(leftovers.__file__).read_text(encoding="utf-8")
+    source = Path(leaks.__file__).read_text(encoding="utf-8")
     page = (Path(__file__).parents[2] / "docs" / "leaks.md").read_text(encoding="utf-8")
     kinds = set(re.findall(r'(?:Leftover|_whole)\(\s*"(\w+)"', source))
     assert kinds == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
