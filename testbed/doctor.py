@@ -294,10 +294,10 @@ def _compiler(store: Store, runner: Runner) -> Requirement:
 
 def _headers(runner: Runner) -> list[Requirement]:
     """Check the libraries of Go programs with parts in C, other than the C library."""
-    from testbed.artifacts.catalog import CATALOG
+    from testbed.artifacts.inventory import INVENTORY
 
     found = []
-    for name, source in CATALOG.parts.items():
+    for name, source in INVENTORY.parts.items():
         libraries = source.libraries if isinstance(source, GoModule) else {}
         for library, package in libraries.items():
             ok = has_library(runner, library)

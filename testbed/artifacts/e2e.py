@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 GLIBC_DNS = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0"
 PAUSE = "registry.k8s.io/pause:3.10.2"
-#: Part in the catalogue of each image.
+#: Part in the inventory of each image.
 IMAGES: Mapping[str, str] = {
     AGNHOST: "agnhost-image",
     GLIBC_DNS: "glibc-dns-image",

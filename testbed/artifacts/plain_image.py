@@ -17,7 +17,7 @@ from testbed.artifacts.source import Job, Origin, Source, system
 class PlainImage(Source):
     """A docker-archive of one part's programs.
 
-    ``part`` names the part in the catalogue, ``source`` is its source; ``programs`` maps a path
+    ``part`` names the part in the inventory, ``source`` is its source; ``programs`` maps a path
     in the image to the program's name in the part.  Libraries of dynamically linked programs
     come from the Debian packages ``packages``, which must contain all of them.
     """

@@ -24,7 +24,7 @@ from testbed.progress import Tell, silent
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from testbed.artifacts.catalog import Catalog
+    from testbed.artifacts.inventory import Inventory
     from testbed.artifacts.url import Download
 
 
@@ -49,7 +49,7 @@ class Store:
     ``overrides`` maps a name to the user's own file and takes precedence over
     ``config``, the configuration file (None: the default one, if it exists).
     ``progress`` is called with an artifact's name and the current step, from the
-    calling thread.  ``runner`` and ``catalog`` are for tests.
+    calling thread.  ``runner`` and ``inventory`` are for tests.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Store:
         progress: Tell = silent,
         *,
         runner: Runner = run,
-        catalog: Catalog | None = None,
+        inventory: Inventory | None = None,
     ) -> None:
         self._cache = Cache((cache or owner.cache()).absolute())
         self._overrides = settings.overrides(overrides or {})
@@ -68,7 +68,7 @@ class Store:
         self._config: Config | None = None
         self._progress = progress
         self._runner = runner
-        self._given = catalog
+        self._given = inventory
         self._cancel = threading.Event()
         self._versions: dict[str, str] | None = None
         self._known: dict[str, Path] = {}  # complete entries, so that the next lookup is one stat
@@ -89,7 +89,7 @@ class Store:
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles, add-ons and network plugins with parts that only their labs need."""
-        return tuple(dict.fromkeys(self._catalog.roles.values()))
+        return tuple(dict.fromkeys(self._inventory.roles.values()))
 
     def unasked(self, roles: Collection[str] = ()) -> frozenset[str]:
         """Return the optional parts.
@@ -97,12 +97,12 @@ class Store:
         These are parts that only help to build others, and parts for rarely used roles, except
         the given ``roles``.
         """
-        others = (name for name, of in self._catalog.roles.items() if of not in roles)
-        return self._catalog.tools.union(others)
+        others = (name for name, of in self._inventory.roles.items() if of not in roles)
+        return self._inventory.tools.union(others)
 
     def role_of(self, part: str) -> str:
         """Return the role of a part that only labs with this role need; empty for others."""
-        return self._catalog.roles.get(part, "")
+        return self._inventory.roles.get(part, "")
 
     def unmade(self, role: str) -> list[str]:
         """Return the parts only for labs with a role that are not in the cache yet."""
@@ -182,7 +182,7 @@ class Store:
         """Return the path of a program as :meth:`binary` does; None if it is not built yet."""
         part = self._part_of(name, parts)
         if part is not None and not self._own(name, "artifacts"):
-            source = self._catalog.parts[part]
+            source = self._inventory.parts[part]
             found = self._cache.find(part, source.key())
             if found is None or not source.whole(found):
                 return None
@@ -216,7 +216,7 @@ class Store:
                 said.append(f"{own.given_by}: there is no file {own.path}")
         if unknown:
             is_one = len(unknown) == 1
-            known = ", ".join(sorted({*self._catalog.images, *self._read().images}))
+            known = ", ".join(sorted({*self._inventory.images, *self._read().images}))
             said.insert(
                 0,
                 f"image{'' if is_one else 's'} {', '.join(unknown)} {'is' if is_one else 'are'} "
@@ -226,8 +226,8 @@ class Store:
         return ArtifactError("\n".join(said), hint=hint) if said else None
 
     def _known_images(self) -> dict[str, str]:
-        """Return the part of each image of the catalogue, by the image's full name."""
-        return {full_name(name): part for name, part in self._catalog.images.items()}
+        """Return the part of each image of the inventory, by the image's full name."""
+        return {full_name(name): part for name, part in self._inventory.images.items()}
 
     def file(self, part: str, place: str) -> Path:
         """Return the path of another file of a part; ``place`` is its path in the part."""
@@ -240,7 +240,7 @@ class Store:
         """
         brought: dict[str, str] = {}
         for part in parts:
-            programs = self._catalog.brought_by(part)
+            programs = self._inventory.brought_by(part)
             if not programs:
                 raise ArtifactError(f"no part is named {part!r} and brings programs")
             brought = dict.fromkeys(programs, part) | brought
@@ -286,7 +286,7 @@ class Store:
         """Return the packages of parts, name to version; the version is empty if unknown."""
         found: dict[str, str] = {}
         for part in parts:
-            names = getattr(self._catalog.parts.get(part), "packages", ())
+            names = getattr(self._inventory.parts.get(part), "packages", ())
             if isinstance(names, tuple):  # a Go module's packages are not a distribution's
                 found |= dict.fromkeys(names, "") | {names[0]: self.version(part)}
         return found
@@ -302,7 +302,7 @@ class Store:
         return found if found and source.whole(found) else None
 
     def list(self) -> Sequence[Entry]:
-        """Return all artifacts: of the catalogue, of the user, and in the cache."""
+        """Return all artifacts: of the inventory, of the user, and in the cache."""
         entries = list(self._current())
         keys = {entry.key for entry in entries}
         names = {entry.name for entry in entries}
@@ -316,11 +316,11 @@ class Store:
 
     def fetch(self, name: str) -> None:
         """Build or download an artifact: a part, a program, an image, or a user's artifact."""
-        if name in self._catalog.parts and not self._own(name, "artifacts"):
+        if name in self._inventory.parts and not self._own(name, "artifacts"):
             self._folder(name)
         elif full_name(name) in self._known_images() or name in self._read().images:
             self.image(name)
-        elif self._own(name, "artifacts") and name not in self._catalog.programs:
+        elif self._own(name, "artifacts") and name not in self._inventory.programs:
             self.users_file(name)
         else:
             self.binary(name)
@@ -333,7 +333,7 @@ class Store:
         files that it has open, but cannot start a removed program again.  The user's
         own files are not touched.
         """
-        wanted = name and self._catalog.programs.get(name, _plain(name))
+        wanted = name and self._inventory.programs.get(name, _plain(name))
         records = self._cache.records()
         doomed = {
             record.key
@@ -356,10 +356,10 @@ class Store:
         self._cancel.set()
 
     @functools.cached_property
-    def _catalog(self) -> Catalog:
-        from testbed.artifacts.catalog import CATALOG
+    def _inventory(self) -> Inventory:
+        from testbed.artifacts.inventory import INVENTORY
 
-        return self._given or CATALOG
+        return self._given or INVENTORY
 
     def _read(self) -> Config:
         if self._config is None:
@@ -375,8 +375,8 @@ class Store:
 
     def _part_of(self, name: str, parts: Sequence[str]) -> str | None:
         """Return the part of a program: the first of ``parts`` with it, if any are given."""
-        bringing = (part for part in parts if name in self._catalog.brought_by(part))
-        return next(bringing, None) if parts else self._catalog.programs.get(name)
+        bringing = (part for part in parts if name in self._inventory.brought_by(part))
+        return next(bringing, None) if parts else self._inventory.programs.get(name)
 
     def _how(self, names: Sequence[str], section: str) -> str:
         """Return a hint for adding artifacts or images: lines for the configuration file."""
@@ -399,7 +399,7 @@ class Store:
         return self._make(name, source) / source.place
 
     def _folder(self, part: str) -> Path:
-        return self._make(part, self._catalog.parts[part])
+        return self._make(part, self._inventory.parts[part])
 
     def _file(self, part: str, place: str) -> Path:
         return self._folder(part) / place
@@ -457,7 +457,7 @@ class Store:
         records = {record.key: record for record in self._cache.records()}
         read = self._read()
         users: dict[str, Local | Remote] = {**read.images, **read.artifacts, **self._overrides}
-        for name, source in self._catalog.parts.items():
+        for name, source in self._inventory.parts.items():
             if all(made in users for made in source.brings() or (name,)):
                 continue  # not used
             yield _entry(name, source, records.get(source.key()))

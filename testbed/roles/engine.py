@@ -32,7 +32,7 @@ T = TypeVar("T")
 SOCKET = "/run/docker.sock"
 DIGEST = "testbed.digest"  # label: the settings a container was made with
 LAB = "testbed.labs"
-#: Artifacts (:mod:`testbed.artifacts.catalog`) of each release. The first one provides the daemon
+#: Artifacts (:mod:`testbed.artifacts.inventory`) of each release. The first one provides the daemon
 #: and its version; a helper program comes from the first artifact that has it.
 PARTS: Mapping[Release, tuple[str, ...]] = {
     "20.10": ("docker",),

@@ -92,9 +92,9 @@ class File:
 
 
 def _parts() -> dict[str, Source]:
-    from testbed.artifacts.catalog import CATALOG
+    from testbed.artifacts.inventory import INVENTORY
 
-    return {name: CATALOG.parts[name] for name in (*PARTS, *IMAGE_PARTS)}
+    return {name: INVENTORY.parts[name] for name in (*PARTS, *IMAGE_PARTS)}
 
 
 @dataclass(frozen=True)

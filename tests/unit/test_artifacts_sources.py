@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from testbed.artifacts import debian, gomod, image, pypi, release
-from testbed.artifacts.catalog import CATALOG, CONTOUR
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import Apt, DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
+from testbed.artifacts.inventory import CONTOUR, INVENTORY
 from testbed.artifacts.package_image import PackageImage
 from testbed.artifacts.plain_image import PlainImage
 from testbed.artifacts.pypi import PythonPackage
@@ -312,12 +312,12 @@ def test_packages_have_their_release_s_names(
 def test_what_a_release_calls_a_package_decides_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a correction of the table would leave what was made without it in use."""
     monkeypatch.setattr(release, "facts", lambda: {"ID": "debian", "VERSION_ID": "13"})
-    part = CATALOG.parts["docker"]
+    part = INVENTORY.parts["docker"]
     assert "docker-cli" in str(part.recipe()["packages"])
 
 
-FLANNELD = CATALOG.parts["flanneld"]
-RUNC = CATALOG.parts["runc-1.5"]
+FLANNELD = INVENTORY.parts["flanneld"]
+RUNC = INVENTORY.parts["runc-1.5"]
 
 
 def go(version: str) -> Answer:
@@ -412,7 +412,7 @@ def test_missing_headers_are_told_before_anything_is_built(machine: Machine, job
     assert "pkg-config libseccomp-dev" in str(caught.value.hint)
 
 
-CILIUM = CATALOG.parts["cilium"]
+CILIUM = INVENTORY.parts["cilium"]
 MODULES_FILE = "pkg/datapath/linux/modules/modules_linux.go"
 
 
@@ -458,7 +458,7 @@ def test_a_module_of_several_programs(
 ) -> None:
     machine.answers["go"] = go("go1.99")
     monkeypatch.setattr("testbed.process.run", machine)
-    source = CATALOG.parts["docker-29"]
+    source = INVENTORY.parts["docker-29"]
     assert source.fill(job) == source.version()
     builds = [call for call in machine.calls if call.argv[1] == "build"]
     assert [Path(call.after("-o")).name for call in builds] == ["dockerd", "docker-proxy"]
@@ -476,8 +476,8 @@ def test_sources_without_a_go_mod_of_their_own(
 ) -> None:
     machine.answers["go"] = go("go1.99")
     monkeypatch.setattr("testbed.process.run", machine)
-    source = CATALOG.parts["docker-cli-29"]
-    engine = CATALOG.parts["docker-29"]
+    source = INVENTORY.parts["docker-cli-29"]
+    engine = INVENTORY.parts["docker-29"]
     # The client of the engine's own release, which is all that its version says.
     assert source.version() == str(engine.version()).partition("+")[0]
     assert source.fill(job) == source.version()
@@ -494,13 +494,13 @@ def test_a_module_that_asks_for_a_later_go_has_a_part_for_it(
     name: str, machine: Machine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own go.mod says which (go.dev/ref/mod, "go directive"), and a tool is that late."""
-    source = CATALOG.parts[name]
+    source = INVENTORY.parts[name]
     assert isinstance(source, GoModule)
     text = (gomod.MODULES / source.module / "go.mod").read_text()
     needed = re.findall(r"^go ([\d.]+)$", text, re.MULTILINE)[0]
-    tool = CATALOG.parts[source.toolchain]
+    tool = INVENTORY.parts[source.toolchain]
     assert isinstance(tool, PythonPackage)
-    assert source.toolchain in CATALOG.tools
+    assert source.toolchain in INVENTORY.tools
     assert _numbers(str(tool.version())) >= _numbers(needed)
 
     asked: list[str] = []
@@ -553,10 +553,10 @@ def test_tests_are_programs_too_and_files_of_the_module_come_along(
 
 
 def test_the_first_part_is_meant_by_a_programs_bare_name() -> None:
-    assert CATALOG.programs["dockerd"] == CATALOG.programs["runc"] == "docker"
-    assert CATALOG.brought_by("docker-29") == ["dockerd", "docker-proxy"]
-    assert "docker" in CATALOG.brought_by("docker")
-    assert CATALOG.brought_by("nothing") == []
+    assert INVENTORY.programs["dockerd"] == INVENTORY.programs["runc"] == "docker"
+    assert INVENTORY.brought_by("docker-29") == ["dockerd", "docker-proxy"]
+    assert "docker" in INVENTORY.brought_by("docker")
+    assert INVENTORY.brought_by("nothing") == []
 
 
 def test_the_key_of_a_go_program_changes_with_its_sums(

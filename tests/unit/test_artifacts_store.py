@@ -1,4 +1,4 @@
-"""The store: what is asked for by name, from the catalogue or from the user."""
+"""The store: what is asked for by name, from the inventory or from the user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from testbed import owner
 from testbed.artifacts import Store
-from testbed.artifacts.catalog import CATALOG, Catalog
+from testbed.artifacts.inventory import INVENTORY, Inventory
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError, CommandError, Interrupted, UsageError
 
@@ -66,7 +66,7 @@ class Plant(Made):
 
 @dataclass
 class House:
-    """A store over a catalogue of stand-ins."""
+    """A store over an inventory of stand-ins."""
 
     folder: Path
     docker: Made = field(default_factory=lambda: Made(("dockerd", "runc")))
@@ -78,7 +78,7 @@ class House:
     def store(self, config: str | None = None, **overrides: str) -> Store:
         path = self.folder / "config.toml"
         path.write_text(config or "", encoding="utf-8")
-        catalog = Catalog(
+        inventory = Inventory(
             {"docker": self.docker, "docker-29": self.other, "nginx": self.web},
             images={"nginx": "nginx"},
             tools={"go": Made(("go",))},
@@ -90,7 +90,7 @@ class House:
             overrides,
             path,
             self.tell,
-            catalog=catalog,
+            inventory=inventory,
         )
 
     def tell(self, name: str, words: str, /, *, ended: bool = False) -> None:
@@ -459,14 +459,14 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert owner.cache() == Path("/c/.cache/testbed")
 
 
-def test_the_catalogue_has_what_labs_ask_for() -> None:
+def test_the_inventory_has_what_labs_ask_for() -> None:
     wanted = {
         *("dockerd", "docker-proxy", "docker-init", "containerd", "containerd-shim-runc-v2"),
         *("runc", "etcd", "etcdctl", "flanneld", "testbed-init"),
     }
-    assert wanted <= set(CATALOG.programs)
-    assert set(CATALOG.images.values()) <= set(CATALOG.parts)
-    keys = [source.key() for source in CATALOG.parts.values()]
+    assert wanted <= set(INVENTORY.programs)
+    assert set(INVENTORY.images.values()) <= set(INVENTORY.parts)
+    keys = [source.key() for source in INVENTORY.parts.values()]
     assert len(set(keys)) == len(keys)
 
 

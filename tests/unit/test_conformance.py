@@ -14,7 +14,7 @@ import pytest
 
 from testbed import cli
 from testbed.artifacts import e2e
-from testbed.artifacts.catalog import CATALOG
+from testbed.artifacts.inventory import INVENTORY
 from testbed.cli import common
 from testbed.conformance import ginkgo, run
 from testbed.conformance.ginkgo import Asked, Cluster, Listener
@@ -393,17 +393,17 @@ def test_a_suite_of_another_version_is_refused(lab: Lab) -> None:
 
 def test_the_parts_are_in_the_catalogue_and_no_lab_makes_them() -> None:
     for image, part in e2e.IMAGES.items():
-        assert CATALOG.images[image] == part
-        assert CATALOG.roles[part] == "conformance"
+        assert INVENTORY.images[image] == part
+        assert INVENTORY.roles[part] == "conformance"
     for program in ("e2e.test", "ginkgo", "agnhost"):
-        assert CATALOG.programs[program] == "e2e"
-    assert e2e.SUITE.version() == CATALOG.parts["kubernetes"].version()
+        assert INVENTORY.programs[program] == "e2e"
+    assert e2e.SUITE.version() == INVENTORY.parts["kubernetes"].version()
 
 
 def test_a_new_certificate_makes_a_new_image() -> None:
-    keys = {CATALOG.parts[part].key() for part in e2e.IMAGES.values()}
+    keys = {INVENTORY.parts[part].key() for part in e2e.IMAGES.values()}
     assert len(keys) == len(e2e.IMAGES)
-    agnhost = CATALOG.parts[e2e.IMAGES[e2e.AGNHOST]]
+    agnhost = INVENTORY.parts[e2e.IMAGES[e2e.AGNHOST]]
     assert agnhost.recipe()["of"] == e2e.SUITE.key()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.artifacts.catalog import CATALOG
+from testbed.artifacts.inventory import INVENTORY
 from testbed.labs import base_steps, offers
 from testbed.labs.lab import Lab
 from testbed.nodes.netns import provider as netns
@@ -52,8 +52,8 @@ def test_each_comes_from_the_parts_of_its_engine(engine: str) -> None:
     topology = load("two-node", Overrides(docker=engine))
     for node in topology.nodes.values():
         for offer, parts in offers.offers_on(topology, node).values():
-            bringing = [part for part in parts if offer.name in CATALOG.brought_by(part)]
-            part = bringing[0] if parts else CATALOG.programs[offer.name]
+            bringing = [part for part in parts if offer.name in INVENTORY.brought_by(part)]
+            part = bringing[0] if parts else INVENTORY.programs[offer.name]
             if offer.name in {"docker", "dockerd"}:
                 assert part.endswith("-29") == (engine == "29")
             if offer.name == "runc":

@@ -1,4 +1,4 @@
-"""The catalogue of parts: names, sources, and the programs and images of each.
+"""The inventory of parts: names, sources, and the programs and images of each.
 
 A new part is one entry here.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent.parent
 
 
-class Catalog:
+class Inventory:
     """Parts by name, and the part of each program and image.
 
     A part holds a program as ``bin/<name>``, an image as ``image.tar``.  If several
@@ -206,7 +206,7 @@ CRICTL: Mapping[str, Source] = {
     )
 }
 
-CATALOG = Catalog(
+INVENTORY = Inventory(
     {
         "docker": DebianPackages(
             packages=("docker.io", "containerd", "runc", "tini"),
