@@ -140,7 +140,7 @@ def files(paths: Iterable[Path]) -> list[str]:
     return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in facts]
 
 
-def settings(*said: object) -> str:
+def digest_of(*said: object) -> str:
     """Return a digest of a service's settings, as twelve hex digits.
 
     The settings must be serializable as JSON. Two services with equal settings have equal

@@ -16,9 +16,9 @@ from testbed.roles.base import (
     GO,
     Offer,
     Role,
+    digest_of,
     files,
     not_built,
-    settings,
     start,
 )
 from testbed.roles.containers import container_steps
@@ -156,7 +156,7 @@ def told(node: Node) -> dict[str, Any]:
 def settings_digest(topology: Topology, node: str) -> str:
     """Return a digest of the settings of a node's daemon."""
     config = daemon_config(topology, node, parse_version(topology.docker.engine))
-    return settings(config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall)
+    return digest_of(config, CONTAINERD_CONFIG, topology.docker.engine, topology.docker.firewall)
 
 
 def add_group(machine: Node, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
-from testbed.roles.base import Offer, Role, settings, start
+from testbed.roles.base import Offer, Role, digest_of, start
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Etcd(Role):
                 "--log-level=warn",
                 "--unsafe-no-fsync",  # the lab's data end with the lab
             )
-            digest = settings(str(address), *TIMING)
+            digest = digest_of(str(address), *TIMING)
             service = Service(SERVICE, argv, notify=True, digest=digest)
             changed = start(machine, service, timeout=180, context=context)
             if changed and not machine.has_system:

@@ -283,10 +283,10 @@ def test_daemons_that_had_died_before_are_for_others_to_start() -> None:
 
 
 def test_settings_are_told_apart_in_any_order() -> None:
-    one = base.settings({"a": 1, "b": 2}, "x")
-    assert one == base.settings({"b": 2, "a": 1}, "x")
-    assert len({one, base.settings({"a": 1, "b": 3}, "x"), base.settings({"a": 1, "b": 2}, "y"),
-                base.settings({"a": 1, "b": 2})}) == 4  # fmt: skip
+    one = base.digest_of({"a": 1, "b": 2}, "x")
+    assert one == base.digest_of({"b": 2, "a": 1}, "x")
+    assert len({one, base.digest_of({"a": 1, "b": 3}, "x"), base.digest_of({"a": 1, "b": 2}, "y"),
+                base.digest_of({"a": 1, "b": 2})}) == 4  # fmt: skip
     assert len(one) == 12
 
 
