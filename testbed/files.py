@@ -98,6 +98,12 @@ def check(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def abandoned(folder: Path) -> list[Path]:
+    """Return the temporary files in a folder whose writers have ended, sorted."""
+    found = [path for path in folder.glob(".*") if path.suffix[1:].isdigit() and path.is_file()]
+    return sorted(path for path in found if not Path("/proc", path.suffix[1:]).exists())
+
+
 def leads_to_stdout(path: Path) -> bool:
     """Tell whether a path is our standard output: ``-``, or a name such as ``/dev/stdout``."""
     return str(path) == STDOUT or _descriptor(path) == 1

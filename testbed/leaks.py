@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed import boot
+from testbed import files
 from testbed.errors import LabBusy, TestbedError
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.state import State
@@ -188,7 +188,7 @@ class _Look:
 
             about = "left by a testbed that was killed"
             yield Leftover("file", str(path), about, FIX, state=self._own, remove=remove)
-        parts = [*boot.parts_of_the_dead(state.path), *boot.parts_of_the_dead(state.path / "runs")]
+        parts = [*files.abandoned(state.path), *files.abandoned(state.path / "runs")]
         for path in (*parts, *_dead_sockets(state.path)):
             yield _file(path, self._own)
 
@@ -281,7 +281,7 @@ def _cache(store: Store) -> Iterator[Leftover]:
     for path in store.leftovers():
         about = "of an artifact whose maker was killed"
         yield Leftover("cache", str(path), about, FIX, remove=store.sweep)
-    for path in boot.parts_of_the_dead(store.folder):
+    for path in files.abandoned(store.folder):
         yield _file(path)
 
 

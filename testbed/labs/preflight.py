@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed import boot, limits
+from testbed import boot_cache, limits
 from testbed.artifacts import release
 from testbed.errors import MachineError, UsageError
 from testbed.memory import available
@@ -277,9 +277,9 @@ def _other(topology: Topology) -> str:
 
 
 def _known(cache: Path) -> set[str]:
-    found = boot.recall(cache, KEPT)
+    found = boot_cache.recall(cache, KEPT)
     return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
 
 
 def _keep(cache: Path, works: set[str]) -> None:
-    boot.keep(cache, KEPT, sorted(works))
+    boot_cache.keep(cache, KEPT, sorted(works))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from testbed import boot
+from testbed import boot_cache
 from testbed.errors import MachineError, TimeoutExpired
 from testbed.process import run, which
 
@@ -86,11 +86,11 @@ def probe(cache: Path, *, fresh: bool = False, runner: Runner = run) -> Accelera
     qemu = find_qemu()
     about = _about(qemu)
     with _trying:  # a second thread uses the result of the first
-        kept = None if fresh else boot.recall(cache, KEPT)
+        kept = None if fresh else boot_cache.recall(cache, KEPT)
         if isinstance(kept, dict) and kept.get("about") == about:
             return Acceleration(**kept["answer"])
         answer = _try(qemu, runner)
-        boot.keep(cache, KEPT, {"about": about, "answer": asdict(answer)})
+        boot_cache.keep(cache, KEPT, {"about": about, "answer": asdict(answer)})
         return answer
 
 

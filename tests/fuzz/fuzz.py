@@ -188,12 +188,12 @@ def monitor(data: bytes) -> None:
 
 
 def boot(data: bytes) -> None:
-    """What was found out about the machine, as it is in the cache folder."""
-    from testbed import boot as module
+    """A fact about the machine in the cache folder."""
+    from testbed import boot_cache
 
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         Path(folder, ".x.json").write_bytes(data)
-        json.dumps(module.recall(Path(folder), "x"))
+        json.dumps(boot_cache.recall(Path(folder), "x"))
 
 
 def iptables(data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from testbed import boot
+from testbed import boot_cache
 from testbed.errors import MachineError, TimeoutExpired
 from testbed.process import Completed
 from testbed.vm import accel
@@ -59,7 +59,7 @@ def qemu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Qemu:
     monkeypatch.setattr(accel, "which", lambda _: str(program))
     monkeypatch.setattr(accel, "DEVICE", device)
     monkeypatch.setattr(accel, "MACHINE", os.uname().machine)
-    monkeypatch.setattr(boot, "BOOT_ID", boot_id)
+    monkeypatch.setattr(boot_cache, "BOOT_ID", boot_id)
     return Qemu()
 
 
@@ -110,7 +110,7 @@ def test_a_qemu_that_runs_nothing_is_an_error(qemu: Qemu, cache: Path) -> None:
     qemu.answers = {"kvm": said(1), "tcg": said(127, "libpixman-1.so.0: not found")}
     with pytest.raises(MachineError, match="libpixman"):
         accel.probe(cache, runner=qemu)
-    assert boot.recall(cache, accel.KEPT) is None
+    assert boot_cache.recall(cache, accel.KEPT) is None
 
 
 def test_no_qemu_is_an_error_that_says_how_to_get_it(
@@ -136,7 +136,7 @@ def test_the_answer_is_kept_for_the_boot(qemu: Qemu, cache: Path) -> None:
     assert len(qemu.calls) == 1
     accel.probe(cache, fresh=True, runner=qemu)
     assert len(qemu.calls) == 2
-    boot.BOOT_ID.write_text("second\n")
+    boot_cache.BOOT_ID.write_text("second\n")
     accel.probe(cache, runner=qemu)
     assert len(qemu.calls) == 3
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed import boot, leaks
+from testbed import files, leaks
 from testbed.artifacts.cache import Cache
 from testbed.labs.state import Record, State
 from testbed.nodes.netns import cgroups, find
@@ -159,13 +159,13 @@ def test_a_socket_on_which_nobody_listens(tmp_path: Path) -> None:
         assert [path.name for path in leaks._dead_sockets(tmp_path)] == ["dead.sock"]
 
 
-def test_parts_of_writers_that_have_ended(tmp_path: Path) -> None:
+def test_temporary_files_of_writers_that_have_ended(tmp_path: Path) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
     for name in (f".machine.{process.pid}", f".accel.{os.getpid()}", ".machine.json", "x.1"):
         (tmp_path / name).write_text("")
     (tmp_path / f".tmp-cc-0123.{os.getpid()}.{time.monotonic_ns()}").mkdir()  # the cache's own
-    assert [path.name for path in boot.parts_of_the_dead(tmp_path)] == [f".machine.{process.pid}"]
+    assert [path.name for path in files.abandoned(tmp_path)] == [f".machine.{process.pid}"]
 
 
 def test_what_the_cache_was_left_with(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import boot, files, owner
+from testbed import boot_cache, files, owner
 from testbed.artifacts import config
 from testbed.artifacts.cache import Cache
 from testbed.artifacts.source import Job
@@ -172,7 +172,7 @@ def test_state_cache_and_reports(sudo: Path) -> None:
     with there.lock("lab", "test"):
         pass
     last.keep(there.path, {"run": 1})
-    boot.keep(owner.cache(), "found", 1)
+    boot_cache.keep(owner.cache(), "found", 1)
     files.write(sudo / "report.html", "text")
     found = list(sudo.rglob("*"))
     assert {path.name for path in found} >= {"lab.json", "last.json", ".found.json", "report.html"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import boot, doctor, kernel
+from testbed import boot_cache, doctor, kernel
 from testbed.errors import MachineError, UsageError
 from testbed.labs import preflight
 from testbed.requirement import Requirement
@@ -66,7 +66,7 @@ def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Probe:
     monkeypatch.setattr(preflight, "which", lambda name: f"/usr/bin/{name}")
     boot_id = tmp_path / "boot_id"
     boot_id.write_text("first-boot\n")
-    monkeypatch.setattr(boot, "BOOT_ID", boot_id)
+    monkeypatch.setattr(boot_cache, "BOOT_ID", boot_id)
     return made
 
 
@@ -287,7 +287,7 @@ def test_what_is_remembered_is_what_works_only(
 
 def test_after_a_boot_it_is_tried_again(probe: Probe, two_node: Topology, cache: Path) -> None:
     preflight.check(two_node, cache)
-    boot.BOOT_ID.write_text("second-boot\n")
+    boot_cache.BOOT_ID.write_text("second-boot\n")
     preflight.check(two_node, cache)
     preflight.check(two_node, cache)
     assert probe.calls == 2
@@ -296,7 +296,7 @@ def test_after_a_boot_it_is_tried_again(probe: Probe, two_node: Topology, cache:
 def test_without_a_boot_id_nothing_is_remembered(
     probe: Probe, two_node: Topology, cache: Path
 ) -> None:
-    boot.BOOT_ID.unlink()
+    boot_cache.BOOT_ID.unlink()
     preflight.check(two_node, cache)
     preflight.check(two_node, cache)
     assert probe.calls == 2

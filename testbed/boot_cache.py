@@ -30,12 +30,6 @@ def keep(cache: Path, name: str, found: Any) -> None:
         files.keep(cache / f".{name}.json", json.dumps({"boot": _boot(), "found": found}))
 
 
-def parts_of_the_dead(folder: Path) -> list[Path]:
-    """Return the temporary files ``.NAME.PID`` of killed writers; complete files are renamed."""
-    found = [path for path in folder.glob(".*") if path.suffix[1:].isdigit() and path.is_file()]
-    return sorted(path for path in found if not Path("/proc", path.suffix[1:]).exists())
-
-
 def _boot() -> str:
     try:
         return BOOT_ID.read_text(encoding="utf-8").strip()
