@@ -15,7 +15,7 @@ LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
 # What takes long to compile, made once for labs with these roles.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
-.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s pictures lock \
+.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve pictures lock \
   setup clean
 
 help:  ## list the targets
@@ -114,12 +114,27 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/docs  ## the documentation site in build/site; broken links and anchors are errors
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs-serve: $(VENV)/docs  ## the same at http://127.0.0.1:8000, built again after each change
+	$(BIN)/mkdocs serve --strict
+
+# The versions of packages that both files name are the same.
+$(VENV)/docs: $(VENV)/ready docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r docs/requirements.txt
+	touch $@
+
 pictures: setup  ## the pictures of README.md, drawn anew from a lab (root)
 	$(SUDO) $(BIN)/python docs/images/draw.py
 
-lock:  ## write requirements.txt anew from pyproject.toml
+lock:  ## write requirements.txt and docs/requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra dev \
 	  --python-version 3.11 -o requirements.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra docs -c requirements.txt \
+	  --python-version 3.11 -o docs/requirements.txt pyproject.toml
 
 clean:  ## remove what these targets made in this folder
 	rm -rf $(VENV) build dist mutants

@@ -1,0 +1,141 @@
+"""The documentation site: pages written from the code, and links between pages."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+
+from testbed.cli import cli
+from testbed.topology.schema import schema
+
+pytestmark = pytest.mark.source
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "docs" / "site"
+PINNED = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+
+
+def module(name: str) -> ModuleType:
+    """A module of docs/site, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_site_{name}", SITE / f"{name}.py")
+    assert spec
+    assert spec.loader
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+links = module("links")
+
+
+def every_command(
+    command: click.Command = cli, parent: click.Context | None = None
+) -> Iterator[click.Context]:
+    context = click.Context(command, parent=parent, info_name=command.name if parent else "testbed")
+    yield context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below
+            if not below.hidden:
+                yield from every_command(below, context)
+
+
+def test_the_command_page_has_each_command_with_each_option() -> None:
+    page = module("cli_reference").page()
+    parts = {part.partition("\n")[0]: part for part in re.split(r"^##+ ", page, flags=re.MULTILINE)}
+    for context in every_command():
+        part = parts[context.command_path]
+        for param in context.command.get_params(context):
+            if isinstance(param, click.Option) and not param.hidden:
+                assert all(name in part for name in param.opts), (context.command_path, param.name)
+        assert "\b" not in part
+
+
+def every_key(part: dict[str, Any]) -> Iterator[str]:
+    for key, value in part.get("properties", {}).items():
+        yield key
+        inner = value.get("additionalProperties")
+        for below in (value, inner, value.get("items")):
+            if isinstance(below, dict):
+                yield from every_key(below)
+
+
+def test_the_topology_page_has_a_row_for_each_key() -> None:
+    page = module("topology_reference").page()
+    rows = re.findall(r"^\| `([^`]+)`.*? \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert sorted(key for key, _, _ in rows) == sorted(every_key(schema()))
+    assert all(meaning and value for _, meaning, value in rows)
+
+
+def test_what_leads_to_a_mapping_on_the_topology_page_leads_to_its_heading() -> None:
+    page = module("topology_reference").page()
+    headings = re.findall(r"^## `([^`]+)`$", page, re.MULTILINE)
+    targets = re.findall(r"\[`([^`]+)`\]\(#([^)]+)\)", page)
+    assert dict(targets) == {name: re.sub(r"[^\w-]", "", name.lower()) for name in headings}
+
+
+@pytest.mark.parametrize(
+    ("target", "page", "leads"),
+    [
+        ("docs/vm.md#the-box", "index.md", "vm.md#the-box"),
+        ("docs/images/lab.svg", "tour.md", "images/lab.svg"),
+        ("#names", "topologies.md", "#names"),
+        ("vm.md", "ci.md", "vm.md"),
+        ("../CHANGELOG.md#010---2026-11-28", "extending.md", "changelog.md#010---2026-11-28"),
+        ("../extending.md", "decisions/0006-pytest-and-testinfra.md", "../extending.md"),
+        ("../../README.md", "decisions/README.md", "../index.md"),
+        ("docs/decisions/README.md", "contributing.md", "decisions/README.md"),
+        ("https://containerlab.dev", "index.md", "https://containerlab.dev"),
+        ("mailto:someone@example.org", "index.md", "mailto:someone@example.org"),
+        ("LICENSE", "index.md", None),
+    ],
+)
+def test_a_link_leads_to_the_page(target: str, page: str, leads: str | None) -> None:
+    assert links.on_site(target, page) == leads
+
+
+def test_a_link_to_a_source_file_leads_to_the_repository_if_there_is_one() -> None:
+    target = "../testbed/errors.py"
+    found = links.on_site(target, "api.md", "https://forge.example/a/b/")
+    assert found == "https://forge.example/a/b/blob/main/testbed/errors.py"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://example.org", "https://nowhere", "javascript:alert(1)", "//example.org/x", "NONE.md"],
+)
+def test_a_link_that_cannot_be_right_is_an_error(target: str) -> None:
+    with pytest.raises(links.BadLink):
+        links.on_site(target, "index.md")
+
+
+def test_the_readme_without_its_tour_and_the_tour_are_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    start, tour = links.split(text)
+    assert tour.startswith("# ")
+    assert len(start) + len(tour) == len(text) - len("#\n")
+    with pytest.raises(links.BadLink):
+        links.split("# testbed\n")
+
+
+def test_docs_have_the_versions_that_the_tests_have() -> None:
+    """One virtual environment has both."""
+    docs, tests = (
+        dict(PINNED.findall((ROOT / name).read_text(encoding="utf-8")))
+        for name in ("docs/requirements.txt", "requirements.txt")
+    )
+    assert {
+        name: docs[name] for name in docs.keys() & tests.keys() if docs[name] != tests[name]
+    } == {}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = project["project"]["optional-dependencies"]["docs"]
+    assert {re.split(r"[\[><=]", one)[0] for one in wanted} <= docs.keys()
