@@ -7,7 +7,7 @@ import sys
 import click
 
 from testbed.cli import common
-from testbed.errors import UsageError
+from testbed.errors import NoSuchLab, UsageError
 from testbed.requirement import need_root
 
 HELP = """Run a command on a node or in a container; exit with its status.
@@ -58,11 +58,19 @@ def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool) 
 
 def attach(lab_name: str | None, where: str, argv: list[str], *, tty: bool) -> int:
     """Run ``argv`` on NODE or in NODE/CONTAINER, on our terminal or pipes."""
+    from testbed.labs.lab import labs
     from testbed.labs.live import LiveLab
 
-    lab = LiveLab(common.lab_meant(common.make_settings(), lab_name).context())
+    settings = common.make_settings()
+    lab = LiveLab(common.lab_meant(settings, lab_name).context())
     node_name, slash, container = where.partition("/")
-    node = lab.node(node_name)
+    try:
+        node = lab.node(node_name)
+    except NoSuchLab as error:
+        if node_name in labs(settings):
+            command = click.get_current_context().info_name
+            error.hint = f"{node_name} is a lab: `testbed {command} -l {node_name} NODE ...`"
+        raise
     place = lab.container(container, node=node_name) if slash else node
     lab.close()
     return place.attach(argv, tty=tty)

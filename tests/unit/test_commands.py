@@ -768,6 +768,25 @@ def test_a_hint_restores_a_lab_with_the_options_it_was_created_with(
 
 
 @pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("ask", [("exec", "mine", "node1", "true"), ("shell", "mine")])
+def test_a_lab_in_the_place_of_a_node_is_told_where_to_stand(
+    ask: tuple[str, ...],
+    bench: Bench,
+    testbed: Testbed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(common, "make_settings", lambda **_: bench.settings)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("name: mine\nnodes: {node1: {}}\n")
+    made = testbed("up", "mine.yaml", "-q")
+    assert made.status == 0, made.err
+    said = testbed(*ask)
+    assert said.status == 4
+    assert f"testbed {ask[0]} -l mine " in said.err
+
+
+@pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
     ("argv", "status"),
     [
