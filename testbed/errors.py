@@ -20,7 +20,12 @@
     │   ├── NoAnswer                 4   a daemon does not answer
     │   ├── StepsFailed              4   one or more steps of ``up`` failed (all of them)
     │   ├── LabBusy                  4   another testbed process holds the lab
-    │   └── NoSuchLab                4   no lab, node, container or service of that name
+    │   └── NotFound                 4   nothing of that name exists or runs (name, known names)
+    │       ├── NoSuchLab                4   no lab of that name is up
+    │       ├── NoSuchNode               4   no node of that name runs
+    │       │   └── NodeNotRunning           4   the node has ended or is stopped
+    │       ├── NoSuchContainer          4   no container of that name runs
+    │       └── NoSuchService            4   the node has no service of that name
     ├── ChecksFailed                 1   a claim's verdict was not the expected one
     ├── NothingTested                5   no test was run, like pytest's status 5
     │   └── NothingSelected          5   the selection contains no check
@@ -35,7 +40,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -49,7 +54,12 @@ __all__ = [
     "LabError",
     "MachineError",
     "NoAnswer",
+    "NoSuchContainer",
     "NoSuchLab",
+    "NoSuchNode",
+    "NoSuchService",
+    "NodeNotRunning",
+    "NotFound",
     "NothingSelected",
     "NothingTested",
     "OutputError",
@@ -279,8 +289,50 @@ class LabBusy(LabError):
     """Another ``testbed`` process is working on the same lab."""
 
 
-class NoSuchLab(LabError, LookupError):
-    """No lab, node, container or service has the given name, or it does not run."""
+class NotFound(LabError, LookupError):
+    """Nothing of the given name exists or runs.
+
+    ``name`` is the given name, ``known`` are the names that exist, where they are known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str = "",
+        known: Iterable[str] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+        self.known = tuple(known)
+
+
+class NoSuchLab(NotFound):
+    """No lab of the given name is up."""
+
+
+class NoSuchNode(NotFound):
+    """No node of the given name runs."""
+
+
+class NodeNotRunning(NoSuchNode):
+    """The node has ended, or a fault has stopped it; ``output`` is the last that it wrote."""
+
+    def __init__(
+        self, message: str, *, name: str = "", output: str = "", hint: str | None = None
+    ) -> None:
+        lines = [message, *(f"    {line}" for line in output.splitlines())]
+        super().__init__("\n".join(lines), name=name, hint=hint)
+        self.output = output
+
+
+class NoSuchContainer(NotFound):
+    """No container of the given name runs."""
+
+
+class NoSuchService(NotFound):
+    """The node has no service of the given name."""
 
 
 class ChecksFailed(TestbedError):

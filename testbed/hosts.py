@@ -9,7 +9,7 @@ from __future__ import annotations
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import NoSuchLab, UsageError
+from testbed.errors import NoSuchNode, UsageError
 from testbed.hostspec import PREFIX, SCHEME, confined, original
 from testbed.nodes.testinfra_backend import NodeBackend, Place
 
@@ -97,7 +97,7 @@ def resolve(hostspec: str | None) -> list[str]:
     """Check a hostspec and return the hostspecs for testinfra; None means all nodes of the lab.
 
     Raises UsageError for a host outside the labs that the run is confined to,
-    NoSuchLab if the lab is not running or has no such node.
+    NoSuchLab if the lab is not running, NoSuchNode if it has no such node.
     """
     place, keywords = parse(hostspec)
     found = places(place) if keywords.get("connection") == SCHEME else []
@@ -114,8 +114,11 @@ def places(place: str) -> list[str]:
         return [f"{lab}/{node}" for node in topology.nodes]
     node, *_ = rest
     if node not in topology.nodes:
-        raise NoSuchLab(
-            f"no node {node!r} in lab {lab}", hint=f"nodes: {', '.join(topology.nodes)}"
+        raise NoSuchNode(
+            f"lab {lab} has no node {node!r}",
+            name=node,
+            known=topology.nodes,
+            hint=f"nodes of {lab}: {', '.join(topology.nodes)}",
         )
     return [place]
 

@@ -19,7 +19,14 @@ from typing import ClassVar
 
 import pytest
 
-from testbed.errors import CommandError, LabError, NoSuchLab, ServiceError, TimeoutExpired
+from testbed.errors import (
+    CommandError,
+    LabError,
+    NoSuchNode,
+    NoSuchService,
+    ServiceError,
+    TimeoutExpired,
+)
 from testbed.nodes.base import Node, NodeSpec, Provider, Service, name_unit
 from testbed.topology import Topology, load_text
 
@@ -376,8 +383,9 @@ class NodeContract(Contract):
 
     def test_the_log_of_an_unknown_service(self, node: Node) -> None:
         node.start(self.service())
-        with pytest.raises(NoSuchLab, match="there are: good"):
+        with pytest.raises(NoSuchService) as caught:
             node.logs("no-such-service")
+        assert (caught.value.name, caught.value.known) == ("no-such-service", ("good",))
 
     def test_two_who_start_the_same_service_get_one(self, node: Node) -> None:
         with ThreadPoolExecutor(8) as pool:
@@ -497,13 +505,13 @@ class FleetContract(Contract):
             node.services,
             lambda: node.start(Service("s", ("true",))),
         ):
-            with pytest.raises(NoSuchLab):
+            with pytest.raises(NoSuchNode):
                 ask()
 
     def test_who_waits_on_a_node_that_goes_is_told(self, provider: Provider, node: Node) -> None:
         running = node.spawn(["sleep", "66"])
         threading.Timer(0.05, provider.destroy, ("contract",)).start()
-        with pytest.raises(NoSuchLab):
+        with pytest.raises(NoSuchNode):
             running.wait(20)
 
     def test_services_outlive_who_started_them(self, provider: Provider, node: Node) -> None:
@@ -515,7 +523,7 @@ class FleetContract(Contract):
         self, provider: Provider, node: Node
     ) -> None:
         threading.Timer(0.05, provider.destroy, ("contract",)).start()
-        with pytest.raises(NoSuchLab):
+        with pytest.raises(NoSuchNode):
             node.start(self.service(NEVER, program="import time; time.sleep(60)"), timeout=20)
 
 

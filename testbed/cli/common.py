@@ -91,7 +91,7 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
         return Lab(origin.named(settings, name), settings)
     there = labs(settings)
     if not there:
-        raise NoSuchLab("no lab is up", hint="testbed up two-node")
+        raise NoSuchLab("no lab is up", hint="`testbed up two-node` creates one")
     if len(there) > 1:
         raise UsageError(
             f"which lab? there are: {', '.join(there)}",

@@ -7,7 +7,7 @@ import sys
 import click
 
 from testbed.cli import common
-from testbed.errors import NoSuchLab, UsageError
+from testbed.errors import NoSuchNode, UsageError
 from testbed.requirement import need_root
 
 HELP = """Run a command on a node or in a container; exit with its status.
@@ -66,7 +66,7 @@ def attach(lab_name: str | None, where: str, argv: list[str], *, tty: bool) -> i
     node_name, slash, container = where.partition("/")
     try:
         node = lab.node(node_name)
-    except NoSuchLab as error:
+    except NoSuchNode as error:
         if node_name in labs(settings):
             command = click.get_current_context().info_name
             error.hint = f"{node_name} is a lab: `testbed {command} -l {node_name} NODE ...`"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli import common
-from testbed.errors import NoSuchLab, UsageError
+from testbed.errors import NotFound, UsageError
 from testbed.faults.model import BREAKABLE, KINDS, Kind
 from testbed.requirement import need_root
 
@@ -181,7 +181,7 @@ def _end(faults: Faults, fault: Fault, *, silent: bool) -> None:
     with signals.held() as held:
         try:
             healed = faults.heal(lambda one: one.key == fault.key, kinds=(fault.kind,))
-        except NoSuchLab:  # the lab was removed meanwhile, and the fault with it
+        except NotFound:  # the lab was removed meanwhile, and the fault with it
             healed = []
     if healed and not silent:
         click.echo(f"{click.style(fault.words, bold=True)} is healed")

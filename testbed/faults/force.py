@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
+from testbed.errors import LabError, MachineError, UsageError
 from testbed.faults import means
 from testbed.faults.means import Seen
 from testbed.faults.model import (
@@ -77,7 +77,7 @@ class Faults:
         """Cause a fault; return False if it is active already.
 
         It replaces a fault of the same kind and target. Raises MachineError, before any change,
-        if the machine lacks a requirement of the fault; NoSuchLab, LabError.
+        if the machine lacks a requirement of the fault; NotFound, LabError.
         """
         with self._held(f"fault {fault.words}"):
             return _Place(self._lab).apply(fault)
@@ -233,9 +233,9 @@ class _Place:
 
     def _need_fabric(self) -> Node:
         if self._fabric is None:
-            raise NoSuchLab(
-                f"lab {self._lab.name} has no fabric here in which a link could be cut",
-                hint=f"`testbed up -l {self._lab.name}` makes it where its providers have one",
+            raise LabError(
+                f"the fabric of lab {self._lab.name} does not run, so no link can be cut",
+                hint=f"`testbed up -l {self._lab.name}` restores it",
             )
         return self._fabric
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from testbed import signals
-from testbed.errors import LabError, MachineError, NoSuchLab, StepsFailed, UsageError
+from testbed.errors import LabError, MachineError, NoSuchLab, NoSuchNode, StepsFailed, UsageError
 from testbed.labs import base_steps, offers, origin, preflight
 from testbed.labs import plan as planning
 from testbed.labs import run as running
@@ -331,7 +331,7 @@ class Lab:
         """Add a machine that the user created with the provider's own tool.
 
         Return True when all of the topology's machines of that provider have been added. Raises
-        NoSuchLab if the machine does not run or is not in the topology.
+        NoSuchNode if the machine does not run or is not in the topology.
         """
         provider = self.settings.makers(topology)
         maker = topology.provider_of(name)
@@ -339,10 +339,11 @@ class Lab:
             nodes = provider.nodes(self.name)
             node = nodes.get(name)
             if node is None or not base_steps.is_as_wanted(topology, node):
-                raise NoSuchLab(
-                    f"no machine {name} as {topology.source or self.name} wants it runs",
-                    hint="what the topology says has changed since: destroy the machine, make it"
-                    " again",
+                raise NoSuchNode(
+                    f"no machine {name} runs that matches {topology.source or self.name}",
+                    name=name,
+                    hint="the topology has changed since the machine was created:"
+                    " destroy the machine and create it again",
                 )
             base_steps.join(Context(topology, provider, self.settings.store, nodes), node)
             peers = [one for one in topology.nodes if topology.provider_of(one) == maker]
@@ -397,14 +398,18 @@ class Lab:
         there = labs(self.settings)
         if self.name in there:
             return NoSuchLab(
-                f"lab {self.name} runs, but its record is lost or cannot be read",
-                hint=f"`testbed up FILE` with the file that it came from writes it again, "
+                f"lab {self.name} runs, but its record is missing or cannot be read",
+                name=self.name,
+                known=there,
+                hint="`testbed up FILE`, with the lab's topology file, writes it again; "
                 f"`testbed down {self.name}` removes the lab",
             )
         how = self.name if self.name in names() else "FILE"
         return NoSuchLab(
             f"lab {self.name} is not up",
-            hint=f"testbed up {how}; labs that are up: {', '.join(there) or 'none'}",
+            name=self.name,
+            known=there,
+            hint=f"`testbed up {how}` creates it; running labs: {', '.join(there) or 'none'}",
         )
 
     def topology(self) -> Topology:
@@ -422,7 +427,7 @@ class Lab:
         return Context(topology, provider, self.settings.store, nodes)
 
     def node(self, name: str) -> Node:
-        """Return a running node.  Raises NoSuchLab."""
+        """Return a running node.  Raises NoSuchLab, NoSuchNode."""
         return self.context().node(name)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from testbed.errors import LabError, NoAnswer, NoSuchLab
+from testbed.errors import LabError, NoAnswer, NoSuchContainer
 from testbed.roles import docker, firewall, processes
 from testbed.roles.engine import PATIENCE, Engine, engine_version, enter, parse_version
 
@@ -119,7 +119,7 @@ class LiveLab:
         return self.context.nodes
 
     def node(self, name: str) -> Node:
-        """Return a node by its name.  Raises NoSuchLab."""
+        """Return a node by its name.  Raises NoSuchNode."""
         return self.context.node(name)
 
     @functools.cached_property
@@ -187,14 +187,17 @@ class LiveLab:
         """Return a running container by its name.
 
         Each call looks the container up by its process, without the engine. ``node`` is required
-        only for a container that is not in the topology. Raises NoSuchLab if it does not run.
+        only for a container that is not in the topology. Raises NoSuchContainer if it does not run.
         """
         if node is None:
             spec = self.topology.containers.get(name)
             if spec is None:
                 known = ", ".join(self.topology.containers) or "none"
-                raise NoSuchLab(
-                    f"no container {name!r} in lab {self.name}", hint=f"there are: {known}"
+                raise NoSuchContainer(
+                    f"lab {self.name} has no container {name!r}",
+                    name=name,
+                    known=self.topology.containers,
+                    hint=f"containers of {self.name}: {known}",
                 )
             node = spec.node
         machine = self.node(node)
@@ -203,31 +206,34 @@ class LiveLab:
             raise self._no_container(name, machine)
         return LiveContainer(machine, found)
 
-    def _no_container(self, name: str, machine: Node) -> NoSuchLab:
+    def _no_container(self, name: str, machine: Node) -> NoSuchContainer:
         """Return the error for a container that does not run on a node."""
         spec = self.topology.containers.get(name)
-        node = self.topology.nodes.get(machine.name)
-        if spec is not None and spec.node == machine.name:
-            what = f"the container {name} does not run on {machine.name}"
-            if spec.expect is not None:
-                return NoSuchLab(
-                    f"the container {name} on {machine.name} has ended, as the file says "
-                    f"(expect: exit {spec.expect})",
-                    hint="look at one that keeps running",
-                )
-            return NoSuchLab(what, hint=f"`testbed up -l {self.name}` starts it again")
+        there: Collection[str] = ()
         what = f"no container {name!r} runs on {machine.name}"
-        if spec is not None:
-            return NoSuchLab(what, hint=f"it belongs to {spec.node}: {spec.node}/{name}")
-        if there := processes.containers(machine):
-            return NoSuchLab(what, hint=f"running there: {', '.join(there)}")
-        if node is not None and docker.Docker.name not in node.roles:
-            others = ", ".join(one.name for one in self.topology.with_role(docker.Docker.name))
-            hint = f"it has no Docker; nodes that have: {others or 'none'}"
-            if self.topology.kubernetes:
-                hint = f"the way into a Pod: testbed kubectl {self.name} exec -it POD -- sh"
-            return NoSuchLab(what, hint=hint)
-        return NoSuchLab(what, hint="no container runs there at all")
+        if spec is not None and spec.node == machine.name:
+            if spec.expect is not None:
+                what = f"container {name} on {machine.name} has ended, as its `expect` says"
+                hint = "use a container that keeps running"
+            else:
+                hint = f"`testbed up -l {self.name}` restarts it"
+        elif spec is not None:
+            hint = f"use its own node: {spec.node}/{name}"
+        elif there := processes.containers(machine):
+            hint = f"running containers of {machine.name}: {', '.join(there)}"
+        else:
+            hint = self._nodes_with_containers(machine)
+        return NoSuchContainer(what, name=name, known=there, hint=hint)
+
+    def _nodes_with_containers(self, machine: Node) -> str:
+        """Return the hint for a node without any container."""
+        node = self.topology.nodes.get(machine.name)
+        if node is None or docker.Docker.name in node.roles:
+            return f"{machine.name} runs no containers"
+        if self.topology.kubernetes:
+            return f"`testbed kubectl {self.name} exec -it POD -- sh` opens a shell in a Pod"
+        others = ", ".join(one.name for one in self.topology.with_role(docker.Docker.name))
+        return f"{machine.name} has no Docker; nodes with Docker: {others or 'none'}"
 
     @property
     def containers(self) -> dict[str, LiveContainer]:

@@ -21,7 +21,7 @@ from testbed.errors import (
     CommandError,
     Interrupted,
     NoAnswer,
-    NoSuchLab,
+    NotFound,
     StepsFailed,
     TimeoutExpired,
 )
@@ -193,7 +193,7 @@ class _Run:
 
         This happens when the run gives up after another failure.
         """
-        if isinstance(error, NoSuchLab):
+        if isinstance(error, NotFound):
             return True
         return (
             isinstance(error, CommandError | NoAnswer) and done.began + done.seconds > self.given_up

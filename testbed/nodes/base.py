@@ -20,7 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from testbed.errors import CommandError, MachineError, NoSuchLab, TimeoutExpired
+from testbed.errors import (
+    CommandError,
+    MachineError,
+    NodeNotRunning,
+    NoSuchNode,
+    NoSuchService,
+    TimeoutExpired,
+)
 from testbed.limits import Takes
 from testbed.nodes import wiring
 from testbed.nodes.links import port_name
@@ -175,20 +182,32 @@ class Running(ABC):
         self.kill()
 
 
-def has_ended(node: str, lab: str, words: str = "") -> NoSuchLab:
+def has_ended(node: str, lab: str, words: str = "") -> NodeNotRunning:
     """Return the error for a request to a node that has ended.
 
     ``words`` are the last lines that the node wrote, for the error message.
     """
-    lines = [f"node {node} of lab {lab} has ended", *(f"    {line}" for line in words.splitlines())]
-    return NoSuchLab("\n".join(lines), hint=f"`testbed up -l {lab}` makes it anew")
+    hint = f"`testbed up -l {lab}` restarts it"
+    return NodeNotRunning(f"node {node} of lab {lab} has ended", name=node, output=words, hint=hint)
 
 
-def is_stopped(node: str, lab: str) -> NoSuchLab:
+def is_stopped(node: str, lab: str) -> NodeNotRunning:
     """Return the error for a request to a node that the ``stop`` fault has paused."""
-    return NoSuchLab(
-        f"node {node} of lab {lab} is stopped",
-        hint=f"`testbed fault heal -l {lab} stop {node}` lets it go on",
+    return NodeNotRunning(
+        f"node {node} of lab {lab} is stopped by a fault",
+        name=node,
+        hint=f"`testbed fault heal -l {lab} stop {node}` continues it",
+    )
+
+
+def no_service(service: str, node: str, known: Iterable[str]) -> NoSuchService:
+    """Return the error for a service that a node does not have."""
+    names = sorted(known)
+    return NoSuchService(
+        f"{node} has no service {service!r}",
+        name=service,
+        known=names,
+        hint=f"services of {node}: {', '.join(names) or 'none'}",
     )
 
 
@@ -227,7 +246,7 @@ class Node(ABC):
         ``timeout`` seconds the command and its children are killed.
 
         Raises CommandError if ``check`` is true and the exit status is not 0,
-        TimeoutExpired at the timeout, and NoSuchLab when the node has ended.
+        TimeoutExpired at the timeout, and NoSuchNode when the node has ended.
         """
         with self.spawn(argv, input=input, env=env) as running:
             result = running.wait(timeout)
@@ -245,7 +264,7 @@ class Node(ABC):
 
         ``argv``, ``input`` and ``env`` are as in :meth:`run`.  The command is killed
         when the returned object is closed (``with`` or ``kill()``) or this process ends.
-        Raises NoSuchLab when the node has ended.
+        Raises NoSuchNode when the node has ended.
         """
 
     @abstractmethod
@@ -257,7 +276,7 @@ class Node(ABC):
         caller's terminal.  ``inside`` is the pid of a process in the node's pid namespace: if
         the provider supports it, the terminal is created in the devpts that this process sees.
         The caller's terminal settings are restored on return and on error.
-        Raises NoSuchLab when the node ends meanwhile.
+        Raises NoSuchNode when the node ends meanwhile.
         """
 
     @abstractmethod
@@ -316,7 +335,7 @@ class Node(ABC):
 
     @abstractmethod
     def logs(self, service: str) -> str:
-        """Return the output of a service.  Raises NoSuchLab for an unknown service."""
+        """Return the output of a service.  Raises NoSuchService, NoSuchNode."""
 
     @property
     @abstractmethod
@@ -375,7 +394,7 @@ KILLS_OF_A_MACHINE = ("/proc/vmstat",)
 def killed_for_memory(node: Node) -> int:
     """Return the number of the node's processes that the kernel killed for lack of memory."""
     for path in KILLS if node.shares_kernel else KILLS_OF_A_MACHINE:
-        with contextlib.suppress(OSError, NoSuchLab):
+        with contextlib.suppress(OSError, NoSuchNode):
             found = re.search(rb"^oom_kill (\d+)$", node.get(path), re.MULTILINE)
             if found:
                 return int(found[1])

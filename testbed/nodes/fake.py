@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from testbed.errors import NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
+from testbed.errors import ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes import wiring
 from testbed.nodes.base import (
     Node,
@@ -36,6 +36,8 @@ from testbed.nodes.base import (
     Running,
     Service,
     ServiceState,
+    has_ended,
+    no_service,
 )
 from testbed.requirement import Requirement
 
@@ -275,9 +277,9 @@ class FakeNode(Node):
         return f"<fake node {self.name} of {self.lab}>"
 
     def require_there(self) -> None:
-        """Raise NoSuchLab once the node has been removed."""
+        """Raise NoSuchNode once the node has been removed."""
         if self.gone.is_set():
-            raise NoSuchLab(f"node {self.name} of lab {self.lab} has ended")
+            raise has_ended(self.name, self.lab)
 
     def _note(self, what: str, *words: str, env: Mapping[str, str] | None = None) -> None:
         self.require_there()
@@ -424,10 +426,7 @@ class FakeNode(Node):
         try:
             return self._logs[service]
         except KeyError:
-            known = ", ".join(sorted(self._logs)) or "none"
-            raise NoSuchLab(
-                f"no service {service!r} on {self.name}", hint=f"there are: {known}"
-            ) from None
+            raise no_service(service, self.name, self._logs) from None
 
     @property
     def host(self) -> testinfra.host.Host:

@@ -77,7 +77,7 @@ class Seen:
 
 
 def look(node: Node) -> Seen:
-    """Read the wiring of a node.  Raises CommandError, NoSuchLab."""
+    """Read the wiring of a node.  Raises CommandError, NoSuchNode."""
     return read(node.run(LOOK).out)
 
 

@@ -40,7 +40,7 @@ class ContainerProcess:
 def containers(node: Node) -> dict[str, ContainerProcess]:
     """Return the running containers of a node by name.
 
-    A node without an engine has none. Raises NoSuchLab, and TimeoutExpired if the node itself does
+    A node without an engine has none. Raises NoSuchNode, and TimeoutExpired if the node itself does
     not answer.
     """
     texts = node.run(LIST, check=False).out.split(b"\0")

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from testbed.errors import NoSuchLab
+from testbed.errors import NoSuchNode
 from testbed.nodes.base import has_ended
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Context:
         return self.topology.name
 
     def node(self, name: str) -> Node:
-        """Return a running node.  Raises NoSuchLab."""
+        """Return a running node.  Raises NoSuchNode."""
         try:
             return self.nodes[name]
         except KeyError:
@@ -97,6 +97,9 @@ class Context:
             if words is not None or name in self.topology.nodes:
                 raise has_ended(name, self.lab, words or "") from None
             known = ", ".join(sorted(self.nodes)) or "none"
-            raise NoSuchLab(
-                f"no node {name!r} runs in lab {self.lab}", hint=f"running nodes: {known}"
+            raise NoSuchNode(
+                f"lab {self.lab} has no node {name!r}",
+                name=name,
+                known=sorted(self.nodes),
+                hint=f"running nodes: {known}",
             ) from None

@@ -20,7 +20,7 @@ from provider_contract import PYTHON, ProviderContract, spec, until
 from terminal_contract import TerminalContract
 
 from testbed.artifacts import Store
-from testbed.errors import CommandError, LabError, NoSuchLab
+from testbed.errors import CommandError, LabError, NoSuchNode
 from testbed.nodes.base import Node, NodeSpec, Provider, Service
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
@@ -400,7 +400,7 @@ class TestNetns:
         assert mine.wait_dead(10)
         assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in sleeper))
         assert provider.nodes(LAB) == {}
-        with pytest.raises(NoSuchLab):
+        with pytest.raises(NoSuchNode):
             running.wait(5)
         assert provider.labs() == [LAB]  # the fabric and the cgroup are there still
         provider.destroy(LAB)
@@ -469,7 +469,7 @@ class TestNetns:
         def all_whole() -> bool:
             nodes = provider.nodes(LAB)
             assert nodes
-            with contextlib.suppress(NoSuchLab):  # one that was not whole is dying now
+            with contextlib.suppress(NoSuchNode):  # one that was not whole is dying now
                 return all(n.run(["hostname"]).stdout.strip() == n.name for n in nodes.values())
             return False
 

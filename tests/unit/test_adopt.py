@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.errors import NoSuchLab
+from testbed.errors import NoSuchNode
 from testbed.labs import base_steps
 from testbed.labs.lab import Lab, Watch
 from testbed.nodes.base import NodeSpec
@@ -69,8 +69,9 @@ def test_what_is_no_machine_of_the_topology_is_refused(
 ) -> None:
     if how == "other settings":
         bench.settings.providers["qemu"].create_one("t", NodeSpec("one", "of another file"))
-    with pytest.raises(NoSuchLab, match="one") as caught:
+    with pytest.raises(NoSuchNode) as caught:
         Lab("t", bench.settings).adopt(topology, "one")
+    assert caught.value.name == "one"
     assert caught.value.hint
     assert bench.provider.asked("connect") == []
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from testbed.errors import LabError, NoAnswer, NoSuchLab
+from testbed.errors import LabError, NoAnswer, NoSuchContainer
 from testbed.labs import live
 from testbed.labs.live import LiveLab
 from testbed.nodes.base import NodeSpec
@@ -270,15 +270,16 @@ def test_a_container_is_found_by_its_process(lab: LiveLab) -> None:
 def test_one_that_does_not_run_is_told_with_a_way_on(
     lab: LiveLab, node: str, name: str, hint: str
 ) -> None:
-    with pytest.raises(NoSuchLab, match=node) as caught:
+    with pytest.raises(NoSuchContainer, match=node) as caught:
         lab.container(name, node=node)
+    assert caught.value.name == name
     assert hint in str(caught.value.hint)
 
 
 def test_an_unknown_one_without_a_node(lab: LiveLab) -> None:
-    with pytest.raises(NoSuchLab) as caught:
+    with pytest.raises(NoSuchContainer) as caught:
         lab.container("nope")
-    assert caught.value.hint == "there are: web, dead"
+    assert (caught.value.name, caught.value.known) == ("nope", ("web", "dead"))
 
 
 def test_a_pod_is_entered_by_kubectl() -> None:
@@ -287,6 +288,6 @@ def test_a_pod_is_entered_by_kubectl() -> None:
     provider.script(list(processes.LIST), Answer(1))
     node = provider.create_one("k8s-two-node", NodeSpec("node1", "-"))
     context = SimpleNamespace(lab="k8s-two-node", topology=topology, node=lambda _: node)
-    with pytest.raises(NoSuchLab) as caught:
+    with pytest.raises(NoSuchContainer) as caught:
         LiveLab(cast("Context", context)).container("pod", node="node1")
     assert "testbed kubectl k8s-two-node exec" in str(caught.value.hint)

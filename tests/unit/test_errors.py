@@ -67,7 +67,7 @@ def test_all_is_all() -> None:
         ("ArtifactError", OSError),
         ("LabError", RuntimeError),
         ("TimeoutExpired", TimeoutError),
-        ("NoSuchLab", LookupError),
+        ("NotFound", LookupError),
     ],
 )
 def test_errors_are_the_builtin_that_they_are(name: str, builtin: type[Exception]) -> None:
@@ -75,7 +75,8 @@ def test_errors_are_the_builtin_that_they_are(name: str, builtin: type[Exception
 
 
 PLAIN = ["TestbedError", "UsageError", "MachineError", "ArtifactError", "LabError",
-         "TimeoutExpired", "LabBusy", "NoSuchLab", "ChecksFailed"]  # fmt: skip
+         "TimeoutExpired", "LabBusy", "NoSuchLab", "ChecksFailed",
+         "NoSuchNode", "NoSuchService"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from provider_contract import BOTH, DIES, NEVER, SIGNALLED, ProviderContract, spec
 
-from testbed.errors import CommandError, LabError, NoSuchLab, ServiceError
+from testbed.errors import CommandError, LabError, NoSuchNode, ServiceError
 from testbed.nodes.base import Provider, Service
 from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeProvider
 
@@ -169,7 +169,7 @@ def test_a_long_command_ends_when_its_node_does() -> None:
     provider.script(["sleep"], Answer(seconds=60))
     node = provider.create_one("lab", spec("n"))
     threading.Timer(0.05, provider.destroy, ("lab",)).start()
-    with pytest.raises(NoSuchLab):
+    with pytest.raises(NoSuchNode):
         node.run(["sleep"])
 
 

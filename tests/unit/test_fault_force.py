@@ -13,7 +13,7 @@ import pytest
 
 from testbed import cli
 from testbed.cli import common
-from testbed.errors import LabError, MachineError, NoSuchLab, TimeoutExpired
+from testbed.errors import LabError, MachineError, NodeNotRunning, TimeoutExpired
 from testbed.faults import force
 from testbed.faults.force import Faults, fault_of
 from testbed.labs.lab import Lab
@@ -240,7 +240,7 @@ def test_what_goes_with_its_device_nobody_has_taken(lab: Lab, bench: Bench) -> N
 
 def test_a_lab_without_a_fabric(lab: Lab, bench: Bench) -> None:
     bench.provider.machine.fabrics.clear()
-    with pytest.raises(NoSuchLab, match="fabric"):
+    with pytest.raises(LabError, match="fabric"):
         apply(lab, "partition node2")
     assert words(lab) == []
 
@@ -248,8 +248,9 @@ def test_a_lab_without_a_fabric(lab: Lab, bench: Bench) -> None:
 def test_a_node_that_does_not_run(lab: Lab, bench: Bench) -> None:
     bench.provider.destroy("two-node", ["node2"])
     for text in ("stop node2", "kill node2/dockerd", "break node2 route"):
-        with pytest.raises(NoSuchLab, match="node2"):
+        with pytest.raises(NodeNotRunning) as caught:
             apply(lab, text)
+        assert caught.value.name == "node2"
 
 
 # -- nodes that are stopped -------------------------------------------------------------

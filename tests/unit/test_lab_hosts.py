@@ -17,7 +17,7 @@ import testinfra
 import testinfra.backend
 
 from testbed import hosts, hostspec
-from testbed.errors import NoSuchLab, NothingTested, UsageError
+from testbed.errors import NoSuchLab, NoSuchNode, NothingTested, UsageError
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.testinfra_backend import host_of
@@ -99,7 +99,7 @@ def test_parameters_are_testinfras_own(two_node: FakeLab) -> None:
 @pytest.mark.parametrize(
     ("spec", "error"),
     [
-        ("testbed://two-node/node9", NoSuchLab),
+        ("testbed://two-node/node9", NoSuchNode),
         ("testbed://no-such-lab", NoSuchLab),
         ("testbed://two-node/node1/web/more", UsageError),
         ("testbed://two-node//web", UsageError),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from testbed.errors import LabError, NoSuchLab
+from testbed.errors import LabError, NoSuchContainer
 from testbed.labs import live
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveContainer, LiveLab
@@ -130,9 +130,10 @@ def test_the_facts_of_a_lab_with_docker(
 
 
 def test_a_container_that_has_ended_as_the_file_says_is_told_so(lab: LiveLab) -> None:
-    with pytest.raises(NoSuchLab, match="exit 0"):
+    with pytest.raises(NoSuchContainer) as caught:
         lab.container("once")
-    with pytest.raises(NoSuchLab) as caught:
+    assert (caught.value.name, "`expect`" in caught.value.message) == ("once", True)
+    with pytest.raises(NoSuchContainer) as caught:
         lab.container("web")
     assert "testbed up -l t" in str(caught.value.hint)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from traits import be_a_machine
 
-from testbed.errors import CommandError, MachineError, NoSuchLab
+from testbed.errors import CommandError, MachineError, NodeNotRunning
 from testbed.nodes import base
 from testbed.nodes.base import NodeSpec, Provider, Result, Service
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
@@ -66,7 +66,7 @@ def test_what_runs_ends_with_the_block(node: FakeNode) -> None:
 def test_a_node_that_does_not_answer_is_told_with_the_way_back(found: object, words: str) -> None:
     assert callable(found)
     error = found("n1", "lab")
-    assert isinstance(error, NoSuchLab)
+    assert isinstance(error, NodeNotRunning)
     assert words in error.message
     assert "n1" in error.message
     assert "-l lab" in str(error.hint)

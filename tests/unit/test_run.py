@@ -20,7 +20,7 @@ from testbed.errors import (
     LabError,
     MachineError,
     NoAnswer,
-    NoSuchLab,
+    NoSuchNode,
     StepsFailed,
 )
 from testbed.labs import run as running
@@ -90,7 +90,7 @@ class Wait:
     def act(self) -> None:
         self.begun.set()
         assert self.gone.wait(10)
-        raise NoSuchLab("node has ended")
+        raise NoSuchNode("node has ended")
 
     def give_up(self) -> None:
         self.given_up += 1
@@ -434,7 +434,7 @@ def test_an_interrupt_after_a_failure_does_not_give_up_again() -> None:
             raise KeyboardInterrupt
 
     def late() -> None:
-        with contextlib.suppress(NoSuchLab):
+        with contextlib.suppress(NoSuchNode):
             wait.act()
         raise LabError("of its own")
 
@@ -444,13 +444,13 @@ def test_an_interrupt_after_a_failure_does_not_give_up_again() -> None:
     assert (told, wait.given_up) == (["a", "w"], 1)
 
 
-@pytest.mark.parametrize("error", [NoSuchLab("gone"), NoAnswer("dockerd does not answer")])
+@pytest.mark.parametrize("error", [NoSuchNode("gone"), NoAnswer("dockerd does not answer")])
 def test_what_giving_up_has_ended_is_not_told_as_a_failure(error: LabError) -> None:
     wait = Wait()
     told: list[str] = []
 
     def cut_off() -> None:
-        with contextlib.suppress(NoSuchLab):
+        with contextlib.suppress(NoSuchNode):
             wait.act()
         raise error
 

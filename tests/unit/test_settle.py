@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fakes import Bench, FakeEngine
 
-from testbed.errors import ContainerError, LabError, NoSuchLab, StepsFailed
+from testbed.errors import ContainerError, LabError, NoSuchContainer, StepsFailed
 from testbed.labs.lab import Lab, Outcome
 from testbed.labs.live import LiveLab
 from testbed.nodes.fake import Answer, Call
@@ -168,7 +168,7 @@ def test_one_that_ends_as_the_file_says(bench: Bench, later: Callable[..., None]
     assert done.words == "1 running, 1 ended as expected"
     assert up(bench, topology).changed == []  # it is not started again
     live = LiveLab(Lab("ends", bench.settings).context())
-    with pytest.raises(NoSuchLab, match="as the file says"):
+    with pytest.raises(NoSuchContainer, match="`expect`"):
         live.container("job")
 
 

@@ -21,7 +21,8 @@ import pytest
 
 from testbed.errors import (
     LabError,
-    NoSuchLab,
+    NodeNotRunning,
+    NoSuchNode,
     OutputError,
     ReaderGone,
     TestbedError,
@@ -86,7 +87,7 @@ class Far:
         assert self.link.greet(5)
 
     def lost(self) -> LabError:
-        return LabError("broke") if self.alive else NoSuchLab("gone")
+        return LabError("broke") if self.alive else NoSuchNode("gone")
 
     def command(self, number: int = 1, input: bytes | None = None) -> Command:
         self.channel.say(number, "p", NUMBER.pack(4711))
@@ -188,7 +189,7 @@ def test_a_channel_that_closes_is_told(far: Far) -> None:
 def test_a_machine_that_says_nothing_more_is_noticed(far: Far) -> None:
     running = far.command()
     far.alive = False
-    with pytest.raises(NoSuchLab, match="gone"):
+    with pytest.raises(NoSuchNode, match="gone"):
         running.wait(5)
 
 
@@ -234,7 +235,7 @@ class FakeSession:
         raise paramiko.SSHException("SSH session not active")
 
 
-@pytest.mark.parametrize(("alive", "wanted"), [(False, NoSuchLab), (True, LabError)])
+@pytest.mark.parametrize(("alive", "wanted"), [(False, NodeNotRunning), (True, LabError)])
 def test_a_terminal_on_a_connection_that_has_ended(
     alive: bool, wanted: type[LabError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,7 +417,7 @@ def test_of_what_the_machine_has_only_a_link_goes_along(tmp_path: Path) -> None:
 
 
 def gone() -> Link:
-    raise NoSuchLab("gone")
+    raise NoSuchNode("gone")
 
 
 @pytest.mark.parametrize("depth", [1, 12])

@@ -18,7 +18,7 @@ from fakes import FakeStore
 from provider_contract import spec
 from traits import be_a_machine
 
-from testbed.errors import LabError, MachineError, NoSuchLab
+from testbed.errors import LabError, MachineError, NoSuchNode
 from testbed.labs.status import NodeStatus, Part, Status, status
 from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeNode, FakeProvider
@@ -299,7 +299,7 @@ def test_a_node_that_nobody_asked_for(two: Two) -> None:
 
 def test_a_node_that_ends_while_we_look(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone() -> None:
-        raise NoSuchLab("node2 has ended")
+        raise NoSuchNode("node2 has ended")
 
     monkeypatch.setattr(two.node("node2"), "services", gone)
     assert two.of("node2").state == "missing"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.claims.observation import Observation
-from testbed.errors import NoSuchLab
+from testbed.errors import NotFound
 from testbed.observe.capture import captures
 from testbed.suites.helpers import (
     BRIDGE,
@@ -232,7 +232,7 @@ def test_in_host_mode_a_port_can_be_taken(lab: LiveLab, node: Node, observe: Obs
     def has_port(name: str) -> bool:
         """Tell whether a process of the container listens on the port, in any network."""
         quiet = Observation()
-        with contextlib.suppress(NoSuchLab):  # it has ended meanwhile
+        with contextlib.suppress(NotFound):  # it has ended meanwhile
             container = lab.container(name, node=node.name)
             held = opened(quiet, node, container.pid)
             bound = [one for one in listeners(quiet, container) if one.port == FREE_PORT]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
-from testbed.errors import LabError, NoSuchLab, TimeoutExpired
+from testbed.errors import LabError, NodeNotRunning, TimeoutExpired
 from testbed.limits import no_more_files
 from testbed.nodes.base import Result, Running
 
@@ -60,10 +60,11 @@ class Connection:
             self._socket.close()
             raise self._gone() from error
 
-    def _gone(self) -> NoSuchLab:
-        return NoSuchLab(
-            f"node {self._node} is not there: its pid 1 does not answer",
-            hint="`testbed status LAB` shows what runs, `testbed up -l LAB` restores the rest",
+    def _gone(self) -> NodeNotRunning:
+        return NodeNotRunning(
+            f"node {self._node} does not run: its pid 1 does not answer",
+            name=self._node,
+            hint="`testbed status LAB` shows the lab, `testbed up -l LAB` restarts its nodes",
         )
 
     def send(self, fields: Iterable[str], files: Sequence[int] = ()) -> None:
@@ -89,7 +90,7 @@ class Connection:
     def receive(self, timeout: float | None = None) -> tuple[list[str], list[int]]:
         """Receive the next answer: its words and the file descriptors sent with it.
 
-        Raises NoSuchLab when the node ends, TimeoutExpired after ``timeout`` seconds.
+        Raises NoSuchNode when the node ends, TimeoutExpired after ``timeout`` seconds.
         """
         text, files = self.receive_text(timeout)
         return text.split(), files

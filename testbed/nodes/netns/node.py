@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from testbed.errors import LabError, NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped
+from testbed.errors import LabError, NoSuchNode, ServiceError, ServiceNotReady, TimeoutExpired
+from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped, no_service
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.agent import ENVIRONMENT, Command, Connection, environment
 
@@ -65,7 +65,7 @@ class NetnsNode(Node):
         self._refuse_stopped()
         # Alive now, so also when the connection was made: no other process had its pid.
         connection = None
-        with contextlib.suppress(NoSuchLab):
+        with contextlib.suppress(NoSuchNode):
             connection = Connection(self.name, self.init.pid)
         if connection is not None and self.init.alive():
             return connection
@@ -74,7 +74,7 @@ class NetnsNode(Node):
         raise has_ended(self.name, self.init.lab)
 
     def _refuse_stopped(self) -> None:
-        """Raise NoSuchLab for a paused node, whose pid 1 would not answer."""
+        """Raise NoSuchNode for a paused node, whose pid 1 would not answer."""
         freezer = cgroups.freezer()
         folder = cgroups.folder_name(self.init.lab, Path(self.init.state))
         if freezer is not None and freezer.is_set(folder, self.name):
@@ -212,14 +212,11 @@ class NetnsNode(Node):
 
     def logs(self, service: str) -> str:
         if service not in self.services():
-            raise NoSuchLab(
-                f"no service {service!r} on {self.name}",
-                hint=f"there are: {', '.join(sorted(self.services())) or 'none'}",
-            )
+            raise no_service(service, self.name, self.services())
         return self._log(service)
 
     def _log(self, service: str) -> str:
-        with contextlib.suppress(OSError, NoSuchLab):
+        with contextlib.suppress(OSError, NoSuchNode):
             return self.get(f"{LOGS}/{service}.log").decode(errors="replace")
         return ""
 

@@ -67,7 +67,7 @@ def pulse(cell: NetnsNode) -> Callable[[], bool]:
 
     It looks at the QEMU process, because the cell outlives QEMU.  It is called often, and the
     cell's pid 1 may answer slowly while the machine is busy, so only this call asks pid 1.
-    Raises NoSuchLab if the machine has already ended.
+    Raises NoSuchNode if the machine has already ended.
     """
     pid = cell.services()[SERVICE].pid
     with contextlib.suppress(OSError):

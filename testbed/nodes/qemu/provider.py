@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from testbed import memory
-from testbed.errors import LabError, NoSuchLab
+from testbed.errors import LabError, NoSuchNode
 from testbed.limits import Takes
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, Node, NodeSpec, Setup, has_ended
@@ -98,7 +98,7 @@ class QemuProvider(CellProvider):
         there: dict[str, Node] = {}
         for name, cell in self.cells.found(lab).items():
             # A half-created machine, whose creator was killed, is no node: `create` replaces it.
-            with contextlib.suppress(OSError, NoSuchLab):
+            with contextlib.suppress(OSError, NoSuchNode):
                 cell.get(BOOTED)
                 node = self._reach(cell)
                 if node.alive():
@@ -125,7 +125,7 @@ class QemuProvider(CellProvider):
 
         said = {}
         for name, cell in self.cells.found(lab).items():
-            with contextlib.suppress(OSError, NoSuchLab):
+            with contextlib.suppress(OSError, NoSuchNode):
                 cell.get(BOOTED)
                 if cell.services()[cells.SERVICE].state == "dead":
                     said[name] = cells.last_words(cell)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, NoSuchLab, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes.base import Node, Result, Service, ServiceState, has_ended
+from testbed.errors import LabError, NoSuchNode, ServiceError, ServiceNotReady, TimeoutExpired
+from testbed.nodes.base import Node, Result, Service, ServiceState, has_ended, no_service
 from testbed.nodes.ssh import provide as provided
 from testbed.nodes.ssh import services
 from testbed.nodes.ssh.session import Door, Session, told
@@ -102,14 +102,14 @@ class SshNode(Node):
     def wait_ssh(self, timeout: float) -> None:
         """Wait until logging in to the machine succeeds; ``connect`` may fail until then.
 
-        Raises NoSuchLab when the machine ends, TimeoutExpired with the last
+        Raises NoSuchNode when the machine ends, TimeoutExpired with the last
         reason after ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while True:
             try:
                 self._connected(0.0)
-            except NoSuchLab:
+            except NoSuchNode:
                 raise
             except LabError as error:
                 if time.monotonic() > deadline:
@@ -357,14 +357,11 @@ class SshNode(Node):
     def logs(self, service: str) -> str:
         known = self.services()
         if service not in known:
-            raise NoSuchLab(
-                f"no service {service!r} on {self.name}",
-                hint=f"there are: {', '.join(sorted(known)) or 'none'}",
-            )
+            raise no_service(service, self.name, known)
         return self._log(service)
 
     def _log(self, service: str) -> str:
-        with contextlib.suppress(OSError, NoSuchLab):
+        with contextlib.suppress(OSError, NoSuchNode):
             return self.get(f"{services.LOGS}/{service}.log").decode(errors="replace")
         return ""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import vagrant
 
-from testbed.errors import LabError, NoSuchLab, TimeoutExpired
+from testbed.errors import LabError, NodeNotRunning, TimeoutExpired
 from testbed.nodes.vagrant import hypervisor
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Client(vagrant.Vagrant):
 
     def _refuse_ended(self) -> None:
         if self._ended.is_set():
-            raise NoSuchLab("Vagrant was ended: what it makes is not wanted any more")
+            raise NodeNotRunning("Vagrant was stopped because its machines are being removed")
 
     def _require(self, result: Result) -> Result:
         if not result.ok:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from testbed import memory
 from testbed.artifacts import release
-from testbed.errors import LabError, MachineError, NoSuchLab, ServiceError, TestbedError
+from testbed.errors import LabError, MachineError, NoSuchNode, ServiceError, TestbedError
 from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, Setup, has_ended
 from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
@@ -158,7 +158,7 @@ class VagrantProvider(CellProvider):
         """Return the hypervisor of a lab; None if it is missing or incomplete."""
         cell = self.cells.found(lab).get(hypervisor.NAME)
         if cell is not None:
-            with contextlib.suppress(OSError, NoSuchLab):
+            with contextlib.suppress(OSError, NoSuchNode):
                 cell.get(READY)
                 return cell
         return None
@@ -174,11 +174,11 @@ class VagrantProvider(CellProvider):
         there: dict[str, SshNode] = {}
         try:
             machines = hypervisor.read(cell)["machines"]
-        except (OSError, NoSuchLab):  # it has just ended
+        except (OSError, NoSuchNode):  # it has just ended
             return {}
         for name, machine in machines.items():
             # A machine that Vagrant has not finished is no node; `create` replaces it.
-            with contextlib.suppress(OSError, NoSuchLab):
+            with contextlib.suppress(OSError, NoSuchNode):
                 address = cell.get(machine["address"]).decode()
                 pid = running(cell, name)
                 if pid:
@@ -222,7 +222,7 @@ class VagrantProvider(CellProvider):
         cell = self.hypervisor(lab)
         said: dict[str, str] = {}
         if cell is not None:
-            with contextlib.suppress(OSError, NoSuchLab):
+            with contextlib.suppress(OSError, NoSuchNode):
                 for name, machine in hypervisor.read(cell)["machines"].items():
                     # Vagrant had finished it.
                     if Path(cell.socket(machine["address"])).exists() and not running(cell, name):
@@ -326,7 +326,7 @@ class VagrantProvider(CellProvider):
         """Return ``error`` with the state and the last output of the machines added."""
         from testbed.nodes.vagrant.client import Client
 
-        if isinstance(error, ServiceError | NoSuchLab) or not cell.init.alive():
+        if isinstance(error, ServiceError | NoSuchNode) or not cell.init.alive():
             return error
         words = [error.message]
         with contextlib.suppress(LabError):
@@ -434,7 +434,7 @@ def running(cell: NetnsNode, name: str) -> int:
 
 def last_words(cell: NetnsNode, name: str) -> str:
     """Return the last lines of a machine's console."""
-    with contextlib.suppress(OSError, NoSuchLab):
+    with contextlib.suppress(OSError, NoSuchNode):
         return "\n".join(spoken(cell.get(hypervisor.console(name)))[-LAST_LINES:])
     return ""
 

@@ -22,7 +22,7 @@ POLL = 0.05  # seconds
 def control_plane(context: Context) -> Node:
     """Return the node with the API.
 
-    Raises UsageError if the lab has no cluster, NoSuchLab if the node does not run.
+    Raises UsageError if the lab has no cluster, NoSuchNode if the node does not run.
     """
     cluster = context.topology.kubernetes
     if cluster is None:
