@@ -14,6 +14,7 @@ import pytest
 from testbed.catalogues.shipped import FOLDER
 from testbed.claims import catalogue
 from testbed.claims.model import FEATURES, Claim, Kind
+from testbed.topology import load_text
 
 ROOT = Path(__file__).parents[2]
 SABOTAGE = ROOT / "tests" / "live" / "sabotage"
@@ -21,6 +22,7 @@ PAGE = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: In a path that stands for many: NNN.yaml, of_TOPIC.py.
 PLACEHOLDER = re.compile(r"[A-Z]{3}")
+YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 WALK = PAGE[PAGE.index("## Add a claim in ten minutes") :]
 
@@ -96,6 +98,22 @@ def test_paths_and_targets_that_pages_name_exist(page: Path) -> None:
         word for words in re.findall(r"`make ([a-z0-9 -]+)`", text) for word in words.split()
     }
     assert [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
+
+
+def whole_topologies() -> list[tuple[str, str]]:
+    """The topologies in code blocks, each with its page; extending.md's has a role of its own."""
+    return [
+        (page.name, text)
+        for page in PAGES
+        if page.name != "extending.md"
+        for text in YAML.findall(page.read_text(encoding="utf-8"))
+        if re.search(r"^name: ", text, re.MULTILINE) and re.search(r"^nodes:", text, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize(("page", "text"), whole_topologies())
+def test_topologies_that_pages_print_are_accepted(page: str, text: str) -> None:
+    load_text(text, page)
 
 
 @pytest.mark.parametrize("name", ["lab", "terminal"])

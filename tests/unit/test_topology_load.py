@@ -492,4 +492,4 @@ def test_the_docs_mixed_lab_is_the_shipped_one_in_short() -> None:
     section = page[page.index("## Some nodes as virtual machines") :]
     printed = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
     shipped = yaml.safe_load(names()["two-node-mixed"].read_text(encoding="utf-8"))
-    assert printed == {key: shipped[key] for key in ("name", "networks", "nodes")}
+    assert printed == {key: shipped[key] for key in ("name", "networks", "nodes", "flannel")}
