@@ -20,7 +20,7 @@ from testbed.steps.step import Step, node_step, order
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, Provider
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.topology.model import Node as NodeModel
     from testbed.topology.model import Topology
 
@@ -40,18 +40,18 @@ def steps(topology: Topology) -> Iterator[Step]:
 def _make_fabric(context: Context) -> tuple[str, bool]:
     before = context.provider.fabric(context.lab) is not None
     if before and context.nodes:
-        context.lacks.update(context.provider.lacks(context.lab, context.topology))
+        context.differences.update(context.provider.differences(context.lab, context.topology))
     context.provider.create_fabric(context.lab, context.topology)
     if context.provider.fabric(context.lab) is None:  # its nodes are connected by something else
         return f"networks of {context.topology.provider}", False
     words = f"{len(context.topology.networks)} network(s), no uplink"
-    gone = context.lacks.get("", [])
+    gone = context.differences.get("", [])
     return _with(words, gone), bool(gone) or not before
 
 
-def _with(words: str, lacks: Sequence[Lack]) -> str:
+def _with(words: str, differences: Sequence[Difference]) -> str:
     """Return a step's description, with the links that it has restored."""
-    return f"{words}, put back: {', '.join(map(str, lacks))}" if lacks else words
+    return f"{words}, restored: {', '.join(map(str, differences))}" if differences else words
 
 
 def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
@@ -134,7 +134,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         if found is not None and known is not None:
             if known != names:  # the node stays, but its peers have changed
                 _introduce(found, names)
-            gone = _mend(context, found)
+            gone = _restore(context, found)
             return _with(addresses, gone), known != names or bool(gone)
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
@@ -152,21 +152,21 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
     return Step(node_step(node.name), f"{machine} with {addresses}", (FABRIC,), act=act)
 
 
-def _mend(context: Context, node: Node) -> list[Lack]:
+def _restore(context: Context, node: Node) -> list[Difference]:
     """Restore a node's missing links and return them.
 
     Raises LabError if one is still missing afterwards.
     """
     topology = context.topology
-    outside = context.lacks.get(node.name, [])
-    gone = [*outside, *wiring.lacks(topology, node.name, wiring.look(node))]
+    outside = context.differences.get(node.name, [])
+    gone = [*outside, *wiring.differences(topology, node.name, wiring.look(node))]
     if not gone:
         return gone
-    context.provider.mend(context.lab, topology, node, gone)
-    left = wiring.lacks(topology, node.name, wiring.look(node))
+    context.provider.restore(context.lab, topology, node, gone)
+    left = wiring.differences(topology, node.name, wiring.look(node))
     if left:
         raise LabError(
-            f"{node.name} still lacks {', '.join(map(str, left))}",
+            f"{node.name} still differs from its topology: {', '.join(map(str, left))}",
             hint=f"`testbed down {context.lab}`, and then the same `up` as before, create it again",
         )
     mark(node, REWIRED, uuid.uuid4().hex)

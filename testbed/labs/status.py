@@ -16,7 +16,7 @@ from testbed.nodes.base import killed_for_memory
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
-    from testbed.nodes.wiring import Lack, Seen
+    from testbed.nodes.wiring import Difference, Seen
     from testbed.roles.glance import Glance
     from testbed.steps.context import Context
     from testbed.topology.model import Container, Topology
@@ -95,7 +95,7 @@ def status(context: Context, stopped: Collection[str] = ()) -> Status:
         *(n for n in context.nodes if n not in context.topology.nodes),
     ]
     ended = context.provider.ended(context.lab)
-    outside = context.provider.lacks(context.lab, context.topology)
+    outside = context.provider.differences(context.lab, context.topology)
     with ThreadPoolExecutor(at_once(min(16, len(names)), files=FILES_PER_NODE)) as pool:
         nodes = list(
             pool.map(
@@ -110,8 +110,8 @@ def status(context: Context, stopped: Collection[str] = ()) -> Status:
     return Status(context.lab, nodes, _networks(context.topology, outside.get("", [])))
 
 
-def _networks(topology: Topology, lacks: Sequence[Lack]) -> list[Part]:
-    seen = {lack.what: lack.seen for lack in lacks}
+def _networks(topology: Topology, differences: Sequence[Difference]) -> list[Part]:
+    seen = {difference.what: difference.seen for difference in differences}
     return [
         Part(name, seen.get(name, "up"), name not in seen, str(network.subnet))
         for name, network in topology.networks.items()
@@ -122,7 +122,7 @@ def _stopped(context: Context, name: str) -> NodeStatus:
     return NodeStatus(name, STOPPED, provider=context.topology.provider_of(name))
 
 
-def _node(context: Context, name: str, words: str, outside: Sequence[Lack]) -> NodeStatus:
+def _node(context: Context, name: str, words: str, outside: Sequence[Difference]) -> NodeStatus:
     spec = context.topology.nodes.get(name)
     from testbed.registry import ROLES
 
@@ -134,13 +134,13 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Lack]) -> N
         if spec is None:
             return NodeStatus(name, "stranger")
         seen = wiring.look(node)
-        lacks = [*outside, *wiring.lacks(context.topology, name, seen)]
-        links = _links(context.topology, name, seen, lacks)
+        differences = [*outside, *wiring.differences(context.topology, name, seen)]
+        links = _links(context.topology, name, seen, differences)
         addresses = [one for link in links for one in _addresses(seen, link.name)]
         links += [
-            Part(lack.what, lack.seen, ok=False)
+            Part(difference.what, difference.seen, ok=False)
             for role in spec.roles
-            for lack in ROLES[role].lacks(context.topology, node)
+            for difference in ROLES[role].differences(context.topology, node)
         ]
         return NodeStatus(
             name,
@@ -150,7 +150,7 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Lack]) -> N
             _services(context, node),
             _containers(context, node) if "docker" in spec.roles else [],
             links,
-            _routes(seen, lacks),
+            _routes(seen, differences),
             _settings(context.topology, name, seen),
         )
     except LabError:  # it ended during the query
@@ -161,31 +161,37 @@ def _addresses(seen: Seen, link: str) -> tuple[str, ...]:
     return seen.links[link].addresses if link in seen.links else ()
 
 
-def _links(topology: Topology, node: str, seen: Seen, lacks: Sequence[Lack]) -> list[Part]:
+def _links(
+    topology: Topology, node: str, seen: Seen, differences: Sequence[Difference]
+) -> list[Part]:
     """Return the state of the links that a node should have."""
     parts = []
     wanted = wiring.addresses(topology, node).items()
     networks = topology.nodes[node].networks
     for index, (network, (name, address)) in enumerate(zip(networks, wanted, strict=True)):
-        mine = [lack for lack in lacks if lack.index == index]
+        mine = [difference for difference in differences if difference.index == index]
         state = seen.links[name].state if name in seen.links else "missing"
         there = _addresses(seen, name)
         words = [f"{', '.join(there) or 'no address'} on {network}"]
         words += [] if address in there else [f"wanted {address}"]
-        words += [f"{lack.what} is {lack.seen}" for lack in mine if lack.kind == "port"]
+        words += [
+            f"{difference.what} is {difference.seen}"
+            for difference in mine
+            if difference.kind == "port"
+        ]
         parts.append(Part(name, state, not mine, ", ".join(words)))
     return parts
 
 
-def _routes(seen: Seen, lacks: Sequence[Lack]) -> list[Part]:
+def _routes(seen: Seen, differences: Sequence[Difference]) -> list[Part]:
     """Return the existing and the missing default routes."""
-    gone = [lack for lack in lacks if lack.kind == "route"]
+    gone = [difference for difference in differences if difference.kind == "route"]
     parts = [
         Part("default", "there", not gone, f"via {route.gateway} dev {route.device}")
         for route in seen.routes
         if route.destination == "default"
     ]
-    missing = (lack.what.partition(" ")[2] for lack in gone)
+    missing = (difference.what.partition(" ")[2] for difference in gone)
     return parts + [Part("default", "missing", ok=False, detail=f"wanted {via}") for via in missing]
 
 

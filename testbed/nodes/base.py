@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import testinfra.host
 
     from testbed.artifacts import Store
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
 
@@ -490,7 +490,7 @@ class Provider(ABC):
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         """Connect a new node to its networks: links, addresses and default route."""
 
-    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+    def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
         """Return the missing or wrong parts of the fabric, by node name.
 
         The key "" holds the parts of the networks themselves, a node's name the links between
@@ -499,14 +499,17 @@ class Provider(ABC):
         del lab, topology
         return {}
 
-    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
         """Restore missing or wrong parts of a node's wiring, inside and outside of the node.
 
-        ``lacks`` are the results of :meth:`lacks` and :func:`testbed.nodes.wiring.lacks` for
+        ``differences`` are the results of :meth:`differences` and
+        :func:`testbed.nodes.wiring.differences` for
         this node.  Raises LabError if a part cannot be restored.
         """
         del lab
-        wiring.put_back(topology, node, lacks)
+        wiring.restore(topology, node, differences)
 
     @abstractmethod
     def nodes(self, lab: str) -> dict[str, Node]:

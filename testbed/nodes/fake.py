@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     import testinfra.host
 
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.topology.model import Topology
 
 
@@ -105,7 +105,7 @@ class FakeMachine:
         self.nodes: dict[tuple[str, str], FakeNode] = {}
         self.fabrics: dict[str, FakeNode] = {}
         #: Missing parts of the networks, outside of the nodes, by lab and node.
-        self.lacks: dict[tuple[str, str], list[Lack]] = {}
+        self.differences: dict[tuple[str, str], list[Difference]] = {}
         self.paused: set[tuple[str, str]] = set()
         self.calls: list[Call] = []
         self.pids = itertools.count(2)
@@ -499,7 +499,7 @@ class FakeProvider(Provider):
         with self.machine.lock:
             if lab not in self.machine.fabrics:
                 self.machine.fabrics[lab] = FakeNode(self.machine, lab, NodeSpec("fabric", "-"))
-            self.machine.lacks.pop((lab, ""), None)
+            self.machine.differences.pop((lab, ""), None)
 
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
         return {spec.name: self.create_one(lab, spec) for spec in specs}
@@ -518,19 +518,23 @@ class FakeProvider(Provider):
         assert isinstance(node, FakeNode)
         node.wiring.connect(topology, node.name)
 
-    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+    def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
         del topology
         with self.machine.lock:
             return {
-                name: list(some) for (of, name), some in self.machine.lacks.items() if of == lab
+                name: list(some)
+                for (of, name), some in self.machine.differences.items()
+                if of == lab
             }
 
-    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
-        self.machine.note(Call(lab, node.name, "mend", tuple(map(str, lacks))))
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
+        self.machine.note(Call(lab, node.name, "restore", tuple(map(str, differences))))
         assert isinstance(node, FakeNode)
         node.wiring.connect(topology, node.name)
         with self.machine.lock:
-            self.machine.lacks.pop((lab, node.name), None)
+            self.machine.differences.pop((lab, node.name), None)
 
     def nodes(self, lab: str) -> dict[str, Node]:
         with self.machine.lock:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from testbed.nodes.base import Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
 
@@ -58,11 +58,13 @@ class MixedProvider(Provider):
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         self._maker(node.name).connect(lab, topology, node)
 
-    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
-        return self._members[0].lacks(lab, topology)
+    def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
+        return self._members[0].differences(lab, topology)
 
-    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
-        self._maker(node.name).mend(lab, topology, node, lacks)
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
+        self._maker(node.name).restore(lab, topology, node, differences)
 
     def nodes(self, lab: str) -> dict[str, Node]:
         found: dict[str, Node] = {}

@@ -2,7 +2,7 @@
 
 The expected wiring follows from the topology; the actual wiring is read from the node
 with one command.  This works with every provider.  Each provider checks the networks
-between the nodes itself (:meth:`testbed.nodes.base.Provider.lacks`).
+between the nodes itself (:meth:`testbed.nodes.base.Provider.differences`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ State = Literal["up", "down", "no carrier"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class Difference:
     """One part of the wiring that differs from the topology.
 
     ``what`` names the part, ``seen`` is its actual state, ``index`` the number of its link.
@@ -127,25 +127,27 @@ def settings(topology: Topology, node: str) -> dict[str, str]:
     return {FORWARDING: "1"} if topology.nodes[node].gateway else {}
 
 
-def lacks(topology: Topology, node: str, seen: Seen) -> list[Lack]:
+def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
     """Return all parts of a node's wiring that differ from the topology."""
     found = []
     for index, (name, address) in enumerate(addresses(topology, node).items()):
         link = seen.links.get(name)
         if link is None:
-            found.append(Lack("link", name, "missing", index))
+            found.append(Difference("link", name, "missing", index))
             continue
         if link.state == "down":
-            found.append(Lack("link", name, "down", index))
+            found.append(Difference("link", name, "down", index))
         if address not in link.addresses:
-            found.append(Lack("address", f"{address} on {name}", "missing", index))
+            found.append(Difference("address", f"{address} on {name}", "missing", index))
     gateway = topology.gateway_of(node)
     if gateway is not None and str(gateway) not in seen.gateways:
         other = f"via {seen.gateways[0]}" if seen.gateways else "missing"
-        found.append(Lack("route", f"default via {gateway}", other))
+        found.append(Difference("route", f"default via {gateway}", other))
     for name, value in settings(topology, node).items():
         if seen.settings.get(name) != value:
-            found.append(Lack("setting", f"{name}={value}", seen.settings.get(name) or "missing"))
+            found.append(
+                Difference("setting", f"{name}={value}", seen.settings.get(name) or "missing")
+            )
     return found
 
 
@@ -165,8 +167,8 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     node.put(f"{node.name}\n".encode(), "/etc/hostname")
 
 
-def put_back(
-    topology: Topology, node: Node, lacking: Sequence[Lack], anew: Collection[int] = ()
+def restore(
+    topology: Topology, node: Node, differing: Sequence[Difference], anew: Collection[int] = ()
 ) -> None:
     """Restore missing addresses, routes and settings of a node whose links exist.
 
@@ -175,7 +177,7 @@ def put_back(
     seen = look(node)
     lines = []
     wanted = addresses(topology, node.name)
-    indexes = {*anew, *(one.index for one in lacking if one.index >= 0)}
+    indexes = {*anew, *(one.index for one in differing if one.index >= 0)}
     for name in (f"eth{index}" for index in sorted(indexes)):
         lines.append(f"link set dev {name} up")
         there = seen.links[name].addresses if name in seen.links else ()
@@ -186,7 +188,9 @@ def put_back(
             ]
             lines.append(f"address add {wanted[name]} broadcast + dev {name}")
     gateway = topology.gateway_of(node.name)
-    if gateway is not None and lacking:  # the route is lost with its link, even while restoring it
+    if (
+        gateway is not None and differing
+    ):  # the route is lost with its link, even while restoring it
         lines.append(f"route replace default via {gateway}")
     _batch(node, lines)
     _set(node, settings(topology, node.name))

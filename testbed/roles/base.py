@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.steps.context import Context
     from testbed.steps.step import Step
     from testbed.topology.model import Node, Topology
@@ -196,7 +196,7 @@ class Role(ABC):
     A subclass must set ``name`` and implement :meth:`steps`. The class variables declare what
     every node with the role requires and gets. Override a method where this depends on the
     topology or on the node. ``topology`` is the whole lab; ``node`` is a node with this role.
-    No method changes a node, and only :meth:`lacks` queries one.
+    No method changes a node, and only :meth:`differences` queries one.
     """
 
     name: ClassVar[str]
@@ -263,7 +263,7 @@ class Role(ABC):
         """Return the daemons that the role starts on a node."""
         return self.services
 
-    def lacks(self, topology: Topology, machine: Machine) -> list[Lack]:  # noqa: ARG002  for roles with links
+    def differences(self, topology: Topology, machine: Machine) -> list[Difference]:  # noqa: ARG002  for roles with links
         """Return the role's links on a running node that are missing or wrong.
 
         Return an empty list if all links are as the topology describes them.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from testbed.nodes.wiring import Lack, addresses_of, state_of
+from testbed.nodes.wiring import Difference, addresses_of, state_of
 from testbed.roles.base import Role
 from testbed.steps.marks import is_marked, mark
 from testbed.steps.step import Step, node_step
@@ -73,17 +73,17 @@ class Namespaces(Role):
                 _make(machine, node.name, topology)
                 mark(machine, "namespaces")
                 return about, True
-            gone = lacks(topology, machine)
+            gone = differences(topology, machine)
             if gone:
                 _make(machine, node.name, _part(topology, gone))
-                about += f", put back: {', '.join(map(str, gone))}"
+                about += f", restored: {', '.join(map(str, gone))}"
             return about, bool(gone)
 
         about = f"namespaces {', '.join(names)}, bridges, veth pairs"
         yield Step(f"namespaces {node.name}", about, (node_step(node.name),), act=act)
 
-    def lacks(self, topology: Topology, machine: Machine) -> list[Lack]:
-        return lacks(topology, machine)
+    def differences(self, topology: Topology, machine: Machine) -> list[Difference]:
+        return differences(topology, machine)
 
 
 def _make(machine: Machine, node: str, topology: Topology) -> None:
@@ -114,7 +114,7 @@ def _clear(machine: Machine, topology: Topology) -> None:
                 machine.run(["ip", *where, "link", "delete", "dev", end.name], check=False)
 
 
-def lacks(topology: Topology, machine: Machine) -> list[Lack]:
+def differences(topology: Topology, machine: Machine) -> list[Difference]:
     """Return a node's namespaces, bridges and veth ends that are wrong.
 
     Missing ones are included.
@@ -124,7 +124,9 @@ def lacks(topology: Topology, machine: Machine) -> list[Lack]:
     printed = machine.run(["sh", "-c", LOOK, "sh", *spaces]).out
     listed = [json.loads(part.strip() or b"null") for part in printed.split(b"\0")]
     seen = {name: _links(entries) for name, entries in zip(["", *spaces], listed, strict=True)}
-    found = [Lack("link", f"namespace {name}", "missing") for name in spaces if seen[name] is None]
+    found = [
+        Difference("link", f"namespace {name}", "missing") for name in spaces if seen[name] is None
+    ]
     for bridge in topology.bridges.values():
         if bridge.node == node:
             found += _link_lacks(f"bridge {bridge.name}", (seen[""] or {}).get(bridge.name), {})
@@ -148,24 +150,24 @@ def _links(entries: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]] | 
 
 def _link_lacks(
     name: str, link: Mapping[str, Any] | None, wanted: Mapping[str, str | None]
-) -> list[Lack]:
+) -> list[Difference]:
     if link is None:
-        return [Lack("link", name, "missing")]
+        return [Difference("link", name, "missing")]
     if state_of(link["flags"]) == "down":
-        return [Lack("link", name, "down")]
+        return [Difference("link", name, "down")]
     if wanted.get("master") and link.get("master") != wanted["master"]:
-        return [Lack("link", name, "detached")]
+        return [Difference("link", name, "detached")]
     if (address := wanted.get("address")) and address not in addresses_of(link):
-        return [Lack("link", name, f"without {address}")]
+        return [Difference("link", name, f"without {address}")]
     return []
 
 
-def _part(topology: Topology, gone: Sequence[Lack]) -> Topology:
+def _part(topology: Topology, gone: Sequence[Difference]) -> Topology:
     """Return the part of a topology to create again.
 
     It has the missing parts and their dependents.
     """
-    names = {lack.what for lack in gone}
+    names = {difference.what for difference in gone}
     spaces = {k: v for k, v in topology.namespaces.items() if f"namespace {k}" in names}
     bridges = {k: v for k, v in topology.bridges.items() if f"bridge {k}" in names}
     veths = tuple(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, NodeSpec, Provider
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.roles.engine import ContainerState
     from testbed.topology.model import Topology
 
@@ -67,8 +67,8 @@ class Context:
     done_ahead: dict[str, str] = field(default_factory=dict)
     #: Containers that this run started, with their start times (time.monotonic).
     started: dict[str, float] = field(default_factory=dict)
-    #: Parts of the networks that were missing when the plan began (:meth:`Provider.lacks`).
-    lacks: dict[str, list[Lack]] = field(default_factory=dict)
+    #: Parts of the networks that were missing when the plan began (:meth:`Provider.differences`).
+    differences: dict[str, list[Difference]] = field(default_factory=dict)
     #: The batch of each node that is created together with others.
     batches: Mapping[str, Batch] = field(default_factory=dict)
     waits: dict[str, str] = field(default_factory=dict)

@@ -275,8 +275,8 @@ def broken(bench: Bench, node: str, how: str) -> None:
     elif how == "forwarding":
         here.settings.clear()
     elif how == "port":
-        lack = wiring.Lack("port", "port of eth0 on lan", "detached", 0)
-        bench.provider.machine.lacks["two-node", node] = [lack]
+        difference = wiring.Difference("port", "port of eth0 on lan", "detached", 0)
+        bench.provider.machine.differences["two-node", node] = [difference]
 
 
 LOSSES = [
@@ -299,30 +299,30 @@ def test_what_of_a_node_has_gone_is_seen_and_put_back(
     up(bench)
     broken(bench, node, how)
     context = Lab("two-node", bench.settings).context()
-    lacks = context.provider.lacks("two-node", context.topology).get(node, [])
-    lacks += wiring.lacks(context.topology, node, wiring.look(context.nodes[node]))
-    assert [lack.kind for lack in lacks] == [kind]
+    differences = context.provider.differences("two-node", context.topology).get(node, [])
+    differences += wiring.differences(context.topology, node, wiring.look(context.nodes[node]))
+    assert [difference.kind for difference in differences] == [kind]
     (seen,) = (one for one in status(context).nodes if one.name == node)
     assert not all(part.ok for part in (*seen.links, *seen.routes, *seen.settings))
     bench.forget()
     outcome = up(bench)
     assert changed(outcome) >= {f"node {node}"}
-    assert bench.provider.asked("mend", node) == [tuple(map(str, lacks))]
+    assert bench.provider.asked("restore", node) == [tuple(map(str, differences))]
     (done,) = (done for done in outcome.steps if done.step.name == f"node {node}")
-    assert str(lacks[0]) in done.words
+    assert str(differences[0]) in done.words
     # What has set routes and devices on the link starts again, and nothing else does.
     flanneld = {f"flannel {node}"} if node != "outside" else set()
     assert changed(outcome) == {f"node {node}"} | flanneld
     bench.forget()
     assert changed(up(bench)) == set()
-    assert bench.provider.asked("mend") == []
+    assert bench.provider.asked("restore") == []
 
 
 def test_a_network_that_has_gone_is_put_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("testbed.roles.glance.containers", lambda _: {})
     up(bench)
-    gone = wiring.Lack("network", "lan", "missing")
-    bench.provider.machine.lacks["two-node", ""] = [gone]
+    gone = wiring.Difference("network", "lan", "missing")
+    bench.provider.machine.differences["two-node", ""] = [gone]
     seen = status(Lab("two-node", bench.settings).context())
     assert [(one.name, one.state, one.ok) for one in seen.networks] == [("lan", "missing", False)]
     assert not seen.ok
@@ -334,7 +334,7 @@ def test_a_network_that_has_gone_is_put_back(bench: Bench, monkeypatch: pytest.M
 def test_what_cannot_be_put_back_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     up(bench)
     broken(bench, "node2", "link")
-    monkeypatch.setattr(FakeProvider, "mend", lambda *_: None)
+    monkeypatch.setattr(FakeProvider, "restore", lambda *_: None)
     with pytest.raises(StepsFailed) as caught:
         up(bench)
     ((step, error),) = caught.value.failures

@@ -14,7 +14,7 @@ from testbed.errors import LabError
 from testbed.nodes.base import Provider
 from testbed.nodes.fake import FakeMachine, FakeProvider
 from testbed.nodes.mixed import MixedProvider
-from testbed.nodes.wiring import Lack
+from testbed.nodes.wiring import Difference
 from testbed.topology import Topology, load_text
 
 
@@ -127,8 +127,8 @@ def test_what_a_node_lacks_is_put_back_by_its_maker(
 ) -> None:
     provider = made(machine, topology)
     node = provider.nodes("contract")["node1"]
-    lack = Lack("port", "port of eth0", "detached", 0)
+    difference = Difference("port", "port of eth0", "detached", 0)
     machine.calls.clear()
-    provider.mend("contract", topology, node, [lack])
+    provider.restore("contract", topology, node, [difference])
     (call,) = machine.calls
-    assert (call.what, call.node, call.words) == ("mend", "node1", (str(lack),))
+    assert (call.what, call.node, call.words) == ("restore", "node1", (str(difference),))

@@ -11,7 +11,7 @@ from testbed.errors import StepsFailed
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
 from testbed.nodes.fake import Answer
-from testbed.roles.namespaces import batches, lacks
+from testbed.roles.namespaces import batches, differences
 from testbed.topology import load, load_text
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_they_are_made_once(bench: Bench) -> None:
     assert len(bench.provider.asked("run")) == 2  # its wiring, and theirs, are looked at
 
 
-#: What is done to the links of the node, and what lacks then.
+#: What is done to the links of the node, and the difference that it makes.
 LOSSES = {
     "netns delete ns1": [
         "namespace ns1 (missing)", "veth0 (missing)", "veth1 (missing)", "br-veth0 (missing)",
@@ -100,14 +100,14 @@ def test_what_has_gone_is_seen_and_put_back(bench: Bench, what: str) -> None:
     whole = copy.deepcopy(bench.links.there)
     context = lab.context()
     context.nodes["host"].run(["ip", *what.split()])
-    seen = [str(lack) for lack in lacks(topology, context.nodes["host"])]
+    seen = [str(difference) for difference in differences(topology, context.nodes["host"])]
     assert sorted(seen) == sorted(LOSSES[what])
     (node,) = status(context).nodes
     assert [part.name for part in node.links if not part.ok] == [
-        lack.rpartition(" (")[0] for lack in seen
+        difference.rpartition(" (")[0] for difference in seen
     ]
     (done,) = lab.up(topology).changed
-    assert all(lack in done.words for lack in seen)
+    assert all(difference in done.words for difference in seen)
     assert bench.links.there == whole
     assert lab.up(topology).changed == []
 

@@ -12,7 +12,7 @@ import pytest
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode, FakeProvider
-from testbed.nodes.wiring import FORWARDING, LOOK, Lack, Link, Route, Seen
+from testbed.nodes.wiring import FORWARDING, LOOK, Difference, Link, Route, Seen
 from testbed.topology import load_text
 
 TEXT = """
@@ -103,8 +103,8 @@ def set_up(name: str, links: Links) -> FakeNode:
     return node
 
 
-def lacks(node: FakeNode) -> list[Lack]:
-    return wiring.lacks(TOPOLOGY, node.name, wiring.look(node))
+def differences(node: FakeNode) -> list[Difference]:
+    return wiring.differences(TOPOLOGY, node.name, wiring.look(node))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def lacks(node: FakeNode) -> list[Lack]:
 )
 def test_a_node_that_is_set_up_lacks_nothing(name: str, links: tuple[str, ...]) -> None:
     node = set_up(name, bare(*links))
-    assert lacks(node) == []
+    assert differences(node) == []
     assert node.files["/etc/hostname"] == f"{name}\n".encode()
 
 
@@ -155,30 +155,32 @@ def _other_route(links: Links) -> None:
 
 
 @pytest.mark.parametrize(
-    ("take", "lack"),
+    ("take", "difference"),
     [
-        (_address, Lack("address", "10.2.0.2/16 on eth1", "missing", 1)),
-        (_first, Lack("address", "10.1.0.2/24 on eth0", "missing", 0)),
-        (_prefix, Lack("address", "10.2.0.2/16 on eth1", "missing", 1)),
-        (_down, Lack("link", "eth1", "down", 1)),
-        (_route, Lack("route", "default via 10.1.0.1", "missing")),
-        (_other_route, Lack("route", "default via 10.1.0.1", "via 10.1.0.77")),
+        (_address, Difference("address", "10.2.0.2/16 on eth1", "missing", 1)),
+        (_first, Difference("address", "10.1.0.2/24 on eth0", "missing", 0)),
+        (_prefix, Difference("address", "10.2.0.2/16 on eth1", "missing", 1)),
+        (_down, Difference("link", "eth1", "down", 1)),
+        (_route, Difference("route", "default via 10.1.0.1", "missing")),
+        (_other_route, Difference("route", "default via 10.1.0.1", "via 10.1.0.77")),
     ],
 )
-def test_what_is_lacking_is_told_and_put_back(take: Callable[[Links], None], lack: Lack) -> None:
+def test_a_difference_is_found_and_restored(
+    take: Callable[[Links], None], difference: Difference
+) -> None:
     links = bare("eth0", "eth1")
     node = set_up("n", links)
     take(links)
-    assert lacks(node) == [lack]
-    wiring.put_back(TOPOLOGY, node, lacks(node))
-    assert lacks(node) == []
+    assert differences(node) == [difference]
+    wiring.restore(TOPOLOGY, node, differences(node))
+    assert differences(node) == []
 
 
 def test_an_address_of_the_users_stays() -> None:
     links = bare("eth0", "eth1")
     node = set_up("n", links)
     links.links["eth1"]["addresses"] = ["192.168.7.1/24", "10.2.0.2/24"]
-    wiring.put_back(TOPOLOGY, node, lacks(node))
+    wiring.restore(TOPOLOGY, node, differences(node))
     assert links.links["eth1"]["addresses"] == ["192.168.7.1/24", "10.2.0.2/16"]
 
 
@@ -186,11 +188,11 @@ def test_a_setting_is_put_back() -> None:
     links = bare("eth0")
     node = set_up("r", links)
     links.forwarding = "0"
-    (lack,) = lacks(node)
-    assert lack == Lack("setting", f"{FORWARDING}=1", "0")
-    assert str(lack) == f"{FORWARDING}=1 (0)"
-    wiring.put_back(TOPOLOGY, node, [lack])
-    assert lacks(node) == []
+    (difference,) = differences(node)
+    assert difference == Difference("setting", f"{FORWARDING}=1", "0")
+    assert str(difference) == f"{FORWARDING}=1 (0)"
+    wiring.restore(TOPOLOGY, node, [difference])
+    assert differences(node) == []
 
 
 def test_a_link_made_anew_is_bare_and_its_route_is_gone() -> None:
@@ -198,24 +200,24 @@ def test_a_link_made_anew_is_bare_and_its_route_is_gone() -> None:
     node = set_up("n", links)
     links.links["eth0"] = {"flags": [], "addresses": []}
     links.gateway = ""
-    wiring.put_back(TOPOLOGY, node, [Lack("link", "eth0", "missing", 0)], anew=[0])
-    assert lacks(node) == []
+    wiring.restore(TOPOLOGY, node, [Difference("link", "eth0", "missing", 0)], anew=[0])
+    assert differences(node) == []
 
 
 def test_only_what_is_lacking_is_touched() -> None:
     links = bare("eth0", "eth1")
     node = set_up("n", links)
     links.asked.clear()
-    wiring.put_back(TOPOLOGY, node, [])
+    wiring.restore(TOPOLOGY, node, [])
     assert links.asked == []
-    wiring.put_back(TOPOLOGY, node, [Lack("port", "port of eth1 on b", "detached", 1)])
+    wiring.restore(TOPOLOGY, node, [Difference("port", "port of eth1 on b", "detached", 1)])
     assert not [line for line in links.asked if "eth0" in line]
 
 
 def test_a_link_that_is_not_there() -> None:
     node = set_up("n", links := bare("eth0", "eth1"))
     del links.links["eth1"]
-    assert lacks(node) == [Lack("link", "eth1", "missing", 1)]
+    assert differences(node) == [Difference("link", "eth1", "missing", 1)]
 
 
 # As ip(8) of iproute2 prints them.

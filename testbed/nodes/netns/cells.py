@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.netns.provider import NetnsProvider
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
 
@@ -30,8 +30,8 @@ class CellProvider(Provider):
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.cells.create_fabric(lab, topology)
 
-    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
-        return self.cells.lacks(lab, topology)
+    def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
+        return self.cells.differences(lab, topology)
 
     def pause(self, lab: str, node: str) -> None:
         self.cells.pause(lab, node)

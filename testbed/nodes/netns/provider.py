@@ -33,7 +33,7 @@ from testbed.nodes.netns.node import (
     path_folders,
     program_folders,
 )
-from testbed.nodes.wiring import Lack
+from testbed.nodes.wiring import Difference
 from testbed.process import run
 from testbed.requirement import Requirement
 
@@ -173,14 +173,14 @@ class NetnsProvider(Provider):
         if lines:
             self._batch(fabric.init.pid, FABRIC, lines)
 
-    def lacks(self, lab: str, topology: Topology) -> dict[str, list[Lack]]:
+    def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
         fabric = self.fabric(lab)
         there = {} if fabric is None else _links(fabric)
-        found: dict[str, list[Lack]] = {}
+        found: dict[str, list[Difference]] = {}
         for network in topology.networks:
             seen = there.get(bridge_of(network), {"state": "missing"})["state"]
             if seen in ("missing", "down"):
-                found.setdefault("", []).append(Lack("network", network, seen))
+                found.setdefault("", []).append(Difference("network", network, seen))
         for node in topology.nodes.values():
             for index, network in enumerate(node.networks):
                 port = there.get(port_name(node.name, index))
@@ -192,13 +192,15 @@ class NetnsProvider(Provider):
                     seen = port["state"]
                 if seen in ("missing", "detached", "down"):
                     what = f"port of eth{index} on {network}"
-                    found.setdefault(node.name, []).append(Lack("port", what, seen, index))
+                    found.setdefault(node.name, []).append(Difference("port", what, seen, index))
         return found
 
-    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
         assert isinstance(node, NetnsNode)
-        anew = self.plug_in_again(lab, topology, node, lacks)
-        wiring.put_back(topology, node, lacks, anew)
+        anew = self.plug_in_again(lab, topology, node, differences)
+        wiring.restore(topology, node, differences, anew)
 
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
         return {spec.name: self.create_one(lab, spec) for spec in specs}
@@ -254,7 +256,7 @@ class NetnsProvider(Provider):
         lab: str,
         topology: Topology,
         node: NetnsNode,
-        lacks: Sequence[Lack],
+        differences: Sequence[Difference],
         *,
         machine: str = "",
         inside: Callable[[int], str] = "eth{}".format,
@@ -266,10 +268,12 @@ class NetnsProvider(Provider):
         machine = machine or node.name
         fabric = self._need_fabric(lab)
         networks = list(topology.nodes[machine].networks)
-        outside = [one for one in lacks if one.kind == "port"]
+        outside = [one for one in differences if one.kind == "port"]
         gone = {one.index for one in outside if one.seen == "missing"}
         if self._kind == "node":
-            gone |= {one.index for one in lacks if one.kind == "link" and one.seen == "missing"}
+            gone |= {
+                one.index for one in differences if one.kind == "link" and one.seen == "missing"
+            }
         for index in gone:
             # Only one end is in place: a user has moved or renamed the other.
             fabric.run(["ip", "link", "delete", "dev", port_name(machine, index)], check=False)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from testbed.nodes.qemu import machine
     from testbed.nodes.qemu.command import Hardware
     from testbed.nodes.ssh.node import SshNode
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
@@ -207,16 +207,18 @@ class QemuProvider(CellProvider):
         cell.run(["ip", "-batch", "-"], input=joints)
         wiring.set_up(topology, node, macs(topology, node.name))
 
-    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
         from testbed.nodes.qemu import cell as cells
 
         cell = self.cells.found(lab).get(node.name)
         if cell is None:
             raise has_ended(node.name, lab)
-        if self.cells.plug_in_again(lab, topology, cell, lacks):
+        if self.cells.plug_in_again(lab, topology, cell, differences):
             joints = cells.joints(len(topology.nodes[node.name].networks))
             cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
-        wiring.put_back(topology, node, lacks)
+        wiring.restore(topology, node, differences)
 
     # -- removing ---------------------------------------------------------
 

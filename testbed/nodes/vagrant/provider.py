@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.ssh.node import SshNode
     from testbed.nodes.vagrant.client import Client
-    from testbed.nodes.wiring import Lack
+    from testbed.nodes.wiring import Difference
     from testbed.topology.model import Topology
     from testbed.vm.accel import Acceleration
     from testbed.vm.box import Built
@@ -354,7 +354,9 @@ class VagrantProvider(CellProvider):
         self._join_ports(cell, name, range(len(networks)))
         wiring.set_up(topology, node, macs(topology, node.name))
 
-    def mend(self, lab: str, topology: Topology, node: Node, lacks: Sequence[Lack]) -> None:
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
         cell = self.hypervisor(lab)
         if cell is None:
             raise has_ended(node.name, lab)
@@ -363,13 +365,13 @@ class VagrantProvider(CellProvider):
             lab,
             topology,
             cell,
-            lacks,
+            differences,
             machine=name,
             inside=lambda index: hypervisor.joint(name, index),
         )
         if again:
             self._join_ports(cell, name, again)
-        wiring.put_back(topology, node, lacks)
+        wiring.restore(topology, node, differences)
 
     @staticmethod
     def _join_ports(cell: NetnsNode, name: str, indexes: Iterable[int]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from testbed.labs.lab import Lab, Outcome
 
 TEXT = """
-name: mend
+name: restore
 networks: {lan: {subnet: 10.168.0.0/24}, far: {subnet: 10.169.0.0/24}}
 nodes:
   a: {networks: {lan: 10.168.0.2, far: 10.169.0.2}, roles: [namespaces]}
@@ -56,7 +56,7 @@ LOSSES = {
 
 @pytest.fixture(scope="module")
 def topology() -> Topology:
-    return load_text(TEXT, "mend.yaml")
+    return load_text(TEXT, "restore.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def changed(outcome: Outcome) -> set[str]:
 
 
 @pytest.mark.parametrize("what", LOSSES)
-def test_what_has_gone_is_seen_and_put_back(
+def test_a_loss_is_reported_and_restored(
     lab: Lab, topology: Topology, run: Callable[[str, str], None], what: str
 ) -> None:
     where, command, steps = LOSSES[what]
@@ -95,7 +95,7 @@ def test_what_has_gone_is_seen_and_put_back(
     assert not status(lab.context()).ok
     outcome = lab.up(topology)
     assert changed(outcome) == steps
-    assert all("put back" in done.words for done in outcome.changed)
+    assert all("restored: " in done.words for done in outcome.changed)
     assert status(lab.context()).ok
     assert reaches(lab)
     assert lab.up(topology).changed == []
