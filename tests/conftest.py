@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import Bench
 from sabotage.gather import Gathered
 
 from testbed import leaks, machine_state
@@ -16,6 +15,7 @@ from testbed.labs.state import folder
 from testbed.nodes.vagrant.provider import PROGRAMS
 from testbed.process import which
 from testbed.settings import settings
+from testbed.testing.fakes import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

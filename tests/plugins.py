@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeProvider
-from testbed.registry import PROVIDERS, ROLES, Declared, Registry
+from testbed.registry import PROVIDERS, ROLES
 from testbed.roles.base import Role, start
 from testbed.steps.step import Step, node_step
+from testbed.testing.fakes import declare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,14 +35,6 @@ class Overseas(FakeProvider):
     fabric_of = ""
 
 
-def declare(
-    monkeypatch: pytest.MonkeyPatch, registry: Registry[Any], name: str, *values: str
-) -> None:
-    """Register a name as if a distribution had declared it, once for each value."""
-    points = [Declared(name, value, f"{name}-{n}") for n, value in enumerate(values)]
-    monkeypatch.setattr(registry, "_declared", {**registry.declared(), name: points})
-
-
 def declare_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register both providers above."""
     for kind in (Elsewhere, Overseas):
@@ -52,7 +45,7 @@ class Greeter(Role):
     """A role that writes a greeting, and starts a daemon."""
 
     name = "greeter"
-    services = ("greetd",)
+    services: ClassVar[tuple[str, ...]] = ("greetd",)
 
     def steps(self, topology: Topology, node: NodeModel) -> Iterable[Step]:
         def act(context: Context) -> tuple[str, bool]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from commands import call, call_each
 from labs import by_commands
-from provider_contract import until
 
 from testbed.labs.lab import Lab
 from testbed.settings import settings
+from testbed.testing.provider import until
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node

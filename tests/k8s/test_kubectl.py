@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from crash.means import SECONDS, TESTBED
-from terminal_contract import ASK_SIZE, User
 
 from k8s.conftest import LAB
 from testbed.settings import settings
+from testbed.testing.terminal import ASK_SIZE, User
 
 if TYPE_CHECKING:
     from k8s.conftest import Cluster
@@ -174,8 +174,8 @@ def at_terminal(cluster: Cluster, *words: str) -> User:
 
 
 def test_a_terminal_has_the_callers_size_and_its_changes(cluster: Cluster) -> None:
-    script = ASK_SIZE.format(stty="busybox stty")
-    with at_terminal(cluster, "exec", "-it", "client", "--", "sh", "-c", script) as user:
+    argv = ["sh", "-c", ASK_SIZE, "sh", "busybox stty"]
+    with at_terminal(cluster, "exec", "-it", "client", "--", *argv) as user:
         user.see(b"ready")
         user.resize(40, 120)
         assert user.end() == 5, user.seen

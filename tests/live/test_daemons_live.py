@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from commands import Said, call, call_each
 from labs import by_commands
-from provider_contract import until
-from terminal_contract import TerminalContract, User
 
 from testbed.labs import live
 from testbed.labs.lab import Lab
@@ -18,6 +16,8 @@ from testbed.labs.live import LiveLab
 from testbed.nodes.base import Node
 from testbed.roles import glance
 from testbed.settings import settings
+from testbed.testing.provider import until
+from testbed.testing.terminal import TerminalContract, User
 
 LAB = "daemons"
 CLAIM = "bridge-docker0-is-linux-bridge"  # its check asks the engine's API

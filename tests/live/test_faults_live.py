@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from provider_contract import until
+
+from testbed.testing.provider import until
 
 TESTBED = [sys.executable, "-m", "testbed"]
 PLAIN = """\

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from crash.means import TESTBED, Bed
-from provider_contract import until
 
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
@@ -34,6 +33,7 @@ from testbed.nodes.netns.node import PRIVATE, NetnsNode, is_hidden
 from testbed.process import run
 from testbed.report import last
 from testbed.settings import settings
+from testbed.testing.provider import until
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node, Result, Running

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from provider_contract import PYTHON, ProviderContract, spec, until
-from terminal_contract import TerminalContract
 
 from testbed.artifacts import Store
 from testbed.errors import CommandError, LabError, NoSuchNode
@@ -25,6 +23,8 @@ from testbed.nodes.base import Node, NodeSpec, Provider, Service
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.provider import BUSY_SECONDS, NetnsProvider
 from testbed.process import run, which
+from testbed.testing.provider import PYTHON, ProviderContract, spec, until
+from testbed.testing.terminal import TerminalContract
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provider_contract import NOTIFY, PYTHON, spec, until
 from testinfra.modules.service import SystemdService
 
 from testbed.artifacts import Store
 from testbed.nodes.base import Node, Service
 from testbed.nodes.netns.provider import COMMANDS, NetnsProvider
 from testbed.roles.base import start
+from testbed.testing.provider import NOTIFY, PYTHON, spec, until
 
 LAB = "services"
 # It ignores none of its signals, says two lines, and then a third on SIGHUP.

@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from provider_contract import ProviderContract, until
-from terminal_contract import TerminalContract
 
 from testbed.artifacts import Store
 from testbed.artifacts.debian import Apt
@@ -38,6 +36,8 @@ from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.qemu.identity import Keys, make_keys
 from testbed.nodes.ssh import provide
 from testbed.nodes.ssh.node import SshNode
+from testbed.testing.provider import ProviderContract, until
+from testbed.testing.terminal import TerminalContract
 
 if TYPE_CHECKING:
     from testbed.requirement import Requirement

@@ -107,7 +107,8 @@ def extended(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> 
     (source / "pyproject.toml").write_text(project + BUILD, encoding="utf-8")
     (topology,) = re.findall(r"```yaml\n(name: hello\n.*?)```", page, re.DOTALL)
     (installed.folder / "hello.yaml").write_text(topology, encoding="utf-8")
-    (source / "test_web.py").rename(installed.folder / "test_web.py")
+    for test in source.glob("test_*.py"):
+        test.rename(installed.folder / test.name)
     wheel = build("wheel", tmp_path_factory.mktemp("dist") / "theirs", source)
     add(wheel, installed.environment / "bin")
     return installed
@@ -135,4 +136,12 @@ def test_anothers_provider_is_known_everywhere(extended: Installed) -> None:
     )
     extended("testbed", "plan", "./hello.yaml", "--provider", "rack")
     extended("testbed", "up", "./hello.yaml", "--provider", "rack", "-q", status=3)
+    assert extended("testbed", "ls", "--json").strip() == "[]"
+
+
+def test_anothers_provider_and_role_keep_the_contracts(extended: Installed) -> None:
+    """The provider's machines are in memory; the role is tried on real nodes, too."""
+    summary = extended("python", "-m", "pytest", "-rs", "test_rack.py", "test_role.py")
+    assert re.search(r"\d+ passed, 9 skipped in", summary), summary
+    assert "needs root" not in summary
     assert extended("testbed", "ls", "--json").strip() == "[]"

@@ -13,7 +13,7 @@ from testbed.nodes.base import NodeSpec
 from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 TEXT = """
 name: t

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from traits import be_a_machine
 
 from testbed.labs import base_steps
 from testbed.labs.lab import Lab
 from testbed.registry import ROLES
 from testbed.steps.context import Context
+from testbed.testing.fakes import be_a_machine
 from testbed.topology import Overrides, Topology, load, load_text
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
     from testbed.nodes.base import Node, NodeSpec
     from testbed.steps.step import Step
+    from testbed.testing.fakes import Bench
 
 
 def ahead(topology: Topology, node: str) -> list[str]:

@@ -16,7 +16,7 @@ from testbed.errors import LabError, MachineError, NoSuchLab, TopologyError, Usa
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from testbed.topology import load
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 ROOT = Path(testbed.__file__).parent
 #: Who may ask what time it is, and what for.
@@ -31,6 +31,7 @@ STAMPS = {
     ("nodes/qemu/machine.py", "wake"): "for the guest, which has slept",
     ("registry.py", "_entry_points"): "against the stamps of folders",
     ("suites/model.py", "Run"): "when a run was begun",
+    ("testing/machine.py", "test_the_clock_is_right"): "of a node, against this machine's",
 }
 #: The same of programs in C: the clocks, by the file, that they may ask beside the monotonic one.
 STAMPS_IN_C = {"systemctl.c": {"CLOCK_REALTIME"}}  # since when a service is as it is

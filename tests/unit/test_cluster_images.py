@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from fakes import FakeStore, Files
 
 from testbed.artifacts import archive
 from testbed.nodes.base import Result
 from testbed.roles.kubernetes import runtime
 from testbed.roles.kubernetes.runtime import GATHER, LOADED
 from testbed.steps.context import Context
+from testbed.testing.fakes import FakeStore, Files
 from testbed.topology.load import load
 
 PLAIN = load("k8s-two-node")

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
-from provider_contract import spec
 
 from testbed import __version__, cli
 from testbed.artifacts import release
@@ -28,10 +27,11 @@ from testbed.errors import Interrupted, LabError, NoSuchLab, UsageError
 from testbed.labs.lab import Lab
 from testbed.labs.run import Waiting
 from testbed.labs.state import Record
+from testbed.testing.provider import spec
 from testbed.topology import load, names
 
 if TYPE_CHECKING:
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 ESCAPE = "\x1b"
 HANDLED = (signal.SIGTERM, signal.SIGHUP)

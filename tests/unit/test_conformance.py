@@ -28,7 +28,7 @@ from testbed.topology.load import load
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 DNS = "[sig-network] DNS should provide DNS for the cluster [Conformance]"
 PROXY = "[sig-network] Proxy version v1 should proxy through a service and a pod [Conformance]"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from provider_contract import spec
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.suites.cri import containers, fields, ids
+from testbed.testing.provider import spec
 
 ID = b"c" * 64
 #: Container: id, pod_sandbox_id, metadata {name}, state, created_at as a fixed number of 8 octets.

@@ -11,8 +11,6 @@ from typing import cast
 
 import docker.errors
 import pytest
-from fakes import VERSIONS, Bench, FakeStore
-from traits import be_a_machine
 
 from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
@@ -29,6 +27,7 @@ from testbed.roles.docker import (
 from testbed.roles.engine import Engine, engine_version, enter, parse_version
 from testbed.roles.firewall import CHOOSE
 from testbed.roles.kubernetes.config import containerd
+from testbed.testing.fakes import VERSIONS, Bench, FakeStore, be_a_machine
 from testbed.topology import Overrides, load
 from testbed.topology.model import ENGINES
 

@@ -11,8 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from fakes import FakeStore
-from plugins import declare
 
 from testbed.errors import MachineError
 from testbed.labs.lab import Lab, Settings
@@ -21,6 +19,7 @@ from testbed.labs.state import State
 from testbed.nodes.base import NodeSpec, Provider, Setup
 from testbed.nodes.fake import Answer, Call, FakeMachine, FakeNode, FakeProvider
 from testbed.registry import PROVIDERS, ROLES, Registry
+from testbed.testing.fakes import FakeStore, declare
 from testbed.topology import load_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -54,10 +53,31 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     for registry in REGISTRIES:
         for name, value in points[registry.group].items():
             declare(monkeypatch, registry, name, value)
-            monkeypatch.setattr(registry, "_made", dict(registry._made))
             assert registry[name].name == name
     monkeypatch.setattr("testbed.labs.preflight.check", lambda *_: None)
     return made
+
+
+def page_module(name: str) -> Any:
+    """A block of Python of the page, while it is collected: those before it can be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        for each in re.findall(r'^```python title="(\w+)\.py"$', PAGE, re.MULTILINE):
+            (text,) = blocks(f'python title="{each}.py"')
+            made = ModuleType(each)
+            patch.setitem(sys.modules, each, made)
+            exec(compile(text, f"{each}.py", "exec"), made.__dict__)
+            if each == name:
+                return made
+    raise KeyError(name)
+
+
+TestRack = page_module("test_rack").TestRack
+
+
+class TestWeb(page_module("test_role").TestWeb):  # type: ignore[misc]  # it is text of a page
+    @pytest.fixture(autouse=True)
+    def _declared(self, modules: dict[str, ModuleType]) -> None:
+        """The role is registered."""
 
 
 class Rack:

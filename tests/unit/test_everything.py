@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from provider_contract import spec
 
 from testbed import pytest_checks
 from testbed.claims import catalogue
@@ -25,10 +24,11 @@ from testbed.labs.lab import Lab
 from testbed.suites import everything, model
 from testbed.suites.everything import NO_LAB, PREFIX, WANTED, Wanted, Watching, run_everything
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
+from testbed.testing.provider import spec
 from testbed.topology.load import Overrides
 
 if TYPE_CHECKING:
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 FORK = multiprocessing.get_context("fork")
 LONG = 240.0  # seconds that nothing here takes unless it hangs

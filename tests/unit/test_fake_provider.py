@@ -8,89 +8,27 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from provider_contract import BOTH, DIES, NEVER, SIGNALLED, ProviderContract, spec
 
 from testbed.errors import CommandError, LabError, NoSuchNode, ServiceError
 from testbed.nodes.base import Provider, Service
-from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeProvider
+from testbed.nodes.fake import Answer, Behaviour, FakeMachine, FakeProvider
+from testbed.testing.fakes import teach
+from testbed.testing.provider import ProviderContract, spec
 
 REAL = "a fake node has no "
-
-
-def stat(call: Call) -> Answer:
-    assert call.at is not None
-    return Answer(out=f"{call.at.modes[call.words[-1]]:o}\n".encode())
-
-
-def list_folder(call: Call) -> Answer:
-    assert call.at is not None
-    top = call.words[-1].rstrip("/") + "/"
-    names = {f.removeprefix(top).split("/")[0] for f in call.at.files if f.startswith(top)}
-    return Answer(out="\n".join(sorted(names)).encode())
-
-
-def environment(call: Call) -> Answer:
-    return Answer(out="\n".join(f"{key}={value}" for key, value in call.env.items()).encode())
-
-
-def printf(call: Call) -> Answer:
-    return Answer(
-        out=b"".join(w.encode("utf-8", "surrogateescape") + b"\0" for w in call.words[2:])
-    )
-
-
-def shell(call: Call) -> Answer:
-    assert call.at is not None
-    path = call.words[-1].removeprefix("cat ")
-    return Answer(out=call.at.files[path]) if path in call.at.files else Answer(127)
-
-
-def offered(call: Call) -> Answer:
-    assert call.at is not None
-    return Answer(0 if call.at.programs[call.words[0]].name != "false" else 1)
-
-
-def true(call: Call) -> Answer:
-    if len(" ".join(call.words)) > 200_000:
-        raise LabError("a command is too many bytes long")
-    return Answer()
-
-
-def taught() -> FakeProvider:
-    """A provider whose nodes know the programs of the contract, and no others."""
-    provider = FakeProvider(FakeMachine(strict=True))
-    provider.script(["true"], true)
-    provider.script(["cat"], lambda call: Answer(out=call.input or b""))
-    provider.script(["echo"], lambda call: Answer(out=" ".join(call.words[1:]).encode()))
-    provider.script(["printf"], printf)
-    provider.script(["env"], environment)
-    provider.script(["stat"], stat)
-    provider.script(["ls"], list_folder)
-    provider.script(["sh", "-c", "ulimit -Sn"], Answer(out=b"1024\n"))
-    provider.script(["head"], lambda call: Answer(out=b"\0" * int(call.words[2])))
-    provider.script(["sleep"], lambda call: Answer(seconds=float(call.words[1])))
-    provider.script(["/bin/sh", "-c"], shell)
-    provider.script(["once"], offered)
-    provider.script(["/usr/libexec/deep/folder/once"], offered)
-    provider.script(BOTH, Answer(3, b"out\n", b"err\n"))
-    provider.script(SIGNALLED, Answer(-15))
-    provider.script(["sh", "-c", "echo begun; sleep 64"], Answer(out=b"begun\n", seconds=64))
-    provider.behave("good", Behaviour(log="ready soon\n"))
-    provider.behave(DIES, Behaviour(log="no luck\n", dies=7))
-    provider.behave(NEVER, Behaviour(never_ready=True))
-    return provider
 
 
 class TestContract(ProviderContract):
     skips: ClassVar = {
         "test_a_time_out_ends_its_children_too": REAL + "processes",
         "test_kill_ends_it": REAL + "processes",
+        "test_connected_nodes_have_their_addresses_and_reach_each_other": REAL + "network",
         "test_stop_kills_what_does_not_obey": REAL + "signals: its services obey",
     }
 
     @pytest.fixture
     def provider(self) -> Provider:
-        return taught()
+        return FakeProvider(teach(FakeMachine(strict=True)))
 
     def again(self, provider: Provider) -> Provider:
         assert isinstance(provider, FakeProvider)

@@ -22,9 +22,8 @@ from testbed.nodes.fake import Answer, Call, FakeProvider
 from testbed.topology import load
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
     from testbed.nodes.base import ServiceState
+    from testbed.testing.fakes import Bench
 
 
 class Fabric:

@@ -18,9 +18,8 @@ from testbed.topology import Overrides, load
 from testbed.topology.model import Flannel
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
     from testbed.nodes.base import Service
+    from testbed.testing.fakes import Bench
     from testbed.topology import Topology
 
 # Documentation/configuration.md: Network, SubnetLen, SubnetMin, Backend are the keys of the

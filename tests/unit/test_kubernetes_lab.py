@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from fakes import Bench, FakeStore
-from traits import be_a_machine
 
 from testbed.artifacts import archive
 from testbed.errors import ArtifactError, LabError, MachineError, StepsFailed, UsageError
@@ -25,6 +23,7 @@ from testbed.registry import ROLES
 from testbed.roles.kubernetes import addons, certificates, client, config, daemons, role, runtime
 from testbed.roles.kubernetes.pki import Authority, Pair
 from testbed.roles.kubernetes.plugins import bgp, cilium
+from testbed.testing.fakes import Bench, FakeStore, be_a_machine
 from testbed.topology import Overrides, Topology, load
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 import yaml
-from fakes import FakeStore, Files
 
 from testbed import doctor, kernel
 from testbed.artifacts import archive
@@ -33,6 +32,7 @@ from testbed.roles.kubernetes.plugins.manifest import (
 )
 from testbed.steps.context import Context
 from testbed.suites import everything
+from testbed.testing.fakes import FakeStore, Files
 from testbed.topology.load import Overrides, load
 from testbed.topology.model import PLUGINS as NAMES
 from testbed.topology.model import Plugin

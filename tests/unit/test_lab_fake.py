@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import Bench, FakeEngine
 from plugins import Elsewhere, declare_elsewhere
 
 from testbed.errors import (
@@ -33,6 +32,7 @@ from testbed.labs.status import status
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Behaviour, FakeMachine, FakeNode, FakeProvider
+from testbed.testing.fakes import Bench, FakeEngine
 from testbed.topology import Topology, load, load_data, load_text, names
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from testbed.labs.state import Record, State
 from testbed.nodes.netns import cgroups, find
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
     from testbed.labs.lab import Settings
+    from testbed.testing.fakes import Bench
 
 
 @pytest.fixture

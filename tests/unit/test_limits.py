@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeStore
 
 from testbed import cli, limits
 from testbed.errors import MachineError, StepsFailed
@@ -24,6 +23,7 @@ from testbed.nodes.netns.agent import Command, Connection
 from testbed.nodes.terminal import readable
 from testbed.steps.context import Context
 from testbed.steps.step import Plan, Step
+from testbed.testing.fakes import FakeStore
 from testbed.topology import load
 
 INFINITY = resource.RLIM_INFINITY

@@ -21,9 +21,8 @@ from testbed.roles.processes import ContainerProcess
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
     from testbed.nodes.base import Node
+    from testbed.testing.fakes import Bench
 
 TEXT = """
 name: t

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from provider_contract import spec
 
 from testbed.claims.model import Measurement
 from testbed.claims.observation import Observation
@@ -23,6 +22,7 @@ from testbed.suites.measuring import (
     round_trips,
     stream,
 )
+from testbed.testing.provider import spec
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node

@@ -6,15 +6,15 @@ import inspect
 from typing import ClassVar
 
 import pytest
-from provider_contract import TWO, ProviderContract, spec
 from test_fake_provider import TestContract as FakeContract
-from test_fake_provider import taught
 
 from testbed.errors import LabError
 from testbed.nodes.base import Provider
 from testbed.nodes.fake import FakeMachine, FakeProvider
 from testbed.nodes.mixed import MixedProvider
 from testbed.nodes.wiring import Difference
+from testbed.testing.fakes import teach
+from testbed.testing.provider import TWO, ProviderContract, spec
 from testbed.topology import Topology, load_text
 
 
@@ -29,7 +29,7 @@ class TestMixedContract(ProviderContract):
 
     @pytest.fixture
     def provider(self) -> Provider:
-        return mixed(taught().machine)
+        return mixed(teach(FakeMachine(strict=True)))
 
     def again(self, provider: Provider) -> Provider:
         assert isinstance(provider, MixedProvider)

@@ -15,7 +15,7 @@ from testbed.roles.namespaces import batches, differences
 from testbed.topology import load, load_text
 
 if TYPE_CHECKING:
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 # Document 002's own names and addresses, as `ip -batch` takes them.
 NODE = """\

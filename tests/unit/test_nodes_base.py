@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from traits import be_a_machine
 
 from testbed.errors import CommandError, MachineError, NodeNotRunning
 from testbed.nodes import base
 from testbed.nodes.base import NodeSpec, Provider, Result, Service
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
+from testbed.testing.fakes import be_a_machine
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from provider_contract import spec
 
 from testbed.claims.model import Evidence, Finding, Measurement, Verdict
 from testbed.claims.observation import LIMIT, Observation, spread
 from testbed.errors import CommandError
 from testbed.nodes.fake import Answer, FakeProvider
+from testbed.testing.provider import spec
 
 # A word each: "+" holds, "-" does not; "w" holds when its condition is met, "W" not even then;
 # "f" fails as it should under its condition, "F" holds in spite of it; "?" is not clear.

@@ -20,8 +20,7 @@ from testbed.topology import Overrides, load
 from testbed.topology.model import ENGINES, PLUGINS
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
+    from testbed.testing.fakes import Bench
     from testbed.topology import Topology
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from provider_contract import spec
 
 from testbed import cli
 from testbed.cli import common
@@ -17,12 +16,12 @@ from testbed.errors import NoSuchLab, TopologyError, UsageError
 from testbed.labs import origin
 from testbed.labs.lab import Lab, Watch, labs
 from testbed.labs.state import Record
+from testbed.testing.provider import spec
 from testbed.topology import Overrides, load, load_text
 from testbed.topology.load import file_of
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
+    from testbed.testing.fakes import Bench
     from testbed.topology import Topology
 
 ONE = "name: orch\nnodes: {n1: {}}\n"

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from fakes import Bench
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from report_runs import EVIL, link, node
@@ -32,6 +31,7 @@ from testbed.report.data import to_dict
 from testbed.report.html import render
 from testbed.report.junit import to_xml
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
+from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load_text
 
 #: Without shrinking, which would take minutes: what is generated is small as it is.

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from provider_contract import spec
 
 from testbed.catalogues.shipped import test_flannel_vxlan
 from testbed.errors import CommandError, NoAnswer
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.suites import overlay
+from testbed.testing.provider import spec
 from testbed.topology import load
 from testbed.topology.load import Overrides
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from plugins import Elsewhere, declare, declare_elsewhere, declare_greeter
+from plugins import Elsewhere, declare_elsewhere, declare_greeter
 
 from testbed import registry
 from testbed.artifacts import Store
@@ -26,11 +26,12 @@ from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.registry import PROVIDERS, ROLES, Registry, fabric_kind
 from testbed.settings import settings
+from testbed.testing.fakes import declare
 from testbed.topology import load, load_data, load_text
 from testbed.topology.schema import schema
 
 if TYPE_CHECKING:
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 GROUP = "testbed.things"
 #: Long ago, so that the folder is taken for settled.

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import VERSIONS, Bench, FakeStore
-from provider_contract import spec
 from topology_texts import DOCKER, FLANNEL
-from traits import be_a_machine
 
 from testbed.errors import ArtifactError, ServiceError, ServiceNotReady, StepsFailed
 from testbed.labs.lab import Lab
@@ -22,6 +19,8 @@ from testbed.registry import ROLES
 from testbed.roles import base, containers, firewall, flannel, images, seed
 from testbed.roles.docker import add_group, settings_digest
 from testbed.roles.seed import Layout, Seed
+from testbed.testing.fakes import VERSIONS, Bench, FakeStore, be_a_machine
+from testbed.testing.provider import spec
 from testbed.topology import Overrides, Topology, load, load_text
 
 if TYPE_CHECKING:

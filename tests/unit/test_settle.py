@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import Bench, FakeEngine
 
 from testbed.errors import ContainerError, LabError, NoSuchContainer, StepsFailed
 from testbed.labs.lab import Lab, Outcome
 from testbed.labs.live import LiveLab
 from testbed.nodes.fake import Answer, Call
 from testbed.roles import settle
+from testbed.testing.fakes import Bench, FakeEngine
 from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from fakes import FakeStore
-from provider_contract import spec
-from traits import be_a_machine
 
 from testbed.errors import LabError, MachineError, NoSuchNode
 from testbed.labs.status import NodeStatus, Part, Status, status
@@ -25,6 +22,8 @@ from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.roles import glance
 from testbed.roles.glance import Glance
 from testbed.steps.context import Context
+from testbed.testing.fakes import FakeStore, be_a_machine
+from testbed.testing.provider import spec
 from testbed.topology import load
 
 Found = dict[str, Glance] | Exception

@@ -28,7 +28,7 @@ from testbed.report.html import render
 from testbed.topology import load
 
 if TYPE_CHECKING:
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 LAB = "two-node"
 #: Command lines that end by themselves and need no root.

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-from provider_contract import spec
 
 from testbed.catalogues.shipped import test_flannel_pod
 from testbed.catalogues.shipped.test_cni import calls, flannels_way
@@ -15,6 +14,7 @@ from testbed.claims.observation import Observation
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.kubernetes import config
 from testbed.suites.cluster import SECOND
+from testbed.testing.provider import spec
 
 NETWORK = {"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 

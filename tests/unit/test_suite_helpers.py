@@ -10,8 +10,6 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from provider_contract import spec
-from traits import be_a_machine
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, Unsettled
@@ -21,6 +19,8 @@ from testbed.observe.capture import Packet
 from testbed.roles.processes import ContainerProcess
 from testbed.suites import helpers
 from testbed.suites.helpers import Flow, Inside, Listener, Rule, Tuple
+from testbed.testing.fakes import be_a_machine
+from testbed.testing.provider import spec
 from testbed.topology import load, names
 
 if TYPE_CHECKING:

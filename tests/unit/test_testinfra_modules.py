@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from traits import be_a_machine
 
 from testbed.artifacts import Store
 from testbed.nodes.base import NodeSpec, Service, note_packages, service_of
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.nodes.testinfra_backend import host_of
 from testbed.roles import base, docker
+from testbed.testing.fakes import be_a_machine
 
 ON_A_NODE = ("/bin/sh", "-c", "LINE")
 LACKING = ("LANG", "TERM")  # variables of a node that a container has no value for

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from fakes import Bench
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from testbed.errors import TopologyError
 from testbed.labs import plan
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
+from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load_data, load_text
 
 QUICK = settings(

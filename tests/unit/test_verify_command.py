@@ -30,9 +30,8 @@ from testbed.suites.model import Check, LabRun, Results, Run, Selection
 from testbed.topology.load import load
 
 if TYPE_CHECKING:
-    from fakes import Bench
-
     from testbed.suites.everything import Wanted, Watching
+    from testbed.testing.fakes import Bench
 
 ONE, TWO = [c.id for c in claims().values() if c.expect == "confirmed"][:2]
 GOOD = Finding(

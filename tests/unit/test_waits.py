@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from provider_contract import spec
 
 from testbed import signals
 from testbed.errors import LabError, PathError, ServiceError, ServiceNotReady, TimeoutExpired
@@ -21,12 +20,13 @@ from testbed.roles.way import Way
 from testbed.steps.context import Context
 from testbed.steps.step import Plan, Step
 from testbed.steps.wait import Wait
+from testbed.testing.provider import spec
 from testbed.topology import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fakes import Bench
+    from testbed.testing.fakes import Bench
 
 FLANNELD = Service("flanneld", ("flanneld",), notify=True)
 
@@ -35,7 +35,7 @@ class Two:
     """Two fake nodes of the shipped topology; etcd runs on the first."""
 
     def __init__(self) -> None:
-        from fakes import FakeStore
+        from testbed.testing.fakes import FakeStore
 
         self.provider = FakeProvider()
         self.one = self.provider.create_one("two-node", spec("node1"))

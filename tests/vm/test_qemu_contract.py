@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from machines import make
-from provider_contract import TWO, NodeContract, spec
-from terminal_contract import TerminalContract
 
 from testbed.nodes.ssh import services
+from testbed.testing.provider import TWO, NodeContract, spec
+from testbed.testing.terminal import TerminalContract
 from testbed.topology import load_text
 
 if TYPE_CHECKING:

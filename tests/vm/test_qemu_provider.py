@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from machine_contract import LAB, MachineContract, Pair, two_machines
+from cells import CellContract
 from machines import make
-from provider_contract import TWO, FleetContract, spec, until
 
 from testbed import machine_state
 from testbed.artifacts import Store
@@ -25,6 +24,8 @@ from testbed.nodes.qemu import cell as cells
 from testbed.nodes.qemu import machine as machines
 from testbed.nodes.qemu.command import Hardware
 from testbed.process import run
+from testbed.testing.machine import LAB, Pair, two_machines
+from testbed.testing.provider import TWO, FleetContract, spec, until
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     yield from two_machines(make(tmp_path_factory.mktemp("pair") / "state"))
 
 
-class TestMachines(MachineContract):
+class TestMachines(CellContract):
     kind: ClassVar[find.Kind] = "cell"
 
 
@@ -128,8 +129,9 @@ class TestBadLuck:
         self, provider: QemuProvider, state: Path
     ) -> None:
         code = (
-            "import sys; from pathlib import Path; from machines import make; "
-            "from provider_contract import TWO, spec; from testbed.topology import load_text\n"
+            "import sys; from pathlib import Path; from machines import make\n"
+            "from testbed.testing.provider import TWO, spec\n"
+            "from testbed.topology import load_text\n"
             "provider = make(Path(sys.argv[1]))\n"
             "provider.create_fabric('contract', load_text(TWO, 'contract.yaml'))\n"
             "provider.create_one('contract', spec('node1'))\n"

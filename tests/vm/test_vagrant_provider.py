@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from machine_contract import LAB, MachineContract, Pair, two_machines
+from cells import CellContract
 from machines import make_vagrant
-from provider_contract import TWO, FleetContract, NodeContract, spec, until
-from terminal_contract import TerminalContract
 
 from testbed.errors import LabError, ServiceError, TestbedError
 from testbed.nodes.netns import find
@@ -27,6 +25,9 @@ from testbed.nodes.vagrant import hypervisor
 from testbed.nodes.vagrant.client import Client
 from testbed.nodes.vagrant.provider import running
 from testbed.process import run
+from testbed.testing.machine import LAB, Pair, two_machines
+from testbed.testing.provider import TWO, FleetContract, NodeContract, spec, until
+from testbed.testing.terminal import TerminalContract
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class TestNode(NodeContract, TerminalContract):
         machine.run(["rm", "-rf", services.FOLDER, services.LOGS])
 
 
-class TestMachines(MachineContract):
+class TestMachines(CellContract):
     kind: ClassVar[find.Kind] = "hypervisor"
 
     def test_vagrant_knows_them(self, pair: Pair) -> None:
@@ -191,8 +192,9 @@ class TestBadLuck:
         self, provider: VagrantProvider, state: Path
     ) -> None:
         code = (
-            "import sys; from pathlib import Path; from machines import make_vagrant; "
-            "from provider_contract import TWO, spec; from testbed.topology import load_text\n"
+            "import sys; from pathlib import Path; from machines import make_vagrant\n"
+            "from testbed.testing.provider import TWO, spec\n"
+            "from testbed.topology import load_text\n"
             "provider = make_vagrant(Path(sys.argv[1]))\n"
             "provider.create_fabric('contract', load_text(TWO, 'contract.yaml'))\n"
             "provider.create_one('contract', spec('node1'))\n"

@@ -1,8 +1,12 @@
-"""What every provider must do, whatever its machines are: one suite for all of them.
+"""The contract of a provider and its nodes, as a test suite.
 
-A provider's own test module derives a class from :class:`ProviderContract`, or
-one from each of its halves, and gives it a fixture ``provider``.  Programs are
-few and plain, so that the fake can be taught them.
+Derive a class from :class:`ProviderContract` and give it a fixture ``provider``.  A provider
+whose nodes are slow to create can test its halves apart: :class:`NodeContract` with a fixture
+``node`` that many tests share, and :class:`FleetContract` for creating, finding and removing.
+
+The nodes need a POSIX shell with the usual utilities (GNU or BusyBox) and Python
+(:attr:`Contract.python`).  The tests run few and plain programs, so that nodes in memory can be
+taught them (:func:`testbed.testing.fakes.taught`).
 """
 
 from __future__ import annotations
@@ -25,19 +29,21 @@ from testbed.errors import (
     NoSuchNode,
     NoSuchService,
     ServiceError,
+    ServiceNotReady,
     TimeoutExpired,
 )
 from testbed.nodes.base import Node, NodeSpec, Provider, Service, name_unit
 from testbed.topology import Topology, load_text
 
-#: Commands of more than one word of shell, for a fake to know them by.
+#: Commands that nodes in memory must know as a whole.
 BOTH = ("sh", "-c", "echo out; echo err >&2; exit 3")
 SIGNALLED = ("sh", "-c", "kill -TERM $$")
 ODD = ["", " ", "a b", "$HOME", "`id`", "'\"\\", "*", "-n", "\n", "é中", "a;b|c&d>e", "\udcff"]
-HARD = "trap '' TERM; echo ignoring; sleep 60 & wait; wait; wait"  # a service that will not go
-DIES = "dies"  # services of this name write "no luck" and die with 7 before they are ready
-NEVER = "never"  # services of this name never become ready
+HARD = "trap '' TERM; echo ignoring; sleep 60 & wait; wait; wait"  # a service that ignores SIGTERM
+DIES = "dies"  #: name of a service that writes "no luck" and exits with 7 before it is ready
+NEVER = "never"  #: name of a service that never becomes ready
 
+#: A service that reports that it is ready (sd_notify(3)).
 NOTIFY = (
     "import os, socket, time\n"
     "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
@@ -45,8 +51,10 @@ NOTIFY = (
     "s.sendto(b'STATUS=well\\nREADY=1', os.environ['NOTIFY_SOCKET'])\n"
     "time.sleep(60)\n"
 )
+
 PYTHON = "/usr/bin/python3"
 
+#: The topology of the tests.
 TWO = """
 name: contract
 networks: {lan: {subnet: 10.168.0.0/24}, wan: {subnet: 10.169.0.0/24}}
@@ -58,7 +66,7 @@ nodes:
 
 
 def until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Wait until something is so."""
+    """Wait until a condition holds; return False after ``seconds``."""
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:
@@ -68,17 +76,20 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def spec(name: str, digest: str = "digest-1") -> NodeSpec:
+    """Return the settings of a node of :data:`TWO`."""
     return NodeSpec(name, digest, interfaces=2)  # as many as node1 of TWO has networks
 
 
 class Contract:
-    """Derive, and give a fixture ``provider`` that leaves nothing behind."""
+    """The parts that all contracts of providers share."""
 
-    #: Tests that make no sense for a provider, each with the reason.
+    #: Tests that do not apply to a provider: name and reason.
     skips: ClassVar[Mapping[str, str]] = {}
+    #: Path of Python on the nodes.
+    python: ClassVar[str] = PYTHON
 
     def again(self, provider: Provider) -> Provider:
-        """Another object for the same machine, as another process would make it."""
+        """Return another object for the same machine, as another process would construct it."""
         raise NotImplementedError
 
     @pytest.fixture(autouse=True)
@@ -89,25 +100,29 @@ class Contract:
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:
+        """The provider, without labs.  At the end, remove the labs that the test has created."""
         raise NotImplementedError
 
     @pytest.fixture
     def topology(self) -> Topology:
+        """The topology of the tests: two nodes and a gateway on two networks."""
         return load_text(TWO, "contract.yaml")
 
     @pytest.fixture
     def node(self, provider: Provider, topology: Topology) -> Node:
+        """A new node, named node1, that is not connected."""
         provider.create_fabric("contract", topology)
         return provider.create_one("contract", spec("node1"))
 
     def service(
         self, name: str = "good", digest: str = "d1", *, program: str = NOTIFY, notify: bool = True
     ) -> Service:
-        return Service(name, (PYTHON, "-S", "-c", program), notify=notify, digest=digest)
+        """Return a service that runs a program in Python."""
+        return Service(name, (self.python, "-S", "-c", program), notify=notify, digest=digest)
 
 
 class NodeContract(Contract):
-    """What one node does; none of it makes or ends a node."""
+    """Commands, files and services of one node.  No test creates or removes a node."""
 
     # -- commands -----------------------------------------------------------
 
@@ -123,16 +138,17 @@ class NodeContract(Contract):
         error = caught.value
         assert (error.status, error.where, error.argv) == (3, "node1", BOTH)
         assert (error.stdout, error.stderr) == ("out\n", "err\n")
-        assert "on node1: sh -c 'echo out; echo err >&2; exit 3': exit status 3" in str(error)
 
     def test_a_signal_is_a_negative_status(self, node: Node) -> None:
         assert node.run(SIGNALLED, check=False).status == -15
-        with pytest.raises(CommandError, match="signal 15"):
+        with pytest.raises(CommandError) as caught:
             node.run(SIGNALLED)
+        assert caught.value.status == -15
 
     def test_an_unknown_program_ends_with_127(self, node: Node) -> None:
-        with pytest.raises(CommandError, match=r"on node1: no-such-program --at-all: .* 127"):
+        with pytest.raises(CommandError) as caught:
             node.run(["no-such-program", "--at-all"])
+        assert (caught.value.where, caught.value.status) == ("node1", 127)
 
     def test_input_reaches_a_command_and_has_an_end(self, node: Node) -> None:
         assert node.run(["cat"], input=b"one\ntwo\0\xff").out == b"one\ntwo\0\xff"
@@ -168,7 +184,7 @@ class NodeContract(Contract):
         assert seen in ({count} if count < 4000 else {count, 0})  # refused, but never cut short
 
     def test_a_command_line_that_is_too_long_is_refused(self, node: Node) -> None:
-        with pytest.raises(LabError, match="bytes long"):
+        with pytest.raises(LabError):
             node.run(["true", "x" * (1 << 20)])
         assert node.run(["true"]).ok
 
@@ -183,7 +199,7 @@ class NodeContract(Contract):
 
     def test_a_time_out_ends_the_command(self, node: Node) -> None:
         began = time.monotonic()
-        with pytest.raises(TimeoutExpired, match=r"sleep 61.*0\.1 s"):
+        with pytest.raises(TimeoutExpired):
             node.run(["sleep", "61"], timeout=0.1)
         assert time.monotonic() - began < 5
 
@@ -252,16 +268,17 @@ class NodeContract(Contract):
         assert node.get(path) == b"odd"
 
     def test_a_program_is_offered_by_a_name_and_at_a_place(self, node: Node) -> None:
-        places = {"once": Path("/usr/bin/true"), "/usr/libexec/deep/folder/once": Path(PYTHON)}
-        node.offer(places)
+        deep = "/usr/libexec/deep/folder/once"
+        node.offer({"once": Path("/usr/bin/true"), deep: Path("/usr/bin/env")})
         assert node.run(["once"]).ok
-        assert node.run(["/usr/libexec/deep/folder/once", "--version"]).ok
+        assert node.run([deep, "true"]).ok
         node.offer({"once": Path("/usr/bin/false")})
         assert node.run(["once"], check=False).status == 1
 
     def test_a_file_that_is_not_there(self, node: Node) -> None:
-        with pytest.raises(FileNotFoundError, match="node1:/run/no/such"):
+        with pytest.raises(FileNotFoundError) as caught:
             node.get("/run/no/such")
+        assert caught.value.filename == "node1:/run/no/such"
         with pytest.raises(FileNotFoundError):
             node.get("/nowhere/at/all")
 
@@ -291,8 +308,9 @@ class NodeContract(Contract):
 
     def test_a_failed_put_leaves_nothing(self, node: Node) -> None:
         node.put(b"", "/run/testing/folder/file")
-        with pytest.raises(OSError, match="node1"):
+        with pytest.raises(OSError) as caught:
             node.put(b"x", "/run/testing/folder")
+        assert caught.value.filename == "node1:/run/testing/folder"
         assert node.run(["ls", "-A", "/run/testing"]).stdout.split() == ["folder"]
 
     def test_testinfra_sees_the_node(self, node: Node) -> None:
@@ -346,20 +364,24 @@ class NodeContract(Contract):
     def test_one_that_dies_is_reported_with_its_log_at_once(self, node: Node) -> None:
         program = "print('no luck', flush=True); raise SystemExit(7)"
         began = time.monotonic()
-        with pytest.raises(ServiceError, match=r"dies on node1 died.* 7.*\n.*no luck") as caught:
+        with pytest.raises(ServiceError) as caught:
             node.start(self.service(DIES, program=program))
         assert time.monotonic() - began < 10
-        assert (caught.value.service, caught.value.node) == (DIES, "node1")
+        error = caught.value
+        assert (error.service, error.node, error.log) == (DIES, "node1", "no luck\n")
+        assert not isinstance(error, ServiceNotReady)
         state = node.services()[DIES]
         assert (state.state, state.status, state.pid) == ("dead", 7, 0)
 
     def test_a_program_that_is_not_there(self, node: Node) -> None:
-        with pytest.raises(ServiceError, match="dies"):
+        with pytest.raises(ServiceError) as caught:
             node.start(Service(DIES, ("/no/such/program",), notify=True))
+        assert (caught.value.service, caught.value.node) == (DIES, "node1")
 
     def test_one_that_is_never_ready_is_reported_when_the_time_is_over(self, node: Node) -> None:
-        with pytest.raises(ServiceError, match=r"never on node1 was not ready within 0\.2 s"):
+        with pytest.raises(ServiceNotReady) as caught:
             node.start(self.service(NEVER, program="import time; time.sleep(60)"), timeout=0.2)
+        assert (caught.value.service, caught.value.node) == (NEVER, "node1")
         assert node.services()[NEVER].state == "starting"
         node.stop(NEVER)
         assert node.services()[NEVER].state == "dead"
@@ -398,7 +420,7 @@ class NodeContract(Contract):
 
 
 class FleetContract(Contract):
-    """How nodes come, are found, and go."""
+    """Creating, finding and removing nodes."""
 
     def test_a_lab_that_is_not_there_has_no_nodes(self, provider: Provider) -> None:
         assert provider.nodes("nowhere") == {}
@@ -470,6 +492,21 @@ class FleetContract(Contract):
         provider.destroy("contract")
         assert provider.fabric("contract") is None
 
+    def test_connected_nodes_have_their_addresses_and_reach_each_other(
+        self, provider: Provider, node: Node, topology: Topology
+    ) -> None:
+        made = [node, provider.create_one("contract", spec("node2"))]
+        for one in made:
+            provider.connect("contract", topology, one)
+            links = {link["ifname"]: link for link in one.run(["ip", "-j", "address"]).json()}
+            for index, address in enumerate(topology.nodes[one.name].networks.values()):
+                there = [entry["local"] for entry in links[f"eth{index}"]["addr_info"]]
+                assert str(address) in there
+        assert not provider.differences("contract", topology).keys() & {"", "node1", "node2"}
+        # The kernel may take a second to notice that a new link is up.
+        ping = ["ping", "-c1", "-W5", "10.168.0.3"]
+        assert until(lambda: node.run(ping, check=False).ok, 30)
+
     def test_many_nodes_are_made_at_once(self, provider: Provider, topology: Topology) -> None:
         provider.create_fabric("contract", topology)
         names = [f"node{i}" for i in range(8)]
@@ -528,4 +565,4 @@ class FleetContract(Contract):
 
 
 class ProviderContract(FleetContract, NodeContract):
-    """All of it."""
+    """The whole contract of a provider."""

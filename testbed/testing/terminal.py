@@ -1,7 +1,7 @@
-"""The contract of a terminal on a node of any provider; and somebody who sits at one.
+"""The contract of terminals on a node, and a user who sits at one.
 
-A provider's own test module derives a class from :class:`TerminalContract`, and gives it a
-fixture ``node``.
+Derive a class from :class:`TerminalContract` and give it a fixture ``node``.  The node needs
+``stty`` and ``tty``.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from testbed.errors import TestbedError
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
-ENDED = 9  # status of a user that a signal has ended
-SECONDS = 120.0  # for hanging only
-ASK_SIZE = 'trap "{stty} size; exit 5" WINCH; echo ready; while :; do sleep 0.05; done'
+ENDED = 9  # exit status of a user ended by a signal
+SECONDS = 120.0  # against hanging
+SIZE = "$1 size; echo $TERM"  # $1 is stty(1), here and below
+ASK_SIZE = 'trap "$1 size; exit 5" WINCH; echo ready; while :; do sleep 0.05; done'
 ASK_KEY = 'trap "echo caught; exit 3" INT; echo ready; while :; do sleep 0.05; done'
 JOBS = 'set -m; echo ready; sleep 999; jobs; trap "" INT; echo went-on; fg; echo over; exit 7'
 NAME = 'test -c "$(tty)" && tty && echo mine > /dev/tty'
-RAW = "{stty} raw -echo; echo ready; head -c 300000 | wc -c"
+RAW = "$1 raw -echo; echo ready; head -c 300000 | wc -c"
 
 
 class User:
-    """Somebody at a terminal of this machine, where ``act`` runs in a process of its own.
+    """A user at a terminal of this machine, on which ``act`` runs in its own process.
 
-    The process ends with what ``act`` returns, and with 4 when it raises TestbedError, whose
-    message is then on the terminal.
+    The exit status of the process is the result of ``act``, or 4 if it raises TestbedError;
+    the error's message is then on the terminal.  ``rows`` and ``columns`` are the terminal's size.
     """
 
     def __init__(self, act: Callable[[], int], *, rows: int = 31, columns: int = 97) -> None:
@@ -64,11 +65,11 @@ class User:
             os.environ["TERM"] = "dumb"
             status = act()
         except TestbedError as error:
-            print(f"{error}\r")  # noqa: T201  (the terminal is what the test reads)
+            print(f"{error}\r")  # noqa: T201  (the test reads the terminal)
             status = 4
         except SystemExit:
             status = ENDED
-        except BaseException:  # noqa: BLE001  (a child that forked must not go on as pytest)
+        except BaseException:  # noqa: BLE001  (a forked child must not continue as pytest)
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -83,13 +84,13 @@ class User:
             view = view[os.write(self._ours, view) :]
 
     def press_until(self, keys: bytes, wanted: bytes) -> None:
-        """Press keys again and again until something is seen."""
+        """Press keys repeatedly until the terminal shows ``wanted``."""
         while not self._look(wanted, 0.3):
             self.press(keys)
 
     def see(self, wanted: bytes) -> bytes:
-        """Read until the terminal has shown ``wanted``; all that it has shown so far."""
-        assert self._look(wanted, SECONDS), f"no {wanted!r}, but {self.seen!r}"
+        """Read until the terminal shows ``wanted``; return all output so far."""
+        assert self._look(wanted, SECONDS), f"no {wanted!r} in {self.seen!r}"
         return self.seen
 
     def _look(self, wanted: bytes, seconds: float) -> bool:
@@ -118,14 +119,14 @@ class User:
         os.kill(self._pid, signum)
 
     def end(self) -> int:
-        """The status of the process, once it has ended and all that it wrote is seen."""
+        """Wait for the end of the process and of its output; return its exit status."""
         deadline = time.monotonic() + SECONDS
         while not self._ended():
             self._read(0.05)
-            assert time.monotonic() < deadline, f"still there: {self.seen!r}"
+            assert time.monotonic() < deadline, f"still running: {self.seen!r}"
         while self._read(0.05):
             continue
-        assert termios.tcgetattr(self._theirs) == self._before, "the terminal is not as it was"
+        assert termios.tcgetattr(self._theirs) == self._before, "other settings"
         assert self._status is not None
         return self._status
 
@@ -141,10 +142,10 @@ class User:
 
 
 class TerminalContract:
-    """Derive, and give a fixture ``node``."""
+    """Terminals of a node: name, size, keys, job control, and how they end."""
 
-    stty = "stty"  #: the program's name there
-    #: What tty(1) says.
+    stty = "stty"  #: name of stty(1) on the node, such as "busybox stty"
+    #: Output of tty(1) on the node.
     names = re.compile(rb"^/dev/pts/\d+\r$", re.MULTILINE)
 
     def attach(self, node: Node, argv: Sequence[str]) -> User:
@@ -157,12 +158,12 @@ class TerminalContract:
             assert b"mine\r\n" in user.seen
 
     def test_it_has_the_users_size_and_kind_from_the_beginning(self, node: Node) -> None:
-        with self.attach(node, ["sh", "-c", f"{self.stty} size; echo $TERM"]) as user:
+        with self.attach(node, ["sh", "-c", SIZE, "sh", self.stty]) as user:
             assert user.end() == 0, user.seen
             assert b"31 97\r\ndumb\r\n" in user.seen
 
     def test_it_is_resized_with_the_users(self, node: Node) -> None:
-        with self.attach(node, ["sh", "-c", ASK_SIZE.format(stty=self.stty)]) as user:
+        with self.attach(node, ["sh", "-c", ASK_SIZE, "sh", self.stty]) as user:
             user.see(b"ready")
             user.resize(40, 120)
             assert user.end() == 5, user.seen
@@ -192,13 +193,13 @@ class TerminalContract:
 
     def test_what_is_typed_arrives_and_ends(self, node: Node) -> None:
         with self.attach(node, ["sh", "-c", "echo ready; cat; echo end"]) as user:
-            user.see(b"ready\r\n")  # its end, too: what is typed is shown at once
+            user.see(b"ready\r\n")  # with its end: input is echoed at once
             user.press(b"word\r\x04")
             assert user.end() == 0, user.seen
             assert user.seen.endswith(b"word\r\nword\r\nend\r\n"), user.seen
 
     def test_much_is_typed(self, node: Node) -> None:
-        with self.attach(node, ["sh", "-c", RAW.format(stty=self.stty)]) as user:
+        with self.attach(node, ["sh", "-c", RAW, "sh", self.stty]) as user:
             user.see(b"ready")
             user.press(b"x" * 300_000)
             assert user.end() == 0, user.seen
@@ -225,7 +226,7 @@ class TerminalContract:
         def end(*_: object) -> None:
             raise SystemExit
 
-        before = signal.signal(signum, end)  # the user's process has it from this one
+        before = signal.signal(signum, end)  # the user's process inherits it
         try:
             user = self.attach(node, ["sh", "-c", "echo ready; sleep 999"])
         finally:

@@ -1,9 +1,14 @@
-"""Stand-ins for what a lab needs beside its nodes: the store, and the daemons' API."""
+"""Stand-ins for the environment of a lab: store, container engines, links, programs of nodes.
+
+With the nodes in memory of :mod:`testbed.nodes.fake`, a lab can be created and tested without
+root and without programs: :class:`Bench` has everything together.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
+import signal
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts import Store
-from testbed.errors import ArtifactError
+from testbed.errors import ArtifactError, LabError
 from testbed.labs.lab import Settings
 from testbed.labs.state import State
-from testbed.nodes.fake import Answer, Call, FakeProvider
+from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeNode, FakeProvider
+from testbed.registry import Declared, Registry
 from testbed.roles import namespaces
 from testbed.roles.engine import ContainerState, Engine
+from testbed.testing.provider import BOTH, DIES, NEVER, SIGNALLED
 
 if TYPE_CHECKING:
     import pytest
@@ -35,16 +42,21 @@ VERSIONS = {
 
 
 class FakeStore(Store):
-    """Has everything, makes nothing."""
+    """An artifact store that has every program and image, without files.
+
+    ``asked`` lists the requested names.  ``missing`` is an error to raise at each request,
+    ``own`` the names that are the user's, ``absent`` the images that are not available,
+    ``unbuilt`` the programs that are not built yet, ``long`` those by role.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.missing: Exception | None = None
         self.interrupted = 0
         self.own: set[str] = set()
-        self.absent: set[str] = set()  # images
+        self.absent: set[str] = set()
         self.unbuilt: set[str] = set()
-        self.long: dict[str, list[str]] = {}  # what is not made yet, by the role
+        self.long: dict[str, list[str]] = {}
 
     @property
     def folder(self) -> Path:
@@ -109,7 +121,7 @@ class FakeStore(Store):
 
 
 class Files:
-    """The files of a node, for a test of what is asked of it besides; it shares this machine's."""
+    """A node that has files only, and sees this machine's files."""
 
     name = "node1"
 
@@ -130,17 +142,18 @@ class Files:
 
 
 class FakeEngine(Engine):
-    """A daemon's containers, kept with the node they are on."""
+    """A container engine in memory; each node has its own containers and images."""
 
     _all: ClassVar[Containers] = weakref.WeakKeyDictionary()
     _images: ClassVar[weakref.WeakKeyDictionary[Node, set[str]]] = weakref.WeakKeyDictionary()
     _pids = itertools.count(1000)
-    #: What was done, on which node: "load", "start NAME", "remove NAME".
+    #: Actions in order: node, and "load NAME", "start NAME" or "remove NAME".
     log: list[tuple[str, str]]
+    #: Errors to raise when a container is started, by name.
     refuse: Mapping[str, Exception] = {}
-    #: What a container that is started turns out to be: other values of its state.
+    #: Other values of the state of a started container, by name.
     turns: Mapping[str, Mapping[str, Any]] = {}
-    #: What it has written.
+    #: Output of containers, by name.
     written: Mapping[str, str] = {}
 
     def __init__(self, node: Node) -> None:
@@ -213,24 +226,33 @@ class FakeEngine(Engine):
 
 
 def page(call: Call) -> Answer:
-    """The page of a container, when a node is asked to fetch one."""
+    """Answer curl with the page of a container of this package."""
     if "curl" not in call.words:
         return Answer()
     return Answer(out=json.dumps({"name": "server", "client": "100.96.1.2:4711"}).encode())
 
 
+def kill(call: Call) -> Answer:
+    """Let a service die at ``kill -KILL PID``."""
+    assert call.at is not None
+    for state in call.at.services().values():
+        if call.words[1:] == ("-KILL", str(state.pid)):
+            call.at.end(state.name, -signal.SIGKILL)
+    return Answer()
+
+
 class FakeLinks:
-    """The namespaces and links that `ip` has made on a node, and that it lists."""
+    """Network namespaces and links of nodes, as created with `ip`."""
 
     def __init__(self) -> None:
-        #: By node: the links of each namespace, by name; "" is the node itself.
+        #: By node: the links of each namespace by name; "" is the node's own.
         self.there: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
 
     def of(self, node: str) -> dict[str, dict[str, dict[str, Any]]]:
         return self.there.setdefault(node, {"": {}})
 
     def ip(self, call: Call) -> Answer:
-        """Do what `ip` was told, in its words or as a batch."""
+        """Answer a call of `ip`, with one command or a batch."""
         words = list(call.words[1:])
         inside = words[1] if words[0] == "-n" else ""
         words = words[2:] if inside else words
@@ -275,12 +297,12 @@ class FakeLinks:
 
     @staticmethod
     def _space(words: list[str]) -> str:
-        """The namespace that an end of a veth pair is made in."""
+        """Return the namespace of one end of a veth pair."""
         return words[words.index("netns") + 1] if "netns" in words else ""
 
     @staticmethod
     def _delete(here: dict[str, dict[str, dict[str, Any]]], space: str, name: str) -> None:
-        """A link goes with its peer, and a bridge leaves its ports alone."""
+        """Delete a link with its peer; the ports of a bridge stay."""
         far, other = here[space].pop(name).get("peer", ("", ""))
         here.get(far, {}).pop(other, None)
         for link in here[space].values():
@@ -288,7 +310,7 @@ class FakeLinks:
                 link["master"] = ""
 
     def look(self, call: Call) -> Answer:
-        """The output of :data:`namespaces.LOOK`."""
+        """Answer :data:`testbed.roles.namespaces.LOOK`."""
         here = self.of(call.node)
         spaces = [here.get(name) for name in ("", *call.words[4:])]
         listed = [
@@ -301,12 +323,17 @@ class FakeLinks:
 
 
 def _providers(netns: FakeProvider) -> dict[str, FakeProvider]:
-    """Those that there are, on one fabric."""
+    """Return two providers on one fabric."""
     return {"netns": netns, "qemu": FakeProvider(netns.machine, name="qemu")}
 
 
 class Bench:
-    """Settings with fakes all through, and what they were asked."""
+    """The settings of labs in memory.
+
+    ``provider`` makes the nodes and records all calls; ``store``, ``links`` and ``engine_log``
+    are what steps use besides.  Call :meth:`install` first: it replaces the container engines and
+    the checks of this machine until the end of the test.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.state = State(folder)
@@ -315,11 +342,13 @@ class Bench:
         self.provider.script(["nsenter"], page)
         self.links = FakeLinks()
         self.provider.script(["ip"], self.links.ip)
+        self.provider.script(["kill"], kill)
         self.provider.script(["sh", "-c", namespaces.LOOK], self.links.look)
         self.settings = Settings(self.state, self.store, _providers(self.provider))
         self.engine_log: list[tuple[str, str]] = []
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Replace container engines and checks of this machine until the end of the test."""
         patch.setattr(FakeEngine, "log", self.engine_log, raising=False)
         for empty in ("refuse", "turns", "written"):
             patch.setattr(FakeEngine, empty, {})
@@ -330,11 +359,102 @@ class Bench:
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)
 
     def again(self) -> Settings:
-        """As another process on the same machine would have it."""
+        """Return settings as another process on the same machine would have them."""
         netns = FakeProvider(self.provider.machine, name="netns")
         return Settings(State(self.state.path), FakeStore(), _providers(netns))
 
     def forget(self) -> None:
-        """Start the notes anew."""
+        """Forget all recorded calls."""
         self.provider.machine.calls.clear()
         self.engine_log.clear()
+
+
+def _stat(call: Call) -> Answer:
+    assert call.at is not None
+    return Answer(out=f"{call.at.modes[call.words[-1]]:o}\n".encode())
+
+
+def _list_folder(call: Call) -> Answer:
+    assert call.at is not None
+    top = call.words[-1].rstrip("/") + "/"
+    names = {f.removeprefix(top).split("/")[0] for f in call.at.files if f.startswith(top)}
+    return Answer(out="\n".join(sorted(names)).encode())
+
+
+def _environment(call: Call) -> Answer:
+    return Answer(out="\n".join(f"{key}={value}" for key, value in call.env.items()).encode())
+
+
+def _printf(call: Call) -> Answer:
+    return Answer(
+        out=b"".join(w.encode("utf-8", "surrogateescape") + b"\0" for w in call.words[2:])
+    )
+
+
+def _shell(call: Call) -> Answer:
+    assert call.at is not None
+    path = call.words[-1].removeprefix("cat ")
+    return Answer(out=call.at.files[path]) if path in call.at.files else Answer(127)
+
+
+def _offered(call: Call) -> Answer:
+    assert call.at is not None
+    return Answer(0 if call.at.programs[call.words[0]].name != "false" else 1)
+
+
+def _true(call: Call) -> Answer:
+    if len(" ".join(call.words)) > 200_000:
+        raise LabError("a command is too many bytes long")
+    return Answer()
+
+
+def teach(machine: FakeMachine) -> FakeMachine:
+    """Teach nodes in memory the programs of the provider contract; return the machine."""
+    machine.script(["true"], _true)
+    machine.script(["cat"], lambda call: Answer(out=call.input or b""))
+    machine.script(["echo"], lambda call: Answer(out=" ".join(call.words[1:]).encode()))
+    machine.script(["printf"], _printf)
+    machine.script(["env"], _environment)
+    machine.script(["stat"], _stat)
+    machine.script(["ls"], _list_folder)
+    machine.script(["sh", "-c", "ulimit -Sn"], Answer(out=b"1024\n"))
+    machine.script(["head"], lambda call: Answer(out=b"\0" * int(call.words[2])))
+    machine.script(["sleep"], lambda call: Answer(seconds=float(call.words[1])))
+    machine.script(["/bin/sh"], _shell)
+    machine.script(["once"], _offered)
+    machine.script(["/usr/libexec/deep/folder/once"], _offered)
+    machine.script(BOTH, Answer(3, b"out\n", b"err\n"))
+    machine.script(SIGNALLED, Answer(-15))
+    machine.script(["sh", "-c", "echo begun; sleep 64"], Answer(out=b"begun\n", seconds=64))
+    machine.behave("good", Behaviour(log="ready soon\n"))
+    machine.behave(DIES, Behaviour(log="no luck\n", dies=7))
+    machine.behave(NEVER, Behaviour(never_ready=True))
+    return machine
+
+
+def be_a_machine(monkeypatch: pytest.MonkeyPatch, yes: bool = True) -> None:
+    """Give nodes in memory the traits of virtual machines, or those of namespaces.
+
+    The traits hold until the end of the test.
+    """
+    for trait in ("shares_files", "shares_kernel"):
+        monkeypatch.setattr(FakeNode, trait, not yes)
+    for trait in ("has_system", "wakes"):
+        monkeypatch.setattr(FakeNode, trait, yes)
+    monkeypatch.setattr(FakeNode, "slowness", 5.0 if yes else 1.0)
+
+
+def declare(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry[Any], name: str, *values: str
+) -> None:
+    """Register a provider or role until the end of the test, as an installed distribution does.
+
+    ``registry`` is :data:`testbed.registry.PROVIDERS` or :data:`testbed.registry.ROLES`;
+    ``values`` are entry points such as ``"rack:RackProvider"``, one for each distribution that
+    declares the name.
+    """
+    points = [Declared(name, value, f"{name}-{n}") for n, value in enumerate(values)]
+    made = {other: value for other, value in registry._made.items() if other != name}
+    monkeypatch.setattr(registry, "_declared", {**registry.declared(), name: points})
+    monkeypatch.setattr(registry, "_made", made)
+    monkeypatch.setattr(registry, "_broken", None)

@@ -1,0 +1,148 @@
+"""The contract of a role, as a test suite.
+
+Derive a class from :class:`RoleContract` and set ``role`` and ``topology``.  Its labs are in
+memory; with another fixture ``settings`` the same tests run on real nodes::
+
+    class TestWebOnNodes(TestWeb):
+        @pytest.fixture
+        def settings(self, tmp_path):
+            return testbed.settings.settings(state_folder=tmp_path / "state")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from testbed import kernel
+from testbed.faults.force import Faults
+from testbed.faults.model import Fault
+from testbed.labs import plan as planning
+from testbed.labs.lab import Lab, Settings
+from testbed.registry import ROLES
+from testbed.testing.fakes import Bench
+from testbed.topology import load_text
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node
+    from testbed.roles.base import Role
+    from testbed.topology import Topology
+
+
+class RoleContract:
+    """What a role declares, what it brings to a node, and that ``down`` removes it."""
+
+    #: Name of the role.
+    role: ClassVar[str]
+    #: Text of a topology file with one or more nodes that have the role.
+    topology: ClassVar[str]
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        """The settings of the lab: by default nodes in memory."""
+        bench = Bench(tmp_path / "state")
+        bench.install(monkeypatch)
+        return bench.settings
+
+    @pytest.fixture
+    def model(self) -> Topology:
+        """The topology of the lab."""
+        return load_text(self.topology, "role.yaml")
+
+    @pytest.fixture
+    def lab(self, settings: Settings, model: Topology) -> Iterator[Lab]:
+        """The lab; it is not created yet, and removed at the end."""
+        lab = Lab(model.name, settings)
+        yield lab
+        lab.down()
+
+    def nodes(self, lab: Lab, model: Topology) -> list[Node]:
+        """Return the running nodes with the role."""
+        return [lab.node(node.name) for node in model.nodes.values() if self.role in node.roles]
+
+    # -- what it declares ---------------------------------------------------
+
+    def test_it_is_registered_by_its_name(self, model: Topology) -> None:
+        assert ROLES[self.role].name == self.role
+        assert any(self.role in node.roles for node in model.nodes.values())
+
+    def test_kernel_features_are_known(self) -> None:
+        assert set(ROLES[self.role].kernel) <= {
+            one.name for one in (*kernel.NEEDED, *kernel.WANTED)
+        }
+
+    def test_planning_gives_the_same_steps_each_time(self, model: Topology) -> None:
+        assert planning.make(model) == planning.make(model)
+
+    def test_each_node_with_the_role_has_a_step(self, model: Topology) -> None:
+        role: Role = ROLES[self.role]
+        for node in model.nodes.values():
+            if self.role in node.roles:
+                assert list(role.steps(model, node))
+
+    def test_services_of_a_node_are_those_of_the_role(self, model: Topology) -> None:
+        role = ROLES[self.role]
+        for node in model.nodes.values():
+            if self.role in node.roles:
+                assert set(role.services_on(model, node.name)) <= set(role.services)
+
+    def test_needs_are_not_negative(self, model: Topology) -> None:
+        role = ROLES[self.role]
+        for node in model.nodes.values():
+            if self.role in node.roles:
+                assert role.memory(model, node.name) >= 0
+
+    # -- what it brings -----------------------------------------------------
+
+    def test_its_services_run_and_no_others(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        for node in self.nodes(lab, model):
+            roles = [ROLES[name] for name in model.nodes[node.name].roles]
+            states = {name: one.state for name, one in node.services().items()}
+            assert states == {
+                service: "ready" for one in roles for service in one.services_on(model, node.name)
+            }
+
+    def test_a_second_up_changes_nothing(self, lab: Lab, model: Topology) -> None:
+        first = lab.up(model)
+        assert first.changed
+        before = {node.name: node.services() for node in self.nodes(lab, model)}
+        assert not lab.up(model).changed
+        assert {node.name: node.services() for node in self.nodes(lab, model)} == before
+
+    def test_its_programs_are_on_the_path(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        for node in self.nodes(lab, model):
+            for offer in ROLES[self.role].offers_on(model, node.name):
+                assert node.run(["sh", "-c", 'command -v "$1"', "sh", offer.target]).ok
+
+    def test_its_links_are_complete(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        for node in self.nodes(lab, model):
+            assert ROLES[self.role].differences(model, node) == []
+
+    def test_a_killed_service_is_started_again(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        for node in self.nodes(lab, model):
+            for service in ROLES[self.role].services_on(model, node.name):
+                assert Faults(lab).apply(Fault("kill", node.name, service=service))
+                assert lab.node(node.name).services()[service].state == "dead"
+                lab.up(model)
+                assert lab.node(node.name).services()[service].state == "ready"
+
+    def test_nothing_runs_after_down(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        assert lab.down()
+        assert lab.name not in lab.settings.state.labs()
+        for provider in lab.settings.providers.values():
+            assert provider.nodes(lab.name) == {}
+            assert lab.name not in provider.labs()
+        assert not lab.down()
+
+    def test_it_can_be_created_again_after_down(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        lab.down()
+        assert lab.up(model).changed
