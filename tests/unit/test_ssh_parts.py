@@ -325,6 +325,14 @@ def test_ends_are_read(text: str, status: int | None) -> None:
 def test_a_name_that_systemd_would_read_otherwise_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name"):
         services.unit_of(Service(name, ("true",)))
+    if name:
+        with pytest.raises(ValueError, match="cannot be the name"):
+            services.unit_of(Service("fine", ("true",), unit=name))
+
+
+def test_a_service_is_a_unit_of_its_packages_name() -> None:
+    assert services.unit_of(Service("dockerd", ("true",), unit="docker")) == "docker.service"
+    assert services.unit_of(Service("etcd", ("true",))) == "etcd.service"
 
 
 def test_a_service_gets_its_words_as_they_are(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from machines import make
 
+from testbed.nodes.base import Service
 from testbed.nodes.ssh import services
-from testbed.testing.provider import TWO, NodeContract, spec
+from testbed.testing.provider import TWO, NodeContract, spec, until
 from testbed.testing.terminal import TerminalContract
 from testbed.topology import load_text
 
@@ -37,3 +38,18 @@ class TestContract(NodeContract, TerminalContract):
         for service in machine.services():
             machine.stop(service)
         machine.run(["rm", "-rf", services.FOLDER, services.LOGS])
+
+    def test_systemctl_knows_a_daemon_by_the_name_of_its_unit(self, node: Node) -> None:
+        """Also one whose package is installed and brings a unit of that name."""
+        node.start(Service("keeper", ("sleep", "3600"), unit="iperf3"))
+        before = node.services()["keeper"]
+        assert node.run(["systemctl", "is-active", "iperf3"]).stdout == "active\n"
+        assert f"MainPID={before.pid}\n" in node.run(["systemctl", "show", "iperf3"]).stdout
+        node.run(["systemctl", "restart", "iperf3"])
+        assert until(lambda: node.services()["keeper"].state == "ready", 60)
+        assert node.services()["keeper"].pid != before.pid
+        node.run(["systemctl", "stop", "iperf3"])
+        assert node.services()["keeper"].state == "dead"
+        # The settings of another kind of service replace the unit's.
+        node.start(Service("keeper", ("sleep", "3601"), unit="iperf3", digest="other"))
+        assert node.services()["keeper"].state == "ready"

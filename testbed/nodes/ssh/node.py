@@ -295,7 +295,8 @@ class SshNode(Node):
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
         unit, script = services.unit_of(service), services.script(service)
-        argv = ["sh", "-c", services.START, "sh", service.name, unit, service.digest]
+        kind = "notify" if service.notify else "exec"
+        argv = ["sh", "-c", services.START, "sh", service.name, unit, service.digest, kind]
         word, err = self._started(service.name, argv, script, timeout)
         if word == "differs":
             self.stop(service.name)

@@ -1,12 +1,13 @@
 """Services of a machine whose pid 1 is systemd.
 
-A service is an instance of one of two template units, which hold all settings for
-systemd; its command is in a shell script, next to its digest.  systemd forgets a
-transient unit as soon as it has ended successfully; so a service records its pid,
-its readiness and its end in files (``$EXIT_CODE`` and ``$EXIT_STATUS``,
-systemd.exec(5)).  Reading its state then needs no ``systemctl``, and a unit that
-never changes needs no ``daemon-reload``, which saves half a second and a second on
-an emulated machine.
+A service is a unit of the name that it has in its Debian package, so that
+``systemctl`` knows it by that name; a file in ``/run/systemd/system`` precedes the
+package's own (systemd.unit(5)).  Its command is in a shell script, next to its
+digest.  systemd forgets a transient unit as soon as it has ended successfully; so a
+service records its pid, its readiness and its end in files (``$EXIT_CODE`` and
+``$EXIT_STATUS``, systemd.exec(5)).  Reading its state then needs no ``systemctl``,
+and a unit that never changes needs no ``daemon-reload``, which saves half a second
+and a second on an emulated machine.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 #: KillMode=mixed: SIGTERM is for the daemon alone, which ends its children its own way.
 UNIT = f"""\
 [Unit]
-Description=%i of the lab
+Description={{name}} of the lab
 StartLimitIntervalSec=0
 [Service]
 Type={{type}}
 NotifyAccess=all
-ExecStart=/bin/sh {FOLDER}/%i/run
-ExecStartPost=/bin/sh -c 'echo ready > {FOLDER}/%i/ready'
-ExecStopPost=/bin/sh -c 'echo "$$EXIT_CODE $$EXIT_STATUS" > {FOLDER}/%i/end'
-StandardOutput=append:{LOGS}/%i.log
+ExecStartPre=/bin/rm -f {FOLDER}/{{name}}/ready {FOLDER}/{{name}}/end
+ExecStart=/bin/sh {FOLDER}/{{name}}/run
+ExecStartPost=/bin/sh -c 'echo ready > {FOLDER}/{{name}}/ready'
+ExecStopPost=/bin/sh -c 'echo "$$EXIT_CODE $$EXIT_STATUS" > {FOLDER}/{{name}}/end'
+StandardOutput=append:{LOGS}/{{name}}.log
 StandardError=inherit
 KillMode=mixed
 TimeoutStartSec=infinity
@@ -45,7 +47,7 @@ TasksMax=infinity
 LimitNOFILE=1048576
 """
 
-#: Arguments: name, unit, digest; input: the script to run.  Prints ready, dead or differs.
+#: Arguments: name, unit, digest, type; input: the script to run.  Prints ready, dead or differs.
 START = f"""\
 set -e
 folder={FOLDER}/$1
@@ -58,14 +60,15 @@ if [ -s "$folder/pid" ] && ! [ -s "$folder/end" ] && read -r pid < "$folder/pid"
   [ "$digest" = "$3" ] || {{ echo differs; exit; }}
   [ -s "$folder/ready" ] && {{ echo ready; exit; }}
 else
-  for type in notify exec; do
-    unit={UNITS}/testbed-$type@.service
-    [ -e "$unit" ] || {{ sed "s/{{type}}/$type/" > "$unit.$$" << 'END'
+  unit={UNITS}/$2
+  sed "s/{{type}}/$4/; s/{{name}}/$1/g" > "$folder/$2" << 'END'
 {UNIT}END
-      mv "$unit.$$" "$unit"; }}
-  done
+  cmp -s "$folder/$2" "$unit" || {{
+    mv "$folder/$2" "$unit"
+    known=$(systemctl show -p FragmentPath -p NeedDaemonReload "$2")
+    case $known in *"=$unit"*=no*) ;; *) systemctl daemon-reload;; esac; }}
   cat > "$folder/run"
-  rm -f "$folder/pid" "$folder/ready" "$folder/end"
+  rm -f "$folder/pid"
   echo "$2" > "$folder/unit"
   printf '%s\\n' "$3" > "$folder/digest"
 fi
@@ -102,10 +105,14 @@ done
 
 
 def unit_of(service: Service) -> str:
-    """Return the name of a service's instance of its template unit."""
-    if not NAME.fullmatch(service.name):
-        raise ValueError(f"{service.name!r} cannot be the name of a service")
-    return f"testbed-{'notify' if service.notify else 'exec'}@{service.name}.service"
+    """Return the name of a service's unit.
+
+    Raises ValueError for a name that systemd would understand otherwise.
+    """
+    for name in (service.name, service.unit or service.name):
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of a service")
+    return f"{service.unit or service.name}.service"
 
 
 def script(service: Service) -> bytes:
