@@ -15,7 +15,8 @@ LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
 # What takes long to compile, made once for labs with these roles.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
-.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve pictures lock \
+.PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve dist publish \
+  pictures lock \
   setup clean
 
 help:  ## list the targets
@@ -126,6 +127,13 @@ docs-serve: $(VENV)/docs  ## the same at http://127.0.0.1:8000, built again afte
 $(VENV)/docs: $(VENV)/ready docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --require-hashes -r docs/requirements.txt
 	touch $@
+
+dist: $(VENV)/ready  ## the distributions in dist/, from a clean folder
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
+
+publish: $(VENV)/ready  ## upload dist/ to PyPI; only for the workflow of a release
+	$(BIN)/uv publish --trusted-publishing always dist/*
 
 pictures: setup  ## the pictures of README.md, drawn anew from a lab (root)
 	$(SUDO) $(BIN)/python docs/images/draw.py
