@@ -1,7 +1,8 @@
-"""Providers and roles by name: classes that installed distributions declare as entry points.
+"""Providers, roles and commands by name, as installed distributions declare them by entry points.
 
-The groups are ``testbed.providers`` and ``testbed.roles``; testbed declares its own in the same
-way, in its ``pyproject.toml``.  A class is imported when it is first used.
+The groups are ``testbed.providers``, ``testbed.roles`` and ``testbed.commands``; testbed declares
+its own in the same way, in its ``pyproject.toml``.  What is declared is imported when it is first
+used.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from testbed import owner
 from testbed.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    import click
+
     from testbed.nodes.base import Provider
     from testbed.roles.base import Role
 
@@ -32,11 +37,15 @@ SETTLED = 2 * 10**9  # nanoseconds; a folder that has just changed may change ag
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """An entry point: ``value`` is ``module:class``, ``distribution`` declares it."""
+    """An entry point: ``value`` is ``module:class``, ``distribution`` declares it.
+
+    ``about`` is the short help of a command.
+    """
 
     name: str
     value: str
     distribution: str
+    about: str = ""
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -136,10 +145,12 @@ def _entry_points(group: str) -> Iterator[Declared]:
             if not entry or entry["changed"] != changed:
                 entry = {"changed": changed, "groups": _read(folder)}
             used[folder] = entry
-            for name, value, distribution in entry["groups"].get(group, []):
-                if (distribution, name) not in seen:  # the first on sys.path hides later ones
-                    seen.add((distribution, name))
-                    yield Declared(name, value, distribution)
+            for words in entry["groups"].get(group, []):
+                found = Declared(*words)
+                key = (found.distribution, found.name)
+                if key not in seen:  # the first on sys.path hides later ones
+                    seen.add(key)
+                    yield found
     now = time.time_ns()
     fresh = {k: v for k, v in used.items() if k and now - v["changed"] > SETTLED}
     if any(kept.get(folder) != entry for folder, entry in fresh.items()):
@@ -154,9 +165,23 @@ def _read(folder: str) -> dict[str, list[list[str]]]:
     for distribution in metadata.distributions(path=[folder]):
         for point in distribution.entry_points:
             if point.group.startswith("testbed."):
-                name = distribution.metadata["Name"]
-                found.setdefault(point.group, []).append([point.name, point.value, name])
+                words = [point.name, point.value, distribution.metadata["Name"]]
+                if point.group == COMMANDS.group:
+                    words.append(_about(point))
+                found.setdefault(point.group, []).append(words)
     return found
+
+
+def _about(point: EntryPoint) -> str:
+    """Return the short help of a command, so that listing it later does not import it.
+
+    Empty if it cannot be imported.
+    """
+    try:
+        command: click.Command = point.load()
+        return command.get_short_help_str(limit=80)
+    except Exception:  # noqa: BLE001  whoever uses the command is told
+        return ""
 
 
 def _recall(file: Path) -> dict[str, Any]:
@@ -185,6 +210,7 @@ def _role(found: Any) -> Role:
 
 PROVIDERS: Registry[type[Provider]] = Registry("testbed.providers", "provider", lambda found: found)
 ROLES: Registry[Role] = Registry("testbed.roles", "role", _role)
+COMMANDS: Registry[click.Command] = Registry("testbed.commands", "command", lambda found: found)
 
 
 def fabric_kind(provider: Provider | type[Provider]) -> str:

@@ -42,8 +42,6 @@ COMMANDS = {
     "topologies": "topologies",
     "schema": "schema",
     "artifacts": "artifacts",
-    "box": "box",
-    "vagrant": "vagrant",
     "completion": "completion",
 }
 
@@ -90,6 +88,23 @@ def _no_broken_pipe() -> Iterator[None]:
         ) from error
 
 
+def brought() -> dict[str, str]:
+    """Return the commands that distributions bring, ours included: name and short help.
+
+    They are declared as entry points, and none is imported.  Names of commands above are ignored.
+    """
+    from testbed.errors import MachineError
+    from testbed.registry import COMMANDS as OTHERS
+
+    with contextlib.suppress(MachineError):  # this copy of testbed is not installed
+        return {
+            name: points[0].about or f"Command of {points[0].distribution}."
+            for name, points in OTHERS.declared().items()
+            if name not in COMMANDS
+        }
+    return {}
+
+
 class Commands(click.Group):
     """A group that loads only the module of the command in use."""
 
@@ -103,12 +118,16 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(COMMANDS)
+        return [*COMMANDS, *brought()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
         if cmd_name not in COMMANDS:
-            return None
+            if cmd_name not in brought():
+                return None
+            from testbed.registry import COMMANDS as OTHERS
+
+            return OTHERS[cmd_name]
         module = importlib.import_module(f"testbed.cli.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
         return command
@@ -116,10 +135,11 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and not (args[0].startswith("-") or args[0] in COMMANDS or args[0] in brought()):
+            from testbed.registry import COMMANDS as OTHERS
             from testbed.spelling import closest
 
-            close = closest(args[0], COMMANDS)
+            close = closest(args[0], [*COMMANDS, *OTHERS])
             hint = f"did you mean `testbed {close}`?" if close else "see `testbed --help`"
             raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -129,6 +149,9 @@ class Commands(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, ABOUT[name]) for name in COMMANDS])
+        if others := brought():
+            with formatter.section("Commands of providers"):
+                formatter.write_dl(list(others.items()))
 
 
 ABOUT = {
@@ -151,8 +174,6 @@ ABOUT = {
     "topologies": "List the shipped topologies, or show one.",
     "schema": "Print the JSON Schema of topology files, for editors.",
     "artifacts": "List, build or remove binaries and images.",
-    "box": "Build, list or remove boxes for virtual machines.",
-    "vagrant": "Serve the Vagrantfile, so that plain `vagrant up` works.",
     "completion": "Print the completion script for a shell.",
 }
 

@@ -17,6 +17,7 @@ from testbed.labs import base_steps, offers, origin, preflight
 from testbed.labs import plan as planning
 from testbed.labs import run as running
 from testbed.labs.state import Record, State
+from testbed.nodes.base import Setup
 from testbed.nodes.mixed import MixedProvider
 from testbed.registry import fabric_kind
 from testbed.steps.context import Context
@@ -38,6 +39,11 @@ class Settings:
     #: Providers of other distributions that cannot be loaded, with the reason: their labs are
     #: not seen, and all others work as ever.
     broken: Mapping[str, MachineError] = field(default_factory=dict)
+
+    @property
+    def setup(self) -> Setup:
+        """The arguments from which a provider is constructed."""
+        return Setup(self.state.path, self.store)
 
     def provider(self, name: str) -> Provider:
         try:

@@ -92,7 +92,7 @@ requires = ["hatchling"]
 build-backend = "hatchling.build"
 
 [tool.hatch.build.targets.wheel]
-include = ["rack.py", "web.py"]
+include = ["rack.py", "rack_cli.py", "web.py"]
 """
 
 
@@ -135,6 +135,8 @@ def test_anothers_provider_is_known_everywhere(extended: Installed) -> None:
         "testbed", "doctor", "--provider", "rack", "--quick", status=3
     )
     extended("testbed", "plan", "./hello.yaml", "--provider", "rack")
+    assert "  rack " in extended("testbed", "--help")
+    assert extended("testbed", "rack") == ""  # there is no inventory
     extended("testbed", "up", "./hello.yaml", "--provider", "rack", "-q", status=3)
     assert extended("testbed", "ls", "--json").strip() == "[]"
 

@@ -17,8 +17,8 @@ import pytest
 
 from testbed.artifacts import Store, release
 from testbed.artifacts.source import Job, Origin, Source
-from testbed.cli import box as command
 from testbed.errors import ArtifactError, CommandError, MachineError, UsageError
+from testbed.nodes.qemu import cli as command
 from testbed.nodes.qemu.provider import QemuProvider
 from testbed.process import Completed
 from testbed.vm import box, guest, initramfs

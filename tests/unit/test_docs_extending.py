@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
@@ -12,18 +13,19 @@ from typing import Any
 
 import pytest
 
+from testbed import cli
 from testbed.errors import MachineError
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
 from testbed.labs.state import State
 from testbed.nodes.base import NodeSpec, Provider, Setup
 from testbed.nodes.fake import Answer, Call, FakeMachine, FakeNode, FakeProvider
-from testbed.registry import PROVIDERS, ROLES, Registry
+from testbed.registry import COMMANDS, PROVIDERS, ROLES, Registry
 from testbed.testing.fakes import FakeStore, declare
 from testbed.topology import load_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-REGISTRIES: tuple[Registry[Any], ...] = (PROVIDERS, ROLES)
+REGISTRIES: tuple[Registry[Any], ...] = (PROVIDERS, ROLES, COMMANDS)
 RACK = """
 name: rack-test
 provider: rack
@@ -186,6 +188,17 @@ def test_the_machine_is_reached_over_ssh(modules: dict[str, ModuleType], rack: R
     node = provider.reach("node1")
     assert type(node).__name__ == "SshNode"
     assert node.name == "node1"
+
+
+def test_the_command_tells_which_machines_are_free(
+    rack: Rack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provider = rack.provider()
+    monkeypatch.setattr(rack.module.RackProvider, "of", lambda _: provider)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    provider.create("one", [NodeSpec("node1", "d1")])
+    assert cli.run(["rack"]) == 0
+    assert capsys.readouterr().out == "node1: one\nnode2: free\n"
 
 
 # -- the role and the suite ----------------------------------------------------------

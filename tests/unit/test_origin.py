@@ -305,7 +305,7 @@ ON_A_LAB = [
 def test_the_list_of_commands_is_whole() -> None:
     """A command that is added and is about a lab belongs into the list."""
     about_a_lab = set()
-    for name in cli.COMMANDS:
+    for name in [*cli.COMMANDS, *cli.brought()]:
         command = cli.cli.get_command(None, name)  # type: ignore[arg-type]
         words = {param.name for param in getattr(command, "params", [])}
         if words & {"lab", "lab_name"} or name in {"up", "fault", "vagrant"}:

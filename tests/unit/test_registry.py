@@ -6,15 +6,18 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 from plugins import Elsewhere, declare_elsewhere, declare_greeter
 
-from testbed import registry
+from testbed import cli, registry
 from testbed.artifacts import Store
 from testbed.cli import common
+from testbed.cli import schema as schema_command
 from testbed.errors import MachineError, TopologyError
 from testbed.faults.force import fault_of
 from testbed.labs import preflight
@@ -48,11 +51,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def install(site: Path, distribution: str, **points: str) -> None:
+def install(site: Path, distribution: str, *, group: str = GROUP, **points: str) -> None:
     info = site / f"{distribution}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    lines = [f"[{GROUP}]", *(f"{name} = {value}" for name, value in points.items())]
+    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     os.utime(site, SETTLED)
 
@@ -245,6 +248,66 @@ nodes:
 def test_a_role_that_nothing_declares_is_refused() -> None:
     with pytest.raises(TopologyError):
         load_text("name: t\nnodes: {a: {roles: [greeter]}}\n", "t.yaml")
+
+
+# -- commands ------------------------------------------------------------------------
+
+
+@click.command("rack")
+def rack() -> None:
+    """List the machines of the rack."""
+    click.echo("no machines")
+
+
+@pytest.fixture
+def bring(site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install commands as another distribution does."""
+    monkeypatch.setattr(registry, "COMMANDS", Registry("testbed.commands", "command", lambda f: f))
+
+    def bring(**values: str) -> None:
+        install(site, "acme", group="testbed.commands", **values)
+
+    return bring
+
+
+def test_a_command_of_others_is_listed_and_run(
+    bring: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bring(rack=f"{__name__}:rack")
+    assert cli.brought() == {"rack": "List the machines of the rack."}
+    assert cli.run(["--help"]) == 0
+    assert "  rack  List the machines of the rack.\n" in capsys.readouterr().out
+    assert cli.run(["rack"]) == 0
+    assert capsys.readouterr().out == "no machines\n"
+    assert cli.run(["rakc"]) == 2
+    assert "testbed rack" in capsys.readouterr().err
+
+
+def test_a_command_that_cannot_be_loaded_is_listed_and_told(
+    bring: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bring(broken="no_such_module:command")
+    assert "acme" in cli.brought()["broken"]
+    assert cli.run(["broken"]) == 3
+    assert "acme" in capsys.readouterr().err
+    assert cli.run(["--help"]) == 0
+
+
+def test_a_command_of_ours_is_not_replaced(bring: Callable[..., None]) -> None:
+    bring(schema=f"{__name__}:rack", rack=f"{__name__}:rack")
+    assert list(cli.brought()) == ["rack"]
+    assert cli.cli.get_command(click.Context(cli.cli), "schema") is schema_command.command
+
+
+def test_a_copy_that_is_not_installed_has_no_such_commands(
+    bring: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del bring
+    assert cli.brought() == {}
+    assert cli.run(["--help"]) == 0
+    capsys.readouterr()
+    assert cli.run(["box"]) == 3
+    assert "pip install" in capsys.readouterr().err
 
 
 # -- a plug-in of others that is broken ----------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -103,6 +103,8 @@ def _box_url(settings: Settings, cell: NetnsNode) -> str:
 
 
 def _meant(topology: str) -> tuple[Settings, Topology, VagrantProvider]:
+    from testbed.nodes.vagrant.provider import VagrantProvider
+
     settings = common.make_settings()
     meant: Topology = common.load_variant(topology, provider="vagrant")
     # There is no record until all machines have been added.
@@ -110,8 +112,7 @@ def _meant(topology: str) -> tuple[Settings, Topology, VagrantProvider]:
         from testbed.labs import origin
 
         origin.refuse_other(meant, record)
-    provider: Any = settings.provider("vagrant")
-    return settings, meant, cast("VagrantProvider", provider)
+    return settings, meant, VagrantProvider.of(settings.setup)
 
 
 def _lab(settings: Settings, meant: Topology) -> Lab:

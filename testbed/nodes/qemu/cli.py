@@ -1,4 +1,4 @@
-"""``testbed box``."""
+"""``testbed box``: the boxes that virtual machines start from, and QEMU's snapshots of them."""
 
 from __future__ import annotations
 
@@ -163,8 +163,7 @@ def _used(settings: Settings, entries: list[Entry]) -> set[str]:
     from testbed.vm.box import Box
 
     used = {entry.key for entry in entries if entry.key == Box().key()}
-    provider = settings.provider(QemuProvider.name)
-    assert isinstance(provider, QemuProvider)
+    provider = QemuProvider.of(settings.setup)
     if used:
         # Without QEMU no machine can start from a snapshot.
         with contextlib.suppress(MachineError):
