@@ -6,6 +6,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+# Without bytecode on disk, each of the commands that the tests run compiles all of testbed first.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes that share the tests: those of labs mostly wait, those of machines and clusters do not.
 LIVE := -n 4 --dist loadgroup
 HEAVY := -n 2 --dist loadgroup

