@@ -50,7 +50,7 @@ def test_a_sample_is_spread_over_the_files_and_drawn_again_by_its_seed() -> None
     assert len(set(mutate.sample(known, 1000, 7))) == len(known)
 
 
-@pytest.mark.parametrize("word", ["killed", "timeout", "segfault", "suspicious"])
+@pytest.mark.parametrize("word", ["killed", "segfault", "suspicious"])
 def test_what_ends_badly_is_caught(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     both = [made(1, "a"), made(2, "a", now="b")]
     said = {both[0].name: word, both[1].name: "survived"}
@@ -58,6 +58,16 @@ def test_what_ends_badly_is_caught(word: str, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert "+ b" in printed
     assert "+ a or b" not in printed
+
+
+@pytest.mark.parametrize("word", ["timeout", "not checked", "check was interrupted by user", None])
+def test_what_was_not_decided_is_listed_and_not_counted(
+    word: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [made(1, "a"), made(2, "a", now="b")]
+    said = {both[0].name: "killed"} | ({both[1].name: word} if word else {})
+    assert mutate.decided(both, said) == both[:1]
+    assert "+ b" in capsys.readouterr().out
 
 
 def test_untested_code_counts_as_survived() -> None:
