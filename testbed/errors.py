@@ -101,7 +101,7 @@ class UsageError(TestbedError, ValueError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One problem of a topology file.
+    """One problem of a file: a topology, or a file of a catalogue.
 
     ``line`` and ``column`` count from 1; 0 means the whole file.
     """
@@ -113,7 +113,9 @@ class Problem:
     hint: str
 
     def format(self, source: str) -> str:
-        place = f"{source}:{self.line}:{self.column}" if self.line else source
+        place = source
+        if self.line:
+            place += f":{self.line}:{self.column}" if self.column else f":{self.line}"
         return f"{place}: wanted {self.wanted}, saw {self.seen}; {self.hint}"
 
 
@@ -127,7 +129,11 @@ class TopologyError(UsageError):
 
 
 class CatalogueError(UsageError):
-    """An entry of the catalogue is invalid; the message names file, line and claim."""
+    """A catalogue with one or more problems, each with its file, in the order of the files."""
+
+    def __init__(self, problems: Sequence[tuple[str, Problem]]) -> None:
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(problem.format(file) for file, problem in self.problems))
 
 
 class MachineError(TestbedError, OSError):

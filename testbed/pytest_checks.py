@@ -19,6 +19,7 @@ import pytest
 from testbed.errors import TestbedError, UsageError
 from testbed.pytest_plugin import (
     ALONE,
+    CATALOGUE,
     CLAIM,
     FINDINGS,
     LAB,
@@ -36,6 +37,7 @@ from testbed.pytest_plugin import (
 )
 
 if TYPE_CHECKING:
+    from testbed.claims.catalogue import Catalogue
     from testbed.claims.model import Finding
     from testbed.labs.live import LiveLab
     from testbed.topology.model import Topology
@@ -253,15 +255,30 @@ def is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker(ALONE) is not None
 
 
+def catalogue_of(config: pytest.Config) -> Catalogue:
+    """Return the catalogue of the run.  Raises UsageError."""
+    if CATALOGUE not in config.stash:
+        from testbed.claims.choose import choose
+        from testbed.labs.state import State, folder
+
+        given = config.getoption("testbed_catalogue", [])
+        labs = config.stash[NAMED].labs
+        record = State(folder()).read(labs[0]) if labs and labs[0] else None
+        source = record.source if record else ""
+        config.stash[CATALOGUE] = choose(given, source=source, project=config.rootpath)
+    found: Catalogue = config.stash[CATALOGUE]
+    return found
+
+
 def _refuse_unknown(item: pytest.Item) -> None:
     """Raise UsageError for an invalid mark, which would keep a test from running."""
-    from testbed.claims.catalogue import claims
     from testbed.claims.model import FEATURES
 
     claim = claim_of(item)
-    if claim is not None and claim not in claims():
-        what = f"no claim {claim!r} in the catalogue"
-        raise _unknown(item, what, claim, claims(), "`testbed claims` lists them")
+    if claim is not None and claim not in (catalogue := catalogue_of(item.config)).claims:
+        what = f"no claim {claim!r} in catalogue {catalogue.name}"
+        hint = "`testbed claims` lists them; --testbed-catalogue DIR chooses another catalogue"
+        raise _unknown(item, what, claim, catalogue.claims, hint)
     for word in (name for mark in item.iter_markers(NEEDS) for name in mark.args):
         if word not in FEATURES:
             what = f"no feature {word!r} that a lab could have"
@@ -406,11 +423,10 @@ def problem(item: pytest.Item, error: BaseException) -> str:
 
 def _expect(item: pytest.Item, finding: Finding) -> None:
     """Set the verdict that the catalogue expects for the claim on this lab."""
-    from testbed.claims.catalogue import claims
-
+    claims = catalogue_of(item.config).claims
     live = item.config.stash.get(LAB, None) or getattr(item, "funcargs", {}).get("lab")
     facts = getattr(live, "facts", {})  # a fixture `lab` may be the project's own
-    finding.expected, finding.why = claims()[finding.claim].expected(facts)
+    finding.expected, finding.why = claims[finding.claim].expected(facts)
 
 
 def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:

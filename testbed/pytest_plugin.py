@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
+    from testbed.claims.catalogue import Catalogue
     from testbed.claims.model import Finding
     from testbed.claims.observation import Observation
     from testbed.errors import TestbedError
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
 LAB = pytest.StashKey["LiveLab"]()
+CATALOGUE: pytest.StashKey[Catalogue] = pytest.StashKey()
 FINDINGS: pytest.StashKey[list[Finding]] = pytest.StashKey()
 NOTES = pytest.StashKey["Observation"]()
 #: Set by a program that runs pytest, lends the lab, and reports a refusal itself.
@@ -78,6 +80,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the tests on this lab, which must be up (default: the lab of "
         f"--hosts={SCHEME}LAB, or the variable {VARIABLE})",
     )
+    group.addoption(
+        "--testbed-catalogue",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="the catalogue of claims that tests check: a folder, or the name of an installed "
+        "one; repeatable (default: the folder claims beside the lab's topology, else those of "
+        "[tool.testbed] in pyproject.toml, else the shipped one)",
+    )
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
@@ -88,7 +99,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     _begin(config, config.option)  # the hook above is not called where a conftest loads us
     for line in (
-        f"{CLAIM}(id): the test decides this claim of the catalogue",
+        f"{CLAIM}(id): the test checks this claim of a catalogue",
         f"{NEEDS}(*features): requirements of the test: docker, flannel, flannel-udp, ...",
         f"{ALONE}: the test measures, and needs a quiet machine",
     ):

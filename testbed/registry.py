@@ -1,8 +1,9 @@
-"""Providers, roles and commands by name, as installed distributions declare them by entry points.
+"""Providers, roles, commands and catalogues by name, as distributions declare them by entry points.
 
-The groups are ``testbed.providers``, ``testbed.roles`` and ``testbed.commands``; testbed declares
-its own in the same way, in its ``pyproject.toml``.  What is declared is imported when it is first
-used.
+The groups are ``testbed.providers``, ``testbed.roles``, ``testbed.commands`` and
+``testbed.catalogues``; testbed declares its own in the same way, in its ``pyproject.toml``.  What
+is declared is imported when it is first used.  A catalogue is declared as the package that has
+its files.
 """
 
 from __future__ import annotations
@@ -55,9 +56,12 @@ class Registry(Mapping[str, T], Generic[T]):
     unknown, and MachineError if it cannot be imported or is declared twice.
     """
 
-    def __init__(self, group: str, noun: str, make: Callable[[Any], T]) -> None:
+    def __init__(
+        self, group: str, noun: str, make: Callable[[Any], T], *, ours: bool = True
+    ) -> None:
         self.group = group
         self.noun = noun
+        self._ours = ours  # True if testbed's own distribution declares some
         self._make = make
         self._declared: dict[str, list[Declared]] | None = None
         self._made: dict[str, T] = {}
@@ -69,7 +73,7 @@ class Registry(Mapping[str, T], Generic[T]):
             found: dict[str, list[Declared]] = {}
             for one in sorted(_entry_points(self.group), key=lambda d: (d.name, d.distribution)):
                 found.setdefault(one.name, []).append(one)
-            if not found:
+            if not found and self._ours:
                 raise MachineError(
                     f"no {self.noun} is registered: this copy of testbed is not installed",
                     hint=f"pip install -e {Path(__file__).resolve().parents[1]}",
@@ -208,9 +212,15 @@ def _role(found: Any) -> Role:
     return role
 
 
+def _folder(found: Any) -> Path:
+    """Return the folder of a catalogue, which is declared as a package."""
+    return Path(next(iter(found.__path__)))
+
+
 PROVIDERS: Registry[type[Provider]] = Registry("testbed.providers", "provider", lambda found: found)
 ROLES: Registry[Role] = Registry("testbed.roles", "role", _role)
 COMMANDS: Registry[click.Command] = Registry("testbed.commands", "command", lambda found: found)
+CATALOGUES: Registry[Path] = Registry("testbed.catalogues", "catalogue", _folder, ours=False)
 
 
 def fabric_kind(provider: Provider | type[Provider]) -> str:

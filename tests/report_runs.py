@@ -30,10 +30,16 @@ def claim(id: str, document: str, verdict: str | None = "confirmed", **more: Any
         "why": "" if verdict == "confirmed" else f"What is so with {id}.",
         "quoted": [],
         "otherwise": [],
+        "translations": {},
         "verdict": verdict,
         "as_expected": True,
         **more,
     }
+
+
+def document(id: str, title: str, **more: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = {"titles": {}, "link": ""}
+    return {"id": id, "title": title, "language": "en", "claims_in": "en", **empty, **more}
 
 
 def finding(claim: str, verdict: str | None = "confirmed", **more: Any) -> dict[str, Any]:
@@ -177,6 +183,11 @@ def run(**more: Any) -> dict[str, Any]:
         "labs": [
             lab("docker-single", first, picture=graph()),
             lab("docker-single-29", second, facts=new, versions={"docker": "29.8.1"}),
+        ],
+        "catalogues": [],
+        "documents": [
+            document("000", "Docker网络", language="zh", titles={"en": "Docker networking"}),
+            document("003", "Kubernetes networking", link="https://example.com/003"),
         ],
         "claims": [
             claim("same", "000", quoted=["docker0: <BROADCAST>"]),

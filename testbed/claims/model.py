@@ -45,13 +45,8 @@ FEATURES: Mapping[str, str] = {
     "gateway": "a gateway node, which stands for the rest of the world",
 }
 
-#: The subset that only a Kubernetes cluster can have.
-OF_CLUSTERS = tuple(
-    name
-    for name in FEATURES
-    if name in {"kubernetes", "dns", "ingress", "network-policy", "hairpin"}
-    or name.startswith("pods-")
-)
+#: Verdicts that a claim can be expected to have.
+EXPECTED: tuple[Verdict, ...] = ("confirmed", "contradicted", "conditional", "not testable")
 
 #: Facts of a lab that an expectation may depend on (:attr:`testbed.labs.live.LiveLab.facts`).
 FACTS = ("docker", "firewall", "backend", "provider", "cni", "proxy")
@@ -139,6 +134,49 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """A text whose statements are the claims.
+
+    ``title`` is in the document's own ``language`` (a tag of BCP 47), ``titles`` are translations
+    of it by language, ``claims_in`` is the language in which its claims are written.
+    """
+
+    id: str
+    title: str
+    language: str
+    claims_in: str
+    titles: Mapping[str, str] = field(default_factory=dict)
+    link: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A shell command of a sabotage; ``place`` is ``NODE`` or ``NODE/CONTAINER``."""
+
+    place: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sabotage:
+    """A way to break a lab on purpose, with which the checks of ``claims`` must fail.
+
+    ``faults`` are in the words of ``testbed fault``.  They are healed, and ``undo`` is run, after
+    the checks.
+    """
+
+    name: str
+    what: str
+    claims: tuple[str, ...]
+    faults: tuple[str, ...] = ()
+    do: tuple[Order, ...] = ()
+    undo: tuple[Order, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Translation:
     """A claim's texts in another language; ``otherwise`` keeps the entry's order."""
 
@@ -146,13 +184,20 @@ class Translation:
     why: str = ""
     otherwise: tuple[str, ...] = ()
 
-    def texts(self, claim: Claim) -> Mapping[str, str]:
-        """Map the claim's English texts to their translations, where they exist."""
-        pairs = [(claim.claim, self.claim), (claim.why, self.why)]
-        if len(self.otherwise) == len(claim.otherwise):  # otherwise the reasons can't be matched
-            reasons = (other.why for other in claim.otherwise)
-            pairs += zip(reasons, self.otherwise, strict=True)
-        return {english: text for english, text in pairs if english and text}
+    def to_dict(self) -> dict[str, Any]:
+        return {"claim": self.claim, "why": self.why, "otherwise": list(self.otherwise)}
+
+
+def texts(claim: Mapping[str, Any], translation: Mapping[str, Any]) -> Mapping[str, str]:
+    """Map a claim's own texts to their translations, where they exist.
+
+    Both are plain data, as ``to_dict`` returns it.
+    """
+    pairs = [(claim[key], translation[key]) for key in ("claim", "why")]
+    reasons = [other["why"] for other in claim["otherwise"]]
+    if len(reasons) == len(translation["otherwise"]):  # otherwise they can't be matched
+        pairs += zip(reasons, translation["otherwise"], strict=True)
+    return {own: text for own, text in pairs if own and text}
 
 
 #: The judgements of :class:`testbed.claims.observation.Observation`, and whether each supports

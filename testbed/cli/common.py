@@ -17,6 +17,7 @@ from testbed.errors import LabError, NoSuchLab, UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from testbed.claims.catalogue import Catalogue
     from testbed.labs.lab import Lab, Settings
     from testbed.progress import Log
     from testbed.steps.context import Context
@@ -98,6 +99,12 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
             hint=f"{_how_to_name(there[0])}, or set TESTBED_LAB",
         )
     return Lab(there[0], settings)
+
+
+def file_of(lab: Lab) -> str:
+    """Return the path of the topology file that a lab came from; empty if it is unknown."""
+    record = lab.settings.state.read(lab.name)
+    return record.source if record else ""
 
 
 def whole(lab: Lab) -> Context:
@@ -235,6 +242,14 @@ def variant_options(function: F) -> F:
     return function
 
 
+def catalogue_option(function: F) -> F:
+    return click.option(
+        "--catalogue", "catalogues", multiple=True, metavar="DIR",
+        shell_complete=complete_catalogues,
+        help="Claims to use: a folder, or the name of an installed catalogue; repeatable.",
+    )(function)  # fmt: skip
+
+
 def artifact_option(function: F) -> F:
     return click.option(
         "--artifact", "artifacts", multiple=True, metavar="NAME=PATH",
@@ -280,6 +295,48 @@ def complete_topologies(_ctx: Any, _param: Any, incomplete: str) -> list[Any]:
 
     found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
     return [*found, CompletionItem(incomplete, type="file")]
+
+
+def complete_catalogues(_ctx: Any, _param: Any, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    from testbed.claims.choose import installed
+
+    found = [CompletionItem(name) for name in installed() if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="dir")]
+
+
+def complete_claims(ctx: Any, _param: Any, incomplete: str) -> list[str]:
+    return [name for name in _catalogue_meant(ctx).claims if name.startswith(incomplete)]
+
+
+def complete_documents(ctx: Any, _param: Any, incomplete: str) -> list[str]:
+    return [name for name in _catalogue_meant(ctx).documents if name.startswith(incomplete)]
+
+
+def _catalogue_meant(ctx: click.Context) -> Catalogue:
+    """Return the catalogue of the options typed so far; an empty one if it has problems."""
+    from testbed.claims.catalogue import Catalogue
+    from testbed.claims.choose import choose
+    from testbed.errors import TestbedError
+    from testbed.labs.state import State, folder
+
+    try:
+        lab = ctx.params.get("lab") or os.environ.get("TESTBED_LAB")
+        record = State(folder()).read(lab) if lab else None
+        return choose(given_catalogues(ctx), source=record.source if record else "")
+    except TestbedError:  # the command itself reports it
+        return Catalogue()
+
+
+def given_catalogues(ctx: click.Context) -> tuple[str, ...]:
+    """Return the value of ``--catalogue`` of a command, else of the group that it is in."""
+    at: click.Context | None = ctx
+    while at is not None:
+        if given := at.params.get("catalogues"):
+            return tuple(given)
+        at = at.parent
+    return ()
 
 
 def complete_nodes(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:

@@ -90,7 +90,7 @@ def command(
     selection = Selection(tests=tuple(check.name for check in part.results.checks))
     whole = Run(selection, [part], seconds=part.seconds, signum=part.results.signum)
     output.write(settings, whole, keep=False)  # `verify --rerun-failed` cannot run these tests
-    output.show(terminal.failures(part))
+    output.show(terminal.failures(part, whole.catalogue))
     output.show([_closing(part, good=whole.status == 0)])
     return output.finish(whole, whole.status)
 

@@ -22,11 +22,20 @@ from testbed.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from testbed.claims.catalogue import Catalogue
     from testbed.claims.model import Finding
     from testbed.labs.lab import Settings
     from testbed.suites.model import Check, Run
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_languages(_ctx: object, _param: object, incomplete: str) -> list[str]:
+    from testbed.report.words import LANGUAGES
+
+    return [name for name in LANGUAGES if name.startswith(incomplete)]
+
+
 OPTIONS = (
     click.option(
         "--junit", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
@@ -41,7 +50,8 @@ OPTIONS = (
         help="Write the report as one HTML page; - is standard output.",
     ),
     click.option(
-        "--lang", type=click.Choice(["en", "zh"]), default="en", help="The report's language."
+        "--lang", default="en", metavar="LANGUAGE", shell_complete=complete_languages,
+        help="The report's language: en, zh, or one that the claims are translated to.",
     ),
 )  # fmt: skip
 
@@ -68,7 +78,11 @@ class Output:
         lang: str,
         evidence: bool,
         quiet: bool,
+        catalogue: Catalogue | None = None,
     ) -> None:
+        from testbed.claims.catalogue import Catalogue
+
+        self._catalogue = catalogue or Catalogue()
         self._files = {"json": json_file, "junit": junit, "html": html}
         self.lang = lang
         self.evidence = evidence
@@ -85,10 +99,13 @@ class Output:
         return {option: path for option, path in self._files.items() if path is not None}
 
     def refuse(self) -> None:
-        """Check before the run that all files can be written.
+        """Check before the run that all files can be written, in the language of the option.
 
-        Raises UsageError for an invalid path, MachineError for a missing permission.
+        Raises UsageError for an invalid path or language, MachineError for a missing permission.
         """
+        from testbed.report.words import words
+
+        words(self.lang, self._catalogue.languages)
         if len(self._on_stdout) > 1:
             options = " and ".join(f"--{option}" for option in self._on_stdout)
             raise UsageError(
@@ -108,7 +125,7 @@ class Output:
     def told(self, found: Finding | Check) -> None:
         from testbed.report import terminal
 
-        self.say(terminal.line(found))
+        self.say(terminal.line(found, self._catalogue))
         if self.evidence:
             for piece in getattr(found, "evidence", ()):
                 self.say(click.style(f"      {terminal.piece(piece)}", dim=True))

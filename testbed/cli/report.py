@@ -18,7 +18,12 @@ from testbed.errors import UsageError
     "--html", type=click.Path(path_type=Path, allow_dash=True), required=True, metavar="FILE",
     help="Write the report here; - is standard output.",
 )  # fmt: skip
-@click.option("--lang", default="en", metavar="LANGUAGE", help="The report's language: en or zh.")
+@click.option(
+    "--lang",
+    default="en",
+    metavar="LANGUAGE",
+    help="The report's language: en, zh, or one that the claims are translated to.",
+)
 def command(run: Path, html: Path, lang: str) -> int:
     """Write the HTML report of a run.
 

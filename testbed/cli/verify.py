@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.live import Live
 
+    from testbed.claims.catalogue import Catalogue
     from testbed.claims.model import Finding
     from testbed.labs.lab import Lab, Settings
     from testbed.suites.model import Check, LabRun, Selection
@@ -42,10 +43,15 @@ FILES = 128  # open files, for captures on several nodes at once
 )
 @click.option("--provider", metavar="NAME", help="Only labs whose nodes have this provider.")
 @click.option("-k", "expression", default="", metavar="EXPRESSION", help="Same as pytest's -k.")
-@click.option("--claim", "claims", multiple=True, metavar="ID", help="Only this claim; repeatable.")
+@common.catalogue_option
 @click.option(
-    "--document", "documents", multiple=True, metavar="NNN", help="Only this document; repeatable."
-)
+    "--claim", "claims", multiple=True, metavar="ID", shell_complete=common.complete_claims,
+    help="Only this claim; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--document", "documents", multiple=True, metavar="ID",
+    shell_complete=common.complete_documents, help="Only this document; repeatable.",
+)  # fmt: skip
 @click.option(
     "--rerun-failed", is_flag=True, help="Only claims with unexpected results in the last run."
 )
@@ -59,6 +65,7 @@ def command(
     recovery: bool,
     provider: str | None,
     expression: str,
+    catalogues: tuple[str, ...],
     claims: tuple[str, ...],
     documents: tuple[str, ...],
     rerun_failed: bool,
@@ -75,9 +82,11 @@ def command(
     """Check claims on a running lab, or with --all on every lab.
 
     Run every check that the lab can decide, or your own test files in PATHS
-    (see docs/suites.md).
+    (see docs/suites.md). The claims are those of --catalogue, else of the folder
+    `claims` beside the lab's topology file, else of [tool.testbed] in
+    pyproject.toml, else the shipped ones (see docs/claims.md).
 
-    With --all, create each lab that the catalogue requires under a name of its
+    With --all, create each lab that the catalogues require under a name of its
     own, several at a time, and remove it afterwards. Labs whose software is
     missing and takes long to build are left out.
 
@@ -98,6 +107,7 @@ def command(
     if recovery and (paths or claims or documents):
         raise click.UsageError("--recovery goes without PATHS, --claim and --document")
     need_root("`testbed verify`")
+    from testbed.claims.choose import choose
     from testbed.report import last
     from testbed.suites.model import Selection
 
@@ -107,21 +117,26 @@ def command(
         from testbed.suites.runner import RECOVERY
 
         paths = (RECOVERY,)
-    selection = Selection(expression, claims, documents, paths)
+    one = None if everything else common.lab_meant(settings, lab)
+    if rerun_failed and not catalogues:
+        catalogues = last.catalogues(settings.state.path)
+    catalogue = choose(catalogues, source=common.file_of(one) if one else "")
+    selection = Selection(expression, claims, documents, paths, catalogue=catalogue)
     output = Output(
-        json_file=json_file, junit=junit, html=html, lang=lang, evidence=evidence, quiet=quiet
-    )
+        json_file=json_file, junit=junit, html=html, lang=lang, evidence=evidence, quiet=quiet,
+        catalogue=catalogue,
+    )  # fmt: skip
     output.refuse()
     if rerun_failed:
         selection = last.failed(settings.state.path, selection)
         if not selection.names_some:
             output.show([click.style("nothing failed in the last run", fg="green")])
             return 0
-    if everything:
+    if one is None:
         return _all(
             settings, selection, output, check_machine=check_machine, recovery=recovery, labs=labs
         )
-    return _one(settings, common.lab_meant(settings, lab), selection, output, provider)
+    return _one(settings, one, selection, output, provider)
 
 
 def _one(
@@ -149,7 +164,7 @@ def _one(
     part.seconds = time.monotonic() - began
     whole = Run(selection, [part], seconds=part.seconds, signum=part.results.signum)
     output.write(settings, whole)
-    output.show(terminal.failures(part))
+    output.show(terminal.failures(part, whole.catalogue))
     if not output.quiet:
         output.show(terminal.table(whole))
         output.show(terminal.skipped(whole))
@@ -169,16 +184,16 @@ def _all(
 ) -> int:
     from testbed import machine_state
     from testbed.report import terminal
-    from testbed.suites.everything import BACKENDS, WANTED, run_everything
+    from testbed.suites.everything import BACKENDS, run_everything
 
     ours = settings.state.path  # labs of other state folders may change meanwhile
     before = machine_state.snapshot(ours) if check_machine else None
-    with _Progress(output) as progress:
-        wanted = BACKENDS if recovery else WANTED
+    with _Progress(output, selection.catalogue) as progress:
+        wanted = BACKENDS if recovery else None
         run = run_everything(settings, selection, progress.watching(), wanted=wanted, labs=labs)
     output.write(settings, run)
     for lab in run.labs:
-        output.show(terminal.failures(lab))
+        output.show(terminal.failures(lab, run.catalogue))
     output.show(terminal.errors(run))
     if not output.quiet:
         output.show(terminal.overview(run))
@@ -202,8 +217,14 @@ class _Progress:
     begins, one when it has ended, and one every 30 seconds.
     """
 
-    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        output: Output,
+        catalogue: Catalogue,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._output = output
+        self._catalogue = catalogue
         self._done: dict[str, int] = {}  # number of finished checks of each active lab
         self._began = time.monotonic()
         self._live: Live | None = None
@@ -265,7 +286,9 @@ class _Progress:
         self._done[name] = self._done.get(name, 0) + 1
         bad = not found.as_expected if isinstance(found, Finding) else found.outcome == "failed"
         if bad or self._output.evidence:
-            self._output.say(click.style(f"{name}", dim=True) + terminal.line(found))
+            self._output.say(
+                click.style(f"{name}", dim=True) + terminal.line(found, self._catalogue)
+            )
         self._log.tell(name, f"{name}: {self._done[name]} checks have ended")
         self._show()
 

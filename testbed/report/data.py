@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from testbed import __version__
+from testbed.claims.model import Document
 from testbed.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def to_dict(run: Run) -> dict[str, Any]:
     """Return the run: machine, labs with findings and evidence, verdict of each claim."""
     worst = run.worst()
     found = run.by_claim()
+    meant = [*run.meant()]
+    documents = {claim.document for claim in meant}
     return {
         "version": VERSION,
         "testbed": __version__,
@@ -34,9 +37,16 @@ def to_dict(run: Run) -> dict[str, Any]:
         "complete": run.complete,
         "machine": machine(),
         "labs": [_lab(lab) for lab in run.labs],
+        "catalogues": [source.to_dict() for source in run.catalogue.sources],
+        "documents": [
+            document.to_dict()
+            for document in run.catalogue.documents.values()
+            if document.id in documents
+        ],
         "claims": [
             {
                 **claim.to_dict(),
+                "translations": run.catalogue.texts(claim.id),
                 "verdict": run.verdict(claim, worst),
                 "as_expected": (
                     all(finding.as_expected for _, finding in found[claim.id])
@@ -44,7 +54,7 @@ def to_dict(run: Run) -> dict[str, Any]:
                     else not claim.is_testable
                 ),
             }
-            for claim in run.meant()
+            for claim in meant
         ],
     }
 
@@ -62,7 +72,18 @@ def current(run: object) -> Mapping[str, Any]:
     if run["version"] == VERSION:
         return run
     renamed: dict[str, Any] = _renamed(run)
-    return {**renamed, "version": VERSION}
+    claims = [{**claim, "translations": {}} for claim in renamed["claims"]]
+    documents = [
+        Document(name, "", "en", "en").to_dict()
+        for name in dict.fromkeys(claim["document"] for claim in claims)
+    ]
+    return {
+        **renamed,
+        "version": VERSION,
+        "catalogues": [],
+        "documents": documents,
+        "claims": claims,
+    }
 
 
 def _renamed(part: Any) -> Any:

@@ -23,11 +23,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from testbed.claims.model import JUDGEMENTS
+from testbed.claims.model import JUDGEMENTS, texts
 from testbed.claims.observation import spread
 from testbed.report import charts, picture
 from testbed.report.data import current, tested
-from testbed.report.words import LANGUAGES, Words, words
+from testbed.report.words import Words, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 ORDER = (
@@ -54,12 +54,12 @@ def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
     translation.
     """
     run = current(run)
-    spoken = words(lang)
+    spoken = words(lang, of_run(run))
     page = _Page(run, spoken)
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    template = _environment(lang).get_template("report.html.j2")
+    template = _environment(spoken).get_template("report.html.j2")
     return template.render(
-        lang=LANGUAGES[lang],
+        lang=spoken.tag,
         page=page,
         run=run,
         style=Markup(style),  # noqa: S704  our own file
@@ -69,9 +69,16 @@ def render(run: Mapping[str, Any], *, lang: str = "en") -> str:
     )
 
 
+def of_run(run: Mapping[str, Any]) -> set[str]:
+    """Return the languages in which a run has claims or titles."""
+    found = {lang for claim in run["claims"] for lang in claim["translations"]}
+    for document in run["documents"]:
+        found |= {document["claims_in"], document["language"], *document["titles"]}
+    return found
+
+
 @functools.cache
-def _environment(lang: str) -> Environment:
-    spoken = words(lang)
+def _environment(spoken: Words) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -298,9 +305,10 @@ class ClaimView:
     elsewhere: Mapping[str, list[str]]  #: labs that could not decide it, by reason
     sights: list[Sight]
     seconds: float
-    #: Claim and reason in the report's language, empty where the catalogue has English only.
+    #: Claim and reason in the report's language, empty where there is no translation.
     statement: str
     why_told: str
+    lang: str  #: the language of the claim's own texts
 
     def __getattr__(self, name: str) -> Any:
         return self.data[name]
@@ -318,11 +326,38 @@ class ClaimView:
         return " ".join([self.data["id"], *self.data["needs"]])
 
 
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A document's title in its own language, and a translation if the report's is another."""
+
+    title: str
+    language: str
+    translation: str
+    translated_to: str
+    claims_in: str
+    link: str
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], lang: str) -> Heading:
+        """Return the heading for a report in a language; a title is in English if not in that."""
+        titles, own = document["titles"], document["language"]
+        to = lang if lang in titles else "en"
+        other = "" if own in {lang, to} or _same(own, lang) else titles.get(to, "")
+        link = document["link"] if document["link"].startswith(("https://", "http://")) else ""
+        return cls(document["title"], own, other, to, document["claims_in"], link)
+
+    @property
+    def text(self) -> str:
+        """The title in the report's language, if there is one, as plain text."""
+        return self.translation or self.title
+
+
 @dataclass(slots=True)
 class DocumentView:
     """A document with its claims in the order of its text."""
 
     number: str
+    heading: Heading
     claims: list[ClaimView]
     counts: Counter[str]
 
@@ -369,8 +404,11 @@ class _Page:
         for lab in run["labs"]:
             for finding in lab["findings"]:
                 self._found.setdefault(finding["claim"], []).append((lab["lab"], finding))
-        texts = _texts(spoken.lang)
-        self.claims = [self._claim(claim, texts.get(claim["id"], {})) for claim in run["claims"]]
+        self._headings = {
+            document["id"]: Heading.of(document, spoken.lang) for document in run["documents"]
+        }
+        self.title = self._title()
+        self.claims = [self._claim(claim, _texts(claim, spoken.lang)) for claim in run["claims"]]
         self.by_id = {claim.data["id"]: claim for claim in self.claims}
         self.limit, self.left_out = self._fit()
         self.documents = self._documents()
@@ -408,9 +446,9 @@ class _Page:
 
     # -- claims
 
-    def _claim(self, claim: Mapping[str, Any], texts: Mapping[str, str]) -> ClaimView:
+    def _claim(self, claim: Mapping[str, Any], told: Mapping[str, str]) -> ClaimView:
         found = self._found.get(claim["id"], [])
-        outcomes = _outcomes(((lab, f) for lab, f in found if f["verdict"] != "skipped"), texts)
+        outcomes = _outcomes(((lab, f) for lab, f in found if f["verdict"] != "skipped"), told)
         elsewhere: dict[str, list[str]] = {}
         for lab, finding in found:
             if finding["verdict"] == "skipped":
@@ -422,9 +460,22 @@ class _Page:
             elsewhere=elsewhere,
             sights=_sights(found),
             seconds=sum(finding["seconds"] for _, finding in found),
-            statement=texts.get(claim["claim"], ""),
-            why_told=texts.get(claim["why"], ""),
+            statement=told.get(claim["claim"], ""),
+            why_told=told.get(claim["why"], ""),
+            lang=self._headings[claim["document"]].claims_in,
         )
+
+    def in_language(self, lang: str) -> Markup:
+        """Return the attribute for text in a language, nothing if it is the page's own."""
+        return Markup("") if _same(lang, self.words.tag) else Markup(' lang="{}"').format(lang)
+
+    def _title(self) -> str:
+        """Return the title of the page: those of the catalogues, else a general one."""
+        used = [source for source in self.run["catalogues"] if source["title"]]
+        lang = self.words.lang
+        titles = [source["titles"].get(lang, source["title"]) for source in used]
+        _ = self.words.gettext
+        return " · ".join(titles) or _("Container networking, put to the test")
 
     def _fit(self) -> tuple[int, int]:
         """Return the length limit of an output, and how many labs' evidence is left out."""
@@ -449,8 +500,8 @@ class _Page:
         for claim in self.claims:
             grouped.setdefault(claim.data["document"], []).append(claim)
         return [
-            DocumentView(number, claims, Counter(c.verdict for c in claims))
-            for number, claims in grouped.items()
+            DocumentView(name, self._headings[name], claims, Counter(c.verdict for c in claims))
+            for name, claims in grouped.items()
         ]
 
     # -- labs
@@ -553,7 +604,7 @@ def _verdict(claim: Mapping[str, Any], found: Sequence[Any]) -> str:
 
 
 def _outcomes(
-    found: Iterable[tuple[str, Mapping[str, Any]]], texts: Mapping[str, str]
+    found: Iterable[tuple[str, Mapping[str, Any]]], told: Mapping[str, str]
 ) -> list[Outcome]:
     grouped: dict[tuple[Any, ...], list[tuple[str, Mapping[str, Any]]]] = {}
     for lab, finding in found:
@@ -570,8 +621,10 @@ def _outcomes(
     for (verdict, expected, why, reason, problem, good), alike in grouped.items():
         labs = tuple(lab for lab, _ in alike)
         judged = _judged(alike[0][1])
-        told = texts.get(why, "")
-        outcomes.append(Outcome(verdict, expected, why, told, reason, problem, good, labs, judged))
+        why_told = told.get(why, "")
+        outcomes.append(
+            Outcome(verdict, expected, why, why_told, reason, problem, good, labs, judged)
+        )
     return outcomes
 
 
@@ -623,15 +676,12 @@ def describe_facts(facts: Mapping[str, str]) -> list[str]:
     return parts
 
 
-def _texts(lang: str) -> Mapping[str, Mapping[str, str]]:
-    """Return the claims' texts in another language: by id, keyed by the English text.
+def _texts(claim: Mapping[str, Any], lang: str) -> Mapping[str, str]:
+    """Return a claim's texts in another language, by its own texts."""
+    found = claim["translations"].get(lang)
+    return texts(claim, found) if found else {}
 
-    The English texts are today's: text of an older record that differs stays as it is.
-    """
-    from testbed.claims.catalogue import claims, translated
 
-    return {
-        name: text.texts(claims()[name])
-        for name, text in translated(lang).items()
-        if name in claims()
-    }
+def _same(one: str, other: str) -> bool:
+    """Tell whether two language tags mean the same language: ``zh`` and ``zh-Hans`` do."""
+    return one.partition("-")[0] == other.partition("-")[0]

@@ -6,9 +6,8 @@ import re
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
-from testbed.claims.catalogue import claims
-
 if TYPE_CHECKING:
+    from testbed.claims.catalogue import Catalogue
     from testbed.claims.model import Finding
     from testbed.suites.model import LabRun, Run
 
@@ -20,16 +19,16 @@ def to_xml(run: Run) -> bytes:
     """Return the document, encoded."""
     root = ET.Element("testsuites", name="testbed", time=f"{run.seconds:.3f}")
     for lab in run.labs:
-        _suite(root, lab)
+        _suite(root, lab, run.catalogue)
     ET.indent(root)
     document: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 
 
-def _suite(root: ET.Element, lab: LabRun) -> None:
+def _suite(root: ET.Element, lab: LabRun, catalogue: Catalogue) -> None:
     suite = ET.SubElement(root, "testsuite", name=lab.name, time=f"{lab.seconds:.3f}")
     for finding in lab.results.findings:
-        case = _case(suite, f"{lab.name}.{claims()[finding.claim].document}", finding)
+        case = _case(suite, f"{lab.name}.{catalogue.claims[finding.claim].document}", finding)
         evidence = "\n".join(f"{piece.what}\n{piece.seen}" for piece in finding.evidence)
         ET.SubElement(case, "system-out").text = _fit(evidence)
     for check in lab.results.checks:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from testbed import files, owner
-from testbed.claims.catalogue import claims
 from testbed.errors import MachineError, NothingTested, UsageError
 from testbed.report.data import current, tested
 
@@ -38,6 +37,15 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
             hint="free space there, or set TESTBED_STATE to another folder",
         ) from error
     files.keep(folder / FILE, json.dumps(run))
+
+
+def catalogues(state: Path) -> tuple[str, ...]:
+    """Return the folders of the catalogues of the last run; none if there was no run."""
+    try:
+        run = json.loads((state / FOLDER / FILE).read_text(encoding="utf-8"))
+        return tuple(source["folder"] for source in current(run)["catalogues"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
 
 
 def failed(state: Path, selection: Selection) -> Selection:
@@ -71,7 +79,8 @@ def failed(state: Path, selection: Selection) -> Selection:
             "the last run tested nothing",
             hint="run `testbed verify` without --rerun-failed",
         )
-    wrong = {claim.id for claim in claims().values() if claim.id in wrong and selection.has(claim)}
+    known = selection.catalogue.claims.values()
+    wrong = {claim.id for claim in known if claim.id in wrong and selection.has(claim)}
     if selection.claims or selection.documents:  # an ordinary test belongs to no claim
         tests = set()
     return replace(selection, claims=tuple(sorted(wrong)), tests=tuple(sorted(tests)))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.claims.catalogue import claims
 from testbed.claims.model import JUDGEMENTS, Finding, Verdict
 from testbed.claims.observation import spread
 from testbed.errors import NothingTested
@@ -18,6 +17,7 @@ from testbed.errors import NothingTested
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from testbed.claims.catalogue import Catalogue
     from testbed.claims.model import Evidence
     from testbed.suites.model import Check, LabRun, Run
 
@@ -34,12 +34,12 @@ ORDER: tuple[Verdict, ...] = (
 )  # fmt: skip
 
 
-def line(found: Finding | Check) -> str:
+def line(found: Finding | Check, catalogue: Catalogue) -> str:
     """Format one finding, or one ordinary check, as a line."""
     if not isinstance(found, Finding):
         colour = {"passed": "green", "skipped": "bright_black"}.get(found.outcome, "red")
         return f"  {click.style(f'{found.outcome:<12}', fg=colour)}  {found.name}"
-    claim = claims()[found.claim]
+    claim = catalogue.claims[found.claim]
     verdict = found.verdict or "error"
     good = found.as_expected
     shown = click.style(f"{verdict:<12}", fg=COLOURS.get(verdict, "red") if good else "red")
@@ -68,7 +68,7 @@ def _cut(text: str) -> tuple[str, int]:
     return textwrap.indent("\n".join(lines), "      "), left
 
 
-def failures(lab: LabRun) -> Iterable[str]:
+def failures(lab: LabRun, catalogue: Catalogue) -> Iterable[str]:
     """Format claims that did not end as expected, and failed checks, with evidence.
 
     Judgements come first, failed ones before the others; outputs are cut.
@@ -76,7 +76,7 @@ def failures(lab: LabRun) -> Iterable[str]:
     results = lab.results
     whole = True
     for finding in results.findings:
-        claim = claims()[finding.claim]
+        claim = catalogue.claims[finding.claim]
         if finding.as_expected:
             continue
         yield (
@@ -114,29 +114,30 @@ def failures(lab: LabRun) -> Iterable[str]:
 
 def table(run: Run) -> Iterable[str]:
     """Format documents by verdicts, and the deviations from the documents."""
-    worst = run.worst()
+    worst, claims = run.worst(), run.catalogue.claims
     meant = [(claim, run.verdict(claim, worst)) for claim in run.meant()]
     verdicts: list[Verdict | None] = [v for v in ORDER if any(found == v for _, found in meant)]
     if any(found is None for _, found in meant):
         verdicts.append(None)
+    wide = max([8, *(len(claim.document) for claim, _ in meant)])
     if meant:
         heads = "".join(f"{v or 'undecided':>14}" for v in verdicts)
-        yield click.style(f"\n  document{heads}{'unexpected':>14}", bold=True)
-    for document in sorted({claim.document for claim, _ in meant}):
+        yield click.style(f"\n  {'document':<{wide}}{heads}{'unexpected':>14}", bold=True)
+    for document in dict.fromkeys(claim.document for claim, _ in meant):
         mine = [(claim, found) for claim, found in meant if claim.document == document]
         counts = Counter(found for _, found in mine)
         bad = sum(claim.id in worst and not worst[claim.id].as_expected for claim, _ in mine)
         cells = "".join(f"{counts[v] or '-':>14}" for v in verdicts)
         unexpected = click.style(f"{bad or '-':>14}", fg="red" if bad else None)
-        yield f"  {document:<8}{cells}{unexpected}"
+        yield f"  {document:<{wide}}{cells}{unexpected}"
     wrong = [f for f in worst.values() if f.verdict in ("contradicted", "conditional")]
     wrong = [f for f in wrong if f.as_expected]
     if wrong:
         yield click.style("\n  Not as the documents say:", bold=True)
     for finding in wrong:
         yield _paragraph(
-            claims()[finding.claim].document,
-            f"{claims()[finding.claim].claim} "
+            claims[finding.claim].document,
+            f"{claims[finding.claim].claim} "
             f"{click.style(f'{finding.verdict}:', fg=COLOURS[str(finding.verdict)])} {finding.why}",
         )
 
@@ -194,7 +195,8 @@ def differences(run: Run) -> Iterable[str]:
             f"{click.style(verdict, fg=COLOURS.get(verdict, 'red'))} on {', '.join(labs)}"
             for verdict, labs in by_verdict.items()
         )
-        yield _paragraph(claims()[name].document, f"{claims()[name].claim} {words}")
+        claim = run.catalogue.claims[name]
+        yield _paragraph(claim.document, f"{claim.claim} {words}")
 
 
 def slowest(run: Run, count: int = 10) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,7 +11,7 @@ from testbed.claims.model import Kind, Verdict
 from testbed.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 FOLDER = Path(__file__).parent / "locale"
 #: Keys are the command line's names, values are for the page's ``lang`` attribute.
@@ -25,7 +25,8 @@ class Words:
     """Messages of one language, as in gettext: the English text is the key."""
 
     lang: str
-    messages: Mapping[str, str]
+    tag: str  #: for the page's ``lang`` attribute
+    messages: Mapping[str, str] = field(hash=False)
 
     def gettext(self, message: str) -> str:
         return self.messages.get(message, message)
@@ -37,14 +38,25 @@ class Words:
         return singular if n == 1 else plural
 
 
+def words(lang: str, others: Collection[str] = ()) -> Words:
+    """Return the messages of a language.
+
+    A language of ``others``, those of the claims, has the English messages.  Raises UsageError
+    for any other language.
+    """
+    if lang in LANGUAGES:
+        return _words(lang)
+    if lang in others:
+        return Words(lang, LANGUAGES["en"], {})
+    known = ", ".join(dict.fromkeys([*LANGUAGES, *sorted(others)]))
+    raise UsageError(f"no report in {lang!r}", hint=f"there are: {known}")
+
+
 @functools.cache
-def words(lang: str) -> Words:
-    """Return the messages of a language.  Raises UsageError without a translation."""
-    if lang not in LANGUAGES:
-        raise UsageError(f"no report in {lang!r}", hint=f"there are: {', '.join(LANGUAGES)}")
+def _words(lang: str) -> Words:
     if lang == "en":
-        return Words(lang, {})
+        return Words(lang, LANGUAGES[lang], {})
     import yaml
 
     text = (FOLDER / f"{lang}.yaml").read_text(encoding="utf-8")
-    return Words(lang, yaml.safe_load(text))
+    return Words(lang, LANGUAGES[lang], yaml.safe_load(text))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import fnmatch
-import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -20,19 +19,19 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from testbed import signals
-from testbed.claims.catalogue import claims
-from testbed.claims.model import OF_CLUSTERS, Finding
+from testbed.claims.labs import PREFIX, Wanted
+from testbed.claims.model import Finding
 from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageError
 from testbed.labs.lab import Lab, Settings
 from testbed.pytest_checks import features
 from testbed.roles.kubernetes.plugins import plugin_of
 from testbed.suites.model import Check, LabRun, Run, Selection
 from testbed.suites.runner import QUIET, refuse_unknown, run
-from testbed.topology.load import Overrides, load
+from testbed.topology.load import Overrides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,88 +41,14 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.topology.model import Topology
 
-PREFIX = "all-"  # prefix of the labs' names, to keep them apart from the user's labs
 NO_LAB = "no lab"
 PER_CPU = 2  #: labs at work for each CPU: checks spend much time waiting for timeouts
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A lab that the catalogue needs: a shipped topology or a variant of one.
-
-    ``documents`` are those whose claims the lab decides: it has their address plan.
-    ``measures`` False leaves out measurements, which take time and would repeat
-    those of a similar lab.  ``only`` restricts the claims of a cluster to those
-    listed by id, or by a feature that they need: other labs decide the rest.
-    """
-
-    topology: str
-    documents: tuple[str, ...]
-    overrides: Overrides = field(default_factory=Overrides)
-    measures: bool = True
-    only: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The topology's name with its variant: ``docker-single-29-nftables``."""
-        of = self.overrides
-        varied = (of.docker, of.firewall, of.backend, of.cni, of.proxy)
-        words = [word.removeprefix("iptables-") for word in varied if word]
-        return "-".join([self.topology, *words])
-
-    def narrow(self, selection: Selection) -> Selection:
-        """Return the selection narrowed to this lab's part."""
-        return replace(selection, of=self.documents, only=self.only)
-
-    def load(self) -> Topology:
-        return _load(self)
-
-
-@functools.cache  # needed before the lab starts, by its own process, and after it has ended
-def _load(wanted: Wanted) -> Topology:
-    return load(wanted.topology, replace(wanted.overrides, name=f"{PREFIX}{wanted.name}"))
-
-
-DOCKER = ("000", "002", "003")  # 003 has the trace of packets on docker0
-FLANNEL = ("003", "004")
-CLUSTER = ("000", "001", "004")
-
-LEGACY = Overrides(firewall="iptables-legacy")
-ENGINE_29 = Overrides(docker="29")
-NFTABLES = Overrides(docker="29", firewall="nftables")
-
-#: In start order: the longest first, so that the last to end is a short one.
-WANTED = (
-    Wanted("three-node-udp", FLANNEL),
-    Wanted("vxlan-10-1-16", FLANNEL),
-    Wanted("docker-single", DOCKER),
-    Wanted("docker-single", DOCKER, ENGINE_29, measures=False),
-    Wanted("docker-single", DOCKER, NFTABLES),
-    Wanted("two-node-udp", FLANNEL, ENGINE_29, measures=False),
-    Wanted("two-node", FLANNEL, NFTABLES),
-    Wanted("two-node-host-gw", FLANNEL),
-    Wanted("docker-single", ("003",), LEGACY),  # the trace is legacy iptables'
-    Wanted("docker-10-1-27", ("001",)),
-    Wanted("docker-10-1-27", ("001",), ENGINE_29),
-    Wanted("netns-experiments", ("000", "002")),
-    Wanted("k8s-two-node", CLUSTER, only=OF_CLUSTERS),
-    Wanted("k8s-ingress", CLUSTER, only=("ingress",)),
-    Wanted(
-        "k8s-two-node",
-        CLUSTER,
-        Overrides(cni="cilium"),
-        only=("network-policy", "pods-by-cilium", "k8s-policy-isolates"),
-    ),
-    Wanted("k8s-two-node", CLUSTER, Overrides(cni="calico"), only=("pods-by-calico",)),
-    Wanted(
-        "k8s-two-node",
-        CLUSTER,
-        Overrides(cni="kube-router"),
-        only=("network-policy", "pods-by-kube-router", "k8s-policy-isolates"),
-    ),
-    Wanted("k8s-two-node", CLUSTER, Overrides(cni="weave"), only=("pods-by-weave",)),
-)
+def narrowed(selection: Selection, wanted: Wanted) -> Selection:
+    """Return the selection narrowed to a lab's part."""
+    return replace(selection, of=wanted.documents, only=wanted.only)
 
 
 #: One lab for each back end, for faults and recovery.
@@ -147,22 +72,23 @@ def run_everything(
     selection: Selection,
     watching: Watching | None = None,
     *,
-    wanted: Sequence[Wanted] = WANTED,
+    wanted: Sequence[Wanted] | None = None,
     labs: Sequence[str] = (),
 ) -> Run:
     """Run the selection on every lab that can decide any part of it.
 
-    ``labs``, shell patterns of names, limit the labs.  Each lab is removed
-    whatever happens to it.  A lab whose software is missing and takes long to
-    build is left out, and its claims are "skipped".  A signal ends the run
-    early, with the results so far.  Raises UsageError, and NothingSelected if no
-    lab can decide any part of the selection.
+    ``wanted`` are the labs, by default those of the selection's catalogue.  ``labs``,
+    shell patterns of names, limit them.  Each lab is removed whatever happens to it.
+    A lab whose software is missing and takes long to build is left out, and its claims
+    are "skipped".  A signal ends the run early, with the results so far.  Raises
+    UsageError, and NothingSelected if no lab can decide any part of the selection.
     """
     refuse_unknown(selection)
     watching = watching or Watching()
+    wanted = selection.catalogue.labs if wanted is None else wanted
     began = time.monotonic()
     some = _named(wanted, labs)
-    chosen = [one for one in some if _may_decide(features(one.load()), one.narrow(selection))]
+    chosen = [one for one in some if _may_decide(features(one.load()), narrowed(selection, one))]
     absent = {one: why for one in chosen if (why := lacking(settings.store, one.load()))}
     whole = Run(selection, complete=selection.is_by_claims and not labs)
     if not labs and _may_decide({"none"}, selection):
@@ -180,7 +106,9 @@ def run_everything(
     if not whole.labs and not any(True for _ in whole.meant()):
         raise NothingSelected(
             "nothing that any lab of the catalogue can decide was selected",
-            hint="check -k, --claim and --document",
+            hint="check -k, --claim and --document"
+            if wanted
+            else f"name the labs of catalogue {selection.catalogue.name} in its catalogue.yaml",
         )
     return whole
 
@@ -214,8 +142,8 @@ def lacking(store: Store, topology: Topology) -> str:
 def _left_out(wanted: Wanted, selection: Selection, why: str) -> LabRun:
     """Return the result of a lab that was left out: claims it could have decided."""
     part = LabRun(wanted.name, absent=why)
-    has, narrow = features(wanted.load()), wanted.narrow(selection)
-    for claim in claims().values():
+    has, narrow = features(wanted.load()), narrowed(selection, wanted)
+    for claim in selection.catalogue.claims.values():
         if claim.is_testable and narrow.has(claim) and set(claim.needs) <= has:
             found = Finding(claim.id, "skipped", reason=why, expected=claim.expect, why=claim.why)
             part.results.findings.append(found)
@@ -228,7 +156,7 @@ def _may_decide(has: set[str], selection: Selection) -> bool:
         return True
     return any(
         set(claim.needs) <= has and (claim.needs == ("none",)) == (has == {"none"})
-        for claim in claims().values()
+        for claim in selection.catalogue.claims.values()
         if claim.is_testable and selection.has(claim)
     )
 
@@ -481,7 +409,7 @@ def _one(
             with suppress(NothingSelected):  # nothing of the selection is for this lab
                 part.results = run(
                     live,
-                    wanted.narrow(selection),
+                    narrowed(selection, wanted),
                     told=lambda found: _send(pipe, "found", found),
                     before_alone=wait_for_quiet,
                     lacks={"none"} if wanted.measures else {"none", QUIET},

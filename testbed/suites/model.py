@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from testbed.claims.catalogue import claims
+from testbed.claims.catalogue import Catalogue
 from testbed.errors import NothingTested
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class Selection:
     """The checks to run, by several criteria.
 
-    These are pytest's ``-k`` expression, claim ids, document numbers, paths of the
-    user, and ``tests``, names of ordinary tests as in :class:`Check`.  Without
-    claims and tests everything is selected.  ``of`` are the documents that a lab is
-    for: claims of other documents are not selected.  With ``only``, claims and
-    tests are selected only if they need one of its features; a claim also if
-    its id is in ``only``.
+    ``catalogue`` has the claims that can be selected.  The criteria are pytest's ``-k``
+    expression, claim ids, documents, paths of the user, and ``tests``, names of
+    ordinary tests as in :class:`Check`.  Without claims and tests everything is
+    selected.  ``of`` are the documents that a lab is for: claims of other documents
+    are not selected.  With ``only``, claims and tests are selected only if they need
+    one of its features; a claim also if its id is in ``only``.
     """
 
     expression: str = ""
@@ -37,6 +37,7 @@ class Selection:
     tests: tuple[str, ...] = ()
     of: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    catalogue: Catalogue = field(default_factory=Catalogue, repr=False, compare=False)
 
     @property
     def names_some(self) -> bool:
@@ -161,13 +162,17 @@ class Run:
     signum: int | None = None
     complete: bool = False
 
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.selection.catalogue
+
     def by_claim(self) -> Mapping[str, list[tuple[LabRun, Finding]]]:
         """Return each claim's findings on all labs, in the order of the catalogue."""
         found: dict[str, list[tuple[LabRun, Finding]]] = {}
         for lab in self.labs:
             for finding in lab.results.findings:
                 found.setdefault(finding.claim, []).append((lab, finding))
-        return {name: found[name] for name in claims() if name in found}
+        return {name: found[name] for name in self.catalogue.claims if name in found}
 
     def worst(self) -> Mapping[str, Finding]:
         """Return each claim's worst finding, which decides its verdict."""
@@ -179,7 +184,7 @@ class Run:
     def meant(self) -> Iterator[Claim]:
         """Yield the claims that the run covers, in the order of the catalogue."""
         found = {*self.by_claim(), *(name for lab in self.labs for name in lab.results.missed)}
-        for claim in claims().values():
+        for claim in self.catalogue.claims.values():
             wanted = self.selection.is_by_claims and self.selection.has(claim)
             if claim.id in found or (wanted and (self.complete or not claim.is_testable)):
                 yield claim

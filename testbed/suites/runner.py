@@ -7,6 +7,7 @@ without its own terminal output: a callback receives each finding.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed import pytest_checks, pytest_plugin
-from testbed.claims.catalogue import FOLDER
 from testbed.errors import NoAnswer, NothingSelected, TestbedError, TimeoutExpired, UsageError
 from testbed.suites.model import Check, Results, Selection
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from testbed.claims.model import Finding
     from testbed.labs.live import LiveLab
 
-SUITES = FOLDER
 OURS = Path(__file__).parents[1]  #: the package
 RECOVERY = Path(__file__).parent / "recovery.py"  #: run only on request: it breaks the lab
 QUIET = "quiet"  #: a feature that checks marked ``testbed_alone`` need: an otherwise idle machine
@@ -48,6 +47,7 @@ class _Collector:
     ) -> None:
         self._lab = lab
         self._selection = selection
+        self._claims = selection.catalogue.claims
         self._caller = told
         self._lacks = lacks
         self._before_alone: Callable[[], None] | None = before_alone
@@ -70,6 +70,7 @@ class _Collector:
         if self._lab is not None:
             early_config.stash[pytest_plugin.LAB] = self._lab
         early_config.stash[pytest_plugin.REFUSED] = self.refused
+        early_config.stash[pytest_plugin.CATALOGUE] = self._selection.catalogue
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[pytest_plugin.FINDINGS] = self.results.findings
@@ -92,7 +93,7 @@ class _Collector:
         for item in items:
             if not self._is_selected(item):
                 continue
-            if lacking := _needs(item) - features:
+            if lacking := self._needs(item) - features:
                 self.results.elsewhere.append(pytest_checks.claim_of(item) or item.nodeid)
                 self.lacking[pytest_checks.claim_of(item)] = lacking
             else:
@@ -106,14 +107,12 @@ class _Collector:
         return [claim for claim in self._due if claim not in found]
 
     def _is_selected(self, item: pytest.Item) -> bool:
-        from testbed.claims.catalogue import claims
-
         claim = pytest_checks.claim_of(item)
         if claim is not None:
-            return self._selection.has(claims()[claim])
+            return self._selection.has(self._claims[claim])
         if self._selection.names_some:
             return item.nodeid in self._selection.tests
-        if self._selection.only and not set(self._selection.only) & _needs(item):
+        if self._selection.only and not set(self._selection.only) & self._needs(item):
             return False
         return not self._selection.documents
 
@@ -158,10 +157,9 @@ class _Collector:
 
     def _failed(self, claim: str, item: pytest.Item, call: pytest.CallInfo[None]) -> Finding:
         """Record a check whose set-up failed or timed out."""
-        from testbed.claims.catalogue import claims
         from testbed.claims.model import Finding
 
-        expected, why = claims()[claim].expected(self._lab.facts if self._lab else {})
+        expected, why = self._claims[claim].expected(self._lab.facts if self._lab else {})
         finding = Finding(claim, None, expected=expected, why=why)
         error = call.excinfo.value if call.excinfo else None
         if isinstance(error, TimeoutExpired | NoAnswer):
@@ -171,14 +169,11 @@ class _Collector:
         self.results.findings.append(finding)
         return finding
 
-
-def _needs(item: pytest.Item) -> set[str]:
-    """Return a check's needs: from its mark, else from its claim, else any lab."""
-    from testbed.claims.catalogue import claims
-
-    claim = pytest_checks.claim_of(item)
-    needs = pytest_checks.needs_of(item) or set(claims()[claim].needs if claim else {"lab"})
-    return needs | {QUIET} if pytest_checks.is_alone(item) else needs
+    def _needs(self, item: pytest.Item) -> set[str]:
+        """Return a check's needs: from its mark, else from its claim, else any lab."""
+        claim = pytest_checks.claim_of(item)
+        needs = pytest_checks.needs_of(item) or set(self._claims[claim].needs if claim else {"lab"})
+        return needs | {QUIET} if pytest_checks.is_alone(item) else needs
 
 
 def _error(item: pytest.Item, call: pytest.CallInfo[None]) -> str:
@@ -206,7 +201,7 @@ def run(
     """
     refuse_unknown(selection)
     collector = _Collector(lab, selection, told, before_alone, lacks=lacks)
-    paths = selection.paths or (SUITES,)
+    paths = selection.paths or selection.catalogue.folders
     arguments = [
         *map(str, paths),
         "--rootdir", str(_root(selection)),
@@ -218,6 +213,10 @@ def run(
         "-p", "testbed.pytest_plugin",
         "--continue-on-collection-errors",  # a broken file does not stop the others from running
     ]  # fmt: skip
+    if len(folders := selection.catalogue.folders) > 1 and not selection.paths:
+        # Files of the same name in several folders are different modules.
+        arguments += ["--import-mode", "importlib"]
+        arguments += ["-o", f"pythonpath={shlex.join(map(str, folders))}"]
     if selection.expression:
         arguments += ["-k", selection.expression]
     if helpers := sys.modules.get("testbed.suites.helpers"):
@@ -252,7 +251,7 @@ def run(
 def _root(selection: Selection) -> Path:
     """Return the folder that the names of tests are relative to."""
     if all(path.is_relative_to(OURS) for path in selection.paths):
-        return _top(selection.paths or (SUITES,))
+        return _top(selection.paths or selection.catalogue.folders)
     return Path.cwd()
 
 
@@ -273,11 +272,9 @@ def _top(paths: Sequence[Path]) -> Path:
 
 def _why_nothing(selection: Selection, collector: _Collector) -> str:
     """Explain, for each claim selected by id, why it can't be decided."""
-    from testbed.claims.catalogue import claims
-
     words = []
     for name in selection.claims:
-        claim = claims()[name]
+        claim = selection.catalogue.claims[name]
         if not claim.is_testable:
             words.append(f"{name} is a definition, which no machine can refute")
         elif name not in collector.marked:
@@ -291,16 +288,9 @@ def _why_nothing(selection: Selection, collector: _Collector) -> str:
 
 def refuse_unknown(selection: Selection) -> None:
     """Raise UsageError for an unknown claim, document or path."""
-    from testbed.claims.catalogue import claims
-
     for claim in selection.claims:
-        if claim not in claims():
-            from testbed.spelling import closest
-
-            close = closest(claim, claims())
-            hint = f"did you mean {close}?" if close else "the catalogue is in testbed/claims"
-            raise UsageError(f"no claim {claim!r}", hint=hint)
-    known = sorted({claim.document for claim in claims().values()})
+        selection.catalogue.claim(claim)
+    known = sorted(selection.catalogue.documents)
     for document in selection.documents:
         if document not in known:
             raise UsageError(f"no document {document!r}", hint=f"there are: {', '.join(known)}")

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from crash.means import Bed
 from testbed import machine_state
+from testbed.claims.choose import SHIPPED, choose
 from testbed.errors import Interrupted, TestbedError
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
@@ -163,7 +164,7 @@ def by_api(own: Settings, topology: str, claims: tuple[str, ...]) -> None:
     lab.up(load(topology))
     live = LiveLab(lab.context())
     try:
-        results = run(live, Selection(claims=claims))
+        results = run(live, Selection(claims=claims, catalogue=choose([SHIPPED])))
     finally:
         live.close()
     if results.signum is not None:

@@ -7,12 +7,11 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+from catalogues import claims, of_a_cluster
 from crash.means import TESTBED
 from sabotage.trials import BROUGHT
 
 from testbed.artifacts import Store
-from testbed.claims.catalogue import claims
-from testbed.claims.model import OF_CLUSTERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,11 +35,7 @@ def test_every_claim_about_clusters_ends_as_expected(tmp_path: Path) -> None:
             if finding["verdict"] != "skipped":
                 assert finding["evidence"], where
                 decided.add(finding["claim"])
-    wanted = {
-        claim.id
-        for claim in claims().values()
-        if claim.is_testable and set(claim.needs) & set(OF_CLUSTERS)
-    }
+    wanted = {claim.id for claim in claims().values() if claim.is_testable and of_a_cluster(claim)}
     elsewhere = BROUGHT | ({"pods-by-cilium"} if Store().unmade("cilium") else set())
     undecided = {name for name in wanted if not set(claims()[name].needs) & elsewhere} - decided
     assert undecided == set()

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from catalogues import claims, of_a_cluster, shipped
 
 from testbed import machine_state
-from testbed.claims.catalogue import claims
-from testbed.claims.model import OF_CLUSTERS
 from testbed.settings import settings
-from testbed.suites.everything import NO_LAB, WANTED
+from testbed.suites.everything import NO_LAB
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = 140  # claims that must be confirmed on the shipped labs
@@ -49,9 +48,12 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     run = json.loads(out.read_text())
     assert (run["version"], run["complete"], run["interrupted"]) == (2, True, False)
-    assert [lab["lab"] for lab in run["labs"]] == [NO_LAB, *(wanted.name for wanted in WANTED)]
+    assert [lab["lab"] for lab in run["labs"]] == [
+        NO_LAB,
+        *(wanted.name for wanted in shipped().labs),
+    ]
     verdicts: dict[str, set[str]] = {}
-    clusters = {wanted.name for wanted in WANTED if wanted.only}
+    clusters = {wanted.name for wanted in shipped().labs if wanted.only}
     for lab in run["labs"]:
         if lab["absent"]:  # its software takes long to make, and nobody has asked for it yet
             assert lab["lab"] in clusters
@@ -64,7 +66,7 @@ def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
             assert finding["verdict"] == "skipped" or finding["evidence"], finding["claim"]
             verdicts.setdefault(finding["claim"], set()).add(finding["verdict"])
     testable = {claim.id for claim in claims().values() if claim.is_testable}
-    testable -= {c.id for c in claims().values() if set(c.needs) & set(OF_CLUSTERS)}
+    testable -= {c.id for c in claims().values() if of_a_cluster(c)}
     decided = {name for name, found in verdicts.items() if found - {"skipped"}}
     assert testable <= decided, testable - decided
     assert [claim["id"] for claim in run["claims"]] == list(claims())
@@ -168,7 +170,7 @@ def test_a_lab_process_that_is_killed_leaves_nothing_and_the_others_go_on(tmp_pa
     assert sorted(lab["error"] for lab in labs) == ["", "its process ended with status -9"]
     (other,) = [lab for lab in labs if not lab["error"]]
     mine = [one for one in claims().values() if one.document == LATE]
-    without_a_cluster = [one for one in mine if not set(one.needs) & set(OF_CLUSTERS)]
+    without_a_cluster = [one for one in mine if not of_a_cluster(one)]
     assert len(other["findings"]) == len(without_a_cluster)
     assert "1 lab did not come through" in said
 

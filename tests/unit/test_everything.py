@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from catalogues import of_claims, shipped
 
 from testbed import pytest_checks
-from testbed.claims import catalogue
+from testbed.claims.labs import PREFIX, Wanted
 from testbed.claims.model import Claim, Evidence, Finding
 from testbed.errors import LabError, MachineError, NothingSelected, UsageError
 from testbed.labs.lab import Lab
-from testbed.suites import everything, model
-from testbed.suites.everything import NO_LAB, PREFIX, WANTED, Wanted, Watching, run_everything
+from testbed.suites import everything
+from testbed.suites.everything import NO_LAB, Watching, narrowed, run_everything
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
 from testbed.testing.provider import spec
 from testbed.topology.load import Overrides
@@ -52,7 +53,13 @@ CLAIMS = {
 A = Wanted("two-node", ("003",))
 B = Wanted("docker-single", ("003",))
 C = Wanted("docker-10-1-27", ("003",))
-BRIDGE = Selection(claims=("bridge", "mtu"))
+
+
+def chosen(*args: Any, **more: Any) -> Selection:
+    return Selection(*args, **{"catalogue": of_claims(*CLAIMS.values()), **more})
+
+
+BRIDGE = chosen(claims=("bridge", "mtu"))
 
 Play = Callable[[Connection, LabRun], None]
 
@@ -93,8 +100,6 @@ def hang(pipe: Connection, part: LabRun) -> None:
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (everything, model, catalogue):
-        monkeypatch.setattr(module, "claims", lambda: CLAIMS)
     monkeypatch.setattr(everything, "_preload", lambda: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # two labs at once, then
     began = time.monotonic()
@@ -462,7 +467,7 @@ def test_what_an_interrupted_lab_did_not_come_to(bench: Bench, plays: Plays) -> 
         part.results = Results(missed=["mtu"], signum=signal.SIGTERM)
 
     plays({A: play})
-    run = go(bench, [A], selection=Selection(claims=("bridge", "mtu")))
+    run = go(bench, [A], selection=chosen(claims=("bridge", "mtu")))
     (lab,) = run.labs
     assert (ids(lab), lab.results.missed) == (["bridge"], ["mtu"])
     assert lab.results.signum == signal.SIGTERM
@@ -583,7 +588,7 @@ def test_what_is_computed_is_run_first_and_once(
     labless(Results([found("sum")]))
     plays({A: well})
     watcher = Watcher()
-    run = go(bench, [A], watcher, Selection())
+    run = go(bench, [A], watcher, chosen())
     assert [(lab.name, ids(lab)) for lab in run.labs] == [(NO_LAB, ["sum"]), (A.name, ["bridge"])]
     assert watcher.heard[0] == ("ended", NO_LAB)
     assert run.labs[0].topology is None
@@ -592,11 +597,11 @@ def test_what_is_computed_is_run_first_and_once(
 @pytest.mark.parametrize(
     ("selection", "labs"),
     [
-        (Selection(claims=("sum",)), [NO_LAB]),
-        (Selection(claims=("sum",), tests=("test_x.py::test_it",)), [NO_LAB, A.name]),
-        (Selection(claims=("bridge",)), [A.name]),
-        (Selection(documents=("000",)), [NO_LAB]),
-        (Selection("sum or bridge"), [NO_LAB, A.name]),  # only pytest knows what that means
+        (chosen(claims=("sum",)), [NO_LAB]),
+        (chosen(claims=("sum",), tests=("test_x.py::test_it",)), [NO_LAB, A.name]),
+        (chosen(claims=("bridge",)), [A.name]),
+        (chosen(documents=("000",)), [NO_LAB]),
+        (chosen("sum or bridge"), [NO_LAB, A.name]),  # only pytest knows what that means
     ],
 )
 def test_only_labs_that_may_decide_something_are_brought_up(
@@ -611,7 +616,7 @@ def test_ctrl_c_without_a_lab_ends_the_run(bench: Bench, plays: Plays, labless: 
     labless(Results([found("sum")], signum=signal.SIGINT))
     plays({A: well})
     watcher = Watcher()
-    run = go(bench, [A], watcher, Selection())
+    run = go(bench, [A], watcher, chosen())
     assert (run.signum, run.status) == (signal.SIGINT, 130)
     assert [lab.name for lab in run.labs] == [NO_LAB]
     assert ("began", A.name) not in watcher.heard
@@ -624,7 +629,7 @@ def test_a_bad_expression_is_told_before_any_lab_is_up(
     plays({A: well})
     watcher = Watcher()
     with pytest.raises(UsageError, match="pytest refuses"):
-        go(bench, [A], watcher, Selection("one and ("))
+        go(bench, [A], watcher, chosen("one and ("))
     assert watcher.heard == []
 
 
@@ -632,9 +637,9 @@ def test_nothing_that_any_lab_decides(bench: Bench, plays: Plays, labless: Lable
     labless(NothingSelected("nothing"))
     plays({A: lambda _pipe, _part: None})
     with pytest.raises(NothingSelected, match="nothing that any lab of the catalogue"):
-        go(bench, [A], selection=Selection("nothing_is_called_so"))
+        go(bench, [A], selection=chosen("nothing_is_called_so"))
     with pytest.raises(UsageError, match="no claim 'brigde'"):
-        go(bench, [A], selection=Selection(claims=("brigde",)))
+        go(bench, [A], selection=chosen(claims=("brigde",)))
 
 
 def test_a_definition_alone_is_shown_and_tests_nothing(
@@ -642,7 +647,7 @@ def test_a_definition_alone_is_shown_and_tests_nothing(
 ) -> None:
     word = Claim("word", "003", "l", "A is B.", "definition", ("none",), "not testable", "-")
     monkeypatch.setitem(CLAIMS, "word", word)
-    run = go(bench, [A], selection=Selection(claims=("word",)))
+    run = go(bench, [A], selection=chosen(claims=("word",)))
     assert (run.labs, [c.id for c in run.meant()], run.status) == ([], ["word"], 5)
 
 
@@ -694,7 +699,7 @@ def one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[
         monkeypatch.setattr(everything, "run", checks)
         part = LabRun(A.name)
         try:
-            everything._one(bench.settings, A, Selection(), Pipe(log), part)  # type: ignore[arg-type]
+            everything._one(bench.settings, A, chosen(), Pipe(log), part)  # type: ignore[arg-type]
         finally:
             assert bench.provider.labs() == []
             assert log[-2:] == ["closed", "down"]
@@ -755,13 +760,13 @@ def test_names_say_what_is_varied() -> None:
 
 
 def test_a_lab_is_for_its_documents() -> None:
-    selection = Selection("x", claims=("bridge",))
-    assert A.narrow(selection) == Selection("x", claims=("bridge",), of=("003",))
+    selection = chosen("x", claims=("bridge",))
+    assert narrowed(selection, A) == chosen("x", claims=("bridge",), of=("003",))
 
 
 def test_a_lab_may_be_for_what_needs_some_feature_only() -> None:
     cluster = Wanted("k8s-two-node", ("003",), only=("kubernetes",))
-    selection = cluster.narrow(Selection())
+    selection = narrowed(chosen(), cluster)
     assert not selection.has(CLAIMS["bridge"])
     assert selection.has(claim("pod", "003", "kubernetes"))
 
@@ -774,7 +779,7 @@ def test_a_lab_whose_software_takes_long_to_make_is_left_out(
     cluster = Wanted("k8s-two-node", ("003",), only=("kubernetes",))
     plays({A: well})
     watcher = Watcher()
-    run = go(bench, [cluster, A], watcher, Selection(claims=("bridge", "pod")))
+    run = go(bench, [cluster, A], watcher, chosen(claims=("bridge", "pod")))
     assert [lab.name for lab in run.labs] == ["k8s-two-node", "two-node"]
     left_out = run.labs[0]
     assert left_out.absent.startswith("kubernetes is not made yet (kubernetes, coredns);")
@@ -796,12 +801,11 @@ def test_only_labs_whose_names_fit(bench: Bench, plays: Plays) -> None:
     assert refused.value.hint == "there are: two-node, docker-single"
 
 
-def test_every_claim_is_decided_by_a_lab_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the shipped catalogue
-    names = [wanted.name for wanted in WANTED]
+def test_every_claim_is_decided_by_a_lab_of_the_list() -> None:
+    names = [wanted.name for wanted in shipped().labs]
     assert len(set(names)) == len(names)
-    labs = [(wanted.documents, pytest_checks.features(wanted.load())) for wanted in WANTED]
-    for one in catalogue.claims().values():
+    labs = [(wanted.documents, pytest_checks.features(wanted.load())) for wanted in shipped().labs]
+    for one in shipped().claims.values():
         if one.is_testable and one.needs != ("none",):
             assert any(
                 one.document in documents and set(one.needs) <= has for documents, has in labs

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from catalogues import claims, shipped
 from jinja2 import Environment
 from jinja2.ext import extract_from_ast
 from report_runs import CAPTURE, EVIL, broken_run, claim, finding, lab, piece, run
 
 import testbed.report
 from testbed import cli
-from testbed.claims import catalogue
 from testbed.errors import UsageError
 from testbed.report import html, words
 from testbed.report.data import to_dict
@@ -284,7 +284,7 @@ def test_no_style_stands_in_an_attribute() -> None:
 def test_nothing_is_loaded() -> None:
     text = report()
     urls = set(re.findall(r'(?:href|src|action|xlink:href)="([^"#][^"]*)"', text))
-    assert urls == {"data:,"}
+    assert urls == {"data:,", "https://example.com/003"}, "a link is no file that is loaded"
     assert not re.search(r"@import|url\(", text)
 
 
@@ -303,7 +303,8 @@ def test_ids_are_unique_and_links_lead_somewhere() -> None:
     assert len(ids) == len(set(ids))
     for one in shown.all("a") + shown.all("use"):
         target = str(one["href"])
-        assert target.startswith("#filter?") or target[1:] in ids, target
+        outside = target == "https://example.com/003"
+        assert outside or target.startswith("#filter?") or target[1:] in ids, target
 
 
 def test_headings_leave_out_no_level() -> None:
@@ -353,12 +354,22 @@ def test_the_report_speaks_chinese() -> None:
     assert "What decided" not in shown.text
 
 
-def test_a_report_in_english_needs_no_chinese_font() -> None:
-    """Without such a font Chinese characters are shown as boxes."""
-    shown = Page(html.render(run()))
-    assert "Docker networking" in shown.text
-    assert not re.search(r"[\u2e80-\uffef]", shown.text)
-    assert "Docker网络" in Page(html.render(run(), lang="zh")).text
+def test_a_title_in_another_language_has_its_translation_beside_it() -> None:
+    """Without such a font Chinese characters are shown as boxes: the translation comes first."""
+    english, chinese = (html.render(run(), lang=lang) for lang in ("en", "zh"))
+    own = '<span class="meta" lang="zh">Docker网络</span>'
+    assert re.search(rf"<span>Docker networking</span>\s*{own}", english)
+    assert not re.search(r"[\u2e80-\uffef]", english.replace(own, ""))
+    assert "Docker网络" in chinese
+    assert "Docker networking" not in chinese
+    title = '<span lang="en"><a href="https://example.com/003" rel="noreferrer">'
+    assert title + "Kubernetes networking</a></span>" in chinese
+
+
+def test_a_link_that_is_no_address_of_the_web_is_left_out() -> None:
+    data = run()
+    data["documents"][1]["link"] = "javascript:alert(1)"
+    assert "javascript:" not in html.render(data)
 
 
 @pytest.mark.parametrize("kind", ["sans", "mono"])
@@ -378,14 +389,19 @@ def test_a_language_that_is_not_there_is_refused() -> None:
 
 def test_claims_and_reasons_are_told_in_chinese() -> None:
     """The catalogue's own, of a claim that is expected otherwise on some labs."""
-    entry = catalogue.claims()["trace-raw-policy-2"]
-    text = catalogue.translated("zh")[entry.id]
+    entry = claims()["trace-raw-policy-2"]
+    text = shipped().translations["zh"][entry.id]
     other = entry.otherwise[1].why
     labs = [
         lab("old", [finding(entry.id, "contradicted", why=entry.why)]),
         lab("new", [finding(entry.id, "contradicted", why=other)]),
     ]
-    said = {**entry.to_dict(), "verdict": "contradicted", "as_expected": True}
+    said = {
+        **entry.to_dict(),
+        "translations": shipped().texts(entry.id),
+        "verdict": "contradicted",
+        "as_expected": True,
+    }
     data = run(labs=labs, claims=[said])
     written = html.render(data, lang="zh")
     shown = Page(written).text
@@ -397,9 +413,8 @@ def test_claims_and_reasons_are_told_in_chinese() -> None:
     assert text.claim not in Page(html.render(data)).text
 
 
-def test_what_is_not_in_the_catalogue_stays_english() -> None:
-    entry = catalogue.claims()["trace-raw-policy-2"]
-    old = claim(entry.id, "003", None, claim="As it was once.", why="As it was then.")
+def test_what_has_no_translation_stays_english() -> None:
+    old = claim("old", "003", None, claim="As it was once.", why="As it was then.")
     data = run(labs=[], claims=[claim("x", "003"), old])
     shown = html.render(data, lang="zh")
     for told in ("The statement of x.", "As it was once.", "As it was then."):

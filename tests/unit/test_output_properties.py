@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from catalogues import claims, selection, shipped
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from report_runs import EVIL, link, node
@@ -20,7 +21,6 @@ from test_html_report import Page
 from test_topology_properties import QUICK, topologies
 
 from testbed import cli, pytest_checks
-from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding, Measurement
 from testbed.cli import common
 from testbed.labs.lab import Lab
@@ -30,7 +30,7 @@ from testbed.report import picture, terminal
 from testbed.report.data import to_dict
 from testbed.report.html import render
 from testbed.report.junit import to_xml
-from testbed.suites.model import Check, LabRun, Results, Run, Selection
+from testbed.suites.model import Check, LabRun, Results, Run
 from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load_text
 
@@ -105,7 +105,7 @@ def test_reports(data: dict[str, Any], found: Results) -> None:
     topology = load_text(yaml.safe_dump(data), "t.yaml")
     for seen in ({}, drawn(topology)):
         lab = LabRun(topology.name, topology, found, picture=seen)
-        run = Run(Selection(claims=(ONE,)), [lab])
+        run = Run(selection(claims=(ONE,)), [lab])
         value = json.loads(json.dumps(to_dict(run)))
         for lang in ("en", "zh"):
             page = Page(render(value, lang=lang))
@@ -114,11 +114,12 @@ def test_reports(data: dict[str, Any], found: Results) -> None:
             assert len(page.all("script")) == 1, "no text becomes markup"
         ET.fromstring(to_xml(run))
         shown = [
-            terminal.failures(lab), terminal.table(run), terminal.measured(run),
+            terminal.failures(lab, shipped()), terminal.table(run), terminal.measured(run),
             terminal.differences(run), terminal.slowest(run), terminal.undecided(run),
             [terminal.closing(run), terminal.lab_line(lab)], terminal.overview(run),
-            terminal.errors(run), map(terminal.line, found.findings),
-            map(terminal.line, found.checks),
+            terminal.errors(run),
+            [terminal.line(finding, shipped()) for finding in found.findings],
+            [terminal.line(check, shipped()) for check in found.checks],
         ]  # fmt: skip
         assert all(isinstance(line, str) for lines in shown for line in lines)
 

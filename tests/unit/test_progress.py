@@ -11,6 +11,7 @@ from collections.abc import Callable
 import click
 import pytest
 
+from testbed.claims.catalogue import Catalogue
 from testbed.cli import common, verify
 from testbed.cli.output import Output
 from testbed.progress import EVERY, Log, Tell
@@ -148,7 +149,7 @@ def test_a_terminal_shows_what_apt_says(monkeypatch: pytest.MonkeyPatch) -> None
 
 def labs(clock: Clock, *, quiet: bool) -> None:
     output = Output(json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=quiet)
-    with verify._Progress(output, clock) as progress:
+    with verify._Progress(output, Catalogue(), clock) as progress:
         watching = progress.watching()
         watching.began("one")
         watching.up("one", 1.0)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
+from catalogues import claims, selection, shipped
 
-from testbed.claims import catalogue
-from testbed.claims.catalogue import claims
+from testbed.claims.catalogue import Source
 from testbed.claims.model import Evidence, Finding, Measurement, Otherwise
 from testbed.errors import MachineError, NothingSelected, UsageError
 from testbed.faults.model import Fault, parse
@@ -89,7 +89,7 @@ def suite(tmp_path: Path) -> Suite:
 
 
 def own(path: Path, expression: str = "", **more: tuple[str, ...]) -> Selection:
-    return Selection(expression, paths=(path,), **more)
+    return selection(expression, paths=(path,), **more)
 
 
 def confirm(claim: str, name: str, needs: str = "docker") -> str:
@@ -370,7 +370,7 @@ def test_a_finding_has_what_the_catalogue_expects_of_the_lab(
     suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Otherwise({"docker": "< 28"}, "contradicted", "It is old.")
-    monkeypatch.setitem(catalogue.claims(), ONE, replace(claims()[ONE], otherwise=(other,)))
+    monkeypatch.setitem(cast("Any", claims()), ONE, replace(claims()[ONE], otherwise=(other,)))
     path = suite(
         f"""
         @pytest.mark.testbed_claim({ONE!r})
@@ -669,31 +669,22 @@ def test_by_paths(suite: Suite, tmp_path: Path) -> None:
     assert sorted(ids(run(own(tmp_path)))) == sorted([ONE, OTHER])
 
 
-def test_without_paths_the_suites_are_run(
-    three: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(runner, "SUITES", tmp_path)
-    assert ids(run(Selection(claims=(ONE,)))) == [ONE]
+def test_without_paths_the_suites_are_run(three: Path, tmp_path: Path) -> None:
+    own = replace(shipped(), sources=(Source("own", tmp_path),))
+    assert ids(run(Selection(claims=(ONE,), catalogue=own))) == [ONE]
 
 
 @pytest.mark.parametrize(
-    "selection",
+    "chosen",
     [
-        Selection("nothing_is_called_so"),
-        Selection(claims=(TWO,)),  # it needs another lab
-        Selection(documents=("001",)),
+        selection("nothing_is_called_so"),
+        selection(claims=(TWO,)),  # it needs another lab
+        selection(documents=("001",)),
     ],
 )
-def test_nothing_selected(selection: Selection, three: Path) -> None:
-    with pytest.raises(NothingSelected, match="nothing that lab two-node can decide was sel"):
-        run(
-            Selection(
-                selection.expression,
-                claims=selection.claims,
-                documents=selection.documents,
-                paths=(three,),
-            )
-        )
+def test_nothing_selected(chosen: Selection, three: Path) -> None:
+    with pytest.raises(NothingSelected):
+        run(replace(chosen, paths=(three,)))
 
 
 # -- what is refused ----------------------------------------------------------------
@@ -701,16 +692,16 @@ def test_nothing_selected(selection: Selection, three: Path) -> None:
 
 def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=f"no claim '{ONE[:-1]}'") as caught:
-        run(Selection(claims=(ONE, ONE[:-1])))
+        run(selection(claims=(ONE, ONE[:-1])))
     assert caught.value.hint == f"did you mean {ONE}?"
     with pytest.raises(UsageError) as caught:
-        run(Selection(claims=("zzz",)))
-    assert caught.value.hint == "the catalogue is in testbed/claims"
+        run(selection(claims=("zzz",)))
+    assert "testbed claims" in (caught.value.hint or "")
 
 
 def test_an_unknown_document_is_refused_with_all_there_are() -> None:
     with pytest.raises(UsageError, match="no document '3'") as caught:
-        run(Selection(documents=("3",)))
+        run(selection(documents=("3",)))
     assert caught.value.hint == "there are: 000, 001, 002, 003, 004"
 
 
@@ -722,8 +713,8 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("claim", "needs", "words", "hint"),
     [
-        (ONE[:-1], "docker", f"no claim {ONE[:-1]!r} in the catalogue", f"did you mean {ONE}?"),
-        ("zzz", "docker", "no claim 'zzz' in the catalogue", "`testbed claims` lists them"),
+        (ONE[:-1], "docker", f"no claim {ONE[:-1]!r} in catalogue shipped", f"did you mean {ONE}?"),
+        ("zzz", "docker", "no claim 'zzz' in catalogue shipped", "`testbed claims` lists them"),
         (ONE, "dokcer", "no feature 'dokcer'", "did you mean docker?"),
         (ONE, "moon", "no feature 'moon'", "known: none, netns"),
     ],
@@ -743,7 +734,7 @@ def test_where_pytest_itself_is_run_it_says_so(suite: Suite) -> None:
     run_alone = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--confcutdir", "."]
     done = subprocess.run([*run_alone, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "test_it: no claim 'zzz' in the catalogue" in done.stderr
+    assert "test_it: no claim 'zzz' in catalogue shipped" in done.stderr
 
 
 def test_an_expression_that_is_none_is_refused(three: Path) -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 import pytest
+from catalogues import claims, selection, shipped
 
 from testbed import cli, machine_state
-from testbed.claims.catalogue import claims
 from testbed.claims.model import Evidence, Finding
 from testbed.cli import common, verify
 from testbed.cli.output import Output
@@ -30,7 +30,8 @@ from testbed.suites.model import Check, LabRun, Results, Run, Selection
 from testbed.topology.load import load
 
 if TYPE_CHECKING:
-    from testbed.suites.everything import Wanted, Watching
+    from testbed.claims.labs import Wanted
+    from testbed.suites.everything import Watching
     from testbed.testing.fakes import Bench
 
 ONE, TWO = [c.id for c in claims().values() if c.expect == "confirmed"][:2]
@@ -45,7 +46,7 @@ WRONG = Finding(
     evidence=[Evidence("does not hold", "it is there")],
 )
 PASSED = Check("test_own.py::test_it", "passed", 0.1)
-SOME = Selection(claims=(ONE, TWO))  # so that only these are meant
+SOME = selection(claims=(ONE, TWO))  # so that only these are meant
 
 
 class Said:
@@ -84,7 +85,7 @@ class Everything:
         self.asked: list[Selection] = []
         self.parts = [LabRun("two-node", load("two-node"), Results([GOOD]), up=0.5, seconds=1.0)]
         self.signum: int | None = None
-        self.wanted: Sequence[Wanted] = ()
+        self.wanted: Sequence[Wanted] | None = ()
         self.labs: Sequence[str] = ()
 
     def __call__(
@@ -93,7 +94,7 @@ class Everything:
         selection: Selection,
         watching: Watching,
         *,
-        wanted: Sequence[Wanted] = (),
+        wanted: Sequence[Wanted] | None = None,
         labs: Sequence[str] = (),
     ) -> Run:
         self.asked.append(selection)
@@ -169,9 +170,11 @@ def test_recovery_is_a_suite_of_its_own_on_every_back_end(
     testbed: Testbed, everywhere: Everything
 ) -> None:
     testbed("--all")
-    assert everywhere.wanted is everything.WANTED
+    asked = everywhere.wanted
+    assert asked is None
     testbed("--all", "--recovery")
     assert everywhere.asked[-1].paths == (runner.RECOVERY,)
+    assert everywhere.wanted is not None
     backends = [one.load().flannel for one in everywhere.wanted]
     assert [flannel.backend for flannel in backends if flannel] == ["vxlan", "udp", "host-gw"]
     assert runner.RECOVERY.is_file()
@@ -559,7 +562,7 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
         output = Output(
             json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=False
         )
-        with verify._Progress(output) as progress:
+        with verify._Progress(output, shipped()) as progress:
             threads = threading.enumerate()
             Everything()(None, SOME, progress.watching())
             progress.watching().began("docker-single")
@@ -578,6 +581,6 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
 
 def test_no_line_changes_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=True)
-    with verify._Progress(output) as progress:
+    with verify._Progress(output, shipped()) as progress:
         Everything()(None, SOME, progress.watching())
     assert capsys.readouterr() == ("", "")

@@ -28,18 +28,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from catalogues import claims, selection
 
 from sabotage.judgements import Place, watched
 from sabotage.means import forget
 from testbed import pytest_plugin
 from testbed.catalogues.shipped import FOLDER
-from testbed.claims.catalogue import claims
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
 from testbed.observe import capture
 from testbed.settings import settings
 from testbed.suites import cluster, helpers
-from testbed.suites.model import Selection
 from testbed.suites.runner import run
 from testbed.topology.load import Overrides, load
 
@@ -172,7 +171,7 @@ RANK: tuple[Outcome, ...] = ("undecided", "unclear", "held", "unsettled", "broke
 def decide(lab: LiveLab | None, wanted: Sequence[str]) -> list[Finding]:
     """The findings of some claims on a lab as it is now."""
     with watched(JUDGED):
-        results = run(lab, Selection(claims=tuple(wanted), paths=files_with(wanted)))
+        results = run(lab, selection(claims=tuple(wanted), paths=files_with(wanted)))
     if results.interrupted:  # the run within this one has taken the signal for itself
         raise KeyboardInterrupt
     assert not results.broken, results.broken

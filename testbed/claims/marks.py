@@ -1,0 +1,78 @@
+"""The tests that check claims, found by their marks without running anything."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testbed.claims.catalogue import Place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: The mark of :mod:`testbed.pytest_plugin`, which the layers above this one define.
+MARK = "testbed_claim"
+QUICK = re.compile(rf"\b{MARK}\(\s*(?:\"([^\"\\\n]*)\"|'([^'\\\n]*)'|(.))")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A mark of a test; ``claim`` is empty if the argument is not a constant."""
+
+    claim: str
+    place: Place
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of checks in a folder, and in the folders below it."""
+    return sorted(path for path in folder.rglob("test_*.py") if path.is_file())
+
+
+def ids(folder: Path) -> set[str]:
+    """Return the words in the marks, by a quick look that comments can mislead.
+
+    The word is empty for an argument that is not a constant.
+    """
+    return {
+        one or other
+        for path in files(folder)
+        for one, other, _ in QUICK.findall(path.read_text(encoding="utf-8", errors="replace"))
+    }
+
+
+def marked(folder: Path) -> Iterator[Mark]:
+    """Yield the marks of all tests in a folder, in the order of files and lines.
+
+    A file that Python cannot read counts as one mark without a claim.
+    """
+    for path in files(folder):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if MARK not in text:
+            continue
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError):  # pytest reports it
+            yield Mark("", Place(path, 1))
+            continue
+        yield from sorted(_marks(path, tree), key=lambda mark: mark.place.line)
+
+
+def _marks(path: Path, tree: ast.AST) -> Iterator[Mark]:
+    inside: dict[ast.AST, ast.FunctionDef] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            for decorator in node.decorator_list:
+                inside.update(dict.fromkeys(ast.walk(decorator), node))
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        if node.func.attr != MARK:
+            continue
+        word = node.args[0] if node.args else None
+        claim = word.value if isinstance(word, ast.Constant) else ""
+        test = inside.get(node)
+        place = Place(path, test.lineno if test else node.lineno, test.name if test else "")
+        yield Mark(claim if isinstance(claim, str) else "", place)
