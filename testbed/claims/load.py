@@ -68,7 +68,7 @@ def load(folder: Path) -> Catalogue:
     reader = _Reader(Path(folder).resolve())
     found = reader.catalogue()
     if reader.problems:
-        raise CatalogueError(reader.problems)
+        raise CatalogueError(list(dict.fromkeys(reader.problems)))
     return found
 
 
@@ -388,14 +388,13 @@ class _Reader:
                     claims[claim.id] = claim
 
     def claim(self, path: Path, at: _Value) -> Claim | None:
-        found = self.mapping(at, None, "a claim", "begin it with `- id: NAME`")
+        before = len(self.problems)
+        at = _Value(at.file, at.node, None, _id(at.node))
+        found = self.mapping(at, OF_CLAIM, "a claim", "begin it with `- id: NAME`")
         if found is None:
             return None
-        before = len(self.problems)
         hint = "use letters, digits and . _ -"
         name = self.matching(found.get("id"), ID, "id", "a claim ID", hint)
-        at = _Value(at.file, at.node, None, name or "?")
-        found = self.mapping(at, OF_CLAIM, "a claim", "") or {}
         for key in OF_CLAIM:
             if key not in found and key not in OPTIONAL:
                 self.wrong(at, f"{key!r}", "none", "docs/claims.md has a table of the keys")
@@ -535,9 +534,10 @@ class _Reader:
         found: dict[str, Sabotage] = {}
         hint = "begin each with `- name: NAME`"
         for at in self.items(root, "a list of sabotages", hint) or ():
-            if one := self.sabotage(at, known):
-                if one.name in found:
-                    self.wrong(at, "each name once", f"{one.name!r} again", "rename one of them")
+            one = self.sabotage(at, known)
+            if one and one.name in found:
+                self.wrong(at, "each name once", f"{one.name!r} again", "rename one of them")
+            elif one:
                 found[one.name] = one
         return tuple(found.values())
 
@@ -633,6 +633,14 @@ def _describe(node: yaml.Node) -> str:
         return repr(node.value)
     words = {"int": "the number", "float": "the number", "bool": "the boolean"}
     return f"{words.get(kind, f'the {kind}')} {node.value}"
+
+
+def _id(node: yaml.Node) -> str:
+    """Return the ID of a claim for messages about the claim; empty if it has none."""
+    import yaml
+
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return next((str(value.value) for key, value in pairs if key.value == "id"), "")
 
 
 def _expand(word: str, known: Collection[str]) -> list[str]:

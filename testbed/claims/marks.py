@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 #: The mark of :mod:`testbed.pytest_plugin`, which the layers above this one define.
 MARK = "testbed_claim"
-QUICK = re.compile(rf"\b{MARK}\(\s*(?:\"([^\"\\\n]*)\"|'([^'\\\n]*)'|(.))")
+QUICK = re.compile(rf"\b{MARK}\b(?:\(\s*(?:\"([^\"\\\n]*)\"|'([^'\\\n]*)'|(.)))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mark of a test; ``claim`` is empty if the argument is not a constant."""
+    """A mark of a test; ``claim`` is empty if it is not a constant there."""
 
     claim: str
     place: Place
@@ -34,7 +34,7 @@ def files(folder: Path) -> list[Path]:
 def ids(folder: Path) -> set[str]:
     """Return the words in the marks, by a quick look that comments can mislead.
 
-    The word is empty for an argument that is not a constant.
+    The word is empty for a mark without a constant.
     """
     return {
         one or other
@@ -66,12 +66,12 @@ def _marks(path: Path, tree: ast.AST) -> Iterator[Mark]:
         if isinstance(node, ast.FunctionDef):
             for decorator in node.decorator_list:
                 inside.update(dict.fromkeys(ast.walk(decorator), node))
+    calls = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        if not (isinstance(node, ast.Attribute) and node.attr == MARK):
             continue
-        if node.func.attr != MARK:
-            continue
-        word = node.args[0] if node.args else None
+        call = calls.get(node)  # none if the mark is kept in a variable, and used elsewhere
+        word = call.args[0] if call and call.args else None
         claim = word.value if isinstance(word, ast.Constant) else ""
         test = inside.get(node)
         place = Place(path, test.lineno if test else node.lineno, test.name if test else "")

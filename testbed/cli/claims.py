@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import click
@@ -93,6 +94,21 @@ def show(ctx: click.Context, claim: str, catalogues: tuple[str, ...], as_json: b
         common.print_json(found.to_dict())
     else:
         _show(found, catalogue, given)
+
+
+@command.command("new")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+def new(folder: Path) -> None:
+    """Begin a catalogue in DIR/claims, with a topology beside it if there is none.
+
+    It has one claim, a check that fails until you complete it, and a way to
+    break the lab. Existing files are kept. See docs/claims.md.
+    """
+    from testbed.claims.catalogue import shown
+    from testbed.claims.skeleton import create
+
+    for path in create(folder):
+        click.echo(shown(path))
 
 
 def _show(claim: Claim, catalogue: Catalogue, given: tuple[str, ...]) -> None:

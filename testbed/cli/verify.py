@@ -41,6 +41,10 @@ FILES = 128  # open files, for captures on several nodes at once
 @click.option(
     "--recovery", is_flag=True, help="Break the lab and measure its recovery, without claims."
 )
+@click.option(
+    "--prove", is_flag=True,
+    help="Break the lab as the catalogue's sabotages say: each check must fail.",
+)  # fmt: skip
 @click.option("--provider", metavar="NAME", help="Only labs whose nodes have this provider.")
 @click.option("-k", "expression", default="", metavar="EXPRESSION", help="Same as pytest's -k.")
 @common.catalogue_option
@@ -63,6 +67,7 @@ def command(
     lab: str | None,
     paths: tuple[Path, ...],
     recovery: bool,
+    prove: bool,
     provider: str | None,
     expression: str,
     catalogues: tuple[str, ...],
@@ -90,6 +95,9 @@ def command(
     own, several at a time, and remove it afterwards. Labs whose software is
     missing and takes long to build are left out.
 
+    With --prove, break the lab in each way of the catalogue's sabotages.yaml. The
+    check of each claim there must pass before, fail then, and pass again.
+
     With --recovery, cause faults instead of checking claims (see docs/faults.md).
 
     An interrupted run still writes its results so far. Exit status 1 if a verdict
@@ -106,6 +114,8 @@ def command(
         )
     if recovery and (paths or claims or documents):
         raise click.UsageError("--recovery goes without PATHS, --claim and --document")
+    if prove and (everything or recovery or rerun_failed):
+        raise click.UsageError("--prove goes without --all, --recovery and --rerun-failed")
     need_root("`testbed verify`")
     from testbed.claims.choose import choose
     from testbed.report import last
@@ -132,6 +142,8 @@ def command(
         if not selection.names_some:
             output.show([click.style("nothing failed in the last run", fg="green")])
             return 0
+    if prove and one is not None:
+        return _prove(settings, one, selection, output)
     if one is None:
         return _all(
             settings, selection, output, check_machine=check_machine, recovery=recovery, labs=labs
@@ -170,6 +182,35 @@ def _one(
         output.show(terminal.skipped(whole))
         output.show(terminal.measured(whole))
     output.show([terminal.closing(whole)])
+    return output.finish(whole, whole.status)
+
+
+def _prove(settings: Settings, lab: Lab, selection: Selection, output: Output) -> int:
+    from testbed.labs.live import LiveLab
+    from testbed.report import terminal
+    from testbed.suites.model import LabRun, Run, Selection
+    from testbed.suites.prove import prove
+
+    context = common.whole(lab)
+    live = LiveLab(context)
+    began = time.monotonic()
+    part = LabRun(lab.name, context.topology, versions=lab.record().versions)
+    try:
+        part.look(live)
+        proofs = prove(live, lab, selection, told=output.told)
+    finally:
+        live.close()
+    part.results, part.seconds = proofs.results, time.monotonic() - began
+    names = tuple(check.name for check in part.results.checks)
+    chosen = Selection(tests=names, catalogue=selection.catalogue)
+    whole = Run(chosen, [part], seconds=part.seconds, signum=part.results.signum)
+    output.write(settings, whole, keep=False)  # --rerun-failed cannot run these
+    output.show(terminal.failures(part, whole.catalogue))
+    seen, claims = len(proofs.seen), len(proofs.outcomes)
+    words = f"{seen} of {claims} checks were seen to fail on {lab.name} ({part.seconds:.1f} s)"
+    if whole.signum is not None:
+        words += "; interrupted"
+    output.show([click.style(f"\n{words}", fg="red" if whole.status else "green", bold=True)])
     return output.finish(whole, whole.status)
 
 

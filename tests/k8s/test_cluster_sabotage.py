@@ -12,12 +12,12 @@ from sabotage.trials import (
     Labs,
     Sabotage,
     dropped_when_not_whole,
-    impatient,
     not_as_expected,
     try_out,
 )
 
 from testbed.suites.everything import lacking
+from testbed.suites.prove import impatient
 from testbed.topology.load import Overrides, load
 
 HERE = sorted(

@@ -15,7 +15,7 @@ from testbed.catalogues.shipped import FOLDER
 from testbed.claims.model import Finding, Verdict
 from testbed.claims.observation import Observation
 from testbed.errors import CommandError
-from testbed.suites import helpers
+from testbed.suites import helpers, prove
 from testbed.suites.model import Results
 
 if TYPE_CHECKING:
@@ -148,9 +148,9 @@ def test_an_interrupt_of_the_inner_run_ends_the_outer_one(
 
 def test_waits_are_short_during_a_trial_only() -> None:
     before = helpers.LATE, helpers.SETTLED
-    with trials.impatient():
-        assert before[0] > trials.PATIENCE
-        assert trials.PATIENCE == helpers.LATE
+    with prove.impatient():
+        assert before[0] > prove.PATIENCE
+        assert prove.PATIENCE == helpers.LATE
         assert before[1] > helpers.SETTLED
     assert before == (helpers.LATE, helpers.SETTLED)
 

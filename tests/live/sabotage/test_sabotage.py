@@ -18,11 +18,11 @@ from sabotage.trials import (
     Sabotage,
     Share,
     dropped_when_not_whole,
-    impatient,
     not_as_expected,
     shares,
     try_out,
 )
+from testbed.suites.prove import impatient
 
 #: Those of clusters are carried out beside the other tests of clusters.
 SHARES = shares([one for one in SABOTAGES if not one.lab.startswith(CLUSTERS)])

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import pytest
 from catalogues import claims, selection
 
 from sabotage.judgements import Place, watched
@@ -36,9 +35,9 @@ from testbed import pytest_plugin
 from testbed.catalogues.shipped import FOLDER
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
-from testbed.observe import capture
 from testbed.settings import settings
-from testbed.suites import cluster, helpers
+from testbed.suites import cluster
+from testbed.suites.prove import impatient
 from testbed.suites.runner import run
 from testbed.topology.load import Overrides, load
 
@@ -65,7 +64,6 @@ CLUSTERS = "k8s-"  #: what the names of topologies with a cluster begin with
 #: Network plugins whose programs have to be brought: none is had by building or by a package.
 BROUGHT = {"pods-by-calico", "pods-by-weave"}
 ATTEMPTS = 3
-PATIENCE = 2.0  #: seconds to wait for what should come: on a broken lab most of it never does
 
 
 @dataclass(frozen=True)
@@ -206,16 +204,6 @@ def _is_open(finding: Finding, sabotage: Sabotage) -> bool:
     """Tell whether a finding decides nothing about the sabotage, so that another try may."""
     waited = outcome(finding) == "unsettled" and finding.claim not in sabotage.vain
     return waited or outcome(finding) == "unclear"
-
-
-@contextlib.contextmanager
-def impatient() -> Iterator[None]:
-    """The suites' own waits cut short."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(helpers, "LATE", PATIENCE)
-        patch.setattr(helpers, "SETTLED", PATIENCE * 4)  # a Pod takes two seconds
-        patch.setattr(capture.Capture.wait_for, "__defaults__", (PATIENCE,))
-        yield
 
 
 CLAIM = re.compile(rf'@pytest\.mark\.{pytest_plugin.CLAIM}\(\s*"([^"]+)"')
