@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 KEY = "0123456789ab"
 
-# Fills one entry; says when it has begun; takes its time; notes each time that it was really made.
+# Fills one entry; says when it has begun; ends when its input does; notes each time that it was
+# really made.
 FILLER = """
-import sys, threading, time
+import sys, threading
 from pathlib import Path
 from testbed.artifacts.cache import Cache
 
-folder, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 
 def build(into):
     with log.open("a") as file:
         file.write("made\\n")
     (into / "half").write_text("half")
     print("begun", flush=True)
-    time.sleep(seconds)
+    sys.stdin.read()
     (into / "rest").write_text("rest")
     return "1.0"
 
@@ -46,9 +47,10 @@ print(entry, flush=True)
 """
 
 
-def filler(cache: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
+def filler(cache: Path, log: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", FILLER, str(cache), str(log), str(seconds)],
+        [sys.executable, "-c", FILLER, str(cache), str(log)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -91,14 +93,22 @@ def test_nothing_is_found_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_two_processes_make_it_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    both = [filler(tmp_path / "cache", log, 0.5) for _ in range(2)]
-    outputs = [process.communicate(timeout=30)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    one, other = (filler(tmp_path / "cache", log) for _ in range(2))
+    assert one.stdin
+    assert one.stdout
+    assert other.stdin
+    assert other.stdout
+    first = sorted([one.stdout.readline(), other.stdout.readline()])
+    assert first[0] == "begun\n"
+    assert first[1].startswith("waiting for another process")
+    one.stdin.close()
+    other.stdin.close()
+    said = [one.stdout.read().splitlines(), other.stdout.read().splitlines()]
+    one.stdout.close()
+    other.stdout.close()
+    assert (one.wait(), other.wait()) == (0, 0)
     assert log.read_text() == "made\n"
-    assert {output.splitlines()[-1] for output in outputs} == {
-        str(tmp_path / "cache" / f"thing-1.0-{KEY}")
-    }
-    assert sum("waiting for another process" in output for output in outputs) == 1
+    assert said == [[str(tmp_path / "cache" / f"thing-1.0-{KEY}")]] * 2
 
 
 def test_threads_make_it_once(tmp_path: Path) -> None:
@@ -125,11 +135,11 @@ def test_threads_make_it_once(tmp_path: Path) -> None:
 
 def test_a_killed_maker_leaves_nothing_to_be_seen_and_the_next_succeeds(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
-    victim = filler(cache.folder, tmp_path / "log", 60)
+    victim = filler(cache.folder, tmp_path / "log")
     assert victim.stdout
     assert victim.stdout.readline() == "begun\n"
     victim.send_signal(signal.SIGKILL)
-    victim.wait(10)
+    victim.wait(60)
     victim.stdout.close()
     assert cache.find("thing", KEY) is None
     assert cache.records() == []

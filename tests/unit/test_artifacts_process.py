@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from testbed.errors import CommandError, Interrupted, MachineError, TimeoutExpir
 from testbed.process import run, which
 
 
-def gone(pid: int, within: float = 5.0) -> bool:
+def gone(pid: int, within: float = 60.0) -> bool:
     end = time.monotonic() + within
     while time.monotonic() < end:
         try:
@@ -116,10 +117,8 @@ def test_an_exception_on_the_way_kills_the_command() -> None:
 
 
 def test_a_child_in_the_background_is_not_waited_for() -> None:
-    begin = time.monotonic()
-    done = run(["sh", "-c", "sleep 5 & echo done"])
-    assert done.stdout == "done\n"
-    assert time.monotonic() - begin < 4
+    done = run(["sh", "-c", "sleep 600 & echo $!"])
+    os.kill(int(done.stdout), signal.SIGKILL)  # fails when it has ended
 
 
 def test_which_also_looks_where_an_ordinary_path_does_not(

@@ -135,10 +135,10 @@ def test_a_warm_look_up_takes_no_time(house: House) -> None:
     store.binary("dockerd")
     again = house.store()
     again.binary("dockerd")
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(100):
         again.binary("dockerd")
-    assert (time.perf_counter() - begin) / 100 < 0.002
+    assert (time.process_time() - begin) / 100 < 0.002
 
 
 def test_a_removed_program_is_noticed(house: House) -> None:

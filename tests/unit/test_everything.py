@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from catalogues import of_claims, shipped
 
-from testbed import pytest_checks
+from testbed import pytest_checks, signals
 from testbed.claims.labs import PREFIX, Wanted
 from testbed.claims.model import Claim, Evidence, Finding
 from testbed.errors import LabError, MachineError, NothingSelected, UsageError
@@ -114,9 +113,10 @@ def plays(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[Wanted, Play]], 
 
     def install(by_lab: Mapping[Wanted, Play]) -> None:
         def one(_s: Any, wanted: Wanted, _c: Any, pipe: Connection, part: LabRun) -> None:
-            # Hypothesis leaves one, and Python drops what a signal raises within it.
-            gc.callbacks.clear()
-            by_lab[wanted](pipe, part)
+            # As by the command. Hypothesis leaves a callback of the garbage collector, and Python
+            # ignores what a signal raises within it.
+            with signals.never_lost():
+                by_lab[wanted](pipe, part)
 
         monkeypatch.setattr(everything, "_one", one)
 

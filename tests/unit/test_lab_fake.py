@@ -565,7 +565,7 @@ def test_every_failure_is_reported(bench: Bench) -> None:
 
     def together(call: object) -> None:
         if getattr(call, "what", "") == "create" and getattr(call, "node", "") != "outside":
-            barrier.wait(5)
+            barrier.wait(60)
         fail(call)  # type: ignore[arg-type]
 
     bench.provider.machine.note = together  # type: ignore[method-assign]

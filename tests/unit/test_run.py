@@ -89,7 +89,7 @@ class Wait:
 
     def act(self) -> None:
         self.begun.set()
-        assert self.gone.wait(10)
+        assert self.gone.wait(60)
         raise NoSuchNode("node has ended")
 
     def give_up(self) -> None:
@@ -125,7 +125,7 @@ def test_an_empty_plan() -> None:
 
 def test_what_can_be_at_once_is() -> None:
     all_here = threading.Barrier(8)
-    steps = [step(f"s{i}", act=lambda: (all_here.wait(5), None)[1]) for i in range(8)]
+    steps = [step(f"s{i}", act=lambda: (all_here.wait(60), None)[1]) for i in range(8)]
     assert len(carry_out(plan(*steps), NOTHING)) == 8
 
 
@@ -160,7 +160,7 @@ def test_only_so_many_heavy_ones_at_once(limit: int, monkeypatch: pytest.MonkeyP
             most = max(most, now)
             early = began <= limit
         if early:
-            first.wait(30)
+            first.wait(60)
         time.sleep(0.001)
         with lock:
             now -= 1
@@ -174,7 +174,7 @@ def test_light_ones_do_not_wait_for_heavy_ones(monkeypatch: pytest.MonkeyPatch) 
     light = threading.Barrier(4)  # one heavy step and three light ones, all at once
 
     def meet() -> None:
-        light.wait(5)
+        light.wait(60)
 
     steps = [step("h", act=meet, heavy=True), *(step(f"l{i}", act=meet) for i in range(3))]
     assert len(carry_out(plan(*steps), NOTHING)) == 4
@@ -250,7 +250,7 @@ def test_a_failure_gives_up_what_is_under_way_once() -> None:
     wait = Wait()
 
     def act() -> None:
-        assert wait.begun.wait(5)
+        assert wait.begun.wait(60)
         raise LabError("no")
 
     with pytest.raises(StepsFailed) as caught:
@@ -266,12 +266,12 @@ def test_a_command_that_giving_up_has_cut_off_is_no_failure(gives_up: bool) -> N
     wait = Wait()
 
     def act() -> None:
-        assert wait.begun.wait(5)
+        assert wait.begun.wait(60)
         raise MachineError("no more processes")
 
     def cut_off() -> None:
         wait.begun.set()
-        assert wait.gone.wait(1 if gives_up else 0.2) is gives_up
+        assert wait.gone.wait(60 if gives_up else 0.2) is gives_up
         raise CommandError(["ip"], where="fabric", status=1, stderr="No such process")
 
     with pytest.raises(StepsFailed) as caught:
@@ -289,7 +289,7 @@ def test_all_failures_are_told() -> None:
 
     def act(error: Exception) -> Act:
         def do() -> None:
-            together.wait(5)
+            together.wait(60)
             raise error
 
         return do
@@ -348,7 +348,7 @@ def test_ctrl_c_in_the_caller_joins_the_threads() -> None:
     wait = Wait()
 
     def interrupt() -> None:
-        assert wait.begun.wait(5)
+        assert wait.begun.wait(60)
         _thread.interrupt_main()  # as SIGINT would, while the caller waits
 
     with pytest.raises(KeyboardInterrupt):
@@ -363,7 +363,7 @@ def test_ctrl_c_in_the_caller_joins_the_threads() -> None:
 
 def signalled(held: Held, begun: threading.Event, times: int = 1) -> None:
     """Send signals to who holds them, once something has begun."""
-    assert begun.wait(10)
+    assert begun.wait(60)
     for _ in range(times):
         held.came(signal.SIGTERM, None)
 
@@ -374,7 +374,7 @@ def test_a_signal_ends_waits_though_what_there_is_is_kept() -> None:
 
     def act() -> None:
         begun.set()
-        assert context.given_up.wait(10)
+        assert context.given_up.wait(60)
         raise LabError("stopped waiting")
 
     steps = plan(step("w", act=act), step("s", act=lambda: signalled(held, begun)))
@@ -391,7 +391,7 @@ def test_a_signal_ends_what_is_made_on_this_machine(keep: bool) -> None:
 
     def make() -> None:
         begun.set()
-        assert cast("_Store", context.store).stop.wait(10)
+        assert cast("_Store", context.store).stop.wait(60)
 
     steps = plan(step("m", act=make), step("s", act=lambda: signalled(held, begun)))
     with pytest.raises(Interrupted):
@@ -475,6 +475,6 @@ def test_what_runs_is_told_while_nothing_ends(monkeypatch: pytest.MonkeyPatch) -
         idle.append([one.step for one in waiting])
         free.set()
 
-    acts = [step(n, act=lambda: (free.wait(5), None)[1]) for n in "ba"]
+    acts = [step(n, act=lambda: (free.wait(60), None)[1]) for n in "ba"]
     carry_out(plan(*acts), NOTHING, progress=Progress(idle=told))
     assert idle[0] == ["a", "b"]

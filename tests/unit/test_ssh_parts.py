@@ -136,7 +136,7 @@ def test_a_commands_frames_become_its_result(far: Far) -> None:
     far.channel.say(1, "e", b"err")
     far.channel.say(9, "o", b"nobody's")
     far.channel.say(1, "x", number(-15))
-    result = running.wait(5)
+    result = running.wait(60)
     assert (result.status, result.out, result.err) == (-15, b"out", b"err")
     (_, kind, fields), data, end = far.channel.frames()
     assert kind == "r"
@@ -181,7 +181,7 @@ def test_a_channel_that_closes_is_told(far: Far) -> None:
     running = far.command()
     far.channel.coming.put(b"")
     with pytest.raises(LabError, match="broke"):
-        running.wait(5)
+        running.wait(60)
     with pytest.raises(LabError, match="broke"):
         Stream(far.link)
 
@@ -190,7 +190,7 @@ def test_a_machine_that_says_nothing_more_is_noticed(far: Far) -> None:
     running = far.command()
     far.alive = False
     with pytest.raises(NoSuchNode, match="gone"):
-        running.wait(5)
+        running.wait(60)
 
 
 def test_no_agent_no_link() -> None:

@@ -39,7 +39,7 @@ def daemon(path: Path, answer: bytes) -> Iterator[list[bytes]]:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        server.settimeout(5)
+        server.settimeout(60)
 
         def work() -> None:
             connection, _ = server.accept()
@@ -52,7 +52,7 @@ def daemon(path: Path, answer: bytes) -> Iterator[list[bytes]]:
         try:
             yield asked
         finally:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -440,7 +440,7 @@ def test_a_daemon_that_does_not_answer_leaves_containers_unknown(two: Two) -> No
 
 
 def test_nodes_are_looked_at_all_at_once(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    meeting = threading.Barrier(2, timeout=5)
+    meeting = threading.Barrier(2, timeout=60)
 
     def containers(node: FakeNode) -> dict[str, Glance]:
         meeting.wait()  # breaks unless both are here

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from testbed import signals
 from testbed.errors import LabError, PathError, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.labs.lab import Lab
+from testbed.labs.lab import Lab, Watch
 from testbed.labs.run import Waiting, carry_out
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeProvider
@@ -243,11 +244,24 @@ def test_what_ends_in_time_has_no_deadline(two: Two) -> None:
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.usefixtures("quick")
-def test_up_fails_at_its_time_out(bench: Bench, keep: bool) -> None:
+def test_up_fails_at_its_time_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    """An hour passes once flanneld is waited for, however long it takes to come that far."""
+    passed = 0.0
+
+    def idle(waiting: list[Waiting]) -> None:
+        nonlocal passed
+        if any("flanneld" in one.words for one in waiting):
+            passed = 3600.0
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    monkeypatch.setattr("testbed.labs.run.time", clock)
+    monkeypatch.setattr("testbed.labs.run.IDLE_SECONDS", 0.01)
     bench.provider.behave("flanneld", Behaviour(never_ready=True))
     lab = Lab("two-node", bench.settings)
     with pytest.raises(TimeoutExpired) as caught:
-        lab.up(load("two-node"), keep=keep, timeout=1.5)
+        lab.up(load("two-node"), keep=keep, timeout=1800, watch=Watch(idle=idle))
     assert "flanneld on node" in caught.value.message
     assert caught.value.exit_code == 4
     assert bool(bench.provider.nodes("two-node")) is keep
