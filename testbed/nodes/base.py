@@ -333,14 +333,19 @@ class Node(ABC):
     def services(self) -> dict[str, ServiceState]:
         """Return the state of every service ever started on the node, by name."""
 
-    @abstractmethod
     def logs(self, service: str) -> str:
         """Return the output of a service.  Raises NoSuchService, NoSuchNode."""
+        known = self.services()
+        if service not in known:
+            raise no_service(service, self.name, known)
+        return log_of(self, service)
 
     @property
-    @abstractmethod
     def host(self) -> testinfra.host.Host:
         """The testinfra host of the node."""
+        from testbed.nodes.testinfra_backend import host_of
+
+        return host_of(self)
 
     def require(self, result: Result) -> Result:
         """Return ``result`` if its status is 0, else raise CommandError."""
@@ -353,6 +358,17 @@ class Node(ABC):
             stdout=result.stdout,
             stderr=result.stderr,
         )
+
+
+#: Folder on a node: the output of each service, in NAME.log.
+LOGS = "/var/log/testbed"
+
+
+def log_of(node: Node, service: str) -> str:
+    """Return the output of a service; empty if there is none, or the node has ended."""
+    with contextlib.suppress(OSError, NoSuchNode):
+        return node.get(f"{LOGS}/{service}.log").decode(errors="replace")
+    return ""
 
 
 #: Folder on a node: one file per systemd unit name, holding the name of the lab's service.

@@ -44,8 +44,6 @@ from testbed.requirement import Requirement
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import testinfra.host
-
     from testbed.nodes.wiring import Difference
     from testbed.topology.model import Topology
 
@@ -427,12 +425,6 @@ class FakeNode(Node):
             return self._logs[service]
         except KeyError:
             raise no_service(service, self.name, self._logs) from None
-
-    @property
-    def host(self) -> testinfra.host.Host:
-        from testbed.nodes.testinfra_backend import host_of
-
-        return host_of(self)
 
     def remove(self) -> None:
         """End the node, and every wait on it."""

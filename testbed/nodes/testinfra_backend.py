@@ -11,7 +11,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 
 from testbed.errors import UsageError
 from testbed.nodes import testinfra_modules as modules
-from testbed.nodes.netns.agent import ENVIRONMENT
+from testbed.nodes.request import ENVIRONMENT
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node

@@ -30,12 +30,13 @@ from testbed.artifacts.release import packages
 from testbed.artifacts.source import Job, Origin, Source, system
 from testbed.errors import LabError, NodeNotRunning, TimeoutExpired
 from testbed.nodes.base import Node, NodeSpec, Provider, Service
-from testbed.nodes.netns.agent import Connection, environment
+from testbed.nodes.netns.agent import Connection
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.qemu.identity import Keys, make_keys
-from testbed.nodes.ssh import provide
+from testbed.nodes.request import environment
 from testbed.nodes.ssh.node import SshNode
+from testbed.nodes.stream import provide
 from testbed.testing.provider import ProviderContract, until
 from testbed.testing.terminal import TerminalContract
 

@@ -29,12 +29,13 @@ from testbed.errors import (
     TimeoutExpired,
 )
 from testbed.nodes.base import Service
-from testbed.nodes.netns.agent import ENVIRONMENT
-from testbed.nodes.ssh import forward, provide, services, terminal
-from testbed.nodes.ssh.forward import Forward
+from testbed.nodes.request import ENVIRONMENT, LIMIT, request
+from testbed.nodes.ssh import services, terminal
 from testbed.nodes.ssh.node import SshNode
 from testbed.nodes.ssh.session import told
-from testbed.nodes.ssh.wire import HEADER, LIMIT, NUMBER, WINDOW, Command, Link, Stream, request
+from testbed.nodes.stream import forward, pipes, provide
+from testbed.nodes.stream.forward import Forward
+from testbed.nodes.stream.wire import HEADER, NUMBER, WINDOW, Command, Link, Stream
 
 
 class FakeChannel:
@@ -117,7 +118,7 @@ def test_a_command_ends_when_standard_output_takes_no_more(
     def write(fd: int, _: bytes) -> None:
         raise OSError(number_of_error, os.strerror(number_of_error))
 
-    monkeypatch.setattr(terminal, "write", write)
+    monkeypatch.setattr(pipes, "write", write)
     with Path(os.devnull).open() as nothing, Path(os.devnull).open("w") as out:
         for name, stream in (("stdin", nothing), ("stdout", out), ("stderr", out)):
             monkeypatch.setattr(sys, name, stream)
@@ -125,7 +126,7 @@ def test_a_command_ends_when_standard_output_takes_no_more(
         far.channel.say(1, "e", b"not what ends it")
         far.channel.say(1, "o", b"y\n")
         with pytest.raises(wanted):
-            terminal.with_pipes("node1", far.link, ["yes"])
+            pipes.with_pipes("node1", far.link, ["yes"])
     assert (1, "k", b"") in far.channel.frames()
 
 

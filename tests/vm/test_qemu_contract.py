@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from machines import make
 
-from testbed.nodes.base import Service
+from testbed.nodes.base import LOGS, Service
 from testbed.nodes.ssh import services
 from testbed.testing.provider import TWO, NodeContract, spec, until
 from testbed.testing.terminal import TerminalContract
@@ -37,7 +37,7 @@ class TestContract(NodeContract, TerminalContract):
         yield machine
         for service in machine.services():
             machine.stop(service)
-        machine.run(["rm", "-rf", services.FOLDER, services.LOGS])
+        machine.run(["rm", "-rf", services.FOLDER, LOGS])
 
     def test_systemctl_knows_a_daemon_by_the_name_of_its_unit(self, node: Node) -> None:
         """Also one whose package is installed and brings a unit of that name."""

@@ -19,6 +19,7 @@ from cells import CellContract
 from machines import make_vagrant
 
 from testbed.errors import LabError, ServiceError, TestbedError
+from testbed.nodes.base import LOGS
 from testbed.nodes.netns import find
 from testbed.nodes.ssh import services
 from testbed.nodes.vagrant import hypervisor
@@ -59,7 +60,7 @@ class TestNode(NodeContract, TerminalContract):
         yield machine
         for service in machine.services():
             machine.stop(service)
-        machine.run(["rm", "-rf", services.FOLDER, services.LOGS])
+        machine.run(["rm", "-rf", services.FOLDER, LOGS])
 
 
 class TestMachines(CellContract):

@@ -19,16 +19,8 @@ from typing import Self
 from testbed.errors import LabError, NodeNotRunning, TimeoutExpired
 from testbed.limits import no_more_files
 from testbed.nodes.base import Result, Running
+from testbed.nodes.request import LIMIT, environment, request
 
-#: The environment of commands on a node. The caller's environment is not passed on:
-#: DOCKER_HOST, ETCDCTL_*, proxy settings and locale of the user stay outside.
-ENVIRONMENT: Mapping[str, str] = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-    "TERM": "dumb",
-}
-LIMIT = 192 * 1024  # MAX_MESSAGE of init.c
 SOCKET = "/run/testbed/init.sock"
 CONNECT_SECONDS = 30  # for a pid 1 that serves as many clients as it can, and others wait
 
@@ -69,15 +61,7 @@ class Connection:
 
     def send(self, fields: Iterable[str], files: Sequence[int] = ()) -> None:
         """Send one request.  Raises ValueError if a field contains a NUL."""
-        parts = [field.encode("utf-8", "surrogateescape") for field in fields]
-        if any(b"\0" in part for part in parts):
-            raise ValueError("an argument holds a NUL character, which no command can be given")
-        data = b"".join(part + b"\0" for part in parts)
-        if len(data) > LIMIT:
-            raise LabError(
-                f"a command for {self._node} is {len(data)} bytes long, more than {LIMIT}",
-                hint="put the data into a file, or hand it over as input",
-            )
+        data = request(self._node, fields)
         try:
             if files:
                 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))
@@ -132,12 +116,6 @@ def status_of(words: Sequence[str]) -> int:
     """Return N for ``exit N`` and -N for ``signal N``."""
     number = int(words[1])
     return -number if words[0] == "signal" else number
-
-
-def environment(extra: Mapping[str, str] | None) -> list[str]:
-    """Return the environment fields of a request: their count, then ``NAME=value`` each."""
-    merged = {**ENVIRONMENT, **(extra or {})}
-    return [str(len(merged)), *(f"{key}={value}" for key, value in merged.items())]
 
 
 def _memory_file(data: bytes | None = None) -> int:

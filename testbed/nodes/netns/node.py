@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from testbed.errors import LabError, NoSuchNode, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped, no_service
+from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped, log_of
 from testbed.nodes.netns import cgroups
-from testbed.nodes.netns.agent import ENVIRONMENT, Command, Connection, environment
+from testbed.nodes.netns.agent import Command, Connection
+from testbed.nodes.request import ENVIRONMENT, environment
 
 if TYPE_CHECKING:
-    import testinfra.host
-
     from testbed.nodes.netns.find import Init
 
 #: Folders that each node has separately from the machine (see ``set_up`` in ``init.c``).
@@ -26,7 +25,6 @@ PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", 
 PROGRAMS, HELPERS = "/usr/bin", "/usr/libexec"
 #: Place on a node for files of this machine that one of those folders would hide.
 EXPOSED = "/run/testbed/host"
-LOGS = "/var/log/testbed"
 
 
 def is_hidden(path: Path) -> bool:
@@ -177,7 +175,7 @@ class NetnsNode(Node):
         if words[0] != "ready":
             how = "could not be started" if words[0] == "error" else "died before it was ready"
             raise ServiceError(
-                service.name, self.name, f"{how} ({' '.join(words)})", self._log(service.name)
+                service.name, self.name, f"{how} ({' '.join(words)})", log_of(self, service.name)
             )
 
     def _await(self, connection: Connection, service: str, what: str, timeout: float) -> list[str]:
@@ -185,7 +183,7 @@ class NetnsNode(Node):
             words, _ = connection.receive(timeout)
         except TimeoutExpired:
             raise ServiceNotReady(
-                service, self.name, f"was not {what} within {timeout:g} s", self._log(service)
+                service, self.name, f"was not {what} within {timeout:g} s", log_of(self, service)
             ) from None
         return words
 
@@ -209,19 +207,3 @@ class NetnsNode(Node):
                 digest="" if digest == "-" else digest,
             )
         return states
-
-    def logs(self, service: str) -> str:
-        if service not in self.services():
-            raise no_service(service, self.name, self.services())
-        return self._log(service)
-
-    def _log(self, service: str) -> str:
-        with contextlib.suppress(OSError, NoSuchNode):
-            return self.get(f"{LOGS}/{service}.log").decode(errors="replace")
-        return ""
-
-    @property
-    def host(self) -> testinfra.host.Host:
-        from testbed.nodes.testinfra_backend import host_of
-
-        return host_of(self)

@@ -24,7 +24,6 @@ from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, Provider, Setup
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups, find
-from testbed.nodes.netns.agent import ENVIRONMENT
 from testbed.nodes.netns.node import (
     HELPERS,
     PROGRAMS,
@@ -33,6 +32,7 @@ from testbed.nodes.netns.node import (
     path_folders,
     program_folders,
 )
+from testbed.nodes.request import ENVIRONMENT
 from testbed.nodes.wiring import Difference
 from testbed.process import run
 from testbed.requirement import Requirement

@@ -12,7 +12,8 @@ import termios
 from collections.abc import Sequence
 
 from testbed.errors import LabError
-from testbed.nodes.netns.agent import Connection, environment, status_of
+from testbed.nodes.netns.agent import Connection, status_of
+from testbed.nodes.request import environment
 from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, shell_status, typed, write
 
 AHEAD = 1 << 16  # maximum bytes typed ahead that the command has not read yet

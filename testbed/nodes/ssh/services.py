@@ -18,11 +18,10 @@ import signal
 from typing import Literal, cast
 
 from testbed.errors import LabError
-from testbed.nodes.base import Service, ServiceState
-from testbed.nodes.netns.agent import ENVIRONMENT
+from testbed.nodes.base import LOGS, Service, ServiceState
+from testbed.nodes.request import ENVIRONMENT
 
 FOLDER = "/run/testbed/services"
-LOGS = "/var/log/testbed"
 UNITS = "/run/systemd/system"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 #: KillMode=mixed: SIGTERM is for the daemon alone, which ends its children its own way.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.nodes.ssh.wire import ALIVE, Link
+from testbed.nodes.stream.wire import ALIVE, Link
 
 if TYPE_CHECKING:
     import paramiko

@@ -1,19 +1,15 @@
-"""Run a command on a machine, on the user's own terminal or pipes."""
+"""Run a command on a machine, on a terminal that is joined to the user's."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, output_error
-from testbed.nodes.netns.agent import ENVIRONMENT, environment
-from testbed.nodes.ssh.wire import Link, Pipe, request
-from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, readable, shell_status, typed, write
+from testbed.nodes.request import ENVIRONMENT
+from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, readable, typed, write
 
 if TYPE_CHECKING:
     import paramiko
@@ -75,41 +71,3 @@ def _copy(channel: paramiko.Channel) -> None:
                 channel.sendall(data or END_OF_FILE)
             except OSError:  # closed: read its remaining output first, then its end
                 watched = [channel.fileno()]
-
-
-def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
-    """Run ``argv`` on our standard input, output and error; return its exit status.
-
-    Raises ReaderGone or OutputError if writing standard output fails; the command is then killed.
-    """
-    out, err = sys.stdout.fileno(), sys.stderr.fileno()
-
-    def sink(kind: str, data: bytes) -> None:
-        if kind == "o":
-            write(out, data)
-        elif kind == "e":
-            with contextlib.suppress(OSError):  # as for our own messages
-                write(err, data)
-
-    stream = Pipe(link, sink)
-    try:
-        stream.send("r", request(node, ["1", *environment(None), *argv]))
-        threading.Thread(target=_feed, args=(stream,), daemon=True).start()
-        try:
-            status = stream.wait(None)
-        finally:
-            stream.poured.wait()
-            if stream.failed is not None:
-                raise output_error(stream.failed)
-    finally:
-        stream.forget()
-    return shell_status(status)
-
-
-def _feed(stream: Pipe) -> None:
-    try:
-        while data := os.read(sys.stdin.fileno(), 1 << 16):
-            stream.feed(data)
-        stream.send("i")
-    except (OSError, LabError):
-        return  # the thread that waits for the command gets the error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
 LIES = "/run/lies"
-FIRST_ON_PATH = "/usr/local/sbin"  # of ENVIRONMENT in testbed.nodes.netns.agent
+FIRST_ON_PATH = "/usr/local/sbin"  # of ENVIRONMENT in testbed.nodes.request
 REAL = "/usr/sbin"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from testbed import owner
 from testbed.errors import LabError
-from testbed.nodes.ssh.wire import Link, Pipe
+from testbed.nodes.stream.wire import Link, Pipe
 
 LONGEST = 107  # bytes of a unix socket's path, unix(7)
 _numbers = itertools.count(1)

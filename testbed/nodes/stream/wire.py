@@ -1,4 +1,4 @@
-"""The client of ``testbed-agent`` (see ``agent.c``): many streams over one ssh channel."""
+"""The client of ``testbed-agent`` (see ``agent.c``): many requests over one stream of bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Protocol
 
 from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Result, Running
-from testbed.nodes.netns.agent import environment
+from testbed.nodes.request import environment, request
 
-LIMIT = 192 * 1024  # maximum bytes of a request, as on a namespace node
 CHUNK = 32 * 1024
 WINDOW = 512 * 1024  # maximum bytes of a stream's input that the agent buffers
 ALIVE = 0.25  # seconds between two checks that a silent machine still runs
@@ -252,23 +251,6 @@ class Link:
                     self.drop(number)
             at = end
         del rest[:at]
-
-
-def request(node: str, fields: Sequence[str]) -> bytes:
-    """Encode a request as NUL-terminated fields.
-
-    Raises ValueError if a field contains a NUL, LabError if the request is too long.
-    """
-    parts = [field.encode("utf-8", "surrogateescape") for field in fields]
-    if any(b"\0" in part for part in parts):
-        raise ValueError("an argument holds a NUL character, which no command can be given")
-    data = b"".join(part + b"\0" for part in parts)
-    if len(data) > LIMIT:
-        raise LabError(
-            f"a command for {node} is {len(data)} bytes long, more than {LIMIT}",
-            hint="put the data into a file, or hand it over as input",
-        )
-    return data
 
 
 class Command(Running):

@@ -1,0 +1,193 @@
+"""A node that is reached by one stream of bytes, with the agent at its other end.
+
+The stream may be an ssh channel, the pipes of ``docker exec -i``, or the exec channel of a Pod.
+Many commands share it (:mod:`testbed.nodes.stream.wire`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import TimeoutExpired
+from testbed.nodes.base import Node
+from testbed.nodes.request import request
+from testbed.nodes.stream import provide as provided
+from testbed.nodes.stream.wire import Command, Link, Stream
+
+if TYPE_CHECKING:
+    from testbed.nodes.stream.forward import Forward
+
+FILES = 60.0  # timeout in seconds for a file of a few megabytes
+PROGRAMS = "/usr/local/bin"  # before those of Debian's packages on PATH
+#: Arguments: pairs of a file and the path of a link to it.
+LINK = """\
+while [ $# -gt 0 ]; do
+  mkdir -p "$(dirname "$2")"
+  ln -sfn "$1" "$2"
+  shift 2
+done
+"""
+
+_nodes: weakref.WeakSet[StreamNode] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for node in list(_nodes):
+        node.forked()
+
+
+# A forked child lacks the threads that serve a connection and would wait for them forever.
+os.register_at_fork(after_in_child=_forked)
+
+
+class StreamNode(Node):
+    """Commands and files of a node whose agent is at the other end of a stream.
+
+    A subclass implements :meth:`link`, which opens the stream when it is first needed, the
+    terminal (:meth:`attach_terminal`) and the services.
+
+    ``folder`` is the folder of this machine for the node's forwarded sockets.
+    ``programs`` returns the programs of the node, by the sha256 of their content.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        *,
+        folder: Path,
+        programs: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self.name = name
+        self.digest = digest
+        self._folder = folder
+        self._programs = programs
+        self._forwards: dict[str, Forward] = {}
+        self._provided: dict[str, str] = {}
+        self._providing = threading.Lock()
+        _nodes.add(self)
+
+    # -- the stream -----------------------------------------------------------
+
+    @abstractmethod
+    def link(self) -> Link:
+        """Return the link to the node's agent; open a new one if there is none.
+
+        Raises NoSuchNode when the node has ended, LabError when it cannot be reached.
+        """
+
+    @abstractmethod
+    def attach_terminal(self, argv: Sequence[str]) -> int:
+        """Run a command on a new terminal, joined to the caller's; return its exit status."""
+
+    def close(self) -> None:
+        """Close what is open on this machine; the next request opens it again."""
+        with self._providing:
+            forwards, self._forwards = self._forwards, {}
+        for forward in forwards.values():
+            forward.close()
+
+    def forked(self) -> None:
+        """In a forked child: leave the parent's connections alone."""
+        self._forwards = {}
+        self._providing = threading.Lock()  # a thread of the parent may hold the old one
+
+    # -- commands -------------------------------------------------------------
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Command:
+        return Command(self.name, self.link, argv, input=input, env=env)
+
+    def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
+        del inside  # terminals are made in the node's own devpts
+        from testbed.nodes.stream import pipes
+
+        if tty:
+            return self.attach_terminal(argv)
+        return pipes.with_pipes(self.name, self.link(), argv)
+
+    # -- files --------------------------------------------------------------
+
+    def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        part = f"{path}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        fields = request(self.name, [part, str(mode), path])
+        stream = Stream(self.link())
+        stream.send("w", fields)
+        try:
+            stream.finish(data)
+            self._refuse(stream.wait(FILES + len(data) / 1e6), path)
+        except TimeoutError:
+            raise TimeoutExpired(f"{self.name}: {path} could not be written in time") from None
+        finally:
+            stream.forget()
+
+    def get(self, path: str) -> bytes:
+        stream = Stream(self.link())
+        stream.send("g", request(self.name, [path])[:-1])
+        try:
+            self._refuse(stream.wait(None), path)
+        finally:
+            stream.forget()
+        return bytes(stream.out)
+
+    def _refuse(self, number: int, path: str) -> None:
+        if number:
+            raise OSError(number, os.strerror(number), f"{self.name}:{path}")
+
+    def provide(self, path: Path) -> str:
+        path = path.resolve()
+        with self._providing:
+            known = self._provided.get(str(path))
+            if known and provided.is_system(path):
+                return known
+            place = self._own(path) or provided.place(path)
+            if place != known:
+                self._copy(path, place)
+                self._provided[str(path)] = place
+            return place
+
+    def _own(self, path: Path) -> str | None:
+        """Return the path itself if it is a system path that the machine has too, else None."""
+        if provided.is_system(path) and self.run(["test", "-e", str(path)], check=False).ok:
+            return str(path)
+        return None
+
+    def _copy(self, path: Path, place: str) -> None:
+        if self.run(["test", "-e", place], check=False).ok:
+            return
+        # Unpacked next to its place and then renamed: another process may do the same.
+        folder = place.rpartition("/")[0]
+        part = f"{folder}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        unpack = 'mkdir -p "$1" && tar -C "$1" -xf - && { mv -T "$1" "$2" || rm -rf "$1"; }'
+        data = provided.packed(path, self._programs())
+        argv = ["sh", "-c", unpack, "sh", part, folder]
+        self.run(argv, input=data, timeout=FILES + len(data) / 1e6)
+
+    def offer(self, programs: Mapping[str, Path]) -> None:
+        words = []
+        for name, path in programs.items():
+            there = self._programs().get(provided.digest(path.resolve()))
+            if there is None or Path(there).name != name:
+                words += [there or self.provide(path), str(Path(PROGRAMS, name))]
+        if words:
+            self.run(["sh", "-ec", LINK, "sh", *words])
+
+    def socket(self, path: str) -> str:
+        from testbed.nodes.stream.forward import Forward
+
+        with self._providing:
+            if path not in self._forwards:
+                self._forwards[path] = Forward(self._folder, self.name, path, self.link)
+            return self._forwards[path].path
