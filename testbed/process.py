@@ -11,7 +11,9 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Completed", "no_more_processes", "run", "which"]
+__all__ = ["Completed", "Duplex", "no_more_processes", "run", "which"]
 
 WHERE = "this machine"
 CANCEL_POLL = 0.1  # seconds between two checks for a cancel
@@ -119,6 +121,56 @@ def run(
             stderr=err.decode(errors="replace"),
         )
     return Completed(args, status, out, err)
+
+
+class Duplex:
+    """A running program whose standard input and output are one stream of bytes.
+
+    It can be the channel of a :class:`testbed.nodes.stream.wire.Link`: ``docker exec -i NODE
+    AGENT``, for example.  Raises CommandError if the program cannot be started.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.argv = tuple(argv)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the program runs
+        self._ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._child = subprocess.Popen(
+                    self.argv,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=self._errors,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self._ours.close()
+                self._errors.close()
+                _not_started(self.argv, error)
+
+    def send(self, data: bytes) -> int:
+        return self._ours.send(data)
+
+    def recv(self, nbytes: int) -> bytes:
+        return self._ours.recv(nbytes)
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._ours.settimeout(timeout)
+
+    @property
+    def errors(self) -> str:
+        """The standard error of the program so far; empty after :meth:`close`."""
+        if self._errors.closed:
+            return ""
+        return os.pread(self._errors.fileno(), 1 << 16, 0).decode(errors="replace")
+
+    def close(self) -> None:
+        """Close the stream and end the program."""
+        with contextlib.suppress(OSError):  # the program has closed it
+            self._ours.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
+        _kill(self._child)
+        self._ours.close()
+        self._errors.close()
 
 
 def no_more_processes() -> MachineError:

@@ -1,0 +1,148 @@
+"""A node that is reached through the pipes of a program, as with ``docker exec -i``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NoReturn
+
+import pytest
+
+from testbed.artifacts import Store
+from testbed.errors import CommandError, LabError, NoSuchNode
+from testbed.nodes.base import Service, ServiceState, has_ended
+from testbed.nodes.netns.provider import NetnsProvider
+from testbed.nodes.stream.node import StreamNode
+from testbed.nodes.stream.wire import Link
+from testbed.process import Duplex
+from testbed.testing.provider import NodeContract, spec
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node
+    from testbed.nodes.netns.node import NetnsNode
+
+LAB = "stream"
+ENTER = ("nsenter", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--target")
+
+
+class PipeNode(StreamNode):
+    """A namespace node without its pid 1: only the agent is asked."""
+
+    shares_kernel = True
+    has_system = False
+
+    def __init__(self, inner: NetnsNode, agent: Path, folder: Path) -> None:
+        super().__init__(inner.name, inner.digest, folder=folder)
+        self.inner = inner
+        self.argv = [*ENTER, str(inner.init.pid), inner.provide(agent)]
+        self._opening = threading.Lock()
+        self._link: Link | None = None
+
+    def link(self) -> Link:
+        with self._opening:
+            if self._link is None or self._link.closed:
+                if not self.inner.init.alive():
+                    raise self._lost()
+                self._link = Link(Duplex(self.argv), self.inner.init.alive, self._lost)
+                if not self._link.greet(60.0):
+                    raise LabError("the agent did not start")
+            return self._link
+
+    def _lost(self) -> LabError:
+        return has_ended(self.name, LAB)
+
+    def close(self) -> None:
+        super().close()
+        if self._link is not None:
+            self._link.close()
+
+    def _no_services(self) -> NoReturn:
+        raise NotImplementedError
+
+    def attach_terminal(self, argv: Sequence[str]) -> int:
+        del argv
+        self._no_services()
+
+    def start(self, service: Service, *, timeout: float = 60.0) -> None:
+        del service, timeout
+        self._no_services()
+
+    def stop(self, service: str, *, grace: float = 5.0) -> None:
+        del service, grace
+        self._no_services()
+
+    def services(self) -> dict[str, ServiceState]:
+        self._no_services()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipeNode]:
+    store, folder = Store(), tmp_path_factory.mktemp("stream")
+    provider = NetnsProvider(folder, lambda: store.binary("testbed-init"), lambda: store.folders)
+    inner = provider.create_one(LAB, spec("node1"))
+    inner.run(["mount", "-t", "tmpfs", "tmpfs", "/usr/local/bin"])  # a machine of its own can write
+    made = PipeNode(inner, store.binary("testbed-agent"), folder / "sockets")
+    yield made
+    provider.destroy(LAB)
+    with pytest.raises(NoSuchNode):  # who uses a node that has ended is told
+        made.run(["true"])
+    made.close()
+
+
+def _about_services() -> dict[str, str]:
+    words = re.compile(r"node\.(start|services|stop|logs)\b")
+    return {
+        name: "the agent keeps no services: a provider of such nodes does"
+        for name, test in inspect.getmembers(NodeContract, inspect.isfunction)
+        if name.startswith("test_") and words.search(inspect.getsource(test))
+    }
+
+
+class TestContract(NodeContract):
+    skips: ClassVar[Mapping[str, str]] = _about_services()
+
+    @pytest.fixture
+    def node(self, shared: PipeNode) -> Iterator[Node]:
+        """The node, left as it was found."""
+        yield shared
+        shared.run(["sh", "-c", "rm -rf /run/deep /run/folder /run/file /run/testing"])
+
+
+def test_a_socket_of_the_node_is_reached(shared: PipeNode) -> None:
+    serve = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/echo.sock'); s.listen();"
+        "c, _ = s.accept(); c.sendall(c.recv(9)[::-1])"
+    )
+    with shared.spawn(["/usr/bin/python3", "-S", "-c", serve]) as running:
+        wait = ["sh", "-c", "until test -S /run/echo.sock; do sleep 0.01; done"]
+        shared.run(wait)
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(shared.socket("/run/echo.sock"))
+            door.sendall(b"abc")
+            assert door.recv(9) == b"cba"
+        assert running.wait(30).ok
+
+
+def test_the_program_ends_with_its_link(shared: PipeNode) -> None:
+    shared.run(["true"])
+    link = shared.link()
+    pid = shared.run(["sh", "-c", "echo $PPID"]).stdout.strip()
+    assert Path(f"/proc/{shared.inner.init.pid}/root/proc/{pid}/comm").exists()
+    link.close()
+    assert not Path(f"/proc/{shared.inner.init.pid}/root/proc/{pid}/comm").exists()
+    assert shared.run(["true"]).ok  # by a new one
+
+
+def test_what_a_program_says_that_does_not_start_is_known() -> None:
+    program = Duplex(["sh", "-c", "echo no such container >&2; exit 1"])
+    assert program.recv(1) == b""
+    assert program.errors == "no such container\n"
+    program.close()
+    assert program.errors == ""
+    with pytest.raises(CommandError) as caught:
+        Duplex(["/no/such/program"])
+    assert caught.value.status == 127
