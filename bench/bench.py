@@ -33,7 +33,7 @@ from pathlib import Path
 from testbed.artifacts import Store
 from testbed.cli.common import tell_artifact
 from testbed.nodes.netns import cgroups
-from testbed.roles.flannel import resync
+from testbed.roles.flannel.daemon import resync
 
 HERE = Path(__file__).resolve().parent
 TESTBED = [sys.executable, "-m", "testbed"]

@@ -53,19 +53,14 @@ class Lab(labs.Lab):
 def load(topology: str | os.PathLike[str] | Topology, **changes: Any) -> Topology:
     """Load a topology: a bundled one by name, or a file by path.
 
-    ``changes`` are the options of ``testbed up``: ``backend``, ``provider``, ``nodes``, ``name``,
-    ``docker``, ``firewall``, ``cni`` and ``proxy``.  Raises UsageError for an unknown name or a
+    ``changes`` are the options of ``testbed up``: ``name``, ``provider``, and those of roles, such
+    as ``backend``, ``docker`` and ``nodes``.  Raises UsageError for an unknown name or a
     change that does not apply, TopologyError for a file with problems.
 
-    >>> load("two-node", backend="udp", name="mine").flannel.backend
+    >>> load("two-node", backend="udp", name="mine").sections["flannel"].backend
     'udp'
     """
-    try:
-        overrides = Overrides(**changes)
-    except TypeError:
-        known = ", ".join(Overrides.__dataclass_fields__)
-        unknown = ", ".join(sorted(set(changes) - set(Overrides.__dataclass_fields__)))
-        raise errors.UsageError(f"no option {unknown}", hint=f"known: {known}") from None
+    overrides = Overrides(**changes)
     if isinstance(topology, Topology):
         return vary(topology, overrides)
     return load_topology(topology, overrides)

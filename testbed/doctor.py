@@ -20,12 +20,10 @@ from testbed.artifacts.debian import LIBRARIES
 from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError
 from testbed.kernel import features
-from testbed.labs import preflight
 from testbed.process import run, which
 from testbed.progress import Tell, silent
 from testbed.registry import ROLES
 from testbed.requirement import INSTALL, LABS, requirement
-from testbed.topology.model import PLUGINS, needed_with
 from testbed.vm import accel, box
 
 if TYPE_CHECKING:
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from testbed.artifacts.source import Runner
     from testbed.nodes.base import Provider
     from testbed.requirement import Requirement
+    from testbed.roles.base import Role
 
 KERNEL = (5, 12)  # for mount_setattr(2), which makes the machine's files read-only on a node
 CAP_SYS_RESOURCE = 24  # number of the capability, see capabilities(7)
@@ -93,7 +92,8 @@ def findings(
     """
     found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
     found += [*_tools(), _compiler(store, runner), *_headers(runner), _go(store), *_libraries()]
-    found += [*_artifacts(store), *_brought(store), _forwarding(), _memory(), _files()]
+    found += [*_artifacts(store), *(item for one in _roles() for item in one.requirements(store))]
+    found += [_forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
     if role:
@@ -115,6 +115,24 @@ def findings(
     found += [virtual_machines()]
     found += [kvm(store.folder, runner)] if full else []
     return found
+
+
+def needed_with(software: str) -> tuple[str, ...]:
+    """Return a role, or an optional part of one, with the roles that it requires.
+
+    >>> needed_with("ingress"), needed_with("docker")
+    (('ingress', 'kubernetes'), ('docker',))
+    """
+    return (software, *(role.name for role in _roles() if software in role.includes))
+
+
+def parts() -> set[str]:
+    """Return the names of optional parts of all roles."""
+    return {part for role in _roles() for part in role.includes}
+
+
+def _roles() -> list[Role]:
+    return list(ROLES.usable().values())
 
 
 def fix(
@@ -364,33 +382,11 @@ def _artifacts(store: Store) -> list[Requirement]:
     return found
 
 
-def _brought(store: Store) -> list[Requirement]:
-    """Check the network plugins that the user must provide, since they can't be built here."""
-    from testbed.roles.kubernetes import plugins
-    from testbed.roles.kubernetes.plugins.manifest import Brought
-
-    return [
-        requirement(
-            plugin.title,
-            why or f"brought: {plugin.manifest}, {', '.join(plugin.images_of(store))}",
-            (plugin.name,),
-            ok=not why,
-            fix=plugin.how(store) if why else "",
-            required=False,
-        )
-        for plugin in plugins.PLUGINS.values()
-        if isinstance(plugin, Brought)
-        for why in [plugin.lacking(store)]
-    ]
-
-
-def _kernel_for(role: str) -> set[str]:
-    """Return the kernel features that a cluster needs if the role is a network plugin."""
-    from testbed.topology.load import Overrides, load
-
-    if role not in PLUGINS or role in ROLES:
+def _kernel_for(part: str) -> set[str]:
+    """Return the kernel features of a lab with an optional part of a role, such as a plugin."""
+    if part in ROLES:
         return set()
-    return preflight.kernel_features(load("k8s-two-node", Overrides(cni=role)))
+    return {name for role in _roles() if part in role.includes for name in role.kernel_with(part)}
 
 
 def _forwarding() -> Requirement:

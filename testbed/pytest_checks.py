@@ -35,6 +35,7 @@ from testbed.pytest_plugin import (
     asks_for_host,
     fixtures_of,
 )
+from testbed.registry import ROLES
 
 if TYPE_CHECKING:
     from testbed.claims.catalogue import Catalogue
@@ -322,21 +323,11 @@ def _lab_under(request: pytest.FixtureRequest) -> Any:
 
 def features(topology: Topology) -> set[str]:
     """Return the features of a lab of this topology, in the words of the mark ``needs``."""
-    found = {role for node in topology.nodes.values() for role in node.roles}
-    found |= {"netns", "none"}
-    if topology.flannel:
-        found.add(f"flannel-{topology.flannel.backend}")
+    found = {"netns", "none"}
     if any(node.gateway for node in topology.nodes.values()):
         found.add("gateway")
-    docker = topology.with_role("docker")
-    if docker and not topology.flannel:
-        found.add("plain-docker")
-    if len(docker) > 1:
-        found.add("two-docker-nodes")
-    if cluster := topology.kubernetes:
-        from testbed.roles.kubernetes.plugins import plugin_of
-
-        found |= {*cluster.add_ons, *plugin_of(topology).features(cluster)}
+    for role in topology.roles:
+        found |= ROLES[role].features(topology)
     return found
 
 

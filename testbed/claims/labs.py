@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,10 +36,12 @@ class Wanted:
     @property
     def name(self) -> str:
         """The topology's name with its variant: ``docker-single-29-nftables``."""
-        of = self.overrides
-        varied = (of.docker, of.firewall, of.backend, of.cni, of.proxy, of.provider)
-        words = [word.removeprefix("iptables-") for word in varied if word]
-        words += [f"{of.nodes}-nodes"] if of.nodes else []
+        of = {**self.overrides.options, "provider": self.overrides.provider}
+        words = [
+            f"{value}-{key}" if isinstance(value, int) else value.removeprefix("iptables-")
+            for key, value in of.items()
+            if value
+        ]
         words += [str(self.number)] if self.number > 1 else []
         own = Path(self.topology).stem if is_path(self.topology) else self.topology
         return "-".join([own, *words])
@@ -51,4 +53,4 @@ class Wanted:
 
 @functools.cache  # needed before the lab starts, by its own process, and after it has ended
 def _load(wanted: Wanted) -> Topology:
-    return load(wanted.topology, replace(wanted.overrides, name=f"{PREFIX}{wanted.name}"))
+    return load(wanted.topology, wanted.overrides.named(f"{PREFIX}{wanted.name}"))

@@ -32,6 +32,7 @@ from testbed.claims.model import (
 from testbed.errors import CatalogueError, Problem
 from testbed.topology.load import Overrides, is_path, names
 from testbed.topology.tree import nearest
+from testbed.topology.variant import options
 
 if TYPE_CHECKING:
     import yaml
@@ -54,8 +55,7 @@ OPTIONAL = {"why", "quoted", "otherwise"}
 OF_OTHERWISE = ("when", "expect", "why")
 OF_TRANSLATION = ("claim", "why", "otherwise")
 OF_SABOTAGE = ("name", "what", "claims", "faults", "do", "undo")
-VARIES = tuple(one.name for one in fields(Overrides) if one.name != "name")
-OF_LAB = ("topology", "documents", "measures", "only", *VARIES)
+OF_LAB = ("topology", "documents", "measures", "only", "provider")
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -283,7 +283,8 @@ class _Reader:
     ) -> Iterator[Wanted]:
         """Yield a lab of catalogue.yaml, unless it has a problem."""
         hint = "write it as {topology: NAME}"
-        found = self.mapping(at, OF_LAB, "a lab", hint)
+        of_roles = {name: same[0].type for name, same in options().items()}
+        found = self.mapping(at, (*OF_LAB, *of_roles), "a lab", hint)
         if found is None:
             return
         if "topology" not in found:
@@ -305,10 +306,10 @@ class _Reader:
             only += chosen
         measures = self.boolean(found.get("measures"), "measures")
         varied: dict[str, Any] = {
-            key: self.text(found[key], key) for key in VARIES if key in found and key != "nodes"
+            key: self.number(found[key], key) if kind is int else self.text(found[key], key)
+            for key, kind in {"provider": str, **of_roles}.items()
+            if key in found
         }
-        if "nodes" in found:
-            varied["nodes"] = self.number(found["nodes"], "nodes")
         if topology and len(self.problems) == before:
             of = of or tuple(documents)
             yield Wanted(topology, of, Overrides(**varied), measures, tuple(only))

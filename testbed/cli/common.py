@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from testbed.errors import LabError, NoSuchLab, UsageError
+from testbed.registry import PROVIDERS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -208,32 +209,50 @@ def lab_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+class VariantCommand(click.Command):
+    """A command with options for variants of a topology, such as ``--backend``.
+
+    Roles declare these options. They are imported only if the command line may have one of them,
+    for help and for completion.
+    """
+
+    _complete = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {word for param in self.params for word in param.opts}
+        words = {arg.partition("=")[0] for arg in args if arg.startswith("-")} - {"-", "--"}
+        if ctx.resilient_parsing or not words <= known:
+            self.complete()
+        return super().parse_args(ctx, args)
+
+    def complete(self) -> None:
+        """Add the options of roles."""
+        from testbed.topology.variant import options
+
+        if self._complete:
+            return
+        self._complete = True
+        own = [param.name for param in self.params].index(FIRST)
+        self.params[own:own] = [
+            click.Option(
+                [f"--{name}"],
+                type=same[0].type,
+                metavar=same[0].metavar,
+                help=same[0].help,
+            )
+            for name, same in options().items()
+        ]
+
+
+FIRST = "provider"  #: the first option for variants that no role declares
+
+
 def variant_options(function: F) -> F:
-    """Add the options for variants of a topology, such as ``--backend``."""
+    """Add the options for variants of all topologies; see :class:`VariantCommand`."""
     options = [
-        click.option("--backend", metavar="NAME", help="Backend of flannel: udp, vxlan, host-gw."),
         click.option(
-            "--docker", metavar="ENGINE",
-            help="Docker Engine: debian (20.10, or 26.1 on Debian 13) or 29.",
-        ),
-        click.option(
-            "--firewall", metavar="NAME",
-            help="Firewall back end of Docker: iptables, iptables-legacy, iptables-nft, nftables.",
-        ),
-        click.option(
-            "--cni", metavar="NAME",
-            help="Network plugin: flannel, bgp, cilium, calico, kube-router, weave.",
-        ),
-        click.option(
-            "--proxy", metavar="MODE", help="Mode of kube-proxy: nftables, iptables."
-        ),
-        click.option(
-            "--provider", metavar="NAME",
-            help="Default provider for nodes that don't set one: netns, qemu, vagrant.",
-        ),
-        click.option(
-            "--nodes", type=int, metavar="N",
-            help="Number of flannel nodes, all like the topology's first ones.",
+            f"--{FIRST}", metavar="NAME",
+            help=f"Default provider for nodes that don't set one: {', '.join(PROVIDERS)}.",
         ),
         click.option("--name", metavar="NAME", help="Name of the lab."),
     ]  # fmt: skip

@@ -11,7 +11,6 @@ from testbed.cli import common
 from testbed.errors import MachineError, UsageError
 from testbed.registry import ROLES
 from testbed.requirement import need_root
-from testbed.topology.model import PLUGINS
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Settings
@@ -51,7 +50,7 @@ def command(
 
     settings = common.make_settings()
     store, of = settings.store, settings.provider(provider) if provider else None
-    known = sorted({*ROLES, *PLUGINS, *store.roles})
+    known = sorted({*ROLES, *doctor.parts(), *store.roles})
     if role and role not in known:
         raise UsageError(f"no role {role!r}", hint=f"known: {', '.join(known)}")
 

@@ -8,7 +8,7 @@ from testbed.cli import common
 from testbed.cli.up import summary
 
 
-@click.command("plan")
+@click.command("plan", cls=common.VariantCommand)
 @click.argument("topology", shell_complete=common.complete_topologies)
 @common.variant_options
 @common.json_option

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 
-@click.command("up")
+@click.command("up", cls=common.VariantCommand)
 @click.argument("topology", required=False, shell_complete=common.complete_topologies)
 @click.option(
     "-l",
@@ -112,40 +112,20 @@ def bring_up(
 
 def summary(topology: Topology) -> str:
     """Return a one-line summary of a topology."""
+    from testbed.registry import ROLES
     from testbed.topology.keys import DEFAULT_PROVIDER
 
     makers = topology.providers
     made = "" if makers == (DEFAULT_PROVIDER,) else f" by {' and '.join(makers)}"
     parts = [f"{len(topology.nodes)} node{'s' if len(topology.nodes) != 1 else ''}{made}"]
-    roles = {role for node in topology.nodes.values() for role in node.roles}
-    if topology.flannel:
-        parts.append(f"flannel {topology.flannel.backend}")
-    if cluster := topology.kubernetes:
-        from testbed.roles.kubernetes.plugins import plugin_of
-
-        joined = plugin_of(topology).summary(cluster)
-        parts.append(f"kubernetes with {joined}, proxy {cluster.proxy}")
-    if "docker" in roles:
-        firewall = topology.docker.firewall
-        with_it = "" if firewall == "iptables" else f" with {firewall}"
-        parts.append(f"docker {_engine(topology)}{with_it}")
+    roles = sorted(topology.roles, reverse=True)
+    said = ((role, ROLES[role].summary(topology)) for role in roles)
+    parts += [f"{role} {words}" for role, words in said if words]
     if topology.containers:
         parts.append(f"{len(topology.containers)} containers")
     if topology.namespaces:
         parts.append(f"{len(topology.namespaces)} namespaces")
     return ", ".join(parts)
-
-
-def _engine(topology: Topology) -> str:
-    """Return the nodes' Docker Engine release.
-
-    Debian's engine depends on the Debian release.
-    """
-    from testbed.artifacts import release
-    from testbed.topology.keys import DEFAULT_ENGINE
-
-    engine = topology.docker.engine
-    return release.this().engine if engine == DEFAULT_ENGINE else engine
 
 
 def tell(words: str) -> None:

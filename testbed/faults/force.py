@@ -28,6 +28,7 @@ from testbed.faults.model import (
     RULES,
     Fault,
     Unreadable,
+    overlay_of,
     parse,
     require,
 )
@@ -337,7 +338,7 @@ class _Place:
     @functools.cached_property
     def _macs(self) -> dict[str, str]:
         """The MAC addresses of the existing VTEPs, by node."""
-        flannel = self.topology.flannel
+        flannel = overlay_of(self.topology)
         assert flannel is not None, "checked before"
         path = f"/sys/class/net/flannel.{flannel.vni}/address"
         found = {}
@@ -352,7 +353,7 @@ class _Place:
 
         With vxlan, only nodes that have a VTEP are included.
         """
-        flannel = self.topology.flannel
+        flannel = overlay_of(self.topology)
         assert flannel is not None, "checked before"
         return [
             means.Peer(
@@ -363,7 +364,7 @@ class _Place:
         ]
 
     def _broken(self, node: Node) -> list[Seen]:
-        flannel = self.topology.flannel
+        flannel = overlay_of(self.topology)
         if flannel is None or "flannel" not in self.topology.nodes[node.name].roles:
             return []
         found = []
@@ -382,7 +383,7 @@ class _Place:
         return found
 
     def _has_device(self, node: Node) -> bool:
-        flannel = self.topology.flannel
+        flannel = overlay_of(self.topology)
         assert flannel is not None, "checked before"
         name = means.device(flannel)
         return not name or node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok

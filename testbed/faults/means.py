@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from testbed.faults.model import Fault, Unreadable, parse
+from testbed.faults.model import Fault, Unreadable, overlay_of, parse
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Flannel, Topology
+    from testbed.roles.flannel.section import FlannelSection
+    from testbed.topology.model import Topology
 
 TABLE = ("bridge", "testbed-faults")
 #: The range of nft's random numbers: a hundred thousandth is the smallest loss.
@@ -232,7 +233,7 @@ def _begins(line: str, entry: str) -> bool:
     return line == entry or line.startswith(f"{entry} ")
 
 
-def device(flannel: Flannel) -> str:
+def device(flannel: FlannelSection) -> str:
     """Return the overlay's device on its nodes.
 
     It is empty if there is none (host-gw).
@@ -245,7 +246,7 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
 
     See :data:`testbed.faults.model.BREAKABLE`.
     """
-    flannel = topology.flannel
+    flannel = overlay_of(topology)
     assert flannel is not None, "checked before"
     if what == "forward":
         return _rule("FORWARD")
@@ -280,7 +281,7 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
     )
 
 
-def _routes(flannel: Flannel, peers: Sequence[Peer]) -> list[tuple[str, tuple[str, ...]]]:
+def _routes(flannel: FlannelSection, peers: Sequence[Peer]) -> list[tuple[str, tuple[str, ...]]]:
     """Return flannel's routes to other nodes.
 
     Each is given as listed, with the options that are not listed.

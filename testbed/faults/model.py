@@ -17,6 +17,7 @@ from testbed.spelling import closest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from testbed.roles.flannel.section import FlannelSection
     from testbed.topology.model import Topology
 
 Kind = Literal["partition", "loss", "rate", "delay", "kill", "stop", "break"]
@@ -296,8 +297,13 @@ def require(fault: Fault, topology: Topology) -> None:
         _require_breakable(fault, topology)
 
 
+def overlay_of(topology: Topology) -> FlannelSection | None:
+    """Return the section of the overlay, or None."""
+    return cast("FlannelSection | None", topology.sections.get("flannel"))
+
+
 def _require_breakable(fault: Fault, topology: Topology) -> None:
-    flannel = topology.flannel
+    flannel = overlay_of(topology)
     if flannel is None or "flannel" not in topology.nodes[fault.node].roles:
         hint = "what can be broken is the overlay's; name a node that has it"
         raise Unreadable("a node with the role flannel", repr(fault.node), hint)

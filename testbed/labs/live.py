@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from testbed.errors import LabError, NoAnswer, NoSuchContainer
-from testbed.roles import docker, firewall, processes
-from testbed.roles.engine import PATIENCE, Engine, engine_version, enter, parse_version
+from testbed.registry import ROLES
+from testbed.roles import processes
+from testbed.roles.engine import PATIENCE, Engine, enter
 
 if TYPE_CHECKING:
     import testinfra.host
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
+ENGINE = "docker"  #: the role whose daemon :meth:`LiveLab.engine` returns
 LIMIT = 60.0  # time limit, in seconds, for an engine that has answered before
 AGAIN = 1.0  # time limit, in seconds, for an engine that has not
 
@@ -135,38 +137,12 @@ class LiveLab:
         """The facts for the catalogue's expectations.
 
         See :data:`testbed.claims.model.FACTS`. ``provider`` is the provider of the nodes
-        (:attr:`Topology.maker`), ``docker`` the engine's version, ``firewall`` its back end
-        (iptables-legacy, iptables-nft or nftables), ``cni`` the cluster's network plugin, ``proxy``
-        the mode of kube-proxy.
+        (:attr:`Topology.maker`); the others are facts of the roles.
         """
         found = {"provider": self.topology.maker}
-        if self.topology.flannel:
-            found["backend"] = self.topology.flannel.backend
-        if cluster := self.topology.kubernetes:
-            found |= {"cni": cluster.cni, "proxy": cluster.proxy}
-            if cluster.cni == "flannel":
-                found["backend"] = cluster.backend
-        with_docker = self.topology.with_role("docker")
-        if with_docker:
-            machine = self.node(with_docker[0].name)
-            release = self.topology.docker.engine
-            version = parse_version(engine_version(self.context.store, machine, release))
-            found["docker"] = ".".join(map(str, version))
-            found["firewall"] = self._firewall(machine)
+        for role in self.topology.roles:
+            found |= ROLES[role].facts(self.context)
         return found
-
-    @staticmethod
-    def _firewall(machine: Node) -> str:
-        """Return the packet filter in use.
-
-        It is read from daemon.json or from the version of iptables. The daemon itself is not
-        queried: it may be what is broken, and it does not start if it is configured for nftables
-        and the kernel has none.
-        """
-        if docker.told(machine).get("firewall-backend") == "nftables":
-            return "nftables"
-        says = machine.run(["iptables", "--version"]).stdout
-        return next((name for name, word in firewall.SAYS.items() if word in says), "iptables-nft")
 
     def engine(self, node: str) -> Engine:
         """Return the Engine API of a node with the docker role.
@@ -228,11 +204,12 @@ class LiveLab:
     def _nodes_with_containers(self, machine: Node) -> str:
         """Return the hint for a node without any container."""
         node = self.topology.nodes.get(machine.name)
-        if node is None or docker.Docker.name in node.roles:
+        if node is None or ENGINE in node.roles:
             return f"{machine.name} runs no containers"
-        if self.topology.kubernetes:
-            return f"`testbed kubectl {self.name} exec -it POD -- sh` opens a shell in a Pod"
-        others = ", ".join(one.name for one in self.topology.with_role(docker.Docker.name))
+        for hint in (ROLES[role].inside(self.name) for role in self.topology.roles):
+            if hint:
+                return hint
+        others = ", ".join(one.name for one in self.topology.with_role(ENGINE))
         return f"{machine.name} has no Docker; nodes with Docker: {others or 'none'}"
 
     @property
@@ -251,7 +228,7 @@ class LiveLab:
         """Return the versions of the engines by node, and of the lab's artifacts."""
         return {
             node.name: self.engine(node.name).version["Version"]
-            for node in self.topology.with_role("docker")
+            for node in self.topology.with_role(ENGINE)
             if node.name in self.nodes
         }
 

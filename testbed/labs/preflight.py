@@ -51,40 +51,21 @@ def kernel_features(topology: Topology) -> set[str]:
 
     Their names are those of :mod:`testbed.kernel`.
     """
-    from testbed.roles import firewall
-    from testbed.roles.flannel import BACKEND_KERNEL
-    from testbed.roles.kubernetes.plugins import plugin_of
-
     wanted = set(EVERY_LAB)
     for provider in topology.providers:
         wanted |= set(PROVIDERS[provider].kernel)
-    roles = _roles_here(topology)
-    for role in roles:
-        wanted |= set(ROLES[role].kernel)
-    if "docker" in roles:
-        wanted |= set(firewall.KERNEL.get(topology.docker.firewall, ()))
-    if topology.flannel and "flannel" in roles:
-        wanted |= set(BACKEND_KERNEL.get(topology.flannel.backend, ()))
-    if topology.kubernetes and "kubernetes" in roles:
-        wanted |= set(plugin_of(topology).kernel(topology.kubernetes))
+    for role in _roles_here(topology):
+        wanted |= set(ROLES[role].kernel_for(topology))
     return wanted
 
 
 def programs(topology: Topology) -> dict[str, str]:
     """Return the programs that the steps run, with their Debian packages."""
-    from testbed.roles import firewall
-    from testbed.roles.kubernetes.plugins import plugin_of
-
     wanted: dict[str, str] = dict(PROGRAMS)
     for provider in topology.providers:
         wanted |= PROVIDERS[provider].programs
-    roles = _roles_here(topology)
-    if "docker" in roles:
-        wanted |= firewall.PROGRAMS.get(topology.docker.firewall, {})
-    for role in roles:
-        wanted |= ROLES[role].programs
-    if "kubernetes" in roles:
-        wanted |= plugin_of(topology).programs
+    for role in _roles_here(topology):
+        wanted |= ROLES[role].programs_for(topology)
     return wanted
 
 
@@ -269,11 +250,8 @@ def _doctor(topology: Topology) -> str:
 
 def _other(topology: Topology) -> str:
     """Return a hint to a variant that may need fewer kernel features."""
-    if topology.kubernetes and topology.kubernetes.cni != "flannel":
-        return "; another network plugin may do (--cni)"
-    if topology.kubernetes or topology.flannel:
-        return "; another flannel backend may do (--backend)"
-    return ""
+    hints = (ROLES[role].alternative(topology) for role in topology.roles)
+    return next((f"; {hint}" for hint in hints if hint), "")
 
 
 def _known(cache: Path) -> set[str]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from testbed.nodes.wiring import Difference, Seen
     from testbed.roles.glance import Glance
     from testbed.steps.context import Context
-    from testbed.topology.model import Container, Topology
+    from testbed.topology.containers import Container
+    from testbed.topology.model import Topology
 
 STOPPED = "stopped"  #: state of a node or a service that a fault has stopped
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.errors import TestbedError
 from testbed.limits import FILES_PER_NODE, at_once
+from testbed.roles.flannel.section import FlannelSection
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -65,7 +66,7 @@ def _networks(lab: LiveLab) -> list[dict[str, Any]]:
 
 
 def _overlay(lab: LiveLab) -> dict[str, Any] | None:
-    flannel = lab.topology.flannel
+    flannel = FlannelSection.find(lab.topology)
     if flannel is None:
         return None
     found: dict[str, Any] = {"backend": flannel.backend, "network": str(flannel.network)}

@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,19 @@ from testbed.limits import Takes
 from testbed.nodes.base import killed_for_memory, name_unit
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
     from testbed.artifacts import Store
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Difference
+    from testbed.requirement import Requirement
     from testbed.steps.context import Context
     from testbed.steps.step import Step
+    from testbed.topology.check.look import Look
+    from testbed.topology.declare import Part, Section
     from testbed.topology.model import Node, Topology
+    from testbed.topology.variant import Option
 
 
 #: Environment of daemons written in Go: collect garbage at five times the live heap instead of
@@ -190,6 +196,18 @@ def not_built(title: str, part: str, first: str = "") -> str:
     return NOT_BUILT.format(title=title, part=part, first=first)
 
 
+@dataclass(frozen=True, slots=True)
+class OwnLink:
+    """A link that a role creates on a node, which is not in the topology file.
+
+    ``about`` says whose it is. ``address`` is its address, if it is known.
+    """
+
+    name: str
+    about: str
+    address: IPv4Address | None = None
+
+
 class Role(ABC):
     """A kind of software that nodes can have, named in a node's ``roles``.
 
@@ -200,6 +218,21 @@ class Role(ABC):
     """
 
     name: ClassVar[str]
+    #: The role's keys of a topology file, in a mapping with the role's name: at the top of the
+    #: file, and in a node.
+    section: ClassVar[type[Section] | None] = None
+    node_section: ClassVar[type[Part] | None] = None
+    #: Options of ``up`` and ``plan`` that change a topology with the role.
+    options: ClassVar[tuple[Option, ...]] = ()
+    #: Rules for files that name the role.
+    checks: ClassVar[tuple[type[Look], ...]] = ()
+    #: Keys of the file whose parts the role creates on its nodes: ``containers``, ``namespaces``,
+    #: ``bridges`` or ``veths``.  Parts on a node without such a role are refused.
+    creates: ClassVar[tuple[str, ...]] = ()
+    #: A node with the role must be on a network.
+    networked: ClassVar[bool] = True
+    #: Names of optional parts of its software, such as plugins.  Some have a name of a role.
+    includes: ClassVar[tuple[str, ...]] = ()
     #: Names of the artifacts that a plan with this role requires.
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs that the role runs on a node: program name to Debian package.
@@ -217,6 +250,52 @@ class Role(ABC):
     def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  for roles that differ from node to node
         """Return the programs that users find on a node."""
         return self.offers
+
+    def summary(self, topology: Topology) -> str:  # noqa: ARG002  for roles with settings
+        """Return the role's main settings in a few words, for the first line of ``up``.
+
+        Without words, the default, the line does not name the role.
+        """
+        return ""
+
+    def features(self, topology: Topology) -> AbstractSet[str]:  # noqa: ARG002  for roles with settings
+        """Return the words of the mark ``needs`` that a lab with the role meets."""
+        return {self.name}
+
+    def facts(self, context: Context) -> Mapping[str, str]:  # noqa: ARG002  for roles with settings
+        """Return facts of a running lab that the expectation of a claim may depend on."""
+        return {}
+
+    def inside(self, lab: str) -> str:  # noqa: ARG002  for roles whose containers are not the topology's
+        """Return a hint: how to run a command in the role's own containers."""
+        return ""
+
+    def kernel_for(self, topology: Topology) -> Iterable[str]:  # noqa: ARG002  for roles whose settings decide
+        """Return the required kernel features."""
+        return self.kernel
+
+    def kernel_with(self, part: str) -> Iterable[str]:  # noqa: ARG002  for roles with parts
+        """Return the kernel features of a lab with one of the parts that the role includes."""
+        return ()
+
+    def requirements(self, store: Store) -> Iterable[Requirement]:  # noqa: ARG002  for roles that need more
+        """Return more requirements of this machine, for `doctor`; each is tried."""
+        return ()
+
+    def programs_for(self, topology: Topology) -> Mapping[str, str]:  # noqa: ARG002  for roles whose settings decide
+        """Return the programs that the role runs on a node: program name to Debian package."""
+        return self.programs
+
+    def alternative(self, topology: Topology) -> str:  # noqa: ARG002  for roles with variants
+        """Return a hint to a variant that needs other kernel features; empty if there is none."""
+        return ""
+
+    def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:  # noqa: ARG002  for roles with links
+        """Return the links that the role creates on a node.
+
+        Other links of the node cannot have their names.
+        """
+        return ()
 
     def parts(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  for roles of several versions
         """Return the artifact store's parts that provide the role's programs.

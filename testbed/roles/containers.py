@@ -16,7 +16,8 @@ from testbed.steps.wait import Wait
 
 if TYPE_CHECKING:
     from testbed.steps.context import Context
-    from testbed.topology.model import Container, Topology
+    from testbed.topology.containers import Container
+    from testbed.topology.model import Topology
 
 PAGE_IMAGE = "nginx"  # the image whose page shows its name and its client
 PORT_VARIABLE = "PORT"
@@ -126,7 +127,7 @@ def reach_steps(topology: Topology) -> Iterator[Step]:
 
     They prove that the overlay works before `up` succeeds.
     """
-    from testbed.roles.flannel import flannel_step
+    from testbed.roles.flannel.daemon import flannel_step
 
     servers = []
     for node in topology.with_role("flannel"):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
-    from testbed.topology.model import Container, Healthcheck
-    from testbed.topology.model import Engine as Release
+    from testbed.roles.docker.section import Engine as Release
+    from testbed.topology.containers import Container, Healthcheck
 
 T = TypeVar("T")
 

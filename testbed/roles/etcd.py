@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
 from testbed.roles.base import Offer, Role, digest_of, start
 from testbed.steps.step import Step, node_step
+from testbed.topology.check.look import Look
 
 if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
+ROLE = "etcd"
 SERVICE = "etcd"
 CLIENT_PORT = 2379  # IANA: etcd-client
 PEER_PORT = 2380  # IANA: etcd-server
@@ -31,22 +33,46 @@ def etcd_step(node: str) -> str:
     return f"etcd {node}"
 
 
+def member(topology: Topology) -> Node | None:
+    """Return the node that runs etcd, or None."""
+    return next(iter(topology.with_role(ROLE)), None)
+
+
+def store_of(topology: Topology) -> Node:
+    """Return the node that runs etcd.  The topology must have one."""
+    node = member(topology)
+    assert node is not None, "a checked topology that uses etcd has a node with it"
+    return node
+
+
 def endpoint(topology: Topology) -> str:
     """Return the URL for clients.  The topology must have an etcd node."""
-    node = topology.etcd
-    assert node is not None, "a checked topology that uses etcd has a node with it"
-    return f"http://{topology.address(node.name)}:{CLIENT_PORT}"
+    return f"http://{topology.address(store_of(topology).name)}:{CLIENT_PORT}"
 
 
 def etcdctl(topology: Topology, context: Context, *args: str) -> list[str]:
     """Return the argv of etcdctl, for the node that runs etcd."""
-    assert topology.etcd is not None
-    program = context.node(topology.etcd.name).provide(context.store.binary("etcdctl"))
+    program = context.node(store_of(topology).name).provide(context.store.binary("etcdctl"))
     return [program, f"--endpoints=http://127.0.0.1:{CLIENT_PORT}", *PATIENCE, *args]
 
 
+class EtcdChecks(Look):
+    """Rules for etcd."""
+
+    def rules(self) -> tuple[Callable[[], None], ...]:
+        return (self.one_member,)
+
+    def one_member(self) -> None:
+        members = self.t.with_role(ROLE)
+        for node in members[1:]:
+            wanted = "one node with the role etcd, a cluster of a single member"
+            seen = f"{node.name} besides {members[0].name}"
+            self.add(self.role(node, ROLE), wanted, seen, "keep one of them")
+
+
 class Etcd(Role):
-    name = "etcd"
+    name = ROLE
+    checks = (EtcdChecks,)
     artifacts = ("etcd", "etcdctl")
     services = (SERVICE,)
     offers = (Offer("etcd"), Offer("etcdctl"))

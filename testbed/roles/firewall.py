@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
+from testbed.roles.docker.section import DockerSection
+from testbed.roles.flannel.section import FlannelSection
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
-    from testbed.topology.model import Firewall, Topology
+    from testbed.roles.docker.section import Firewall
+    from testbed.topology.model import Topology
 
 #: Kernel features that a packet filter needs, by their names in :mod:`testbed.kernel`.
 KERNEL: Mapping[Firewall, tuple[str, ...]] = {
@@ -73,9 +76,8 @@ def admit(machine: Node, topology: Topology, bridge: str) -> None:
     chain DOCKER-USER with iptables, a firewall mark with nftables, where an accept in one table
     does not end the evaluation in others.
     """
-    assert topology.flannel is not None
-    network = str(topology.flannel.network)
-    if topology.docker.firewall == "nftables":
+    network = str(FlannelSection.of(topology).network)
+    if DockerSection.of(topology).firewall == "nftables":
         mark, mask = MARK.split("/")
         rules = (
             "add table ip testbed\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from testbed.roles.docker.section import DockerSection
 from testbed.roles.engine import LAB, Engine, engine_version
 from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
 from testbed.steps.step import Step
@@ -90,6 +91,6 @@ def _keep(context: Context, node: str, engine: Engine) -> str:
     machine = context.node(node)
     if engine.names() or not machine.shares_files:
         return ""
-    version = engine_version(context.store, machine, context.topology.docker.engine)
+    version = engine_version(context.store, machine, DockerSection.of(context.topology).engine)
     seed = _seed(context, node, version, lambda: harvest(machine, LAYOUT))
     return keep(context.store, seed)

@@ -62,6 +62,8 @@ def batches(topology: Topology, node: str) -> dict[str, list[str]]:
 
 class Namespaces(Role):
     name = "namespaces"
+    creates = ("namespaces", "bridges", "veths")
+    networked = False
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         names = [n.name for n in topology.namespaces.values() if n.node == node.name]

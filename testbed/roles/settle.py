@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from testbed.nodes.base import Node
     from testbed.steps.context import Context
-    from testbed.topology.model import Container, Topology
+    from testbed.topology.containers import Container
+    from testbed.topology.model import Topology
 
 #: Seconds for which a container without a sign of readiness must have been running.
 MOMENT = 2.5

@@ -21,6 +21,7 @@ from testbed.errors import CommandError, LabError
 from testbed.roles.engine import enter
 from testbed.roles.kubernetes import client, config
 from testbed.roles.kubernetes.api import Refused
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.suites import helpers
 from testbed.suites.helpers import IMAGE, listeners, patient, wait_until
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node, Result, Running
     from testbed.roles.kubernetes.api import Api, Object
-    from testbed.topology.model import Kubernetes
 
 T = TypeVar("T")
 #: Another network that a check tries: its name sorts first, and a runtime takes the first.
@@ -133,10 +133,11 @@ class Cluster:
     """A lab's cluster.  ``nodes`` are its members, the control plane's node first."""
 
     def __init__(self, lab: LiveLab) -> None:
-        if lab.topology.kubernetes is None:
+        spec = KubernetesSection.find(lab.topology)
+        if spec is None:
             pytest.skip("the lab has no Kubernetes")
         self.lab = lab
-        self.spec: Kubernetes = lab.topology.kubernetes
+        self.spec = spec
         members = [lab.node(member.name) for member in lab.topology.with_role("kubernetes")]
         self.nodes: list[Node] = sorted(
             members, key=lambda node: node.name != self.spec.control_plane

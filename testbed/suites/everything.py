@@ -29,6 +29,7 @@ from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageErro
 from testbed.labs.lab import Lab, Settings
 from testbed.pytest_checks import features
 from testbed.roles.kubernetes.plugins import plugin_of
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.suites.model import Check, LabRun, Run, Selection
 from testbed.suites.runner import QUIET, refuse_unknown, run
 from testbed.topology.load import Overrides
@@ -128,7 +129,7 @@ def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
 
 def lacking(store: Store, topology: Topology) -> str:
     """Return why a lab of this topology can't start: missing or unbuilt software."""
-    if topology.kubernetes and (why := plugin_of(topology).lacking(store)):
+    if KubernetesSection.find(topology) and (why := plugin_of(topology).lacking(store)):
         return why
     for role in sorted(topology.software):
         if unmade := store.unmade(role):

@@ -23,7 +23,8 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, TimeoutExpired, Unsettled
-from testbed.roles import docker
+from testbed.roles.docker import daemon
+from testbed.roles.docker.role import SERVICE
 from testbed.roles.engine import LAB
 from testbed.steps.wait import Wait
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Result, Running
     from testbed.observe.capture import Capture, Packet, Place
-    from testbed.topology.model import Publish
+    from testbed.topology.containers import Publish
 
 T = TypeVar("T")
 IMAGE = "nginx"
@@ -696,17 +697,17 @@ def fresh_docker(machine: Inside, *options: str) -> Iterator[FreshDocker]:
 
     It writes its rules to the same firewall as the node's own daemon.
     """
-    pid = machine.node.services()[docker.SERVICE].pid
+    pid = machine.node.services()[SERVICE].pid
     environment = machine.node.run(["cat", f"/proc/{pid}/environ"]).stdout.split("\0")
     folders = next(value for value in environment if value.startswith("PATH="))[5:].split(":")
     # Through the running daemon: its files below /run are not visible here.
     path = ":".join(f"/proc/{pid}/root{folder}" for folder in folders)
-    own = docker.told(machine.node)
+    own = daemon.told(machine.node)
     config = {key: own[key] for key in ("firewall-backend",) if key in own}
     script = f"mkdir {DOCKER} && cat > {DOCKER}/daemon.json"
     machine.run(["sh", "-c", script], input=json.dumps(config).encode())
     if config:  # with nftables, the daemon leaves forwarding to the machine's owner
-        machine.run(docker.FORWARDING)
+        machine.run(daemon.FORWARDING)
     argv = [
         *("env", f"PATH={path}", f"/proc/{pid}/exe", "--storage-driver=vfs", "--log-level=warn"),
         *(f"--config-file={DOCKER}/daemon.json", f"--host=unix://{DOCKER}/socket"),

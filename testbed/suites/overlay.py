@@ -16,8 +16,10 @@ from testbed.errors import CommandError, NoAnswer
 from testbed.observe.capture import Capture, Packet, captures
 from testbed.pytest_checks import features
 from testbed.roles.etcd import SERVICE as ETCD
-from testbed.roles.etcd import endpoint, etcdctl
-from testbed.roles.flannel import PREFIX, SERVICE, SUBNET_FILE, load_modules, subnet_key
+from testbed.roles.etcd import endpoint, etcdctl, member, store_of
+from testbed.roles.flannel.daemon import PREFIX, SUBNET_FILE, load_modules, subnet_key
+from testbed.roles.flannel.role import SERVICE
+from testbed.roles.flannel.section import FlannelSection
 from testbed.suites.helpers import (
     IMAGE,
     Inside,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Result, Running
     from testbed.observe.capture import Place
-    from testbed.topology.model import Flannel, Topology
+    from testbed.topology.model import Topology
 
 SUBNETS = f"{PREFIX}/subnets"
 UNANSWERED = "context deadline exceeded"  # etcdctl's message if no server answers
@@ -48,10 +50,9 @@ DEVICES = {"udp": "flannel0", "vxlan": "flannel.1"}
 ETCD_SECONDS = 15.0  #: timeout for etcd, which answers in milliseconds; used only once if it hangs
 
 
-def overlay(lab: LiveLab) -> Flannel:
+def overlay(lab: LiveLab) -> FlannelSection:
     """The lab's flannel settings."""
-    assert lab.topology.flannel is not None
-    return lab.topology.flannel
+    return FlannelSection.of(lab.topology)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ PRINTED_CONTAINERS = 2  # on the second host: container-2 is 100.96.2.3, and the
 
 def has_printed_plan(topology: Topology) -> bool:
     """True if the lab has the host and container addresses that document 003 prints."""
-    flannel = topology.flannel
+    flannel = FlannelSection.find(topology)
     if flannel is None or flannel.backend not in PRINTED:
         return False
     hosts = topology.with_role("flannel")[:2]
@@ -244,8 +245,7 @@ def other_network(lab: LiveLab, backend: str) -> Iterator[str]:
 
 def etcd_node(lab: LiveLab) -> Node:
     """Return the node that etcd runs on."""
-    assert lab.topology.etcd is not None
-    return lab.node(lab.topology.etcd.name)
+    return lab.node(store_of(lab.topology).name)
 
 
 def etcd(lab: LiveLab, *args: str, input: bytes | None = None, check: bool = True) -> Result:
@@ -426,8 +426,8 @@ class ThirdHost:
         The first address of the subnet is its own, in place of a container.
         """
         wanted = third_subnet(self.lab)
-        for member in self.lab.topology.with_role("flannel"):
-            wait_no_route(Observation(), self.lab.node(member.name), wanted)  # of a previous host
+        for each in self.lab.topology.with_role("flannel"):
+            wait_no_route(Observation(), self.lab.node(each.name), wanted)  # of a previous host
         with key(self.lab, subnet_key(wanted), {"PublicIP": self.address, "PublicIPv6": None}):
             self.run(["ip", "address", "replace", f"{wanted[1]}/32", "dev", "lo"])
             with self.flanneld(*options) as subnet:
@@ -477,7 +477,7 @@ def wait_no_route(observe: Observation, place: Runs, network: IPv4Network) -> No
 def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
     """Create a third host with one interface, in its own network stack on the gateway."""
     gateway = outside_node(lab)
-    store = lab.topology.etcd
+    store = member(lab.topology)
     assert store is not None
     if not lab.topology.reaches(gateway.name, store.name):
         pytest.skip(f"{gateway.name}, the lab's gateway, has no way to etcd on {store.name}")

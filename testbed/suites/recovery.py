@@ -19,7 +19,7 @@ import pytest
 
 from testbed.claims.model import Measurement
 from testbed.roles.etcd import SERVICE as ETCD
-from testbed.roles.flannel import SERVICE as FLANNELD
+from testbed.roles.flannel.role import SERVICE as FLANNELD
 from testbed.suites.helpers import observe_until, wait_until
 from testbed.suites.overlay import End, ends, etcd_node, keys, leased, overlay
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts.source import Source
     from testbed.nodes.base import Node
-    from testbed.topology.model import Container
+    from testbed.topology.containers import Container
 
 Containers = weakref.WeakKeyDictionary["Node", dict[str, ContainerState]]
 VERSIONS = {
@@ -355,7 +355,7 @@ class Bench:
         patch.setattr("testbed.roles.settle.MOMENT", 0.0)
         for module in ("containers", "images", "settle"):
             patch.setattr(f"testbed.roles.{module}.Engine", FakeEngine)
-        patch.setattr("testbed.roles.docker.preload", lambda: None)
+        patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)
 
     def again(self) -> Settings:

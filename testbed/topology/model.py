@@ -3,294 +3,273 @@
 A :class:`Topology` is complete and valid: it has all defaults, every reference exists, and every
 address belongs to a network. :mod:`testbed.topology.load` creates one from a file, or raises an
 error with all problems of the file.
+
+The dataclasses declare the keys of a file. What software needs in a file is declared by its role,
+as a section (:class:`testbed.topology.declare.Section`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from testbed import registry
+from testbed.faults.model import RESERVED, Fault, Unreadable, parse
+from testbed.topology import keys, reserved
+from testbed.topology.containers import CONTAINER_NAME, Container
+from testbed.topology.declare import Draft, Listed, Named, Part, Section, Underlay, key, role_keys
+from testbed.topology.shapes import (
+    LAB_NAME,
+    NETWORK_NAME,
+    NODE,
+    NODE_NAME,
+    Address,
+    Choice,
+    Choices,
+    Cpus,
+    Flag,
+    Memory,
+    Name,
+    Prefixed,
+    Reference,
+    Shape,
+    Subnet,
+    Table,
+    Text,
+    table,
+    whole,
+)
+from testbed.topology.tree import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+    from testbed.topology.read import Reader
+    from testbed.topology.tree import Tree
 
-    from testbed.faults.model import Fault
-
-Backend = Literal["udp", "vxlan", "host-gw"]
-BACKENDS: tuple[Backend, ...] = ("udp", "vxlan", "host-gw")
-Engine = Literal["20.10", "29"]
-ENGINES: tuple[Engine, ...] = ("20.10", "29")
-#: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
-#: ``nftables`` is the engine's native back end, without iptables.
-Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
-FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft", "nftables")
 #: Part of every node's digest.  Increase it when the base of all nodes changes, so that nodes of
 #: an earlier version are created again.
 NODE_FORM = 2
-#: Modes of kube-proxy.
-Proxy = Literal["nftables", "iptables"]
-PROXIES: tuple[Proxy, ...] = ("nftables", "iptables")
-#: Network plugins of a cluster.
-Plugin = Literal["flannel", "bgp", "cilium", "calico", "kube-router", "weave"]
-PLUGINS: tuple[Plugin, ...] = ("flannel", "bgp", "cilium", "calico", "kube-router", "weave")
-#: Add-ons of a cluster, which run in Pods.
-AddOn = Literal["dns", "ingress"]
-ADD_ONS: tuple[AddOn, ...] = ("dns", "ingress")
-DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
-
-
-def needed_with(software: str) -> tuple[str, ...]:
-    """Return a word of :attr:`Topology.software` with those it requires.
-
-    >>> needed_with("ingress"), needed_with("docker")
-    (('ingress', 'kubernetes'), ('docker',))
-    """
-    return (software, "kubernetes") if software in {*ADD_ONS, *PLUGINS} else (software,)
-
-
-#: Overhead of each flannel backend, in bytes, within the node's MTU of 1500 octets:
-#: udp adds IP+UDP (28) to a packet, vxlan outer IP+UDP+VXLAN+inner Ethernet (50),
-#: host-gw nothing (flannel, Documentation/backends.md; RFC 7348 section 5).
-OVERHEAD: Mapping[Backend, int] = {"udp": 28, "vxlan": 50, "host-gw": 0}
+#: Entries of every node's digest since the first version, where no section has another value.
+#: Without them, the nodes of running labs would be created again.
+FIRST_DIGEST: Mapping[str, Any] = {"bip": "None"}
+#: MTU of the links between nodes, in bytes.
 MTU = 1500
-#: A network's name or ethN, for all nodes or by node; empty for the network that they share.
-Underlay: TypeAlias = "str | Mapping[str, str]"
+
+INTERFACE_NAME = Name("an interface", keys.INTERFACE, keys.INTERFACE_MAX, reserved.LINKS)
+NAMESPACE_NAME = Name("a namespace", keys.NAMESPACE, keys.LABEL_MAX)
+BRIDGE_NAME = replace(INTERFACE_NAME, what="a bridge")
+FAULT_NAME = Name("a fault", keys.LABEL, keys.LABEL_MAX)
+PROVIDER = Choice("a provider", lambda: [*registry.PROVIDERS])
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class Network(Part):
     """A layer-2 segment that connects nodes, and its subnet."""
 
     name: str
-    subnet: IPv4Network
+    subnet: IPv4Network = key(
+        # At least two host addresses, plus the network's and the broadcast address.
+        Subnet(8, 30), "The IPv4 subnet used on the segment: 10.168.0.0/24.", required=True
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Part):
     """A node.  ``networks`` has the order of the file: eth0, eth1, ...
 
     ``cpus`` is a number of CPUs (0.5 is half a CPU), ``memory`` is in bytes; None means no limit.
     A ``gateway`` node is the default gateway of its peers. ``provider`` None means the topology's
-    provider (:meth:`Topology.provider_of`).
+    provider (:meth:`Topology.provider_of`). ``sections`` are mappings of roles, by role.
     """
 
     name: str
-    networks: Mapping[str, IPv4Address] = field(default_factory=dict)
-    roles: tuple[str, ...] = ()
-    gateway: bool = False
-    cpus: float | None = None
-    memory: int | None = None
-    provider: str | None = None
+    networks: Mapping[str, IPv4Address] = key(
+        Table(NETWORK_NAME, Address(), "a mapping of network to address"),
+        "The networks that the node is plugged into, in order: eth0, eth1, ...; "
+        "each with the node's address there.",
+        default={},
+    )
+    roles: tuple[str, ...] = key(
+        Choices("a list of roles", "role", lambda: [*registry.ROLES]),
+        "The software that the node runs.",
+        default=(),
+    )
+    gateway: bool = key(Flag(), "Is it the default route of its peers?", default=False)
+    cpus: float | None = key(
+        Cpus(),
+        "How many CPUs it may use; 0.5 is half of one. Without it, no limit.",
+        default=None,
+    )
+    memory: int | None = key(
+        Memory(),
+        "How much memory it may use, in bytes, or with K, M, G or T (powers of 1024). "
+        "Without it, no limit.",
+        default=None,
+    )
+    provider: str | None = key(
+        PROVIDER, "What makes the node, when it is not what makes the others.", default=None
+    )
+    sections: Mapping[str, Part] = role_keys("node_section")
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        return cls(**given, sections=draft.node_sections())
 
 
 @dataclass(frozen=True, slots=True)
-class Docker:
-    """Docker's settings.
-
-    ``bip`` is docker0's address with its prefix by node, ``engine`` the engine's release.
-    ``firewall`` is the packet filter of every Docker node.
-    """
-
-    bip: Mapping[str, IPv4Interface] = field(default_factory=dict)
-    engine: Engine = "20.10"
-    firewall: Firewall = "iptables"
-
-
-@dataclass(frozen=True, slots=True)
-class Flannel:
-    """The overlay: its backend, network, and reserved subnets by node.
-
-    ``port`` is the UDP port of the udp (8285) or vxlan (8472) backend, None for host-gw; ``vni``
-    is the VXLAN network identifier (RFC 7348), by default flannel's 1. ``interface`` is the
-    file's setting (see :meth:`Topology.network`).
-    """
-
-    backend: Backend
-    network: IPv4Network
-    subnets: Mapping[str, IPv4Network]
-    port: int | None = None
-    vni: int = 1
-    interface: Underlay = ""
-
-    @property
-    def mtu(self) -> int:
-        """MTU for containers, in bytes.
-
-        It is the node's MTU minus the backend's overhead.
-        """
-        return MTU - OVERHEAD[self.backend]
-
-
-@dataclass(frozen=True, slots=True)
-class Kubernetes:
-    """A cluster of all nodes with the role.
-
-    ``pods`` is the network of all Pods, ``ranges`` the part of each node; ClusterIPs are from
-    ``services``. ``backend`` is flannel's and unused by other plugins. ``interface`` is the
-    file's setting (see :meth:`Topology.network`).
-    """
-
-    control_plane: str
-    pods: IPv4Network
-    services: IPv4Network
-    ranges: Mapping[str, IPv4Network]
-    proxy: Proxy = "nftables"
-    cni: Plugin = "flannel"
-    backend: Backend = "vxlan"
-    add_ons: tuple[AddOn, ...] = DEFAULT_ADD_ONS
-    interface: Underlay = ""
-
-    @property
-    def mtu(self) -> int:
-        """MTU for Pods, in bytes: the node's MTU minus the backend's overhead."""
-        return MTU - (OVERHEAD[self.backend] if self.cni == "flannel" else 0)
-
-    @property
-    def api(self) -> IPv4Address:
-        """The ClusterIP of the API: the first of ``services``.
-
-        This is kube-apiserver's own rule.
-        """
-        return self.services[1]
-
-    @property
-    def dns(self) -> IPv4Address:
-        """The ClusterIP of DNS: the tenth of ``services``, as with kubeadm."""
-        return self.services[10]
-
-    @property
-    def contour(self) -> IPv4Address:
-        """The ClusterIP of Contour for Envoys: the one after the DNS."""
-        return self.services[11]
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """A published port: ``[address:]host_port:container_port/protocol``."""
-
-    host_port: int
-    container_port: int
-    protocol: Literal["tcp", "udp"] = "tcp"
-    address: IPv4Address | None = None
-
-    def __str__(self) -> str:
-        where = f"{self.address}:" if self.address else ""
-        return f"{where}{self.host_port}:{self.container_port}/{self.protocol}"
-
-
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
-    """Docker's health check of a container.
-
-    None and () mean the image's or Docker's default. ``test`` begins with CMD, CMD-SHELL or NONE.
-    Times are in seconds.
-    """
-
-    test: tuple[str, ...] = ()
-    interval: float | None = None
-    timeout: float | None = None
-    retries: int | None = None
-    start_period: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The readiness test of a container.
-
-    It is ready when it listens on ``port`` and ``command`` succeeds. ``port`` is 0 if only the
-    command counts; ``timeout`` is in seconds.
-    """
-
-    port: int = 0
-    protocol: Literal["tcp", "udp"] = "tcp"
-    command: tuple[str, ...] | None = None
-    timeout: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """A container on a node.
-
-    ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``; ``command`` None means
-    the image's default. ``expect`` is the expected exit status of a container that ends, None for
-    a container that keeps running.
-    """
-
-    name: str
-    node: str
-    image: str
-    network: str = "bridge"
-    publish: tuple[Publish, ...] = ()
-    command: tuple[str, ...] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    expect: int | None = None
-    healthcheck: Healthcheck | None = None
-    ready: Ready | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(Part):
     """A plain network namespace on a node, as created by ``ip netns add``."""
 
     name: str
-    node: str
+    node: str = key(NODE, "The node that it is on.", required=True, default="")
 
 
 @dataclass(frozen=True, slots=True)
-class Bridge:
+class Bridge(Part):
     """A Linux bridge on a node, without an address of its own."""
 
     name: str
-    node: str
+    node: str = key(NODE, "The node that it is on.", required=True, default="")
 
 
 @dataclass(frozen=True, slots=True)
-class VethEnd:
+class VethEnd(Part):
     """One end of a veth pair: in a namespace, or a port of a bridge.
 
     In a namespace it has an address.
     """
 
-    name: str
-    namespace: str | None = None
-    bridge: str | None = None
-    address: IPv4Interface | None = None
+    rules: ClassVar[Mapping[str, Any]] = {
+        "oneOf": [{"required": ["namespace"]}, {"required": ["bridge"]}],
+        "dependentRequired": {"address": ["namespace"]},
+    }
+
+    name: str = key(INTERFACE_NAME, "The interface's name.", required=True, default="")
+    namespace: str | None = key(
+        Reference(NAMESPACE_NAME, "the name of a namespace"),
+        "The namespace that it is put into.",
+        default=None,
+    )
+    bridge: str | None = key(
+        Reference(INTERFACE_NAME, "the name of a bridge"),
+        "The bridge that it becomes a port of.",
+        default=None,
+    )
+    address: IPv4Interface | None = key(
+        Prefixed(),
+        "Its address with the prefix, in a namespace: 192.168.10.200/24.",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Veth:
+class Veth(Part):
     """A veth pair on a node."""
 
-    node: str
-    ends: tuple[VethEnd, VethEnd]
+    node: str = key(NODE, "The node that it is on.", required=True, default="")
+    ends: tuple[VethEnd, VethEnd] = key(
+        Listed(
+            VethEnd,
+            "a list of two ends",
+            VethEnd(),
+            2,
+            "two ends",
+            "a veth pair has two ends, each with a name",
+        ),
+        "The two ends of the pair.",
+        required=True,
+        default=(VethEnd(), VethEnd()),
+        shown=None,
+    )
+
+
+class _Faults(Shape[Mapping[str, Fault]]):
+    """Faults in words, by name."""
+
+    def schema(self) -> dict[str, Any]:
+        names = FAULT_NAME.schema() | {"not": {"enum": list(RESERVED)}}
+        return table(names, whole(keys.FAULT))
+
+    def read(self, read: Reader, at: Tree | None) -> dict[str, Fault]:
+        out = {}
+        section = read.table(at)
+        for entry in section.entries.values() if section else ():
+            name = FAULT_NAME.read(read, entry.key)
+            if name in RESERVED:
+                wanted = "a name for a fault that is no word of `testbed fault` itself"
+                hint = f"{', '.join(RESERVED)} are taken; choose another"
+                read.problems.add(entry.key, wanted, quote(name), hint)
+            words = read.text(entry.value, "a fault in words, like 'loss node1:node2 20%'")
+            if words is None:
+                continue
+            try:
+                out[entry.key.text] = parse(words.split())
+            except Unreadable as error:
+                read.problems.add(entry.value, error.wanted, error.seen, error.hint)
+        return out
+
+    def plain(self, value: Mapping[str, Fault]) -> dict[str, str]:
+        return {name: fault.words for name, fault in value.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Part):
     """A whole topology.
 
-    ``source`` is the file's name as the user gave it, for messages only. ``file`` is its absolute
-    path with symbolic links resolved, empty for a topology without a file.
+    ``sections`` are those of roles, by role (see :meth:`Section.of`). ``source`` is the file's
+    name as the user gave it, for messages only. ``file`` is its absolute path with symbolic links
+    resolved, empty for a topology without a file.
     """
 
-    name: str
-    networks: Mapping[str, Network] = field(default_factory=dict)
-    nodes: Mapping[str, Node] = field(default_factory=dict)
-    docker: Docker = field(default_factory=Docker)
-    flannel: Flannel | None = None
-    kubernetes: Kubernetes | None = None
-    containers: Mapping[str, Container] = field(default_factory=dict)
-    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
-    bridges: Mapping[str, Bridge] = field(default_factory=dict)
-    veths: tuple[Veth, ...] = ()
-    faults: Mapping[str, Fault] = field(default_factory=dict)
-    description: str = ""
-    provider: str = "netns"
+    name: str = key(LAB_NAME, "The lab's name.", required=True, default="")
+    description: str = key(Text(), "What the lab is for, in a sentence or two.", default="")
+    provider: str = key(
+        PROVIDER,
+        "What makes the nodes that do not say it themselves.",
+        default=keys.DEFAULT_PROVIDER,
+    )
+    networks: Mapping[str, Network] = key(
+        Named(NETWORK_NAME, Network), "Layer-2 segments that join nodes, by name.", default={}
+    )
+    nodes: Mapping[str, Node] = key(
+        Named(NODE_NAME, Node, hollow=True, one="at least one node", hint="add one: 'node1: {}'"),
+        "The machines, by name.",
+        required=True,
+        default={},
+    )
+    sections: Mapping[str, Section] = role_keys("section")
+    containers: Mapping[str, Container] = key(
+        Named(CONTAINER_NAME, Container), "Containers, by name.", default={}
+    )
+    namespaces: Mapping[str, Namespace] = key(
+        Named(NAMESPACE_NAME, Namespace, hollow=True),
+        "Plain network namespaces, by name.",
+        default={},
+    )
+    bridges: Mapping[str, Bridge] = key(
+        Named(BRIDGE_NAME, Bridge, hollow=True), "Linux bridges, by name.", default={}
+    )
+    faults: Mapping[str, Fault] = key(
+        _Faults(),
+        "What can be broken on purpose, by name: `testbed fault apply NAME`.",
+        default={},
+    )
+    veths: tuple[Veth, ...] = key(
+        Listed(Veth, "a list of pairs", Veth()),
+        "Pairs of virtual Ethernet interfaces.",
+        default=(),
+    )
     source: str = field(default="", compare=False)
     _underlay: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
     file: str = field(default="", compare=False)
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        draft.nodes = given.get("nodes", {})
+        return cls(**given, sections=draft.sections())
 
     def provider_of(self, node: str) -> str:
         """Return the provider of a node: its own, or the topology's default."""
@@ -313,12 +292,14 @@ class Topology:
         return makers.pop() if len(makers) == 1 else "mixed"
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the nodes, without duplicates, in the file's order."""
+        return tuple(dict.fromkeys(role for node in self.nodes.values() for role in node.roles))
+
+    @property
     def software(self) -> frozenset[str]:
-        """The software on its nodes: roles, and the parts of a cluster."""
-        found = {role for node in self.nodes.values() for role in node.roles}
-        if self.kubernetes:
-            found |= {*self.kubernetes.add_ons, self.kubernetes.cni}
-        return frozenset(found)
+        """The software on its nodes: roles, and the parts that they have here."""
+        return frozenset(self.roles).union(*(one.software() for one in self.sections.values()))
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -328,11 +309,6 @@ class Topology:
     def with_role(self, role: str) -> tuple[Node, ...]:
         """Return the nodes with a role, in the order of the file."""
         return tuple(n for n in self.nodes.values() if role in n.roles)
-
-    @property
-    def etcd(self) -> Node | None:
-        """The node that runs etcd, or None."""
-        return next(iter(self.with_role("etcd")), None)
 
     def address(self, node: str) -> IPv4Address:
         """Return the address of a node for its peers.
@@ -345,7 +321,7 @@ class Topology:
     def network(self, node: str) -> str:
         """Return the network for a node's traffic with other nodes.
 
-        For nodes of flannel and etcd, and for those of a cluster, it is the file's ``interface``
+        For nodes that communicate with each other (:meth:`meshes`) it is the file's ``interface``
         or, by default, the first network that all of them share. For others it is the first one.
         Raises KeyError for an unknown node, StopIteration for one without a network.
         """
@@ -363,12 +339,8 @@ class Topology:
 
         Each has its ``interface`` setting.
         """
-        if self.flannel is not None:
-            roles = {"flannel", "etcd"}
-            members = tuple(node for node in self.nodes.values() if roles & {*node.roles})
-            yield self.flannel.interface, members
-        if self.kubernetes is not None:
-            yield self.kubernetes.interface, self.with_role("kubernetes")
+        for section in self.sections.values():
+            yield from section.meshes(self)
 
     def address_for(self, node: str, peer: str) -> IPv4Address:
         """Return the address that a node should use for a peer.
@@ -425,10 +397,6 @@ class Topology:
         """Return the containers of a node that keep running."""
         return tuple(c for c in self.containers_on(node) if c.expect is None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the topology in the form of a file, with all defaults."""
-        return _plain(self)
-
     def node_digest(self, node: str) -> str:
         """Return a digest of everything about a node except its containers.
 
@@ -436,40 +404,27 @@ class Topology:
         """
         me = self.nodes[node]
         parts: dict[str, Any] = {
+            **FIRST_DIGEST,
             "form": NODE_FORM,
             "provider": self.provider_of(node),
             # The provider counts, whether the node or the topology sets it.
-            "node": _node(replace(me, provider=None)),
+            "node": replace(me, provider=None).to_dict(),
             "networks": {n: str(self.networks[n].subnet) for n in me.networks},
             "gateway": str(self.gateway_of(node)),
-            "bip": str(self.docker.bip.get(node)),
             "namespaces": [n.name for n in self.namespaces.values() if n.node == node],
             "bridges": [b.name for b in self.bridges.values() if b.node == node],
-            "veths": [_veth(v) for v in self.veths if v.node == node],
+            "veths": [v.to_dict() for v in self.veths if v.node == node],
         }
-        if "docker" in me.roles:
-            parts["docker"] = [self.docker.engine, self.docker.firewall]
-        if self.flannel and "flannel" in me.roles:
-            flannel = _flannel(self.flannel)
-            flannel["subnets"] = flannel["subnets"].get(node)
-            flannel.pop("interface", None)
-            parts["flannel"] = flannel
-            etcd = self.etcd
-            parts["etcd"] = etcd and str(self.address(etcd.name))
-        if self.kubernetes and "kubernetes" in me.roles:
-            cluster = self.kubernetes
-            parts["kubernetes"] = _kubernetes(cluster) | {
-                "ranges": str(cluster.ranges.get(node)),
-                "api": str(self.address(cluster.control_plane)),
-            }
-            parts["kubernetes"].pop("interface", None)
+        for role, section in self.sections.items():
+            if role in me.roles:
+                parts |= section.digest(self, node)
         if me.networks and self.interface(node) != "eth0":
             parts["interface"] = self.interface(node)
         return _digest(parts)
 
     def container_digest(self, container: str) -> str:
         """Return a digest of a container's settings."""
-        return _digest(_container(self.containers[container]))
+        return _digest(self.containers[container].to_dict())
 
 
 def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:
@@ -493,151 +448,3 @@ def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:
 def _digest(value: Any) -> str:
     data = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(data.encode()).hexdigest()[:12]
-
-
-def _node(node: Node) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    if node.networks:
-        out["networks"] = {k: str(v) for k, v in node.networks.items()}
-    if node.roles:
-        out["roles"] = list(node.roles)
-    if node.gateway:
-        out["gateway"] = True
-    if node.cpus is not None:
-        out["cpus"] = node.cpus
-    if node.memory is not None:
-        out["memory"] = node.memory
-    if node.provider is not None:
-        out["provider"] = node.provider
-    return out
-
-
-def _flannel(flannel: Flannel) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "backend": flannel.backend,
-        "network": str(flannel.network),
-        "subnets": {k: str(v) for k, v in flannel.subnets.items()},
-    }
-    if flannel.port is not None:
-        out["port"] = flannel.port
-    if flannel.backend == "vxlan":
-        out["vni"] = flannel.vni
-    if flannel.interface:
-        out["interface"] = _interface(flannel.interface)
-    return out
-
-
-def _interface(interface: Underlay) -> str | dict[str, str]:
-    return interface if isinstance(interface, str) else dict(interface)
-
-
-def _kubernetes(cluster: Kubernetes) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "control-plane": cluster.control_plane,
-        "pods": str(cluster.pods),
-        "ranges": {k: str(v) for k, v in cluster.ranges.items()},
-        "services": str(cluster.services),
-        "proxy": cluster.proxy,
-        "cni": cluster.cni,
-        "add-ons": list(cluster.add_ons),
-    }
-    if cluster.cni == "flannel":
-        out["backend"] = cluster.backend
-    if cluster.interface:
-        out["interface"] = _interface(cluster.interface)
-    return out
-
-
-def _container(container: Container) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "node": container.node,
-        "image": container.image,
-        "network": container.network,
-    }
-    if container.publish:
-        out["publish"] = [str(p) for p in container.publish]
-    if container.command is not None:
-        out["command"] = list(container.command)
-    if container.env:
-        out["env"] = dict(container.env)
-    if container.expect is not None:
-        out["expect"] = f"exit {container.expect}"
-    if container.healthcheck is not None:
-        out["healthcheck"] = _healthcheck(container.healthcheck)
-    if container.ready is not None:
-        out["ready"] = _ready(container.ready)
-    return out
-
-
-def _healthcheck(check: Healthcheck) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    if check.test:
-        out["test"] = list(check.test)
-    if check.retries is not None:
-        out["retries"] = check.retries
-    for name in ("interval", "timeout", "start_period"):
-        seconds = getattr(check, name)
-        if seconds is not None:
-            out[name] = duration(seconds)
-    return out
-
-
-def _ready(ready: Ready) -> dict[str, Any]:
-    out: dict[str, Any] = {"timeout": duration(ready.timeout)}
-    if ready.port:
-        out["port"] = f"{ready.port}/{ready.protocol}"
-    if ready.command is not None:
-        out["command"] = list(ready.command)
-    return out
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as in a topology file, rounded to milliseconds.
-
-    >>> duration(90), duration(0.5)
-    ('90s', '500ms')
-    """
-    return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
-
-
-def _veth(veth: Veth) -> dict[str, Any]:
-    ends = []
-    for end in veth.ends:
-        one: dict[str, Any] = {"name": end.name}
-        for key in ("namespace", "bridge", "address"):
-            value = getattr(end, key)
-            if value is not None:
-                one[key] = str(value)
-        ends.append(one)
-    return {"node": veth.node, "ends": ends}
-
-
-def _plain(topology: Topology) -> dict[str, Any]:
-    out: dict[str, Any] = {"name": topology.name}
-    if topology.description:
-        out["description"] = topology.description
-    out["provider"] = topology.provider
-    if topology.networks:
-        out["networks"] = {n.name: {"subnet": str(n.subnet)} for n in topology.networks.values()}
-    out["nodes"] = {n.name: _node(n) for n in topology.nodes.values()}
-    if topology.docker.bip:
-        out["docker"] = {
-            "bip": {k: str(v) for k, v in topology.docker.bip.items()},
-            "engine": topology.docker.engine,
-            "firewall": topology.docker.firewall,
-        }
-    if topology.flannel:
-        out["flannel"] = _flannel(topology.flannel)
-    if topology.kubernetes:
-        out["kubernetes"] = _kubernetes(topology.kubernetes)
-    if topology.containers:
-        out["containers"] = {c.name: _container(c) for c in topology.containers.values()}
-    if topology.namespaces:
-        out["namespaces"] = {n.name: {"node": n.node} for n in topology.namespaces.values()}
-    if topology.bridges:
-        out["bridges"] = {b.name: {"node": b.node} for b in topology.bridges.values()}
-    if topology.veths:
-        out["veths"] = [_veth(v) for v in topology.veths]
-    if topology.faults:
-        out["faults"] = {name: fault.words for name, fault in topology.faults.items()}
-    return out

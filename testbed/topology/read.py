@@ -19,6 +19,7 @@ from testbed.topology.tree import Problems, Tree, describe, nearest, quote
 if TYPE_CHECKING:
     from collections import abc
 
+    from testbed.topology.declare import Keys
     from testbed.topology.reserved import Reserved
 
 __all__ = ["Reader", "host_in"]
@@ -37,23 +38,26 @@ _NO_HOSTS = tuple(
 class Reader:
     """Reads values, and adds those of a wrong form to ``problems``."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, root: tree.Mapping | None = None) -> None:
         self.problems = problems
+        self.root = root  #: the whole file
 
     def mapping(
-        self, at: Tree | None, known: keys.Keys, wanted: str = "a mapping"
+        self, at: Tree | None, known: Keys, wanted: str = "a mapping"
     ) -> tree.Mapping | None:
         """Read a mapping that has only known keys and all required ones."""
-        found = self.table(at, wanted, empty=not any(key.required for key in known.values()))
+        required = list(known.required)
+        found = self.table(at, wanted, empty=not required)
         if found is None:
             return None
         for name, entry in found.entries.items():
             if name not in known:
                 wanted_key = "a known key"
                 self.problems.add(entry.key, wanted_key, quote(name), nearest(name, known))
-        for name, key in known.items():
-            if key.required and name not in found.entries:
-                hint = f"add it: {key.description[0].lower()}{key.description[1:].rstrip('.')}"
+        for name in required:
+            if name not in found.entries:
+                about = known[name].description
+                hint = f"add it: {about[0].lower()}{about[1:].rstrip('.')}"
                 self.problems.add(found, f"the key {name!r}", "none", hint)
         return found
 

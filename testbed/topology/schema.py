@@ -6,10 +6,10 @@ an address belongs to its network and that a container's node exists.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-from testbed.topology import keys
+from testbed.topology.declare import schema_of
+from testbed.topology.model import Topology
 
 __all__ = ["schema"]
 
@@ -25,4 +25,4 @@ def schema() -> dict[str, Any]:
         "title": "testbed topology",
         "description": "A lab: its networks, its nodes, and what runs on them.",
     }
-    return head | copy.deepcopy(dict(keys.FILE))
+    return head | schema_of(Topology)

@@ -25,7 +25,7 @@ from testbed.suites.helpers import wait_until
 from testbed.topology.load import Overrides, load
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Plugin
+    from testbed.roles.kubernetes.section import Plugin
 
 LAB = "k8s-two-node"
 BROUGHT = [name for name, plugin in PLUGINS.items() if isinstance(plugin, Brought)]

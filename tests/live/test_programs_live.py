@@ -14,10 +14,10 @@ import pytest
 from testbed.labs import offers
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
-from testbed.roles.docker import CONTAINERD_SOCKET
+from testbed.roles.docker.daemon import CONTAINERD_SOCKET
+from testbed.roles.docker.section import ENGINES
 from testbed.settings import settings
 from testbed.topology import Overrides, load
-from testbed.topology.model import ENGINES
 
 NAME = "programs"
 #: How people, and their tools, come to a program by its name.

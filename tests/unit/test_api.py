@@ -12,6 +12,7 @@ import pytest
 import testbed
 from testbed import api
 from testbed.errors import LabError, MachineError, NoSuchLab, TopologyError, UsageError
+from testbed.roles.flannel.section import FlannelSection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +56,8 @@ def test_a_lab_is_created_and_removed() -> None:
 def test_a_variant_under_another_name() -> None:
     with testbed.lab("two-node", backend="udp", name="mine") as lab:
         assert lab.name == "mine"
-        assert lab.topology.flannel
-        assert lab.topology.flannel.backend == "udp"
+        assert FlannelSection.find(lab.topology)
+        assert FlannelSection.of(lab.topology).backend == "udp"
         assert testbed.labs_running() == ["mine"]
 
 

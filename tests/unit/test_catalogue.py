@@ -13,9 +13,9 @@ from catalogues import claims, shipped
 from testbed import pytest_checks
 from testbed.catalogues.shipped import FOLDER
 from testbed.claims.model import FEATURES, Kind, Verdict
+from testbed.roles.kubernetes.section import PLUGINS
 from testbed.topology import load, names
 from testbed.topology.load import Overrides
-from testbed.topology.model import PLUGINS
 
 
 def marked_tests() -> dict[str, list[str]]:

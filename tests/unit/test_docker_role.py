@@ -18,18 +18,18 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import NodeSpec, Service
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.base import GO
-from testbed.roles.docker import (
+from testbed.roles.docker.daemon import (
     CONTAINERD_CONFIG,
     CONTAINERD_SOCKET,
     daemon_config,
     daemon_env,
 )
+from testbed.roles.docker.section import ENGINES
 from testbed.roles.engine import Engine, engine_version, enter, parse_version
 from testbed.roles.firewall import CHOOSE
 from testbed.roles.kubernetes.config import containerd
 from testbed.testing.fakes import VERSIONS, Bench, FakeStore, be_a_machine
 from testbed.topology import Overrides, load
-from testbed.topology.model import ENGINES
 
 ALWAYS = {
     "storage-driver": "overlay2",

@@ -19,7 +19,8 @@ from testbed.labs.live import LiveLab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.observe import graph
-from testbed.roles import docker, processes
+from testbed.roles import processes
+from testbed.roles.docker import daemon as dockerd
 from testbed.roles.engine import PATIENCE, Engine
 from testbed.topology import Topology, load, load_text
 
@@ -196,9 +197,9 @@ def test_of_one_that_does_not_answer_no_check_waits_again(monkeypatch: pytest.Mo
 def test_a_daemon_json_that_cannot_be_read(text: bytes | None) -> None:
     node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     if text is not None:
-        node.put(text, docker.CONFIG)
+        node.put(text, dockerd.CONFIG)
     with pytest.raises(LabError, match="node1"):
-        docker.told(node)
+        dockerd.told(node)
 
 
 # -- containers by their processes ------------------------------------------------------

@@ -19,7 +19,7 @@ from testbed.roles.processes import ContainerProcess
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Container
+    from testbed.topology.containers import Container
 
 
 class Api:

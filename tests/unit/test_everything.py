@@ -22,6 +22,7 @@ from testbed.claims.labs import PREFIX, Wanted
 from testbed.claims.model import Claim, Evidence, Finding
 from testbed.errors import LabError, MachineError, NothingSelected, UsageError
 from testbed.labs.lab import Lab
+from testbed.roles.flannel.section import FlannelSection
 from testbed.suites import everything
 from testbed.suites.everything import NO_LAB, Watching, narrowed, run_everything
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
@@ -755,8 +756,8 @@ def test_names_say_what_is_varied() -> None:
     assert varied.name == "two-node-udp"
     topology = varied.load()
     assert topology.name == "all-two-node-udp"
-    assert topology.flannel is not None
-    assert topology.flannel.backend == "udp"
+    assert FlannelSection.find(topology) is not None
+    assert FlannelSection.of(topology).backend == "udp"
 
 
 def test_a_lab_is_for_its_documents() -> None:

@@ -12,10 +12,16 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode
 from testbed.registry import ROLES
-from testbed.roles.flannel import CONFIG_STEP, network_config, reservations, resync, subnet_key
+from testbed.roles.flannel.daemon import (
+    CONFIG_STEP,
+    network_config,
+    reservations,
+    resync,
+    subnet_key,
+)
+from testbed.roles.flannel.section import FlannelSection
 from testbed.steps.context import Context
 from testbed.topology import Overrides, load
-from testbed.topology.model import Flannel
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Service
@@ -34,7 +40,7 @@ BACKENDS = {
 
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_network_config(name: str) -> None:
-    flannel = load(name).flannel
+    flannel = FlannelSection.find(load(name))
     assert flannel is not None
     config = network_config(flannel)
     # 100.96.0.0/16 in /24s; SubnetMin is the first that is handed out, and by default that
@@ -50,7 +56,9 @@ def test_network_config(name: str) -> None:
 def test_the_first_subnet_can_be_the_networks_own() -> None:
     # Document 003 has 10.1.15.0/24 and .16.0/24; flannel itself would begin at 10.1.1.0.
     subnets = {"a": IPv4Network("10.1.16.0/24"), "b": IPv4Network("10.1.0.0/24")}
-    flannel = Flannel("vxlan", IPv4Network("10.1.0.0/16"), subnets, port=4789, vni=7)
+    flannel = FlannelSection(
+        backend="vxlan", network=IPv4Network("10.1.0.0/16"), subnets=subnets, port=4789, vni=7
+    )
     config = network_config(flannel)
     assert config["SubnetMin"] == "10.1.0.0"
     # RFC 7348 section 8: IANA's port for VXLAN; section 5: a VNI of 24 bits.
@@ -91,7 +99,7 @@ def test_reservations(name: str) -> None:
     ],
 )
 def test_mtu(name: str, mtu: int) -> None:
-    flannel = load(name).flannel
+    flannel = FlannelSection.find(load(name))
     assert flannel is not None
     assert flannel.mtu == mtu
 

@@ -20,7 +20,16 @@ from testbed.errors import ArtifactError, LabError, MachineError, StepsFailed, U
 from testbed.labs.lab import Lab, Outcome
 from testbed.nodes.fake import Answer, FakeNode
 from testbed.registry import ROLES
-from testbed.roles.kubernetes import addons, certificates, client, config, daemons, role, runtime
+from testbed.roles.kubernetes import (
+    addons,
+    certificates,
+    client,
+    config,
+    daemons,
+    role,
+    runtime,
+    steps,
+)
 from testbed.roles.kubernetes.pki import Authority, Pair
 from testbed.roles.kubernetes.plugins import bgp, cilium
 from testbed.testing.fakes import Bench, FakeStore, be_a_machine
@@ -120,7 +129,7 @@ def clusters(folder: Path) -> Iterator[Cluster]:
         object.__setattr__(bench.settings, "store", bench.store)
         made = Cluster(bench, FakeApi())
         patch.setattr(client, "api", lambda _: made.api)
-        patch.setattr(role, "api", lambda _: made.api)
+        patch.setattr(steps, "api", lambda _: made.api)
         real = FakeNode.start
 
         def start(node: FakeNode, service: Service, *, timeout: float = 60) -> None:

@@ -32,6 +32,7 @@ from testbed.labs.status import status
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Behaviour, FakeMachine, FakeNode, FakeProvider
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.testing.fakes import Bench, FakeEngine
 from testbed.topology import Topology, load, load_data, load_text, names
 
@@ -92,7 +93,7 @@ def made_by(bench: Bench, lab: str = "two-node") -> dict[str, str]:
 
 
 #: A cluster is made by asking its API, and no fake answers for one.
-WITHOUT_API = [name for name in sorted(names()) if load(name).kubernetes is None]
+WITHOUT_API = [name for name in sorted(names()) if KubernetesSection.find(load(name)) is None]
 
 
 @pytest.mark.parametrize("name", WITHOUT_API)

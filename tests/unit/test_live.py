@@ -15,7 +15,8 @@ from testbed.labs.live import LiveContainer, LiveLab
 from testbed.labs.state import Record
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
-from testbed.roles import docker, processes
+from testbed.roles import processes
+from testbed.roles.docker import daemon
 from testbed.roles.engine import PATIENCE, enter
 from testbed.roles.processes import ContainerProcess
 from testbed.topology import load_text
@@ -122,8 +123,8 @@ def test_the_facts_of_a_lab_with_docker(
     says: bytes,
     wanted: str,
 ) -> None:
-    monkeypatch.setattr(docker, "told", lambda _: told)
-    monkeypatch.setattr(live, "engine_version", lambda *_: "20.10.24+dfsg1")
+    monkeypatch.setattr(daemon, "told", lambda _: told)
+    monkeypatch.setattr(daemon, "engine_version", lambda *_: "20.10.24+dfsg1")
     bench.provider.script(["iptables", "--version"], Answer(out=says))
     assert lab.facts == {"provider": "netns", "docker": "20.10.24", "firewall": wanted}
 

@@ -15,9 +15,10 @@ from testbed.labs.lab import Lab
 from testbed.nodes.netns import provider as netns
 from testbed.registry import ROLES
 from testbed.roles.base import Offer
+from testbed.roles.docker.section import ENGINES
+from testbed.roles.kubernetes.section import PLUGINS
 from testbed.steps.context import Context
 from testbed.topology import Overrides, load
-from testbed.topology.model import ENGINES, PLUGINS
 
 if TYPE_CHECKING:
     from testbed.testing.fakes import Bench

@@ -30,6 +30,7 @@ from testbed.report import picture, terminal
 from testbed.report.data import to_dict
 from testbed.report.html import render
 from testbed.report.junit import to_xml
+from testbed.roles.flannel.section import FlannelSection
 from testbed.suites.model import Check, LabRun, Results, Run
 from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load_text
@@ -150,7 +151,7 @@ def test_commands(data: dict[str, Any]) -> None:
         assert pytest_checks.features(topology) is not None
         assert says("plan", str(path)).startswith(f"{topology.name}: ")
         assert json.loads(says("plan", str(path), "--json"))
-        if topology.flannel is not None:  # whose keys are etcd's to know
+        if FlannelSection.find(topology) is not None:  # whose keys are etcd's to know
             return
         assert f"{topology.name} is up" in says("up", str(path))
         # No daemon answers for the containers of a fake.

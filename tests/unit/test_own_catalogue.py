@@ -131,7 +131,10 @@ def test_all_that_a_catalogue_can_have(folder: Folder, tmp_path: Path) -> None:
     assert found.translations == {"en": {"a-claim": Translation("So.", "As.", ("New.",))}}
     assert found.languages == ("de", "en")
     first, second = found.labs
-    assert (first.name, first.overrides) == ("two-node-udp-3-nodes", Overrides("udp", nodes=3))
+    assert (first.name, first.overrides) == (
+        "two-node-udp-3-nodes",
+        Overrides(backend="udp", nodes=3),
+    )
     assert first.documents == ("manual",)
     assert (second.name, second.measures, second.only) == ("small", False, ("a-claim", "docker"))
     assert second.load().name == "all-small"

@@ -16,8 +16,9 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
 from testbed.registry import ROLES
-from testbed.roles import base, containers, firewall, flannel, images, seed
-from testbed.roles.docker import add_group, settings_digest
+from testbed.roles import base, containers, firewall, images, seed
+from testbed.roles.docker.daemon import add_group, settings_digest
+from testbed.roles.flannel import daemon as flanneld
 from testbed.roles.seed import Layout, Seed
 from testbed.testing.fakes import VERSIONS, Bench, FakeStore, be_a_machine
 from testbed.testing.provider import spec
@@ -152,7 +153,7 @@ def test_modules_are_loaded_into_a_kernel_of_ones_own(
     be_a_machine(monkeypatch, not shares)
     provider = FakeProvider()
     node = provider.create_one("lab", spec("node1"))
-    flannel.load_modules(node)
+    flanneld.load_modules(node)
     wanted = [] if shares else [("modprobe", "--all", "br_netfilter", "vxlan", "tun")]
     assert provider.asked("run") == wanted
 
@@ -308,7 +309,7 @@ def test_what_is_ahead_of_a_role_is_told_by_its_programs(tmp_path: Path) -> None
         [tmp_path / "etcd", tmp_path / "etcdctl"]
     )
     config, *programs = ROLES["flannel"].ahead(store, topology, "node1")
-    assert json.loads(config) == flannel.reservations(topology)
+    assert json.loads(config) == flanneld.reservations(topology)
     assert programs == base.files([tmp_path / "flanneld", tmp_path / "etcdctl"])
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from testbed.cli import COMMANDS
 from testbed.spelling import LONGEST, MOST, closest, mistakes
-from testbed.topology import keys
+from testbed.topology.declare import keys_of
+from testbed.topology.model import Network, Node, Topology
 
 MISTYPED = {
     "dokcer": "docker", "flanel": "flannel", "node": "nodes", "conainers": "containers",
@@ -17,23 +18,23 @@ MISTYPED = {
 
 @pytest.mark.parametrize(("word", "meant"), MISTYPED.items())
 def test_a_typing_mistake_is_understood(word: str, meant: str) -> None:
-    assert closest(word, keys.TOPOLOGY) == meant
+    assert closest(word, keys_of(Topology)) == meant
 
 
 @pytest.mark.parametrize(
     ("word", "known"),
     [
-        ("subnet6", keys.NETWORK),
-        ("subnetv6", keys.NETWORK),
-        ("routes", keys.NODE),
-        ("route", keys.NODE),
-        ("links", keys.TOPOLOGY),
-        ("topology", keys.TOPOLOGY),
-        ("volumes", keys.TOPOLOGY),
-        ("services", keys.TOPOLOGY),
-        ("mtu", keys.NETWORK),
-        ("ports", keys.NODE),
-        ("sysctls", keys.NODE),
+        ("subnet6", keys_of(Network)),
+        ("subnetv6", keys_of(Network)),
+        ("routes", keys_of(Node)),
+        ("route", keys_of(Node)),
+        ("links", keys_of(Topology)),
+        ("topology", keys_of(Topology)),
+        ("volumes", keys_of(Topology)),
+        ("services", keys_of(Topology)),
+        ("mtu", keys_of(Network)),
+        ("ports", keys_of(Node)),
+        ("sysctls", keys_of(Node)),
         ("restart", COMMANDS),
         ("x", ["y"]),
         ("node3", ["node1", "node2"]),

@@ -12,7 +12,8 @@ from testbed.artifacts import Store
 from testbed.nodes.base import NodeSpec, Service, note_packages, service_of
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.nodes.testinfra_backend import host_of
-from testbed.roles import base, docker
+from testbed.roles import base
+from testbed.roles.docker import daemon
 from testbed.testing.fakes import be_a_machine
 
 ON_A_NODE = ("/bin/sh", "-c", "LINE")
@@ -188,7 +189,7 @@ def test_the_group_of_the_socket(before: str | None, after: str, provider: FakeP
     made = provider.create_one("lab", NodeSpec("node1", "d"))
     if before is not None:
         made.put(before.encode(), "/etc/group")
-    docker.add_group(made, docker.GROUP)
+    daemon.add_group(made, daemon.GROUP)
     assert made.get("/etc/group").decode() == after
 
 

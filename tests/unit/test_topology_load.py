@@ -14,8 +14,12 @@ import yaml
 from topology_texts import CLUSTER, DOCKER, FLANNEL, LAN, NODES
 
 from testbed.errors import TopologyError, UsageError
+from testbed.roles.docker.section import DockerSection
+from testbed.roles.flannel.section import FlannelSection
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.topology import Topology, load, load_data, load_text, names, source
-from testbed.topology.model import Publish, VethEnd
+from testbed.topology.containers import Publish
+from testbed.topology.model import VethEnd
 
 SHIPPED = sorted(names())
 
@@ -67,16 +71,16 @@ def test_round_trips(name: str) -> None:
 
 def test_two_node_is_as_in_document_003() -> None:
     topology = load("two-node")
-    assert topology.flannel
-    assert topology.flannel.backend == "vxlan"
-    assert topology.flannel.port == 8472
+    assert FlannelSection.find(topology)
+    assert FlannelSection.of(topology).backend == "vxlan"
+    assert FlannelSection.of(topology).port == 8472
     assert topology.address("node1") == IPv4Address("10.168.0.2")
     assert topology.gateway_of("node2") == IPv4Address("10.168.0.1")
-    assert topology.flannel.subnets == {
+    assert FlannelSection.of(topology).subnets == {
         "node1": IPv4Network("100.96.1.0/24"),
         "node2": IPv4Network("100.96.2.0/24"),
     }
-    assert topology.docker.bip["node1"] == IPv4Interface("100.96.1.1/24")
+    assert DockerSection.of(topology).bip["node1"] == IPv4Interface("100.96.1.1/24")
     assert [c.node for c in topology.containers.values()] == ["node1", "node2"]
 
 
@@ -155,7 +159,7 @@ def test_the_smallest_topology() -> None:
     topology = load_text("name: t\nnodes: {a: {}}\n", "t.yaml")
     assert topology == load_data({"name": "t", "nodes": {"a": {}}}, "record")
     assert topology.provider == "netns"
-    assert topology.flannel is None
+    assert FlannelSection.find(topology) is None
     assert topology.nodes["a"].networks == {}
     assert (topology.providers, topology.provider_of("a")) == (("netns",), "netns")
 
@@ -187,13 +191,13 @@ def test_a_digest_tells_who_makes_the_node_and_not_who_said_so() -> None:
 
 def test_flannel_defaults() -> None:
     topology = load_text(FLANNEL, "t.yaml")
-    assert topology.flannel
-    assert topology.flannel.backend == "vxlan"
-    assert topology.flannel.network == IPv4Network("100.96.0.0/16")
-    assert topology.flannel.vni == 1
-    assert list(topology.flannel.subnets) == ["n1", "n2"]
-    assert str(topology.flannel.subnets["n2"]) == "100.96.2.0/24"
-    assert {k: str(v) for k, v in topology.docker.bip.items()} == {
+    assert FlannelSection.find(topology)
+    assert FlannelSection.of(topology).backend == "vxlan"
+    assert FlannelSection.of(topology).network == IPv4Network("100.96.0.0/16")
+    assert FlannelSection.of(topology).vni == 1
+    assert list(FlannelSection.of(topology).subnets) == ["n1", "n2"]
+    assert str(FlannelSection.of(topology).subnets["n2"]) == "100.96.2.0/24"
+    assert {k: str(v) for k, v in DockerSection.of(topology).bip.items()} == {
         "n1": "100.96.1.1/24",
         "n2": "100.96.2.1/24",
     }
@@ -202,8 +206,8 @@ def test_flannel_defaults() -> None:
 @pytest.mark.parametrize(("backend", "port"), [("udp", 8285), ("vxlan", 8472), ("host-gw", None)])
 def test_ports(backend: str, port: int | None) -> None:
     topology = load_text(NODES + f"flannel: {{backend: {backend}}}\n", "t.yaml")
-    assert topology.flannel
-    assert topology.flannel.port == port
+    assert FlannelSection.find(topology)
+    assert FlannelSection.of(topology).port == port
     assert load_data(topology.to_dict(), "record") == topology
 
 
@@ -220,8 +224,11 @@ def test_ports(backend: str, port: int | None) -> None:
 )
 def test_subnets_are_counted(settings: str, first: str, second: str) -> None:
     topology = load_text(NODES + f"flannel: {{{settings}}}\n", "t.yaml")
-    assert topology.flannel
-    assert {k: str(v) for k, v in topology.flannel.subnets.items()} == {"n1": first, "n2": second}
+    assert FlannelSection.find(topology)
+    assert {k: str(v) for k, v in FlannelSection.of(topology).subnets.items()} == {
+        "n1": first,
+        "n2": second,
+    }
     assert load_data(topology.to_dict(), "record") == topology
 
 
@@ -237,7 +244,9 @@ def test_subnets_are_counted(settings: str, first: str, second: str) -> None:
     ],
 )
 def test_ranges_are_counted(ranges: str, counted: dict[str, str]) -> None:
-    cluster = load_text(CLUSTER + f"kubernetes: {{ranges: {ranges}}}\n", "t.yaml").kubernetes
+    cluster = KubernetesSection.find(
+        load_text(CLUSTER + f"kubernetes: {{ranges: {ranges}}}\n", "t.yaml")
+    )
     assert cluster
     assert {name: str(one) for name, one in cluster.ranges.items()} == counted
 
@@ -252,7 +261,7 @@ def test_ranges_are_counted(ranges: str, counted: dict[str, str]) -> None:
     ],
 )
 def test_bip(section: str, bip: str) -> None:
-    assert str(load_text(DOCKER + section, "t.yaml").docker.bip["n1"]) == bip
+    assert str(DockerSection.of(load_text(DOCKER + section, "t.yaml")).bip["n1"]) == bip
 
 
 def test_container_settings() -> None:
@@ -472,15 +481,15 @@ def test_plain_scalars(text: str, value: tuple[object, str]) -> None:
 )
 def test_an_engine_is_a_text_or_a_number(written: str, engine: str) -> None:
     topology = load_text(DOCKER + f"docker: {{engine: {written}}}\n", "t.yaml")
-    assert topology.docker.engine == engine
+    assert DockerSection.of(topology).engine == engine
     assert load_data(topology.to_dict(), "record") == topology
 
 
 def test_engine_and_packet_filter_make_another_node() -> None:
     texts = ("", "docker: {engine: 29}\n", "docker: {firewall: iptables-legacy}\n")
     made = [load_text(DOCKER + text, "t.yaml") for text in texts]
-    assert made[0].docker.engine == "20.10"
-    assert made[0].docker.firewall == "iptables"
+    assert DockerSection.of(made[0]).engine == "20.10"
+    assert DockerSection.of(made[0]).firewall == "iptables"
     assert len({topology.node_digest("n1") for topology in made}) == len(texts)
     # A node without Docker is the same machine under either.
     plain = [load_text(FLANNEL + text, "t.yaml").node_digest("out") for text in texts]

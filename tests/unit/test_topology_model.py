@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from topology_texts import CLUSTER, DOCKER, FLANNEL
 
+from testbed.doctor import needed_with
+from testbed.roles.etcd import member
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.topology import Topology, load, load_data, load_text
-from testbed.topology.model import duration, needed_with
+from testbed.topology.shapes import duration
 
 #: A lab in which each node has something of each kind.
 TEXT = """
@@ -306,7 +309,7 @@ def test_software_and_makers() -> None:
     assert topology.software == {
         "etcd", "docker", "flannel", "namespaces", "kubernetes", "dns",
     }  # fmt: skip
-    assert topology.etcd is topology.nodes["a"]
+    assert member(topology) is topology.nodes["a"]
     assert [node.name for node in topology.with_role("docker")] == ["a", "b"]
     assert topology.maker == "netns"
     assert load("two-node-mixed").maker == "mixed"
@@ -317,7 +320,7 @@ def test_software_and_makers() -> None:
     bare = load_text("name: t\nnodes: {a: {provider: qemu}, b: {}}\n", "t")
     assert bare.maker == "mixed"
     assert bare.software == frozenset()
-    assert bare.etcd is None
+    assert member(bare) is None
 
 
 def test_images_are_named_once_and_sorted() -> None:
@@ -335,7 +338,7 @@ def test_what_a_claim_on_software_needs(word: str, needed: tuple[str, ...]) -> N
 
 
 def test_addresses_of_a_cluster() -> None:
-    cluster = load_text(CLUSTER, "t").kubernetes
+    cluster = KubernetesSection.find(load_text(CLUSTER, "t"))
     assert cluster is not None
     # kube-apiserver takes the first, kubeadm gives DNS the tenth.
     assert [str(one) for one in (cluster.api, cluster.dns, cluster.contour)] == [
@@ -350,7 +353,7 @@ def test_addresses_of_a_cluster() -> None:
     [("backend: udp", 1472), ("backend: host-gw", 1500), ("cni: bgp", 1500), ("cni: cilium", 1500)],
 )
 def test_the_mtu_of_pods(settings: str, mtu: int) -> None:
-    cluster = load_text(CLUSTER + f"kubernetes: {{{settings}}}\n", "t").kubernetes
+    cluster = KubernetesSection.find(load_text(CLUSTER + f"kubernetes: {{{settings}}}\n", "t"))
     assert cluster is not None
     assert cluster.mtu == mtu
 

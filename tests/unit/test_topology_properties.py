@@ -16,6 +16,7 @@ from testbed.errors import TopologyError
 from testbed.labs import plan
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
+from testbed.roles.flannel.section import FlannelSection
 from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load_data, load_text
 
@@ -116,7 +117,7 @@ def test_the_plan(data: dict[str, Any]) -> None:
 def test_it_comes_up_as_planned(data: dict[str, Any]) -> None:
     topology = loaded(data)
     # Nobody answers for the pages of real containers; flannel's keys are etcd's to know.
-    assume(topology.flannel is None)
+    assume(FlannelSection.find(topology) is None)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         bench = Bench(Path(folder))
         bench.install(patch)

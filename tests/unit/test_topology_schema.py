@@ -11,8 +11,13 @@ from jsonschema import Draft202012Validator
 from test_topology_bad import TABLE
 
 from testbed.registry import PROVIDERS, ROLES
-from testbed.topology import keys, load, load_data, names, schema
-from testbed.topology.model import BACKENDS, ENGINES, FIREWALLS
+from testbed.roles.docker.section import ENGINES, FIREWALLS, DockerSection
+from testbed.roles.flannel.section import BACKENDS, FlannelSection
+from testbed.roles.kubernetes.section import KubernetesSection
+from testbed.topology import load, load_data, names, schema
+from testbed.topology.containers import Container, Healthcheck, Ready
+from testbed.topology.declare import keys_of
+from testbed.topology.model import Bridge, Namespace, Network, Node, Topology, Veth, VethEnd
 
 VALIDATOR = Draft202012Validator(schema())
 
@@ -64,18 +69,18 @@ def test_bad_topologies_do_not_validate(name: str) -> None:
 def test_keys_are_those_of_the_loader() -> None:
     top = schema()["properties"]
     below = {name: top[name]["additionalProperties"] for name in ("networks", "nodes")}
-    assert set(top) == set(keys.TOPOLOGY)
-    assert set(below["networks"]["properties"]) == set(keys.NETWORK)
-    assert set(below["nodes"]["properties"]) == set(keys.NODE)
-    assert set(top["docker"]["properties"]) == set(keys.DOCKER)
-    assert set(top["flannel"]["properties"]) == set(keys.FLANNEL)
+    assert set(top) == set(keys_of(Topology))
+    assert set(below["networks"]["properties"]) == set(keys_of(Network))
+    assert set(below["nodes"]["properties"]) == set(keys_of(Node))
+    assert set(top["docker"]["properties"]) == set(keys_of(DockerSection))
+    assert set(top["flannel"]["properties"]) == set(keys_of(FlannelSection))
     pair = top["veths"]["items"]
-    assert set(pair["properties"]) == set(keys.VETH)
-    assert set(pair["properties"]["ends"]["items"]["properties"]) == set(keys.VETH_END)
+    assert set(pair["properties"]) == set(keys_of(Veth))
+    assert set(pair["properties"]["ends"]["items"]["properties"]) == set(keys_of(VethEnd))
     for section, known in (
-        ("containers", keys.CONTAINER_KEYS),
-        ("namespaces", keys.NAMESPACE_KEYS),
-        ("bridges", keys.BRIDGE_KEYS),
+        ("containers", keys_of(Container)),
+        ("namespaces", keys_of(Namespace)),
+        ("bridges", keys_of(Bridge)),
     ):
         assert set(top[section]["additionalProperties"]["properties"]) == set(known)
 
@@ -175,14 +180,14 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             }
         ],
     }
-    assert set(everything) == set(keys.TOPOLOGY)
-    assert set(everything["nodes"]["n1"]) == set(keys.NODE)
-    assert set(everything["docker"]) == set(keys.DOCKER)
-    assert set(everything["flannel"]) == set(keys.FLANNEL)
-    assert set(everything["kubernetes"]) == set(keys.KUBERNETES)
+    assert set(everything) == set(keys_of(Topology))
+    assert set(everything["nodes"]["n1"]) == set(keys_of(Node))
+    assert set(everything["docker"]) == set(keys_of(DockerSection))
+    assert set(everything["flannel"]) == set(keys_of(FlannelSection))
+    assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
     first, second = everything["containers"].values()
-    assert {*first, *second} == set(keys.CONTAINER_KEYS)
-    assert set(first["healthcheck"]) == set(keys.HEALTHCHECK)
-    assert set(first["ready"]) == set(keys.READY)
+    assert {*first, *second} == set(keys_of(Container))
+    assert set(first["healthcheck"]) == set(keys_of(Healthcheck))
+    assert set(first["ready"]) == set(keys_of(Ready))
     assert load_data(everything, "record").to_dict() == everything
     VALIDATOR.validate(everything)

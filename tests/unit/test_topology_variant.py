@@ -7,6 +7,9 @@ from plugins import declare_elsewhere
 from topology_texts import DOCKER, FLANNEL, NODES
 
 from testbed.errors import TopologyError, UsageError
+from testbed.roles.docker.section import DockerSection
+from testbed.roles.etcd import member
+from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import Overrides, load, load_data, load_text, vary
 
 
@@ -19,14 +22,14 @@ def test_nothing_to_change() -> None:
 @pytest.mark.parametrize("backend", ["udp", "host-gw"])
 def test_backend_is_that_of_the_shipped_file(backend: str) -> None:
     variant = load("two-node", Overrides(backend=backend))
-    assert variant.flannel == load(f"two-node-{backend}").flannel
+    assert FlannelSection.find(variant) == FlannelSection.find(load(f"two-node-{backend}"))
     assert variant.nodes == load("two-node").nodes
 
 
 def test_an_own_port_stays_with_its_backend() -> None:
     topology = load_text(NODES + "flannel: {port: 4789, vni: 7}\n", "t.yaml")
-    same = vary(topology, Overrides(backend="vxlan")).flannel
-    other = vary(topology, Overrides(backend="udp")).flannel
+    same = FlannelSection.find(vary(topology, Overrides(backend="vxlan")))
+    other = FlannelSection.find(vary(topology, Overrides(backend="udp")))
     assert same
     assert other
     assert (same.port, same.vni) == (4789, 7)
@@ -35,11 +38,16 @@ def test_an_own_port_stays_with_its_backend() -> None:
 
 def test_engine_and_packet_filter() -> None:
     variant = load("two-node", Overrides(docker="29", firewall="nftables", nodes=3))
-    assert (variant.docker.engine, variant.docker.firewall) == ("29", "nftables")
-    assert str(variant.docker.bip["node3"]) == "100.96.3.1/24"
+    assert (DockerSection.of(variant).engine, DockerSection.of(variant).firewall) == (
+        "29",
+        "nftables",
+    )
+    assert str(DockerSection.of(variant).bip["node3"]) == "100.96.3.1/24"
     assert load_data(variant.to_dict(), "record") == variant
-    assert vary(variant, Overrides(nodes=2)).docker.engine == "29"
-    assert load("two-node", Overrides(docker="20")).docker == load("two-node").docker
+    assert DockerSection.of(vary(variant, Overrides(nodes=2))).engine == "29"
+    assert DockerSection.find(load("two-node", Overrides(docker="20"))) == DockerSection.find(
+        load("two-node")
+    )
 
 
 def test_provider_and_name() -> None:
@@ -91,11 +99,11 @@ def test_nodes(count: int) -> None:
     assert [str(variant.address(n)) for n in members] == [
         f"10.168.0.{i + 1}" for i in range(1, count + 1)
     ]
-    assert variant.flannel
-    assert {n: str(variant.flannel.subnets[n]) for n in members} == {
+    assert FlannelSection.find(variant)
+    assert {n: str(FlannelSection.of(variant).subnets[n]) for n in members} == {
         f"node{i}": f"100.96.{i}.0/24" for i in range(1, count + 1)
     }
-    assert str(variant.docker.bip[members[-1]]) == f"100.96.{count}.1/24"
+    assert str(DockerSection.of(variant).bip[members[-1]]) == f"100.96.{count}.1/24"
     assert {c.name: c.node for c in variant.containers.values()} == {
         f"container-{i}": f"node{i}" for i in range(1, count + 1)
     }
@@ -105,8 +113,8 @@ def test_nodes(count: int) -> None:
 def test_two_nodes_are_the_two_nodes() -> None:
     variant, topology = load("two-node", Overrides(nodes=2)), load("two-node")
     assert variant.nodes == topology.nodes
-    assert variant.flannel == topology.flannel
-    assert variant.docker == topology.docker
+    assert FlannelSection.find(variant) == FlannelSection.find(topology)
+    assert DockerSection.find(variant) == DockerSection.find(topology)
     assert variant.node_digest("node2") == topology.node_digest("node2")
 
 
@@ -139,8 +147,8 @@ def test_what_is_on_other_nodes_stays() -> None:
     assert list(variant.nodes) == ["node1", "node3", "node4", "store", "node2", "out"]
     assert variant.nodes["node1"].roles == ("docker", "flannel")
     assert variant.nodes["node1"].memory == 512 << 20
-    assert variant.etcd is variant.nodes["store"]
-    assert str(variant.docker.bip["node2"]) == "10.1.27.1/24"
+    assert member(variant) is variant.nodes["store"]
+    assert str(DockerSection.of(variant).bip["node2"]) == "10.1.27.1/24"
     assert variant.containers["container-2"].node == "node3"
     assert variant.containers["container-2"].image == "alpine"
     assert variant.containers["container-2"].env == {"A": "b"}

@@ -6,7 +6,7 @@ import pytest
 
 from testbed.labs.base_steps import hosts
 from testbed.roles.etcd import endpoint
-from testbed.roles.flannel import reservations
+from testbed.roles.flannel.daemon import reservations
 from testbed.roles.kubernetes import config
 from testbed.topology import Overrides, Topology, load, load_data, load_text, vary
 

@@ -25,6 +25,7 @@ from testbed.cli.output import Output
 from testbed.errors import OutputError, ReaderGone
 from testbed.labs.lab import Lab
 from testbed.report import last
+from testbed.roles.flannel.section import FlannelSection
 from testbed.suites import everything, runner
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
 from testbed.topology.load import load
@@ -175,7 +176,7 @@ def test_recovery_is_a_suite_of_its_own_on_every_back_end(
     testbed("--all", "--recovery")
     assert everywhere.asked[-1].paths == (runner.RECOVERY,)
     assert everywhere.wanted is not None
-    backends = [one.load().flannel for one in everywhere.wanted]
+    backends = [FlannelSection.find(one.load()) for one in everywhere.wanted]
     assert [flannel.backend for flannel in backends if flannel] == ["vxlan", "udp", "host-gw"]
     assert runner.RECOVERY.is_file()
     assert not runner.RECOVERY.name.startswith("test_"), "no other run collects it"

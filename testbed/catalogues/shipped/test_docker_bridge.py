@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.observe.capture import captures
+from testbed.roles.docker.section import DockerSection
 from testbed.suites import helpers
 from testbed.suites.helpers import (
     BRIDGE,
@@ -72,7 +73,7 @@ def bridge_network(lab: LiveLab, node: Node, observe: Observation) -> dict[str, 
 
 def needs_bip(lab: LiveLab, node: Node, wanted: str) -> None:
     """Skip if docker0 has another address than the document's."""
-    given = str(lab.topology.docker.bip[node.name])
+    given = str(DockerSection.of(lab.topology).bip[node.name])
     if given != wanted:
         pytest.skip(f"the lab's docker0 has the address {given}, not the document's {wanted}")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.observe.capture import captures
-from testbed.roles.flannel import subnet_key
+from testbed.roles.flannel.daemon import subnet_key
+from testbed.roles.flannel.section import FlannelSection
 from testbed.suites.helpers import SOON, note, observe_until, ping
 from testbed.suites.overlay import (
     HOST_SIDE,
@@ -44,7 +45,7 @@ ABSENT_VTEP = "02:00:5e:00:53:99"
 @pytest.mark.testbed_claim("flannel-subnet-mapping-in-etcd")
 @pytest.mark.testbed_needs("etcd", "flannel", "docker")
 def test_etcd_says_which_host_has_which_subnet(lab: LiveLab, observe: Observation) -> None:
-    flannel = lab.topology.flannel
+    flannel = FlannelSection.find(lab.topology)
     assert flannel is not None
     kept = {name: found.value["PublicIP"] for name, found in keys(lab).items()}
     observe.note("etcdctl get --prefix /coreos.com/network/subnets", kept)
@@ -58,7 +59,7 @@ def test_etcd_says_which_host_has_which_subnet(lab: LiveLab, observe: Observatio
 
 def _hosts_follow(lab: LiveLab, observe: Observation, subnet: IPv4Network) -> bool:
     """True if the first host sends a subnet's packets to the host in a new etcd key."""
-    flannel = lab.topology.flannel
+    flannel = FlannelSection.find(lab.topology)
     assert flannel is not None
     node = ends(lab)[0].node
     value: dict[str, Any] = {"PublicIP": ABSENT, "PublicIPv6": None}
@@ -147,6 +148,6 @@ def test_etcdctl_ls_lists_the_keys(lab: LiveLab, observe: Observation) -> None:
     observe.holds(result.ok and subnet_key(ends(lab)[0].subnet) in result.stdout, "etcdctl ls")
     answer = etcd(lab, "get", "--prefix", "--keys-only", SUBNETS).stdout.split()
     observe.note(f"etcdctl get --prefix --keys-only {SUBNETS}", "\n".join(answer))
-    flannel = lab.topology.flannel
+    flannel = FlannelSection.find(lab.topology)
     assert flannel is not None
     assert {subnet_key(subnet) for subnet in flannel.subnets.values()} <= set(answer)

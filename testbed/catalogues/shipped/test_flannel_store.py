@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.roles.etcd import CLIENT_PORT, endpoint
-from testbed.roles.flannel import PREFIX, network_config
+from testbed.roles.flannel.daemon import PREFIX, network_config
 from testbed.suites.helpers import READY, await_output, observe_until, rules, undone, wait_until
 from testbed.suites.overlay import ThirdHost, overlay, third_host, third_subnet
 

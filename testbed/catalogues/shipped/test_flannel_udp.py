@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.observe.capture import LINK_RAW, Packet, captures, decode
-from testbed.roles.flannel import SERVICE
+from testbed.roles.flannel.role import SERVICE
 from testbed.suites.helpers import (
     LATE,
     SOON,

@@ -17,7 +17,7 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.observe.capture import VXLAN_PORT, Capture, capture, captures
-from testbed.roles.flannel import subnet_key
+from testbed.roles.flannel.daemon import subnet_key
 from testbed.suites.helpers import (
     SOON,
     addresses,

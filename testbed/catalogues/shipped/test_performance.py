@@ -17,7 +17,7 @@ import pytest
 
 from testbed.claims.model import Measurement
 from testbed.claims.observation import Observation, spread
-from testbed.roles.flannel import SERVICE
+from testbed.roles.flannel.role import SERVICE
 from testbed.suites.helpers import (
     docker_node,
     extra_container,

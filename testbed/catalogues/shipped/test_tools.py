@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.errors import ArtifactError
-from testbed.roles import docker
+from testbed.roles.docker.role import CONTAINERD
 from testbed.suites.helpers import (
     START,
     addresses,
@@ -86,7 +86,7 @@ def calls(text: str) -> list[Call]:
 
 def containerd(node: Node) -> str:
     """Return the pid of the containerd that starts the node's containers."""
-    return str(node.services()[docker.CONTAINERD].pid)
+    return str(node.services()[CONTAINERD].pid)
 
 
 @contextlib.contextmanager

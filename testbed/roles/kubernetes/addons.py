@@ -14,8 +14,9 @@ from testbed.steps.step import Step
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.roles.kubernetes.api import Api, Object
+    from testbed.roles.kubernetes.section import AddOn
     from testbed.steps.context import Context
-    from testbed.topology.model import AddOn, Topology
+    from testbed.topology.model import Topology
 
 MANIFESTS = Path(__file__).parent / "manifests"
 

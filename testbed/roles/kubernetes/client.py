@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError, ServiceError, UsageError
 from testbed.roles.base import LOOK_SECONDS, dead, still_alive
 from testbed.roles.kubernetes import certificates, config
+from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -24,7 +25,7 @@ def control_plane(context: Context) -> Node:
 
     Raises UsageError if the lab has no cluster, NoSuchNode if the node does not run.
     """
-    cluster = context.topology.kubernetes
+    cluster = KubernetesSection.find(context.topology)
     if cluster is None:
         raise UsageError(
             f"lab {context.lab} has no Kubernetes", hint="one that has: testbed up k8s-two-node"

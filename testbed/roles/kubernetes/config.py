@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.roles.base import COLLECT_SELDOM
 from testbed.roles.etcd import TIMING
+from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Kubernetes, Topology
+    from testbed.topology.model import Topology
 
 FOLDER = "/etc/kubernetes"
 PKI = f"{FOLDER}/pki"
@@ -39,10 +40,9 @@ ALL_OF_IT = "0%"  # a node shares this machine's disk and memory: no eviction be
 BRIDGE = "cni0"
 
 
-def cluster_of(topology: Topology) -> Kubernetes:
+def cluster_of(topology: Topology) -> KubernetesSection:
     """Return the topology's cluster; it must have one."""
-    assert topology.kubernetes is not None, "a role's topology has its section"
-    return topology.kubernetes
+    return KubernetesSection.of(topology)
 
 
 def server(topology: Topology) -> str:
@@ -253,7 +253,7 @@ def proxy(topology: Topology, node: str) -> dict[str, Any]:
     }
 
 
-def bridged(cluster: Kubernetes, node: str) -> dict[str, Any]:
+def bridged(cluster: KubernetesSection, node: str) -> dict[str, Any]:
     """Return a network of the reference plugins.
 
     Each Pod is attached to the node's bridge, with an address of the node's range, which is

@@ -1,104 +1,38 @@
-"""Docker and its containers: docker0, network modes, published ports."""
+"""Containers: their nodes, network modes and published ports."""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from testbed.topology import tree
 from testbed.topology.check.look import Look
-from testbed.topology.tree import Path, Tree, nearest, quote
+from testbed.topology.tree import Tree, nearest, quote
 
 if TYPE_CHECKING:
     from collections import abc
 
-    from testbed.topology.model import Container, Publish
+    from testbed.topology.containers import Container, Publish
 
 __all__ = ["Containers"]
 
 
 class Containers(Look):
-    """Rules for Docker and its containers."""
+    """Rules for containers."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
-            self.engine,
-            self.bips,
-            self.bips_are_apart,
             self.containers,
             self.published_ports,
             self.what_ends_is_not_waited_for,
         )
 
-    def engine(self) -> None:
-        written = set(tree.keys_at(self.root, "docker")) & {"engine", "firewall"}
-        unsure = self.bad("nodes") or any(self.unsure(n, "roles") for n in self.nodes)
-        if not self.t.with_role("docker") and not unsure:
-            for name in sorted(written):
-                hint = "give a node the role, or remove this"
-                self.add(self.key("docker", name), "a node with the role docker", "none", hint)
-        docker, sure = self.t.docker, not self.bad("docker", "engine")
-        if docker.firewall == "nftables" and docker.engine == "20.10" and sure:
-            wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
-            hint = "engine: 29 (--docker 29) is the one that can do without iptables"
-            self.add(self.value("docker", "firewall"), wanted, "'nftables'", hint)
-
-    def bips(self) -> None:
-        for name in tree.keys_at(self.root, "docker", "bip"):
-            path = ("docker", "bip", name)
-            if name not in self.nodes:
-                hint = self.nearest_node(name, "docker")
-                self.add(self.key(*path), "the name of a node", quote(name), hint)
-            elif not self.has_role(name, "docker"):
-                wanted = "a node with the role docker"
-                self.add(self.key(*path), wanted, quote(name), "add the role, or remove this")
-            elif name in self.t.docker.bip:
-                self._bip_in_subnet(name, path)
-
-    def _bip_in_subnet(self, node: str, path: Path) -> None:
-        flannel = self.t.flannel
-        subnet = flannel.subnets.get(node) if flannel else None
-        bip = self.t.docker.bip[node]
-        if subnet is None or self.bad("flannel") or "flannel" not in self.t.nodes[node].roles:
-            return
-        if not bip.network.subnet_of(subnet):
-            wanted = f"an address inside the flannel subnet of {node} ({subnet})"
-            hint = "change it, or leave it out to get the subnet's first"
-            self.add(self.value(*path), wanted, str(bip), hint)
-
-    def bips_are_apart(self) -> None:
-        told: set[tuple[str, IPv4Network]] = set()
-        flannel = self.t.flannel
-        for name, bip in self.t.docker.bip.items():
-            node = self.t.nodes.get(name)
-            if node is None or "flannel" in node.roles or self.bad("docker", "bip", name):
-                continue
-            others = [(n.name, n.subnet) for n in self.t.networks.values()]
-            if flannel and not self.bad("flannel", "network"):
-                others.append(("flannel", flannel.network))
-            for other, subnet in others:
-                if (other, bip.network) in told or not subnet.overlaps(bip.network):
-                    continue
-                told.add((other, bip.network))
-                self._bip_overlaps(name, bip.network, other, subnet)
-
-    def _bip_overlaps(self, node: str, bip: IPv4Network, other: str, subnet: IPv4Network) -> None:
-        section = ("networks", other, "subnet") if other in self.t.networks else ("flannel",)
-        written = tree.keys_at(self.root, "docker")
-        at = self.value("docker", "bip", node) if "bip" in written else self.value(*section)
-        seen = f"{bip} of docker0 on {node}, which overlaps with {subnet} of {other}"
-        hint = "change one of them; docker: {bip: ADDRESS/PREFIX} sets docker0's"
-        self.add(at, "a network of docker0 apart from the others", seen, hint)
-
     def containers(self) -> None:
         for container in self.t.containers.values():
             path = ("containers", container.name, "node")
-            if not self.on_known_node(container.node, path, "docker"):
+            hint = "add the role, or move the container"
+            if not self.on_maker(container.node, path, "containers", hint):
                 continue
-            if not self.has_role(container.node, "docker"):
-                wanted = "a node with the role docker"
-                hint = "add the role, or move the container"
-                self.add(self.value(*path), wanted, quote(container.node), hint)
             if container.network.startswith("container:"):
                 self._shared_network(container, container.network.partition(":")[2])
 
@@ -180,8 +114,8 @@ class Containers(Look):
         address = port.address
         if address is None or address.is_loopback or address == IPv4Address(0):
             return
-        bip = self.t.docker.bip.get(node)
-        mine = [*self.t.nodes[node].networks.values(), *([bip.ip] if bip else [])]
+        own = (link.address for link in self.own_links(node) if link.address)
+        mine = [*self.t.nodes[node].networks.values(), *own]
         if address not in mine and not self.unsure(node, "networks"):
             seen = f"{address}; {node} has {', '.join(map(str, mine)) or 'none'}"
             hint = "publish on one of those, or leave the address out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from testbed import registry
 from testbed.faults.model import Unreadable, require
 from testbed.topology.check.look import Look
 
@@ -20,7 +21,7 @@ class Faults(Look):
         return (self.targets,)
 
     def targets(self) -> None:
-        if self.bad("nodes") or self.bad("flannel"):  # already reported
+        if self.bad("nodes") or any(map(self.bad, registry.ROLES)):  # already reported
             return
         for name, fault in self.t.faults.items():
             if fault.node in self.nodes and self.unsure(fault.node, "roles"):

@@ -5,13 +5,18 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.topology import keys, tree
+from testbed import registry
+from testbed.topology import tree
+from testbed.topology.declare import keys_of, role_of
+from testbed.topology.model import Node
 from testbed.topology.tree import Path, Problems, Tree, nearest, quote
 
 if TYPE_CHECKING:
     from collections import abc
 
-    from testbed.topology.model import Node, Topology, Underlay
+    from testbed.roles.base import OwnLink
+    from testbed.topology.declare import Underlay
+    from testbed.topology.model import Topology
 
 __all__ = ["Look", "Subnet"]
 
@@ -49,19 +54,46 @@ class Look:
     def add(self, at: Tree, wanted: str, seen: str, hint: str) -> None:
         self.problems.add(at, wanted, seen, hint)
 
-    def on_known_node(self, node: str, path: Path, role: str) -> bool:
-        """Tell whether a node exists; if not, add a problem at ``path``."""
+    def on_known_node(self, node: str, path: Path, *roles: str) -> bool:
+        """Tell whether a node exists; if not, add a problem at ``path``.
+
+        The hint names nodes with one of the roles.
+        """
         if node in self.nodes:
             return True
         if node and not self.bad(*path):
-            hint = self.nearest_node(node, role)
+            hint = self.nearest_node(node, *roles)
             self.add(self.value(*path), "the name of a node", quote(node), hint)
         return False
 
-    def nearest_node(self, name: str, role: str) -> str:
-        """Return a hint: the closest name, or some nodes, with the role."""
-        having = [node for node in self.nodes if self.has_role(node, role)]
-        return nearest(name, having) if having else f"give a node the role {role}"
+    def on_maker(self, node: str, path: Path, section: str, hint: str) -> bool:
+        """Tell whether the node of a part exists; if not, add a problem at ``path``.
+
+        The node must also have a role that creates the parts of this ``section``.
+        """
+        if node in self.nodes and any(
+            (role := role_of(name)) is None or section in role.creates
+            for name in self.t.nodes[node].roles
+        ):
+            return True
+        makers = [r.name for r in registry.ROLES.usable().values() if section in r.creates]
+        if not self.on_known_node(node, path, *makers):
+            return False
+        if not self.unsure(node, "roles"):
+            wanted = f"a node with the role {' or '.join(makers)}"
+            self.add(self.value(*path), wanted, quote(node), hint)
+        return True
+
+    def own_links(self, node: str) -> abc.Iterator[OwnLink]:
+        """Yield the links that the roles of a node create."""
+        for name in self.t.nodes[node].roles:
+            if (role := role_of(name)) is not None:
+                yield from role.links(self.t, node)
+
+    def nearest_node(self, name: str, *roles: str) -> str:
+        """Return a hint: the closest name, or some nodes, with one of the roles."""
+        having = [node for node in self.nodes if any(self.has_role(node, r) for r in roles)]
+        return nearest(name, having) if having else f"give a node the role {' or '.join(roles)}"
 
     def has_role(self, node: str, role: str) -> bool:
         """Tell whether a node has a role, or may have been meant to have it."""
@@ -70,7 +102,8 @@ class Look:
     def unsure(self, node: str, key: str) -> bool:
         """Tell whether a key of a node is invalid, so that its value is unknown."""
         body = self.value("nodes", node)
-        unknown = set(tree.keys_at(self.root, "nodes", node)) - set(keys.NODE)
+        known = keys_of(Node)
+        unknown = [k for k in tree.keys_at(self.root, "nodes", node) if k not in known]
         return not isinstance(body, tree.Mapping) or bool(unknown) or self.bad("nodes", node, key)
 
     def role(self, node: Node, role: str) -> Tree:
@@ -120,7 +153,8 @@ class Look:
                         quote(name),
                         nearest(name, known),
                     )
-        if not self.problems:  # paths are known only for a valid topology
+        # Paths are known only for valid nodes and networks.
+        if not any(map(self.problems.touched, ("nodes", "networks", section))):
             self._reach_each_other(section, [node for node in members if node.networks])
 
     def _reach_each_other(self, section: str, members: abc.Sequence[Node]) -> None:

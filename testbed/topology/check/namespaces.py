@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Namespaces"]
 
-ROLE = "namespaces"
-
 
 class Namespaces(Look):
     """Rules for namespaces, bridges and veth pairs."""
@@ -32,21 +30,13 @@ class Namespaces(Look):
     def namespaces_and_bridges(self) -> None:
         for section, things in (("namespaces", self.t.namespaces), ("bridges", self.t.bridges)):
             for thing in things.values():
-                path = (section, thing.name, "node")
-                if self.on_known_node(thing.node, path, ROLE):
-                    self._has_namespaces(thing.node, path)
-
-    def _has_namespaces(self, node: str, path: Path) -> None:
-        if not self.has_role(node, ROLE):
-            wanted = "a node with the role namespaces"
-            self.add(self.value(*path), wanted, quote(node), "add the role")
+                self.on_maker(thing.node, (section, thing.name, "node"), section, "add the role")
 
     def veths(self) -> None:
         for i, veth in enumerate(self.t.veths):
             path: Path = ("veths", i)
-            if not self.on_known_node(veth.node, (*path, "node"), ROLE):
+            if not self.on_maker(veth.node, (*path, "node"), "veths", "add the role"):
                 continue
-            self._has_namespaces(veth.node, (*path, "node"))
             for j, end in enumerate(veth.ends):
                 if end.name and not self.bad(*path, "ends", j):
                     self._veth_end(veth, end, (*path, "ends", j))
@@ -122,12 +112,7 @@ class Namespaces(Look):
         """Return a node's interfaces that are not in the file."""
         me = self.t.nodes[node]
         out = {f"eth{i}": "the node's own" for i, _ in enumerate(me.networks)}
-        if "docker" in me.roles:
-            out["docker0"] = "Docker's bridge"
-        if "flannel" in me.roles and self.t.flannel:
-            flannel = self.t.flannel
-            device = f"flannel.{flannel.vni}" if flannel.backend == "vxlan" else "flannel0"
-            out[device] = "flannel's own"
+        out |= {link.name: link.about for link in self.own_links(node)}
         return out
 
     def veth_addresses_are_unique(self) -> None:

@@ -9,6 +9,7 @@ from testbed.errors import MachineError
 from testbed.registry import fabric_kind
 from testbed.topology import keys, tree
 from testbed.topology.check.look import Look
+from testbed.topology.declare import role_of
 from testbed.topology.read import host_in
 from testbed.topology.tree import nearest, quote
 
@@ -122,7 +123,7 @@ class Networks(Look):
 
     def roles_have_a_network(self) -> None:
         for node in self.t.nodes.values():
-            roles = [r for r in node.roles if r != "namespaces"]
+            roles = [r for r in node.roles if (role := role_of(r)) is None or role.networked]
             if roles and not node.networks and not self.unsure(node.name, "networks"):
                 wanted = f"a network for a node with the role {roles[0]}"
                 hint = "add networks: {NAME: ADDRESS}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sabotage.means import changed, engine_makes, first, lying, nft, restart, runs_as, sh, veth
 from sabotage.trials import sabotage
-from testbed.roles import docker
+from testbed.roles.docker import daemon
+from testbed.roles.docker.role import SERVICE
 from testbed.suites.helpers import serving
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ def a_new_daemon_takes_a_24(lab: LiveLab) -> Iterator[None]:
 )
 def docker0_has_a_public_range(lab: LiveLab) -> Iterator[None]:
     """The daemon is started anew with docker0 at 192.0.2.9/24."""
-    config = json.loads(host(lab).get(docker.CONFIG))
+    config = json.loads(host(lab).get(daemon.CONFIG))
     config["bip"] = "192.0.2.9/24"
-    host(lab).put(json.dumps(config).encode(), docker.CONFIG)
-    restart(host(lab), docker.SERVICE)
+    host(lab).put(json.dumps(config).encode(), daemon.CONFIG)
+    restart(host(lab), SERVICE)
     for name in lab.topology.containers:
         lab.engine("host").api.start(name)
     yield
@@ -126,17 +127,17 @@ def docker0_has_a_public_range(lab: LiveLab) -> Iterator[None]:
 @sabotage(LAB, "bridge-docker0-is-linux-bridge", "mode-bridge-is-default", ruins=True)
 def the_daemon_has_another_bridge(lab: LiveLab) -> Iterator[None]:
     """The daemon is started anew with a bridge other0, and docker0 stays without containers."""
-    config = json.loads(host(lab).get(docker.CONFIG))
+    config = json.loads(host(lab).get(daemon.CONFIG))
     del config["bip"]
     config["bridge"] = "other0"
-    host(lab).put(json.dumps(config).encode(), docker.CONFIG)
+    host(lab).put(json.dumps(config).encode(), daemon.CONFIG)
     sh(
         host(lab),
         "ip link add other0 type bridge",
         "ip addr add 172.18.0.1/16 dev other0",
         "ip link set other0 up",
     )
-    restart(host(lab), docker.SERVICE)
+    restart(host(lab), SERVICE)
     yield
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sabotage.means import changed, in_place_of, lying, nft, sh
 from sabotage.trials import sabotage
 from testbed.claims.observation import Observation
-from testbed.roles.flannel import SERVICE, SUBNET_FILE, subnet_key
+from testbed.roles.flannel.daemon import SUBNET_FILE, subnet_key
+from testbed.roles.flannel.role import SERVICE
 from testbed.suites.helpers import (
     READY,
     await_output,

@@ -35,6 +35,7 @@ from testbed import pytest_plugin
 from testbed.catalogues.shipped import FOLDER
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.settings import settings
 from testbed.suites import cluster
 from testbed.suites.prove import impatient
@@ -246,7 +247,7 @@ class Labs:
             self.topology = topology
             lab.up(wanted)
             self.up = LiveLab(lab.context())
-            if self.up.topology.kubernetes:
+            if KubernetesSection.find(self.up.topology):
                 self.held.enter_context(cluster.held(self.up))
         return self.up
 

@@ -15,7 +15,7 @@ from testbed.roles.kubernetes.plugins.kube_router import KubeRouter
 from testbed.roles.kubernetes.plugins.weave import Weave
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Plugin as Name
+    from testbed.roles.kubernetes.section import Plugin as Name
     from testbed.topology.model import Topology
 
 PLUGINS: Mapping[Name, Plugin] = {

@@ -10,9 +10,10 @@ from testbed.roles.kubernetes import config
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.roles.kubernetes.section import KubernetesSection
+    from testbed.roles.kubernetes.section import Plugin as Name
     from testbed.steps.step import Step
-    from testbed.topology.model import Kubernetes, Topology
-    from testbed.topology.model import Plugin as Name
+    from testbed.topology.model import Topology
 
 #: An object and the API path to create it at.
 Object = tuple[str, dict[str, Any]]
@@ -81,19 +82,19 @@ class Plugin(ABC):
         for name in self.artifacts:
             store.binary(name)
 
-    def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  for those whose settings decide
+    def kernel(self, cluster: KubernetesSection) -> tuple[str, ...]:  # noqa: ARG002  for those whose settings decide
         """Return the required kernel features.
 
         Their names are those of :mod:`testbed.kernel`.
         """
         return ()
 
-    def features(self, cluster: Kubernetes) -> set[str]:  # noqa: ARG002  for those whose settings decide
+    def features(self, cluster: KubernetesSection) -> set[str]:  # noqa: ARG002  for those whose settings decide
         """Return the features that it adds to a cluster, as words of ``needs``."""
         some = {"network-policy": self.enforces, "hairpin": self.hairpin}
         return {f"pods-by-{self.name}", *(name for name, has in some.items() if has)}
 
-    def summary(self, cluster: Kubernetes) -> str:  # noqa: ARG002  for those whose settings decide
+    def summary(self, cluster: KubernetesSection) -> str:  # noqa: ARG002  for those whose settings decide
         """Return a short description of the plugin and its settings."""
         return self.name
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from testbed.roles.kubernetes.plugins.manifest import Brought
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Kubernetes
+    from testbed.roles.kubernetes.section import KubernetesSection
 
 
 class Calico(Brought):
@@ -18,14 +18,14 @@ class Calico(Brought):
     memory = 112 << 20  # a node took 302 MB with release 3.32
     published = "https://github.com/projectcalico/calico/releases (manifests/calico.yaml)"
 
-    def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
+    def kernel(self, cluster: KubernetesSection) -> tuple[str, ...]:  # noqa: ARG002  the same for all
         """Return the required kernel features.
 
         See docs.tigera.io, "System requirements".
         """
         return ("ipset", "iptables conntrack")
 
-    def environment(self, cluster: Kubernetes) -> Mapping[str, str]:
+    def environment(self, cluster: KubernetesSection) -> Mapping[str, str]:
         """Return its settings: no tunnel, because the nodes share one segment.
 
         Not every kernel has IPIP. See docs.tigera.io, "Configuring calico/node" and

@@ -27,8 +27,9 @@ from testbed.steps.step import Step
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
+    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.context import Context
-    from testbed.topology.model import Kubernetes, Topology
+    from testbed.topology.model import Topology
 
 AGENT, OPERATOR = "cilium-agent", "cilium-operator"
 STATE = "/run/cilium"  # the CNI plugin expects the agent's socket here
@@ -66,7 +67,7 @@ class Cilium(Plugin):
     binaries = ("cilium-cni",)
     clients: ClassVar[dict[str, str]] = {"cilium": AGENT, "cilium-operator": OPERATOR}
 
-    def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
+    def kernel(self, cluster: KubernetesSection) -> tuple[str, ...]:  # noqa: ARG002  the same for all
         return ("vxlan",)
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:

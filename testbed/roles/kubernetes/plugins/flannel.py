@@ -9,15 +9,17 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.roles.flannel import BACKEND_KERNEL, resync
+from testbed.roles.flannel.daemon import resync
+from testbed.roles.flannel.role import BACKEND_KERNEL
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.daemons import daemon
 from testbed.roles.kubernetes.plugins.base import Object, Plugin
 from testbed.roles.kubernetes.rights import rights
 
 if TYPE_CHECKING:
+    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.step import Step
-    from testbed.topology.model import Kubernetes, Topology
+    from testbed.topology.model import Topology
 
 USER = "flannel"
 FILE = f"{config.FOLDER}/flannel.json"
@@ -32,14 +34,14 @@ class Flannel(Plugin):
     services = ("flanneld",)
     clients: ClassVar[dict[str, str]] = {"flannel": USER}
 
-    def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:
+    def kernel(self, cluster: KubernetesSection) -> tuple[str, ...]:
         return BACKEND_KERNEL.get(cluster.backend, ())
 
-    def features(self, cluster: Kubernetes) -> set[str]:
+    def features(self, cluster: KubernetesSection) -> set[str]:
         over = {"pods-over-vxlan"} if cluster.backend == "vxlan" else set()
         return super().features(cluster) | over
 
-    def summary(self, cluster: Kubernetes) -> str:
+    def summary(self, cluster: KubernetesSection) -> str:
         return f"{self.name} {cluster.backend}"
 
     def objects(self, topology: Topology) -> Iterable[Object]:  # noqa: ARG002  the same for all
@@ -66,7 +68,7 @@ class Flannel(Plugin):
         )  # fmt: skip
 
 
-def settings(cluster: Kubernetes) -> dict[str, Any]:
+def settings(cluster: KubernetesSection) -> dict[str, Any]:
     """Return the contents of net-conf.json.
 
     See flannel, Documentation/configuration.md.

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from testbed.artifacts import Store
+    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.context import Context
-    from testbed.topology.model import Kubernetes, Topology
+    from testbed.topology.model import Topology
 
 PART = "kube-router"
 #: The path of its kubeconfig in upstream's manifest (Kube-router, docs/kubeadm.md).
@@ -45,7 +46,7 @@ class KubeRouter(ByManifest):
     def file(self, store: Store) -> Path:
         return store.file(PART, "manifest.yaml")
 
-    def kernel(self, cluster: Kubernetes) -> tuple[str, ...]:  # noqa: ARG002  the same for all
+    def kernel(self, cluster: KubernetesSection) -> tuple[str, ...]:  # noqa: ARG002  the same for all
         return ("ipset",)
 
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:

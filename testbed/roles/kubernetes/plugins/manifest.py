@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
+    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.context import Context
-    from testbed.topology.model import Kubernetes, Topology
+    from testbed.topology.model import Topology
 
 NAMESPACE = "kube-system"
 MODULES = "/lib/modules"  # mounted into the Pods of most plugins, to load modules
@@ -80,7 +81,7 @@ class ByManifest(Plugin):
                 hint="bring the images of the release that the manifest is of",
             )
 
-    def environment(self, cluster: Kubernetes) -> Mapping[str, str]:  # noqa: ARG002  for plugins with settings
+    def environment(self, cluster: KubernetesSection) -> Mapping[str, str]:  # noqa: ARG002  for plugins with settings
         """Return environment variables of its DaemonSet that describe the cluster."""
         return {}
 

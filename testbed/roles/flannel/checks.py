@@ -1,9 +1,12 @@
-"""Flannel and etcd: their nodes, network and subnets."""
+"""Rules for flannel's section of a topology file: nodes, network and subnets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from testbed.roles.etcd import ROLE as ETCD
+from testbed.roles.etcd import member
+from testbed.roles.flannel.section import ROLE, FlannelSection
 from testbed.topology import tree
 from testbed.topology.check.look import Look, Subnet
 from testbed.topology.tree import Path, quote
@@ -12,15 +15,14 @@ if TYPE_CHECKING:
     from collections import abc
     from ipaddress import IPv4Network
 
-__all__ = ["Flannel"]
+__all__ = ["FlannelChecks"]
 
 
-class Flannel(Look):
-    """Rules for flannel and etcd."""
+class FlannelChecks(Look):
+    """Rules for flannel."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
-            self.one_etcd,
             self.flannel_and_its_nodes,
             self.flannel_settings,
             self.flannel_network_is_apart,
@@ -29,46 +31,39 @@ class Flannel(Look):
             self.nodes_reach_each_other,
         )
 
-    def one_etcd(self) -> None:
-        members = self.t.with_role("etcd")
-        for node in members[1:]:
-            wanted = "one node with the role etcd, a cluster of a single member"
-            seen = f"{node.name} besides {members[0].name}"
-            self.add(self.role(node, "etcd"), wanted, seen, "keep one of them")
-
     def flannel_and_its_nodes(self) -> None:
-        members = self.t.with_role("flannel")
-        written = isinstance(self.root, tree.Mapping) and "flannel" in self.root.entries
+        members = self.t.with_role(ROLE)
+        written = isinstance(self.root, tree.Mapping) and ROLE in self.root.entries
         unsure = any(self.unsure(n, "roles") for n in self.nodes)
         if members and not written:
             hint = "add 'flannel: {backend: vxlan}', or remove the role"
-            self.add(self.role(members[0], "flannel"), "a flannel section", "none", hint)
+            self.add(self.role(members[0], ROLE), "a flannel section", "none", hint)
         if unsure or (self.bad("nodes") and not self.nodes):
             return
         if written and not members:
             hint = "give nodes the role, or remove the section"
-            self.add(self.key("flannel"), "a node with the role flannel", "none", hint)
-        if members and not self.t.etcd:
+            self.add(self.key(ROLE), "a node with the role flannel", "none", hint)
+        if members and not member(self.t):
             hint = "add the role to one node, flannel keeps its leases there"
             wanted = "a node with the role etcd"
-            self.add(self.role(members[0], "flannel"), wanted, "none", hint)
+            self.add(self.role(members[0], ROLE), wanted, "none", hint)
 
     def flannel_settings(self) -> None:
-        flannel = self.t.flannel
-        if flannel is None or self.bad("flannel", "backend"):
+        flannel = FlannelSection.find(self.t)
+        if flannel is None or self.bad(ROLE, "backend"):
             return
-        written = tree.keys_at(self.root, "flannel")
+        written = tree.keys_at(self.root, ROLE)
         if "port" in written and flannel.backend == "host-gw":
             hint = "remove it: host-gw sends packets as they are"
-            self.add(self.key("flannel", "port"), "no port with host-gw", "one", hint)
+            self.add(self.key(ROLE, "port"), "no port with host-gw", "one", hint)
         if "vni" in written and flannel.backend != "vxlan":
             wanted = f"no vni with {flannel.backend}"
             hint = "remove it: only vxlan has one"
-            self.add(self.key("flannel", "vni"), wanted, "one", hint)
+            self.add(self.key(ROLE, "vni"), wanted, "one", hint)
 
     def flannel_network_is_apart(self) -> None:
-        flannel = self.t.flannel
-        if flannel is None or self.bad("flannel", "network"):
+        flannel = FlannelSection.find(self.t)
+        if flannel is None or self.bad(ROLE, "network"):
             return
         for network in self.t.networks.values():
             if network.subnet.overlaps(flannel.network):
@@ -78,16 +73,16 @@ class Flannel(Look):
                 self.add(at, "a subnet apart from flannel's network", seen, hint)
 
     def flannel_subnets(self) -> None:
-        flannel = self.t.flannel
+        flannel = FlannelSection.find(self.t)
         if flannel is None:
             return
         good: list[Subnet] = []
-        for name in tree.keys_at(self.root, "flannel", "subnets"):
-            path = ("flannel", "subnets", name)
+        for name in tree.keys_at(self.root, ROLE, "subnets"):
+            path = (ROLE, "subnets", name)
             if name not in self.nodes:
-                hint = self.nearest_node(name, "flannel")
+                hint = self.nearest_node(name, ROLE)
                 self.add(self.key(*path), "the name of a node", quote(name), hint)
-            elif not self.has_role(name, "flannel"):
+            elif not self.has_role(name, ROLE):
                 wanted = "a node with the role flannel"
                 self.add(self.key(*path), wanted, quote(name), "add the role, or remove this")
             elif name in flannel.subnets and self._subnet_fits(flannel.subnets[name], path):
@@ -101,8 +96,8 @@ class Flannel(Look):
                 self.add(at, wanted, str(subnet), "give all of them the same prefix")
 
     def _subnet_fits(self, subnet: IPv4Network, path: Path) -> bool:
-        flannel = self.t.flannel
-        if flannel is None or self.bad("flannel", "network"):
+        flannel = FlannelSection.find(self.t)
+        if flannel is None or self.bad(ROLE, "network"):
             return False
         network, at = flannel.network, self.value(*path)
         if not subnet.subnet_of(network):
@@ -121,14 +116,14 @@ class Flannel(Look):
 
     def nodes_reach_each_other(self) -> None:
         """Require paths from flanneld to etcd's node and to the other nodes."""
-        flannel = self.t.flannel
+        flannel = FlannelSection.find(self.t)
         if flannel is None:
             return
-        interface, members = next(iter(self.t.meshes()))
+        ((interface, members),) = flannel.meshes(self.t)
         # The node with etcd comes first, because the others need a path to it.
-        first = [node for node in members if "etcd" in node.roles]
-        self.underlay("flannel", interface, [*first, *(n for n in members if n not in first)])
+        first = [node for node in members if ETCD in node.roles]
+        self.underlay(ROLE, interface, [*first, *(n for n in members if n not in first)])
 
     def host_gw_is_one_segment(self) -> None:
-        if self.t.flannel is not None and self.t.flannel.backend == "host-gw":
-            self.one_segment("flannel", "all flannel nodes", "host-gw", "backend")
+        if (flannel := FlannelSection.find(self.t)) and flannel.backend == "host-gw":
+            self.one_segment(ROLE, "all flannel nodes", "host-gw", "backend")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from testbed.roles.kubernetes.section import ROLE, KubernetesSection
 from testbed.topology import tree
 from testbed.topology.check.look import Look, Subnet
 from testbed.topology.tree import quote
@@ -11,9 +12,8 @@ from testbed.topology.tree import quote
 if TYPE_CHECKING:
     from collections import abc
 
-__all__ = ["Kubernetes"]
+__all__ = ["KubernetesChecks"]
 
-ROLE = "kubernetes"
 NAMESPACES = "netns"
 #: Roles whose programs and ports a node of a cluster already has.
 OWN = ("docker", "etcd", "flannel")
@@ -21,7 +21,7 @@ OWN = ("docker", "etcd", "flannel")
 ROUTED = ("bgp", "calico")
 
 
-class Kubernetes(Look):
+class KubernetesChecks(Look):
     """Rules for the cluster."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
@@ -45,7 +45,7 @@ class Kubernetes(Look):
             self.add(self.key(ROLE), "a node with the role kubernetes", "none", hint)
 
     def control_plane(self) -> None:
-        cluster, path = self.t.kubernetes, (ROLE, "control-plane")
+        cluster, path = KubernetesSection.find(self.t), (ROLE, "control-plane")
         if cluster is None or "control-plane" not in tree.keys_at(self.root, ROLE):
             return
         name = cluster.control_plane
@@ -74,7 +74,7 @@ class Kubernetes(Look):
                 self.add(self.role(node, ROLE), wanted, f"{node.name} by {provider}", hint)
 
     def networks_are_apart(self) -> None:
-        cluster = self.t.kubernetes
+        cluster = KubernetesSection.find(self.t)
         if cluster is None or self.bad(ROLE, "pods") or self.bad(ROLE, "services"):
             return
         mine: list[Subnet] = [
@@ -101,7 +101,7 @@ class Kubernetes(Look):
         return self.value(ROLE) if ROLE in tree.keys_at(self.root) else self.root
 
     def ranges(self) -> None:
-        cluster = self.t.kubernetes
+        cluster = KubernetesSection.find(self.t)
         if cluster is None or self.bad(ROLE, "pods"):
             return
         good: list[Subnet] = []
@@ -123,7 +123,7 @@ class Kubernetes(Look):
         self.apart(good, "ranges of Pods")
 
     def backend_is_flannels(self) -> None:
-        cluster, path = self.t.kubernetes, (ROLE, "backend")
+        cluster, path = KubernetesSection.find(self.t), (ROLE, "backend")
         if cluster is None or self.bad(ROLE, "cni") or cluster.cni == "flannel":
             return
         if "backend" in tree.keys_at(self.root, ROLE):
@@ -131,7 +131,7 @@ class Kubernetes(Look):
             self.add(self.value(*path), "no backend: it is flannel's", f"cni {cluster.cni}", hint)
 
     def nodes_reach_each_other(self) -> None:
-        cluster = self.t.kubernetes
+        cluster = KubernetesSection.find(self.t)
         if cluster is None:
             return
         members = sorted(self.t.with_role(ROLE), key=lambda n: n.name != cluster.control_plane)
@@ -142,7 +142,7 @@ class Kubernetes(Look):
 
         The gateway of a route is a node, which must be on the link.
         """
-        cluster = self.t.kubernetes
+        cluster = KubernetesSection.find(self.t)
         if cluster is None:
             return
         who = "all nodes of the cluster"

@@ -1,0 +1,91 @@
+"""Rules for Docker's section of a topology file."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+from testbed.roles.docker.section import ROLE, DockerSection
+from testbed.roles.flannel.section import ROLE as FLANNEL
+from testbed.roles.flannel.section import FlannelSection
+from testbed.topology import tree
+from testbed.topology.check.look import Look
+from testbed.topology.tree import Path, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from ipaddress import IPv4Interface
+
+__all__ = ["DockerChecks"]
+
+
+class DockerChecks(Look):
+    """Rules for Docker."""
+
+    def rules(self) -> tuple[Callable[[], None], ...]:
+        return (self.engine, self.bips, self.bips_are_apart)
+
+    @property
+    def _bip(self) -> Mapping[str, IPv4Interface]:
+        docker = DockerSection.find(self.t)
+        return docker.bip if docker else {}
+
+    def engine(self) -> None:
+        written = set(tree.keys_at(self.root, ROLE)) & {"engine", "firewall"}
+        unsure = self.bad("nodes") or any(self.unsure(n, "roles") for n in self.nodes)
+        if not self.t.with_role(ROLE) and not unsure:
+            for name in sorted(written):
+                hint = "give a node the role, or remove this"
+                self.add(self.key(ROLE, name), "a node with the role docker", "none", hint)
+        docker, sure = DockerSection.find(self.t), not self.bad(ROLE, "engine")
+        if docker and docker.firewall == "nftables" and docker.engine == "20.10" and sure:
+            wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
+            hint = "engine: 29 (--docker 29) is the one that can do without iptables"
+            self.add(self.value(ROLE, "firewall"), wanted, "'nftables'", hint)
+
+    def bips(self) -> None:
+        for name in tree.keys_at(self.root, ROLE, "bip"):
+            path = (ROLE, "bip", name)
+            if name not in self.nodes:
+                hint = self.nearest_node(name, ROLE)
+                self.add(self.key(*path), "the name of a node", quote(name), hint)
+            elif not self.has_role(name, ROLE):
+                wanted = "a node with the role docker"
+                self.add(self.key(*path), wanted, quote(name), "add the role, or remove this")
+            elif name in self._bip:
+                self._bip_in_subnet(name, path)
+
+    def _bip_in_subnet(self, node: str, path: Path) -> None:
+        flannel = FlannelSection.find(self.t)
+        subnet = flannel.subnets.get(node) if flannel else None
+        bip = self._bip[node]
+        if subnet is None or self.bad(FLANNEL) or FLANNEL not in self.t.nodes[node].roles:
+            return
+        if not bip.network.subnet_of(subnet):
+            wanted = f"an address inside the flannel subnet of {node} ({subnet})"
+            hint = "change it, or leave it out to get the subnet's first"
+            self.add(self.value(*path), wanted, str(bip), hint)
+
+    def bips_are_apart(self) -> None:
+        told: set[tuple[str, IPv4Network]] = set()
+        flannel = FlannelSection.find(self.t)
+        for name, bip in self._bip.items():
+            node = self.t.nodes.get(name)
+            if node is None or FLANNEL in node.roles or self.bad(ROLE, "bip", name):
+                continue
+            others = [(n.name, n.subnet) for n in self.t.networks.values()]
+            if flannel and not self.bad(FLANNEL, "network"):
+                others.append((FLANNEL, flannel.network))
+            for other, subnet in others:
+                if (other, bip.network) in told or not subnet.overlaps(bip.network):
+                    continue
+                told.add((other, bip.network))
+                self._bip_overlaps(name, bip.network, other, subnet)
+
+    def _bip_overlaps(self, node: str, bip: IPv4Network, other: str, subnet: IPv4Network) -> None:
+        section = ("networks", other, "subnet") if other in self.t.networks else (FLANNEL,)
+        written = tree.keys_at(self.root, ROLE)
+        at = self.value(ROLE, "bip", node) if "bip" in written else self.value(*section)
+        seen = f"{bip} of docker0 on {node}, which overlaps with {subnet} of {other}"
+        hint = "change one of them; docker: {bip: ADDRESS/PREFIX} sets docker0's"
+        self.add(at, "a network of docker0 apart from the others", seen, hint)

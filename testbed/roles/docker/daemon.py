@@ -1,0 +1,230 @@
+"""The daemon of a node: its configuration and the steps that start it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import LabError
+from testbed.nodes.base import Service, note_packages
+from testbed.roles import firewall, images
+from testbed.roles.base import COLLECT_SELDOM, GO, digest_of, files, start
+from testbed.roles.containers import container_steps
+from testbed.roles.docker.role import BRIDGE, CONTAINERD, SERVICE
+from testbed.roles.docker.section import ROLE, DockerSection
+from testbed.roles.engine import (
+    PARTS,
+    PROGRAMS,
+    SOCKET,
+    engine_version,
+    parse_version,
+    preload,
+    program,
+)
+from testbed.roles.flannel.section import FlannelSection
+from testbed.roles.settle import settle_steps
+from testbed.steps.step import Step, node_step
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+    from testbed.nodes.base import Node
+    from testbed.steps.context import Context
+    from testbed.topology.model import Node as Spec
+    from testbed.topology.model import Topology
+
+UNIT = "docker"  #: its unit in Debian's docker.io and in Docker's own packages
+GROUP = "docker"  #: its members may use the daemon's socket (dockerd(8), --group)
+CONFIG = "/etc/docker/daemon.json"
+CONTAINERD_FILE = "/etc/docker/containerd.toml"
+CONTAINERD_SOCKET = "/run/docker/containerd/containerd.sock"
+#: The configuration that dockerd writes for a containerd of its own, except for the last lines:
+#: with the default (0.02) an idle containerd collects garbage eighty times a second.  CRI is
+#: disabled because only Kubernetes uses it.
+CONTAINERD_CONFIG = f"""\
+version = 2
+root = "/var/lib/docker/containerd/daemon"
+state = "/run/docker/containerd/daemon"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{CONTAINERD_SOCKET}"
+{COLLECT_SELDOM}"""
+GROUP_COLONS = 3  # group(5): name, password, number, members
+FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+
+
+def docker_step(node: str) -> str:
+    """Return the name of the step after which the node's daemon answers."""
+    return f"docker {node}"
+
+
+def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the contents of the node's daemon.json.
+
+    On flannel nodes only flanneld translates source addresses, where packets leave the overlay.
+    This is how flannel's own mk-docker-opts.sh configures Docker.
+    """
+    docker = DockerSection.of(topology)
+    config: dict[str, Any] = {
+        "bip": str(docker.bip[node]),
+        "storage-driver": "overlay2",
+        "hosts": [f"unix://{SOCKET}"],
+        "data-root": "/var/lib/docker",
+        "exec-root": "/run/docker",
+        "pidfile": "/run/docker.pid",
+    }
+    if docker.firewall == "nftables":
+        config["firewall-backend"] = "nftables"
+    if _in_overlay(topology, node):
+        config["mtu"] = FlannelSection.of(topology).mtu
+        config["ip-masq"] = False
+        if version >= (28, 2, 0):
+            # Since 28 Docker drops packets to a container from other interfaces, such as an
+            # overlay's (moby #49325).  For earlier releases of 28 see daemon_env.
+            config["allow-direct-routing"] = True
+        if docker.firewall == "nftables":
+            config["bridge-accept-fwmark"] = firewall.MARK
+    if version >= (29, 0, 0):
+        # 29 stores images in containerd by default, but the image seed is for overlay2.
+        config["features"] = {"containerd-snapshotter": False}
+    return config
+
+
+def daemon_env(
+    topology: Topology, node: str, version: tuple[int, int, int], path: str
+) -> dict[str, str]:
+    """Return the daemon's environment.
+
+    ``path`` is the PATH for its helper programs.
+    """
+    env = {"PATH": path, **GO}
+    if _in_overlay(topology, node) and (28, 0, 0) <= version < (28, 2, 0):
+        env["DOCKER_INSECURE_NO_IPTABLES_RAW"] = "1"  # moby 28.0 release notes
+    return env
+
+
+def _in_overlay(topology: Topology, node: str) -> bool:
+    flannel = FlannelSection.find(topology)
+    return flannel is not None and node in flannel.subnets
+
+
+def told(node: Node) -> dict[str, Any]:
+    """Return the daemon.json that a node's daemon was started with.
+
+    Raises LabError without one.
+    """
+    try:
+        return dict(json.loads(node.get(CONFIG)))
+    except (OSError, ValueError, TypeError) as error:
+        raise LabError(
+            f"{CONFIG} of {node.name} cannot be read: {error}",
+            hint="`testbed up -l LAB` writes it again if the lab is not complete",
+        ) from error
+
+
+def settings_digest(topology: Topology, node: str) -> str:
+    """Return a digest of the settings of a node's daemon."""
+    docker = DockerSection.of(topology)
+    config = daemon_config(topology, node, parse_version(docker.engine))
+    return digest_of(config, CONTAINERD_CONFIG, docker.engine, docker.firewall)
+
+
+def add_group(machine: Node, name: str) -> None:
+    """Add a system group to a node unless it exists.
+
+    The group ID is the highest free one below 1000, as groupadd(8) chooses with --system.
+    """
+    groups = ""
+    with contextlib.suppress(FileNotFoundError):
+        groups = machine.get("/etc/group").decode(errors="surrogateescape")
+    lines = [line.split(":") for line in groups.splitlines() if line.count(":") >= GROUP_COLONS]
+    if name in {line[0] for line in lines}:
+        return
+    taken = {line[2] for line in lines}
+    number = next(n for n in range(999, 0, -1) if str(n) not in taken)
+    end = "" if groups.endswith("\n") or not groups else "\n"
+    added = f"{groups}{end}{name}:x:{number}:\n"
+    machine.put(added.encode(errors="surrogateescape"), "/etc/group")
+
+
+def steps(topology: Topology, node: Spec) -> Iterable[Step]:
+    """Return the steps for a node's daemon, images and containers."""
+    bip = DockerSection.of(topology).bip[node.name]
+
+    def act(context: Context) -> tuple[str, bool]:
+        return _start(context, node.name)
+
+    about = f"dockerd with docker0 at {bip}"
+    needs = (node_step(node.name),)
+    yield Step(docker_step(node.name), about, needs, heavy=True, ahead=True, act=act)
+    yield from images.images_steps(topology, node.name, docker_step(node.name))
+    started = list(container_steps(topology, node.name, images.images_step(node.name)))
+    yield from started
+    yield from settle_steps(topology, node.name, (step.name for step in started))
+
+
+def ahead(store: Store, topology: Topology, node: str) -> list[str]:
+    """Return the facts that determine the result of the steps that are done ahead."""
+    release = DockerSection.of(topology).engine
+    parts = [program(store, release, name) for name in PROGRAMS]
+    parts += [store.image(name) for name in images.wanted(topology, node)]
+    started = [topology.container_digest(c.name) for c in topology.containers_on(node)]
+    # Containers are labelled with the name of the lab.
+    return [topology.name, settings_digest(topology, node), *started, *files(parts)]
+
+
+def facts(context: Context) -> dict[str, str]:
+    """Return the engine's version and its packet filter.
+
+    The packet filter is read from daemon.json or from the version of iptables. The daemon itself
+    is not queried: it may be what is broken, and it does not start if it is configured for
+    nftables and the kernel has none.
+    """
+    topology = context.topology
+    machine = context.node(topology.with_role(ROLE)[0].name)
+    version = engine_version(context.store, machine, DockerSection.of(topology).engine)
+    found = {"docker": ".".join(map(str, parse_version(version)))}
+    if told(machine).get("firewall-backend") == "nftables":
+        return found | {"firewall": "nftables"}
+    says = machine.run(["iptables", "--version"]).stdout
+    filters = (name for name, word in firewall.SAYS.items() if word in says)
+    return found | {"firewall": next(filters, "iptables-nft")}
+
+
+def _start(context: Context, node: str) -> tuple[str, bool]:
+    topology = context.topology
+    machine, docker = context.node(node), DockerSection.of(topology)
+    release = docker.engine
+    version = engine_version(context.store, machine, release)
+    number = parse_version(version)
+    if SERVICE not in machine.services():  # its data root does not exist yet
+        config = daemon_config(topology, node, number)
+        machine.put(json.dumps(config, indent=1).encode(), CONFIG)
+        machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
+        images.install_seed(context, machine, version)
+        add_group(machine, GROUP)
+        if not machine.has_system:
+            note_packages(machine, context.store.packages(*PARTS[release]))
+    firewall.choose(machine, docker.firewall)
+    if docker.firewall == "nftables":
+        # With nftables the daemon requires forwarding and does not turn it on itself.
+        machine.run(FORWARDING)
+    if _in_overlay(topology, node) and number >= (28, 0, 0):
+        firewall.admit(machine, topology, BRIDGE)
+    folders = [machine.provide(p) for p in context.store.path_dirs(*PARTS[release])]
+    path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
+    daemon = machine.provide(program(context.store, release, "dockerd"))
+    preload()
+    containerd = machine.provide(program(context.store, release, "containerd"))
+    env = daemon_env(topology, node, number, path)
+    digest = settings_digest(topology, node)
+    changed = False
+    for name, unit, words in (
+        (CONTAINERD, "", (containerd, f"--config={CONTAINERD_FILE}")),
+        (SERVICE, UNIT, (daemon, f"--containerd={CONTAINERD_SOCKET}")),
+    ):
+        argv = (*words, "--log-level=warn")
+        service = Service(name, argv, env=env, notify=True, digest=digest, unit=unit)
+        changed |= start(machine, service, timeout=180, context=context)
+    return f"dockerd {version}, docker0 {docker.bip[node]}", changed

@@ -1,0 +1,167 @@
+"""The role ``docker``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from testbed.limits import Takes
+from testbed.roles import firewall
+from testbed.roles.base import Offer, OwnLink, Role, not_built
+from testbed.roles.docker.checks import DockerChecks
+from testbed.roles.docker.section import (
+    DEFAULT_ENGINE,
+    DEFAULT_FIREWALL,
+    ENGINE_ALIASES,
+    ENGINES,
+    FIREWALLS,
+    ROLE,
+    DockerSection,
+)
+from testbed.roles.flannel.section import FlannelSection
+from testbed.topology.variant import Option
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+    from testbed.steps.context import Context
+    from testbed.steps.step import Step
+    from testbed.topology.model import Node as Spec
+    from testbed.topology.model import Topology
+
+CONTAINERD, SERVICE = "containerd", "dockerd"
+BRIDGE = "docker0"
+#: Programs for users of a node and their tools.
+COMMANDS = (
+    "docker", "dockerd", "docker-proxy", "docker-init",
+    "containerd", "containerd-shim-runc-v2", "ctr", "runc",
+)  # fmt: skip
+COMPOSE = "compose"  # the artifact; built only on request
+PLUGINS = "/usr/libexec/docker/cli-plugins"  # one of the client's search folders
+#: Folders of this machine to hide on nodes: client plugins, helpers of its daemon, and root's
+#: client settings (other hosts, contexts, proxies).
+OWN = (
+    *(f"/usr/{name}/docker" for name in ("lib", "libexec", "local/lib", "local/libexec")),
+    "/root/.docker",
+)
+#: A client plugin must describe itself (docker/cli, cli-plugins/metadata).
+METADATA = """\
+if [ "$1" = docker-cli-plugin-metadata ]; then
+  echo '{{"SchemaVersion": "0.1.0", "Vendor": "testbed", "ShortDescription": "not built"}}'
+  exit
+fi
+"""
+NO_COMPOSE = not_built("Docker Compose", COMPOSE, METADATA)
+
+
+def _set(key: str) -> Callable[[dict[str, Any], Topology, Any], None]:
+    """Return the change of a key of the section."""
+
+    def change(data: dict[str, Any], topology: Topology, value: str) -> None:
+        del topology
+        data.setdefault(ROLE, {})[key] = value
+
+    return change
+
+
+OPTIONS = (
+    Option(
+        "docker",
+        "Docker Engine: debian (20.10, or 26.1 on Debian 13) or 29.",
+        _set("engine"),
+        "no node with Docker that could have engine {value}",
+        "the role docker, like docker-single",
+        "engine",
+        ENGINES,
+        ENGINE_ALIASES,
+        metavar="ENGINE",
+    ),
+    Option(
+        "firewall",
+        f"Firewall back end of Docker: {', '.join(FIREWALLS)}.",
+        _set("firewall"),
+        "no node with Docker that could have firewall {value}",
+        "the role docker, like docker-single",
+        "packet filter",
+        FIREWALLS,
+    ),
+)
+
+
+class Docker(Role):
+    name = ROLE
+    section = DockerSection
+    options = OPTIONS
+    checks = (DockerChecks,)
+    creates = ("containers",)
+    programs: ClassVar[dict[str, str]] = {
+        "iptables": "iptables",
+        "nsenter": "util-linux",
+        "curl": "curl",
+    }
+    kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
+    services = (CONTAINERD, SERVICE)
+    offers = (
+        *(Offer(name) for name in COMMANDS),
+        Offer("docker-compose", f"{PLUGINS}/docker-compose", NO_COMPOSE),
+        Offer("docker-compose", "/usr/bin/docker-compose", NO_COMPOSE),  # the name of version 1
+    )
+    hides = OWN
+
+    def summary(self, topology: Topology) -> str:
+        from testbed.artifacts import release
+
+        docker = DockerSection.of(topology)
+        # Debian's engine depends on the Debian release.
+        engine = release.this().engine if docker.engine == DEFAULT_ENGINE else docker.engine
+        with_it = "" if docker.firewall == DEFAULT_FIREWALL else f" with {docker.firewall}"
+        return engine + with_it
+
+    def features(self, topology: Topology) -> AbstractSet[str]:
+        plain = FlannelSection.find(topology) is None
+        found = {"plain-docker": plain, "two-docker-nodes": len(topology.with_role(ROLE)) > 1}
+        return {ROLE, *(word for word, has in found.items() if has)}
+
+    def facts(self, context: Context) -> Mapping[str, str]:
+        from testbed.roles.docker import daemon
+
+        return daemon.facts(context)
+
+    def kernel_for(self, topology: Topology) -> Iterable[str]:
+        return (*self.kernel, *firewall.KERNEL.get(DockerSection.of(topology).firewall, ()))
+
+    def programs_for(self, topology: Topology) -> Mapping[str, str]:
+        more = firewall.PROGRAMS.get(DockerSection.of(topology).firewall, {})
+        return {**more, **self.programs}
+
+    def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
+        bip = DockerSection.of(topology).bip.get(node)
+        yield OwnLink(BRIDGE, "Docker's bridge", bip and bip.ip)
+
+    def parts(self, topology: Topology) -> tuple[str, ...]:
+        from testbed.roles.engine import PARTS
+
+        return (*PARTS[DockerSection.of(topology).engine], COMPOSE)
+
+    def versioned(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  (all alike)
+        # Not containerd: its artifact reports the version of Debian's docker.io, which may differ.
+        return ("dockerd", "docker", "runc")
+
+    def fetch(self, store: Store, topology: Topology) -> None:
+        from testbed.roles.engine import PROGRAMS, program
+
+        for name in PROGRAMS:
+            program(store, DockerSection.of(topology).engine, name)
+
+    def takes(self, topology: Topology, node: str) -> Takes:
+        return Takes(files=256, tasks=22 + 14 * len(topology.containers_on(node)))
+
+    def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
+        from testbed.roles.docker import daemon
+
+        return daemon.ahead(store, topology, node)
+
+    def steps(self, topology: Topology, node: Spec) -> Iterable[Step]:
+        from testbed.roles.docker import daemon
+
+        return daemon.steps(topology, node)

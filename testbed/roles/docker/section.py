@@ -1,0 +1,106 @@
+"""Docker's section of a topology file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from testbed.roles.flannel.section import FlannelSection
+from testbed.topology import tree
+from testbed.topology.declare import Draft, Section, key
+from testbed.topology.shapes import Choice, OneOrEach, Prefixed, Shape
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Topology
+    from testbed.topology.read import Reader
+    from testbed.topology.tree import Tree
+
+ROLE = "docker"
+Engine = Literal["20.10", "29"]
+ENGINES: tuple[Engine, ...] = ("20.10", "29")
+DEFAULT_ENGINE: Engine = "20.10"
+#: Other names of an engine; 20.10 without quotes is a number, which YAML reads as 20.1.
+#: Debian's engine has the name of Debian 12's release, even if this machine has another one.
+ENGINE_ALIASES: Mapping[str, Engine] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
+#: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
+#: ``nftables`` is the engine's native back end, without iptables.
+Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
+FIREWALLS: tuple[Firewall, ...] = ("iptables", "iptables-legacy", "iptables-nft", "nftables")
+DEFAULT_FIREWALL: Firewall = "iptables"
+#: docker0 of a daemon without settings: the first address of Docker's first pool.
+DEFAULT_BIP = "172.17.0.1/16"
+
+
+class _Release(Shape[Engine]):
+    """A release of the engine, as text or as a number."""
+
+    def schema(self) -> dict[str, Any]:
+        return {"enum": [*ENGINES, 20.10, 29, *ENGINE_ALIASES, 20]}
+
+    def read(self, read: Reader, at: Tree | None) -> Any:
+        return read.release(at, "an engine", ENGINES, ENGINE_ALIASES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerSection(Section):
+    """Docker's settings.
+
+    ``bip`` is docker0's address with its prefix by node, ``engine`` the engine's release.
+    ``firewall`` is the packet filter of every Docker node.
+    """
+
+    role: ClassVar[str] = ROLE
+    about: ClassVar[str] = "Docker's settings."
+
+    bip: Mapping[str, IPv4Interface] = key(
+        OneOrEach(Prefixed(longest=30)),
+        "The address of docker0 with its prefix: one for every Docker node without flannel, "
+        "or one for each node.",
+        default={},
+        shown=DEFAULT_BIP,
+    )
+    engine: Engine = key(
+        _Release(),
+        "The release of Docker Engine: Debian's own (`debian` or 20.10; it is 26.1 on Debian 13), "
+        "or a present-day 29.",
+        default=DEFAULT_ENGINE,
+    )
+    firewall: Firewall = key(
+        Choice("a packet filter", FIREWALLS),
+        "The packet filter that Docker's rules are written to: iptables is the machine's own "
+        "choice of the two that follow, nftables is engine 29's own way.",
+        default=DEFAULT_FIREWALL,
+    )
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        return cls(**{**given, "bip": _bips(given.get("bip"), draft)})
+
+    def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
+        del topology
+        return {"bip": str(self.bip.get(node)), ROLE: [self.engine, self.firewall]}
+
+
+def _bips(bip: Any, draft: Draft) -> dict[str, IPv4Interface]:
+    """Return every Docker node's docker0: the file's, or the default."""
+    given: dict[str, IPv4Interface] = dict(bip) if isinstance(bip, Mapping) else {}
+    plain = bip if isinstance(bip, IPv4Interface) else IPv4Interface(DEFAULT_BIP)
+    at = draft.body.get("bip")
+    members = [node for node in draft.nodes.values() if ROLE in node.roles]
+    alone = [node for node in members if FlannelSection.role not in node.roles]
+    if at is not None and not isinstance(at, tree.Mapping) and not alone:
+        wanted = "a node with the role docker and without flannel"
+        hint = "write {node: address} for other nodes" if members else "give a node the role"
+        draft.read.problems.add(at, wanted, "none", f"{hint}, or leave bip out")
+    flannel = draft.section(FlannelSection)
+    out: dict[str, IPv4Interface] = {}
+    for node in members:
+        if node.name in given:
+            continue
+        if node in alone:
+            out[node.name] = plain
+        elif flannel and (subnet := flannel.subnets.get(node.name)):
+            out[node.name] = IPv4Interface((subnet.network_address + 1, subnet.prefixlen))
+    return given | out

@@ -1,0 +1,208 @@
+"""flannel: an overlay with one subnet per node, stored in etcd.
+
+Subnets are reserved before flanneld starts. A key under ``/coreos.com/network/subnets/`` without
+a lease and with a node's public address is taken over by the flanneld with that address (flannel,
+Documentation/reservations.md). So the subnets are those of the topology, and dockerd need not
+wait for flanneld to get its subnet.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any
+
+from testbed.nodes.base import Service
+from testbed.roles import firewall
+from testbed.roles.base import GO, start
+from testbed.roles.docker.section import ROLE as DOCKER
+from testbed.roles.docker.section import DockerSection
+from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl, store_of
+from testbed.roles.etcd import SERVICE as ETCD
+from testbed.roles.flannel.role import SERVICE
+from testbed.roles.flannel.section import ROLE, FlannelSection
+from testbed.roles.way import Way
+from testbed.steps.marks import REWIRED, mark, marked
+from testbed.steps.step import Step, node_step
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node as Machine
+    from testbed.steps.context import Context
+    from testbed.topology.model import Node, Topology
+
+PREFIX = "/coreos.com/network"
+CONFIG_STEP = "flannel config"
+#: flanneld exits if the first one is missing, and loads none itself.
+MODULES = ("br_netfilter", "vxlan", "tun")
+#: Seconds between two checks of its rules by a flanneld: an amount per flannel node, with a
+#: minimum that is higher on a virtual machine, which may be emulated.  One check runs iptables
+#: twenty times.  The default of 5 s takes half of an emulated processor, and with a hundred nodes
+#: all of two processors.
+RESYNC, RESYNC_LEAST, RESYNC_LEAST_SLOW = 5, 30, 60
+SUBNET_FILE = "/run/flannel/subnet.env"
+TXN_OPS = 128  # default limit of operations in one transaction (etcd, --max-txn-ops)
+
+
+def flannel_step(node: str) -> str:
+    """Return the name of the step after which a node has its peers' routes."""
+    return f"flannel {node}"
+
+
+def load_modules(machine: Machine) -> None:
+    """Load flanneld's kernel modules if the node has its own kernel."""
+    if not machine.shares_kernel:
+        machine.run(["modprobe", "--all", *MODULES])
+
+
+def resync(nodes: int, *, slow: bool) -> str:
+    """Return flanneld's option for the interval of its rule checks.
+
+    ``nodes`` is the number of flannel nodes. ``slow`` is for nodes that may be emulated.
+    """
+    least = RESYNC_LEAST_SLOW if slow else RESYNC_LEAST
+    return f"--iptables-resync={max(least, RESYNC * nodes)}"
+
+
+def network_config(flannel: FlannelSection) -> dict[str, Any]:
+    """Return the value of ``/coreos.com/network/config``.
+
+    See flannel, Documentation/configuration.md.
+    """
+    backend: dict[str, Any] = {"Type": flannel.backend}
+    if flannel.port is not None:
+        backend["Port"] = flannel.port
+    if flannel.backend == "vxlan":
+        backend["VNI"] = flannel.vni
+    return {
+        "Network": str(flannel.network),
+        "SubnetLen": min(s.prefixlen for s in flannel.subnets.values()),
+        "SubnetMin": str(_first_subnet(flannel)),
+        "Backend": backend,
+    }
+
+
+def _first_subnet(flannel: FlannelSection) -> Any:
+    return min(s.network_address for s in flannel.subnets.values())
+
+
+def subnet_key(subnet: IPv4Network) -> str:
+    """Return the etcd key of a subnet.
+
+    For 100.96.1.0/24 it is ``.../subnets/100.96.1.0-24``.
+    """
+    return f"{PREFIX}/subnets/{str(subnet).replace('/', '-')}"
+
+
+def reservations(topology: Topology) -> dict[str, str]:
+    """Return the etcd keys and values to write before any flanneld starts.
+
+    They must be written in this order.
+    """
+    flannel = FlannelSection.of(topology)
+    keys = {}
+    for node, subnet in flannel.subnets.items():
+        value = {"PublicIP": str(topology.address(node)), "PublicIPv6": None}
+        keys[subnet_key(subnet)] = json.dumps(value)
+    return {**keys, f"{PREFIX}/config": json.dumps(network_config(flannel))}
+
+
+def steps(topology: Topology, node: Node) -> Iterable[Step]:
+    """Return the steps for flanneld on a node, and for its configuration in etcd."""
+    flannel, etcd = FlannelSection.of(topology), store_of(topology)
+    if node is topology.with_role(ROLE)[0]:
+        yield Step(
+            CONFIG_STEP,
+            f"{flannel.backend} over {flannel.network}, {len(flannel.subnets)} subnets",
+            (etcd_step(etcd.name),),
+            ahead=node.name == etcd.name,
+            act=_configure,
+        )
+
+    def act(context: Context) -> tuple[str, bool]:
+        return _start(context, node, flannel)
+
+    subnet = flannel.subnets[node.name]
+    yield Step(
+        flannel_step(node.name),
+        f"flanneld {flannel.backend} with {subnet}",
+        (CONFIG_STEP, node_step(node.name)),
+        heavy=True,
+        act=act,
+    )
+
+
+def _configure(context: Context) -> tuple[str, bool]:
+    topology = context.topology
+    node = context.node(store_of(topology).name)
+    keys = reservations(topology)
+    wanted = json.dumps(keys, sort_keys=True)
+    if _epoch(context) is not None and marked(node, "flannel-keys") == wanted:
+        return f"{len(keys) - 1} subnets reserved", False
+    # An existing key may have a lease: leave it to the flanneld that owns it.
+    there = _subnet_keys(context)
+    puts = [f"put {key} {_quote(value)}\n" for key, value in keys.items() if key not in there]
+    # The network comes last: a flanneld never sees it without the reservations.
+    for first in range(0, len(puts), TXN_OPS):
+        operations = "".join(puts[first : first + TXN_OPS])
+        node.run(etcdctl(topology, context, "txn"), input=f"\n{operations}\n\n".encode())
+    if _epoch(context) is None:
+        mark(node, "flannel-epoch", uuid.uuid4().hex)
+    mark(node, "flannel-keys", wanted)
+    return f"{len(keys) - 1} subnets reserved", True
+
+
+def _start(context: Context, node: Node, flannel: FlannelSection) -> tuple[str, bool]:
+    topology = context.topology
+    machine = context.node(node.name)
+    if DOCKER in node.roles:  # either of the two may come first
+        firewall.choose(machine, DockerSection.of(topology).firewall)
+    load_modules(machine)
+    # A new etcd has no leases: every flanneld must register again.
+    # A link that was created again has lost flanneld's device and routes.
+    life = f"{_epoch(context)}.{marked(machine, REWIRED) or ''}"
+    digest = f"{topology.node_digest(node.name)}.{life}"
+    argv = (
+        machine.provide(context.store.binary("flanneld")),
+        f"--etcd-endpoints={endpoint(topology)}",
+        f"--iface={topology.interface(node.name)}",
+        f"--subnet-file={SUBNET_FILE}",
+        "--ip-masq",
+        resync(len(flannel.subnets), slow=machine.slowness > 1),
+    )
+    service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
+    etcd = store_of(topology).name
+    way = Way(context, node.name, etcd, ETCD, str(topology.address(etcd)), CLIENT_PORT)
+    changed = start(machine, service, timeout=180, context=context, seen=way.seen)
+    return (
+        f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
+        changed,
+    )
+
+
+def _epoch(context: Context) -> str | None:
+    """Return an ID of this etcd's data; None if it is not configured yet."""
+    node = context.node(store_of(context.topology).name)
+    epoch = marked(node, "flannel-epoch")
+    if epoch is None or not node.wakes:
+        return epoch
+    # A machine restored from a snapshot may have an etcd that was configured before the snapshot.
+    return f"{epoch}.{node.get('/etc/machine-id').decode().strip()}"
+
+
+def _subnet_keys(context: Context) -> set[str]:
+    """Return the keys of all subnets in etcd."""
+    if _epoch(context) is None:
+        return set()  # nothing else writes to an etcd that has just started
+    node = context.node(store_of(context.topology).name)
+    asked = ("get", "--prefix", "--keys-only", f"{PREFIX}/subnets/")
+    return set(node.run(etcdctl(context.topology, context, *asked)).stdout.split())
+
+
+def _quote(value: str) -> str:
+    """Quote a value for an etcdctl transaction, as a Go string.
+
+    For ASCII that is equal to a string of JSON.
+    """
+    return json.dumps(value)

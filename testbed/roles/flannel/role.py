@@ -1,0 +1,110 @@
+"""The role ``flannel``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from testbed.limits import Takes
+from testbed.roles.base import Offer, OwnLink, Role
+from testbed.roles.flannel.checks import FlannelChecks
+from testbed.roles.flannel.section import BACKENDS, ROLE, FlannelSection
+from testbed.topology.variant import Option
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+    from testbed.steps.context import Context
+    from testbed.steps.step import Step
+    from testbed.topology.model import Node, Topology
+
+SERVICE = "flanneld"
+#: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`.
+BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
+
+
+def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
+    if (flannel := FlannelSection.find(topology)) is not None and backend != flannel.backend:
+        # A port or VNI is valid only for its original backend.
+        data[ROLE].pop("port", None)
+        data[ROLE].pop("vni", None)
+    data[ROLE]["backend"] = backend
+
+
+def _set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
+    from testbed.roles.flannel.nodes import set_nodes
+
+    set_nodes(data, topology, count)
+
+
+OPTIONS = (
+    Option(
+        "backend",
+        f"Backend of flannel: {', '.join(BACKENDS)}.",
+        _set_backend,
+        "no flannel network whose backend could be {value}",
+        "a flannel section, like two-node",
+        "backend",
+        BACKENDS,
+    ),
+    Option(
+        "nodes",
+        "Number of flannel nodes, all like the topology's first ones.",
+        _set_nodes,
+        "no flannel nodes whose number could be {value}",
+        "a flannel section, like two-node",
+        metavar="N",
+        type=int,
+    ),
+)
+
+
+class Flannel(Role):
+    name = ROLE
+    section = FlannelSection
+    options = OPTIONS
+    checks = (FlannelChecks,)
+    artifacts = ("flanneld", "etcdctl")
+    programs: ClassVar[dict[str, str]] = {"iptables": "iptables"}
+    kernel = ("iptables nat",)
+    services = (SERVICE,)
+    offers = (Offer("flanneld"),)
+
+    def summary(self, topology: Topology) -> str:
+        return FlannelSection.of(topology).backend
+
+    def features(self, topology: Topology) -> AbstractSet[str]:
+        return {ROLE, f"{ROLE}-{FlannelSection.of(topology).backend}"}
+
+    def facts(self, context: Context) -> Mapping[str, str]:
+        return {"backend": FlannelSection.of(context.topology).backend}
+
+    def kernel_for(self, topology: Topology) -> Iterable[str]:
+        return (*self.kernel, *BACKEND_KERNEL.get(FlannelSection.of(topology).backend, ()))
+
+    def alternative(self, topology: Topology) -> str:
+        del topology
+        return "another flannel backend may do (--backend)"
+
+    def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
+        del node
+        if (flannel := FlannelSection.find(topology)) is not None:
+            device = f"flannel.{flannel.vni}" if flannel.backend == "vxlan" else "flannel0"
+            yield OwnLink(device, "flannel's own")
+
+    def takes(self, topology: Topology, node: str) -> Takes:
+        del topology, node
+        return Takes(files=64, tasks=9)
+
+    def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
+        import json
+
+        from testbed.roles.flannel import daemon
+
+        reserved = json.dumps(daemon.reservations(topology))
+        return [reserved, *super().ahead(store, topology, node)]
+
+    def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+        from testbed.roles.flannel import daemon
+
+        return daemon.steps(topology, node)

@@ -1,0 +1,148 @@
+"""The cluster's section of a topology file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from testbed.roles.flannel.section import (
+    BACKEND,
+    DEFAULT_BACKEND,
+    DEFAULT_NETWORK,
+    OVERHEAD,
+    Backend,
+    assigned,
+)
+from testbed.topology.declare import Draft, Section, Underlay, key
+from testbed.topology.model import MTU
+from testbed.topology.shapes import NODE, UNDERLAY, Choice, Choices, Subnet, by_node
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Node, Topology
+
+ROLE = "kubernetes"
+#: Modes of kube-proxy.
+Proxy = Literal["nftables", "iptables"]
+PROXIES: tuple[Proxy, ...] = ("nftables", "iptables")
+DEFAULT_PROXY: Proxy = "nftables"
+#: Network plugins of a cluster.
+Plugin = Literal["flannel", "bgp", "cilium", "calico", "kube-router", "weave"]
+PLUGINS: tuple[Plugin, ...] = ("flannel", "bgp", "cilium", "calico", "kube-router", "weave")
+DEFAULT_PLUGIN: Plugin = "flannel"
+#: Add-ons of a cluster, which run in Pods.
+AddOn = Literal["dns", "ingress"]
+ADD_ONS: tuple[AddOn, ...] = ("dns", "ingress")
+DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
+#: Default networks of Pods and Services; they do not overlap with the shipped topologies' networks.
+DEFAULT_PODS = DEFAULT_NETWORK
+DEFAULT_SERVICES = IPv4Network("10.97.0.0/16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesSection(Section):
+    """A cluster of all nodes with the role.
+
+    ``pods`` is the network of all Pods, ``ranges`` the part of each node; ClusterIPs are from
+    ``services``. ``backend`` is flannel's and unused by other plugins. ``interface`` is the
+    file's setting (see :meth:`Topology.network`).
+    """
+
+    role: ClassVar[str] = ROLE
+    about: ClassVar[str] = "The cluster of the nodes that have the role."
+
+    interface: Underlay = key(
+        UNDERLAY,
+        "The network, or ethN, whose addresses the cluster's nodes use: one for all, or one for "
+        "each node. Without it, the first network that all of these nodes share.",
+        default="",
+    )
+    control_plane: str = key(
+        NODE,
+        "The node with etcd, the API server, the controllers and the scheduler; "
+        "without it the first that has the role.",
+        name="control-plane",
+        default="",
+    )
+    pods: IPv4Network = key(Subnet(8, 24), "The network of all Pods.", default=DEFAULT_PODS)
+    ranges: Mapping[str, IPv4Network] = key(
+        by_node(Subnet(8, 30), "a mapping of node to subnet"),
+        "The range of Pod addresses of each node; those left out are counted on.",
+        default={},
+        always=True,
+    )
+    services: IPv4Network = key(
+        Subnet(12, 24), "The network of ClusterIPs.", default=DEFAULT_SERVICES
+    )
+    proxy: Proxy = key(
+        Choice("a proxy mode", PROXIES),
+        "What kube-proxy makes Services with.",
+        default=DEFAULT_PROXY,
+    )
+    cni: Plugin = key(
+        Choice("a network plugin", PLUGINS), "Who joins the Pods.", default=DEFAULT_PLUGIN
+    )
+    backend: Backend = key(
+        BACKEND, "How flannel's packets cross from node to node.", default=DEFAULT_BACKEND
+    )
+    add_ons: tuple[AddOn, ...] = key(
+        Choices("a list of add-ons", "add-on", ADD_ONS),
+        "What the cluster runs in Pods for its own sake; without it, dns.",
+        name="add-ons",
+        default=DEFAULT_ADD_ONS,
+        always=True,
+        shown=None,
+    )
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        members, one = draft.with_role(ROLE), cls(**given)
+        # A /24 per node is the controller manager's default (--node-cidr-mask-size).
+        length = max(24, one.pods.prefixlen)
+        wanted = f"a range for each of {len(members)} nodes"
+        at = draft.body.get("pods") or draft.body
+        ranges = assigned(draft, members, one.pods, one.ranges, length=length, at=at, wanted=wanted)
+        control = one.control_plane or next(iter(members), "")
+        return cls(**{**given, "control_plane": control, "ranges": ranges})
+
+    @property
+    def mtu(self) -> int:
+        """MTU for Pods, in bytes: the node's MTU minus the backend's overhead."""
+        return MTU - (OVERHEAD[self.backend] if self.cni == "flannel" else 0)
+
+    @property
+    def api(self) -> IPv4Address:
+        """The ClusterIP of the API: the first of ``services``.
+
+        This is kube-apiserver's own rule.
+        """
+        return self.services[1]
+
+    @property
+    def dns(self) -> IPv4Address:
+        """The ClusterIP of DNS: the tenth of ``services``, as with kubeadm."""
+        return self.services[10]
+
+    @property
+    def contour(self) -> IPv4Address:
+        """The ClusterIP of Contour for Envoys: the one after the DNS."""
+        return self.services[11]
+
+    def to_dict(self) -> dict[str, Any]:
+        found = Section.to_dict(self)
+        if self.cni != "flannel":
+            del found["backend"]
+        return found
+
+    def software(self) -> frozenset[str]:
+        return frozenset({*self.add_ons, self.cni})
+
+    def meshes(self, topology: Topology) -> Iterable[tuple[Underlay, tuple[Node, ...]]]:
+        yield self.interface, topology.with_role(ROLE)
+
+    def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
+        found = self.to_dict()
+        found.pop("interface", None)
+        api = str(topology.address(self.control_plane))
+        return {ROLE: found | {"ranges": str(self.ranges.get(node)), "api": api}}
