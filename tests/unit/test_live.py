@@ -123,7 +123,7 @@ def test_the_facts_of_a_lab_with_docker(
     says: bytes,
     wanted: str,
 ) -> None:
-    monkeypatch.setattr(daemon, "told", lambda _: told)
+    monkeypatch.setattr(daemon, "told", lambda node: told if node.name == "a" else {})
     monkeypatch.setattr(daemon, "engine_version", lambda *_: "20.10.24+dfsg1")
     bench.provider.script(["iptables", "--version"], Answer(out=says))
     assert lab.facts == {"provider": "netns", "docker": "20.10.24", "firewall": wanted}
@@ -136,6 +136,16 @@ def test_a_container_that_has_ended_as_the_file_says_is_told_so(lab: LiveLab) ->
     with pytest.raises(NoSuchContainer) as caught:
         lab.container("web")
     assert "testbed up -l t" in str(caught.value.hint)
+
+
+def test_a_container_that_nobody_knows_is_told_with_those_that_run(
+    lab: LiveLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "find", lambda *_: None)
+    monkeypatch.setattr(processes, "containers", lambda _: ["mine", "web"])
+    with pytest.raises(NoSuchContainer) as caught:
+        lab.container("db", node="a")
+    assert "mine, web" in str(caught.value.hint)
 
 
 def test_those_that_keep_running_are_looked_up(

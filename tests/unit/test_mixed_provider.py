@@ -122,6 +122,21 @@ def test_what_all_need_is_said_once(machine: FakeMachine) -> None:
     assert [finding.name for finding in mixed(machine).probe()] == ["memory"]
 
 
+def test_what_differs_is_asked_of_one_for_the_whole_topology(
+    machine: FakeMachine, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"": [Difference("network", "network lan", "missing")]}
+    asked: list[tuple[str, Topology]] = []
+
+    def differences(_: FakeProvider, lab: str, of: Topology) -> dict[str, list[Difference]]:
+        asked.append((lab, of))
+        return found
+
+    monkeypatch.setattr(FakeProvider, "differences", differences)
+    assert made(machine, topology).differences("contract", topology) == found
+    assert asked == [("contract", topology)]
+
+
 def test_what_a_node_lacks_is_put_back_by_its_maker(
     machine: FakeMachine, topology: Topology
 ) -> None:

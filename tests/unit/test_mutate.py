@@ -31,6 +31,19 @@ def test_only_what_people_read_is_no_change(before: str, after: str, *, same: bo
     assert mutate.rewords(ast.parse(before), ast.parse(after)) is same
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ('f(x, encoding="utf-8")', "f(x, encoding=None)", True),
+        ('f(x, encoding="utf-8")', "f(x, )", True),
+        ('f(x, encoding="utf-8")', 'f(None, encoding="utf-8")', False),
+    ],
+)
+def test_the_encoding_of_a_file_is_no_change(before: str, after: str, *, same: bool) -> None:
+    trees = (mutate.WithoutEncoding().visit(ast.parse(text)) for text in (before, after))
+    assert mutate.rewords(*trees) is same
+
+
 def test_the_lines_that_differ_are_shown() -> None:
     before = ["def f():", "    a = 1", "    b = g(", "        a,", "    )", "    return b"]
     after = ["def f():", "    a = 1", "    b = g(", "        None,", "    )", "    return b"]

@@ -93,6 +93,15 @@ def test_a_service_is_found_by_its_name_and_by_its_unit(node: FakeNode) -> None:
     ]
 
 
+def test_an_unknown_service_is_told_with_those_of_the_node() -> None:
+    error = base.no_service("sshd", "node1", ["etcd", "dockerd"])
+    assert (error.name, list(error.known)) == ("sshd", ["dockerd", "etcd"])
+    assert "node1" in error.message
+    assert "sshd" in error.message
+    assert "dockerd, etcd" in str(error.hint)
+    assert "none" in str(base.no_service("sshd", "node1", []).hint)
+
+
 #: As the kernel prints them.
 V1 = b"oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"
 V2 = b"low 0\noom 3\noom_kill 4\noom_group_kill 9\n"

@@ -143,6 +143,7 @@ def test_one_that_cannot_be_loaded_names_its_distribution(site: Path, value: str
     with pytest.raises(MachineError) as caught:
         things()["a"]
     assert "acme-lab" in caught.value.message
+    assert f"{type(caught.value.__cause__).__name__}: " in caught.value.message
     assert caught.value.hint
 
 

@@ -19,6 +19,8 @@ from testbed.errors import LabError, MachineError, NoSuchNode
 from testbed.labs.status import NodeStatus, Part, Status, status
 from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeNode, FakeProvider
+from testbed.nodes.wiring import Difference
+from testbed.registry import ROLES
 from testbed.roles import glance
 from testbed.roles.glance import Glance
 from testbed.steps.context import Context
@@ -289,6 +291,33 @@ def test_a_node_that_does_not_run(two: Two) -> None:
     assert two.of("node1").ok
 
 
+def test_a_stopped_node_is_not_queried(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = two.provider.nodes("two-node")
+    monkeypatch.setattr("testbed.labs.status._node", lambda _, name, *__: NodeStatus(name, "up"))
+    context = Context(two.topology, two.provider, FakeStore(), nodes)
+    found = {node.name: node for node in status(context, {"node2", "node9"}).nodes}
+    assert found["node2"] == NodeStatus("node2", "stopped", provider="netns")
+    assert {name: node.state for name, node in found.items() if name != "node2"} == {
+        "node1": "up",
+        "outside": "up",
+    }
+
+
+def test_a_difference_of_a_role_is_a_part_that_is_not_ok(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = [Difference("address", "bridge docker0", "missing")]
+    role = type(ROLES["docker"])
+    monkeypatch.setattr(
+        role, "differences", lambda _, __, node: gone if node.name == "node2" else []
+    )
+    parts = [part for part in two.of("node2").links if part.name == "bridge docker0"]
+    assert parts == [Part("bridge docker0", "missing", ok=False)]
+    assert parts[0].ok is False
+    assert not two.of("node2").ok
+    assert two.of("node1").ok
+
+
 def test_a_node_that_nobody_asked_for(two: Two) -> None:
     two.provider.create_one("two-node", spec("node3")).start(Service("sshd", ("sshd",)))
     found = two.status()
@@ -416,7 +445,7 @@ def test_a_container_that_is_expected_to_end(two: Two, seen: Glance, ok: bool) -
 def test_a_container_with_a_health_check(two: Two, health: str, ok: bool) -> None:
     two.found["node1"] = {"container-1": Glance("container-1", "running", "1.2.3.4", None, health)}
     (part,) = two.of("node1").containers
-    assert (part.state, part.ok) == ("running" if ok else health, ok)
+    assert (part.name, part.state, part.ok) == ("container-1", "running" if ok else health, ok)
 
 
 def test_containers_of_the_users_are_welcome_in_any_state(two: Two) -> None:

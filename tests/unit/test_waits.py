@@ -264,6 +264,7 @@ def test_up_fails_at_its_time_out(
         lab.up(load("two-node"), keep=keep, timeout=1800, watch=Watch(idle=idle))
     assert "flanneld on node" in caught.value.message
     assert caught.value.exit_code == 4
+    assert "--timeout" in str(caught.value.hint)
     assert bool(bench.provider.nodes("two-node")) is keep
 
 
@@ -287,6 +288,7 @@ def test_a_step_tells_what_it_waits_for_while_nothing_ends(
 
     carry_out(steps(act), two.context, progress=run.Progress(idle=idle))
     assert (told[0][0].step, told[0][0].words) == ("w", "a sign")
+    assert 0 < told[0][0].seconds < 3600
 
 
 def test_what_comes_before_the_lab_is_bounded_too(
