@@ -155,7 +155,7 @@ def fix(
     if packages:
         if os.geteuid() != 0:
             raise MachineError(
-                f"packages can only be installed by root: {', '.join(packages)}",
+                f"only root can install packages: {', '.join(packages)}",
                 hint=f"sudo {INSTALL} {' '.join(packages)}",
             )
         tell(PACKAGES, f"install {' '.join(packages)}")
@@ -164,7 +164,7 @@ def fix(
     wanted = needed_with(role) if role else ()
     for entry in store.list():
         if entry.state == "missing" and entry.name not in store.unasked(wanted):
-            tell(entry.name, f"make {entry.name}")
+            tell(entry.name, f"build {entry.name}")
             store.fetch(entry.name)
 
 
@@ -174,10 +174,10 @@ def kvm(cache: Path, runner: Runner = run) -> Requirement:
     try:
         answer = accel.probe(cache, fresh=True, runner=runner)
     except MachineError as error:
-        ok, detail, fix = False, f"not tried: {error.message}", error.hint or ""
+        ok, detail, fix = False, f"not tested: {error.message}", error.hint or ""
     else:
         ok, detail = answer.kind == "kvm", f"{answer.detail}; {answer.cost}"
-        fix = "turn on (nested) virtualization in the firmware or hypervisor, or wait longer"
+        fix = "enable (nested) virtualization in the firmware or hypervisor"
     return requirement("KVM", detail, ("provider qemu",), ok=ok, fix=fix, required=False)
 
 
@@ -189,7 +189,9 @@ def virtual_machines() -> Requirement:
     missing = box.lacking() | accel.lacking()
     return requirement(
         "virtual machines",
-        f"no {', '.join(missing)}" if missing else "QEMU, and all that makes boxes, are there",
+        f"no {', '.join(missing)}"
+        if missing
+        else "QEMU and the programs that build boxes are installed",
         ("provider qemu",),
         ok=not missing,
         fix="testbed doctor --provider qemu --fix",
@@ -200,7 +202,9 @@ def virtual_machines() -> Requirement:
 def _root() -> Requirement:
     user = os.geteuid()
     detail = "yes" if user == 0 else f"no, user {user}"
-    return requirement("root", detail, ok=user == 0, fix="run it as root, for example with sudo")
+    return requirement(
+        "root", detail, ok=user == 0, fix="run testbed as root, for example with sudo"
+    )
 
 
 def _kernel() -> Requirement:
@@ -251,7 +255,10 @@ def _cgroups() -> list[Requirement]:
                 f"read-only: {', '.join(locked[:3])}",
                 ("docker",),
                 ok=False,
-                fix="mount -o remount,rw FOLDER; inside a container, run that one as privileged",
+                fix=(
+                    "mount -o remount,rw FOLDER; inside a container, run that container "
+                    "as privileged"
+                ),
             )
         )
     return found
@@ -266,7 +273,7 @@ def _resource() -> Requirement:
         "yes" if has else "no: docker run --privileged fails, limits cannot be raised",
         ("privileged containers",),
         ok=has,
-        fix="give the capability to the container or service that this runs in",
+        fix="give this capability to the container or service that runs testbed",
         required=False,
     )
 
@@ -368,14 +375,14 @@ def _artifacts(store: Store) -> list[Requirement]:
         users = entry.origin == "path"
         detail = f"{entry.version}, {entry.size / 1e6:.0f} MB" if here else "missing"
         if not here:
-            detail += f": {entry.version}" if users else ", made on first use"
+            detail += f": {entry.version}" if users else ", built on first use"
         found.append(
             requirement(
                 f"artifact {entry.name}",
                 detail,
                 (of,) if of else (),
                 ok=here,
-                fix="give the right path" if users else f"testbed doctor {option}--fix",
+                fix="correct the path" if users else f"testbed doctor {option}--fix",
                 required=users,
             )
         )
@@ -392,7 +399,7 @@ def _kernel_for(part: str) -> set[str]:
 def _forwarding() -> Requirement:
     path = Path("/proc/sys/net/ipv4/ip_forward")
     on = path.exists() and path.read_text(encoding="utf-8").strip() == "1"
-    detail = f"{'on' if on else 'off'}; labs have their own and leave it alone"
+    detail = f"{'on' if on else 'off'}; labs have settings of their own"
     return requirement("ip_forward of the host", detail, (), ok=True, required=False)
 
 
@@ -424,8 +431,8 @@ def _disk(name: str, folder: Path) -> Requirement:
         place = place.parent
     free = shutil.disk_usage(place).free
     writable = os.access(place, os.W_OK)
-    detail = f"{free / GIB:.1f} GiB free in {folder}" + ("" if writable else ", which is read-only")
-    fix = "make room, or choose another folder"
+    detail = f"{free / GIB:.1f} GiB free in {folder}" + ("" if writable else ", not writable")
+    fix = "free space there, or choose another folder"
     return requirement(name, detail, ok=free >= DISK and writable, fix=fix)
 
 

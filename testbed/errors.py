@@ -94,9 +94,18 @@ class TestbedError(Exception):
 
 
 class UsageError(TestbedError, ValueError):
-    """The command line, or a value given by the user, is wrong."""
+    """The command line, or a value given by the user, is wrong.
+
+    ``where`` is the place of the value, such as an option or a key of a file; the message
+    begins with it. ``what`` is the message without the place.
+    """
 
     exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", hint: str | None = None) -> None:
+        super().__init__(f"{where}: {what}" if where else what, hint=hint)
+        self.where = where
+        self.what = what
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -206,6 +215,7 @@ class ServiceError(LabError):
     ) -> None:
         self.service = service
         self.node = node
+        self.what = what
         self.log = log
         tail = [f"    {line}" for line in log.strip().splitlines()[-12:]]
         super().__init__("\n".join([f"{service} on {node} {what}", *tail]), hint=hint)
@@ -252,6 +262,7 @@ class ContainerError(LabError):
     ) -> None:
         self.container = container
         self.node = node
+        self.what = what
         self.status = status
         self.log = log
         tail = [f"    {line}" for line in log.strip().splitlines()[-12:]]
@@ -292,7 +303,19 @@ class StepsFailed(LabError):
 
 
 class LabBusy(LabError):
-    """Another ``testbed`` process is working on the same lab."""
+    """Another ``testbed`` process is working on the same lab.
+
+    ``holder`` is its command and process id, empty if unknown; ``waited`` is in seconds.
+    """
+
+    def __init__(self, lab: str, holder: str, waited: float) -> None:
+        super().__init__(
+            f"lab {lab} is in use by {holder or 'another testbed process'}",
+            hint=f"retry when it has ended (waited {waited:g} s)",
+        )
+        self.lab = lab
+        self.holder = holder
+        self.waited = waited
 
 
 class NotFound(LabError, LookupError):

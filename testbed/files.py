@@ -93,7 +93,7 @@ def check(path: Path) -> None:
             return
         folder = _real(path).parent
         if not folder.is_dir():
-            raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}")
+            raise FileNotFoundError(errno.ENOENT, f"the folder {folder} does not exist")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -144,10 +144,10 @@ def _told(path: Path) -> Iterator[None]:
                 f"cannot write {path}: {reason}", hint="name a file in a folder that exists"
             ) from error
         if error.errno == errno.EPIPE:
-            reason = "its reader has closed it"
+            reason = "the reader has closed it"
         raise MachineError(
             f"cannot write {path}: {reason}",
-            hint="see the space and the permissions there, or choose another place",
+            hint="check free space and permissions there, or choose another file",
         ) from error
 
 

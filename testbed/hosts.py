@@ -63,7 +63,8 @@ def parse(hostspec: str | None) -> tuple[str, dict[str, Any]]:
             raise _refused(hostspec)
         if len(place.split("/")) > PARTS or (place and not all(place.split("/"))):
             raise UsageError(
-                f"{hostspec}: not a place of a lab", hint=f"write {PREFIX}LAB[/NODE[/CONTAINER]]"
+                f"{hostspec}: not a valid host of a lab",
+                hint=f"write {PREFIX}LAB[/NODE[/CONTAINER]]",
             )
         return place, keywords
     if labs is None:
@@ -83,12 +84,14 @@ def _refused(hostspec: str | None) -> UsageError:
     """Return the error for a hostspec outside the labs that the run is confined to."""
     labs = ", ".join(confined() or ())
     if hostspec is None:
-        what = f"which lab? there are {labs}" if labs else "no lab for testinfra's `host`"
-        return UsageError(what, hint=f"name one: --hosts={PREFIX}LAB")
+        what = (
+            f"several labs are named: {labs}" if labs else "no lab is named for testinfra's `host`"
+        )
+        return UsageError(what, hint=f"choose one: --hosts={PREFIX}LAB")
     if not labs:
-        return UsageError(f"the host {hostspec!r} is outside of the run, which has no lab")
+        return UsageError(f"the host {hostspec!r} cannot be used: the run has no lab")
     return UsageError(
-        f"the host {hostspec!r} is not a node of lab {labs}, which was named",
+        f"the host {hostspec!r} is not a node of lab {labs}",
         hint=f"use {PREFIX}{labs.split(', ')[0]}/NODE, or run without naming the lab",
     )
 
@@ -134,7 +137,7 @@ class SpecBackend(NodeBackend):
         parts = place.split("/")
         if len(parts) == 1:
             raise UsageError(
-                f"{PREFIX}{place} is a whole lab, not one host",
+                f"{PREFIX}{place} is a lab, not a host",
                 hint=f"name a node, {PREFIX}{place}/NODE, or use testinfra.get_hosts()",
             )
         self._place = place

@@ -168,7 +168,7 @@ def _no_namespaces(said: str, status: int) -> Requirement:
         return requirement("namespaces", f"not tried: {said}", ok=False, fix=TOOL_FIRST)
     return requirement(
         "namespaces",
-        f"none can be made here: {said}",
+        f"cannot create namespaces: {said}",
         ok=False,
         fix="run it as root; inside a container, give the container all capabilities",
     )

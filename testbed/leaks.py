@@ -123,7 +123,7 @@ class _Look:
             ours = state == self._own
             name = ", ".join(f"{i.node} (pid {i.pid})" for i in sorted(inits, key=_by_node))
             if (lab, state) in self._far:
-                about = f"lab {lab} of a {state} that cannot be seen from here"
+                about = f"of lab {lab} in {state}, which cannot be read from here"
                 yield Leftover("nodes", name, about, theirs=True, state=state)
             elif not fate:
                 about = f"of lab {lab}, which has no record in {state}"
@@ -149,7 +149,7 @@ class _Look:
             top = hierarchy.mount / cgroups.TOP
             if top.is_dir() and not cgroups.folders(top):
                 command = f"rmdir {top}"
-                yield Leftover("cgroup", str(top), "holds nothing", command, remove=top.rmdir)
+                yield Leftover("cgroup", str(top), "empty", command, remove=top.rmdir)
 
     def _nodes_of(self, folder: str, lab: str, state: Path) -> Iterator[Leftover]:
         """Yield a lab's cgroups without a process, left by a killed command."""
@@ -157,7 +157,7 @@ class _Look:
         if (lab, state) in self._far or State(state).holder(lab):
             return
         if not there:
-            about = f"of lab {lab}, of which nothing runs"
+            about = f"of lab {lab}, which does not run"
             yield self._whole("cgroup", f"{cgroups.TOP}/{folder}", about, lab, state)
             return
         for node in sorted(cgroups.nodes(folder) - there):
@@ -167,7 +167,7 @@ class _Look:
                     if node not in {i.node for i in find.inits() if i.lab == lab}:
                         cgroups.remove(folder, node)
 
-            about = f"of a node of lab {lab} that is not there"
+            about = f"of a node of lab {lab} that does not run"
             name = f"{cgroups.TOP}/{folder}/{node}"
             yield Leftover("cgroup", name, about, FIX, state=state, remove=remove)
 
@@ -176,7 +176,7 @@ class _Look:
         state = self._state
         for lab in state.labs():
             if not self._fate(lab, self._own):
-                about = f"of lab {lab}, of which nothing runs"
+                about = f"of lab {lab}, which does not run"
                 yield self._whole("record", str(state.path / f"{lab}.json"), about, lab, self._own)
         for lab, path in state.pieces():
             if state.holder(lab):
@@ -186,7 +186,7 @@ class _Look:
                 with state.lock(lab, FIX, timeout=0):  # the lock's file is removed on release
                     state.sweep(lab)
 
-            about = "left by a testbed that was killed"
+            about = "left by a killed testbed process"
             yield Leftover("file", str(path), about, FIX, state=self._own, remove=remove)
         parts = [*files.abandoned(state.path), *files.abandoned(state.path / "runs")]
         for path in (*parts, *_dead_sockets(state.path)):
@@ -245,7 +245,7 @@ def _nobodys(folder: str) -> Leftover:
     """Return a leftover for a lab's cgroup of an unknown state folder, without processes."""
     name = f"{cgroups.TOP}/{folder}"
     if cgroups.busy(folder) or cgroups.age(folder) < AGE:
-        about = "of a lab of another state folder that may be in the making"
+        about = "of a lab of another state folder, which may be starting"
         return Leftover("cgroup", name, about, theirs=True)
     command = f"find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} ;"
 
@@ -253,7 +253,7 @@ def _nobodys(folder: str) -> Leftover:
         cgroups.remove(folder, timeout=0)
 
     return Leftover(
-        "cgroup", name, "of a lab of which nothing runs", shlex.join(shlex.split(command)),
+        "cgroup", name, "of a lab that does not run", shlex.join(shlex.split(command)),
         remove=remove,
     )  # fmt: skip
 
@@ -273,13 +273,13 @@ def _dead_sockets(folder: Path) -> Iterator[Path]:
 
 def _file(path: Path, state: Path | None = None) -> Leftover:
     command = f"rm {shlex.quote(str(path))}"
-    about = "left by a testbed that was killed"
+    about = "left by a killed testbed process"
     return Leftover("file", str(path), about, command, state=state, remove=path.unlink)
 
 
 def _cache(store: Store) -> Iterator[Leftover]:
     for path in store.leftovers():
-        about = "of an artifact whose maker was killed"
+        about = "of an artifact whose build was killed"
         yield Leftover("cache", str(path), about, FIX, remove=store.sweep)
     for path in files.abandoned(store.folder):
         yield _file(path)
@@ -294,7 +294,7 @@ def _temporary() -> Iterator[Leftover]:
         with contextlib.suppress(OSError):
             status = path.stat()
             if status.st_uid == os.geteuid() and time.time() - status.st_mtime > AGE:
-                about = "left by a testbed that was killed"
+                about = "left by a killed testbed process"
                 command = f"rm -r {shlex.quote(str(path))}"
 
                 def remove(path: Path = path) -> None:

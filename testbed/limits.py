@@ -70,7 +70,7 @@ def require(files: int, what: str, *, hard: bool = False) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[hard]
     if _size(limit) < files:
         raise MachineError(
-            f"a process may have {limit} open files here, and {what} needs {files}",
+            f"{what} needs {files} open files, but a process may have only {limit}",
             hint=f"raise the limit as root: ulimit -n {files}",
         )
 
@@ -89,8 +89,8 @@ def exhausted(error: OSError) -> MachineError | None:
         return None
     if error.errno == errno.ENFILE:
         return MachineError(
-            "no more files can be opened on this machine",
-            hint="raise its limit (sysctl fs.file-max), or end other programs",
+            "this machine has reached its limit of open files",
+            hint="raise it (sysctl fs.file-max), or end other programs",
         )
     return no_more_files()
 

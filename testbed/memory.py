@@ -24,7 +24,7 @@ def require(wanted: Sequence[int]) -> None:
     free = available()
     if sum(wanted) > free:
         raise MachineError(
-            f"{len(wanted)} machine(s) want {sum(wanted) >> 20} MiB of memory, "
-            f"and {free >> 20} MiB are free here",
-            hint="give them less (`memory:` of a node), make fewer, or end other programs and labs",
+            f"{len(wanted)} virtual machine(s) need {sum(wanted) >> 20} MiB of memory, but "
+            f"only {free >> 20} MiB are free",
+            hint="lower their `memory`, use fewer machines, or end other programs and labs",
         )

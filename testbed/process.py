@@ -176,8 +176,11 @@ class Duplex:
 def no_more_processes() -> MachineError:
     """Return the error for EAGAIN of fork(2) or pthread_create(3)."""
     return MachineError(
-        "no more processes or threads can be started here",
-        hint="raise the limit (pids.max of `cat /proc/self/cgroup`, ulimit -u), or end others",
+        "cannot start another process or thread",
+        hint=(
+            "raise the limit (pids.max of `cat /proc/self/cgroup`, ulimit -u), or end "
+            "other processes"
+        ),
     )
 
 
@@ -190,7 +193,7 @@ def _not_started(args: tuple[str, ...], error: OSError) -> NoReturn:
         where=WHERE,
         status=127 if missing else 126,  # a shell's statuses for "not found" and "cannot execute"
         stderr=f"{error.filename or args[0]}: {error.strerror}",
-        hint="see what is missing with: testbed doctor" if missing else None,
+        hint="`testbed doctor` shows what is missing" if missing else None,
     ) from error
 
 
@@ -228,7 +231,7 @@ def _until_ended(
             next_tick = gone + TICK
         if timeout is not None and gone >= timeout:
             command = " ".join(args)
-            raise TimeoutExpired(f"on {WHERE}: {command}: not done after {timeout:g} s; killed")
+            raise TimeoutExpired(f"on {WHERE}: {command}: killed after {timeout:g} s")
 
 
 @dataclass

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted"
 NEEDED = "_testbed_needed"  #: name of a fixture below
-NO_LAB = "no lab was named: use --testbed-lab NAME, after `testbed up NAME`"
+NO_LAB = "no lab is named; create one with `testbed up NAME` and use --testbed-lab NAME"
 REFUSAL = pytest.StashKey[str]()  #: why each test of this process fails
 
 
@@ -142,7 +142,8 @@ def lab_of(config: pytest.Config) -> LiveLab:
         pytest.skip(NO_LAB)
     if len(names.labs) > 1:
         pytest.fail(
-            f"{names.by} names the labs {', '.join(names.labs)}: choose one with --testbed-lab",
+            f"{names.by} names several labs: {', '.join(names.labs)}; choose one with "
+            "--testbed-lab",
             pytrace=False,
         )
     from testbed import hosts
@@ -171,14 +172,16 @@ def _require(config: pytest.Config) -> None:
     names = config.stash[NAMED]
     for name in names.labs:
         if not name:
-            raise UsageError(f"{names.by} names no lab", hint="name a lab that `testbed ls` shows")
+            raise UsageError(
+                f"{names.by} names no lab", hint="name a running lab; `testbed ls` lists them"
+            )
         hosts.live(name)
     connection = config.getoption("connection", None)
     if connection not in {None, hostspec.SCHEME}:
         raise UsageError(
             f"--connection={connection} does not lead to lab {', '.join(names.labs)}, "
             f"which {names.by} names",
-            hint="leave out one of the two",
+            hint="remove one of the two",
         )
     for spec in filter(None, [config.getoption("hosts", None)]):
         for one in spec.split(","):
@@ -282,7 +285,7 @@ def _refuse_unknown(item: pytest.Item) -> None:
         raise _unknown(item, what, claim, catalogue.claims, hint)
     for word in (name for mark in item.iter_markers(NEEDS) for name in mark.args):
         if word not in FEATURES:
-            what = f"no feature {word!r} that a lab could have"
+            what = f"unknown feature {word!r}"
             raise _unknown(item, what, word, FEATURES, f"known: {', '.join(FEATURES)}")
 
 
@@ -425,7 +428,7 @@ def _judge(item: pytest.Item, claim: str, finding: Finding) -> None:
     notes = item.stash.get(NOTES, None)
     finding.verdict = notes.verdict if notes else None
     if finding.verdict is None:
-        finding.problem = "the check has tested nothing"
+        finding.problem = "the check tested nothing"
         pytest.fail(f"{claim}: {finding.problem}")
     if not finding.as_expected:
         refuted = "; ".join(notes.refuted_by) if notes else ""
@@ -450,7 +453,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     tally = config.stash[TALLY]
     if tally.nothing(config.stash[NAMED]):
         labs = ", ".join(config.stash[NAMED].labs)
-        where = f"on lab {labs}" if labs else "no lab was named"
+        where = f"on lab {labs}" if labs else "no lab is named"
         terminalreporter.write_line(
             f"testbed: nothing was tested: {where}, {tally.skipped} skipped", red=True, bold=True
         )

@@ -115,7 +115,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if others:
             owners = ", ".join(dict.fromkeys(each.distribution for each in (one, *others)))
             raise MachineError(
-                f"{self.noun} {name} is declared more than once, by: {owners}",
+                f"{self.noun} {name} is declared by several distributions: {owners}",
                 hint="uninstall all but one of them",
             )
         module, _, attribute = one.value.partition(":")

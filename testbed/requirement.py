@@ -46,6 +46,6 @@ def need_root(what: str) -> None:
     """Raise MachineError unless this process runs as root."""
     if os.geteuid() != 0:
         raise MachineError(
-            f"{what} needs root: it makes namespaces, links and mounts of its own",
-            hint="run it again with sudo; `plan`, `topologies`, `schema` and `doctor` work without",
+            f"{what} needs root, to create namespaces, links and mounts",
+            hint="run it with sudo; `plan`, `topologies`, `schema` and `doctor` work without root",
         )

@@ -37,7 +37,7 @@ def settings(
     except FileNotFoundError:
         raise UsageError(
             "a relative path cannot be resolved: the current folder was deleted",
-            hint="change to another folder (cd), or give absolute paths (TESTBED_STATE, ...)",
+            hint="change to another folder (cd), or use absolute paths (TESTBED_STATE, ...)",
         ) from None
     setup = Setup(state.path, store)
     return Settings(

@@ -82,7 +82,7 @@ def alarm(seconds: float | None) -> Iterator[Callable[[], None]]:
         return
 
     def came(_: int, __: Any) -> None:
-        raise TimeoutExpired(f"not done within {seconds:g} s, and nothing of the lab made yet")
+        raise TimeoutExpired(f"timeout after {seconds:g} s, before anything of the lab was created")
 
     def off() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -98,10 +98,10 @@ def _read(path: Path, size: int, changed: int) -> tuple[Archived, ...]:  # noqa:
             if "index.json" in members:
                 return tuple(_oci(tar, members))
     except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = f"{path} is no archive of an image: {error}"
+        said = f"{path} is not an image archive: {error}"
     else:
-        said = f"{path} is no archive of an image: it has neither manifest.json nor index.json"
-    raise ArtifactError(said, hint="write one with `docker save NAME:TAG -o FILE`")
+        said = f"{path} is not an image archive: neither manifest.json nor index.json is in it"
+    raise ArtifactError(said, hint="create one with `docker save NAME:TAG -o FILE`")
 
 
 Members = dict[str, "tarfile.TarInfo"]
@@ -110,7 +110,7 @@ Members = dict[str, "tarfile.TarInfo"]
 def _json(tar: tarfile.TarFile, members: Members, name: str) -> Any:
     file = tar.extractfile(members[os.path.normpath(name)])
     if file is None:
-        raise ValueError(f"{name} is no regular file")
+        raise ValueError(f"{name} is not a regular file")
     return json.load(file)
 
 

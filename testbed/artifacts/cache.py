@@ -109,8 +109,8 @@ class Cache:
             if isinstance(error, TestbedError):  # some of which are OSError too
                 raise
             raise ArtifactError(
-                f"{name}: cannot fill the cache folder {self.folder}: {error}",
-                hint="give another folder with TESTBED_CACHE, or make room in this one",
+                f"{name}: cannot write to the cache folder {self.folder}: {error}",
+                hint="free space there, or set TESTBED_CACHE to another folder",
             ) from error
 
     def remove(self, record: Record, *, cancel: threading.Event) -> None:
@@ -136,7 +136,7 @@ class Cache:
                     break
                 except BlockingIOError:
                     if not waiting:
-                        say("waiting for another process that is making it")
+                        say("waiting for another process that builds it")
                         waiting = True
                     if cancel.wait(LOCK_POLL):
                         raise Interrupted(signal.SIGINT) from None

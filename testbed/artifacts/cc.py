@@ -40,7 +40,7 @@ class CProgram(Source):
         compiler = which("cc") or which("gcc")
         if not compiler:
             raise ArtifactError(
-                "a C compiler is needed to build it, and none is on this machine",
+                "a C compiler is required to build it, and this machine has none",
                 hint="apt-get install --no-install-recommends gcc libc6-dev",
             )
         (job.into / "bin").mkdir()

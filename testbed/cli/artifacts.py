@@ -56,7 +56,7 @@ def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
     wanted = names or [e.name for e in store.list() if e.state == "missing"]
     for name in wanted:
         _fetch(store, name)
-    click.echo(f"built: {', '.join(wanted)}" if wanted else "everything is there")
+    click.echo(f"built: {', '.join(wanted)}" if wanted else "all artifacts are in the cache")
 
 
 def _fetch(store: Store, name: str) -> None:
@@ -71,7 +71,7 @@ def _fetch(store: Store, name: str) -> None:
     for plugin in PLUGINS.values():
         if isinstance(plugin, Brought) and name == plugin.manifest:
             if not store.is_users(name):
-                raise ArtifactError(f"{name} cannot be made here", hint=plugin.how(store))
+                raise ArtifactError(f"{name} cannot be built here", hint=plugin.how(store))
             plugin.wanted(store)
             return
         if name == plugin.name and name not in known:
@@ -88,7 +88,7 @@ def _fetch(store: Store, name: str) -> None:
 def remove(names: tuple[str, ...], everything: bool) -> None:
     """Remove artifacts from the cache."""
     if bool(names) == everything:
-        raise click.UsageError("name artifacts, or say --all")
+        raise click.UsageError("name artifacts, or use --all")
     store = common.make_settings().store
     freed = store.remove() if everything else sum(store.remove(name) for name in names)
     click.echo(f"freed {_size(freed)}")

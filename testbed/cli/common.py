@@ -38,11 +38,11 @@ def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
     for given in artifacts:
         name, equals, path = given.partition("=")
         if not equals or not name or not path:
-            raise UsageError(f"--artifact {given}: want NAME=PATH")
+            raise UsageError("wanted NAME=PATH", where=f"--artifact {given}")
         overrides[name] = path
     found = settings(overrides=overrides, progress=tell_artifact)
     for error in found.broken.values():
-        click.echo(f"testbed: {error.message}; its labs are not seen\n  -> {error.hint}", err=True)
+        click.echo(f"testbed: {error.message}; its labs are not shown\n  -> {error.hint}", err=True)
     return found
 
 
@@ -96,8 +96,8 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
         raise NoSuchLab("no lab is up", hint="`testbed up two-node` creates one")
     if len(there) > 1:
         raise UsageError(
-            f"which lab? there are: {', '.join(there)}",
-            hint=f"{_how_to_name(there[0])}, or set TESTBED_LAB",
+            f"several labs are up: {', '.join(there)}",
+            hint=f"choose one: {_how_to_name(there[0])}, or set TESTBED_LAB",
         )
     return Lab(there[0], settings)
 
@@ -117,8 +117,8 @@ def whole(lab: Lab) -> Context:
     absent = [name for name in context.topology.nodes if name not in context.nodes]
     if absent:
         raise LabError(
-            f"lab {lab.name} is not whole: {', '.join(absent)} not running",
-            hint=f"`testbed up -l {lab.name}` mends it",
+            f"lab {lab.name} is incomplete: {', '.join(absent)} not running",
+            hint=f"`testbed up -l {lab.name}` restores it",
         )
     return context
 

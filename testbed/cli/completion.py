@@ -24,5 +24,5 @@ def command(shell: str) -> None:
     from testbed.cli import cli
 
     kind = get_completion_class(shell)
-    assert kind is not None, "click knows the three shells above"
+    assert kind is not None, "click supports the three shells above"
     click.echo(kind(cli, {}, "testbed", "_TESTBED_COMPLETE").source())

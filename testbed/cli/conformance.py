@@ -102,7 +102,7 @@ def _closing(part: LabRun, *, good: bool) -> str:
     counts = Counter(check.outcome for check in tests)
     words = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed"))
     if counts["skipped"]:
-        words += f", {counts['skipped']} left themselves out"
+        words += f", {counts['skipped']} skipped"
     if part.results.interrupted:
         words += "; interrupted"
     return click.style(

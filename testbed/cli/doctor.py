@@ -44,7 +44,7 @@ def command(
     """
     if leaks:
         if provider or role or quick:
-            raise click.UsageError("--leaks goes with --fix and --json only")
+            raise click.UsageError("--leaks can be combined with --fix and --json only")
         return _leaks(fix=fix, as_json=as_json)
     from testbed import doctor
 
@@ -78,7 +78,7 @@ def command(
         ]
         # Requirements that --fix could not fix have their own instructions, shown above.
         how = "" if fix else f"; `testbed doctor {''.join(asked)}--fix`"
-        click.echo(f"{len(missing)} missing that labs need: {names}{how}", err=True)
+        click.echo(f"{len(missing)} required but missing: {names}{how}", err=True)
     return MachineError.exit_code if missing else 0
 
 
@@ -113,7 +113,7 @@ def _leaks(*, fix: bool, as_json: bool) -> int:
             click.echo(f"           {'':<7} not removed: {failed[one]}")
         if one.command:
             click.echo(f"           {'':<7} -> {one.command}")
-    click.echo(f"{len(left)} left" if left else "nothing is left")
+    click.echo(f"{len(left)} left" if left else "no leftovers")
     return 1 if left else 0
 
 

@@ -28,7 +28,7 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
 
     settings = common.make_settings()
     if everything and lab:
-        raise click.UsageError("a lab's name and --all exclude each other")
+        raise click.UsageError("the name of a lab and --all exclude each other")
     if everything:
         wanted = [Lab(name, settings) for name in labs(settings)]
     elif lab is None and not labs(settings):

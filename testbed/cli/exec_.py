@@ -48,10 +48,10 @@ def command(lab_name: str | None, where: str, argv: tuple[str, ...], tty: bool) 
     """See HELP."""
     need_root("`testbed exec`")
     if tty and not sys.stdin.isatty():
-        raise UsageError("--tty: standard input is no terminal", hint="leave --tty out")
+        raise UsageError("--tty: standard input is not a terminal", hint="remove --tty")
     status = attach(lab_name, where, list(argv), tty=tty)
     if status == NOT_FOUND and argv[0].startswith("-"):
-        words = f"{argv[0]} was taken for the command; options of testbed go before NODE"
+        words = f"{argv[0]} is taken as the command; options of testbed go before NODE"
         click.echo(f"testbed: {words}", err=True)
     return status
 

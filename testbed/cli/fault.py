@@ -149,7 +149,7 @@ def _apply(
         if as_json:
             common.print_json({"lab": lab, **_to_dict(fault, topology), "changed": changed})
         else:
-            state = "is in force" if changed else "was in force already"
+            state = "is active" if changed else "was already active"
             click.echo(f"{click.style(fault.words, bold=True)} {state} in {lab}")
             if seconds is None:
                 click.echo(click.style(f"  testbed fault heal -l {lab} {fault.words}", dim=True))
@@ -166,8 +166,8 @@ def _refuse_name(name: str, topology: Topology) -> None:
     close = closest(name, topology.faults)
     known = ", ".join(topology.faults) or "none"
     raise UsageError(
-        f"{topology.name} names no fault {name!r}",
-        hint=f"did you mean {close}?" if close else f"named: {known}; see docs/topologies.md",
+        f"{topology.name} has no fault {name!r}",
+        hint=f"did you mean {close}?" if close else f"faults: {known}; see docs/topologies.md",
     )
 
 
@@ -204,7 +204,7 @@ def ls(lab_name: str | None, as_json: bool) -> None:
         ("fault", "name", "seen"),
     )
     if not seen:
-        click.echo(f"nothing is broken in {lab}", err=True)
+        click.echo(f"no faults in {lab}", err=True)
 
 
 @command.command("heal")
@@ -226,7 +226,7 @@ def heal(words: tuple[str, ...], lab_name: str | None, as_json: bool) -> None:
     for one in healed:
         click.echo(f"{click.style(one.words, bold=True)} is healed")
     if not healed:
-        what = f"no {' '.join(words)} is in force" if words else "nothing is broken"
+        what = f"fault {' '.join(words)} is not active" if words else "no faults"
         click.echo(f"{what} in {lab}")
 
 

@@ -43,7 +43,9 @@ def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]
     """See HELP."""
     need_root("`testbed kubeconfig`")
     if output and argv:
-        raise UsageError("--output goes without a command", hint="the command has KUBECONFIG set")
+        raise UsageError(
+            "--output cannot be combined with a command", hint="the command has KUBECONFIG set"
+        )
     from testbed.roles.kubernetes import api_port
 
     context = common.lab_meant(common.make_settings(), lab_name).context()
@@ -54,7 +56,7 @@ def command(output: Path | None, port: int, lab_name: str, argv: tuple[str, ...]
         async with api_port.opened(context, port) as api:
             if output:
                 files.write(output, api.kubeconfig, private=True)
-                click.echo(f"{output} names {api.address}; Ctrl-C closes it", err=True)
+                click.echo(f"{output} written for {api.address}; Ctrl-C closes the port", err=True)
             else:
                 click.echo(api.kubeconfig)
             await asyncio.Event().wait()

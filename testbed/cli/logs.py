@@ -30,7 +30,7 @@ def command(
     machine = common.lab_meant(common.make_settings(), lab_name).node(node)
     names = [service] if service else sorted(machine.services())
     if not names:
-        click.echo(f"{node} runs no service", err=True)
+        click.echo(f"{node} has no services", err=True)
     shown = dict.fromkeys(names, 0)
     while True:
         for name in names:

@@ -109,7 +109,7 @@ class Output:
         if len(self._on_stdout) > 1:
             options = " and ".join(f"--{option}" for option in self._on_stdout)
             raise UsageError(
-                f"{options} both name standard output", hint="give one of them another place"
+                f"{options} both name standard output", hint="name another file for one of them"
             )
         for option, path in self._wanted().items():
             try:
@@ -167,7 +167,7 @@ class Output:
                 self._failures.append(error)
             else:
                 if option == "html":
-                    self.say(f"  the report is in {path}")
+                    self.say(f"  report written to {path}")
         if keep:
             try:
                 last.keep(settings.state.path, value)

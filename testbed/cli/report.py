@@ -38,9 +38,13 @@ def command(run: Path, html: Path, lang: str) -> int:
             data = json.load(file)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{run}: not JSON: {error}", hint="`testbed verify --json FILE` writes it"
+            f"not JSON: {error}",
+            where=str(run),
+            hint="create one with `testbed verify --json FILE`",
         ) from None
     except OSError as error:
-        raise UsageError(f"{run}: {error.strerror}", hint="name a file that can be read") from None
+        raise UsageError(
+            str(error.strerror), where=str(run), hint="check its permissions"
+        ) from None
     files.write(html, render(data, lang=lang))
     return 0

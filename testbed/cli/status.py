@@ -41,9 +41,9 @@ def command(lab: str | None, as_json: bool) -> int:
         for node in found.nodes:
             _show(node, node.provider if mixed else "")
         if any(STOPPED in {node.state, *(s.state for s in node.services)} for node in found.nodes):
-            click.echo(f"  -> `testbed fault heal -l {found.lab} stop` lets it go on")
+            click.echo(f"  -> `testbed fault heal -l {found.lab} stop` continues it")
         elif not found.ok:
-            click.echo(f"  -> `testbed up -l {found.lab}` mends it")
+            click.echo(f"  -> `testbed up -l {found.lab}` restores it")
     return 0 if found.ok else EXIT_NOT_OK
 
 

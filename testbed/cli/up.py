@@ -78,17 +78,17 @@ def command(
 def _wanted(topology: str | None, lab: str | None, variant: Mapping[str, object]) -> Topology:
     if topology is not None:
         if lab is not None:
-            raise UsageError("TOPOLOGY and --lab are both given", hint="leave one of them out")
+            raise UsageError("TOPOLOGY and --lab exclude each other", hint="remove one of them")
         return common.load_variant(topology, **variant)
     if lab is None:
         raise UsageError(
-            "which topology? none was given",
-            hint="`testbed topologies` lists those that come with testbed",
+            "missing TOPOLOGY",
+            hint="`testbed topologies` lists the shipped ones",
         )
     given = [name for name, value in variant.items() if value is not None]
     if given:
         raise UsageError(
-            f"--{given[0]} changes a topology, and --lab restores a lab as it was created",
+            f"--{given[0]} and --lab exclude each other: --lab restores a lab unchanged",
             hint=f"`testbed up TOPOLOGY --{given[0]} ...` changes the lab",
         )
     return common.recorded(common.lab_meant(common.make_settings(), lab))
@@ -193,7 +193,7 @@ def show_outcome(outcome: Outcome) -> None:
     if outcome.removed:
         click.echo(f"  removed: {', '.join(outcome.removed)}")
     if not outcome.changed and not outcome.removed:
-        click.echo(f"{ok}, as it was ({outcome.seconds:.2f} s)")
+        click.echo(f"{ok}, unchanged ({outcome.seconds:.2f} s)")
         return
     click.echo(f"{ok} ({outcome.seconds:.2f} s)")
     node = next(iter(outcome.topology.nodes))

@@ -90,12 +90,9 @@ def run(
         with node.spawn(argv, env=_environment(context, node)) as running:
             ended, late = _listen(node, running, listener, signals, asked.timeout)
         if ended.status == BUSY and not ended.stdout.strip():
-            raise LabBusy(
-                f"another run of the suite is going on in lab {context.lab}",
-                hint="wait for its end",
-            )
+            raise LabBusy(context.lab, "another run of the suite", 0)
         if left := clean(context):
-            say(f"namespaces that do not go: {', '.join(left)}")
+            say(f"namespaces that were not deleted: {', '.join(left)}")
         results = _results(node, ended, listener, late=late)
         results.signum = signals.signum
     if not (results.checks or results.interrupted):

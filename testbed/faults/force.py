@@ -250,16 +250,16 @@ class _Place:
     def _set_links(self, faults: Sequence[Fault]) -> None:
         if which("nft") is None:
             raise MachineError(
-                "this machine lacks nft, which cuts links", hint="apt-get install nftables"
+                "nft, which cuts links, is missing on this machine", hint="apt-get install nftables"
             )
         fabric = self._need_fabric()
         rules = means.link_rules(self._ports, faults)
         done = fabric.run(["nft", "-f", "-"], input=rules.encode(), check=False)
         if not done.ok and "not supported" in done.stderr:
             raise MachineError(
-                "the kernel here has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE), "
+                "this kernel has no nftables for bridges (CONFIG_NF_TABLES_BRIDGE), "
                 "which cuts links",
-                hint="use a kernel that has it; `rate` (tbf) does without",
+                hint="use a kernel with it, or the fault `rate` (tbf)",
             )
         fabric.require(done)
 
@@ -281,9 +281,9 @@ class _Place:
     def _need_netem(fabric: Node) -> None:
         if not fabric.run(means.PROBE_NETEM, check=False).ok:
             raise MachineError(
-                "the kernel here has no netem (CONFIG_NET_SCH_NETEM), which holds packets up",
-                hint="load it (modprobe sch_netem), or use a kernel that has it; "
-                "`rate` (tbf) and `loss` (nftables) do without",
+                "this kernel has no netem (CONFIG_NET_SCH_NETEM), which delays packets",
+                hint="load it (modprobe sch_netem), use a kernel with it, or "
+                "the faults `rate` (tbf) and `loss` (nftables)",
             )
         fabric.run(means.UNPROBE)
 
@@ -321,7 +321,7 @@ class _Place:
         if state is None or state.state == "dead":
             raise LabError(
                 f"{fault.service} on {fault.node} does not run",
-                hint=f"`testbed up -l {self._lab.name}` starts it",
+                hint=f"`testbed up -l {self._lab.name}` restarts it",
             )
         node.run(["kill", f"-{signal}", str(state.pid)])
         deadline = time.monotonic() + DEAD_SECONDS
@@ -329,7 +329,7 @@ class _Place:
             if time.monotonic() > deadline:
                 raise LabError(
                     f"{fault.service} on {fault.node} was killed and has not ended",
-                    hint="it hangs in the kernel: see /proc/PID/stack",
+                    hint="it hangs in the kernel; look at /proc/PID/stack",
                 )
             time.sleep(0.005)
 
@@ -394,9 +394,9 @@ class _Place:
         there = fault.what in RULES or self._has_device(node)
         if not (look.entries and there):
             raise LabError(
-                f"{fault.node} has no {fault.what} of another node that could be broken",
-                hint=f"it takes two nodes of the overlay whose flanneld runs; "
-                f"`testbed up -l {self._lab.name}` starts it",
+                f"{fault.node} has no {fault.what} of another node to break",
+                hint=f"two nodes with a running flanneld are required; "
+                f"`testbed up -l {self._lab.name}` restarts it",
             )
         missing = look.missing(node.run(look.argv).stdout)
         for index in range(len(look.entries)):

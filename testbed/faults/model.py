@@ -80,11 +80,11 @@ KINDS: Mapping[Kind, About] = {
 
 #: Words of ``break``, and the effect of each.
 BREAKABLE: Mapping[str, str] = {
-    "route": "the routes to the containers of other nodes are gone",
-    "neighbour": "the permanent ARP entries of other nodes' VTEPs are gone",
-    "fdb": "the VTEP's forwarding entries, which say where frames go, are gone",
-    "forward": "the first rule of FORWARD drops everything",
-    "port": "the node's firewall drops what comes to flannel's UDP port",
+    "route": "remove the routes to the containers of other nodes",
+    "neighbour": "remove the permanent ARP entries of other nodes' VTEPs",
+    "fdb": "remove the VTEP's forwarding entries (FDB)",
+    "forward": "drop everything with the first rule of FORWARD",
+    "port": "drop packets to flannel's UDP port",
 }
 #: Words that add a rule; the others remove entries.
 RULES = ("forward", "port")
@@ -214,12 +214,12 @@ def parse(words: Sequence[str]) -> Fault:
         wanted = f"{about.form.split()[0]} after {kind}"
         raise Unreadable(wanted, repr(target), f"such as `{about.example}`")
     if kind == "kill" and not service:
-        hint = f"such as `{about.example}`; `stop` is what can be done to a node as a whole"
+        hint = f"for example `{about.example}`; only `stop` works on a whole node"
         raise Unreadable("NODE/SERVICE after kill", repr(target), hint)
     if peer:
         node, peer = sorted((node, peer))  # a link has no direction: one name per fault
         if node == peer:
-            raise Unreadable("two nodes", repr(target), "a node has no link to itself")
+            raise Unreadable("two nodes", repr(target), "name two different nodes")
     return _with_amount(cast("Kind", kind), node, peer, service, amounts)
 
 
@@ -231,7 +231,7 @@ def _with_amount(kind: Kind, node: str, peer: str, service: str, amounts: Sequen
     if kind == "delay":
         delay, jitter = (*map(_milliseconds, amounts), 0.0)[:2]
         if jitter > delay:
-            hint = "a packet cannot leave before it has come"
+            hint = "lower the jitter"
             raise Unreadable("a jitter of at most the delay", repr(amounts[1]), hint)
         return Fault(kind, node, delay=delay, jitter=jitter)
     if kind == "break":
@@ -243,7 +243,7 @@ def _word(what: str, word: str, known: Sequence[str]) -> str:
     if word in known:
         return word
     close = closest(word, known)
-    hint = f"did you mean {close}?" if close else "take one of them"
+    hint = f"did you mean {close}?" if close else "choose one of them"
     raise Unreadable(f"{what}: {', '.join(known)}", repr(word), hint)
 
 
@@ -255,7 +255,7 @@ def _number(text: str, units: str) -> tuple[float, str] | None:
 def _percent(text: str) -> float:
     found = _number(text, "%")
     if found is None or not MIN_PERCENT <= found[0] <= MAX_PERCENT:
-        hint = "`partition` is for all of them" if found and found[0] >= 100 else "such as 20%"
+        hint = "`partition` drops all frames" if found and found[0] >= 100 else "such as 20%"
         raise Unreadable(f"{MIN_PERCENT}% to {MAX_PERCENT}%", repr(text), hint)
     return found[0]
 
@@ -265,7 +265,7 @@ def _rate(text: str) -> int:
     rate = round(found[0] * UNITS[found[1]]) if found else 0
     if not MIN_RATE <= rate <= MAX_RATE:
         wanted = f"a rate from {bits(MIN_RATE)} to {bits(MAX_RATE)}"
-        raise Unreadable(wanted, repr(text), "such as 10mbit; bits a second, powers of 1000")
+        raise Unreadable(wanted, repr(text), "for example 10mbit (bits per second, powers of 1000)")
     return rate
 
 
@@ -273,7 +273,7 @@ def _milliseconds(text: str) -> float:
     found = _number(text, "ms|s")
     delay = found[0] * (1000 if found[1] == "s" else 1) if found else 0.0
     if not 0 < delay <= MAX_DELAY:
-        raise Unreadable("a time up to 60s", repr(text), "such as 50ms or 1.5s")
+        raise Unreadable("a time up to 60s", repr(text), "for example 50ms or 1.5s")
     return delay
 
 
@@ -284,7 +284,7 @@ def require(fault: Fault, topology: Topology) -> None:
             raise Unreadable("the name of a node", repr(name), _nearest(name, topology.nodes))
     node = topology.nodes[fault.node]
     if fault.peer and not node.networks.keys() & topology.nodes[fault.peer].networks.keys():
-        hint = "frames go from one to the other on no network: name two that share one"
+        hint = "they share no network; name two nodes that do"
         raise Unreadable("two nodes on one network", repr(fault.target), hint)
     if fault.kind in (*LINK_KINDS, *QUEUE_KINDS) and not node.networks:
         raise Unreadable("a node on a network", repr(fault.node), "name another")
@@ -305,12 +305,15 @@ def overlay_of(topology: Topology) -> FlannelSection | None:
 def _require_breakable(fault: Fault, topology: Topology) -> None:
     flannel = overlay_of(topology)
     if flannel is None or "flannel" not in topology.nodes[fault.node].roles:
-        hint = "what can be broken is the overlay's; name a node that has it"
+        hint = "name a node with the role flannel"
         raise Unreadable("a node with the role flannel", repr(fault.node), hint)
     backends = OF_BACKENDS.get(fault.what, (flannel.backend,))
     if flannel.backend not in backends:
         wanted = f"the back end {' or '.join(backends)} for {fault.what!r}"
-        hint = f"`--backend {backends[0]}` has it, and `break {fault.node} route` works with each"
+        hint = (
+            f"use `--backend {backends[0]}`, or `break {fault.node} route`, which "
+            "works with every back end"
+        )
         raise Unreadable(wanted, flannel.backend, hint)
 
 

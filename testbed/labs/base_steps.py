@@ -139,7 +139,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
         spec = full_spec(topology, node, context.provider, context.store)
-        context.waiting(f"its machine, which {topology.provider_of(node.name)} makes")
+        context.waiting(f"its machine (provider {topology.provider_of(node.name)})")
         batch = context.batches.get(node.name)
         made = batch.node(spec) if batch else context.provider.create_one(context.lab, spec)
         if spec.ahead and made.wakes:
@@ -167,7 +167,7 @@ def _restore(context: Context, node: Node) -> list[Difference]:
     if left:
         raise LabError(
             f"{node.name} still differs from its topology: {', '.join(map(str, left))}",
-            hint=f"`testbed down {context.lab}`, and then the same `up` as before, create it again",
+            hint=f"remove the lab with `testbed down {context.lab}`, then repeat the same `up`",
         )
     mark(node, REWIRED, uuid.uuid4().hex)
     return gone

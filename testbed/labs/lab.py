@@ -124,7 +124,7 @@ class Lab:
         timeout), Interrupted.
         """
         if topology.name != self.name:
-            raise ValueError(f"a topology named {topology.name} is not one for lab {self.name}")
+            raise ValueError(f"the topology is named {topology.name}, but the lab {self.name}")
         watch = watch or Watch()
         plan = planning.make(topology)
         provider = self.settings.makers(topology)
@@ -199,8 +199,8 @@ class Lab:
                 self._roll_back(context, before if existed else None)
             if existed and isinstance(error, StepsFailed):
                 error.hint = (
-                    f"{self.name} was up before and is left as it is; "
-                    f"`testbed down {self.name}` and the same `up` again start afresh"
+                    f"{self.name} was already up and is kept; "
+                    f"to start from the beginning: `testbed down {self.name}`, then repeat the `up`"
                 )
             raise
         return outcome
@@ -213,8 +213,9 @@ class Lab:
         stopped = self.stopped()
         if stopped:
             raise LabError(
-                f"{', '.join(stopped)} of lab {self.name} {'are' if stopped[1:] else 'is'} stopped",
-                hint=f"`testbed fault heal -l {self.name} stop` lets them go on",
+                f"{', '.join(stopped)} of lab {self.name} "
+                f"{'are' if stopped[1:] else 'is'} stopped by a fault",
+                hint=f"`testbed fault heal -l {self.name} stop` continues them",
             )
 
     def _fetch(self, topology: Topology) -> None:
@@ -255,13 +256,13 @@ class Lab:
             if as_wanted and recorded == topology.file:  # no file, or the one in the record
                 return
         if as_wanted and not origin.is_known(recorded):
-            watch.words(f"taking over lab {self.name}, which came from {origin.words(record)}")
+            watch.words(f"updating lab {self.name}, which was created from {origin.words(record)}")
             return
         raise UsageError(
-            f"lab {self.name} is already up, from {origin.words(record)}, "
+            f"lab {self.name} is already up, created from {origin.words(record)}, "
             f"not from {topology.file or topology.source or 'this topology'}",
-            hint=f"take it down (testbed down {self.name}), give this one another name "
-            "(--name), or turn the one into the other (--replace)",
+            hint=f"remove it (`testbed down {self.name}`), use another name "
+            "(--name), or update it (--replace)",
         )
 
     def _refuse_other_fabric(self, topology: Topology) -> None:
@@ -275,8 +276,7 @@ class Lab:
                 wanted = " or ".join(topology.providers)
                 raise UsageError(
                     f"lab {self.name} is already up with the provider {name}, not {wanted}",
-                    hint=f"take it down (testbed down {self.name}), or give this one another "
-                    "name (--name)",
+                    hint=f"remove it (`testbed down {self.name}`), or use another name (--name)",
                 )
 
     def _remove_strangers(self, context: Context) -> list[str]:

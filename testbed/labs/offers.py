@@ -88,7 +88,7 @@ def steps(topology: Topology, node: Node) -> list[Step]:
         machine = context.node(node.name)
         found = programs(context.store, topology, node)
         wanted = "\n".join(f"{place} {program}" for place, program in found.items())
-        words = f"{len(found)} on its PATH"
+        words = f"{len(found)} programs on PATH"
         if marked(machine, OFFERED) == wanted:
             return words, False
         machine.offer({name: path for name, path in found.items() if not isinstance(path, str)})
@@ -98,5 +98,5 @@ def steps(topology: Topology, node: Node) -> list[Step]:
         mark(machine, OFFERED, wanted)
         return words, True
 
-    about = f"{len(offered)} programs for those who work on it"
+    about = f"{len(offered)} programs for its users"
     return [Step(f"programs {node.name}", about, (node_step(node.name),), ahead=True, act=act)]

@@ -50,15 +50,15 @@ def words(record: Record | None) -> str:
     ``None`` stands for a lost record.
 
     >>> words(None)
-    'an unknown file (its record is lost)'
+    'an unknown file (its record is missing)'
     """
     if record is None:
-        return "an unknown file (its record is lost)"
+        return "an unknown file (its record is missing)"
     if not record.source:
         return "a topology without a file"
     if not Path(record.source).is_absolute():
         return f"{record.source} in an unknown folder (recorded by an earlier version)"
-    return record.source if is_known(record.source) else f"{record.source} (no longer there)"
+    return record.source if is_known(record.source) else f"{record.source} (which no longer exists)"
 
 
 def named(settings: Settings, name: str) -> str:
@@ -83,7 +83,8 @@ def named(settings: Settings, name: str) -> str:
         if own in came:
             return own
         raise UsageError(
-            f"several labs came from {name}: {', '.join(came)}", hint="give the lab's name instead"
+            f"several labs were created from {name}: {', '.join(came)}",
+            hint="use the name of the lab",
         )
     topology = load(name)
     record = state.read(topology.name)
@@ -96,9 +97,9 @@ def refuse_other(topology: Topology, record: Record | None) -> None:
     """Raise UsageError if the lab of that name was created from another file."""
     if record is None or not is_same(record.source, topology.file):
         raise UsageError(
-            f"lab {topology.name} came from {words(record)}, "
+            f"lab {topology.name} was created from {words(record)}, "
             f"not from {topology.file or topology.source}",
-            hint=f"if you mean that lab, give its name instead of a file: {topology.name}",
+            hint=f"to use that lab, give its name instead of a file: {topology.name}",
         )
 
 

@@ -103,9 +103,9 @@ def check(topology: Topology, cache: Path) -> None:
         lacking = [item for item in found.values() if not item.ok]
     if lacking:
         raise MachineError(
-            "the kernel here lacks what this topology needs\n"
+            "this machine's kernel lacks features that the topology needs\n"
             + "\n".join(f"    {item.name}: {item.detail}; {item.fix}" for item in lacking),
-            hint=f"`{_doctor(topology)}` shows all of it{_other(topology)}",
+            hint=f"`{_doctor(topology)}` shows all requirements{_other(topology)}",
         )
     _keep(cache, {name for name, item in found.items() if item.ok})
 
@@ -123,15 +123,17 @@ def memory(topology: Topology, making: Iterable[str]) -> None:
             wanted[name] = sum(ROLES[role].memory(topology, name) for role in node.roles)
             if node.memory is not None and node.memory < wanted[name]:
                 raise UsageError(
-                    f"{name} has {node.memory >> 20} MiB (`memory:`), and what it is to run takes "
+                    f"{name} has {node.memory >> 20} MiB of memory (`memory:`), but its "
+                    "software needs "
                     f"{wanted[name] >> 20} MiB",
-                    hint="give it more, or leave `memory` out",
+                    hint="raise `memory` of the node, or remove it",
                 )
     if sum(wanted.values()) > (free := available()):
         raise MachineError(
-            f"the nodes of {topology.name} take {sum(wanted.values()) >> 20} MiB of memory, "
-            f"and {free >> 20} MiB are free here",
-            hint="make fewer nodes, or end other programs and labs",
+            f"the new nodes of {topology.name} need {sum(wanted.values()) >> 20} MiB of "
+            "memory, but "
+            f"only {free >> 20} MiB are free",
+            hint="use fewer nodes, or end other programs and labs",
         )
 
 
@@ -166,7 +168,7 @@ def room(topology: Topology, making: Iterable[str]) -> None:
     ]
     if short:
         raise MachineError(
-            f"{topology.name} is more than this machine's limits allow\n"
+            f"{topology.name} exceeds the limits of this machine\n"
             + "\n".join(f"    {line}" for line in short),
             hint="raise these limits, use fewer nodes, or end other labs and programs",
         )

@@ -144,9 +144,9 @@ class _Run:
     def too_late(self) -> TimeoutExpired:
         """Return the error at the deadline, with the steps that are still running."""
         lines = [f"    {waiting}" for waiting in self.under_way()]
-        left = f", {len(self.waiting)} steps not begun" if self.waiting else ""
-        words = f"the lab did not come up in time; still under way{left}:"
-        return TimeoutExpired("\n".join([words, *lines]), hint="give it more: --timeout SECONDS")
+        left = f", {len(self.waiting)} steps not started" if self.waiting else ""
+        words = f"the lab did not start in time; unfinished{left}:"
+        return TimeoutExpired("\n".join([words, *lines]), hint="use a longer --timeout")
 
     def start_ready(self) -> None:
         if self.failures:

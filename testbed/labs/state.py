@@ -80,7 +80,9 @@ class State:
                 raise
             raise MachineError(
                 f"cannot write to the state folder {self.path}: {error.strerror}",
-                hint="mend its permissions or free space there, or set TESTBED_STATE to another",
+                hint=(
+                    "check permissions and free space there, or set TESTBED_STATE to another folder"
+                ),
             ) from error
 
     def labs(self) -> list[str]:
@@ -111,7 +113,7 @@ class State:
             files.keep(self._record(record.lab), data)
         except (MachineError, UsageError) as error:
             raise MachineError(
-                f"record of lab {record.lab} not kept: {error.message}",
+                f"cannot write the record of lab {record.lab}: {error.message}",
                 hint="free space there, or set TESTBED_STATE to another folder",
             ) from error
 
@@ -128,7 +130,7 @@ class State:
         except OSError as error:
             raise MachineError(
                 f"cannot remove the record of lab {lab}, {self._record(lab)}: {error.strerror}",
-                hint="mend the folder's permissions, or remove it by hand",
+                hint="check the permissions of the folder, or remove the file",
             ) from error
 
     def sweep(self, lab: str) -> None:
@@ -170,8 +172,8 @@ class State:
             return owner.create(path, 0o600)
         except OSError as error:
             raise MachineError(
-                f"lab {lab[:40]} cannot be held by {path.parent}: {error.strerror}",
-                hint="see that it is a lab's name (`testbed ls`), and the permissions there",
+                f"cannot lock lab {lab[:40]} in {path.parent}: {error.strerror}",
+                hint="check the lab's name (`testbed ls`) and the permissions there",
             ) from error
 
     @contextlib.contextmanager
@@ -208,10 +210,7 @@ class State:
                 waiting(holder)
                 told = True
             if time.monotonic() > deadline:
-                raise LabBusy(
-                    f"lab {lab} is held by {holder or 'another testbed'}",
-                    hint=f"wait for it to end (waited {timeout:g} s), then try again",
-                )
+                raise LabBusy(lab, holder, timeout)
             time.sleep(0.02)
         try:
             with contextlib.suppress(OSError):  # a full disk: the lock is held without a name

@@ -242,7 +242,7 @@ def _ending(node: Node, status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     killed = killed_for_memory(node) if -status == signal.SIGKILL else 0
-    why = f"; for want of memory the kernel has killed {killed} processes of {node.name}"
+    why = f"; the kernel has killed {killed} processes of {node.name} (out of memory)"
     return f"signal {-status}{why if killed else ''}"
 
 

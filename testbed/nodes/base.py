@@ -172,7 +172,7 @@ class Running(ABC):
         """Return the error that :meth:`wait` raises at its timeout."""
         return TimeoutExpired(
             f"on {node}: {' '.join(self.argv)}: still running after {timeout:g} s",
-            hint=f"look at the node: testbed shell {node}",
+            hint=f"`testbed shell {node}` opens a shell there",
         )
 
     def __enter__(self) -> Self:
@@ -564,8 +564,8 @@ class Provider(ABC):
         """
         del lab
         raise MachineError(
-            f"{node} cannot be stopped: its provider is {self.name}",
-            hint="a service can be stopped: NODE/SERVICE",
+            f"{node} cannot be stopped: the provider {self.name} does not support it",
+            hint="stop a service instead: NODE/SERVICE",
         )
 
     def resume(self, lab: str, node: str) -> None:

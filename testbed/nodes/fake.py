@@ -481,7 +481,7 @@ class FakeProvider(Provider):
     # -- the contract -----------------------------------------------------
 
     def probe(self) -> list[Requirement]:
-        return [Requirement("memory", ok=True, detail="a fake node needs nothing")]
+        return [Requirement("memory", ok=True, detail="a fake node has no requirements")]
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
         self.machine.note(Call(lab, "", "prepare", tuple(spec.name for spec in specs)))
@@ -569,7 +569,7 @@ class FakeProvider(Provider):
 
 def _refuse_nul(argv: Sequence[str]) -> None:
     if any("\0" in word for word in argv):
-        raise ValueError("an argument holds a NUL character, which no command can be given")
+        raise ValueError("an argument contains a NUL character")
 
 
 def _os_error(number: int, path: str) -> OSError:

@@ -34,11 +34,11 @@ def request(node: str, fields: Iterable[str]) -> bytes:
     """
     parts = [field.encode("utf-8", "surrogateescape") for field in fields]
     if any(b"\0" in part for part in parts):
-        raise ValueError("an argument holds a NUL character, which no command can be given")
+        raise ValueError("an argument contains a NUL character")
     data = b"".join(part + b"\0" for part in parts)
     if len(data) > LIMIT:
         raise LabError(
             f"a command for {node} is {len(data)} bytes long, more than {LIMIT}",
-            hint="put the data into a file, or hand it over as input",
+            hint="put the data into a file, or send it as standard input",
         )
     return data

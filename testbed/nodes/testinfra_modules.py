@@ -96,8 +96,8 @@ class NodeService(Service):  # type: ignore[misc]  # testinfra has no type infor
         """Tell whether the unit file is valid.  Raises RuntimeError for the lab's daemons."""
         if self._state is not None:
             raise RuntimeError(
-                f"{self.name} on {self._node.name} is started without a unit file, "
-                "so there is none to verify"
+                f"{self.name} on {self._node.name} runs without a unit file, "
+                "so there is nothing to verify"
             )
         return bool(self._known("is_valid", value=True))
 
@@ -152,8 +152,8 @@ class ContainerService(Service):  # type: ignore[misc]  # testinfra has no type 
         if found is SysvService and not cls._host.exists("service"):
             raise RuntimeError(
                 f"no service manager (systemctl, rc-service, service) in container "
-                f"{cls._host.backend.get_hostname()}, so nothing is known of {name!r}; "
-                "look at host.process"
+                f"{cls._host.backend.get_hostname()}, so the state of {name!r} is unknown; "
+                "use host.process"
             )
         return type(found.__name__, (found,), {"_host": cls._host})(name)
 
@@ -199,8 +199,8 @@ class NodePackage(Package):  # type: ignore[misc]  # testinfra has no type infor
         """The version.  Raises RuntimeError if the lab does not know it."""
         if self._brought == "":
             raise RuntimeError(
-                f"the lab has brought programs of {self.name} and has not noted its version; "
-                "ask the program itself"
+                f"the lab provides programs of {self.name} but does not know their version; "
+                "run the program to print it"
             )
         return self._brought or str(self._other.version)
 

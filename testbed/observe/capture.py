@@ -187,7 +187,7 @@ def decode(data: bytes, link: int = LINK_ETHERNET, at: float = 0.0) -> Packet:
     if link == LINK_NFLOG:
         return Packet(time=at, length=len(data), frame=data)
     if link not in (LINK_ETHERNET, *LINK_RAW):
-        raise ValueError(f"link type {link}, wanted Ethernet or raw IP")
+        raise ValueError(f"link type {link}, expected Ethernet or raw IP")
     fields: dict[str, Any] = {"time": at, "length": len(data), "frame": data}
     inner: Any = None
     with contextlib.suppress(*BAD):
@@ -271,10 +271,10 @@ def read(data: bytes) -> list[Packet]:
     try:
         reader = dpkt.pcap.Reader(io.BytesIO(data))
     except ValueError as error:
-        raise LabError(f"tcpdump has written no capture: {error}") from error
+        raise LabError(f"cannot parse the capture of tcpdump: {error}") from error
     link = reader.datalink()
     if link not in (LINK_ETHERNET, LINK_NFLOG, *LINK_RAW):
-        raise LabError(f"a capture with link type {link}, wanted Ethernet or raw IP")
+        raise LabError(f"the capture has link type {link}, expected Ethernet or raw IP")
     packets, end = [], dpkt.pcap.FileHdr.__hdr_len__
     order = "<I" if data[:1] in b"\xd4\x4d" else ">I"  # the magic number's, as it was written
     with contextlib.suppress(dpkt.UnpackError, ValueError):
@@ -334,7 +334,7 @@ class Capture:
                 raise LabError(f"cannot capture on {self}: {result.stderr.strip()}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise TimeoutExpired(f"tcpdump does not listen on {self}")
+                raise TimeoutExpired(f"tcpdump did not start to listen on {self}")
 
     def size(self) -> int:
         """Octets captured so far."""

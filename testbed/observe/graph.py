@@ -99,7 +99,7 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
     try:
         _describe(found, _parts(printed), containers)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        found["error"] = f"what ip says on {name} cannot be understood: {error!r}"
+        found["error"] = f"cannot parse the output of ip on {name}: {error!r}"
     return found
 
 

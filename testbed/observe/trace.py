@@ -264,7 +264,7 @@ def nft_events(messages: bytes, names: Mapping[int, str]) -> list[TraceEvent]:
 def _nft_event(values: Mapping[int, bytes], names: Mapping[int, str]) -> TraceEvent:
     missing = [kind for kind in NFTA_ALWAYS if kind not in values]
     if missing or _number(values[NFTA_TYPE]) not in KINDS:
-        raise LabError(f"a trace event of nftables that lacks {missing or 'a known kind'}")
+        raise LabError(f"a trace event of nftables without {missing or 'a known kind'}")
     event = TraceEvent(
         table=_text(values[NFTA_TABLE]),
         chain=_text(values[NFTA_CHAIN]),
@@ -316,7 +316,9 @@ class NftTrace:
                 result = self._running.wait(0.005)
                 raise LabError(f"cannot listen to nftables: {result.stderr.strip()}")
             if time.monotonic() > deadline:
-                raise TimeoutExpired(f"nothing listens to nftables on {self._place.name}")
+                raise TimeoutExpired(
+                    f"the listener for nftables on {self._place.name} did not start"
+                )
 
     def stop(self) -> None:
         """Stop, and keep the events received.  Raises LabError if any were lost."""

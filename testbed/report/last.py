@@ -33,7 +33,7 @@ def keep(state: Path, run: Mapping[str, Any]) -> None:
         if isinstance(error, MachineError):
             raise
         raise MachineError(
-            f"cannot keep the run in {folder}: {error.strerror}",
+            f"cannot store the run in {folder}: {error.strerror}",
             hint="free space there, or set TESTBED_STATE to another folder",
         ) from error
     files.keep(folder / FILE, json.dumps(run))
@@ -71,7 +71,7 @@ def failed(state: Path, selection: Selection) -> Selection:
         something = tested(run)
     except (OSError, ValueError, KeyError, TypeError, UsageError):
         raise UsageError(
-            "there is no last run whose failures could be run again",
+            "there is no last run with failures to repeat",
             hint="run `testbed verify` without --rerun-failed first",
         ) from None
     if not (something or wrong or tests):

@@ -104,11 +104,11 @@ def failures(lab: LabRun, catalogue: Catalogue) -> Iterable[str]:
             yield click.style(f"\n{check.name}", fg="red", bold=True)
             yield textwrap.indent(check.problem, "  ")
     for text in results.broken:
-        yield click.style("\na suite that cannot be loaded", fg="red", bold=True)
+        yield click.style("\na suite could not be loaded", fg="red", bold=True)
         yield textwrap.indent(text, "  ")
     if not whole:
         yield click.style(
-            "\n  Outputs are cut here; --html FILE or --json FILE has more.", dim=True
+            "\n  Outputs are shortened; --html FILE and --json FILE have more.", dim=True
         )
 
 
@@ -133,7 +133,7 @@ def table(run: Run) -> Iterable[str]:
     wrong = [f for f in worst.values() if f.verdict in ("contradicted", "conditional")]
     wrong = [f for f in wrong if f.as_expected]
     if wrong:
-        yield click.style("\n  Not as the documents say:", bold=True)
+        yield click.style("\n  Differs from the documents:", bold=True)
     for finding in wrong:
         yield _paragraph(
             claims[finding.claim].document,
@@ -189,7 +189,7 @@ def differences(run: Run) -> Iterable[str]:
         if len(by_verdict) > 1:
             differing[name] = by_verdict
     if differing:
-        yield click.style("\n  Not the same on every lab:", bold=True)
+        yield click.style("\n  Verdict differs between labs:", bold=True)
     for name, by_verdict in differing.items():
         words = "; ".join(
             f"{click.style(verdict, fg=COLOURS.get(verdict, 'red'))} on {', '.join(labs)}"
@@ -219,7 +219,7 @@ def undecided(run: Run) -> Iterable[str]:
     """Format the claims that should have been decided but were not."""
     names = run.undecided()
     if names and run.signum is None:
-        yield click.style("\n  Decided by no lab:", fg="red", bold=True)
+        yield click.style("\n  Not decided by any lab:", fg="red", bold=True)
         yield from (f"  {name}" for name in names)
 
 
@@ -260,7 +260,7 @@ def closing(run: Run) -> str:
     if elsewhere and not run.complete:
         words += f"; {len(elsewhere)} need another lab"
     if errors:
-        words += f"; {errors} {'lab' if errors == 1 else 'labs'} did not come through"
+        words += f"; {errors} {'lab' if errors == 1 else 'labs'} failed"
     if run.signum is not None:
         words += "; interrupted"
     if run.status == NothingTested.exit_code:
@@ -325,11 +325,11 @@ def machine(left: Sequence[str]) -> Iterable[str]:
     """Format changes that the run left on this machine, or that there are none."""
     if not left:
         yield click.style(
-            "the machine is as it was: "
+            "the machine is unchanged: "
             "namespaces, links, rules, mounts, cgroups, processes, sysctls",
             fg="green",
         )
         return
-    yield click.style("the machine is not as it was:", fg="red", bold=True)
+    yield click.style("the machine has changed:", fg="red", bold=True)
     for line in left:
         yield f"  {line}"

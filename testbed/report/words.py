@@ -49,7 +49,7 @@ def words(lang: str, others: Collection[str] = ()) -> Words:
     if lang in others:
         return Words(lang, LANGUAGES["en"], {})
     known = ", ".join(dict.fromkeys([*LANGUAGES, *sorted(others)]))
-    raise UsageError(f"no report in {lang!r}", hint=f"there are: {known}")
+    raise UsageError(f"no translation of the report for {lang!r}", hint=f"languages: {known}")
 
 
 @functools.cache

@@ -62,7 +62,7 @@ def order(steps: Iterable[Step]) -> dict[str, Step]:
     if len(by_name) < len(steps):
         names = [step.name for step in steps]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the plan does not work out: twice {twice}")
+        raise ValueError(f"duplicate step in plan: {twice}")
     ordered: dict[str, Step] = {}
     waiting = dict(by_name)
     while waiting:
@@ -70,7 +70,7 @@ def order(steps: Iterable[Step]) -> dict[str, Step]:
         if not ready:
             unmet = {n for s in waiting.values() for n in s.needs if n not in by_name}
             what = f"no step {sorted(unmet)}" if unmet else f"a circle among {sorted(waiting)}"
-            raise ValueError(f"the plan does not work out: {what}")
+            raise ValueError(f"invalid plan: {what}")
         for step in ready:
             ordered[step.name] = waiting.pop(step.name)
     return ordered

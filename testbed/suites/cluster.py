@@ -219,8 +219,8 @@ class Cluster:
         status = found["status"] if found else {}
         if found is None or status.get("phase") != "Running":
             raise LabError(
-                f"the Pod {namespace}/{name} does not run: {status.get('phase', 'not there')}",
-                hint="see `testbed kubectl LAB -- describe pods -A`",
+                f"the Pod {namespace}/{name} does not run: {status.get('phase', 'missing')}",
+                hint="`testbed kubectl LAB describe pods -A` shows the reason",
             )
         node = self.lab.node(found["spec"]["nodeName"])
         tasks = self._tasks(node)
@@ -236,7 +236,7 @@ class Cluster:
         if not alive:
             raise LabError(
                 f"the Pod {namespace}/{name} has no infrastructure container that runs",
-                hint="it has died, and the kubelet will make another",
+                hint="it has died; the kubelet will create another",
             )
         ids[""] = alive[0]
         running = {name: tasks[one] for name, one in ids.items() if name and one in tasks}

@@ -47,7 +47,7 @@ def ids(answer: bytes) -> list[str]:
     packed, length = FRAME.unpack_from(answer)
     message = answer[FRAME.size : FRAME.size + length]
     if packed or len(message) != length:
-        raise LabError("the runtime's answer to ListContainers is compressed, or cut short")
+        raise LabError("the runtime's answer to ListContainers is compressed or incomplete")
     entries = [value for number, value in fields(message) if number == 1]
     return [value.decode() for entry in entries for number, value in fields(entry) if number == 1]
 
@@ -76,7 +76,7 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
             if kind == LENGTH:
                 length = varint()
                 if at + length > len(message):
-                    raise LabError("a message of the runtime is cut short")
+                    raise LabError("a message of the runtime is incomplete")
                 yield number, message[at : at + length]
                 at += length
             elif kind == VARINT:
@@ -84,6 +84,6 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
             elif kind in {FIXED64, FIXED32}:
                 at += 8 if kind == FIXED64 else 4
             else:
-                raise LabError(f"a message of the runtime has a field of the kind {kind}")
+                raise LabError(f"a message of the runtime has a field of unknown kind {kind}")
     except IndexError as error:
-        raise LabError("a message of the runtime is cut short") from error
+        raise LabError("a message of the runtime is incomplete") from error

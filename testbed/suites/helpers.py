@@ -71,7 +71,7 @@ def outside_node(lab: LiveLab) -> Node:
 def node_address(lab: LiveLab, node: Runs) -> str:
     """Return a node's address on its first network."""
     if not lab.topology.nodes[node.name].networks:
-        pytest.skip(f"the node {node.name} is on no network")
+        pytest.skip(f"the node {node.name} has no network")
     return str(lab.topology.address(node.name))
 
 
@@ -197,7 +197,7 @@ def network_entries(node: Node, identity: str) -> list[dict[str, Any]]:
     path = f"{TASKS}/{identity}/config.json"
     result = node.run(["cat", path], check=False)
     if not result.ok:
-        pytest.skip(f"the node keeps no OCI configuration at {path}")
+        pytest.skip(f"the node has no OCI configuration at {path}")
     return [ns for ns in result.json()["linux"]["namespaces"] if ns["type"] == "network"]
 
 
@@ -263,7 +263,7 @@ def _rule(table: str, line: str) -> Rule:
     try:
         return _parsed(table, *shlex.split(line))
     except (ValueError, LookupError, TypeError) as error:
-        raise LabError(f"iptables-save prints what is no rule: {line!r}: {error}") from error
+        raise LabError(f"cannot parse a rule of iptables-save: {line!r}: {error}") from error
 
 
 def _parsed(table: str, counters: str, *words: str) -> Rule:

@@ -264,8 +264,8 @@ def etcd(lab: LiveLab, *args: str, input: bytes | None = None, check: bool = Tru
     if not result.ok and UNANSWERED in result.stderr:
         lab.silent[ETCD] = NoAnswer(
             f"etcd on {node.name} does not answer within {seconds.replace('s', ' s')}",
-            hint=f"its last words: testbed logs {node.name} etcd; `testbed fault ls` shows "
-            "whether it is stopped",
+            hint=f"`testbed logs {node.name} etcd` shows its log, `testbed fault ls` "
+            "shows whether it is stopped",
         )
         raise lab.silent[ETCD]
     if check and not result.ok:
@@ -480,7 +480,7 @@ def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
     store = member(lab.topology)
     assert store is not None
     if not lab.topology.reaches(gateway.name, store.name):
-        pytest.skip(f"{gateway.name}, the lab's gateway, has no way to etcd on {store.name}")
+        pytest.skip(f"{gateway.name}, the lab's gateway, cannot reach etcd on {store.name}")
     load_modules(gateway)
     within = [
         # The other end goes to the network namespace of the gateway's init.

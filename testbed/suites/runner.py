@@ -232,18 +232,18 @@ def run(
     if collector.refused:
         raise collector.refused[0]
     if status == pytest.ExitCode.INTERNAL_ERROR:
-        raise RuntimeError("pytest failed within itself; its own words are above")
+        raise RuntimeError("pytest had an internal error; its output is above")
     if status == pytest.ExitCode.INTERRUPTED and results.signum is None:
         results.signum = signal.SIGINT
     if results.interrupted:
         results.missed = collector.missed()
     if status == pytest.ExitCode.USAGE_ERROR:
-        raise UsageError("pytest refuses these arguments", hint="check -k and the paths")
+        raise UsageError("pytest rejects these arguments", hint="check -k and the paths")
     if not (results.findings or results.checks or results.broken or results.interrupted):
         raise NothingSelected(
             f"nothing that {f'lab {lab.name}' if lab else 'no lab'} can decide was selected",
             hint=_why_nothing(selection, collector)
-            or "leave out -k, --claim and --document, or choose another lab",
+            or "remove -k, --claim and --document, or choose another lab",
         )
     return results
 
@@ -276,7 +276,7 @@ def _why_nothing(selection: Selection, collector: _Collector) -> str:
     for name in selection.claims:
         claim = selection.catalogue.claims[name]
         if not claim.is_testable:
-            words.append(f"{name} is a definition, which no machine can refute")
+            words.append(f"{name} is a definition, which cannot be tested")
         elif name not in collector.marked:
             words.append(
                 f"no test decides {name}: mark one with @pytest.mark.testbed_claim({name!r})"
@@ -296,7 +296,7 @@ def refuse_unknown(selection: Selection) -> None:
             raise UsageError(f"no document {document!r}", hint=f"there are: {', '.join(known)}")
     for path in selection.paths:
         if not path.exists():
-            raise UsageError(f"no file or folder {path}")
+            raise UsageError(f"{path} does not exist")
 
 
 @contextmanager

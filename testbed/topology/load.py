@@ -95,7 +95,7 @@ def _unknown(name: str, shipped: abc.Mapping[str, Path]) -> str:
     close = nearest(name, shipped)
     everything = f"shipped: {', '.join(shipped) or 'none'}"
     hint = f"{close} {everything}" if close.startswith("did") else everything
-    return f"{hint}; a file is named by its path, like ./{name or 'lab'}.yaml"
+    return f"{hint}; for a file use its path, like ./{name or 'lab'}.yaml"
 
 
 def is_path(text: str) -> bool:
@@ -131,11 +131,11 @@ def _why(error: OSError | ValueError, path: str) -> tuple[str, str]:
         hint = "check the path"
         shipped = names()
         if (stem := Path(path).stem) in shipped:
-            hint = f"the shipped topology has the name {stem}, without folder and ending"
+            hint = f"use the name of the shipped topology, {stem}, without folder and suffix"
         return "no such file", hint
     if isinstance(error, IsADirectoryError):
-        return "a folder", "name a file in it"
+        return "a folder", "name a file in this folder"
     if isinstance(error, PermissionError):
-        return "a file that may not be read", "check its permissions"
+        return "a file without read permission", "check its permissions"
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return (reason or "an error").lower(), "check the path"

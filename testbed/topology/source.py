@@ -119,7 +119,7 @@ def _too_big(problems: Problems) -> TopologyError:
         0,
         f"a file of at most {MAX_BYTES >> 20} MiB",
         "a larger one",
-        "a topology takes a few KiB; is this the right file?",
+        "check the path: a topology usually has a few KiB",
     )
     return problems.error()
 
@@ -195,7 +195,7 @@ class _Composer:
         broken = self._decorated(event, path)
         if len(path) > MAX_DEPTH:
             wanted = f"at most {MAX_DEPTH} levels"
-            self._refuse(event, path, wanted, "one more", "no part of a topology is that deep")
+            self._refuse(event, path, wanted, "one more", "remove levels")
             raise self._problems.error()
         if isinstance(event, yaml.ScalarEvent):
             tree: Tree = self._scalar(event, path, line, column)
@@ -298,7 +298,7 @@ def from_data(data: object, problems: Problems) -> Tree:
 def _from_data(data: object, path: Path, problems: Problems) -> Tree:
     if len(path) > MAX_DEPTH:
         at = Broken(path, 0, 0)
-        problems.add(at, f"at most {MAX_DEPTH} levels", "more", "no part of a topology is so deep")
+        problems.add(at, f"at most {MAX_DEPTH} levels", "more", "remove levels")
         return at
     if isinstance(data, abc.Mapping):
         entries: dict[str, Entry] = {}

@@ -161,7 +161,7 @@ def nearest(word: str, known: abc.Iterable[str]) -> str:
     if close := closest(word, words):
         return f"did you mean {close!r}?"
     if not words:
-        return "there is none yet: add it"
+        return "none is defined yet: add it"
     return "known: " + ", ".join(words[:12]) + (", ..." if len(words) > 12 else "")
 
 
@@ -194,7 +194,11 @@ class Problems:
         self._found[Problem(line, column, wanted, seen, hint)] = None
         if len(self._found) >= self.LIMIT:
             more = Problem(
-                0, 0, f"fewer than {self.LIMIT} problems", "more", "here are the first ones found"
+                0,
+                0,
+                f"fewer than {self.LIMIT} problems",
+                "more",
+                "only the first problems are shown",
             )
             raise TopologyError(self.source, [more, *self._found])
 

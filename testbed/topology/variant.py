@@ -150,7 +150,8 @@ def _set_provider(data: dict[str, Any], topology: Topology, provider: str) -> No
     _known("provider", provider, [*registry.PROVIDERS])
     if all(node.provider for node in topology.nodes.values()):
         raise UsageError(
-            f"each node of {topology.name} says its own provider, none would be made by {provider}",
+            f"each node of {topology.name} sets its own provider, so {provider} would "
+            "have no effect",
             hint="change the nodes in a copy of the file",
         )
     data["provider"] = provider

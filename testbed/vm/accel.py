@@ -46,8 +46,8 @@ ACCEL: dict[Kind, str] = {
     "tcg": "tcg,thread=multi,tb-size=256",  # MiB of translated code; less is discarded too soon
 }
 COST: dict[Kind, str] = {
-    "kvm": "virtual machines run at about the machine's own speed",
-    "tcg": "virtual machines are emulated: ten times slower and more, where there is much to do",
+    "kvm": "virtual machines run at nearly native speed",
+    "tcg": "virtual machines are emulated: at least ten times slower under load",
 }
 
 _trying = threading.Lock()
@@ -103,13 +103,13 @@ def find_qemu() -> str:
     """Return the path of QEMU.  Raises MachineError if it is missing or unsupported here."""
     if os.uname().machine != MACHINE:
         raise MachineError(
-            f"virtual machines are made for {MACHINE} only, and this is {os.uname().machine}",
+            f"virtual machines need {MACHINE}, but this machine is {os.uname().machine}",
             hint="use the provider netns",
         )
     qemu = which(QEMU)
     if qemu is None:
         raise MachineError(
-            f"there is no {QEMU}; only virtual machines need it",
+            f"{QEMU} is missing; only virtual machines need it",
             hint=f"apt-get install -y --no-install-recommends {PACKAGE}",
         )
     return qemu
@@ -130,7 +130,7 @@ def guest(seconds: float, kind: Kind, *, qemu: str, runner: Runner = run) -> tup
         try:
             answer = runner(command, timeout=seconds, check=False)
         except TimeoutExpired:
-            return False, f"a guest did not count to {loops} in {seconds:g} s"
+            return False, f"a guest was too slow: it did not count to {loops} in {seconds:g} s"
     if answer.status != GUEST_SAYS:
         said = (answer.stderr.strip().splitlines() or [f"status {answer.status}"])[-1]
         return False, f"a guest did not run: {said}"
@@ -151,18 +151,18 @@ def bios_image(loops: int = GUEST_LOOPS) -> bytes:
 def _try(qemu: str, runner: Runner) -> Acceleration:
     begin = time.monotonic()
     if not DEVICE.exists():
-        why = f"there is no {DEVICE}"
+        why = f"{DEVICE} does not exist"
     elif not os.access(DEVICE, os.R_OK | os.W_OK):
-        why = f"{DEVICE} is there, yet this user may not open it"
+        why = f"this user has no permission to open {DEVICE}"
     else:
         ran, said = guest(TIMEOUT, "kvm", qemu=qemu, runner=runner)
         if ran:
             return Acceleration("kvm", said, time.monotonic() - begin)
-        why = f"{DEVICE} is there, yet {said}"
+        why = f"{DEVICE} exists, but {said}"
     # Emulation normally takes less than a second; a busy machine may need many.
     ran, said = guest(10 * TIMEOUT, "tcg", qemu=qemu, runner=runner)
     if not ran:
-        raise MachineError(f"QEMU runs no guest at all: emulated, {said}", hint=f"try: {qemu}")
+        raise MachineError(f"QEMU cannot run a guest: emulated, {said}", hint=f"try: {qemu}")
     return Acceleration("tcg", f"{why}; emulated, {said}", time.monotonic() - begin)
 
 

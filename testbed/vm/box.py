@@ -68,12 +68,12 @@ def bad_place(place: str) -> str:
     """Return the problem with the path of a file in a box; empty if it is valid."""
     parts = Path(place).parts
     if not place.startswith("/") or ".." in parts:
-        return "want an absolute place in the box"
+        return "wanted an absolute path in the box"
     if place.endswith(("/", "/.")) or "/".join(parts[1:]) in TREES:
-        return "that is a folder of the box; name the file in it too"
+        return "it is a folder of the box; add the name of the file"
     plain = "/".join(parts[1:])
     hidden = next((name for name in HIDDEN if f"{plain}/".startswith(f"{name}/")), None)
-    return f"a running machine does not show what the box has in /{hidden}" if hidden else ""
+    return f"a running machine hides the contents of /{hidden}" if hidden else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Box(Source):
         root = job.into / "root"
         try:
             bootstrap(job, self, root)
-            job.say("settle the guest")
+            job.say("configure the guest")
             guest.settle(root)
             for name in self.parts:
                 _bring(root, name, job.part(name))
@@ -215,20 +215,21 @@ def check(into: Path) -> None:
     """Raise MachineError or ArtifactError if a box cannot be built below that folder."""
     if os.geteuid() != 0:
         raise MachineError(
-            "a box can only be made by root: its files belong to many users",
-            hint="run it again with sudo",
+            "only root can build a box, since its files have several owners",
+            hint="run it with sudo",
         )
     missing = lacking()
     if missing:
         raise MachineError(
-            f"this machine lacks {', '.join(missing)}, with which boxes are made",
+            f"programs that build boxes are missing: {', '.join(missing)}",
             hint="apt-get install -y --no-install-recommends " + " ".join(missing.values()),
         )
     free = shutil.disk_usage(into).free
     if free < ROOM:
         raise ArtifactError(
-            f"making a box needs {ROOM >> 20} MiB for a while, and {free >> 20} are free in {into}",
-            hint="make room, or give another folder with TESTBED_CACHE",
+            f"building a box needs {ROOM >> 20} MiB temporarily, but {into} has only "
+            f"{free >> 20} MiB free",
+            hint="free space there, or set TESTBED_CACHE to another folder",
         )
 
 
@@ -268,15 +269,13 @@ def bootstrap(job: Job, spec: Box, root: Path) -> None:
     except CommandError as error:
         if disk_full(error):
             raise  # the store explains it
-        raise ArtifactError(
-            f"Debian cannot be unpacked\n{error.message}", hint=_why(error)
-        ) from error
+        raise ArtifactError(f"cannot unpack Debian\n{error.message}", hint=_why(error)) from error
 
 
 def _why(error: CommandError) -> str:
     if unknown := re.search(r"Unable to locate package (\S+)", error.stderr):
         return f"Debian {error.argv[-2]} has no package named {unknown[1]}"
-    return f"see that deb.debian.org can be reached, and has a release named {error.argv[-2]}"
+    return f"check that deb.debian.org is reachable and has a release named {error.argv[-2]}"
 
 
 class Progress:
@@ -357,7 +356,7 @@ def _bring(root: Path, name: str, folder: Path) -> None:
 def _kernel(root: Path) -> str:
     releases = sorted(path.name for path in (root / "usr/lib/modules").iterdir())
     if len(releases) != 1:
-        raise ArtifactError(f"want one kernel in the box, got {' '.join(releases) or 'none'}")
+        raise ArtifactError(f"wanted one kernel in the box, saw {' '.join(releases) or 'none'}")
     return releases[0]
 
 
@@ -365,8 +364,8 @@ def _disk(job: Job, root: Path, mebibytes: int) -> None:
     job.say("write the disk")
     if (content := size(root) >> 20) > mebibytes * FILLED:
         raise ArtifactError(
-            f"what goes into the box takes {content} MiB, too much for a disk of {mebibytes} MiB",
-            hint="give it a larger one with --size",
+            f"the contents of the box need {content} MiB, but the disk has {mebibytes} MiB",
+            hint="use a larger --size",
         )
     raw = job.into / "disk.raw"
     features = ("-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-m", "0")
@@ -387,7 +386,7 @@ def probe(provider: str, cache: Path) -> list[Requirement]:
 
     missing = lacking() | accel.lacking()
     packages = tuple(sorted(set(missing.values())))
-    there = "all that makes and runs them is there"
+    there = "the programs that build and run them are installed"
     programs = Requirement(
         "virtual machines",
         ok=not missing,

@@ -135,9 +135,9 @@ def inside(root: Path, place: str) -> Path:
     for part in parts[:-1]:
         folder = folder / part
         if ".." in parts or not folder.resolve().is_relative_to(top):
-            raise ArtifactError(f"/{place.lstrip('/')} would be written outside of the box")
+            raise ArtifactError(f"/{place.lstrip('/')} is outside of the box")
         if folder.exists() and not folder.is_dir():
-            raise ArtifactError(f"/{place.lstrip('/')} would be below a file of the box")
+            raise ArtifactError(f"/{place.lstrip('/')} is below a file of the box")
         folder.mkdir(mode=0o755, exist_ok=True)
     return folder / parts[-1]
 
@@ -150,8 +150,8 @@ def write(root: Path, place: str, data: bytes, mode: int = 0o644) -> None:
     path = inside(root, place)
     if path.is_dir() and not path.is_symlink():
         raise ArtifactError(
-            f"/{place.lstrip('/')} is a folder of the box, and no file can take its place",
-            hint="name the file in it too",
+            f"/{place.lstrip('/')} is a folder of the box",
+            hint="add the name of the file",
         )
     remove(root, place)
     path.write_bytes(data)

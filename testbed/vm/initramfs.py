@@ -87,7 +87,7 @@ def initramfs(root: Path, kernel: str) -> bytes:
         (p for p in (root / "usr/bin/busybox", root / "bin/busybox") if p.is_file()), None
     )
     if busybox is None:
-        raise ArtifactError("there is no busybox in the box")
+        raise ArtifactError("the box has no busybox")
     items.append(Item("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()))
     found = modules(root / "lib/modules" / kernel)
     items.append(Item("init", stat.S_IFREG | 0o755, init(found).encode()))

@@ -102,7 +102,7 @@ def test_else_it_is_emulated_and_says_why(
 
 def test_without_a_device_kvm_is_not_tried(qemu: Qemu, cache: Path) -> None:
     accel.DEVICE.unlink()
-    assert accel.probe(cache, runner=qemu).detail.startswith("there is no ")
+    assert accel.probe(cache, runner=qemu).detail.startswith(str(accel.DEVICE))
     assert qemu.tried == ["tcg"]
 
 
@@ -126,7 +126,7 @@ def test_another_processor_is_an_error(
     qemu: Qemu, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accel, "MACHINE", "pdp11")
-    with pytest.raises(MachineError, match="pdp11 only"):
+    with pytest.raises(MachineError, match="pdp11"):
         accel.probe(cache, runner=qemu)
 
 

@@ -43,21 +43,21 @@ def test_paths_start_at_the_file_and_downloads_keep_their_sum(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "key", "what"),
     [
-        ("artifacts = 3", "artifacts", "a table"),
-        ("[artifacts]\nflanneld = 'x'", "artifacts.flanneld", "a table"),
-        ("[artifacts]\nflanneld = {}", "artifacts.flanneld", "exactly one of path and url"),
-        ("[artifacts]\nx = {path='a', url='https://b/'}", "artifacts.x", "exactly one"),
-        ("[artifacts]\nx = {pth='a'}", "artifacts.x.pth", "not a known key"),
-        ("[artifacts]\nx = {path=3}", "artifacts.x.path", "a text is wanted"),
-        ("[artifacts]\nx = {path=''}", "artifacts.x.path", "a text is wanted"),
-        ("[artifacts]\nx = {path='a', member='b'}", "artifacts.x.member", "goes with url"),
+        ("artifacts = 3", "artifacts", "table"),
+        ("[artifacts]\nflanneld = 'x'", "artifacts.flanneld", "table"),
+        ("[artifacts]\nflanneld = {}", "artifacts.flanneld", "path"),
+        ("[artifacts]\nx = {path='a', url='https://b/'}", "artifacts.x", "path"),
+        ("[artifacts]\nx = {pth='a'}", "artifacts.x.pth", "unknown key"),
+        ("[artifacts]\nx = {path=3}", "artifacts.x.path", "text"),
+        ("[artifacts]\nx = {path=''}", "artifacts.x.path", "text"),
+        ("[artifacts]\nx = {path='a', member='b'}", "artifacts.x.member", "url"),
         ("[artifacts]\nx = {url='https://b/c'}", "artifacts.x.sha256", "missing"),
         ("[artifacts]\nx = {url='https://b/c', sha256='12'}", "artifacts.x.sha256", "64 hex"),
         (f"[artifacts]\nx = {{url='file:///c', sha256='{SUM}'}}", "artifacts.x.url", "http"),
-        ("[artifacts]\n'../x' = {path='a'}", "artifacts.../x", "no name"),
-        ("[images]\nx = {}", "images.x", "exactly one"),
-        ("[images]\n'A:b:c' = {path='a'}", "images.A:b:c", "no name"),
-        ("[images]\nx = {path='a'}\n'x:latest' = {path='b'}", "images", "one image"),
+        ("[artifacts]\n'../x' = {path='a'}", "artifacts.../x", "'../x'"),
+        ("[images]\nx = {}", "images.x", "path"),
+        ("[images]\n'A:b:c' = {path='a'}", "images.A:b:c", "'A:b:c'"),
+        ("[images]\nx = {path='a'}\n'x:latest' = {path='b'}", "images", "x:latest"),
         ("[artifacts", "", "Expected"),
     ],
 )
@@ -65,9 +65,8 @@ def test_a_mistake_names_file_and_key(tmp_path: Path, text: str, key: str, what:
     path = write(tmp_path, text)
     with pytest.raises(UsageError) as caught:
         config.load(path)
-    message = caught.value.message
-    assert message.startswith(f"{path}: {key}")
-    assert what in message
+    assert caught.value.where == (f"{path}: {key}" if key else str(path))
+    assert what in caught.value.what
 
 
 def test_no_default_file_is_fine_a_missing_given_one_is_not(
@@ -76,7 +75,7 @@ def test_no_default_file_is_fine_a_missing_given_one_is_not(
     monkeypatch.delenv("TESTBED_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert config.load(None) == config.Config()
-    with pytest.raises(UsageError, match="no such configuration file"):
+    with pytest.raises(UsageError, match=r"x.toml"):
         config.load(tmp_path / "x.toml")
     monkeypatch.setenv("TESTBED_CONFIG", str(tmp_path / "y.toml"))
     with pytest.raises(UsageError, match=r"y\.toml"):
@@ -93,7 +92,7 @@ def test_the_default_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("pair", [("", "x"), ("Flanneld", "x"), ("flanneld", ""), ("a b", "x")])
 def test_a_bad_pair_on_the_command_line(pair: tuple[str, str]) -> None:
-    with pytest.raises(UsageError, match="not NAME=PATH"):
+    with pytest.raises(UsageError, match="NAME=PATH"):
         config.overrides(dict([pair]))
 
 

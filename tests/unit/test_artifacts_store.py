@@ -149,12 +149,12 @@ def test_a_removed_program_is_noticed(house: House) -> None:
 
 
 def test_a_program_that_this_systems_package_lacks(house: House) -> None:
-    with pytest.raises(ArtifactError, match="brings no docker"):
+    with pytest.raises(ArtifactError, match="docker"):
         house.store().binary("docker")
 
 
 def test_an_unknown_program_comes_with_the_way_to_bring_it(house: House) -> None:
-    with pytest.raises(ArtifactError, match="no artifact is named 'containerlab'") as caught:
+    with pytest.raises(ArtifactError, match="'containerlab'") as caught:
         house.store().binary("containerlab")
     hint = str(caught.value.hint)
     assert str(house.folder / "config.toml") in hint
@@ -218,7 +218,7 @@ def test_the_command_line_wins_over_the_file(house: House) -> None:
 
 
 def test_a_users_path_that_is_not_there(house: House) -> None:
-    with pytest.raises(UsageError, match=r"--artifact dockerd: there is no file /nowhere"):
+    with pytest.raises(UsageError, match="/nowhere"):
         house.store(dockerd="/nowhere").binary("dockerd")
 
 
@@ -246,7 +246,7 @@ def test_a_bad_file_is_told_when_it_is_first_needed(house: House) -> None:
 def test_the_path_of_a_part_is_its_folder(house: House) -> None:
     store = house.store()
     assert store.path_dirs("docker") == [store.binary("dockerd").parent]
-    with pytest.raises(ArtifactError, match="no part is named"):
+    with pytest.raises(ArtifactError, match="'nothing'"):
         store.path_dirs("nothing")
 
 
@@ -272,7 +272,7 @@ def test_the_first_of_several_parts_brings_a_program(house: House) -> None:
     (folder,) = store.path_dirs("docker-29", "docker")
     resolved = {path.name: path.resolve() for path in folder.iterdir()}
     assert resolved == {"dockerd": other, "runc": plain.parent / "runc"}
-    with pytest.raises(ArtifactError, match="no artifact is named 'runc'"):
+    with pytest.raises(ArtifactError, match="'runc'"):
         store.binary("runc", "docker-29")
 
 
@@ -304,9 +304,7 @@ def test_a_users_download(house: House, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_failed_command_is_an_artifact_error_with_its_output(house: House) -> None:
     house.docker.error = CommandError(["cc"], where="this machine", status=1, stderr="no luck")
-    with pytest.raises(
-        ArtifactError, match=r"docker cannot be made\n.*cc: exit status 1\n +no luck"
-    ):
+    with pytest.raises(ArtifactError, match=r"docker\n.*cc: exit status 1\n +no luck"):
         house.store().binary("dockerd")
 
 

@@ -97,7 +97,7 @@ def test_a_file_with_the_right_sum_is_put_in_place_and_executable(server: Server
 
 def test_a_wrong_sum_is_told_and_nothing_is_put_in_place(server: Server, job: Job) -> None:
     url, digest = server.put(b"evil")
-    with pytest.raises(ArtifactError, match=f"its sha256 is {digest}, not {'0' * 64}"):
+    with pytest.raises(ArtifactError, match=rf"{digest}.*{'0' * 64}"):
         Download(url, "0" * 64, "bin/tool").fill(job)
     assert not (job.into / "bin" / "tool").exists()
 
@@ -114,7 +114,7 @@ def test_an_archive_that_reaches_outside_itself_is_refused(
     server: Server, job: Job, name: str
 ) -> None:
     url, digest = server.put(archive(**{name: b"evil", "tool": b"tool"}))
-    with pytest.raises(ArtifactError, match="outside itself"):
+    with pytest.raises(ArtifactError, match="evil"):
         Download(url, digest, "bin/tool", "tool").fill(job)
     assert not list(job.into.parent.rglob("evil"))
 
@@ -145,7 +145,7 @@ def test_a_member_that_is_no_file_is_refused(
     with tarfile.open(fileobj=data, mode="w:gz") as tar:
         tar.addfile(member)
     url, digest = server.put(data.getvalue())
-    with pytest.raises(ArtifactError, match="no regular file"):
+    with pytest.raises(ArtifactError, match="regular file"):
         Download(url, digest, "bin/tool", "tool").fill(job)
     assert not (job.into / "bin" / "tool").exists()
 
@@ -180,7 +180,7 @@ def test_a_server_cannot_send_us_to_a_file_of_this_machine(
 
 def test_a_missing_member_is_told_with_what_there_is(server: Server, job: Job) -> None:
     url, digest = server.put(archive(other=b""))
-    with pytest.raises(ArtifactError, match="no tool in the archive; it has other"):
+    with pytest.raises(ArtifactError, match=r"tool .*other"):
         Download(url, digest, "bin/tool", "tool").fill(job)
 
 
@@ -210,7 +210,7 @@ def test_no_such_file_on_the_server(server: Server, job: Job) -> None:
 def test_a_connection_that_breaks(server: Server, job: Job) -> None:
     url, digest = server.put(b"x" * 1000)
     server.cut.add("/0")
-    with pytest.raises(ArtifactError, match=r"broke after 500 of 1000|cannot be downloaded"):
+    with pytest.raises(ArtifactError, match=r"500 of 1000|cannot be downloaded"):
         Download(url, digest, "bin/tool").fill(job)
 
 

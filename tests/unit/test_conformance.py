@@ -461,7 +461,7 @@ def test_a_failed_test_is_status_1_and_told_in_full(testbed: Testbed, ended: lis
     lines = [line.split() for line in out.splitlines() if line]
     assert lines[:3] == [["passed", "one"], ["failed", "two"], ["skipped", "three"]]
     assert "\ntwo\n  why\n" in out
-    assert "3 of upstream's tests on k8s-two-node: 1 passed, 1 failed, 1 left themselves out" in out
+    assert "3 of upstream's tests on k8s-two-node: 1 passed, 1 failed, 1 skipped" in out
 
 
 def test_options_are_handed_on(testbed: Testbed, ended: list[Asked]) -> None:

@@ -44,12 +44,12 @@ def test_fields_of_all_kinds_are_passed_over() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"", "has not answered"),
-        (b"\x01\x00\x00\x00\x00", "compressed, or cut short"),
-        (framed(CONTAINER)[:-1], "compressed, or cut short"),
-        (b"\x00\x00\x00\x00\x02\x0a\x7f", "a message of the runtime is cut short"),
-        (b"\x00\x00\x00\x00\x01\x0a", "a message of the runtime is cut short"),
-        (b"\x00\x00\x00\x00\x01\x0b", "a field of the kind 3"),
+        (b"", "not answered"),
+        (b"\x01\x00\x00\x00\x00", "compressed"),
+        (framed(CONTAINER)[:-1], "compressed"),
+        (b"\x00\x00\x00\x00\x02\x0a\x7f", "incomplete"),
+        (b"\x00\x00\x00\x00\x01\x0a", "incomplete"),
+        (b"\x00\x00\x00\x00\x01\x0b", "kind 3"),
     ],
 )
 def test_what_is_no_answer_is_told(answer: bytes, words: str) -> None:

@@ -224,7 +224,7 @@ def test_fix_needs_root_for_packages_only(store: Store, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(store, "fetch", lambda _: None)
     doctor.fix([], store)
-    with pytest.raises(MachineError, match="only be installed by root: iproute2"):
+    with pytest.raises(MachineError, match=r"root .*: iproute2"):
         doctor.fix([Requirement("ip", False, "", packages=("iproute2",))], store)
 
 
@@ -338,5 +338,5 @@ def test_without_qemu_kvm_is_not_tried(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(accel, "which", lambda _: None)
     finding = doctor.kvm(tmp_path)
     assert not finding.ok
-    assert finding.detail.startswith("not tried: ")
+    assert finding.detail.startswith("not tested: ")
     assert finding.fix

@@ -75,7 +75,7 @@ def test_errors_are_the_builtin_that_they_are(name: str, builtin: type[Exception
 
 
 PLAIN = ["TestbedError", "UsageError", "MachineError", "ArtifactError", "LabError",
-         "TimeoutExpired", "LabBusy", "NoSuchLab", "ChecksFailed",
+         "TimeoutExpired", "NoSuchLab", "ChecksFailed",
          "NoSuchNode", "NoSuchService"]  # fmt: skip
 
 

@@ -316,12 +316,12 @@ def testbed(lab: Lab, capsys: pytest.CaptureFixture[str]) -> Run:
 def test_apply_list_heal(testbed: Run) -> None:
     assert testbed("ls")[0] == 0
     status, out, _ = testbed("partition", "node1:node2")
-    assert (status, "is in force" in out) == (0, True)
-    assert "in force already" in testbed("partition", "node1:node2")[1]
+    assert (status, "is active" in out) == (0, True)
+    assert "already active" in testbed("partition", "node1:node2")[1]
     assert "partition node1:node2" in testbed("ls")[1]
     assert "is healed" in testbed("heal", "partition", "node2:node1")[1]
     status, out, _ = testbed("heal")
-    assert (status, out) == (0, "nothing is broken in two-node\n")
+    assert (status, out) == (0, "no faults in two-node\n")
 
 
 def test_healing_one_leaves_the_others(testbed: Run, lab: Lab) -> None:
@@ -331,7 +331,7 @@ def test_healing_one_leaves_the_others(testbed: Run, lab: Lab) -> None:
     assert "healed" in testbed("heal", "loss")[1]
     assert "healed" in testbed("heal", "delay", "node2")[1]
     assert set(words(lab)) == {"partition node1:node2", "rate node2 1mbit", "stop node2"}
-    assert testbed("heal", "rate", "node1")[1] == "no rate node1 is in force in two-node\n"
+    assert testbed("heal", "rate", "node1")[1] == "fault rate node1 is not active in two-node\n"
     assert "healed" in testbed("heal", "stop")[1]
     assert set(words(lab)) == {"partition node1:node2", "rate node2 1mbit"}
 
@@ -356,7 +356,7 @@ def test_data(testbed: Run) -> None:
     [
         (("partition", "node3"), "the name of a node"),
         (("loss", "node2", "20"), "such as 20%"),
-        (("apply", "cut"), "names no fault"),
+        (("apply", "cut"), "has no fault"),
         (("heal", "partion"), "did you mean partition"),
         (("partition",), "Missing argument"),
         (("nonsense",), "nonsense"),

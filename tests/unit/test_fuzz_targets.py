@@ -57,7 +57,7 @@ def test_the_corpus(name: str) -> None:
 
 
 def test_no_capture_at_all() -> None:
-    with pytest.raises(LabError, match="no capture"):
+    with pytest.raises(LabError, match="tcpdump"):
         capture.read(b"tcpdump: no permission to listen on this device\n")
 
 
@@ -75,7 +75,7 @@ def test_a_line_of_mounts_that_is_cut() -> None:
     ],
 )
 def test_services_that_cannot_be_understood(listed: str) -> None:
-    with pytest.raises(LabError, match="cannot be understood"):
+    with pytest.raises(LabError, match="services"):
         services.states(listed)
 
 
@@ -91,11 +91,11 @@ def test_a_trace_event_of_nftables_without_its_table() -> None:
     body = bytes(trace.NFGENMSG)
     length = (trace.NLMSGHDR + len(body)).to_bytes(4, "little")
     kind = trace.TRACE_MESSAGE.to_bytes(2, "little")
-    with pytest.raises(LabError, match="lacks"):
+    with pytest.raises(LabError, match="nftables"):
         trace.nft_events(length + kind + bytes(10) + body, {})
 
 
 @pytest.mark.parametrize("line", ["[0:0]", "[0:0] POSTROUTING", '[0:0] -A X "', "[x:0] -A X"])
 def test_what_is_no_rule(line: str) -> None:
-    with pytest.raises(LabError, match="no rule"):
+    with pytest.raises(LabError, match="iptables-save"):
         _rule("nat", line)

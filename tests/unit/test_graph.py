@@ -93,4 +93,4 @@ def test_what_ip_never_says_is_told_and_stops_nothing(said: str) -> None:
     spec = SimpleNamespace(roles=(), gateway=False)
     lab = SimpleNamespace(topology=SimpleNamespace(nodes={"n": spec}), node=lambda _: Node)
     found = graph._node(cast("LiveLab", lab), "n")
-    assert found["error"].startswith("what ip says on n cannot be understood")
+    assert " of ip on n: " in found["error"]

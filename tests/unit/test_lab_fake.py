@@ -551,7 +551,7 @@ def test_a_failed_change_removes_the_new_nodes_only(bench: Bench) -> None:
     bench.provider.behave("dockerd", Behaviour(dies=1), node="node3")
     with pytest.raises(StepsFailed, match="docker node3") as caught:
         up(bench, two(added))
-    assert "`testbed down two-node` and the same `up` again" in (caught.value.hint or "")
+    assert "`testbed down two-node`" in (caught.value.hint or "")
     assert bench.provider.nodes("two-node") == before
     assert bench.provider.fabric("two-node") is not None
     assert changed(up(bench)) <= {f"node {name}" for name in NODES}

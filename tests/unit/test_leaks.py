@@ -222,7 +222,7 @@ def test_as_data(look: Look, bench: Bench) -> None:
     assert json.loads(json.dumps(found.to_dict())) == {
         "kind": "record",
         "name": str(bench.state.path / "lab.json"),
-        "about": "of lab lab, of which nothing runs",
+        "about": "of lab lab, which does not run",
         "command": "testbed down lab",
         "theirs": False,
     }

@@ -86,5 +86,5 @@ def test_a_node_that_does_not_stop_in_time(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "cgroup.events").write_text("populated 1\nfrozen 0\n")
     freezer = cgroups.Freezer(cgroups.Hierarchy(tmp_path, 2, ()))
-    with pytest.raises(LabError, match=r"not all of it has stopped after 0\.01 s"):
+    with pytest.raises(LabError, match=r"stopped after 0\.01 s"):
         freezer.set("lab", "a", on=True, timeout=0.01)

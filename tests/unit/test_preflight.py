@@ -210,7 +210,7 @@ def test_missing_features_are_all_named_with_their_options(
         preflight.check(two_node, cache)
     text = caught.value.message
     assert text.splitlines() == [
-        "the kernel here lacks what this topology needs",
+        "this machine's kernel lacks features that the topology needs",
         "    overlay: failed: not supported; a kernel with CONFIG_OVERLAY_FS, "
         "built in or as a module",
         "    vxlan: failed: not supported; a kernel with CONFIG_VXLAN, built in or as a module",
@@ -357,7 +357,7 @@ def test_few_open_files_are_refused_with_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (24, 24))
-    with pytest.raises(MachineError, match="24 open files") as caught:
+    with pytest.raises(MachineError, match="only 24") as caught:
         preflight.check(load("two-node"), tmp_path)
     assert caught.value.hint
     assert "ulimit -n 256" in caught.value.hint
@@ -369,7 +369,7 @@ def test_a_lab_of_plain_nodes_needs_no_open_files_for_daemons(
     del probe
     monkeypatch.setattr("resource.getrlimit", lambda _: (64, 64))
     preflight.check(plain(3), tmp_path)
-    with pytest.raises(MachineError, match="64 open files"):
+    with pytest.raises(MachineError, match="only 64"):
         preflight.check(load("two-node"), tmp_path)
 
 
@@ -383,7 +383,7 @@ def test_too_little_memory_is_told_before_anything_is_made(
     monkeypatch.setattr(preflight, "available", lambda: 1 << 30)
     preflight.memory(cluster, cluster.nodes)
     monkeypatch.setattr(preflight, "available", lambda: 700 << 20)
-    with pytest.raises(MachineError, match="k8s-two-node take 810 MiB of memory, and 700 MiB are"):
+    with pytest.raises(MachineError, match=r"k8s-two-node .* 810 MiB .* 700 MiB"):
         preflight.memory(cluster, cluster.nodes)
     preflight.memory(cluster, ["node2"])  # the other one is up, and has its own
     preflight.memory(load("two-node"), load("two-node").nodes)
@@ -393,7 +393,7 @@ def test_a_limit_below_what_a_node_takes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(preflight, "available", lambda: 8 << 30)
     data = load("k8s-two-node").to_dict()
     data["nodes"]["node1"]["memory"] = "512M"
-    with pytest.raises(UsageError, match=r"node1 has 512 MiB \(`memory:`\), and .* takes 620 MiB"):
+    with pytest.raises(UsageError, match=r"node1 .* 512 MiB .* 620 MiB"):
         preflight.memory(load_data(data, "cluster"), ["node1"])
 
 

@@ -266,7 +266,7 @@ def test_the_monitor_waits_for_a_state(qemu: FakeQemu) -> None:
     qemu.answers["query-status"] = [{"return": {"status": state}} for state in states]
     with Monitor(qemu.path) as monitor:
         monitor.wait_state("paused", 5)
-        with pytest.raises(TimeoutExpired, match=r"paused, not running"):
+        with pytest.raises(TimeoutExpired, match=r"paused.* running"):
             monitor.wait_state("running", 0.05)
     assert qemu.asked[:4] == ["qmp_capabilities", *["query-status"] * 3]
 
@@ -461,7 +461,7 @@ def test_too_little_memory_is_said_beforehand_and_what_runs_has_its_own(
     monkeypatch.setattr(provider, "parts", lambda: Parts("qemu", TCG, Built(tmp_path), Path))
     monkeypatch.setattr(memory, "available", lambda: 2000 << 20)
     specs = [NodeSpec(f"node{n}", "-", memory=m << 20) for n, m in enumerate((768, 768, 512))]
-    with pytest.raises(MachineError, match=r"3 machine.* want 2048 MiB .* 2000 MiB are free"):
+    with pytest.raises(MachineError, match=r"^3 .* 2048 MiB .* 2000 MiB"):
         provider.prepare("lab", specs)
     assert not kept
     monkeypatch.setattr(provider, "nodes", lambda _: {"node0": None})

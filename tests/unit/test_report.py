@@ -263,7 +263,7 @@ def test_failed_checks_and_suites_that_cannot_be_loaded() -> None:
     found = lab(checks=[PASSED, FAILED], broken=["test_x.py: SyntaxError\nline 1"])
     assert plain(failures(found)) == (
         "\ntests/test_a.py::test_other\n  assert 1 == 2\n    +1\n"
-        "\na suite that cannot be loaded\n  test_x.py: SyntaxError\n  line 1"
+        "\na suite could not be loaded\n  test_x.py: SyntaxError\n  line 1"
     )
 
 
@@ -315,7 +315,7 @@ def test_the_table_of_a_complete_run_has_every_claim() -> None:
 
 def test_the_table_says_what_is_not_as_the_documents_say() -> None:
     text = plain(terminal.table(run(lab(*GOOD))))
-    told = text.partition("Not as the documents say:")[2].splitlines()[1:]
+    told = text.partition("Differs from the documents:")[2].splitlines()[1:]
     assert told == [
         "  002  The statement of three. conditional: The reason of three.",
         "  003  The statement of four. contradicted: The reason of four.",
@@ -414,9 +414,9 @@ def test_the_last_line_of_a_run_that_broke_off() -> None:
     assert red(line)
     failed = LabRun("b", error="no vxlan", status=3)
     line = terminal.closing(run(lab(good("one")), failed))
-    assert plain(line).endswith("1 as expected; 1 lab did not come through (1.2 s)")
+    assert plain(line).endswith("1 as expected; 1 lab failed (1.2 s)")
     assert red(line)
-    assert "2 labs did not come through" in plain(terminal.closing(run(failed, failed)))
+    assert "2 labs failed" in plain(terminal.closing(run(failed, failed)))
 
 
 # -- several labs ------------------------------------------------------------------
@@ -448,7 +448,7 @@ def test_what_is_not_the_same_on_every_lab() -> None:
         lab(good("two"), SURPRISE, good("one"), name="c"),
     ]
     assert plain(terminal.differences(run(*labs))) == (
-        "\n  Not the same on every lab:\n"
+        "\n  Verdict differs between labs:\n"
         "  000  The statement of one. error on b; confirmed on c\n"
         "  002  The statement of two. confirmed on a, c; contradicted on b\n"
         "  003  The statement of four. contradicted on a; confirmed on c"
@@ -470,7 +470,7 @@ def test_the_slowest() -> None:
 
 def test_what_no_lab_has_decided() -> None:
     some = run(lab(good("one"), good("two")), complete=True)
-    assert plain(terminal.undecided(some)) == "\n  Decided by no lab:\n  three\n  four\n  long"
+    assert plain(terminal.undecided(some)) == "\n  Not decided by any lab:\n  three\n  four\n  long"
     some.signum = 2  # nobody expects more, then
     assert list(terminal.undecided(some)) == []
     assert list(terminal.undecided(run(lab(good("one"))))) == []
@@ -519,10 +519,10 @@ def test_why_labs_could_not_be_put_to_the_test() -> None:
 
 def test_the_machine() -> None:
     (line,) = terminal.machine([])
-    assert plain(line).startswith("the machine is as it was: namespaces, links, rules")
+    assert plain(line).startswith("the machine is unchanged: namespaces, links, rules")
     assert not red(line)
     assert plain(terminal.machine(["new link: x", "mount is gone: y"])) == (
-        "the machine is not as it was:\n  new link: x\n  mount is gone: y"
+        "the machine has changed:\n  new link: x\n  mount is gone: y"
     )
 
 

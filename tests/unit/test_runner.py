@@ -232,7 +232,7 @@ def test_a_check_that_tests_nothing_fails(arguments: str, suite: Suite) -> None:
             pass
     """)
     (finding,) = run(own(path)).findings
-    assert (finding.verdict, finding.problem) == (None, "the check has tested nothing")
+    assert (finding.verdict, finding.problem) == (None, "the check tested nothing")
 
 
 def test_a_check_that_breaks_off_keeps_what_it_saw(suite: Suite) -> None:
@@ -706,17 +706,17 @@ def test_an_unknown_document_is_refused_with_all_there_are() -> None:
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no file or folder .*/nowhere.py"):
+    with pytest.raises(UsageError, match=r"/nowhere.py"):
         run(own(tmp_path / "nowhere.py"))
 
 
 @pytest.mark.parametrize(
     ("claim", "needs", "words", "hint"),
     [
-        (ONE[:-1], "docker", f"no claim {ONE[:-1]!r} in catalogue shipped", f"did you mean {ONE}?"),
-        ("zzz", "docker", "no claim 'zzz' in catalogue shipped", "`testbed claims` lists them"),
-        (ONE, "dokcer", "no feature 'dokcer'", "did you mean docker?"),
-        (ONE, "moon", "no feature 'moon'", "known: none, netns"),
+        (ONE[:-1], "docker", repr(ONE[:-1]), f"did you mean {ONE}?"),
+        ("zzz", "docker", "'zzz'", "`testbed claims` lists them"),
+        (ONE, "dokcer", "'dokcer'", "did you mean docker?"),
+        (ONE, "moon", "'moon'", "known: none, netns"),
     ],
 )
 def test_a_mark_that_means_nothing_is_refused(
@@ -724,7 +724,8 @@ def test_a_mark_that_means_nothing_is_refused(
 ) -> None:
     with pytest.raises(UsageError) as caught:
         run(own(suite(confirm(TWO, "one") + confirm(claim, "it", needs))))
-    assert caught.value.message.startswith(f"test_small.py:9, test_it: {words}")
+    assert caught.value.message.startswith("test_small.py:9, test_it: ")
+    assert words in caught.value.message
     assert (caught.value.hint or "").startswith(hint)
     assert capfd.readouterr() == ("", ""), "said once, by whoever asked"
 
@@ -738,7 +739,7 @@ def test_where_pytest_itself_is_run_it_says_so(suite: Suite) -> None:
 
 
 def test_an_expression_that_is_none_is_refused(three: Path) -> None:
-    with pytest.raises(UsageError, match="pytest refuses") as caught:
+    with pytest.raises(UsageError, match="pytest") as caught:
         run(own(three, "one and ("))
     assert "-k" in str(caught.value.hint)
 
@@ -911,7 +912,7 @@ def test_a_claim_that_is_interrupted_has_no_verdict(suite: Suite) -> None:
 def test_why_a_claim_that_was_asked_for_is_not_decided(computed: Path) -> None:
     definition = next(c.id for c in claims().values() if not c.is_testable)
     for wanted, words in (
-        (definition, "is a definition, which no machine can refute"),
+        (definition, f"{definition} is a definition"),
         (TWO, f"no test decides {TWO}: mark one with"),
     ):
         with pytest.raises(NothingSelected) as caught:

@@ -263,8 +263,8 @@ def test_who_waits_is_told_once_by_whom_it_is_held(here: State) -> None:
     ):
         pass
     assert told == [f"testbed up two-node (pid {os.getpid()})"]
-    assert f"lab two-node is held by testbed up two-node (pid {os.getpid()})" in str(caught.value)
-    assert "0.1 s" in str(caught.value.hint)
+    error = caught.value
+    assert (error.lab, error.holder, error.waited) == ("two-node", told[0], 0.1)
 
 
 def test_a_holder_that_never_signs_is_told_of_all_the_same(
@@ -275,7 +275,7 @@ def test_a_holder_that_never_signs_is_told_of_all_the_same(
     with here.lock("two-node", "up"):
         (here.path / ".two-node.lock").write_text("", encoding="utf-8")
         with (
-            pytest.raises(LabBusy, match="held by another testbed"),
+            pytest.raises(LabBusy, match="another testbed"),
             here.lock("two-node", "down", timeout=0.05, waiting=told.append),
         ):
             pass

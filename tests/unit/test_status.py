@@ -361,7 +361,7 @@ def test_a_service_that_memory_ran_out_for(
     be_a_machine(monkeypatch, False)
     node.put(KILLS[path].encode(), path)
     node.end("flanneld", -9)
-    detail = "signal 9; for want of memory the kernel has killed 2 processes of node1"
+    detail = "signal 9; the kernel has killed 2 processes of node1 (out of memory)"
     assert two.of("node1").services[-1].detail == detail
     node.end("etcd", -15)
     assert "memory" not in two.of("node1").services[0].detail

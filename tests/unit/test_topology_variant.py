@@ -72,7 +72,7 @@ def test_more_nodes_are_made_as_those_that_they_are_like() -> None:
 
 def test_a_provider_that_would_make_none() -> None:
     each = load_text("name: t\nnodes: {a: {provider: qemu}, b: {provider: netns}}\n", "t.yaml")
-    with pytest.raises(UsageError, match="each node of t says its own provider, none would be"):
+    with pytest.raises(UsageError, match=r"each node of t .* netns"):
         vary(each, Overrides(provider="netns"))
 
 

@@ -245,7 +245,7 @@ def test_machines_are_brought_up_by_one_vagrant() -> None:
 
 
 def test_a_status_without_a_machine_is_an_error() -> None:
-    with pytest.raises(LabError, match="knows of no machine"):
+    with pytest.raises(LabError, match="no machine"):
         Client(Cell()).states()
 
 
@@ -372,8 +372,9 @@ def test_a_failure_is_that_of_all(tmp_path: Path, batches: list[list[str]]) -> N
 def test_a_machine_that_is_gone_at_once_is_an_error(
     tmp_path: Path, batches: list[list[str]]
 ) -> None:
-    with pytest.raises(ServiceError, match="ended as soon as it was up"):
+    with pytest.raises(ServiceError) as caught:
         Gathered(tmp_path).create_one("lab", NodeSpec("node1", "d"))
+    assert (caught.value.service, caught.value.node) == ("vagrant", "node1")
     assert batches == [["node1"]]
 
 

@@ -44,9 +44,10 @@ class Connection:
         except BlockingIOError:
             self._socket.close()
             raise TimeoutExpired(
-                f"{node} has taken no connection for {CONNECT_SECONDS} s: it runs as many "
+                f"{node} has accepted no connection for {CONNECT_SECONDS} s: it already "
+                "runs as many "
                 "commands as its pid 1 can serve at once",
-                hint="wait for some of them to end",
+                hint="wait until some of them have ended",
             ) from None
         except OSError as error:
             self._socket.close()

@@ -88,7 +88,8 @@ def create(name: str, node: str, *, cpus: float | None, memory: int | None) -> l
     wanted = {k for k, v in (("cpu", cpus), ("memory", memory)) if v is not None}
     if wanted - limited:
         raise LabError(
-            f"{node}: no cgroup controller here limits {' or '.join(sorted(wanted - limited))}",
+            f"{node}: this machine has no cgroup controller that limits "
+            f"{' or '.join(sorted(wanted - limited))}",
             hint="remove the limit from the topology, or mount that controller",
         )
     return options
@@ -163,15 +164,15 @@ class Freezer:
             while self._is_so(path) is not on:
                 if time.monotonic() > deadline:
                     raise LabError(
-                        f"{node}: not all of it has {'stopped' if on else 'gone on'} "
+                        f"{node}: not all processes have {'stopped' if on else 'continued'} "
                         f"after {timeout:g} s",
-                        hint="a process in it hangs in the kernel: see /proc/PID/stack of them",
+                        hint="a process of the node hangs in the kernel; look at /proc/PID/stack",
                     )
                 time.sleep(0.001)
         except FileNotFoundError:
             raise LabError(
-                f"{node} has no cgroup of its own that could be stopped",
-                hint="its services can be: NODE/SERVICE",
+                f"{node} cannot be stopped: it has no cgroup",
+                hint="stop its services instead: NODE/SERVICE",
             ) from None
 
     def _is_so(self, path: Path) -> bool:
@@ -284,7 +285,7 @@ def _remove_folder(path: Path, deadline: float) -> None:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise LabError(
                     f"cannot remove the cgroup {path}: {error.strerror}",
-                    hint=f"see which process is in it: cat {path}/cgroup.procs",
+                    hint=f"list its processes with `cat {path}/cgroup.procs`",
                 ) from error
             time.sleep(0.002)
         else:

@@ -89,8 +89,8 @@ class NetnsProvider(Provider):
             Requirement(
                 "root",
                 root,
-                "namespaces, links and mounts are made by root only",
-                "" if root else "run it as root: sudo testbed ...",
+                "only root can create namespaces, links and mounts",
+                "" if root else "run testbed as root, for example with sudo",
                 needed_by=("netns",),
             )
         ]
@@ -146,7 +146,7 @@ class NetnsProvider(Provider):
             raise
         init = find.at(int(done.stdout))
         if init is None:
-            raise LabError(f"node {spec.name} of lab {lab} ended as soon as it was made")
+            raise LabError(f"node {spec.name} of lab {lab} ended right after it was created")
         node = NetnsNode(init)
         if kind == "node":
             node.offer(dict.fromkeys(COMMANDS, self._init()))
@@ -294,7 +294,7 @@ class NetnsProvider(Provider):
         fabric = self.fabric(lab)
         if fabric is None:
             raise LabError(
-                f"the fabric of lab {lab} is gone", hint=f"`testbed up -l {lab}` restores it"
+                f"the fabric of lab {lab} does not run", hint=f"`testbed up -l {lab}` restores it"
             )
         return fabric
 
@@ -334,8 +334,8 @@ class NetnsProvider(Provider):
         freezer = cgroups.freezer()
         if freezer is None:
             raise MachineError(
-                "no cgroup hierarchy here can stop a node (version 2, or version 1's freezer)",
-                hint="mount one below /sys/fs/cgroup; a service can be stopped without",
+                "no cgroup hierarchy on this machine can stop a node (v2, or the freezer of v1)",
+                hint="mount one below /sys/fs/cgroup, or stop a service instead: NODE/SERVICE",
             )
         freezer.set(cgroups.folder_name(lab, self._state), node, on=on)
 
@@ -387,8 +387,11 @@ class NetnsProvider(Provider):
         for init in inits:
             if not init.wait_dead(30):
                 raise LabError(
-                    f"node {init.node} of lab {lab} does not end (pid {init.pid})",
-                    hint="a process in it hangs in the kernel: see /proc/PID/stack of its children",
+                    f"node {init.node} of lab {lab} did not end (pid {init.pid})",
+                    hint=(
+                        "a process of the node hangs in the kernel; look at "
+                        "/proc/PID/stack of its children"
+                    ),
                 )
 
 

@@ -52,7 +52,7 @@ def build(
 
     need_root("box build")
     for name in packages:
-        _plain("--package", name, PACKAGE, "the name of one Debian package")
+        _plain("--package", name, PACKAGE, "the name of a Debian package")
     source = Box(size=size or SIZE, packages=packages, files=_files(files))
     if suite is not None:
         source = replace(source, suite=_plain("--suite", suite, RELEASE, "a release of Debian"))
@@ -84,7 +84,7 @@ def package(folder: Path) -> None:
     try:
         owner.make(folder)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot write there: {error.strerror}") from error
+        raise UsageError(f"cannot write: {error.strerror}", where=str(folder)) from error
     files.copy(packed.file, folder / FILE)
     files.write(folder / CATALOGUE, packed.catalogue(folder / FILE))
     click.echo(f"{folder / CATALOGUE}: vagrant box add {folder / CATALOGUE}")
@@ -105,7 +105,7 @@ def ls(as_json: bool) -> None:
         common.print_json([_to_dict(entry, used=entry.key in used) for entry in entries])
         return
     if not entries:
-        click.echo("no box is there; `testbed box build` makes one")
+        click.echo("no boxes; `testbed box build` creates one")
         return
     keys = {entry.key for entry in entries}
     rows = [
@@ -121,7 +121,7 @@ def ls(as_json: bool) -> None:
 def remove(keys: tuple[str, ...], everything: bool) -> None:
     """Remove boxes with their snapshots, or single snapshots, by key."""
     if bool(keys) == everything:
-        raise click.UsageError("name boxes by their keys, as `testbed box ls` shows them, or --all")
+        raise click.UsageError("name the keys of boxes (`testbed box ls` shows them), or use --all")
     settings = common.make_settings()
     there = {entry.key: entry for entry in _entries(settings)}
     unknown = [key for key in keys if key not in there]
@@ -178,7 +178,7 @@ def _what(entry: Entry, there: set[str]) -> str:
 
     made = hardware_of(entry.path)
     parts = f", {made.memory >> 20} MiB, {made.cpus} cpu, {made.interfaces} eth" if made else ""
-    of = "  snapshot" if entry.of in there else "snapshot, its box is gone"
+    of = "  snapshot" if entry.of in there else "snapshot of a removed box"
     return f"{of}, QEMU {entry.version}{parts}"
 
 
@@ -200,7 +200,7 @@ def _to_dict(entry: Entry, *, used: bool) -> dict[str, object]:
 
 def _plain(option: str, given: str, form: str, wanted: str) -> str:
     if not re.fullmatch(form, given):
-        raise UsageError(f"{option} {given!r}: want {wanted}")
+        raise UsageError(f"wanted {wanted}, saw {given!r}", where=option)
     return given
 
 
@@ -208,7 +208,7 @@ def _files(given: tuple[str, ...]) -> tuple[File, ...]:
     files = [_file(one) for one in given]
     for one, other in itertools.combinations(sorted(file.place for file in files), 2):
         if f"{other}/".startswith(f"{one}/"):
-            raise UsageError(f"--file: {one} cannot be a file of the box if {other} is one too")
+            raise UsageError(f"{one} and {other} cannot both be files of the box", where="--file")
     return tuple(files)
 
 
@@ -217,13 +217,13 @@ def _file(given: str) -> File:
 
     source, colon, place = given.rpartition(":")
     if not colon or not source:
-        raise UsageError(f"--file {given}: want FILE:PLACE")
+        raise UsageError("wanted FILE:PLACE", where=f"--file {given}")
     if wrong := bad_place(place):
-        raise UsageError(f"--file {given}: {wrong}", hint=f"for example {source}:/opt/mine")
+        raise UsageError(wrong, where=f"--file {given}", hint=f"for example {source}:/opt/mine")
     if not Path(source).is_file():
-        raise UsageError(f"--file {given}: there is no file {source}")
+        raise UsageError(f"the file {source} does not exist", where=f"--file {given}")
     if not os.access(source, os.R_OK):
-        raise UsageError(f"--file {given}: {source} cannot be read")
+        raise UsageError(f"{source} cannot be read", where=f"--file {given}")
     return File(Path(source), f"/{'/'.join(Path(place).parts[1:])}")
 
 

@@ -238,5 +238,5 @@ def _answering(
 def still_runs(cell: NetnsNode) -> None:
     """Raise ServiceError, with the end of the console, if the machine has ended."""
     if cell.services()[SERVICE].state == "dead":
-        what = "ended, and the machine with it"
+        what = "ended together with the machine"
         raise ServiceError(SERVICE, cell.name, what, cells.last_words(cell))

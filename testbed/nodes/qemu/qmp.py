@@ -51,7 +51,7 @@ class Monitor:
         deadline = time.monotonic() + seconds
         while (state := self._status("query-status")) != wanted:
             if time.monotonic() > deadline:
-                raise TimeoutExpired(f"QEMU is {state}, not {wanted}, after {seconds:g} s")
+                raise TimeoutExpired(f"QEMU is {state} after {seconds:g} s, expected {wanted}")
             time.sleep(POLL)
 
     def save(self, path: str, seconds: float) -> None:
@@ -77,13 +77,13 @@ class Monitor:
     def _read(self) -> dict[str, Any]:
         line = self._lines.readline()
         if not line.endswith(b"\n"):
-            raise LabError("QEMU's monitor hung up")
+            raise LabError("QEMU's monitor closed the connection")
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise LabError(f"QEMU's monitor says what is no answer: {line[:80]!r}")
+            raise LabError(f"QEMU's monitor sent an invalid answer: {line[:80]!r}")
         return answer
 
     def close(self) -> None:

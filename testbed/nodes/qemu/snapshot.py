@@ -134,7 +134,7 @@ class Snapshot(Source):
             known = manifest["programs"].values()
             programs = [path for path in known if path.rpartition("/")[2] in wanted]
             env = {"IMAGES": " ".join(images), "PROGRAMS": " ".join(programs)}
-            _run(node, ["sh", "-ec", WARM], env, Progress(job, "start Docker in it once"))
+            _run(node, ["sh", "-ec", WARM], env, Progress(job, "start Docker in it"))
             job.say("save it")
             machine.save(cell, node, job.into)
             self.note(job.into)
@@ -173,7 +173,7 @@ class Ready(Source):
         try:
             cell = cells.create_tied(lab, NodeSpec(name, "-"))
             node = machine.wake(cell, hardware, self.base.parts, self.folder)
-            with Ticking(Progress(job, "start there what each time would start anew")):
+            with Ticking(Progress(job, "start the daemons that it is to contain")):
                 self.ahead.act(node)
             job.say("save it")
             machine.save(cell, node, job.into, onto=self.base.parts.box.disk)

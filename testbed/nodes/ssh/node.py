@@ -121,7 +121,7 @@ class SshNode(StreamNode):
                 if self._ends(ending):
                     raise self._lost() from error
                 reason = str(error) or type(error).__name__
-                raise LabError(f"{self.name} does not let us in by ssh: {reason}") from error
+                raise LabError(f"{self.name} refused the ssh connection: {reason}") from error
             return self._session
 
     def _ends(self, within: float) -> bool:
@@ -138,7 +138,7 @@ class SshNode(StreamNode):
 
     def _lost(self) -> LabError:
         if not self._ends(ENDING):
-            return LabError(f"the ssh connection to {self.name} broke")
+            return LabError(f"the ssh connection to {self.name} was lost")
         return has_ended(self.name, self._lab, self._last_words())
 
     def attach_terminal(self, argv: Sequence[str]) -> int:
@@ -162,7 +162,7 @@ class SshNode(StreamNode):
         try:
             self._refuse(stream.wait(FILES), "/dev/urandom")
         except TimeoutError:
-            raise TimeoutExpired(f"{self.name}: no new random numbers in time") from None
+            raise TimeoutExpired(f"{self.name}: timeout while reading random numbers") from None
         finally:
             stream.forget()
 
@@ -224,7 +224,7 @@ class SshNode(StreamNode):
         try:
             return running.wait(timeout)
         except TimeoutExpired:
-            what = f"was not dead within {timeout:g} s"
+            what = f"did not end within {timeout:g} s"
             raise ServiceError(service, self.name, what, log_of(self, service)) from None
 
     def services(self) -> dict[str, ServiceState]:

@@ -110,7 +110,7 @@ def unit_of(service: Service) -> str:
     """
     for name in (service.name, service.unit or service.name):
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot be the name of a service")
+            raise ValueError(f"{name!r} is not a valid name of a service")
     return f"{service.unit or service.name}.service"
 
 
@@ -118,7 +118,7 @@ def script(service: Service) -> bytes:
     """Return the shell script that systemd runs, which executes the service."""
     words = [*service.argv, *service.env, *service.env.values(), service.digest]
     if any("\0" in word for word in words):
-        raise ValueError("an argument holds a NUL character, which no command can be given")
+        raise ValueError("an argument contains a NUL character")
     env = {**ENVIRONMENT, **service.env}
     lines = [f"export {key}={shlex.quote(value)}" for key, value in env.items()]
     lines += [
@@ -150,8 +150,8 @@ def states(listed: str) -> dict[str, ServiceState]:
         return _states(listed)
     except (ValueError, KeyError) as error:
         raise LabError(
-            f"the services' states cannot be understood: {error}",
-            hint=f"something has written to {FOLDER} of the node",
+            f"cannot parse the states of the services: {error}",
+            hint=f"check the files in {FOLDER} of the node",
         ) from error
 
 

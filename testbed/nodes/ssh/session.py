@@ -130,7 +130,7 @@ class Session:
             self._store(agent)
         raise LabError(
             "the agent does not run on the machine",
-            hint="it is built for this machine's kind of processor, and for no other",
+            hint="the agent is built for this machine's processor architecture only",
         )
 
     def _store(self, agent: Path) -> None:
@@ -139,7 +139,7 @@ class Session:
         channel.sendall(agent.read_bytes())
         channel.shutdown_write()
         if channel.recv_exit_status():
-            raise LabError(f"the machine has no room for the agent in {PLACES[-1]}")
+            raise LabError(f"the agent cannot be written to {PLACES[-1]} of the machine")
 
 
 def _transport(door: Door) -> paramiko.Transport:

@@ -129,7 +129,7 @@ class StreamNode(Node):
             stream.finish(data)
             self._refuse(stream.wait(FILES + len(data) / 1e6), path)
         except TimeoutError:
-            raise TimeoutExpired(f"{self.name}: {path} could not be written in time") from None
+            raise TimeoutExpired(f"{self.name}: timeout while writing {path}") from None
         finally:
             stream.forget()
 

@@ -57,7 +57,7 @@ class Client(vagrant.Vagrant):
         found = {one.name: one.state for one in self.status() if one.name}  # type: ignore[no-untyped-call]
         if not found:
             raise LabError(
-                "Vagrant knows of no machine", hint=f"it reads {hypervisor.FOLDER}/Vagrantfile"
+                "Vagrant knows no machine", hint=f"it reads {hypervisor.FOLDER}/Vagrantfile"
             )
         return found
 

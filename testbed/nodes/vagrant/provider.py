@@ -144,7 +144,7 @@ class VagrantProvider(CellProvider):
         programs = Requirement(
             "vagrant",
             ok=not missing,
-            detail=f"no {', '.join(missing)}" if missing else "it and libvirt are there",
+            detail=f"no {', '.join(missing)}" if missing else "Vagrant and libvirt are installed",
             fix=f"{INSTALL} {' '.join(packages)}" if packages else "",
             needed_by=(self.name,),
             packages=packages,
@@ -286,7 +286,7 @@ class VagrantProvider(CellProvider):
                 raise ServiceError(
                     "vagrant",
                     name,
-                    "the machine ended as soon as it was up",
+                    "the machine ended right after its start",
                     last_words(cell, name),
                 )
             there[name].wait_ssh(SSH_SECONDS)
@@ -302,7 +302,7 @@ class VagrantProvider(CellProvider):
             now = {name for name in names if running(cell, name)}
             for name in sorted(seen - now):
                 raise ServiceError(
-                    "vagrant", name, "the machine ended before it answered", last_words(cell, name)
+                    "vagrant", name, "the machine ended before it was ready", last_words(cell, name)
                 )
             seen.update(now)
 
@@ -419,7 +419,7 @@ class VagrantProvider(CellProvider):
         argv = ["sh", "-c", REMOVE, "sh", name, folder, hypervisor.console(name)]
         said = cell.run(argv, check=False).stderr
         if running(cell, name):
-            raise LabError(f"the machine {name} does not end\n{said}")
+            raise LabError(f"the machine {name} did not end\n{said}")
 
 
 def running(cell: NetnsNode, name: str) -> int:
