@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() != 0:
-        why = "needs root: namespaces, links and mounts are made by root only"
+        why = "needs root, to create namespaces, links and mounts"
         _skip(items, ROOT_ONLY, why)
     if missing := [name for name in VM_ONLY if which(name) is None]:
         _skip(items, ("vm",), f"no {', '.join(missing)}: testbed doctor --provider qemu --fix")

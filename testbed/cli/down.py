@@ -49,6 +49,6 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
             worst = max(worst, error.exit_code)
             continue
         if not quiet:
-            done = f"gone ({time.monotonic() - began:.2f} s)" if there else "was not up"
+            done = f"removed ({time.monotonic() - began:.2f} s)" if there else "was not up"
             click.echo(f"{click.style(one.name, bold=True)}: {done}")
     return worst

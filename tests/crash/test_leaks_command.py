@@ -175,7 +175,7 @@ def test_each_kind_is_told_with_what_removes_it(
     after = rows(bed)
     assert name not in {row["name"] for row in after}
     for row in after:
-        if row["about"] == "holds nothing":  # what the lab's cgroup was in
+        if row["about"] == "empty":  # what the lab's cgroup was in
             try:
                 paste(bed, row["command"])
             except subprocess.CalledProcessError:  # another lab's is in it now

@@ -275,7 +275,7 @@ class TestSsh:
         provider.host_key = make_keys().host_public
         provider.create_fabric(LAB, topology)
         node = provider.create_one(LAB, NodeSpec("node1", "digest"))
-        with pytest.raises(LabError, match=r"node1 does not let us in by ssh: .*host key"):
+        with pytest.raises(LabError, match=r"node1 .*host key"):
             node.run(["true"])
         with pytest.raises(TimeoutExpired, match=r"host key.* not within 0\.1 s"):
             node.wait_ssh(0.1)
@@ -283,7 +283,7 @@ class TestSsh:
     def test_a_connection_that_breaks_is_made_anew(self, provider: Machines, node: SshNode) -> None:
         running = node.spawn(["sleep", "71"])
         provider.connections[0].close()  # ends that sshd
-        with pytest.raises(LabError, match="connection to node1 broke"):
+        with pytest.raises(LabError, match="ssh connection"):
             running.wait(5)
         assert node.run(["echo", "again"]).stdout == "again\n"
         assert len(provider.connections) == 2

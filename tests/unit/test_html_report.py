@@ -125,7 +125,7 @@ def test_a_bad_run_says_what_went_wrong_first() -> None:
     assert "expected confirmed, saw contradicted. docker0 is up" in text
     for told in ("LabError: the node is gone", "assert 1 == 2", "node1: dockerd died"):
         assert told in text
-        assert text.index(told) < text.index("Not as the documents say")
+        assert text.index(told) < text.index("Differs from the documents")
     unexpected = [one["id"] for one in shown.claims() if "data-unexpected" in one]
     assert unexpected == ["same", "maybe"]
     assert next(c for c in shown.claims() if c["id"] == "maybe")["data-verdict"] == "failed"
