@@ -92,7 +92,7 @@ def test_up_twice_then_down(testbed: Testbed) -> None:
     assert json.loads(status.stdout)["ok"] is True
     down = testbed("down")
     assert down.returncode == 0
-    assert "two-node: gone" in down.stdout
+    assert "two-node: removed" in down.stdout
     assert nothing_is_up(testbed)
     assert testbed("down", "two-node").stdout.startswith("two-node: was not up")
 

@@ -372,7 +372,7 @@ def test_a_mixed_lab_looked_at(
     found = json.loads(testbed("status", "--json").out)["nodes"]
     assert {node["name"]: node["provider"] for node in found} == {"a": "netns", "b": "qemu"}
     assert "2 of 2" in testbed("ls").out
-    assert testbed("down").out.startswith("mixed: gone")
+    assert testbed("down").out.startswith("mixed: removed")
     file.write_text("name: mixed\nnodes: {a: {}, b: {}}\n")
     assert testbed("up", str(file), "-q").status == 0
     assert " by " not in testbed("status").out
