@@ -41,5 +41,5 @@ def of_claims(*some: Claim) -> Catalogue:
 
 
 def of_a_cluster(claim: Claim) -> bool:
-    """Whether a claim is about a Kubernetes cluster."""
+    """Tell whether a claim is about a Kubernetes cluster."""
     return any(need.startswith(OF_CLUSTERS) for need in claim.needs)

@@ -1,4 +1,4 @@
-"""Where the links of a page lead on the site.
+"""Targets of a page's links on the site.
 
 Pages link to files, as on a forge.  On the site a link to a file outside docs/ leads to its page,
 to the repository if its address is known, or is no link.

@@ -134,21 +134,21 @@ class Bed:
         return [row["lab"] for row in json.loads(self.must("ls", "--json").stdout)]
 
     def status(self, lab: str) -> Any:
-        """What ``status`` says now, and that its exit status agrees with its words."""
+        """Return the output of ``status``; its exit status must agree with it."""
         done = self.run("status", lab, "--json")
         said = json.loads(done.stdout)
         assert (done.returncode == 0) == said["ok"], done
         return said
 
     def leftovers(self) -> list[Leftover]:
-        """What is left over of this state folder."""
+        """Return the leftovers of this state folder."""
         found = leftovers(lambda path: settings(state_folder=path), self.state)
         return [one for one in found if one.state == self.state.resolve()]
 
 
 @contextlib.contextmanager
 def confined(file: Mapping[int, str], value: Mapping[int, str]) -> Iterator[Sequence[str]]:
-    """What to run a command under that is to have so little; nodes of labs have cgroups beside it.
+    """Return the prefix for a command with these limits; nodes of labs have cgroups beside it.
 
     ``file`` and ``value`` say by the cgroup's version what limits it, and how far.
     """
@@ -219,7 +219,7 @@ class Watch:
 
 
 class Count:
-    """How often each thing was tried: printed at the end, and none may be missing."""
+    """Count the trials of each kind: printed at the end, and none may be missing."""
 
     def __init__(self) -> None:
         self.points: dict[str, int] = {}

@@ -56,7 +56,7 @@ PATIENCE = 10.0  # seconds for the kernel to take away what has ended
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What is read after each round, and by how much it may grow a round.
+    """A value that is read after each round, and its allowed growth per round.
 
     0: it is the same after each round.  None: it is told, and others have too large a hand in it.
     """
@@ -81,7 +81,7 @@ def children() -> float:
 
 
 def objects() -> float:
-    """What Python's collector knows of, after it has collected."""
+    """Count the objects of Python's garbage collector after a collection."""
     gc.collect()
     return len(gc.get_objects())
 
@@ -118,7 +118,7 @@ def own(bed: Bed, cache: Path) -> Iterator[Quantity]:
 
 
 def of_the_kernel() -> Iterator[Quantity]:
-    """What it holds, whether anybody can name it or not.
+    """Count all objects that the process holds, with or without a name.
 
     Slabs count as used what their per-CPU part has room for, and other labs may be at work, so
     these come and go by a few; what a lab leaves behind is one or more a round, and half of that
@@ -239,7 +239,7 @@ class Soak:
                 self.fail(f"{one.name}: {values[WARM - 1]:g} before, {values[-1]:g} now")
 
     def growth(self) -> list[str]:
-        """What has grown over the second half by more than it may."""
+        """Return the values that have grown too much over the second half."""
         found = []
         for one in self.quantities if self.rounds >= TELLING else []:
             values = self.values[one.name][self.rounds // 2 :]

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def place(bed: Bed, tmp_path: Path) -> Path:
-    """Where what is looked at is: the temporary files and the cache of nobody else."""
+    """Use temporary files and a cache of our own."""
     for name in ("tmp", "cache"):
         (tmp_path / name).mkdir()
     bed.env["TMPDIR"] = str(tmp_path / "tmp")
@@ -36,7 +36,7 @@ def place(bed: Bed, tmp_path: Path) -> Path:
 
 
 def rows(bed: Bed, *options: str) -> list[Row]:
-    """What is told, of what is not another's; and that its exit status and its words agree."""
+    """Return the leftovers that are ours; exit status and output must agree."""
     done = bed.run("doctor", "--leaks", "--json", *options)
     no_traceback(done.stderr)
     said: list[Row] = json.loads(done.stdout)

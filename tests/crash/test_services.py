@@ -1,4 +1,4 @@
-"""What a lab is made of, killed while it is up: ``status`` tells, ``up`` repairs just that."""
+"""Parts of a running lab are killed: ``status`` reports them, ``up`` repairs only them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def kill(bed: Bed, victim: str) -> None:
 
 
 def told(status: dict[str, object]) -> dict[str, str]:
-    """What is not as it should be: the node, or its part, and its state."""
+    """Return the wrong nodes and parts with their states."""
     found = {}
     for node in json.loads(json.dumps(status["nodes"])):
         if node["state"] != "up":
@@ -78,7 +78,7 @@ def told(status: dict[str, object]) -> dict[str, str]:
 
 
 def leases(live: LiveLab) -> dict[str, bytes]:
-    """What each flanneld has, as its node was told, and as etcd keeps it."""
+    """Return each flanneld's subnet, as its node has it and as etcd has it."""
     found = {name: live.node(name).get("/run/flannel/subnet.env") for name in ("node1", "node2")}
     argv = etcdctl(live.topology, live.context, "get", "--prefix", "/coreos.com/network/subnets/")
     return found | {"etcd": live.node("node1").run(argv).out}

@@ -1,4 +1,4 @@
-"""Where testbed is run: disks that are full, limits that are hit, variables from elsewhere."""
+"""Surroundings of testbed: full disks, limits, variables of the environment."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_variables_from_elsewhere(bed: Bed, watch: Watch) -> None:
 
 
 def refused(bed: Bed, *argv: str) -> str:
-    """What a command says that must find this machine wanting; from then on nothing is wanting."""
+    """Return the output of a command that must fail with 3 and leave nothing."""
     done = bed.run(*argv)
     bed.under = ()
     no_traceback(done.stderr)
@@ -76,7 +76,7 @@ exec "$@"
 
 
 def on_a_small_disk(bed: Bed, place: Path, options: str, before: str, *argv: str) -> str:
-    """What a command says that must fail for want of room, and leave nothing."""
+    """Return the output of a command that must fail without free space and leave nothing."""
     place.mkdir(exist_ok=True)
     words = (ON_A_SMALL_DISK, "sh", str(place), options, before)
     bed.under = ("unshare", "--mount", "sh", "-c", *words)
@@ -233,7 +233,7 @@ def test_a_record_of_another_version(bed: Bed, watch: Watch) -> None:
 
 
 def test_links_in_the_state_folder(bed: Bed, watch: Watch, tmp_path: Path) -> None:
-    """What a link points at is never written, nor removed."""
+    """The target of a link is neither written nor removed."""
     real = tmp_path / "real"
     real.mkdir()
     bed.state.symlink_to(real)

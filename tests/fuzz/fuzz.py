@@ -77,7 +77,7 @@ def record(data: bytes) -> None:
 
 
 def capture(data: bytes) -> None:
-    """What tcpdump writes."""
+    """The capture file of tcpdump."""
     from testbed.errors import LabError
     from testbed.observe.capture import read
 
@@ -122,7 +122,7 @@ def nftrace(data: bytes) -> None:
 
 
 def systemd(data: bytes) -> None:
-    """What the look at a machine's services prints."""
+    """The list of a machine's services."""
     from testbed.errors import LabError
     from testbed.nodes.ssh.services import states
 
@@ -133,7 +133,7 @@ def systemd(data: bytes) -> None:
 
 
 def vagrant(data: bytes) -> None:
-    """What Vagrant says when it fails."""
+    """The output of a failed Vagrant."""
     from testbed.nodes.vagrant.client import MOST, meant
 
     assert len(meant(data.decode(errors="replace"))) <= MOST
@@ -147,7 +147,7 @@ def mountinfo(data: bytes) -> None:
 
 
 def graph(data: bytes) -> None:
-    """What ``ip -j`` prints, part by part."""
+    """The output of ``ip -j``, part by part."""
     from testbed.observe import graph as module
 
     class Said:
@@ -163,7 +163,7 @@ def graph(data: bytes) -> None:
 
 
 def containers(data: bytes) -> None:
-    """What dockerd answers when it is asked for its containers."""
+    """The answer of dockerd with its containers."""
     from testbed.errors import LabError
     from testbed.roles.glance import _listed
 
@@ -174,7 +174,7 @@ def containers(data: bytes) -> None:
 
 
 def monitor(data: bytes) -> None:
-    """What QEMU's monitor says."""
+    """The answers of QEMU's monitor."""
     from testbed.errors import LabError
     from testbed.nodes.qemu.qmp import Monitor
 
@@ -197,7 +197,7 @@ def boot(data: bytes) -> None:
 
 
 def iptables(data: bytes) -> None:
-    """What ``iptables-save`` prints."""
+    """The output of ``iptables-save``."""
     from testbed.errors import LabError
     from testbed.suites.helpers import _rule
 

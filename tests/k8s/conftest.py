@@ -67,7 +67,7 @@ class Cluster:
         return str(self.get("pod", pod)["status"]["podIP"])
 
     def fetch(self, pod: str, url: str) -> Any:
-        """What a Pod is answered: the server's name, and whom it has seen ask."""
+        """Return a Pod's answer: the server's name, and the client that it saw."""
         return json.loads(self.kubectl("exec", pod, "--", "curl", "-s", "-m", "5", url))
 
     def on(self, node: str, *argv: str) -> str:

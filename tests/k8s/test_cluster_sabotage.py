@@ -52,7 +52,7 @@ def test_the_claims_flip(sabotage: Sabotage, labs: Labs) -> None:
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_the_cluster_is_whole_again(topology: str, labs: Labs) -> None:
-    """What has flipped holds on the cluster that was broken, and put right, so many times."""
+    """Flipped claims hold again on the repaired cluster, so many times in a row."""
     skip_what_is_not_made(topology, labs)
     wanted = sorted({claim for one in HERE if one.lab == topology for claim in one.flips})
     lab = labs.get(topology)

@@ -241,7 +241,7 @@ def rules() -> str:
 
 
 def bpf(*words: str) -> Any:
-    """What the kernel has of BPF, as seen from this machine's own namespaces."""
+    """List the kernel's BPF objects, as seen from this machine's own namespaces."""
     program = which("bpftool") or str(Store().binary("bpftool"))
     done = subprocess.run([program, "-j", *words], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip() or "null")  # for a cgroup without any: a blank line
@@ -253,7 +253,7 @@ def programs() -> set[int]:
 
 
 def machine() -> dict[str, str]:
-    """What of this machine a plugin of a lab must leave as it is."""
+    """Return the state of this machine that a plugin of a lab must not change."""
     found = {f"sysctl {name}": Path("/proc/sys", name).read_text() for name in SYSCTLS
              if Path("/proc/sys", name).exists()}  # fmt: skip
     mounts = Path("/proc/mounts").read_text().splitlines()

@@ -62,7 +62,7 @@ class Commands:
         return until(lambda: self.answers(where, address) == 5, 60)
 
     def answers(self, where: str, address: str, count: int = 5) -> int:
-        """How many of some echo requests were answered."""
+        """Return the number of answered echo requests."""
         argv = ["ping", "-q", "-n", "-c", str(count), "-i", "0.02", "-W", "0.5", address]
         done = subprocess.run(
             [*TESTBED, "exec", where, "--", *argv],
@@ -160,7 +160,7 @@ CLIENT = (
 
 
 def seconds(testbed: Commands, octets: int) -> float:
-    """How long a transfer from a to b takes."""
+    """Return the seconds that a transfer from a to b takes."""
     # The environment's own is a link, and may be where a node has folders of its own: /tmp.
     python = str(Path(sys.executable).resolve())
     server = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What docs/security.md promises of labs of namespaces, tried on labs that are up.
+"""The promises of docs/security.md for namespace labs, tested on running labs.
 
 What a node must not be able to do is asked for in a form that does nothing where it is allowed:
 files are opened for writing and not written, system calls have arguments that no kernel takes.
@@ -88,7 +88,7 @@ class Labs:
         return node
 
     def places(self) -> dict[str, Node | Inside]:
-        """Where commands of a lab are run: nodes, and containers of each kind of network."""
+        """Places for commands of a lab: nodes, and containers of each network mode."""
         found: dict[str, Node | Inside] = {}
         for lab, containers in ((ONE, ["container-1"]), (PLAIN, ["bridged", "as-host"])):
             live = self.live(lab)
@@ -369,7 +369,7 @@ def test_nor_by_the_name_of_a_socket(labs: Labs, tmp_path: Path) -> None:
 
 
 def test_labs_of_one_address_plan_do_not_meet(labs: Labs) -> None:
-    """What answers under an address is of the lab that asks, and nothing where it has nothing."""
+    """An address leads to a server of the same lab, or to nothing."""
     serve = "import socket, sys; s = socket.create_server((sys.argv[1], 7777)); print(flush=True)\n"
     serve += "while True: c, _ = s.accept(); c.sendall(sys.argv[2].encode()); c.close()"
     ask = "import socket; s = socket.create_connection(('10.168.0.2', 7777), 2); print(s.recv(99))"

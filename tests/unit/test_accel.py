@@ -1,4 +1,4 @@
-"""What decides between KVM and emulation, with a stand-in for QEMU."""
+"""Choice between KVM and emulation, with a stand-in for QEMU."""
 
 from __future__ import annotations
 

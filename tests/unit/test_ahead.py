@@ -1,4 +1,4 @@
-"""What can be done on a machine before its lab is there: which steps, in which order, what key."""
+"""Steps that are done on a machine before its lab exists: their order and their key."""
 
 from __future__ import annotations
 

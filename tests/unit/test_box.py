@@ -1,4 +1,4 @@
-"""How a box is made, with stand-ins for mmdebstrap, mke2fs and qemu-img."""
+"""Building of boxes, with stand-ins for mmdebstrap, mke2fs and qemu-img."""
 
 from __future__ import annotations
 

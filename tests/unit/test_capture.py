@@ -79,7 +79,7 @@ def pcap(*frames: tuple[float, bytes], link: int = LINK_ETHERNET, nano: bool = T
 
 
 def common(protocol: int, data: bytes, frame: bytes) -> dict[str, object]:
-    """What every packet of :func:`ip` in an Ethernet frame has."""
+    """Fields of every packet of :func:`ip` in an Ethernet frame."""
     return {
         "time": 0.0,
         "length": len(frame),

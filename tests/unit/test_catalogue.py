@@ -51,7 +51,7 @@ def of_module(module: ast.Module) -> Iterator[ast.expr]:
 
 
 def marks_anywhere() -> Counter[str]:
-    """How often each file has the mark in its code: also where marked_tests does not look."""
+    """Count the marks in the code of each file, also where marked_tests does not look."""
     found: Counter[str] = Counter()
     for path in FOLDER.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -98,7 +98,7 @@ def test_every_claim_expects_what_a_check_can_come_to() -> None:
 
 
 def features_of_shipped_labs() -> list[set[str]]:
-    """What each shipped topology has, each variant of `verify --all`, and each network plugin."""
+    """Return what each shipped topology, `verify --all` variant and network plugin has."""
     labs = [load(name) for name in names()] + [wanted.load() for wanted in shipped().labs]
     labs += [load("k8s-two-node", Overrides(cni=plugin)) for plugin in PLUGINS]
     return [pytest_checks.features(topology) for topology in labs]

@@ -1,4 +1,4 @@
-"""What takes how long is measured by a clock that nobody sets; the other one is for stamps."""
+"""Durations use the monotonic clock; the settable clock is for time stamps only."""
 
 from __future__ import annotations
 

@@ -432,7 +432,7 @@ def test_no_escape_codes_where_there_is_no_terminal(argv: list[str], testbed: Te
 
 
 def on_a_terminal(*argv: str) -> str:
-    """What a command line writes to a terminal."""
+    """Return the output of a command line on a terminal."""
     ours, its = os.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     with pytest.MonkeyPatch.context() as patch, os.fdopen(its, "w") as terminal:
@@ -722,7 +722,7 @@ def test_a_name_need_not_be_up(bench: Bench) -> None:
 def test_up_of_a_lab_from_a_file_means_what_is_up(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `status` says to mend it with; a file, or a shipped topology, is itself meant."""
+    """A recorded lab's name selects it; a file or a shipped topology goes before it."""
     monkeypatch.setenv("TESTBED_STATE", str(bench.state.path))
     monkeypatch.chdir(tmp_path)
     record(bench, "mine", source="gone.yaml")

@@ -435,7 +435,7 @@ def testbed(
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
-    """What a run is asked for; one test passes, one fails, one leaves itself out."""
+    """Record the request of a run; one test passes, one fails, one is skipped."""
     found: list[Asked] = []
 
     def stand_in(

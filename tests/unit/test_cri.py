@@ -1,4 +1,4 @@
-"""What a runtime answers by CRI: ids out of framed messages, and what is none."""
+"""Answers of a runtime by CRI: ids in framed messages, and invalid answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor says, with a stand-in for the machine; the real one is for the live tests."""
+"""Requirements of a machine, with a stand-in; the live tests use the real one."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def plays(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[Wanted, Play]], None]:
-    """What the process of each lab does, in place of bringing it up."""
+    """The action of each lab's process, in place of starting the lab."""
 
     def install(by_lab: Mapping[Wanted, Play]) -> None:
         def one(_s: Any, wanted: Wanted, _c: Any, pipe: Connection, part: LabRun) -> None:
@@ -128,7 +128,7 @@ Plays = Callable[[Mapping[Wanted, Play]], None]
 
 
 class Watcher:
-    """What is told while it goes on."""
+    """Messages during the run."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, ...]] = []
@@ -566,7 +566,7 @@ def test_a_watcher_that_goes_ends_all(bench: Bench, plays: Plays) -> None:
 
 @pytest.fixture
 def labless(monkeypatch: pytest.MonkeyPatch) -> Callable[[Results | Exception], None]:
-    """What a run without a lab comes to."""
+    """Results of a run without a lab."""
 
     def install(outcome: Results | Exception) -> None:
         def run(lab: None, _: Selection, **_more: Any) -> Results:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Fabric:
-    """What the fabric's nft and tc keep, of what they are told."""
+    """State of the fabric's nft and tc after their commands."""
 
     def __init__(self) -> None:
         self.rules: list[str] = []

@@ -1,4 +1,4 @@
-"""Which processes are nodes, told by what they are.
+"""Recognition of processes that are nodes.
 
 A node itself needs root (see tests/live); what is not one must not be taken
 for one, whatever it calls itself, and that can be tried by anybody.

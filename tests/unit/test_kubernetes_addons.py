@@ -1,4 +1,4 @@
-"""What a cluster runs for its own sake: its manifests, and what is waited for."""
+"""Add-ons of a cluster: their manifests, and the conditions for their readiness."""
 
 from __future__ import annotations
 

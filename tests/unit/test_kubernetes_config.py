@@ -1,4 +1,4 @@
-"""What the programs of a cluster are told."""
+"""Configuration of a cluster's programs."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def bringing(
 
 
 def refused(bringing: Bringing) -> ArtifactError:
-    """How a lab is refused that lacks something: the same words as where it is left out."""
+    """A lab with missing software is refused with the reason for which `verify` skips it."""
     store, topology = bringing.store(), with_plugin(bringing.plugin.name)
     with pytest.raises(ArtifactError) as caught:
         ROLES["kubernetes"].fetch(store, topology)

@@ -1,4 +1,4 @@
-"""What is said of a cluster's part that does not come: its last lines, and what was waited for."""
+"""Errors for a part of a cluster that does not start: its last lines, and the condition."""
 
 from __future__ import annotations
 

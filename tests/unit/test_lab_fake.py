@@ -81,7 +81,7 @@ def nodes(bench: Bench) -> list[str]:
 
 
 def made_by(bench: Bench, lab: str = "two-node") -> dict[str, str]:
-    """What has made each node of a lab."""
+    """Return the provider of each node of a lab."""
     return {
         node: name
         for name, provider in bench.settings.providers.items()

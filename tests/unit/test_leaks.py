@@ -1,4 +1,4 @@
-"""What belongs to no live lab, told and removed; what does, left alone."""
+"""Leftovers of no live lab are reported and removed; parts of live labs are kept."""
 
 from __future__ import annotations
 

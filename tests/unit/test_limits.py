@@ -204,7 +204,7 @@ def nothing() -> Context:
 
 
 def steps_at_once(monkeypatch: pytest.MonkeyPatch, free: int) -> int:
-    """How many of twenty steps run at once with so many free descriptors."""
+    """Return how many of twenty steps run at once with so many free descriptors."""
     monkeypatch.setattr(limits, "free_files", lambda: free)
     lock, held = threading.Lock(), threading.Event()
     now = most = 0

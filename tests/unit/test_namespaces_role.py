@@ -1,4 +1,4 @@
-"""What `ip` is told for plain namespaces, bridges and veth pairs."""
+"""Commands of `ip` for plain namespaces, bridges and veth pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file a lab came from, and which lab a file means."""
+"""Origin of labs: the file of a lab, and the lab of a file."""
 
 from __future__ import annotations
 

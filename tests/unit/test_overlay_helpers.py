@@ -1,4 +1,4 @@
-"""What the checks of flannel read and decide without a lab."""
+"""Parsing and decisions of flannel's checks that need no lab."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FakeLab:
-    """What :func:`overlay.quoted` uses of a LiveLab."""
+    """The part of a LiveLab that :func:`overlay.quoted` uses."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology

@@ -1,4 +1,4 @@
-"""Whose folders are used, and whom files in them belong to, when root works for a user."""
+"""Folders and owners of files when root works for a user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a topology needs of a machine, and how what works is remembered."""
+"""Requirements of a topology, and the cache of features that work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be told of virtual machines without one: command lines, identities, the monitor."""
+"""Virtual machines without QEMU: command lines, identities, the monitor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run came to, for the terminal, as data, as JUnit XML, and kept for the next one."""
+"""Results of a run: terminal, data, JUnit XML, and the stored last run."""
 
 from __future__ import annotations
 

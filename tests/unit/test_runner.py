@@ -448,7 +448,7 @@ def test_an_ordinary_check_that_refutes_fails(suite: Suite) -> None:
 
 
 class FakeFaults:
-    """What the fixture ``fault`` works with."""
+    """A stand-in for the faults of the fixture ``fault``."""
 
     def __init__(self) -> None:
         self.done: list[str] = []

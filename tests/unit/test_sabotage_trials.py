@@ -1,4 +1,4 @@
-"""What a trial of the sabotage suite comes to, what it undoes, and what its table says."""
+"""Trials of the sabotage suite: their results, their repair, their table."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_check_that_waited_in_vain_is_told_from_one_that_measured() -> None:
 
 @dataclass
 class Rounds:
-    """What is found in round after round, and what was done, in order."""
+    """Findings of each round, and the actions in order."""
 
     found: list[list[Finding]]
     done: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the suite of Services looks with: rules followed, answers decoded, manifests read."""
+"""Helpers of the suite of Services: rules followed, answers decoded, manifests read."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_mended_manifests_say_what_is_printed_and_what_was_added() -> None:
     added = {"imagePullPolicy:IfNotPresent"}
 
     def words(text: str) -> set[str]:
-        """What the lines say, whatever blanks and signs of YAML and of a shell are about it."""
+        """Return the lines without the blanks and signs of YAML and of a shell."""
         lines = (line.partition("#")[0] for line in text.splitlines())
         bare = (line.replace(" ", "").removeprefix("|-").strip("-'").rstrip("'{") for line in lines)
         return {line for line in bare if line not in {"", "|", "}"}}

@@ -18,7 +18,7 @@ NAMES = [signal.Signals(signum).name for signum in signals.ENDING]
 
 @pytest.fixture(autouse=True)
 def seen() -> Iterator[list[int]]:
-    """What came when nothing was held: our own handlers stand in for those of pytest."""
+    """Signals that arrive while none are held; our handlers stand in for pytest's."""
     came: list[int] = []
 
     def note(signum: int, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""What runs of a lab, held against what was asked for; and the quick look at containers."""
+"""Comparison of a running lab with its topology, and the fast query of containers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def node() -> FakeNode:
 
 @pytest.fixture
 def dockerd(tmp_path: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the node's socket is.  Relative: the path of a socket must be short."""
+    """Return the path of the node's socket, relative since it must be short."""
     monkeypatch.chdir(tmp_path)
 
     def where(path: str) -> str:

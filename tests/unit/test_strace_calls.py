@@ -1,4 +1,4 @@
-"""What the suite reads out of strace's output."""
+"""Parsing of strace's output by the suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the suites about CNI and flannel's Pod read out of what programs have written."""
+"""Parsing of files and output by the suites about CNI and flannel's Pod."""
 
 from __future__ import annotations
 

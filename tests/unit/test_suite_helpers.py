@@ -1,4 +1,4 @@
-"""What the suites read out of the texts of iptables, conntrack, ip and /proc."""
+"""Parsing of the output of iptables, conntrack, ip and /proc by the suites."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ NFTABLES: list[dict[str, Any]] = [
 
 
 class OneFirewall:
-    """What the look at rules uses of a LiveLab."""
+    """The part of a LiveLab that the rules' parser uses."""
 
     def __init__(self, firewall: str) -> None:
         self.facts = {"firewall": firewall}
@@ -737,7 +737,7 @@ def test_is_address(text: str, is_one: bool) -> None:
 
 
 class FakeLab:
-    """What the look-ups use of a LiveLab: names, instead of nodes and containers."""
+    """The part of a LiveLab that look-ups use: names instead of nodes and containers."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology

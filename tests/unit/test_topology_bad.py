@@ -686,7 +686,7 @@ def test_what_may_follow_from_a_refused_value_is_no_problem(text: str) -> None:
 
 
 def test_one_mistake_is_one_problem() -> None:
-    """What follows from a refused value is not reported again."""
+    """Consequences of a refused value are not reported again."""
     text = FLANNEL + "containers:\n  c1: {node: n2}\n"
     for broken in (
         text.replace("[etcd, docker, flannel]", "etcd"),

@@ -1,4 +1,4 @@
-"""What can be told of Vagrant's machines without Vagrant: descriptions, words, boxes, gathering."""
+"""Vagrant's machines without Vagrant: descriptions, output, boxes, batches."""
 
 from __future__ import annotations
 

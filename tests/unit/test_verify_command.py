@@ -465,7 +465,7 @@ def two_node(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
 
 
 def runs(monkeypatch: pytest.MonkeyPatch, outcome: Results | BaseException) -> list[Selection]:
-    """What the checks on the one lab come to."""
+    """Results of the checks on the one lab."""
     asked: list[Selection] = []
 
     def run(_: Any, selection: Selection, *, told: Callable[[Any], None]) -> Results:

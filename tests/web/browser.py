@@ -58,7 +58,7 @@ class Browser:
             time.sleep(0.05)
 
     def _processes(self) -> Iterator[int]:
-        """What runs with our profile, which no other browser has."""
+        """Return the processes with our profile, which no other browser has."""
         mark = str(self._profile).encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -89,11 +89,11 @@ class Browser:
         self.driver.get(url)
 
     def js(self, script: str, *given: Any) -> Any:
-        """What a function with this body returns."""
+        """Return the result of a function with this body."""
         return self.driver.execute_script(script, *given)
 
     def messages(self) -> list[str]:
-        """What the console has said since it was last asked."""
+        """Return the console's lines since the last call."""
         return [str(entry["message"]) for entry in self._log("browser")]
 
     def requests(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which single judgement of a check was seen to come out either way: finer than its claim.
+"""Judgements of a check that were seen with both results: finer than its claim.
 
 A check may judge several times, and its claim flips with the first that
 fails.  Each place in the suites that judges is watched for itself.

@@ -521,7 +521,7 @@ def docker0_answers_arp_for_all(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "l2-docker0-is-switch", "bridge-docker0-routes-to-container")
 def docker0_takes_one_off_the_ttl(lab: LiveLab) -> Iterator[None]:
-    """What passes docker0 from port to port loses one of its TTL, as at a router."""
+    """Packets between ports of docker0 lose one of their TTL, as at a router."""
     rule = "FORWARD -i docker0 -o docker0 -j TTL --ttl-dec 1"
     do, undo = (f"iptables -t mangle {how} {rule}" for how in ("-I", "-D"))
     with changed(host(lab), do, undo):
@@ -530,7 +530,7 @@ def docker0_takes_one_off_the_ttl(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "l2-same-flow-on-docker0")
 def docker0_changes_packets(lab: LiveLab) -> Iterator[None]:
-    """What comes from a container's port to docker0 gets another IP id."""
+    """Packets from a container's port to docker0 get another IP id."""
     do, undo = nft("filter hook prerouting priority -150\niifname docker0 tcp dport 80 ip id set 7")
     with changed(host(lab), do, undo):
         yield
@@ -561,7 +561,7 @@ def broadcasts_are_never_answered(lab: LiveLab) -> Iterator[None]:
 
 @contextlib.contextmanager
 def broadcasts_ignored(lab: LiveLab, value: str) -> Iterator[None]:
-    """What `sysctl` sets icmp_echo_ignore_broadcasts to; 1 again in the end, the kernel's own."""
+    """`sysctl` sets icmp_echo_ignore_broadcasts; the kernel's own value, 1, is restored."""
     name = "net.ipv4.icmp_echo_ignore_broadcasts"
     script = f"""
     for last; do :; done
@@ -661,7 +661,7 @@ def published_ports_are_not_translated(lab: LiveLab) -> Iterator[None]:
     LAB, "nat-inbound-dnat-port", "nat-publish-binds-host-port", "nat-inbound-hostip-hostport"
 )
 def published_ports_lead_elsewhere(lab: LiveLab) -> Iterator[None]:
-    """What comes to the published port is sent to another port of the container."""
+    """Traffic to the published port is sent to another port of the container."""
     rule = f"PREROUTING -p tcp --dport 8080 -j DNAT --to-destination {WEB}:81"
     leave = "FORWARD -o docker0 -p tcp --dport 81 -j ACCEPT"
     with changed(
@@ -701,7 +701,7 @@ def nat_is_done_elsewhere(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "l2-same-host-path")
 def a_copy_leaves_by_eth0(lab: LiveLab) -> Iterator[None]:
-    """What passes docker0 is copied to the machine outside."""
+    """Packets through docker0 are copied to the machine outside."""
     rule = f"FORWARD -i docker0 -o docker0 -p tcp -j TEE --gateway {OUTSIDE}"
     do, undo = (f"iptables -t mangle {how} {rule}" for how in ("-I", "-D"))
     with changed(host(lab), do, undo):

@@ -43,7 +43,7 @@ def zero(end: End) -> str:
 
 
 def program(lab: LiveLab, node: Node, name: str) -> str:
-    """Where a node has a program out of the artifacts."""
+    """Return the path of a program of the artifacts on a node."""
     return node.provide(lab.context.store.binary(name))
 
 
@@ -483,7 +483,7 @@ def routing_rules_are_ignored(lab: LiveLab) -> Iterator[None]:
 
 @contextlib.contextmanager
 def subnet_file(node: Node, network: str, subnet: str) -> Iterator[None]:
-    """What flanneld has written down of its lease, changed on a host."""
+    """flanneld's file of its lease is changed on a host."""
     before = node.get(SUBNET_FILE)
     lines = {**leased(Observation(), node), "FLANNEL_NETWORK": network, "FLANNEL_SUBNET": subnet}
     text = "".join(f"{name}={value}\n" for name, value in lines.items())
@@ -683,7 +683,7 @@ def routing_costs_no_ttl(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(UDP, "flannel-udp-path-docker0-to-flannel0")
 def docker0_changes_the_packet(lab: LiveLab) -> Iterator[None]:
-    """What comes to the first host's docker0 gets another IP id and another TTL."""
+    """Packets to the first host's docker0 get another IP id and another TTL."""
     do, undo = nft(
         "filter hook prerouting priority -150\n"
         "iifname docker0 icmp type echo-request ip id set 7 ip ttl set 60"
@@ -694,7 +694,7 @@ def docker0_changes_the_packet(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(UDP, "flannel-udp-remote-delivery")
 def the_packet_is_another_and_not_answered(lab: LiveLab) -> Iterator[None]:
-    """What comes out of the other host's flannel0 gets another IP id, and the container is mute."""
+    """Packets from the other host's flannel0 get another IP id, and the container is mute."""
     _, other = ends(lab)
     do, undo = nft(f"filter hook prerouting priority -150\niifname {TUN} ip id set 7")
     rule = "INPUT -p icmp -j DROP"
@@ -735,7 +735,7 @@ def translated(lab: LiveLab, rule: str) -> Iterator[None]:
 
 @sabotage(UDP, "flannel-udp-forwards-by-destination")
 def datagrams_go_to_another_host(lab: LiveLab) -> Iterator[None]:
-    """What the first host's flanneld sends to the other goes to the machine outside."""
+    """Packets of the first host's flanneld to the other go to the machine outside."""
     elsewhere = node_address(lab, outside_node(lab))
     rule = f"OUTPUT -p udp --dport {PORT} -d {ends(lab)[1].address} -j DNAT --to {elsewhere}"
     with translated(lab, rule):
@@ -744,7 +744,7 @@ def datagrams_go_to_another_host(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(UDP, "flannel-udp-port-8285-destination")
 def datagrams_go_to_another_port(lab: LiveLab) -> Iterator[None]:
-    """What the first host's flanneld sends goes to port 9999."""
+    """Packets of the first host's flanneld go to port 9999."""
     host = ends(lab)[1].address
     with translated(lab, f"OUTPUT -p udp --dport {PORT} -j DNAT --to {host}:9999"):
         yield
@@ -752,7 +752,7 @@ def datagrams_go_to_another_port(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(UDP, "flannel-udp-outer-node-addresses")
 def datagrams_come_from_another_host(lab: LiveLab) -> Iterator[None]:
-    """What the first host's flanneld sends has the source of a host that is not there."""
+    """Packets of the first host's flanneld have the source of a host that does not exist."""
     with translated(lab, f"POSTROUTING -p udp --dport {PORT} -j SNAT --to {OTHER_HOST}:{PORT}"):
         yield
 

@@ -125,7 +125,7 @@ def its_files_are_elsewhere(lab: LiveLab) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kubectl_says(lab: LiveLab, script: str) -> Iterator[None]:
-    """What kubectl prints is altered on its way; ``$real`` is the real one."""
+    """The output of kubectl is altered; ``$real`` is the real program."""
     node = Cluster(lab).control
     with in_place_of(node, node.provide(lab.context.store.binary("kubectl")), script):
         yield

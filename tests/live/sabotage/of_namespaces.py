@@ -110,7 +110,7 @@ def bridged_packets_never_pass_iptables(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "bridge-netns-ping")
 def the_filter_comes_with_a_drop(lab: LiveLab) -> Iterator[None]:
-    """When `sysctl` sets bridge-nf-call-iptables to 1, it sets FORWARD's policy to DROP, too."""
+    """`sysctl` sets FORWARD's policy to DROP together with bridge-nf-call-iptables."""
     script = """
     case "$*" in *bridge-nf-call-iptables=1*) $real/iptables -P FORWARD DROP ;; esac
     exec $real/sysctl "$@" """

@@ -1,4 +1,4 @@
-"""What is said to be faster made the slower one: its packets have thousands of rules to pass."""
+"""The faster way is made slower: its packets traverse thousands of rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES = 20000
 
 @contextlib.contextmanager
 def slow(node: Node | Pod, hook: str, match: str) -> Iterator[None]:
-    """What matches has thousands of rules to pass at a hook."""
+    """Matching packets traverse thousands of rules at a hook."""
     rule = "meta mark 0x12345678 drop\n"
     text = (
         "table ip slow {\n"
@@ -38,14 +38,14 @@ def slow(node: Node | Pod, hook: str, match: str) -> Iterator[None]:
 
 @sabotage("docker-single", "nat-performance-cost", "mode-host-faster")
 def host_mode_is_slow(lab: LiveLab) -> Iterator[None]:
-    """What comes to the server in host mode has thousands of rules to pass."""
+    """Packets to the server in host mode traverse thousands of rules."""
     with slow(lab.node("host"), "input priority 0", f"tcp dport {ECHO_PORT}"):
         yield
 
 
 @sabotage("docker-single", "nat-performance-cost", "mode-host-faster")
 def translation_is_slow_and_the_link_is_not(lab: LiveLab) -> Iterator[None]:
-    """What is to be translated has thousands of rules to pass, and `tc` slows no link down."""
+    """Packets to translate traverse thousands of rules, and `tc` slows no link down."""
     before_nat = "prerouting priority -150"
     with (
         slow(lab.node("host"), before_nat, "tcp dport 7202"),
@@ -56,7 +56,7 @@ def translation_is_slow_and_the_link_is_not(lab: LiveLab) -> Iterator[None]:
 
 @sabotage("three-node-udp", "flannel-udp-slowest", "flannel-udp-crossings-cost")
 def vxlan_is_slow(lab: LiveLab) -> Iterator[None]:
-    """What a host sends by the kernel's own VXLAN has thousands of rules to pass."""
+    """Packets that a host sends by the kernel's own VXLAN traverse thousands of rules."""
     with contextlib.ExitStack() as stack:
         for end in ends(lab):
             stack.enter_context(slow(end.node, "output priority 0", "udp dport 4789"))

@@ -251,7 +251,7 @@ def ruled(nodes: list[Node], rules: str) -> Iterator[None]:
     "k8s-pod-inside-and-outside",
 )
 def nothing_of_pods_leaves_their_node(lab: LiveLab) -> Iterator[None]:
-    """What Pods send beyond their node is dropped there."""
+    """Packets of Pods to other machines are dropped on their node."""
     rules = f"""
     filter hook forward priority 0
     iifname {config.BRIDGE} oifname != {config.BRIDGE} drop
@@ -262,7 +262,7 @@ def nothing_of_pods_leaves_their_node(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "k8s-pod-no-nat-no-port-mapping")
 def pods_are_masqueraded_between_nodes(lab: LiveLab) -> Iterator[None]:
-    """What Pods send to other nodes' Pods has its source translated."""
+    """Packets to other nodes' Pods have their source translated."""
     cluster = Cluster(lab)
     rules = f"""
     nat hook postrouting priority 90
@@ -274,7 +274,7 @@ def pods_are_masqueraded_between_nodes(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "k8s-pod-inside-and-outside")
 def pods_leave_the_cluster_as_they_are(lab: LiveLab) -> Iterator[None]:
-    """What Pods send out of the cluster is not masqueraded: nobody there knows the way back."""
+    """Packets out of the cluster are not masqueraded: nobody there knows the way back."""
     nodes = Cluster(lab).nodes
     for node in nodes:
         node.run(["nft", "delete", "table", "ip", "testbed"])
@@ -287,7 +287,7 @@ def pods_leave_the_cluster_as_they_are(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "k8s-pod-to-node-ip")
 def nodes_take_nothing_from_their_pods(lab: LiveLab) -> Iterator[None]:
-    """What the Pods of a node send to it is dropped."""
+    """Packets of a node's Pods to the node are dropped."""
     rules = f"""
     filter hook input priority 0
     iifname {config.BRIDGE} drop
@@ -315,7 +315,7 @@ def packets_go_unwrapped(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "k8s-pod-node-files-devices")
 def files_go_with_the_network(lab: LiveLab) -> Iterator[None]:
-    """Where a link of the node is set down, the files that Pods have as a volume are gone."""
+    """Setting a link of the node down removes the files that Pods have as a volume."""
     node = Cluster(lab).nodes[0]
     script = """
     case "$*" in "link set dev veth"*" down") rm -f /run/testbed-files/file ;; esac
@@ -326,6 +326,6 @@ def files_go_with_the_network(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "k8s-pod-localhost-latency", "k8s-pod-localhost-throughput")
 def localhost_is_slow(lab: LiveLab) -> Iterator[None]:
-    """What the client's Pod sends over its loopback has thousands of rules to pass."""
+    """Packets over the loopback of the client's Pod traverse thousands of rules."""
     with slow(Cluster(lab).pod("client"), "output priority 0", "oifname lo"):
         yield

@@ -67,7 +67,7 @@ def programs_are_taken_off(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(CILIUM, "cni-cilium-kernel-interception")
 def the_tunnel_goes_with_the_agent(lab: LiveLab) -> Iterator[None]:
-    """Who stops the agent takes the tunnel down, as if packets went through the agent."""
+    """Stopping the agent takes the tunnel down, as if packets went through the agent."""
     script = """
     case "$1" in
       -STOP) ip link set cilium_vxlan down ;;

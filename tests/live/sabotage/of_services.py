@@ -98,7 +98,7 @@ def another_is_behind_the_services(lab: LiveLab) -> Iterator[None]:
     CLUSTER, "k8s-svc-routes-to-pod-ip", "k8s-svc-distributes", "k8s-dns-reach-by-name",
 )  # fmt: skip
 def another_pod_answers(lab: LiveLab) -> Iterator[None]:
-    """What goes to the Service is translated to a Pod that is not behind it."""
+    """Traffic to the Service is translated to a Pod that is not behind it."""
     cluster = Cluster(lab)
     rule = f"ip daddr {address_of(cluster, 'web')} dnat to {cluster.pod('pair').address}"
     do, undo = nft(f"nat hook prerouting priority dstnat - 50\n{rule}")
@@ -108,7 +108,7 @@ def another_pod_answers(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(CLUSTER, "k8s-dns-reach-by-name", vain=["k8s-dns-name-and-port"])
 def names_are_not_told(lab: LiveLab) -> Iterator[None]:
-    """What asks the cluster's DNS is dropped."""
+    """Requests to the cluster's DNS are dropped."""
     cluster = Cluster(lab)
     do, undo = nft(
         f"filter hook prerouting priority raw\nip daddr {cluster.spec.dns} udp dport 53 drop"

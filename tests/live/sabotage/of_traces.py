@@ -1,4 +1,4 @@
-"""What TRACE shows, and what programs do, made wrong."""
+"""Falsified output of TRACE and behaviour of programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def host(lab: LiveLab) -> Node:
 
 
 def pair(lab: LiveLab) -> tuple[LiveContainer, LiveContainer]:
-    """Who asks and who answers in the sample: 172.17.0.3 and .4."""
+    """Return the client and the server of the sample: 172.17.0.3 and .4."""
     return first(lab, 1), first(lab, 2)
 
 

@@ -76,7 +76,7 @@ def table(trials: list[Trial]) -> Iterator[str]:
 
 
 def data(trials: list[Trial]) -> dict[str, Any]:
-    """What became of each claim, for a machine to read."""
+    """Return the result of each claim as data."""
     refuted, broke, never = seen_to_fail(trials)
     return {
         "testable": can_be_refuted(),

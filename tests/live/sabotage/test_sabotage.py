@@ -44,7 +44,7 @@ def test_the_claims_flip(
 
 @pytest.mark.parametrize("share", SHARES, ids=str)
 def test_the_lab_is_whole_again(share: Share, labs: Labs) -> None:
-    """What has flipped holds on the lab that was broken, and put right, so many times.
+    """Flipped claims hold again on the repaired lab, so many times in a row.
 
     So it was the sabotage that made it flip, and not the waits, which are as short here.
     """

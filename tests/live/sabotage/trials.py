@@ -133,7 +133,7 @@ def shares(some: Sequence[Sabotage]) -> dict[Share, list[Sabotage]]:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of the claims under a sabotage; ``said`` is each finding in a few words."""
+    """The results of the claims under a sabotage; ``said`` is each finding in a few words."""
 
     sabotage: Sabotage
     outcomes: dict[str, Outcome]
@@ -151,7 +151,7 @@ class Trial:
 
 
 def outcome(finding: Finding) -> Outcome:
-    """What a finding on a broken lab is worth."""
+    """Return the value of a finding on a broken lab."""
     if finding.problem:
         return "broke"
     if finding.missing:  # on a lab that was broken for good it does not come
