@@ -702,7 +702,7 @@ def test_several_are_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         running = click.Context(module.command, info_name=module.command.name)
         with running, pytest.raises(UsageError) as caught:
             meant(bench)
-        assert caught.value.hint == f"{words}, or set TESTBED_LAB"
+        assert words in str(caught.value.hint)
     assert meant(bench, "two") == "two"
     monkeypatch.setenv("TESTBED_LAB", "one")
     assert meant(bench) == "one"
