@@ -81,8 +81,8 @@ def start(
     except ServiceError as error:
         if killed := killed_for_memory(machine):
             error.hint = (
-                f"for want of memory the kernel has killed {killed} processes of {machine.name}: "
-                "give it more (`memory:`)"
+                f"the kernel has killed {killed} processes of {machine.name} (out of memory): "
+                "raise `memory` of the node"
             )
         raise
     if before is None:

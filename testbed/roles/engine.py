@@ -345,7 +345,7 @@ def no_answer(node: str, error: Exception) -> NoAnswer:
     chain = list(_causes(error))
     if any(isinstance(one, ConnectionRefusedError | FileNotFoundError) for one in chain):
         why = f"it is not running (nobody listens on {SOCKET})"
-        hint = f"its last words: testbed logs {node} dockerd; `testbed up -l LAB` restarts it"
+        hint = f"`testbed logs {node} dockerd` shows its log; `testbed up -l LAB` restarts it"
     elif any(isinstance(one, TimeoutError) for one in chain):
         why = "it hangs (no answer in time)"
         hint = "`testbed fault ls` shows whether it is stopped, `testbed fault heal` resumes it"

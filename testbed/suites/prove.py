@@ -163,7 +163,7 @@ class _Prover:
         if not (found or results.interrupted or results.broken):
             raise NothingSelected(
                 f"nothing that lab {self._live.name} can decide was selected",
-                hint="leave out -k, --claim and --document, or choose another lab",
+                hint="remove -k, --claim and --document, or choose another lab",
             )
         self._before = {n: one for n, one in found.items() if one.verdict != "skipped"}
         named = {name for one in self._selection.catalogue.sabotages for name in one.claims}

@@ -190,7 +190,7 @@ def test_memory_that_is_used_up(bed: Bed, watch: Watch, tmp_path: Path) -> None:
     assert told(status)["one dockerd"] == "dead"
     assert not [name for name in told(status) if name.startswith("two")]
     (dockerd,) = [p for p in status["nodes"][0]["services"] if p["name"] == "dockerd"]
-    assert dockerd["detail"].startswith("signal 9; for want of memory"), dockerd
+    assert dockerd["detail"].startswith("signal 9; the kernel has killed"), dockerd
     done = json.loads(bed.must("up", "tight", "--json").stdout)
     assert {step.partition("/")[0] for step in done["changed"]} <= {"docker one", "container one"}
     assert bed.status("tight")["ok"]

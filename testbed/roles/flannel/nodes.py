@@ -53,10 +53,10 @@ def set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
 
 def _check_count(topology: Topology, old: abc.Sequence[Node], count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_NODES:
-        raise UsageError(f"{count} nodes", hint=f"from 1 to {MAX_NODES} are possible")
+        raise UsageError(f"{count} nodes", hint=f"use a number from 1 to {MAX_NODES}")
     if not old:
         raise UsageError(
-            f"{topology.name} has no flannel nodes whose number could be {count}",
+            f"{topology.name} has no flannel nodes, so the number {count} would have no effect",
             hint="choose a topology with a flannel node that is no gateway, like two-node",
         )
 
@@ -110,7 +110,7 @@ def _addresses(
         raise UsageError(
             f"{network} ({subnet}) has room for {len(found)} nodes from {first.networks[network]} "
             f"on, not for {count}",
-            hint="ask for fewer, or give the network a larger subnet",
+            hint="use fewer nodes, or a larger subnet",
         )
     return found
 

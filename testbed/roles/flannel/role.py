@@ -84,7 +84,7 @@ class Flannel(Role):
 
     def alternative(self, topology: Topology) -> str:
         del topology
-        return "another flannel backend may do (--backend)"
+        return "another flannel backend may need less (--backend)"
 
     def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
         del node

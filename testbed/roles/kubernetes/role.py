@@ -177,8 +177,8 @@ class Kubernetes(Role):
 
     def alternative(self, topology: Topology) -> str:
         if KubernetesSection.of(topology).cni == "flannel":
-            return "another flannel backend may do (--backend)"
-        return "another network plugin may do (--cni)"
+            return "another flannel backend may need less (--backend)"
+        return "another network plugin may need less (--cni)"
 
     def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:  # noqa: ARG002  (all alike)
         return (*self.offers, *(Offer(name) for name in _plugin(topology).offers))
