@@ -23,7 +23,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -242,7 +242,7 @@ class Labs:
         if self.up is None or self.topology != topology:
             self.drop()
             name, overrides = VARIANTS.get(topology, (topology, Overrides()))
-            wanted = load(name, replace(overrides, name=f"sabotage-{topology}"))
+            wanted = load(name, overrides.named(f"sabotage-{topology}"))
             lab = Lab(wanted.name, self.settings)
             self.topology = topology
             lab.up(wanted)
