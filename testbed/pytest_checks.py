@@ -276,7 +276,7 @@ def catalogue_of(config: pytest.Config) -> Catalogue:
 
 def _refuse_unknown(item: pytest.Item) -> None:
     """Raise UsageError for an invalid mark, which would keep a test from running."""
-    from testbed.claims.model import FEATURES
+    from testbed.claims.model import feature_words
 
     claim = claim_of(item)
     if claim is not None and claim not in (catalogue := catalogue_of(item.config)).claims:
@@ -284,9 +284,9 @@ def _refuse_unknown(item: pytest.Item) -> None:
         hint = "`testbed claims` lists them; --testbed-catalogue DIR chooses another catalogue"
         raise _unknown(item, what, claim, catalogue.claims, hint)
     for word in (name for mark in item.iter_markers(NEEDS) for name in mark.args):
-        if word not in FEATURES:
+        if word not in (known := feature_words()):
             what = f"unknown feature {word!r}"
-            raise _unknown(item, what, word, FEATURES, f"known: {', '.join(FEATURES)}")
+            raise _unknown(item, what, word, known, f"known: {', '.join(known)}")
 
 
 def _unknown(

@@ -19,8 +19,6 @@ from testbed.claims.labs import Wanted
 from testbed.claims.model import (
     COMPARISON,
     EXPECTED,
-    FACTS,
-    FEATURES,
     Claim,
     Document,
     Kind,
@@ -28,6 +26,8 @@ from testbed.claims.model import (
     Otherwise,
     Sabotage,
     Translation,
+    fact_names,
+    feature_words,
 )
 from testbed.errors import CatalogueError, Problem
 from testbed.topology.load import Overrides, is_path, names
@@ -299,9 +299,9 @@ class _Reader:
                 self.wrong(found["documents"], "a document of this catalogue", repr(item), hint)
         only: list[str] = []
         for item in self.texts(found.get("only"), "only") or ():
-            chosen = _expand(item, (*claims, *FEATURES))
+            chosen = _expand(item, (*claims, *feature_words()))
             if not chosen:
-                hint = nearest(item, FEATURES)
+                hint = nearest(item, feature_words())
                 self.wrong(found["only"], "a claim or a feature", repr(item), hint)
             only += chosen
         measures = self.boolean(found.get("measures"), "measures")
@@ -436,7 +436,8 @@ class _Reader:
         if not found:
             hint = "write [netns] for any lab, [none] for no lab at all"
             self.wrong(at, "features in 'needs'", "an empty list", hint)
-        words = [self.choice(item, FEATURES, "feature") for item in found]
+        known = feature_words()
+        words = [self.choice(item, known, "feature") for item in found]
         return tuple(filter(None, words))
 
     def otherwise(self, at: _Value | None) -> tuple[Otherwise, ...]:
@@ -456,7 +457,7 @@ class _Reader:
         when: dict[str, str] = {}
         if condition := found.get("when"):
             hint = 'write it as {docker: ">= 28"}'
-            facts = self.mapping(condition, FACTS, "facts of the lab for 'when'", hint)
+            facts = self.mapping(condition, fact_names(), "facts of the lab for 'when'", hint)
             if facts is not None and not condition.node.value:
                 self.wrong(condition, "facts of the lab for 'when'", "none", hint)
             for fact, value in (facts or {}).items():

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from testbed.registry import ROLES
+
 #: ``conditional``: true under a condition that the document does not name, false otherwise.
 #: ``not testable``: a definition or a motive, which no machine can refute.
 #: ``inconclusive``: the spread of the measurements is larger than the difference, or the system
@@ -17,39 +19,34 @@ Verdict = Literal[
 ]
 Kind = Literal["state", "reach", "path", "isolation", "arith", "perf", "definition", "api"]
 
-#: Features that a claim can require of a lab (the words of ``needs``), and their meanings.
-FEATURES: Mapping[str, str] = {
+#: Features that every lab or no lab has, or that nodes have without a role (words of ``needs``).
+OF_NODES: Mapping[str, str] = {
     "none": "no lab at all: it is computed",
     "netns": "any lab: each machine has namespaces",
-    "namespaces": "a node with namespaces of the topology's own, as document 002 makes them",
-    "docker": "a node with Docker",
-    "plain-docker": "a node with Docker, and no flannel",
-    "two-docker-nodes": "two nodes with Docker, or more",
-    "etcd": "a node with etcd",
-    "flannel": "flannel, whatever its backend",
-    "flannel-udp": "flannel with the backend udp",
-    "flannel-vxlan": "flannel with the backend vxlan",
-    "flannel-host-gw": "flannel with the backend host-gw",
-    "kubernetes": "a Kubernetes cluster",
-    "dns": "a cluster with a DNS of its own",
-    "ingress": "a cluster with an Ingress controller",
-    "network-policy": "a cluster whose network plugin enforces policies",
-    "hairpin": "a cluster whose Pods reach themselves by a Service",
-    "pods-by-flannel": "a cluster whose Pods are joined by flannel",
-    "pods-by-bgp": "a cluster whose Pods are joined by routes that BGP spreads",
-    "pods-by-cilium": "a cluster whose Pods are joined by Cilium",
-    "pods-by-calico": "a cluster whose Pods are joined by Calico",
-    "pods-by-kube-router": "a cluster whose Pods are joined by Kube-router",
-    "pods-by-weave": "a cluster whose Pods are joined by Weave Net",
-    "pods-over-vxlan": "a cluster whose flannel has the backend vxlan",
     "gateway": "a gateway node, which stands for the rest of the world",
 }
+
+
+def feature_words() -> dict[str, str]:
+    """Return the features that a claim can require of a lab, and their meanings."""
+    found = dict(OF_NODES)
+    for role in ROLES.usable().values():
+        found |= role.needs
+    return found
+
+
+def fact_names() -> tuple[str, ...]:
+    """Return the facts of a lab that an expectation may depend on.
+
+    See :attr:`testbed.labs.live.LiveLab.facts`.
+    """
+    of_roles = (name for role in ROLES.usable().values() for name in role.fact_names)
+    return tuple(dict.fromkeys(("provider", *of_roles)))
+
 
 #: Verdicts that a claim can be expected to have.
 EXPECTED: tuple[Verdict, ...] = ("confirmed", "contradicted", "conditional", "not testable")
 
-#: Facts of a lab that an expectation may depend on (:attr:`testbed.labs.live.LiveLab.facts`).
-FACTS = ("docker", "firewall", "backend", "provider", "cni", "proxy")
 COMPARISON = re.compile(r"(<|<=|>=|>) (\d+(?:\.\d+)*)")
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge, ">": operator.gt}
 

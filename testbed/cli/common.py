@@ -216,7 +216,7 @@ class VariantCommand(click.Command):
     for help and for completion.
     """
 
-    _complete = False
+    _of_roles: Sequence[click.Option] = ()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {word for param in self.params for word in param.opts}
@@ -229,11 +229,8 @@ class VariantCommand(click.Command):
         """Add the options of roles."""
         from testbed.topology.variant import options
 
-        if self._complete:
-            return
-        self._complete = True
-        own = [param.name for param in self.params].index(FIRST)
-        self.params[own:own] = [
+        self.params = [param for param in self.params if param not in self._of_roles]
+        self._of_roles = [
             click.Option(
                 [f"--{name}"],
                 type=same[0].type,
@@ -242,6 +239,8 @@ class VariantCommand(click.Command):
             )
             for name, same in options().items()
         ]
+        own = [param.name for param in self.params].index(FIRST)
+        self.params[own:own] = self._of_roles
 
 
 FIRST = "provider"  #: the first option for variants that no role declares

@@ -10,7 +10,8 @@ from testbed.cli import common
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
-    from testbed.labs.status import NodeStatus, Part
+    from testbed.labs.status import NodeStatus
+    from testbed.roles.part import Part
 
 EXIT_NOT_OK = 1
 
@@ -60,6 +61,7 @@ def _show(node: NodeStatus, provider: str) -> None:
         ("sysctl", node.settings),
         ("service", node.services),
         ("container", node.containers),
+        *node.more.items(),
     )
     for kind, parts in kinds:
         for part in parts:

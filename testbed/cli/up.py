@@ -85,7 +85,7 @@ def _wanted(topology: str | None, lab: str | None, variant: Mapping[str, object]
             "missing TOPOLOGY",
             hint="`testbed topologies` lists the shipped ones",
         )
-    given = [name for name, value in variant.items() if value is not None]
+    given = [name.replace("_", "-") for name, value in variant.items() if value is not None]
     if given:
         raise UsageError(
             f"--{given[0]} and --lab exclude each other: --lab restores a lab unchanged",

@@ -385,7 +385,7 @@ class _Place:
     def _has_device(self, node: Node) -> bool:
         flannel = overlay_of(self.topology)
         assert flannel is not None, "checked before"
-        name = means.device(flannel)
+        name = flannel.device
         return not name or node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
 
     def _change(self, fault: Fault, *, back: bool) -> None:

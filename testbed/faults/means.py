@@ -233,14 +233,6 @@ def _begins(line: str, entry: str) -> bool:
     return line == entry or line.startswith(f"{entry} ")
 
 
-def device(flannel: FlannelSection) -> str:
-    """Return the overlay's device on its nodes.
-
-    It is empty if there is none (host-gw).
-    """
-    return {"vxlan": f"flannel.{flannel.vni}", "udp": "flannel0"}.get(flannel.backend, "")
-
-
 def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
     """Return the commands for a word of ``break``.
 
@@ -252,7 +244,7 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
         return _rule("FORWARD")
     if what == "port":
         return _rule("INPUT", "-p", "udp", "-m", "udp", "--dport", str(flannel.port))
-    name = device(flannel)
+    name = flannel.device
     if what == "neighbour":
         entries = [(f"{p.vtep} lladdr {p.mac}", p.vtep, p.mac) for p in peers]
         return Look(
@@ -286,7 +278,7 @@ def _routes(flannel: FlannelSection, peers: Sequence[Peer]) -> list[tuple[str, t
 
     Each is given as listed, with the options that are not listed.
     """
-    name = device(flannel)
+    name = flannel.device
     if flannel.backend == "udp":
         return [(f"{flannel.network} dev {name}", ())]
     if flannel.backend == "vxlan":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from testbed.errors import LabError, NoAnswer, NoSuchContainer
 from testbed.registry import ROLES
 from testbed.roles import processes
+from testbed.roles.docker.section import ROLE as ENGINE
 from testbed.roles.engine import PATIENCE, Engine, enter
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
-ENGINE = "docker"  #: the role whose daemon :meth:`LiveLab.engine` returns
 LIMIT = 60.0  # time limit, in seconds, for an engine that has answered before
 AGAIN = 1.0  # time limit, in seconds, for an engine that has not
 

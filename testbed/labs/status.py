@@ -7,35 +7,22 @@ import signal
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.nodes import wiring
 from testbed.nodes.base import killed_for_memory
+from testbed.roles.part import Part
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.nodes.wiring import Difference, Seen
-    from testbed.roles.glance import Glance
     from testbed.steps.context import Context
-    from testbed.topology.containers import Container
     from testbed.topology.model import Topology
 
 STOPPED = "stopped"  #: state of a node or a service that a fault has stopped
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The state of a part of a node.
-
-    ``ok`` is True if the state is the expected one.
-    """
-
-    name: str
-    state: str
-    ok: bool
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +42,7 @@ class NodeStatus:
     links: list[Part] = field(default_factory=list)
     routes: list[Part] = field(default_factory=list)
     settings: list[Part] = field(default_factory=list)
+    more: dict[str, list[Part]] = field(default_factory=dict)  #: other parts of roles, by kind
     words: str = ""  #: its last output, if it ended without a request and the output still exists
 
     @property
@@ -62,7 +50,8 @@ class NodeStatus:
         return self.state == "up" and all(
             part.ok
             for part in (
-                *self.links, *self.routes, *self.settings, *self.services, *self.containers
+                *self.links, *self.routes, *self.settings, *self.services, *self.containers,
+                *chain.from_iterable(self.more.values()),
             )
         )  # fmt: skip
 
@@ -143,16 +132,21 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
             for role in spec.roles
             for difference in ROLES[role].differences(context.topology, node)
         ]
+        parts: dict[str, list[Part]] = {}
+        for role in spec.roles:
+            for kind, found in ROLES[role].status(context, node).items():
+                parts.setdefault(kind, []).extend(found)
         return NodeStatus(
             name,
             "up",
             [one.partition("/")[0] for one in addresses],
             provider,
             _services(context, node),
-            _containers(context, node) if "docker" in spec.roles else [],
+            parts.pop("container", []),
             links,
             _routes(seen, differences),
             _settings(context.topology, name, seen),
+            more=parts,
         )
     except LabError:  # it ended during the query
         return NodeStatus(name, "missing", provider=provider)
@@ -244,40 +238,3 @@ def _ending(node: Node, status: int) -> str:
     killed = killed_for_memory(node) if -status == signal.SIGKILL else 0
     why = f"; the kernel has killed {killed} processes of {node.name} (out of memory)"
     return f"signal {-status}{why if killed else ''}"
-
-
-def _container(wanted: Container, seen: Glance) -> Part:
-    """Return the state of one container of the topology."""
-    address = seen.address or wanted.network
-    if seen.state == "exited":
-        how = f"exit status {seen.exit}" if seen.exit is not None else ""
-        ok = wanted.expect is not None and seen.exit == wanted.expect
-        expected = ", as expected" if ok else f", expected: exit {wanted.expect}"
-        return Part(seen.name, seen.state, ok, how + expected * (wanted.expect is not None))
-    if wanted.expect is not None:
-        return Part(seen.name, seen.state, ok=False, detail=f"expected: exit {wanted.expect}")
-    if seen.state == "running" and seen.health not in ("", "healthy"):
-        return Part(seen.name, seen.health, ok=False, detail=address)
-    return Part(seen.name, seen.state, seen.state == "running", address)
-
-
-def _containers(context: Context, node: Node) -> list[Part]:
-    from testbed.roles import glance
-
-    wanted = context.topology.containers_on(node.name)
-    try:
-        found = glance.containers(node)
-    except LabError as error:
-        # A daemon must answer even if the topology has no containers on the node.
-        names = [c.name for c in wanted] or ["any"]
-        return [Part(name, "unknown", ok=False, detail=error.message) for name in names]
-    parts = []
-    for container in wanted:
-        seen = found.pop(container.name, None)
-        if seen is None:
-            parts.append(Part(container.name, "missing", ok=False))
-        else:
-            parts.append(_container(container, seen))
-    # Containers that the user started are allowed, in any state.
-    parts += [Part(s.name, s.state, ok=True, detail=s.address) for s in found.values()]
-    return parts

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.errors import TestbedError
 from testbed.limits import FILES_PER_NODE, at_once
-from testbed.roles.flannel.section import FlannelSection
+from testbed.registry import ROLES
+from testbed.roles.docker.section import ROLE as ENGINE
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -66,15 +67,8 @@ def _networks(lab: LiveLab) -> list[dict[str, Any]]:
 
 
 def _overlay(lab: LiveLab) -> dict[str, Any] | None:
-    flannel = FlannelSection.find(lab.topology)
-    if flannel is None:
-        return None
-    found: dict[str, Any] = {"backend": flannel.backend, "network": str(flannel.network)}
-    if flannel.port is not None:
-        found["port"] = flannel.port
-    if flannel.backend == "vxlan":
-        found["vni"] = flannel.vni
-    return found
+    found = (ROLES[role].overlay(lab.topology) for role in lab.topology.roles)
+    return next((dict(one) for one in found if one is not None), None)
 
 
 def _node(lab: LiveLab, name: str) -> dict[str, Any]:
@@ -90,7 +84,7 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
         "error": "",
     }
     try:
-        engine = lab.engine(name) if "docker" in spec.roles else None
+        engine = lab.engine(name) if ENGINE in spec.roles else None
         containers = engine.reading("list containers", _containers, engine) if engine else []
         printed = _look(lab.node(name), containers)
     except TestbedError as error:

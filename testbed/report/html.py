@@ -25,6 +25,7 @@ from markupsafe import Markup, escape
 
 from testbed.claims.model import JUDGEMENTS, texts
 from testbed.claims.observation import spread
+from testbed.registry import ROLES
 from testbed.report import charts, picture
 from testbed.report.data import current, tested
 from testbed.report.words import Words, words
@@ -668,12 +669,7 @@ def describe_facts(facts: Mapping[str, str]) -> list[str]:
     >>> describe_facts({"docker": "29.0.1", "firewall": "nftables", "provider": "netns"})
     ['Docker 29.0.1', 'nftables']
     """
-    parts = [f"Docker {facts['docker']}"] if "docker" in facts else []
-    parts += [facts["firewall"]] if "firewall" in facts else []
-    parts += [f"Pods by {facts['cni']}"] if facts.get("cni", "flannel") != "flannel" else []
-    parts += [f"flannel {facts['backend']}"] if "backend" in facts else []
-    parts += [f"kube-proxy {facts['proxy']}"] if "proxy" in facts else []
-    return parts
+    return [words for role in ROLES.usable().values() for words in role.described(facts)]
 
 
 def _texts(claim: Mapping[str, Any], lang: str) -> Mapping[str, str]:

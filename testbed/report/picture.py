@@ -387,9 +387,9 @@ class _Drawing:
         """Draw overlay and networks below the cards; return their bottom edge."""
         found: list[tuple[list[float], str, str]] = []
         overlay = self.graph.get("overlay")
-        taps = self._taps(lambda link: str(link["name"]).startswith("flannel"))
+        taps = self._taps(lambda link: link["name"] == overlay["device"]) if overlay else []
         if overlay and len(taps) > 1:
-            words = f"flannel {overlay['backend']} {overlay['network']}"
+            words = " ".join([overlay["name"], overlay.get("backend", ""), overlay["network"]])
             if overlay.get("port"):
                 words += f" · UDP {overlay['port']}"
             found.append((taps, words, "pic-overlay"))

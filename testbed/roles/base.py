@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import ServiceError, ServiceNotReady
 from testbed.limits import Takes
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
+    from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
     from testbed.topology.check.look import Look
-    from testbed.topology.declare import Part, Section
+    from testbed.topology.declare import Block, Section
     from testbed.topology.model import Node, Topology
     from testbed.topology.variant import Option
 
@@ -221,7 +222,7 @@ class Role(ABC):
     #: The role's keys of a topology file, in a mapping with the role's name: at the top of the
     #: file, and in a node.
     section: ClassVar[type[Section] | None] = None
-    node_section: ClassVar[type[Part] | None] = None
+    node_section: ClassVar[type[Block] | None] = None
     #: Options of ``up`` and ``plan`` that change a topology with the role.
     options: ClassVar[tuple[Option, ...]] = ()
     #: Rules for files that name the role.
@@ -231,6 +232,11 @@ class Role(ABC):
     creates: ClassVar[tuple[str, ...]] = ()
     #: A node with the role must be on a network.
     networked: ClassVar[bool] = True
+    #: Words of the mark ``needs`` that labs with the role can meet (:meth:`features`), and their
+    #: meanings.
+    needs: ClassVar[Mapping[str, str]] = {}
+    #: Names of its facts (:meth:`facts`).
+    fact_names: ClassVar[tuple[str, ...]] = ()
     #: Names of optional parts of its software, such as plugins.  Some have a name of a role.
     includes: ClassVar[tuple[str, ...]] = ()
     #: Names of the artifacts that a plan with this role requires.
@@ -265,6 +271,26 @@ class Role(ABC):
     def facts(self, context: Context) -> Mapping[str, str]:  # noqa: ARG002  for roles with settings
         """Return facts of a running lab that the expectation of a claim may depend on."""
         return {}
+
+    def status(self, context: Context, machine: Machine) -> Mapping[str, list[Part]]:  # noqa: ARG002  for roles with more than services
+        """Return the state of the role's parts on a running node, by kind.
+
+        A kind is a word such as ``container``. Services and links are shown without it.
+        Raises LabError if the node ended.
+        """
+        return {}
+
+    def overlay(self, topology: Topology) -> Mapping[str, Any] | None:  # noqa: ARG002  for overlay networks
+        """Return the role's overlay network for the graph, or None.
+
+        It has ``name``, ``network`` and ``device`` (the link on each node; may be empty), and
+        may have ``backend``, ``port`` and ``vni``.
+        """
+        return None
+
+    def described(self, facts: Mapping[str, str]) -> Iterable[str]:  # noqa: ARG002  for roles with facts
+        """Return a few words for each of the role's :attr:`fact_names` among these facts."""
+        return ()
 
     def inside(self, lab: str) -> str:  # noqa: ARG002  for roles whose containers are not the topology's
         """Return a hint: how to run a command in the role's own containers."""

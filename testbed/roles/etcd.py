@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from testbed.limits import Takes
 from testbed.nodes.base import Service, note_packages
@@ -73,6 +73,7 @@ class EtcdChecks(Look):
 class Etcd(Role):
     name = ROLE
     checks = (EtcdChecks,)
+    needs: ClassVar[dict[str, str]] = {"etcd": "a node with etcd"}
     artifacts = ("etcd", "etcdctl")
     services = (SERVICE,)
     offers = (Offer("etcd"), Offer("etcdctl"))

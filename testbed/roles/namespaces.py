@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.nodes.wiring import Difference, addresses_of, state_of
 from testbed.roles.base import Role
@@ -64,6 +64,9 @@ class Namespaces(Role):
     name = "namespaces"
     creates = ("namespaces", "bridges", "veths")
     networked = False
+    needs: ClassVar[dict[str, str]] = {
+        "namespaces": "a node with namespaces of the topology's own, as document 002 makes them"
+    }
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
         names = [n.name for n in topology.namespaces.values() if n.node == node.name]

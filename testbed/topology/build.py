@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from testbed.topology import tree
 from testbed.topology.check import check
-from testbed.topology.declare import Draft, keys_of, read_part
+from testbed.topology.declare import Draft, keys_of, read_block
 from testbed.topology.model import Topology
 from testbed.topology.read import Reader
 
@@ -30,7 +30,7 @@ def build(root: Tree, problems: Problems) -> Topology:
         Reader(problems).mapping(root, keys_of(Topology), "a mapping with 'name' and 'nodes'")
         raise problems.error()
     draft = Draft(Reader(problems, root), root)
-    topology = read_part(draft, Topology, root, source=problems.source)
+    topology = read_block(draft, Topology, root, source=problems.source)
     assert topology is not None, "every key has a default"
     check(topology, root, problems)
     if problems:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
 
 from testbed.topology import keys, reserved, tree
-from testbed.topology.declare import Draft, Nested, Part, key
+from testbed.topology.declare import Block, Draft, Nested, key
 from testbed.topology.shapes import (
     NODE,
     Command,
@@ -156,7 +156,7 @@ class _Expect(Shape[int]):
 
 
 @dataclass(frozen=True, slots=True)
-class Healthcheck(Part):
+class Healthcheck(Block):
     """Docker's health check of a container.
 
     None and () mean the image's or Docker's default. ``test`` begins with CMD, CMD-SHELL or NONE.
@@ -184,7 +184,7 @@ class Healthcheck(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready(Part):
+class Ready(Block):
     """The readiness test of a container.
 
     It is ready when it listens on ``listens`` and ``command`` succeeds; only what is not None
@@ -223,7 +223,7 @@ class Ready(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Container(Part):
+class Container(Block):
     """A container on a node.
 
     ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``; ``command`` None means

@@ -1,6 +1,6 @@
 """Keys of topology files, declared once, as fields of dataclasses.
 
-A :class:`Part` is a mapping of a topology file. Its fields with :func:`key` are its keys: the JSON
+A :class:`Block` is a mapping of a topology file. Its fields with :func:`key` are its keys: the JSON
 schema, the reader and ``to_dict`` derive from them. A :class:`Section` is the top-level mapping of
 a role, and comes with the role. Roles are imported when a file names them.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: A network's name or ethN, for all nodes or by node; empty for the network that they share.
 Underlay: TypeAlias = "str | Mapping[str, str]"
 
-P = TypeVar("P", bound="Part")
+P = TypeVar("P", bound="Block")
 S = TypeVar("S", bound="Section")
 
 _KEY = "testbed.key"
@@ -58,7 +58,7 @@ def key(
     always: bool = False,
     shown: Any = _UNSET,
 ) -> Any:
-    """Declare a field of a :class:`Part` as a key of topology files.
+    """Declare a field of a :class:`Block` as a key of topology files.
 
     ``name`` is the key, if it is not the field's name. The value of a missing or invalid key is
     ``default``; without a default, the whole mapping is left out. A dict as default is copied.
@@ -80,7 +80,7 @@ def role_keys(attribute: str) -> Any:
     return dataclasses.field(default_factory=dict, metadata={_ROLES: attribute})
 
 
-class Part:
+class Block:
     """A mapping of a topology file; a subclass is a frozen dataclass."""
 
     __slots__ = ()
@@ -115,7 +115,7 @@ class Part:
         return out
 
 
-class Section(Part):
+class Section(Block):
     """The top-level mapping of a role, with the role's name as its key."""
 
     __slots__ = ()
@@ -190,11 +190,11 @@ class Draft:
             at = None
             if not kind.implied:
                 return None
-        return read_part(self, kind, at or tree.Mapping((), 0, 0))
+        return read_block(self, kind, at or tree.Mapping((), 0, 0))
 
-    def node_sections(self) -> dict[str, Part]:
+    def node_sections(self) -> dict[str, Block]:
         """Return the mappings of roles in the node that is being read, by role."""
-        out: dict[str, Part] = {}
+        out: dict[str, Block] = {}
         for name, entry in self.body.entries.items():
             kind = section_of(name, "node_section")
             if kind is not None and (part := Nested(kind).read_in(self, entry.value)) is not None:
@@ -242,7 +242,7 @@ def _may_have(name: str, attribute: str) -> bool:
 class Keys(Mapping[str, Key]):
     """The known keys of a mapping: its own, and those of roles, which are imported on demand."""
 
-    def __init__(self, kind: type[Part]) -> None:
+    def __init__(self, kind: type[Block]) -> None:
         self.own: dict[str, Key] = {}
         self.fields: dict[str, str] = {}  #: key to field
         self.defaults: dict[str, Any] = {}
@@ -292,21 +292,21 @@ class Keys(Mapping[str, Key]):
         return sum(1 for _ in self)
 
 
-def keys_of(kind: type[Part]) -> Keys:
+def keys_of(kind: type[Block]) -> Keys:
     """Return the keys of a part."""
     if kind not in _KEYS:
         _KEYS[kind] = Keys(kind)
     return _KEYS[kind]
 
 
-_KEYS: dict[type[Part], Keys] = {}
+_KEYS: dict[type[Block], Keys] = {}
 
 
 def _is_empty(value: object) -> bool:
     return value is None or value is False or (not value and isinstance(value, (str, tuple, dict)))
 
 
-def read_part(draft: Draft, kind: type[P], body: tree.Mapping, **given: Any) -> P | None:
+def read_block(draft: Draft, kind: type[P], body: tree.Mapping, **given: Any) -> P | None:
     """Read the values of a mapping; ``given`` are fields that are no keys of it."""
     keys = keys_of(kind)
     draft.read.mapping(body, keys)
@@ -352,7 +352,7 @@ class Nested(Composed, Generic[P]):
         if body is None:
             draft.read.mapping(at, keys_of(self.kind))
             return None
-        return read_part(draft, self.kind, body)
+        return read_block(draft, self.kind, body)
 
     def plain(self, value: P) -> dict[str, Any]:
         return value.to_dict()
@@ -384,7 +384,7 @@ class Named(Composed, Generic[P]):
             read.name(entry.key, names.what, names.pattern, names.limit, taken=names.taken)
             name, body = entry.key.text, entry.value
             if isinstance(body, tree.Mapping):
-                part = read_part(draft, self.kind, body, name=name)
+                part = read_block(draft, self.kind, body, name=name)
             else:
                 read.mapping(body, keys_of(self.kind))
                 part = self.kind.make({"name": name}, draft) if self.hollow else None
@@ -427,7 +427,7 @@ class Listed(Composed, Generic[P]):
         return [part.to_dict() for part in value]
 
 
-def schema_of(kind: type[Part]) -> dict[str, Any]:
+def schema_of(kind: type[Block]) -> dict[str, Any]:
     """Return the JSON schema of a mapping, with the keys of all roles that can be loaded."""
     keys = keys_of(kind)
     properties: dict[str, Any] = {}

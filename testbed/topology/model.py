@@ -21,7 +21,7 @@ from testbed import registry
 from testbed.faults.model import RESERVED, Fault, Unreadable, parse
 from testbed.topology import keys, reserved
 from testbed.topology.containers import CONTAINER_NAME, Container
-from testbed.topology.declare import Draft, Listed, Named, Part, Section, Underlay, key, role_keys
+from testbed.topology.declare import Block, Draft, Listed, Named, Section, Underlay, key, role_keys
 from testbed.topology.shapes import (
     LAB_NAME,
     NETWORK_NAME,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
-#: Part of every node's digest.  Increase it when the base of all nodes changes, so that nodes of
+#: Block of every node's digest.  Increase it when the base of all nodes changes, so that nodes of
 #: an earlier version are created again.
 NODE_FORM = 2
 #: Entries of every node's digest since the first version, where no section has another value.
@@ -66,7 +66,7 @@ PROVIDER = Choice("a provider", lambda: [*registry.PROVIDERS])
 
 
 @dataclass(frozen=True, slots=True)
-class Network(Part):
+class Network(Block):
     """A layer-2 segment that connects nodes, and its subnet."""
 
     name: str
@@ -77,7 +77,7 @@ class Network(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Node(Part):
+class Node(Block):
     """A node.  ``networks`` has the order of the file: eth0, eth1, ...
 
     ``cpus`` is a number of CPUs (0.5 is half a CPU), ``memory`` is in bytes; None means no limit.
@@ -112,7 +112,7 @@ class Node(Part):
     provider: str | None = key(
         PROVIDER, "What makes the node, when it is not what makes the others.", default=None
     )
-    sections: Mapping[str, Part] = role_keys("node_section")
+    sections: Mapping[str, Block] = role_keys("node_section")
 
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
@@ -120,7 +120,7 @@ class Node(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Namespace(Part):
+class Namespace(Block):
     """A plain network namespace on a node, as created by ``ip netns add``."""
 
     name: str
@@ -128,7 +128,7 @@ class Namespace(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Bridge(Part):
+class Bridge(Block):
     """A Linux bridge on a node, without an address of its own."""
 
     name: str
@@ -136,7 +136,7 @@ class Bridge(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class VethEnd(Part):
+class VethEnd(Block):
     """One end of a veth pair: in a namespace, or a port of a bridge.
 
     In a namespace it has an address.
@@ -166,7 +166,7 @@ class VethEnd(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Veth(Part):
+class Veth(Block):
     """A veth pair on a node."""
 
     node: str = key(NODE, "The node that it is on.", required=True, default="")
@@ -216,7 +216,7 @@ class _Faults(Shape[Mapping[str, Fault]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Topology(Part):
+class Topology(Block):
     """A whole topology.
 
     ``sections`` are those of roles, by role (see :meth:`Section.of`). ``source`` is the file's

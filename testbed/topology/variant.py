@@ -54,7 +54,8 @@ class Overrides:
     """The changes of a topology by options; None leaves a setting unchanged.
 
     ``name`` is the lab's, ``provider`` that of nodes that don't set their own. Others are options
-    of roles (:attr:`testbed.roles.base.Role.options`), such as ``backend``.
+    of roles (:attr:`testbed.roles.base.Role.options`), such as ``backend``; for a hyphen in a
+    name, write an underscore.
     """
 
     name: str | None
@@ -66,8 +67,8 @@ class Overrides:
     ) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "provider", provider)
-        given = tuple((key, value) for key, value in options.items() if value is not None)
-        object.__setattr__(self, "given", given)
+        given = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
+        object.__setattr__(self, "given", tuple(given.items()))
 
     @property
     def options(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from catalogues import claims, shipped
 
 from testbed import pytest_checks
 from testbed.catalogues.shipped import FOLDER
-from testbed.claims.model import FEATURES, Kind, Verdict
+from testbed.claims.model import Kind, Verdict, feature_words
 from testbed.roles.kubernetes.section import PLUGINS
 from testbed.topology import load, names
 from testbed.topology.load import Overrides
@@ -106,7 +106,7 @@ def features_of_shipped_labs() -> list[set[str]]:
 
 def test_a_feature_that_a_lab_has_is_a_word_of_the_catalogue() -> None:
     had = set().union(*features_of_shipped_labs())
-    assert had == set(FEATURES), "none is missing, none is had by no shipped lab"
+    assert had == set(feature_words()), "none is missing, none is had by no shipped lab"
 
 
 def test_what_a_claim_needs_is_had_by_a_shipped_lab() -> None:
@@ -131,7 +131,7 @@ def test_what_an_entry_needs_its_test_is_marked_with() -> None:
     catalogued = claims()
     for name, node, module in functions():
         marked = set(marks("testbed_needs", [*node.decorator_list, *of_module(module)]))
-        assert marked <= set(FEATURES), name
+        assert marked <= set(feature_words()), name
         for claim in marks("testbed_claim", node.decorator_list):
             needs = set(catalogued[claim].needs)
             if needs == {"none"}:

@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 
 from testbed import cli
-from testbed.errors import MachineError
+from testbed.errors import MachineError, TopologyError, UsageError
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
 from testbed.labs.state import State
+from testbed.labs.status import status
 from testbed.nodes.base import NodeSpec, Provider, Setup
 from testbed.nodes.fake import Answer, Call, FakeMachine, FakeNode, FakeProvider
+from testbed.pytest_checks import features
 from testbed.registry import COMMANDS, PROVIDERS, ROLES, Registry
 from testbed.testing.fakes import FakeStore, declare
-from testbed.topology import load_text
+from testbed.topology import Overrides, load, load_data, load_text, schema, vary
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 REGISTRIES: tuple[Registry[Any], ...] = (PROVIDERS, ROLES, COMMANDS)
@@ -226,6 +228,65 @@ def test_the_role_starts_its_service_once(hello: tuple[Lab, FakeProvider]) -> No
     assert not lab.up(topology).changed
     provider.machine.nodes["hello", "server"].end("web", 1)
     assert [done.step.name for done in lab.up(topology).changed] == ["web server"]
+
+
+def test_the_roles_section_is_part_of_schema_record_and_options(
+    modules: dict[str, ModuleType],
+) -> None:
+    section = modules["web"].WebSection
+    topology = load_text(blocks("yaml")[0], "hello.yaml")
+    assert section.of(topology).port == 8080
+    assert load_data(topology.to_dict(), "record") == topology
+    assert schema()["properties"]["web"]["properties"]["port"]["default"] == 80
+    varied = vary(topology, Overrides(web_port=81))
+    assert section.of(varied).port == 81
+    server, client = (topology.node_digest(n) != varied.node_digest(n) for n in topology.nodes)
+    assert (server, client) == (True, False)
+    assert {"web"} == features(topology) & modules["web"].Web.needs.keys()
+    with pytest.raises(UsageError):
+        load("two-node", Overrides(web_port=81))
+
+
+@pytest.mark.usefixtures("modules")
+def test_the_roles_option_is_one_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "hello.yaml"
+    file.write_text(blocks("yaml")[0])
+    assert cli.run(["plan", str(file), "--web-port", "81"]) == 0
+    assert "page on 10.168.0.2:81" in capsys.readouterr().out
+    assert cli.run(["plan", str(file), "--web-port", "0"]) == 2
+    assert cli.run(["up", "--lab", "hello", "--web-port", "81"]) == 2
+    assert cli.run(["plan", "--help"]) == 0
+    assert "--web-port PORT" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("modules")
+def test_every_problem_of_the_roles_keys_is_reported_at_its_place() -> None:
+    text = """name: t
+networks: {lan: {subnet: 10.168.0.0/24}}
+nodes:
+  a: {networks: {lan: 10.168.0.2}, roles: [web, docker]}
+web: {port: 8080}
+containers:
+  one: {node: a, publish: ["8080:80"]}
+"""
+    with pytest.raises(TopologyError) as taken:
+        load_text(text, "t.yaml")
+    with pytest.raises(TopologyError) as wrong:
+        load_text(text.replace("port: 8080", "prot: 1, port: 0, text: []"), "t.yaml")
+    assert [(p.line, p.column) for p in taken.value.problems] == [(7, 28)]
+    assert all(problem.hint for problem in taken.value.problems)
+    assert [(p.line, p.column) for p in wrong.value.problems] == [(5, 7), (5, 22), (5, 31)]
+
+
+def test_the_roles_part_is_in_the_status(hello: tuple[Lab, FakeProvider]) -> None:
+    lab, provider = hello
+    provider.script(["test", "-s", "/var/lib/web/index.html"], Answer())
+    lab.up(load_text(blocks("yaml")[0], "hello.yaml"))
+    found = {node.name: node for node in status(lab.context()).nodes}
+    assert [part.ok for part in found["server"].more["page"]] == [True]
+    assert found["client"].more == {}
 
 
 def test_the_suite_passes_on_its_lab(

@@ -95,7 +95,14 @@ def test_an_overlay_joins_its_devices() -> None:
         ])
         for n in (1, 2)
     ]  # fmt: skip
-    overlay = {"backend": "vxlan", "network": "100.96.0.0/16", "port": 8472, "vni": 1}
+    overlay = {
+        "name": "flannel",
+        "device": "flannel.1",
+        "backend": "vxlan",
+        "network": "100.96.0.0/16",
+        "port": 8472,
+        "vni": 1,
+    }
     networks = [{"name": "lan", "subnet": "10.168.0.0/24"}]
     root = picture({"networks": networks, "nodes": nodes, "overlay": overlay})
     assert "flannel vxlan 100.96.0.0/16 · UDP 8472" in texts(root)

@@ -16,13 +16,14 @@ from typing import Any, NoReturn
 import pytest
 
 from testbed.errors import LabError, MachineError, NoSuchNode
-from testbed.labs.status import NodeStatus, Part, Status, status
+from testbed.labs.status import NodeStatus, Status, status
 from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.nodes.wiring import Difference
 from testbed.registry import ROLES
 from testbed.roles import glance
 from testbed.roles.glance import Glance
+from testbed.roles.part import Part
 from testbed.steps.context import Context
 from testbed.testing.fakes import FakeStore, be_a_machine
 from testbed.testing.provider import spec

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from topology_texts import CLUSTER, DOCKER, FLANNEL
 from testbed.doctor import needed_with
 from testbed.roles.etcd import member
 from testbed.roles.kubernetes.section import KubernetesSection
-from testbed.topology import Topology, load, load_data, load_text
+from testbed.topology import Overrides, Topology, load, load_data, load_text
 from testbed.topology.shapes import duration
 
 #: A lab in which each node has something of each kind.
@@ -362,3 +364,72 @@ def test_the_plain_form_has_no_more_than_the_file() -> None:
     assert load_text("name: t\nnodes: {a: {}}\n", "t").to_dict() == {
         "name": "t", "provider": "netns", "nodes": {"a": {}},
     }  # fmt: skip
+
+
+#: Digests of nodes by the release before roles brought their sections (version 0.1): running nodes
+#: with these digests are kept by `up`, so a change here creates all of them again.
+DIGESTS = {
+    "two-node": ({}, {"node1": "54b778e00448", "node2": "4dee5aa9687c", "outside": "1e7e646bd6c0"}),
+    "two-node-host-gw": ({}, {"node1": "11e0bee579cf", "node2": "ba959164843c"}),
+    "docker-single": ({"docker": "29"}, {"host": "299570ca59b4", "outside": "1e7e646bd6c0"}),
+    "netns-experiments": ({}, {"host": "ca337da12bba"}),
+    "k8s-two-node": ({"cni": "bgp"}, {"node1": "1517f98f4d73", "node2": "aeb422c4dc6f"}),
+}
+#: A record's topology by that release.
+RECORDED: dict[str, Any] = {
+    "name": "two-node-udp",
+    "description": "udp",
+    "provider": "netns",
+    "networks": {"lan": {"subnet": "10.168.0.0/24"}},
+    "nodes": {
+        "node1": {"networks": {"lan": "10.168.0.2"}, "roles": ["etcd", "docker", "flannel"]},
+        "node2": {"networks": {"lan": "10.168.0.3"}, "roles": ["docker", "flannel"]},
+        "outside": {"networks": {"lan": "10.168.0.1"}, "gateway": True, "provider": "netns"},
+    },
+    "docker": {
+        "bip": {"node1": "100.96.1.1/24", "node2": "100.96.2.1/24"},
+        "engine": "20.10",
+        "firewall": "iptables",
+    },
+    "flannel": {
+        "backend": "udp",
+        "network": "100.96.0.0/16",
+        "subnets": {"node1": "100.96.1.0/24", "node2": "100.96.2.0/24"},
+        "port": 8285,
+    },
+    "containers": {
+        "container-1": {"node": "node1", "image": "nginx", "network": "bridge"},
+        "container-2": {"node": "node2", "image": "nginx", "network": "bridge"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_nodes_of_earlier_labs_are_kept(name: str) -> None:
+    options, digests = DIGESTS[name]
+    topology = load(name, Overrides(**options))
+    assert {node: topology.node_digest(node) for node in digests} == digests
+
+
+def test_a_record_of_an_earlier_release_is_read() -> None:
+    recorded = load_data(RECORDED, "record")
+    assert recorded.to_dict() == RECORDED
+    shipped = load("two-node-udp")
+    assert {n: recorded.node_digest(n) for n in recorded.nodes} == {
+        n: shipped.node_digest(n) for n in shipped.nodes
+    }
+    assert recorded.containers == shipped.containers
+
+
+LAZY = """
+import sys
+from testbed.topology import load
+load("two-node")
+assert "testbed.roles.flannel.section" in sys.modules
+heavy = {"testbed.roles.kubernetes", "testbed.roles.docker.daemon", "testbed.roles.flannel.daemon"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+def test_roles_that_a_file_does_not_name_are_not_imported() -> None:
+    subprocess.run([sys.executable, "-c", LAZY], check=True)

@@ -24,6 +24,8 @@ from testbed.topology.variant import Option
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.nodes.base import Node as Machine
+    from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
     from testbed.topology.model import Node as Spec
@@ -94,6 +96,12 @@ class Docker(Role):
     options = OPTIONS
     checks = (DockerChecks,)
     creates = ("containers",)
+    needs: ClassVar[dict[str, str]] = {
+        "docker": "a node with Docker",
+        "plain-docker": "a node with Docker, and no flannel",
+        "two-docker-nodes": "two nodes with Docker, or more",
+    }
+    fact_names = ("docker", "firewall")
     programs: ClassVar[dict[str, str]] = {
         "iptables": "iptables",
         "nsenter": "util-linux",
@@ -133,6 +141,17 @@ class Docker(Role):
     def programs_for(self, topology: Topology) -> Mapping[str, str]:
         more = firewall.PROGRAMS.get(DockerSection.of(topology).firewall, {})
         return {**more, **self.programs}
+
+    def status(self, context: Context, machine: Machine) -> Mapping[str, list[Part]]:
+        from testbed.roles.docker import status
+
+        return {"container": status.containers(context, machine)}
+
+    def described(self, facts: Mapping[str, str]) -> Iterable[str]:
+        if "docker" in facts:
+            yield f"Docker {facts['docker']}"
+        if "firewall" in facts:
+            yield facts["firewall"]
 
     def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
         bip = DockerSection.of(topology).bip.get(node)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.limits import Takes
 from testbed.roles.base import Offer, OwnLink, Role
 from testbed.roles.flannel.checks import FlannelChecks
-from testbed.roles.flannel.section import BACKENDS, ROLE, FlannelSection
+from testbed.roles.flannel.section import BACKENDS, ROLE, UDP_DEVICE, FlannelSection
 from testbed.topology.variant import Option
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class Flannel(Role):
     section = FlannelSection
     options = OPTIONS
     checks = (FlannelChecks,)
+    needs: ClassVar[dict[str, str]] = {
+        "flannel": "flannel, whatever its backend",
+        **{f"{ROLE}-{backend}": f"flannel with the backend {backend}" for backend in BACKENDS},
+    }
+    fact_names = ("backend",)
     artifacts = ("flanneld", "etcdctl")
     programs: ClassVar[dict[str, str]] = {"iptables": "iptables"}
     kernel = ("iptables nat",)
@@ -86,11 +91,29 @@ class Flannel(Role):
         del topology
         return "another flannel backend may need less (--backend)"
 
+    def overlay(self, topology: Topology) -> Mapping[str, Any] | None:
+        flannel = FlannelSection.of(topology)
+        found: dict[str, Any] = {
+            "name": ROLE,
+            "backend": flannel.backend,
+            "network": str(flannel.network),
+            "device": flannel.device,
+        }
+        if flannel.port is not None:
+            found["port"] = flannel.port
+        if flannel.backend == "vxlan":
+            found["vni"] = flannel.vni
+        return found
+
+    def described(self, facts: Mapping[str, str]) -> Iterable[str]:
+        if "backend" in facts:
+            yield f"flannel {facts['backend']}"
+
     def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
         del node
         if (flannel := FlannelSection.find(topology)) is not None:
-            device = f"flannel.{flannel.vni}" if flannel.backend == "vxlan" else "flannel0"
-            yield OwnLink(device, "flannel's own")
+            # The name is reserved with host-gw, too: a variant may need it.
+            yield OwnLink(flannel.device or UDP_DEVICE, "flannel's own")
 
     def takes(self, topology: Topology, node: str) -> Takes:
         del topology, node

@@ -31,6 +31,7 @@ DEFAULT_NETWORK = IPv4Network("100.96.0.0/16")
 #: UDP ports of flannel's backends (flannel, Documentation/backends.md).
 #: 8472 is the Linux kernel's default; IANA's port for VXLAN is 4789 (RFC 7348, section 8).
 DEFAULT_PORT: Mapping[str, int] = {"udp": 8285, "vxlan": 8472}
+UDP_DEVICE = "flannel0"  #: of the udp backend (flannel, Documentation/backends.md)
 #: A VXLAN network identifier has 24 bits (RFC 7348, section 5).
 MAX_VNI = (1 << 24) - 1
 
@@ -89,6 +90,11 @@ class FlannelSection(Section):
         It is the node's MTU minus the backend's overhead.
         """
         return MTU - OVERHEAD[self.backend]
+
+    @property
+    def device(self) -> str:
+        """The overlay's device on its nodes; empty if there is none (host-gw)."""
+        return {"vxlan": f"flannel.{self.vni}", "udp": UDP_DEVICE}.get(self.backend, "")
 
     def to_dict(self) -> dict[str, Any]:
         found = Section.to_dict(self)

@@ -16,7 +16,14 @@ from testbed.limits import Takes
 from testbed.roles.base import Offer, Role, not_built
 from testbed.roles.flannel.section import BACKENDS
 from testbed.roles.kubernetes.checks import KubernetesChecks
-from testbed.roles.kubernetes.section import ADD_ONS, PLUGINS, PROXIES, ROLE, KubernetesSection
+from testbed.roles.kubernetes.section import (
+    ADD_ONS,
+    DEFAULT_PLUGIN,
+    PLUGINS,
+    PROXIES,
+    ROLE,
+    KubernetesSection,
+)
 from testbed.topology.variant import Option
 
 if TYPE_CHECKING:
@@ -108,6 +115,21 @@ class Kubernetes(Role):
     section = KubernetesSection
     options = OPTIONS
     includes = (*ADD_ONS, *PLUGINS)
+    needs: ClassVar[dict[str, str]] = {
+        "kubernetes": "a Kubernetes cluster",
+        "dns": "a cluster with a DNS of its own",
+        "ingress": "a cluster with an Ingress controller",
+        "network-policy": "a cluster whose network plugin enforces policies",
+        "hairpin": "a cluster whose Pods reach themselves by a Service",
+        "pods-by-flannel": "a cluster whose Pods are joined by flannel",
+        "pods-by-bgp": "a cluster whose Pods are joined by routes that BGP spreads",
+        "pods-by-cilium": "a cluster whose Pods are joined by Cilium",
+        "pods-by-calico": "a cluster whose Pods are joined by Calico",
+        "pods-by-kube-router": "a cluster whose Pods are joined by Kube-router",
+        "pods-by-weave": "a cluster whose Pods are joined by Weave Net",
+        "pods-over-vxlan": "a cluster whose flannel has the backend vxlan",
+    }
+    fact_names = ("cni", "proxy", "backend")
     checks = (KubernetesChecks,)
     artifacts = (
         "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
@@ -138,6 +160,12 @@ class Kubernetes(Role):
         cluster = KubernetesSection.of(context.topology)
         found = {"cni": cluster.cni, "proxy": cluster.proxy}
         return found | ({"backend": cluster.backend} if cluster.cni == "flannel" else {})
+
+    def described(self, facts: Mapping[str, str]) -> Iterable[str]:
+        if facts.get("cni", DEFAULT_PLUGIN) != DEFAULT_PLUGIN:
+            yield f"Pods by {facts['cni']}"
+        if "proxy" in facts:
+            yield f"kube-proxy {facts['proxy']}"
 
     def inside(self, lab: str) -> str:
         return f"`testbed kubectl {lab} exec -it POD -- sh` opens a shell in a Pod"
