@@ -9,17 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testbed.api import (
-        Lab,
-        LiveContainer,
-        LiveLab,
-        Node,
-        Result,
-        Topology,
-        lab,
-        labs_running,
-        load,
-    )
+    from testbed import errors
+    from testbed.api import Lab, lab, labs_running, load
+    from testbed.labs.live import LiveContainer, LiveLab
+    from testbed.nodes.base import Node, Result
+    from testbed.topology import Topology
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,4 +1,7 @@
-"""The public interface, as :mod:`testbed` exports it (see docs/api.md)."""
+"""The public interface, as :mod:`testbed` exports it; its ``__all__`` has the list.
+
+docs/api.md describes each name.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from testbed import errors
+from testbed import errors  # noqa: F401  (testbed exports it)
 from testbed.labs import lab as labs
-from testbed.labs.live import LiveContainer, LiveLab
-from testbed.nodes.base import Node, Result
+from testbed.labs.live import LiveContainer, LiveLab  # noqa: F401  (testbed exports it)
+from testbed.nodes.base import Node, Result  # noqa: F401  (testbed exports them)
 from testbed.requirement import need_root
 from testbed.settings import settings
 from testbed.topology import Overrides, Topology, vary
@@ -17,19 +20,6 @@ from testbed.topology import load as load_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = [
-    "Lab",
-    "LiveContainer",
-    "LiveLab",
-    "Node",
-    "Result",
-    "Topology",
-    "errors",
-    "lab",
-    "labs_running",
-    "load",
-]
 
 
 class Lab(labs.Lab):

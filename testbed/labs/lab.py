@@ -97,6 +97,18 @@ class Outcome:
         return [done for done in self.steps if done.changed]
 
 
+@dataclass(frozen=True, slots=True)
+class _Up:
+    """One call of :meth:`Lab.up`; the times are in seconds of time.monotonic."""
+
+    plan: Plan
+    watch: Watch
+    keep: bool
+    replace: bool
+    began: float
+    deadline: float
+
+
 class Lab:
     """A lab, by its name; it need not exist."""
 
@@ -125,37 +137,30 @@ class Lab:
         """
         if topology.name != self.name:
             raise ValueError(f"the topology is named {topology.name}, but the lab {self.name}")
-        watch = watch or Watch()
-        plan = planning.make(topology)
-        provider = self.settings.makers(topology)
         began = time.monotonic()
-        deadline = began + (math.inf if timeout is None else timeout)
+        asked = _Up(
+            planning.make(topology),
+            watch or Watch(),
+            keep=keep,
+            replace=replace,
+            began=began,
+            deadline=began + (math.inf if timeout is None else timeout),
+        )
+        provider = self.settings.makers(topology)
         with signals.alarm(timeout) as off:
-            return self._up(
-                plan, provider, topology, watch, off, keep=keep, replace=replace,
-                began=began, deadline=deadline,
-            )  # fmt: skip
+            return self._up(asked, topology, provider, off)
 
     def _up(
-        self,
-        plan: Plan,
-        provider: Provider,
-        topology: Topology,
-        watch: Watch,
-        no_alarm: Callable[[], None],
-        *,
-        keep: bool,
-        replace: bool,
-        began: float,
-        deadline: float,
+        self, asked: _Up, topology: Topology, provider: Provider, no_alarm: Callable[[], None]
     ) -> Outcome:
+        watch = asked.watch
         preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
             record = self.settings.state.read(self.name)
             self._refuse_stopped()
             self._refuse_other_fabric(topology)
             nodes = provider.nodes(self.name)
-            self._refuse_other(record, topology, nodes, watch, replace=replace)
+            self._refuse_other(record, topology, nodes, watch, replace=asked.replace)
             self._fetch(topology)
             store = self.settings.store
             making = base_steps.to_be_made(topology, nodes, provider, store)
@@ -167,35 +172,23 @@ class Lab:
             context = Context(topology, provider, self.settings.store, nodes, batches=batches)
             no_alarm()  # from here on the run itself checks the timeout, and cleans up
             with signals.held() as held:
-                return self._make(
-                    plan, context, watch, held, keep=keep, began=began, deadline=deadline
-                )
+                return self._make(asked, context, held)
 
-    def _make(
-        self,
-        plan: Plan,
-        context: Context,
-        watch: Watch,
-        held: signals.Held,
-        *,
-        keep: bool,
-        began: float,
-        deadline: float,
-    ) -> Outcome:
+    def _make(self, asked: _Up, context: Context, held: signals.Held) -> Outcome:
         topology, state = context.topology, self.settings.state
         existed = bool(context.nodes)
         removed = self._remove_strangers(context)
         before = set(context.nodes)
         # Written first, so that leftovers of an interrupted run have a topology.
-        state.write(_record(topology, began, [], {}))
+        state.write(_record(topology, asked.began, [], {}))
         try:
-            done = self._carry_out(plan, context, watch, held, keep=keep, deadline=deadline)
+            done = self._carry_out(asked, context, held)
             held.check()
-            outcome = Outcome(topology, time.monotonic() - began, done, removed)
+            outcome = Outcome(topology, time.monotonic() - asked.began, done, removed)
             versions = versions_of(self.settings.store, topology)
-            state.write(_record(topology, began, done, versions))
+            state.write(_record(topology, asked.began, done, versions))
         except BaseException as error:
-            if not keep:
+            if not asked.keep:
                 self._roll_back(context, before if existed else None)
             if existed and isinstance(error, StepsFailed):
                 error.hint = (
@@ -295,16 +288,7 @@ class Lab:
             del context.nodes[name]
         return sorted(strangers)
 
-    def _carry_out(
-        self,
-        plan: Plan,
-        context: Context,
-        watch: Watch,
-        held: signals.Held,
-        *,
-        keep: bool,
-        deadline: float,
-    ) -> list[running.Done]:
+    def _carry_out(self, asked: _Up, context: Context, held: signals.Held) -> list[running.Done]:
         def give_up() -> None:
             # To remove a node, even one that is being created, ends every wait for it.  Nodes that
             # existed before this call are kept; the next `up` completes them.
@@ -313,12 +297,12 @@ class Lab:
 
         already = set(context.nodes)
         return running.carry_out(
-            plan,
+            asked.plan,
             context,
-            progress=running.Progress(done=watch.step, idle=watch.idle),
-            give_up=None if keep else give_up,  # to see all failures
+            progress=running.Progress(done=asked.watch.step, idle=asked.watch.idle),
+            give_up=None if asked.keep else give_up,  # to see all failures
             signals=held,
-            deadline=deadline,
+            deadline=asked.deadline,
         )
 
     def _roll_back(self, context: Context, before: set[str] | None) -> None:

@@ -579,3 +579,14 @@ class Provider(ABC):
         """
         del lab
         return []
+
+
+class OneByOne(Provider):
+    """A provider that creates each node by itself: it has :meth:`create_one` only."""
+
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        return {spec.name: self.create_one(lab, spec) for spec in specs}
+
+    @abstractmethod
+    def create_one(self, lab: str, spec: NodeSpec) -> Node:
+        """Create one node without network connections."""

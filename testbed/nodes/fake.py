@@ -31,7 +31,7 @@ from testbed.nodes import wiring
 from testbed.nodes.base import (
     Node,
     NodeSpec,
-    Provider,
+    OneByOne,
     Result,
     Running,
     Service,
@@ -434,7 +434,7 @@ class FakeNode(Node):
                 running.let_go()
 
 
-class FakeProvider(Provider):
+class FakeProvider(OneByOne):
     """Nodes in memory.
 
     Providers of one name with the same ``machine`` see the same nodes, those of
@@ -492,9 +492,6 @@ class FakeProvider(Provider):
             if lab not in self.machine.fabrics:
                 self.machine.fabrics[lab] = FakeNode(self.machine, lab, NodeSpec("fabric", "-"))
             self.machine.differences.pop((lab, ""), None)
-
-    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        return {spec.name: self.create_one(lab, spec) for spec in specs}
 
     def create_one(self, lab: str, spec: NodeSpec) -> FakeNode:
         self.machine.note(Call(lab, spec.name, "create"))

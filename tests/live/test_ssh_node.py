@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -29,7 +29,7 @@ from testbed.artifacts.debian import Apt
 from testbed.artifacts.release import packages
 from testbed.artifacts.source import Job, Origin, Source, system
 from testbed.errors import LabError, NodeNotRunning, TimeoutExpired
-from testbed.nodes.base import Node, NodeSpec, Provider, Service
+from testbed.nodes.base import Node, NodeSpec, OneByOne, Provider, Service
 from testbed.nodes.netns.agent import Connection
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.netns.provider import NetnsProvider
@@ -82,7 +82,7 @@ class Sshd(Source):
         return Apt(job).unpack(self.packages, job.into / "tree")["openssh-server"]
 
 
-class Machines(Provider):
+class Machines(OneByOne):
     """Namespace nodes, reached by ssh alone."""
 
     name = "ssh"
@@ -110,9 +110,6 @@ class Machines(Provider):
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
         self.inner.create_fabric(lab, topology)
-
-    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        return {spec.name: self.create_one(lab, spec) for spec in specs}
 
     def create_one(self, lab: str, spec: NodeSpec) -> SshNode:
         node = self.inner.create_one(lab, spec)

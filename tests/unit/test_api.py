@@ -28,7 +28,7 @@ def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_listed_is_there() -> None:
-    assert set(testbed.__all__) == set(api.__all__)
+    assert testbed.__all__ == sorted(testbed.__all__)
     assert set(testbed.__all__) < set(dir(testbed))
     for name in testbed.__all__:
         assert getattr(testbed, name) is getattr(api, name)

@@ -17,7 +17,7 @@ import pytest
 from testbed import memory
 from testbed.errors import LabError, MachineError, NodeNotRunning, ServiceError, TimeoutExpired
 from testbed.labs import preflight
-from testbed.nodes.base import Ahead, NodeSpec, ServiceState
+from testbed.nodes.base import Ahead, NodeSpec, ServiceState, Setup
 from testbed.nodes.inside import LAST_LINES
 from testbed.nodes.netns import find
 from testbed.nodes.netns.node import NetnsNode
@@ -29,6 +29,7 @@ from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.qemu.qmp import Monitor
 from testbed.nodes.qemu.snapshot import Snapshot
 from testbed.process import run
+from testbed.testing.fakes import FakeStore
 from testbed.topology import Overrides, load
 from testbed.vm.accel import Acceleration
 from testbed.vm.box import Built
@@ -444,20 +445,13 @@ def test_too_little_memory_is_said_beforehand_and_what_runs_has_its_own(
 ) -> None:
     kept: list[Snapshot] = []
 
-    def keep(_: str, source: Source) -> Path:
-        assert isinstance(source, Snapshot)
-        kept.append(source)
-        return tmp_path
+    class Keeps(FakeStore):
+        def keep(self, name: str, source: Source) -> Path:
+            assert isinstance(source, Snapshot)
+            kept.append(source)
+            return tmp_path
 
-    provider = QemuProvider(
-        tmp_path,
-        lambda: pytest.fail("nothing is made here"),
-        exposed=tuple,
-        cache=tmp_path,
-        box=lambda: Built(tmp_path),
-        agent=lambda: tmp_path,
-        keep=keep,
-    )
+    provider = QemuProvider(Setup(tmp_path, Keeps()))
     monkeypatch.setattr(provider, "parts", lambda: Parts("qemu", TCG, Built(tmp_path), Path))
     monkeypatch.setattr(memory, "available", lambda: 2000 << 20)
     specs = [NodeSpec(f"node{n}", "-", memory=m << 20) for n, m in enumerate((768, 768, 512))]

@@ -24,7 +24,7 @@ from testbed.errors import (
     TimeoutExpired,
 )
 from testbed.labs import preflight
-from testbed.nodes.base import NodeSpec, Result, Running
+from testbed.nodes.base import NodeSpec, Result, Running, Setup
 from testbed.nodes.netns.node import NetnsNode
 from testbed.nodes.qemu.command import MEMORY
 from testbed.nodes.vagrant import client as clients
@@ -32,6 +32,7 @@ from testbed.nodes.vagrant import hypervisor, outside
 from testbed.nodes.vagrant import provider as providers
 from testbed.nodes.vagrant.client import Client, meant
 from testbed.process import run
+from testbed.testing.fakes import FakeStore
 from testbed.topology import Overrides, load
 from testbed.vm import package
 from testbed.vm.accel import Acceleration
@@ -285,14 +286,8 @@ class Gathered(providers.VagrantProvider):
     """A provider whose hypervisor is a fake."""
 
     def __init__(self, tmp_path: Path) -> None:
-        super().__init__(
-            tmp_path,
-            lambda: tmp_path,
-            exposed=list,
-            cache=tmp_path,
-            box=lambda: Built(tmp_path),
-            agent=lambda: tmp_path,
-        )
+        super().__init__(Setup(tmp_path, FakeStore()))
+        self.box = lambda: Built(tmp_path)  # type: ignore[method-assign]
         self.cell = Cell()
         self.made: list[str] = []
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from testbed.nodes.base import Provider
+from testbed.nodes.base import Provider, Setup
+from testbed.nodes.netns.provider import NetnsProvider
 
 if TYPE_CHECKING:
-    from testbed.artifacts import Store
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from testbed.nodes.netns import find
     from testbed.nodes.netns.node import NetnsNode
-    from testbed.nodes.netns.provider import NetnsProvider
     from testbed.nodes.wiring import Difference
     from testbed.topology.model import Topology
     from testbed.vm.box import Built
@@ -19,7 +23,35 @@ class CellProvider(Provider):
     """Methods of the contract that the provider of the cells carries out."""
 
     fabric_of = "netns"
-    cells: NetnsProvider
+    kind: ClassVar[find.Kind]  #: of the cells
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        return cls(setup)
+
+    def __init__(self, setup: Setup) -> None:
+        self._store = setup.store
+        self.cells = NetnsProvider(
+            setup.state,
+            lambda: self._store.binary("testbed-init"),
+            self.exposed,
+            kind=self.kind,
+        )
+        self._lock = threading.Lock()
+
+    def exposed(self) -> Iterable[Path]:
+        """Return the folders of this machine that cells can read."""
+        return self._store.folders
+
+    def agent(self) -> Path:
+        """Return the program that runs commands on a machine."""
+        return self._store.binary("testbed-agent")
+
+    def box(self) -> Built:
+        """Return the box that machines start from; build it first if necessary."""
+        from testbed.vm.box import box
+
+        return box(self._store)
 
     def labs(self) -> list[str]:
         return self.cells.labs()
@@ -41,10 +73,3 @@ class CellProvider(Provider):
 
     def paused(self, lab: str) -> list[str]:
         return self.cells.paused(lab)
-
-
-def box_of(store: Store) -> Built:
-    """Return the box that machines start from; build it first if necessary."""
-    from testbed.vm.box import box
-
-    return box(store)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from testbed.errors import CommandError, LabError, MachineError
 from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Node, NodeSpec, Provider, Setup
+from testbed.nodes.base import Node, NodeSpec, OneByOne, Setup
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.node import (
@@ -51,7 +51,7 @@ COMMANDS = ("systemctl", "service", "journalctl")
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
-class NetnsProvider(Provider):
+class NetnsProvider(OneByOne):
     """Nodes as namespaces of this machine.
 
     ``state`` is the state folder; labs of other state folders are ignored.
@@ -201,9 +201,6 @@ class NetnsProvider(Provider):
         assert isinstance(node, NetnsNode)
         anew = self.plug_in_again(lab, topology, node, differences)
         wiring.restore(topology, node, differences, anew)
-
-    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        return {spec.name: self.create_one(lab, spec) for spec in specs}
 
     def create_one(self, lab: str, spec: NodeSpec) -> NetnsNode:
         return self._launch(self._kind, lab, spec)

@@ -8,23 +8,22 @@ one process ends all of it.  The keys of a machine are stored in its cell.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from testbed import memory
 from testbed.errors import LabError, NoSuchNode
 from testbed.limits import Takes
 from testbed.nodes import wiring
-from testbed.nodes.base import Ahead, Node, NodeSpec, Setup, has_ended
-from testbed.nodes.netns.cells import CellProvider, box_of
-from testbed.nodes.netns.provider import NetnsProvider, macs
+from testbed.nodes.base import Ahead, Node, NodeSpec, OneByOne, Setup, has_ended
+from testbed.nodes.netns.cells import CellProvider
+from testbed.nodes.netns.provider import macs
 
 # Modules for virtual machines are imported where needed: labs of namespaces don't load them.
 
 if TYPE_CHECKING:
-    from testbed.artifacts.source import Source
+    from testbed.nodes.netns import find
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu import machine
     from testbed.nodes.qemu.command import Hardware
@@ -32,65 +31,31 @@ if TYPE_CHECKING:
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
-    from testbed.vm.box import Built
 
 PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
 BOOTED = "/run/testbed/booted"  # in the cell: the machine has answered
 
 
-class QemuProvider(CellProvider):
-    """Nodes as virtual machines.
-
-    ``state``, ``init`` and ``exposed`` are as in :class:`NetnsProvider`.  ``cache`` is the
-    folder that remembers the acceleration available on this machine.  ``box`` returns the box
-    when it is first needed, ``agent`` the program that runs commands on a machine.
-    ``keep`` is the store's, for the snapshots that machines wake from.
-    """
+class QemuProvider(OneByOne, CellProvider):
+    """Nodes as virtual machines."""
 
     name = "qemu"
+    kind: ClassVar[find.Kind] = "cell"
     kernel = ("tun",)
     programs = PROGRAMS
     takes = Takes(tasks=10)  # pid 1 of its cell, and QEMU with its threads
     #: 30 free slots of the q35 machine, less disk, random numbers and the link to its cell.
     networks_max = 27
 
-    @classmethod
-    def of(cls, setup: Setup) -> Self:
-        store = setup.store
-        return cls(
-            setup.state,
-            lambda: store.binary("testbed-init"),
-            exposed=lambda: store.folders,
-            cache=store.folder,
-            box=lambda: box_of(store),
-            agent=lambda: store.binary("testbed-agent"),
-            keep=store.keep,
-        )
-
-    def __init__(
-        self,
-        state: Path,
-        init: Callable[[], Path],
-        *,
-        exposed: Callable[[], Iterable[Path]],
-        cache: Path,
-        box: Callable[[], Built],
-        agent: Callable[[], Path],
-        keep: Callable[[str, Source], Path],
-    ) -> None:
-        self._cache = cache
-        self._box = box
-        self._agent = agent
-        self._keep = keep
-        self.cells = NetnsProvider(state, init, exposed, kind="cell")
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self._reached: dict[int, SshNode] = {}
-        self._lock = threading.Lock()
         self._made_from: machine.Parts | None = None
 
     def probe(self) -> list[Requirement]:
         from testbed.vm import box
 
-        return [*self.cells.probe(), *box.probe(self.name, self._cache)]
+        return [*self.cells.probe(), *box.probe(self.name, self._store.folder)]
 
     # -- finding ----------------------------------------------------------
 
@@ -112,7 +77,7 @@ class QemuProvider(CellProvider):
             self._forget_ended()
             if cell.init.pid not in self._reached:
                 self._reached[cell.init.pid] = machine.reach(
-                    cell, self._agent, lambda: self.parts().programs()
+                    cell, self.agent, lambda: self.parts().programs()
                 )
             return self._reached[cell.init.pid]
 
@@ -147,8 +112,8 @@ class QemuProvider(CellProvider):
         from testbed.nodes.qemu.snapshot import NAME, Ready, Snapshot
 
         base = Snapshot(self.parts(), hardware, self.cells, lab)
-        folder = self._keep(NAME, base)
-        return self._keep(NAME, Ready(base, ahead, folder)) if ahead else folder
+        folder = self._store.keep(NAME, base)
+        return self._store.keep(NAME, Ready(base, ahead, folder)) if ahead else folder
 
     def fits(self, folder: Path) -> bool:
         """Tell whether machines created now would wake from the snapshot in a folder."""
@@ -158,9 +123,6 @@ class QemuProvider(CellProvider):
         if hardware is None:
             return False
         return base_of(folder) == Snapshot(self.parts(), hardware, self.cells, "").key()
-
-    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        return {spec.name: self.create_one(lab, spec) for spec in specs}
 
     def create_one(self, lab: str, spec: NodeSpec) -> Node:
         from testbed.nodes.qemu import machine
@@ -190,9 +152,9 @@ class QemuProvider(CellProvider):
         if self._made_from is None:
             self._made_from = machine.Parts(
                 accel.find_qemu(),
-                accel.probe(self._cache),
-                self._box(),
-                self._agent,
+                accel.probe(self._store.folder),
+                self.box(),
+                self.agent,
             )
         return self._made_from
 

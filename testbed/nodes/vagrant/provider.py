@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from testbed import memory
 from testbed.artifacts import release
@@ -21,8 +21,8 @@ from testbed.errors import LabError, MachineError, NoSuchNode, ServiceError, Tes
 from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, Setup, has_ended
 from testbed.nodes.inside import LAST_LINES, Process, open_port, spoken
-from testbed.nodes.netns.cells import CellProvider, box_of
-from testbed.nodes.netns.provider import NetnsProvider, macs
+from testbed.nodes.netns.cells import CellProvider
+from testbed.nodes.netns.provider import macs
 from testbed.nodes.qemu.provider import QemuProvider
 from testbed.nodes.vagrant import hypervisor
 from testbed.requirement import INSTALL, Requirement
@@ -32,13 +32,13 @@ from testbed.requirement import INSTALL, Requirement
 if TYPE_CHECKING:
     import socket
 
+    from testbed.nodes.netns import find
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.ssh.node import SshNode
     from testbed.nodes.vagrant.client import Client
     from testbed.nodes.wiring import Difference
     from testbed.topology.model import Topology
     from testbed.vm.accel import Acceleration
-    from testbed.vm.box import Built
 
 READY = f"{hypervisor.FOLDER}/ready"
 START_SECONDS = 30.0  # timeout for libvirtd, which needs a fifth of a second
@@ -87,54 +87,24 @@ class _Run:
 
 
 class VagrantProvider(CellProvider):
-    """Nodes as machines of Vagrant.
-
-    ``state``, ``init``, ``exposed``, ``cache``, ``box`` and ``agent`` are as in
-    :class:`testbed.nodes.qemu.provider.QemuProvider`.
-    """
+    """Nodes as machines of Vagrant."""
 
     name = "vagrant"
+    kind: ClassVar[find.Kind] = "hypervisor"
     kernel = QemuProvider.kernel
     programs: ClassVar[Mapping[str, str]] = {**QemuProvider.programs, **PROGRAMS}
     takes = QemuProvider.takes
 
-    @classmethod
-    def of(cls, setup: Setup) -> Self:
-        store = setup.store
-        return cls(
-            setup.state,
-            lambda: store.binary("testbed-init"),
-            exposed=lambda: store.folders,
-            cache=store.folder,
-            box=lambda: box_of(store),
-            agent=lambda: store.binary("testbed-agent"),
-        )
-
-    def __init__(
-        self,
-        state: Path,
-        init: Callable[[], Path],
-        *,
-        exposed: Callable[[], Iterable[Path]],
-        cache: Path,
-        box: Callable[[], Built],
-        agent: Callable[[], Path],
-    ) -> None:
-        self._cache = cache
-        self._box = box
-        self._agent = agent
-        self.cells = NetnsProvider(
-            state,
-            init,
-            lambda: [*exposed(), hypervisor.users_home()],
-            kind="hypervisor",
-        )
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self._reached: dict[tuple[int, str, int], SshNode] = {}
-        self._lock = threading.Lock()
         self._making = threading.Lock()
         self._runs: list[_Run] = []
         #: One at a time: two that find no network for their machines both define it.
         self._vagrant = threading.Lock()
+
+    def exposed(self) -> Iterable[Path]:
+        return [*super().exposed(), hypervisor.users_home()]
 
     def probe(self) -> list[Requirement]:
         from testbed.vm import box
@@ -149,7 +119,7 @@ class VagrantProvider(CellProvider):
             needed_by=(self.name,),
             packages=packages,
         )
-        machines = box.probe(self.name, self._cache)
+        machines = box.probe(self.name, self._store.folder)
         return [*self.cells.probe(), *machines, programs, plugin()]
 
     # -- finding ----------------------------------------------------------
@@ -205,12 +175,12 @@ class VagrantProvider(CellProvider):
                     connect,
                     key=inside / "key",
                     host_key=cell.get(f"{folder}/host").decode(),
-                    agent=self._agent,
+                    agent=self.agent,
                     folder=inside,
                     alive=process.alive,
                     last_words=lambda: last_words(cell, name),
                     lab=cell.init.lab,
-                    programs=lambda: dict(self._box().manifest()["programs"]),
+                    programs=lambda: dict(self.box().manifest()["programs"]),
                 )
             return self._reached[key]
 
@@ -238,7 +208,7 @@ class VagrantProvider(CellProvider):
         there = self.nodes(lab)
         memory.require([Hardware.of(spec).memory for spec in specs if spec.name not in there])
         self._acceleration()
-        self._box()
+        self.box()
 
     def make_hypervisor(self, lab: str) -> NetnsNode:
         """Return the hypervisor of a lab; create it if necessary."""
@@ -246,7 +216,7 @@ class VagrantProvider(CellProvider):
             cell = self.hypervisor(lab)
             if cell is None:
                 require_plugin()
-                box, acceleration = self._box(), self._acceleration()
+                box, acceleration = self.box(), self._acceleration()
                 self.cells.destroy(lab, [hypervisor.NAME])  # a killed creator may have left it
                 cell = self.cells.create_one(lab, NodeSpec(hypervisor.NAME, "-"))
                 hypervisor.make(cell, box, acceleration, START_SECONDS)
@@ -256,7 +226,7 @@ class VagrantProvider(CellProvider):
     def _acceleration(self) -> Acceleration:
         from testbed.vm import accel
 
-        return accel.probe(self._cache)
+        return accel.probe(self._store.folder)
 
     def announce(self, lab: str, specs: Sequence[NodeSpec]) -> NetnsNode:
         """Describe machines to Vagrant, with new keys; replace descriptions of the same names."""
