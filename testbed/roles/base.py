@@ -105,7 +105,7 @@ def _wait_on(
             what = f"was not ready within {time.monotonic() - began:.0f} s"
             raise ServiceNotReady(service.name, machine.name, what, log)
         last = log.strip().rpartition("\n")[2]
-        words = seen() or (f"it says last: {last}" if last else "it has said nothing yet")
+        words = seen() or (f"last log line: {last}" if last else "no log lines yet")
         context.waiting(f"{service.name} on {machine.name} to be ready: {words}")
         if service.name in dead(machine):  # the next attempt would start it again
             log = machine.logs(service.name)

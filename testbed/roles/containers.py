@@ -161,7 +161,7 @@ def _reach(client: Container, server: Container) -> Callable[[Context], tuple[st
             context,
             f"{client.name} on {client.node} to reach {url} ({server.name} on {server.node})",
             REACH_SECONDS,
-            hint=f"see the routes while the lab runs (a failed one with `testbed up --keep`): "
+            hint=f"look at the routes (keep a failed lab with `testbed up --keep`): "
             f"testbed exec -l {context.lab} {client.node} ip route",
         )
         while not (result := node.run(argv, check=False)).ok:

@@ -119,7 +119,7 @@ class Engine:
         except docker.errors.NotFound as error:
             raise LabError(
                 f"dockerd on {self._node.name}: cannot {what}: {error.explanation}",
-                hint="`testbed status LAB` shows what is there",
+                hint="`testbed status LAB` shows the state of the lab",
             ) from error
         except docker.errors.APIError as error:
             words = error.explanation or str(error)
@@ -173,12 +173,10 @@ class Engine:
         with archive.open("rb") as file:
             errors, loaded = self.reading(what, self._load, file)
         for error in errors:
-            free = f"see its free space: testbed exec {self._node.name} df /var/lib/docker"
+            free = f"show its free space: testbed exec {self._node.name} df /var/lib/docker"
             raise LabError(
                 f"dockerd on {self._node.name}: cannot {what}: {error}",
-                hint=free
-                if "no space left" in error
-                else "give an archive as `docker save` writes it",
+                hint=free if "no space left" in error else "use an archive of `docker save`",
             )
         wanted = full_name(local_name(name))
         images = {self.image_id(one) for one in loaded if full_name(one) == wanted}
@@ -351,15 +349,15 @@ def no_answer(node: str, error: Exception) -> NoAnswer:
         hint = "`testbed fault ls` shows whether it is stopped, `testbed fault heal` resumes it"
     else:
         why = str(error) or type(error).__name__
-        hint = f"`testbed logs {node} dockerd` may say why"
+        hint = f"`testbed logs {node} dockerd` shows its log"
     return NoAnswer(f"dockerd on {node} does not answer: {why}", hint=hint)
 
 
 def no_sense(node: str, what: str, error: Exception) -> LabError:
     """Return the error for a response that is invalid in the Engine API."""
     return LabError(
-        f"dockerd on {node}: cannot {what}: its answer makes no sense ({error!r})",
-        hint=f"is it Docker that listens on {SOCKET} there? `testbed logs {node} dockerd`",
+        f"dockerd on {node}: cannot {what}: its answer is invalid ({error!r})",
+        hint=f"check that Docker listens on {SOCKET} there: `testbed logs {node} dockerd`",
     )
 
 

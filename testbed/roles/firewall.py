@@ -63,8 +63,8 @@ def choose(machine: Node, firewall: Firewall) -> None:
     says = machine.run(["sh", "-c", CHOOSE, "sh", variety]).stdout
     if SAYS[firewall] not in says:
         raise LabError(
-            f"{machine.name}: {firewall} was chosen, and iptables is {says.strip()}",
-            hint="see whether iptables is a link to /etc/alternatives/iptables on this machine",
+            f"{machine.name}: {firewall} is selected, but iptables is {says.strip()}",
+            hint="check that iptables is a link to /etc/alternatives/iptables on this machine",
         )
 
 

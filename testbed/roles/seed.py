@@ -82,7 +82,7 @@ class Seed(Source):
         return (folder / "layers").is_dir() and (folder / "root").is_dir()
 
     def fill(self, job: Job) -> str:
-        job.say("keep what the engine made of the image")
+        job.say("store the engine's layers of the image")
         # The mode of the data root: other users must not reach setuid programs and devices.
         job.into.chmod(0o700)
         root, layers = job.into / "root", job.into / "layers"
@@ -94,7 +94,7 @@ class Seed(Source):
         said = run(argv, env=env, input=self.harvest(), cancel=job.cancel).stderr.splitlines()
         # tar only warns about an attribute that the file system does not support.
         if lost := [line for line in said if not line.startswith(STRIPPED)]:
-            raise ArtifactError(f"the layers cannot be kept as they are: {lost[0]}")
+            raise ArtifactError(f"cannot copy the layers unchanged: {lost[0]}")
         found = [path for pattern in self.layout.linked for path in sorted(root.glob(pattern))]
         for path in found:
             place = path.relative_to(root)

@@ -103,7 +103,7 @@ def start_failed(engine: Engine, container: Container, error: LabError) -> LabEr
     words = state.error.removesuffix(": unknown").rpartition("container process: ")[2]
     return ContainerError(
         container.name, container.node, what, words, status=state.exit,
-        hint="look at `command` in the file, and at the programs of the image",
+        hint="check `command` in the file, and the programs of the image",
     )  # fmt: skip
 
 
@@ -125,15 +125,15 @@ def has_ended(
     elif state.exit in NOT_RUN:
         what += f": {NOT_RUN[state.exit]}"
     if state.restarts or state.status == "restarting":
-        what += f", and is restarted again and again ({state.restarts} times)"
+        what += f", and was restarted {state.restarts} times"
     exits = f"`expect: exit {state.exit}`"
-    hint = f"give it a command that keeps running, or {exits} if it is meant to end"
+    hint = f"use a command that keeps running, or {exits} if it should end"
     if container.expect is not None:
         what += f", not with {container.expect}"
         hint = f"correct its command, or write {exits}"
     log = _log(engine, state)
     if "exec format error" in log:
-        hint = "its program is for another processor, or a script without its first line #!/bin/sh"
+        hint = "its program is for another architecture, or a script without #!/bin/sh"
     return ContainerError(container.name, container.node, what, log, status=state.exit, hint=hint)
 
 
@@ -267,7 +267,7 @@ class _Look:
         try:
             result = self._node.run(argv, timeout=COMMAND_SECONDS, check=False)
         except TimeoutExpired:
-            self.seen = f"has not passed `{command[0]}`: no end within {COMMAND_SECONDS:g} s"
+            self.seen = f"has not passed `{command[0]}`: still running after {COMMAND_SECONDS:g} s"
             return False
         last = (result.stderr.strip() or result.stdout.strip()).rpartition("\n")[2]
         self.seen = f"has not passed `{command[0]}`: exit status {result.status}"

@@ -165,17 +165,17 @@ class Healthcheck(Block):
 
     test: tuple[str, ...] = key(
         _Test(),
-        "The command that tells whether the container is healthy: a shell's command line, or a "
+        "Command that checks the health of the container: a command line of a shell, or a "
         "list that begins with CMD or CMD-SHELL. [NONE] turns off the check of the image.",
         default=(),
     )
     interval: float | None = key(
         Duration(), "Time between two checks, like 1s or 1m30s.", default=None
     )
-    timeout: float | None = key(Duration(), "Time after which one check has failed.", default=None)
+    timeout: float | None = key(Duration(), "Time limit of one check.", default=None)
     retries: int | None = key(
         Integer("a number of checks", 1, 1000),
-        "Failed checks in a row after which the container is unhealthy.",
+        "Number of consecutive failures after which the container is unhealthy.",
         default=None,
     )
     start_period: float | None = key(
@@ -200,7 +200,7 @@ class Ready(Block):
     )
     command: tuple[str, ...] | None = key(
         Command("add a command, or leave the key out"),
-        "A command and its arguments that succeeds in the container.",
+        "Command and arguments that must succeed in the container.",
         default=None,
     )
     timeout: float = key(Duration(), "Time after which `up` fails.", default=keys.READY_SECONDS)
@@ -232,7 +232,7 @@ class Container(Block):
     """
 
     name: str
-    node: str = key(NODE, "The node that it is on.", required=True, default="")
+    node: str = key(NODE, "Node that it is on.", required=True, default="")
     image: str = key(
         Pattern(
             keys.IMAGE,
@@ -241,7 +241,7 @@ class Container(Block):
             keys.IMAGE_MAX,
             "an image",
         ),
-        "The image that it is made of.",
+        "Image of the container.",
         default=keys.DEFAULT_IMAGE,
     )
     network: str = key(
@@ -250,7 +250,7 @@ class Container(Block):
             "bridge, host, none or container:NAME",
             "leave it out for Docker's bridge; the lab's networks are joined by nodes alone",
         ),
-        "Its network: bridge, host, none, or container:NAME to share another container's.",
+        "Network mode: bridge, host, none, or container:NAME to share another container's.",
         default="bridge",
     )
     publish: tuple[Publish, ...] = key(
@@ -264,7 +264,7 @@ class Container(Block):
     env: Mapping[str, str] = key(Variables(), "Environment variables.", default={})
     expect: int | None = key(
         _Expect(),
-        "Its state once the lab is up: running, or `exit N` for a command that ends.",
+        "Expected state: running, or `exit N` for a command that ends.",
         default=None,
         shown="running",
     )
@@ -274,5 +274,5 @@ class Container(Block):
         default=None,
     )
     ready: Ready | None = key(
-        Nested(Ready), "The sign that it is ready, which `up` waits for.", default=None
+        Nested(Ready), "Readiness condition that `up` waits for.", default=None
     )

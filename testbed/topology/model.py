@@ -88,29 +88,27 @@ class Node(Block):
     name: str
     networks: Mapping[str, IPv4Address] = key(
         Table(NETWORK_NAME, Address(), "a mapping of network to address"),
-        "The networks that the node is plugged into, in order: eth0, eth1, ...; "
-        "each with the node's address there.",
+        "Networks of the node, in order: eth0, eth1, ...; each with the address of the node.",
         default={},
     )
     roles: tuple[str, ...] = key(
         Choices("a list of roles", "role", lambda: [*registry.ROLES]),
-        "The software that the node runs.",
+        "Software on the node.",
         default=(),
     )
-    gateway: bool = key(Flag(), "Is it the default route of its peers?", default=False)
+    gateway: bool = key(Flag(), "Make the node the default route of its peers.", default=False)
     cpus: float | None = key(
         Cpus(),
-        "How many CPUs it may use; 0.5 is half of one. Without it, no limit.",
+        "Limit of CPUs; 0.5 is half a CPU. Default: no limit.",
         default=None,
     )
     memory: int | None = key(
         Memory(),
-        "How much memory it may use, in bytes, or with K, M, G or T (powers of 1024). "
-        "Without it, no limit.",
+        "Limit of memory in bytes, or with K, M, G or T (powers of 1024). Default: no limit.",
         default=None,
     )
     provider: str | None = key(
-        PROVIDER, "What makes the node, when it is not what makes the others.", default=None
+        PROVIDER, "Provider of this node. Default: that of the lab.", default=None
     )
     sections: Mapping[str, Block] = role_keys("node_section")
 
@@ -124,7 +122,7 @@ class Namespace(Block):
     """A plain network namespace on a node, as created by ``ip netns add``."""
 
     name: str
-    node: str = key(NODE, "The node that it is on.", required=True, default="")
+    node: str = key(NODE, "Node that it is on.", required=True, default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ class Bridge(Block):
     """A Linux bridge on a node, without an address of its own."""
 
     name: str
-    node: str = key(NODE, "The node that it is on.", required=True, default="")
+    node: str = key(NODE, "Node that it is on.", required=True, default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +145,20 @@ class VethEnd(Block):
         "dependentRequired": {"address": ["namespace"]},
     }
 
-    name: str = key(INTERFACE_NAME, "The interface's name.", required=True, default="")
+    name: str = key(INTERFACE_NAME, "Name of the interface.", required=True, default="")
     namespace: str | None = key(
         Reference(NAMESPACE_NAME, "the name of a namespace"),
-        "The namespace that it is put into.",
+        "Namespace that holds this end.",
         default=None,
     )
     bridge: str | None = key(
         Reference(INTERFACE_NAME, "the name of a bridge"),
-        "The bridge that it becomes a port of.",
+        "Bridge of which this end is a port.",
         default=None,
     )
     address: IPv4Interface | None = key(
         Prefixed(),
-        "Its address with the prefix, in a namespace: 192.168.10.200/24.",
+        "Address with its prefix, in a namespace: 192.168.10.200/24.",
         default=None,
     )
 
@@ -169,7 +167,7 @@ class VethEnd(Block):
 class Veth(Block):
     """A veth pair on a node."""
 
-    node: str = key(NODE, "The node that it is on.", required=True, default="")
+    node: str = key(NODE, "Node that it is on.", required=True, default="")
     ends: tuple[VethEnd, VethEnd] = key(
         Listed(
             VethEnd,
@@ -179,7 +177,7 @@ class Veth(Block):
             "two ends",
             "a veth pair has two ends, each with a name",
         ),
-        "The two ends of the pair.",
+        "Both ends of the pair.",
         required=True,
         default=(VethEnd(), VethEnd()),
         shown=None,
@@ -224,11 +222,11 @@ class Topology(Block):
     resolved, empty for a topology without a file.
     """
 
-    name: str = key(LAB_NAME, "The lab's name.", required=True, default="")
-    description: str = key(Text(), "What the lab is for, in a sentence or two.", default="")
+    name: str = key(LAB_NAME, "Name of the lab.", required=True, default="")
+    description: str = key(Text(), "Purpose of the lab, in a sentence or two.", default="")
     provider: str = key(
         PROVIDER,
-        "What makes the nodes that do not say it themselves.",
+        "Default provider for nodes that don't set one.",
         default=keys.DEFAULT_PROVIDER,
     )
     networks: Mapping[str, Network] = key(
@@ -236,7 +234,7 @@ class Topology(Block):
     )
     nodes: Mapping[str, Node] = key(
         Named(NODE_NAME, Node, hollow=True, one="at least one node", hint="add one: 'node1: {}'"),
-        "The machines, by name.",
+        "Nodes, by name.",
         required=True,
         default={},
     )
@@ -254,7 +252,7 @@ class Topology(Block):
     )
     faults: Mapping[str, Fault] = key(
         _Faults(),
-        "What can be broken on purpose, by name: `testbed fault apply NAME`.",
+        "Faults, by name: `testbed fault apply NAME` causes one.",
         default={},
     )
     veths: tuple[Veth, ...] = key(

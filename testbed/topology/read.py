@@ -235,7 +235,7 @@ class Reader:
         if isinstance(value, (int, float)) and number and value >= keys.MIN_CPUS:
             return float(value)
         wanted = f"a number of CPUs, {keys.MIN_CPUS} or more"
-        hint = "0.5 is half of one; leave it out for no limit"
+        hint = "0.5 is half a CPU; remove the key for no limit"
         hint = _unquoted(at, keys.MIN_CPUS, math.inf) or hint
         self.problems.add(at, wanted, describe(at), hint)
         return None
@@ -252,7 +252,7 @@ class Reader:
         if isinstance(value, int) and keys.MIN_MEMORY <= value < 1 << 63:
             return int(value)
         wanted = f"an amount of memory, {keys.MIN_MEMORY >> 20}M or more"
-        hint = "write bytes, or 512M, 2G; leave it out for no limit"
+        hint = "write bytes, or 512M, 2G; remove the key for no limit"
         self.problems.add(at, wanted, describe(at), hint)
         return None
 
@@ -267,7 +267,7 @@ class Reader:
         except ValueError:
             hint = _address_hint(value)
             if _is_address(value.partition("/")[0]):
-                hint = "leave the prefix out, the network knows it"
+                hint = "remove the prefix; the network has it"
             self.problems.add(at, wanted, quote(value), hint)
             return None
 
@@ -306,14 +306,14 @@ class Reader:
         elif self._unicast(at, found):
             if str(found) == value:
                 return found
-            hint = f"write {found}, the bits behind the prefix are for hosts"
+            hint = f"write {found}; the bits after the prefix are for hosts"
             self.problems.add(at, "a network's own address", quote(value), hint)
         return None
 
     def _unicast(self, at: Tree, network: IPv4Network) -> bool:
         for taken in _NO_HOSTS:
             if network.overlaps(taken):
-                hint = "take a private one: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 (RFC 1918)"
+                hint = "use a private one: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 (RFC 1918)"
                 self.problems.add(at, f"addresses outside {taken}", str(network), hint)
                 return False
         return True
@@ -329,9 +329,9 @@ def host_in(problems: Problems, at: Tree, ip: IPv4Address, network: IPv4Network,
     elif network.prefixlen >= 31:  # RFC 3021: hosts can have both addresses of a /31
         return True
     elif ip == network.network_address:
-        wanted, hint = "a host's address", f"it is the address of {name} itself, take another"
+        wanted, hint = "a host's address", f"this is the address of {name} itself; use another"
     elif ip == network.broadcast_address:
-        wanted, hint = "a host's address", f"it is the broadcast address of {name}, take another"
+        wanted, hint = "a host's address", f"this is the broadcast address of {name}; use another"
     else:
         return True
     problems.add(at, wanted, str(ip), hint)
@@ -394,7 +394,7 @@ def _prefix_hint(value: str) -> str:
 
 def _address_hint(value: str) -> str:
     if ":" in value:
-        return "IPv6 is not supported, use an IPv4 address"
+        return "IPv6 is not supported; use an IPv4 address"
     if re.search(r"(^|\.)0[0-9]", value):
         return "remove the leading zeros"
     if "/" in value:

@@ -115,10 +115,10 @@ def test_made_once_and_found(api: Api) -> None:
 
 
 def test_a_no_says_to_what_and_why(api: Api) -> None:
-    with pytest.raises(Refused, match='refuses GET /x: "/x" not found') as refused:
+    with pytest.raises(Refused, match='GET /x: "/x" not found') as refused:
         api.ask("GET", "/x")
     assert refused.value.code == 404
-    with pytest.raises(Refused, match="refuses POST /y: no JSON at all"):
+    with pytest.raises(Refused, match="POST /y: no JSON at all"):
         api.create("/y", {"kind": "Bad", "metadata": {"name": "z"}})
 
 

@@ -157,7 +157,7 @@ def test_a_lab_has_policies_by_those_that_enforce_them(name: Plugin, enforces: b
 
 def test_a_backend_is_flannels_alone(tmp_path: Path) -> None:
     assert "backend" not in with_plugin("bgp").to_dict()["kubernetes"]
-    with pytest.raises(TopologyError, match="flannel's"):
+    with pytest.raises(TopologyError, match="backend"):
         load("k8s-two-node", Overrides(cni="bgp", backend="vxlan"))
 
 

@@ -52,10 +52,11 @@ def test_what_never_comes_is_named_with_the_log(monkeypatch: pytest.MonkeyPatch)
             context(Machine()), "node1", lambda: False, "node node1 is Ready",
             service="kubelet", why=lambda: "container runtime network not ready",
         )  # fmt: skip
-    said = str(refused.value)
-    assert "kubelet on node1 has not come to it within 0 s: node node1 is Ready; " in said
-    assert "the cluster says: container runtime network not ready" in said
-    assert "kubelet: the last line" in said
+    error = refused.value
+    assert (error.service, error.node) == ("kubelet", "node1")
+    assert "node node1 is Ready" in error.what
+    assert "container runtime network not ready" in error.what
+    assert "kubelet: the last line" in error.log
     assert "testbed logs -l k8s node1 kubelet" in (refused.value.hint or "")
 
 

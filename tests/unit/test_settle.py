@@ -136,7 +136,7 @@ def test_one_that_is_started_again_between_two_looks(
 def test_a_program_for_another_processor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     turn(monkeypatch, web=ENDED)
     monkeypatch.setattr(FakeEngine, "written", {"web": "exec /bin/x: exec format error\n"})
-    assert "processor" in (failed(bench, lab("  web: {node: a}")).hint or "")
+    assert "architecture" in (failed(bench, lab("  web: {node: a}")).hint or "")
 
 
 def test_one_that_the_daemon_could_not_start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ FORM = {
     "a text": bad("§hello\n", "a mapping|'hello'"),
     "unknown key": bad(f"name: t\n{OK}§container: {{}}\n", "'container'|did you mean 'containers'"),
     "unknown key, nothing near": bad(f"name: t\n{OK}§qqq: 1\n", "known: name, description"),
-    "missing keys": bad("§§{}\n", "'name'|none|add it: the lab's name", "'nodes'"),
+    "missing keys": bad("§§{}\n", "'name'|none|add it: name", "'nodes'"),
     "list for a mapping": bad("name: t\nnodes: §[a, b]\n", "a mapping|a list"),
     "null for a mapping": bad("name: t\nnodes:\n  a:§\n", "a mapping|nothing|{} for none"),
     "mapping for text": bad(f"name: §{{a: b}}\n{OK}", "name of a lab|a mapping"),
@@ -138,7 +138,7 @@ NETWORKS = {
         LAN + "nodes: {a: {networks: {§lam: 10.168.0.2}}}\n", "name of a network|mean 'lan'"
     ),
     "with prefix": bad(
-        LAN + "nodes: {a: {networks: {lan: §10.168.0.2/24}}}\n", "IPv4 address|leave the prefix"
+        LAN + "nodes: {a: {networks: {lan: §10.168.0.2/24}}}\n", "IPv4 address|remove the prefix"
     ),
     "leading zeros": bad(LAN + "nodes: {a: {networks: {lan: §10.168.0.02}}}\n", "leading zeros"),
     "IPv6": bad(LAN + 'nodes: {a: {networks: {lan: §"fd00::2"}}}\n', "IPv6 is not supported"),
@@ -245,9 +245,7 @@ OVERLAY = {
         NODES + "flannel: {subnets: {n1: §100.97.1.0/24}}\n", "inside flannel's network|100.97"
     ),
     "subnet too large": bad(NODES + "flannel: {subnets: {n1: §100.96.128.0/17}}\n", "/18 or small"),
-    "first subnet": bad(
-        NODES + "flannel: {subnets: {n1: §100.96.0.0/24}}\n", "first|take the next"
-    ),
+    "first subnet": bad(NODES + "flannel: {subnets: {n1: §100.96.0.0/24}}\n", "first|use the next"),
     "same subnet": bad(
         NODES + "flannel: {subnets: {n1: 100.96.1.0/24, n2: §100.96.1.0/24}}\n",
         "flannel subnets that do not overlap|subnet of n1",
@@ -273,7 +271,7 @@ OVERLAY = {
         "  n1: {networks: {a: 10.1.0.2}, roles: [etcd, flannel]}\n"
         "  n2: {networks: {§b: 10.2.0.2}, roles: [flannel]}\n"
         "flannel: {backend: vxlan}\n",
-        "a way from n2 to n1 at 10.1.0.2 on a|interface",
+        "a route from n2 to n1 at 10.1.0.2 on a|interface",
     ),
     "a way to etcd, and none back": bad(
         "name: t\nnetworks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24},"
@@ -283,7 +281,7 @@ OVERLAY = {
         "  g: {networks: {c: 10.3.0.1}, gateway: true}\n"
         "  h: {networks: {b: 10.2.0.1, a: 10.1.0.1}, gateway: true}\n"
         "flannel: {interface: {n1: a}}\n",
-        "a way from n1 to n2",
+        "a route from n1 to n2",
     ),
     "interface nowhere": bad(
         FLANNEL.replace("flannel: {", "flannel: {interface: §wan, ", 1), "a network that n1 is on"
@@ -350,7 +348,7 @@ KUBERNETES = {
     ),
     "virtual machines": bad(
         LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [§kubernetes], provider: qemu}}\n",
-        "made by netns|n1 by qemu",
+        "provider netns|n1 by qemu",
     ),
     "etcd beside it": bad(
         LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [§etcd, kubernetes]}}\n",

@@ -40,7 +40,7 @@ class DockerChecks(Look):
         docker, sure = DockerSection.find(self.t), not self.bad(ROLE, "engine")
         if docker and docker.firewall == "nftables" and docker.engine == "20.10" and sure:
             wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
-            hint = "engine: 29 (--docker 29) is the one that can do without iptables"
+            hint = "set engine: 29 (--docker 29), which works without iptables"
             self.add(self.value(ROLE, "firewall"), wanted, "'nftables'", hint)
 
     def bips(self) -> None:
@@ -63,7 +63,7 @@ class DockerChecks(Look):
             return
         if not bip.network.subnet_of(subnet):
             wanted = f"an address inside the flannel subnet of {node} ({subnet})"
-            hint = "change it, or leave it out to get the subnet's first"
+            hint = "change it, or remove it to use the first address of the subnet"
             self.add(self.value(*path), wanted, str(bip), hint)
 
     def bips_are_apart(self) -> None:

@@ -56,21 +56,20 @@ class DockerSection(Section):
 
     bip: Mapping[str, IPv4Interface] = key(
         OneOrEach(Prefixed(longest=30)),
-        "The address of docker0 with its prefix: one for every Docker node without flannel, "
+        "Address of docker0 with its prefix: one for all Docker nodes without flannel, "
         "or one for each node.",
         default={},
         shown=DEFAULT_BIP,
     )
     engine: Engine = key(
         _Release(),
-        "The release of Docker Engine: Debian's own (`debian` or 20.10; it is 26.1 on Debian 13), "
-        "or a present-day 29.",
+        "Release of Docker Engine: Debian's package (`debian` or 20.10; 26.1 on Debian 13), or 29.",
         default=DEFAULT_ENGINE,
     )
     firewall: Firewall = key(
         Choice("a packet filter", FIREWALLS),
-        "The packet filter that Docker's rules are written to: iptables is the machine's own "
-        "choice of the two that follow, nftables is engine 29's own way.",
+        "Packet filter for Docker's rules. `iptables` is the variant that this machine uses, "
+        "iptables-legacy or iptables-nft; `nftables` needs engine 29.",
         default=DEFAULT_FIREWALL,
     )
 
@@ -93,7 +92,7 @@ def _bips(bip: Any, draft: Draft) -> dict[str, IPv4Interface]:
     if at is not None and not isinstance(at, tree.Mapping) and not alone:
         wanted = "a node with the role docker and without flannel"
         hint = "write {node: address} for other nodes" if members else "give a node the role"
-        draft.read.problems.add(at, wanted, "none", f"{hint}, or leave bip out")
+        draft.read.problems.add(at, wanted, "none", f"{hint}, or remove bip")
     flannel = draft.section(FlannelSection)
     out: dict[str, IPv4Interface] = {}
     for node in members:

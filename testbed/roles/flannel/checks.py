@@ -44,7 +44,7 @@ class FlannelChecks(Look):
             hint = "give nodes the role, or remove the section"
             self.add(self.key(ROLE), "a node with the role flannel", "none", hint)
         if members and not member(self.t):
-            hint = "add the role to one node, flannel keeps its leases there"
+            hint = "add the role to one node; flannel stores its leases there"
             wanted = "a node with the role etcd"
             self.add(self.role(members[0], ROLE), wanted, "none", hint)
 
@@ -58,7 +58,7 @@ class FlannelChecks(Look):
             self.add(self.key(ROLE, "port"), "no port with host-gw", "one", hint)
         if "vni" in written and flannel.backend != "vxlan":
             wanted = f"no vni with {flannel.backend}"
-            hint = "remove it: only vxlan has one"
+            hint = "remove it; only vxlan has one"
             self.add(self.key(ROLE, "vni"), wanted, "one", hint)
 
     def flannel_network_is_apart(self) -> None:
@@ -105,10 +105,10 @@ class FlannelChecks(Look):
             self.add(at, f"a subnet inside flannel's network {network}", str(subnet), hint)
         elif subnet.prefixlen < network.prefixlen + 2:
             wanted = f"a subnet of /{network.prefixlen + 2} or smaller"
-            hint = f"take a longer prefix: flannel wants room for four subnets in {network}"
+            hint = f"use a longer prefix: flannel needs room for four subnets in {network}"
             self.add(at, wanted, str(subnet), hint)
         elif subnet.network_address == network.network_address:
-            hint = "flannel leaves the first one out, take the next"
+            hint = "flannel does not use the first one; use the next"
             self.add(at, f"another subnet than the first of {network}", str(subnet), hint)
         else:
             return True

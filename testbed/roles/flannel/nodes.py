@@ -109,7 +109,7 @@ def _addresses(
     if len(found) < count:
         raise UsageError(
             f"{network} ({subnet}) has room for {len(found)} nodes from {first.networks[network]} "
-            f"on, not for {count}",
+            f"on, but {count} are requested",
             hint="use fewer nodes, or a larger subnet",
         )
     return found

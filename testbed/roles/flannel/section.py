@@ -46,34 +46,35 @@ class FlannelSection(Section):
     """
 
     role: ClassVar[str] = ROLE
-    about: ClassVar[str] = "The overlay network; wanted when a node has the role."
+    about: ClassVar[str] = "The overlay network; required if a node has the role flannel."
     implied: ClassVar[bool] = False
 
     interface: Underlay = key(
         UNDERLAY,
-        "The network, or ethN, whose addresses flannel and etcd use: one for all, or one for each "
-        "node. Without it, the first network that all of these nodes share.",
+        "Network, or ethN, with the addresses that flannel and etcd use: one for all, or "
+        "one for each "
+        "node. Default: the first network that all of these nodes share.",
         default="",
     )
-    backend: Backend = key(BACKEND, "How packets cross from node to node.", default=DEFAULT_BACKEND)
+    backend: Backend = key(BACKEND, "Transport of packets between nodes.", default=DEFAULT_BACKEND)
     network: IPv4Network = key(
         # Flannel requires room for four subnets of four addresses (pkg/subnet/config.go).
-        Subnet(8, 28), "The network of all containers.", default=DEFAULT_NETWORK
+        Subnet(8, 28), "Network of all containers.", default=DEFAULT_NETWORK
     )  # fmt: skip
     subnets: Mapping[str, IPv4Network] = key(
         by_node(Subnet(8, 30), "a mapping of node to subnet"),
-        "The subnet reserved for each node; those left out are counted on.",
+        "Subnet reserved for each node. Default: the next free one.",
         default={},
         always=True,
     )
     port: int | None = key(
         Integer("a UDP port", 1, 65535),
-        "The UDP port of the udp (8285) or vxlan (8472) backend.",
+        "UDP port of the backend udp (default 8285) or vxlan (default 8472).",
         default=None,
     )
     vni: int = key(
         Integer("a VXLAN network identifier", 1, MAX_VNI),
-        "The VXLAN network identifier (RFC 7348).",
+        "VXLAN network identifier (RFC 7348).",
         default=1,
     )
 

@@ -29,7 +29,7 @@ class Refused(LabError):
     """The API server refused a request; ``code`` is the HTTP status."""
 
     def __init__(self, code: int, words: str) -> None:
-        super().__init__(words, hint="the object that it names is as it was")
+        super().__init__(words, hint="the object is unchanged")
         self.code = code
 
 
@@ -39,7 +39,7 @@ class Unanswered(NoAnswer):
     def __init__(self, asked: str, why: object) -> None:
         super().__init__(
             f"the API server does not answer {asked}: {why}",
-            hint="`testbed status LAB` shows what runs, `testbed up -l LAB` starts it again",
+            hint="`testbed status LAB` shows the lab, `testbed up -l LAB` restarts it",
         )
 
 
@@ -165,4 +165,4 @@ def _words(data: bytes, asked: str) -> str:
         said = json.loads(data)["message"]
     except (ValueError, KeyError, TypeError):
         said = data.decode(errors="replace").strip()
-    return f"the API server refuses {asked}: {said}"
+    return f"the API server rejected {asked}: {said}"

@@ -76,7 +76,7 @@ async def _forwarded(port: int, socket: str) -> AsyncIterator[int]:
         server = await asyncio.start_server(begin, "127.0.0.1", port)
     except OSError as error:
         raise UsageError(
-            f"--port {port}: {error.strerror}", hint="choose another, or 0 for any"
+            f"--port {port}: {error.strerror}", hint="choose another port, or 0 for any"
         ) from None
     try:
         yield server.sockets[0].getsockname()[1]

@@ -57,20 +57,20 @@ class KubernetesChecks(Look):
         for node in self.t.with_role(ROLE):
             for role in node.roles:
                 if role in OWN:
-                    hint = f"remove it: the cluster has its own {role}" * (role != "docker")
+                    hint = f"remove it; the cluster has its own {role}" * (role != "docker")
                     self.add(
                         self.role(node, role),
                         f"no {role} on a node of the cluster",
                         quote(role),
-                        hint or "remove it: the cluster runs containers by containerd",
+                        hint or "remove it; the cluster runs containers with containerd",
                     )
 
     def made_of_namespaces(self) -> None:
         for node in self.t.with_role(ROLE):
             provider = self.t.provider_of(node.name)
             if provider != NAMESPACES and not self.bad("nodes", node.name, "provider"):
-                wanted = f"nodes of a cluster made by {NAMESPACES}"
-                hint = "leave the provider out: clusters of other machines are not made yet"
+                wanted = f"nodes of a cluster with the provider {NAMESPACES}"
+                hint = "remove the provider; clusters on other machines are not supported yet"
                 self.add(self.role(node, ROLE), wanted, f"{node.name} by {provider}", hint)
 
     def networks_are_apart(self) -> None:
@@ -128,7 +128,9 @@ class KubernetesChecks(Look):
             return
         if "backend" in tree.keys_at(self.root, ROLE):
             hint = "remove it, or choose cni: flannel"
-            self.add(self.value(*path), "no backend: it is flannel's", f"cni {cluster.cni}", hint)
+            self.add(
+                self.value(*path), "no backend, which only flannel has", f"cni {cluster.cni}", hint
+            )
 
     def nodes_reach_each_other(self) -> None:
         cluster = KubernetesSection.find(self.t)

@@ -28,7 +28,8 @@ def control_plane(context: Context) -> Node:
     cluster = KubernetesSection.find(context.topology)
     if cluster is None:
         raise UsageError(
-            f"lab {context.lab} has no Kubernetes", hint="one that has: testbed up k8s-two-node"
+            f"lab {context.lab} has no Kubernetes",
+            hint="`testbed up k8s-two-node` creates one with Kubernetes",
         )
     return context.node(cluster.control_plane)
 
@@ -73,13 +74,13 @@ def until(
         waited = True
         still_alive(machine, others=others)
         if time.monotonic() > deadline:
-            said = f"; the cluster says: {reason}" if (reason := why()) else ""
+            said = f"; reason given by the cluster: {reason}" if (reason := why()) else ""
             raise ServiceError(
                 service,
                 node,
-                f"has not come to it within {SECONDS:g} s: {what}{said}",
+                f"was not ready within {SECONDS:g} s: {what}{said}",
                 machine.logs(service),
-                hint=f"all that it says: testbed logs -l {context.lab} {node} {service}",
+                hint=f"`testbed logs -l {context.lab} {node} {service}` shows the log",
             )
         if time.monotonic() - told > LOOK_SECONDS:
             told = time.monotonic()

@@ -50,45 +50,44 @@ class KubernetesSection(Section):
     """
 
     role: ClassVar[str] = ROLE
-    about: ClassVar[str] = "The cluster of the nodes that have the role."
+    about: ClassVar[str] = "The cluster of the nodes with the role kubernetes."
 
     interface: Underlay = key(
         UNDERLAY,
-        "The network, or ethN, whose addresses the cluster's nodes use: one for all, or one for "
-        "each node. Without it, the first network that all of these nodes share.",
+        "Network, or ethN, with the addresses that the cluster's nodes use: one for all, "
+        "or one for "
+        "each node. Default: the first network that all of these nodes share.",
         default="",
     )
     control_plane: str = key(
         NODE,
-        "The node with etcd, the API server, the controllers and the scheduler; "
-        "without it the first that has the role.",
+        "Node with etcd, the API server, the controllers and the scheduler. "
+        "Default: the first node with the role.",
         name="control-plane",
         default="",
     )
-    pods: IPv4Network = key(Subnet(8, 24), "The network of all Pods.", default=DEFAULT_PODS)
+    pods: IPv4Network = key(Subnet(8, 24), "Network of all Pods.", default=DEFAULT_PODS)
     ranges: Mapping[str, IPv4Network] = key(
         by_node(Subnet(8, 30), "a mapping of node to subnet"),
-        "The range of Pod addresses of each node; those left out are counted on.",
+        "Range of Pod addresses of each node. Default: the next free one.",
         default={},
         always=True,
     )
-    services: IPv4Network = key(
-        Subnet(12, 24), "The network of ClusterIPs.", default=DEFAULT_SERVICES
-    )
+    services: IPv4Network = key(Subnet(12, 24), "Network of ClusterIPs.", default=DEFAULT_SERVICES)
     proxy: Proxy = key(
         Choice("a proxy mode", PROXIES),
-        "What kube-proxy makes Services with.",
+        "Packet filter of kube-proxy.",
         default=DEFAULT_PROXY,
     )
     cni: Plugin = key(
-        Choice("a network plugin", PLUGINS), "Who joins the Pods.", default=DEFAULT_PLUGIN
+        Choice("a network plugin", PLUGINS), "Network plugin.", default=DEFAULT_PLUGIN
     )
     backend: Backend = key(
-        BACKEND, "How flannel's packets cross from node to node.", default=DEFAULT_BACKEND
+        BACKEND, "Transport of flannel's packets between nodes.", default=DEFAULT_BACKEND
     )
     add_ons: tuple[AddOn, ...] = key(
         Choices("a list of add-ons", "add-on", ADD_ONS),
-        "What the cluster runs in Pods for its own sake; without it, dns.",
+        "Add-ons that run in Pods. Default: dns.",
         name="add-ons",
         default=DEFAULT_ADD_ONS,
         always=True,

@@ -59,7 +59,7 @@ def refuse(versions: Mapping[str, Version]) -> None:
             highest = _words((server[0], server[1] + newer))
             wanted = lowest if lowest == highest else f"{lowest} to {highest}"
             wrong.append(
-                f"{name} is {_words(versions[name])}, and with {API} {_words(server)} goes {wanted}"
+                f"{name} is {_words(versions[name])}, but {API} {_words(server)} requires {wanted}"
             )
     if versions["kubelet"] >= KUBELET and versions["containerd"] < CONTAINERD:
         wrong.append(
@@ -68,9 +68,9 @@ def refuse(versions: Mapping[str, Version]) -> None:
         )
     if wrong:
         raise MachineError(
-            "programs of the cluster do not go together\n"
+            "the versions of the cluster's programs do not match\n"
             + "\n".join(f"    {pair}" for pair in wrong),
-            hint="bring others (--artifact NAME=PATH), or leave them to testbed",
+            hint="use other programs (--artifact NAME=PATH), or those of testbed",
         )
 
 
@@ -91,7 +91,7 @@ def _ask(store: Store, name: str) -> Version:
     version = version_of(said.stdout)
     if version is None:
         raise MachineError(
-            f"{path} does not tell its version",
+            f"{path} does not print its version",
             hint=f"it should be {name}; `{' '.join(argv)}` says: {said.stdout or said.stderr}",
         )
     return version

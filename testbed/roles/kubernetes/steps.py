@@ -37,7 +37,7 @@ def _control_plane(topology: Topology, node: str) -> Iterable[Step]:
     after = tuple(node_step(member.name) for member in members)
     clients = plugin_of(topology).clients
     yield Step(
-        CERTIFICATES, "an authority, and who is who", after,
+        CERTIFICATES, "certificate authority and certificates", after,
         act=lambda context: certificates.install(context, clients),
     )  # fmt: skip
     yield daemon("etcd", node, (CERTIFICATES,), lambda _: config.etcd(), notify=True, about="etcd")
@@ -45,8 +45,8 @@ def _control_plane(topology: Topology, node: str) -> Iterable[Step]:
         SERVER, node, (f"etcd {node}",), config.apiserver, notify=True,
         about=f"the API at {config.server(topology)}",
     )  # fmt: skip
-    yield Step(API, "it says itself that it is ready", (f"{SERVER} {node}",), act=_api)
-    about = f"{len(members)} nodes with their ranges, and what {cluster.cni} asks for"
+    yield Step(API, "it reports itself ready", (f"{SERVER} {node}",), act=_api)
+    about = f"{len(members)} nodes with their ranges, and objects of {cluster.cni}"
     yield Step(OBJECTS, about, (API,), act=_objects)
     yield daemon("kube-controller-manager", node, (API,), config.controller_manager)
     yield daemon("kube-scheduler", node, (API,), lambda _: config.scheduler())
@@ -94,7 +94,7 @@ def _api(context: Context) -> tuple[str, bool]:
     forward = ("socat", listen, f"TCP:127.0.0.1:{config.API_PORT}")
     changed = start(machine, Service("api-socket", forward, digest="1"), context=context)
     asked = api(context)
-    until(context, node, asked.ready, "it says itself that it is ready", service=SERVER)
+    until(context, node, asked.ready, "it reports itself ready", service=SERVER)
     return f"{config.server(topology)}, {context.store.version('kubernetes')}", changed
 
 

@@ -49,7 +49,9 @@ class Containers(Look):
             ]
             self.add(at, "the name of a container", quote(name), nearest(name, beside))
         elif name == container.name:
-            self.add(at, "another container", "itself", "name the one whose network it shares")
+            self.add(
+                at, "another container", "itself", "name the container whose network it shares"
+            )
         elif other is None or self.bad("containers", name, "node"):
             return
         elif other.node != container.node:
@@ -118,7 +120,7 @@ class Containers(Look):
         mine = [*self.t.nodes[node].networks.values(), *own]
         if address not in mine and not self.unsure(node, "networks"):
             seen = f"{address}; {node} has {', '.join(map(str, mine)) or 'none'}"
-            hint = "publish on one of those, or leave the address out"
+            hint = "publish on one of those, or remove the address"
             self.add(at, f"an address of {node}", seen, hint)
 
     def _port_is_free(
@@ -133,5 +135,5 @@ class Containers(Look):
             ):
                 wanted = f"each port of {container.node} published once"
                 seen = f"{port.host_port}/{port.protocol} again, published for {user}"
-                self.add(at, wanted, seen, "take another host port")
+                self.add(at, wanted, seen, "use another host port")
                 return

@@ -168,7 +168,7 @@ class Look:
                     theirs = self.t.network(other.name)
                     at = self.key("nodes", one.name, "networks", self.t.network(one.name))
                     wanted = (
-                        f"a way from {one.name} to {other.name} at {self.t.address(other.name)} "
+                        f"a route from {one.name} to {other.name} at {self.t.address(other.name)} "
                         f"on {theirs}"
                     )
                     hint = (

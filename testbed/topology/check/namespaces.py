@@ -43,7 +43,7 @@ class Namespaces(Look):
             first, second = veth.ends
             if first.bridge and first.bridge == second.bridge:
                 at = self.value(*path, "ends", 1, "bridge")
-                hint = "a frame would go round for ever; use another bridge or a namespace"
+                hint = "it would be a loop; use another bridge, or a namespace"
                 self.add(at, "one end in a bridge", f"both in {first.bridge}", hint)
 
     def _veth_end(self, veth: Veth, end: VethEnd, path: Path) -> None:

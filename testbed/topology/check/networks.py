@@ -145,7 +145,7 @@ class Networks(Look):
             if maker not in others:
                 at = self.value("nodes", node, "provider")
                 wanted = f"a provider that can share a lab with {first}: {', '.join(others)}"
-                hint = "its nodes and theirs have no network in common; make it a lab of its own"
+                hint = "its nodes cannot be connected to theirs; use a lab of its own"
                 self.add(at, wanted, quote(maker), hint)
 
     def networks_have_ports(self) -> None:

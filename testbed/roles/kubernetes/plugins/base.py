@@ -63,7 +63,7 @@ class Plugin(ABC):
         """Return why this machine cannot run a cluster with it; empty if it can."""
         if self.takes and (unmade := store.unmade(self.name)):
             make = f"testbed doctor --role {self.name} --fix"
-            return f"{self.title} is not built yet ({', '.join(unmade)}): {make}, {self.takes}"
+            return f"{self.title} is not built yet ({', '.join(unmade)}): {make} ({self.takes})"
         return ""
 
     def how(self, store: Store) -> str:  # noqa: ARG002  for plugins that the user provides

@@ -58,7 +58,7 @@ awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts
 class Cilium(Plugin):
     name = "cilium"
     title = "Cilium"
-    takes = "once, and for long"
+    takes = "takes long, once"
     enforces = True
     port_ranges = False  # since release 1.16
     artifacts = (AGENT, OPERATOR, "cilium-cni", "clang", "bpftool", "host-local")
@@ -129,7 +129,7 @@ class Cilium(Plugin):
                     "--operator-api-serve-addr=127.0.0.1:9234",
                     "--enable-ipv6=false", "--ipam=kubernetes",
                 ],
-                about="Cilium's own kinds of objects",
+                about="Cilium's own resource types (CRDs)",
                 env=environment(node),
             )  # fmt: skip
         needs = (f"{OPERATOR} {first}", f"containerd {node}")
@@ -192,7 +192,7 @@ def _agent(node: str) -> Callable[[Context], tuple[str, bool]]:
             machine, service, timeout=client.SECONDS, context=context, seen=way(context, node)
         )
         changed |= client.until(
-            context, node, lambda: _is_healthy(machine), "it says itself that all of it works",
+            context, node, lambda: _is_healthy(machine), "it reports itself healthy",
             service=AGENT,
         )  # fmt: skip
         return f"Cilium {context.store.version('cilium')}", changed
@@ -210,8 +210,8 @@ def _prepare(context: Context, machine: Node) -> str:
     cgroups = machine.run(argv).stdout.strip()
     if not cgroups:
         raise MachineError(
-            "Cilium attaches to cgroups of version 2, and this machine has none mounted",
-            hint="mount them: mount -t cgroup2 none /sys/fs/cgroup/unified",
+            "Cilium needs cgroups v2, but this machine has none mounted",
+            hint="mount them with mount -t cgroup2 none /sys/fs/cgroup/unified",
         )
     clang = CLANG.format(clang=machine.provide(context.store.binary("clang")))
     machine.put(clang.encode(), f"{TOOLS}/clang", mode=0o755)

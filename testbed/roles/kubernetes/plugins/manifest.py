@@ -76,9 +76,9 @@ class ByManifest(Plugin):
         there = frozenset[str]().union(*map(archive.names, files))
         if missing := [name for name in wanted if name not in there]:
             raise ArtifactError(
-                f"{self.manifest} asks for {', '.join(missing)}, and the images for it are "
+                f"{self.manifest} needs {', '.join(missing)}, but the available images are "
                 f"{', '.join(sorted(there)) or 'none'}",
-                hint="bring the images of the release that the manifest is of",
+                hint="provide the images of the release of the manifest",
             )
 
     def environment(self, cluster: KubernetesSection) -> Mapping[str, str]:  # noqa: ARG002  for plugins with settings
@@ -208,7 +208,8 @@ class Brought(ByManifest):
     def lacking(self, store: Store) -> str:
         if not store.is_users(self.manifest):
             return (
-                f"{self.title} is missing, and cannot be built here: bring {self.manifest} and the "
+                f"{self.title} is missing and cannot be built here: provide "
+                f"{self.manifest} and the "
                 f"images that it names ({DOCS})"
             )
         try:
@@ -218,7 +219,7 @@ class Brought(ByManifest):
         if not wrong:
             return ""
         missing = [f"{self.key(image)} ({image})" for image, why in wrong.items() if not why]
-        parts = [f"bring the images {', '.join(missing)}"] if missing else []
+        parts = [f"provide the images {', '.join(missing)}"] if missing else []
         parts += [why for why in wrong.values() if why]
         return f"{self.title} is incomplete: {'; '.join(parts)} ({DOCS})"
 
@@ -227,12 +228,12 @@ class Brought(ByManifest):
         if not store.is_users(self.manifest):
             lines = [f"download it from {self.published}, and {add}"]
             lines += entries("artifacts", [self.manifest], ".yaml")
-            return "\n    ".join([*lines, "then run this again: the manifest says which images"])
+            return "\n    ".join([*lines, "then run this again: the manifest names the images"])
         try:
             _, wrong = self._look(store)
         except TestbedError as error:
             return error.hint or f"download it again from {self.published}"
-        lines = [f"write each with `docker save NAME:TAG -o FILE`, and {add}"]
+        lines = [f"create each with `docker save NAME:TAG -o FILE`, and {add}"]
         return "\n    ".join([*lines, *entries("images", map(self.key, wrong), ".tar")])
 
     def file(self, store: Store) -> Path:
@@ -280,11 +281,11 @@ def _wanted(path: Path, size: int, changed: int, daemon_set: str) -> tuple[str, 
     try:
         objects = read(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path} is no manifest: {error}") from error
+        raise ArtifactError(f"{path} is not a manifest: {error}") from error
     if not _is_daemon_set(objects, daemon_set):
         raise ArtifactError(
-            f"{path} is not the manifest that is wanted: no DaemonSet {daemon_set} is in it",
-            hint="bring the one that the makers publish for kubectl",
+            f"{path} is the wrong manifest: it has no DaemonSet {daemon_set}",
+            hint="use the one that its project publishes for kubectl",
         )
     images = [
         archive.full_name(one["image"]) for pod in pods_of(objects) for one in containers(pod)
@@ -314,7 +315,7 @@ def _objects(documents: Iterable[Any]) -> Iterator[Object]:
         elif isinstance(one, dict):
             yield one
         elif one is not None:
-            raise ValueError(f"an object is wanted, not {str(one)[:40]!r}")
+            raise ValueError(f"wanted an object, saw {str(one)[:40]!r}")
 
 
 def _is_daemon_set(objects: Iterable[Object], name: str) -> bool:
@@ -458,5 +459,5 @@ def refuse_images(pods: Iterable[Object], node: str) -> None:
         if why in NEVER:
             raise LabError(
                 f"{name} on {node} has no image: {said}",
-                hint="images come from archives (`testbed artifacts`), and no registry is asked",
+                hint="images come from archives (`testbed artifacts`), never from a registry",
             )
