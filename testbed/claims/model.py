@@ -85,7 +85,7 @@ class Claim:
 
     ``document`` is the number of the document, ``place`` the section and
     lines, ``quoted`` the values that the document prints, ``needs`` the
-    features that a lab must have (words of FEATURES), ``expect`` the verdict
+    features that a lab must have (words of :func:`feature_words`), ``expect`` the verdict
     for a present-day system, and ``why`` the reason if that is not simply
     "confirmed".  On a lab that meets the condition of an entry in ``otherwise``,
     the first such entry replaces ``expect`` and ``why``.

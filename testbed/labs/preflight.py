@@ -17,9 +17,8 @@ from testbed import boot_cache, limits
 from testbed.artifacts import release
 from testbed.errors import MachineError, UsageError
 from testbed.memory import available
-from testbed.nodes.netns import cgroups
 from testbed.process import which
-from testbed.registry import PROVIDERS, ROLES
+from testbed.registry import PROVIDERS, ROLES, fabric_kind
 
 if TYPE_CHECKING:
     from testbed.limits import Takes
@@ -162,7 +161,7 @@ def room(topology: Topology, making: Iterable[str]) -> None:
     takes = [part for name in names for part in _takes(topology, name)]
     tasks, inotify = sum(t.tasks for t in takes), sum(t.inotify for t in takes)
     short = [
-        *_too_many_tasks(tasks),
+        *_too_many_tasks(topology, tasks),
         *_too_many_instances(inotify),
         *_too_many_namespaces(topology, names),
     ]
@@ -174,17 +173,19 @@ def room(topology: Topology, making: Iterable[str]) -> None:
         )
 
 
-def _too_many_tasks(wanted: int) -> Iterator[str]:
+def _too_many_tasks(topology: Topology, wanted: int) -> Iterator[str]:
     """Yield exceeded limits of processes and threads.
 
-    These are limits of this machine and of the nodes' cgroups.
+    These are limits of this machine and of the providers' nodes.
     """
     if not wanted:
         return
     # proc_loadavg(5): the fourth field is RUNNING/ALL.
     used = int((PROC / "loadavg").read_text(encoding="utf-8").split()[3].partition("/")[2])
     limits = [(f"sysctl kernel.{name}", _number(SYSCTL / "kernel" / name), used) for name in TASKS]
-    limits += [(str(file), most, held) for file, most, held in cgroups.task_limits()]
+    # Nodes run beside their fabric: its limits hold for them, too.
+    kinds = {kind for name in topology.providers for kind in (name, fabric_kind(PROVIDERS[name]))}
+    limits += [limit for kind in sorted(kinds) for limit in PROVIDERS[kind].task_limits()]
     for name, most, taken in limits:
         if most is not None and taken + wanted > most:
             yield f"processes and threads: {wanted} needed, {taken} of {most} in use ({name})"

@@ -453,6 +453,15 @@ class Provider(ABC):
     networks_max: ClassVar[int | None] = None
 
     @classmethod
+    def task_limits(cls) -> list[tuple[str, int, int]]:
+        """Return limits of processes and threads of this machine that hold for its nodes.
+
+        Each has the place where it is set, the maximum, and the current number. Limits of the
+        whole machine (sysctl) are known without it.
+        """
+        return []
+
+    @classmethod
     def of(cls, setup: Setup) -> Self:
         """Construct the provider, without creating or starting anything."""
         del setup

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from plugins import Elsewhere, declare_elsewhere
 
 from testbed import boot_cache, doctor, kernel
 from testbed.errors import MachineError, UsageError
 from testbed.labs import preflight
+from testbed.limits import Takes
 from testbed.requirement import Requirement
 from testbed.topology import Overrides, Topology, load, load_data, names
 from testbed.vm import accel, box
@@ -481,6 +484,24 @@ def test_the_limit_of_a_container_that_testbed_runs_in(
     monkeypatch.setattr("testbed.nodes.netns.cgroups.task_limits", lambda: [(file, 512, 490)])
     assert f"490 of 512 in use ({file})" in refusal(plain(12), plain(12).nodes)
     preflight.room(plain(11), plain(11).nodes)
+
+
+def test_limits_are_those_of_the_lab_s_providers(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine by QEMU has the fabric of namespaces; others have limits of their own."""
+    del machine
+    declare_elsewhere(monkeypatch)
+    monkeypatch.setattr(Elsewhere, "takes", Takes(tasks=2))
+    monkeypatch.setattr(Elsewhere, "task_limits", lambda: [("the pool", 9, 8)])
+    own = Path("/sys/fs/cgroup/pids.max")
+    monkeypatch.setattr("testbed.nodes.netns.cgroups.task_limits", lambda: [(own, 512, 512)])
+    topology = plain(1)
+    elsewhere = refusal(dataclasses.replace(topology, provider="elsewhere"), topology.nodes)
+    assert "8 of 9 in use (the pool)" in elsewhere
+    assert str(own) not in elsewhere
+    qemu = refusal(dataclasses.replace(topology, provider="qemu"), topology.nodes)
+    assert str(own) in qemu
 
 
 def test_too_few_namespaces_are_told(machine: Path) -> None:

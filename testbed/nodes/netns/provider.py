@@ -65,6 +65,10 @@ class NetnsProvider(OneByOne):
     takes = Takes(tasks=2)  # pid 1, and a command
 
     @classmethod
+    def task_limits(cls) -> list[tuple[str, int, int]]:
+        return [(str(file), most, used) for file, most, used in cgroups.task_limits()]
+
+    @classmethod
     def of(cls, setup: Setup) -> Self:
         store = setup.store
         return cls(setup.state, lambda: store.binary("testbed-init"), lambda: store.folders)
