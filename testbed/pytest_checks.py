@@ -292,10 +292,9 @@ def _refuse_unknown(item: pytest.Item) -> None:
 def _unknown(
     item: pytest.Item, what: str, word: str, known: Iterable[str], otherwise: str
 ) -> UsageError:
-    from testbed.spelling import closest
+    from testbed.spelling import nearest
 
-    close = closest(str(word), known)
-    hint = f"did you mean {close}?" if close else otherwise
+    hint = nearest(str(word), known, otherwise)
     path, line, name = item.location
     where = f"{path}:{line + 1}" if line is not None else path
     return UsageError(f"{where}, {name}: {what}", hint=hint)

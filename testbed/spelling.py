@@ -9,6 +9,7 @@ from itertools import islice
 LONGEST = 40  #: maximum length of a word in characters; longer text is not a mistyped name
 SHORTEST = 3
 MOST = 1000  #: maximum number of words to compare
+LISTED = 12  #: maximum number of known words that a hint lists
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -39,6 +40,22 @@ def closest(word: str, known: Iterable[str]) -> str:
         if count <= most and count < min(best, len(one)):
             best, found = count, one
     return found
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str = "", *, form: str = "{!r}") -> str:
+    """Return a hint for an unknown word: the closest known word, or else ``otherwise``.
+
+    By default that is a list of the first known words.  ``form`` formats the closest word.
+
+    >>> nearest("dokcer", ["docker", "etcd"]), nearest("x", ["docker", "etcd"])
+    ("did you mean 'docker'?", 'known: docker, etcd')
+    """
+    words = list(known)
+    if close := closest(word, words):
+        return f"did you mean {form.format(close)}?"
+    if otherwise or not words:
+        return otherwise or "none is defined yet: add it"
+    return "known: " + ", ".join(words[:LISTED]) + (", ..." if len(words) > LISTED else "")
 
 
 def _digits(word: str) -> str:

@@ -91,10 +91,9 @@ class Catalogue:
     def claim(self, name: str) -> Claim:
         """Return a claim by id.  Raises UsageError, with the nearest id, if there is none."""
         if name not in self.claims:
-            from testbed.spelling import closest
+            from testbed.spelling import nearest
 
-            close = closest(name, self.claims)
-            hint = f"did you mean {close}?" if close else "`testbed claims` lists them"
+            hint = nearest(name, self.claims, "`testbed claims` lists them")
             raise UsageError(f"no claim {name!r} in catalogue {self.name}", hint=hint)
         return self.claims[name]
 

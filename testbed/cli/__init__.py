@@ -137,10 +137,10 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not (args[0].startswith("-") or args[0] in COMMANDS or args[0] in brought()):
             from testbed.registry import COMMANDS as OTHERS
-            from testbed.spelling import closest
+            from testbed.spelling import nearest
 
-            close = closest(args[0], [*COMMANDS, *OTHERS])
-            hint = f"did you mean `testbed {close}`?" if close else "see `testbed --help`"
+            known = [*COMMANDS, *OTHERS]
+            hint = nearest(args[0], known, "see `testbed --help`", form="`testbed {}`")
             raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

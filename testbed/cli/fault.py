@@ -161,13 +161,12 @@ def _apply(
 
 
 def _refuse_name(name: str, topology: Topology) -> None:
-    from testbed.spelling import closest
+    from testbed.spelling import nearest
 
-    close = closest(name, topology.faults)
     known = ", ".join(topology.faults) or "none"
     raise UsageError(
         f"{topology.name} has no fault {name!r}",
-        hint=f"did you mean {close}?" if close else f"faults: {known}; see docs/topologies.md",
+        hint=nearest(name, topology.faults, f"faults: {known}; see docs/topologies.md"),
     )
 
 
@@ -243,14 +242,10 @@ def _meant(
         named = topology.faults[words[0]]
         return (lambda fault: fault.key == named.key), (named.kind,)
     if words[0] not in KINDS:
-        from testbed.spelling import closest
+        from testbed.spelling import nearest
 
         known = [*topology.faults, *KINDS]
-        close = closest(words[0], known)
-        raise UsageError(
-            f"no fault {words[0]!r}",
-            hint=f"did you mean {close}?" if close else f"known: {', '.join(known)}",
-        )
+        raise UsageError(f"no fault {words[0]!r}", hint=nearest(words[0], known))
     if len(words) == 1:
         return (lambda _: True), words
     node, colon, peer = words[1].partition(":")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from testbed.registry import ROLES
-from testbed.spelling import closest
+from testbed.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -242,8 +242,7 @@ def _with_amount(kind: Kind, node: str, peer: str, service: str, amounts: Sequen
 def _word(what: str, word: str, known: Sequence[str]) -> str:
     if word in known:
         return word
-    close = closest(word, known)
-    hint = f"did you mean {close}?" if close else "choose one of them"
+    hint = nearest(word, known, "choose one of them")
     raise Unreadable(f"{what}: {', '.join(known)}", repr(word), hint)
 
 
@@ -281,7 +280,7 @@ def require(fault: Fault, topology: Topology) -> None:
     """Raise Unreadable if the topology does not have the fault's target."""
     for name in filter(None, (fault.node, fault.peer)):
         if name not in topology.nodes:
-            raise Unreadable("the name of a node", repr(name), _nearest(name, topology.nodes))
+            raise Unreadable("the name of a node", repr(name), nearest(name, topology.nodes))
     node = topology.nodes[fault.node]
     if fault.peer and not node.networks.keys() & topology.nodes[fault.peer].networks.keys():
         hint = "they share no network; name two nodes that do"
@@ -292,7 +291,11 @@ def require(fault: Fault, topology: Topology) -> None:
         known = [name for role in node.roles for name in ROLES[role].services]
         if fault.service not in known:
             wanted = f"a service of {fault.node}: {', '.join(known) or 'it has none'}"
-            raise Unreadable(wanted, repr(fault.service), _nearest(fault.service, known))
+            raise Unreadable(
+                wanted,
+                repr(fault.service),
+                nearest(fault.service, known, "" if known else "its roles start none"),
+            )
     if fault.what:
         _require_breakable(fault, topology)
 
@@ -315,8 +318,3 @@ def _require_breakable(fault: Fault, topology: Topology) -> None:
             "works with every back end"
         )
         raise Unreadable(wanted, flannel.backend, hint)
-
-
-def _nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    close = closest(word, known)
-    return f"did you mean {close}?" if close else f"known: {', '.join(known) or 'none'}"

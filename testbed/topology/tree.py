@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from testbed.errors import Problem, TopologyError
-from testbed.spelling import closest
+from testbed.spelling import nearest
 
 if TYPE_CHECKING:
     from collections import abc
@@ -149,20 +149,6 @@ def describe(at: Tree) -> str:  # noqa: PLR0911  a table in the form of a match
         case float():
             return f"the number {at.text}"
     return quote(at.value)
-
-
-def nearest(word: str, known: abc.Iterable[str]) -> str:
-    """Return a hint for an unknown word: the closest or some known words.
-
-    >>> nearest("dokcer", ["docker", "etcd"])
-    "did you mean 'docker'?"
-    """
-    words = list(known)
-    if close := closest(word, words):
-        return f"did you mean {close!r}?"
-    if not words:
-        return "none is defined yet: add it"
-    return "known: " + ", ".join(words[:12]) + (", ..." if len(words) > 12 else "")
 
 
 class Problems:

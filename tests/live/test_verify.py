@@ -208,7 +208,7 @@ def test_selections_and_files(two_node: str, tmp_path: Path) -> None:
     assert len(list(ET.parse(junit).iter("testcase"))) == 1
     unknown = testbed("verify", two_node, "--claim", "bridge-docker0-is-linux-brigde")
     assert unknown.returncode == 2
-    assert "did you mean bridge-docker0-is-linux-bridge" in unknown.stderr
+    assert "did you mean 'bridge-docker0-is-linux-bridge'" in unknown.stderr
     assert testbed("verify", two_node, "--document", "999").returncode == 2
     assert testbed("verify", two_node, "-k", "nothing_is_called_so").returncode == 5
     assert testbed("verify", two_node, "--claim", "veth-direct-ping").returncode == 5

@@ -70,4 +70,4 @@ def test_a_definition_has_no_test(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_slip_of_the_pen_is_helped(capsys: pytest.CaptureFixture[str]) -> None:
     name = CONTRADICTED[0]
     assert cli.run(["claims", "show", name[:-1]]) == 2
-    assert f"did you mean {name}?" in capsys.readouterr().err
+    assert f"did you mean {name!r}?" in capsys.readouterr().err

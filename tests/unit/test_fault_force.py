@@ -357,7 +357,7 @@ def test_data(testbed: Run) -> None:
         (("partition", "node3"), "the name of a node"),
         (("loss", "node2", "20"), "such as 20%"),
         (("apply", "cut"), "has no fault"),
-        (("heal", "partion"), "did you mean partition"),
+        (("heal", "partion"), "did you mean 'partition'"),
         (("partition",), "Missing argument"),
         (("nonsense",), "nonsense"),
         (("stop", "node2", "--for", "0"), "range"),
@@ -410,7 +410,7 @@ def test_names_of_the_topology(testbed: Run, lab: Lab, bench: Bench, tmp_path: P
     assert json.loads(testbed("ls", "--json")[1])["faults"][0]["name"] == "cut"
     assert "partition node1:node2 is healed" in testbed("heal", "cut")[1]
     status, _, err = testbed("apply", "cute")
-    assert (status, "did you mean cut" in err) == (2, True)
+    assert (status, "did you mean 'cut'" in err) == (2, True)
 
 
 def test_every_kind_is_a_command_with_its_words() -> None:

@@ -71,7 +71,7 @@ def test_amounts_in_other_units(written: str, same: str) -> None:
     ("words", "told"),
     [
         ("", "a fault"),
-        ("partion a", "did you mean partition"),
+        ("partion a", "did you mean 'partition'"),
         ("partition", "NODE[:PEER]"),
         ("partition a b", "NODE[:PEER]"),
         ("partition a:a", "two different nodes"),
@@ -97,7 +97,7 @@ def test_amounts_in_other_units(written: str, same: str) -> None:
         ("kill a", "NODE/SERVICE"),
         ("kill a/", "NODE/SERVICE"),
         ("stop a/etcd now", "NODE[/SERVICE]"),
-        ("break a rout", "did you mean route"),
+        ("break a rout", "did you mean 'route'"),
         ("break a/etcd route", "NODE"),
     ],
 )
@@ -136,7 +136,7 @@ def test_two_node_has_what_these_are_done_to(words: str, vxlan: Topology) -> Non
     ("words", "told"),
     [
         ("stop node3", "known: node1, node2"),
-        ("partition node1:nod2", "did you mean node2"),
+        ("partition node1:nod2", "did you mean 'node2'"),
         ("kill node2/etcd", "dockerd, flanneld"),
         ("kill outside/etcd", "it has none"),
         ("break outside route", "role flannel"),
@@ -204,7 +204,7 @@ def test_faults_have_names() -> None:
     ("line", "column", "told"),
     [
         ("cut: partition a:c", 8, "the name of a node"),
-        ("cut: partion a", 8, "did you mean partition"),
+        ("cut: partion a", 8, "did you mean 'partition'"),
         ("cut: loss a", 8, "PERCENT"),
         ("cut: [partition, a]", 8, "a fault in words"),
         ("cut: 7", 8, "a fault in words"),

@@ -693,7 +693,7 @@ def test_nothing_selected(chosen: Selection, three: Path) -> None:
 def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=f"no claim '{ONE[:-1]}'") as caught:
         run(selection(claims=(ONE, ONE[:-1])))
-    assert caught.value.hint == f"did you mean {ONE}?"
+    assert caught.value.hint == f"did you mean {ONE!r}?"
     with pytest.raises(UsageError) as caught:
         run(selection(claims=("zzz",)))
     assert "testbed claims" in (caught.value.hint or "")
@@ -713,9 +713,9 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("claim", "needs", "words", "hint"),
     [
-        (ONE[:-1], "docker", repr(ONE[:-1]), f"did you mean {ONE}?"),
+        (ONE[:-1], "docker", repr(ONE[:-1]), f"did you mean {ONE!r}?"),
         ("zzz", "docker", "'zzz'", "`testbed claims` lists them"),
-        (ONE, "dokcer", "'dokcer'", "did you mean docker?"),
+        (ONE, "dokcer", "'dokcer'", "did you mean 'docker'?"),
         (ONE, "moon", "'moon'", "known: none, netns"),
     ],
 )
