@@ -16,7 +16,13 @@ import testbed
 
 pytestmark = pytest.mark.source
 
-FILES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.yml")]
+FILES = [
+    ROOT / "README.md",
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "examples").rglob("*.md"),
+    *(ROOT / "examples").rglob("*.yml"),
+    *(ROOT / ".github").rglob("*.yml"),
+]
 #: Of pip, pipx, uv and poetry: what follows, up to the end of the command.
 INSTALLS = re.compile(
     r"(?:pip3? install|pipx (?:install|run)|uv (?:tool install|tool run|pip install|add)|uvx)"
@@ -36,6 +42,20 @@ def test_a_wheel_of_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
     again = build("wheel", tmp_path / "again", source)
     assert again.name == wheel.name
     assert again.read_bytes() == wheel.read_bytes()
+
+
+def test_the_sdist_has_the_examples_and_the_wheel_has_not(wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", tmp_path)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "examples").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert wanted
+    assert wanted <= names
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.startswith("examples/")]
 
 
 def test_the_wheel_has_every_file(wheel: Path) -> None:

@@ -18,7 +18,8 @@ from testbed.topology import load_text
 ROOT = Path(__file__).parents[2]
 SABOTAGE = ROOT / "tests" / "live" / "sabotage"
 PAGE = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FOLDERS = [ROOT / "docs", ROOT / "examples"]
+PAGES = sorted([*ROOT.glob("*.md"), *(path for one in FOLDERS for path in one.rglob("*.md"))])
 #: In a path that stands for many: NNN.yaml, of_TOPIC.py.
 PLACEHOLDER = re.compile(r"[A-Z]{3}")
 YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,35 @@
+"""Each of the examples does what it shows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import call
+from labs import by_commands
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_the_tests_of_a_repository_pass_on_its_lab(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "ci", tmp_path, dirs_exist_ok=True)
+    tests, page = tmp_path / "tests" / "network", tmp_path / "report.html"
+    with by_commands(tmp_path, str(tmp_path / "lab.yaml"), "shop"):
+        done = call(tmp_path, "verify", "shop", str(tests), "--html", str(page))
+        assert done.status == 0, done.out + done.err
+        assert page.stat().st_size
+        # On each node once, and each of the others once.
+        assert "5 other checks, 0 failed" in done.out
+
+
+def test_the_script_in_cells_runs_and_leaves_nothing(tmp_path: Path) -> None:
+    env = {**os.environ, "TESTBED_STATE": str(tmp_path)}
+    script = EXAMPLES / "notebook" / "overlay.py"
+    done = subprocess.run(
+        [sys.executable, script], env=env, capture_output=True, check=True, text=True
+    )
+    assert len(done.stdout.splitlines()) == 4
+    assert not [path for path in tmp_path.rglob("*.json") if path.parent.name != "runs"]
