@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +25,17 @@ class Said:
     err: str
 
 
-def call(folder: Path, *argv: str) -> Said:
-    """The output of a command, called without input; it goes through ``folder``."""
+def call(folder: Path, *argv: str, env: Mapping[str, str] | None = None) -> Said:
+    """The output of a command, called without input; it goes through ``folder``.
+
+    ``env`` is added to the environment.
+    """
     files = [folder / "out", folder / "err"]
     pid = os.fork()
     if pid == 0:
         status = 70
         try:
+            os.environ.update(env or {})
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for fd, path in enumerate(files, 1):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)

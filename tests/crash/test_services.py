@@ -204,6 +204,6 @@ def test_too_little_memory_to_begin_with(bed: Bed, watch: Watch, tmp_path: Path)
     done = bed.run("up", str(file), "-q")
     no_traceback(done.stderr)
     assert done.returncode == 4, done
-    assert "`memory:`" in done.stderr
+    assert "`memory`" in done.stderr
     assert bed.labs() == []
     watch.check()

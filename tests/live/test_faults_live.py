@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import call
 
 from testbed.testing.provider import until
 
@@ -37,19 +38,15 @@ class Commands:
 
     def __init__(self, state: Path, lab: str) -> None:
         self.lab = lab
-        self.env = {**os.environ, "TESTBED_STATE": str(state), "TESTBED_LAB": lab}
+        self.own = {"TESTBED_STATE": str(state), "TESTBED_LAB": lab}
+        self.env = os.environ | self.own
+        self.said = state.with_name(f"{state.name}-said")
+        self.said.mkdir()
 
     def __call__(self, *argv: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [*TESTBED, *argv],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
-        )
-        assert done.returncode == status, (argv, done.stdout, done.stderr)
-        return done.stdout + done.stderr
+        done = call(self.said, *argv, env=self.own)
+        assert done.status == status, (argv, done)
+        return done.out + done.err
 
     def in_force(self) -> list[str]:
         return [row["fault"] for row in json.loads(self("fault", "ls", "--json"))["faults"]]
@@ -64,12 +61,9 @@ class Commands:
     def answers(self, where: str, address: str, count: int = 5) -> int:
         """Return the number of answered echo requests."""
         argv = ["ping", "-q", "-n", "-c", str(count), "-i", "0.02", "-W", "0.5", address]
-        done = subprocess.run(
-            [*TESTBED, "exec", where, "--", *argv],
-            env=self.env, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        found = re.search(r"(\d+) received", done.stdout)
-        assert found, done.stderr
+        done = call(self.said, "exec", where, "--", *argv, env=self.own)
+        found = re.search(r"(\d+) received", done.out)
+        assert found, done.err
         return int(found[1])
 
 

@@ -102,7 +102,7 @@ def test_a_namespace_node_and_a_machine(testbed: Testbed, state: Path, tmp_path:
     assert found == dict.fromkeys(CLAIMS, "confirmed")
 
     # A second `up` does nothing; with another provider a node goes, and is made anew by that.
-    assert "as it was" in testbed("up", str(file), seconds=120)
+    assert "unchanged" in testbed("up", str(file), seconds=120)
     file.write_text(text.replace(", provider: qemu", ""), encoding="utf-8")
     assert "removed: node2" in testbed("up", str(file), seconds=120)
     assert kinds(state) == {
