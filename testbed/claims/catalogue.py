@@ -93,7 +93,8 @@ class Catalogue:
         if name not in self.claims:
             from testbed.spelling import nearest
 
-            hint = nearest(name, self.claims, "`testbed claims` lists them")
+            options = "".join(f" --catalogue {shown(folder)}" for folder in self.folders)
+            hint = nearest(name, self.claims, f"`testbed claims{options}` lists them")
             raise UsageError(f"no claim {name!r} in catalogue {self.name}", hint=hint)
         return self.claims[name]
 
@@ -160,6 +161,7 @@ def _clashes(catalogues: Sequence[Catalogue]) -> Iterator[tuple[str, Problem]]:
     hint = "rename one of them, or choose catalogues with --catalogue"
     documents: dict[str, Source] = {}
     claims: dict[str, Place] = {}
+    modules: dict[str, Path] = {}
     for one in catalogues:
         for name in one.documents:
             source = one.sources[0]
@@ -168,6 +170,13 @@ def _clashes(catalogues: Sequence[Catalogue]) -> Iterator[tuple[str, Problem]]:
                 seen = f"{name!r}, also in {shown(first.folder)}"
                 yield shown(source.folder), Problem(0, 0, wanted, seen, hint)
             documents.setdefault(name, source)
+        for path in (path for folder in one.folders for path in sorted(folder.glob("*.py"))):
+            if path.name.startswith(("test_", "conftest.", "__init__.")):
+                continue
+            if same := modules.get(path.stem):
+                wanted = "a module of a name that no other catalogue uses"
+                yield shown(path), Problem(0, 0, wanted, f"that of {shown(same)}", "rename one")
+            modules.setdefault(path.stem, path)
         for name, place in one.places.items():
             if other := claims.get(name):
                 wanted = "a claim ID that no other catalogue uses"

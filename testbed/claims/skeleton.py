@@ -91,7 +91,7 @@ def create(folder: Path) -> list[Path]:
     A topology and a README are written only if there is none.  Returns the new files.  Raises
     UsageError, before anything is written, if there is a folder ``claims`` with files.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     claims = folder / CLAIMS
     if claims.exists() and (not claims.is_dir() or any(claims.iterdir())):
         raise UsageError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from distribution import ROOT, add, build, install
+from pages import write_files
 
 LAB = "wheel-test"
 TEST = """
@@ -92,7 +93,7 @@ requires = ["hatchling"]
 build-backend = "hatchling.build"
 
 [tool.hatch.build.targets.wheel]
-include = ["rack.py", "rack_cli.py", "web.py"]
+include = ["rack.py", "rack_cli.py", "web.py", "web_claims"]
 """
 
 
@@ -101,12 +102,13 @@ def extended(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> 
     """The environment with the page's distribution, and the page's files in its folder."""
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     source = tmp_path_factory.mktemp("theirs")
-    for name, text in re.findall(r'```python title="(\S+)"\n(.*?)```', page, re.DOTALL):
-        (source / name).write_text(text, encoding="utf-8")
+    write_files("extending.md", source)
     (project,) = re.findall(r"```toml\n(\[project\].*?)```", page, re.DOTALL)
     (source / "pyproject.toml").write_text(project + BUILD, encoding="utf-8")
     (topology,) = re.findall(r"```yaml\n(name: hello\n.*?)```", page, re.DOTALL)
     (installed.folder / "hello.yaml").write_text(topology, encoding="utf-8")
+    (source / "web_claims" / "labs").mkdir()
+    (source / "web_claims" / "labs" / "hello.yaml").write_text(topology, encoding="utf-8")
     for test in source.glob("test_*.py"):
         test.rename(installed.folder / test.name)
     wheel = build("wheel", tmp_path_factory.mktemp("dist") / "theirs", source)
@@ -123,8 +125,14 @@ def test_a_lab_with_anothers_role_comes_is_checked_and_goes(extended: Installed)
     extended("testbed", "verify", "hello", "test_web.py")
     command = ("python", "-m", "pytest", "test_web.py", "--testbed-lab", "hello")
     assert "2 passed, 1 skipped" in extended(*command)
+    claims = json.loads(extended("testbed", "claims", "--catalogue", "web-manual", "--json"))
+    assert [claim["needs"] for claim in claims] == [["web"]]
+    own = ("testbed", "verify", "hello", "--catalogue", "web-manual")
+    assert "1 as expected" in extended(*own)
+    assert "1 of 1 checks were seen to fail" in extended(*own, "--prove")
     extended("testbed", "down", "hello")
     assert extended("testbed", "ls", "--json").strip() == "[]"
+    extended("testbed", "verify", "--all", "--catalogue", "web-manual")
 
 
 def test_anothers_provider_is_known_everywhere(extended: Installed) -> None:

@@ -12,8 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pages import write_files
 
 from testbed import cli
+from testbed.claims.load import load as load_catalogue
 from testbed.errors import MachineError, TopologyError, UsageError
 from testbed.labs.lab import Lab, Settings
 from testbed.labs.live import LiveLab
@@ -22,7 +24,7 @@ from testbed.labs.status import status
 from testbed.nodes.base import NodeSpec, Provider, Setup
 from testbed.nodes.fake import Answer, Call, FakeMachine, FakeNode, FakeProvider
 from testbed.pytest_checks import features
-from testbed.registry import COMMANDS, PROVIDERS, ROLES, Registry
+from testbed.registry import CATALOGUES, COMMANDS, PROVIDERS, ROLES, Registry
 from testbed.testing.fakes import FakeStore, declare
 from testbed.topology import Overrides, load, load_data, load_text, schema, vary
 
@@ -51,9 +53,9 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
         made[name] = ModuleType(name)
         monkeypatch.setitem(sys.modules, name, made[name])
         exec(compile(text, f"{name}.py", "exec"), made[name].__dict__)
-    assert PAGE.count("```python") == len(made)
+    assert PAGE.count("```python") == len(made) + PAGE.count('```python title="web_claims/')
     points = tomllib.loads(blocks("toml")[0])["project"]["entry-points"]
-    assert set(points) == {registry.group for registry in REGISTRIES}
+    assert set(points) == {registry.group for registry in (*REGISTRIES, CATALOGUES)}
     for registry in REGISTRIES:
         for name, value in points[registry.group].items():
             declare(monkeypatch, registry, name, value)
@@ -301,3 +303,23 @@ def test_the_suite_passes_on_its_lab(
     assert (len(tests), needs) == (3, ["test_only_on_labs_with_docker"])
     for name in set(tests) - set(needs):
         tests[name](live)
+
+
+# -- the catalogue -------------------------------------------------------------------
+
+
+def test_the_catalogue_names_its_lab_and_can_be_checked(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    """The role's own feature is a word that a claim can need."""
+    write_files("extending.md", tmp_path)
+    (points,) = [tomllib.loads(blocks("toml")[0])["project"]["entry-points"]]
+    (folder,) = points[CATALOGUES.group].values()
+    labs = tmp_path / folder / "labs"
+    labs.mkdir()
+    (labs / "hello.yaml").write_text(blocks("yaml")[0])
+    found = load_catalogue(tmp_path / folder)
+    assert [lab.load().name for lab in found.labs] == ["all-hello"]
+    (claim,) = found.claims.values()
+    assert claim.needs == ("web",)
+    assert [one.claims for one in found.sabotages] == [(claim.id,)]
