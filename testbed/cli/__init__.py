@@ -172,7 +172,7 @@ ABOUT = {
     "plan": "Show what `up` would do, without doing it.",
     "doctor": "Check this machine's requirements and show how to fix what is missing.",
     "topologies": "List the shipped topologies, or show one.",
-    "schema": "Print the JSON Schema of topology files, for editors.",
+    "schema": "Print the JSON Schema of topology or claims files, for editors.",
     "artifacts": "List, build or remove binaries and images.",
     "completion": "Print the completion script for a shell.",
 }
