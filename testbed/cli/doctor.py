@@ -14,6 +14,7 @@ from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Settings
+    from testbed.leftover import Leftover
     from testbed.requirement import Requirement
 
 
@@ -92,8 +93,8 @@ def _leaks(*, fix: bool, as_json: bool) -> int:
         return settings(state_folder=state)
 
     found = leaks.leftovers(of, folder())
-    failed: dict[leaks.Leftover, str] = {}
-    removed: list[leaks.Leftover] = []
+    failed: dict[Leftover, str] = {}
+    removed: list[Leftover] = []
     if fix and any(not one.theirs for one in found):
         failed = dict(leaks.fix(found))
         before, found = found, leaks.leftovers(of, folder())

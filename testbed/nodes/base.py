@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import testinfra.host
 
     from testbed.artifacts import Store
+    from testbed.leftover import Judge, Leftover
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
@@ -451,6 +452,22 @@ class Provider(ABC):
     takes: ClassVar[Takes] = Takes()
     #: Maximum number of networks of one node; None for no maximum.
     networks_max: ClassVar[int | None] = None
+
+    @classmethod
+    def running(cls) -> Iterable[tuple[str, Path]]:
+        """Return the labs of all users of which a part runs here, each with its state folder.
+
+        A provider that cannot see the labs of other state folders need not: :meth:`labs` has ours.
+        """
+        return ()
+
+    @classmethod
+    def leftovers(cls, judge: Judge) -> Iterable[Leftover]:  # noqa: ARG003  for those that can leave something
+        """Return parts of nodes on this machine that belong to no live lab.
+
+        Parts of live labs of other state folders are included as ``theirs``.
+        """
+        return ()
 
     @classmethod
     def task_limits(cls) -> list[tuple[str, int, int]]:

@@ -16,16 +16,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from testbed import machine_state
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
-from testbed.leaks import Leftover, leftovers
+from testbed.leaks import leftovers
 from testbed.nodes.netns import cgroups
 from testbed.settings import settings
+
+if TYPE_CHECKING:
+    from testbed.leftover import Leftover
 
 TESTBED = [sys.executable, "-m", "testbed"]
 LONG = "TESTBED_LONG" in os.environ

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from crash.means import LONG, Bed, Watch, no_traceback
-from testbed.leaks import FIX
+from testbed.leftover import FIX
 from testbed.nodes.netns import cgroups, find
 
 SMALL = str(Path(__file__).with_name("small.yaml"))

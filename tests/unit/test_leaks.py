@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from plugins import Elsewhere, declare_elsewhere
 
 from testbed import files, leaks
 from testbed.artifacts.cache import Cache
 from testbed.labs.state import Record, State
-from testbed.nodes.netns import cgroups, find
+from testbed.leftover import AGE, Judge, Leftover
+from testbed.nodes.netns import cgroups, find, leftovers
+from testbed.testing.provider import spec
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Settings
@@ -38,7 +41,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[find.Init]:
 
 
 @pytest.fixture
-def look(bench: Bench, quiet: list[find.Init]) -> Callable[[], list[leaks.Leftover]]:
+def look(bench: Bench, quiet: list[find.Init]) -> Callable[[], list[Leftover]]:
     def settings(folder: Path) -> Settings:
         return bench.settings
 
@@ -51,7 +54,7 @@ def init_of(lab: str, state: Path, node: str = "node1") -> find.Init:
     return find.Init(os.getpid(), "node", lab, node, "-", str(state), began)
 
 
-Look = Callable[[], "list[leaks.Leftover]"]
+Look = Callable[[], "list[Leftover]"]
 
 
 def test_a_machine_with_nothing_on_it(look: Look) -> None:
@@ -74,6 +77,36 @@ def test_a_live_lab_is_left_alone(look: Look, bench: Bench, quiet: list[find.Ini
     assert look() == []
 
 
+def test_a_live_lab_of_any_provider_is_left_alone(
+    look: Look, bench: Bench, quiet: list[find.Init]
+) -> None:
+    """Its provider knows that it runs; nothing of it is a process of namespace nodes."""
+    del quiet
+    bench.provider.create("lab", [spec("node1")])
+    bench.state.write(Record("lab", {}))
+    assert look() == []
+    bench.provider.destroy("lab")
+    assert [one.kind for one in look()] == ["record"]
+
+
+def test_leftovers_of_a_provider_are_reported(
+    look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    declare_elsewhere(monkeypatch)
+    folder = tmp_path / "part"
+    folder.mkdir()
+
+    def left(judge: Judge) -> list[Leftover]:
+        live = judge.fate("lab", tmp_path)
+        return [Leftover("folder", str(folder), live or "nobody's", "rmdir", remove=folder.rmdir)]
+
+    monkeypatch.setattr(Elsewhere, "leftovers", left)
+    (found,) = look()
+    assert found.about == "nobody's"
+    assert leaks.fix([found]) == []
+    assert not folder.exists()
+
+
 def test_what_is_being_made_is_left_alone(look: Look, bench: Bench, quiet: list[find.Init]) -> None:
     quiet.append(init_of("lab", bench.state.path))
     with bench.state.lock("lab", "up lab"):
@@ -94,7 +127,7 @@ def test_a_lab_that_becomes_live_meanwhile_is_not_removed(look: Look, bench: Ben
 def test_nodes_of_another_state_folder(
     look: Look, quiet: list[find.Init], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaks, "_sees_what_we_see", lambda _: True)
+    monkeypatch.setattr(leftovers, "_sees_what_we_see", lambda _: True)
     other = State(tmp_path / "other")
     other.write(Record("lab", {}))
     quiet.append(init_of("lab", other.path))
@@ -109,12 +142,12 @@ def test_nodes_of_another_state_folder(
 def test_what_cannot_be_judged_is_theirs(
     look: Look, quiet: list[find.Init], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaks, "_sees_what_we_see", lambda _: False)
+    monkeypatch.setattr(leftovers, "_sees_what_we_see", lambda _: False)
     quiet.append(init_of("lab", tmp_path / "gone"))
     (found,) = look()
     assert found.theirs
     called: list[str] = []
-    monkeypatch.setattr(leaks._Look, "_whole", lambda *_: called.append("removed"))
+    monkeypatch.setattr(leaks._Look, "whole", lambda *_: called.append("removed"))
     assert leaks.fix([found]) == []
     assert called == []
 
@@ -202,16 +235,16 @@ def test_what_cannot_be_removed_is_told(look: Look, bench: Bench) -> None:
 
 
 def test_cgroups_of_a_lab_that_nobody_knows(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaks, "PATIENCE", 0)
+    monkeypatch.setattr(leftovers, "PATIENCE", 0)
     monkeypatch.setattr(cgroups, "labs", lambda: iter(["lab.0123abcd"]))
     monkeypatch.setattr(cgroups, "busy", lambda _: False)
-    monkeypatch.setattr(cgroups, "age", lambda _: leaks.AGE + 1)
+    monkeypatch.setattr(cgroups, "age", lambda _: AGE + 1)
     (found,) = look()
     assert not found.theirs
     assert "rmdir" in found.command
     monkeypatch.setattr(cgroups, "age", lambda _: 1.0)
     assert [one.theirs for one in look()] == [True]
-    monkeypatch.setattr(cgroups, "age", lambda _: leaks.AGE + 1)
+    monkeypatch.setattr(cgroups, "age", lambda _: AGE + 1)
     monkeypatch.setattr(cgroups, "busy", lambda _: True)
     assert [one.theirs for one in look()] == [True]
 
@@ -229,7 +262,8 @@ def test_as_data(look: Look, bench: Bench) -> None:
 
 
 def test_every_kind_has_its_line_in_the_docs() -> None:
-    source = Path(leaks.__file__).read_text(encoding="utf-8")
+    modules = (leaks.__file__, str(leftovers.__file__))
+    source = "".join(Path(one).read_text(encoding="utf-8") for one in modules)
     page = (Path(__file__).parents[2] / "docs" / "leaks.md").read_text(encoding="utf-8")
-    kinds = set(re.findall(r'(?:Leftover|_whole)\(\s*"(\w+)"', source))
+    kinds = set(re.findall(r'(?:Leftover|whole)\(\s*"(\w+)"', source))
     assert kinds == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

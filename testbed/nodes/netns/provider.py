@@ -40,6 +40,7 @@ from testbed.requirement import Requirement
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
+    from testbed.leftover import Judge, Leftover
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
@@ -63,6 +64,18 @@ class NetnsProvider(OneByOne):
     name = "netns"
     shares_kernel = True
     takes = Takes(tasks=2)  # pid 1, and a command
+
+    @classmethod
+    def running(cls) -> Iterable[tuple[str, Path]]:
+        return {(init.lab, Path(init.state)) for init in find.inits()}
+
+    @classmethod
+    def leftovers(cls, judge: Judge) -> Iterable[Leftover]:
+        from testbed.nodes.netns.leftovers import Search
+
+        search = Search(judge)
+        yield from search.processes()
+        yield from search.cgroups()
 
     @classmethod
     def task_limits(cls) -> list[tuple[str, int, int]]:
