@@ -10,7 +10,7 @@ from testbed.roles.kubernetes.plugins.base import Plugin
 from testbed.roles.kubernetes.plugins.bgp import Bgp
 from testbed.roles.kubernetes.plugins.calico import Calico
 from testbed.roles.kubernetes.plugins.cilium import Cilium
-from testbed.roles.kubernetes.plugins.flannel import Flannel
+from testbed.roles.kubernetes.plugins.flannel import FlannelPlugin
 from testbed.roles.kubernetes.plugins.kube_router import KubeRouter
 from testbed.roles.kubernetes.plugins.weave import Weave
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 PLUGINS: Mapping[Name, Plugin] = {
-    one.name: one for one in (Flannel(), Bgp(), Cilium(), Calico(), KubeRouter(), Weave())
+    one.name: one for one in (FlannelPlugin(), Bgp(), Cilium(), Calico(), KubeRouter(), Weave())
 }
 
 

@@ -26,7 +26,7 @@ FILE = f"{config.FOLDER}/flannel.json"
 SUBNET_FILE = "/run/flannel/subnet.env"
 
 
-class Flannel(Plugin):
+class FlannelPlugin(Plugin):
     name = "flannel"
     title = "flannel"
     artifacts = ("flanneld", "host-local")
