@@ -146,13 +146,19 @@ class CatalogueError(UsageError):
 
 
 class MachineError(TestbedError, OSError):
-    """A required feature, program or resource is not available on this machine."""
+    """A required feature, program or resource is not available on this machine.
+
+    ``missing`` are the names of missing programs or features.
+    """
 
     exit_code = 3
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, missing: Iterable[str] = (), hint: str | None = None
+    ) -> None:
         # OSError.__init__ is skipped on purpose: it would read the message as an errno.
         TestbedError.__init__(self, message, hint=hint)
+        self.missing = tuple(missing)
 
     __str__ = TestbedError.__str__
 
@@ -282,7 +288,24 @@ class Unsettled(TimeoutExpired):
 
 
 class NoAnswer(LabError):
-    """A daemon does not answer: it has ended, it hangs, or its node is gone."""
+    """A daemon does not answer: it has ended, it hangs, or its node is gone.
+
+    ``reason`` is the cause, empty if unknown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        daemon: str = "",
+        node: str = "",
+        reason: str = "",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.daemon = daemon
+        self.node = node
+        self.reason = reason
 
 
 class StepsFailed(LabError):

@@ -88,7 +88,8 @@ def check(topology: Topology, cache: Path) -> None:
     if missing:
         packages = " ".join(sorted(set(release.packages(missing.values()))))
         raise MachineError(
-            f"this machine lacks {', '.join(sorted(missing))}",
+            f"missing on this machine: {', '.join(sorted(missing))}",
+            missing=sorted(missing),
             hint=f"apt-get install {packages}, or let `{_doctor(topology)} --fix` do it",
         )
     wanted = kernel_features(topology)
@@ -104,6 +105,7 @@ def check(topology: Topology, cache: Path) -> None:
         raise MachineError(
             "this machine's kernel lacks features that the topology needs\n"
             + "\n".join(f"    {item.name}: {item.detail}; {item.fix}" for item in lacking),
+            missing=[item.name for item in lacking],
             hint=f"`{_doctor(topology)}` shows all requirements{_other(topology)}",
         )
     _keep(cache, {name for name, item in found.items() if item.ok})

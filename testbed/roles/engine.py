@@ -350,7 +350,8 @@ def no_answer(node: str, error: Exception) -> NoAnswer:
     else:
         why = str(error) or type(error).__name__
         hint = f"`testbed logs {node} dockerd` shows its log"
-    return NoAnswer(f"dockerd on {node} does not answer: {why}", hint=hint)
+    message = f"dockerd on {node} does not answer: {why}"
+    return NoAnswer(message, daemon="dockerd", node=node, reason=why, hint=hint)
 
 
 def no_sense(node: str, what: str, error: Exception) -> LabError:

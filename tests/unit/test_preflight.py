@@ -171,11 +171,11 @@ def test_missing_programs_are_named_with_their_packages(
 ) -> None:
     gone = {"ip", "iptables"}
     monkeypatch.setattr(preflight, "which", lambda name: None if name in gone else "/bin/x")
-    with pytest.raises(MachineError, match=r"^this machine lacks ip, iptables\n") as caught:
+    with pytest.raises(MachineError, match="iptables") as caught:
         preflight.check(two_node, cache)
-    assert caught.value.hint == (
-        "apt-get install iproute2 iptables, or let `testbed doctor --fix` do it"
-    )
+    assert caught.value.missing == ("ip", "iptables")
+    assert "apt-get install iproute2 iptables" in str(caught.value.hint)
+    assert "`testbed doctor --fix`" in str(caught.value.hint)
     assert caught.value.exit_code == 3
     assert probe.calls == 0  # the probe itself needs them
 
@@ -184,8 +184,9 @@ def test_a_hypervisor_that_is_missing_comes_with_the_command_that_installs_it(
     probe: Probe, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "which", lambda name: None if "qemu" in name else "/bin/x")
-    with pytest.raises(MachineError, match="lacks qemu-img, qemu-system-x86_64") as caught:
+    with pytest.raises(MachineError, match="qemu") as caught:
         preflight.check(load("two-node", Overrides(provider="qemu")), cache)
+    assert caught.value.missing == ("qemu-img", "qemu-system-x86_64")
     assert "`testbed doctor --provider qemu --fix`" in str(caught.value.hint)
 
 
@@ -201,8 +202,10 @@ def test_a_package_is_named_once(
 ) -> None:
     monkeypatch.setattr(preflight, "programs", lambda _: {"a": "pack", "b": "pack"})
     monkeypatch.setattr(preflight, "which", lambda _: None)
-    with pytest.raises(MachineError, match="lacks a, b\n  -> apt-get install pack, or"):
+    with pytest.raises(MachineError, match="a, b") as caught:
         preflight.check(two_node, cache)
+    assert caught.value.missing == ("a", "b")
+    assert str(caught.value.hint).count("pack") == 1
 
 
 def test_missing_features_are_all_named_with_their_options(
@@ -247,8 +250,9 @@ def test_what_another_backend_needs_is_not_missed(probe: Probe, cache: Path) -> 
 
 def test_no_namespaces_at_all_is_one_finding(probe: Probe, two_node: Topology, cache: Path) -> None:
     probe.instead = [Requirement("namespaces", False, "unshare: not permitted", "run as root")]
-    with pytest.raises(MachineError, match="namespaces: unshare: not permitted; run as root"):
+    with pytest.raises(MachineError, match="run as root") as caught:
         preflight.check(two_node, cache)
+    assert caught.value.missing == ("namespaces",)
 
 
 # -- what is remembered ------------------------------------------------------------

@@ -1090,6 +1090,6 @@ def test_without_a_last_run_there_is_nothing_to_run_again(text: str | None, tmp_
     if text is not None:
         (tmp_path / last.FOLDER).mkdir()
         (tmp_path / last.FOLDER / last.FILE).write_text(text)
-    with pytest.raises(UsageError, match="there is no last run") as caught:
+    with pytest.raises(UsageError, match="last run") as caught:
         last.failed(tmp_path, chosen())
     assert "without --rerun-failed" in str(caught.value.hint)

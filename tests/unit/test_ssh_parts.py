@@ -148,7 +148,7 @@ def test_a_commands_frames_become_its_result(far: Far) -> None:
 
 def test_a_time_out_leaves_it_running(far: Far) -> None:
     running = far.command()
-    with pytest.raises(TimeoutExpired, match=r"on node1: x: still running after 0\.01 s"):
+    with pytest.raises(TimeoutExpired, match=r"node1: x: .*0\.01 s"):
         running.wait(0.01)
     running.kill()
     assert running.wait().status == -9

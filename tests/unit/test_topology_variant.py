@@ -186,13 +186,13 @@ def test_overrides_that_make_no_sense(name: str, overrides: Overrides, words: st
 def test_no_room_for_the_nodes() -> None:
     text = FLANNEL.replace("10.168.0.0/24", "10.168.0.0/29")
     assert len(vary(load_text(text, "t.yaml"), Overrides(nodes=5)).nodes) == 6
-    with pytest.raises(UsageError, match="has room for 5 nodes"):
+    with pytest.raises(UsageError, match=r"\b5 nodes"):
         vary(load_text(text, "t.yaml"), Overrides(nodes=6))
 
 
 def test_no_room_for_the_subnets() -> None:
     topology = load_text(NODES + "flannel: {network: 100.96.0.0/24}\n", "t.yaml")
-    with pytest.raises(TopologyError, match="a subnet for each of 4 flannel nodes"):
+    with pytest.raises(TopologyError, match="4 flannel nodes"):
         vary(topology, Overrides(nodes=4))
 
 
