@@ -11,7 +11,7 @@ Jupyter and editors show the cells of this file; `sudo python overlay.py` runs a
 # %%
 import testbed
 
-with testbed.lab("two-node", name="overlay") as lab:
+with testbed.lab("two-node", name="packet") as lab:
     client, server = lab.container("container-1"), lab.container("container-2")
     node = lab.node("node1")
 

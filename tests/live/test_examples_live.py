@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from commands import call
 from labs import by_commands
 
@@ -33,3 +34,15 @@ def test_the_script_in_cells_runs_and_leaves_nothing(tmp_path: Path) -> None:
     )
     assert len(done.stdout.splitlines()) == 4
     assert not [path for path in tmp_path.rglob("*.json") if path.parent.name != "runs"]
+
+
+@pytest.mark.parametrize("lesson", ["1-namespaces", "2-nat", "3-overlay"])
+def test_the_claims_of_a_lesson_hold_and_can_fail(lesson: str, tmp_path: Path) -> None:
+    topology, lab = EXAMPLES / "course" / lesson / "lab.yaml", lesson.partition("-")[2]
+    with by_commands(tmp_path, str(topology), lab):
+        done = call(tmp_path, "verify", str(topology))
+        assert done.status == 0, done.out + done.err
+        assert "3 as expected" in done.out
+        proved = call(tmp_path, "verify", str(topology), "--prove")
+        assert proved.status == 0, proved.out + proved.err
+        assert "3 of 3" in proved.out

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testbed.claims.catalogue import combine
+from testbed.claims.load import load as read
+from testbed.pytest_checks import features
 from testbed.topology import load
 
 pytestmark = pytest.mark.source
@@ -36,6 +39,25 @@ def test_the_list_has_each_example() -> None:
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
     assert set(re.findall(r"^\| \[([\w-]+)\]", page, re.MULTILINE)) == folders
+
+
+LESSONS = sorted(path.parent for path in (EXAMPLES / "course").glob("*/claims"))
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=name)
+def test_each_claim_of_a_lesson_can_be_decided_on_its_lab(lesson: Path) -> None:
+    catalogue, topology = read(lesson / "claims"), load(lesson / "lab.yaml")
+    assert catalogue.claims
+    for claim in catalogue.claims.values():
+        assert set(claim.needs) <= features(topology), claim.id
+        assert catalogue.checked_by(claim.id), claim.id
+    broken = {claim for sabotage in catalogue.sabotages for claim in sabotage.claims}
+    assert broken == set(catalogue.claims)
+
+
+def test_no_claim_is_in_two_lessons() -> None:
+    assert len(LESSONS) == 3
+    assert len(combine([read(lesson / "claims") for lesson in LESSONS]).claims) == 9
 
 
 def test_both_jobs_run_the_same_commands_on_the_lab() -> None:
