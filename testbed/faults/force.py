@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from testbed.faults.model import (
     require,
 )
 from testbed.limits import FILES_PER_NODE, at_once
+from testbed.polling import until
 from testbed.process import which
 from testbed.registry import ROLES
 
@@ -324,14 +324,17 @@ class _Place:
                 hint=f"`testbed up -l {self._lab.name}` restarts it",
             )
         node.run(["kill", f"-{signal}", str(state.pid)])
-        deadline = time.monotonic() + DEAD_SECONDS
-        while signal == "KILL" and node.services()[fault.service].state != "dead":
-            if time.monotonic() > deadline:
-                raise LabError(
-                    f"{fault.service} on {fault.node} was killed and has not ended",
-                    hint="it hangs in the kernel; look at /proc/PID/stack",
-                )
-            time.sleep(0.005)
+        if signal != "KILL":
+            return
+
+        def dead() -> bool:
+            return node.services()[fault.service].state == "dead"
+
+        if not until(dead, DEAD_SECONDS, pause=0.005):
+            raise LabError(
+                f"{fault.service} on {fault.node} was killed and has not ended",
+                hint="it hangs in the kernel; look at /proc/PID/stack",
+            )
 
     # -- entries ----------------------------------------------------------
 

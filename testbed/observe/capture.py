@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dpkt
 
 from testbed.errors import LabError, TimeoutExpired
+from testbed.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -318,23 +319,15 @@ class Capture:
 
     def wait_for(self, seen: Callable[[list[Packet]], object], seconds: float = 30.0) -> bool:
         """Wait until ``seen(packets)`` is true; return False after ``seconds``."""
-        deadline = time.monotonic() + seconds
-        while not seen(self.packets):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL_SECONDS)
-        return True
+        return until(lambda: seen(self.packets), seconds, pause=POLL_SECONDS)
 
     def wait_listening(self) -> None:
         """Wait until tcpdump listens.  Raises LabError if it can't, TimeoutExpired if late."""
-        deadline = time.monotonic() + START_SECONDS
-        while b"listening on" not in self._running.err:
-            with contextlib.suppress(TimeoutExpired):
-                result = self._running.wait(POLL_SECONDS)
-                raise LabError(f"cannot capture on {self}: {result.stderr.strip()}")
-            if time.monotonic() > deadline:
-                self.kill()
-                raise TimeoutExpired(f"tcpdump did not start to listen on {self}")
+        try:
+            wait_for_sign(self._running, b"listening on", f"capture on {self}")
+        except TimeoutExpired:
+            self.kill()
+            raise
 
     def size(self) -> int:
         """Octets captured so far."""
@@ -392,6 +385,21 @@ def captures(*points: tuple[Place, str, str]) -> Iterator[list[Capture]]:
             one.kill()
 
 
+def wait_for_sign(running: Running, sign: bytes, what: str) -> None:
+    """Wait until a listener writes ``sign`` to its standard error.
+
+    ``what`` is its task, as a phrase after "cannot".  Raises LabError with its output when it
+    ends, TimeoutExpired if the sign is late.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while sign not in running.err:
+        with contextlib.suppress(TimeoutExpired):
+            result = running.wait(POLL_SECONDS)
+            raise LabError(f"cannot {what}: {result.stderr.strip()}")
+        if time.monotonic() > deadline:
+            raise TimeoutExpired(f"cannot {what}: not ready after {START_SECONDS:g} s")
+
+
 def _settle(started: Sequence[Capture]) -> None:
     """Wait until no capture has grown for a moment and each has written all packets."""
     deadline = time.monotonic() + MAX_SETTLE_SECONDS
@@ -403,7 +411,10 @@ def _settle(started: Sequence[Capture]) -> None:
         now = [one.size() for one in started]
         if now != sizes:
             sizes, since = now, time.monotonic()
-    deadline = time.monotonic() + IDLE_SECONDS
     busy = list(started)
-    while (busy := [one for one in busy if not one.is_idle()]) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+
+    def written() -> bool:
+        busy[:] = [one for one in busy if not one.is_idle()]
+        return not busy
+
+    until(written, IDLE_SECONDS, pause=POLL_SECONDS)

@@ -17,12 +17,18 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from testbed.errors import LabError, TimeoutExpired
-from testbed.observe.capture import LINK_ETHERNET, LINK_RAW, START_SECONDS, Packet, decode
+from testbed.errors import LabError
+from testbed.observe.capture import (
+    LINK_ETHERNET,
+    LINK_RAW,
+    START_SECONDS,
+    Packet,
+    decode,
+    wait_for_sign,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -310,15 +316,7 @@ class NftTrace:
 
     def wait_listening(self) -> None:
         """Wait until it listens.  Raises LabError if it can't."""
-        deadline = time.monotonic() + START_SECONDS
-        while b"ready\n" not in self._running.err:
-            with contextlib.suppress(TimeoutExpired):
-                result = self._running.wait(0.005)
-                raise LabError(f"cannot listen to nftables: {result.stderr.strip()}")
-            if time.monotonic() > deadline:
-                raise TimeoutExpired(
-                    f"the listener for nftables on {self._place.name} did not start"
-                )
+        wait_for_sign(self._running, b"ready\n", f"listen to nftables on {self._place.name}")
 
     def stop(self) -> None:
         """Stop, and keep the events received.  Raises LabError if any were lost."""

@@ -23,6 +23,7 @@ from typing import ClassVar
 
 import pytest
 
+from testbed import polling
 from testbed.errors import (
     CommandError,
     LabError,
@@ -65,14 +66,9 @@ nodes:
 """
 
 
-def until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Wait until a condition holds; return False after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
+def until(true: Callable[[], object], seconds: float = 5.0) -> bool:
+    """Wait until a condition holds; return False if it does not within ``seconds``."""
+    return polling.until(true, seconds)
 
 
 def spec(name: str, digest: str = "digest-1") -> NodeSpec:

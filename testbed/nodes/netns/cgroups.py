@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.errors import LabError
+from testbed.polling import until
 
 TOP = "testbed"
 PERIOD = 100_000  # microseconds, the kernel's own default for cpu.cfs_period_us
@@ -158,17 +159,14 @@ class Freezer:
         """
         words = {2: ("0", "1"), 1: ("THAWED", "FROZEN")}[self.hierarchy.version]
         path = self._file(name, node)
-        deadline = time.monotonic() + timeout
         try:
             path.write_text(words[on])
-            while self._is_so(path) is not on:
-                if time.monotonic() > deadline:
-                    raise LabError(
-                        f"{node}: not all processes have {'stopped' if on else 'continued'} "
-                        f"after {timeout:g} s",
-                        hint="a process of the node hangs in the kernel; look at /proc/PID/stack",
-                    )
-                time.sleep(0.001)
+            if not until(lambda: self._is_so(path) is on, timeout, pause=0.001):
+                raise LabError(
+                    f"{node}: not all processes have {'stopped' if on else 'continued'} "
+                    f"after {timeout:g} s",
+                    hint="a process of the node hangs in the kernel; look at /proc/PID/stack",
+                )
         except FileNotFoundError:
             raise LabError(
                 f"{node} cannot be stopped: it has no cgroup",

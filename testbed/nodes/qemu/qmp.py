@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from typing import Any, Self
 
 from testbed.errors import LabError, TimeoutExpired
+from testbed.polling import until
 
 POLL = 0.02
 
@@ -48,11 +48,9 @@ class Monitor:
 
     def wait_state(self, wanted: str, seconds: float) -> None:
         """Wait until the machine is in a state, named as by ``query-status``."""
-        deadline = time.monotonic() + seconds
-        while (state := self._status("query-status")) != wanted:
-            if time.monotonic() > deadline:
-                raise TimeoutExpired(f"QEMU is {state} after {seconds:g} s, expected {wanted}")
-            time.sleep(POLL)
+        if not until(lambda: self._status("query-status") == wanted, seconds, pause=POLL):
+            state = self._status("query-status")
+            raise TimeoutExpired(f"QEMU is {state} after {seconds:g} s, expected {wanted}")
 
     def save(self, path: str, seconds: float) -> None:
         """Stop the machine and write its memory and devices to a file, at ``path`` of its cell."""
@@ -60,13 +58,15 @@ class Monitor:
         # By default QEMU limits the speed, for migration over networks.
         self.do("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
         self.do("migrate", uri=f"exec:cat > {path}")
-        deadline = time.monotonic() + seconds
-        while (state := self._status("query-migrate")) != "completed":
+
+        def saved() -> bool:
+            state = self._status("query-migrate")
             if state in ("failed", "cancelled"):
                 raise LabError(f"QEMU could not save the machine: {state}")
-            if time.monotonic() > deadline:
-                raise TimeoutExpired(f"QEMU has not saved the machine within {seconds:g} s")
-            time.sleep(POLL)
+            return state == "completed"
+
+        if not until(saved, seconds, pause=POLL):
+            raise TimeoutExpired(f"QEMU has not saved the machine within {seconds:g} s")
 
     def _status(self, command: str) -> str | None:
         answer = self.do(command)

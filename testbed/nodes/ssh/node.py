@@ -17,6 +17,7 @@ from testbed.nodes.ssh import services
 from testbed.nodes.ssh.session import Door, Session, told
 from testbed.nodes.stream.node import FILES, StreamNode
 from testbed.nodes.stream.wire import Stream
+from testbed.polling import until
 
 if TYPE_CHECKING:
     from testbed.nodes.stream.wire import Command, Link
@@ -129,12 +130,7 @@ class SshNode(StreamNode):
 
         A machine that is being ended closes its connections a moment before its end.
         """
-        deadline = time.monotonic() + within
-        while self.alive():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL)
-        return True
+        return until(lambda: not self.alive(), within, pause=POLL)
 
     def _lost(self) -> LabError:
         if not self._ends(ENDING):
