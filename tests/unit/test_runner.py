@@ -12,10 +12,11 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from catalogues import claims, selection, shipped
+from inner_pytest import HANDLED, FakeLab, kept_apart
 
 from testbed.claims.catalogue import Source
 from testbed.claims.model import Evidence, Finding, Measurement, Otherwise
@@ -23,7 +24,6 @@ from testbed.errors import MachineError, NothingSelected, UsageError
 from testbed.faults.model import Fault, parse
 from testbed.suites import runner
 from testbed.suites.model import Check, Results, Selection
-from testbed.topology.load import load
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -33,17 +33,6 @@ ONE, TWO = CONFIRMED[:2]
 OTHER = next(c.id for c in claims().values() if c.document == "003" and c.expect == "confirmed")
 CONDITIONAL = next(c.id for c in claims().values() if c.expect == "conditional")
 COMPUTED = next(c.id for c in claims().values() if c.needs == ("none",) and c.is_testable)
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class FakeLab:
-    """All that the runner and the plugin ask of a LiveLab."""
-
-    name = "two-node"
-    facts: ClassVar[dict[str, str]] = {"docker": "20.10.24"}
-
-    def __init__(self, topology: str = "two-node") -> None:
-        self.topology = load(topology)
 
 
 Told = list[Finding | Check]
@@ -63,19 +52,8 @@ def run(
 def _our_pytest_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A pytest within a pytest leaves nothing in this process: modules, paths, handlers."""
     monkeypatch.chdir(tmp_path)  # or pytest would look through all folders on the way there
-    gc.freeze()  # pytest collects garbage as it ends: that of the test alone is enough
-    modules, path = set(sys.modules), list(sys.path)
-    handlers = {signum: signal.getsignal(signum) for signum in HANDLED}
-    yield
-    gc.unfreeze()
-    for name in set(sys.modules) - modules:
-        if name.startswith(("test_", "conftest")):
-            del sys.modules[name]
-    sys.path[:] = path
-    now = {signum: signal.getsignal(signum) for signum in HANDLED}
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-    assert now == handlers, "the handlers of signals are put back"
+    with kept_apart():
+        yield
 
 
 @pytest.fixture

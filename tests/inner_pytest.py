@@ -1,0 +1,45 @@
+"""A pytest within a pytest: it leaves nothing in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Iterator
+from typing import ClassVar
+
+from testbed.topology.load import load
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class FakeLab:
+    """All that the runner and the plugin ask of a LiveLab."""
+
+    name = "two-node"
+    facts: ClassVar[dict[str, str]] = {"docker": "20.10.24"}
+
+    def __init__(self, topology: str = "two-node") -> None:
+        self.topology = load(topology)
+
+
+@contextlib.contextmanager
+def kept_apart(*beginnings: str) -> Iterator[None]:
+    """Put back modules, paths and handlers of signals after the block.
+
+    Modules whose names begin with ``test_``, ``conftest`` or one of ``beginnings`` are forgotten.
+    """
+    gc.freeze()  # pytest collects garbage as it ends: that of the test alone is enough
+    modules, path = set(sys.modules), list(sys.path)
+    handlers = {signum: signal.getsignal(signum) for signum in HANDLED}
+    yield
+    gc.unfreeze()
+    for name in set(sys.modules) - modules:
+        if name.startswith(("test_", "conftest", *beginnings)):
+            del sys.modules[name]
+    sys.path[:] = path
+    now = {signum: signal.getsignal(signum) for signum in HANDLED}
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+    assert now == handlers, "the handlers of signals are put back"
