@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from testbed.faults import means
 from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeProvider
 from testbed.registry import PROVIDERS, ROLES
@@ -12,10 +13,11 @@ from testbed.steps.step import Step, node_step
 from testbed.testing.fakes import declare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import pytest
 
+    from testbed.nodes.base import Node
     from testbed.steps.context import Context
     from testbed.topology.model import Node as NodeModel
     from testbed.topology.model import Topology
@@ -41,11 +43,24 @@ def declare_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         declare(monkeypatch, PROVIDERS, kind.name, f"{__name__}:{kind.__name__}")
 
 
+class Greetings(means.Breakage):
+    """The greeting of a node, which can be hidden."""
+
+    def look(self, node: Node, what: str) -> means.Look:
+        del node, what
+        return means.Look(("greeting",), ("hello",), (("greeting", "-d"),), (("greeting", "-a"),))
+
+
 class Greeter(Role):
     """A role that writes a greeting, and starts a daemon."""
 
     name = "greeter"
     services: ClassVar[tuple[str, ...]] = ("greetd",)
+    breakable: ClassVar[dict[str, str]] = {"greeting": "hide the greeting"}
+
+    def breakage(self, topology: Topology, nodes: Callable[[], Sequence[Node]]) -> Greetings:
+        del topology, nodes
+        return Greetings()
 
     def steps(self, topology: Topology, node: NodeModel) -> Iterable[Step]:
         def act(context: Context) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ import click
 
 from testbed.cli import common
 from testbed.errors import NotFound, UsageError
-from testbed.faults.model import BREAKABLE, KINDS, Kind
+from testbed.faults.model import KINDS, Kind, breakable
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
@@ -76,6 +76,16 @@ def _options(function: Any) -> Any:
     return limit(common.lab_option(common.json_option(function)))
 
 
+class _Break(click.Command):
+    """The command whose help lists the words of all roles, which are imported for it."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_dl(list(breakable().items()))
+
+
 def _kind(kind: Kind) -> click.Command:
     """Return the command for a kind of fault."""
     about = KINDS[kind]
@@ -85,19 +95,16 @@ def _kind(kind: Kind) -> click.Command:
     ) -> None:
         _apply([kind, *words], seconds=seconds, lab_name=lab_name, as_json=as_json)
 
-    more = ""
-    if kind == "break":
-        more = "\n\n\b\n" + "\n".join(f"  {what:<10} {how}" for what, how in BREAKABLE.items())
     does = f"{about.does[0].upper()}{about.does[1:]}."
     example = f"  Example: testbed fault {about.example}"
     words = click.Argument(
         ["words"], nargs=-1, required=True, metavar=about.form, shell_complete=_complete
     )
-    made = click.Command(
+    made = (_Break if kind == "break" else click.Command)(
         kind,
         callback=run,
         params=[words],
-        help=f"{does}\n\nAfter `heal`: {about.healed}.{example}{more}",
+        help=f"{does}\n\nAfter `heal`: {about.healed}.{example}",
         short_help=does,
     )
     return _with_options(made)

@@ -19,15 +19,11 @@ from testbed.errors import LabError, MachineError, UsageError
 from testbed.faults import means
 from testbed.faults.means import Seen
 from testbed.faults.model import (
-    BREAKABLE,
     KINDS,
     LINK_KINDS,
-    OF_BACKENDS,
     QUEUE_KINDS,
-    RULES,
     Fault,
     Unreadable,
-    overlay_of,
     parse,
     require,
 )
@@ -339,67 +335,36 @@ class _Place:
     # -- entries ----------------------------------------------------------
 
     @functools.cached_property
-    def _macs(self) -> dict[str, str]:
-        """The MAC addresses of the existing VTEPs, by node."""
-        flannel = overlay_of(self.topology)
-        assert flannel is not None, "checked before"
-        path = f"/sys/class/net/flannel.{flannel.vni}/address"
-        found = {}
-        for node in self._answering():
-            if flannel.backend == "vxlan" and node.name in flannel.subnets:
-                with contextlib.suppress(FileNotFoundError):
-                    found[node.name] = node.get(path).decode().strip()
-        return found
-
-    def _peers(self, node: str) -> list[means.Peer]:
-        """Return the other nodes of the overlay.
-
-        With vxlan, only nodes that have a VTEP are included.
-        """
-        flannel = overlay_of(self.topology)
-        assert flannel is not None, "checked before"
-        return [
-            means.Peer(
-                name, str(self.topology.address(name)), str(subnet), self._macs.get(name, "")
-            )
-            for name, subnet in flannel.subnets.items()
-            if name != node and (flannel.backend != "vxlan" or name in self._macs)
-        ]
+    def _breakages(self) -> dict[str, means.Breakage]:
+        """The breakable parts of the lab's roles, by role."""
+        found = {
+            name: ROLES[name].breakage(self.topology, self._answering)
+            for name in self.topology.roles
+        }
+        return {name: one for name, one in found.items() if one is not None}
 
     def _broken(self, node: Node) -> list[Seen]:
-        flannel = overlay_of(self.topology)
-        if flannel is None or "flannel" not in self.topology.nodes[node.name].roles:
-            return []
         found = []
-        peers = self._peers(node.name)
-        with_device = self._has_device(node)
-        for what, how in BREAKABLE.items():
-            # Without the device, as with udp when flanneld dies, missing entries are not a fault.
-            if not (with_device or what in RULES):
-                continue
-            if flannel.backend in OF_BACKENDS.get(what, (flannel.backend,)):
-                look = means.look(self.topology, what, peers)
+        for role in self.topology.nodes[node.name].roles:
+            for what, how in ROLES[role].breakable.items():
+                look = self._breakages[role].look(node, what)
+                if look is None:
+                    continue
                 output = node.run(look.argv, check=False).stdout
                 if look.is_broken(output):
                     seen = (not look.breaks and look.seen(output)) or how
                     found.append(Seen(Fault("break", node.name, what=what), seen))
         return found
 
-    def _has_device(self, node: Node) -> bool:
-        flannel = overlay_of(self.topology)
-        assert flannel is not None, "checked before"
-        name = flannel.device
-        return not name or node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
-
     def _change(self, fault: Fault, *, back: bool) -> None:
         node = self._context.node(fault.node)
-        look = means.look(self.topology, fault.what, self._peers(fault.node))
-        there = fault.what in RULES or self._has_device(node)
-        if not (look.entries and there):
+        roles = self.topology.nodes[fault.node].roles
+        role = next(name for name in roles if fault.what in ROLES[name].breakable)
+        look = self._breakages[role].look(node, fault.what)
+        if look is None:
             raise LabError(
                 f"{fault.node} has no {fault.what} of another node to break",
-                hint=f"two nodes with a running flanneld are required; "
-                f"`testbed up -l {self._lab.name}` restarts it",
+                hint=f"{self._breakages[role].hint}; `testbed up -l {self._lab.name}` restarts it",
             )
         missing = look.missing(node.run(look.argv).stdout)
         for index in range(len(look.entries)):

@@ -9,15 +9,15 @@ on a node are compared with those that flannel sets. This module does not access
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from testbed.faults.model import Fault, Unreadable, overlay_of, parse
+from testbed.faults.model import Fault, Unreadable, parse
 
 if TYPE_CHECKING:
-    from testbed.roles.flannel.section import FlannelSection
-    from testbed.topology.model import Topology
+    from testbed.nodes.base import Node
 
 TABLE = ("bridge", "testbed-faults")
 #: The range of nft's random numbers: a hundred thousandth is the smallest loss.
@@ -167,24 +167,6 @@ def _ms(delay: Mapping[str, Any], name: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """Another node of the overlay, as in a node's entries.
-
-    ``mac`` is that of its VTEP.
-    """
-
-    name: str
-    address: str
-    subnet: str
-    mac: str = ""
-
-    @property
-    def vtep(self) -> str:
-        """The address of its flannel.N, which is the first one of its subnet."""
-        return self.subnet.partition("/")[0]
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """A command that lists entries, and commands that change them.
 
@@ -233,60 +215,8 @@ def _begins(line: str, entry: str) -> bool:
     return line == entry or line.startswith(f"{entry} ")
 
 
-def look(topology: Topology, what: str, peers: Sequence[Peer]) -> Look:
-    """Return the commands for a word of ``break``.
-
-    See :data:`testbed.faults.model.BREAKABLE`.
-    """
-    flannel = overlay_of(topology)
-    assert flannel is not None, "checked before"
-    if what == "forward":
-        return _rule("FORWARD")
-    if what == "port":
-        return _rule("INPUT", "-p", "udp", "-m", "udp", "--dport", str(flannel.port))
-    name = flannel.device
-    if what == "neighbour":
-        entries = [(f"{p.vtep} lladdr {p.mac}", p.vtep, p.mac) for p in peers]
-        return Look(
-            ("ip", "neigh", "show", "dev", name, "nud", "permanent"),
-            tuple(shown for shown, *_ in entries),
-            tuple(("ip", "neigh", "del", vtep, "dev", name) for _, vtep, _ in entries),
-            tuple(
-                ("ip", "neigh", "replace", vtep, "lladdr", mac, "dev", name, "nud", "permanent")
-                for _, vtep, mac in entries
-            ),
-        )
-    if what == "fdb":
-        words = [(p.mac, "dev", name, "dst", p.address) for p in peers]
-        return Look(
-            ("bridge", "fdb", "show", "dev", name),
-            tuple(f"{p.mac} dst {p.address}" for p in peers),
-            tuple(("bridge", "fdb", "del", *entry) for entry in words),
-            tuple(("bridge", "fdb", "append", *entry) for entry in words),
-        )
-    routes = _routes(flannel, peers)
-    return Look(
-        ("ip", "route", "show"),
-        tuple(shown for shown, _ in routes),
-        tuple(("ip", "route", "del", shown.split()[0]) for shown, _ in routes),
-        tuple(("ip", "route", "replace", *shown.split(), *more) for shown, more in routes),
-    )
-
-
-def _routes(flannel: FlannelSection, peers: Sequence[Peer]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return flannel's routes to other nodes.
-
-    Each is given as listed, with the options that are not listed.
-    """
-    name = flannel.device
-    if flannel.backend == "udp":
-        return [(f"{flannel.network} dev {name}", ())]
-    if flannel.backend == "vxlan":
-        return [(f"{p.subnet} via {p.vtep} dev {name}", ("onlink",)) for p in peers]
-    return [(f"{p.subnet} via {p.address}", ()) for p in peers]
-
-
-def _rule(chain: str, *match: str) -> Look:
+def rule(chain: str, *match: str) -> Look:
+    """Return the commands for a rule that drops what it matches."""
     words = (*match, "-m", "comment", "--comment", COMMENT, "-j", "DROP")
     shown = " ".join(("-A", chain, *words[:-4], "--comment", f'"{COMMENT}"', *words[-2:]))
     return Look(
@@ -296,6 +226,17 @@ def _rule(chain: str, *match: str) -> Look:
         (("iptables", "-w", "-D", chain, *words),),
         breaks=True,
     )
+
+
+class Breakage(ABC):
+    """The parts of a role on a running lab that the fault ``break`` removes."""
+
+    #: What is required if there is nothing to break.
+    hint = "the role's services must run"
+
+    @abstractmethod
+    def look(self, node: Node, what: str) -> Look | None:
+        """Return the commands for a word of ``break``; None if it cannot apply now."""
 
 
 # -- processes ---------------------------------------------------------------

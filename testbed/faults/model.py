@@ -17,7 +17,6 @@ from testbed.spelling import nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from testbed.roles.flannel.section import FlannelSection
     from testbed.topology.model import Topology
 
 Kind = Literal["partition", "loss", "rate", "delay", "kill", "stop", "break"]
@@ -78,22 +77,6 @@ KINDS: Mapping[Kind, About] = {
     ),
 }
 
-#: Words of ``break``, and the effect of each.
-BREAKABLE: Mapping[str, str] = {
-    "route": "remove the routes to the containers of other nodes",
-    "neighbour": "remove the permanent ARP entries of other nodes' VTEPs",
-    "fdb": "remove the VTEP's forwarding entries (FDB)",
-    "forward": "drop everything with the first rule of FORWARD",
-    "port": "drop packets to flannel's UDP port",
-}
-#: Words that add a rule; the others remove entries.
-RULES = ("forward", "port")
-#: Words that require one of these back ends; the others work with all.
-OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
-    "neighbour": ("vxlan",),
-    "fdb": ("vxlan",),
-    "port": ("vxlan", "udp"),
-}
 LINK_KINDS: tuple[Kind, ...] = ("partition", "loss")
 QUEUE_KINDS: tuple[Kind, ...] = ("rate", "delay")
 #: Names that a fault in a topology cannot have, because they are commands of ``testbed fault``.
@@ -129,7 +112,7 @@ class Fault:
 
     ``peer`` is the other end of a link, ``service`` a daemon of the node; both may be empty.
     ``percent`` belongs to ``loss``, ``rate`` is in bits per second, ``delay`` and ``jitter`` are
-    in milliseconds, ``what`` is a word of :data:`BREAKABLE`.
+    in milliseconds, ``what`` is a word of :func:`breakable`.
     """
 
     kind: Kind
@@ -235,7 +218,7 @@ def _with_amount(kind: Kind, node: str, peer: str, service: str, amounts: Sequen
             raise Unreadable("a jitter of at most the delay", repr(amounts[1]), hint)
         return Fault(kind, node, delay=delay, jitter=jitter)
     if kind == "break":
-        return Fault(kind, node, what=_word("what breaks", amounts[0], tuple(BREAKABLE)))
+        return Fault(kind, node, what=_word("what breaks", amounts[0], tuple(breakable())))
     return Fault(kind, node, peer, service)
 
 
@@ -300,21 +283,21 @@ def require(fault: Fault, topology: Topology) -> None:
         _require_breakable(fault, topology)
 
 
-def overlay_of(topology: Topology) -> FlannelSection | None:
-    """Return the section of the overlay, or None."""
-    return cast("FlannelSection | None", topology.sections.get("flannel"))
+def breakable() -> dict[str, str]:
+    """Return the words of ``break`` of all roles, and the effect of each."""
+    found: dict[str, str] = {}
+    for role in ROLES.usable().values():
+        found |= role.breakable
+    return found
 
 
 def _require_breakable(fault: Fault, topology: Topology) -> None:
-    flannel = overlay_of(topology)
-    if flannel is None or "flannel" not in topology.nodes[fault.node].roles:
-        hint = "name a node with the role flannel"
-        raise Unreadable("a node with the role flannel", repr(fault.node), hint)
-    backends = OF_BACKENDS.get(fault.what, (flannel.backend,))
-    if flannel.backend not in backends:
-        wanted = f"the back end {' or '.join(backends)} for {fault.what!r}"
-        hint = (
-            f"use `--backend {backends[0]}`, or `break {fault.node} route`, which "
-            "works with every back end"
-        )
-        raise Unreadable(wanted, flannel.backend, hint)
+    roles = [ROLES[name] for name in topology.nodes[fault.node].roles]
+    owners = [role for role in roles if fault.what in role.breakable]
+    if not owners:
+        names = [one.name for one in ROLES.usable().values() if fault.what in one.breakable]
+        wanted = f"a node with the role {' or '.join(names)}"
+        raise Unreadable(wanted, repr(fault.node), f"name {wanted}")
+    for role in owners:
+        if why := role.unbreakable(topology, fault.node, fault.what):
+            raise Unreadable(*why)

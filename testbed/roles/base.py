@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from testbed.artifacts import Store
+    from testbed.faults.means import Breakage
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Difference
@@ -237,6 +238,8 @@ class Role(ABC):
     needs: ClassVar[Mapping[str, str]] = {}
     #: Names of its facts (:meth:`facts`).
     fact_names: ClassVar[tuple[str, ...]] = ()
+    #: Words of the fault ``break``, and the effect of each (:meth:`breakage`).
+    breakable: ClassVar[Mapping[str, str]] = {}
     #: Names of optional parts of its software, such as plugins.  Some have a name of a role.
     includes: ClassVar[tuple[str, ...]] = ()
     #: Names of the artifacts that a plan with this role requires.
@@ -291,6 +294,21 @@ class Role(ABC):
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:  # noqa: ARG002  for roles with facts
         """Return a few words for each of the role's :attr:`fact_names` among these facts."""
         return ()
+
+    def unbreakable(self, topology: Topology, node: str, what: str) -> tuple[str, str, str] | None:  # noqa: ARG002  for roles with variants
+        """Return why a word of :attr:`breakable` does not apply to this lab: wanted, seen, hint."""
+        return None
+
+    def breakage(
+        self,
+        topology: Topology,  # noqa: ARG002  for roles with breakable parts
+        nodes: Callable[[], Sequence[Machine]],  # noqa: ARG002  the same
+    ) -> Breakage | None:
+        """Return the parts of the role on a running lab that can be broken.
+
+        ``nodes`` returns the nodes that answer. A role with :attr:`breakable` must return them.
+        """
+        return None
 
     def inside(self, lab: str) -> str:  # noqa: ARG002  for roles whose containers are not the topology's
         """Return a hint: how to run a command in the role's own containers."""

@@ -41,8 +41,6 @@ ALLOWED = {
     ("doctor.py", "kubernetes"): "`doctor` names who needs a program",
     ("machine_state.py", "etcd"): "a program that must not be left behind",
     ("machine_state.py", "vagrant"): "a program that must not be left behind",
-    ("faults/model.py", "flannel"): "`break` is a fault of the overlay",
-    ("faults/force.py", "flannel"): "`break` is a fault of the overlay",
 }
 
 

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from plugins import declare_greeter
 
 from testbed import cli
 from testbed.cli import common
-from testbed.errors import LabError, MachineError, NodeNotRunning, TimeoutExpired
+from testbed.errors import LabError, MachineError, NodeNotRunning, TimeoutExpired, TopologyError
 from testbed.faults import force
 from testbed.faults.force import Faults, fault_of
 from testbed.labs.lab import Lab
 from testbed.nodes.base import Provider
 from testbed.nodes.fake import Answer, Call, FakeProvider
-from testbed.topology import load
+from testbed.topology import load, load_text
 
 if TYPE_CHECKING:
     from testbed.nodes.base import ServiceState
@@ -225,6 +226,35 @@ def test_what_is_broken_is_put_back_and_nothing_else(lab: Lab, bench: Bench) -> 
     changes = [argv for argv in bench.provider.asked("run") if {"replace", "del", "-D"} & set(argv)]
     route = ("100.96.2.0/24", "via", "100.96.2.0", "dev", "flannel.1", "onlink")
     assert changes == [("ip", "route", "replace", *route)]
+
+
+def test_a_role_of_others_brings_what_can_be_broken(
+    bench: Bench, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del fabric
+    declare_greeter(monkeypatch)
+    text = (
+        "name: t\nnetworks: {lan: {subnet: 10.1.0.0/24}}\nnodes:\n"
+        "  a: {networks: {lan: 10.1.0.2}, roles: [greeter]}\n  b: {networks: {lan: 10.1.0.3}}\n"
+        "faults: {rude: break a greeting}\n"
+    )
+    lab = Lab("t", bench.settings)
+    lab.up(load_text(text, "t.yaml"))
+    said = {"hello"}
+
+    def greeting(call: Call) -> Answer:
+        for word, change in (("-d", said.discard), ("-a", said.add)):
+            if word in call.words:
+                change("hello")
+        return Answer(out="\n".join(said).encode())
+
+    bench.provider.script(["greeting"], greeting, "a")
+    assert apply(lab, "rude")
+    assert words(lab) == ["break a greeting"]
+    assert [str(one) for one in Faults(lab).heal()] == ["break a greeting"]
+    assert words(lab) == []
+    with pytest.raises(TopologyError):
+        load_text(text.replace("break a", "break b"), "t.yaml")
 
 
 def test_what_goes_with_its_device_nobody_has_taken(lab: Lab, bench: Bench) -> None:

@@ -9,11 +9,9 @@ import pytest
 from testbed.errors import TopologyError, UsageError
 from testbed.faults import means
 from testbed.faults.force import fault_of
-from testbed.faults.means import Peer, look, queue_lines
+from testbed.faults.means import queue_lines
 from testbed.faults.model import (
-    BREAKABLE,
     KINDS,
-    OF_BACKENDS,
     RESERVED,
     Fault,
     Unreadable,
@@ -23,6 +21,8 @@ from testbed.faults.model import (
 )
 from testbed.nodes.fake import FakeProvider
 from testbed.registry import ROLES
+from testbed.roles.flannel.breakage import Peer, look
+from testbed.roles.flannel.role import BREAKABLE, OF_BACKENDS
 from testbed.topology import Topology, load, load_data, load_text
 from testbed.topology.variant import Overrides
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,8 @@ from testbed.topology.variant import Option
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.faults.means import Breakage
+    from testbed.nodes.base import Node as Machine
     from testbed.steps.context import Context
     from testbed.steps.step import Step
     from testbed.topology.model import Node, Topology
@@ -21,6 +23,24 @@ if TYPE_CHECKING:
 SERVICE = "flanneld"
 #: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
+
+
+#: Words of ``break``, and the effect of each.
+BREAKABLE: Mapping[str, str] = {
+    "route": "remove the routes to the containers of other nodes",
+    "neighbour": "remove the permanent ARP entries of other nodes' VTEPs",
+    "fdb": "remove the VTEP's forwarding entries (FDB)",
+    "forward": "drop everything with the first rule of FORWARD",
+    "port": "drop packets to flannel's UDP port",
+}
+#: Those that add a rule; the others remove entries.
+RULES = ("forward", "port")
+#: Words of ``break`` that require one of these back ends; the others work with all.
+OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
+    "neighbour": ("vxlan",),
+    "fdb": ("vxlan",),
+    "port": ("vxlan", "udp"),
+}
 
 
 def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
@@ -69,6 +89,7 @@ class Flannel(Role):
         **{f"{ROLE}-{backend}": f"flannel with the backend {backend}" for backend in BACKENDS},
     }
     fact_names = ("backend",)
+    breakable = BREAKABLE
     artifacts = ("flanneld", "etcdctl")
     programs: ClassVar[dict[str, str]] = {"iptables": "iptables"}
     kernel = ("iptables nat",)
@@ -108,6 +129,23 @@ class Flannel(Role):
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:
         if "backend" in facts:
             yield f"flannel {facts['backend']}"
+
+    def unbreakable(self, topology: Topology, node: str, what: str) -> tuple[str, str, str] | None:
+        flannel = FlannelSection.of(topology)
+        backends = OF_BACKENDS.get(what, (flannel.backend,))
+        if flannel.backend in backends:
+            return None
+        wanted = f"the back end {' or '.join(backends)} for {what!r}"
+        hint = (
+            f"use `--backend {backends[0]}`, or `break {node} route`, which "
+            "works with every back end"
+        )
+        return wanted, flannel.backend, hint
+
+    def breakage(self, topology: Topology, nodes: Callable[[], Sequence[Machine]]) -> Breakage:
+        from testbed.roles.flannel.breakage import Overlay
+
+        return Overlay(topology, nodes)
 
     def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
         del node

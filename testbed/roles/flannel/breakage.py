@@ -1,0 +1,134 @@
+"""Entries and rules of an overlay's node that the fault ``break`` removes or blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testbed.faults import means
+from testbed.roles.flannel.role import OF_BACKENDS, RULES
+from testbed.roles.flannel.section import FlannelSection
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node of the overlay, as in a node's entries.
+
+    ``mac`` is that of its VTEP.
+    """
+
+    name: str
+    address: str
+    subnet: str
+    mac: str = ""
+
+    @property
+    def vtep(self) -> str:
+        """The address of its flannel.N, which is the first one of its subnet."""
+        return self.subnet.partition("/")[0]
+
+
+class Overlay(means.Breakage):
+    """The overlay of a running lab; ``nodes`` returns the nodes that answer."""
+
+    hint = "two nodes with a running flanneld are required"
+
+    def __init__(self, topology: Topology, nodes: Callable[[], Sequence[Node]]) -> None:
+        self._topology = topology
+        self._flannel = FlannelSection.of(topology)
+        self._nodes = nodes
+
+    def look(self, node: Node, what: str) -> means.Look | None:
+        backend = self._flannel.backend
+        if backend not in OF_BACKENDS.get(what, (backend,)):
+            return None
+        # Without the device, as with udp when flanneld dies, missing entries are not a fault.
+        if what not in RULES and not self._has_device(node):
+            return None
+        found = look(self._topology, what, self._peers(node.name))
+        return found if found.entries else None
+
+    @functools.cached_property
+    def _macs(self) -> dict[str, str]:
+        """The MAC addresses of the existing VTEPs, by node."""
+        path = f"/sys/class/net/{self._flannel.device}/address"
+        found = {}
+        for node in self._nodes():
+            if self._flannel.backend == "vxlan" and node.name in self._flannel.subnets:
+                with contextlib.suppress(FileNotFoundError):
+                    found[node.name] = node.get(path).decode().strip()
+        return found
+
+    def _peers(self, node: str) -> list[Peer]:
+        """Return the other nodes of the overlay.
+
+        With vxlan, only nodes that have a VTEP are included.
+        """
+        return [
+            Peer(name, str(self._topology.address(name)), str(subnet), self._macs.get(name, ""))
+            for name, subnet in self._flannel.subnets.items()
+            if name != node and (self._flannel.backend != "vxlan" or name in self._macs)
+        ]
+
+    def _has_device(self, node: Node) -> bool:
+        name = self._flannel.device
+        return not name or node.run(["test", "-e", f"/sys/class/net/{name}"], check=False).ok
+
+
+def look(topology: Topology, what: str, peers: Sequence[Peer]) -> means.Look:
+    """Return the commands for a word of ``break``.
+
+    See :attr:`testbed.roles.base.Role.breakable`.
+    """
+    flannel = FlannelSection.of(topology)
+    if what == "forward":
+        return means.rule("FORWARD")
+    if what == "port":
+        return means.rule("INPUT", "-p", "udp", "-m", "udp", "--dport", str(flannel.port))
+    name = flannel.device
+    if what == "neighbour":
+        entries = [(f"{p.vtep} lladdr {p.mac}", p.vtep, p.mac) for p in peers]
+        return means.Look(
+            ("ip", "neigh", "show", "dev", name, "nud", "permanent"),
+            tuple(shown for shown, *_ in entries),
+            tuple(("ip", "neigh", "del", vtep, "dev", name) for _, vtep, _ in entries),
+            tuple(
+                ("ip", "neigh", "replace", vtep, "lladdr", mac, "dev", name, "nud", "permanent")
+                for _, vtep, mac in entries
+            ),
+        )
+    if what == "fdb":
+        words = [(p.mac, "dev", name, "dst", p.address) for p in peers]
+        return means.Look(
+            ("bridge", "fdb", "show", "dev", name),
+            tuple(f"{p.mac} dst {p.address}" for p in peers),
+            tuple(("bridge", "fdb", "del", *entry) for entry in words),
+            tuple(("bridge", "fdb", "append", *entry) for entry in words),
+        )
+    routes = _routes(flannel, peers)
+    return means.Look(
+        ("ip", "route", "show"),
+        tuple(shown for shown, _ in routes),
+        tuple(("ip", "route", "del", shown.split()[0]) for shown, _ in routes),
+        tuple(("ip", "route", "replace", *shown.split(), *more) for shown, more in routes),
+    )
+
+
+def _routes(flannel: FlannelSection, peers: Sequence[Peer]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return flannel's routes to other nodes.
+
+    Each is given as listed, with the options that are not listed.
+    """
+    name = flannel.device
+    if flannel.backend == "udp":
+        return [(f"{flannel.network} dev {name}", ())]
+    if flannel.backend == "vxlan":
+        return [(f"{p.subnet} via {p.vtep} dev {name}", ("onlink",)) for p in peers]
+    return [(f"{p.subnet} via {p.address}", ()) for p in peers]
