@@ -1,20 +1,20 @@
-# Everything is set up by these targets, from a bare Debian 12 with make and git:
-#   make demo    the main job: labs up, every claim put to the test, labs down
+# These targets set everything up, on Debian 12 with only make and git:
+#   make demo    create labs, check every claim, remove the labs
 #   make test    lint, types, unit tests, live tests
-#   make test-all  these, the long forms, clusters and virtual machines
+#   make test-all  these in their long form, clusters and virtual machines
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-# Without bytecode on disk, each of the commands that the tests run compiles all of testbed first.
+# Without bytecode on disk, each command that a test runs would compile all of testbed first.
 unexport PYTHONDONTWRITEBYTECODE
-# Processes that share the tests: those of labs mostly wait, those of machines and clusters do not.
+# Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
 LIVE := -n 4 --dist loadgroup
 HEAVY := -n 2 --dist loadgroup
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# sudo keeps no variables.
+# sudo drops environment variables.
 LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
-# What takes long to compile, made once for labs with these roles.
+# Build what labs with these roles need; this takes long, once.
 made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --quick || exit; done
 
 .PHONY: help demo demo-k8s test test-all lint unit web live crash soak fuzz mutants mutants-all test-vm test-k8s conformance sabotage bench bench-vm bench-k8s docs docs-serve dist publish \
@@ -24,14 +24,14 @@ made = for role in $(1); do $(SUDO) $(BIN)/testbed doctor --role $$role --fix --
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup  ## every lab up, every claim put to the test, all down, what is left; report.html
+demo: setup  ## create every lab, check every claim, remove all, check for leftovers; report.html
 	$(SUDO) $(BIN)/testbed verify --all --check-machine --html report.html
 
-demo-k8s: setup  ## clusters up, every claim about Kubernetes put to the test, all down; report.html
+demo-k8s: setup  ## the same for the claims about Kubernetes; report.html
 	$(call made,ingress kube-router cilium)
 	$(SUDO) $(BIN)/testbed verify --all --lab 'k8s-*' --check-machine --html report.html
 
-test: lint unit web live  ## all but clusters and virtual machines, in ten minutes
+test: lint unit web live  ## all tests without clusters and virtual machines, in ten minutes
 
 test-all: export TESTBED_LONG := 1
 test-all: test test-k8s test-vm  ## everything, in its long form (root)
@@ -59,16 +59,16 @@ crash: setup  ## kill, starve and race testbed at every point: the long form (ro
 	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest $(LIVE) -m "not whole_machine" tests/crash
 	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest -m whole_machine tests/crash
 
-soak: setup  ## two hundred labs up, put to the test and down again: does anything grow? (root)
+soak: setup  ## create, check and remove 200 labs; nothing may grow (root)
 	$(SUDO) env PYTHONPATH=tests $(BIN)/python -m crash.soak $(ROUNDS)
 
-fuzz: $(VENV)/ready  ## a million topologies and what other programs may say, by a fuzzer
+fuzz: $(VENV)/ready  ## fuzz topologies and outputs of other programs, a million inputs
 	$(BIN)/python tests/fuzz/fuzz.py 1000000 1200
 
-mutants: $(VENV)/ready  ## do the unit tests notice small changes of the program? a sample, ten minutes
+mutants: $(VENV)/ready  ## mutation tests of a sample, in ten minutes
 	$(BIN)/python tests/mutation/mutate.py $(if $(SEED),--seed $(SEED))
 
-mutants-all: $(VENV)/ready  ## the same for every small change: hours
+mutants-all: $(VENV)/ready  ## all mutation tests, in hours
 	$(BIN)/python tests/mutation/mutate.py --all
 
 test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
@@ -79,7 +79,7 @@ test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 30 m
 	$(call made,ingress conformance kube-router)
 	$(SUDO) $(LONG) $(BIN)/python -m pytest $(HEAVY) tests/k8s
 
-conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, both kinds of kube-proxy (root)
+conformance: setup  ## upstream's network tests on a Kubernetes cluster, with both modes of kube-proxy (root)
 	$(call made,kubernetes conformance)
 	for proxy in nftables iptables; do \
 	  $(SUDO) $(BIN)/testbed up k8s-two-node --name conformance --proxy $$proxy -q && \
@@ -88,10 +88,10 @@ conformance: setup  ## upstream's tests of the network on a Kubernetes cluster, 
 	  $(SUDO) $(BIN)/testbed down conformance; [ $$status = 0 ] || exit $$status; \
 	done
 
-sabotage: setup  ## can each check fail?  labs and tools broken in known ways (root)
+sabotage: setup  ## break labs and tools in known ways: each check must fail (root)
 	$(SUDO) $(BIN)/python -m pytest $(LIVE) -q --tb=short tests/live/sabotage
 
-bench-vm: setup  ## times of labs of virtual machines, and where they go (root)
+bench-vm: setup  ## times of labs of virtual machines, by stage (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
 	$(SUDO) $(BIN)/python bench/virtual.py
 
@@ -107,7 +107,7 @@ bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare she
 setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick
 
-# Hashes are checked; nothing is resolved anew.
+# Hashes are checked; versions are locked.
 $(VENV)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  $(SUDO) apt-get update -qq && \
@@ -122,7 +122,7 @@ docs: $(VENV)/docs  ## the documentation site in build/site; broken links and an
 	$(BIN)/mkdocs build --strict --quiet
 
 docs-serve: export NO_MKDOCS_2_WARNING := 1
-docs-serve: $(VENV)/docs  ## the same at http://127.0.0.1:8000, built again after each change
+docs-serve: $(VENV)/docs  ## serve the site at http://127.0.0.1:8000 and rebuild it after each change
 	$(BIN)/mkdocs serve --strict
 
 # The versions of packages that both files name are the same.
@@ -137,14 +137,14 @@ dist: $(VENV)/ready  ## the distributions in dist/, from a clean folder
 publish: $(VENV)/ready  ## upload dist/ to PyPI; only for the workflow of a release
 	$(BIN)/uv publish --trusted-publishing always dist/*
 
-pictures: setup  ## the pictures of README.md, drawn anew from a lab (root)
+pictures: setup  ## draw the pictures of README.md from a lab (root)
 	$(SUDO) $(BIN)/python docs/images/draw.py
 
-lock:  ## write requirements.txt and docs/requirements.txt anew from pyproject.toml
+lock:  ## lock requirements.txt and docs/requirements.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra dev \
 	  --python-version 3.11 -o requirements.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra docs -c requirements.txt \
 	  --python-version 3.11 -o docs/requirements.txt pyproject.toml
 
-clean:  ## remove what these targets made in this folder
+clean:  ## remove the files that these targets created in this folder
 	rm -rf $(VENV) build dist mutants

@@ -43,7 +43,7 @@ UP_WANTED = {100: 45.0}  # seconds, on two quiet cores
 IDLE_WANTED = {2: 0.01, 100: 0.1}  # cores
 GROWTH_WANTED = 1.5  # processor time a node, as a multiple of that in a lab of GROWTH_FROM nodes
 GROWTH_FROM = 10
-SETTLE = 10.0  # seconds after which a lab that is up has nothing left to do
+SETTLE = 10.0  # seconds until a new lab is idle
 
 
 def main() -> int:
@@ -83,7 +83,7 @@ def numbers(text: str) -> list[int]:
 
 
 def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
-    """One lab: its ``up`` in seconds, wall and processor; what it takes of a core when idle."""
+    """Figures of one lab: wall and processor seconds of ``up``, and the idle share of a core."""
     lab = f"bench-{nodes}"
     up = [*TESTBED, "up", "two-node", "--nodes", str(nodes), "--backend", backend]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -102,14 +102,14 @@ def growth(nodes: int, backend: str, *, idle: bool) -> dict[str, float]:
 
 
 def idle_share(lab: str, seconds: float) -> float:
-    """The processor time of a lab that nobody uses, as a share of one core."""
+    """Return the processor time of an idle lab, as a share of one core."""
     used, began = processor(lab), time.monotonic()
     time.sleep(seconds)
     return (processor(lab) - used) / (time.monotonic() - began)
 
 
 def processor(lab: str) -> float:
-    """Seconds of processor time, user and system, that all of a lab has used so far."""
+    """Return the processor seconds, user and system, of a whole lab so far."""
     state = Path(os.environ["TESTBED_STATE"]).resolve()
     below = Path(cgroups.TOP, cgroups.folder_name(lab, state))
     for hierarchy in cgroups.hierarchies():
@@ -136,7 +136,7 @@ def show_growth(nodes: int, grown: dict[str, float], base: float) -> None:
 
 
 def starts() -> dict[str, float]:
-    """Wall seconds of the commands that touch nothing: median of five."""
+    """Return the wall seconds of commands without an effect: median of five."""
     found = {}
     for argument in ("--version", "--help"):
         found[argument] = statistics.median(timed([*TESTBED, argument]) for _ in range(5))
@@ -151,7 +151,7 @@ def timed(argv: list[str]) -> float:
 
 
 def pair(store: Store, folder: Path, nodes: int, backend: str) -> dict[str, float]:
-    """One round: the floor, then testbed up, status and down, with the memory of its own."""
+    """Run one round: the floor, then testbed up, status and down, with its memory."""
     floor = run_floor(store, folder / "floor", nodes, backend)
     lab = f"bench-{nodes}"
     up = [*TESTBED, "up", "two-node", "--nodes", str(nodes), "--backend", backend]
@@ -184,7 +184,7 @@ def run_floor(store: Store, work: Path, nodes: int, backend: str) -> float:
 
 
 def small_image() -> bytes:
-    """A root file system with nothing but busybox, as small as the floor's image was."""
+    """Create a root file system with busybox only, as small as the floor's image."""
     busybox = shutil.which("busybox")
     if busybox is None:
         sys.exit("bench: needs a static busybox: apt-get install busybox-static")
@@ -218,7 +218,7 @@ def remove_cgroups(folders: Iterable[Path]) -> None:
 
 
 def own_memory() -> float:
-    """Bytes of resident memory of all processes that testbed itself leaves running."""
+    """Return the resident bytes of all processes that testbed itself keeps running."""
     total = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:

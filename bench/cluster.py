@@ -31,7 +31,7 @@ PROGRAMS = (
     "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
     "kubectl", "etcd", "flanneld",
 )  # fmt: skip
-#: Figures that are wanted on a quiet machine: seconds, and bytes.
+#: Required figures on a quiet machine: seconds, and bytes.
 WANTED = {"ready": 8.0, "pod": 9.0, "dns": 12.0, "down": 1.0, "claims": 90.0}
 FIRST, FURTHER = 750e6, 200e6
 FLOOR = 1.1  # times the floor's
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def cluster(*, claims: bool) -> dict[str, float]:
-    """One cluster, up and down: seconds of each stage, bytes of memory of each node."""
+    """Figures of one cluster: seconds of each stage, bytes of memory of each node."""
     found: dict[str, float] = {}
     began = time.monotonic()
     up = [*TESTBED, "up", LAB, "--json"]
@@ -94,7 +94,7 @@ def kubectl(*words: str, text: str = "") -> str:
 
 
 def first_pod() -> float:
-    """Seconds from the wish for a Pod until it runs."""
+    """Return the seconds from the creation of a Pod until it runs."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -111,14 +111,14 @@ def first_pod() -> float:
 
 
 def memory(node: str) -> float:
-    """Bytes of a node's processes: what they share is counted once (PSS, proc(5))."""
+    """Return the bytes of a node's processes, shared memory counted once (PSS, proc(5))."""
     script = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ { n += $2 } END { print n }'"
     argv = [*TESTBED, "exec", "-l", LAB, node, "--", "sh", "-c", script]
     return float(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout) * 1024
 
 
 def floor(store: Store, work: Path) -> dict[str, float]:
-    """The bare script: when all nodes were Ready, and when a Pod ran."""
+    """Run the bare script; return when all nodes were Ready, and when a Pod ran."""
     programs = work / "bin"
     programs.mkdir(parents=True)
     for name in PROGRAMS:
@@ -150,7 +150,7 @@ def floor(store: Store, work: Path) -> dict[str, float]:
 
 
 def make_cgroup(path: Path) -> None:
-    """A group for a node; a cpuset of its own has no CPUs until it is given some."""
+    """Create a cgroup for a node; a new cpuset has no CPUs at first."""
     for folder in (path.parent, path):
         folder.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):

@@ -1,11 +1,11 @@
-# The floor that a cluster's `testbed up` is held against: the same programs, started as side by
+# The floor that a cluster's `testbed up` is compared with: the same programs, started as side by
 # side as a shell can, until a Pod runs.
 #   cluster.sh NODES BIN WORK CGROUP
 # BIN goes before the system's PATH; WORK is a new folder with pause.tar and nginx.tar; below
 # CGROUP each hierarchy gets a folder a node.  Prints when all nodes were Ready and when the Pod
 # ran, in seconds.  Run it under
 #   unshare --pid --fork --kill-child --mount --net
-# so that all of it ends with its first process.
+# so that everything ends with its first process.
 set -e
 nodes=$1 work=$3 cgroup=$4
 PATH=$2:/usr/sbin:/usr/bin:/sbin:/bin
@@ -14,7 +14,7 @@ mount -t proc proc /proc
 mount -t tmpfs tmpfs /run
 mkdir -p /run/netns
 api=10.168.0.2
-# Certificates are no part of what is timed.
+# Certificates are not timed.
 pki=$work/pki
 mkdir "$pki"
 cd "$pki"

@@ -1,11 +1,11 @@
 #!/bin/bash
-# The floor that `testbed up` is held against: the same daemons, started as side by side as a
+# The floor that `testbed up` is compared with: the same daemons, started as side by side as a
 # shell can, until a container on one node has fetched a page from one on the last.
 #   floor.sh NODES BACKEND BIN WORK
 # BIN has dockerd, containerd, runc, etcd, etcdctl, flanneld on PATH order; WORK is a new folder
 # with image.tar, a root file system with busybox.  Prints the seconds.  Run it under
 #   unshare --pid --fork --kill-child --mount --net
-# so that all of it ends with its first process.
+# so that everything ends with its first process.
 set -e
 nodes=$1 backend=$2 work=$4
 PATH=$3:/usr/sbin:/usr/bin:/sbin:/bin

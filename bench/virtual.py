@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def one(provider: str, *, quiet: bool = False) -> dict[str, float]:
-    """One round: two machines up, looked at, and down."""
+    """Run one round: create two machines, inspect and remove them."""
     began = time.monotonic()
     try:
         argv = [*TESTBED, "up", LAB, "--provider", provider, "--json"]
@@ -78,7 +78,7 @@ def one(provider: str, *, quiet: bool = False) -> dict[str, float]:
 
 
 def processor() -> list[float]:
-    """Seconds of processor time that each QEMU of ours has had so far."""
+    """Return the processor seconds of each of our QEMU processes so far."""
     ticks = os.sysconf("SC_CLK_TCK")
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -94,7 +94,7 @@ def processor() -> list[float]:
 
 
 def show(provider: str, rounds: list[dict[str, float]]) -> None:
-    """The median of each figure, its spread, and what is wanted of a quiet machine."""
+    """Print the median and spread of each figure, and the requirement."""
     labels = {
         "ssh": "ssh on both",
         "page": "both pages",

@@ -142,7 +142,7 @@ def _show(claim: Claim, catalogue: Catalogue, given: tuple[str, ...]) -> None:
     if claim.is_testable:
         run = " ".join([*(f"--catalogue {name}" for name in given), f"--claim {claim.id}"])
         click.echo(f"  {'run it':<10} testbed verify --all {run}")
-        click.echo(f"  {'':<10} or testbed verify LAB {run} on a lab that is up")
+        click.echo(f"  {'':<10} or testbed verify LAB {run} on a running lab")
 
 
 def _document(claim: Claim, catalogue: Catalogue) -> str:

@@ -105,17 +105,19 @@ def command(
     because nothing was selected or everything was skipped.
     """
     if everything and lab:
-        raise click.UsageError("--all goes without a lab's name")
+        raise click.UsageError("--all cannot be combined with the name of a lab")
     if labs and not everything:
-        raise click.UsageError("--lab goes with --all; a lab that is up is named without it")
+        raise click.UsageError("--lab needs --all; name a running lab without --lab")
     if everything and provider:
         raise click.UsageError(
-            "--all brings up labs of its own, --provider is about one that is up"
+            "--provider cannot be combined with --all, which creates its own labs"
         )
     if recovery and (paths or claims or documents):
-        raise click.UsageError("--recovery goes without PATHS, --claim and --document")
+        raise click.UsageError("--recovery cannot be combined with PATHS, --claim and --document")
     if prove and (everything or recovery or rerun_failed):
-        raise click.UsageError("--prove goes without --all, --recovery and --rerun-failed")
+        raise click.UsageError(
+            "--prove cannot be combined with --all, --recovery and --rerun-failed"
+        )
     need_root("`testbed verify`")
     from testbed.claims.choose import choose
     from testbed.report import last
@@ -162,8 +164,8 @@ def _one(
     context = common.whole(lab)
     if provider not in {None, context.topology.maker}:
         raise UsageError(
-            f"lab {lab.name} is of the provider {context.topology.maker}, not {provider}",
-            hint=f"take it down (testbed down {lab.name}) and bring it up with --provider",
+            f"lab {lab.name} has the provider {context.topology.maker}, not {provider}",
+            hint=f"remove it (`testbed down {lab.name}`), and create it with --provider",
         )
     live = LiveLab(context)
     began = time.monotonic()
@@ -330,7 +332,7 @@ class _Progress:
             self._output.say(
                 click.style(f"{name}", dim=True) + terminal.line(found, self._catalogue)
             )
-        self._log.tell(name, f"{name}: {self._done[name]} checks have ended")
+        self._log.tell(name, f"{name}: {self._done[name]} checks done")
         self._show()
 
     def _ended(self, lab: LabRun) -> None:

@@ -293,7 +293,8 @@ def overview(run: Run) -> Iterable[str]:
 def lab_line(lab: LabRun) -> str:
     """Format one lab that has ended, or was left out, as a line."""
     if lab.absent:
-        words = f"{len(lab.results.findings):>3} claims skipped: {lab.absent}"
+        count = len(lab.results.findings)
+        words = f"{count:>3} {'claim' if count == 1 else 'claims'} skipped: {lab.absent}"
         return click.style(f"  --    {lab.name:<26} {words}", dim=True)
     bad = sum(not f.as_expected for f in lab.results.findings)
     bad += sum(c.outcome == "failed" for c in lab.results.checks) + len(lab.results.broken)

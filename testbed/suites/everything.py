@@ -106,7 +106,7 @@ def run_everything(
     whole.labs.sort(key=lambda lab: order[lab.name])
     if not whole.labs and not any(True for _ in whole.meant()):
         raise NothingSelected(
-            "nothing that any lab of the catalogue can decide was selected",
+            "the selection has no check for any lab of the catalogue",
             hint="check -k, --claim and --document"
             if wanted
             else f"name the labs of catalogue {selection.catalogue.name} in its catalogue.yaml",
@@ -119,7 +119,7 @@ def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(one.name, pattern) for one in wanted):
             known = ", ".join(one.name for one in wanted)
-            raise UsageError(f"no lab fits {pattern!r}", hint=f"there are: {known}")
+            raise UsageError(f"no lab matches {pattern!r}", hint=f"labs: {known}")
     return [
         one
         for one in wanted
@@ -134,8 +134,8 @@ def lacking(store: Store, topology: Topology) -> str:
     for role in sorted(topology.software):
         if unmade := store.unmade(role):
             return (
-                f"{role} is not made yet ({', '.join(unmade)}); "
-                f"once, and for long: testbed doctor --role {role} --fix"
+                f"{role} is not built yet ({', '.join(unmade)}); "
+                f"`testbed doctor --role {role} --fix` builds it, which takes long"
             )
     return ""
 

@@ -162,7 +162,7 @@ class _Prover:
         found = _by_claim(results)
         if not (found or results.interrupted or results.broken):
             raise NothingSelected(
-                f"nothing that lab {self._live.name} can decide was selected",
+                f"the selection has no check for lab {self._live.name}",
                 hint="remove -k, --claim and --document, or choose another lab",
             )
         self._before = {n: one for n, one in found.items() if one.verdict != "skipped"}
@@ -204,7 +204,7 @@ class _Prover:
             if found is None or found.verdict == "skipped":
                 problem = f"the check did not run: {found.reason if found else 'it was not found'}"
             elif found.as_expected:
-                problem = f"the check does not notice it ({found.verdict}). {sabotage.what}"
+                problem = f"the check did not detect it ({found.verdict}). {sabotage.what}"
             elif later is None or not later.as_expected:
                 seen = _said(later) if later else "it did not run"
                 problem = f"the check is not as expected after it was undone: {seen}"

