@@ -31,7 +31,7 @@ def feature_words() -> dict[str, str]:
     """Return the features that a claim can require of a lab, and their meanings."""
     found = dict(OF_NODES)
     for role in ROLES.usable().values():
-        found |= role.needs
+        found |= role.needs or {role.name: f"a node with the role {role.name}"}
     return found
 
 

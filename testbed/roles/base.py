@@ -234,7 +234,7 @@ class Role(ABC):
     #: A node with the role must be on a network.
     networked: ClassVar[bool] = True
     #: Words of the mark ``needs`` that labs with the role can meet (:meth:`features`), and their
-    #: meanings.
+    #: meanings.  Without any, the role's name is such a word.
     needs: ClassVar[Mapping[str, str]] = {}
     #: Names of its facts (:meth:`facts`).
     fact_names: ClassVar[tuple[str, ...]] = ()

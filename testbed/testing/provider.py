@@ -503,6 +503,16 @@ class FleetContract(Contract):
         ping = ["ping", "-c1", "-W5", "10.168.0.3"]
         assert until(lambda: node.run(ping, check=False).ok, 30)
 
+    def test_what_is_known_of_this_machine_has_places_and_numbers(
+        self, provider: Provider, node: Node
+    ) -> None:
+        for lab, folder in type(provider).running():
+            assert lab
+            assert folder.is_absolute()
+        for place, maximum, now in type(provider).task_limits():
+            assert place
+            assert maximum >= now >= 0
+
     def test_many_nodes_are_made_at_once(self, provider: Provider, topology: Topology) -> None:
         provider.create_fabric("contract", topology)
         names = [f"node{i}" for i in range(8)]

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from testbed import kernel
+from testbed.claims.model import feature_words
 from testbed.faults.force import Faults
 from testbed.faults.model import Fault
 from testbed.labs import plan as planning
 from testbed.labs.lab import Lab, Settings
 from testbed.registry import ROLES
 from testbed.testing.fakes import Bench
-from testbed.topology import load_text
+from testbed.topology import load_data, load_text
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -69,10 +70,26 @@ class RoleContract:
         assert ROLES[self.role].name == self.role
         assert any(self.role in node.roles for node in model.nodes.values())
 
-    def test_kernel_features_are_known(self) -> None:
-        assert set(ROLES[self.role].kernel) <= {
-            one.name for one in (*kernel.NEEDED, *kernel.WANTED)
-        }
+    def test_kernel_features_are_known(self, model: Topology) -> None:
+        role, known = ROLES[self.role], {one.name for one in (*kernel.NEEDED, *kernel.WANTED)}
+        assert set(role.kernel) <= known
+        assert set(role.kernel_for(model)) <= known
+
+    def test_features_of_a_lab_are_words_that_a_claim_can_require(self, model: Topology) -> None:
+        features = ROLES[self.role].features(model)
+        assert features
+        assert features <= feature_words().keys()
+
+    def test_the_topology_survives_its_record(self, model: Topology) -> None:
+        assert load_data(model.to_dict(), "record").to_dict() == model.to_dict()
+
+    def test_its_summary_is_one_line(self, model: Topology) -> None:
+        assert "\n" not in ROLES[self.role].summary(model)
+
+    def test_no_two_links_of_a_node_have_one_name(self, model: Topology) -> None:
+        for node in model.nodes.values():
+            names = [link.name for link in ROLES[self.role].links(model, node.name)]
+            assert len(set(names)) == len(names)
 
     def test_planning_gives_the_same_steps_each_time(self, model: Topology) -> None:
         assert planning.make(model) == planning.make(model)
@@ -118,6 +135,20 @@ class RoleContract:
         for node in self.nodes(lab, model):
             for offer in ROLES[self.role].offers_on(model, node.name):
                 assert node.run(["sh", "-c", 'command -v "$1"', "sh", offer.target]).ok
+
+    def test_its_facts_are_those_that_it_declares(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        role = ROLES[self.role]
+        facts = role.facts(lab.context())
+        assert facts.keys() <= set(role.fact_names)
+        assert all(isinstance(value, str) for value in facts.values())
+        assert all(isinstance(words, str) for words in role.described(facts))
+
+    def test_its_parts_are_as_expected(self, lab: Lab, model: Topology) -> None:
+        lab.up(model)
+        for node in self.nodes(lab, model):
+            found = ROLES[self.role].status(lab.context(), node)
+            assert [part for parts in found.values() for part in parts if not part.ok] == []
 
     def test_its_links_are_complete(self, lab: Lab, model: Topology) -> None:
         lab.up(model)

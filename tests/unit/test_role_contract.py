@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,9 +17,12 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import Service
 from testbed.nodes.wiring import Difference
 from testbed.registry import ROLES
-from testbed.roles.base import start
+from testbed.roles import glance
+from testbed.roles.base import OwnLink, start
+from testbed.roles.glance import Glance
+from testbed.roles.part import Part
 from testbed.steps.step import Step, node_step
-from testbed.testing import Bench, RoleContract, declare
+from testbed.testing import Bench, FakeEngine, RoleContract, declare
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -38,6 +42,17 @@ TWO_NODE = (TOPOLOGIES / "two-node.yaml").read_text(encoding="utf-8")
 class TestDocker(RoleContract):
     role = "docker"
     topology = TWO_NODE
+
+    @pytest.fixture(autouse=True)
+    def _seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let status see the containers in memory: there is no socket of a daemon."""
+
+        def containers(node: Machine) -> dict[str, Glance]:
+            there = FakeEngine(node)
+            found = (there.inspect(name) for name in there.names())
+            return {one.name: Glance(one.name, one.status, one.address) for one in found}
+
+        monkeypatch.setattr(glance, "containers", containers)
 
 
 class TestEtcd(RoleContract):
@@ -125,6 +140,34 @@ class Idle(Greeter):
         return ()
 
 
+class Wordy(Greeter):
+    """Meets a word that no claim can require."""
+
+    def features(self, topology: Topology) -> AbstractSet[str]:
+        return {"no-such-feature"}
+
+
+class Gossip(Greeter):
+    """Tells a fact that it does not declare."""
+
+    def facts(self, context: Context) -> Mapping[str, str]:
+        return {"greeting": "hello"}
+
+
+class Sad(Greeter):
+    """Has a part that is not as expected."""
+
+    def status(self, context: Context, machine: Machine) -> Mapping[str, list[Part]]:
+        return {"greeting": [Part("hello", "missing", ok=False)]}
+
+
+class Twin(Greeter):
+    """Creates two links of one name."""
+
+    def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
+        return [OwnLink("greet0", "greetings")] * 2
+
+
 class Incomplete(Greeter):
     """Lacks a link on every node."""
 
@@ -133,6 +176,10 @@ class Incomplete(Greeter):
 
 
 BROKEN = {
+    Wordy: "features_of_a_lab_are_words_that_a_claim_can_require",
+    Gossip: "its_facts_are_those_that_it_declares",
+    Sad: "its_parts_are_as_expected",
+    Twin: "no_two_links_of_a_node_have_one_name",
     Nameless: "it_is_registered_by_its_name",
     Dreamer: "kernel_features_are_known",
     Fickle: "planning_gives_the_same_steps_each_time",
