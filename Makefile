@@ -119,7 +119,7 @@ $(VENV)/ready: requirements.txt pyproject.toml
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/docs  ## the documentation site in build/site; broken links and anchors are errors
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 docs-serve: export NO_MKDOCS_2_WARNING := 1
 docs-serve: $(VENV)/docs  ## serve the site at http://127.0.0.1:8000 and rebuild it after each change

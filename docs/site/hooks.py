@@ -39,6 +39,13 @@ What a {word} implements. [Extend testbed](../extending.md) has an example.
 ::: testbed.{module}
     options: {{show_root_heading: false, show_root_toc_entry: false}}
 """
+TESTING = """# Test contracts
+
+Test suites for your own providers and roles. [Extend testbed](../extending.md) shows their use.
+
+::: testbed.testing
+    options: {show_root_heading: false, show_root_toc_entry: false, show_if_no_docstring: false}
+"""
 #: The documented members of classes that have more.
 MEMBERS = {"Lab": "[up, down, live]"}
 #: Elements that load what an attribute names.
@@ -96,7 +103,8 @@ class _Rewrite(Treeprocessor):
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the extension that changes links."""
+    """Name the pages of patterns in the navigation, and add the extension that changes links."""
+    config.nav = links.expanded(config.nav)
     config.markdown_extensions.append(Links(config.repo_url))  # type: ignore[arg-type]  # or a name
     return config
 
@@ -112,6 +120,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/providers.md": CONTRACT.format(
             title="Provider contract", word="provider", module="nodes.base"
         ),
+        "reference/testing.md": TESTING,
         "reference/roles.md": CONTRACT.format(
             title="Role contract", word="role", module="roles.base"
         ),

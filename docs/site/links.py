@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,23 @@ def split(readme: str) -> tuple[str, str]:
         raise BadLink(f"README.md has no heading {TOUR!r}")
     tour, heading, after = rest.partition("\n## ")
     return f"{before}{heading}{after}", f"{TOUR.removeprefix('#')}\n{tour}"
+
+
+def expanded(nav: Any) -> Any:
+    """Return a navigation in which each pattern has become the list of its pages.
+
+    README.md comes first, as the page of the section.
+    """
+    match nav:
+        case list():
+            return [expanded(entry) for entry in nav]
+        case dict():
+            return {title: expanded(entry) for title, entry in nav.items()}
+        case str() if "*" in nav:
+            docs = ROOT / "docs"
+            pages = [path.relative_to(docs).as_posix() for path in docs.glob(nav)]
+            return sorted(pages, key=lambda page: (not page.endswith("README.md"), page))
+    return nav
 
 
 def source(page: str) -> str:

@@ -127,6 +127,21 @@ def test_the_readme_without_its_tour_and_the_tour_are_the_readme() -> None:
         links.split("# testbed\n")
 
 
+def test_a_pattern_in_the_navigation_is_the_list_of_its_pages() -> None:
+    nav = links.expanded([{"A": "vm.md"}, {"B": [{"C": "decisions/*.md"}]}])
+    assert nav[0] == {"A": "vm.md"}
+    pages = nav[1]["B"][0]["C"]
+    assert pages[:2] == ["decisions/README.md", "decisions/0001-namespaces-by-default.md"]
+    assert len(pages) == len(list((ROOT / "docs" / "decisions").glob("*.md")))
+
+
+def test_warnings_end_the_build() -> None:
+    """MkDocs counts none with --quiet."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"mkdocs build (.*)", makefile)
+    assert recipe == "--strict"
+
+
 def test_docs_have_the_versions_that_the_tests_have() -> None:
     """One virtual environment has both."""
     docs, tests = (
