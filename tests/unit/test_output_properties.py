@@ -168,4 +168,4 @@ def test_commands(data: dict[str, Any]) -> None:
         live.close()
         assert [one["name"] for one in part.picture["nodes"]] == list(topology.nodes)
         assert picture.draw(part.picture, id="p", title="t").startswith("<svg")
-        assert f"{topology.name}: gone" in says("down")
+        assert f"{topology.name}: removed" in says("down")
