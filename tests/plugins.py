@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.faults import means
@@ -11,6 +12,8 @@ from testbed.registry import PROVIDERS, ROLES
 from testbed.roles.base import Role, start
 from testbed.steps.step import Step, node_step
 from testbed.testing.fakes import declare
+from testbed.topology.declare import Block, Section, key
+from testbed.topology.shapes import Flag, Integer, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -51,10 +54,32 @@ class Greetings(means.Breakage):
         return means.Look(("greeting",), ("hello",), (("greeting", "-d"),), (("greeting", "-a"),))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice(Block):
+    """How one node greets."""
+
+    about: ClassVar[str] = "The greeting of this node."
+
+    loud: bool = key(Flag(), "Does it shout?", default=False)
+    times: int = key(Integer("a number of times", 1, 3), "How often it greets.", default=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreeterSection(Section):
+    """How all nodes greet."""
+
+    role: ClassVar[str] = "greeter"
+    about: ClassVar[str] = "The greeting."
+
+    words: str = key(Text(), "Its words.", default="hello")
+
+
 class Greeter(Role):
     """A role that writes a greeting, and starts a daemon."""
 
     name = "greeter"
+    section = GreeterSection
+    node_section = Voice
     services: ClassVar[tuple[str, ...]] = ("greetd",)
     breakable: ClassVar[dict[str, str]] = {"greeting": "hide the greeting"}
 

@@ -85,6 +85,8 @@ class Block:
 
     __slots__ = ()
 
+    #: The description of the key of a role's mapping.
+    about: ClassVar[str] = ""
     #: More rules of the JSON schema, which hold for several keys.
     rules: ClassVar[Mapping[str, Any]] = {}
 
@@ -122,8 +124,6 @@ class Section(Block):
 
     #: The role's name.
     role: ClassVar[str]
-    #: The description of the key.
-    about: ClassVar[str]
     #: A lab with the role has the section, with all defaults, even if the file does not.
     implied: ClassVar[bool] = True
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
-from plugins import Elsewhere, declare_elsewhere, declare_greeter
+from jsonschema import Draft202012Validator
+from plugins import Elsewhere, GreeterSection, Voice, declare_elsewhere, declare_greeter
 
 from testbed import cli, registry
 from testbed.artifacts import Store
@@ -244,6 +245,54 @@ nodes:
     assert not {node.name: node for node in status(lab.context(), []).nodes}["a"].ok
     assert [one.step.name for one in lab.up(topology).changed] == ["greeter a"]
     assert load_data(topology.to_dict(), "again").nodes == topology.nodes
+
+
+GREETING = """name: t
+networks: {lan: {subnet: 10.1.0.0/24}}
+nodes:
+  a: {networks: {lan: 10.1.0.2}, roles: [greeter], greeter: {loud: true}}
+  b: {networks: {lan: 10.1.0.3}, roles: [greeter]}
+greeter: {words: hi}
+"""
+
+
+@pytest.mark.usefixtures("greeter")
+def test_a_role_has_keys_of_the_file_and_of_each_node() -> None:
+    topology = load_text(GREETING, "t.yaml")
+    assert GreeterSection.of(topology).words == "hi"
+    assert topology.nodes["a"].sections == {"greeter": Voice(loud=True)}
+    assert topology.nodes["b"].sections == {}
+    assert load_data(topology.to_dict(), "record") == topology
+    Draft202012Validator(schema()).validate(topology.to_dict())
+    quiet = load_text(GREETING.replace(", greeter: {loud: true}", ""), "t.yaml")
+    same = {n: quiet.node_digest(n) == topology.node_digest(n) for n in topology.nodes}
+    assert same == {"a": False, "b": True}
+    assert load_text(GREETING.replace("greeter: {words: hi}", ""), "t.yaml").sections
+
+
+@pytest.mark.usefixtures("greeter")
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        ("{loud: true}", "{lod: true, times: 4}", [(4, 62), (4, 80)]),
+        ("{loud: true}", "[]", [(4, 61)]),
+        ("{words: hi}", "{word: hi}", [(6, 11)]),
+        ("roles: [greeter]", "roles: []", [(4, 45), (6, 1)]),
+        ("roles: [greeter], greeter", "roles: [], greeter", [(4, 45)]),
+    ],
+)
+def test_every_mistake_in_a_roles_keys_has_its_place(
+    old: str, new: str, places: list[tuple[int, int]]
+) -> None:
+    with pytest.raises(TopologyError) as caught:
+        load_text(GREETING.replace(old, new), "t.yaml")
+    assert [(one.line, one.column) for one in caught.value.problems] == places
+    assert all(one.hint for one in caught.value.problems)
+
+
+@pytest.fixture
+def greeter(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_greeter(monkeypatch)
 
 
 def test_a_role_that_nothing_declares_is_refused() -> None:
