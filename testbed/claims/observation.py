@@ -6,28 +6,16 @@ import json
 import shlex
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from testbed.claims.model import Evidence, Measurement, Verdict
 from testbed.errors import CommandError
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Result
+    from testbed.nodes.place import Runs
 
 LIMIT = 50_000  # characters for one piece of evidence: only runaway output is longer
-
-
-class Runs(Protocol):
-    """A place that runs commands and has a name: a node or a container."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def slowness(self) -> float:
-        """Slowdown factor, see :attr:`testbed.nodes.base.Node.slowness`."""
-
-    def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
 
 
 class Observation:

@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import dpkt
 
@@ -29,7 +29,8 @@ from testbed.polling import until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from testbed.nodes.base import Result, Running
+    from testbed.nodes.base import Running
+    from testbed.nodes.place import Place
 
 VXLAN_PORT = 8472  # the Linux kernel's own, and flannel's; RFC 7348 has 4789
 FLANNEL_UDP_PORT = 8285
@@ -53,21 +54,6 @@ LINK_RAW = (101, 12, 14, 228)  # packets without a frame: tun devices
 LINK_NFLOG = 239  # packets logged by netfilter, read by testbed.observe.trace
 NFLOG = "nflog:"  # tcpdump's name for it, followed by the group's number
 BAD = (dpkt.UnpackError, struct.error, ValueError, IndexError)
-
-
-class Place(Protocol):
-    """A place to capture at: a node, or a container's network namespace."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def slowness(self) -> float:
-        """Slowdown factor, see :attr:`testbed.nodes.base.Node.slowness`."""
-
-    def run(self, argv: Sequence[str], *, timeout: float = ..., check: bool = ...) -> Result: ...
-
-    def spawn(self, argv: Sequence[str]) -> Running: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from testbed.nodes.base import Running
-    from testbed.observe.capture import Place
+    from testbed.nodes.place import Place
 
 Kind = Literal["rule", "return", "policy"]
 

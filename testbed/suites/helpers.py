@@ -31,10 +31,10 @@ from testbed.steps.wait import Wait
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from testbed.claims.observation import Runs
     from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node, Result, Running
-    from testbed.observe.capture import Capture, Packet, Place
+    from testbed.nodes.place import Place, Runs
+    from testbed.observe.capture import Capture, Packet
     from testbed.topology.containers import Publish
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from testbed.suites.helpers import READY, await_output
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from testbed.claims.observation import Observation, Runs
-    from testbed.observe.capture import Place
+    from testbed.claims.observation import Observation
+    from testbed.nodes.place import Place, Runs
 
 STREAM_PORT = 5201  # iperf3's default
 ECHO_PORT = 5202

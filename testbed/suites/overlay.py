@@ -35,12 +35,11 @@ from testbed.suites.helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from testbed.claims.observation import Runs
     from testbed.labs.live import LiveContainer, LiveLab
-    from testbed.nodes.base import Node, Result, Running
-    from testbed.observe.capture import Place
+    from testbed.nodes.base import Node, Result
+    from testbed.nodes.place import Place, Runs
     from testbed.topology.model import Topology
 
 SUBNETS = f"{PREFIX}/subnets"
@@ -343,40 +342,16 @@ def third_subnet(lab: LiveLab) -> IPv4Network:
     return IPv4Network((int(last.broadcast_address) + 1, last.prefixlen))
 
 
-@dataclass(frozen=True)
-class ThirdHost:
+@dataclass(frozen=True, kw_only=True)
+class ThirdHost(Inside):
     """One more host, in a subnet of its own behind the lab's gateway.
 
     It has no Docker: an address on its ``lo`` stands in for a container.
     """
 
     lab: LiveLab
-    inside: Inside  # runs commands in the host
     interface: str
     address: str = HOST_SIDE
-
-    @property
-    def name(self) -> str:
-        return self.inside.name
-
-    @property
-    def slowness(self) -> float:
-        return self.inside.slowness
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes | None = None,
-        timeout: float = 60.0,
-        check: bool = True,
-    ) -> Result:
-        """Run a command on the host to its end."""
-        return self.inside.run(argv, input=input, timeout=timeout, check=check)
-
-    def spawn(self, argv: Sequence[str]) -> Running:
-        """Start a command on the host."""
-        return self.inside.spawn(argv)
 
     @contextlib.contextmanager
     def flanneld(
@@ -388,7 +363,7 @@ class ThirdHost:
         before it has a subnet, Unsettled if it has none in time.
         """
         argv = [
-            self.inside.node.provide(self.lab.context.store.binary("flanneld")),
+            self.node.provide(self.lab.context.store.binary("flanneld")),
             f"--etcd-endpoints={endpoint(self.lab.topology)}",
             f"--etcd-prefix={prefix}",
             f"--subnet-file={SUBNET_FILE}",
@@ -494,6 +469,6 @@ def third_host(lab: LiveLab, interface: str = "eth0") -> Iterator[ThirdHost]:
             inside.run(["ip", "-batch", "-"], input="\n".join(within).encode())
             gateway.run(["ip", "-batch", "-"], input="\n".join(beside).encode())
             inside.run(["ip", "route", "add", "default", "via", GATEWAY_SIDE])
-            yield ThirdHost(lab, inside, interface)
+            yield ThirdHost(inside.node, inside.name, inside.prefix, lab=lab, interface=interface)
         finally:
             gateway.run(["ip", "link", "delete", UPLINK], check=False)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from testbed.claims.model import Finding, Order, Sabotage
-    from testbed.claims.observation import Runs
     from testbed.labs.lab import Lab
     from testbed.labs.live import LiveLab
+    from testbed.nodes.place import Runs
 
 PATIENCE = 2.0  #: seconds to wait for an event on a broken lab, where most never come
 

@@ -19,8 +19,8 @@ from testbed.suites import helpers
 from testbed.suites.helpers import patient, rules
 
 if TYPE_CHECKING:
-    from testbed.claims.observation import Runs
     from testbed.nodes.base import Node
+    from testbed.nodes.place import Runs
     from testbed.suites.cluster import Cluster
     from testbed.suites.helpers import Rule
 

@@ -20,7 +20,6 @@ from testbed.observe.capture import (
     Capture,
     Icmp,
     Packet,
-    Place,
     captures,
     decode,
     read,
@@ -28,6 +27,7 @@ from testbed.observe.capture import (
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Running
+    from testbed.nodes.place import Place
 
 ONE, TWO = "02:00:00:00:00:01", "02:00:00:00:00:02"
 ETHERNET = bytes.fromhex("020000000002 020000000001")  # to TWO, from ONE

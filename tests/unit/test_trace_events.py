@@ -13,7 +13,7 @@ import pytest
 from testbed.catalogues.shipped.test_trace import is_empty
 from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Result
-from testbed.observe.capture import LINK_NFLOG, Icmp, Place, decode, read
+from testbed.observe.capture import LINK_NFLOG, Icmp, decode, read
 from testbed.observe.trace import (
     Logged,
     TraceEvent,
@@ -28,6 +28,7 @@ from testbed.observe.trace import (
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Running
+    from testbed.nodes.place import Place
 
 NAMES = {3: "docker0", 5: "veth-a", 7: "veth-b"}
 HEADER = bytes.fromhex("0242ac110003 0242ac110004 0800")

@@ -39,7 +39,8 @@ from testbed.suites.helpers import (
 if TYPE_CHECKING:
     from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
-    from testbed.observe.capture import Packet, Place
+    from testbed.nodes.place import Place
+    from testbed.observe.capture import Packet
 
 pytestmark = pytest.mark.testbed_needs("docker")
 

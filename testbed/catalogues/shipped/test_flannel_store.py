@@ -97,7 +97,7 @@ def flanneld(third: ThirdHost, name: str, *options: str) -> Running:
     argv = [
         "env",
         f"NODE_NAME={HOST}",
-        third.inside.node.provide(third.lab.context.store.binary("flanneld")),
+        third.node.provide(third.lab.context.store.binary("flanneld")),
         f"--subnet-file={FOLDER}/{name}",
         "--iptables-forward-rules=false",
         f"--iface={third.interface}",

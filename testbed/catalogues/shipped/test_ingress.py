@@ -35,9 +35,8 @@ from testbed.suites.services import wait_led
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from testbed.claims.observation import Runs
     from testbed.nodes.base import Node
-    from testbed.observe.capture import Place
+    from testbed.nodes.place import Place, Runs
     from testbed.roles.kubernetes.pki import Pair
     from testbed.suites.cluster import Cluster
 

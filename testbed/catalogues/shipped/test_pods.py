@@ -52,8 +52,8 @@ from testbed.suites.measuring import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from testbed.claims.observation import Runs
     from testbed.nodes.base import Node
+    from testbed.nodes.place import Runs
     from testbed.suites.cluster import Cluster, Pod
 
 pytestmark = pytest.mark.testbed_needs("kubernetes")

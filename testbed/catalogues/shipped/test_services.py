@@ -47,9 +47,9 @@ from testbed.suites.services import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from testbed.claims.observation import Runs
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
+    from testbed.nodes.place import Runs
     from testbed.suites.cluster import Cluster, Pod
 
 pytestmark = pytest.mark.testbed_needs("kubernetes")

@@ -52,10 +52,9 @@ from testbed.suites.helpers import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from testbed.claims.observation import Runs
     from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
-    from testbed.observe.capture import Place
+    from testbed.nodes.place import Place, Runs
 
 pytestmark = pytest.mark.testbed_needs("docker", "plain-docker")
 

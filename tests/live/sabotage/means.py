@@ -13,9 +13,9 @@ from testbed.nodes.base import Service
 from testbed.suites.helpers import docker_node, port_of
 
 if TYPE_CHECKING:
-    from testbed.claims.observation import Runs
     from testbed.labs.live import LiveContainer, LiveLab
     from testbed.nodes.base import Node
+    from testbed.nodes.place import Runs
 
 LIES = "/run/lies"
 FIRST_ON_PATH = "/usr/local/sbin"  # of ENVIRONMENT in testbed.nodes.request
