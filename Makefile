@@ -34,7 +34,7 @@ demo-k8s: setup  ## the same for the claims about Kubernetes; report.html
 test: lint unit web live  ## all tests without clusters and virtual machines, in ten minutes
 
 test-all: export TESTBED_LONG := 1
-test-all: test test-k8s test-vm  ## everything, in its long form (root)
+test-all: docs test test-k8s test-vm  ## everything, in its long form (root)
 
 lint: $(VENV)/ready  ## style, format, types, layers
 	$(BIN)/ruff check .
