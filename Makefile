@@ -9,8 +9,8 @@ PYTHON ?= python3
 # Without bytecode on disk, each command that a test runs would compile all of testbed first.
 unexport PYTHONDONTWRITEBYTECODE
 # Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
-LIVE := -n 4 --dist loadgroup
-HEAVY := -n 2 --dist loadgroup
+LIVE := -n 4 --dist loadgroup --no-loadscope-reorder
+HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # sudo drops environment variables.
 LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the process that reports, not one that runs tests
         config.pluginmanager.register(Gathered(), "sabotage trials")
+    if config.getoption("loadgroup", default=False):  # a process of xdist
+        config.pluginmanager.register(LongestFirst(), "longest first")
     # A shell without job control starts what is to run beside it (`make test &`) with SIGINT
     # ignored, and so would all be that is started here, to see what Ctrl-C does to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -86,6 +89,35 @@ def _group(item: pytest.Item) -> str | None:
         return None
     indices = item.callspec.indices if hasattr(item, "callspec") else {}
     return " ".join([module, *(str(indices[name]) for name in shared if name in indices)])
+
+
+SECONDS = 0.4  #: of a test without a mark; sabotages take longer, on labs of their own
+
+
+class LongestFirst:
+    """A pytest plugin that begins with the groups of tests that take longest.
+
+    So all processes end at about the same time. It needs ``--no-loadscope-reorder``: xdist itself
+    begins with the group of the most tests.
+    """
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        seconds: dict[str, float] = defaultdict(float)
+        for item in items:
+            seconds[_groups(item)] += _seconds(item)
+        items.sort(key=lambda item: -seconds[_groups(item)])  # keeps the order within a group
+
+
+def _groups(item: pytest.Item) -> str:
+    names = sorted({str(mark.args[0]) for mark in item.iter_markers("xdist_group")})
+    return "_".join(names) or item.nodeid
+
+
+def _seconds(item: pytest.Item) -> float:
+    """The seconds that a test takes, as its mark says."""
+    mark = item.get_closest_marker("seconds")
+    return float(mark.args[0]) if mark else SECONDS
 
 
 def _skip(items: list[pytest.Item], folders: tuple[str, ...], why: str, *, word: str = "") -> None:

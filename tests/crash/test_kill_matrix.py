@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from crash.means import ENDING, LONG, STATUS, Bed, Count, Watch, dice, killed_at
 from crash.means import no_traceback as clean
 from testbed.labs import plan
@@ -58,6 +60,7 @@ def matrix() -> list[tuple[int, signal.Signals]]:
     return [(point, signal.SIGKILL) for point in points] + soft
 
 
+@pytest.mark.seconds(20)
 def test_down_after_up_was_ended_at_every_boundary(bed: Bed, watch: Watch, count: Count) -> None:
     names = boundaries(TOPOLOGY)
     for point, signum in matrix():
@@ -75,6 +78,7 @@ def test_down_after_up_was_ended_at_every_boundary(bed: Bed, watch: Watch, count
     assert wanted == set(names), "no point may be skipped"
 
 
+@pytest.mark.seconds(10)
 def test_up_again_after_up_was_killed_at_every_boundary(
     bed: Bed, watch: Watch, count: Count
 ) -> None:
@@ -99,6 +103,7 @@ def duration(bed: Bed, *argv: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.seconds(12)
 def test_up_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> None:
     chance = dice("up")
     whole = duration(bed, "up", TOPOLOGY, "-q")
@@ -121,6 +126,7 @@ def test_up_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> No
         count.add(f"{at:.3f} s of {whole:.3f} s, {signal.Signals(signum).name}")
 
 
+@pytest.mark.seconds(12)
 def test_down_ended_at_random_instants(bed: Bed, watch: Watch, count: Count) -> None:
     chance = dice("down")
     bed.must("up", TOPOLOGY, "-q")

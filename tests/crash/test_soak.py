@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from crash.means import LONG, Bed
 from crash.soak import TELLING, TURN, Quantity, Soak, slope
 
 
+@pytest.mark.seconds(15)
 def test_a_few_rounds(bed: Bed) -> None:
     rounds = TURN if LONG else 3
     soak = Soak(bed, rounds, 240)

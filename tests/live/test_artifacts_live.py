@@ -58,6 +58,7 @@ def test_the_init_of_a_node_is_static(store: Store) -> None:
     assert "not a dynamic executable" in ldd.stdout + ldd.stderr or "statically" in ldd.stdout
 
 
+@pytest.mark.seconds(10)
 def test_the_image_can_be_loaded_and_run(store: Store, tmp_path: Path) -> None:
     archive = store.image("nginx")
     root = tmp_path / "root"
@@ -99,6 +100,7 @@ def test_the_image_can_be_loaded_and_run(store: Store, tmp_path: Path) -> None:
         assert word in said
 
 
+@pytest.mark.seconds(15)
 def test_all_of_it_is_in_the_list_and_at_hand(store: Store) -> None:
     for entry in store.list():
         if entry.name not in store.unasked():

@@ -52,6 +52,7 @@ def large(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> str:
     return "large"
 
 
+@pytest.mark.seconds(10)
 def test_commands_with_far_fewer_open_files_than_nodes(
     shell: Shell, large: str, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def two_node() -> Iterator[str]:
     assert testbed("down", "two-node", "-q").returncode == 0
 
 
+@pytest.mark.seconds(60)
 def test_every_claim_ends_as_expected_on_every_lab(tmp_path: Path) -> None:
     out = tmp_path / "all.json"
     done = testbed("verify", "--all", "-q", "--json", str(out))
@@ -124,6 +125,7 @@ def _parent(stat: Path) -> int:
         return 0
 
 
+@pytest.mark.seconds(20)
 def test_ctrl_c_in_the_middle_writes_what_there_is_and_the_rest_can_be_run(tmp_path: Path) -> None:
     data, junit = tmp_path / "all.json", tmp_path / "all.xml"
     verifying = Verifying("--json", str(data), "--junit", str(junit))
@@ -159,6 +161,7 @@ def test_ctrl_c_in_the_middle_writes_what_there_is_and_the_rest_can_be_run(tmp_p
     assert (done.returncode, done.stdout) == (0, "nothing failed in the last run\n")
 
 
+@pytest.mark.seconds(10)
 def test_a_lab_process_that_is_killed_leaves_nothing_and_the_others_go_on(tmp_path: Path) -> None:
     data = tmp_path / "all.json"
     verifying = Verifying("--document", LATE, "--lab", "docker-*", "--json", str(data))

@@ -72,6 +72,7 @@ def test_no_module_is_from_elsewhere_or_needs_more_than_is_required(installed: I
     assert Path(folder).is_relative_to(installed.environment)
 
 
+@pytest.mark.seconds(10)
 def test_a_lab_comes_is_checked_and_goes(installed: Installed) -> None:
     installed("testbed", "up", "docker-single", "--name", LAB, "-q")
     checked = installed("testbed", "verify", LAB, "-k", "docker0_is", "--html", "report.html")

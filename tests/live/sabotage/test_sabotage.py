@@ -29,6 +29,7 @@ SHARES = shares([one for one in SABOTAGES if not one.lab.startswith(CLUSTERS)])
 EACH = [(share, one) for share, some in SHARES.items() for one in some]
 
 
+@pytest.mark.seconds(2)
 @pytest.mark.parametrize(("share", "sabotage"), EACH, ids=[one.name for _, one in EACH])
 def test_the_claims_flip(
     share: Share, sabotage: Sabotage, labs: Labs, record_property: Callable[[str, object], None]
@@ -42,6 +43,7 @@ def test_the_claims_flip(
         pytest.skip(f"the machine is too busy to measure: {', '.join(trial.having('unclear'))}")
 
 
+@pytest.mark.seconds(5)
 @pytest.mark.parametrize("share", SHARES, ids=str)
 def test_the_lab_is_whole_again(share: Share, labs: Labs) -> None:
     """Flipped claims hold again on the repaired lab, so many times in a row.
