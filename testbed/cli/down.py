@@ -24,7 +24,7 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     """
     need_root("`testbed down`")
     from testbed.labs.lab import Lab, labs
-    from testbed.labs.lab import Watch as LabWatch
+    from testbed.labs.run import Watch as LabWatch
 
     settings = common.make_settings()
     if everything and lab:

@@ -136,7 +136,7 @@ def _faults(lab_name: str | None) -> tuple[Faults, Topology, str]:
     need_root("`testbed fault`")
     from testbed.cli.up import tell
     from testbed.faults.force import Faults
-    from testbed.labs.lab import Watch
+    from testbed.labs.run import Watch
 
     lab = common.lab_meant(common.make_settings(), lab_name)
     return Faults(lab, Watch(words=tell)), lab.topology(), lab.name

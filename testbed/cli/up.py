@@ -63,7 +63,8 @@ def command(
     """
     wanted = _wanted(topology, lab_name, variant)
     need_root("`testbed up`")
-    from testbed.labs.lab import Lab, Watch
+    from testbed.labs.lab import Lab
+    from testbed.labs.run import Watch
 
     lab = Lab(wanted.name, common.make_settings(artifacts=artifacts))
     if not (quiet or as_json):
@@ -103,7 +104,7 @@ def bring_up(
     timeout: float | None = None,
 ) -> None:
     """Create or update a lab, and show it."""
-    from testbed.labs.lab import Watch
+    from testbed.labs.run import Watch
 
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
     watch = Watch(step=show_step, idle=Idle(), words=tell)

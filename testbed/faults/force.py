@@ -33,7 +33,8 @@ from testbed.process import which
 from testbed.registry import ROLES
 
 if TYPE_CHECKING:
-    from testbed.labs.lab import Lab, Watch
+    from testbed.labs.lab import Lab
+    from testbed.labs.run import Watch
     from testbed.nodes.base import Node
     from testbed.topology.model import Topology
 

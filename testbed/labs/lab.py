@@ -16,6 +16,7 @@ from testbed.errors import LabError, MachineError, NoSuchLab, NoSuchNode, StepsF
 from testbed.labs import base_steps, offers, origin, preflight
 from testbed.labs import plan as planning
 from testbed.labs import run as running
+from testbed.labs.run import Watch
 from testbed.labs.state import Record, State
 from testbed.nodes.base import Setup
 from testbed.nodes.mixed import MixedProvider
@@ -69,15 +70,6 @@ class Settings:
         fabrics = {fabric_kind(self.provider(name)) for name in topology.providers}
         there = [name for name, one in self.providers.items() if fabric_kind(one) in fabrics]
         return sorted(there, key=lambda name: (name not in fabrics, name))
-
-
-@dataclass(slots=True)
-class Watch:
-    """Callbacks for the progress of an operation."""
-
-    step: Callable[[running.Done], None] = lambda _: None
-    idle: Callable[[list[running.Waiting]], None] = lambda _: None
-    words: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +291,7 @@ class Lab:
         return running.carry_out(
             asked.plan,
             context,
-            progress=running.Progress(done=asked.watch.step, idle=asked.watch.idle),
+            watch=asked.watch,
             give_up=None if asked.keep else give_up,  # to see all failures
             signals=held,
             deadline=asked.deadline,

@@ -72,14 +72,16 @@ class Waiting:
 
 
 @dataclass(slots=True)
-class Progress:
-    """Callbacks for the progress of a run.
+class Watch:
+    """Callbacks for the progress of an operation on a lab; all run in the caller's thread.
 
-    All are called in the caller's thread.
+    ``step`` gets each finished step, ``idle`` the running ones about once a second, and
+    ``words`` a message.
     """
 
-    done: Callable[[Done], None] = lambda _: None
+    step: Callable[[Done], None] = lambda _: None
     idle: Callable[[list[Waiting]], None] = lambda _: None
+    words: Callable[[str], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ class _Run:
 
     plan: Plan
     context: Context
-    progress: Progress
+    watch: Watch
     workers: int
     give_up: Callable[[], None] | None
     deadline: float = math.inf  #: of time.monotonic
@@ -120,17 +122,17 @@ class _Run:
             except queue.Empty:
                 if left <= IDLE_SECONDS:
                     raise self.too_late() from None
-                self.progress.idle(self.under_way())
+                self.watch.idle(self.under_way())
                 continue
             if isinstance(done, int):
                 raise Interrupted(done)
             del self.running[done.step.name]
             self.context.waits.pop(done.step.name, None)
             if done.error is None:
-                self.progress.done(done)
+                self.watch.step(done)
                 self.finished[done.step.name] = done
             elif not (self.failures and self.is_of_giving_up(done, done.error)):
-                self.progress.done(done)
+                self.watch.step(done)
                 self.failed(done, done.error)
             self.start_ready()
 
@@ -239,7 +241,7 @@ def carry_out(
     plan: Plan,
     context: Context,
     *,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
     workers: int = WORKERS,
     give_up: Callable[[], None] | None = None,
     signals: Held | None = None,
@@ -254,7 +256,7 @@ def carry_out(
     Interrupted, and TimeoutExpired at the ``deadline`` (of ``time.monotonic``).
     """
     workers = at_once(workers, files=FILES_PER_STEP)
-    run = _Run(plan, context, progress or Progress(), workers, give_up, deadline)
+    run = _Run(plan, context, watch or Watch(), workers, give_up, deadline)
     if signals is not None:
         signals.told = run.ended.put  # reentrant: safe in a signal handler
         signals.check()

@@ -8,7 +8,8 @@ import pytest
 
 from testbed.errors import NoSuchNode
 from testbed.labs import base_steps
-from testbed.labs.lab import Lab, Watch
+from testbed.labs.lab import Lab
+from testbed.labs.run import Watch
 from testbed.nodes.base import NodeSpec
 from testbed.topology import Topology, load_text
 

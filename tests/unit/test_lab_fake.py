@@ -26,9 +26,10 @@ from testbed.errors import (
     UsageError,
 )
 from testbed.labs.base_steps import node_spec
-from testbed.labs.lab import Lab, Outcome, Watch, labs
+from testbed.labs.lab import Lab, Outcome, labs
 from testbed.labs.live import LiveLab
 from testbed.labs.offers import hidden
+from testbed.labs.run import Watch
 from testbed.labs.status import status
 from testbed.nodes import wiring
 from testbed.nodes.base import NodeSpec

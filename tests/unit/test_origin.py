@@ -14,7 +14,8 @@ from testbed import cli
 from testbed.cli import common
 from testbed.errors import NoSuchLab, TopologyError, UsageError
 from testbed.labs import origin
-from testbed.labs.lab import Lab, Watch, labs
+from testbed.labs.lab import Lab, labs
+from testbed.labs.run import Watch
 from testbed.labs.state import Record
 from testbed.testing.provider import spec
 from testbed.topology import Overrides, load, load_text

@@ -24,7 +24,7 @@ from testbed.errors import (
     StepsFailed,
 )
 from testbed.labs import run as running
-from testbed.labs.run import Done, Progress, carry_out
+from testbed.labs.run import Done, Watch, carry_out
 from testbed.signals import Held
 from testbed.steps.step import Plan, Step, order
 
@@ -109,7 +109,7 @@ def test_how_each_step_ended_in_the_order_in_which_they_did() -> None:
     done = carry_out(
         plan(step("b", ["a"]), step("a"), step("c", ["b"])),
         NOTHING,
-        progress=Progress(done=told.append),
+        watch=Watch(step=told.append),
     )
     assert [(d.step.name, d.words, d.changed, d.error) for d in done] == [
         (name, f"{name} is there", True, None) for name in "abc"
@@ -337,7 +337,7 @@ def test_an_exception_of_a_callback_ends_all(error: type[BaseException]) -> None
         carry_out(
             plan(step("w", act=wait.act), step("a")),
             NOTHING,
-            progress=Progress(done=told),
+            watch=Watch(step=told),
             give_up=wait.give_up,
         )
     assert wait.given_up == 1
@@ -440,7 +440,7 @@ def test_an_interrupt_after_a_failure_does_not_give_up_again() -> None:
 
     steps = [step("w", act=late), step("a", act=fail(LabError("no")))]
     with pytest.raises(KeyboardInterrupt):
-        carry_out(plan(*steps), NOTHING, progress=Progress(done=done), give_up=wait.give_up)
+        carry_out(plan(*steps), NOTHING, watch=Watch(step=done), give_up=wait.give_up)
     assert (told, wait.given_up) == (["a", "w"], 1)
 
 
@@ -459,7 +459,7 @@ def test_what_giving_up_has_ended_is_not_told_as_a_failure(error: LabError) -> N
         carry_out(
             plan(*steps),
             NOTHING,
-            progress=Progress(done=lambda done: told.append(done.step.name)),
+            watch=Watch(step=lambda done: told.append(done.step.name)),
             give_up=wait.give_up,
         )
     assert told == ["a"]
@@ -476,5 +476,5 @@ def test_what_runs_is_told_while_nothing_ends(monkeypatch: pytest.MonkeyPatch) -
         free.set()
 
     acts = [step(n, act=lambda: (free.wait(60), None)[1]) for n in "ba"]
-    carry_out(plan(*acts), NOTHING, progress=Progress(idle=told))
+    carry_out(plan(*acts), NOTHING, watch=Watch(idle=told))
     assert idle[0] == ["a", "b"]

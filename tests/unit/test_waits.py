@@ -12,8 +12,8 @@ import pytest
 
 from testbed import signals
 from testbed.errors import LabError, PathError, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.labs.lab import Lab, Watch
-from testbed.labs.run import Waiting, carry_out
+from testbed.labs.lab import Lab
+from testbed.labs.run import Waiting, Watch, carry_out
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeProvider
 from testbed.roles import base, way
@@ -286,7 +286,7 @@ def test_a_step_tells_what_it_waits_for_while_nothing_ends(
         assert enough.wait(60)
         return "", False
 
-    carry_out(steps(act), two.context, progress=run.Progress(idle=idle))
+    carry_out(steps(act), two.context, watch=run.Watch(idle=idle))
     assert (told[0][0].step, told[0][0].words) == ("w", "a sign")
     assert 0 < told[0][0].seconds < 3600
 
