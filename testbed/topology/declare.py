@@ -338,7 +338,7 @@ class Composed(shapes.Shape[Any]):
         return None if at is None else self.read_in(Draft(read, tree.Mapping((), 0, 0)), at)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Nested(Composed, Generic[P]):
     """A mapping."""
 
@@ -358,7 +358,7 @@ class Nested(Composed, Generic[P]):
         return value.to_dict()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Named(Composed, Generic[P]):
     """Parts by name; the field ``name`` of a part is its key.
 
@@ -398,7 +398,7 @@ class Named(Composed, Generic[P]):
         return {name: part.to_dict() for name, part in value.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Listed(Composed, Generic[P]):
     """A list of parts; ``nothing`` stands for an invalid one, so that positions stay."""
 

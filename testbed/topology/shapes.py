@@ -2,6 +2,9 @@
 
 A :class:`Shape` is given to :func:`testbed.topology.declare.key`. The JSON schema, the reader and
 ``to_dict`` use it, so a form of values is declared once.
+
+Shapes are dataclasses for their ``__init__`` alone: each more method that is generated costs every
+command as much as reading a small topology.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -54,7 +57,6 @@ class Shape(ABC, Generic[T]):
         return value
 
 
-@dataclass(frozen=True)
 class Text(Shape[str]):
     """Any text."""
 
@@ -65,7 +67,7 @@ class Text(Shape[str]):
         return read.text(at)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Name(Shape[str]):
     """A new name for ``what``, which matches a pattern and is not taken."""
 
@@ -84,7 +86,7 @@ class Name(Shape[str]):
         return read.name(at, self.what, self.pattern, self.limit, taken=self.taken)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Reference(Shape[str]):
     """The name of another part of the file; a rule checks that it exists.
 
@@ -107,7 +109,6 @@ class Reference(Shape[str]):
         return read.text(at, self.wanted, correct)
 
 
-@dataclass(frozen=True)
 class Flag(Shape[bool]):
     """``true`` or ``false``."""
 
@@ -118,7 +119,7 @@ class Flag(Shape[bool]):
         return read.boolean(at)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Integer(Shape[int]):
     """An integer from ``low`` to ``high``."""
 
@@ -133,7 +134,6 @@ class Integer(Shape[int]):
         return read.integer(at, self.what, self.low, self.high)
 
 
-@dataclass(frozen=True)
 class Cpus(Shape[float]):
     """A number of CPUs."""
 
@@ -144,7 +144,6 @@ class Cpus(Shape[float]):
         return read.cpus(at)
 
 
-@dataclass(frozen=True)
 class Memory(Shape[int]):
     """An amount of memory, in bytes."""
 
@@ -157,7 +156,7 @@ class Memory(Shape[int]):
         return read.memory(at)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Duration(Shape[float]):
     """A duration, in seconds."""
 
@@ -182,7 +181,7 @@ def duration(seconds: float) -> str:
     return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Choice(Shape[Any]):
     """One of a few words; a function returns those that are not known at import."""
 
@@ -200,7 +199,7 @@ class Choice(Shape[Any]):
         return read.choice(at, self.what, self.known) if at is not None else None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Choices(Shape[tuple[Any, ...]]):
     """A list of known words, each at most once."""
 
@@ -231,7 +230,6 @@ class Choices(Shape[tuple[Any, ...]]):
         return list(value)
 
 
-@dataclass(frozen=True)
 class Address(Shape[IPv4Address]):
     """An IPv4 address without a prefix."""
 
@@ -245,7 +243,7 @@ class Address(Shape[IPv4Address]):
         return str(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Prefixed(Shape[IPv4Interface]):
     """An IPv4 address with a prefix of at most ``longest`` bits."""
 
@@ -261,7 +259,7 @@ class Prefixed(Shape[IPv4Interface]):
         return str(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Subnet(Shape[IPv4Network]):
     """An IPv4 network with a prefix of ``low`` to ``high`` bits."""
 
@@ -278,7 +276,7 @@ class Subnet(Shape[IPv4Network]):
         return str(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Table(Shape[Mapping[str, T]]):
     """Values by name; a rule checks that the names exist."""
 
@@ -300,7 +298,7 @@ class Table(Shape[Mapping[str, T]]):
         return {name: self.value.plain(one) for name, one in value.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class OneOrEach(Shape[Any]):
     """One value for all nodes, or a mapping with a value for each node."""
 
@@ -320,7 +318,7 @@ class OneOrEach(Shape[Any]):
         return self.value.plain(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Items(Shape[tuple[T, ...]]):
     """A list; invalid items are left out."""
 
@@ -342,7 +340,7 @@ class Items(Shape[tuple[T, ...]]):
         return [self.value.plain(one) for one in value]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Command(Shape[tuple[str, ...]]):
     """A command and its arguments."""
 
@@ -364,7 +362,6 @@ class Command(Shape[tuple[str, ...]]):
         return list(value)
 
 
-@dataclass(frozen=True)
 class Interface(Shape[str]):
     """A network, or ethN, that a node is on."""
 
@@ -380,15 +377,13 @@ class Interface(Shape[str]):
         return read.text(at, "the name of a network, or ethN", correct) or None
 
 
-@dataclass(frozen=True)
 class Variables(Shape[Mapping[str, str]]):
     """Environment variables."""
 
-    names: Shape[str] = field(
-        default_factory=lambda: Pattern(
-            keys.VARIABLE, "a variable of letters, digits and '_', no digit first", "rename it"
-        )
-    )
+    @property
+    def names(self) -> Pattern:
+        wanted = "a variable of letters, digits and '_', no digit first"
+        return Pattern(keys.VARIABLE, wanted, "rename it")
 
     def schema(self) -> dict[str, Any]:
         return table(self.names.schema(), {"type": "string"})
@@ -407,7 +402,7 @@ class Variables(Shape[Mapping[str, str]]):
         return dict(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Pattern(Shape[str]):
     """A text that matches a pattern completely, and has at most ``limit`` characters."""
 
