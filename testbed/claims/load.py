@@ -44,6 +44,11 @@ CLAIMS = "claims"  #: name of a folder that belongs to the topologies beside it
 
 #: An ID is part of addresses in the report, of file names and of command lines.
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+#: Anchors that the HTML report has for itself.
+ANCHORS = re.compile(
+    r"(checks|claims|labs|measured|otherwise|summary|unexpected)(-title)?"
+    r"|clear|nothing|shown|theme|title|unfold|(chart|document|i|lab|picture)-.*"
+)
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # RFC 5646, section 2.1
 LINK = re.compile(r"https?://\S+")
 PLACE = re.compile(r"[^\s/]+(/[^\s/]+)?")
@@ -399,6 +404,9 @@ class _Reader:
         for key in OF_CLAIM:
             if key not in found and key not in OPTIONAL:
                 self.wrong(at, f"{key!r}", "none", "docs/claims.md has a table of the keys")
+        if name and ANCHORS.fullmatch(name):
+            wanted = "a claim ID that is no anchor of the report"
+            self.wrong(at, wanted, repr(name), "put a topic before it")
         if name and name in self.places:
             seen = f"{name!r} again, first at {self.places[name]}"
             self.wrong(at, "each claim ID once", seen, "rename one of them")

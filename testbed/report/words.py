@@ -41,13 +41,14 @@ class Words:
 def words(lang: str, others: Collection[str] = ()) -> Words:
     """Return the messages of a language.
 
-    A language of ``others``, those of the claims, has the English messages.  Raises UsageError
-    for any other language.
+    A language of ``others``, those of the claims, has the messages of its base language (``zh``
+    for ``zh-Hant``), else English ones.  Raises UsageError for any other language.
     """
     if lang in LANGUAGES:
         return _words(lang)
     if lang in others:
-        return Words(lang, LANGUAGES["en"], {})
+        base = _words(lang.partition("-")[0] if lang.partition("-")[0] in LANGUAGES else "en")
+        return Words(lang, base.tag, base.messages)
     known = ", ".join(dict.fromkeys([*LANGUAGES, *sorted(others)]))
     raise UsageError(f"no translation of the report for {lang!r}", hint=f"languages: {known}")
 

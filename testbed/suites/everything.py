@@ -87,6 +87,11 @@ def run_everything(
     refuse_unknown(selection)
     watching = watching or Watching()
     wanted = selection.catalogue.labs if wanted is None else wanted
+    if not wanted and not _may_decide({"none"}, replace(selection, expression="", paths=())):
+        raise UsageError(
+            f"catalogue {selection.catalogue.name} names no labs",
+            hint="add `labs` to its catalogue.yaml, or run `testbed verify LAB` on a running lab",
+        )
     began = time.monotonic()
     some = _named(wanted, labs)
     chosen = [one for one in some if _may_decide(features(one.load()), narrowed(selection, one))]
@@ -107,9 +112,7 @@ def run_everything(
     if not whole.labs and not any(True for _ in whole.meant()):
         raise NothingSelected(
             "the selection has no check for any lab of the catalogue",
-            hint="check -k, --claim and --document"
-            if wanted
-            else f"name the labs of catalogue {selection.catalogue.name} in its catalogue.yaml",
+            hint="check -k, --claim and --document",
         )
     return whole
 

@@ -652,6 +652,15 @@ def test_a_definition_alone_is_shown_and_tests_nothing(
     assert (run.labs, [c.id for c in run.meant()], run.status) == ([], ["word"], 5)
 
 
+def test_a_catalogue_without_labs_is_refused(bench: Bench, labless: Labless) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_everything(bench.settings, BRIDGE)
+    assert "catalogue.yaml" in str(caught.value.hint)
+    labless(Results([found("sum")]))
+    run = run_everything(bench.settings, chosen(claims=("sum",)))
+    assert [lab.name for lab in run.labs] == [NO_LAB], "it needs none"
+
+
 # -- one lab, in its process -----------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from report_runs import CAPTURE, EVIL, broken_run, claim, finding, lab, piece, r
 
 import testbed.report
 from testbed import cli
+from testbed.claims.load import ANCHORS
 from testbed.errors import UsageError
 from testbed.report import html, words
 from testbed.report.data import to_dict
@@ -440,3 +441,11 @@ def test_the_command_says_what_is_wrong_with_its_file(
         assert cli.run(["report", str(given), "--html", str(target)]) == 2
         assert "testbed verify --json FILE" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_no_claim_can_have_an_id_of_the_page() -> None:
+    shown = page(broken_run())
+    own = {one["id"] for one in shown.claims()}
+    ids = {attributes["id"] for _, attributes in shown.elements if attributes.get("id")}
+    assert [name for name in ids - own if not ANCHORS.fullmatch(str(name))] == []
+    assert not any(ANCHORS.fullmatch(name) for name in claims())

@@ -235,6 +235,9 @@ BAD: dict[str, tuple[dict[str, str | None], str, int, str, str]] = {
                     "line 12", "remove"),
     "an id": ({"manual.yaml": DOCUMENT.replace("a-claim", "a claim")}, "manual.yaml", 6,
               "'a claim'", "letters"),
+    "an anchor": ({"manual.yaml": DOCUMENT.replace("a-claim", "labs"),
+                   "test_it.py": CHECK.replace("a-claim", "labs")}, "manual.yaml", 6, "anchor",
+                  "topic"),
     "a definition": ({"manual.yaml": DOCUMENT.replace("confirmed", "not testable")},
                      "manual.yaml", 9, "state", "definition"),
     "a fact": ({"manual.yaml": DOCUMENT + "  otherwise: [{when: {dokcer: x}, expect: confirmed, "

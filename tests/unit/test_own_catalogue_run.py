@@ -144,6 +144,7 @@ def test_reports_need_the_record_alone() -> None:
         render(record, lang="fr")
     assert "de" in str(caught.value.hint)
     assert words("de", ["de"]).gettext("Labs") == "Labs"
+    assert words("zh-Hant", ["zh-Hant"]).gettext("Labs") == words("zh").gettext("Labs") != "Labs"
 
 
 def test_junit_and_the_terminal_name_the_document() -> None:
