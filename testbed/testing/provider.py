@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -83,6 +83,12 @@ class Contract:
     skips: ClassVar[Mapping[str, str]] = {}
     #: Path of Python on the nodes.
     python: ClassVar[str] = PYTHON
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        unknown = sorted(name for name in cls.skips if not hasattr(cls, name))
+        if unknown:
+            raise TypeError(f"{cls.__name__}.skips names no test: {', '.join(unknown)}")
 
     def again(self, provider: Provider) -> Provider:
         """Return another object for the same machine, as another process would construct it."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
+import pytest
 from _pytest.assertion.rewrite import AssertionRewritingHook
 
 from testbed import testing
@@ -25,6 +27,13 @@ def test_a_suite_that_fails_shows_the_values() -> None:
         if name.endswith("Contract"):
             module = sys.modules[getattr(testing, name).__module__]
             assert isinstance(module.__loader__, AssertionRewritingHook), module
+
+
+def test_a_skip_that_names_no_test_is_refused() -> None:
+    with pytest.raises(TypeError, match="test_no_such"):
+
+        class Mistyped(testing.NodeContract):
+            skips: ClassVar = {"test_no_such": "a word was mistyped", "test_json": "no JSON here"}
 
 
 def test_commands_do_not_import_them() -> None:
