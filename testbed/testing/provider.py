@@ -66,7 +66,7 @@ nodes:
 """
 
 
-def until(true: Callable[[], object], seconds: float = 5.0) -> bool:
+def until(true: Callable[[], object], seconds: float = 60.0) -> bool:
     """Wait until a condition holds; return False if it does not within ``seconds``."""
     return polling.until(true, seconds)
 
@@ -202,8 +202,8 @@ class NodeContract(Contract):
     def test_a_time_out_ends_the_command(self, node: Node) -> None:
         began = time.monotonic()
         with pytest.raises(TimeoutExpired):
-            node.run(["sleep", "61"], timeout=0.1)
-        assert time.monotonic() - began < 5
+            node.run(["sleep", "600"], timeout=0.1)
+        assert time.monotonic() - began < 300
 
     def test_a_time_out_ends_its_children_too(self, node: Node) -> None:
         with pytest.raises(TimeoutExpired):
@@ -235,7 +235,7 @@ class NodeContract(Contract):
 
     def test_wait_gives_the_result_as_often_as_asked(self, node: Node) -> None:
         running = node.spawn(BOTH)
-        assert running.wait(10) == running.wait()
+        assert running.wait(60) == running.wait()
         running.kill()
         assert running.wait().status == 3
         assert running.err == b"err\n"
@@ -244,7 +244,7 @@ class NodeContract(Contract):
         running = node.spawn(["sleep", "65"])
         running.kill()
         running.kill()
-        assert running.wait(5).status == -9
+        assert running.wait(60).status == -9
         gone = ["sh", "-c", "! grep -lzx 65 /proc/[0-9]*/cmdline"]
         assert until(lambda: node.run(gone, check=False).ok)
 
@@ -367,8 +367,8 @@ class NodeContract(Contract):
         program = "print('no luck', flush=True); raise SystemExit(7)"
         began = time.monotonic()
         with pytest.raises(ServiceError) as caught:
-            node.start(self.service(DIES, program=program))
-        assert time.monotonic() - began < 10
+            node.start(self.service(DIES, program=program), timeout=600)
+        assert time.monotonic() - began < 300
         error = caught.value
         assert (error.service, error.node, error.log) == (DIES, "node1", "no luck\n")
         assert not isinstance(error, ServiceNotReady)
@@ -561,7 +561,7 @@ class FleetContract(Contract):
         running = node.spawn(["sleep", "66"])
         threading.Timer(0.05, provider.destroy, ("contract",)).start()
         with pytest.raises(NoSuchNode):
-            running.wait(20)
+            running.wait(300)
 
     def test_services_outlive_who_started_them(self, provider: Provider, node: Node) -> None:
         node.start(self.service())
@@ -573,7 +573,7 @@ class FleetContract(Contract):
     ) -> None:
         threading.Timer(0.05, provider.destroy, ("contract",)).start()
         with pytest.raises(NoSuchNode):
-            node.start(self.service(NEVER, program="import time; time.sleep(60)"), timeout=20)
+            node.start(self.service(NEVER, program="import time; time.sleep(600)"), timeout=300)
 
 
 class ProviderContract(FleetContract, NodeContract):

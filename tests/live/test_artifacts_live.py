@@ -39,12 +39,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 )
 def test_a_program_runs_and_tells_its_version(store: Store, name: str, says: str) -> None:
     option = "-v" if name == "containerd-shim-runc-v2" else "--version"
-    done = run([store.binary(name), option], timeout=20)
+    done = run([store.binary(name), option], timeout=120)
     assert says in done.stdout + done.stderr
 
 
 def test_etcdctl_speaks_the_third_version(store: Store) -> None:
-    assert "API version: 3" in run([store.binary("etcdctl"), "version"], timeout=20).stdout
+    assert "API version: 3" in run([store.binary("etcdctl"), "version"], timeout=120).stdout
 
 
 def test_the_folder_for_path_has_all_that_dockerd_looks_for(store: Store) -> None:
@@ -87,7 +87,7 @@ def test_the_image_can_be_loaded_and_run(store: Store, tmp_path: Path) -> None:
         kill -TERM $!; wait $!; echo "ended $?"
     """
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    said = run([*unshare, "sh", "-c", script], timeout=30).stdout
+    said = run([*unshare, "sh", "-c", script], timeout=120).stdout
     answer, rest = said.split("\n", 1)
     assert json.loads(answer) | {"client": ""} == {
         "name": "c1",

@@ -257,7 +257,7 @@ def test_a_shell_has_a_terminal(testbed: Testbed, tmp_path: Path) -> None:
     read_until(ours, b"# ")
     os.write(ours, b"test -t 0 && echo tty-$(hostname); exit 5\n")
     read_until(ours, b"tty-a")
-    assert shell.wait(timeout=20) == 5
+    assert shell.wait(timeout=60) == 5
     os.close(ours)
 
 

@@ -328,7 +328,7 @@ class TestNetns:
             nodes["node1"].spawn([PYTHON, "-S", "-c", ACCEPTS]) as one,
             nodes["node2"].spawn([PYTHON, "-S", "-c", CONNECTS]) as two,
         ):
-            assert until(lambda: one.out == two.out == b"40\n", 20), one.err + two.err
+            assert until(lambda: one.out == two.out == b"40\n", 120), one.err + two.err
             provider.destroy(LAB)
         assert cut_off() - before < 20  # other labs of this machine may leave a few
 
@@ -397,11 +397,11 @@ class TestNetns:
         (mine,) = [i for i in find.inits() if i.state == str(provider._state) and i.kind == "node"]
         sleeper = mine_children(mine.pid, "sleep")
         mine.kill()
-        assert mine.wait_dead(10)
+        assert mine.wait_dead(60)
         assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in sleeper))
         assert provider.nodes(LAB) == {}
         with pytest.raises(NoSuchNode):
-            running.wait(5)
+            running.wait(60)
         assert provider.labs() == [LAB]  # the fabric and the cgroup are there still
         provider.destroy(LAB)
         assert provider.labs() == []

@@ -139,7 +139,7 @@ class Machines(OneByOne):
         child = node.run(first).stdout.strip()
         node.put(child.encode(), "/run/inside")
         running = [*INSIDE, child, "systemctl", "is-system-running"]
-        assert until(lambda: node.run(running, check=False).ok, 20), node.logs("systemd")
+        assert until(lambda: node.run(running, check=False).ok, 120), node.logs("systemd")
 
     def reach(self, node: Node) -> SshNode:
         assert isinstance(node, NetnsNode)
@@ -281,7 +281,7 @@ class TestSsh:
         running = node.spawn(["sleep", "71"])
         provider.connections[0].close()  # ends that sshd
         with pytest.raises(LabError, match="ssh connection"):
-            running.wait(5)
+            running.wait(60)
         assert node.run(["echo", "again"]).stdout == "again\n"
         assert len(provider.connections) == 2
         gone = ["sh", "-c", "! grep -lzx 71 /proc/[0-9]*/cmdline"]
@@ -320,16 +320,16 @@ class TestSsh:
                 running.kill()  # says nothing on the parent's connection
             os._exit(0 if ok else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert running.wait(5).out == b"parent's"
+        assert running.wait(60).out == b"parent's"
         assert node.run(["echo", "parent"]).out == b"parent\n"
         assert len(provider.connections) == 1
         assert Path(path).exists()
 
     def test_a_child_that_stays_does_not_hold_a_command_up(self, node: SshNode) -> None:
         began = time.monotonic()
-        result = node.run(["sh", "-c", "(sleep 5; echo late) & echo done"])
+        result = node.run(["sh", "-c", "(sleep 600; echo late) & echo done"])
         assert (result.status, result.out) == (0, b"done\n")
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 300
 
     def test_input_that_nobody_reads(self, node: SshNode) -> None:
         assert node.run(["true"], input=b"x" * 3_000_000).ok
@@ -425,7 +425,7 @@ class TestSsh:
         running = node.spawn(["sleep", "75"])
         threading.Timer(0.05, provider.destroy, (LAB,)).start()
         with pytest.raises(NodeNotRunning) as caught:
-            running.wait(10)
+            running.wait(60)
         assert caught.value.name == "node1"
         with pytest.raises(NodeNotRunning):
             node.wait_ssh(1)
