@@ -182,7 +182,7 @@ def _routes(seen: Seen, differences: Sequence[Difference]) -> list[Part]:
     """Return the existing and the missing default routes."""
     gone = [difference for difference in differences if difference.kind == "route"]
     parts = [
-        Part("default", "there", not gone, f"via {route.gateway} dev {route.device}")
+        Part("default", "present", not gone, f"via {route.gateway} dev {route.device}")
         for route in seen.routes
         if route.destination == "default"
     ]

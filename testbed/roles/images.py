@@ -67,7 +67,7 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
             unkept = ""
             if missing and not is_seeded(context.node(node)) and not changed:
                 unkept = _keep(context, node, engine)
-        how = "loaded" if missing else "there"
+        how = "loaded" if missing else "present"
         words = f"{', '.join(names) or 'none'} {how}{unkept and f'; not kept: {unkept}'}"
         return words, changed or bool(missing)
 

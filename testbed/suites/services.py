@@ -293,13 +293,13 @@ def wait_known(cluster: Cluster, where: Runs, name: str, kind: int = A, count: i
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest of document 004 (its ``lines``); ``mends`` lists corrections."""
+    """A manifest of document 004 (its ``lines``); ``corrections`` lists corrections."""
 
     name: str
     lines: str
     printed: str
-    mended: str
-    mends: tuple[str, ...]
+    corrected: str
+    corrections: tuple[str, ...]
 
 
 @functools.cache
@@ -307,4 +307,4 @@ def manifests() -> tuple[Manifest, ...]:
     """Return the six manifests, in the document's order."""
     path = Path(__file__).parent / "manifests" / "004.yaml"
     found = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    return tuple(Manifest(**{**one, "mends": tuple(one["mends"])}) for one in found)
+    return tuple(Manifest(**{**one, "corrections": tuple(one["corrections"])}) for one in found)

@@ -210,7 +210,7 @@ def test_a_manifest_that_is_brought_is_applied_changed_and_applied_again(
         assert "configmap/first" not in maps
 
         bed.must("down", LAB)
-        assert "any-node, testbed/coredns:1, nginx there" in bed.must(*up).stdout, (
+        assert "any-node, testbed/coredns:1, nginx present" in bed.must(*up).stdout, (
             "what was brought is imported once"
         )
     finally:

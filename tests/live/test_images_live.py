@@ -79,7 +79,7 @@ def test_a_layer_with_every_kind_of_file(tmp_path: Path, cache: Path, engine: st
         return done.stdout
 
     try:
-        for how in ("loaded", "there"):  # by the daemon, then from what the first one made of it
+        for how in ("loaded", "present"):  # by the daemon, then from what the first one made of it
             said = testbed("up", str(tmp_path / "kinds.yaml"), "--docker", engine)
             assert f"kinds {how}\n" in said
             found = testbed("exec", "host", "--", "python3", "-c", LOOK, "web")

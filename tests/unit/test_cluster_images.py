@@ -69,7 +69,7 @@ def test_what_is_there_by_the_names_of_its_archive_is_not_imported(house: Path) 
     assert "testbed-pause:1" in machine.imported
 
     machine.imported.clear()
-    assert runtime.load_images(context, "node1") == (words.replace("loaded", "there"), False)
+    assert runtime.load_images(context, "node1") == (words.replace("loaded", "present"), False)
     machine.files.clear()  # a node of an earlier version
     assert not runtime.load_images(context, "node1")[1]
     assert machine.imported == []

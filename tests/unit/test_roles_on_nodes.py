@@ -407,13 +407,13 @@ def test_images_are_loaded_where_they_lack_and_containers_of_nobody_end(bench: B
     fewer = load_text(DOCKER + "containers: {c1: {node: n1, image: redis}}\n", "t")
     outcome = up(bench, fewer)
     assert ("n1", "remove c2") in bench.engine_log
-    assert words(outcome, "images n1") == "redis there"
+    assert words(outcome, "images n1") == "redis present"
     assert [done.step.name for done in outcome.changed] == ["images n1"]
 
 
 def test_a_node_without_containers_needs_no_image(bench: Bench) -> None:
     outcome = up(bench, load_text(DOCKER, "t"))
-    assert words(outcome, "images n1") == "none there"
+    assert words(outcome, "images n1") == "none present"
     assert images.wanted(load_text(DOCKER, "t"), "n1") == []
 
 

@@ -213,12 +213,12 @@ def test_there_may_be_no_such_name() -> None:
 
 def test_mended_manifests_are_objects_of_the_names_that_are_printed() -> None:
     found = services.manifests()
-    kinds = [yaml.safe_load(one.mended)["kind"] for one in found]
+    kinds = [yaml.safe_load(one.corrected)["kind"] for one in found]
     assert kinds == ["Deployment", "Service", "Pod"] * 2
     for one in found:
-        assert yaml.safe_load(one.mended)["metadata"]["name"] == one.name
+        assert yaml.safe_load(one.corrected)["metadata"]["name"] == one.name
         assert f"name:{one.name}\n" in one.printed
-        assert one.mends
+        assert one.corrections
 
 
 def test_mended_manifests_say_what_is_printed_and_what_was_added() -> None:
@@ -231,8 +231,8 @@ def test_mended_manifests_say_what_is_printed_and_what_was_added() -> None:
         return {line for line in bare if line not in {"", "|", "}"}}
 
     for one in services.manifests():
-        assert words(one.mended) - words(one.printed) <= added, one.name
-        assert words(one.printed) <= words(one.mended), one.name
+        assert words(one.corrected) - words(one.printed) <= added, one.name
+        assert words(one.printed) <= words(one.corrected), one.name
 
 
 # -- Pods --------------------------------------------------------------------------

@@ -570,9 +570,12 @@ def example(cluster: Cluster) -> Iterator[Observation]:
     observe = Observation()
     texts = manifests()[:2]
     for one in texts:
-        observe.note(f"{one.name}, lines {one.lines}: mended", "\n".join([*one.mends, one.mended]))
+        observe.note(
+            f"{one.name}, lines {one.lines}: corrected",
+            "\n".join([*one.corrections, one.corrected]),
+        )
     try:
-        cluster.kubectl(observe, "apply", "-f", "-", input="---\n".join(m.mended for m in texts))
+        cluster.kubectl(observe, "apply", "-f", "-", input="---\n".join(m.corrected for m in texts))
         cluster.wait_available(texts[0].name)
         yield observe
     finally:
@@ -649,9 +652,12 @@ def test_the_manifests_can_be_used_as_printed(cluster: Cluster, observe: Observa
         )
         observe.holds(taken.ok, f"kubectl takes {one.name}, lines {one.lines}, as printed")
     for one in manifests():
-        observe.note(f"{one.name}, lines {one.lines}: mended", "\n".join([*one.mends, one.mended]))
+        observe.note(
+            f"{one.name}, lines {one.lines}: corrected",
+            "\n".join([*one.corrections, one.corrected]),
+        )
     # The programs of two of them are missing, but the API accepts the objects.
-    text = "---\n".join(one.mended for one in manifests())
+    text = "---\n".join(one.corrected for one in manifests())
     cluster.kubectl(observe, "apply", "--dry-run=server", "-f", "-", input=text)
 
 

@@ -53,7 +53,9 @@ def set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
 
 def _check_count(topology: Topology, old: abc.Sequence[Node], count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_NODES:
-        raise UsageError(f"{count} nodes", hint=f"use a number from 1 to {MAX_NODES}")
+        raise UsageError(
+            f"{count} nodes are not supported", hint=f"use a number from 1 to {MAX_NODES}"
+        )
     if not old:
         raise UsageError(
             f"{topology.name} has no flannel nodes, so the number {count} would have no effect",

@@ -160,7 +160,7 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
     wanted = dict(zip(names, files(context.store.image(name) for name in names), strict=True))
     before = _loaded(machine)
     if before == wanted:
-        return f"{', '.join(names)} there", False
+        return f"{', '.join(names)} present", False
     others = {name for name in names if before.get(name, wanted[name]) != wanted[name]}
     missing = import_images(context, machine, names, others=others)
     unkept = ""
