@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import socket
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
@@ -16,8 +16,7 @@ from testbed.artifacts import Store
 from testbed.errors import CommandError, LabError, NoSuchNode
 from testbed.nodes.base import Service, ServiceState, has_ended
 from testbed.nodes.netns.provider import NetnsProvider
-from testbed.nodes.stream.node import StreamNode
-from testbed.nodes.stream.wire import Link
+from testbed.nodes.stream.node import ChannelNode
 from testbed.process import Duplex
 from testbed.testing.provider import NodeContract, spec
 
@@ -29,7 +28,7 @@ LAB = "stream"
 ENTER = ("nsenter", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--target")
 
 
-class PipeNode(StreamNode):
+class PipeNode(ChannelNode):
     """A namespace node without its pid 1: only the agent is asked."""
 
     shares_kernel = True
@@ -39,26 +38,15 @@ class PipeNode(StreamNode):
         super().__init__(inner.name, inner.digest, folder=folder)
         self.inner = inner
         self.argv = [*ENTER, str(inner.init.pid), inner.provide(agent)]
-        self._opening = threading.Lock()
-        self._link: Link | None = None
 
-    def link(self) -> Link:
-        with self._opening:
-            if self._link is None or self._link.closed:
-                if not self.inner.init.alive():
-                    raise self._lost()
-                self._link = Link(Duplex(self.argv), self.inner.init.alive, self._lost)
-                if not self._link.greet(60.0):
-                    raise LabError("the agent did not start")
-            return self._link
+    def channel(self) -> Duplex:
+        return Duplex(self.argv)
 
-    def _lost(self) -> LabError:
+    def alive(self) -> bool:
+        return self.inner.init.alive()
+
+    def lost_error(self) -> LabError:
         return has_ended(self.name, LAB)
-
-    def close(self) -> None:
-        super().close()
-        if self._link is not None:
-            self._link.close()
 
     def _no_services(self) -> NoReturn:
         raise NotImplementedError
@@ -146,3 +134,25 @@ def test_what_a_program_says_that_does_not_start_is_known() -> None:
     with pytest.raises(CommandError) as caught:
         Duplex(["/no/such/program"])
     assert caught.value.status == 127
+
+
+def test_a_forked_child_has_a_stream_of_its_own(shared: PipeNode) -> None:
+    mine = shared.run(["sh", "-c", "echo $PPID"]).stdout
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            other = shared.run(["sh", "-c", "echo $PPID"]).stdout
+            status = 0 if other != mine else 2
+            shared.close()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert shared.run(["sh", "-c", "echo $PPID"]).stdout == mine
+
+
+def test_an_agent_that_does_not_start_is_an_error(shared: PipeNode, tmp_path: Path) -> None:
+    broken = PipeNode(shared.inner, Path("/bin/true"), tmp_path)
+    with pytest.raises(LabError) as caught:
+        broken.run(["true"])
+    assert caught.value.hint

@@ -15,16 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import TimeoutExpired
+from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Node
 from testbed.nodes.request import request
 from testbed.nodes.stream import provide as provided
-from testbed.nodes.stream.wire import Command, Link, Stream
+from testbed.nodes.stream.wire import Channel, Command, Link, Stream
 
 if TYPE_CHECKING:
     from testbed.nodes.stream.forward import Forward
 
 FILES = 60.0  # timeout in seconds for a file of a few megabytes
+PATIENCE = 60.0  # timeout in seconds for the agent to start
 PROGRAMS = "/usr/local/bin"  # before those of Debian's packages on PATH
 #: Arguments: pairs of a file and the path of a link to it.
 LINK = """\
@@ -191,3 +192,64 @@ class StreamNode(Node):
             if path not in self._forwards:
                 self._forwards[path] = Forward(self._folder, self.name, path, self.link)
             return self._forwards[path].path
+
+
+class ChannelNode(StreamNode):
+    """A node to which each process opens one channel, at its first request.
+
+    A subclass implements :meth:`channel` and :meth:`lost_error`, and :meth:`alive` if it can tell.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        *,
+        folder: Path,
+        programs: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._link: Link | None = None
+        self._linking = threading.Lock()
+        super().__init__(name, digest, folder=folder, programs=programs)
+
+    @abstractmethod
+    def channel(self) -> Channel:
+        """Start the agent on the node, and return the stream that it is at the other end of.
+
+        Raises LabError if that fails.
+        """
+
+    @abstractmethod
+    def lost_error(self) -> LabError:
+        """Return the error for a request when the stream has ended, or the node."""
+
+    def alive(self) -> bool:
+        """Tell whether the node still runs; called often.  A stream may outlive its node."""
+        return True
+
+    def link(self) -> Link:
+        with self._linking:
+            if self._link is None or self._link.closed or not self.alive():
+                if not self.alive():
+                    raise self.lost_error()
+                link = Link(self.channel(), self.alive, self.lost_error)
+                if not link.greet(PATIENCE):
+                    link.close()
+                    raise LabError(
+                        f"the agent of {self.name} does not start",
+                        hint="it is built for this machine's kind of processor, and for no other",
+                    )
+                self._link = link
+            return self._link
+
+    def close(self) -> None:
+        super().close()
+        with self._linking:
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def forked(self) -> None:
+        self._link = None
+        self._linking = threading.Lock()  # a thread of the parent may hold the old one
+        super().forked()
