@@ -92,7 +92,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._made:
-            self._made[name] = self._make(self._load(name))
+            self._made[name] = self._load(name)
         return self._made[name]
 
     def usable(self) -> dict[str, T]:
@@ -110,7 +110,7 @@ class Registry(Mapping[str, T], Generic[T]):
                     self._broken[name] = error
         return self._broken
 
-    def _load(self, name: str) -> Any:
+    def _load(self, name: str) -> T:
         one, *others = self.declared()[name]
         if others:
             owners = ", ".join(dict.fromkeys(each.distribution for each in (one, *others)))
@@ -123,13 +123,13 @@ class Registry(Mapping[str, T], Generic[T]):
             found: Any = importlib.import_module(module)
             for part in filter(None, attribute.split(".")):
                 found = getattr(found, part)
-        except Exception as error:
+            return self._make(found)
+        except (Exception, SystemExit) as error:
             raise MachineError(
                 f"{self.noun} {name} of {one.distribution} cannot be loaded from {one.value}: "
                 f"{type(error).__name__}: {error}",
                 hint=f"update or uninstall {one.distribution}",
             ) from error
-        return found
 
 
 def _entry_points(group: str) -> Iterator[Declared]:
@@ -184,7 +184,7 @@ def _about(point: EntryPoint) -> str:
     try:
         command: click.Command = point.load()
         return command.get_short_help_str(limit=80)
-    except Exception:  # noqa: BLE001  whoever uses the command is told
+    except (Exception, SystemExit):  # noqa: BLE001  whoever uses the command is told
         return ""
 
 

@@ -148,6 +148,14 @@ def test_one_that_cannot_be_loaded_names_its_distribution(site: Path, value: str
     assert caught.value.hint
 
 
+def test_one_that_cannot_be_made_names_its_distribution(site: Path) -> None:
+    install(site, "acme-lab", a="json:loads")
+    made: Registry[object] = Registry(GROUP, "thing", lambda found: found())  # it lacks an argument
+    with pytest.raises(MachineError) as caught:
+        made["a"]
+    assert "acme-lab" in caught.value.message
+
+
 def test_one_name_of_two_distributions(site: Path) -> None:
     install(site, "one", a="json:loads")
     install(site, "two", a="json:dumps", b="json:dumps")
@@ -333,10 +341,12 @@ def test_a_command_of_others_is_listed_and_run(
     assert "testbed rack" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("module", ["no_such_module", "leaver"])
 def test_a_command_that_cannot_be_loaded_is_listed_and_told(
-    bring: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    module: str, bring: Callable[..., None], site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bring(broken="no_such_module:command")
+    (site / "leaver.py").write_text("raise SystemExit(9)\n")
+    bring(broken=f"{module}:command")
     assert "acme" in cli.brought()["broken"]
     assert cli.run(["broken"]) == 3
     assert "acme" in capsys.readouterr().err
