@@ -10,12 +10,21 @@ from testbed.topology.schema import schema
 
 TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text"}
 
-#: Values that show what a pattern means: the first that matches is printed.
+#: Values that show what a pattern means. The first that matches is printed: a name stands before
+#: addresses, which patterns of names accept, too.
 SAMPLES = (
-    "10.168.0.0/24", "10.168.0.2", "8080:80", "53/udp", "1.5s", "512M", "exit 0", "container:web",
+    "registry.example/team/web:1.2",
+    "node1",
+    "10.168.0.2",
+    "10.168.0.0/24",
+    "8080:80",
+    "53/udp",
+    "1.5s",
+    "512M",
+    "exit 0",
+    "container:web",
     "loss node1:node2 20%",
-    "registry.example/team/web:1.2", "node1",
-)  # fmt: skip
+)
 HEAD = """# Topology file
 
 Every key of a topology file, from the JSON Schema that `testbed schema` prints. The schema judges

@@ -76,6 +76,15 @@ def test_the_topology_page_has_a_row_for_each_key() -> None:
     assert all(meaning and value for _, meaning, value in rows)
 
 
+def test_values_are_shown_by_samples_of_their_kind() -> None:
+    page = module("topology_reference").page()
+    shown = dict(re.findall(r"^\| `(\w+)`.*? \| .* \| text such as `([^`]+)`", page, re.MULTILINE))
+    assert shown["image"].startswith("registry.")
+    assert shown["namespace"] == shown["bridge"] == "node1"
+    assert shown["subnet"] == "10.168.0.0/24"
+    assert "^(" not in page
+
+
 def test_what_leads_to_a_mapping_on_the_topology_page_leads_to_its_heading() -> None:
     page = module("topology_reference").page()
     headings = re.findall(r"^## `([^`]+)`$", page, re.MULTILINE)
