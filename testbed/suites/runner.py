@@ -201,7 +201,7 @@ def run(
     """
     refuse_unknown(selection)
     collector = _Collector(lab, selection, told, before_alone, lacks=lacks)
-    paths = selection.paths or selection.catalogue.folders
+    paths = _paths(selection)
     arguments = [
         *map(str, paths),
         "--rootdir", str(_root(selection)),
@@ -250,10 +250,18 @@ def run(
     return results
 
 
+def _paths(selection: Selection) -> Sequence[Path]:
+    """Return the files and folders of the tests: those of the user, else of the catalogue."""
+    paths = selection.paths or selection.catalogue.folders
+    if not paths:
+        raise NothingSelected("no catalogue and no tests", hint="name one of them")
+    return paths
+
+
 def _root(selection: Selection) -> Path:
     """Return the folder that the names of tests are relative to."""
     if all(path.is_relative_to(OURS) for path in selection.paths):
-        return _top(selection.paths or selection.catalogue.folders)
+        return _top(_paths(selection))
     return Path.cwd()
 
 

@@ -665,6 +665,11 @@ def test_nothing_selected(chosen: Selection, three: Path) -> None:
         run(replace(chosen, paths=(three,)))
 
 
+def test_without_a_catalogue_and_paths_there_is_nothing_to_run() -> None:
+    with pytest.raises(NothingSelected):
+        run(Selection())
+
+
 # -- what is refused ----------------------------------------------------------------
 
 
