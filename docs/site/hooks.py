@@ -15,8 +15,11 @@ from markdown.treeprocessors import Treeprocessor
 from mkdocs.structure.files import File
 
 import testbed
+from testbed.nodes import base as nodes
+from testbed.roles import base as roles
 
 if TYPE_CHECKING:
+    from types import ModuleType
     from xml.etree.ElementTree import Element
 
     from markdown import Markdown
@@ -31,14 +34,6 @@ import topology_reference
 
 log = logging.getLogger("mkdocs.hooks.testbed")
 
-#: The module's docstring is for readers of the source.
-CONTRACT = """# {title}
-
-What a {word} implements. [Extend testbed](../extending.md) has an example.
-
-::: testbed.{module}
-    options: {{show_root_heading: false, show_root_toc_entry: false}}
-"""
 TESTING = """# Test contracts
 
 Test suites for your own providers and roles. [Extend testbed](../extending.md) shows their use.
@@ -50,6 +45,24 @@ Test suites for your own providers and roles. [Extend testbed](../extending.md) 
 MEMBERS = {"Lab": "[up, down, live]"}
 #: Elements that load what an attribute names.
 LOADS = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
+
+
+def contract(word: str, module: ModuleType, first: type) -> str:
+    """Return the page of a contract: the module's text, the class, then what else it defines."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+    ]
+    names.sort(key=lambda name: name != first.__name__)
+    head = f"""# {word.capitalize()} contract
+
+What a {word} implements. [Extend testbed](../extending.md) has an example.
+
+::: {module.__name__}
+    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}
+"""
+    return "\n".join([head, *(f"::: {module.__name__}.{name}\n" for name in names)])
 
 
 def python_reference() -> str:
@@ -117,13 +130,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/cli.md": cli_reference.page(),
         "reference/topology.md": topology_reference.page(),
         "reference/python.md": python_reference(),
-        "reference/providers.md": CONTRACT.format(
-            title="Provider contract", word="provider", module="nodes.base"
-        ),
+        "reference/providers.md": contract("provider", nodes, nodes.Provider),
+        "reference/roles.md": contract("role", roles, roles.Role),
         "reference/testing.md": TESTING,
-        "reference/roles.md": CONTRACT.format(
-            title="Role contract", word="role", module="roles.base"
-        ),
     }
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))

@@ -5,7 +5,7 @@ provider. To add a role, write one module with a subclass of :class:`Role` and d
 entry point of the group ``testbed.roles``.
 
 The other functions here help to write steps: :func:`start` starts a daemon and waits for it,
-:func:`still_alive` ends a wait that cannot succeed, :func:`settings` and :func:`files` compute
+:func:`still_alive` ends a wait that cannot succeed, :func:`digest_of` and :func:`files` compute
 digests that detect a change.
 """
 
