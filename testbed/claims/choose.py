@@ -1,4 +1,4 @@
-"""Which catalogues a command uses.
+"""Choose the catalogues that a command uses.
 
 The first of these that there is:
 

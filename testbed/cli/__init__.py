@@ -160,7 +160,7 @@ ABOUT = {
     "status": "Show the current state of a lab.",
     "ls": "List the labs on this machine.",
     "verify": "Check claims on a running lab.",
-    "claims": "List the claims of the catalogue, or show one.",
+    "claims": "List the claims of a catalogue, show one, or begin a catalogue.",
     "report": "Write the HTML report of a run.",
     "exec": "Run a command on a node or in a container.",
     "shell": "Open a shell on a node or in a container.",
