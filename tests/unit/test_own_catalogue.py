@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -447,7 +449,7 @@ def test_a_distribution_brings_one(folder: Folder, monkeypatch: pytest.MonkeyPat
     path = folder("rack")
     declare(monkeypatch, CATALOGUES, "rack-manual", "theirs")
     monkeypatch.setattr(CATALOGUES, "_made", {})
-    monkeypatch.setitem(__import__("sys").modules, "theirs", SimpleNamespace(__path__=[str(path)]))
+    monkeypatch.setitem(sys.modules, "theirs", SimpleNamespace(__path__=[str(path)]))
     assert choose.installed() == ["shipped", "rack-manual"]
     assert chosen(names=["rack-manual"]) == ["rack"]
     with pytest.raises(UsageError) as caught:
@@ -542,3 +544,15 @@ def test_a_topology_and_a_readme_that_are_there_are_kept(tmp_path: Path) -> None
 def test_any_folder_gives_a_name(name: str, tmp_path: Path) -> None:
     skeleton.create(tmp_path / name)
     assert isinstance(load(tmp_path / name / "claims"), Catalogue)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["up", "--help"], ["plan", "two-node"]])
+def test_commands_that_need_no_claims_load_none(argv: list[str]) -> None:
+    text = (
+        "import sys; from testbed import cli; cli.run(sys.argv[1:])\n"
+        "heavy = ('testbed.claims', 'testbed.suites', 'testbed.catalogues')\n"
+        "sys.exit(', '.join(name for name in sys.modules if name.startswith(heavy)) or 0)"
+    )
+    command = [sys.executable, "-c", text, *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
