@@ -56,7 +56,7 @@ class Greetings(means.Breakage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice(Block):
-    """How one node greets."""
+    """Greeting of one node."""
 
     about: ClassVar[str] = "The greeting of this node."
 
@@ -66,7 +66,7 @@ class Voice(Block):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GreeterSection(Section):
-    """How all nodes greet."""
+    """Greeting of all nodes."""
 
     role: ClassVar[str] = "greeter"
     about: ClassVar[str] = "The greeting."

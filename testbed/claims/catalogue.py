@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a catalogue came from.
+    """Origin of a catalogue.
 
     ``title`` is in ``language``, the one in which its claims are written; ``titles`` are
     translations by language.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class RoleContract:
-    """What a role declares, what it brings to a node, and that ``down`` removes it."""
+    """A role's declarations, its software on a node, and its removal by ``down``."""
 
     #: Name of the role.
     role: ClassVar[str]

@@ -234,5 +234,5 @@ class Count:
 
 
 def dice(seed: str) -> random.Random:
-    """Chance that can be had again: the seed is told when a test fails, as part of its name."""
+    """Reproducible chance: the seed is part of the test's name."""
     return random.Random(f"{os.environ.get('TESTBED_SEED', '1')} {seed}")

@@ -287,7 +287,7 @@ def test_cilium_stays_in_its_lab(bed: Bed) -> None:
     assert programs() - loaded, "none of Cilium's is loaded"
     assert machine() == before
     assert on_cgroups_above_the_lab() == above
-    # An agent that has died leaves its programs at work, and is made anew.
+    # The programs of a dead agent keep working, and the agent is created again.
     nodes = {one["name"]: one for one in bed.status(LAB)["nodes"]}
     (agent,) = [one for one in nodes["node2"]["services"] if one["name"] == cilium.AGENT]
     bed.must("exec", "-l", LAB, "node2", "--", "kill", "-KILL", agent["detail"].split()[-1])

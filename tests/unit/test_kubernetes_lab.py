@@ -348,7 +348,7 @@ def test_every_daemon_is_told_all_that_it_needs(whole: Cluster) -> None:
 def test_a_forwarder_brings_this_machine_to_the_api(whole: Cluster) -> None:
     program, listen, to = whole.service("api-socket").argv
     assert program == "socat"
-    # socat(1): a process for each connection, readable by root alone, and made anew.
+    # socat(1): a process for each connection, readable by root only, and created again.
     place, *options = listen.split(",")
     assert place == "UNIX-LISTEN:/run/kubernetes/api.sock"
     assert set(options) == {"fork", "mode=600", "unlink-early"}

@@ -526,7 +526,7 @@ def test_the_machine() -> None:
     )
 
 
-# -- what a run comes to -------------------------------------------------------------
+# -- results of a run ----------------------------------------------------------------
 
 MISSING = Finding("two", "skipped", reason="no docker", expected="confirmed")
 NOISY = Finding("two", "inconclusive", expected="confirmed")

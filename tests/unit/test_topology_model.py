@@ -44,7 +44,7 @@ containers:
 ALL = {"a", "b", "k", "l", "gw", "plain"}
 OVERLAY, CLUSTERED = {"a", "b"}, {"k", "l"}
 
-#: A change of the file, and the nodes that are made anew for it.
+#: A change of the file, and the nodes that are created again because of it.
 CHANGES: dict[str, tuple[list[tuple[str, str]], set[str]]] = {
     "the order of its networks": (
         [("lan: 10.1.0.2, wan: 10.2.0.2", "wan: 10.2.0.2, lan: 10.1.0.2")], {"a"}

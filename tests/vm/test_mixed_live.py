@@ -101,7 +101,7 @@ def test_a_namespace_node_and_a_machine(testbed: Testbed, state: Path, tmp_path:
     found = {finding["claim"]: finding["verdict"] for finding in lab["findings"]}
     assert found == dict.fromkeys(CLAIMS, "confirmed")
 
-    # A second `up` does nothing; with another provider a node goes, and is made anew by that.
+    # A second `up` does nothing; with another provider a node is removed and created by that one.
     assert "unchanged" in testbed("up", str(file), seconds=120)
     file.write_text(text.replace(", provider: qemu", ""), encoding="utf-8")
     assert "removed: node2" in testbed("up", str(file), seconds=120)

@@ -95,7 +95,7 @@ def engine_makes(
 
 @contextlib.contextmanager
 def runs_as(lab: LiveLab, name: str, **settings: Any) -> Iterator[None]:
-    """A container of the lab made anew with other settings, and as it was after the block."""
+    """Recreate a container with other settings; restore it after the block."""
     spec = lab.topology.containers[name]
     engine = lab.engine(spec.node)
     digest = engine.inspect(name).digest or ""

@@ -596,7 +596,7 @@ def the_host_answers_for_itself_alone(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "bridge-container-ip-not-reachable-externally")
 def everything_is_forwarded(lab: LiveLab) -> Iterator[None]:
-    """The host forwards whatever comes to docker0."""
+    """The host forwards all packets to docker0."""
     rule = "FORWARD -o docker0 -j ACCEPT"
     with changed(host(lab), f"iptables -I {rule}", f"iptables -D {rule}"):
         yield
@@ -842,7 +842,7 @@ def the_partner_is_started(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "mode-host-no-nat")
 def host_mode_is_translated(lab: LiveLab) -> Iterator[None]:
-    """The host rewrites the source of what comes to the port of the container in host mode."""
+    """The host rewrites the source of packets to the port of the container in host mode."""
     rule = f"INPUT -p tcp --dport 8081 -j SNAT --to-source {HOST}"
     with changed(host(lab), f"iptables -t nat -I {rule}", f"iptables -t nat -D {rule}"):
         yield
@@ -907,7 +907,7 @@ def the_last_address_is_shut_out(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, "mode-none-manual-networking")
 def the_host_takes_no_packets(lab: LiveLab) -> Iterator[None]:
-    """The host drops what comes to itself by docker0."""
+    """The host drops packets to itself that arrive at docker0."""
     rule = "INPUT -i docker0 -j DROP"
     with changed(host(lab), f"iptables -I {rule}", f"iptables -D {rule}"):
         yield

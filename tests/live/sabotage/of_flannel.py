@@ -51,7 +51,7 @@ def program(lab: LiveLab, node: Node, name: str) -> str:
 
 
 def remake_vtep(end: End, settings: str) -> None:
-    """flannel's device of a host made anew, with the same MAC; its routes and entries are gone."""
+    """A host's flannel device is recreated with the same MAC, without routes and entries."""
     mac = mac_of(end)
     end.node.stop(SERVICE)  # it would make its device anew by itself
     sh(

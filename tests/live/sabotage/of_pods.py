@@ -139,7 +139,7 @@ def the_kubelet_takes_the_old_flag(lab: LiveLab) -> Iterator[None]:
 
 @sabotage(LAB, vain=["k8s-pod-infra-container-needed"])
 def the_kubelet_sleeps_when_a_pod_dies(lab: LiveLab) -> Iterator[None]:
-    """Whoever kills a process on the last node stops the kubelet, too: no Pod is made anew."""
+    """Killing a process on the last node stops the kubelet too: no Pod is recreated."""
     node = Cluster(lab).nodes[-1]
     kubelet = node.services()["kubelet"].pid
     script = f"""

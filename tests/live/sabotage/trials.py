@@ -264,7 +264,7 @@ class Labs:
 
 @contextlib.contextmanager
 def dropped_when_not_whole(labs: Labs, *, ruins: bool) -> Iterator[None]:
-    """The next gets a new lab where this one cannot be, or has not been, put right."""
+    """Use a new lab for the next trial if this one was not or cannot be repaired."""
     try:
         yield
     except BaseException:
