@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.roles.kubernetes import client, config, ingress
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.steps.marks import mark, marked
 from testbed.steps.step import Step
 
@@ -45,7 +46,7 @@ ADD_ONS: Mapping[AddOn, Made] = {
         {"image": "testbed/coredns:1"},
         lambda topology: {
             "domain": config.DOMAIN,
-            "address": str(config.cluster_of(topology).dns),
+            "address": str(KubernetesSection.of(topology).dns),
         },
         ("deployments/kube-system/coredns",),
     ),
@@ -66,19 +67,19 @@ ADD_ONS: Mapping[AddOn, Made] = {
 
 def images(topology: Topology) -> list[str]:
     """Return the images of a cluster's add-ons."""
-    add_ons = config.cluster_of(topology).add_ons
+    add_ons = KubernetesSection.of(topology).add_ons
     return [image for name in add_ons for image in ADD_ONS[name].images.values()]
 
 
 def versioned(topology: Topology) -> list[str]:
     """Return the programs in the images of a cluster's add-ons."""
-    add_ons = config.cluster_of(topology).add_ons
+    add_ons = KubernetesSection.of(topology).add_ons
     return [program for name in add_ons for program in ADD_ONS[name].programs]
 
 
 def fetch(store: Store, topology: Topology) -> None:
     """Fetch the artifacts that add-ons need besides their images."""
-    for name in config.cluster_of(topology).add_ons:
+    for name in KubernetesSection.of(topology).add_ons:
         _kinds(store, name)
 
 
@@ -89,7 +90,7 @@ def _kinds(store: Store, name: AddOn) -> list[Path]:
 
 def memory(topology: Topology) -> int:
     """Return the memory that the add-ons need on a node, in bytes."""
-    return sum(ADD_ONS[name].memory for name in config.cluster_of(topology).add_ons)
+    return sum(ADD_ONS[name].memory for name in KubernetesSection.of(topology).add_ons)
 
 
 def manifest(name: AddOn, topology: Topology) -> str:
@@ -110,7 +111,7 @@ def steps(topology: Topology, after: tuple[str, ...], ready: tuple[str, ...]) ->
 
     The wait begins once nodes are ready.
     """
-    cluster = config.cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     for name in cluster.add_ons:
         yield Step(f"add-on {name}", f"{name}.yaml", after, act=_apply(name))
         yield Step(
@@ -163,7 +164,7 @@ def _wait(name: AddOn) -> Callable[[Context], tuple[str, bool]]:
                 if one["status"] != "True"
             )
 
-        node = config.cluster_of(context.topology).control_plane
+        node = KubernetesSection.of(context.topology).control_plane
         what = f"{_named(name)} available"
         return what, client.until(
             context, node, available, what, service="kube-controller-manager", why=waiting

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.pki import Authority, Pair, key_pair, kubeconfig
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.steps.marks import mark, marked
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def install(context: Context, clients: Mapping[str, str]) -> tuple[str, bool]:
     node, by the names of their files.
     """
     topology = context.topology
-    control = config.cluster_of(topology).control_plane
+    control = KubernetesSection.of(topology).control_plane
     authority, new = _authority(context.node(control))
     mine = hashlib.sha256(authority.pair.certificate).hexdigest()[:12]
     changed = new

@@ -40,19 +40,14 @@ ALL_OF_IT = "0%"  # a node shares this machine's disk and memory: no eviction be
 BRIDGE = "cni0"
 
 
-def cluster_of(topology: Topology) -> KubernetesSection:
-    """Return the topology's cluster; it must have one."""
-    return KubernetesSection.of(topology)
-
-
 def server(topology: Topology) -> str:
     """Return the API's URL for nodes."""
-    return f"https://{topology.address(cluster_of(topology).control_plane)}:{API_PORT}"
+    return f"https://{topology.address(KubernetesSection.of(topology).control_plane)}:{API_PORT}"
 
 
 def api_hosts(topology: Topology) -> list[str | IPv4Address]:
     """Return all names and addresses under which clients reach the API."""
-    cluster = cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     return [
         "kubernetes",
         "kubernetes.default",
@@ -89,7 +84,7 @@ def etcd() -> list[str]:
 
 
 def apiserver(topology: Topology) -> list[str]:
-    cluster = cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     return [
         f"--etcd-servers={ETCD}",
         f"--etcd-cafile={PKI}/ca.crt",
@@ -117,7 +112,7 @@ def apiserver(topology: Topology) -> list[str]:
 
 
 def controller_manager(topology: Topology) -> list[str]:
-    cluster = cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     length = next(iter(cluster.ranges.values())).prefixlen
     return [
         f"--kubeconfig={FOLDER}/controller-manager.conf",
@@ -185,7 +180,7 @@ conf_dir = "{CNI}"
 
 
 def kubelet(topology: Topology) -> dict[str, Any]:
-    cluster = cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     signals = ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available",
                "imagefs.inodesFree", "pid.available")  # fmt: skip
     return {
@@ -232,7 +227,7 @@ def kubelet_words(topology: Topology, node: str) -> list[str]:
 
 
 def proxy(topology: Topology, node: str) -> dict[str, Any]:
-    cluster = cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -289,7 +284,7 @@ def masquerade(topology: Topology) -> str:
     -ip-masq, would also translate packets from Pods to nodes, which Kubernetes forbids
     (kubernetes.io, "The Kubernetes network model").
     """
-    cluster = cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     members = topology.with_role("kubernetes")
     nodes = [str(address) for member in members for address in member.networks.values()]
     inside = [str(cluster.pods), *nodes]
@@ -310,7 +305,7 @@ def node_object(topology: Topology, node: str) -> dict[str, Any]:
 
     It has the topology's range.
     """
-    cidr = str(cluster_of(topology).ranges[node])
+    cidr = str(KubernetesSection.of(topology).ranges[node])
     return {
         "apiVersion": "v1",
         "kind": "Node",

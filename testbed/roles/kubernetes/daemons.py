@@ -12,6 +12,7 @@ from testbed.nodes.base import Service
 from testbed.roles.base import start
 from testbed.roles.kubernetes import certificates, config, runtime
 from testbed.roles.kubernetes.client import SECONDS
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.roles.way import Way
 from testbed.steps.marks import REWIRED, marked
 from testbed.steps.step import Step
@@ -65,7 +66,7 @@ def way(context: Context, node: str) -> Callable[[], str]:
     It returns the fault on the path; always an empty string on the API's own node.
     """
     topology = context.topology
-    control = config.cluster_of(topology).control_plane
+    control = KubernetesSection.of(topology).control_plane
     if node == control:
         return lambda: ""
     address = str(topology.address(control))

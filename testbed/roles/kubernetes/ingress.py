@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.pki import Authority
+from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ def values(topology: Topology) -> Mapping[str, str]:
     return {
         "namespace": NAMESPACE,
         # By address, not by name: an Envoy that starts before DNS retries only late.
-        "xds": str(config.cluster_of(topology).contour),
+        "xds": str(KubernetesSection.of(topology).contour),
         # The published address of an Ingress: every node has an Envoy.
         "addresses": ",".join(str(topology.address(member.name)) for member in members),
         "class": CLASS,

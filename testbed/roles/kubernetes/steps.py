@@ -12,7 +12,7 @@ from testbed.roles.kubernetes import addons, certificates, config, runtime
 from testbed.roles.kubernetes.client import api, until
 from testbed.roles.kubernetes.daemons import SERVER, daemon, way
 from testbed.roles.kubernetes.plugins import plugin_of
-from testbed.roles.kubernetes.section import ROLE
+from testbed.roles.kubernetes.section import ROLE, KubernetesSection
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ OBJECTS = "cluster objects"
 
 def steps(topology: Topology, node: Node) -> Iterable[Step]:
     """Return the steps for one node; those of the control plane are on its node."""
-    cluster = config.cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     if node.name == cluster.control_plane:
         yield from _control_plane(topology, node.name)
     yield from _node(topology, node.name)
 
 
 def _control_plane(topology: Topology, node: str) -> Iterable[Step]:
-    cluster, members = config.cluster_of(topology), topology.with_role(ROLE)
+    cluster, members = KubernetesSection.of(topology), topology.with_role(ROLE)
     after = tuple(node_step(member.name) for member in members)
     clients = plugin_of(topology).clients
     yield Step(
@@ -55,7 +55,7 @@ def _control_plane(topology: Topology, node: str) -> Iterable[Step]:
 
 
 def _node(topology: Topology, node: str) -> Iterable[Step]:
-    cluster, plugin = config.cluster_of(topology), plugin_of(topology)
+    cluster, plugin = KubernetesSection.of(topology), plugin_of(topology)
     yield Step(
         f"containerd {node}", "containerd with CRI", (node_step(node),), heavy=True,
         act=lambda context: runtime.start_containerd(context, node, plugin),
@@ -87,7 +87,7 @@ def _node(topology: Topology, node: str) -> Iterable[Step]:
 
 def _api(context: Context) -> tuple[str, bool]:
     topology = context.topology
-    node = config.cluster_of(topology).control_plane
+    node = KubernetesSection.of(topology).control_plane
     machine = context.node(node)
     machine.run(["mkdir", "-p", "-m", "700", config.RUN])
     listen = f"UNIX-LISTEN:{config.API_SOCKET},fork,mode=600,unlink-early"

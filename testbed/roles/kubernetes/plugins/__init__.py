@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.plugins.base import Plugin
 from testbed.roles.kubernetes.plugins.bgp import Bgp
 from testbed.roles.kubernetes.plugins.calico import Calico
@@ -13,6 +12,7 @@ from testbed.roles.kubernetes.plugins.cilium import Cilium
 from testbed.roles.kubernetes.plugins.flannel import FlannelPlugin
 from testbed.roles.kubernetes.plugins.kube_router import KubeRouter
 from testbed.roles.kubernetes.plugins.weave import Weave
+from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
     from testbed.roles.kubernetes.section import Plugin as Name
@@ -25,7 +25,7 @@ PLUGINS: Mapping[Name, Plugin] = {
 
 def plugin_of(topology: Topology) -> Plugin:
     """Return the network plugin of a topology's cluster."""
-    return PLUGINS[config.cluster_of(topology).cni]
+    return PLUGINS[KubernetesSection.of(topology).cni]
 
 
 __all__ = ["PLUGINS", "Plugin", "plugin_of"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.daemons import daemon
 from testbed.roles.kubernetes.plugins.base import Plugin
+from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
     from testbed.steps.step import Step
@@ -36,7 +37,7 @@ class Bgp(Plugin):
         yield daemon(
             SERVICE, node, (f"containerd {node}",),
             lambda _: ["-f", "-c", FILE, "-s", SOCKET, "-P", "/run/bird.pid"],
-            about=f"announces {config.cluster_of(topology).ranges[node]} to {peers}",
+            about=f"announces {KubernetesSection.of(topology).ranges[node]} to {peers}",
             files=lambda topology: {FILE: settings(topology, node)},
         )  # fmt: skip
 
@@ -49,7 +50,7 @@ def settings(topology: Topology, node: str) -> str:
     routes, so it must know the node's interface (``protocol direct``). See bird.network.cz,
     user's guide.
     """
-    cluster = config.cluster_of(topology)
+    cluster = KubernetesSection.of(topology)
     network = topology.network(node)
     mine, address = cluster.ranges[node], topology.address(node)
     peers = [peer.name for peer in topology.with_role("kubernetes") if peer.name != node]

@@ -23,11 +23,11 @@ from testbed.roles.kubernetes import client, config, runtime
 from testbed.roles.kubernetes.daemons import daemon, digest, way
 from testbed.roles.kubernetes.plugins.base import Object, Plugin
 from testbed.roles.kubernetes.rights import rights
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
-    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
@@ -71,7 +71,7 @@ class Cilium(Plugin):
         return ("vxlan",)
 
     def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
-        first = node == config.cluster_of(topology).control_plane
+        first = node == KubernetesSection.of(topology).control_plane
         return (AGENT, OPERATOR) if first else (AGENT,)
 
     def objects(self, topology: Topology) -> Iterable[Object]:  # noqa: ARG002  the same for all
@@ -121,7 +121,7 @@ class Cilium(Plugin):
         }
 
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
-        first = config.cluster_of(topology).control_plane
+        first = KubernetesSection.of(topology).control_plane
         if node == first:
             yield daemon(
                 OPERATOR, node, after, lambda _: [
@@ -133,7 +133,7 @@ class Cilium(Plugin):
                 env=environment(node),
             )  # fmt: skip
         needs = (f"{OPERATOR} {first}", f"containerd {node}")
-        about = f"Pods of {config.cluster_of(topology).ranges[node]} by BPF"
+        about = f"Pods of {KubernetesSection.of(topology).ranges[node]} by BPF"
         yield Step(f"{AGENT} {node}", about, needs, heavy=True, act=_agent(node))
 
 

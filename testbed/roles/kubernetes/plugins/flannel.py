@@ -15,9 +15,9 @@ from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.daemons import daemon
 from testbed.roles.kubernetes.plugins.base import Object, Plugin
 from testbed.roles.kubernetes.rights import rights
+from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
-    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.step import Step
     from testbed.topology.model import Topology
 
@@ -54,7 +54,7 @@ class FlannelPlugin(Plugin):
         )
 
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
-        cluster = config.cluster_of(topology)
+        cluster = KubernetesSection.of(topology)
         yield daemon(
             "flanneld", node, after, lambda _: [
                 "-kube-subnet-mgr", f"-kubeconfig-file={config.FOLDER}/flannel.conf",

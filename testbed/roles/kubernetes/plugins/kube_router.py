@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.plugins.manifest import NAMESPACE, ByManifest
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from testbed.artifacts import Store
-    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
@@ -50,7 +50,7 @@ class KubeRouter(ByManifest):
         return ("ipset",)
 
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
-        if node == config.cluster_of(topology).control_plane:
+        if node == KubernetesSection.of(topology).control_plane:
             every = tuple(member.name for member in topology.with_role("kubernetes"))
             yield Step("kube-router files", KUBECONFIG, after, act=_files(every))
             after = (*after, "kube-router files")

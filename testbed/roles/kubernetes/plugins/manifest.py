@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.artifacts import archive
 from testbed.artifacts.config import default_path, entries
 from testbed.errors import ArtifactError, LabError, TestbedError
-from testbed.roles.kubernetes import client, config
+from testbed.roles.kubernetes import client
 from testbed.roles.kubernetes.plugins.base import Plugin
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.steps.marks import mark, marked
 from testbed.steps.step import Step
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
-    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
@@ -89,7 +89,7 @@ class ByManifest(Plugin):
         return None
 
     def steps(self, topology: Topology, node: str, after: tuple[str, ...]) -> Iterable[Step]:
-        first = config.cluster_of(topology).control_plane
+        first = KubernetesSection.of(topology).control_plane
         if node == first:
             # An image that is still being imported would be reported as missing.
             images = tuple(f"images {member.name}" for member in topology.with_role("kubernetes"))
@@ -106,7 +106,7 @@ class ByManifest(Plugin):
         objects = applied(
             self.file(context.store).read_text(encoding="utf-8"),
             self.daemon_set,
-            self.environment(config.cluster_of(context.topology)),
+            self.environment(KubernetesSection.of(context.topology)),
             modules=node.run(["test", "-d", MODULES], check=False).ok,
         )
         text = "\n---\n".join(map(json.dumps, objects))
