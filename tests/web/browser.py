@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -121,3 +122,12 @@ class Browser:
     def tell(self, command: str, given: dict[str, Any]) -> Any:
         """Give a command of the DevTools protocol."""
         return self.driver.execute_cdp_cmd(command, given)
+
+
+def opened(folder: Path) -> Iterator[Browser]:
+    """One browser for a fixture: a page takes tenths of a second, a browser seconds."""
+    if programs() is None:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    made = Browser(folder)
+    yield made
+    made.close()

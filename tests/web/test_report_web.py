@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import Browser, programs
+from browser import Browser, opened
 from report_runs import broken_run, claim, finding, lab, piece, run
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -58,12 +58,7 @@ return [...bad];
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One for all tests: a page takes tenths of a second, a browser seconds."""
-    if programs() is None:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    made = Browser(tmp_path_factory.mktemp("browser"))
-    yield made
-    made.close()
+    yield from opened(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="session")
