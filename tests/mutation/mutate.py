@@ -219,7 +219,10 @@ def run(chosen: Iterable[Mutant] | None) -> dict[str, str]:
         command = [str(MUTMUT), "run", "--max-children", str(CHILDREN), *names]
         done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        sys.exit(f"mutants: mutmut ended with status {done.returncode}: see {log.name}")
+        said = Path(log.name).read_text(encoding="utf-8", errors="replace").splitlines()
+        failed = [line for line in said if line.startswith("FAILED ")]  # without any change
+        words = f"mutants: mutmut ended with status {done.returncode}: see {log.name}"
+        sys.exit("\n".join([words, *failed]))
     listed = subprocess.run(
         [MUTMUT, "results", "--all", "true"], cwd=ROOT, capture_output=True, text=True, check=True
     )
