@@ -74,11 +74,10 @@ def test_a_check_that_does_not_notice_is_named(shop: Path) -> None:
         path.write_text(text.replace("mtu 9000", "mtu 1400"))
         done = call(shop, "verify", LAB, "--prove", "--claim", "shop-jumbo-frames")
         assert done.status == 1
-        assert "does not notice" in done.out
+        assert "The interface of the client has an MTU of 9000." in done.out
         path.write_text(text.replace("ip link set dev eth0 mtu 9000", "exit 7"))
         done = call(shop, "verify", LAB, "--prove", "--claim", "shop-jumbo-frames")
         assert done.status == 4, done.out
-        assert "exit status 7" in done.err
         assert "jumbo-frames-are-on" in done.err
     finally:
         path.write_text(text)
