@@ -56,7 +56,7 @@ PLACE = re.compile(r"[^\s/]+(/[^\s/]+)?")
 OF_CATALOGUE = ("name", "title", "language", "titles", "labs")
 OF_DOCUMENT = ("title", "language", "titles", "link", "claims")
 OF_CLAIM = tuple(one.name for one in fields(Claim) if one.name != "document")
-OPTIONAL = {"why", "quoted", "otherwise"}
+REQUIRED_OF_CLAIM = ("id", "claim")
 OF_OTHERWISE = ("when", "expect", "why")
 OF_TRANSLATION = ("claim", "why", "otherwise")
 OF_SABOTAGE = ("name", "what", "claims", "faults", "do", "undo")
@@ -401,8 +401,8 @@ class _Reader:
             return None
         hint = "use letters, digits and . _ -"
         name = self.matching(found.get("id"), ID, "id", "a claim ID", hint)
-        for key in OF_CLAIM:
-            if key not in found and key not in OPTIONAL:
+        for key in REQUIRED_OF_CLAIM:
+            if key not in found:
                 self.wrong(at, f"{key!r}", "none", "docs/claims.md has a table of the keys")
         if name and ANCHORS.fullmatch(name):
             wanted = "a claim ID that is no anchor of the report"
@@ -413,19 +413,21 @@ class _Reader:
         elif name:
             self.places[name] = Place(path, at.line)
         texts = {key: self.text(found.get(key), key) for key in ("place", "claim", "check", "why")}
-        kind = self.choice(found.get("kind"), KINDS, "kind")
-        expect = self.choice(found.get("expect"), EXPECTED, "verdict")
-        needs = self.needs(found.get("needs"))
+        expect = self.choice(found.get("expect"), EXPECTED, "verdict") or "confirmed"
+        usual = "definition" if expect == "not testable" else "state"
+        kind = self.choice(found.get("kind"), KINDS, "kind") or usual
+        needs = self.needs(found["needs"]) if "needs" in found else ("netns",)
         quoted = self.texts(found.get("quoted"), "quoted")
         otherwise = self.otherwise(found.get("otherwise"))
         if expect in {"contradicted", "conditional"} and "why" not in found:
             self.wrong(found["expect"], "'why', the reason", f"{expect!r} without one", "add `why`")
-        if expect == "not testable" and kind not in {"definition", None}:
+        if expect == "not testable" and kind != "definition":
             hint = "write `kind: definition`, or expect another verdict"
             self.wrong(found["kind"], "a definition, if it is not testable", repr(kind), hint)
         if len(self.problems) > before or name is None or needs is None:
             return None
-        words: dict[str, Any] = {**texts, "why": texts["why"] or "", "kind": kind, "expect": expect}
+        words: dict[str, Any] = {key: text or "" for key, text in texts.items()}
+        words |= {"kind": kind, "expect": expect}
         return Claim(
             id=name,
             document=path.stem,

@@ -83,12 +83,13 @@ class Otherwise:
 class Claim:
     """One statement.
 
-    ``document`` is the number of the document, ``place`` the section and
-    lines, ``quoted`` the values that the document prints, ``needs`` the
-    features that a lab must have (words of :func:`feature_words`), ``expect`` the verdict
-    for a present-day system, and ``why`` the reason if that is not simply
-    "confirmed".  On a lab that meets the condition of an entry in ``otherwise``,
-    the first such entry replaces ``expect`` and ``why``.
+    ``document`` is the ID of the document, ``place`` the section and lines or
+    empty, ``quoted`` the values that the document prints, ``needs`` the features
+    that a lab must have (words of :func:`feature_words`), ``expect`` the verdict
+    for a present-day system, ``check`` how it is checked, or empty if only the
+    test says so, and ``why`` the reason if that is not simply "confirmed".  On a
+    lab that meets the condition of an entry in ``otherwise``, the first such entry
+    replaces ``expect`` and ``why``.
     """
 
     id: str
@@ -102,6 +103,11 @@ class Claim:
     why: str = ""
     quoted: tuple[str, ...] = ()
     otherwise: tuple[Otherwise, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """The document's ID, and the place in it if known."""
+        return ", ".join(filter(None, (self.document, self.place)))
 
     @property
     def is_testable(self) -> bool:

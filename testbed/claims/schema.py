@@ -19,8 +19,8 @@ from testbed.claims.load import (
     OF_OTHERWISE,
     OF_SABOTAGE,
     OF_TRANSLATION,
-    OPTIONAL,
     PLACE,
+    REQUIRED_OF_CLAIM,
 )
 from testbed.claims.model import EXPECTED, Kind, fact_names, feature_words
 from testbed.topology.variant import options
@@ -99,7 +99,7 @@ def _document() -> dict[str, Any]:
     needs = {"type": "array", "items": {"enum": list(feature_words())}, "minItems": 1}
     claim = _object(
         OF_CLAIM,
-        tuple(key for key in OF_CLAIM if key not in OPTIONAL),
+        REQUIRED_OF_CLAIM,
         id=_id(),
         kind={"enum": list(get_args(Kind))},
         needs=needs,

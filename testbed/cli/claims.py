@@ -147,7 +147,7 @@ def _show(claim: Claim, catalogue: Catalogue, given: tuple[str, ...]) -> None:
 
 def _document(claim: Claim, catalogue: Catalogue) -> str:
     document = catalogue.documents[claim.document]
-    return f"{document.id} {document.title}, {claim.place}"
+    return ", ".join(filter(None, (f"{document.id} {document.title}", claim.place)))
 
 
 def _checked_by(claim: Claim, catalogue: Catalogue) -> str:

@@ -80,8 +80,7 @@ def failures(lab: LabRun, catalogue: Catalogue) -> Iterable[str]:
         if finding.as_expected:
             continue
         yield (
-            click.style(f"\n{claim.id}", fg="red", bold=True)
-            + f"  on {lab.name}  ({claim.document}, {claim.place})"
+            click.style(f"\n{claim.id}", fg="red", bold=True) + f"  on {lab.name}  ({claim.origin})"
         )
         yield f"  claim:    {claim.claim}"
         yield f"  expected: {finding.expected}" + (f", {finding.why}" if finding.why else "")

@@ -106,6 +106,16 @@ def test_the_least_that_a_catalogue_has(folder: Folder) -> None:
     assert (place.file.name, place.line, place.name) == ("test_it.py", 5, "test_it")
 
 
+def test_the_least_that_a_claim_has(folder: Folder) -> None:
+    """What a test says itself need not be written a second time."""
+    text = "title: x\nclaims:\n- id: a-claim\n  claim: It is so.\n"
+    text += "- {id: a-motive, claim: It was to be so., expect: not testable}\n"
+    claim, motive = load(folder(files={"manual.yaml": text})).claims.values()
+    assert (claim.kind, claim.needs, claim.expect) == ("state", ("netns",), "confirmed")
+    assert (claim.place, claim.check, claim.origin) == ("", "", "manual")
+    assert motive.kind == "definition"
+
+
 def test_all_that_a_catalogue_can_have(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(TOPOLOGY)
     more = """\
@@ -201,8 +211,8 @@ class TestAll:
 
 BAD: dict[str, tuple[dict[str, str | None], str, int, str, str]] = {
     # files; file and line of the problem, a word of what was wanted or seen, one of the hint
-    "no claim key": ({"manual.yaml": DOCUMENT.replace("  place: line 1\n", "")}, "manual.yaml", 6,
-                     "'place'", "table"),
+    "no claim key": ({"manual.yaml": DOCUMENT.replace("  claim: It is so.\n", "")}, "manual.yaml",
+                     6, "'claim'", "table"),
     "an unknown key": ({"manual.yaml": DOCUMENT + "  because: x\n"}, "manual.yaml", 13,
                        "because", "known: id"),
     "a mistyped key": ({"manual.yaml": DOCUMENT.replace("expect:", "expects:")}, "manual.yaml", 11,
