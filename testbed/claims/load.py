@@ -17,6 +17,7 @@ from testbed.claims import marks
 from testbed.claims.catalogue import Catalogue, Place, Source, numbered, shown
 from testbed.claims.labs import Wanted
 from testbed.claims.model import (
+    ANY_LAB,
     COMPARISON,
     EXPECTED,
     Claim,
@@ -416,7 +417,7 @@ class _Reader:
         expect = self.choice(found.get("expect"), EXPECTED, "verdict") or "confirmed"
         usual = "definition" if expect == "not testable" else "state"
         kind = self.choice(found.get("kind"), KINDS, "kind") or usual
-        needs = self.needs(found["needs"]) if "needs" in found else ("netns",)
+        needs = self.needs(found["needs"]) if "needs" in found else (ANY_LAB,)
         quoted = self.texts(found.get("quoted"), "quoted")
         otherwise = self.otherwise(found.get("otherwise"))
         if expect in {"contradicted", "conditional"} and "why" not in found:

@@ -19,10 +19,11 @@ Verdict = Literal[
 ]
 Kind = Literal["state", "reach", "path", "isolation", "arith", "perf", "definition", "api"]
 
+ANY_LAB = "netns"  #: the feature of every lab
 #: Features that every lab or no lab has, or that nodes have without a role (words of ``needs``).
 OF_NODES: Mapping[str, str] = {
     "none": "no lab at all: it is computed",
-    "netns": "any lab: each machine has namespaces",
+    ANY_LAB: "any lab: each machine has namespaces",
     "gateway": "a gateway node, which stands for the rest of the world",
 }
 
