@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from testbed.errors import LabError, NoAnswer, NoSuchContainer
 from testbed.registry import ROLES
-from testbed.roles import processes
+from testbed.roles.docker import processes
+from testbed.roles.docker.engine import PATIENCE, Engine, enter
 from testbed.roles.docker.section import ROLE as ENGINE
-from testbed.roles.engine import PATIENCE, Engine, enter
 
 if TYPE_CHECKING:
     import testinfra.host
 
     from testbed.nodes.base import Node, Result, Running
-    from testbed.roles.processes import ContainerProcess
+    from testbed.roles.docker.processes import ContainerProcess
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from testbed.labs import base_steps
 from testbed.registry import ROLES
-from testbed.roles.containers import reach_steps
+from testbed.roles.docker.containers import reach_steps
 from testbed.steps.step import Plan, order
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from testbed.roles.docker.section import ROLE as ENGINE
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
-    from testbed.roles.engine import Engine
+    from testbed.roles.docker.engine import Engine
 
 #: Arguments: a name and a network namespace for each container.  Every part is
 #: printed on its own line, after a character that JSON text cannot contain.

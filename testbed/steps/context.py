@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, NodeSpec, Provider
     from testbed.nodes.wiring import Difference
-    from testbed.roles.engine import ContainerState
+    from testbed.roles.docker.engine import ContainerState
     from testbed.topology.model import Topology
 
 

@@ -22,7 +22,7 @@ from testbed.labs.state import State
 from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeNode, FakeProvider
 from testbed.registry import Declared, Registry
 from testbed.roles import namespaces
-from testbed.roles.engine import ContainerState, Engine
+from testbed.roles.docker.engine import ContainerState, Engine
 from testbed.testing.provider import BOTH, DIES, NEVER, SIGNALLED
 
 if TYPE_CHECKING:
@@ -352,9 +352,9 @@ class Bench:
         patch.setattr(FakeEngine, "log", self.engine_log, raising=False)
         for empty in ("refuse", "turns", "written"):
             patch.setattr(FakeEngine, empty, {})
-        patch.setattr("testbed.roles.settle.MOMENT", 0.0)
+        patch.setattr("testbed.roles.docker.settle.MOMENT", 0.0)
         for module in ("containers", "images", "settle"):
-            patch.setattr(f"testbed.roles.{module}.Engine", FakeEngine)
+            patch.setattr(f"testbed.roles.docker.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)
 

@@ -165,7 +165,7 @@ def graph(data: bytes) -> None:
 def containers(data: bytes) -> None:
     """The answer of dockerd with its containers."""
     from testbed.errors import LabError
-    from testbed.roles.glance import _listed
+    from testbed.roles.docker.glance import _listed
 
     try:
         _listed(data, "node1")

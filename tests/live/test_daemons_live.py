@@ -14,7 +14,7 @@ from testbed.labs import live
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.nodes.base import Node
-from testbed.roles import glance
+from testbed.roles.docker import glance
 from testbed.settings import settings
 from testbed.testing.provider import until
 from testbed.testing.terminal import TerminalContract, User

@@ -24,8 +24,8 @@ from testbed.roles.docker.daemon import (
     daemon_config,
     daemon_env,
 )
+from testbed.roles.docker.engine import Engine, engine_version, enter, parse_version
 from testbed.roles.docker.section import ENGINES
-from testbed.roles.engine import Engine, engine_version, enter, parse_version
 from testbed.roles.firewall import CHOOSE
 from testbed.roles.kubernetes.config import containerd
 from testbed.testing.fakes import VERSIONS, Bench, FakeStore, be_a_machine

@@ -19,9 +19,9 @@ from testbed.labs.live import LiveLab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.observe import graph
-from testbed.roles import processes
 from testbed.roles.docker import daemon as dockerd
-from testbed.roles.engine import PATIENCE, Engine
+from testbed.roles.docker import processes
+from testbed.roles.docker.engine import PATIENCE, Engine
 from testbed.topology import Topology, load, load_text
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from topology_texts import DOCKER
 from testbed.errors import LabError, NoAnswer
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
-from testbed.roles import glance, processes
-from testbed.roles.engine import ContainerState, Engine, no_answer, preload
-from testbed.roles.processes import ContainerProcess
+from testbed.roles.docker import glance, processes
+from testbed.roles.docker.engine import ContainerState, Engine, no_answer, preload
+from testbed.roles.docker.processes import ContainerProcess
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ def test_the_sdk_is_loaded_once_beside_what_goes_on(
         threads.append(kwargs)
         return SimpleNamespace(start=lambda: None)
 
-    monkeypatch.setattr("testbed.roles.engine.threading.Thread", thread)
+    monkeypatch.setattr("testbed.roles.docker.engine.threading.Thread", thread)
     if not loaded:
         monkeypatch.delitem(sys.modules, "docker")
     preload()

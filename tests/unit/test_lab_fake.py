@@ -298,7 +298,7 @@ LOSSES = [
 def test_what_of_a_node_has_gone_is_seen_and_put_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, node: str, how: str, kind: str
 ) -> None:
-    monkeypatch.setattr("testbed.roles.glance.containers", lambda _: {})
+    monkeypatch.setattr("testbed.roles.docker.glance.containers", lambda _: {})
     up(bench)
     broken(bench, node, how)
     context = Lab("two-node", bench.settings).context()
@@ -322,7 +322,7 @@ def test_what_of_a_node_has_gone_is_seen_and_put_back(
 
 
 def test_a_network_that_has_gone_is_put_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("testbed.roles.glance.containers", lambda _: {})
+    monkeypatch.setattr("testbed.roles.docker.glance.containers", lambda _: {})
     up(bench)
     gone = wiring.Difference("network", "lan", "missing")
     bench.provider.machine.differences["two-node", ""] = [gone]

@@ -15,10 +15,9 @@ from testbed.labs.live import LiveContainer, LiveLab
 from testbed.labs.state import Record
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
-from testbed.roles import processes
-from testbed.roles.docker import daemon
-from testbed.roles.engine import PATIENCE, enter
-from testbed.roles.processes import ContainerProcess
+from testbed.roles.docker import daemon, processes
+from testbed.roles.docker.engine import PATIENCE, enter
+from testbed.roles.docker.processes import ContainerProcess
 from testbed.topology import load_text
 
 if TYPE_CHECKING:

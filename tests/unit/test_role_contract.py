@@ -17,9 +17,9 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import Service
 from testbed.nodes.wiring import Difference
 from testbed.registry import ROLES
-from testbed.roles import glance
 from testbed.roles.base import OwnLink, start
-from testbed.roles.glance import Glance
+from testbed.roles.docker import glance
+from testbed.roles.docker.glance import Glance
 from testbed.roles.part import Part
 from testbed.steps.step import Step, node_step
 from testbed.testing import Bench, FakeEngine, RoleContract, declare

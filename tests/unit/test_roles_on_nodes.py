@@ -16,7 +16,8 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
 from testbed.registry import ROLES
-from testbed.roles import base, containers, firewall, images, seed
+from testbed.roles import base, firewall, seed
+from testbed.roles.docker import containers, images
 from testbed.roles.docker.daemon import add_group, settings_digest
 from testbed.roles.flannel import daemon as flanneld
 from testbed.roles.seed import Layout, Seed

@@ -11,12 +11,12 @@ from testbed.errors import ContainerError, LabError, NoSuchContainer, StepsFaile
 from testbed.labs.lab import Lab, Outcome
 from testbed.labs.live import LiveLab
 from testbed.nodes.fake import Answer, Call
-from testbed.roles import settle
+from testbed.roles.docker import settle
 from testbed.testing.fakes import Bench, FakeEngine
 from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:
-    from testbed.roles.engine import ContainerState
+    from testbed.roles.docker.engine import ContainerState
 
 HEAD = """
 name: ends

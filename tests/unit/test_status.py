@@ -21,8 +21,8 @@ from testbed.nodes.base import Service
 from testbed.nodes.fake import FakeNode, FakeProvider
 from testbed.nodes.wiring import Difference
 from testbed.registry import ROLES
-from testbed.roles import glance
-from testbed.roles.glance import Glance
+from testbed.roles.docker import glance
+from testbed.roles.docker.glance import Glance
 from testbed.roles.part import Part
 from testbed.steps.context import Context
 from testbed.testing.fakes import FakeStore, be_a_machine
@@ -192,7 +192,7 @@ def test_without_a_free_descriptor_the_daemon_is_not_blamed(
     def refuse(*_: object) -> NoReturn:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("testbed.roles.glance.socket.socket", refuse)
+    monkeypatch.setattr("testbed.roles.docker.glance.socket.socket", refuse)
     with pytest.raises(MachineError, match="open files"):
         glance.containers(node)
 

@@ -17,7 +17,7 @@ from testbed.artifacts.pypi import PythonPackage
 from testbed.artifacts.source import Job
 from testbed.errors import ArtifactError, CommandError
 from testbed.process import run
-from testbed.roles.images import LAYOUT
+from testbed.roles.docker.images import LAYOUT
 from testbed.roles.seed import Seed
 
 EVIL = b"evil"

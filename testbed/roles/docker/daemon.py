@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
 from testbed.nodes.base import Service, note_packages
-from testbed.roles import firewall, images
+from testbed.roles import firewall
 from testbed.roles.base import COLLECT_SELDOM, GO, digest_of, files, start
-from testbed.roles.containers import container_steps
-from testbed.roles.docker.role import BRIDGE, CONTAINERD, SERVICE
-from testbed.roles.docker.section import ROLE, DockerSection
-from testbed.roles.engine import (
+from testbed.roles.docker import images
+from testbed.roles.docker.containers import container_steps
+from testbed.roles.docker.engine import (
     PARTS,
     PROGRAMS,
     SOCKET,
@@ -23,8 +22,10 @@ from testbed.roles.engine import (
     preload,
     program,
 )
+from testbed.roles.docker.role import BRIDGE, CONTAINERD, SERVICE
+from testbed.roles.docker.section import ROLE, DockerSection
+from testbed.roles.docker.settle import settle_steps
 from testbed.roles.flannel.section import FlannelSection
-from testbed.roles.settle import settle_steps
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:

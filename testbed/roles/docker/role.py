@@ -158,7 +158,7 @@ class Docker(Role):
         yield OwnLink(BRIDGE, "Docker's bridge", bip and bip.ip)
 
     def parts(self, topology: Topology) -> tuple[str, ...]:
-        from testbed.roles.engine import PARTS
+        from testbed.roles.docker.engine import PARTS
 
         return (*PARTS[DockerSection.of(topology).engine], COMPOSE)
 
@@ -167,7 +167,7 @@ class Docker(Role):
         return ("dockerd", "docker", "runc")
 
     def fetch(self, store: Store, topology: Topology) -> None:
-        from testbed.roles.engine import PROGRAMS, program
+        from testbed.roles.docker.engine import PROGRAMS, program
 
         for name in PROGRAMS:
             program(store, DockerSection.of(topology).engine, name)

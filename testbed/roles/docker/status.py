@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.roles import glance
+from testbed.roles.docker import glance
 from testbed.roles.part import Part
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
-    from testbed.roles.glance import Glance
+    from testbed.roles.docker.glance import Glance
     from testbed.steps.context import Context
     from testbed.topology.containers import Container
 

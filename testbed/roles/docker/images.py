@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from testbed.roles.docker.engine import LAB, Engine, engine_version
 from testbed.roles.docker.section import DockerSection
-from testbed.roles.engine import LAB, Engine, engine_version
 from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
 from testbed.steps.step import Step
 

@@ -1,7 +1,7 @@
 """The state of a node's containers, read quickly for ``status``.
 
-To load the SDK (see :mod:`testbed.roles.engine`) takes longer than all of ``status`` may take
-for a lab of thirty nodes. This module sends a single GET to the same API.
+To load the SDK (see :mod:`testbed.roles.docker.engine`) takes longer than all of ``status`` may
+take for a lab of thirty nodes. This module sends a single GET to the same API.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
 from testbed.limits import exhausted
-from testbed.roles.engine import SOCKET, as_list, no_answer, no_sense
+from testbed.roles.docker.engine import SOCKET, as_list, no_answer, no_sense
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
