@@ -74,8 +74,12 @@ class _Look(Judge):
         """Return the labs of which a part runs: of all users, and of our own state folder."""
         found = {lab for kind in PROVIDERS.usable().values() for lab in kind.running()}
         settings = self._make_settings(self.own)
+        # A provider has labs, too, of which only a cgroup or a file is left.
         return found | {
-            (lab, self.own) for one in settings.providers.values() for lab in one.labs()
+            (lab, self.own)
+            for one in settings.providers.values()
+            for lab in one.labs()
+            if one.nodes(lab) or one.fabric(lab)
         }
 
     def holder(self, lab: str, state: Path) -> str:

@@ -75,7 +75,7 @@ def test_one_lab_from_five_processes(bed: Bed, watch: Watch, tmp_path: Path) -> 
     with ThreadPoolExecutor(5) as pool:
         done = list(pool.map(lambda _: bed.run("down", "same"), range(5)))
     assert [one.returncode for one in done] == [0] * 5, [one.stderr for one in done]
-    assert sum("gone" in one.stdout for one in done) == 1
+    assert sum(": removed" in one.stdout for one in done) == 1
     watch.check()
 
 

@@ -89,6 +89,15 @@ def test_a_live_lab_of_any_provider_is_left_alone(
     assert [one.kind for one in look()] == ["record"]
 
 
+def test_a_lab_of_which_nothing_runs_is_not_live(
+    look: Look, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provider lists it for `down`: a cgroup is left, and no process."""
+    bench.state.write(Record("lab", {}))
+    monkeypatch.setattr(bench.provider, "labs", lambda: ["lab"])
+    assert [one.kind for one in look()] == ["record"]
+
+
 def test_leftovers_of_a_provider_are_reported(
     look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
