@@ -167,7 +167,7 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
     if missing and machine.shares_files and not is_seeded(machine):
         unkept = _keep(context, machine)
     mark(machine, LOADED, json.dumps(wanted))
-    how = f"{'loaded' if missing else 'there'}{unkept and f'; not kept: {unkept}'}"
+    how = f"{'loaded' if missing else 'present'}{unkept and f'; not kept: {unkept}'}"
     return f"{', '.join(names)} {how}", bool(missing)
 
 
