@@ -348,6 +348,7 @@ class TestNetns:
             signal.signal(signal.SIGHUP, before)
         node.start(Service("daemon", ("sleep", "60")))
         pid = node.services()["daemon"].pid
+        assert until(lambda: node.get(f"/proc/{pid}/comm") == b"sleep\n")  # it may be pid 1's copy
         status = ["grep", "SigIgn:", "/proc/self/status", f"/proc/{pid}/status"]
         found = [line.split()[-1] for line in node.run(status).stdout.splitlines()]
         assert [int(mask, 16) for mask in found] == [0, 0]

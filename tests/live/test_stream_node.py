@@ -18,7 +18,7 @@ from testbed.nodes.base import Service, ServiceState, has_ended
 from testbed.nodes.netns.provider import NetnsProvider
 from testbed.nodes.stream.node import ChannelNode
 from testbed.process import Duplex
-from testbed.testing.provider import NodeContract, spec
+from testbed.testing.provider import NodeContract, spec, until
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -119,9 +119,10 @@ def test_the_program_ends_with_its_link(shared: PipeNode) -> None:
     shared.run(["true"])
     link = shared.link()
     pid = shared.run(["sh", "-c", "echo $PPID"]).stdout.strip()
-    assert Path(f"/proc/{shared.inner.init.pid}/root/proc/{pid}/comm").exists()
+    program = Path(f"/proc/{shared.inner.init.pid}/root/proc/{pid}/comm")
+    assert program.exists()
     link.close()
-    assert not Path(f"/proc/{shared.inner.init.pid}/root/proc/{pid}/comm").exists()
+    assert until(lambda: not program.exists())  # pid 1 of the node reaps it
     assert shared.run(["true"]).ok  # by a new one
 
 
