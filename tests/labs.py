@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +14,10 @@ from commands import call
 
 from testbed.cli.common import make_settings
 from testbed.labs.lab import Lab
+from testbed.labs.run import Watch
 
 if TYPE_CHECKING:
+    from testbed.labs.run import Waiting
     from testbed.topology import Topology
 
 
@@ -25,6 +29,21 @@ def brought_up(topology: Topology, state: Path) -> Iterator[Lab]:
         found.up(topology)
         yield found
         found.down()
+
+
+def hour_passes_at(patch: pytest.MonkeyPatch, word: str, *, idle_seconds: float) -> Watch:
+    """A watch for `up`, whose clock moves on by an hour as soon as a step waits for ``word``."""
+    passed = 0.0
+
+    def idle(waiting: list[Waiting]) -> None:
+        nonlocal passed
+        if any(word in one.words for one in waiting):
+            passed = 3600.0
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    patch.setattr("testbed.labs.run.time", clock)
+    patch.setattr("testbed.labs.run.IDLE_SECONDS", idle_seconds)
+    return Watch(idle=idle)
 
 
 @contextlib.contextmanager

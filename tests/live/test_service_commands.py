@@ -96,7 +96,7 @@ def test_status_names_process_command_and_last_lines(node: Node) -> None:
 
 
 def lines(node: Node, text: str) -> list[str]:
-    """What a command lists, without a service that another test has started in vain."""
+    """The output lines of a command, without a service that another test could not start."""
     return [line for line in ask(node, text)[1].splitlines() if "never" not in line]
 
 

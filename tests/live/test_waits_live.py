@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from labs import brought_up
+from labs import brought_up, hour_passes_at
 
 from testbed.errors import PathError, StepsFailed, TimeoutExpired
-from testbed.labs.run import Watch
 from testbed.labs.status import status
 from testbed.roles import way
 from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
-    from testbed.labs.run import Waiting
 
 #: Each machine behind a NAT of its own, with the same address there, and both on one LAN.
 TEXT = """
@@ -99,22 +95,13 @@ def test_all_of_up_has_a_bound(
     lab: Lab, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour passes once flanneld is waited for, however long it takes to come that far."""
-    passed = 0.0
-
-    def idle(waiting: list[Waiting]) -> None:
-        nonlocal passed
-        if any("flanneld" in one.words for one in waiting):
-            passed = 3600.0
-
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
-    monkeypatch.setattr("testbed.labs.run.time", clock)
-    monkeypatch.setattr("testbed.labs.run.IDLE_SECONDS", 0.1)
+    watch = hour_passes_at(monkeypatch, "flanneld", idle_seconds=0.1)
     node = lab.context().node("n2")
     node.stop("flanneld")
     node.run(BLOCKS[way.SILENT][0].split())
     try:
         with pytest.raises(TimeoutExpired, match="flannel n2"):
-            lab.up(topology, keep=True, timeout=1800, watch=Watch(idle=idle))
+            lab.up(topology, keep=True, timeout=1800, watch=watch)
     finally:
         node.run(BLOCKS[way.SILENT][1].split())
     lab.up(topology)

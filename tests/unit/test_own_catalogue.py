@@ -107,7 +107,7 @@ def test_the_least_that_a_catalogue_has(folder: Folder) -> None:
 
 
 def test_the_least_that_a_claim_has(folder: Folder) -> None:
-    """What a test says itself need not be written a second time."""
+    """Claims have defaults for everything but an ID and a statement."""
     text = "title: x\nclaims:\n- id: a-claim\n  claim: It is so.\n"
     text += "- {id: a-motive, claim: It was to be so., expect: not testable}\n"
     claim, motive = load(folder(files={"manual.yaml": text})).claims.values()

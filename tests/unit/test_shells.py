@@ -93,7 +93,7 @@ def binds(node: ast.AST, name: str) -> bool:
 
 
 def is_constant(of: Source, function: ast.FunctionDef | None, value: Expression) -> bool:
-    """Whether an expression is the same whatever the program is given."""
+    """Tell if an expression has the same value for all input of the program."""
     if isinstance(value, ast.Constant):
         return True
     if isinstance(value, ast.JoinedStr):

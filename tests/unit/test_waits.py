@@ -5,15 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from labs import hour_passes_at
 
 from testbed import signals
 from testbed.errors import LabError, PathError, ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.labs.lab import Lab
-from testbed.labs.run import Waiting, Watch, carry_out
+from testbed.labs.run import Waiting, carry_out
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeProvider
 from testbed.roles import base, way
@@ -248,20 +248,11 @@ def test_up_fails_at_its_time_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
     """An hour passes once flanneld is waited for, however long it takes to come that far."""
-    passed = 0.0
-
-    def idle(waiting: list[Waiting]) -> None:
-        nonlocal passed
-        if any("flanneld" in one.words for one in waiting):
-            passed = 3600.0
-
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
-    monkeypatch.setattr("testbed.labs.run.time", clock)
-    monkeypatch.setattr("testbed.labs.run.IDLE_SECONDS", 0.01)
+    watch = hour_passes_at(monkeypatch, "flanneld", idle_seconds=0.01)
     bench.provider.behave("flanneld", Behaviour(never_ready=True))
     lab = Lab("two-node", bench.settings)
     with pytest.raises(TimeoutExpired) as caught:
-        lab.up(load("two-node"), keep=keep, timeout=1800, watch=Watch(idle=idle))
+        lab.up(load("two-node"), keep=keep, timeout=1800, watch=watch)
     assert "flanneld on node" in caught.value.message
     assert caught.value.exit_code == 4
     assert "--timeout" in str(caught.value.hint)
