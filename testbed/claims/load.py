@@ -56,11 +56,13 @@ PLACE = re.compile(r"[^\s/]+(/[^\s/]+)?")
 
 OF_CATALOGUE = ("name", "title", "language", "titles", "labs")
 OF_DOCUMENT = ("title", "language", "titles", "link", "claims")
+REQUIRED_OF_DOCUMENT = ("title", "claims")
 OF_CLAIM = tuple(one.name for one in fields(Claim) if one.name != "document")
 REQUIRED_OF_CLAIM = ("id", "claim")
 OF_OTHERWISE = ("when", "expect", "why")
 OF_TRANSLATION = ("claim", "why", "otherwise")
 OF_SABOTAGE = ("name", "what", "claims", "faults", "do", "undo")
+REQUIRED_OF_SABOTAGE = ("name", "what", "claims")
 OF_LAB = ("topology", "documents", "measures", "only", "provider")
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -374,7 +376,7 @@ class _Reader:
         found = self.mapping(root, OF_DOCUMENT, "a document", hint)
         if found is None:
             return
-        for key in ("title", "claims"):
+        for key in REQUIRED_OF_DOCUMENT:
             if key not in found:
                 self.wrong(root, f"{key!r}", "none", f"known keys: {', '.join(OF_DOCUMENT)}")
         link = self.matching(
@@ -559,7 +561,7 @@ class _Reader:
         found = self.mapping(at, OF_SABOTAGE, "a sabotage", "begin it with `- name: NAME`")
         if found is None:
             return None
-        for key in ("name", "what", "claims"):
+        for key in REQUIRED_OF_SABOTAGE:
             if key not in found:
                 self.wrong(at, f"{key!r}", "none", f"known keys: {', '.join(OF_SABOTAGE)}")
         if not {"faults", "do"} & set(found):

@@ -6,10 +6,11 @@ that a sabotage names a claim that exists.
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from testbed.claims.load import (
     ID,
+    KINDS,
     LANGUAGE,
     LINK,
     OF_CATALOGUE,
@@ -21,8 +22,10 @@ from testbed.claims.load import (
     OF_TRANSLATION,
     PLACE,
     REQUIRED_OF_CLAIM,
+    REQUIRED_OF_DOCUMENT,
+    REQUIRED_OF_SABOTAGE,
 )
-from testbed.claims.model import EXPECTED, Kind, fact_names, feature_words
+from testbed.claims.model import EXPECTED, fact_names, feature_words
 from testbed.topology.variant import options
 
 TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
@@ -101,7 +104,7 @@ def _document() -> dict[str, Any]:
         OF_CLAIM,
         REQUIRED_OF_CLAIM,
         id=_id(),
-        kind={"enum": list(get_args(Kind))},
+        kind={"enum": list(KINDS)},
         needs=needs,
         expect=expected,
         quoted=TEXTS,
@@ -109,7 +112,7 @@ def _document() -> dict[str, Any]:
     )
     return _object(
         OF_DOCUMENT,
-        ("title", "claims"),
+        REQUIRED_OF_DOCUMENT,
         language=_language(),
         titles=_titles(),
         link={"type": "string", "pattern": _whole(LINK.pattern)},
@@ -129,7 +132,7 @@ def _sabotages() -> dict[str, Any]:
     some = {**TEXTS, "minItems": 1}
     one = _object(
         OF_SABOTAGE,
-        ("name", "what", "claims"),
+        REQUIRED_OF_SABOTAGE,
         name=_id(),
         claims=some,
         faults=TEXTS,

@@ -6,6 +6,8 @@ the same encoding.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Mapping
 
 from testbed.errors import LabError
@@ -25,6 +27,14 @@ def environment(extra: Mapping[str, str] | None) -> list[str]:
     """Return the environment fields of a request: their count, then ``NAME=value`` each."""
     merged = {**ENVIRONMENT, **(extra or {})}
     return [str(len(merged)), *(f"{key}={value}" for key, value in merged.items())]
+
+
+def part_of(path: str) -> str:
+    """Return a name beside a path for what is renamed to it when it is complete.
+
+    No other process and no other call has the same name.
+    """
+    return f"{path}.testbed-{os.getpid()}-{time.monotonic_ns()}"
 
 
 def request(node: str, fields: Iterable[str]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -14,7 +13,7 @@ from testbed.errors import LabError, NoSuchNode, ServiceError, ServiceNotReady, 
 from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped, log_of
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.agent import Command, Connection
-from testbed.nodes.request import ENVIRONMENT, environment
+from testbed.nodes.request import ENVIRONMENT, environment, part_of
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.find import Init
@@ -105,7 +104,7 @@ class NetnsNode(Node):
             return self._terminal(1)  # a container need not have a /dev/pts
 
     def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
-        part = f"{path}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        part = part_of(path)
         fd = self._open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(fd, "wb") as file:
             file.write(data)

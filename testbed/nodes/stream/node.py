@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.base import Node
-from testbed.nodes.request import request
+from testbed.nodes.request import part_of, request
 from testbed.nodes.stream import provide as provided
 from testbed.nodes.stream.wire import Channel, Command, Link, Stream
 
@@ -122,7 +121,7 @@ class StreamNode(Node):
     # -- files --------------------------------------------------------------
 
     def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
-        part = f"{path}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        part = part_of(path)
         fields = request(self.name, [part, str(mode), path])
         stream = Stream(self.link())
         stream.send("w", fields)
@@ -170,7 +169,7 @@ class StreamNode(Node):
             return
         # Unpacked next to its place and then renamed: another process may do the same.
         folder = place.rpartition("/")[0]
-        part = f"{folder}.testbed-{os.getpid()}-{time.monotonic_ns()}"
+        part = part_of(folder)
         unpack = 'mkdir -p "$1" && tar -C "$1" -xf - && { mv -T "$1" "$2" || rm -rf "$1"; }'
         data = provided.packed(path, self._programs())
         argv = ["sh", "-c", unpack, "sh", part, folder]
