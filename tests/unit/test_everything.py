@@ -490,8 +490,8 @@ def test_a_signal_while_a_process_is_forked_is_not_lost(
 
     def forked() -> int:
         pid = fork()
-        if pid:
-            os.kill(os.getpid(), signum)
+        if pid:  # to this thread: another one would take it at once, although it is blocked here
+            signal.raise_signal(signum)
         return pid
 
     monkeypatch.setattr(os, "fork", forked)
