@@ -22,7 +22,7 @@ from testbed.errors import CommandError, MachineError
 from testbed.kernel import features
 from testbed.process import run, which
 from testbed.progress import Tell, silent
-from testbed.registry import ROLES
+from testbed.registry import PROVIDERS, ROLES
 from testbed.requirement import INSTALL, LABS, requirement
 from testbed.vm import accel, box
 
@@ -96,17 +96,14 @@ def findings(
     found += [_forwarding(), _memory(), _files()]
     found += [_disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
-    if role:
-        roles, kernel = set(needed_with(role)), _kernel_for(role)
-        found = [
-            replace(
-                item,
-                required=item.required
-                or item.name in kernel
-                or not roles.isdisjoint(item.needed_by),
-            )
-            for item in found
-        ]
+    users, kernel = set(_needed(role, provider)), _kernel_for(role) if role else set()
+    found = [
+        replace(
+            item,
+            required=item.required or item.name in kernel or not users.isdisjoint(item.needed_by),
+        )
+        for item in found
+    ]
     if provider is not None:
         wanted = provider.kernel
         found = [replace(item, required=item.required or item.name in wanted) for item in found]
@@ -115,6 +112,12 @@ def findings(
     found += [virtual_machines()]
     found += [kvm(store.folder, runner)] if full else []
     return found
+
+
+def _needed(role: str, provider: Provider | None) -> tuple[str, ...]:
+    """Return the roles and the provider whose requirements count as required."""
+    maker = () if provider is None else (provider.name,)
+    return (*(needed_with(role) if role else ()), *maker)
 
 
 def needed_with(software: str) -> tuple[str, ...]:
@@ -140,13 +143,14 @@ def fix(
     store: Store,
     *,
     role: str = "",
+    provider: Provider | None = None,
     tell: Tell = silent,
     runner: Runner = run,
 ) -> None:
     """Install the packages of failed requirements with one command, and build all artifacts.
 
-    Artifacts that take long to build and are used by one role only are built only for the
-    given ``role``, with those of the roles that it requires.
+    Artifacts that take long to build and are used by one role or provider only are built only
+    for the given ``role``, with those of the roles that it requires, and ``provider``.
 
     Docker and etcd are never installed as packages: they are artifacts, unpacked
     in the cache.  Raises MachineError, ArtifactError, CommandError.
@@ -161,7 +165,7 @@ def fix(
         tell(PACKAGES, f"install {' '.join(packages)}")
         _install(packages, lambda line: tell(PACKAGES, line), runner)
         tell(PACKAGES, "installed", ended=True)
-    wanted = needed_with(role) if role else ()
+    wanted = _needed(role, provider)
     for entry in store.list():
         if entry.state == "missing" and entry.name not in store.unasked(wanted):
             tell(entry.name, f"build {entry.name}")
@@ -371,7 +375,7 @@ def _artifacts(store: Store) -> list[Requirement]:
         if entry.state == "old" or (entry.name in store.unasked({of})):
             continue
         here = entry.state == "cached"
-        option = f"--role {of} " if of else ""
+        option = f"--{'provider' if of in PROVIDERS else 'role'} {of} " if of else ""
         users = entry.origin == "path"
         detail = f"{entry.version}, {entry.size / 1e6:.0f} MB" if here else "missing"
         if not here:

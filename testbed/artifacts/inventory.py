@@ -30,8 +30,8 @@ class Inventory:
     A part holds a program as ``bin/<name>``, an image as ``image.tar``.  If several
     parts contain a program, its bare name means that of the first.
     ``tools`` are parts that no lab uses: they may be needed to build others.
-    ``roles`` are parts that take long to build and are used by only one role, cluster add-on
-    or command: they are built on request, or when a lab needs them.
+    ``roles`` are parts that take long to build and are used by only one role, provider, cluster
+    add-on or command: they are built on request, or when a lab needs them.
     """
 
     def __init__(
@@ -197,6 +197,18 @@ COMPOSE: Mapping[str, Source] = {
     )
 }
 
+CONTAINERLAB: Mapping[str, Source] = {
+    "containerlab": GoModule(
+        module="containerlab",
+        packages={"containerlab": "github.com/srl-labs/containerlab"},
+        main="github.com/srl-labs/containerlab",
+        stamp=("github.com/srl-labs/containerlab/cmd.Version",),
+        # It exits on a kernel without modules, which has no list of them: in a cell it reads the
+        # cell's own list.
+        edits={"utils/kernel_module.go": ('"/proc/modules"', '"/run/testbed/modules"')},
+    )
+}
+
 CRICTL: Mapping[str, Source] = {
     "crictl": GoModule(
         module="crictl",
@@ -287,6 +299,7 @@ INVENTORY = Inventory(
         "ingress": INGRESS,
         "bgp": BGP,
         "cilium": CILIUM,
+        "containerlab": CONTAINERLAB,
         "kube-router": KUBE_ROUTER,
         "conformance": e2e.parts(PAUSE),
     },

@@ -62,7 +62,7 @@ def command(
 
     if fix:
         found = look(full=False)
-        doctor.fix(found, store, role=role or "", tell=common.tell_fix)
+        doctor.fix(found, store, role=role or "", provider=of, tell=common.tell_fix)
     found = look(full=not quick)
     if as_json:
         common.print_json([_to_dict(item) for item in found])

@@ -261,6 +261,34 @@ def test_with_a_provider_what_it_needs_is_needed_and_is_what_fix_installs(
     assert machine.calls[0][-1] == "hypervisor"
 
 
+class Deployer(FakeProvider):
+    """A provider with an artifact that only its labs need."""
+
+    name = "containerlab"
+
+    def probe(self) -> list[Requirement]:
+        return []
+
+
+def test_with_a_provider_its_artifacts_are_needed_and_fix_builds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    machine = Machine(unshare=completed("veth\t0\t\n"))
+    found = {i.name: i for i in doctor.findings(store, provider=Deployer(), runner=machine)}
+    part = found["artifact containerlab"]
+    assert (part.ok, part.required) == (False, True)
+    plain = {i.name: i for i in doctor.findings(store, full=False, runner=machine)}
+    assert not plain["artifact containerlab"].required
+
+    fetched: list[str] = []
+    monkeypatch.setattr(store, "fetch", fetched.append)
+    doctor.fix([], store, runner=machine)
+    assert "containerlab" not in fetched
+    doctor.fix([], store, provider=Deployer(), runner=machine)
+    assert "containerlab" in fetched
+
+
 def test_what_qemu_needs_is_a_finding_with_its_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
