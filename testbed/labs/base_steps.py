@@ -13,8 +13,8 @@ from testbed.errors import LabError
 from testbed.labs import offers
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
+from testbed.nodes.marks import REWIRED, is_marked, mark, marked
 from testbed.steps.context import Batch, Context
-from testbed.steps.marks import REWIRED, is_marked, mark, marked
 from testbed.steps.step import Step, node_step, order
 
 if TYPE_CHECKING:

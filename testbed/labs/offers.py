@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from testbed.nodes.marks import mark, marked
 from testbed.roles.base import files
-from testbed.steps.marks import mark, marked
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:

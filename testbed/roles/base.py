@@ -43,19 +43,7 @@ if TYPE_CHECKING:
     from testbed.topology.variant import Option
 
 
-#: Environment of daemons written in Go: collect garbage at five times the live heap instead of
-#: twice. Their short-lived helpers for each container then exit before the first collection.
-#: A lab of thirty nodes starts with a tenth less CPU, at a cost of a few megabytes per daemon.
-GO = {"GOGC": "400"}
 LOOK_SECONDS = 2.0  # between two reports of why a daemon is not ready
-
-
-#: A part of containerd's configuration that makes garbage collection rare: the highest share of
-#: time that it may take (containerd, docs/garbage-collection.md).
-COLLECT_SELDOM = """\
-[plugins."io.containerd.gc.v1.scheduler"]
-pause_threshold = 0.0001
-"""
 
 
 def start(

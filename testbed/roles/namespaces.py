@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.nodes.marks import is_marked, mark
 from testbed.nodes.wiring import Difference, addresses_of, state_of
 from testbed.roles.base import Role
-from testbed.steps.marks import is_marked, mark
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:

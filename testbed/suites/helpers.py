@@ -23,9 +23,9 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.errors import LabError, TimeoutExpired, Unsettled
+from testbed.nodes.engine import SERVICE
 from testbed.roles.docker import daemon
 from testbed.roles.docker.engine import LAB
-from testbed.roles.docker.role import SERVICE
 from testbed.steps.wait import Wait
 
 if TYPE_CHECKING:

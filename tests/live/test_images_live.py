@@ -13,8 +13,8 @@ import archives
 import every_kind
 import pytest
 
+from testbed.nodes.seed import FAITHFUL
 from testbed.process import run
-from testbed.roles.seed import FAITHFUL
 
 FILE = """\
 name: kinds

@@ -14,7 +14,7 @@ import pytest
 from testbed.labs import offers
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
-from testbed.roles.docker.daemon import CONTAINERD_SOCKET
+from testbed.nodes.engine import CONTAINERD_SOCKET
 from testbed.roles.docker.section import ENGINES
 from testbed.settings import settings
 from testbed.topology import Overrides, load

@@ -15,15 +15,10 @@ import pytest
 from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
 from testbed.labs.lab import Lab
-from testbed.nodes.base import NodeSpec, Service
+from testbed.nodes.base import GO, NodeSpec, Service
+from testbed.nodes.engine import CONTAINERD_CONFIG, CONTAINERD_SOCKET
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
-from testbed.roles.base import GO
-from testbed.roles.docker.daemon import (
-    CONTAINERD_CONFIG,
-    CONTAINERD_SOCKET,
-    daemon_config,
-    daemon_env,
-)
+from testbed.roles.docker.daemon import daemon_config, daemon_env
 from testbed.roles.docker.engine import Engine, engine_version, enter, parse_version
 from testbed.roles.docker.section import ENGINES
 from testbed.roles.firewall import CHOOSE

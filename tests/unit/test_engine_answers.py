@@ -17,6 +17,7 @@ from testbed.errors import LabError, NoAnswer, NoSuchContainer
 from testbed.labs import live
 from testbed.labs.live import LiveLab
 from testbed.nodes.base import NodeSpec
+from testbed.nodes.engine import CONFIG
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.observe import graph
 from testbed.roles.docker import daemon as dockerd
@@ -197,7 +198,7 @@ def test_of_one_that_does_not_answer_no_check_waits_again(monkeypatch: pytest.Mo
 def test_a_daemon_json_that_cannot_be_read(text: bytes | None) -> None:
     node = FakeProvider().create_one("lab", NodeSpec("node1", "-"))
     if text is not None:
-        node.put(text, dockerd.CONFIG)
+        node.put(text, CONFIG)
     with pytest.raises(LabError, match="node1"):
         dockerd.told(node)
 

@@ -13,14 +13,16 @@ from topology_texts import DOCKER, FLANNEL
 
 from testbed.errors import ArtifactError, ServiceError, ServiceNotReady, StepsFailed
 from testbed.labs.lab import Lab
+from testbed.nodes import base as nodes
+from testbed.nodes import seed
 from testbed.nodes.base import Service
 from testbed.nodes.fake import Answer, Behaviour, FakeNode, FakeProvider
+from testbed.nodes.seed import Layout, Seed
 from testbed.registry import ROLES
-from testbed.roles import base, firewall, seed
+from testbed.roles import base, firewall
 from testbed.roles.docker import containers, images
 from testbed.roles.docker.daemon import add_group, settings_digest
 from testbed.roles.flannel import daemon as flanneld
-from testbed.roles.seed import Layout, Seed
 from testbed.testing.fakes import VERSIONS, Bench, FakeStore, be_a_machine
 from testbed.testing.provider import spec
 from testbed.topology import Overrides, Topology, load, load_text
@@ -141,7 +143,7 @@ def test_flanneld(bench: Bench, started: list[tuple[str, Service]]) -> None:
         "ip-masq": "",
         "iptables-resync": "30",
     }
-    assert service.env == base.GO
+    assert service.env == nodes.GO
     assert service.notify
     assert words(outcome, "flannel node2") == f"flanneld {VERSIONS['flanneld']}, 100.96.2.0/24"
     assert words(outcome, "flannel config") == "2 subnets reserved"

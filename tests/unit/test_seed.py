@@ -12,8 +12,8 @@ import pytest
 from testbed.artifacts.source import Job
 from testbed.artifacts.store import Store
 from testbed.errors import ArtifactError, CommandError
+from testbed.nodes.seed import FAITHFUL, LINKED, Layout, Seed, keep
 from testbed.process import run
-from testbed.roles.seed import FAITHFUL, LINKED, Layout, Seed, keep
 
 LAYOUT = Layout(root="/var/lib/daemon", parts=("meta", "layers"), linked=("layers/*/fs",))
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="devices are made by root only")

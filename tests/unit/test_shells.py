@@ -215,7 +215,7 @@ def test_a_script_made_of_input_is_seen(code: str) -> None:
         'WORDS = "cat"\nONE = f"{WORDS} /etc"\ndef f():\n    run(["sh", "-c", ONE + " | wc"])',
         'def f(path):\n    script = "cat"\n    run(["sh", "-c", script, path])',
         'from testbed.nodes.ssh import services\nrun(["sh", "-c", services.LIST])',
-        'from testbed.roles.seed import INSTALL\nrun(["sh", "-c", INSTALL])',
+        'from testbed.nodes.seed import INSTALL\nrun(["sh", "-c", INSTALL])',
         'WORDS = "true"\nnode.run(["sh", "-e"], input=WORDS)',
     ],
 )

@@ -16,9 +16,8 @@ from testbed.artifacts.debian import Apt
 from testbed.artifacts.pypi import PythonPackage
 from testbed.artifacts.source import Job
 from testbed.errors import ArtifactError, CommandError
+from testbed.nodes.seed import DOCKER, Seed
 from testbed.process import run
-from testbed.roles.docker.images import LAYOUT
-from testbed.roles.seed import Seed
 
 EVIL = b"evil"
 
@@ -71,7 +70,7 @@ def nothing_in(outside: Path) -> bool:
 
 
 def keep(job: Job, data: bytes) -> None:
-    Seed("20.10", LAYOUT, [], lambda: data).fill(job)
+    Seed("20.10", DOCKER, [], lambda: data).fill(job)
 
 
 def test_what_engines_make_of_images_is_for_its_owner_alone(job: Job) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.errors import ArtifactError
-from testbed.roles.docker.role import CONTAINERD
+from testbed.nodes.engine import CONTAINERD
 from testbed.suites.helpers import (
     START,
     addresses,

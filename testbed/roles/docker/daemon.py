@@ -8,21 +8,23 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
-from testbed.nodes.base import Service, note_packages
-from testbed.roles import firewall
-from testbed.roles.base import COLLECT_SELDOM, GO, digest_of, files, start
-from testbed.roles.docker import images
-from testbed.roles.docker.containers import container_steps
-from testbed.roles.docker.engine import (
+from testbed.nodes import engine
+from testbed.nodes.base import GO, note_packages
+from testbed.nodes.engine import (
+    CONFIG,
+    CONTAINERD_CONFIG,
+    CONTAINERD_FILE,
     PARTS,
     PROGRAMS,
-    SOCKET,
-    engine_version,
-    parse_version,
-    preload,
+    SERVICE,
     program,
 )
-from testbed.roles.docker.role import BRIDGE, CONTAINERD, SERVICE
+from testbed.roles import firewall
+from testbed.roles.base import digest_of, files, start
+from testbed.roles.docker import images
+from testbed.roles.docker.containers import container_steps
+from testbed.roles.docker.engine import engine_version, parse_version, preload
+from testbed.roles.docker.role import BRIDGE
 from testbed.roles.docker.section import ROLE, DockerSection
 from testbed.roles.docker.settle import settle_steps
 from testbed.roles.flannel.section import FlannelSection
@@ -35,22 +37,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Node as Spec
     from testbed.topology.model import Topology
 
-UNIT = "docker"  #: its unit in Debian's docker.io and in Docker's own packages
 GROUP = "docker"  #: its members may use the daemon's socket (dockerd(8), --group)
-CONFIG = "/etc/docker/daemon.json"
-CONTAINERD_FILE = "/etc/docker/containerd.toml"
-CONTAINERD_SOCKET = "/run/docker/containerd/containerd.sock"
-#: The configuration that dockerd writes for a containerd of its own, except for the last lines:
-#: with the default (0.02) an idle containerd collects garbage eighty times a second.  CRI is
-#: disabled because only Kubernetes uses it.
-CONTAINERD_CONFIG = f"""\
-version = 2
-root = "/var/lib/docker/containerd/daemon"
-state = "/run/docker/containerd/daemon"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-address = "{CONTAINERD_SOCKET}"
-{COLLECT_SELDOM}"""
 GROUP_COLONS = 3  # group(5): name, password, number, members
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
@@ -67,14 +54,7 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
     This is how flannel's own mk-docker-opts.sh configures Docker.
     """
     docker = DockerSection.of(topology)
-    config: dict[str, Any] = {
-        "bip": str(docker.bip[node]),
-        "storage-driver": "overlay2",
-        "hosts": [f"unix://{SOCKET}"],
-        "data-root": "/var/lib/docker",
-        "exec-root": "/run/docker",
-        "pidfile": "/run/docker.pid",
-    }
+    config = {"bip": str(docker.bip[node]), **engine.configuration(version)}
     if docker.firewall == "nftables":
         config["firewall-backend"] = "nftables"
     if _in_overlay(topology, node):
@@ -86,9 +66,6 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
             config["allow-direct-routing"] = True
         if docker.firewall == "nftables":
             config["bridge-accept-fwmark"] = firewall.MARK
-    if version >= (29, 0, 0):
-        # 29 stores images in containerd by default, but the image seed is for overlay2.
-        config["features"] = {"containerd-snapshotter": False}
     return config
 
 
@@ -213,19 +190,10 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
         machine.run(FORWARDING)
     if _in_overlay(topology, node) and number >= (28, 0, 0):
         firewall.admit(machine, topology, BRIDGE)
-    folders = [machine.provide(p) for p in context.store.path_dirs(*PARTS[release])]
-    path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
-    daemon = machine.provide(program(context.store, release, "dockerd"))
-    preload()
-    containerd = machine.provide(program(context.store, release, "containerd"))
-    env = daemon_env(topology, node, number, path)
+    env = daemon_env(topology, node, number, engine.path(context.store, machine, release))
     digest = settings_digest(topology, node)
+    preload()
     changed = False
-    for name, unit, words in (
-        (CONTAINERD, "", (containerd, f"--config={CONTAINERD_FILE}")),
-        (SERVICE, UNIT, (daemon, f"--containerd={CONTAINERD_SOCKET}")),
-    ):
-        argv = (*words, "--log-level=warn")
-        service = Service(name, argv, env=env, notify=True, digest=digest, unit=unit)
+    for service in engine.services(context.store, machine, release, env=env, digest=digest):
         changed |= start(machine, service, timeout=180, context=context)
     return f"dockerd {version}, docker0 {docker.bip[node]}", changed

@@ -18,27 +18,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError, NoAnswer
+from testbed.nodes.engine import PARTS, SOCKET
 
 if TYPE_CHECKING:
     from docker import APIClient
 
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
-    from testbed.roles.docker.section import Engine as Release
+    from testbed.nodes.engine import Release
     from testbed.topology.containers import Container, Healthcheck
 
 T = TypeVar("T")
 
-SOCKET = "/run/docker.sock"
 DIGEST = "testbed.digest"  # label: the settings a container was made with
 LAB = "testbed.labs"
-#: Artifacts (:mod:`testbed.artifacts.inventory`) of each release. The first one provides the daemon
-#: and its version; a helper program comes from the first artifact that has it.
-PARTS: Mapping[Release, tuple[str, ...]] = {
-    "20.10": ("docker",),
-    "29": ("docker-29", "docker-cli-29", "runc-1.5", "docker"),
-}
-PROGRAMS = ("dockerd", "containerd", "runc")  # required to start a daemon
 PATIENCE = 30.0  # seconds until the first answer; a daemon that takes longer hangs
 LIMIT = 300.0  # seconds; a start on a busy machine is slow
 NAME_VARIABLE = "NAME"  # the variable with the name on the image's page
@@ -385,14 +378,6 @@ def parse_version(text: str) -> tuple[int, int, int]:
     if not found:
         return (0, 0, 0)
     return (int(found[1]), int(found[2]), int(found[3] or 0))
-
-
-def program(store: Store, release: Release, name: str) -> Path:
-    """Return the path of a release's program, or of the user's own one.
-
-    The program is built first if it is missing.
-    """
-    return store.binary(name, *PARTS[release])
 
 
 def engine_version(store: Store, machine: Node, release: Release) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
 from testbed.limits import exhausted
-from testbed.roles.docker.engine import SOCKET, as_list, no_answer, no_sense
+from testbed.nodes.engine import SOCKET
+from testbed.roles.docker.engine import as_list, no_answer, no_sense
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from testbed.nodes.seed import DOCKER, Seed, harvest, install, is_seeded, keep
 from testbed.roles.docker.engine import LAB, Engine, engine_version
 from testbed.roles.docker.section import DockerSection
-from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
-
-LAYOUT = Layout(  # of the overlay2 driver
-    root="/var/lib/docker",
-    parts=("image", "overlay2"),
-    linked=("overlay2/*/diff",),
-    without=("overlay2/backingFsBlockDev",),  # depends on the file system below the driver
-)
 
 
 def images_step(node: str) -> str:
@@ -44,7 +37,7 @@ def install_seed(context: Context, node: Node, engine: str) -> None:
 
 def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]) -> Seed:
     archives = [context.store.image(name) for name in wanted(context.topology, node)]
-    return Seed(engine, LAYOUT, archives, harvest)
+    return Seed(engine, DOCKER, archives, harvest)
 
 
 def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
@@ -92,5 +85,5 @@ def _keep(context: Context, node: str, engine: Engine) -> str:
     if engine.names() or not machine.shares_files:
         return ""
     version = engine_version(context.store, machine, DockerSection.of(context.topology).engine)
-    seed = _seed(context, node, version, lambda: harvest(machine, LAYOUT))
+    seed = _seed(context, node, version, lambda: harvest(machine, DOCKER))
     return keep(context.store, seed)

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.limits import Takes
+from testbed.nodes.engine import CONTAINERD, SERVICE
 from testbed.roles import firewall
 from testbed.roles.base import Offer, OwnLink, Role, not_built
 from testbed.roles.docker.checks import DockerChecks
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from testbed.topology.model import Node as Spec
     from testbed.topology.model import Topology
 
-CONTAINERD, SERVICE = "containerd", "dockerd"
 BRIDGE = "docker0"
 #: Programs for users of a node and their tools.
 COMMANDS = (
@@ -158,7 +158,7 @@ class Docker(Role):
         yield OwnLink(BRIDGE, "Docker's bridge", bip and bip.ip)
 
     def parts(self, topology: Topology) -> tuple[str, ...]:
-        from testbed.roles.docker.engine import PARTS
+        from testbed.nodes.engine import PARTS
 
         return (*PARTS[DockerSection.of(topology).engine], COMPOSE)
 
@@ -167,7 +167,7 @@ class Docker(Role):
         return ("dockerd", "docker", "runc")
 
     def fetch(self, store: Store, topology: Topology) -> None:
-        from testbed.roles.docker.engine import PROGRAMS, program
+        from testbed.nodes.engine import PROGRAMS, program
 
         for name in PROGRAMS:
             program(store, DockerSection.of(topology).engine, name)

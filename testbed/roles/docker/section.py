@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from testbed.nodes.engine import Release
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
 from testbed.topology.declare import Draft, Section, key
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
     from testbed.topology.tree import Tree
 
 ROLE = "docker"
-Engine = Literal["20.10", "29"]
-ENGINES: tuple[Engine, ...] = ("20.10", "29")
-DEFAULT_ENGINE: Engine = "20.10"
+ENGINES: tuple[Release, ...] = ("20.10", "29")
+DEFAULT_ENGINE: Release = "20.10"
 #: Other names of an engine; 20.10 without quotes is a number, which YAML reads as 20.1.
 #: Debian's engine has the name of Debian 12's release, even if this machine has another one.
-ENGINE_ALIASES: Mapping[str, Engine] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
+ENGINE_ALIASES: Mapping[str, Release] = {"debian": "20.10", "20": "20.10", "20.1": "20.10"}
 #: Back ends for Docker's packet filter rules.  ``iptables`` is the machine's default variant;
 #: ``nftables`` is the engine's native back end, without iptables.
 Firewall = Literal["iptables", "iptables-legacy", "iptables-nft", "nftables"]
@@ -33,7 +33,7 @@ DEFAULT_FIREWALL: Firewall = "iptables"
 DEFAULT_BIP = "172.17.0.1/16"
 
 
-class _Release(Shape[Engine]):
+class _Release(Shape[Release]):
     """A release of the engine, as text or as a number."""
 
     def schema(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class DockerSection(Section):
         default={},
         shown=DEFAULT_BIP,
     )
-    engine: Engine = key(
+    engine: Release = key(
         _Release(),
         "Release of Docker Engine: Debian's package (`debian` or 20.10; 26.1 on Debian 13), or 29.",
         default=DEFAULT_ENGINE,

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
-from testbed.nodes.base import Service
+from testbed.nodes.base import GO, Service
+from testbed.nodes.marks import REWIRED, mark, marked
 from testbed.roles import firewall
-from testbed.roles.base import GO, start
+from testbed.roles.base import start
 from testbed.roles.docker.section import ROLE as DOCKER
 from testbed.roles.docker.section import DockerSection
 from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl, store_of
@@ -24,7 +25,6 @@ from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.flannel.role import SERVICE
 from testbed.roles.flannel.section import ROLE, FlannelSection
 from testbed.roles.way import Way
-from testbed.steps.marks import REWIRED, mark, marked
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:

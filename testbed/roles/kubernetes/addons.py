@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed.nodes.marks import mark, marked
 from testbed.roles.kubernetes import client, config, ingress
 from testbed.roles.kubernetes.section import KubernetesSection
-from testbed.steps.marks import mark, marked
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:

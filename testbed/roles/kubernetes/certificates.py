@@ -12,10 +12,10 @@ import json
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
+from testbed.nodes.marks import mark, marked
 from testbed.roles.kubernetes import config
 from testbed.roles.kubernetes.pki import Authority, Pair, key_pair, kubeconfig
 from testbed.roles.kubernetes.section import KubernetesSection
-from testbed.steps.marks import mark, marked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
-from testbed.roles.base import COLLECT_SELDOM
+from testbed.nodes.engine import COLLECT_SELDOM
 from testbed.roles.etcd import TIMING
 from testbed.roles.kubernetes.section import KubernetesSection
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from testbed.nodes.base import Service
+from testbed.nodes.marks import REWIRED, marked
 from testbed.roles.base import start
 from testbed.roles.kubernetes import certificates, config, runtime
 from testbed.roles.kubernetes.client import SECONDS
 from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.roles.way import Way
-from testbed.steps.marks import REWIRED, marked
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from testbed.artifacts import archive
 from testbed.nodes.base import Service
+from testbed.nodes.marks import mark, marked
+from testbed.nodes.seed import Layout, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files, start
 from testbed.roles.kubernetes import addons, config
-from testbed.roles.seed import Layout, Seed, harvest, install, is_seeded, keep
-from testbed.steps.marks import mark, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

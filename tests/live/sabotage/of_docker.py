@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sabotage.means import changed, engine_makes, first, lying, nft, restart, runs_as, sh, veth
 from sabotage.trials import sabotage
-from testbed.roles.docker import daemon
-from testbed.roles.docker.role import SERVICE
+from testbed.nodes.engine import CONFIG, SERVICE
 from testbed.suites.helpers import serving
 
 if TYPE_CHECKING:
@@ -115,9 +114,9 @@ def a_new_daemon_takes_a_24(lab: LiveLab) -> Iterator[None]:
 )
 def docker0_has_a_public_range(lab: LiveLab) -> Iterator[None]:
     """The daemon is started anew with docker0 at 192.0.2.9/24."""
-    config = json.loads(host(lab).get(daemon.CONFIG))
+    config = json.loads(host(lab).get(CONFIG))
     config["bip"] = "192.0.2.9/24"
-    host(lab).put(json.dumps(config).encode(), daemon.CONFIG)
+    host(lab).put(json.dumps(config).encode(), CONFIG)
     restart(host(lab), SERVICE)
     for name in lab.topology.containers:
         lab.engine("host").api.start(name)
@@ -127,10 +126,10 @@ def docker0_has_a_public_range(lab: LiveLab) -> Iterator[None]:
 @sabotage(LAB, "bridge-docker0-is-linux-bridge", "mode-bridge-is-default", ruins=True)
 def the_daemon_has_another_bridge(lab: LiveLab) -> Iterator[None]:
     """The daemon is started anew with a bridge other0, and docker0 stays without containers."""
-    config = json.loads(host(lab).get(daemon.CONFIG))
+    config = json.loads(host(lab).get(CONFIG))
     del config["bip"]
     config["bridge"] = "other0"
-    host(lab).put(json.dumps(config).encode(), daemon.CONFIG)
+    host(lab).put(json.dumps(config).encode(), CONFIG)
     sh(
         host(lab),
         "ip link add other0 type bridge",

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.artifacts import archive
 from testbed.artifacts.config import default_path, entries
 from testbed.errors import ArtifactError, LabError, TestbedError
+from testbed.nodes.marks import mark, marked
 from testbed.roles.kubernetes import client
 from testbed.roles.kubernetes.plugins.base import Plugin
 from testbed.roles.kubernetes.section import KubernetesSection
-from testbed.steps.marks import mark, marked
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError
+from testbed.nodes.engine import DATA
+from testbed.nodes.marks import is_marked, mark
 from testbed.process import run
-from testbed.steps.marks import is_marked, mark
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -51,6 +52,15 @@ class Layout:
     parts: Sequence[str]
     linked: Sequence[str]
     without: Sequence[str] = ()
+
+
+#: Docker's images, with the overlay2 driver.
+DOCKER = Layout(
+    root=DATA,
+    parts=("image", "overlay2"),
+    linked=("overlay2/*/diff",),
+    without=("overlay2/backingFsBlockDev",),  # depends on the file system below the driver
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""Docker Engine on a node: programs, configuration and services of each release."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from testbed.nodes.base import Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testbed.artifacts import Store
+    from testbed.nodes.base import Node
+
+Release = Literal["20.10", "29"]
+#: Artifacts (:mod:`testbed.artifacts.inventory`) of each release. The first one provides the daemon
+#: and its version; a helper program comes from the first artifact that has it.
+PARTS: Mapping[Release, tuple[str, ...]] = {
+    "20.10": ("docker",),
+    "29": ("docker-29", "docker-cli-29", "runc-1.5", "docker"),
+}
+PROGRAMS = ("dockerd", "containerd", "runc")  # required to start a daemon
+SERVICE, CONTAINERD = "dockerd", "containerd"  # names of the services
+UNIT = "docker"  #: its unit in Debian's docker.io and in Docker's own packages
+SOCKET = "/run/docker.sock"
+CONFIG = "/etc/docker/daemon.json"
+DATA = "/var/lib/docker"
+CONTAINERD_FILE = "/etc/docker/containerd.toml"
+CONTAINERD_SOCKET = "/run/docker/containerd/containerd.sock"
+#: A part of containerd's configuration that makes garbage collection rare: the highest share of
+#: time that it may take (containerd, docs/garbage-collection.md).
+COLLECT_SELDOM = """\
+[plugins."io.containerd.gc.v1.scheduler"]
+pause_threshold = 0.0001
+"""
+#: The configuration that dockerd writes for a containerd of its own, except for the last lines:
+#: with the default (0.02) an idle containerd collects garbage eighty times a second.  CRI is
+#: disabled because only Kubernetes uses it.
+CONTAINERD_CONFIG = f"""\
+version = 2
+root = "{DATA}/containerd/daemon"
+state = "/run/docker/containerd/daemon"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{CONTAINERD_SOCKET}"
+{COLLECT_SELDOM}"""
+
+
+def program(store: Store, release: Release, name: str) -> Path:
+    """Return the path of a release's program, or of the user's own one.
+
+    The program is built first if it is missing.
+    """
+    return store.binary(name, *PARTS[release])
+
+
+def configuration(version: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the part of daemon.json that every daemon of this version needs."""
+    config: dict[str, Any] = {
+        "storage-driver": "overlay2",
+        "hosts": [f"unix://{SOCKET}"],
+        "data-root": DATA,
+        "exec-root": "/run/docker",
+        "pidfile": "/run/docker.pid",
+    }
+    if version >= (29, 0, 0):
+        # 29 stores images in containerd by default, but the image seed is for overlay2.
+        config["features"] = {"containerd-snapshotter": False}
+    return config
+
+
+def path(store: Store, machine: Node, release: Release) -> str:
+    """Return the PATH of a daemon on a node, with its helper programs first."""
+    folders = [machine.provide(folder) for folder in store.path_dirs(*PARTS[release])]
+    return ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
+
+
+def services(
+    store: Store, machine: Node, release: Release, *, env: Mapping[str, str], digest: str
+) -> tuple[Service, Service]:
+    """Return the services of a node's engine in the order of their start: containerd, dockerd.
+
+    Their configuration files must be in place.  ``digest`` identifies it.
+    """
+    containerd = machine.provide(program(store, release, "containerd"))
+    daemon = machine.provide(program(store, release, "dockerd"))
+    quiet = "--log-level=warn"
+    return (
+        Service(
+            CONTAINERD,
+            (containerd, f"--config={CONTAINERD_FILE}", quiet),
+            env=env,
+            notify=True,
+            digest=digest,
+        ),
+        Service(
+            SERVICE,
+            (daemon, f"--containerd={CONTAINERD_SOCKET}", quiet),
+            env=env,
+            notify=True,
+            digest=digest,
+            unit=UNIT,
+        ),
+    )
