@@ -16,27 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed import memory
-from testbed.artifacts.debian import LIBRARIES
+from testbed.artifacts.cc import CProgram
 from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError
 from testbed.kernel import features
 from testbed.process import run, which
 from testbed.progress import Tell, silent
 from testbed.registry import PROVIDERS, ROLES
-from testbed.requirement import INSTALL, LABS, requirement
-from testbed.vm import accel, box
+from testbed.requirement import INSTALL, LABS, merge, program, requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from testbed.artifacts import Store
-    from testbed.artifacts.source import Runner
+    from testbed.artifacts.source import Runner, Source
     from testbed.nodes.base import Provider
     from testbed.requirement import Requirement
     from testbed.roles.base import Role
 
 KERNEL = (5, 12)  # for mount_setattr(2), which makes the machine's files read-only on a node
-CAP_SYS_RESOURCE = 24  # number of the capability, see capabilities(7)
+INIT = "testbed-init"  # pid 1 of namespaces, which every lab has
 PACKAGES = "packages"  #: name of their installation in progress messages
 DISK = 2 << 30  # bytes: all artifacts, or the data of a small lab
 FILES = 512  # maximum open files of a daemon
@@ -54,23 +53,21 @@ class Tool:
     required: bool = True
 
 
+#: Those of testbed itself; roles declare theirs (:attr:`testbed.roles.base.Role.programs`).
 TOOLS = (
     Tool("ip", "iproute2"),
     Tool("nsenter", "util-linux"),
     Tool("unshare", "util-linux"),
     Tool("mount", "mount"),  # not part of a minimal Debian 13
-    Tool("iptables", "iptables"),
-    Tool("nft", "nftables", ("nftables rules",), required=False),
+    Tool("nft", "nftables", ("faults of links",), required=False),
     Tool("tcpdump", "tcpdump", ("captures",)),
     Tool("conntrack", "conntrack", ("checks of connection tracking",), required=False),
     Tool("ping", "iputils-ping", ("checks",)),
     Tool("curl", "curl", ("checks",)),
     Tool("iperf3", "iperf3", ("measurements",), required=False),
     Tool("strace", "strace", ("checks of system calls",), required=False),
-    Tool("ps", "procps", ("docker top",), required=False),
-    Tool("socat", "socat", ("kubernetes",), required=False),
-    Tool("apt-get", "apt", ("docker", "etcd", "images")),
-    Tool("dpkg-deb", "dpkg", ("docker", "etcd", "images")),
+    Tool("apt-get", "apt", ("programs and images of Debian packages",)),
+    Tool("dpkg-deb", "dpkg", ("programs and images of Debian packages",)),
     Tool("update-ca-certificates", "ca-certificates", ("downloads",), required=False),
 )
 
@@ -90,18 +87,14 @@ def findings(
     of labs' data.  With a ``provider`` or a ``role``, its requirements count as required.
     Nothing on the machine is changed.
     """
-    found = [_root(), _kernel(), *features(runner), *_cgroups(), _resource()]
-    found += [*_tools(), _compiler(store, runner), *_headers(runner), _go(store), *_libraries()]
-    found += [*_artifacts(store), *(item for one in _roles() for item in one.requirements(store))]
-    found += [_forwarding(), _memory(), _files()]
-    found += [_disk("disk for the cache", store.folder)]
+    asked = set(_needed(role, provider))
+    found = [_root(), _kernel(), *_features(runner), *(_found(tool) for tool in tools())]
+    found += [_compiler(store, runner), *_headers(runner), _go(store)]
+    found = [*merge([*found, *_roles_own(store, asked)]), *_artifacts(store)]
+    found += [_forwarding(), _memory(), _files(), _disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
-    users, kernel = set(_needed(role, provider)), _kernel_for(role) if role else set()
     found = [
-        replace(
-            item,
-            required=item.required or item.name in kernel or not users.isdisjoint(item.needed_by),
-        )
+        replace(item, required=item.required or not asked.isdisjoint(item.needed_by))
         for item in found
     ]
     if provider is not None:
@@ -109,9 +102,22 @@ def findings(
         found = [replace(item, required=item.required or item.name in wanted) for item in found]
         known = {item.name for item in found}
         return [*found, *(item for item in provider.probe() if item.name not in known)]
-    found += [virtual_machines()]
-    found += [kvm(store.folder, runner)] if full else []
-    return found
+    summaries = (
+        item
+        for one in PROVIDERS.usable().values()
+        for item in one.summary(store.folder, full=full, runner=runner)
+    )
+    return [*found, *(replace(item, required=False) for item in merge(summaries))]
+
+
+def tools() -> list[Tool]:
+    """Return the programs that labs and checks run on this machine: ours, and those of roles."""
+    roles = (
+        Tool(name, package, (role.name,), required=not role.on_request)
+        for role in _roles()
+        for name, package in role.programs.items()
+    )
+    return [*TOOLS, *roles]
 
 
 def _needed(role: str, provider: Provider | None) -> tuple[str, ...]:
@@ -126,6 +132,8 @@ def needed_with(software: str) -> tuple[str, ...]:
     >>> needed_with("ingress"), needed_with("docker")
     (('ingress', 'kubernetes'), ('docker',))
     """
+    if software in ROLES:  # also where an optional part of another role has its name
+        return (software,)
     return (software, *(role.name for role in _roles() if software in role.includes))
 
 
@@ -172,37 +180,6 @@ def fix(
             store.fetch(entry.name)
 
 
-def kvm(cache: Path, runner: Runner = run) -> Requirement:
-    """Test again whether virtual machines run under KVM.  Only their providers need it."""
-    detail, fix = "", ""
-    try:
-        answer = accel.probe(cache, fresh=True, runner=runner)
-    except MachineError as error:
-        ok, detail, fix = False, f"not tested: {error.message}", error.hint or ""
-    else:
-        ok, detail = answer.kind == "kvm", f"{answer.detail}; {answer.cost}"
-        fix = "enable (nested) virtualization in the firmware or hypervisor"
-    return requirement("KVM", detail, ("provider qemu",), ok=ok, fix=fix, required=False)
-
-
-def virtual_machines() -> Requirement:
-    """Check the programs that build and run virtual machines.
-
-    Few labs need them, so they are optional.
-    """
-    missing = box.lacking() | accel.lacking()
-    return requirement(
-        "virtual machines",
-        f"no {', '.join(missing)}"
-        if missing
-        else "QEMU and the programs that build boxes are installed",
-        ("provider qemu",),
-        ok=not missing,
-        fix="testbed doctor --provider qemu --fix",
-        required=False,
-    )
-
-
 def _root() -> Requirement:
     user = os.geteuid()
     detail = "yes" if user == 0 else f"no, user {user}"
@@ -220,86 +197,48 @@ def _kernel() -> Requirement:
     )
 
 
-def _cgroups() -> list[Requirement]:
-    one, two = set(), set()
-    where = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(" ", 2)
-        place = Path(fields.split()[4])
-        if kind == "cgroup":
-            one |= set(options.split(",")) - {"rw", "ro"}
-            where.append(place)
-        elif kind == "cgroup2":
-            where.append(place)
-            try:
-                two |= set((place / "cgroup.controllers").read_text(encoding="utf-8").split())
-            except OSError:  # hidden below another mount
-                continue
-    controllers = {name for name in one | two if not name.startswith("name=")}
-    version = "v1 and v2" if one and two else "v1" if one else "v2" if where else "none"
-    # In v1 devices is a separate controller; v2 uses BPF.
-    wanted = {"cpu", "memory", "pids"} | ({"devices"} if one else set())
-    missing = sorted(wanted - controllers)
-    detail = f"{version}: {', '.join(sorted(controllers)) or 'no controllers'}"
-    found = [
-        requirement(
-            "cgroups",
-            detail,
-            ("docker",),
-            ok=not missing,
-            fix=f"mount the cgroup controllers {', '.join(missing)}",
+def _found(tool: Tool) -> Requirement:
+    return program(tool.name, tool.package, tool.needed_by, required=tool.required)
+
+
+def _features(runner: Runner) -> list[Requirement]:
+    """Try the kernel features, and add their users: roles, parts of roles, and providers."""
+    users: dict[str, list[str]] = {}
+    required = set()
+    for role in _roles():
+        for name in role.kernel:
+            users.setdefault(name, []).append(role.name)
+        required |= set() if role.on_request else set(role.kernel)
+        for name, words in role.optional_kernel.items():
+            users.setdefault(name, []).append(words)
+        for part in role.includes:
+            for name in sorted(set(role.kernel_with(part)) - set(role.kernel)):
+                words = f"{part} of {role.name}" if part in ROLES else part
+                users.setdefault(name, []).append(words)
+    for provider in PROVIDERS.usable().values():
+        for name in provider.kernel:
+            users.setdefault(name, []).append(f"provider {provider.name}")
+    return [
+        replace(
+            item,
+            needed_by=(*item.needed_by, *dict.fromkeys(users.get(item.name, ()))),
+            required=item.required or item.name in required,
         )
+        for item in features(runner)
     ]
-    locked = [str(place) for place in where if not os.access(place, os.W_OK)]
-    if locked and os.geteuid() == 0:
-        found.append(
-            requirement(
-                "cgroups writable",
-                f"read-only: {', '.join(locked[:3])}",
-                ("docker",),
-                ok=False,
-                fix=(
-                    "mount -o remount,rw FOLDER; inside a container, run that container "
-                    "as privileged"
-                ),
-            )
-        )
-    return found
 
 
-def _resource() -> Requirement:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    effective = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
-    has = bool(effective and int(effective[1], 16) >> CAP_SYS_RESOURCE & 1)
-    return requirement(
-        "CAP_SYS_RESOURCE",
-        "yes" if has else "no: docker run --privileged fails, limits cannot be raised",
-        ("privileged containers",),
-        ok=has,
-        fix="give this capability to the container or service that runs testbed",
-        required=False,
-    )
-
-
-def _tools() -> list[Requirement]:
-    found = []
-    for tool in TOOLS:
-        path = which(tool.name)
-        found.append(
-            requirement(
-                tool.name,
-                path or "not found",
-                tool.needed_by,
-                ok=path is not None,
-                required=tool.required,
-                packages=(tool.package,),
-            )
-        )
-    return found
+def _roles_own(store: Store, asked: Collection[str]) -> Iterator[Requirement]:
+    """Yield the requirements that roles check themselves."""
+    for role in _roles():
+        for item in role.requirements(store):
+            optional = role.on_request and role.name not in asked
+            yield replace(item, required=False) if optional else item
 
 
 def _compiler(store: Store, runner: Runner) -> Requirement:
+    from testbed.artifacts.inventory import INVENTORY
+
     compiler = which("cc") or which("gcc")
     missing = {entry.name for entry in store.list() if entry.state == "missing"}
     detail = "not found"
@@ -311,14 +250,29 @@ def _compiler(store: Store, runner: Runner) -> Requirement:
             answer = runner([compiler, "-fsyntax-only", source], check=False, timeout=30)
         ok = answer.status == 0
         detail = compiler if ok else f"{compiler} finds no headers of the C library or the kernel"
+    in_c = _usual(lambda one: isinstance(one, CProgram) or bool(getattr(one, "cgo", "")))
+    basic = {INVENTORY.programs.get(name) for name in (INIT, *_artifacts_of_roles())} & {*in_c}
     return requirement(
         "C compiler",
         detail,
-        ("testbed-init", "flanneld", "docker 29"),
+        tuple(in_c),
         ok=ok,
-        required=bool(missing & {"testbed-init", "flanneld"}),
+        required=bool(missing & basic),
         packages=("gcc", "libc6-dev"),
     )
+
+
+def _artifacts_of_roles() -> list[str]:
+    """Return the programs that labs with the usual roles always need."""
+    return [name for role in _roles() if not role.on_request for name in role.artifacts]
+
+
+def _usual(wanted: Callable[[Source], bool]) -> list[str]:
+    """Return the artifacts with such a source, without those that few labs need."""
+    from testbed.artifacts.inventory import INVENTORY
+
+    few = {*INVENTORY.roles, *INVENTORY.tools}
+    return [name for name, one in INVENTORY.parts.items() if name not in few and wanted(one)]
 
 
 def _headers(runner: Runner) -> list[Requirement]:
@@ -335,7 +289,7 @@ def _headers(runner: Runner) -> list[Requirement]:
                 requirement(
                     f"{library} headers",
                     detail,
-                    (f"building {name}, for docker 29",),
+                    (f"building {name}",),
                     ok=ok,
                     required=False,
                     packages=("pkg-config", package),
@@ -348,24 +302,10 @@ def _go(store: Store) -> Requirement:
     present = go_on_path()
     version = ".".join(map(str, present[1])) if present else ""
     detail = f"{version} ({present[0]})" if present else "none on PATH"
-    if "flanneld" in {entry.name for entry in store.list() if entry.state == "missing"}:
-        detail += "; a later one is fetched from PyPI if flanneld needs it"
-    return requirement("Go", detail, ("flanneld", "docker 29"), ok=True, required=False)
-
-
-def _libraries() -> list[Requirement]:
-    import ctypes
-
-    found = []
-    for library, package in LIBRARIES.items():
-        detail = "loads"
-        try:
-            ctypes.CDLL(library)
-        except OSError as error:
-            detail = str(error)
-        ok = detail == "loads"
-        found.append(requirement(library, detail, ("docker",), ok=ok, packages=(package,)))
-    return found
+    modules = _usual(lambda one: isinstance(one, GoModule))
+    if {entry.name for entry in store.list() if entry.state == "missing"} & {*modules}:
+        detail += "; a later one is fetched from PyPI if a program needs it"
+    return requirement("Go", detail, tuple(modules), ok=True, required=False)
 
 
 def _artifacts(store: Store) -> list[Requirement]:
@@ -393,13 +333,6 @@ def _artifacts(store: Store) -> list[Requirement]:
     return found
 
 
-def _kernel_for(part: str) -> set[str]:
-    """Return the kernel features of a lab with an optional part of a role, such as a plugin."""
-    if part in ROLES:
-        return set()
-    return {name for role in _roles() if part in role.includes for name in role.kernel_with(part)}
-
-
 def _forwarding() -> Requirement:
     path = Path("/proc/sys/net/ipv4/ip_forward")
     on = path.exists() and path.read_text(encoding="utf-8").strip() == "1"
@@ -422,7 +355,7 @@ def _files() -> Requirement:
     return requirement(
         "file descriptors",
         f"{'unlimited' if unlimited else hard} for each process",
-        ("docker", "kubernetes"),
+        ("daemons",),
         ok=unlimited or hard >= FILES,
         fix=f"ulimit -n {FILES}",
         required=False,

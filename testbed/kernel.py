@@ -1,109 +1,79 @@
-"""Features of this machine's kernel, each tried in temporary namespaces."""
+"""Features of this machine's kernel, each tried in temporary namespaces.
+
+:data:`FEATURES` has those that several roles and providers use.  A role or a provider that needs
+another one brings it with its trial (``trials``); each also declares what it needs (``kernel``).
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from dataclasses import dataclass
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import CommandError, TimeoutExpired
 from testbed.process import run
-from testbed.requirement import LABS, requirement
+from testbed.registry import PROVIDERS, ROLES
+from testbed.requirement import LABS, Feature, requirement
 
 if TYPE_CHECKING:
     from testbed.artifacts.source import Runner
     from testbed.requirement import Requirement
 
+CAP_SYS_RESOURCE = 24  # number of the capability, see capabilities(7)
 NOT_FOUND = 127  # a shell's exit status for a missing command
 TOOL_FIRST = "install the tool first"  # the tool's own requirement has the command
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """A kernel feature, with the command that tries it, and its users."""
-
-    name: str
-    try_it: str  #: shell command, run in temporary namespaces; exit status 0 means available
-    option: str  #: the kernel's build option, or another possible cause
-    needed_by: tuple[str, ...] = LABS
-
-
-NEEDED = (
-    Feature("mount namespace", "unshare --mount true", "CONFIG_NAMESPACES"),
-    Feature("net namespace", "unshare --net true", "CONFIG_NET_NS"),
-    Feature("pid namespace", "unshare --pid --fork true", "CONFIG_PID_NS"),
-    Feature("uts namespace", "unshare --uts true", "CONFIG_UTS_NS"),
-    Feature("ipc namespace", "unshare --ipc true", "CONFIG_IPC_NS"),
-    Feature("cgroup namespace", "unshare --cgroup true", "CONFIG_CGROUPS"),
-    Feature("veth", "ip link add t0 type veth peer name t1", "CONFIG_VETH"),
-    Feature("bridge", "ip link add t2 type bridge", "CONFIG_BRIDGE"),
+FEATURES = (
+    Feature("mount namespace", "unshare --mount true", "CONFIG_NAMESPACES", LABS),
+    Feature("net namespace", "unshare --net true", "CONFIG_NET_NS", LABS),
+    Feature("pid namespace", "unshare --pid --fork true", "CONFIG_PID_NS", LABS),
+    Feature("uts namespace", "unshare --uts true", "CONFIG_UTS_NS", LABS),
+    Feature("ipc namespace", "unshare --ipc true", "CONFIG_IPC_NS", LABS),
+    Feature("cgroup namespace", "unshare --cgroup true", "CONFIG_CGROUPS", LABS),
+    Feature("veth", "ip link add t0 type veth peer name t1", "CONFIG_VETH", LABS),
+    Feature("bridge", "ip link add t2 type bridge", "CONFIG_BRIDGE", LABS),
     Feature(
         "forwarding",
         "echo 1 > /proc/sys/net/ipv4/ip_forward",
         "/proc/sys must be writable",
+        LABS,
     ),
-    Feature("overlay", "overlay", "CONFIG_OVERLAY_FS", ("docker",)),
-    Feature("iptables variant", "iptables --version", "the package iptables", ("docker",)),
+    Feature("overlay", "overlay", "CONFIG_OVERLAY_FS"),
+    Feature("iptables variant", "iptables --version", "the package iptables"),
     Feature(
         "iptables nat",
         "iptables -w -t nat -A POSTROUTING -j MASQUERADE",
         "CONFIG_NF_NAT and CONFIG_NETFILTER_XT_TARGET_MASQUERADE",
-        ("docker", "flannel"),
     ),
     Feature(
         "iptables conntrack",
         "iptables -w -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
         "CONFIG_NETFILTER_XT_MATCH_CONNTRACK",
-        ("docker",),
     ),
     Feature(
         "iptables addrtype",
         "iptables -w -t nat -A PREROUTING -m addrtype --dst-type LOCAL",
         "CONFIG_NETFILTER_XT_MATCH_ADDRTYPE",
-        ("docker",),
     ),
-)
-WANTED = (
-    Feature("nf_tables", "nft add table ip t", "CONFIG_NF_TABLES", ("nftables rules",)),
+    Feature("nf_tables", "nft add table ip t", "CONFIG_NF_TABLES"),
     Feature(
         "iptables-legacy",
         "iptables-legacy -w -t nat -S",
         "CONFIG_IP_NF_IPTABLES_LEGACY and CONFIG_IP_NF_NAT",
-        ("docker with firewall iptables-legacy",),
     ),
     Feature(
         "br_netfilter",
         "test -e /proc/sys/net/bridge/bridge-nf-call-iptables || modprobe -n -q br_netfilter",
         "CONFIG_BRIDGE_NETFILTER",
-        ("docker with --icc=false", "kubernetes"),
     ),
     Feature(
         "vxlan",
         "ip link add t3 type vxlan id 1 dstport 8472 local 127.0.0.1",
         "CONFIG_VXLAN",
-        ("flannel vxlan", "cilium"),
     ),
-    Feature(
-        "ipset",
-        'iptables -w -A FORWARD -m set --match-set t7 src 2>&1 | grep -q "t7 doesn.t exist"',
-        "CONFIG_IP_SET_HASH_IP, CONFIG_IP_SET_HASH_NET and CONFIG_NETFILTER_XT_SET",
-        ("calico", "kube-router", "weave"),
-    ),
-    Feature("dummy", "ip link add t8 type dummy", "CONFIG_DUMMY", ("weave",)),
-    Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN", ("flannel udp",)),
-    Feature(
-        "macvlan",
-        "ip link add t5 link t0 type macvlan mode bridge",
-        "CONFIG_MACVLAN",
-        ("macvlan networks",),
-    ),
-    Feature(
-        "ipvlan",
-        "ip link add t6 link t1 type ipvlan mode l2",
-        "CONFIG_IPVLAN",
-        ("ipvlan networks",),
-    ),
+    Feature("tun", "ip tuntap add dev t4 mode tun", "CONFIG_TUN"),
     Feature(
         "netem",
         "tc qdisc add dev t0 root netem delay 1ms",
@@ -117,6 +87,7 @@ WANTED = (
         ("packet walks",),
     ),
 )
+EVERY_LAB = tuple(item.name for item in FEATURES if item.needed_by == LABS)
 
 # A tmpfs on /run, since iptables' lock there is the host's. Another for overlay, which not all file
 # systems support.
@@ -136,9 +107,24 @@ done
 """
 
 
+def known() -> list[Feature]:
+    """Return all features with a trial: ours, and those of installed roles and providers."""
+    brought = [
+        *(item for role in ROLES.usable().values() for item in role.trials),
+        *(item for provider in PROVIDERS.usable().values() for item in provider.trials),
+    ]
+    found: dict[str, Feature] = {}
+    for item in (*FEATURES, *brought):
+        found.setdefault(item.name, item)
+    return list(found.values())
+
+
 def features(runner: Runner = run) -> list[Requirement]:
     """Try every kernel feature that labs use, each in temporary namespaces."""
-    tries = [word for item in NEEDED + WANTED for word in (item.name, item.try_it)]
+    tried = known()
+    tries = [word for item in tried for word in (item.name, item.try_it)]
+    import tempfile  # a lab that is not the first one since the boot does without
+
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         unshare += ["--user", "--map-root-user"]
@@ -160,7 +146,7 @@ def features(runner: Runner = run) -> list[Requirement]:
     if not seen:
         said = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
         return [_no_namespaces(said, answer.status)]
-    return [_feature(item, *seen.get(item.name, ("1", "not tried"))) for item in NEEDED + WANTED]
+    return [_feature(item, *seen.get(item.name, ("1", "not tried"))) for item in tried]
 
 
 def _no_namespaces(said: str, status: int) -> Requirement:
@@ -183,4 +169,70 @@ def _feature(item: Feature, status: str, said: str) -> Requirement:
         detail = f"failed: {said}"
         if item.option.startswith("CONFIG_"):
             fix = f"a kernel with {item.option}, built in or as a module"
-    return requirement(item.name, detail, item.needed_by, ok=ok, fix=fix, required=item in NEEDED)
+    return requirement(
+        item.name, detail, item.needed_by, ok=ok, fix=fix, required=item.needed_by == LABS
+    )
+
+
+def cgroups(needed_by: tuple[str, ...]) -> list[Requirement]:
+    """Check the cgroup controllers that container engines use."""
+    one, two = set(), set()
+    where = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        place = Path(fields.split()[4])
+        if kind == "cgroup":
+            one |= set(options.split(",")) - {"rw", "ro"}
+            where.append(place)
+        elif kind == "cgroup2":
+            where.append(place)
+            try:
+                two |= set((place / "cgroup.controllers").read_text(encoding="utf-8").split())
+            except OSError:  # hidden below another mount
+                continue
+    controllers = {name for name in one | two if not name.startswith("name=")}
+    version = "v1 and v2" if one and two else "v1" if one else "v2" if where else "none"
+    # In v1 devices is a separate controller; v2 uses BPF.
+    wanted = {"cpu", "memory", "pids"} | ({"devices"} if one else set())
+    missing = sorted(wanted - controllers)
+    detail = f"{version}: {', '.join(sorted(controllers)) or 'no controllers'}"
+    found = [
+        requirement(
+            "cgroups",
+            detail,
+            needed_by,
+            ok=not missing,
+            fix=f"mount the cgroup controllers {', '.join(missing)}",
+        )
+    ]
+    locked = [str(place) for place in where if not os.access(place, os.W_OK)]
+    if locked and os.geteuid() == 0:
+        found.append(
+            requirement(
+                "cgroups writable",
+                f"read-only: {', '.join(locked[:3])}",
+                needed_by,
+                ok=False,
+                fix=(
+                    "mount -o remount,rw FOLDER; inside a container, run that container "
+                    "as privileged"
+                ),
+            )
+        )
+    return found
+
+
+def may_raise_limits(needed_by: tuple[str, ...]) -> Requirement:
+    """Check the capability that privileged containers use."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    effective = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
+    has = bool(effective and int(effective[1], 16) >> CAP_SYS_RESOURCE & 1)
+    return requirement(
+        "CAP_SYS_RESOURCE",
+        "yes" if has else "no: privileged containers fail, limits cannot be raised",
+        needed_by,
+        ok=has,
+        fix="give this capability to the container or service that runs testbed",
+        required=False,
+    )

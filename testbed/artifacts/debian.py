@@ -18,15 +18,35 @@ from testbed.artifacts.cache import Cache, remove_tree
 from testbed.artifacts.source import Job, Origin, Source, disk_full, system
 from testbed.errors import ArtifactError, CommandError
 from testbed.process import which
+from testbed.requirement import requirement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from testbed.requirement import Requirement
 
 LIBRARIES = {  # libraries of dockerd and runc that not every system has
     "libdevmapper.so.1.02.1": "libdevmapper1.02.1",
     "libseccomp.so.2": "libseccomp2",
     "libsystemd.so.0": "libsystemd0",
 }
+
+
+def libraries(needed_by: tuple[str, ...]) -> list[Requirement]:
+    """Check that the libraries can be loaded."""
+    import ctypes
+
+    found = []
+    for library, package in LIBRARIES.items():
+        detail = "loads"
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            detail = str(error)
+        ok = detail == "loads"
+        found.append(requirement(library, detail, needed_by, ok=ok, packages=(package,)))
+    return found
+
 
 #: Approximate size in bytes of the package lists of one release.
 LISTS = 64 << 20

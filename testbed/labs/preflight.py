@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed import boot_cache, limits
+from testbed import boot_cache, kernel, limits
 from testbed.artifacts import release
 from testbed.errors import MachineError, UsageError
 from testbed.memory import available
@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Provider
     from testbed.topology.model import Topology
 
-EVERY_LAB = (
-    "mount namespace",
-    "net namespace",
-    "pid namespace",
-    "uts namespace",
-    "ipc namespace",
-    "cgroup namespace",
-    "veth",
-    "bridge",
-)
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "mount": "mount"}
 KEPT = "machine"
 PROC = Path("/proc")
@@ -50,7 +40,7 @@ def kernel_features(topology: Topology) -> set[str]:
 
     Their names are those of :mod:`testbed.kernel`.
     """
-    wanted = set(EVERY_LAB)
+    wanted = set(kernel.EVERY_LAB)
     for provider in topology.providers:
         wanted |= set(PROVIDERS[provider].kernel)
     for role in _roles_here(topology):
@@ -95,8 +85,6 @@ def check(topology: Topology, cache: Path) -> None:
     wanted = kernel_features(topology)
     if wanted <= _known(cache):
         return
-    from testbed import kernel
-
     found = {item.name: item for item in kernel.features()}
     lacking = [found[name] for name in sorted(wanted) if name in found and not found[name].ok]
     if not any(name in found for name in wanted):  # no namespaces at all: one finding says why

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     import testinfra.host
 
     from testbed.artifacts import Store
+    from testbed.artifacts.source import Runner
     from testbed.leftover import Judge, Leftover
     from testbed.nodes.wiring import Difference
-    from testbed.requirement import Requirement
+    from testbed.requirement import Feature, Requirement
     from testbed.topology.model import Topology
 
 
@@ -450,8 +451,11 @@ class Provider(ABC):
     #: True if nodes run on this machine's kernel. Kernel features and programs that roles need
     #: are then required on this machine.
     shares_kernel: ClassVar[bool] = False
-    #: Kernel features required on this machine, by their names in :mod:`testbed.kernel`.
+    #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in
+    #: ``trials``.
     kernel: ClassVar[tuple[str, ...]] = ()
+    #: Kernel features that :mod:`testbed.kernel` does not have, with the commands that try them.
+    trials: ClassVar[tuple[Feature, ...]] = ()
     #: Programs required on this machine, each with its Debian package.
     programs: ClassVar[Mapping[str, str]] = {}
     #: Use of this machine's limits by each node, its roles not included.
@@ -496,6 +500,15 @@ class Provider(ABC):
 
         Nothing on the machine is changed.
         """
+
+    @classmethod
+    def summary(cls, cache: Path, *, full: bool, runner: Runner) -> Iterable[Requirement]:  # noqa: ARG003  for those that need much
+        """Return the provider's requirements in a few lines, for ``doctor`` without a provider.
+
+        ``full`` includes slow tests. ``runner`` runs commands, ``cache`` is the cache folder. They
+        count as optional, and nothing is changed.
+        """
+        return ()
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
         """Fetch or build everything that creating the nodes needs.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Difference
-    from testbed.requirement import Requirement
+    from testbed.requirement import Feature, Requirement
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -234,8 +234,14 @@ class Role(ABC):
     artifacts: ClassVar[tuple[str, ...]] = ()
     #: Programs that the role runs on a node: program name to Debian package.
     programs: ClassVar[dict[str, str]] = {}
-    #: Required kernel features, by their names in :mod:`testbed.kernel`.
+    #: Required kernel features, by their names in :mod:`testbed.kernel` or in ``trials``.
     kernel: ClassVar[tuple[str, ...]] = ()
+    #: Kernel features that only some settings need, each with words for these in ``doctor``.
+    optional_kernel: ClassVar[Mapping[str, str]] = {}
+    #: Kernel features that :mod:`testbed.kernel` does not have, with the commands that try them.
+    trials: ClassVar[tuple[Feature, ...]] = ()
+    #: True for a role that few labs have: its requirements count in ``doctor --role`` only.
+    on_request: ClassVar[bool] = False
     #: Names of the daemons that the role starts. ``status`` reports those that do not run.
     services: ClassVar[tuple[str, ...]] = ()
     #: Programs that users find on nodes with the role.

@@ -71,7 +71,7 @@ class RoleContract:
         assert any(self.role in node.roles for node in model.nodes.values())
 
     def test_kernel_features_are_known(self, model: Topology) -> None:
-        role, known = ROLES[self.role], {one.name for one in (*kernel.NEEDED, *kernel.WANTED)}
+        role, known = ROLES[self.role], {one.name for one in kernel.known()}
         assert set(role.kernel) <= known
         assert set(role.kernel_for(model)) <= known
 

@@ -21,12 +21,13 @@ from testbed.artifacts import release
 from testbed.artifacts.cache import remove_tree, size
 from testbed.artifacts.source import Job, Origin, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, MachineError
-from testbed.process import which
-from testbed.requirement import INSTALL, Requirement
+from testbed.process import run, which
+from testbed.requirement import INSTALL, Requirement, requirement
 from testbed.vm import guest, initramfs
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.artifacts.source import Runner
 
 NAME = "box"  #: name of boxes in the store
 SIZE = 4096  # MiB of the disk as a guest sees it; the file is sparse
@@ -375,6 +376,40 @@ def _disk(job: Job, root: Path, mebibytes: int) -> None:
     )
     job.run(["qemu-img", "convert", "-O", "qcow2", raw, job.into / DISK])
     raw.unlink()
+
+
+def summary(provider: str) -> Requirement:
+    """Check the programs that build and run virtual machines, for machines that have none yet.
+
+    It has no packages: only who asks for the provider gets them installed.
+    """
+    from testbed.vm import accel
+
+    missing = lacking() | accel.lacking()
+    there = "QEMU and the programs that build boxes are installed"
+    return requirement(
+        "virtual machines",
+        f"no {', '.join(missing)}" if missing else there,
+        (f"provider {provider}",),
+        ok=not missing,
+        fix=f"testbed doctor --provider {provider} --fix",
+        required=False,
+    )
+
+
+def kvm(provider: str, cache: Path, runner: Runner = run) -> Requirement:
+    """Test again whether virtual machines run under KVM."""
+    from testbed.vm import accel
+
+    detail, fix = "", ""
+    try:
+        answer = accel.probe(cache, fresh=True, runner=runner)
+    except MachineError as error:
+        ok, detail, fix = False, f"not tested: {error.message}", error.hint or ""
+    else:
+        ok, detail = answer.kind == "kvm", f"{answer.detail}; {answer.cost}"
+        fix = "enable (nested) virtualization in the firmware or hypervisor"
+    return requirement("KVM", detail, (f"provider {provider}",), ok=ok, fix=fix, required=False)
 
 
 def probe(provider: str, cache: Path) -> list[Requirement]:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from testbed import doctor, kernel
+from testbed import doctor, kernel, requirement
 from testbed.artifacts import Store
 from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.labs import preflight
 from testbed.nodes.fake import FakeProvider
 from testbed.process import Completed
-from testbed.requirement import Requirement
+from testbed.registry import PROVIDERS, ROLES
+from testbed.requirement import Feature, Requirement, program
+from testbed.roles.base import Role
 from testbed.settings import settings
+from testbed.testing import declare
 from testbed.topology import load
 from testbed.vm import accel, box
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from testbed.artifacts.source import Runner
+    from testbed.steps.step import Step
+    from testbed.topology import Topology
+    from testbed.topology.model import Node
 
 
 class Machine:
@@ -96,7 +104,7 @@ def test_without_mount_namespaces_are_not_tried() -> None:
     (finding,) = kernel.features(machine)
     assert (finding.ok, finding.fix) == (False, kernel.TOOL_FIRST)
     assert "mount" in finding.detail
-    assert next(tool for tool in doctor.TOOLS if tool.name == "mount").required
+    assert next(tool for tool in doctor.tools() if tool.name == "mount").required
     assert preflight.programs(load("two-node"))["mount"] == "mount"
 
 
@@ -113,9 +121,9 @@ def test_a_probe_that_cannot_run_is_a_finding(error: Exception) -> None:
 
 
 def test_every_try_is_one_shell_word_and_named_once() -> None:
-    names = [item.name for item in kernel.NEEDED + kernel.WANTED]
+    names = [item.name for item in kernel.known()]
     assert len(names) == len(set(names))
-    for item in kernel.NEEDED + kernel.WANTED:
+    for item in kernel.known():
         assert "'" not in item.try_it
         assert shlex.split(item.try_it)
 
@@ -133,6 +141,7 @@ def test_each_finding_that_is_not_ok_has_a_fix(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doctor, "which", lambda _: None)
+    monkeypatch.setattr(requirement, "which", lambda _: None)
     monkeypatch.setattr(accel, "which", lambda _: None)
     monkeypatch.setattr(box, "which", lambda _: None)
     monkeypatch.setattr(doctor, "go_on_path", lambda: None)
@@ -344,8 +353,91 @@ def test_a_network_plugin_is_known_and_what_it_needs_is_needed(store: Store, nam
         assert f"{plugin}-manifest" in item.fix
 
 
+class Tunnels(Role):
+    """Brings a kernel feature that testbed does not know, and uses one that it does."""
+
+    name = "tunnels"
+    kernel = ("gre", "overlay")
+    optional_kernel: ClassVar[dict[str, str]] = {"netem": "slow tunnels"}
+    trials = (Feature("gre", "ip link add t9 type gre", "CONFIG_NET_IPGRE"),)
+    programs: ClassVar[dict[str, str]] = {"ip": "iproute2", "swanctl": "strongswan-swanctl"}
+
+    def requirements(self, store: Store) -> Iterable[Requirement]:
+        del store
+        yield program("ip", "iproute2", ("tunnels in namespaces",), required=False)
+
+    def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+        del topology, node
+        return ()
+
+
+class RareTunnels(Tunnels):
+    on_request = True
+
+
+@pytest.mark.parametrize("role", [Tunnels, RareTunnels])
+def test_a_role_of_somebody_else_says_itself_what_it_needs(
+    store: Store, monkeypatch: pytest.MonkeyPatch, role: type[Tunnels]
+) -> None:
+    declare(monkeypatch, ROLES, "tunnels", f"{__name__}:{role.__name__}")
+    machine = Machine(unshare=completed("veth\t0\t\ngre\t2\tunknown\nnetem\t0\t\n"))
+
+    def look(role: str = "") -> dict[str, Requirement]:
+        found = doctor.findings(store, full=False, role=role, runner=machine)
+        return {item.name: item for item in found}
+
+    found = look()
+    assert "ip link add t9 type gre" in machine.calls[0]
+    assert (found["gre"].ok, found["gre"].needed_by) == (False, ("tunnels",))
+    assert "CONFIG_NET_IPGRE" in found["gre"].fix
+    assert found["gre"].required == found["swanctl"].required == (not role.on_request)
+    assert found["swanctl"].needed_by == ("tunnels",)
+    assert "tunnels" in found["overlay"].needed_by
+    assert "slow tunnels" in found["netem"].needed_by
+    assert not found["netem"].required
+    assert {"every lab", "tunnels", "tunnels in namespaces"} <= {*found["ip"].needed_by}
+    assert found["ip"].required
+    asked = look("tunnels")
+    assert asked["gre"].required
+    assert asked["swanctl"].required
+    assert not asked["netem"].required
+
+
+class Tunnelled(FakeProvider):
+    name = "tunnelled"
+    kernel = ("gre",)
+    trials = Tunnels.trials
+
+    @classmethod
+    def summary(cls, cache: Path, *, full: bool, runner: Runner) -> Iterable[Requirement]:
+        del cache, runner
+        yield Requirement("a far end", ok=full, detail="", needed_by=("provider tunnelled",))
+
+
+def test_a_provider_of_somebody_else_says_itself_what_it_needs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(monkeypatch, PROVIDERS, "tunnelled", f"{__name__}:Tunnelled")
+    machine = Machine(unshare=completed("gre\t0\t\n"))
+    found = {item.name: item for item in doctor.findings(store, full=False, runner=machine)}
+    assert (found["gre"].ok, found["gre"].required) == (True, False)
+    assert found["gre"].needed_by == ("provider tunnelled",)
+    assert (found["a far end"].ok, found["a far end"].required) == (False, False)
+    asked = doctor.findings(store, provider=Tunnelled(), runner=machine)
+    assert {item.name: item.required for item in asked}["gre"]
+
+
+def test_a_requirement_of_several_is_one_and_unmet_if_one_says_so() -> None:
+    one = Requirement("disk", ok=True, detail="fine", needed_by=("a",), required=False)
+    other = Requirement("disk", ok=False, detail="too small", needed_by=("b", "a"), required=True)
+    for given in ([one, other], [other, one]):
+        (found,) = requirement.merge(given)
+        assert (found.ok, found.detail, found.required) == (False, "too small", True)
+        assert {*found.needed_by} == {"a", "b"}
+
+
 def test_docker_and_etcd_are_never_installed() -> None:
-    packages = {tool.package for tool in doctor.TOOLS} | set(LIBRARIES.values())
+    packages = {tool.package for tool in doctor.tools()} | set(LIBRARIES.values())
     assert not {"docker.io", "etcd-server", "etcd-client", "containerd", "runc"} & packages
 
 
@@ -355,7 +447,7 @@ def test_kvm_is_what_the_probe_says(
 ) -> None:
     answer = accel.Acceleration(kind, "a guest told", 0.1)
     monkeypatch.setattr(accel, "probe", lambda *_, **__: answer)
-    finding = doctor.kvm(tmp_path)
+    finding = box.kvm("qemu", tmp_path)
     assert finding.ok == ok
     assert finding.detail == f"a guest told; {answer.cost}"
     assert bool(finding.fix) != ok
@@ -364,7 +456,7 @@ def test_kvm_is_what_the_probe_says(
 
 def test_without_qemu_kvm_is_not_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(accel, "which", lambda _: None)
-    finding = doctor.kvm(tmp_path)
+    finding = box.kvm("qemu", tmp_path)
     assert not finding.ok
     assert finding.detail.startswith("not tested: ")
     assert finding.fix

@@ -18,16 +18,19 @@ from testbed.requirement import Requirement
 from testbed.topology import Overrides, Topology, load, load_data, names
 from testbed.vm import accel, box
 
-EVERY = set(preflight.EVERY_LAB)
-DOCKER = {"overlay", "iptables nat", "iptables conntrack", "iptables addrtype"}
+EVERY = set(kernel.EVERY_LAB)
+DOCKER = {
+    "overlay", "iptables variant", "iptables nat", "iptables conntrack", "iptables addrtype",
+}  # fmt: skip
+CLUSTER = DOCKER - {"iptables addrtype", "iptables variant"}
 PATH = Path("/usr/bin")
 
 FEATURES = {
     "docker-10-1-27": EVERY | DOCKER,
     "docker-single": EVERY | DOCKER,
-    "k8s-ingress": EVERY | DOCKER - {"iptables addrtype"} | {"nf_tables", "vxlan"},
-    "k8s-three-node": EVERY | DOCKER - {"iptables addrtype"} | {"nf_tables"},
-    "k8s-two-node": EVERY | DOCKER - {"iptables addrtype"} | {"nf_tables", "vxlan"},
+    "k8s-ingress": EVERY | CLUSTER | {"nf_tables", "vxlan"},
+    "k8s-three-node": EVERY | CLUSTER | {"nf_tables"},
+    "k8s-two-node": EVERY | CLUSTER | {"nf_tables", "vxlan"},
     "netns-experiments": EVERY,
     "three-node-udp": EVERY | DOCKER | {"tun"},
     "two-node": EVERY | DOCKER | {"vxlan"},
@@ -54,7 +57,7 @@ class Probe:
         if self.instead is not None:
             return self.instead
         found = []
-        for item in kernel.NEEDED + kernel.WANTED:
+        for item in kernel.known():
             ok = item.name not in self.lacking
             detail = "works" if ok else "failed: not supported"
             fix = "" if ok else f"a kernel with {item.option}, built in or as a module"
@@ -110,16 +113,16 @@ def test_a_packet_filter_needs_its_own(
     topology = load("docker-single", Overrides(docker="29", firewall=firewall))
     more = preflight.kernel_features(topology) - preflight.kernel_features(plain)
     assert more == {feature}
-    assert feature in {item.name for item in kernel.NEEDED + kernel.WANTED}
+    assert feature in {item.name for item in kernel.known()}
     assert preflight.programs(topology).items() - preflight.programs(plain).items() == set(
         program.items()
     )
-    assert set(program.values()) <= {tool.package for tool in doctor.TOOLS}
+    assert set(program.values()) <= {tool.package for tool in doctor.tools()}
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_the_doctor_knows_each_feature(name: str) -> None:
-    assert FEATURES[name] <= {item.name for item in kernel.NEEDED + kernel.WANTED}
+    assert FEATURES[name] <= {item.name for item in kernel.known()}
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -127,8 +130,8 @@ def test_programs(name: str) -> None:
     wanted = preflight.programs(load(name))
     assert wanted.items() >= (BASE if name == "netns-experiments" else WITH_DOCKER).items()
     # ... and the doctor, who is to mend it, knows each by the same package.
-    packages = {tool.name: tool.package for tool in doctor.TOOLS}
-    packages |= {**box.PROGRAMS, accel.QEMU: accel.PACKAGE}  # doctor.virtual_machines
+    packages = {tool.name: tool.package for tool in doctor.tools()}
+    packages |= {**box.PROGRAMS, accel.QEMU: accel.PACKAGE}  # box.summary
     assert {program: packages.get(program) for program in wanted} == wanted
 
 

@@ -333,7 +333,7 @@ def test_images_are_named_once_and_sorted() -> None:
 @pytest.mark.parametrize(
     ("word", "needed"),
     [("dns", ("dns", "kubernetes")), ("cilium", ("cilium", "kubernetes")), ("etcd", ("etcd",)),
-     ("flannel", ("flannel", "kubernetes")), ("kubernetes", ("kubernetes",))],
+     ("flannel", ("flannel",)), ("kubernetes", ("kubernetes",))],
 )  # fmt: skip
 def test_what_a_claim_on_software_needs(word: str, needed: tuple[str, ...]) -> None:
     assert needed_with(word) == needed

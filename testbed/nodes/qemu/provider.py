@@ -23,6 +23,7 @@ from testbed.nodes.netns.provider import macs
 # Modules for virtual machines are imported where needed: labs of namespaces don't load them.
 
 if TYPE_CHECKING:
+    from testbed.artifacts.source import Runner
     from testbed.nodes.netns import find
     from testbed.nodes.netns.node import NetnsNode
     from testbed.nodes.qemu import machine
@@ -56,6 +57,14 @@ class QemuProvider(OneByOne, CellProvider):
         from testbed.vm import box
 
         return [*self.cells.probe(), *box.probe(self.name, self._store.folder)]
+
+    @classmethod
+    def summary(cls, cache: Path, *, full: bool, runner: Runner) -> Iterable[Requirement]:
+        from testbed.vm import box
+
+        yield box.summary(cls.name)
+        if full:
+            yield box.kvm(cls.name, cache, runner)
 
     # -- finding ----------------------------------------------------------
 

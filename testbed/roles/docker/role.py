@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.limits import Takes
 from testbed.nodes.engine import CONTAINERD, SERVICE
+from testbed.requirement import Feature, program
 from testbed.roles import firewall
 from testbed.roles.base import Offer, OwnLink, Role, not_built
 from testbed.roles.docker.checks import DockerChecks
@@ -26,6 +27,7 @@ from testbed.topology.variant import Option
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node as Machine
+    from testbed.requirement import Requirement
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -107,7 +109,20 @@ class Docker(Role):
         "nsenter": "util-linux",
         "curl": "curl",
     }
-    kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
+    kernel = (
+        "overlay", "iptables variant", "iptables nat", "iptables conntrack", "iptables addrtype",
+    )  # fmt: skip
+    optional_kernel: ClassVar[dict[str, str]] = {
+        "nf_tables": "docker with firewall iptables-nft or nftables",
+        "iptables-legacy": "docker with firewall iptables-legacy",
+        "br_netfilter": "docker with --icc=false",
+        "macvlan": "macvlan networks",
+        "ipvlan": "ipvlan networks",
+    }
+    trials = (
+        Feature("macvlan", "ip link add t5 link t0 type macvlan mode bridge", "CONFIG_MACVLAN"),
+        Feature("ipvlan", "ip link add t6 link t1 type ipvlan mode l2", "CONFIG_IPVLAN"),
+    )
     services = (CONTAINERD, SERVICE)
     offers = (
         *(Offer(name) for name in COMMANDS),
@@ -137,6 +152,15 @@ class Docker(Role):
 
     def kernel_for(self, topology: Topology) -> Iterable[str]:
         return (*self.kernel, *firewall.KERNEL.get(DockerSection.of(topology).firewall, ()))
+
+    def requirements(self, store: Store) -> Iterable[Requirement]:  # noqa: ARG002  none is an artifact
+        from testbed import kernel
+        from testbed.artifacts import debian
+
+        yield from kernel.cgroups((ROLE,))
+        yield kernel.may_raise_limits(("privileged containers",))
+        yield program("ps", "procps", ("docker top",), required=False)
+        yield from debian.libraries((ROLE,))
 
     def programs_for(self, topology: Topology) -> Mapping[str, str]:
         more = firewall.PROGRAMS.get(DockerSection.of(topology).firewall, {})

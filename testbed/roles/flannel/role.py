@@ -93,6 +93,11 @@ class Flannel(Role):
     artifacts = ("flanneld", "etcdctl")
     programs: ClassVar[dict[str, str]] = {"iptables": "iptables"}
     kernel = ("iptables nat",)
+    optional_kernel: ClassVar[dict[str, str]] = {"br_netfilter": SERVICE} | {
+        feature: f"{ROLE} {backend}"
+        for backend, features in BACKEND_KERNEL.items()
+        for feature in features
+    }
     services = (SERVICE,)
     offers = (Offer("flanneld"),)
 

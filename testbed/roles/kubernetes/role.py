@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import ArtifactError
 from testbed.limits import Takes
+from testbed.requirement import Feature
 from testbed.roles.base import Offer, Role, not_built
 from testbed.roles.flannel.section import BACKENDS
 from testbed.roles.kubernetes.checks import KubernetesChecks
@@ -140,6 +141,16 @@ class Kubernetes(Role):
         "curl": "curl",
     }  # fmt: skip
     kernel = ("overlay", "iptables nat", "iptables conntrack", "nf_tables")
+    optional_kernel: ClassVar[dict[str, str]] = {"br_netfilter": "flanneld"}
+    trials = (
+        Feature(
+            "ipset",
+            'iptables -w -A FORWARD -m set --match-set t7 src 2>&1 | grep -q "t7 doesn.t exist"',
+            "CONFIG_IP_SET_HASH_IP, CONFIG_IP_SET_HASH_NET and CONFIG_NETFILTER_XT_SET",
+        ),
+        Feature("dummy", "ip link add t8 type dummy", "CONFIG_DUMMY"),
+    )
+    on_request = True
     offers = (
         *(Offer(name) for name in COMMANDS),
         Offer("crictl", stand_in=not_built("crictl", "crictl")),
@@ -182,11 +193,13 @@ class Kubernetes(Role):
         return ()
 
     def requirements(self, store: Store) -> Iterable[Requirement]:
-        """Check the network plugins that the user must provide, since they can't be built here."""
+        """Check the machine, and the network plugins that can't be built here."""
+        from testbed import kernel
         from testbed.requirement import requirement
         from testbed.roles.kubernetes.plugins import PLUGINS as INSTANCES
         from testbed.roles.kubernetes.plugins.manifest import Brought
 
+        yield from kernel.cgroups((ROLE,))
         for plugin in INSTANCES.values():
             if isinstance(plugin, Brought):
                 why = plugin.lacking(store)
