@@ -1,9 +1,9 @@
-"""Providers, roles, commands and catalogues by name, as distributions declare them by entry points.
+"""Providers, roles and other plug-ins by name, as distributions declare them by entry points.
 
-The groups are ``testbed.providers``, ``testbed.roles``, ``testbed.commands`` and
-``testbed.catalogues``; testbed declares its own in the same way, in its ``pyproject.toml``.  What
-is declared is imported when it is first used.  A catalogue is declared as the package that has
-its files.
+The groups are ``testbed.providers``, ``testbed.roles``, ``testbed.commands``,
+``testbed.catalogues`` and ``testbed.formats``; testbed declares its own in the same way, in its
+``pyproject.toml``.  What is declared is imported when it is first used.  A catalogue is declared as
+the package that has its files.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from testbed.nodes.base import Provider
     from testbed.roles.base import Role
+    from testbed.topology.format import Format
 
 T = TypeVar("T")
 
@@ -212,6 +213,11 @@ def _role(found: Any) -> Role:
     return role
 
 
+def _format(found: Any) -> Format:
+    made: Format = found()
+    return made
+
+
 def _folder(found: Any) -> Path:
     """Return the folder of a catalogue, which is declared as a package."""
     return Path(next(iter(found.__path__)))
@@ -221,6 +227,7 @@ PROVIDERS: Registry[type[Provider]] = Registry("testbed.providers", "provider", 
 ROLES: Registry[Role] = Registry("testbed.roles", "role", _role)
 COMMANDS: Registry[click.Command] = Registry("testbed.commands", "command", lambda found: found)
 CATALOGUES: Registry[Path] = Registry("testbed.catalogues", "catalogue", _folder, ours=False)
+FORMATS: Registry[Format] = Registry("testbed.formats", "format", _format, ours=False)
 
 
 def fabric_kind(provider: Provider | type[Provider]) -> str:

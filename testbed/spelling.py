@@ -87,4 +87,4 @@ def is_a_path(name: str) -> bool:
     >>> is_a_path("./lab"), is_a_path("lab.yaml"), is_a_path("lab")
     (True, True, False)
     """
-    return "/" in name or name.endswith((".yaml", ".yml"))
+    return "/" in name or name.endswith((".yaml", ".yml", ".gotmpl"))  # the last is a template

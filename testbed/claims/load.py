@@ -32,6 +32,7 @@ from testbed.claims.model import (
 )
 from testbed.errors import CatalogueError, Problem
 from testbed.topology.load import Overrides, is_path, names
+from testbed.topology.load import beside as topologies_in
 from testbed.topology.tree import nearest
 from testbed.topology.variant import options
 
@@ -354,7 +355,7 @@ class _Reader:
         """Return the topologies beside a folder of the name ``claims``."""
         if self.folder.name != CLAIMS:
             return ()
-        paths = [path for path in sorted(self.folder.parent.glob("*.yaml")) if _is_topology(path)]
+        paths = topologies_in(self.folder.parent)
         return numbered([Wanted(str(path), tuple(documents)) for path in paths])
 
     # -- documents and claims ----------------------------------------------------------
@@ -663,11 +664,3 @@ def _expand(word: str, known: Collection[str]) -> list[str]:
     import fnmatch
 
     return [one for one in known if fnmatch.fnmatchcase(one, word)]
-
-
-def _is_topology(path: Path) -> bool:
-    """Tell whether a YAML file looks like a topology: it has ``nodes`` at its top."""
-    try:
-        return bool(re.search(r"^nodes\s*:", path.read_text(encoding="utf-8"), re.MULTILINE))
-    except (OSError, UnicodeDecodeError):
-        return False

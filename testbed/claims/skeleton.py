@@ -8,7 +8,7 @@ from pathlib import Path
 from testbed import files
 from testbed.claims.load import CATALOGUE, CLAIMS, SABOTAGES
 from testbed.errors import TopologyError, UsageError
-from testbed.topology.load import load, load_text
+from testbed.topology.load import beside, load, load_text
 
 TOPOLOGY = """\
 # Two machines on one network. `testbed schema` describes all keys, for editors, too.
@@ -140,7 +140,7 @@ def _name(folder: Path) -> str:
 
 def _topology(folder: Path) -> Path | None:
     """Return the first file in a folder that is a valid topology."""
-    for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
+    for path in beside(folder):
         try:
             load(path)
         except TopologyError:

@@ -275,10 +275,11 @@ def artifact_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def load_variant(topology: str, **variant: Any) -> Topology:
+def load_variant(topology: str, artifacts: tuple[str, ...] = (), **variant: Any) -> Topology:
     """Return the topology of a name or path, with variant options applied.
 
     Without options, the name of a lab that was created from a file selects the recorded topology.
+    ``artifacts`` are ``--artifact`` options, for programs that read other tools' files.
     """
     from testbed.topology.load import Overrides, is_path, load, names
 
@@ -289,7 +290,8 @@ def load_variant(topology: str, **variant: Any) -> Topology:
         lab = Lab(topology, make_settings())
         if lab.settings.state.read(topology):
             return recorded(lab)
-    return load(topology, Overrides(**given) if given else None)
+    overrides = Overrides(**given) if given else None
+    return load(topology, overrides, store=lambda: make_settings(artifacts=artifacts).store)
 
 
 def recorded(lab: Lab) -> Topology:

@@ -17,7 +17,7 @@ def command(topology: str, as_json: bool, **variant: str | int | None) -> None:
 
     For images that are not available, it shows how to provide them.
     """
-    wanted = common.load_variant(topology, **variant)
+    wanted = common.load_variant(topology, (), **variant)
     from testbed.artifacts import Store
     from testbed.labs.plan import make
 

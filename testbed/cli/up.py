@@ -61,7 +61,7 @@ def command(
     only what differs. --lab repairs a lab with the options that it was created with.
     After a failure, `up` removes what it created, unless --keep is set.
     """
-    wanted = _wanted(topology, lab_name, variant)
+    wanted = _wanted(topology, lab_name, artifacts, variant)
     need_root("`testbed up`")
     from testbed.labs.lab import Lab
     from testbed.labs.run import Watch
@@ -76,11 +76,13 @@ def command(
         common.print_json(_to_dict(outcome))
 
 
-def _wanted(topology: str | None, lab: str | None, variant: Mapping[str, object]) -> Topology:
+def _wanted(
+    topology: str | None, lab: str | None, artifacts: tuple[str, ...], variant: Mapping[str, object]
+) -> Topology:
     if topology is not None:
         if lab is not None:
             raise UsageError("TOPOLOGY and --lab exclude each other", hint="remove one of them")
-        return common.load_variant(topology, **variant)
+        return common.load_variant(topology, artifacts, **variant)
     if lab is None:
         raise UsageError(
             "missing TOPOLOGY",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node, Provider
     from testbed.nodes.wiring import Difference
+    from testbed.topology.foreign import Foreign
     from testbed.topology.model import Node as NodeModel
     from testbed.topology.model import Topology
 
@@ -30,6 +31,10 @@ CONNECTED = "connected"  # mark: connected to its networks; the text is /etc/hos
 
 
 def steps(topology: Topology) -> Iterator[Step]:
+    if topology.foreign is not None:
+        yield Step(FABRIC, f"what {topology.foreign.format} runs in", (), act=_make_fabric)
+        yield from (_deploy_node(topology, topology.foreign, name) for name in topology.nodes)
+        return
     networks = ", ".join(f"{n.name} {n.subnet}" for n in topology.networks.values())
     yield Step(FABRIC, f"networks: {networks or 'none'}", (), act=_make_fabric)
     for node in topology.nodes.values():
@@ -150,6 +155,24 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
     other = topology.provider_of(node.name) != topology.provider
     machine = f"{node.provider} machine" if other else "machine"
     return Step(node_step(node.name), f"{machine} with {addresses}", (FABRIC,), act=act)
+
+
+def _deploy_node(topology: Topology, foreign: Foreign, name: str) -> Step:
+    """Return the step for a node that another tool creates, with its links and addresses."""
+    node = foreign.nodes[name]
+    about = ", ".join(word for word in (node.kind, node.image) if word)
+
+    def act(context: Context) -> tuple[str, bool]:
+        if name in context.nodes:
+            return about, False
+        context.waiting(foreign.format)
+        spec = node_spec(topology, topology.nodes[name])
+        batch = context.batches.get(name)
+        made = batch.node(spec) if batch else context.provider.create_one(context.lab, spec)
+        context.nodes[name] = made
+        return about, True
+
+    return Step(node_step(name), about, (FABRIC,), act=act)
 
 
 def _restore(context: Context, node: Node) -> list[Difference]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.nodes.wiring import Difference, Seen
     from testbed.steps.context import Context
+    from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
 
 STOPPED = "stopped"  #: state of a node or a service that a fault has stopped
@@ -123,9 +124,10 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
     try:
         if spec is None:
             return NodeStatus(name, "stranger")
-        seen = wiring.look(node)
+        seen = context.provider.look(context.lab, node)
         differences = [*outside, *wiring.differences(context.topology, name, seen)]
         links = _links(context.topology, name, seen, differences)
+        links += _foreign_links(context.topology.foreign, name, seen)
         addresses = [one for link in links for one in _addresses(seen, link.name)]
         links += [
             Part(difference.what, difference.seen, ok=False)
@@ -175,6 +177,22 @@ def _links(
             if difference.kind == "port"
         ]
         parts.append(Part(name, state, not mine, ", ".join(words)))
+    return parts
+
+
+def _foreign_links(foreign: Foreign | None, node: str, seen: Seen) -> list[Part]:
+    """Return the state of the links that another tool's file gives a node."""
+    parts = []
+    for end, peer in foreign.ends_of(node) if foreign else ():
+        if not end.interface:
+            continue
+        link = seen.links.get(end.interface)
+        there = (*link.addresses, *link.addresses6) if link else ()
+        gone = [one for one in end.addresses if one not in there]
+        words = [f"to {peer}", *there, *(f"wanted {one}" for one in gone)]
+        state = link.state if link else "missing"
+        up = link is not None and link.state != "down"
+        parts.append(Part(end.interface, state, up and not gone, ", ".join(words)))
     return parts
 
 

@@ -46,11 +46,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link of a node; its addresses include the prefix length."""
+    """A link of a node; its addresses include the prefix length.
+
+    ``addresses6`` are those of IPv6 without link-local ones, ``addresses`` those of IPv4.
+    """
 
     name: str
     state: State
     addresses: tuple[str, ...] = ()
+    addresses6: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,19 @@ def read(printed: bytes) -> Seen:
 
 
 def _link(entry: Mapping[str, Any]) -> Link:
-    return Link(entry["ifname"], state_of(entry["flags"]), addresses_of(entry))
+    six = addresses_of(entry, "inet6")
+    return Link(entry["ifname"], state_of(entry["flags"]), addresses_of(entry), six)
 
 
-def addresses_of(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a link's IPv4 addresses with prefix lengths, from its ``ip -j address`` entry."""
+def addresses_of(entry: Mapping[str, Any], family: str = "inet") -> tuple[str, ...]:
+    """Return a link's addresses with prefix lengths, from its ``ip -j address`` entry.
+
+    ``family`` is ``inet`` or ``inet6``; link-local addresses of IPv6 are left out.
+    """
     return tuple(
         f"{one['local']}/{one['prefixlen']}"
         for one in entry.get("addr_info", ())
-        if one.get("family") == "inet"
+        if one.get("family") == family and (family == "inet" or one.get("scope") != "link")
     )
 
 

@@ -38,7 +38,7 @@ class Key:
     """A key of a mapping: its description and the shape of its value.
 
     ``always`` keeps an empty value in ``to_dict``. ``shown`` is the default in the JSON schema, if
-    it is not the field's own.
+    it is not the field's own. A key of testbed's ``own`` is in records of labs, and in no file.
     """
 
     description: str
@@ -46,6 +46,7 @@ class Key:
     required: bool = False
     always: bool = False
     shown: Any = _UNSET
+    own: bool = False
 
 
 def key(
@@ -57,13 +58,14 @@ def key(
     required: bool = False,
     always: bool = False,
     shown: Any = _UNSET,
+    own: bool = False,
 ) -> Any:
     """Declare a field of a :class:`Block` as a key of topology files.
 
     ``name`` is the key, if it is not the field's name. The value of a missing or invalid key is
     ``default``; without a default, the whole mapping is left out. A dict as default is copied.
     """
-    metadata = {_KEY: (name, Key(description, shape, required, always, shown))}
+    metadata = {_KEY: (name, Key(description, shape, required, always, shown, own))}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     if default is _UNSET:
@@ -371,6 +373,7 @@ class Named(Composed, Generic[P]):
     hollow: bool = False
     one: str = ""  #: what at least one entry is, and the hint for none
     hint: str = ""
+    foreign: shapes.Name | None = None  #: the names in labs of another tool's files
 
     def schema(self) -> dict[str, Any]:
         least = {"minProperties": 1} if self.one else {}
@@ -378,6 +381,8 @@ class Named(Composed, Generic[P]):
 
     def read_in(self, draft: Draft, at: Tree) -> dict[str, P]:
         read, names = draft.read, self.names
+        if self.foreign is not None and "foreign" in draft.root.entries:
+            names = self.foreign
         out: dict[str, P] = {}
         found = read.table(at, empty=not self.one)
         for entry in found.entries.values() if found else ():
@@ -432,6 +437,8 @@ def schema_of(kind: type[Block]) -> dict[str, Any]:
     keys = keys_of(kind)
     properties: dict[str, Any] = {}
     for name, key in keys.items():
+        if key.own:
+            continue
         properties[name] = {"description": key.description, **key.shape.schema()}
         default = key.shown
         if default is _UNSET:

@@ -7,6 +7,7 @@ file, or UsageError.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,30 @@ from typing import TYPE_CHECKING
 from testbed.errors import UsageError
 from testbed.spelling import is_a_path
 from testbed.topology import source as syntax
+from testbed.topology import tree
 from testbed.topology.build import build
+from testbed.topology.declare import keys_of
+from testbed.topology.format import format_of, is_named_by_any
+from testbed.topology.model import Topology
 from testbed.topology.tree import Problems, nearest, quote
 from testbed.topology.variant import Overrides, vary
 
 if TYPE_CHECKING:
     from collections import abc
 
-    from testbed.topology.model import Topology
+    from testbed.topology.format import GetStore
 
-__all__ = ["Overrides", "file_of", "load", "load_data", "load_text", "names", "vary"]
+__all__ = [
+    "Overrides",
+    "beside",
+    "file_of",
+    "is_path",
+    "load",
+    "load_data",
+    "load_text",
+    "names",
+    "vary",
+]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -37,12 +52,18 @@ def names() -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob("*.yaml"), key=lambda p: p.stem)}
 
 
-def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = None) -> Topology:
+def load(
+    name_or_path: str | os.PathLike[str],
+    overrides: Overrides | None = None,
+    *,
+    store: GetStore | None = None,
+) -> Topology:
     """Load a topology by its name, if it is shipped, or by its path.
 
-    A text is a path if it contains a slash, ends in .yaml or .yml, or is an existing file. Raises
-    UsageError for an unknown name or an override that does not apply, TopologyError for a file
-    with problems.
+    A text is a path if it contains a slash, ends in .yaml or .yml, or is an existing file. The file
+    can be of another tool's format (:mod:`testbed.topology.format`), whose programs come from
+    ``store``, by default the user's. Raises UsageError for an unknown name or an override that does
+    not apply, TopologyError for a file with problems, ArtifactError for a missing program.
     """
     text = os.fspath(name_or_path)
     if is_path(text):
@@ -52,7 +73,7 @@ def load(name_or_path: str | os.PathLike[str], overrides: Overrides | None = Non
         if text not in shipped:
             raise UsageError(f"no topology {quote(text)}", hint=_unknown(text, shipped))
         path = str(shipped[text])
-    topology = replace(load_text(_read(path), path), file=file_of(path))
+    topology = replace(_load_file(path, store), file=file_of(path))
     return vary(topology, overrides) if overrides else topology
 
 
@@ -73,13 +94,51 @@ def file_of(path: str | os.PathLike[str]) -> str:
     return file if stat.S_ISREG(mode) and Path(file).exists() else ""
 
 
+def _load_file(path: str, store: GetStore | None) -> Topology:
+    text = _read(path)
+    kind = format_of(Path(path), text)
+    if kind is None:
+        return load_text(text, path)
+    problems = Problems(path)
+    found = kind.read(Path(path), text, problems, store)
+    if problems:
+        raise problems.error()
+    found["foreign"] = {**found["foreign"], "format": kind.name}
+    return build(syntax.from_data(found, problems), problems)
+
+
 def load_text(text: str, source: str) -> Topology:
     """Load a topology from YAML text.
 
     ``source`` names it in messages. Raises TopologyError.
     """
     problems = Problems(source)
-    return build(syntax.from_text(text, problems), problems)
+    root = syntax.from_text(text, problems)
+    keys = keys_of(Topology)
+    for name, entry in root.entries.items() if isinstance(root, tree.Mapping) else ():
+        if name in keys and keys[name].own:
+            hint = "remove it: testbed sets it for other tools' files"
+            problems.add(entry.key, "a known key", quote(name), hint)
+    return build(root, problems)
+
+
+def beside(folder: Path) -> list[Path]:
+    """Return the topology files in a folder, sorted: testbed's own, and those of other tools."""
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []
+    return [path for path in files if _is_topology(path) or is_named_by_any(path)]
+
+
+def _is_topology(path: Path) -> bool:
+    """Tell whether a YAML file looks like a topology: it has ``nodes`` at its top."""
+    if path.suffix != ".yaml":
+        return False
+    try:
+        return bool(re.search(r"^nodes\s*:", path.read_text(encoding="utf-8"), re.MULTILINE))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def load_data(data: abc.Mapping[str, object], source: str) -> Topology:

@@ -21,7 +21,19 @@ from testbed import registry
 from testbed.faults.model import RESERVED, Fault, Unreadable, parse
 from testbed.topology import keys, reserved
 from testbed.topology.containers import CONTAINER_NAME, Container
-from testbed.topology.declare import Block, Draft, Listed, Named, Section, Underlay, key, role_keys
+from testbed.topology.declare import (
+    Block,
+    Draft,
+    Listed,
+    Named,
+    Nested,
+    Section,
+    Underlay,
+    key,
+    role_keys,
+)
+from testbed.topology.foreign import NODE_NAME as FOREIGN_NAME
+from testbed.topology.foreign import Foreign
 from testbed.topology.shapes import (
     LAB_NAME,
     NETWORK_NAME,
@@ -233,7 +245,14 @@ class Topology(Block):
         Named(NETWORK_NAME, Network), "Layer-2 segments that join nodes, by name.", default={}
     )
     nodes: Mapping[str, Node] = key(
-        Named(NODE_NAME, Node, hollow=True, one="at least one node", hint="add one: 'node1: {}'"),
+        Named(
+            NODE_NAME,
+            Node,
+            hollow=True,
+            one="at least one node",
+            hint="add one: 'node1: {}'",
+            foreign=FOREIGN_NAME,
+        ),
         "Nodes, by name.",
         required=True,
         default={},
@@ -259,6 +278,9 @@ class Topology(Block):
         Listed(Veth, "a list of pairs", Veth()),
         "Pairs of virtual Ethernet interfaces.",
         default=(),
+    )
+    foreign: Foreign | None = key(
+        Nested(Foreign), "The file of another tool that it was read from.", default=None, own=True
     )
     source: str = field(default="", compare=False)
     _underlay: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -301,8 +323,9 @@ class Topology(Block):
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The images of its containers, sorted, without duplicates."""
-        return tuple(sorted({c.image for c in self.containers.values()}))
+        """The images of its containers and nodes, sorted, without duplicates."""
+        of_nodes = self.foreign.images if self.foreign else set()
+        return tuple(sorted({c.image for c in self.containers.values()} | of_nodes))
 
     def with_role(self, role: str) -> tuple[Node, ...]:
         """Return the nodes with a role, in the order of the file."""
@@ -413,6 +436,8 @@ class Topology(Block):
             "bridges": [b.name for b in self.bridges.values() if b.node == node],
             "veths": [v.to_dict() for v in self.veths if v.node == node],
         }
+        if self.foreign:
+            parts["foreign"] = self.foreign.nodes[node].digest
         for role, section in self.sections.items():
             if role in me.roles:
                 parts |= section.digest(self, node)

@@ -149,6 +149,12 @@ def _known(what: str, word: str, known: abc.Sequence[str]) -> None:
 
 def _set_provider(data: dict[str, Any], topology: Topology, provider: str) -> None:
     _known("provider", provider, [*registry.PROVIDERS])
+    if topology.foreign is not None and provider != topology.provider:
+        raise UsageError(
+            f"{topology.name} comes from a file of {topology.foreign.format}, which creates its "
+            f"nodes itself",
+            hint=f"leave out --provider {provider}",
+        )
     if all(node.provider for node in topology.nodes.values()):
         raise UsageError(
             f"each node of {topology.name} sets its own provider, so {provider} would "

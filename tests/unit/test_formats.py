@@ -1,0 +1,233 @@
+"""Topology files of other tools: a format that a distribution registers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from testbed import cli
+from testbed.claims.load import load as load_catalogue
+from testbed.errors import TopologyError, UsageError
+from testbed.labs import origin
+from testbed.labs.lab import Lab
+from testbed.labs.status import status
+from testbed.nodes.fake import FakeProvider
+from testbed.nodes.wiring import Link, Seen
+from testbed.registry import FORMATS
+from testbed.testing.fakes import declare
+from testbed.topology import Overrides, Topology, load, load_data, load_text, names, schema
+from testbed.topology.format import Format
+from testbed.topology.load import beside
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Node
+    from testbed.testing.fakes import Bench
+    from testbed.topology.format import GetStore
+    from testbed.topology.tree import Problems
+
+TOY = "PC1 image-a\nR_2 image-b\n"
+
+
+class Toy(Format):
+    """A format with a node and its image on each line; the first two nodes have a link."""
+
+    name = "toy"
+    patterns: ClassVar[tuple[str, ...]] = ("*.toy.yml", "*.toy")
+
+    def recognizes(self, path: Path, text: str) -> bool:
+        return self.is_named(path) or text.startswith("# toy")
+
+    def read(
+        self, path: Path, text: str, problems: Problems, store: GetStore | None
+    ) -> dict[str, Any]:
+        del store
+        nodes: dict[str, Any] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.startswith("#"):
+                continue
+            name, space, image = line.partition(" ")
+            if not space:
+                problems.add_at(number, 1, "NODE IMAGE", repr(line), "add an image")
+            nodes[name] = {"kind": "box", "image": image, "digest": line}
+        ends: list[dict[str, Any]] = [{"at": name, "interface": "e1"} for name in nodes]
+        ends[0]["addresses"] = ["10.0.0.1/24", "2001:db8::1/64"]
+        return {
+            "name": path.name.partition(".")[0],
+            "provider": "netns",
+            "nodes": {name: {} for name in nodes},
+            "foreign": {
+                "lab": "toy", "file": str(path.resolve()), "text": text, "nodes": nodes,
+                "links": [{"ends": ends[:2]}] if ends[1:] else [],
+            },
+        }  # fmt: skip
+
+
+class Deploying(FakeProvider):
+    """Nodes of another tool: they are created at once, and have no ip(8)."""
+
+    batches: ClassVar[list[list[str]]] = []
+
+    def together(self, node: str) -> bool:
+        del node
+        return True
+
+    def create(self, lab: str, specs: Any) -> dict[str, Node]:
+        self.batches.append([spec.name for spec in specs])
+        return super().create(lab, specs)
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        raise AssertionError("another tool connects its nodes")
+
+    def look(self, lab: str, node: Node) -> Seen:
+        del lab
+        end = Link("e1", "up", ("10.0.0.1/24",), ("2001:db8::1/64",))
+        return Seen({"e1": end} if node.name == "PC1" else {})
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    declare(monkeypatch, FORMATS, "toy", f"{__name__}:Toy")
+    monkeypatch.chdir(tmp_path)
+    Path("one.toy.yml").write_text(TOY)
+    Path("other.yaml").write_text("name: other\nnodes: {n1: {}}\n")
+
+
+@pytest.fixture
+def lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """The lab of the file; it has the images, and the provider above."""
+    provider = Deploying()
+    Deploying.batches.clear()
+    monkeypatch.setattr(bench.settings, "providers", {"netns": provider})
+    monkeypatch.setattr(type(bench.settings.store), "lacking_images", lambda *_: None)
+    return Lab("one", bench.settings)
+
+
+def test_a_file_is_read_by_its_format() -> None:
+    topology = load("one.toy.yml")
+    assert topology.foreign is not None
+    assert (topology.name, topology.foreign.format, [*topology.nodes]) == (
+        "one", "toy", ["PC1", "R_2"],
+    )  # fmt: skip
+    assert topology.images == ("image-a", "image-b")
+    assert topology.file == str(Path("one.toy.yml").resolve())
+    assert load("other.yaml").foreign is None
+
+
+def test_a_format_may_know_a_file_by_its_text() -> None:
+    Path("odd.yaml").write_text("# toy\nA x\nB y\n")
+    assert [*load("odd.yaml").nodes] == ["A", "B"]
+
+
+def test_shipped_topologies_are_no_foreign_files() -> None:
+    assert all(load(name).foreign is None for name in names())
+
+
+def test_problems_of_a_file_have_its_lines() -> None:
+    Path("bad.toy").write_text("A x\nB\nC\n")
+    with pytest.raises(TopologyError) as error:
+        load("bad.toy")
+    assert error.value.source == "bad.toy"
+    assert [p.line for p in error.value.problems] == [2, 3]
+
+
+def test_a_topology_goes_through_a_record() -> None:
+    topology = load("one.toy.yml")
+    assert load_data(json.loads(json.dumps(topology.to_dict())), "a record") == topology
+
+
+def test_a_copy_has_another_name() -> None:
+    copy = load("one.toy.yml", Overrides(name="two"))
+    assert copy.name == "two"
+    assert copy.foreign == load("one.toy.yml").foreign
+
+
+def test_options_that_do_not_apply_are_refused() -> None:
+    for given in (Overrides(provider="qemu"), Overrides(backend="udp")):
+        with pytest.raises(UsageError):
+            load("one.toy.yml", given)
+    assert load("one.toy.yml", Overrides(provider="netns")).provider == "netns"
+
+
+def test_nobody_writes_what_testbed_sets() -> None:
+    with pytest.raises(TopologyError) as error:
+        load_text("name: a\nnodes: {n1: {}}\nforeign: {format: toy}\n", "t.yaml")
+    (problem,) = error.value.problems
+    assert problem.line == 3
+    assert "foreign" not in schema()["properties"]
+
+
+def test_names_of_other_tools_are_theirs_alone() -> None:
+    with pytest.raises(TopologyError):
+        load_text("name: a\nnodes: {PC1: {}}\n", "t.yaml")
+    Path("slash.toy").write_text("a/b x\n")
+    with pytest.raises(TopologyError):
+        load("slash.toy")
+
+
+def test_topologies_in_a_folder() -> None:
+    Path("notes.yaml").write_text("a: 1\n")
+    found = [path.name for path in beside(Path.cwd())]
+    assert found == ["one.toy.yml", "other.yaml"]
+    assert beside(Path("nowhere")) == []
+
+
+def test_claims_beside_a_file_are_for_its_lab() -> None:
+    Path("claims").mkdir()
+    Path("claims/runbook.yaml").write_text(
+        "title: Runbook\nclaims:\n  - id: r-1\n    claim: It works.\n"
+    )
+    Path("claims/test_runbook.py").write_text(
+        "import pytest\n\n@pytest.mark.testbed_claim('r-1')\ndef test_it(): ...\n"
+    )
+    wanted = [lab.topology for lab in load_catalogue(Path("claims")).labs]
+    assert [Path(one).name for one in wanted] == ["one.toy.yml", "other.yaml"]
+
+
+def test_a_broken_format_leaves_other_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, FORMATS, "toy", "nowhere:Toy")
+    assert load("other.yaml").name == "other"
+
+
+def test_up_lets_the_provider_wire_the_nodes(lab: Lab) -> None:
+    topology = load("one.toy.yml")
+    outcome = lab.up(topology)
+    assert Deploying.batches == [["PC1", "R_2"]]
+    assert {done.step.name for done in outcome.changed} >= {"node PC1", "node R_2"}
+    assert lab.record().source == topology.file
+    assert lab.up(load("one.toy.yml")).changed == []
+    assert len(Deploying.batches) == 1
+
+
+def test_an_edited_file_changes_what_differs(lab: Lab) -> None:
+    lab.up(load("one.toy.yml"))
+    Path("one.toy.yml").write_text("PC1 image-a\nR_2 image-c\n")
+    lab.up(load("one.toy.yml"))
+    assert Deploying.batches == [["PC1", "R_2"], ["R_2"]]
+
+
+def test_status_shows_the_links_of_the_file(lab: Lab) -> None:
+    lab.up(load("one.toy.yml"))
+    first, second = status(lab.context()).nodes
+    (link,) = first.links
+    assert (link.name, link.state, link.ok) == ("e1", "up", True)
+    assert "R_2:e1" in link.detail
+    assert [(one.name, one.state, one.ok) for one in second.links] == [("e1", "missing", False)]
+
+
+def test_a_lab_is_found_by_its_file(lab: Lab) -> None:
+    lab.up(load("one.toy.yml"))
+    assert origin.named(lab.settings, "./one.toy.yml") == "one"
+    copy = load("one.toy.yml", Overrides(name="two"))
+    Lab("two", lab.settings).up(copy)
+    assert origin.named(lab.settings, "./one.toy.yml") == "one"
+
+
+def test_plan_shows_kinds_and_all_missing_images(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "--json", "one.toy.yml"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    steps = {step["name"]: step["about"] for step in plan["steps"]}
+    assert steps["node PC1"] == "box, image-a"
+    assert plan["missing_images"] == ["image-a", "image-b"]
