@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,32 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "{CONTAINERD_SOCKET}"
 {COLLECT_SELDOM}"""
+
+
+def parse_version(text: str) -> tuple[int, int, int]:
+    """Return the version in a version line or in a bare number.
+
+    A version line is ``Docker version 20.10.24+dfsg1, build ...``. Return (0, 0, 0) for a text
+    without a version.
+
+    >>> parse_version("Docker version 28.0.2, build 123")
+    (28, 0, 2)
+    """
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    if not found:
+        return (0, 0, 0)
+    return (int(found[1]), int(found[2]), int(found[3] or 0))
+
+
+def version_of(store: Store, machine: Node, release: Release) -> str:
+    """Return the version of a node's dockerd.
+
+    If the program is the user's own, it is run to get its version.
+    """
+    if not store.is_users("dockerd"):
+        return store.version(PARTS[release][0])
+    argv = [machine.provide(store.binary("dockerd")), "--version"]
+    return machine.run(argv).stdout.strip()
 
 
 def program(store: Store, release: Release, name: str) -> Path:

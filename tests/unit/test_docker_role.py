@@ -16,10 +16,10 @@ from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError
 from testbed.labs.lab import Lab
 from testbed.nodes.base import GO, NodeSpec, Service
-from testbed.nodes.engine import CONTAINERD_CONFIG, CONTAINERD_SOCKET
+from testbed.nodes.engine import CONTAINERD_CONFIG, CONTAINERD_SOCKET, parse_version, version_of
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.roles.docker.daemon import daemon_config, daemon_env
-from testbed.roles.docker.engine import Engine, engine_version, enter, parse_version
+from testbed.roles.docker.engine import Engine, enter
 from testbed.roles.docker.section import ENGINES
 from testbed.roles.firewall import CHOOSE
 from testbed.roles.kubernetes.config import containerd
@@ -103,8 +103,8 @@ def test_parse_version(text: str, version: tuple[int, int, int]) -> None:
 def test_the_version_of_the_stores_own_daemon_is_known() -> None:
     provider = FakeProvider()
     node = provider.create_one("two-node", NodeSpec("node1", "d"))
-    assert engine_version(FakeStore(), node, "20.10") == VERSIONS["docker"]
-    assert engine_version(FakeStore(), node, "29") == VERSIONS["docker-29"]
+    assert version_of(FakeStore(), node, "20.10") == VERSIONS["docker"]
+    assert version_of(FakeStore(), node, "29") == VERSIONS["docker-29"]
     assert provider.asked("run") == []
 
 
@@ -115,7 +115,7 @@ def test_a_users_own_daemon_is_asked() -> None:
     store.own.add("dockerd")
     provider.script(["/nowhere/cache/dockerd", "--version"], Answer(out=b"Docker version 28.3.0\n"))
     for release in ENGINES:
-        assert engine_version(store, node, release) == "Docker version 28.3.0"
+        assert version_of(store, node, release) == "Docker version 28.3.0"
 
 
 def test_what_is_put_on_the_node(bench: Bench) -> None:

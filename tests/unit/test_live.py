@@ -123,7 +123,7 @@ def test_the_facts_of_a_lab_with_docker(
     wanted: str,
 ) -> None:
     monkeypatch.setattr(daemon, "told", lambda node: told if node.name == "a" else {})
-    monkeypatch.setattr(daemon, "engine_version", lambda *_: "20.10.24+dfsg1")
+    monkeypatch.setattr(daemon, "version_of", lambda *_: "20.10.24+dfsg1")
     bench.provider.script(["iptables", "--version"], Answer(out=says))
     assert lab.facts == {"provider": "netns", "docker": "20.10.24", "firewall": wanted}
 

@@ -192,7 +192,7 @@ def test_without_a_free_descriptor_the_daemon_is_not_blamed(
     def refuse(*_: object) -> NoReturn:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("testbed.roles.docker.glance.socket.socket", refuse)
+    monkeypatch.setattr("testbed.nodes.unix_http.socket.socket", refuse)
     with pytest.raises(MachineError, match="open files"):
         glance.containers(node)
 

@@ -17,13 +17,15 @@ from testbed.nodes.engine import (
     PARTS,
     PROGRAMS,
     SERVICE,
+    parse_version,
     program,
+    version_of,
 )
 from testbed.roles import firewall
 from testbed.roles.base import digest_of, files, start
 from testbed.roles.docker import images
 from testbed.roles.docker.containers import container_steps
-from testbed.roles.docker.engine import engine_version, parse_version, preload
+from testbed.roles.docker.engine import preload
 from testbed.roles.docker.role import BRIDGE
 from testbed.roles.docker.section import ROLE, DockerSection
 from testbed.roles.docker.settle import settle_steps
@@ -161,7 +163,7 @@ def facts(context: Context) -> dict[str, str]:
     """
     topology = context.topology
     machine = context.node(topology.with_role(ROLE)[0].name)
-    version = engine_version(context.store, machine, DockerSection.of(topology).engine)
+    version = version_of(context.store, machine, DockerSection.of(topology).engine)
     found = {"docker": ".".join(map(str, parse_version(version)))}
     if told(machine).get("firewall-backend") == "nftables":
         return found | {"firewall": "nftables"}
@@ -174,7 +176,7 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     topology = context.topology
     machine, docker = context.node(node), DockerSection.of(topology)
     release = docker.engine
-    version = engine_version(context.store, machine, release)
+    version = version_of(context.store, machine, release)
     number = parse_version(version)
     if SERVICE not in machine.services():  # its data root does not exist yet
         config = daemon_config(topology, node, number)

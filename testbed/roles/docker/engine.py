@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from testbed.artifacts.archive import full_name, local_name
 from testbed.errors import LabError, NoAnswer
-from testbed.nodes.engine import PARTS, SOCKET
+from testbed.nodes.engine import SOCKET
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-    from testbed.artifacts import Store
     from testbed.nodes.base import Node
-    from testbed.nodes.engine import Release
     from testbed.topology.containers import Container, Healthcheck
 
 T = TypeVar("T")
@@ -363,32 +361,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         one = one.__cause__ or one.__context__
-
-
-def parse_version(text: str) -> tuple[int, int, int]:
-    """Return the version in a version line or in a bare number.
-
-    A version line is ``Docker version 20.10.24+dfsg1, build ...``. Return (0, 0, 0) for a text
-    without a version.
-
-    >>> parse_version("Docker version 28.0.2, build 123")
-    (28, 0, 2)
-    """
-    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    if not found:
-        return (0, 0, 0)
-    return (int(found[1]), int(found[2]), int(found[3] or 0))
-
-
-def engine_version(store: Store, machine: Node, release: Release) -> str:
-    """Return the version of a node's dockerd.
-
-    If the program is the user's own, it is run to get its version.
-    """
-    if not store.is_users("dockerd"):
-        return store.version(PARTS[release][0])
-    argv = [machine.provide(store.binary("dockerd")), "--version"]
-    return machine.run(argv).stdout.strip()
 
 
 def enter(pid: int, *, mounts: bool = True, tty: bool = False) -> Sequence[str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
 from testbed.limits import exhausted
 from testbed.nodes.engine import SOCKET
+from testbed.nodes.unix_http import UnixConnection
 from testbed.roles.docker.engine import as_list, no_answer, no_sense
 
 if TYPE_CHECKING:
@@ -40,24 +40,13 @@ class Glance:
     health: str = ""
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
-        self.sock.connect(self._path)
-
-
 def containers(node: Node) -> dict[str, Glance]:
     """Return all containers of a node by name.
 
     Raises LabError if its daemon does not answer, MachineError if this process can open no more
     files.
     """
-    connection = _Connection(node.socket(SOCKET))
+    connection = UnixConnection(node.socket(SOCKET), TIMEOUT)
     try:
         connection.request("GET", "/containers/json?all=1")
         answer = connection.getresponse()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from testbed.nodes.engine import version_of
 from testbed.nodes.seed import DOCKER, Seed, harvest, install, is_seeded, keep
-from testbed.roles.docker.engine import LAB, Engine, engine_version
+from testbed.roles.docker.engine import LAB, Engine
 from testbed.roles.docker.section import DockerSection
 from testbed.steps.step import Step
 
@@ -84,6 +85,6 @@ def _keep(context: Context, node: str, engine: Engine) -> str:
     machine = context.node(node)
     if engine.names() or not machine.shares_files:
         return ""
-    version = engine_version(context.store, machine, DockerSection.of(context.topology).engine)
+    version = version_of(context.store, machine, DockerSection.of(context.topology).engine)
     seed = _seed(context, node, version, lambda: harvest(machine, DOCKER))
     return keep(context.store, seed)
