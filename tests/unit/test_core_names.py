@@ -18,6 +18,7 @@ ATTRIBUTES = {"docker", "flannel", "kubernetes", "etcd"}
 #: Places that are about one of them, and why.
 ROOMS = {
     "roles": "the rooms of the roles",
+    "nodes/containerlab": "the room of a provider",
     "nodes/netns": "the room of a provider",
     "nodes/qemu": "the room of a provider",
     "nodes/vagrant": "the room of a provider",

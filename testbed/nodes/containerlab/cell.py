@@ -1,0 +1,277 @@
+"""A cell for containerlab: a namespace node with an engine, in which it deploys labs.
+
+containerlab writes to its host: ``/etc/hosts``, ``/etc/ssh/ssh_config.d``, packet filter rules,
+bridges, ``/run/netns`` and a folder for each lab.  In a cell all of it is the cell's, and is
+removed with it; an engine of this machine is not used.  Any namespace node can become a cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from testbed.errors import LabError, NoSuchNode
+from testbed.nodes import engine, seed
+from testbed.nodes.base import GO
+from testbed.nodes.inside import LAST_LINES, lines
+from testbed.nodes.unix_http import UnixConnection
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+    from testbed.nodes.netns.node import NetnsNode
+
+PROGRAM = "containerlab"
+OLDEST = (0, 78, 0)  #: the first release whose ``deploy`` updates a deployed lab
+RELEASE: engine.Release = "29"
+FOLDER = "/var/lib/testbed/containerlab"  #: a folder of each topology, in the cell
+READY = f"{FOLDER}/ready"
+START_SECONDS = 60.0  # timeout for the engine, which needs half a second
+DEPLOY_SECONDS = 600.0
+#: containerlab's labels of a container (containerlab, constants/labels.go).
+LAB, NODE, TOPOLOGY = "containerlab", "clab-node-name", "clab-topo-file"
+#: Below dockerd's data root (moby, daemon/container: configFileName).
+CONTAINERS, RECORD = f"{engine.DATA}/containers", "config.v2.json"
+#: The cell has no uplink: nothing to look for a newer release with.
+ENVIRONMENT = {"CLAB_VERSION_CHECK": "disable", "DOCKER_HOST": f"unix://{engine.SOCKET}"}
+ESCAPES = re.compile("\x1b\\[[0-9;]*m")
+
+# The engine's packet filter must not see what bridges forward between nodes.  The list of modules
+# is read by our build of containerlab, and is empty on a kernel without modules.
+PREPARE = f"""\
+sysctl -q -w net.ipv6.conf.default.disable_ipv6=0
+for name in iptables ip6tables arptables; do
+    test ! -e /proc/sys/net/bridge/bridge-nf-call-$name ||
+        sysctl -q -w net.bridge.bridge-nf-call-$name=0
+done
+cat /proc/modules > /run/testbed/modules 2> /dev/null || : > /run/testbed/modules
+mkdir -p {FOLDER}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a cell's engine, from the file in which the engine records it.
+
+    ``pid`` is its first process in the cell's pid namespace, 0 if it does not run.
+    """
+
+    name: str
+    id: str
+    pid: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    env: tuple[str, ...] = ()  #: as NAME=VALUE
+    image: str = ""
+    exit: int = 0  #: exit status, if it has ended
+
+    @property
+    def lab(self) -> str:
+        """Containerlab's name of its lab; empty if containerlab has not created it."""
+        return self.labels.get(LAB, "")
+
+    @property
+    def node(self) -> str:
+        """Its name in the topology file; empty if containerlab has not created it."""
+        return self.labels.get(NODE, "")
+
+
+class Cell:
+    """containerlab and an engine on a namespace node.
+
+    ``node`` is the namespace node, ``store`` has the programs.
+    """
+
+    def __init__(self, node: NetnsNode, store: Store) -> None:
+        self.node = node
+        self._store = store
+
+    def is_ready(self) -> bool:
+        """Tell whether :meth:`start` has finished on this node."""
+        with contextlib.suppress(OSError, NoSuchNode):
+            self.node.get(READY)
+            return True
+        return False
+
+    def start(self, archives: Iterable[Path] = ()) -> None:
+        """Start the engine, and restart it if it has died.
+
+        ``archives`` are images (docker-archives) that are likely to be loaded next: if the cache
+        has the engine's files of them, the engine starts with these.
+        """
+        node = self.node
+        version = engine.parse_version(self._store.version(engine.PARTS[RELEASE][0]))
+        config = {
+            **engine.configuration(version),
+            "live-restore": True,  # containers outlive a daemon that is restarted
+        }
+        if not self.is_ready():
+            node.run(["sh", "-ec", PREPARE])
+            node.put(json.dumps(config, indent=1).encode(), engine.CONFIG)
+            node.put(engine.CONTAINERD_CONFIG.encode(), engine.CONTAINERD_FILE)
+            seed.install(self._store, node, self._seed(archives))
+        env = {"PATH": engine.path(self._store, node, RELEASE), **GO}
+        for service in engine.services(self._store, node, RELEASE, env=env, digest="cell"):
+            node.start(service, timeout=START_SECONDS)
+        node.put(b"", READY)
+
+    # -- images -----------------------------------------------------------
+
+    def _seed(self, archives: Iterable[Path], harvest: Callable[[], bytes] = bytes) -> seed.Seed:
+        version = engine.version_of(self._store, self.node, RELEASE)
+        return seed.Seed(version, seed.DOCKER, list(archives), harvest)
+
+    def images(self) -> set[str]:
+        """Return the names of the engine's images."""
+        listed = json.loads(self._ask("GET", "/images/json"))
+        return {name for image in listed for name in image.get("RepoTags") or ()}
+
+    def load(self, archive: Path) -> None:
+        """Load the images of a docker-archive into the engine."""
+        with archive.open("rb") as file:
+            said = self._ask("POST", "/images/load?quiet=1", file, archive.stat().st_size)
+        for line in said.splitlines():
+            if "error" in (words := json.loads(line)):
+                raise LabError(f"{archive} cannot be loaded: {words['error']}")
+
+    def keep_images(self, archives: Iterable[Path]) -> str:
+        """Keep the engine's files of these images, the only ones that it has, for later cells.
+
+        Return the reason why this failed, or an empty string.
+        """
+        files = self._seed(archives, lambda: seed.harvest(self.node, seed.DOCKER))
+        return seed.keep(self._store, files)
+
+    # -- labs ---------------------------------------------------------------
+
+    def containerlab(self, *words: str, folder: str = FOLDER) -> str:
+        """Run containerlab in a folder of the cell, and return its standard output.
+
+        Raises ContainerlabError with containerlab's own words.
+        """
+        program = self.node.provide(self._store.binary(PROGRAM))
+        script = 'cd "$1" && shift && exec "$@"'
+        argv = ["sh", "-c", script, "sh", folder, program, *words]
+        done = self.node.run(argv, env=ENVIRONMENT, timeout=DEPLOY_SECONDS, check=False)
+        if not done.ok:
+            raise refused(words, done.stderr, done.stdout)
+        return done.stdout
+
+    def write(self, name: str, topology: str) -> str:
+        """Write a topology file to a folder of its own; return its path in the cell."""
+        path = f"{FOLDER}/{name}/{name}.clab.yml"
+        self.node.put(topology.encode(), path)
+        return path
+
+    def deploy(self, path: str, *options: str) -> None:
+        """Deploy the topology file ``path``, or what of it is missing or different."""
+        self.containerlab(
+            "deploy", "--topo", path, *options, folder=str(PurePosixPath(path).parent)
+        )
+
+    def destroy(self, path: str, *options: str) -> None:
+        """Remove the lab of a topology file."""
+        self.containerlab("destroy", "--topo", path, "--cleanup", *options)
+
+    def inspect(self) -> dict[str, Any]:
+        """Return containerlab's description of all labs of the cell, by name."""
+        return dict(json.loads(self.containerlab("inspect", "--all", "--format", "json") or "{}"))
+
+    # -- containers ---------------------------------------------------------
+
+    def containers(self) -> list[Container]:
+        """Return all containers of the engine, running or not.
+
+        They are read from the engine's files, so it need not run.
+        """
+        found = []
+        for file in sorted(Path(self.node.socket(CONTAINERS)).glob(f"*/{RECORD}")):
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                found.append(_container(json.loads(file.read_bytes())))
+        return found
+
+    def runs(self, container: Container) -> bool:
+        """Tell whether a container's first process runs."""
+        if not container.pid:
+            return False
+        try:
+            place = Path(self.node.socket(f"/proc/{container.pid}/cgroup"))
+            return container.id in place.read_text(encoding="utf-8")
+        except OSError:
+            return False
+
+    def last_words(self, container: Container) -> str:
+        """Return the last lines that a container has written."""
+        said = ""
+        file = Path(self.node.socket(f"{CONTAINERS}/{container.id}/{container.id}-json.log"))
+        with contextlib.suppress(OSError):
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, LookupError, TypeError):
+                    said += json.loads(line)["log"]
+        return "\n".join(lines(said)[-LAST_LINES:])
+
+    def remove(self, container: Container) -> None:
+        """Kill a container and remove it with its volumes."""
+        self._ask("DELETE", f"/containers/{container.id}?force=1&v=1", missing_ok=True)
+
+    def pause(self, container: Container) -> None:
+        """Stop all processes of a container until :meth:`resume`."""
+        self._ask("POST", f"/containers/{container.id}/pause")
+
+    def resume(self, container: Container) -> None:
+        """Continue a paused container."""
+        self._ask("POST", f"/containers/{container.id}/unpause")
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: BinaryIO | None = None,
+        size: int = 0,
+        *,
+        missing_ok: bool = False,
+    ) -> bytes:
+        """Send a request to the engine and return its answer.  Raises LabError."""
+        connection = UnixConnection(self.node.socket(engine.SOCKET), START_SECONDS)
+        headers = {"Content-Type": "application/x-tar", "Content-Length": str(size)}
+        try:
+            connection.request(method, path, body, headers if body else {})
+            answer = connection.getresponse()
+            said: bytes = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise LabError(
+                f"the engine of the cell does not answer: {error}",
+                hint="`testbed up` of the same lab restarts it",
+            ) from error
+        finally:
+            connection.close()
+        if answer.status >= http.client.BAD_REQUEST:
+            if missing_ok and answer.status in {http.client.NOT_FOUND, http.client.CONFLICT}:
+                return b""
+            words = said.decode(errors="replace").strip()
+            raise LabError(f"the engine of the cell: {method} {path}: {answer.status}: {words}")
+        return said
+
+
+def _container(record: Any) -> Container:
+    state, config = record["State"], record["Config"]
+    return Container(
+        name=record["Name"].lstrip("/"),
+        id=record["ID"],
+        pid=state["Pid"],
+        labels=config.get("Labels") or {},
+        env=tuple(config.get("Env") or ()),
+        image=config.get("Image") or "",
+        exit=state["ExitCode"],
+    )
+
+
+def refused(words: Sequence[str], errors: str, output: str) -> LabError:
+    """Return the error for a command that containerlab has refused, in its own words."""
+    said = lines(ESCAPES.sub("", errors)) or lines(output)
+    told = [line for line in said if re.search(r"\b(ERRO|FATA|Error)\b", line)] or said
+    return LabError(f"containerlab {words[0]}: " + "\n    ".join(told[-LAST_LINES:]))
