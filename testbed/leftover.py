@@ -1,4 +1,4 @@
-"""A leftover of a removed lab, and what its finder can ask about labs."""
+"""Parts of labs on this machine, leftovers of removed labs, and questions about their labs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ class Leftover:
             "command": self.command,
             "theirs": self.theirs,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class LabPart:
+    """A part of a lab that exists on this machine, such as a cgroup or pid 1 of a node.
+
+    ``state`` is the state folder of the lab; None if the part does not tell.  ``pid`` is the
+    process whose pid namespace holds the node's processes.
+    """
+
+    kind: str
+    name: str
+    state: Path | None
+    pid: int | None = None
 
 
 class Judge(ABC):

@@ -16,17 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed.nodes.netns import cgroups, find
 from testbed.process import run, which
+from testbed.registry import PROVIDERS, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
-#: Programs of labs; one that runs after its lab has ended is a leftover.
-PROGRAMS = (
-    "testbed-init", "dockerd", "containerd", "containerd-shim", "docker-proxy", "runc",
-    "etcd", "flanneld", "tcpdump", "qemu-system", "libvirtd", "virtlogd", "dnsmasq", "vagrant",
-)  # fmt: skip
+    from testbed.leftover import LabPart
+    from testbed.nodes.base import Provider
+    from testbed.roles.base import Role
+
+#: Programs of labs besides those of providers and roles; one that runs after its lab has ended is
+#: a leftover.
+PROGRAMS = ("tcpdump",)
 SYSCTLS = (
     "net/ipv4/ip_forward", "net/ipv4/conf/all", "net/ipv4/conf/default", "net/ipv6/conf/all",
     "net/bridge", "kernel", "vm",
@@ -37,17 +40,12 @@ RESTLESS = re.compile(
     r"|^vm/(stat_refresh|drop_caches|compact_memory)$"
 )
 COUNTERS = re.compile(r"\[\d+:\d+\]|packets \d+ bytes \d+")
-FOLDERS = (
-    "/etc",
-    "/run",
-    "/var/lib/docker",
-    "/var/lib/containerd",
-    "/var/lib/etcd",
-    "/var/lib/libvirt",
-)
+FOLDERS = ("/etc", "/run")  # besides those of providers and roles
+COMM_MAX = 15  # bytes of a process name (proc_pid_stat(5))
 PAUSE = 0.1  # seconds between two snapshots
 #: Areas in which a missing item is no difference: it may have belonged to another user's lab.
-ONLY_NEW = frozenset({"process", "cgroup"})
+PART = "part of a lab"
+ONLY_NEW = frozenset({"process", PART})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +61,21 @@ def snapshot(below: Path | None = None) -> Snapshot:
     With ``below``, labs whose state folder is not below it belong to others and are
     ignored.
     """
-    others = None if below is None else _others(below)
+    parts = [part for provider in PROVIDERS.usable().values() for part in provider.lab_parts()]
+    theirs = [part for part in parts if below is not None and _is_theirs(part, below.resolve())]
+    foreign = None if below is None else {_pid_namespace(one.pid) for one in theirs if one.pid}
     return Snapshot(
         {
             "named network namespace": dict.fromkeys(_names("/run/netns"), "there"),
             "link": dict(_links()),
             "route": _counted(_routes()),
-            "process": dict(_processes(others)),
+            "process": dict(_processes(foreign)),
             "mount": _counted(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
-            "cgroup": dict.fromkeys(_cgroups(below, others or []), "there"),
+            PART: {
+                f"{part.kind} {part.name}": "there"
+                for part in parts
+                if part not in theirs and part.pid is None
+            },
             "cgroup controllers": dict(_controllers()),
             "firewall": _counted(_firewall()),
             "sysctl": dict(_sysctls()),
@@ -114,9 +118,13 @@ def left(before: Snapshot, *, seconds: float = 5.0, below: Path | None = None) -
     return lines
 
 
-def _others(below: Path) -> list[find.Init]:
-    below = below.resolve()
-    return [init for init in find.inits() if not Path(init.state).is_relative_to(below)]
+def _is_theirs(part: LabPart, below: Path) -> bool:
+    return part.state is not None and not part.state.is_relative_to(below)
+
+
+def _plugins() -> Iterator[Role | type[Provider]]:
+    yield from ROLES.usable().values()
+    yield from PROVIDERS.usable().values()
 
 
 def _names(folder: str) -> list[str]:
@@ -147,12 +155,15 @@ def _routes() -> Iterator[str]:
             yield re.sub(r" expires \d+sec", "", line).strip()
 
 
-def _processes(others: Iterable[find.Init] | None) -> Iterator[tuple[str, str]]:
+def _processes(foreign: AbstractSet[str] | None) -> Iterator[tuple[str, str]]:
     """Yield programs of labs.
 
-    With ``others``, programs of these nodes and programs that others run now are left out.
+    Programs in the pid namespaces ``foreign``, and those that others run now, are left out. With
+    None all are yielded.
     """
-    foreign = {_pid_namespace(init.pid) for init in others or ()}
+    programs = tuple(
+        name[:COMM_MAX] for name in (*PROGRAMS, *(n for one in _plugins() for n in one.processes))
+    )
     for entry in filter(str.isdigit, _names("/proc")):
         try:
             name, rest = Path("/proc", entry, "stat").read_text(encoding="utf-8").rsplit(")", 1)
@@ -161,12 +172,12 @@ def _processes(others: Iterable[find.Init] | None) -> Iterator[tuple[str, str]]:
         except OSError:
             continue
         program = name.partition("(")[2]
-        if fields[0] in "ZX" or not program.startswith(PROGRAMS):
+        if fields[0] in "ZX" or not program.startswith(programs):
             continue
         # Containers have their own namespaces; the node's namespace is one of the parents.
         if foreign and not foreign.isdisjoint(_pid_namespaces(int(entry))):
             continue
-        if others is not None and _is_of_another(int(entry)):
+        if foreign is not None and _is_of_another(int(entry)):
             continue
         line = argv.replace(b"\0", b" ").decode(errors="replace").strip()
         yield f"{program} pid {entry} since {fields[19]}", line[:200]
@@ -207,25 +218,12 @@ def _pid_namespaces(pid: int) -> set[str]:
     return {_pid_namespace(one) for one in _ancestors(pid)} - {""}
 
 
-def _cgroups(below: Path | None, others: Iterable[find.Init]) -> Iterator[str]:
-    for hierarchy in cgroups.hierarchies():
-        top = hierarchy.mount / cgroups.TOP
-        if not top.is_dir():
-            continue
-        labs = cgroups.folders(top)
-        if not labs:
-            yield str(top)
-        # Labs of others have started and ended since the first look at the processes.
-        now = [*others, *([] if below is None else _others(below))]
-        foreign = {cgroups.folder_name(init.lab, Path(init.state)) for init in now}
-        yield from (str(top / lab) for lab in sorted(labs) if lab not in foreign)
-
-
 def _controllers() -> Iterator[tuple[str, str]]:
-    for hierarchy in cgroups.hierarchies():
-        file = hierarchy.mount / "cgroup.subtree_control"
-        if file.exists():
-            yield str(hierarchy.mount), file.read_text(encoding="utf-8").strip() or "none"
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _, place, kind, *_ = line.split()
+        file = Path(place, "cgroup.subtree_control")
+        if kind == "cgroup2" and file.exists():
+            yield place, file.read_text(encoding="utf-8").strip() or "none"
 
 
 def _firewall() -> Iterator[str]:
@@ -254,7 +252,7 @@ def _sysctls() -> Iterator[tuple[str, str]]:
 
 
 def _files() -> Iterator[tuple[str, str]]:
-    for top in FOLDERS:
+    for top in sorted({*FOLDERS, *(name for one in _plugins() for name in one.folders)}):
         for path in _two_levels(Path(top)):
             try:
                 status = path.lstat()

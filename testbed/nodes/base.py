@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
-    from testbed.leftover import Judge, Leftover
+    from testbed.leftover import Judge, LabPart, Leftover
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
     from testbed.topology.model import Topology
@@ -460,6 +460,11 @@ class Provider(ABC):
     programs: ClassVar[Mapping[str, str]] = {}
     #: Use of this machine's limits by each node, its roles not included.
     takes: ClassVar[Takes] = Takes()
+    #: Programs on this machine for its nodes, by the beginnings of their names. One that runs after
+    #: its lab has ended is a leftover (``--check-machine``).
+    processes: ClassVar[tuple[str, ...]] = ()
+    #: Folders in which these programs write on a node. Those of this machine must not change.
+    folders: ClassVar[tuple[str, ...]] = ()
     #: Maximum number of networks of one node; None for no maximum.
     networks_max: ClassVar[int | None] = None
 
@@ -476,6 +481,15 @@ class Provider(ABC):
         """Return parts of nodes on this machine that belong to no live lab.
 
         Parts of live labs of other state folders are included as ``theirs``.
+        """
+        return ()
+
+    @classmethod
+    def lab_parts(cls) -> Iterable[LabPart]:
+        """Return the parts of nodes of all users' labs on this machine, for ``--check-machine``.
+
+        They are those that are no link, mount or file of this machine's own, which are compared
+        anyway.
         """
         return ()
 

@@ -244,6 +244,11 @@ class Role(ABC):
     on_request: ClassVar[bool] = False
     #: Names of the daemons that the role starts. ``status`` reports those that do not run.
     services: ClassVar[tuple[str, ...]] = ()
+    #: Programs of its daemons, by the beginnings of their names. One that runs after its lab has
+    #: ended is a leftover (``--check-machine``).
+    processes: ClassVar[tuple[str, ...]] = ()
+    #: Folders in which they write on a node. Those of this machine must not change.
+    folders: ClassVar[tuple[str, ...]] = ()
     #: Programs that users find on nodes with the role.
     offers: ClassVar[tuple[Offer, ...]] = ()
     #: Programs (by name) and directories (by path) of this machine to hide on every node, because

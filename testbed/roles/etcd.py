@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ROLE = "etcd"
 SERVICE = "etcd"
 CLIENT_PORT = 2379  # IANA: etcd-client
+DATA = "/var/lib/etcd"
 PEER_PORT = 2380  # IANA: etcd-server
 #: Even a single member waits up to one election timeout before it leads.  The timeout must be at
 #: least five heartbeats; the defaults of 100 ms and 1000 ms are for members that are far apart.
@@ -76,6 +77,8 @@ class Etcd(Role):
     needs: ClassVar[dict[str, str]] = {"etcd": "a node with etcd"}
     artifacts = ("etcd", "etcdctl")
     services = (SERVICE,)
+    processes = ("etcd",)
+    folders = (DATA,)
     offers = (Offer("etcd"), Offer("etcdctl"))
 
     def takes(self, topology: Topology, node: str) -> Takes:
@@ -94,7 +97,7 @@ class Etcd(Role):
             argv = (
                 machine.provide(context.store.binary("etcd")),
                 "--name=default",
-                "--data-dir=/var/lib/etcd",
+                f"--data-dir={DATA}",
                 f"--listen-client-urls={urls}",
                 f"--advertise-client-urls=http://{address}:{CLIENT_PORT}",
                 f"--listen-peer-urls=http://127.0.0.1:{PEER_PORT}",

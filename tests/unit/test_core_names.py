@@ -35,8 +35,6 @@ ALLOWED = {
     ("topology/keys.py", "netns"): "the default provider",
     ("nodes/fake.py", "netns"): "nodes in memory share the fabric of the default provider",
     ("nodes/engine.py", "docker"): "an artifact and a systemd unit, not the role",
-    ("machine_state.py", "etcd"): "a program that must not be left behind",
-    ("machine_state.py", "vagrant"): "a program that must not be left behind",
 }
 
 

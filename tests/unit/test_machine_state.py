@@ -7,12 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from testbed import machine_state
+from testbed.leftover import LabPart
 from testbed.machine_state import RESTLESS, Snapshot, differences
+from testbed.nodes.fake import FakeProvider
+from testbed.registry import PROVIDERS
+from testbed.testing import declare
 
 
 def seen(**areas: dict[str, str]) -> Snapshot:
@@ -42,9 +48,9 @@ def test_a_process_that_has_ended_is_no_leak() -> None:
 
 
 def test_a_lab_of_another_that_goes_meanwhile_is_no_leak() -> None:
-    before = seen(cgroup={"/sys/fs/cgroup/cpu/testbed/lab.0123abcd": "there"})
-    assert differences(before, seen(cgroup={})) == []
-    assert len(differences(seen(cgroup={}), before)) == 1
+    part = {machine_state.PART: {"cgroup /sys/fs/cgroup/cpu/testbed/lab.0123abcd": "there"}}
+    assert differences(seen(**part), seen(**{machine_state.PART: {}})) == []
+    assert len(differences(seen(**{machine_state.PART: {}}), seen(**part))) == 1
 
 
 def test_only_what_stays_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,12 +98,12 @@ def test_a_process_of_a_lab_is_seen_and_its_zombie_is_not(tmp_path: Path) -> Non
     program.symlink_to("/bin/sleep")
     process = subprocess.Popen([program, "60"])
     try:
-        found = dict(machine_state._processes([]))
+        found = dict(machine_state._processes(set()))
         (key,) = [k for k in found if k.startswith(f"tcpdump pid {process.pid} ")]
         assert found[key] == f"{program} 60"
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert key not in dict(machine_state._processes([]))
+        assert key not in dict(machine_state._processes(set()))
     finally:
         process.kill()
         process.wait()
@@ -118,10 +124,10 @@ def test_what_another_runs_now_is_no_leak_and_what_has_lost_its_parent_is(tmp_pa
     child = int(ours.stdout.readline())
     try:
         _until_it_runs(child)
-        (key,) = [k for k in dict(machine_state._processes([])) if f" pid {child} " in k]
+        (key,) = [k for k in dict(machine_state._processes(set())) if f" pid {child} " in k]
         code = (
             "from testbed import machine_state\n"
-            "print(*dict(machine_state._processes([])), sep=chr(10))"
+            "print(*dict(machine_state._processes(set())), sep=chr(10))"
         )
         argv = [sys.executable, "-c", code]
         sibling = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
@@ -135,9 +141,79 @@ def test_what_another_runs_now_is_no_leak_and_what_has_lost_its_parent_is(tmp_pa
     pid = int(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
     try:
         _until_it_runs(pid)
-        assert [k for k in dict(machine_state._processes([])) if f" pid {pid} " in k]
+        assert [k for k in dict(machine_state._processes(set())) if f" pid {pid} " in k]
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+class Barn(FakeProvider):
+    """Has stables, which no snapshot of links or files shows."""
+
+    name = "barn"
+    processes = ("a-horse-of-the-barn",)
+    folders = ("/a-folder-of-the-barn",)
+    stables: ClassVar[list[LabPart]] = []
+
+    @classmethod
+    def lab_parts(cls) -> Iterable[LabPart]:
+        return list(cls.stables)
+
+
+@pytest.fixture
+def barn(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Barn]]:
+    declare(monkeypatch, PROVIDERS, "barn", f"{__name__}:Barn")
+    yield Barn
+    Barn.stables.clear()
+
+
+def test_parts_of_any_provider_are_seen_but_for_those_of_others(
+    barn: type[Barn], tmp_path: Path
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    before = machine_state.snapshot(ours)
+    barn.stables[:] = [
+        LabPart("stable", "one", ours / "state"),
+        LabPart("stable", "two", theirs),
+        LabPart("stable", "three", None),
+    ]
+    lines = [line for line in differences(before, machine_state.snapshot(ours)) if "stable" in line]
+    assert [line for line in lines if "one" in line or "three" in line] == lines
+    assert len(lines) == 2
+    everybodys = differences(before, machine_state.snapshot())
+    assert len([line for line in everybodys if "stable" in line]) == 3
+    barn.stables.clear()
+    assert "stable" not in "".join(differences(before, machine_state.snapshot(ours)))
+
+
+def test_programs_and_folders_of_any_provider_are_looked_at(
+    barn: type[Barn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(barn, "folders", (str(tmp_path),))
+    (tmp_path / "hay").touch()
+    program = tmp_path / "a-horse-of-the-barn"  # the kernel keeps 15 bytes of the name
+    program.symlink_to("/bin/sleep")
+    process = subprocess.Popen([program, "60"])
+    try:
+        seen = machine_state.snapshot().areas
+        assert [key for key in seen["process"] if f" pid {process.pid} " in key]
+        assert str(tmp_path / "hay") in seen["file"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_processes_of_others_nodes_are_not_ours(barn: type[Barn], tmp_path: Path) -> None:
+    program = tmp_path / "tcpdump"
+    program.symlink_to("/bin/sleep")
+    process = subprocess.Popen([program, "60"])
+    try:
+        for state, seen in ((tmp_path / "theirs", False), (tmp_path / "ours" / "a", True)):
+            barn.stables[:] = [LabPart("process", "node1", state, os.getpid())]
+            found = machine_state.snapshot(tmp_path / "ours").areas["process"]
+            assert bool([key for key in found if f" pid {process.pid} " in key]) is seen
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_lines_that_are_there_twice_count() -> None:

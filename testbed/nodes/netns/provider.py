@@ -40,7 +40,7 @@ from testbed.requirement import Requirement
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
-    from testbed.leftover import Judge, Leftover
+    from testbed.leftover import Judge, LabPart, Leftover
     from testbed.topology.model import Topology
 
 FABRIC = "fabric"
@@ -64,6 +64,7 @@ class NetnsProvider(OneByOne):
     name = "netns"
     shares_kernel = True
     takes = Takes(tasks=2)  # pid 1, and a command
+    processes = (os.fsdecode(find.PROGRAM),)
 
     @classmethod
     def running(cls) -> Iterable[tuple[str, Path]]:
@@ -76,6 +77,27 @@ class NetnsProvider(OneByOne):
         search = Search(judge)
         yield from search.processes()
         yield from search.cgroups()
+
+    @classmethod
+    def lab_parts(cls) -> Iterable[LabPart]:
+        from testbed.leftover import LabPart
+
+        before = list(find.inits())
+        folders = [
+            (h.mount / cgroups.TOP, cgroups.folders(h.mount / cgroups.TOP))
+            for h in cgroups.hierarchies()
+        ]
+        # Labs of others have started and ended since the first look at the processes.
+        inits = [*before, *find.inits()]
+        for init in dict.fromkeys(inits):
+            name = f"{init.kind} {init.lab}/{init.node}"
+            yield LabPart("process", name, Path(init.state), init.pid)
+        owners = {cgroups.folder_name(one.lab, Path(one.state)): Path(one.state) for one in inits}
+        for top, labs in folders:
+            if not labs and top.is_dir():
+                yield LabPart("cgroup", str(top), None)
+            for lab in sorted(labs):
+                yield LabPart("cgroup", str(top / lab), owners.get(lab))
 
     @classmethod
     def task_limits(cls) -> list[tuple[str, int, int]]:

@@ -44,6 +44,7 @@ class QemuProvider(OneByOne, CellProvider):
     kind: ClassVar[find.Kind] = "cell"
     kernel = ("tun",)
     programs = PROGRAMS
+    processes = ("qemu-system",)
     takes = Takes(tasks=10)  # pid 1 of its cell, and QEMU with its threads
     #: 30 free slots of the q35 machine, less disk, random numbers and the link to its cell.
     networks_max = 27

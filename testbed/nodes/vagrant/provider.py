@@ -94,6 +94,8 @@ class VagrantProvider(CellProvider):
     kernel = QemuProvider.kernel
     programs: ClassVar[Mapping[str, str]] = {**QemuProvider.programs, **PROGRAMS}
     takes = QemuProvider.takes
+    processes = (*QemuProvider.processes, "libvirtd", "virtlogd", "dnsmasq", "vagrant")
+    folders = ("/var/lib/libvirt",)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -124,6 +124,8 @@ class Docker(Role):
         Feature("ipvlan", "ip link add t6 link t1 type ipvlan mode l2", "CONFIG_IPVLAN"),
     )
     services = (CONTAINERD, SERVICE)
+    processes = (*services, "docker-proxy", "runc")
+    folders = ("/var/lib/docker", "/var/lib/containerd")
     offers = (
         *(Offer(name) for name in COMMANDS),
         Offer("docker-compose", f"{PLUGINS}/docker-compose", NO_COMPOSE),

@@ -99,6 +99,7 @@ class Flannel(Role):
         for feature in features
     }
     services = (SERVICE,)
+    processes = (SERVICE,)
     offers = (Offer("flanneld"),)
 
     def summary(self, topology: Topology) -> str:

@@ -151,6 +151,8 @@ class Kubernetes(Role):
         Feature("dummy", "ip link add t8 type dummy", "CONFIG_DUMMY"),
     )
     on_request = True
+    processes = ("containerd", "runc", "etcd", "kubelet", "kube-")
+    folders = ("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/cni")
     offers = (
         *(Offer(name) for name in COMMANDS),
         Offer("crictl", stand_in=not_built("crictl", "crictl")),
