@@ -11,7 +11,8 @@ from testinfra.modules.service import SystemdService
 
 from testbed.artifacts import Store
 from testbed.nodes.base import Node, Service
-from testbed.nodes.netns.provider import COMMANDS, NetnsProvider
+from testbed.nodes.keeper import COMMANDS
+from testbed.nodes.netns.provider import NetnsProvider
 from testbed.roles.base import start
 from testbed.testing.provider import NOTIFY, PYTHON, spec, until
 

@@ -1,6 +1,13 @@
-/* testbed-init: pid 1 of a namespace node.
+/* testbed-init: pid 1 of a namespace node, and the keeper of services in a container.
  *
  *   testbed-init KIND LAB NODE DIGEST STATE [OPTION VALUE]...
+ *   testbed-init machine | keep
+ *
+ * The latter two make no namespaces, and serve the same requests in those that they are started in.
+ * "machine" is the first program of a container, and makes a machine of it, as far as the container is
+ * privileged.  "keep" goes to the background, in a container whose first program is another.
+ *
+ * Of a node:
  *
  * The process that is started joins the cgroups it is given, makes the node's
  * namespaces, forks pid 1 into them, prints pid 1's number as the caller sees
@@ -42,6 +49,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -55,6 +63,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -187,11 +196,10 @@ static void read_only(const char *path) {
 
 /* A node may set what is its own (net.*, by the network namespace), and nothing of the machine:
  * whatever of /proc is not about a process. */
-static void mount_proc(void) {
+static void protect_proc(void) {
     char path[PATH_MAX];
     struct dirent *entry;
     struct stat st;
-    do_mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     DIR *folder = opendir("/proc");
     if (!folder) die("/proc");
     while ((entry = readdir(folder))) {
@@ -304,10 +312,6 @@ static void own_identity(const char *id) {
     static const char *const uuids[] = {
         "/sys/class/dmi/id/product_uuid", "/sys/hypervisor/uuid", "/sys/firmware/devicetree/base/vm,uuid",
     };
-    /* Made by the software itself where they are missing; one that the machine has would be all nodes'. */
-    static const char *const made[] = {
-        "/etc/hostid", "/etc/docker/key.json", "/etc/nvme/hostid", "/etc/nvme/hostnqn", "/etc/iscsi/initiatorname.iscsi",
-    };
     char line[40], text[64] = "";
     make_dir("/run/testbed/identity", 0700);
     snprintf(line, sizeof line, "%s\n", id);
@@ -332,6 +336,13 @@ static void own_identity(const char *id) {
     text[size] = 0;
     close(fd);
     lay_over("/proc/sys/kernel/random/boot_id", text, 0444);
+}
+
+/* Made by the software itself where they are missing; those that are there are somebody else's. */
+static void forget_made(void) {
+    static const char *const made[] = {
+        "/etc/hostid", "/etc/docker/key.json", "/etc/nvme/hostid", "/etc/nvme/hostnqn", "/etc/iscsi/initiatorname.iscsi",
+    };
     for (size_t i = 0; i < sizeof made / sizeof *made; i++) unlink(made[i]);
     DIR *folder = opendir("/etc/ssh");
     if (!folder) return;
@@ -518,7 +529,8 @@ static void set_up(int argc, char **argv) {
         if (syscall(NR_MOUNT_SETATTR, AT_FDCWD, path, AT_RECURSIVE, &attr, sizeof attr)) die("mount_setattr %s", path);
         close(given[i]);
     }
-    mount_proc();
+    do_mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    protect_proc();
     mount_dev();
     do_mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL);
     mount_cgroups(argc, argv);
@@ -527,6 +539,7 @@ static void set_up(int argc, char **argv) {
         if (!strcmp(argv[i], "machine-id")) {
             if (strlen(argv[i + 1]) != 32) errno = EINVAL, die("machine-id %s", argv[i + 1]);
             own_identity(argv[i + 1]);
+            forget_made();
         }
     /* As systemd makes it: who asks for mounts that others see (a Pod's Bidirectional) gets them.
      * Private before, so that nobody outside of the node is among those others. */
@@ -1005,12 +1018,10 @@ __attribute__((noreturn)) static void serve_forever(int listener, int signals) {
     }
 }
 
-__attribute__((noreturn)) static void node(int argc, char **argv) {
+/* Listens, reports that it does, and serves. */
+__attribute__((noreturn)) static void begin(int argc, char **argv) {
     sigset_t wanted;
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET_PATH};
-    setsid();
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* until the node is whole */
-    set_up(argc, argv);
     if (getrlimit(RLIMIT_NOFILE, &open_files) == 0) {
         open_files.rlim_cur = open_files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &open_files);
@@ -1030,7 +1041,7 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
     /* ps shows what a node is, not how it was made. */
     for (int i = 6; i < argc; i++) memset(argv[i], 0, strlen(argv[i]));
     prctl(PR_SET_PDEATHSIG, 0); /* before the answer: who asked ends as soon as it has it */
-    if (write(report_fd, "ok", 2) != 2) _exit(1);
+    if (report_fd >= 0 && write(report_fd, "ok", 2) != 2) _exit(1);
     int null = open("/dev/null", O_RDWR);
     for (int i = 0; i < 3; i++) dup2(null, i);
     /* Nothing of the caller stays open: a pipe held here would keep its reader waiting. */
@@ -1039,14 +1050,125 @@ __attribute__((noreturn)) static void node(int argc, char **argv) {
     serve_forever(listener, signals);
 }
 
+__attribute__((noreturn)) static void node(int argc, char **argv) {
+    setsid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* until the node is whole */
+    set_up(argc, argv);
+    begin(argc, argv);
+}
+
+/* Returns the exit status of the one that makes the node or the keeper; `child` is the one that is it. */
+static int reported(int from, pid_t child, int tell) {
+    char text[1100] = "";
+    ssize_t size = 0, more;
+    while ((more = read(from, text + size, sizeof text - 1 - size)) > 0) size += more;
+    if (size == 2 && !memcmp(text, "ok", 2)) {
+        if (tell) printf("%d\n", child);
+        return 0;
+    }
+    kill(child, SIGKILL);
+    fprintf(stderr, "testbed-init: %s", size ? text : "it ended while it was setting up\n");
+    return 1;
+}
+
+/* ------------------------------------------------------------------ the keeper in a container */
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at) {
+    (void)st, (void)kind, (void)at;
+    remove(path);
+    return 0;
+}
+
+/* The container's own id, or a new one; returns 1 for a new one. */
+static int find_identity(char id[33]) {
+    char text[64] = "";
+    int fd = open("/etc/machine-id", O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0) close(fd);
+    snprintf(id, 33, "%.32s", text);
+    if (size >= 32 && strspn(id, "0123456789abcdef") == 32) return 0;
+    fd = open("/proc/sys/kernel/random/uuid", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, text, sizeof text - 1) < 36) die("/proc/sys/kernel/random/uuid");
+    close(fd);
+    size = 0;
+    for (const char *p = text; *p && size < 32; p++)
+        if (isxdigit(*p)) id[size++] = *p;
+    id[32] = 0;
+    return 1;
+}
+
+/* Makes a machine of the container that this is pid 1 of.  One that is not privileged may mount
+ * nothing; then the engine has seen to it that it changes nothing of the machine. */
+static void be_machine(void) {
+    char id[33];
+    struct stat st;
+    if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)) return;
+    protect_proc();
+    int fresh = find_identity(id);
+    own_identity(id);
+    if (fresh) forget_made();
+    if (!stat("/sys/fs/cgroup/cgroup.controllers", &st) && !access("/sys/fs/cgroup/cgroup.procs", W_OK))
+        delegate_v2("/sys/fs/cgroup");
+    do_mount("none", "/", NULL, MS_REC | MS_SHARED, NULL); /* as in set_up() */
+    refuse_calls();
+}
+
+static void make_folders(void) {
+    make_parents(SOCKET_PATH);
+    if (chmod("/run/testbed", 0711)) die("/run/testbed");
+    make_parents(NOTIFY_FOLDER);
+    if (chmod(NOTIFY_FOLDER, 0700)) die("%s", NOTIFY_FOLDER);
+    make_parents(LOG_FOLDER);
+}
+
+static int keeper_answers(void) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET_PATH};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int answers = fd >= 0 && !connect(fd, (struct sockaddr *)&address, sizeof address);
+    if (fd >= 0) close(fd);
+    return answers;
+}
+
+__attribute__((noreturn)) static void machine(int argc, char **argv) {
+    setsid();
+    prctl(PR_SET_CHILD_SUBREAPER, 1); /* it need not be pid 1: docker run --init */
+    /* A container that is started again is a machine that boots: its /run is empty. */
+    nftw("/run/testbed", remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    make_folders();
+    be_machine();
+    begin(argc, argv);
+}
+
+static int keep(int argc, char **argv) {
+    int report[2];
+    make_folders();
+    int lock = open("/run/testbed/keeper.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (lock < 0 || flock(lock, LOCK_EX)) die("/run/testbed/keeper.lock");
+    if (keeper_answers()) return 0;
+    unlink(SOCKET_PATH); /* of one that has ended */
+    if (pipe2(report, O_CLOEXEC)) die("pipe");
+    pid_t pid = fork();
+    if (pid < 0) die("fork");
+    if (pid == 0) {
+        report_fd = report[1];
+        setsid();
+        prctl(PR_SET_CHILD_SUBREAPER, 1); /* pid 1 need not reap what services leave */
+        begin(argc, argv);
+    }
+    close(report[1]);
+    return reported(report[0], pid, 0);
+}
+
 int main(int argc, char **argv) {
     int report[2];
     if (is_service_command(program_invocation_short_name))
         return service_command(program_invocation_short_name, argc, argv);
+    if (argc == 2 && !strcmp(argv[1], "machine")) machine(argc, argv);
+    if (argc == 2 && !strcmp(argv[1], "keep")) return keep(argc, argv);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a caller that is killed leaves a whole node or none */
-    char text[1100] = "";
     if (argc < 6 || argc % 2) {
-        fputs("usage: testbed-init KIND LAB NODE DIGEST STATE [OPTION VALUE]...\n", stderr);
+        fputs("usage: testbed-init KIND LAB NODE DIGEST STATE [OPTION VALUE]...\n"
+              "       testbed-init machine | keep\n", stderr);
         return 2;
     }
     for (int i = 6; i + 1 < argc; i += 2) {
@@ -1073,13 +1195,5 @@ int main(int argc, char **argv) {
         node(argc, argv);
     }
     close(report[1]);
-    ssize_t size = 0, more;
-    while ((more = read(report[0], text + size, sizeof text - 1 - size)) > 0) size += more;
-    if (size == 2 && !memcmp(text, "ok", 2)) {
-        printf("%d\n", pid);
-        return 0;
-    }
-    kill(pid, SIGKILL);
-    fprintf(stderr, "testbed-init: %s", size ? text : "pid 1 died while setting the node up\n");
-    return 1;
+    return reported(report[0], pid, 1);
 }

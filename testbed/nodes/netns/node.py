@@ -7,15 +7,17 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, NoSuchNode, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped, log_of
+from testbed.errors import LabError, NoSuchNode
+from testbed.nodes import keeper
+from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.agent import Command, Connection
-from testbed.nodes.request import ENVIRONMENT, environment, part_of
+from testbed.nodes.request import ENVIRONMENT, part_of
 
 if TYPE_CHECKING:
+    from testbed.nodes.netns.duplex import Duplex
     from testbed.nodes.netns.find import Init
 
 #: Folders that each node has separately from the machine (see ``set_up`` in ``init.c``).
@@ -85,6 +87,12 @@ class NetnsNode(Node):
         env: Mapping[str, str] | None = None,
     ) -> Command:
         return Command(self.name, self._connect, argv, input=input, env=env)
+
+    def duplex(self, argv: Sequence[str]) -> Duplex:
+        """Run a program on the node whose standard streams are one stream of bytes."""
+        from testbed.nodes.netns.duplex import Duplex
+
+        return Duplex(self._connect(), argv)
 
     def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
         from testbed.nodes.netns import terminal
@@ -163,46 +171,16 @@ class NetnsNode(Node):
         return f"/proc/{self.init.pid}/root{path}"
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
-        fields = ["start", service.name, service.digest or "-", "1" if service.notify else "0"]
-        with self._connect() as connection:
-            connection.send([*fields, *environment(service.env), *service.argv])
-            words = self._await(connection, service.name, "ready", timeout)
-            if words[0] == "differs":
-                self.stop(service.name)
-                connection.send([*fields, *environment(service.env), *service.argv])
-                words = self._await(connection, service.name, "ready", timeout)
-        if words[0] != "ready":
-            how = "could not be started" if words[0] == "error" else "died before it was ready"
-            raise ServiceError(
-                service.name, self.name, f"{how} ({' '.join(words)})", log_of(self, service.name)
-            )
-
-    def _await(self, connection: Connection, service: str, what: str, timeout: float) -> list[str]:
-        try:
-            words, _ = connection.receive(timeout)
-        except TimeoutExpired:
-            raise ServiceNotReady(
-                service, self.name, f"was not {what} within {timeout:g} s", log_of(self, service)
-            ) from None
-        return words
+        keeper.start(self._ask, self, service, timeout)
 
     def stop(self, service: str, *, grace: float = 5.0) -> None:
-        with self._connect() as connection:
-            connection.send(["stop", service, str(int(grace * 1000))])
-            self._await(connection, service, "dead", grace + 10)
+        keeper.stop(self._ask, self, service, grace)
 
     def services(self) -> dict[str, ServiceState]:
+        return keeper.services(self._ask)
+
+    def _ask(self, fields: Sequence[str], timeout: float) -> str:
         with self._connect() as connection:
-            connection.send(["list"])
-            text, _ = connection.receive_text(10.0)
-        states = {}
-        for line in text.splitlines()[1:]:
-            name, state, pid, status, digest = line.split(" ", 4)
-            states[name] = ServiceState(
-                name=name,
-                state=cast('Literal["starting", "ready", "dead"]', state),
-                pid=int(pid),
-                status=int(status) if state == "dead" else None,
-                digest="" if digest == "-" else digest,
-            )
-        return states
+            connection.send(fields)
+            text, _ = connection.receive_text(timeout)
+        return text

@@ -22,6 +22,7 @@ from testbed.errors import CommandError, LabError, MachineError
 from testbed.limits import Takes
 from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, OneByOne, Setup
+from testbed.nodes.keeper import COMMANDS
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups, find
 from testbed.nodes.netns.node import (
@@ -47,8 +48,6 @@ FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
 #: Start-up files of shells in root's home folder; they would set this machine's PATH.
 START_UP = (".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv", ".zprofile", ".zshrc")
-#: Names of the program systemctl.c on a node; each asks the node's pid 1.
-COMMANDS = ("systemctl", "service", "journalctl")
 BUSY_SECONDS = 30.0  # how long a cgroup may stay busy after all of its node was killed
 
 
