@@ -38,6 +38,14 @@ def on_resize(resized: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGWINCH, before)
 
 
+def size(fd: int) -> os.terminal_size:
+    """Return the size of a terminal, regardless of COLUMNS and LINES."""
+    try:
+        return os.get_terminal_size(fd)
+    except OSError:
+        return os.terminal_size((80, 24))
+
+
 END_OF_FILE = b"\x04"  # of a terminal (Ctrl-D)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from testbed.nodes.request import ENVIRONMENT
-from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, readable, typed, write
+from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, readable, size, typed, write
 
 if TYPE_CHECKING:
     import paramiko
@@ -23,8 +23,8 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     Raises EOFError when the connection ends before the command does.
     """
     kind = os.environ.get("TERM", "dumb")
-    size = _size()
-    channel.get_pty(kind, size.columns, size.lines)
+    begun = size(sys.stdin.fileno())
+    channel.get_pty(kind, begun.columns, begun.lines)
     env = {**ENVIRONMENT, "TERM": kind}
     words = ["env", "-i", *(f"{key}={value}" for key, value in env.items()), *argv]
     # Not the shell's last command, so that the shell stays and reports a signal as 128 + N.
@@ -33,7 +33,7 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     channel.exec_command(command.encode("utf-8", "surrogateescape"))
 
     def resized() -> None:
-        now = _size()
+        now = size(sys.stdin.fileno())
         channel.resize_pty(now.columns, now.lines)
 
     with channel, raw(sys.stdin.fileno()), on_resize(resized):
@@ -42,14 +42,6 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     if status == NO_STATUS:
         raise EOFError("the connection ended before the command did")
     return status
-
-
-def _size() -> os.terminal_size:
-    """Return the size of the user's terminal, regardless of COLUMNS and LINES."""
-    try:
-        return os.get_terminal_size(sys.stdin.fileno())
-    except OSError:
-        return os.terminal_size((80, 24))
 
 
 def _copy(channel: paramiko.Channel) -> None:

@@ -1,13 +1,21 @@
-/* testbed-agent: runs commands and moves files on a machine that is reached over ssh.
+/* testbed-agent: runs commands and moves files on a machine at the end of a stream of bytes.
  *
- * sshd starts one for each connection.  It reads frames from its standard input and writes frames
- * to its standard output, so that any number of commands share one channel: a channel each would
- * cost a process of sshd's and a shell, and a server allows ten.  When its input ends, whoever
- * asked is gone, and what runs for him is killed.
+ *   testbed-agent [PID]
+ *
+ * One runs for each connection, started by sshd for example.  It reads frames from its standard
+ * input and writes frames to its standard output, so that any number of commands share one channel:
+ * a channel each would cost a process of sshd's and a shell, and a server allows ten.  When its input
+ * ends, whoever asked is gone, and what runs for him is killed.
+ *
+ * With the PID of a container's process it first enters that container: its namespaces, its root and
+ * its cgroups.  So it needs no file in the container, and no engine that answers.
  *
  * A frame is the number of a stream (the client's choice, used once), a kind and a length, each
  * four bytes, the highest first, and then the data.  From the client:
  *   r  run: NUL-ended fields INPUT NENV ENV... ARGV...; INPUT is 1 when input will follow
+ *   t  the same on a new terminal, whose size "ROWS COLUMNS" is the first field; input is typed on it
+ *   z  the terminal's new size, ROWS COLUMNS
+ *   q  one message for testbed-init; each message of its answer is output
  *   c  connect to the unix socket at PATH
  *   g  get the file at PATH
  *   w  write: NUL-ended fields PART MODE PATH; what is put in goes to PART, which then becomes PATH
@@ -27,6 +35,7 @@
 #include <limits.h>
 #include <linux/random.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -37,6 +46,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -46,6 +56,9 @@
 #define MAX_FIELDS 16384
 #define MAX_STREAMS 512
 #define CHUNK (32 * 1024)
+#define TERMINAL_REST (256 * 1024) /* more than the kernel keeps of a terminal's output */
+#define INIT_SOCKET "/run/testbed/init.sock" /* SOCKET_PATH of init.h */
+#define NR_PIDFD_OPEN 434
 
 enum { COMMAND, SOCKET, READ_FILE, WRITE_FILE };
 
@@ -54,6 +67,7 @@ struct stream {
     int what;
     pid_t pid;        /* of a command that has not been reaped */
     int in, out, err; /* our ends; -1 when closed */
+    int terminal;     /* in and out are the master of a terminal */
     int told;         /* the end was told, or nobody wants to hear: output is thrown away */
     int no_more;      /* the client's input has ended */
     char *queue;      /* input that the other side had no room for */
@@ -191,6 +205,10 @@ static void reap(void) {
             int there = 0;
             s->pid = 0;
             /* What it wrote comes before its end; what its children still write does not count. */
+            if (s->terminal) { /* FIONREAD leaves out what is on its way from the terminal */
+                pass(s, &s->out, 'o', TERMINAL_REST);
+                shut(&s->out); /* children that stay on it are hung up */
+            }
             if (s->out >= 0 && ioctl(s->out, FIONREAD, &there) == 0) pass(s, &s->out, 'o', there);
             if (s->err >= 0 && ioctl(s->err, FIONREAD, &there) == 0) pass(s, &s->err, 'e', there);
             shut(&s->in);
@@ -200,11 +218,12 @@ static void reap(void) {
 }
 
 /* Ends the child's life as a copy of the agent: own session, own signals, then the program. */
-__attribute__((noreturn)) static void become(const int files[3], char **env, char **argv) {
+__attribute__((noreturn)) static void become(const int files[3], int terminal, char **env, char **argv) {
     const char *path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     setsid();
     for (int i = 0; i < 3; i++)
         if (dup2(files[i], i) < 0) _exit(126);
+    if (terminal) ioctl(0, TIOCSCTTY, 0);
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &no_signals, NULL);
     setrlimit(RLIMIT_NOFILE, &login_files);
@@ -229,9 +248,45 @@ static int split(char *data, size_t size, char **field, int most) {
     return n;
 }
 
-static void request_run(uint32_t id, char *data, size_t size) {
-    static char *field[MAX_FIELDS + 1], *env[MAX_FIELDS + 1];
+static void open_pipes(struct stream *s, int input, int files[3]) {
     int in[2], out[2], err[2];
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)) hang_up();
+    if (!input && null < 0) { /* a container need not have one: no input is an input that has ended */
+        shut(&in[1]);
+        input = 1;
+    }
+    files[0] = input ? in[0] : null, files[1] = out[1], files[2] = err[1];
+    shut(input ? &null : &in[0]);
+    s->in = in[1], s->out = out[0], s->err = err[0];
+    fcntl(s->in, F_SETFL, O_NONBLOCK);
+    fcntl(s->out, F_SETFL, O_NONBLOCK);
+    fcntl(s->err, F_SETFL, O_NONBLOCK);
+}
+
+static void set_size(int master, const char *text) {
+    struct winsize size = {0};
+    if (sscanf(text, "%hu %hu", &size.ws_row, &size.ws_col) == 2) ioctl(master, TIOCSWINSZ, &size);
+}
+
+/* Opens a new terminal, in the devpts of this mount namespace; returns an errno. */
+static int open_terminal(struct stream *s, const char *size, int files[3]) {
+    const int flags = O_RDWR | O_NOCTTY | O_CLOEXEC;
+    int unlocked = 0;
+    s->terminal = 1;
+    s->out = open("/dev/ptmx", flags | O_NONBLOCK);
+    if (s->out < 0) s->out = open("/dev/pts/ptmx", flags | O_NONBLOCK);
+    if (s->out < 0 || ioctl(s->out, TIOCSPTLCK, &unlocked)) return errno;
+    files[0] = files[1] = files[2] = ioctl(s->out, TIOCGPTPEER, flags);
+    if (files[0] < 0) return errno;
+    set_size(s->out, size);
+    s->in = fcntl(s->out, F_DUPFD_CLOEXEC, 3);
+    return 0;
+}
+
+static void request_run(uint32_t id, char *data, size_t size, int terminal) {
+    static char *field[MAX_FIELDS + 1], *env[MAX_FIELDS + 1];
+    int files[3], failure = 0;
     int n = split(data, size, field, MAX_FIELDS);
     int count = n > 2 ? atoi(field[1]) : -1;
     if (count < 0 || count + 2 >= n) {
@@ -242,17 +297,14 @@ static void request_run(uint32_t id, char *data, size_t size) {
     env[count] = field[n] = NULL;
     struct stream *s = new_stream(id, COMMAND);
     if (!s) return;
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (null < 0 || pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)) hang_up();
-    int files[3] = {field[0][0] == '1' ? in[0] : null, out[1], err[1]};
-    s->pid = fork();
-    if (s->pid == 0) become(files, env, field + 2 + count);
-    int failure = s->pid < 0 ? errno : 0;
-    close(null), close(in[0]), close(out[1]), close(err[1]);
-    s->in = in[1], s->out = out[0], s->err = err[0];
-    fcntl(s->in, F_SETFL, O_NONBLOCK);
-    fcntl(s->out, F_SETFL, O_NONBLOCK);
-    fcntl(s->err, F_SETFL, O_NONBLOCK);
+    if (terminal) failure = open_terminal(s, field[0], files);
+    else open_pipes(s, field[0][0] == '1', files);
+    if (!failure) {
+        s->pid = fork();
+        if (s->pid == 0) become(files, terminal, env, field + 2 + count);
+        if (s->pid < 0) failure = errno;
+        for (int i = 0; i < (terminal ? 1 : 3); i++) close(files[i]);
+    }
     if (failure) {
         s->pid = 0;
         tell_end(s, failure);
@@ -260,23 +312,37 @@ static void request_run(uint32_t id, char *data, size_t size) {
     } else tell_number(id, 'p', s->pid);
 }
 
-static void request_connect(uint32_t id, const char *path) {
+/* Connects a stream to a unix socket; tells its end and forgets it if that fails. */
+static struct stream *connected(uint32_t id, int type, const char *path) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stream *s = new_stream(id, SOCKET);
-    if (!s) return;
+    if (!s) return NULL;
     size_t length = strlen(path);
     int error = length < sizeof address.sun_path ? 0 : ENAMETOOLONG;
     if (!error) {
         memcpy(address.sun_path, path, length);
-        s->out = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        s->out = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (s->out < 0 || connect(s->out, (struct sockaddr *)&address, sizeof address)) error = errno;
     }
-    if (error) {
-        tell_end(s, error);
-        forget(s);
-        return;
-    }
-    s->in = fcntl(s->out, F_DUPFD_CLOEXEC, 3);
+    if (!error) return s;
+    tell_end(s, error);
+    forget(s);
+    return NULL;
+}
+
+static void request_connect(uint32_t id, const char *path) {
+    struct stream *s = connected(id, SOCK_STREAM, path);
+    if (s) s->in = fcntl(s->out, F_DUPFD_CLOEXEC, 3);
+}
+
+static void request_ask(uint32_t id, const char *data, size_t size) {
+    int room = 2 * MAX_FRAME; /* a message is sent whole or not at all */
+    struct stream *s = connected(id, SOCK_SEQPACKET, INIT_SOCKET);
+    if (!s) return;
+    setsockopt(s->out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    if (send(s->out, data, size, MSG_NOSIGNAL) >= 0) return;
+    tell_end(s, errno);
+    forget(s);
 }
 
 static void request_get(uint32_t id, const char *path) {
@@ -317,9 +383,31 @@ static void request_write(uint32_t id, char *data, size_t size) {
     s->path = strdup(field[2]);
 }
 
+/* Writes the content of a file over that of another, which stays the same file; returns an errno. */
+static int overwrite(const char *from, const char *to) {
+    char data[CHUNK];
+    ssize_t n = 0;
+    int error = 0;
+    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_TRUNC | O_CLOEXEC | O_NOCTTY);
+    if (in < 0 || out < 0) error = errno;
+    while (!error && (n = read(in, data, sizeof data)) > 0)
+        for (ssize_t done = 0, m; done < n && !error; done += m)
+            if ((m = write(out, data + done, n - done)) < 0) error = errno, m = 0;
+    if (!error && n < 0) error = errno;
+    shut(&in);
+    shut(&out);
+    return error;
+}
+
 static void end_write(struct stream *s, int error) {
+    struct stat st;
     shut(&s->in);
     if (!error && rename(s->part, s->path)) error = errno;
+    /* Engines mount files of their own on /etc/hosts and others, and those cannot be replaced. */
+    if (error == EBUSY && stat(s->path, &st) == 0 && S_ISREG(st.st_mode)) {
+        tell_end(s, overwrite(s->part, s->path));
+        return; /* the part goes with the stream */
+    }
     if (!error) {
         free(s->part);
         s->part = NULL; /* it is PATH now, and stays */
@@ -377,7 +465,10 @@ static void serve(uint32_t id, char kind, char *data, size_t size) {
     struct stream *s = find(id);
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%.*s", (int)size, data);
-    if (kind == 'r') request_run(id, data, size);
+    if (kind == 'r') request_run(id, data, size, 0);
+    else if (kind == 't') request_run(id, data, size, 1);
+    else if (kind == 'z' && s && s->terminal && s->in >= 0) set_size(s->in, path);
+    else if (kind == 'q') request_ask(id, data, size);
     else if (kind == 'c') request_connect(id, path);
     else if (kind == 'g') request_get(id, path);
     else if (kind == 'w') request_write(id, data, size);
@@ -411,11 +502,73 @@ static void receive(void) {
     have -= at;
 }
 
-int main(void) {
+__attribute__((noreturn)) static void refuse(const char *what) {
+    fprintf(stderr, "testbed-agent: %s: %s\n", what, strerror(errno));
+    _exit(1);
+}
+
+/* Joins the cgroups of a process, as far as they are mounted here and let themselves be joined: what
+ * runs in a container is then counted and limited with it. */
+static void join_cgroups(const char *pid) {
+    char line[PATH_MAX], place[PATH_MAX + 64];
+    snprintf(place, sizeof place, "/proc/%s/cgroup", pid);
+    FILE *list = fopen(place, "re");
+    while (list && fgets(line, sizeof line, list)) { /* NUMBER:CONTROLLERS:PATH, cgroups(7) */
+        line[strcspn(line, "\n")] = 0;
+        char *kind = strchr(line, ':'), *path = kind ? strchr(++kind, ':') : NULL;
+        if (!path) continue;
+        *path++ = 0;
+        if (!strncmp(kind, "name=", 5)) kind += 5;
+        snprintf(place, sizeof place, "/sys/fs/cgroup/%s%s/cgroup.procs", kind, path);
+        int fd = open(place, O_WRONLY | O_CLOEXEC);
+        if (fd < 0 && !*kind) { /* version 2 beside version 1 */
+            snprintf(place, sizeof place, "/sys/fs/cgroup/unified%s/cgroup.procs", path);
+            fd = open(place, O_WRONLY | O_CLOEXEC);
+        }
+        if (fd >= 0 && write(fd, "0", 1) < 0) errno = 0; /* as documented above */
+        shut(&fd);
+    }
+    if (list) fclose(list);
+}
+
+/* Enters the container of a process.  Our first process stays outside and waits: whoever started it
+ * sees the end, and it alone, so that the one inside can end what it runs. */
+static void enter(const char *pid) {
+    char place[64];
+    struct stat ours, theirs;
+    int status, process = syscall(NR_PIDFD_OPEN, atoi(pid), 0);
+    if (process < 0) refuse(pid);
+    snprintf(place, sizeof place, "/proc/%s/root", pid);
+    int root = open(place, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0) refuse(place);
+    snprintf(place, sizeof place, "/proc/%s/ns/user", pid);
+    if (stat("/proc/self/ns/user", &ours) || stat(place, &theirs)) refuse(place);
+    int user = ours.st_ino == theirs.st_ino ? 0 : CLONE_NEWUSER; /* setns(2): not one's own */
+    join_cgroups(pid);
+    if (setns(process, user | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP))
+        refuse("cannot enter the container");
+    if (fchdir(root) || chroot(".")) refuse("cannot enter the container's root");
+    if (user && (setgid(0) || setuid(0))) refuse("cannot become root of the container");
+    close(root);
+    close(process);
+    pid_t child = fork();
+    if (child < 0) refuse("fork");
+    if (child == 0) {
+        setsid();
+        return;
+    }
+    close(0);
+    close(1);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+int main(int argc, char **argv) {
     static struct pollfd polled[2 + 3 * MAX_STREAMS];
     static struct stream *listened[MAX_STREAMS];
     struct rlimit files;
     sigset_t wanted;
+    if (argc > 1) enter(argv[1]);
     umask(022);
     signal(SIGPIPE, SIG_IGN);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {

@@ -231,12 +231,16 @@ class ChannelNode(StreamNode):
             if self._link is None or self._link.closed or not self.alive():
                 if not self.alive():
                     raise self.lost_error()
-                link = Link(self.channel(), self.alive, self.lost_error)
+                channel = self.channel()
+                link = Link(channel, self.alive, self.lost_error)
                 if not link.greet(PATIENCE):
+                    said = str(getattr(channel, "errors", "")).strip()  # a program's, not ssh's
                     link.close()
+                    if not self.alive():
+                        raise self.lost_error()
                     raise LabError(
-                        f"the agent of {self.name} does not start",
-                        hint="it is built for this machine's kind of processor, and for no other",
+                        f"the agent of {self.name} does not start{said and f': {said}'}",
+                        hint="the agent is built for this machine's processor architecture only",
                     )
                 self._link = link
             return self._link

@@ -1,0 +1,79 @@
+"""A node that is a container, entered by its first process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError
+from testbed.nodes.base import has_ended
+from testbed.nodes.stream.kept import KeptNode
+
+if TYPE_CHECKING:
+    from testbed.nodes.stream.wire import Channel
+
+
+class ContainerNode(KeptNode):
+    """A container of any image, on any engine.
+
+    The agent enters the container by its first process, so it needs neither a program in the
+    image nor an answer of the engine.
+
+    ``start`` runs a program where the engine runs, on this machine
+    (:class:`testbed.process.Duplex`) or on a node (:meth:`duplex` of a namespace node), and
+    returns its stream; ``agent`` returns the path of ``testbed-agent`` there, and ``pid`` is the
+    pid of the container's first process there.  ``alive`` tells whether that process runs, and
+    is called often; ``last_words`` returns the last output of a container that has ended.
+    ``mounts`` maps folders of this machine to the paths at which the container has them,
+    read-only.  The others are as in :class:`KeptNode`.
+    """
+
+    shares_kernel = True
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        *,
+        lab: str,
+        pid: int,
+        start: Callable[[Sequence[str]], Channel],
+        agent: Callable[[], str],
+        alive: Callable[[], bool],
+        init: Callable[[], Path],
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        mounts: Mapping[Path, str] | None = None,
+        last_words: Callable[[], str] = str,
+        programs: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self.pid = pid
+        self._lab = lab
+        self._start = start
+        self._agent = agent
+        self._alive = alive
+        self._last_words = last_words
+        self._mounts = dict(mounts or {})
+        super().__init__(name, digest, folder=folder, init=init, env=env, programs=programs)
+
+    def __repr__(self) -> str:
+        return f"<container node {self.name} of {self._lab}, pid {self.pid}>"
+
+    def alive(self) -> bool:
+        return self._alive()
+
+    def channel(self) -> Channel:
+        return self._start([self._agent(), str(self.pid)])
+
+    def lost_error(self) -> LabError:
+        if self.alive():
+            return LabError(f"the connection to the container {self.name} was lost")
+        return has_ended(self.name, self._lab, self._last_words())
+
+    def provide(self, path: Path) -> str:
+        path = path.resolve()
+        for folder, place in self._mounts.items():
+            if path.is_relative_to(folder):
+                return str(PurePosixPath(place, path.relative_to(folder)))
+        return super().provide(path)

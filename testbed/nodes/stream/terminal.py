@@ -1,0 +1,81 @@
+"""Run a command on a new terminal at the end of a stream, joined to the user's terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+
+from testbed.errors import LabError, output_error
+from testbed.nodes.request import environment, request
+from testbed.nodes.stream.wire import Link, Pipe
+from testbed.nodes.terminal import (
+    END_OF_FILE,
+    on_resize,
+    raw,
+    readable,
+    shell_status,
+    size,
+    typed,
+    write,
+)
+
+
+def with_terminal(
+    node: str, link: Link, argv: Sequence[str], env: Mapping[str, str] | None = None
+) -> int:
+    """Run ``argv`` on a new terminal of the node; return its exit status.
+
+    Raises ReaderGone or OutputError if writing to the user's terminal fails; the command is then
+    killed.
+    """
+    user, out = sys.stdin.fileno(), sys.stdout.fileno()
+    # This thread waits for keys; the end of the output and a new size wake it.
+    wake = os.eventfd(0, os.EFD_CLOEXEC)
+    stream = Pipe(link, lambda _, data: write(out, data))
+
+    def end() -> None:
+        stream.poured.wait()
+        os.eventfd_write(wake, 1)
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    try:
+        fields = [_size(), *environment({**(env or {}), "TERM": os.environ.get("TERM", "dumb")})]
+        with raw(user), on_resize(lambda: os.eventfd_write(wake, 1)):
+            stream.send("t", request(node, [*fields, *argv]))
+            _type(stream, user, wake)
+            status = stream.wait(None)
+    finally:
+        stream.forget()
+        ending.join()
+        os.close(wake)
+    if not stream.pid:
+        raise LabError(f"{node} has no new terminal: {os.strerror(status)}")
+    return shell_status(status)
+
+
+def _type(stream: Pipe, user: int, wake: int) -> None:
+    """Pass on what is typed, and each new size, until the command has ended."""
+    watched = [wake, user]
+    while True:
+        ready = readable(watched)
+        if wake in ready:
+            os.eventfd_read(wake)
+            if stream.poured.is_set():
+                break
+            stream.send("z", _size().encode())
+        if user in ready:
+            data = typed(user)
+            if not data:
+                watched.remove(user)
+            stream.feed(data or END_OF_FILE)
+    if stream.failed is not None:
+        raise output_error(stream.failed)
+
+
+def _size() -> str:
+    """Return the size of the user's terminal as the agent reads it."""
+    now = size(sys.stdin.fileno())
+    return f"{now.lines} {now.columns}"
