@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,10 +227,14 @@ class FakeQemu:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
 
     def _serve(self) -> None:
-        peer, _ = self._listener.accept()
+        with contextlib.suppress(OSError), self._listener.accept()[0] as peer:
+            self._talk(peer)
+
+    def _talk(self, peer: socket.socket) -> None:
         peer.sendall(b'{"QMP": {}}\r\n')
         decoder, text = json.JSONDecoder(), ""
         while data := peer.recv(4096).decode():
@@ -245,14 +251,16 @@ class FakeQemu:
                 left = self.answers.get(name, [{"return": {}}])
                 answer = left.pop(0) if len(left) > 1 else left[0]
                 if "hang" in answer:
-                    peer.close()
                     return
                 # An event may come at any time.
                 lines = [{"event": "STOP"}, answer]
                 peer.sendall(b"".join(json.dumps(line).encode() + b"\r\n" for line in lines))
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(60)
         self._listener.close()
+        assert not self._thread.is_alive(), "the monitor's connection was not closed"
 
 
 @pytest.fixture
@@ -266,7 +274,7 @@ def test_the_monitor_waits_for_a_state(qemu: FakeQemu) -> None:
     states = ["inmigrate", "inmigrate", "paused"]
     qemu.answers["query-status"] = [{"return": {"status": state}} for state in states]
     with Monitor(qemu.path) as monitor:
-        monitor.wait_state("paused", 5)
+        monitor.wait_state("paused", 60)
         with pytest.raises(TimeoutExpired, match=r"paused.* running"):
             monitor.wait_state("running", 0.05)
     assert qemu.asked[:4] == ["qmp_capabilities", *["query-status"] * 3]
@@ -284,7 +292,7 @@ def test_saving_stops_the_machine_first_and_waits_for_the_end(qemu: FakeQemu) ->
         {"return": {"status": "completed"}},
     ]
     with Monitor(qemu.path) as monitor:
-        monitor.save("/file", 5)
+        monitor.save("/file", 60)
     assert qemu.asked[1] == "stop"
     assert qemu.asked[-3:] == ["migrate", "query-migrate", "query-migrate"]
     assert qemu.told["migrate-set-parameters"]["max-bandwidth"] >= 1 << 30  # bytes a second
@@ -294,7 +302,7 @@ def test_saving_stops_the_machine_first_and_waits_for_the_end(qemu: FakeQemu) ->
 def test_a_save_that_fails_says_so(qemu: FakeQemu) -> None:
     qemu.answers["query-migrate"] = [{"return": {"status": "failed"}}]
     with Monitor(qemu.path) as monitor, pytest.raises(LabError, match="could not save"):
-        monitor.save("/file", 5)
+        monitor.save("/file", 60)
 
 
 def test_without_a_monitor_there_is_an_error(tmp_path: Path) -> None:
@@ -338,6 +346,8 @@ class Cell(NetnsNode):
         self.said = said
         self.monitor = ""
         self.state = ServiceState(cell.SERVICE, "ready", pid, None, "-")
+        self.looks = 0
+        self.third_look: Callable[[], object] = lambda: None
 
     def ends(self, status: int, said: str = "") -> None:
         self.said += said
@@ -352,6 +362,9 @@ class Cell(NetnsNode):
         return self.said
 
     def services(self) -> dict[str, ServiceState]:
+        self.looks += 1
+        if self.looks == 3:
+            self.third_look()
         return {cell.SERVICE: self.state}
 
     def socket(self, path: str) -> str:
@@ -403,24 +416,22 @@ def test_a_machine_that_has_ended_says_its_last_words(gone: str) -> None:
 def test_a_monitor_is_waited_for_until_it_listens(tmp_path: Path) -> None:
     one = Cell(None)
     one.monitor = str(tmp_path / "qmp")
-    with socket.socket(socket.AF_UNIX) as bound:
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.ExitStack() as stack:
         bound.bind(one.monitor)  # and does not listen yet
 
         def listen() -> None:
             Path(one.monitor).unlink()
-            FakeQemu(tmp_path)
+            stack.callback(FakeQemu(tmp_path).close)
 
-        timer = threading.Timer(0.2, listen)
-        timer.start()
+        one.third_look = listen
         with machine.monitor_of(one) as monitor:
             monitor.do("cont")
-        timer.join()
 
 
 def test_a_qemu_that_ends_before_it_listens_says_why(tmp_path: Path) -> None:
     one = Cell(None)
     one.monitor = str(tmp_path / "qmp")
-    threading.Timer(0.1, one.ends, (1, "qemu: could not load kernel\n")).start()
+    one.third_look = partial(one.ends, 1, "qemu: could not load kernel\n")
     with pytest.raises(ServiceError, match=r"(?s)could not load kernel.*exit status 1"):
         machine.monitor_of(one).__enter__()
 
@@ -429,7 +440,7 @@ def test_a_qemu_that_ends_at_work_says_why(qemu: FakeQemu) -> None:
     one = Cell(None)
     one.monitor = qemu.path
     qemu.answers["cont"] = [{"hang": "up"}]
-    threading.Timer(0.1, one.ends, (1, "qemu: load of migration failed\n")).start()
+    one.third_look = partial(one.ends, 1, "qemu: load of migration failed\n")
     with (
         pytest.raises(ServiceError, match="load of migration failed"),
         machine.monitor_of(one) as monitor,

@@ -18,16 +18,16 @@ class Monitor:
     def __init__(self, path: str, *, timeout: float = 30.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
+        self._lines = self._socket.makefile("rb")
         try:
             self._socket.connect(path)
-            self._lines = self._socket.makefile("rb")
             self._read()  # the greeting
             self.do("qmp_capabilities")
         except OSError as error:
-            self._socket.close()
+            self.close()
             raise LabError(f"QEMU's monitor does not answer: {error}") from error
         except LabError:
-            self._socket.close()
+            self.close()
             raise
 
     def do(self, command: str, **arguments: Any) -> Any:
@@ -87,6 +87,7 @@ class Monitor:
         return answer
 
     def close(self) -> None:
+        self._lines.close()  # a socket stays open as long as a file of it
         self._socket.close()
 
     def __enter__(self) -> Self:
