@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,26 +84,61 @@ def test_lines_are_told_as_they_come_and_the_last_one_without_an_end() -> None:
     assert lines == ["one", "two", "three"]
 
 
-def test_ticks_tell_the_seconds() -> None:
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that a test lets pass, by appending them."""
+    seconds: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(seconds))
+    monkeypatch.setattr("testbed.process.time", clock)
+    return seconds
+
+
+def test_ticks_tell_the_seconds(tmp_path: Path, passed: list[float]) -> None:
     ticks: list[float] = []
-    run(["sleep", "1.2"], on_tick=ticks.append)
-    assert ticks
-    assert ticks[0] >= 1
+    end = tmp_path / "end"
+    os.mkfifo(end)
+
+    def tick(seconds: float) -> None:
+        ticks.append(seconds)
+        if len(ticks) < 3:
+            passed.append(1.5)
+        elif len(ticks) == 3:
+            end.write_text("")
+
+    def let_pass(_: str) -> None:
+        passed.append(1.5)
+
+    run(["sh", "-c", f"echo begun; read line < {end}"], check=False, on_line=let_pass, on_tick=tick)
+    assert len(ticks) >= 3
+    assert all(after - before >= 1 for before, after in pairwise([0, *ticks]))
 
 
-def test_time_out_kills_the_whole_group(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    with pytest.raises(TimeoutExpired, match=r"0\.3 s"):
-        run(["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], timeout=0.3)
-    assert gone(int(pid.read_text()))
+GROUP = ["sh", "-c", "sleep 60 & echo $!; wait"]
 
 
-def test_cancel_kills_the_whole_group(tmp_path: Path) -> None:
-    pid, cancel = tmp_path / "pid", threading.Event()
-    threading.Timer(0.3, cancel.set).start()
+def test_time_out_kills_the_whole_group(passed: list[float]) -> None:
+    pids: list[str] = []
+
+    def let_pass(line: str) -> None:
+        pids.append(line)
+        passed.append(3600)
+
+    with pytest.raises(TimeoutExpired, match="1800 s"):
+        run(GROUP, timeout=1800, on_line=let_pass)
+    assert gone(int(pids[0]))
+
+
+def test_cancel_kills_the_whole_group() -> None:
+    pids: list[str] = []
+    cancel = threading.Event()
+
+    def stop(line: str) -> None:
+        pids.append(line)
+        cancel.set()
+
     with pytest.raises(Interrupted):
-        run(["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], cancel=cancel)
-    assert gone(int(pid.read_text()))
+        run(GROUP, cancel=cancel, on_line=stop)
+    assert gone(int(pids[0]))
 
 
 def test_an_exception_on_the_way_kills_the_command() -> None:

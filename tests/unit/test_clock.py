@@ -88,7 +88,7 @@ def test_a_clock_that_jumps_changes_no_duration(
     assert all(0 <= step.seconds <= outcome.seconds for step in outcome.steps)
     record = bench.state.read("two-node")
     assert record is not None
-    assert record.seconds == pytest.approx(outcome.seconds, abs=0.05)
+    assert outcome.seconds - 0.001 <= record.seconds <= time.monotonic() - began + 0.001  # rounded
     assert {node.state for node in status(lab.context()).nodes} == {"up"}
     assert not lab.up(load("two-node")).changed
     with bench.state.lock("two-node", "test", timeout=0):

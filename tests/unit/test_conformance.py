@@ -334,9 +334,16 @@ def test_ctrl_c_is_handed_on_and_the_rest_is_told(lab: Lab) -> None:
 
     def stop(check: Check) -> None:
         told.append(check)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
-    lab.suite(Answer(1, PARALLEL.encode(), seconds=0.5), report(spec("good", "passed")))
+    def end(call: Call) -> Answer:
+        assert call.at
+        for running in list(call.at._running):
+            running.kill()
+        return Answer()
+
+    lab.suite(Answer(1, PARALLEL.encode(), seconds=3600), report(spec("good", "passed")))
+    lab.provider.script(["kill"], end)
     results = run.run(lab.context, Asked(), told=stop)
     assert results.signum == signal.SIGINT
     assert told

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ import pytest
 from testbed.errors import CommandError, LabError, NoSuchNode, ServiceError
 from testbed.nodes.base import Provider, Service
 from testbed.nodes.fake import Answer, Behaviour, FakeMachine, FakeProvider
+from testbed.polling import until
 from testbed.testing.fakes import teach
 from testbed.testing.provider import ProviderContract, spec
 
@@ -106,9 +107,12 @@ def test_a_long_command_ends_when_its_node_does() -> None:
     provider = FakeProvider()
     provider.script(["sleep"], Answer(seconds=60))
     node = provider.create_one("lab", spec("n"))
-    threading.Timer(0.05, provider.destroy, ("lab",)).start()
-    with pytest.raises(NoSuchNode):
-        node.run(["sleep"])
+    with ThreadPoolExecutor(1) as pool:
+        sleeps = pool.submit(node.run, ["sleep"])
+        assert until(lambda: node._running, 60)
+        provider.destroy("lab")
+        with pytest.raises(NoSuchNode):
+            sleeps.result()
 
 
 def test_attach_gives_the_shells_status() -> None:

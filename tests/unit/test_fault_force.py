@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -403,9 +404,14 @@ def test_no_such_lab(testbed: Run) -> None:
     assert testbed("ls", "-l", "other")[0] == 4
 
 
+def sleeping(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Act while a fault is in force for a time."""
+    patch.setattr("testbed.cli.fault.time", SimpleNamespace(sleep=lambda _: act()))
+
+
 def test_for_a_time(testbed: Run, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr("testbed.cli.fault.time.sleep", lambda _: seen.append(words(lab)))
+    sleeping(monkeypatch, lambda: seen.append(words(lab)))
     status, out, _ = testbed("partition", "node2", "--for", "5")
     assert (status, seen[0]) == (0, ["partition node2"])
     assert "is healed" in out
@@ -416,7 +422,7 @@ def test_for_a_time(testbed: Run, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_signal_ends_the_time(
     testbed: Run, lab: Lab, monkeypatch: pytest.MonkeyPatch, signum: int, wanted: int
 ) -> None:
-    monkeypatch.setattr("testbed.cli.fault.time.sleep", lambda _: os.kill(os.getpid(), signum))
+    sleeping(monkeypatch, lambda: signal.raise_signal(signum))
     status, out, _ = testbed("partition", "node2", "--for", "5")
     assert status == wanted
     assert "is healed" in out
@@ -426,7 +432,7 @@ def test_a_signal_ends_the_time(
 def test_a_lab_that_is_taken_down_meanwhile(
     testbed: Run, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("testbed.cli.fault.time.sleep", lambda _: lab.down())
+    sleeping(monkeypatch, lab.down)
     assert testbed("partition", "node2", "--for", "5")[0] == 0
 
 

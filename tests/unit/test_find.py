@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from open_files import unchanged_files
 
 from testbed.nodes.netns import find
 from testbed.nodes.netns.find import PROGRAM
@@ -94,11 +95,10 @@ def test_a_pid_that_is_nobodys() -> None:
 
 
 def test_no_file_descriptor_is_left(pretender: int) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(10):
-        find.at(pretender)
-        list(find.inits())
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    with unchanged_files():
+        for _ in range(10):
+            find.at(pretender)
+            list(find.inits())
 
 
 @pytest.mark.parametrize(

@@ -705,15 +705,18 @@ def test_a_node_by_name(bench: Bench) -> None:
     assert caught.value.known == ("node1", "node2", "outside")
 
 
-def test_two_at_once_are_one_after_the_other(bench: Bench) -> None:
+def test_two_at_once_are_one_after_the_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     words: list[str] = []
     seen: list[set[str]] = []
-    bench.provider.behave("etcd", Behaviour(seconds=0.1))
-    both = threading.Barrier(2)
+    waits = threading.Event()
+    monkeypatch.setattr(bench.provider, "prepare", lambda *_: waits.wait(60))
+
+    def told(text: str) -> None:
+        words.append(text)
+        waits.set()
 
     def one() -> None:
-        both.wait()
-        watch = Watch(words=words.append)
+        watch = Watch(words=told)
         seen.append(changed(Lab("two-node", bench.again()).up(two(), watch=watch)))
 
     threads = [threading.Thread(target=one) for _ in range(2)]

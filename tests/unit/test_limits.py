@@ -10,10 +10,10 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
+from open_files import garbage_kept, unchanged_files
 
 from testbed import cli, limits
 from testbed.errors import MachineError, StepsFailed
@@ -191,9 +191,10 @@ def test_none_is_free_where_even_the_folder_cannot_be_read(
 def test_free_descriptors_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "resource", Limits((5000, 9000), (1, 1)))
     assert 4000 < limits.free_files() < 5000
-    before = limits.free_files()
-    with socket.socket(), socket.socket():
-        assert limits.free_files() == before - 2
+    with garbage_kept():
+        before = limits.free_files()
+        with socket.socket(), socket.socket():
+            assert limits.free_files() == before - 2
     monkeypatch.setattr(limits, "resource", Limits((1, 1), (1, 1)))
     assert limits.free_files() == 0
 
@@ -214,7 +215,7 @@ def steps_at_once(monkeypatch: pytest.MonkeyPatch, free: int) -> int:
         with lock:
             now += 1
             most = max(most, now)
-        held.wait(0.02)
+        held.wait(0.005)
         with lock:
             now -= 1
         return "", True
@@ -301,14 +302,8 @@ def test_a_command_that_has_no_room_for_its_output_leaves_nothing(
         raise full
 
     monkeypatch.setattr(os, "memfd_create", create)
-    before = open_files()
-    with pytest.raises(OSError, match="Too many open files"):
+    with unchanged_files(), pytest.raises(OSError, match="Too many open files"):
         Command("node1", connect, ["true"], input=None, env=None)
-    assert open_files() == before
-
-
-def open_files() -> list[str]:
-    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
 def test_a_terminal_is_watched_whatever_its_number() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,8 +14,8 @@ from testbed.polling import until
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses made; only they take time."""
     pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    monkeypatch.setattr(time, "monotonic", lambda: sum(pauses))
+    clock = SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses))
+    monkeypatch.setattr("testbed.polling.time", clock)
     return pauses
 
 

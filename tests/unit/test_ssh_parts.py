@@ -85,7 +85,7 @@ class Far:
         self.alive = True
         self.link = Link(self.channel, lambda: self.alive, self.lost)
         self.channel.say(0, "h")
-        assert self.link.greet(5)
+        assert self.link.greet(60)
 
     def lost(self) -> LabError:
         return LabError("broke") if self.alive else NoSuchNode("gone")
@@ -197,7 +197,7 @@ def test_a_machine_that_says_nothing_more_is_noticed(far: Far) -> None:
 def test_no_agent_no_link() -> None:
     channel = FakeChannel()
     channel.coming.put(b"")
-    assert not Link(channel, lambda: True, lambda: LabError("broke")).greet(5)
+    assert not Link(channel, lambda: True, lambda: LabError("broke")).greet(60)
 
 
 def test_a_command_that_cannot_be_run_says_so(far: Far) -> None:

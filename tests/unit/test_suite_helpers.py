@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv4Network
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -536,19 +538,21 @@ def test_the_bound_of_a_wait_is_long_and_read_when_it_begins(
 ) -> None:
     assert helpers.SETTLED >= 60
     monkeypatch.setattr(helpers, "SETTLED", 0.0)
+    monkeypatch.setattr(helpers, "IN_VAIN", set[str]())
     with pytest.raises(Unsettled):
-        helpers.wait_until(lambda: None, "it")
+        helpers.wait_until(lambda: None, "a lease")
     with pytest.raises(Unsettled):
-        helpers.observe_until(Observation(), lambda _: None, "it")
+        helpers.observe_until(Observation(), lambda _: None, "a route")
 
 
 def test_what_never_came_is_not_waited_for_as_long_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("testbed.steps.wait.time.monotonic", lambda: now[0])
-    sleep = "testbed.steps.wait.time.sleep"
-    monkeypatch.setattr(sleep, lambda pause: now.append(now.pop() + pause))
+    clock = SimpleNamespace(
+        monotonic=lambda: now[0], sleep=lambda pause: now.append(now.pop() + pause)
+    )
+    monkeypatch.setattr("testbed.steps.wait.time", clock)
     monkeypatch.setattr(helpers, "IN_VAIN", set[str]())
 
     def waited(what: str) -> float:
@@ -566,7 +570,8 @@ def test_what_never_came_is_not_waited_for_as_long_again(
 
 def test_looks_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("testbed.steps.wait.time.sleep", pauses.append)
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append)
+    monkeypatch.setattr("testbed.steps.wait.time", clock)
     looks = iter([None] * 60)
     helpers.wait_until(lambda: next(looks, True), "it")
     assert pauses == sorted(pauses)

@@ -262,7 +262,7 @@ def test_what_looks_now_and_then_ends_the_wait(monkeypatch: pytest.MonkeyPatch) 
         raise ServiceError("vagrant", "node1", "the machine ended", "Kernel panic")
 
     with pytest.raises(ServiceError, match="Kernel panic"):
-        Client(Cell(None)).bring_up(["node1"], 5, look)
+        Client(Cell(None)).bring_up(["node1"], 60, look)
 
 
 def test_one_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +274,14 @@ def test_one_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_it_can_be_ended_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "LOOK", 0.01)
     client = Client(Cell(None))
-    threading.Timer(0.05, client.end).start()
+
+    def look() -> None:
+        other = threading.Thread(target=client.end)
+        other.start()
+        other.join()
+
     with pytest.raises(NoSuchNode):
-        client.bring_up(["node1"], 5, lambda: None)
+        client.bring_up(["node1"], 60, look)
 
 
 # -- the provider ------------------------------------------------------------------------------

@@ -561,6 +561,7 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
         output = Output(
             json_file=None, junit=None, html=None, lang="en", evidence=False, quiet=False
         )
+        before = threading.enumerate()
         with verify._Progress(output, shipped()) as progress:
             threads = threading.enumerate()
             Everything()(None, SOME, progress.watching())
@@ -572,7 +573,7 @@ def test_a_terminal_has_a_line_that_changes_and_a_file_has_only_what_ended(
             told += part
     os.close(ours)
     seen = told.decode()
-    assert threads == [threading.main_thread()], "processes are forked meanwhile"
+    assert set(threads) <= set(before), "processes are forked meanwhile"
     assert "two-node 1" in seen
     assert "docker-single" in seen
     assert click.unstyle(out.getvalue()).split()[:2] == ["ok", "two-node"]

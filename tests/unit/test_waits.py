@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,7 +106,7 @@ def test_how_a_connection_fails(two: Two, answer: Answer, reason: str) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     now = [100.0]
-    monkeypatch.setattr("testbed.roles.way.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("testbed.roles.way.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def go(seconds: float) -> None:
         now[0] += seconds
@@ -224,7 +225,11 @@ def steps(act: Callable[[Context], tuple[str, bool]]) -> Plan:
     return Plan("lab", {step.name: step for step in (first, second)})
 
 
-def test_at_the_deadline_it_is_said_what_is_waited_for(two: Two) -> None:
+def test_at_the_deadline_it_is_said_what_is_waited_for(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = hour_passes_at(monkeypatch, "none yet", idle_seconds=0.01)
+
     def act(context: Context) -> tuple[str, bool]:
         wait = Wait(context, "a sign", 1e9)
         wait.saw("none yet")
@@ -232,7 +237,7 @@ def test_at_the_deadline_it_is_said_what_is_waited_for(two: Two) -> None:
             wait.pause()
 
     with pytest.raises(TimeoutExpired, match=r"w: .*a sign.*none yet"):
-        carry_out(steps(act), two.context, deadline=time.monotonic() + 0.05)
+        carry_out(steps(act), two.context, watch=watch, deadline=time.monotonic() + 1800)
     assert two.context.given_up.is_set()
 
 
@@ -285,15 +290,21 @@ def test_a_step_tells_what_it_waits_for_while_nothing_ends(
 def test_what_comes_before_the_lab_is_bounded_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.provider, "prepare", lambda *_: signal.pause())
+    def prepare(*_: object) -> None:
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 3600
+        signal.raise_signal(signal.SIGALRM)
+        pytest.fail("the alarm was not heard")
+
+    monkeypatch.setattr(bench.provider, "prepare", prepare)
     with pytest.raises(TimeoutExpired):
-        Lab("two-node", bench.settings).up(load("two-node"), timeout=0.2)
+        Lab("two-node", bench.settings).up(load("two-node"), timeout=3600)
     assert bench.provider.nodes("two-node") == {}
 
 
 def test_an_alarm_that_is_off_does_not_come() -> None:
     before = signal.getsignal(signal.SIGALRM)
-    with signals.alarm(0.01) as off:
+    with signals.alarm(3600) as off:
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
         off()
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     with signals.alarm(None):
