@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli import common
-from testbed.errors import ArtifactError
+from testbed.registry import ROLES
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -60,26 +60,12 @@ def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
 
 
 def _fetch(store: Store, name: str) -> None:
-    """Build an artifact, or all of a network plugin.
+    """Build an artifact, or all of an optional part of a role, such as a network plugin.
 
     The user's own files are checked instead.
     """
-    from testbed.roles.kubernetes.plugins import PLUGINS
-    from testbed.roles.kubernetes.plugins.manifest import Brought
-
-    known = {entry.name for entry in store.list()}
-    for plugin in PLUGINS.values():
-        if isinstance(plugin, Brought) and name == plugin.manifest:
-            if not store.is_users(name):
-                raise ArtifactError(f"{name} cannot be built here", hint=plugin.how(store))
-            plugin.wanted(store)
-            return
-        if name == plugin.name and name not in known:
-            if why := plugin.lacking(store):
-                raise ArtifactError(why, hint=plugin.how(store))
-            plugin.fetch(store)
-            return
-    store.fetch(name)
+    if not any(role.fetch_part(store, name) for role in ROLES.usable().values()):
+        store.fetch(name)
 
 
 @command.command("rm")

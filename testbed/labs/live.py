@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from testbed.errors import LabError, NoAnswer, NoSuchContainer
 from testbed.registry import ROLES
-from testbed.roles.docker import processes
-from testbed.roles.docker.engine import PATIENCE, Engine, enter
-from testbed.roles.docker.section import ROLE as ENGINE
+from testbed.roles.container import choose, enter
+from testbed.roles.docker.engine import PATIENCE, Engine
 
 if TYPE_CHECKING:
     import testinfra.host
 
     from testbed.nodes.base import Node, Result, Running
-    from testbed.roles.docker.processes import ContainerProcess
+    from testbed.roles.container import ContainerProcess
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
 
@@ -147,6 +146,9 @@ class LiveLab:
     def engine(self, node: str) -> Engine:
         """Return the Engine API of a node with the docker role.
 
+        It is here for the checks of Docker's suites. Suites of another role open the API of their
+        daemon themselves, by :meth:`Node.socket`.
+
         Raises LabError if it does not answer. Later calls fail at once, so that a run does not
         wait for a hanging daemon in each check.
         """
@@ -177,10 +179,16 @@ class LiveLab:
                 )
             node = spec.node
         machine = self.node(node)
-        found = processes.find(machine, name)
+        found = choose(self._running(machine), name)
         if found is None:
             raise self._no_container(name, machine)
         return LiveContainer(machine, found)
+
+    def _running(self, machine: Node) -> dict[str, ContainerProcess]:
+        """Return a node's running containers of all roles by name."""
+        spec = self.topology.nodes.get(machine.name)
+        roles = () if spec is None else spec.roles
+        return {k: v for role in roles for k, v in ROLES[role].containers(machine).items()}
 
     def _no_container(self, name: str, machine: Node) -> NoSuchContainer:
         """Return the error for a container that does not run on a node."""
@@ -195,7 +203,7 @@ class LiveLab:
                 hint = f"`testbed up -l {self.name}` restarts it"
         elif spec is not None:
             hint = f"use its own node: {spec.node}/{name}"
-        elif there := processes.containers(machine):
+        elif there := self._running(machine):
             hint = f"running containers of {machine.name}: {', '.join(there)}"
         else:
             hint = self._nodes_with_containers(machine)
@@ -203,14 +211,18 @@ class LiveLab:
 
     def _nodes_with_containers(self, machine: Node) -> str:
         """Return the hint for a node without any container."""
-        node = self.topology.nodes.get(machine.name)
-        if node is None or ENGINE in node.roles:
+        with_any = [
+            node.name
+            for node in self.topology.nodes.values()
+            if any("containers" in ROLES[role].creates for role in node.roles)
+        ]
+        if machine.name in with_any or machine.name not in self.topology.nodes:
             return f"{machine.name} runs no containers"
         for hint in (ROLES[role].inside(self.name) for role in self.topology.roles):
             if hint:
                 return hint
-        others = ", ".join(one.name for one in self.topology.with_role(ENGINE))
-        return f"{machine.name} has no Docker; nodes with Docker: {others or 'none'}"
+        others = ", ".join(with_any) or "none"
+        return f"no role of {machine.name} runs containers; nodes with such a role: {others}"
 
     @property
     def containers(self) -> dict[str, LiveContainer]:
@@ -222,14 +234,6 @@ class LiveLab:
             name: self.container(name)
             for node in self.topology.nodes
             for name in (one.name for one in self.topology.running_on(node))
-        }
-
-    def versions(self) -> dict[str, Any]:
-        """Return the versions of the engines by node, and of the lab's artifacts."""
-        return {
-            node.name: self.engine(node.name).version["Version"]
-            for node in self.topology.with_role(ENGINE)
-            if node.name in self.nodes
         }
 
     def __enter__(self) -> Self:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from testbed.labs import base_steps
 from testbed.registry import ROLES
-from testbed.roles.docker.containers import reach_steps
 from testbed.steps.step import Plan, order
 
 if TYPE_CHECKING:
@@ -27,5 +26,6 @@ def make(topology: Topology) -> Plan:
     for node in topology.nodes.values():
         for role in node.roles:
             steps += ROLES[role].steps(topology, node)
-    steps += reach_steps(topology)
+    for role in sorted(topology.roles):
+        steps += ROLES[role].lab_steps(topology)
     return Plan(topology.name, order(steps))

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import TestbedError
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.registry import ROLES
-from testbed.roles.docker.section import ROLE as ENGINE
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
-    from testbed.roles.docker.engine import Engine
 
 #: Arguments: a name and a network namespace for each container.  Every part is
 #: printed on its own line, after a character that JSON text cannot contain.
@@ -84,8 +82,7 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
         "error": "",
     }
     try:
-        engine = lab.engine(name) if ENGINE in spec.roles else None
-        containers = engine.reading("list containers", _containers, engine) if engine else []
+        containers = [dict(one) for role in spec.roles for one in ROLES[role].drawn(lab, name)]
         printed = _look(lab.node(name), containers)
     except TestbedError as error:
         found["error"] = str(error)
@@ -118,37 +115,6 @@ def _describe(
         one["links"] = [_link(link) for link in one["links"] if _shown(link)]
         one.pop("pid", None)
     found["pairs"] = [[[a.space, a.name], [b.space, b.name]] for a, b in pairs(ends)]
-
-
-def _containers(engine: Engine) -> list[dict[str, Any]]:
-    """Return a node's running containers; a shared network namespace names its owner."""
-    seen = [engine.inspect_raw(name) for name in sorted(engine.names())]
-    names = {one["Id"]: one["Name"].lstrip("/") for one in seen}
-    found = []
-    for one in seen:
-        if not one["State"]["Running"]:
-            continue
-        mode, _, whose = one["HostConfig"]["NetworkMode"].partition(":")
-        container: dict[str, Any] = {
-            "name": names[one["Id"]],
-            "pid": one["State"]["Pid"],
-            "mode": mode,
-            "published": _published(one["NetworkSettings"].get("Ports") or {}),
-        }
-        if mode == "container":
-            container["shares"] = names.get(whose, whose)
-        found.append(container)
-    return found
-
-
-def _published(ports: Mapping[str, Any]) -> list[str]:
-    """Return published ports as ``8080:80/tcp``, once each: IPv6 repeats IPv4."""
-    found = {
-        f"{binding['HostPort']}:{port}": None
-        for port, bindings in ports.items()
-        for binding in bindings or ()
-    }
-    return list(found)
 
 
 def _look(node: Node, containers: list[dict[str, Any]]) -> str:

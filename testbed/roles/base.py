@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.faults.means import Breakage
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node as Machine
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
+    from testbed.roles.container import ContainerProcess
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -282,6 +284,24 @@ class Role(ABC):
         """
         return {}
 
+    def containers(self, machine: Machine) -> Mapping[str, ContainerProcess]:  # noqa: ARG002  for roles with containers
+        """Return the role's running containers on a node by name.
+
+        They are found by what the kernel and files say, so that a daemon that is dead or hangs
+        hides none. Raises NoSuchNode, and TimeoutExpired if the node itself does not answer.
+        """
+        return {}
+
+    def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:  # noqa: ARG002  for roles with containers
+        """Return the role's running containers on a node for the graph.
+
+        Each has ``name``, ``pid`` (on the node), ``mode`` (its kind of network; ``host`` and
+        ``container`` have no network namespace of their own), ``published`` (ports as
+        ``8080:80/tcp``), and with the mode ``container`` the owner of the namespace as
+        ``shares``. Raises LabError.
+        """
+        return ()
+
     def overlay(self, topology: Topology) -> Mapping[str, Any] | None:  # noqa: ARG002  for overlay networks
         """Return the role's overlay network for the graph, or None.
 
@@ -351,6 +371,20 @@ class Role(ABC):
         """Return the programs whose versions the record and the report list."""
         return self.artifacts
 
+    def lacking(self, store: Store, topology: Topology) -> str:  # noqa: ARG002  for roles whose programs depend on it
+        """Return why this machine cannot run such a lab: unbuilt or missing software.
+
+        Empty if it can. Nothing is built.
+        """
+        return ""
+
+    def fetch_part(self, store: Store, part: str) -> bool:  # noqa: ARG002  for roles with optional parts
+        """Build the artifacts of an optional part of the role's software.
+
+        Return False for a name that is no such part. Raises ArtifactError.
+        """
+        return False
+
     def fetch(self, store: Store, topology: Topology) -> None:  # noqa: ARG002  for roles whose programs depend on it
         """Download or build the artifacts that a plan with this role requires.
 
@@ -391,6 +425,10 @@ class Role(ABC):
         Return an empty list if all links are as the topology describes them.
         """
         return []
+
+    def lab_steps(self, topology: Topology) -> Iterable[Step]:  # noqa: ARG002  for roles with such steps
+        """Return the role's steps that belong to the whole lab and not to one node."""
+        return ()
 
     @abstractmethod
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:

@@ -18,7 +18,7 @@ import pytest
 
 from testbed.claims.observation import Observation
 from testbed.errors import CommandError, LabError
-from testbed.roles.docker.engine import enter
+from testbed.roles.container import enter
 from testbed.roles.kubernetes import client, config
 from testbed.roles.kubernetes.api import Refused
 from testbed.roles.kubernetes.section import KubernetesSection

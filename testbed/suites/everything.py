@@ -28,8 +28,7 @@ from testbed.claims.model import Finding
 from testbed.errors import Interrupted, NothingSelected, TestbedError, UsageError
 from testbed.labs.lab import Lab, Settings
 from testbed.pytest_checks import features
-from testbed.roles.kubernetes.plugins import plugin_of
-from testbed.roles.kubernetes.section import KubernetesSection
+from testbed.registry import ROLES
 from testbed.suites.model import Check, LabRun, Run, Selection
 from testbed.suites.runner import QUIET, refuse_unknown, run
 from testbed.topology.load import Overrides
@@ -132,8 +131,9 @@ def _named(wanted: Sequence[Wanted], patterns: Sequence[str]) -> list[Wanted]:
 
 def lacking(store: Store, topology: Topology) -> str:
     """Return why a lab of this topology can't start: missing or unbuilt software."""
-    if KubernetesSection.find(topology) and (why := plugin_of(topology).lacking(store)):
-        return why
+    for role in sorted(topology.roles):
+        if why := ROLES[role].lacking(store, topology):
+            return why
     for role in sorted(topology.software):
         if unmade := store.unmade(role):
             return (

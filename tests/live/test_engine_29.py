@@ -44,7 +44,7 @@ def test_containers_of_two_nodes_reach_each_other(firewall: str) -> None:
         assert live.facts["docker"].startswith("29.")
         assert live.facts["firewall"] == firewall
         assert ("docker-bridges" in tables(live, "node1")) == (firewall == "nftables")
-        assert set(live.versions()) == {"node1", "node2"}
+        assert all(live.engine(name).version["Version"] for name in ("node1", "node2"))
         one, other = live.container("container-1"), live.container("container-2")
         for client, server in ((one, other), (other, one)):
             argv = ["curl", "-sS", "--max-time", "5", f"http://{server.address}/"]

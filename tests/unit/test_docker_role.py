@@ -18,8 +18,9 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import GO, NodeSpec, Service
 from testbed.nodes.engine import CONTAINERD_CONFIG, CONTAINERD_SOCKET, parse_version, version_of
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
+from testbed.roles.container import enter
 from testbed.roles.docker.daemon import daemon_config, daemon_env
-from testbed.roles.docker.engine import Engine, enter
+from testbed.roles.docker.engine import Engine
 from testbed.roles.docker.section import ENGINES
 from testbed.roles.firewall import CHOOSE
 from testbed.roles.kubernetes.config import containerd

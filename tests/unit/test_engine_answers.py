@@ -19,9 +19,8 @@ from testbed.labs.live import LiveLab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.engine import CONFIG
 from testbed.nodes.fake import Answer, FakeProvider
-from testbed.observe import graph
 from testbed.roles.docker import daemon as dockerd
-from testbed.roles.docker import processes
+from testbed.roles.docker import drawn, processes
 from testbed.roles.docker.engine import PATIENCE, Engine
 from testbed.topology import Topology, load, load_text
 
@@ -125,7 +124,7 @@ ASKED: dict[str, Callable[[Engine], Any]] = {
     "remove": lambda engine: engine.remove("c"),
     "start": lambda engine: engine.start("lab", load("docker-single").containers["web"], "-"),
     "load": lambda engine: engine.load(Path("/dev/null"), "nginx"),
-    "picture": lambda engine: engine.reading("list", graph._containers, engine),
+    "picture": lambda engine: engine.reading("list", drawn.containers, engine),
 }
 
 

@@ -13,9 +13,9 @@ from topology_texts import DOCKER
 from testbed.errors import LabError, NoAnswer
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
+from testbed.roles.container import ContainerProcess, choose
 from testbed.roles.docker import glance, processes
 from testbed.roles.docker.engine import ContainerState, Engine, no_answer, preload
-from testbed.roles.docker.processes import ContainerProcess
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -350,25 +350,25 @@ def test_a_container_is_found_by_name_and_by_the_beginning_of_its_id() -> None:
     assert list(processes.containers(node)) == ["db", "web"]
     for word, name in (("web", "web"), ("db", "db"), (ONE, "web"), (ONE[:6], "web"),
                        (OTHER[:6], "db")):  # fmt: skip
-        found = processes.find(node, word)
+        found = choose(processes.containers(node), word)
         assert found is not None, word
         assert found.name == name
-    assert processes.find(node, ONE[:5]) is None  # too short to mean one
-    assert processes.find(node, ONE[1:9]) is None  # not its beginning
-    assert processes.find(node, "other") is None
+    assert choose(processes.containers(node), ONE[:5]) is None  # too short to mean one
+    assert choose(processes.containers(node), ONE[1:9]) is None  # not its beginning
+    assert choose(processes.containers(node), "other") is None
 
 
 def test_an_id_that_two_begin_with_means_none() -> None:
     node = node_with(("web", ONE, 70), ("db", ONE[:10] + "0" * 54, 71))
-    assert processes.find(node, ONE[:8]) is None
-    found = processes.find(node, ONE[:12])
+    assert choose(processes.containers(node), ONE[:8]) is None
+    found = choose(processes.containers(node), ONE[:12])
     assert found is not None
     assert found.name == "web"
 
 
 def test_a_container_that_bears_the_id_of_another_is_found_by_name() -> None:
     node = node_with((ONE[:8], OTHER, 70), ("web", ONE, 71))
-    found = processes.find(node, ONE[:8])
+    found = choose(processes.containers(node), ONE[:8])
     assert found is not None
     assert found.id == OTHER
 

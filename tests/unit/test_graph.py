@@ -10,6 +10,7 @@ import pytest
 from testbed.nodes.base import Result
 from testbed.observe import graph
 from testbed.observe.graph import End, pairs
+from testbed.roles.docker import drawn
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -80,7 +81,7 @@ def test_a_port_is_published_once_whatever_the_addresses() -> None:
         "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}],
         "443/tcp": None,
     }
-    assert graph._published(ports) == ["8080:80/tcp"]
+    assert drawn._published(ports) == ["8080:80/tcp"]
 
 
 @pytest.mark.parametrize("said", ["7", "[7]", '[{"link_type": 7}]', '{"a": 1}', "true"])

@@ -15,9 +15,9 @@ from testbed.labs.live import LiveContainer, LiveLab
 from testbed.labs.state import Record
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
+from testbed.roles.container import ContainerProcess, enter
 from testbed.roles.docker import daemon, processes
-from testbed.roles.docker.engine import PATIENCE, enter
-from testbed.roles.docker.processes import ContainerProcess
+from testbed.roles.docker.engine import PATIENCE
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -98,13 +98,6 @@ def test_one_that_was_silent_is_not_waited_for_again(lab: LiveLab, engines: Engi
     assert engines.patience[-1] == ("a", PATIENCE)
 
 
-def test_the_versions_are_those_of_the_engines_that_run(lab: LiveLab, engines: Engines) -> None:
-    assert lab.versions() == {"a": "20.10.1", "b": "20.10.1"}
-    lab.context.provider.destroy("t", ["b"])
-    del lab.context.nodes["b"]
-    assert lab.versions() == {"a": "20.10.1"}
-
-
 @pytest.mark.parametrize(
     ("told", "says", "wanted"),
     [
@@ -140,8 +133,7 @@ def test_a_container_that_has_ended_as_the_file_says_is_told_so(lab: LiveLab) ->
 def test_a_container_that_nobody_knows_is_told_with_those_that_run(
     lab: LiveLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "find", lambda *_: None)
-    monkeypatch.setattr(processes, "containers", lambda _: ["mine", "web"])
+    monkeypatch.setattr(processes, "containers", lambda _: {"mine": STATE, "web": STATE})
     with pytest.raises(NoSuchContainer) as caught:
         lab.container("db", node="a")
     assert "mine, web" in str(caught.value.hint)
@@ -150,15 +142,15 @@ def test_a_container_that_nobody_knows_is_told_with_those_that_run(
 def test_those_that_keep_running_are_looked_up(
     lab: LiveLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[str] = []
 
-    def find(node: Node, name: str) -> ContainerProcess:
-        asked.append((node.name, name))
-        return STATE
+    def containers(node: Node) -> dict[str, ContainerProcess]:
+        asked.append(node.name)
+        return {"web": STATE}
 
-    monkeypatch.setattr(processes, "find", find)
+    monkeypatch.setattr(processes, "containers", containers)
     (found,) = lab.containers.values()
-    assert asked == [("a", "web")]
+    assert asked == ["a"]
     assert found == LiveContainer(lab.node("a"), STATE)
 
 

@@ -18,7 +18,7 @@ from testbed.errors import LabError, Unsettled
 from testbed.labs.live import LiveContainer
 from testbed.nodes.fake import Answer, FakeNode, FakeProvider
 from testbed.observe.capture import Packet
-from testbed.roles.docker.processes import ContainerProcess
+from testbed.roles.container import ContainerProcess
 from testbed.suites import helpers
 from testbed.suites.helpers import Flow, Inside, Listener, Rule, Tuple
 from testbed.testing.fakes import be_a_machine

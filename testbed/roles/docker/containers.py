@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.roles.base import still_alive
-from testbed.roles.docker.engine import ContainerState, Engine, enter
+from testbed.roles.container import enter
+from testbed.roles.docker.engine import ContainerState, Engine
 from testbed.roles.docker.settle import ending, has_ended, is_settled, removed, start_failed
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait

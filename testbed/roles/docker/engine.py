@@ -11,7 +11,7 @@ import importlib
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
@@ -361,21 +361,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         one = one.__cause__ or one.__context__
-
-
-def enter(pid: int, *, mounts: bool = True, tty: bool = False) -> Sequence[str]:
-    """Return the command prefix that enters a container from its node.
-
-    With ``mounts`` False the command enters only the container's network namespace, so it is
-    the node's own program and need not be in the image. With ``tty`` the command leads a session
-    of its own, as on a terminal. Otherwise nsenter(1) leads the session, and Ctrl-C ends nsenter
-    before the command can handle it.
-    """
-    target = f"--target={pid}"
-    if not mounts:
-        return ("nsenter", target, "--net")
-    if not tty:
-        return ("nsenter", target, "--mount", "--uts", "--ipc", "--net", "--pid")
-    # The mounts come last: setsid(1) and /proc with the target are the node's.
-    outer = ("nsenter", target, "--uts", "--ipc", "--net", "--pid")
-    return (*outer, "setsid", "--ctty", "nsenter", target, "--mount")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from testbed.roles.container import ContainerProcess
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -18,23 +19,6 @@ if TYPE_CHECKING:
 FOLDER = "/var/lib/docker/containers"
 LIST = ("find", FOLDER, "-mindepth", "2", "-maxdepth", "2", "-name", "config.v2.json",
         "-exec", "cat", "{}", ";", "-printf", r"\0")  # fmt: skip
-SHORT = 6  # length of a short container ID
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerProcess:
-    """A running container.
-
-    ``pid`` is its first process in the node's PID namespace. ``address`` is the address on its
-    first network, empty if it has none of its own. ``env`` is the environment of its commands,
-    as NAME=VALUE.
-    """
-
-    name: str
-    id: str
-    pid: int
-    address: str
-    env: tuple[str, ...] = ()
 
 
 def containers(node: Node) -> dict[str, ContainerProcess]:
@@ -46,15 +30,6 @@ def containers(node: Node) -> dict[str, ContainerProcess]:
     texts = node.run(LIST, check=False).out.split(b"\0")
     found = (one for text in texts for one in _read(text))
     return {one.name: one for one in sorted(found, key=lambda one: one.name) if _runs(node, one)}
-
-
-def find(node: Node, name: str) -> ContainerProcess | None:
-    """Return the running container with a name, ID or ID prefix, or None."""
-    there = containers(node)
-    if name in there:
-        return there[name]
-    meant = [one for one in there.values() if len(name) >= SHORT and one.id.startswith(name)]
-    return meant[0] if len(meant) == 1 else None
 
 
 def _read(text: bytes) -> Iterator[ContainerProcess]:

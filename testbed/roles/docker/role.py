@@ -26,8 +26,10 @@ from testbed.topology.variant import Option
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node as Machine
     from testbed.requirement import Requirement
+    from testbed.roles.container import ContainerProcess
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -173,6 +175,17 @@ class Docker(Role):
 
         return {"container": status.containers(context, machine)}
 
+    def containers(self, machine: Machine) -> Mapping[str, ContainerProcess]:
+        from testbed.roles.docker import processes
+
+        return processes.containers(machine)
+
+    def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:
+        from testbed.roles.docker import drawn
+
+        engine = lab.engine(node)
+        return engine.reading("list containers", drawn.containers, engine)
+
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:
         if "docker" in facts:
             yield f"Docker {facts['docker']}"
@@ -205,6 +218,11 @@ class Docker(Role):
         from testbed.roles.docker import daemon
 
         return daemon.ahead(store, topology, node)
+
+    def lab_steps(self, topology: Topology) -> Iterable[Step]:
+        from testbed.roles.docker.containers import reach_steps
+
+        return reach_steps(topology)
 
     def steps(self, topology: Topology, node: Spec) -> Iterable[Step]:
         from testbed.roles.docker import daemon

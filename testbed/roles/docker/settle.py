@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import ContainerError, LabError, StepsFailed, TimeoutExpired
 from testbed.nodes.base import killed_for_memory
 from testbed.roles.base import dead, still_alive
-from testbed.roles.docker.engine import ContainerState, Engine, enter
+from testbed.roles.container import enter
+from testbed.roles.docker.engine import ContainerState, Engine
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait
 

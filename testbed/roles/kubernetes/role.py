@@ -235,6 +235,27 @@ class Kubernetes(Role):
             *_plugin(topology).versioned, *addons.versioned(topology),
         )  # fmt: skip
 
+    def lacking(self, store: Store, topology: Topology) -> str:
+        return _plugin(topology).lacking(store)
+
+    def fetch_part(self, store: Store, part: str) -> bool:
+        from testbed.roles.kubernetes.plugins import PLUGINS as INSTANCES
+        from testbed.roles.kubernetes.plugins.manifest import Brought
+
+        known = {entry.name for entry in store.list()}  # an artifact may have the plugin's name
+        for plugin in INSTANCES.values():
+            if isinstance(plugin, Brought) and part == plugin.manifest:
+                if not store.is_users(part):
+                    raise ArtifactError(f"{part} cannot be built here", hint=plugin.how(store))
+                plugin.wanted(store)
+                return True
+            if part == plugin.name and part not in known:
+                if why := plugin.lacking(store):
+                    raise ArtifactError(why, hint=plugin.how(store))
+                plugin.fetch(store)
+                return True
+        return False
+
     def fetch(self, store: Store, topology: Topology) -> None:
         from testbed.roles.kubernetes import addons, runtime, skew
 

@@ -1,0 +1,53 @@
+"""A running container of a role, and how commands enter it.
+
+Whatever has started a container, it is a process on its node with namespaces of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+SHORT = 6  # length of a short container ID
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerProcess:
+    """A running container.
+
+    ``pid`` is its first process in the node's PID namespace. ``address`` is the address on its
+    first network, empty if it has none of its own. ``env`` is the environment of its commands,
+    as NAME=VALUE.
+    """
+
+    name: str
+    id: str
+    pid: int
+    address: str
+    env: tuple[str, ...] = ()
+
+
+def choose(containers: Mapping[str, ContainerProcess], name: str) -> ContainerProcess | None:
+    """Return the container with a name, ID or ID prefix, or None."""
+    if name in containers:
+        return containers[name]
+    meant = [one for one in containers.values() if len(name) >= SHORT and one.id.startswith(name)]
+    return meant[0] if len(meant) == 1 else None
+
+
+def enter(pid: int, *, mounts: bool = True, tty: bool = False) -> Sequence[str]:
+    """Return the command prefix that enters a container from its node.
+
+    With ``mounts`` False the command enters only the container's network namespace, so it is
+    the node's own program and need not be in the image. With ``tty`` the command leads a session
+    of its own, as on a terminal. Otherwise nsenter(1) leads the session, and Ctrl-C ends nsenter
+    before the command can handle it.
+    """
+    target = f"--target={pid}"
+    if not mounts:
+        return ("nsenter", target, "--net")
+    if not tty:
+        return ("nsenter", target, "--mount", "--uts", "--ipc", "--net", "--pid")
+    # The mounts come last: setsid(1) and /proc with the target are the node's.
+    outer = ("nsenter", target, "--uts", "--ipc", "--net", "--pid")
+    return (*outer, "setsid", "--ctty", "nsenter", target, "--mount")
