@@ -146,7 +146,7 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     below = tmp_path_factory.getbasetemp()
     before = machine_state.snapshot(below)
     yield
-    rest = machine_state.left(before, seconds=10, below=below)
+    rest = machine_state.left(before, seconds=60, below=below)
     for one in leaks.leftovers(lambda path: settings(state_folder=path), folder()):
         if one.state is not None and one.state.is_relative_to(below.resolve()) and not one.theirs:
             rest.append(f"{one.kind} {one.name}: {one.about}: {one.command}")

@@ -217,7 +217,7 @@ class Watch:
         self._before = machine_state.snapshot(below)
 
     def check(self) -> None:
-        rest = machine_state.left(self._before, seconds=10, below=self._below)
+        rest = machine_state.left(self._before, seconds=60, below=self._below)
         assert not rest, "\n".join(rest)
 
 

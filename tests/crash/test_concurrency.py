@@ -23,7 +23,8 @@ nodes:
 """
 LABS = 20 if LONG else 4
 ROUNDS = 5 if LONG else 2
-#: Fills an entry of a cache that several want, unless another has: argument is the folder.
+#: Fills an entry of a cache that several want, unless another has: arguments are the folder, a
+#: log, and the file whose coming ends it.
 FILL = """
 import sys, threading, time
 from pathlib import Path
@@ -32,7 +33,8 @@ def build(into):
     (into / "x").write_text("x")
     with open(sys.argv[2], "a") as log:
         log.write("made\\n")
-    time.sleep(0.3)
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.01)
     return "1"
 print(Cache(Path(sys.argv[1])).fill("thing", "0123", "cc", build, say=lambda _: None,
                                     cancel=threading.Event()))
@@ -160,9 +162,9 @@ def test_verify_ended_during_down(bed: Bed, watch: Watch) -> None:
 
 
 def test_a_cache_filled_by_several_of_which_one_is_killed(tmp_path: Path) -> None:
-    cache, log = tmp_path / "cache", tmp_path / "log"
+    cache, log, end = tmp_path / "cache", tmp_path / "log", tmp_path / "end"
     started = [
-        subprocess.Popen([sys.executable, "-c", FILL, cache, log], stdout=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", FILL, cache, log, end], stdout=subprocess.PIPE)
         for _ in range(5)
     ]
     while not (log.exists() and log.read_text()):
@@ -172,6 +174,7 @@ def test_a_cache_filled_by_several_of_which_one_is_killed(tmp_path: Path) -> Non
         int(path.name.rsplit(".", 2)[1]) for path in cache.glob(".tmp-*")
     }  # who holds the lock and is at it
     next(process for process in started if process.pid == maker).send_signal(signal.SIGKILL)
+    end.touch()
     said = [process.communicate(timeout=SECONDS)[0].decode().strip() for process in started]
     status = sorted(process.returncode for process in started)
     assert status == [-signal.SIGKILL, 0, 0, 0, 0]

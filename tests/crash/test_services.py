@@ -12,6 +12,7 @@ import pytest
 from crash.means import LONG, Bed, Count, Watch, lab, no_traceback
 from testbed.nodes.netns import find
 from testbed.roles.etcd import etcdctl
+from testbed.testing.provider import until
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -149,12 +150,12 @@ def test_traffic_without_flanneld(bed: Bed, watch: Watch, backend: str) -> None:
         pings = ((one, ["ping", "-c", "1", "-W", "1", peer]) for one, peer in pairs)
         return {one.run(ping, check=False).ok for one, ping in pings}
 
-    assert crosses() == {True}
+    assert until(lambda: crosses() == {True})
     kill(bed, "flanneld")
-    assert crosses() == {backend != "udp"}
+    assert until(lambda: crosses() == {backend != "udp"})
     assert told(bed.status(LAB)) == {"node2 flanneld": "dead"}
     bed.must("up", LAB, "-q", "--backend", backend)
-    assert crosses() == {True}
+    assert until(lambda: crosses() == {True})
     assert leases(live) == before
     live.close()
     bed.must("down", LAB)

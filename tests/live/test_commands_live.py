@@ -261,7 +261,7 @@ def test_a_shell_has_a_terminal(testbed: Testbed, tmp_path: Path) -> None:
     os.close(ours)
 
 
-def read_until(fd: int, wanted: bytes, seconds: float = 20) -> None:
+def read_until(fd: int, wanted: bytes, seconds: float = 120) -> None:
     seen = b""
     deadline = time.monotonic() + seconds
     while wanted not in seen:

@@ -51,12 +51,13 @@ class Commands:
     def in_force(self) -> list[str]:
         return [row["fault"] for row in json.loads(self("fault", "ls", "--json"))["faults"]]
 
-    def comes_to_answer(self, where: str, address: str) -> bool:
+    def comes_to_answer(self, where: str, address: str, count: int = 5) -> bool:
         """Wait until all requests are answered.
 
-        A neighbour that did not answer is asked again after a second (arp(7), retrans_time_ms).
+        A neighbour that did not answer is asked again after a second (arp(7), retrans_time_ms),
+        and a busy machine may be late.
         """
-        return until(lambda: self.answers(where, address) == 5, 60)
+        return until(lambda: self.answers(where, address, count) == count, 60)
 
     def answers(self, where: str, address: str, count: int = 5) -> int:
         """Return the number of answered echo requests."""
@@ -103,11 +104,11 @@ def _whole(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_a_link_is_cut_and_no_other(plain: Commands) -> None:
-    assert plain.answers("a", B) == 5
+    assert plain.comes_to_answer("a", B)
     plain("fault", "partition", "b:a")
     assert plain.answers("a", B) == 0
-    assert plain.answers("a", C) == 5
-    assert plain.answers("b", C) == 5
+    assert plain.comes_to_answer("a", C)
+    assert plain.comes_to_answer("b", C)
     assert plain.in_force() == ["partition a:b"]
     plain("fault", "partition", "a:b")  # again: fine
     plain("fault", "heal", "partition", "a:b")
@@ -116,7 +117,8 @@ def test_a_link_is_cut_and_no_other(plain: Commands) -> None:
 
 def test_a_node_is_cut_off(plain: Commands) -> None:
     plain("fault", "partition", "b")
-    assert [plain.answers("a", B), plain.answers("c", B), plain.answers("a", C)] == [0, 0, 5]
+    assert [plain.answers("a", B), plain.answers("c", B)] == [0, 0]
+    assert plain.comes_to_answer("a", C)
     plain("fault", "heal")
     assert plain.comes_to_answer("c", B)
 
@@ -138,7 +140,7 @@ def test_frames_are_lost_by_chance(plain: Commands) -> None:
     assert int(row["seen"].split()[0]) > 0
     plain("fault", "heal", "loss")
     assert plain.comes_to_answer("a", B)
-    assert plain.answers("a", B, 50) == 50
+    assert plain.comes_to_answer("a", B, 50)
 
 
 SERVER = (
@@ -146,10 +148,11 @@ SERVER = (
     "while d:=c.recv(65536): n+=len(d)\nprint(n)"
 )
 CLIENT = (
-    "import socket,time,sys; t=time.monotonic()\n"
-    "for _ in range(200):\n"
+    "import socket,time,sys\n"
+    "for _ in range(2400):\n"
     " try: s=socket.create_connection((sys.argv[1],9)); break\n"
     " except OSError: time.sleep(.05)\n"
+    "t=time.monotonic()\n"
     "s.sendall(b'x'*int(sys.argv[2])); s.shutdown(1); s.recv(1); print(time.monotonic()-t)"
 )
 
@@ -162,7 +165,7 @@ def seconds(testbed: Commands, octets: int) -> float:
         [*TESTBED, "exec", "b", "--", python, "-c", SERVER], env=testbed.env, stdout=subprocess.PIPE
     )
     took = float(testbed("exec", "a", "--", python, "-c", CLIENT, B, str(octets)))
-    out, _ = server.communicate(timeout=30)
+    out, _ = server.communicate(timeout=120)
     assert int(out) == octets
     return took
 

@@ -319,7 +319,7 @@ class Service:
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def answers(self, address: str) -> bool:
-        connection = http.client.HTTPConnection(address, self.port, timeout=5)
+        connection = http.client.HTTPConnection(address, self.port, timeout=60)
         try:
             connection.request("GET", "/")
             return connection.getresponse().status == 204

@@ -103,16 +103,15 @@ class TestContract(NodeContract):
 def test_a_socket_of_the_node_is_reached(shared: PipeNode) -> None:
     serve = (
         "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/echo.sock'); s.listen();"
-        "c, _ = s.accept(); c.sendall(c.recv(9)[::-1])"
+        "print('listens', flush=True); c, _ = s.accept(); c.sendall(c.recv(9)[::-1])"
     )
     with shared.spawn(["/usr/bin/python3", "-S", "-c", serve]) as running:
-        wait = ["sh", "-c", "until test -S /run/echo.sock; do sleep 0.01; done"]
-        shared.run(wait)
+        assert until(lambda: running.out == b"listens\n", 60), running.err
         with socket.socket(socket.AF_UNIX) as door:
             door.connect(shared.socket("/run/echo.sock"))
             door.sendall(b"abc")
             assert door.recv(9) == b"cba"
-        assert running.wait(30).ok
+        assert running.wait(60).ok
 
 
 def test_the_program_ends_with_its_link(shared: PipeNode) -> None:

@@ -114,7 +114,7 @@ class Verifying:
         """Its exit status and the rest of what it says; nothing of it may be left."""
         said, _ = self._process.communicate(timeout=300)
         assert json.loads(testbed("ls", "--json").stdout) == []
-        left = machine_state.left(self._before, seconds=5, below=settings().state.path)
+        left = machine_state.left(self._before, seconds=60, below=settings().state.path)
         assert left == []
         return self._process.returncode, said
 

@@ -16,6 +16,7 @@ import pytest
 from testbed import machine_state
 from testbed.artifacts import Store
 from testbed.process import run
+from testbed.testing.provider import until
 from testbed.vm import box
 
 
@@ -81,11 +82,8 @@ def test_a_build_that_is_ended_leaves_no_process_and_no_mount(
         assert child.poll() is None, "the build ended by itself"
         child.send_signal(sent)
         child.wait(timeout=120)
-    deadline = time.monotonic() + 10
-    while (rest := _working_in(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert rest == []
-    assert machine_state.left(before, below=tmp_path) == []
+    assert until(lambda: not _working_in(tmp_path), 60), _working_in(tmp_path)
+    assert machine_state.left(before, seconds=60, below=tmp_path) == []
     # Asked to end it cleans up; killed it cannot, and the next build does.
     halves = list(tmp_path.glob(".tmp-box-*"))
     assert bool(halves) == (sent == signal.SIGKILL)
