@@ -68,6 +68,7 @@ TOOLS = (
     Tool("strace", "strace", ("checks of system calls",), required=False),
     Tool("apt-get", "apt", ("programs and images of Debian packages",)),
     Tool("dpkg-deb", "dpkg", ("programs and images of Debian packages",)),
+    Tool("skopeo", "skopeo", ("images of registries",), required=False),
     Tool("update-ca-certificates", "ca-certificates", ("downloads",), required=False),
 )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from testbed import limits, registry
 from testbed.artifacts import Store
@@ -13,10 +14,15 @@ from testbed.labs.state import State, folder
 from testbed.nodes.base import Setup
 from testbed.progress import Tell, silent
 
+if TYPE_CHECKING:
+    from testbed.artifacts.config import Policy
+
 
 def settings(
     *,
     overrides: Mapping[str, str] | None = None,
+    pull: Policy | None = None,
+    images_from: Sequence[str] = (),
     progress: Tell = silent,
     config: Path | None = None,
     state_folder: Path | None = None,
@@ -26,13 +32,20 @@ def settings(
     This process's limits are raised as far as permitted: a lab may need more than the limits of
     a login session.
 
-    ``overrides`` and ``progress`` are passed to the store (see :class:`testbed.artifacts.Store`);
+    ``overrides``, ``pull``, ``images_from`` and ``progress`` are passed to the store (see
+    :class:`testbed.artifacts.Store`);
     ``state_folder`` replaces the user's own.  Raises UsageError for a relative path if the
     current folder was deleted.
     """
     limits.raise_soft()
     try:
-        store = Store(overrides=overrides, config=config, progress=progress)
+        store = Store(
+            overrides=overrides,
+            config=config,
+            progress=progress,
+            pull=pull,
+            images_from=images_from,
+        )
         state = State(state_folder or folder())
     except FileNotFoundError:
         raise UsageError(

@@ -1,75 +1,57 @@
-"""Read the names and the processor of the images in an archive.
+"""Image archives: the names and processors of their images, and archives for every engine.
 
-Supported are archives of ``docker save`` (the Docker image specification's manifest.json) and of
-the OCI image layout (index.json with annotations), compressed or not.
+Supported are archives of ``docker save`` (the Docker image specification's manifest.json), the OCI
+image layout (index.json with annotations) and skopeo's ``dir:`` folders.  An archive is a tar,
+compressed or not, or a folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gzip
+import hashlib
+import io
 import json
 import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, Any, TypeAlias
 
+from testbed.artifacts.reference import full_name
 from testbed.errors import ArtifactError
-
-if TYPE_CHECKING:
-    import tarfile
-    from collections.abc import Iterable
-    from pathlib import Path
+from testbed.process import run, which
 
 #: Annotations of an OCI index that hold an image's name, the preferred one first.
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-HUB = "docker.io"
 PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
+INDEXES = ("index.json", "manifest.json")  #: one of them is in each archive
+CHUNK = 1 << 20  # bytes
+#: First bytes of zstd and gzip (RFC 8878, section 3.1.1; RFC 1952, section 2.3.1).
+ZSTD, GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+#: Files of an archive, by path.
+Files: TypeAlias = "Mapping[str, Callable[[], IO[bytes]]]"
 
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """One image of an archive with its full names; ``processor`` is empty if unknown."""
+    """One image of an archive with its full names; ``processor`` is empty if unknown.
+
+    ``config`` and ``layers`` are paths in the archive.  ``digest`` is that of its manifest, and
+    ``index`` that of the index with its manifest; both are empty if the archive has none.
+    """
 
     names: tuple[str, ...]
     processor: str = ""
-
-
-def full_name(reference: str) -> str:
-    """Return an image's name with registry and tag, in containerd's form.
-
-    A digest is dropped if there is a tag: it identifies a registry's manifest, which an archive
-    does not contain.
-
-    >>> full_name("nginx"), full_name("testbed/pause:1"), full_name("registry.k8s.io/pause:3.10.2")
-    ('docker.io/library/nginx:latest', 'docker.io/testbed/pause:1', 'registry.k8s.io/pause:3.10.2')
-    >>> full_name("localhost:5000/a"), full_name("index.docker.io/a/b:1@sha256:0123")
-    ('localhost:5000/a:latest', 'docker.io/a/b:1')
-    """
-    name, _, digest = reference.partition("@")
-    registry, slash, rest = name.partition("/")
-    if not slash or not (set(".:") & set(registry) or registry == "localhost"):
-        registry, rest = HUB, name
-    elif registry == f"index.{HUB}":
-        registry = HUB
-    if registry == HUB and "/" not in rest:
-        rest = f"library/{rest}"
-    if ":" not in rest.rpartition("/")[2]:
-        rest += f"@{digest}" if digest else ":latest"
-    return f"{registry}/{rest}"
-
-
-def local_name(reference: str) -> str:
-    """Return the name for using an image that was loaded from an archive.
-
-    An engine knows a registry's digest only of images that it pulled: without a tag, the digest
-    itself becomes the tag.
-
-    >>> local_name("redis:7"), local_name("redis:7@sha256:01"), local_name("a/b@sha256:01")
-    ('redis:7', 'redis:7', 'a/b:sha256-01')
-    """
-    name, _, digest = reference.partition("@")
-    if not digest or ":" in name.rpartition("/")[2]:
-        return name
-    return f"{name}:{digest.replace(':', '-')}"
+    config: str = ""
+    layers: tuple[str, ...] = ()
+    digest: str = ""
+    index: str = ""
 
 
 def names(path: Path) -> frozenset[str]:
@@ -80,56 +62,244 @@ def names(path: Path) -> frozenset[str]:
 def read(path: Path) -> tuple[Archived, ...]:
     """Return the images of an archive.  Raises ArtifactError for any other file."""
     try:
-        status = path.stat()
+        status = stamp(path)
         return _read(path, status.st_size, status.st_mtime_ns)
+    except ArtifactError:  # an OSError, too
+        raise
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def stamp(path: Path) -> os.stat_result:
+    """Return the status of an archive's file, or of a folder's index.  Raises OSError."""
+    indexes = [path / name for name in INDEXES if path.is_dir() and (path / name).is_file()]
+    return (indexes[0] if indexes else path).stat()
+
+
+def is_docker(path: Path) -> bool:
+    """Tell whether every engine can load an archive: a tar in the format of ``docker save``."""
+    return path.is_file() and any(image.config for image in read(path) if not image.digest)
+
+
 @functools.cache
 def _read(path: Path, size: int, changed: int) -> tuple[Archived, ...]:  # noqa: ARG001  what tells files of one path apart
-    import tarfile
-
     try:
-        with tarfile.open(path) as tar:
-            members = {os.path.normpath(member.name): member for member in tar}
-            if "manifest.json" in members:
-                return tuple(_docker(tar, members))
-            if "index.json" in members:
-                return tuple(_oci(tar, members))
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with _opened(path) as files:
+            if found := tuple(_images(files)):
+                return found
+    except BAD as error:
         said = f"{path} is not an image archive: {error}"
     else:
         said = f"{path} is not an image archive: neither manifest.json nor index.json is in it"
     raise ArtifactError(said, hint="create one with `docker save NAME:TAG -o FILE`")
 
 
-Members = dict[str, "tarfile.TarInfo"]
+#: Errors of reading a file that is no image archive.
+BAD = (
+    tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, KeyError, TypeError,
+    AttributeError,
+)  # fmt: skip
 
 
-def _json(tar: tarfile.TarFile, members: Members, name: str) -> Any:
-    file = tar.extractfile(members[os.path.normpath(name)])
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Files]:
+    """Open an archive.  Raises OSError and the errors BAD."""
+    if path.is_dir():
+        inside = (one for one in path.rglob("*") if one.is_file())
+        yield {str(one.relative_to(path)): opener(one) for one in inside}
+        return
+    with tarfile.open(path) as tar:
+        yield {
+            os.path.normpath(member.name): functools.partial(_member, tar, member) for member in tar
+        }
+
+
+def opener(path: Path) -> Callable[[], IO[bytes]]:
+    """Return a function that opens a file for reading."""
+    return lambda: path.open("rb")
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(member)
     if file is None:
-        raise ValueError(f"{name} is not a regular file")
-    return json.load(file)
+        raise ValueError(f"{member.name} is not a regular file")
+    return file
 
 
-def _docker(tar: tarfile.TarFile, members: Members) -> Iterable[Archived]:
-    for image in _json(tar, members, "manifest.json"):
-        config = _json(tar, members, image["Config"])
+def _json(files: Files, name: str) -> Any:
+    with files[os.path.normpath(name)]() as file:
+        return json.load(file)
+
+
+def _images(files: Files) -> Iterable[Archived]:
+    manifest = _json(files, "manifest.json") if "manifest.json" in files else None
+    if isinstance(manifest, dict):  # skopeo's dir: the manifest and its blobs, without a name
+        yield _described(files, manifest, lambda digest: digest.partition(":")[2])
+    elif manifest is not None:
+        yield from _docker(files, manifest)
+    elif "index.json" in files:
+        yield from _oci(files)
+
+
+def _docker(files: Files, manifest: Iterable[Mapping[str, Any]]) -> Iterable[Archived]:
+    for image in manifest:
+        config = _json(files, image["Config"])
         tags = image.get("RepoTags") or ()
-        yield Archived(tuple(map(full_name, tags)), config.get("architecture", ""))
+        layers = tuple(map(os.path.normpath, image.get("Layers") or ()))
+        place = os.path.normpath(image["Config"])
+        yield Archived(tuple(map(full_name, tags)), config.get("architecture", ""), place, layers)
 
 
-def _oci(tar: tarfile.TarFile, members: Members) -> Iterable[Archived]:
-    for image in _json(tar, members, "index.json")["manifests"]:
+def _oci(files: Files) -> Iterable[Archived]:
+    for image in _json(files, "index.json")["manifests"]:
         noted = image.get("annotations") or {}
-        platform = image.get("platform") or {}
         # Unlike a tag of manifest.json, containerd uses such a name as is, or completes it.
-        found = (
+        named = [
             noted[key] for key in NAMES if key in noted and full_name(noted[key]) == noted[key]
-        )
-        yield Archived(tuple(found)[:1], platform.get("architecture", ""))
+        ]
+        platform = image.get("platform") or {}
+        digest, index = image.get("digest", ""), ""
+        if _blob(digest) not in files:  # an index alone
+            yield Archived(tuple(named[:1]), platform.get("architecture", ""))
+            continue
+        manifest = _json(files, _blob(digest))
+        if "manifests" in manifest:
+            chosen = for_platform(manifest)
+            index, digest = digest, chosen["digest"]
+            manifest = _json(files, _blob(digest))
+        found = _described(files, manifest, _blob)
+        yield Archived(tuple(named[:1]), found.processor, found.config, found.layers, digest, index)
+
+
+def _described(files: Files, manifest: Mapping[str, Any], place: Callable[[str], str]) -> Archived:
+    """Return the image of a manifest; ``place`` returns the path of a blob."""
+    config = place(manifest["config"]["digest"])
+    layers = tuple(place(layer["digest"]) for layer in manifest["layers"])
+    return Archived((), _json(files, config).get("architecture", ""), config, layers)
+
+
+def _blob(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/', 1)}"
+
+
+def for_platform(index: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entry of an OCI index or manifest list for this machine.
+
+    Raises ArtifactError if there is none.
+    """
+    offered = []
+    for entry in index["manifests"]:
+        platform = entry.get("platform") or {}
+        kind = platform.get("os", ""), platform.get("architecture", "")
+        if kind == ("linux", processor()):
+            return dict(entry)
+        if "unknown" not in kind:  # attestations of BuildKit
+            offered.append("/".join(word for word in (*kind, platform.get("variant", "")) if word))
+    raise ArtifactError(
+        f"no image for linux/{processor()}; there are: {', '.join(sorted(offered)) or 'none'}",
+        hint="use a tag with an image for this machine's processor",
+    )
+
+
+def convert(path: Path, target: Path, name: str, wanted: str = "") -> None:
+    """Write an image of an archive as an archive that every engine can load.
+
+    ``wanted`` is the full name of the image, or the digest of its manifest; empty for that with
+    the full name ``name``, or the only one.  Without such an image, all of them are written.  The
+    image gets the name ``name``.  Raises ArtifactError for a damaged archive, OSError.
+    """
+    images = read(path)
+    match = [one for one in images if {wanted or name} & {*one.names, one.digest, one.index}]
+    chosen = match[:1] or images
+    own = {0: name} if len(chosen) == 1 else {}
+    try:
+        with _opened(path) as files:
+            write(
+                target,
+                [
+                    (
+                        [own[number]] if number in own else list(image.names),
+                        files[image.config]().read(),
+                        [files[layer] for layer in image.layers],
+                    )
+                    for number, image in enumerate(chosen)
+                ],
+            )
+    except BAD as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+
+
+#: Names, configuration and layers of an image.
+Image: TypeAlias = "tuple[Sequence[str], bytes, Sequence[Callable[[], IO[bytes]]]]"
+
+
+def write(target: Path, images: Sequence[Image]) -> None:
+    """Write images as an archive of ``docker save``, with layers that are not compressed.
+
+    Each layer is compared with the digest in its image's configuration (OCI image specification,
+    "Image Configuration", rootfs.diff_ids).  Raises ArtifactError if one differs, OSError.
+    """
+    described = []
+    done: set[str] = set()
+    with tarfile.open(target, "w") as tar:
+        for tags, config, layers in images:
+            wanted = json.loads(config)["rootfs"]["diff_ids"] or []
+            if len(wanted) != len(layers):
+                raise ArtifactError(
+                    f"the image has {len(layers)} layers, its configuration {len(wanted)}"
+                )
+            for digest, opened in zip(wanted, layers, strict=True):
+                if digest not in done:
+                    _add_layer(tar, target.parent, digest, opened)
+                    done.add(digest)
+            place = f"{hashlib.sha256(config).hexdigest()}.json"
+            _add(tar, place, config)
+            members = [_layer(digest) for digest in wanted]
+            described.append({"Config": place, "Layers": members, "RepoTags": list(tags)})
+        _add(tar, "manifest.json", json.dumps(described, sort_keys=True).encode())
+
+
+def _layer(digest: str) -> str:
+    return f"{digest.partition(':')[2]}/layer.tar"
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _add_layer(
+    tar: tarfile.TarFile, folder: Path, digest: str, opened: Callable[[], IO[bytes]]
+) -> None:
+    with tempfile.TemporaryFile(dir=folder) as plain:  # its header needs the size
+        with opened() as packed:
+            _unpack(packed, plain)
+        info = tarfile.TarInfo(_layer(digest))
+        info.size = plain.tell()
+        plain.seek(0)
+        found = hashlib.file_digest(plain, "sha256").hexdigest()
+        if f"sha256:{found}" != digest:
+            raise ArtifactError(f"a layer is damaged: wanted {digest}, saw sha256:{found}")
+        plain.seek(0)
+        tar.addfile(info, plain)
+
+
+def _unpack(packed: IO[bytes], plain: IO[bytes]) -> None:
+    begin = packed.read(len(ZSTD))
+    packed.seek(0)
+    if begin == ZSTD:
+        if which("zstd") is None:
+            raise ArtifactError(
+                "a layer is compressed with zstd, which is not installed",
+                hint="apt-get install zstd",
+            )
+        plain.write(run(["zstd", "-d", "-c", "-q"], input=packed.read()).out)
+        return
+    source = gzip.GzipFile(fileobj=packed) if begin.startswith(GZIP) else packed
+    shutil.copyfileobj(source, plain, CHUNK)
 
 
 def processor() -> str:

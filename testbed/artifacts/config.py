@@ -1,4 +1,4 @@
-"""The user's own artifacts: ``--artifact NAME=PATH`` and the configuration file.
+"""The user's own artifacts and registries: ``--artifact NAME=PATH`` and the configuration file.
 
 ::
 
@@ -7,7 +7,18 @@
     containerd = {url = "https://.../containerd.tar.gz", sha256 = "...", member = "bin/containerd"}
 
     [images]
-    "redis:7" = {path = "redis.tar"}     # as `docker save` writes it
+    "redis:7" = {path = "redis.tar"}     # as `docker save` writes it, or an OCI archive or folder
+
+    [pull]
+    policy = "missing"                   # or "always", "never"
+    from = ["docker", "/srv/images"]     # engines of this machine, archives, folders of archives
+    authfile = "auth.json"
+
+    [registries."docker.io"]
+    mirrors = ["mirror.example:5000/hub"]
+    [registries."mirror.example:5000"]
+    insecure = true                      # plain HTTP, or a certificate that is not verified
+    ca = "ca.crt"
 
 A relative path is relative to the configuration file's folder.
 """
@@ -18,18 +29,26 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from testbed import owner
-from testbed.artifacts.archive import full_name
+from testbed.artifacts.reference import full_name
 from testbed.errors import UsageError
 from testbed.topology.keys import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 NAME = "[a-z0-9][a-z0-9._-]*"
 PATTERNS = {"artifacts": NAME, "images": IMAGE}
+#: When a registry is asked: at each `up`, for images that are not here, or not at all.
+Policy = Literal["always", "missing", "never"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+#: Container engines of this machine that can be asked for images.
+Engine = Literal["docker", "podman"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+#: A registry's host with its port, and optionally the beginning of a repository.
+REGISTRY = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9._-]+)*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +70,39 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
+class Registry:
+    """Settings of a registry, as in registries.conf (containers-registries.conf(5)).
+
+    ``mirrors`` are asked first, in this order.  ``insecure`` permits plain HTTP and certificates
+    that are not verified.  ``ca`` is a file with certificates to trust, in the format PEM.
+    """
+
+    mirrors: tuple[str, ...] = ()
+    insecure: bool = False
+    ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Where images come from that are neither the user's nor in the cache.
+
+    ``sources`` are asked in this order: an engine of this machine, or a path.  None of ``policy``
+    and ``authfile`` means the default.
+    """
+
+    policy: Policy | None = None
+    sources: tuple[Engine | Path, ...] = ()
+    authfile: Path | None = None
+    registries: Mapping[str, Registry] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """The user's own artifacts and images, by name."""
+    """The user's own artifacts and images, by name, and the sources of other images."""
 
     artifacts: Mapping[str, Local | Remote] = field(default_factory=dict)
     images: Mapping[str, Local | Remote] = field(default_factory=dict)
+    pull: Pull = field(default_factory=Pull)
 
 
 def default_path() -> Path:
@@ -86,18 +133,21 @@ def load(path: Path | None) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         hint = 'put names with ":" or "/" in quotes, like "redis:7"'
-        raise UsageError(str(error), where=str(path), hint=hint) from error
-    images = _section(path, data, "images")
+        at = re.search(r"at line ([0-9]+)", str(error))
+        where = f"{path}:{at[1]}" if at else str(path)
+        raise UsageError(str(error), where=where, hint=hint) from error
+    file = _File(path, text)
+    images = file.items(data, "images")
     seen: dict[str, str] = {}
     for name in images:
         other = seen.setdefault(full_name(name), name)
         if other != name:
             raise UsageError(
                 f"{name} and {other} name the same image",
-                where=f"{path}: images",
+                where=file.where("images", name),
                 hint="keep one of them",
             )
-    return Config(_section(path, data, "artifacts"), images)
+    return Config(file.items(data, "artifacts"), images, file.pull(data))
 
 
 def entries(section: str, names: Iterable[str], ending: str = "") -> list[str]:
@@ -127,50 +177,187 @@ def overrides(given: Mapping[str, str]) -> dict[str, Local]:
     return found
 
 
-def _section(path: Path, data: Mapping[str, Any], section: str) -> dict[str, Local | Remote]:
-    table = data.get(section, {})
-    if not isinstance(table, dict):
-        raise UsageError(f"wanted a table, saw {table!r}", where=f"{path}: {section}")
-    return {name: _item(path, section, name, item) for name, item in table.items()}
+def sources(given: Iterable[str]) -> tuple[Engine | Path, ...]:
+    """Parse the values of ``--images-from``: docker, podman, or a path.
+
+    Raises UsageError for a path that does not exist.
+    """
+    return tuple(_source(one, Path(), f"--images-from {one}") for one in given)
 
 
-def _item(path: Path, section: str, name: str, item: object) -> Local | Remote:
-    where = f"{path}: {section}.{name}"
-    hint = 'write {path = "..."} or {url = "...", sha256 = "..."}'
-    if not re.fullmatch(PATTERNS[section], name):
-        quoted = f'put the whole name in quotes, like "{name}:TAG"' if section == "images" else None
+def _source(given: str, folder: Path, where: str) -> Engine | Path:
+    for engine in ENGINES:
+        if given == engine:
+            return engine
+    path = (folder / Path(given).expanduser()).absolute()
+    if not path.exists():
         raise UsageError(
-            f"{name!r} is not a name of an artifact or an image", where=where, hint=quoted
+            f"{path} does not exist",
+            where=where,
+            hint=f"write {' or '.join(ENGINES)}, an archive, or a folder of archives",
         )
-    if not isinstance(item, dict):
-        raise UsageError(f"wanted a table, saw {item!r}", where=where, hint=hint)
-    for word, value in item.items():
-        if word not in {"path", "url", "sha256", "member"}:
-            raise UsageError("unknown key", where=f"{where}.{word}", hint=hint)
+    return path
+
+
+class _File:
+    """A configuration file while it is read; all errors are UsageError with file and line."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self._lines = _lines(text)
+
+    def where(self, *keys: str) -> str:
+        """Return the place of a key: file, line and the key with its tables."""
+        line = next(
+            (self._lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in self._lines), 0
+        )
+        place = f"{self.path}:{line}" if line else str(self.path)
+        return f"{place}: {'.'.join(keys)}"
+
+    def table(self, data: object, *keys: str, hint: str | None = None) -> Mapping[str, Any]:
+        if not isinstance(data, dict):
+            raise UsageError(f"wanted a table, saw {data!r}", where=self.where(*keys), hint=hint)
+        return data
+
+    def known(self, table: Iterable[str], known: Collection[str], *keys: str, hint: str) -> None:
+        for word in table:
+            if word not in known:
+                raise UsageError("unknown key", where=self.where(*keys, word), hint=hint)
+
+    def text(self, value: object, *keys: str) -> str:
         if not isinstance(value, str) or not value:
-            raise UsageError(f"wanted text, saw {value!r}", where=f"{where}.{word}")
-    if ("path" in item) == ("url" in item):
-        raise UsageError("wanted either path or url", where=where, hint=hint)
-    if "path" in item:
-        extra = sorted(set(item) - {"path"})
-        if extra:
-            raise UsageError("only allowed with url", where=f"{where}.{extra[0]}")
-        return Local((path.parent / Path(item["path"]).expanduser()).absolute(), where)
-    return _remote(where, item)
+            raise UsageError(f"wanted text, saw {value!r}", where=self.where(*keys))
+        return value
+
+    def texts(self, value: object, *keys: str) -> list[str]:
+        if not isinstance(value, list):
+            raise UsageError(f"wanted a list, saw {value!r}", where=self.where(*keys))
+        return [self.text(one, *keys) for one in value]
+
+    def file(self, value: object, *keys: str) -> Path:
+        """Return the path of a file, which must exist."""
+        path = self.below(self.text(value, *keys))
+        if not path.is_file():
+            raise UsageError(f"the file {path} does not exist", where=self.where(*keys))
+        return path
+
+    def below(self, path: str) -> Path:
+        return (self.path.parent / Path(path).expanduser()).absolute()
+
+    def items(self, data: Mapping[str, Any], section: str) -> dict[str, Local | Remote]:
+        """Return the artifacts or images of a section."""
+        table = self.table(data.get(section, {}), section)
+        return {name: self._item(section, name, item) for name, item in table.items()}
+
+    def _item(self, section: str, name: str, item: object) -> Local | Remote:
+        keys = section, name
+        where = self.where(*keys)
+        hint = 'write {path = "..."} or {url = "...", sha256 = "..."}'
+        if not re.fullmatch(PATTERNS[section], name):
+            quoted = (
+                f'put the whole name in quotes, like "{name}:TAG"' if section == "images" else None
+            )
+            raise UsageError(
+                f"{name!r} is not a name of an artifact or an image", where=where, hint=quoted
+            )
+        table = self.table(item, *keys, hint=hint)
+        self.known(table, {"path", "url", "sha256", "member"}, *keys, hint=hint)
+        said = {word: self.text(value, *keys, word) for word, value in table.items()}
+        if ("path" in said) == ("url" in said):
+            raise UsageError("wanted either path or url", where=where, hint=hint)
+        if "path" in said:
+            extra = sorted(set(said) - {"path"})
+            if extra:
+                raise UsageError("only allowed with url", where=self.where(*keys, extra[0]))
+            return Local(self.below(said["path"]), where)
+        return self._remote(said, *keys)
+
+    def _remote(self, item: Mapping[str, str], *keys: str) -> Remote:
+        if not re.match(r"https?://[^/]", item["url"]):
+            raise UsageError(
+                f"wanted an http or https address, saw {item['url']!r}",
+                where=self.where(*keys, "url"),
+            )
+        digest = item.get("sha256", "").lower()
+        where = self.where(*keys, "sha256")
+        if not digest:
+            raise UsageError(
+                "missing; a download is verified by its checksum",
+                where=where,
+                hint="run sha256sum on a file that you trust",
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise UsageError(f"wanted 64 hex digits, saw {digest!r}", where=where)
+        return Remote(item["url"], digest, item.get("member"), self.where(*keys))
+
+    def pull(self, data: Mapping[str, Any]) -> Pull:
+        """Return the sections ``pull`` and ``registries``."""
+        table = self.table(data.get("pull", {}), "pull")
+        hint = "known: policy, from, authfile"
+        self.known(table, {"policy", "from", "authfile"}, "pull", hint=hint)
+        policy = table.get("policy")
+        if policy is not None and policy not in POLICIES:
+            raise UsageError(
+                f"wanted {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, saw {policy!r}",
+                where=self.where("pull", "policy"),
+            )
+        where = self.where("pull", "from")
+        given = self.texts(table.get("from", []), "pull", "from")
+        authfile = table.get("authfile")
+        registries = self.table(data.get("registries", {}), "registries")
+        return Pull(
+            policy,
+            tuple(_source(one, self.path.parent, where) for one in given),
+            None if authfile is None else self.file(authfile, "pull", "authfile"),
+            {name: self._registry(name, item) for name, item in registries.items()},
+        )
+
+    def _registry(self, name: str, item: object) -> Registry:
+        keys = "registries", name
+        self._name(name, *keys)
+        table = self.table(item, *keys)
+        self.known(table, {"mirrors", "insecure", "ca"}, *keys, hint="known: mirrors, insecure, ca")
+        mirrors = self.texts(table.get("mirrors", []), *keys, "mirrors")
+        for mirror in mirrors:
+            self._name(mirror, *keys, "mirrors")
+        insecure = table.get("insecure", False)
+        if not isinstance(insecure, bool):
+            raise UsageError(
+                f"wanted true or false, saw {insecure!r}", where=self.where(*keys, "insecure")
+            )
+        ca = table.get("ca")
+        return Registry(
+            tuple(mirrors), insecure, None if ca is None else self.file(ca, *keys, "ca")
+        )
+
+    def _name(self, name: str, *keys: str) -> None:
+        if not re.fullmatch(REGISTRY, name):
+            raise UsageError(
+                f"{name!r} is not a registry",
+                where=self.where(*keys),
+                hint="write its host with its port, without https://",
+            )
 
 
-def _remote(where: str, item: Mapping[str, str]) -> Remote:
-    if not re.match(r"https?://[^/]", item["url"]):
-        raise UsageError(
-            f"wanted an http or https address, saw {item['url']!r}", where=f"{where}.url"
-        )
-    digest = item.get("sha256", "").lower()
-    if not digest:
-        raise UsageError(
-            "missing; a download is verified by its checksum",
-            where=f"{where}.sha256",
-            hint="run sha256sum on a file that you trust",
-        )
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise UsageError(f"wanted 64 hex digits, saw {digest!r}", where=f"{where}.sha256")
-    return Remote(item["url"], digest, item.get("member"), where)
+#: The key of a line: bare or quoted words, with dots between.
+_WORD = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+_KEY = re.compile(rf"\s*({_WORD}(?:\s*\.\s*{_WORD})*)\s*=")
+_HEADER = re.compile(rf"\s*\[\s*({_WORD}(?:\s*\.\s*{_WORD})*)\s*\]")
+
+
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """Return the number of the first line of each table and key; tomllib keeps none."""
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = _HEADER.match(line)
+        match = header or _KEY.match(line)
+        if not match:
+            continue
+        words = tuple(word.strip("\"'") for word in re.findall(_WORD, match[1]))
+        if header:
+            table = words
+        keys = words if header else (*table, *words)
+        for n in range(1, len(keys) + 1):
+            found.setdefault(keys[:n], number)
+    return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Messages about a full disk, in the locale C; apt checks the space beforehand.
 FULL = ("No space left on device", "You don't have enough free space")
 
-Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine", "image"]
+Origin = Literal["debian", "go", "pypi", "path", "url", "cc", "engine", "image", "pulled"]
 
 
 class Runner(Protocol):

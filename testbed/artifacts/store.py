@@ -6,26 +6,45 @@ import functools
 import os
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from testbed import owner
 from testbed.artifacts import config as settings
-from testbed.artifacts.archive import full_name
 from testbed.artifacts.cache import Cache, Record, remove_tree
+from testbed.artifacts.cache import size as folder_size
 from testbed.artifacts.config import Config, Local, Remote
+from testbed.artifacts.reference import Reference, full_name
 from testbed.artifacts.source import Job, Origin, Runner, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
 from testbed.progress import Tell, silent
+from testbed.topology.keys import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from testbed.artifacts.config import Policy
+    from testbed.artifacts.images import Brought, Way, Ways
     from testbed.artifacts.inventory import Inventory
     from testbed.artifacts.url import Download
+
+
+@dataclass(slots=True)
+class _Lacking:
+    """Images that are not available."""
+
+    files: list[str] = field(default_factory=list)  #: sentences on missing files of the user
+    reasons: dict[str, list[str]] = field(default_factory=dict)  #: what was tried, by image
+    hints: list[str] = field(default_factory=list)
+
+    def add(
+        self, name: str, reasons: list[str], tried: Sequence[tuple[Way, ArtifactError]]
+    ) -> None:
+        self.reasons[name] = reasons
+        self.hints += [why.hint for _, why in tried if why.hint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +68,9 @@ class Store:
     ``overrides`` maps a name to the user's own file and takes precedence over
     ``config``, the configuration file (None: the default one, if it exists).
     ``progress`` is called with an artifact's name and the current step, from the
-    calling thread.  ``runner`` and ``inventory`` are for tests.
+    calling thread.  ``pull`` and ``images_from`` (docker, podman, or a path) are about images
+    that are neither the user's nor built here; they take precedence over the configuration file.
+    ``runner`` and ``inventory`` are for tests.
     """
 
     def __init__(
@@ -59,6 +80,8 @@ class Store:
         config: Path | None = None,
         progress: Tell = silent,
         *,
+        pull: Policy | None = None,
+        images_from: Sequence[str] = (),
         runner: Runner = run,
         inventory: Inventory | None = None,
     ) -> None:
@@ -66,6 +89,9 @@ class Store:
         self._overrides = settings.overrides(overrides or {})
         self._config_path = config
         self._config: Config | None = None
+        self._policy = pull
+        self._sources = settings.sources(images_from)
+        self._brought: dict[str, Path] = {}  # archives of this store's images, by what was asked
         self._progress = progress
         self._runner = runner
         self._given = inventory
@@ -188,38 +214,159 @@ class Store:
         """Return the path of an image's docker-archive, for ``docker load``.
 
         "nginx" and "docker.io/library/nginx:latest" are the same.  Raises the errors of
-        :meth:`binary`.
+        :meth:`bring`.
         """
-        own = self._own(name, "images")
-        if own:
-            return self._users(_plain(name), own, executable=False)
-        if why := self.lacking_images([name]):
-            raise why
-        part = self._known_images()[full_name(name)]
-        return self._file(part, "image.tar")
+        return self.bring([name])[name]
+
+    def bring(self, names: Iterable[str]) -> dict[str, Path]:
+        """Return the path of a docker-archive for each image; fetch those that are not here.
+
+        An image is the user's (configuration file, ``--artifact``), or one that is built here.
+        Others are in the cache, or are fetched from the first source that has them: engines of
+        this machine and archives that the user named, and then the image's registry.  Several
+        processes and threads fetch an image once.
+
+        Raises one ArtifactError for all images that no source has, which says what was tried,
+        UsageError for a bad configuration, Interrupted after interrupt().
+        """
+        found: dict[str, Path] = {}
+        lacking = _Lacking()
+        for name in sorted(set(names)):
+            path = self._brought.get(name) or self._image(name, lacking)
+            if path:
+                found[name] = self._brought[name] = path
+        if error := self._lacking_error(lacking):
+            raise error
+        return found
 
     def lacking_images(self, names: Iterable[str]) -> ArtifactError | None:
-        """Return one error for all missing images; None if none is missing.
+        """Return one error for all images that are certain to be missing; None if there are none.
 
-        Nothing is downloaded or built.  Raises UsageError for a bad configuration.
+        Nothing is downloaded or built, and no source is asked: other images may turn out to be
+        missing, too.  Raises UsageError for a bad configuration.
         """
-        unknown, said = [], []
+        lacking = _Lacking()
         for name in sorted(set(names)):
-            own = self._own(name, "images")
-            if own is None and full_name(name) not in self._known_images():
-                unknown.append(name)
-            elif isinstance(own, Local) and not own.path.is_file():
-                said.append(f"{own.given_by}: the file {own.path} does not exist")
-        if unknown:
-            is_one = len(unknown) == 1
-            known = ", ".join(sorted({*self._inventory.images, *self._read().images}))
+            if self._is_known(name, lacking) or self._cached_image(name):
+                continue
+            if (reasons := self._ways.hopeless()) is not None:
+                image = Reference.parse(name)
+                lacking.add(name, self._ways.report(image, reasons), reasons)
+        return self._lacking_error(lacking)
+
+    def absent_images(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return the images that are not here yet, each with the sources that can be asked."""
+        return {
+            name: self._ways.places(Reference.parse(name))
+            for name in sorted(set(names))
+            if not (self._is_known(name, _Lacking()) or self._cached_image(name))
+        }
+
+    def image_hint(self, names: Sequence[str]) -> str:
+        """Return how to provide images as files: lines for the configuration file."""
+        return self._how(names, "images")
+
+    def _image(self, name: str, lacking: _Lacking) -> Path | None:
+        """Return the archive of an image, or None if it is lacking."""
+        own = self._own(name, "images")
+        if own:
+            if not self._is_known(name, lacking):
+                return None
+            path = self._users(_plain(name), own, executable=False)
+            return self._for_engines(path, name)
+        if part := self._built_image(name):
+            return self._file(part, "image.tar")
+        image = Reference.parse(name)
+        source = self._ways.of(image)
+        from testbed.artifacts.images import NoImage
+
+        try:
+            return self._pulled(image, source) / "image.tar"
+        except ArtifactError as error:
+            if not isinstance(error.__cause__, NoImage):
+                raise
+            lacking.add(name, self._ways.report(image, source.tried), source.tried)
+            return None
+
+    def _pulled(self, image: Reference, source: Brought) -> Path:
+        """Return the entry of an image; fetch it if it is missing, or old and wanted anew."""
+        from testbed.artifacts.images import entry_name
+
+        name = entry_name(image)
+        if self._ways.policy != "always" or image.digest:
+            found = self._known.get(name) or self.kept(name, source)
+            found = found or self._fill(name, source.key(), source, shown=image.short)
+            self._known[name] = found
+            return found
+        return self._fill(
+            name,
+            source.key(),
+            source,
+            shown=image.short,
+            valid=lambda folder: source.whole(folder) and source.is_current(folder),
+        )
+
+    def _for_engines(self, path: Path, name: str) -> Path:
+        """Return a user's archive in the format that every engine can load."""
+        from testbed.artifacts import archive
+
+        try:
+            if archive.is_docker(path):
+                return path
+        except ArtifactError:  # the engine says what it does not like about it
+            return path
+        from testbed.artifacts.images import Converted
+
+        source = Converted(path, full_name(name))
+        return self.keep(_plain(name), source) / "image.tar"
+
+    def _is_known(self, name: str, lacking: _Lacking) -> bool:
+        """Tell whether an image is the user's or built here; a user's file must exist."""
+        own = self._own(name, "images")
+        if isinstance(own, Local) and not own.path.exists():
+            lacking.files.append(f"{own.given_by}: the file {own.path} does not exist")
+        return own is not None or self._built_image(name) is not None
+
+    def _built_image(self, name: str) -> str | None:
+        """Return the part with an image; a part never has the digest of a registry."""
+        return None if "@" in name else self._known_images().get(full_name(name))
+
+    def _cached_image(self, name: str) -> Path | None:
+        """Return the entry of an image that was fetched before."""
+        from testbed.artifacts.images import entry_name
+
+        image = Reference.parse(name)
+        return self.kept(entry_name(image), self._ways.of(image))
+
+    @functools.cached_property
+    def _ways(self) -> Ways:
+        from dataclasses import replace
+
+        from testbed.artifacts.images import Ways
+
+        given = self._read().pull
+        pull = replace(given, sources=(*self._sources, *given.sources))
+        policy = self._policy or given.policy or "missing"
+        return Ways(pull, policy, self._runner, self._cancel)
+
+    def _lacking_error(self, lacking: _Lacking) -> ArtifactError | None:
+        said = list(lacking.files)
+        names = sorted(lacking.reasons)
+        if names:
+            is_one = len(names) == 1
             said.insert(
                 0,
-                f"image{'' if is_one else 's'} {', '.join(unknown)} {'is' if is_one else 'are'} "
-                f"not available; available: {known}",
+                f"image{'' if is_one else 's'} {', '.join(names)} {'is' if is_one else 'are'} "
+                "not available",
             )
-        hint = self._how(unknown, "images") if unknown else "correct the path, or write the file"
-        return ArtifactError("\n".join(said), hint=hint) if said else None
+            alike: dict[tuple[str, ...], list[str]] = {}
+            for name in names:
+                alike.setdefault(tuple(lacking.reasons[name]), []).append(name)
+            for reasons, of_these in alike.items():
+                said += [f"    {', '.join(of_these)}:", *(f"      {one}" for one in reasons)]
+        hints = list(dict.fromkeys(lacking.hints))
+        hints.append(self.image_hint(names) if names else "correct the path, or write the file")
+        return ArtifactError("\n".join(said), hint="; or ".join(hints)) if said else None
 
     def _known_images(self) -> dict[str, str]:
         """Return the part of each image of the inventory, by the image's full name."""
@@ -254,7 +401,9 @@ class Store:
 
     def versions(self) -> dict[str, str]:
         """Return the version of each cached or pinned artifact; for a user's file, its path."""
-        return {entry.name: entry.version for entry in self._current() if entry.version}
+        pulled = (record for record in self._cache.records() if record.origin == "pulled")
+        entries = [*self._current(), *(_cached(record, "cached") for record in pulled)]
+        return {entry.name: entry.version for entry in entries if entry.version}
 
     def versions_of(
         self, programs: Iterable[str], *parts: str, images: Iterable[str] = ()
@@ -264,10 +413,12 @@ class Store:
         ``parts`` are as in :meth:`binary`.  The user's own files are listed by their own names.
         Parts of unknown version are left out.
         """
-        known = self._known_images()
         names = [
             *(p if self.is_users(p) else self._part_of(p, parts) for p in programs),
-            *(i if self.is_users_image(i) else known.get(full_name(i)) for i in images),
+            *(
+                i if self.is_users_image(i) else self._built_image(i) or Reference.parse(i).short
+                for i in images
+            ),
         ]
         found = {name: self.version(name) for name in names if name}
         return {name: version for name, version in found.items() if version}
@@ -318,6 +469,8 @@ class Store:
             self.image(name)
         elif self._own(name, "artifacts") and name not in self._inventory.programs:
             self.users_file(name)
+        elif set(":/@") & set(name) and re.fullmatch(IMAGE, name):
+            self.image(name)
         else:
             self.binary(name)
 
@@ -329,12 +482,15 @@ class Store:
         files that it has open, but cannot start a removed program again.  The user's
         own files are not touched.
         """
+        from testbed.artifacts.images import entry_name, prune
+
         wanted = name and self._inventory.programs.get(name, _plain(name))
+        image = name and entry_name(Reference.parse(name))
         records = self._cache.records()
         doomed = {
             record.key
             for record in records
-            if (wanted is None or record.name in {wanted, f"{wanted}-path"})
+            if (wanted is None or record.name in {wanted, f"{wanted}-path", image})
             and key in {None, record.key}
         }
         freed = 0
@@ -344,7 +500,11 @@ class Store:
                 freed += record.size
         if wanted is None:
             remove_tree(self._cache.shared)
+        elif any(record.key in doomed and record.origin == "pulled" for record in records):
+            left = [record.path for record in self._cache.records() if record.origin == "pulled"]
+            freed += prune(self._cache.shared, left)
         self._known.clear()
+        self._brought.clear()
         return freed
 
     def interrupt(self) -> None:
@@ -384,7 +544,7 @@ class Store:
 
     def _users(self, name: str, own: Local | Remote, *, executable: bool) -> Path:
         if isinstance(own, Local):
-            if not own.path.is_file():
+            if not own.path.exists() or (executable and not own.path.is_file()):
                 raise UsageError(f"the file {own.path} does not exist", where=own.given_by)
             if executable and not os.access(own.path, os.X_OK):
                 raise UsageError(
@@ -411,9 +571,18 @@ class Store:
         self._known[name] = found
         return found
 
-    def _fill(self, name: str, key: str, source: Source) -> Path:
+    def _fill(
+        self,
+        name: str,
+        key: str,
+        source: Source,
+        valid: Callable[[Path], bool] | None = None,
+        shown: str = "",
+    ) -> Path:
+        shown = shown or name
+
         def say(message: str) -> None:
-            self._progress(name, message)
+            self._progress(shown, message)
 
         def build(folder: Path) -> str:
             job = Job(folder, self._cache.shared, say, self._runner, self._cancel, self._folder)
@@ -423,7 +592,7 @@ class Store:
             finally:
                 owner.give_tree(job.shared)
             self._versions = None
-            self._progress(name, f"ready, {version}", ended=True)
+            self._progress(shown, f"ready, {version}", ended=True)
             return version
 
         try:
@@ -433,19 +602,21 @@ class Store:
                 source.origin,
                 build,
                 of=source.of(),
-                valid=source.whole,
+                valid=valid or source.whole,
                 say=say,
                 cancel=self._cancel,
             )
         except ArtifactError as error:
-            raise ArtifactError(f"{name}: {error.message}", hint=error.hint) from error
+            raise ArtifactError(f"{shown}: {error.message}", hint=error.hint) from error
         except CommandError as error:
             if full := disk_full(error):
                 raise ArtifactError(
-                    f"cannot build {name}: the disk of {self.folder} is full\n    {full}",
+                    f"cannot build {shown}: the disk of {self.folder} is full\n    {full}",
                     hint="free space there, or set TESTBED_CACHE to another folder",
                 ) from error
-            raise ArtifactError(f"cannot build {name}\n{error.message}", hint=error.hint) from error
+            raise ArtifactError(
+                f"cannot build {shown}\n{error.message}", hint=error.hint
+            ) from error
 
     def _current(self) -> Iterator[Entry]:
         records = {record.key: record for record in self._cache.records()}
@@ -460,8 +631,9 @@ class Store:
                 source = _download(own, name, executable=name not in read.images)
                 yield _entry(name, source, records.get(source.key()))
                 continue
-            here = own.path.is_file()
-            size = own.path.stat().st_size if here else 0
+            here = own.path.exists()
+            size = folder_size(own.path) if own.path.is_dir() else 0
+            size = own.path.stat().st_size if own.path.is_file() else size
             path = own.path if here else None
             yield Entry(
                 name, f"from {own.path}", "", path, size, "path", "cached" if here else "missing"
@@ -494,7 +666,7 @@ def _entry(name: str, source: Source, record: Record | None) -> Entry:
 
 def _cached(record: Record, state: Literal["cached", "old"]) -> Entry:
     return Entry(
-        record.name,
+        _image_of(record) or record.name,
         record.version,
         record.key,
         record.path,
@@ -503,3 +675,13 @@ def _cached(record: Record, state: Literal["cached", "old"]) -> Entry:
         state,
         record.of,
     )
+
+
+def _image_of(record: Record) -> str:
+    """Return the name of a fetched image, or an empty string for another entry."""
+    if record.origin != "pulled":
+        return ""
+    from testbed.artifacts.images import Facts
+
+    facts = Facts.of(record.path)
+    return Reference.parse(facts.reference).short if facts else ""

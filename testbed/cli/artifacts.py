@@ -11,6 +11,7 @@ from testbed.registry import ROLES
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.artifacts.config import Policy
 
 
 @click.group("artifacts", invoke_without_command=True)
@@ -46,13 +47,21 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @command.command("build")
 @click.argument("names", nargs=-1)
 @common.artifact_option
-def build(names: tuple[str, ...], artifacts: tuple[str, ...]) -> None:
+@common.image_options
+def build(
+    names: tuple[str, ...],
+    artifacts: tuple[str, ...],
+    pull: Policy | None,
+    images_from: tuple[str, ...],
+) -> None:
     """Build artifacts, by default all that are missing.
 
     NAMES are listed by `testbed artifacts`, or are names of programs, images or network plugins.
-    Your own files are downloaded and checked instead.
+    Images of a registry are written with their tag, like redis:7, and pulled. Your own files are
+    downloaded and checked instead.
     """
-    store = common.make_settings(artifacts=artifacts).store
+    settings = common.make_settings(artifacts=artifacts, pull=pull, images_from=images_from)
+    store = settings.store
     wanted = names or [e.name for e in store.list() if e.state == "missing"]
     for name in wanted:
         _fetch(store, name)

@@ -18,6 +18,7 @@ from testbed.registry import PROVIDERS
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from testbed.artifacts.config import Policy
     from testbed.claims.catalogue import Catalogue
     from testbed.labs.lab import Lab, Settings
     from testbed.progress import Log
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
-    """Return the settings with ``--artifact NAME=PATH`` options.
+def make_settings(
+    *,
+    artifacts: tuple[str, ...] = (),
+    pull: Policy | None = None,
+    images_from: tuple[str, ...] = (),
+) -> Settings:
+    """Return the settings with the options of :func:`artifact_option` and :func:`image_options`.
 
     The progress of builds is shown on standard error.
     """
@@ -40,7 +46,9 @@ def make_settings(*, artifacts: tuple[str, ...] = ()) -> Settings:
         if not equals or not name or not path:
             raise UsageError("wanted NAME=PATH", where=f"--artifact {given}")
         overrides[name] = path
-    found = settings(overrides=overrides, progress=tell_artifact)
+    found = settings(
+        overrides=overrides, progress=tell_artifact, pull=pull, images_from=images_from
+    )
     for error in found.broken.values():
         click.echo(f"testbed: {error.message}; its labs are not shown\n  -> {error.hint}", err=True)
     return found
@@ -275,6 +283,27 @@ def artifact_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def image_options(function: F) -> F:
+    """Add the options for the sources of images."""
+    from testbed.artifacts.config import POLICIES
+
+    options = [
+        click.option(
+            "--pull", type=click.Choice(POLICIES),
+            help="When to pull images from a registry: also those that are in the cache (always), "
+            "those that are not (missing, the default), or none (never).",
+        ),
+        click.option(
+            "--images-from", multiple=True, metavar="SOURCE", shell_complete=complete_sources,
+            help="Look for images in a source before a registry: docker or podman of this machine, "
+            "an archive, or a folder of archives; repeatable.",
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def load_variant(topology: str, artifacts: tuple[str, ...] = (), **variant: Any) -> Topology:
     """Return the topology of a name or path, with variant options applied.
 
@@ -314,6 +343,15 @@ def complete_topologies(_ctx: Any, _param: Any, incomplete: str) -> list[Any]:
     from testbed.topology.load import names
 
     found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+def complete_sources(_ctx: Any, _param: Any, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    from testbed.artifacts.config import ENGINES
+
+    found = [CompletionItem(name) for name in ENGINES if name.startswith(incomplete)]
     return [*found, CompletionItem(incomplete, type="file")]
 
 

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from testbed.cli import common
 from testbed.cli.up import summary
 
+if TYPE_CHECKING:
+    from testbed.artifacts.config import Policy
+
 
 @click.command("plan", cls=common.VariantCommand)
 @click.argument("topology", shell_complete=common.complete_topologies)
 @common.variant_options
+@common.image_options
 @common.json_option
-def command(topology: str, as_json: bool, **variant: str | int | None) -> None:
+def command(
+    topology: str,
+    pull: Policy | None,
+    images_from: tuple[str, ...],
+    as_json: bool,
+    **variant: str | int | None,
+) -> None:
     """Show what `up` would do, without doing it. This requires no root.
 
-    For images that are not available, it shows how to provide them.
+    It lists all images that are not on this machine, with the sources that `up` asks for them. No
+    source is asked. For images that are not available, it shows how to provide them.
     """
     wanted = common.load_variant(topology, (), **variant)
     from testbed.artifacts import Store
     from testbed.labs.plan import make
 
     plan = make(wanted)
-    store = Store()
+    store = Store(pull=pull, images_from=images_from)
     lacking = [name for name in wanted.images if store.lacking_images([name])]
+    absent = store.absent_images(wanted.images)
+    fetched = {name: places for name, places in absent.items() if name not in lacking}
     if as_json:
-        common.print_json({**plan.to_dict(), "missing_images": lacking})
+        missing = sorted({*lacking, *absent})
+        common.print_json({**plan.to_dict(), "missing_images": missing, "fetched_images": fetched})
         return
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
     for step in plan.steps.values():
         click.echo(f"  {step.name:<34}  {step.about}")
         if step.needs:
             click.echo(click.style(f"  {'':<34}  after {', '.join(step.needs)}", dim=True))
+    for name, places in fetched.items():
+        told = f"{name} is not on this machine: `up` asks {', '.join(places)}"
+        click.echo(click.style("  image ", fg="yellow") + told)
+    if fetched:
+        click.echo(click.style("  -> ", fg="yellow") + store.image_hint(list(fetched)))
     if error := store.lacking_images(wanted.images):
         click.echo(click.style("  before `up`: ", fg="yellow") + error.message)
         click.echo(click.style("  -> ", fg="yellow") + (error.hint or ""))

@@ -16,6 +16,7 @@ from testbed.requirement import need_root
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from testbed.artifacts.config import Policy
     from testbed.labs.lab import Lab, Outcome
     from testbed.labs.run import Done, Waiting
     from testbed.topology.model import Topology
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 )
 @common.variant_options
 @common.artifact_option
+@common.image_options
 @click.option("--keep", is_flag=True, help="After a failure keep the lab, to inspect it.")
 @click.option("--replace", is_flag=True, help="Update a lab that came from another file.")
 @click.option(
@@ -47,6 +49,8 @@ def command(
     topology: str | None,
     lab_name: str | None,
     artifacts: tuple[str, ...],
+    pull: Policy | None,
+    images_from: tuple[str, ...],
     as_json: bool,
     keep: bool,
     replace: bool,
@@ -66,7 +70,8 @@ def command(
     from testbed.labs.lab import Lab
     from testbed.labs.run import Watch
 
-    lab = Lab(wanted.name, common.make_settings(artifacts=artifacts))
+    settings = common.make_settings(artifacts=artifacts, pull=pull, images_from=images_from)
+    lab = Lab(wanted.name, settings)
     if not (quiet or as_json):
         bring_up(lab, wanted, keep=keep, replace=replace, timeout=timeout)
         return

@@ -206,14 +206,11 @@ class Lab:
     def _fetch(self, topology: Topology) -> None:
         from testbed.registry import ROLES
 
-        if lacking := self.settings.store.lacking_images(topology.images):
-            raise lacking
+        self.settings.store.bring(topology.images)
         roles = {role for node in topology.nodes.values() for role in node.roles}
         for role in sorted(roles):
             ROLES[role].fetch(self.settings.store, topology)
         offers.fetch(self.settings.store, topology)
-        for image in topology.images:
-            self.settings.store.image(image)
 
     def _refuse_other(
         self,

@@ -86,9 +86,18 @@ class FakeStore(Store):
     def is_users_image(self, name: str) -> bool:
         return name in self.own
 
+    def bring(self, names: Iterable[str]) -> dict[str, Path]:
+        wanted = sorted(set(names))
+        if error := self.lacking_images(wanted):
+            raise error
+        return {name: self.image(name) for name in wanted}
+
     def lacking_images(self, names: Iterable[str]) -> ArtifactError | None:
         absent = sorted(set(names) & self.absent)
         return ArtifactError(f"not available: {', '.join(absent)}") if absent else None
+
+    def absent_images(self, names: Iterable[str]) -> dict[str, list[str]]:
+        return {name: [] for name in sorted(set(names) & self.absent)}
 
     def users_file(self, name: str) -> Path:
         return self._path(name)

@@ -146,6 +146,10 @@ class Section(Block):
         """Return names for parts of the software that this lab has, such as plugins."""
         return frozenset()
 
+    def image_names(self) -> tuple[str, ...]:
+        """Return the images that the file asks for, besides those of containers."""
+        return ()
+
     def meshes(self, topology: Topology) -> Iterable[tuple[Underlay, tuple[Node, ...]]]:  # noqa: ARG002  for roles whose nodes communicate
         """Return groups of nodes that communicate, each with its ``interface`` setting."""
         return ()

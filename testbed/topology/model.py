@@ -323,9 +323,10 @@ class Topology(Block):
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The images of its containers and nodes, sorted, without duplicates."""
+        """The images of its containers, nodes and roles, sorted, without duplicates."""
         of_nodes = self.foreign.images if self.foreign else set()
-        return tuple(sorted({c.image for c in self.containers.values()} | of_nodes))
+        of_roles = {name for one in self.sections.values() for name in one.image_names()}
+        return tuple(sorted({c.image for c in self.containers.values()} | of_nodes | of_roles))
 
     def with_role(self, role: str) -> tuple[Node, ...]:
         """Return the nodes with a role, in the order of the file."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed.artifacts import config
-from testbed.artifacts.config import Local, Remote
+from testbed.artifacts.config import Local, Registry, Remote
 from testbed.errors import UsageError
 
 SUM = "ab" * 32
@@ -33,11 +33,11 @@ def test_paths_start_at_the_file_and_downloads_keep_their_sum(tmp_path: Path) ->
         """,
     )
     read = config.load(path)
-    flanneld = Local(tmp_path / "bin/flanneld", f"{path}: artifacts.flanneld")
+    flanneld = Local(tmp_path / "bin/flanneld", f"{path}:3: artifacts.flanneld")
     assert read.artifacts["flanneld"] == flanneld
-    where = f"{path}: artifacts.containerd"
+    where = f"{path}:4: artifacts.containerd"
     assert read.artifacts["containerd"] == Remote("https://example.org/c.tgz", SUM, "bin/c", where)
-    assert read.images["redis"] == Local(Path("/srv/redis.tar"), f"{path}: images.redis")
+    assert read.images["redis"] == Local(Path("/srv/redis.tar"), f"{path}:6: images.redis")
 
 
 @pytest.mark.parametrize(
@@ -57,16 +57,83 @@ def test_paths_start_at_the_file_and_downloads_keep_their_sum(tmp_path: Path) ->
         ("[artifacts]\n'../x' = {path='a'}", "artifacts.../x", "'../x'"),
         ("[images]\nx = {}", "images.x", "path"),
         ("[images]\n'A:b:c' = {path='a'}", "images.A:b:c", "'A:b:c'"),
-        ("[images]\nx = {path='a'}\n'x:latest' = {path='b'}", "images", "x:latest"),
-        ("[artifacts", "", "Expected"),
+        ("[images]\nx = {path='a'}\n'x:latest' = {path='b'}", "images.x:latest", "x:latest"),
+        ("[pull]\npolicy = 'often'", "pull.policy", "missing"),
+        ("[pull]\npolicies = 'never'", "pull.policies", "unknown key"),
+        ("[pull]\nfrom = 'docker'", "pull.from", "list"),
+        ("[pull]\nfrom = ['/nowhere/x.tar']", "pull.from", "/nowhere/x.tar"),
+        ("[pull]\nauthfile = '/nowhere/auth'", "pull.authfile", "/nowhere/auth"),
+        ("pull = 1", "pull", "table"),
+        ("registries = 1", "registries", "table"),
+        ("[registries]\n'https://a.example' = {}", "registries.https://a.example", "registry"),
+        ("[registries.a]\nmirrors = ['http://b']", "registries.a.mirrors", "http://b"),
+        ("[registries.a]\ninsecure = 'yes'", "registries.a.insecure", "true"),
+        ("[registries.a]\nca = '/nowhere/ca'", "registries.a.ca", "/nowhere/ca"),
+        ("[registries.a]\nplain = true", "registries.a.plain", "unknown key"),
     ],
 )
 def test_a_mistake_names_file_and_key(tmp_path: Path, text: str, key: str, what: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(UsageError) as caught:
         config.load(path)
-    assert caught.value.where == (f"{path}: {key}" if key else str(path))
+    line = len(text.splitlines())
+    assert caught.value.where == f"{path}:{line}: {key}"
     assert what in caught.value.what
+
+
+def test_a_file_that_is_no_toml_names_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "[artifacts]\nredis:7 = 1\n")
+    with pytest.raises(UsageError) as caught:
+        config.load(path)
+    assert caught.value.where == f"{path}:2"
+
+
+def test_sources_and_registries(tmp_path: Path) -> None:
+    for name in ("a.tar", "auth.json", "ca.crt"):
+        (tmp_path / name).touch()
+    path = write(
+        tmp_path,
+        """
+        [pull]
+        policy = "always"
+        from = ["podman", "a.tar", "docker"]
+        authfile = "auth.json"
+        [registries]
+        "docker.io" = {mirrors = ["mirror.example:5000/hub", "10.0.0.1"]}
+        [registries."mirror.example:5000"]
+        insecure = true
+        ca = "ca.crt"
+        """,
+    )
+    pull = config.load(path).pull
+    assert pull.policy == "always"
+    assert pull.sources == ("podman", tmp_path / "a.tar", "docker")
+    assert pull.authfile == tmp_path / "auth.json"
+    assert pull.registries == {
+        "docker.io": Registry(("mirror.example:5000/hub", "10.0.0.1")),
+        "mirror.example:5000": Registry((), insecure=True, ca=tmp_path / "ca.crt"),
+    }
+
+
+def test_the_line_of_a_key_is_that_of_its_own_table(tmp_path: Path) -> None:
+    text = """
+[images]
+a = {path = "a.tar"}   # b = 1
+[images."b"]
+path = "b.tar"
+sha256 = "1"
+[registries."c".x]
+"""
+    with pytest.raises(UsageError) as caught:
+        config.load(write(tmp_path, text))
+    assert caught.value.where.startswith(f"{tmp_path}/config.toml:6: images.b.sha256")
+
+
+def test_sources_on_the_command_line(tmp_path: Path) -> None:
+    assert config.sources(["docker", str(tmp_path)]) == ("docker", tmp_path)
+    with pytest.raises(UsageError, match="--images-from") as caught:
+        config.sources(["/nowhere/a.tar"])
+    assert "podman" in str(caught.value.hint)
 
 
 def test_no_default_file_is_fine_a_missing_given_one_is_not(

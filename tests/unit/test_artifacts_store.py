@@ -23,6 +23,8 @@ from testbed.errors import ArtifactError, CommandError, Interrupted, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from testbed.artifacts.config import Policy
+
 
 @dataclass
 class Made(Source):
@@ -75,7 +77,9 @@ class House:
     kubelet: Made = field(default_factory=lambda: Made(("kubelet",)))
     said: list[tuple[str, str, bool]] = field(default_factory=list)
 
-    def store(self, config: str | None = None, **overrides: str) -> Store:
+    def store(
+        self, config: str | None = None, *, pull: Policy | None = "never", **overrides: str
+    ) -> Store:
         path = self.folder / "config.toml"
         path.write_text(config or "", encoding="utf-8")
         inventory = Inventory(
@@ -90,6 +94,7 @@ class House:
             overrides,
             path,
             self.tell,
+            pull=pull,
             inventory=inventory,
         )
 
@@ -239,7 +244,7 @@ def test_a_users_image(house: House) -> None:
 
 def test_a_bad_file_is_told_when_it_is_first_needed(house: House) -> None:
     store = house.store("[artifacts]\nx = 1")
-    with pytest.raises(UsageError, match=r"config\.toml: artifacts\.x"):
+    with pytest.raises(UsageError, match=r"config\.toml:2: artifacts\.x"):
         store.binary("dockerd")
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from testbed.artifacts import archive
+from testbed.artifacts.reference import full_name
 from testbed.nodes.base import Result
 from testbed.roles.kubernetes import runtime
 from testbed.roles.kubernetes.runtime import GATHER, LOADED
@@ -43,7 +44,7 @@ class Machine(Files):
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Archives by the names of images; that of "ours" has a name of its makers'."""
-    tags = {name: archive.full_name(name) for name in runtime.images(PLAIN)}
+    tags = {name: full_name(name) for name in runtime.images(PLAIN)}
     tags["ours"] = "quay.io/makers/agent:9"
     for name, tag in tags.items():
         (tmp_path / name.replace("/", "-")).write_text(tag)

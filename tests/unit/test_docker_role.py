@@ -12,7 +12,7 @@ from typing import cast
 import docker.errors
 import pytest
 
-from testbed.artifacts.archive import full_name, local_name
+from testbed.artifacts.reference import full_name, local_name
 from testbed.errors import LabError
 from testbed.labs.lab import Lab
 from testbed.nodes.base import GO, NodeSpec, Service

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
-from testbed.artifacts.archive import full_name, local_name
+from testbed.artifacts.reference import full_name, local_name
 from testbed.errors import LabError, NoAnswer
 from testbed.nodes.engine import SOCKET
 

@@ -265,11 +265,7 @@ class Kubernetes(Role):
         super().fetch(store, topology)
         plugin.fetch(store)
         skew.check(store)
-        names = runtime.images(topology, store)
-        if lacking := store.lacking_images(names):
-            raise lacking
-        for name in names:
-            store.image(name)
+        store.bring(runtime.images(topology, store))
         addons.fetch(store, topology)
 
     def memory(self, topology: Topology, node: str) -> int:

@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from testbed.artifacts import archive
+from testbed.artifacts.reference import full_name
 from testbed.nodes.base import Service
-from testbed.nodes.marks import mark, marked
+from testbed.nodes.marks import mark, marked, note, noted
 from testbed.nodes.seed import Layout, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files, start
 from testbed.roles.kubernetes import addons, config
@@ -158,7 +159,7 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
     machine = context.node(node)
     names = images(context.topology, context.store)
     wanted = dict(zip(names, files(context.store.image(name) for name in names), strict=True))
-    before = _loaded(machine)
+    before = noted(machine, LOADED)
     if before == wanted:
         return f"{', '.join(names)} present", False
     others = {name for name in names if before.get(name, wanted[name]) != wanted[name]}
@@ -166,14 +167,9 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
     unkept = ""
     if missing and machine.shares_files and not is_seeded(machine):
         unkept = _keep(context, machine)
-    mark(machine, LOADED, json.dumps(wanted))
+    note(machine, LOADED, wanted)
     how = f"{'loaded' if missing else 'present'}{unkept and f'; not kept: {unkept}'}"
     return f"{', '.join(names)} {how}", bool(missing)
-
-
-def _loaded(machine: Node) -> dict[str, str]:
-    """Return the known source files of the node's images, by image name."""
-    return dict(json.loads(marked(machine, LOADED) or "{}"))
 
 
 def import_images(
@@ -189,7 +185,7 @@ def import_images(
     def is_there(name: str) -> bool:
         if name in others:
             return False
-        if archive.full_name(name) in there:
+        if full_name(name) in there:
             return True
         if not context.store.is_users_image(name):
             return False

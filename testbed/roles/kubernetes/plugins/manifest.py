@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts import archive
 from testbed.artifacts.config import default_path, entries
+from testbed.artifacts.reference import full_name
 from testbed.errors import ArtifactError, LabError, TestbedError
 from testbed.nodes.marks import mark, marked
 from testbed.roles.kubernetes import client
@@ -287,9 +288,7 @@ def _wanted(path: Path, size: int, changed: int, daemon_set: str) -> tuple[str, 
             f"{path} is the wrong manifest: it has no DaemonSet {daemon_set}",
             hint="use the one that its project publishes for kubectl",
         )
-    images = [
-        archive.full_name(one["image"]) for pod in pods_of(objects) for one in containers(pod)
-    ]
+    images = [full_name(one["image"]) for pod in pods_of(objects) for one in containers(pod)]
     return tuple(dict.fromkeys(images))
 
 
@@ -369,7 +368,7 @@ def applied(
             for container in containers(pod):
                 container["imagePullPolicy"] = "IfNotPresent"
                 if "@" in container["image"]:
-                    container["image"] = archive.full_name(container["image"])
+                    container["image"] = full_name(container["image"])
                 if mine and told:
                     container["env"] = _with(container.get("env") or (), told)
             for volume in pod.get("volumes") or ():
