@@ -132,10 +132,18 @@ def still_alive(machine: Machine, *, others: AbstractSet[str] = frozenset()) -> 
 def files(paths: Iterable[Path]) -> list[str]:
     """Return a fingerprint of each file.
 
-    It consists of path, size in bytes, and modification time in ns.
+    It consists of path, size in bytes, and modification time in ns; of the path alone if there is
+    no such file.
     """
-    facts = [(path, path.stat()) for path in paths]
-    return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in facts]
+    return [_fingerprint(path) for path in paths]
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return str(path)
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def digest_of(*said: object) -> str:

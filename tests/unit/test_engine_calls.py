@@ -145,6 +145,7 @@ INSPECTED: dict[str, Any] = {
     "Id": "f" * 64,
     "Name": "/web",
     "RestartCount": 2,
+    "Image": "sha256:of the image",
     "State": {
         "Running": True, "Pid": 77, "Status": "running", "ExitCode": 0, "OOMKilled": False,
         "Error": "", "Health": {"Status": "healthy"},
@@ -169,7 +170,7 @@ def test_a_container_is_read() -> None:
     assert inspected() == ContainerState(
         name="web", id="f" * 64, running=True, pid=77, network="bridge", address="172.17.0.2",
         gateway="172.17.0.1", image="nginx", digest="d1", status="running", exit=0,
-        out_of_memory=False, error="", health="healthy", restarts=2,
+        out_of_memory=False, error="", health="healthy", restarts=2, image_id="sha256:of the image",
     )  # fmt: skip
 
 

@@ -68,7 +68,13 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
     def act(context: Context) -> tuple[str, bool]:
         with Engine(context.node(container.node)) as engine:
             found = engine.find(container.name)
-            if found and _stays(found, container) and _as_wanted(context, found, container, digest):
+            image = engine.image_id(container.image)
+            if (
+                found
+                and found.image_id in {"", image}
+                and _stays(found, container)
+                and _as_wanted(context, found, container, digest)
+            ):
                 context.containers[container.name] = found
                 return _words(found), False
             if found:

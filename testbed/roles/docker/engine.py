@@ -58,6 +58,7 @@ class ContainerState:
     error: str = ""  #: why it did not start, in the daemon's words
     health: str = ""  #: healthy, unhealthy or starting; empty without a health check
     restarts: int = 0  #: number of restarts by the daemon
+    image_id: str = ""  #: ID of its image, whatever the image's name means now
 
 
 def preload() -> None:
@@ -250,6 +251,7 @@ class Engine:
             error=data["State"]["Error"],
             health=_health(data["State"]),
             restarts=data["RestartCount"],
+            image_id=data["Image"],
         )
 
     def logs(self, container: str, lines: int = 12) -> str:

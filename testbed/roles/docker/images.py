@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from testbed.nodes.engine import version_of
+from testbed.nodes.marks import note, noted
 from testbed.nodes.seed import DOCKER, Seed, harvest, install, is_seeded, keep
+from testbed.roles.base import files
 from testbed.roles.docker.engine import LAB, Engine
 from testbed.roles.docker.section import DockerSection
 from testbed.steps.step import Step
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
+
+LOADED = "docker-image-files"  # mark: the archives that images were loaded from, by image name
 
 
 def images_step(node: str) -> str:
@@ -44,7 +48,8 @@ def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]
 def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
     """Yield the step for missing images and unwanted containers.
 
-    It loads the images and removes the containers.
+    It loads the images and removes the containers. An image is loaded again if its archive is
+    another one than that of the image on the node.
     """
     names = wanted(topology, node)
 
@@ -52,15 +57,22 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
         with Engine(context.node(node)) as engine:
             changed = _remove_others(context, engine, node)
             images = {name: engine.image_id(name) for name in names}
-            missing = [name for name, image in images.items() if not image]
+            archives = files(context.store.image(name) for name in names)
+            sources = dict(zip(names, archives, strict=True))
+            before = noted(context.node(node), LOADED)
+            others = {name for name in names if before.get(name, sources[name]) != sources[name]}
+            missing = [name for name, image in images.items() if not image or name in others]
             for name in missing:
                 context.waiting(f"dockerd on {node} to load the image {name}")
                 images[name] = engine.load(context.store.image(name), name)
             for name, image in images.items() if missing else ():
                 engine.name_image(image, name)  # another archive may have the same image name
             unkept = ""
-            if missing and not is_seeded(context.node(node)) and not changed:
+            fresh = not (changed or others)  # else layers of other images are left there
+            if missing and fresh and not is_seeded(context.node(node)):
                 unkept = _keep(context, node, engine)
+        if before != sources:
+            note(context.node(node), LOADED, sources)
         how = "loaded" if missing else "present"
         words = f"{', '.join(names) or 'none'} {how}{unkept and f'; not kept: {unkept}'}"
         return words, changed or bool(missing)
