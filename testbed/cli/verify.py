@@ -96,7 +96,8 @@ def command(
     missing and takes long to build are left out.
 
     With --prove, break the lab in each way of the catalogue's sabotages.yaml. The
-    check of each claim there must pass before, fail then, and pass again.
+    check of each claim there must pass before, fail then, and pass again. With
+    --all, do so on each lab that can decide such a claim.
 
     With --recovery, cause faults instead of checking claims (see docs/faults.md).
 
@@ -114,10 +115,8 @@ def command(
         )
     if recovery and (paths or claims or documents):
         raise click.UsageError("--recovery cannot be combined with PATHS, --claim and --document")
-    if prove and (everything or recovery or rerun_failed):
-        raise click.UsageError(
-            "--prove cannot be combined with --all, --recovery and --rerun-failed"
-        )
+    if prove and (recovery or rerun_failed):
+        raise click.UsageError("--prove cannot be combined with --recovery and --rerun-failed")
     need_root("`testbed verify`")
     from testbed.claims.choose import choose
     from testbed.report import last
@@ -148,7 +147,13 @@ def command(
         return _prove(settings, one, selection, output)
     if one is None:
         return _all(
-            settings, selection, output, check_machine=check_machine, recovery=recovery, labs=labs
+            settings,
+            selection,
+            output,
+            check_machine=check_machine,
+            recovery=recovery,
+            labs=labs,
+            proving=prove,
         )
     return _one(settings, one, selection, output, provider)
 
@@ -202,17 +207,14 @@ def _prove(settings: Settings, lab: Lab, selection: Selection, output: Output) -
         proofs = prove(live, lab, selection, told=output.told)
     finally:
         live.close()
-    part.results, part.seconds = proofs.results, time.monotonic() - began
-    names = tuple(check.name for check in part.results.checks)
-    chosen = Selection(tests=names, catalogue=selection.catalogue)
+    part.results, part.proofs, part.seconds = (
+        proofs.results, proofs.outcomes, time.monotonic() - began,
+    )  # fmt: skip
+    chosen = Selection(tests=("",), catalogue=selection.catalogue)  # no claim is undecided
     whole = Run(chosen, [part], seconds=part.seconds, signum=part.results.signum)
     output.write(settings, whole, keep=False)  # --rerun-failed cannot run these
     output.show(terminal.failures(part, whole.catalogue))
-    seen, claims = len(proofs.seen), len(proofs.outcomes)
-    words = f"{seen} of {claims} checks were seen to fail on {lab.name} ({part.seconds:.1f} s)"
-    if whole.signum is not None:
-        words += "; interrupted"
-    output.show([click.style(f"\n{words}", fg="red" if whole.status else "green", bold=True)])
+    output.show([terminal.proofs(whole)])
     return output.finish(whole, whole.status)
 
 
@@ -224,6 +226,7 @@ def _all(
     check_machine: bool,
     recovery: bool,
     labs: tuple[str, ...],
+    proving: bool,
 ) -> int:
     from testbed import machine_state
     from testbed.report import terminal
@@ -233,12 +236,14 @@ def _all(
     before = machine_state.snapshot(ours) if check_machine else None
     with _Progress(output, selection.catalogue) as progress:
         wanted = BACKENDS if recovery else None
-        run = run_everything(settings, selection, progress.watching(), wanted=wanted, labs=labs)
-    output.write(settings, run)
+        run = run_everything(
+            settings, selection, progress.watching(), wanted=wanted, labs=labs, proving=proving
+        )
+    output.write(settings, run, keep=not proving)  # --rerun-failed cannot run proofs
     for lab in run.labs:
         output.show(terminal.failures(lab, run.catalogue))
     output.show(terminal.errors(run))
-    if not output.quiet:
+    if not output.quiet and not proving:
         output.show(terminal.overview(run))
         output.show(terminal.table(run))
         output.show(terminal.skipped(run))
@@ -246,7 +251,7 @@ def _all(
         output.show(terminal.measured(run))
         output.show(terminal.slowest(run))
     output.show(terminal.undecided(run))
-    output.show([terminal.closing(run)])
+    output.show([terminal.proofs(run) if proving else terminal.closing(run)])
     left = machine_state.left(before, below=ours) if before else []
     if before:
         output.show(terminal.machine(left))

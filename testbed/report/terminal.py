@@ -246,9 +246,7 @@ def closing(run: Run) -> str:
     broken = len({text for lab in run.labs for text in lab.results.broken})
     errors = sum(bool(lab.error) for lab in run.labs)
     elsewhere = {name for lab in run.labs for name in lab.results.elsewhere}
-    labs = [lab for lab in run.labs if lab.topology]
-    where = labs[0].name if len(labs) == 1 else f"{len(labs)} labs" if labs else "no lab"
-    words = f"{total} {'claim' if total == 1 else 'claims'} checked on {where}, "
+    words = f"{total} {'claim' if total == 1 else 'claims'} checked on {_where(run)}, "
     words += f"{total - bad} as expected"
     if skipped:
         words += f"; {skipped} skipped"
@@ -267,6 +265,28 @@ def closing(run: Run) -> str:
     return click.style(
         f"\n{words} ({run.seconds:.1f} s)", fg="red" if run.status else "green", bold=True
     )
+
+
+def proofs(run: Run) -> str:
+    """Format the last line of ``verify --prove``."""
+    found = run.proofs()
+    seen = [one for one in found.values() if "passed" in one and "failed" not in one]
+    without = sum(one == {"skipped"} for one in found.values())
+    words = f"{len(seen)} of {len(found)} checks were seen to fail on {_where(run)}"
+    if without:
+        words += f"; {without} skipped"
+    errors = sum(bool(lab.error) for lab in run.labs)
+    if errors:
+        words += f"; {errors} {'lab' if errors == 1 else 'labs'} failed"
+    if run.signum is not None:
+        words += "; interrupted"
+    colour = "red" if run.status else "green"
+    return click.style(f"\n{words} ({run.seconds:.1f} s)", fg=colour, bold=True)
+
+
+def _where(run: Run) -> str:
+    labs = [lab for lab in run.labs if lab.topology]
+    return labs[0].name if len(labs) == 1 else f"{len(labs)} labs" if labs else "no lab"
 
 
 def overview(run: Run) -> Iterable[str]:
@@ -292,13 +312,16 @@ def overview(run: Run) -> Iterable[str]:
 def lab_line(lab: LabRun) -> str:
     """Format one lab that has ended, or was left out, as a line."""
     if lab.absent:
-        count = len(lab.results.findings)
+        count = len(lab.results.findings) or len(lab.proofs)
         words = f"{count:>3} {'claim' if count == 1 else 'claims'} skipped: {lab.absent}"
         return click.style(f"  --    {lab.name:<26} {words}", dim=True)
     bad = sum(not f.as_expected for f in lab.results.findings)
     bad += sum(c.outcome == "failed" for c in lab.results.checks) + len(lab.results.broken)
     good = len(lab.results.findings) - sum(not f.as_expected for f in lab.results.findings)
     words = f"{good:>3} as expected"
+    if lab.proofs:
+        seen = sum(check.outcome == "passed" for check in lab.results.checks)
+        words = f"{seen:>3} seen to fail"
     if lab.topology:
         words = f"up {lab.up:5.2f} s  {words}"
     if bad:

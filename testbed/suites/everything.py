@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testbed import signals
@@ -74,14 +75,17 @@ def run_everything(
     *,
     wanted: Sequence[Wanted] | None = None,
     labs: Sequence[str] = (),
+    proving: bool = False,
 ) -> Run:
     """Run the selection on every lab that can decide any part of it.
 
     ``wanted`` are the labs, by default those of the selection's catalogue.  ``labs``,
     shell patterns of names, limit them.  Each lab is removed whatever happens to it.
     A lab whose software is missing and takes long to build is left out, and its claims
-    are "skipped".  A signal ends the run early, with the results so far.  Raises
-    UsageError, and NothingSelected if no lab can decide any part of the selection.
+    are "skipped".  With ``proving`` the labs are broken as the catalogue's sabotages say
+    (:func:`testbed.suites.prove.prove`), if any is for a claim that the lab can decide.
+    A signal ends the run early, with the results so far.  Raises UsageError, and
+    NothingSelected if no lab can decide any part of the selection.
     """
     refuse_unknown(selection)
     watching = watching or Watching()
@@ -91,28 +95,64 @@ def run_everything(
             f"catalogue {selection.catalogue.name} names no labs",
             hint="add `labs` to its catalogue.yaml, or run `testbed verify LAB` on a running lab",
         )
+    if proving:
+        return _prove_everything(settings, selection, watching, _named(wanted, labs))
     began = time.monotonic()
     some = _named(wanted, labs)
-    chosen = [one for one in some if _may_decide(features(one.load()), narrowed(selection, one))]
-    absent = {one: why for one in chosen if (why := lacking(settings.store, one.load()))}
     whole = Run(selection, complete=selection.is_by_claims and not labs)
     if not labs and _may_decide({"none"}, selection):
         _without_lab(selection, whole, watching)
-    if whole.signum is None:
-        _preload()
-        here = [one for one in chosen if one not in absent]
-        _with_labs(settings, selection, whole, watching, here)
-    for one, why in absent.items():
-        whole.labs.append(_left_out(one, selection, why))
-        watching.ended(whole.labs[-1])
+    _on_labs(settings, selection, whole, watching, some)
     whole.seconds = time.monotonic() - began
-    order = {name: index for index, name in enumerate((NO_LAB, *(w.name for w in wanted)))}
-    whole.labs.sort(key=lambda lab: order[lab.name])
     if not whole.labs and not any(True for _ in whole.meant()):
         raise NothingSelected(
             "the selection has no check for any lab of the catalogue",
             hint="check -k, --claim and --document",
         )
+    return whole
+
+
+def _on_labs(
+    settings: Settings,
+    selection: Selection,
+    whole: Run,
+    watching: Watching,
+    wanted: Sequence[Wanted],
+    *,
+    proving: bool = False,
+) -> None:
+    """Run the selection on those labs that can decide a part of it, and note the others."""
+    chosen = [one for one in wanted if _may_decide(features(one.load()), narrowed(selection, one))]
+    absent = {one: why for one in chosen if (why := lacking(settings.store, one.load()))}
+    if whole.signum is None:
+        _preload()
+        here = [one for one in chosen if one not in absent]
+        _with_labs(settings, selection, whole, watching, here, proving=proving)
+    for one, why in absent.items():
+        whole.labs.append(_left_out(one, selection, why, proving=proving))
+        watching.ended(whole.labs[-1])
+    order = {name: index for index, name in enumerate((NO_LAB, *(one.name for one in wanted)))}
+    whole.labs.sort(key=lambda lab: order[lab.name])
+
+
+def _prove_everything(
+    settings: Settings, selection: Selection, watching: Watching, wanted: Sequence[Wanted]
+) -> Run:
+    """Break each lab that can decide a claim with a sabotage.  Raises NothingSelected."""
+    from testbed.suites.prove import Proofs, provable
+
+    began = time.monotonic()
+    names = provable(selection)
+    whole = Run(Selection(tests=("",), catalogue=selection.catalogue))
+    without = Proofs()
+    for claim in selection.catalogue.claims.values():
+        if claim.is_testable and claim.id not in names and selection.has(claim):
+            without.tell_without(claim.id)
+    whole.labs = [LabRun(NO_LAB, results=without.results, proofs=without.outcomes)]
+    narrow = replace(selection, claims=tuple(names))
+    _on_labs(settings, narrow, whole, watching, wanted, proving=True)
+    whole.labs = [lab for lab in whole.labs if not lab.is_empty]
+    whole.seconds = time.monotonic() - began
     return whole
 
 
@@ -143,12 +183,18 @@ def lacking(store: Store, topology: Topology) -> str:
     return ""
 
 
-def _left_out(wanted: Wanted, selection: Selection, why: str) -> LabRun:
+def _left_out(wanted: Wanted, selection: Selection, why: str, *, proving: bool) -> LabRun:
     """Return the result of a lab that was left out: claims it could have decided."""
-    part = LabRun(wanted.name, absent=why)
+    from testbed.suites.prove import Proofs
+
+    proofs = Proofs()
+    part = LabRun(wanted.name, results=proofs.results, absent=why, proofs=proofs.outcomes)
     has, narrow = features(wanted.load()), narrowed(selection, wanted)
     for claim in selection.catalogue.claims.values():
         if claim.is_testable and narrow.has(claim) and set(claim.needs) <= has:
+            if proving:
+                proofs.tell(claim.id, "", "skipped", why)
+                continue
             found = Finding(claim.id, "skipped", reason=why, expected=claim.expect, why=claim.why)
             part.results.findings.append(found)
     return part
@@ -185,9 +231,11 @@ def _with_labs(
     whole: Run,
     watching: Watching,
     chosen: Sequence[Wanted],
+    *,
+    proving: bool,
 ) -> None:
     with signals.held() as held:
-        crew = _Crew(settings, selection, watching, held)
+        crew = _Crew(settings, selection, watching, held, proving=proving)
         try:
             crew.work(chosen, whole)
         except BaseException:  # the watcher's own, such as BrokenPipeError
@@ -208,12 +256,19 @@ class _Crew:
     """The running processes, and their messages."""
 
     def __init__(
-        self, settings: Settings, selection: Selection, watching: Watching, held: signals.Held
+        self,
+        settings: Settings,
+        selection: Selection,
+        watching: Watching,
+        held: signals.Held,
+        *,
+        proving: bool,
     ) -> None:
         self._settings = settings
         self._selection = selection
         self._watching = watching
         self._held = held
+        self._proving = proving
         self._hands: list[_Hand] = []
         held.told = self._pass_on
 
@@ -247,7 +302,7 @@ class _Crew:
         with signals.blocked():  # the new process receives a signal only once it can act on it
             if self._held.signum is not None:
                 return
-            hand = _Hand(self._settings, wanted, self._selection)
+            hand = _Hand(self._settings, wanted, self._selection, proving=self._proving)
             self._hands.append(hand)
         self._catch_up(hand)
         self._watching.began(wanted.name)
@@ -315,7 +370,9 @@ class _Crew:
 class _Hand:
     """A process that runs one lab."""
 
-    def __init__(self, settings: Settings, wanted: Wanted, selection: Selection) -> None:
+    def __init__(
+        self, settings: Settings, wanted: Wanted, selection: Selection, *, proving: bool
+    ) -> None:
         context = multiprocessing.get_context("fork")
         self.wanted = wanted
         self.waits = False
@@ -324,7 +381,9 @@ class _Hand:
         self.told = LabRun(wanted.name)
         self.pipe, theirs = context.Pipe()
         self.process: ForkProcess = context.Process(
-            target=_lab_process, args=(settings, wanted, selection, theirs, os.getpid())
+            target=_lab_process,
+            args=(settings, wanted, selection, theirs, os.getpid()),
+            kwargs={"proving": proving},
         )
         self.process.start()
         theirs.close()
@@ -355,7 +414,13 @@ class _Hand:
 
 
 def _lab_process(
-    settings: Settings, wanted: Wanted, selection: Selection, pipe: Connection, parent: int
+    settings: Settings,
+    wanted: Wanted,
+    selection: Selection,
+    pipe: Connection,
+    parent: int,
+    *,
+    proving: bool,
 ) -> None:
     """Run all of one lab, in its own process."""
     os.setpgid(0, 0)  # the terminal's Ctrl-C reaches the parent, which passes it on once
@@ -368,7 +433,7 @@ def _lab_process(
     part = LabRun(wanted.name)
     try:
         signals.unblock()
-        _one(settings, wanted, selection, pipe, part)
+        _one(settings, wanted, selection, pipe, part, proving=proving)
     except KeyboardInterrupt:
         part.results.signum = signal.SIGINT
     except Interrupted as error:
@@ -392,13 +457,23 @@ def _end(signum: int, _: Any) -> None:
 
 
 def _one(
-    settings: Settings, wanted: Wanted, selection: Selection, pipe: Connection, part: LabRun
+    settings: Settings,
+    wanted: Wanted,
+    selection: Selection,
+    pipe: Connection,
+    part: LabRun,
+    *,
+    proving: bool,
 ) -> None:
     from testbed.labs.live import LiveLab
+    from testbed.suites.prove import Proofs, prove
 
     def wait_for_quiet() -> None:
         _send(pipe, "waits", None)
         pipe.recv()
+
+    def told(found: Finding | Check) -> None:
+        _send(pipe, "found", found)
 
     topology = wanted.load()
     lab = Lab(topology.name, settings)
@@ -410,14 +485,19 @@ def _one(
         try:
             part.versions = lab.record().versions
             part.look(live)
+            checks = partial(
+                run,
+                before_alone=wait_for_quiet,
+                lacks={"none"} if wanted.measures else {"none", QUIET},
+            )
+            mine = narrowed(selection, wanted)
             with suppress(NothingSelected):  # nothing of the selection is for this lab
-                part.results = run(
-                    live,
-                    narrowed(selection, wanted),
-                    told=lambda found: _send(pipe, "found", found),
-                    before_alone=wait_for_quiet,
-                    lacks={"none"} if wanted.measures else {"none", QUIET},
-                )
+                if proving:
+                    proofs = Proofs()
+                    part.results, part.proofs = proofs.results, proofs.outcomes
+                    prove(live, lab, mine, told=told, checks=checks, proofs=proofs)
+                else:
+                    part.results = checks(live, mine, told=told)
         finally:
             live.close()
             part.seconds = time.monotonic() - began

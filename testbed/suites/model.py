@@ -116,7 +116,7 @@ class LabRun:
     ``topology`` is None if no lab was needed; ``picture`` is the result of
     :func:`testbed.observe.graph.graph`.  ``error`` says why the lab could not be
     checked, ``status`` is the exit status for it; ``absent`` says why the lab was
-    left out.
+    left out.  ``proofs`` are the outcomes of ``verify --prove``, by claim.
     """
 
     name: str
@@ -131,6 +131,7 @@ class LabRun:
     error: str = ""
     absent: str = ""
     status: int = 0
+    proofs: Mapping[str, set[str]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -200,6 +201,14 @@ class Run:
             return "not testable"
         found = worst.get(claim.id)
         return found.verdict if found else None
+
+    def proofs(self) -> Mapping[str, set[str]]:
+        """Return the outcomes of ``verify --prove`` on all labs, by claim."""
+        found: dict[str, set[str]] = {}
+        for lab in self.labs:
+            for claim, outcomes in lab.proofs.items():
+                found.setdefault(claim, set()).update(outcomes)
+        return found
 
     @property
     def tested(self) -> bool:

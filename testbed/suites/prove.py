@@ -109,14 +109,40 @@ class Proofs:
     results: Results = field(default_factory=Results)
     outcomes: dict[str, set[str]] = field(default_factory=dict)  #: of the checks, by claim
 
-    @property
-    def seen(self) -> list[str]:
-        """The claims whose checks were seen to fail whenever they should."""
-        return [
-            name
-            for name, found in self.outcomes.items()
-            if "passed" in found and "failed" not in found
-        ]
+    def tell(
+        self, claim: str, sabotage: str, outcome: str, problem: str, found: Finding | None = None
+    ) -> Check:
+        """Add the outcome of a claim, with the finding on the broken lab if there is one."""
+        name = f"{claim} fails under {sabotage}" if sabotage else f"{claim} has a sabotage"
+        evidence = tuple(found.evidence) if found else ()
+        check = Check(name, outcome, found.seconds if found else 0.0, problem, evidence)
+        self.results.checks.append(check)
+        self.outcomes.setdefault(claim, set()).add(outcome)
+        return check
+
+    def tell_without(self, claim: str) -> Check:
+        """Add a claim that no sabotage is for."""
+        return self.tell(claim, "", "skipped", "no entry of sabotages.yaml names the claim")
+
+
+Checks = Callable[["LiveLab", Selection], Results]  #: runs the checks of a selection on a lab
+
+
+def provable(selection: Selection) -> list[str]:
+    """Return the selected claims for which the catalogue has a sabotage.
+
+    Raises UsageError for an unknown claim, NothingSelected if there are none.
+    """
+    refuse_unknown(selection)
+    catalogue = selection.catalogue
+    named = {name for sabotage in catalogue.sabotages for name in sabotage.claims}
+    found = [one.id for one in catalogue.claims.values() if one.id in named and selection.has(one)]
+    if not found:
+        raise NothingSelected(
+            f"no sabotage of catalogue {catalogue.name} is for a selected claim",
+            hint="add an entry to its sabotages.yaml (docs/claims.md), or choose other claims",
+        )
+    return found
 
 
 def prove(
@@ -125,15 +151,25 @@ def prove(
     selection: Selection,
     *,
     told: Callable[[Check], None] = lambda _: None,
+    checks: Checks | None = None,
+    proofs: Proofs | None = None,
 ) -> Proofs:
     """Break the lab with each sabotage, and show that the checks of its claims fail.
 
     The check must be as expected before, not as expected while the lab is broken, and as expected
-    again afterwards.  Raises UsageError, NothingSelected if no selected claim can be decided on
-    the lab, and LabError if the lab cannot be repaired.
+    again afterwards.  ``checks`` runs the checks; the outcomes are added to ``proofs``.  Raises
+    UsageError, NothingSelected if no selected claim has a sabotage or none can be decided on the
+    lab, and LabError if the lab cannot be repaired.
     """
-    refuse_unknown(selection)
-    prover = _Prover(live, lab, selection, told)
+    provable(selection)
+    prover = _Prover(
+        live,
+        lab,
+        selection,
+        told=told,
+        checks=checks or run,
+        proofs=Proofs() if proofs is None else proofs,
+    )
     prover.look()
     for sabotage in selection.catalogue.sabotages:
         if not prover.proofs.results.interrupted:
@@ -145,18 +181,26 @@ class _Prover:
     """Breaks one lab again and again."""
 
     def __init__(
-        self, live: LiveLab, lab: Lab, selection: Selection, told: Callable[[Check], None]
+        self,
+        live: LiveLab,
+        lab: Lab,
+        selection: Selection,
+        *,
+        told: Callable[[Check], None],
+        checks: Checks,
+        proofs: Proofs,
     ) -> None:
         self._live = live
         self._lab = lab
         self._selection = selection
         self._told = told
+        self._checks = checks
         self._before: dict[str, Finding] = {}
-        self.proofs = Proofs()
+        self.proofs = proofs
 
     def look(self) -> None:
         """Run the checks on the lab as it is."""
-        results = _run(self._live, self._selection)
+        results = self._run(self._selection)
         self.proofs.results.signum = results.signum
         self.proofs.results.broken = results.broken
         found = _by_claim(results)
@@ -169,7 +213,7 @@ class _Prover:
         named = {name for one in self._selection.catalogue.sabotages for name in one.claims}
         for name in self._before:
             if name not in named:
-                self._tell(name, "", "skipped", "no entry of sabotages.yaml names the claim")
+                self._told(self.proofs.tell_without(name))
 
     def carry_out(self, sabotage: Sabotage) -> None:
         """Break the lab once, and judge the checks of its claims."""
@@ -193,8 +237,8 @@ class _Prover:
     def _judge(self, broken: Broken, sabotage: Sabotage, names: list[str]) -> None:
         chosen = replace(self._selection, claims=tuple(names))
         with broken(), impatient():
-            during = _run(self._live, chosen)
-        after = during if during.interrupted else _run(self._live, chosen)
+            during = self._run(chosen)
+        after = during if during.interrupted else self._run(chosen)
         self.proofs.results.signum = after.signum
         if after.interrupted:
             return
@@ -215,18 +259,12 @@ class _Prover:
     def _tell(
         self, claim: str, sabotage: str, outcome: str, problem: str, found: Finding | None = None
     ) -> None:
-        name = f"{claim} fails under {sabotage}" if sabotage else f"{claim} has a sabotage"
-        evidence = tuple(found.evidence) if found else ()
-        check = Check(name, outcome, found.seconds if found else 0.0, problem, evidence)
-        self.proofs.results.checks.append(check)
-        self.proofs.outcomes.setdefault(claim, set()).add(outcome)
-        self._told(check)
+        self._told(self.proofs.tell(claim, sabotage, outcome, problem, found))
 
-
-def _run(live: LiveLab, selection: Selection) -> Results:
-    with contextlib.suppress(NothingSelected):
-        return run(live, selection)
-    return Results()
+    def _run(self, selection: Selection) -> Results:
+        with contextlib.suppress(NothingSelected):
+            return self._checks(self._live, selection)
+        return Results()
 
 
 def _by_claim(results: Results) -> dict[str, Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import multiprocessing
@@ -10,26 +11,28 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 from catalogues import of_claims, shipped
 
 from testbed import pytest_checks, signals
 from testbed.claims.labs import PREFIX, Wanted
-from testbed.claims.model import Claim, Evidence, Finding
-from testbed.errors import LabError, MachineError, NothingSelected, UsageError
+from testbed.claims.model import Claim, Evidence, Finding, Sabotage
+from testbed.errors import LabError, MachineError, NothingSelected, NothingTested, UsageError
 from testbed.labs.lab import Lab
 from testbed.roles.flannel.section import FlannelSection
-from testbed.suites import everything
+from testbed.suites import everything, prove
 from testbed.suites.everything import NO_LAB, Watching, narrowed, run_everything
 from testbed.suites.model import Check, LabRun, Results, Run, Selection
 from testbed.testing.provider import spec
 from testbed.topology.load import Overrides
 
 if TYPE_CHECKING:
+    from testbed.claims.model import Verdict
     from testbed.testing.fakes import Bench
 
 FORK = multiprocessing.get_context("fork")
@@ -113,7 +116,9 @@ def plays(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[Wanted, Play]], 
     """The action of each lab's process, in place of starting the lab."""
 
     def install(by_lab: Mapping[Wanted, Play]) -> None:
-        def one(_s: Any, wanted: Wanted, _c: Any, pipe: Connection, part: LabRun) -> None:
+        def one(
+            _s: Any, wanted: Wanted, _c: Any, pipe: Connection, part: LabRun, **_: object
+        ) -> None:
             # As by the command. Hypothesis leaves a callback of the garbage collector, and Python
             # ignores what a signal raises within it.
             with signals.never_lost():
@@ -692,10 +697,12 @@ class StandIn:
 
 
 @pytest.fixture
-def one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[LabRun, list[str]]]:
+def one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[LabRun, list[str]]]:
     """The whole of one lab of fakes, in this process; its checks do what is given."""
 
-    def whole(checks: Callable[..., Results]) -> tuple[LabRun, list[str]]:
+    def whole(
+        checks: Callable[..., Results], selection: Selection | None = None, *, proving: bool = False
+    ) -> tuple[LabRun, list[str]]:
         log: list[str] = []
         down = Lab.down
 
@@ -708,8 +715,9 @@ def one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[
         monkeypatch.setattr(LabRun, "look", lambda *_: log.append("looked at"))
         monkeypatch.setattr(everything, "run", checks)
         part = LabRun(A.name)
+        mine, pipe = selection or chosen(), cast("Connection", Pipe(log))
         try:
-            everything._one(bench.settings, A, chosen(), Pipe(log), part)  # type: ignore[arg-type]
+            everything._one(bench.settings, A, mine, pipe, part, proving=proving)
         finally:
             assert bench.provider.labs() == []
             assert log[-2:] == ["closed", "down"]
@@ -718,7 +726,7 @@ def one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[
     return whole
 
 
-One = Callable[[Callable[..., Results]], tuple[LabRun, list[str]]]
+One = Callable[..., tuple[LabRun, list[str]]]
 
 
 def test_one_lab_comes_is_put_to_the_test_and_goes(one: One, bench: Bench) -> None:
@@ -754,6 +762,102 @@ def test_one_lab_goes_whatever_happens(error: BaseException, one: One) -> None:
 
     with pytest.raises(type(error)):
         one(checks)
+
+
+# -- proofs ----------------------------------------------------------------------------------
+
+CUT = Sabotage("cut", "The wire is cut.", ("fdb", "bridge"))
+PROVABLE = chosen(catalogue=replace(of_claims(*CLAIMS.values()), sabotages=(CUT,)))
+
+
+def test_the_labs_that_can_decide_a_claim_with_a_sabotage_are_broken(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one(*args: Any, proving: bool) -> None:
+        _, wanted, selection, pipe, part = args
+        check = Check(f"{wanted.name}: {', '.join(selection.claims)}", "passed", 0.1)
+        pipe.send(("found", check))
+        part.results.checks.append(check)
+        part.proofs = {"bridge": {"passed" if proving else "failed"}}
+
+    monkeypatch.setattr(everything, "_one", one)
+    plain = Wanted("netns-experiments", ("000",))
+    watcher = Watcher()
+    run = run_everything(
+        bench.settings, PROVABLE, watcher.watching(), wanted=[A, B, plain], proving=True
+    )
+    assert [lab.name for lab in run.labs] == [NO_LAB, "two-node", "docker-single"]
+    names = [check.name for lab in run.labs[1:] for check in lab.results.checks]
+    assert names == ["two-node: bridge, fdb", "docker-single: bridge, fdb"]
+    assert {*run.proofs()} == {"bridge", "sum", "veth", "mtu"}
+    assert run.proofs()["mtu"] == {"skipped"}
+    assert (run.undecided(), run.status) == ([], 0)
+    assert ("began", "netns-experiments") not in watcher.heard
+
+
+def test_without_a_sabotage_no_lab_is_created(bench: Bench, plays: Plays) -> None:
+    plays({})
+    for selection in (chosen(), replace(PROVABLE, claims=("mtu",))):
+        with pytest.raises(NothingSelected):
+            run_everything(bench.settings, selection, wanted=[A], proving=True)
+
+
+def test_a_lab_that_is_left_out_proves_nothing(
+    bench: Bench, plays: Plays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(everything, "lacking", lambda *_: "it is not built")
+    plays({})
+    run = run_everything(bench.settings, PROVABLE, wanted=[A], proving=True)
+    assert run.labs[-1].absent == "it is not built"
+    assert run.proofs()["bridge"] == {"skipped"}
+    assert run.status == NothingTested.exit_code
+
+
+def test_one_lab_is_broken_in_its_process(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken: list[str] = []
+
+    @contextlib.contextmanager
+    def during(_: prove.Broken) -> Iterator[None]:
+        broken.append("now")
+        yield
+        broken.clear()
+
+    monkeypatch.setattr(prove.Broken, "missing", lambda _: "")
+    monkeypatch.setattr(prove.Broken, "__call__", during)
+
+    def checks(_: Any, selection: Selection, *, before_alone: Any, lacks: Any) -> Results:
+        assert (lacks, selection.of) == ({"none"}, ("003",))
+        before_alone()
+        said: Verdict = "contradicted" if broken else "confirmed"
+        return Results([Finding("bridge", said, expected="confirmed")])
+
+    part, log = one(checks, PROVABLE, proving=True)
+    (check,) = part.results.checks
+    assert (check.outcome, part.proofs) == ("passed", {"bridge": {"passed"}})
+    assert log.count("waits") == 3
+    assert log.count("found") == 1
+
+
+def test_one_lab_that_cannot_be_repaired_keeps_what_was_seen(
+    one: One, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Any) -> Any:
+        raise LabError("no way back")
+
+    monkeypatch.setattr(prove.Broken, "missing", lambda _: "")
+    monkeypatch.setattr(prove.Broken, "__call__", fails)
+    kept: list[LabRun] = []
+    real = everything._one
+
+    def noted(*args: Any, **more: Any) -> None:
+        kept.append(args[4])
+        real(*args, **more)
+
+    monkeypatch.setattr(everything, "_one", noted)
+    findings = [found(), found("mtu")]
+    with pytest.raises(LabError):
+        one(lambda *_, **__: Results(findings), PROVABLE, proving=True)
+    assert kept[0].proofs == {"mtu": {"skipped"}}
 
 
 # -- the labs of the catalogue ---------------------------------------------------------------

@@ -138,6 +138,16 @@ def test_the_selection_narrows_it(outcomes: Prove, lab: Broken) -> None:
         outcomes(expression="nothing_is_called_so")
 
 
+def test_without_a_sabotage_of_a_selected_claim_nothing_is_run(
+    outcomes: Prove, lab: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytest, "main", lambda *_, **__: pytest.fail("a check was run"))
+    only = "- {name: x, what: w, claims: [a-page], do: [node1: ls], undo: [node1: ls]}"
+    with pytest.raises(NothingSelected):
+        outcomes(only, claims=("no-moon",))
+    assert lab.log == []
+
+
 def test_a_check_that_does_not_notice_fails(outcomes: Prove) -> None:
     found = outcomes(GOOD.replace("mv page lost", "cp page lost"))
     outcome, problem = found["a-page fails under gone"]

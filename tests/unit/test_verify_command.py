@@ -88,6 +88,7 @@ class Everything:
         self.signum: int | None = None
         self.wanted: Sequence[Wanted] | None = ()
         self.labs: Sequence[str] = ()
+        self.proving = False
 
     def __call__(
         self,
@@ -97,8 +98,10 @@ class Everything:
         *,
         wanted: Sequence[Wanted] | None = None,
         labs: Sequence[str] = (),
+        proving: bool = False,
     ) -> Run:
         self.asked.append(selection)
+        self.proving = proving
         self.labs = labs
         self.wanted = wanted
         for part in self.parts:
@@ -408,6 +411,43 @@ def test_the_machine_is_looked_at_on_request(
     assert ("the machine is unchanged" in said.out) is not bool(left)
     assert all(line in said.out for line in left)
     assert "machine" not in testbed("--all", "--claim", ONE).out
+
+
+# -- proofs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("passed", 0), ("failed", 1)])
+def test_every_lab_is_broken_on_request(
+    outcome: str, status: int, testbed: Testbed, everywhere: Everything, tmp_path: Path
+) -> None:
+    check = Check(
+        f"{ONE} fails under cut", outcome, 0.1, "" if outcome == "passed" else "it passed"
+    )
+    everywhere.parts = [
+        LabRun("no lab", results=Results(checks=[Check(f"{TWO} has a sabotage", "skipped", 0.0)]),
+               proofs={TWO: {"skipped"}}),
+        LabRun("a", load("two-node"), Results(checks=[check]), proofs={ONE: {outcome}}),
+        LabRun("b", load("two-node"), Results(checks=[check]), proofs={ONE: {"passed"}}),
+    ]  # fmt: skip
+    data = tmp_path / "run.json"
+    said = testbed("--all", "--prove", "--json", str(data))
+    assert (said.status, everywhere.proving) == (status, True)
+    last = said.out.strip().splitlines()[-1]
+    assert last.startswith(f"{1 - status} of 2 ")
+    assert "2 labs" in last
+    assert "1 skipped" in last
+    assert ("it passed" in said.out) is (outcome == "failed")
+    checks = [
+        check["outcome"] for lab in json.loads(data.read_text())["labs"] for check in lab["checks"]
+    ]
+    assert checks == ["skipped", outcome, outcome]
+    testbed("--all")
+    assert not everywhere.proving
+
+
+@pytest.mark.parametrize("other", ["--recovery", "--rerun-failed"])
+def test_proofs_go_with_no_other_kind_of_run(other: str, testbed: Testbed) -> None:
+    assert testbed("--all", "--prove", other).status == 2
 
 
 # -- again -----------------------------------------------------------------------
