@@ -98,6 +98,15 @@ def check(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def would_replace(path: Path) -> bool:
+    """Tell whether :func:`write` would replace the content of a regular file."""
+    if leads_to_stdout(path) or _is_of_a_process(path):
+        return False
+    with _told(path):
+        found = _stat(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
 def abandoned(folder: Path) -> list[Path]:
     """Return the temporary files in a folder whose writers have ended, sorted."""
     found = [path for path in folder.glob(".*") if path.suffix[1:].isdigit() and path.is_file()]

@@ -1,9 +1,9 @@
 """Providers, roles and other plug-ins by name, as distributions declare them by entry points.
 
 The groups are ``testbed.providers``, ``testbed.roles``, ``testbed.commands``,
-``testbed.catalogues`` and ``testbed.formats``; testbed declares its own in the same way, in its
-``pyproject.toml``.  What is declared is imported when it is first used.  A catalogue is declared as
-the package that has its files.
+``testbed.catalogues``, ``testbed.formats`` and ``testbed.exports``; testbed declares its own in the
+same way, in its ``pyproject.toml``.  What is declared is imported when it is first used.  A
+catalogue is declared as the package that has its files.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import click
 
+    from testbed.exports.base import Export
     from testbed.nodes.base import Provider
     from testbed.roles.base import Role
     from testbed.topology.format import Format
@@ -218,6 +219,11 @@ def _format(found: Any) -> Format:
     return made
 
 
+def _export(found: Any) -> Export:
+    export: Export = found()
+    return export
+
+
 def _folder(found: Any) -> Path:
     """Return the folder of a catalogue, which is declared as a package."""
     return Path(next(iter(found.__path__)))
@@ -226,6 +232,7 @@ def _folder(found: Any) -> Path:
 PROVIDERS: Registry[type[Provider]] = Registry("testbed.providers", "provider", lambda found: found)
 ROLES: Registry[Role] = Registry("testbed.roles", "role", _role)
 COMMANDS: Registry[click.Command] = Registry("testbed.commands", "command", lambda found: found)
+EXPORTS: Registry[Export] = Registry("testbed.exports", "export format", _export)
 CATALOGUES: Registry[Path] = Registry("testbed.catalogues", "catalogue", _folder, ours=False)
 FORMATS: Registry[Format] = Registry("testbed.formats", "format", _format, ours=False)
 

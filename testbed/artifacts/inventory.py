@@ -310,6 +310,10 @@ INVENTORY = Inventory(
         "conformance": e2e.parts(PAUSE),
     },
     tools={
+        # Only for logins by ssh to nodes that share this machine's files.
+        "sshd": DebianTree(
+            packages=("openssh-server", "libwrap0"), programs={"sshd": "usr/sbin/sshd"}
+        ),
         # Only for nodes that are virtual machines or containers.
         "testbed-agent": CProgram("testbed-agent", PACKAGE / "nodes" / "stream" / "agent.c"),
         "go": PythonPackage(
@@ -334,5 +338,6 @@ INVENTORY = Inventory(
     programs={
         "docker": "docker",  # not every release's package has the client
         "testbed-agent": "testbed-agent",
+        "sshd": "sshd",
     },
 )

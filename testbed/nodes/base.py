@@ -219,6 +219,21 @@ def no_service(service: str, node: str, known: Iterable[str]) -> NoSuchService:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The parameters of an SSH client on this machine for one node.
+
+    ``key`` is the file of the private key, ``host_key`` the expected public host key
+    ("ssh-ed25519 AAAA...").  ``join`` connects standard input and output to the node's server
+    until one side closes them, and returns the exit status.
+    """
+
+    key: Path
+    host_key: str
+    join: Callable[[], int]
+    user: str = "root"
+
+
 class Node(ABC):
     """One machine of a lab.
 
@@ -347,6 +362,10 @@ class Node(ABC):
         if service not in known:
             raise no_service(service, self.name, known)
         return log_of(self, service)
+
+    def login(self) -> Login | None:
+        """Return how an SSH client logs in to the node; None if it has no SSH server."""
+        return None
 
     @property
     def host(self) -> testinfra.host.Host:

@@ -5,6 +5,7 @@ Used for nodes that virtual machines run in.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -12,6 +13,7 @@ import threading
 
 CLONE_NEWNET = 0x40000000  # setns(2)
 SSH_PORT = 22
+CHUNK = 1 << 16  # bytes copied at once
 LAST_LINES = 12  # as many as an error shows
 PANIC = "Kernel panic"
 
@@ -58,6 +60,26 @@ def open_port(pid: int, address: str, timeout: float, port: int = SSH_PORT) -> s
     answer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     answer.settimeout(None)
     return answer
+
+
+def exchange(far: socket.socket) -> int:
+    """Copy between a connection and standard input and output until the far side closes it.
+
+    Return the exit status 0.  Raises OSError.
+    """
+    threading.Thread(target=_send, args=(far,), daemon=True).start()
+    while data := far.recv(CHUNK):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(1, view) :]
+    return 0
+
+
+def _send(far: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other thread reports the end
+        while data := os.read(0, CHUNK):
+            far.sendall(data)
+        far.shutdown(socket.SHUT_WR)
 
 
 class Process:

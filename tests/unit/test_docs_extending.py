@@ -24,12 +24,12 @@ from testbed.labs.status import status
 from testbed.nodes.base import NodeSpec, Provider, Setup
 from testbed.nodes.fake import Answer, Call, FakeMachine, FakeNode, FakeProvider
 from testbed.pytest_checks import features
-from testbed.registry import CATALOGUES, COMMANDS, PROVIDERS, ROLES, Registry
+from testbed.registry import CATALOGUES, COMMANDS, EXPORTS, PROVIDERS, ROLES, Registry
 from testbed.testing.fakes import FakeStore, declare
 from testbed.topology import Overrides, load, load_data, load_text, schema, vary
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-REGISTRIES: tuple[Registry[Any], ...] = (PROVIDERS, ROLES, COMMANDS)
+REGISTRIES: tuple[Registry[Any], ...] = (PROVIDERS, ROLES, COMMANDS, EXPORTS)
 RACK = """
 name: rack-test
 provider: rack
@@ -203,6 +203,17 @@ def test_the_command_tells_which_machines_are_free(
     provider.create("one", [NodeSpec("node1", "d1")])
     assert cli.run(["rack"]) == 0
     assert capsys.readouterr().out == "node1: one\nnode2: free\n"
+
+
+# -- the export format ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("modules")
+def test_the_format_is_one_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["export", "two-node", "--to", "hosts"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "10.168.0.2 node1\n10.168.0.3 node2\n10.168.0.1 outside\n"
+    assert "flannel" in said.err
 
 
 # -- the role and the suite ----------------------------------------------------------

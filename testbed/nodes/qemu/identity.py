@@ -11,6 +11,8 @@ import shlex
 import uuid
 from dataclasses import dataclass
 
+from testbed.nodes.ssh.keys import pair
+
 #: The link between a machine and its cell (RFC 3927).  All machines use the same addresses,
 #: each on a separate link.
 CELL_ADDRESS = "169.254.77.1"
@@ -48,23 +50,7 @@ class Keys:
 
 def make_keys() -> Keys:
     """Generate new keys for one machine."""
-    return Keys(*_pair(), *_pair())
-
-
-def _pair() -> tuple[str, str]:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    return private.decode(), public.decode()
+    return Keys(*pair(), *pair())
 
 
 def values(name: str, keys: Keys) -> dict[str, str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, NoSuchNode, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes.base import Result, Service, ServiceState, has_ended, log_of
+from testbed.nodes.base import Login, Result, Service, ServiceState, has_ended, log_of
+from testbed.nodes.inside import exchange
 from testbed.nodes.ssh import services
 from testbed.nodes.ssh.session import Door, Session, told
 from testbed.nodes.stream.node import FILES, StreamNode
@@ -92,6 +93,15 @@ class SshNode(StreamNode):
             session, self._session = self._session, None
         if session is not None:
             session.close()
+
+    def login(self) -> Login:
+        door = self._door
+
+        def join() -> int:
+            with door.connect() as far:
+                return exchange(far)
+
+        return Login(door.key, door.host_key, join, door.user)
 
     def shows(self, host_key: str) -> None:
         """Expect another host key from the next login on."""

@@ -12,11 +12,8 @@ namespace of a process.
 
 from __future__ import annotations
 
-import os
 import shlex
-import socket
 import sys
-import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -53,20 +50,10 @@ def description(cell: NetnsNode | None, specs: Iterable[NodeSpec]) -> dict[str, 
 
 def main(pid: int, host: str, port: int) -> None:
     """Copy bytes both ways until both sides are closed.  Raises OSError."""
-    from testbed.nodes.inside import open_port
+    from testbed.nodes.inside import exchange, open_port
 
     with open_port(pid, host, SECONDS, port) as far:
-        threading.Thread(target=_send, args=(far,), daemon=True).start()
-        while data := far.recv(1 << 16):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(1, view) :]
-
-
-def _send(far: socket.socket) -> None:
-    while data := os.read(0, 1 << 16):
-        far.sendall(data)
-    far.shutdown(socket.SHUT_WR)
+        exchange(far)
 
 
 if __name__ == "__main__":

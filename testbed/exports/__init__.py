@@ -1,0 +1,1 @@
+"""Exports: a lab as the files of another tool."""

@@ -1,0 +1,130 @@
+"""The contract of an export format: a lab as the files of another tool.
+
+To add a format, write one module with a subclass of :class:`Export` and declare it as an entry
+point of the group ``testbed.exports``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
+
+#: Keys of a topology file that every format expresses.  The other tool creates the nodes itself,
+#: in the place of a provider.
+ALWAYS = ("name", "provider", "nodes.*.provider")
+ANY = "*"  #: stands for one name in a key
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Keys of a topology that a format cannot express, and the reason.
+
+    The keys are those of the topology file, such as ``nodes.node1.roles``.
+    """
+
+    keys: tuple[str, ...]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        keys = ", ".join(self.keys)
+        return f"{keys}: {self.reason}" if self.reason else keys
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"keys": list(self.keys), "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The result of an export: texts by file name, relative to a folder.
+
+    The first file is the one that the other tool reads first.  ``left_out`` are keys that the
+    format expresses for other labs, but not for this one.
+    """
+
+    files: Mapping[str, str]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The lab to export.
+
+    ``nodes`` returns the running nodes by name; it raises NoSuchLab if the lab is not up, and
+    MachineError without root.  ``store`` has the programs.  ``testbed`` is a command line for this
+    program that finds the lab.
+    """
+
+    topology: Topology
+    nodes: Callable[[], Mapping[str, Node]]
+    store: Store
+    testbed: tuple[str, ...] = ("testbed",)
+
+
+class Export(ABC):
+    """A format.  The name of its entry point must be its ``name``."""
+
+    name: ClassVar[str]
+    #: The other tool and its file, for the help: ``Docker Compose: compose.yaml``.
+    about: ClassVar[str]
+    #: Keys of a topology file that the format expresses, ``*`` for any name, with all keys below:
+    #: ``containers.*.image``.  All others are reported as left out.
+    says: ClassVar[tuple[str, ...]] = ()
+    #: Reasons why a key is left out, by the same patterns.
+    reasons: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def export(self, subject: Subject) -> Exported:
+        """Return the files.  Raises UsageError for a lab that the format cannot express."""
+
+    def left_out(self, topology: Topology, exported: Exported) -> list[LeftOut]:
+        """Return everything of a topology that the files do not express."""
+        said = [_path(pattern) for pattern in (*ALWAYS, *self.says)]
+        found: dict[str, list[str]] = {}
+        for path in _unsaid(topology.to_dict(), said, ()):
+            found.setdefault(self._reason(path), []).append(".".join(path))
+        return [*(LeftOut(tuple(keys), why) for why, keys in found.items()), *exported.left_out]
+
+    def _reason(self, path: Path) -> str:
+        for pattern, reason in self.reasons.items():
+            if _covers(_path(pattern), path):
+                return reason
+        return ""
+
+
+def dump(value: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML, in its own order."""
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _path(pattern: str) -> Path:
+    return tuple(pattern.split("."))
+
+
+def _covers(pattern: Path, path: Path) -> bool:
+    """Tell whether a pattern names a key, or one that contains it."""
+    return len(pattern) <= len(path) and all(
+        ANY in {word, name} or word == name for word, name in zip(pattern, path, strict=False)
+    )
+
+
+def _unsaid(value: Any, said: list[Path], path: Path) -> Iterator[Path]:
+    """Yield the outermost keys of which nothing is said."""
+    if path and any(_covers(pattern, path) for pattern in said):
+        return
+    below = [one for one in said if len(one) > len(path) and _covers(one[: len(path)], path)]
+    if isinstance(value, Mapping) and (below or not path):
+        for name, inner in value.items():
+            yield from _unsaid(inner, said, (*path, str(name)))
+    else:
+        yield path

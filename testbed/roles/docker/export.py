@@ -1,0 +1,214 @@
+"""Docker Compose: the nodes and containers of a lab as services of one engine.
+
+A node is a service with the node's addresses.  The networks of the lab are networks without an
+uplink, and each node's docker0 is a network of the node's containers (compose-spec,
+05-services.md and 06-networks.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from testbed.exports.base import Export, Exported, LeftOut, Subject, dump
+from testbed.roles.docker.section import DEFAULT_BIP, DockerSection
+
+if TYPE_CHECKING:
+    from testbed.topology.containers import Container, Publish
+    from testbed.topology.model import Topology
+
+FILE = "compose.yaml"
+#: Image of a node: it has sh, ip and sleep, and nothing else is run on a node.
+NODE_IMAGE = "busybox"
+#: docs.docker.com, "Bridge network driver", gateway modes.
+WITHOUT_GATEWAY = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
+FOREVER = "exec sleep infinity"
+HEAD = """\
+# Lab {name}, by `testbed export --to compose`.{about}
+# docker compose up -d && docker compose exec {node} ping -c 1 {peer}
+"""
+
+
+class Compose(Export):
+    """A Compose file."""
+
+    name = "compose"
+    about = f"Docker Compose: {FILE}"
+    says: ClassVar[tuple[str, ...]] = (
+        "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
+        "nodes.*.memory", "containers.*.node", "containers.*.image", "containers.*.network",
+        "containers.*.publish", "containers.*.command", "containers.*.env",
+        "containers.*.healthcheck", "docker.bip",
+    )  # fmt: skip
+    reasons: ClassVar[Mapping[str, str]] = {
+        "nodes.*.roles": "nodes run no daemons; your own engine runs the containers",
+        "docker": "the engine is your own",
+        "containers.*.expect": "Compose does not check an exit status",
+        "containers.*.ready": "write a health check to make Compose wait",
+        "faults": "Compose has no faults",
+        "*": "Compose has no such thing",
+    }
+
+    def export(self, subject: Subject) -> Exported:
+        writer = _Writer(subject.topology)
+        head = HEAD.format(**_example(subject.topology))
+        return Exported({FILE: head + dump(writer.file())}, tuple(writer.left_out))
+
+
+def _example(topology: Topology) -> dict[str, str]:
+    node = next(iter(topology.nodes.values()))
+    peers = [one for one in topology.nodes.values() if one.networks and one is not node]
+    peer = topology.address(peers[0].name) if peers and node.networks else "127.0.0.1"
+    about = " ".join(topology.description.split())
+    about = f"\n# {about}" if about else ""
+    return {"name": topology.name, "about": about, "node": node.name, "peer": str(peer)}
+
+
+@dataclass
+class _Writer:
+    topology: Topology
+
+    def __post_init__(self) -> None:
+        self.left_out: list[LeftOut] = []
+        self._taken: set[tuple[int, str]] = set()
+
+    def file(self) -> dict[str, Any]:
+        topology = self.topology
+        services = {name: self._node(name) for name in topology.nodes}
+        for container in topology.containers.values():
+            services[self._service(container.name)] = self._container(container)
+        networks = dict(self._networks())
+        return {
+            "name": topology.name,
+            "services": services,
+            **({"networks": networks} if networks else {}),
+        }
+
+    def _service(self, container: str) -> str:
+        """Return the service of a container; a node of the same name keeps its name."""
+        if container not in self.topology.nodes:
+            return container
+        taken = {*self.topology.nodes, *self.topology.containers}
+        name = f"{container}-container"
+        while name in taken:
+            name += "-1"
+        return name
+
+    # -- networks -----------------------------------------------------------
+
+    def _networks(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        topology = self.topology
+        for network in topology.networks.values():
+            used = {
+                node.networks[network.name]
+                for node in topology.nodes.values()
+                if network.name in node.networks
+            }
+            yield network.name, {"internal": True, **_pool(network.subnet, used)}
+        section = DockerSection.find(topology)
+        for node in topology.nodes:
+            if not self._has_bridge(node):
+                continue
+            bip = section.bip.get(node) if section else None
+            if bip == IPv4Interface(DEFAULT_BIP):
+                reason = "the range of your own engine's docker0"
+                self.left_out.append(LeftOut((f"docker.bip.{node}",), reason))
+                bip = None
+            pool = {"config": [{"subnet": str(bip.network), "gateway": str(bip.ip)}]} if bip else {}
+            yield self._bridge(node), {"ipam": pool} if pool else {}
+
+    def _bridge(self, node: str) -> str:
+        name = f"{node}-docker0"
+        while name in self.topology.networks:
+            name += "-1"
+        return name
+
+    def _has_bridge(self, node: str) -> bool:
+        return any(one.network == "bridge" for one in self.topology.containers_on(node))
+
+    # -- services -----------------------------------------------------------
+
+    def _node(self, name: str) -> dict[str, Any]:
+        node, gateway = self.topology.nodes[name], self.topology.gateway_of(name)
+        networks: dict[str, Any] = {
+            network: {"ipv4_address": str(address)} for network, address in node.networks.items()
+        }
+        if self._has_bridge(name):
+            networks[self._bridge(name)] = {}
+        route = [f"ip route replace default via {gateway}"] if gateway else []
+        return {
+            "image": NODE_IMAGE,
+            "hostname": name,
+            "command": ["sh", "-c", " && ".join([*route, FOREVER])],
+            "stop_signal": "SIGKILL",  # sleep as pid 1 ignores SIGTERM
+            **({"cap_add": ["NET_ADMIN"]} if route else {}),
+            **({"sysctls": {"net.ipv4.ip_forward": 1}} if node.gateway else {}),
+            **({"cpus": node.cpus} if node.cpus else {}),
+            **({"mem_limit": node.memory} if node.memory else {}),
+            **({"networks": networks} if networks else {"network_mode": "none"}),
+        }
+
+    def _container(self, container: Container) -> dict[str, Any]:
+        given = container.to_dict()
+        ports = [self._port(container, one) for one in container.publish]
+        health = given.get("healthcheck")
+        return {
+            "image": container.image,
+            **({"command": _escaped(container.command)} if container.command is not None else {}),
+            **({"environment": _escaped(container.env)} if container.env else {}),
+            **({"healthcheck": _escaped(health)} if health else {}),
+            **({"ports": ports} if ports else {}),
+            **self._network(container),
+        }
+
+    def _network(self, container: Container) -> dict[str, Any]:
+        mode, _, other = container.network.partition(":")
+        if mode == "container":
+            return {"network_mode": f"service:{self._service(other)}"}
+        if mode == "host":
+            return {"network_mode": f"service:{container.node}"}
+        if mode == "none":
+            return {"network_mode": "none"}
+        return {"hostname": container.name, "networks": [self._bridge(container.node)]}
+
+    def _port(self, container: Container, publish: Publish) -> str:
+        """Return a published port of this machine, which can publish a port only once."""
+        inner, key = f"{publish.container_port}/{publish.protocol}", f"containers.{container.name}"
+        if (publish.host_port, publish.protocol) in self._taken:
+            reason = f"{publish}: the port is taken by another node; Docker chooses one"
+            self.left_out.append(LeftOut((f"{key}.publish",), reason))
+            return inner
+        self._taken.add((publish.host_port, publish.protocol))
+        if publish.address is not None:
+            reason = f"{publish}: the port is published on all addresses of your machine"
+            self.left_out.append(LeftOut((f"{key}.publish",), reason))
+        return f"{publish.host_port}:{inner}"
+
+
+def _pool(subnet: IPv4Network, used: set[IPv4Address]) -> dict[str, Any]:
+    """Return the address pool of a network; its gateway is the highest free address.
+
+    The engine gives the gateway's address to the bridge, by default the first of the subnet. If
+    no address is free, the bridge has none (Engine 27.1 and later).
+    """
+    highest = int(subnet.broadcast_address) - 1
+    free = (IPv4Address(number) for number in range(highest, int(subnet.network_address), -1))
+    for gateway in free:
+        if gateway not in used:
+            return {"ipam": {"config": [{"subnet": str(subnet), "gateway": str(gateway)}]}}
+    return {"driver_opts": WITHOUT_GATEWAY, "ipam": {"config": [{"subnet": str(subnet)}]}}
+
+
+def escaped(text: str) -> str:
+    """Return a text that Compose does not interpolate."""
+    return text.replace("$", "$$")
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, Mapping):
+        return {name: _escaped(one) for name, one in value.items()}
+    return [_escaped(one) for one in value] if isinstance(value, list | tuple) else value
