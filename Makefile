@@ -9,6 +9,9 @@ PYTHON ?= python3
 # Without bytecode on disk, each command that a test runs would compile all of testbed first.
 unexport PYTHONDONTWRITEBYTECODE
 # Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
+# Tools that read what testbed writes, for tests alone; see tests/tools.in.
+TOOLS := $(VENV)/tools
+MERMAID := $(VENV)/mermaid.min.js
 LIVE := -n 4 --dist loadgroup --no-loadscope-reorder
 HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -45,13 +48,13 @@ lint: $(VENV)/ready  ## style, format, types, layers
 unit: $(VENV)/ready  ## tests that need no root
 	$(BIN)/python -m pytest -n 2 tests/unit
 
-web: $(VENV)/ready  ## the HTML report in a real browser
+web: $(VENV)/ready $(MERMAID)  ## the HTML report in a real browser
 	command -v chromium > /dev/null && command -v chromedriver > /dev/null || \
 	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
 	    chromium chromium-driver fonts-dejavu-core; }
 	$(BIN)/python -m pytest tests/web
 
-live: setup  ## tests on real labs (root)
+live: setup $(TOOLS)/ready  ## tests on real labs (root)
 	$(SUDO) $(LONG) $(BIN)/python -m pytest $(LIVE) -m "not whole_machine" tests/live tests/crash
 	$(SUDO) $(LONG) $(BIN)/python -m pytest -m whole_machine tests/crash
 
@@ -107,6 +110,27 @@ bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare she
 setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick
 
+# Vagrant and ssh, and Compose in the cache, are for tests of exports, too.
+$(TOOLS)/ready: $(VENV)/ready tests/requirements.txt
+	{ command -v vagrant && command -v ssh; } > /dev/null || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
+	    vagrant openssh-client; }
+	$(SUDO) $(BIN)/testbed artifacts build compose sshd
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --require-hashes -r tests/requirements.txt
+	touch $@
+
+# Mermaid's own parser, for the browser.
+$(MERMAID): $(VENV)/ready
+	command -v npm > /dev/null || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends npm; }
+	rm -rf $(VENV)/npm && mkdir $(VENV)/npm
+	cd $(VENV)/npm && npm pack --silent mermaid@12.3.0
+	tar -xzf $(VENV)/npm/mermaid-*.tgz -C $(VENV)/npm package/dist/mermaid.min.js
+	echo 336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3 \
+	  $(VENV)/npm/package/dist/mermaid.min.js | sha256sum --check --quiet
+	mv $(VENV)/npm/package/dist/mermaid.min.js $@ && touch $@ && rm -rf $(VENV)/npm
+
 # Hashes are checked; versions are locked.
 $(VENV)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
@@ -140,11 +164,13 @@ publish: $(VENV)/ready  ## upload dist/ to PyPI; only for the workflow of a rele
 pictures: setup  ## draw the pictures of README.md from a lab (root)
 	$(SUDO) $(BIN)/python docs/images/draw.py
 
-lock:  ## lock requirements.txt and docs/requirements.txt from pyproject.toml
+lock:  ## lock requirements.txt, docs/requirements.txt and tests/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra dev \
 	  --python-version 3.11 -o requirements.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra docs -c requirements.txt \
 	  --python-version 3.11 -o docs/requirements.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  -o tests/requirements.txt tests/tools.in
 
 clean:  ## remove the files that these targets created in this folder
 	rm -rf $(VENV) build dist mutants

@@ -1,0 +1,170 @@
+"""Exports in the hands of their tools: each file works as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from commands import call
+from exported import ODD
+from labs import brought_up
+
+from testbed.settings import settings
+from testbed.topology import load_text
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Lab
+
+LAB = "exports-live"
+#: Other ranges than those of the labs that Compose starts on it.
+TEXT = f"""\
+name: {LAB}
+networks: {{apart: {{subnet: 10.55.0.0/24}}}}
+nodes:
+  box: {{networks: {{apart: 10.55.0.2}}, roles: [docker]}}
+  plain: {{networks: {{apart: 10.55.0.3}}}}
+docker: {{engine: 29, bip: 172.31.0.1/24}}
+"""
+#: Programs that `make live` installs beside this Python, and nowhere else.
+TOOLS = Path(sys.prefix) / "tools" / "bin"
+SECONDS = 300.0  # for hanging only
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield from brought_up(load_text(TEXT, "lab.yaml"), tmp_path_factory.mktemp("state"))
+
+
+def exported(folder: Path, what: str, form: str) -> Path:
+    """The folder with the files of an export."""
+    into = folder / form
+    done = call(folder, "export", what, "--to", form, "--output", f"{into}/")
+    assert done.status == 0, done.err
+    return into
+
+
+def run(folder: Path, argv: Sequence[str | Path], **env: str) -> str:
+    """The output of a program in a folder, with a home folder that is empty."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [str(word) for word in argv],
+        cwd=folder,
+        env={**os.environ, "HOME": str(home), **env},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> str:
+    file = tmp_path / "odd.yaml"
+    file.write_text(ODD)
+    return str(file)
+
+
+@pytest.mark.seconds(5)
+def test_ssh_reaches_nodes_that_have_no_server(lab: Lab, tmp_path: Path) -> None:
+    folder = exported(tmp_path, LAB, "ssh-config")
+    ssh = ["ssh", "-F", "ssh_config"]
+    for name in ("box", "plain"):
+        assert run(folder, [*ssh, name, "hostname"]) == f"{name}\n"
+    assert run(folder, [*ssh, "-tt", "plain", "tty"]).startswith("/dev/pts/")
+    with pytest.raises(AssertionError, match=": 7\n"):
+        run(folder, [*ssh, "plain", "exit 7"])
+    (folder / "file").write_text("content")
+    run(folder, ["scp", "-q", "-F", "ssh_config", "file", "plain:/tmp/copied"])
+    assert lab.node("plain").get("/tmp/copied") == b"content"
+
+
+def test_ssh_refuses_a_machine_with_another_key(lab: Lab, tmp_path: Path) -> None:
+    del lab
+    folder = exported(tmp_path, LAB, "ssh-config")
+    file = folder / "ssh_config"
+    box, plain = re.findall(r"(ssh-ed25519 \S+)", file.read_text())
+    assert box != plain
+    file.write_text(file.read_text().replace(plain, box))
+    with pytest.raises(AssertionError, match="Host key verification failed"):
+        run(folder, ["ssh", "-F", file, "plain", "true"])
+
+
+@pytest.mark.seconds(20)
+def test_ansible_reaches_all_nodes(lab: Lab, tmp_path: Path) -> None:
+    folder = exported(tmp_path, LAB, "ansible")
+    listed = json.loads(run(folder, [TOOLS / "ansible-inventory", "--list"]))
+    assert listed["role_docker"]["hosts"] == ["box"]
+    assert listed["_meta"]["hostvars"]["plain"]["testbed_addresses"] == {"apart": "10.55.0.3"}
+    ansible = [str(TOOLS / "ansible"), "--one-line"]
+    said = run(folder, [*ansible, "-m", "ping", "all"])
+    assert sorted(re.findall(r"^(\w+) \| SUCCESS", said, re.MULTILINE)) == ["box", "plain"]
+    (folder / "file").write_text("content")
+    run(folder, [*ansible, "-m", "copy", "-a", "src=file dest=/tmp/by-ansible", "plain"])
+    assert lab.node("plain").get("/tmp/by-ansible") == b"content"
+    run(folder, [*ansible, "-m", "fetch", "-a", "src=/etc/hostname dest=got/ flat=yes", "plain"])
+    assert (folder / "got" / "hostname").read_text() == "plain\n"
+
+
+@pytest.mark.seconds(20)
+def test_compose_starts_the_lab(lab: Lab, tmp_path: Path, odd: str) -> None:
+    folder = exported(tmp_path, odd, "compose")
+    store, box = settings().store, lab.node("box")
+    store.binary("docker-compose")
+    lab.up(lab.topology())  # with Compose, if it has just been built
+    box.put((folder / "compose.yaml").read_bytes(), "/tmp/project/compose.yaml")
+    docker = ["docker", "compose", "--project-directory=/tmp/project"]
+    # No registry can be reached; our image has all that is run in the public one.
+    box.run(["docker", "load", "--input", box.provide(store.image("nginx"))])
+    box.run(["docker", "tag", "nginx", "busybox"])
+    box.run([*docker, "config", "--quiet"])
+    box.run([*docker, "up", "--detach", "--pull=never"], timeout=SECONDS)
+    try:
+        rows = box.run([*docker, "ps", "--all", "--format={{.Service}} {{.State}}"]).stdout
+        states = dict(row.split() for row in rows.splitlines())
+        assert states.pop("job") == "exited"
+        assert set(states.values()) == {"running"}
+        assert {"host", "n-host", "1st", "end", "end-container", "web", "side"} <= states.keys()
+        enter = [*docker, "exec", "-T"]
+        assert "inet 10.0.0.2/24" in box.run([*enter, "host", "ip", "address"]).stdout
+        route = box.run([*enter, "host", "ip", "route", "show", "default"]).stdout
+        assert route.startswith("default via 192.168.121.2 ")
+        box.run([*enter, "host", "ping", "-c", "1", "10.0.0.3"])
+        box.run([*enter, "host", "ping", "-c", "1", "192.168.121.2"])
+        environment = box.run([*enter, "end-container", "env"]).stdout.splitlines()
+        assert {"A=it's $Y", "B=22:22"} <= set(environment)
+    finally:
+        box.run([*docker, "down", "--timeout=1"])
+
+
+@pytest.mark.seconds(4)
+@pytest.mark.parametrize("what", ["docker-single", ""])
+def test_vagrant_accepts_the_file(tmp_path: Path, odd: str, what: str) -> None:
+    folder = exported(tmp_path, what or odd, "vagrant")
+    said = run(folder, ["vagrant", "validate"], VAGRANT_HOME=str(tmp_path / "vagrant"))
+    assert "validated successfully" in said
+
+
+@pytest.mark.seconds(6)
+@pytest.mark.parametrize("what", ["two-node", ""])
+def test_netlab_creates_a_lab_of_it(tmp_path: Path, odd: str, what: str) -> None:
+    folder = exported(tmp_path, what or odd, "netlab")
+    path = f"{TOOLS}:{os.environ['PATH']}"  # netlab looks for Ansible
+    run(folder, [TOOLS / "netlab", "create", "topology.yml"], PATH=path)
+    host = "node1" if what else "n-host-1"
+    found = json.loads((folder / "host_vars" / host / "topology.json").read_text())
+    addresses = {one["ipv4"] for one in found["interfaces"]}
+    assert addresses == ({"10.168.0.2/24"} if what else {"10.0.0.2/24", "192.168.121.1/30"})
+    # netlab itself has found the gateway of the network.
+    gateways = {one["gateway"]["ipv4"] for one in found["interfaces"] if "gateway" in one}
+    assert gateways == {"10.168.0.1/24" if what else "192.168.121.2/30"}
+    assert f"    {host}:" in (folder / "clab.yml").read_text()
