@@ -92,8 +92,8 @@ class Cache:
 
         ``build`` fills the folder and returns the version.  Of several processes one
         builds and the others wait.  An existing entry that is not ``valid`` is built
-        again.  Nothing is left when ``build`` raises.  Raises ArtifactError if the
-        cache cannot be written.
+        again.  When ``build`` raises, an existing entry stays, and nothing else is left.
+        Raises ArtifactError if the cache cannot be written.
         """
         try:
             owner.make(self.folder)
@@ -102,9 +102,7 @@ class Cache:
                 if found and valid(found):
                     return found
                 self.sweep(f"{name}-{key}")
-                if found:
-                    self._discard(found, name, key)
-                return self._build(name, key, origin, build, of)
+                return self._build(name, key, origin, build, of, old=found)
         except OSError as error:
             if isinstance(error, TestbedError):  # some of which are OSError too
                 raise
@@ -143,7 +141,14 @@ class Cache:
             yield
 
     def _build(
-        self, name: str, key: str, origin: Origin, build: Callable[[Path], str], of: str
+        self,
+        name: str,
+        key: str,
+        origin: Origin,
+        build: Callable[[Path], str],
+        of: str,
+        *,
+        old: Path | None,
     ) -> Path:
         folder = self._temporary(name, key)
         folder.mkdir()
@@ -163,6 +168,8 @@ class Cache:
             _flush(folder)
             owner.give_tree(folder)
             whole = self.folder / f"{name}-{re.sub(r'[^A-Za-z0-9.+~_-]', '_', version)}-{key}"
+            if old:
+                self._discard(old, name, key)
             folder.rename(whole)
         except BaseException:
             remove_tree(folder)

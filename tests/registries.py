@@ -1,0 +1,209 @@
+"""Registries for tests: Debian's docker-registry on loopback, and small images to put there."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import io
+import ipaddress
+import json
+import re
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bcrypt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from testbed.artifacts import Store, archive
+from testbed.artifacts.debian import DebianPackages
+from testbed.process import run
+
+USER, PASSWORD = "tester", "secret of the test"
+SECONDS = 60.0  # for hanging only
+PROGRAM = DebianPackages(
+    packages=("docker-registry",), programs={"docker-registry": "usr/bin/docker-registry"}
+)
+
+
+@dataclass
+class Registry:
+    """A running registry with its own folder."""
+
+    folder: Path
+    port: int
+    tls: bool
+    ca: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ca = self.folder / "ca.crt"
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def fetched(self) -> list[str]:
+        """The digests of blobs that were asked for so far, in this order."""
+        log = (self.folder / "log").read_text()
+        return re.findall(r'"GET /v2/\S+/blobs/(sha256:[0-9a-f]{64}) HTTP\S+" 200', log)
+
+    @property
+    def requests(self) -> int:
+        return (self.folder / "log").read_text().count('"GET /v2/')
+
+    def blob(self, digest: str) -> Path:
+        """The file of a blob in the registry's folder."""
+        hex_ = digest.partition(":")[2]
+        return self.folder / "data/docker/registry/v2/blobs/sha256" / hex_[:2] / hex_ / "data"
+
+    def push(self, path: Path, name: str) -> str:
+        """Push an archive under a name with its tag; return the digest of its manifest."""
+        digest = self.folder / "digest"
+        options = [f"--dest-cert-dir={self.folder}", f"--dest-creds={USER}:{PASSWORD}"]
+        argv = ["skopeo", "copy", "-q", f"--digestfile={digest}"]
+        argv += options if self.tls else ["--dest-tls-verify=false"]
+        run([*argv, f"docker-archive:{path}", f"docker://{self.host}/{name}"])
+        return digest.read_text().strip()
+
+    def auth(self, path: Path, password: str = PASSWORD) -> Path:
+        """Write the user's credentials as `skopeo login` does."""
+        import base64
+
+        word = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"auths": {self.host: {"auth": word}}}))
+        return path
+
+
+def image(target: Path, *texts: str, processor: str = "") -> Path:
+    """Write a small image that has a layer for each text, with the file ``text`` in it."""
+    layers = [_layer(text) for text in texts]
+    config = {
+        "architecture": processor or archive.processor(),
+        "os": "linux",
+        "config": {"Cmd": ["/text"], "Healthcheck": {"Test": ["CMD", "/text"]}},
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers],
+        },
+    }
+    opened = [_opener(one) for one in layers]
+    archive.write(target, [([], json.dumps(config).encode(), opened)])
+    return target
+
+
+def _opener(data: bytes):  # type: ignore[no-untyped-def]
+    return lambda: io.BytesIO(data)
+
+
+def _layer(text: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo("text")
+        info.size = len(text.encode())
+        tar.addfile(info, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def registry(folder: Path, *, tls: bool = False) -> Iterator[Registry]:
+    """A registry on loopback: with TLS and a password, or without both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    program = Store().keep("docker-registry", PROGRAM) / "bin/docker-registry"
+    for _ in range(3):  # the port may be taken in between
+        found = Registry(folder, _free_port(), tls)
+        _configure(found)
+        with (folder / "log").open("wb") as log:
+            child = subprocess.Popen(
+                [program, "serve", folder / "config.yml"], stdout=log, stderr=log
+            )
+        try:
+            if _answers(found, child):
+                yield found
+                return
+        finally:
+            child.kill()
+            child.wait()
+    pytest.fail((folder / "log").read_text())
+
+
+def _configure(found: Registry) -> None:
+    # JSON is YAML, too.
+    config: dict[str, object] = {
+        "version": "0.1",
+        "log": {"accesslog": {"disabled": False}, "level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(found.folder / "data")}},
+        "http": {"addr": found.host, "secret": "of the test"},
+    }
+    if found.tls:
+        _certify(found.folder)
+        certificate, key = (
+            str(found.folder / "server/cert.pem"),
+            str(found.folder / "server/key.pem"),
+        )
+        config["http"] = {
+            "addr": found.host,
+            "secret": "of the test",
+            "tls": {"certificate": certificate, "key": key},
+        }
+        word = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+        (found.folder / "htpasswd").write_text(f"{USER}:{word}\n")
+        config["auth"] = {"htpasswd": {"realm": "test", "path": str(found.folder / "htpasswd")}}
+    (found.folder / "config.yml").write_text(json.dumps(config))
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _answers(found: Registry, child: subprocess.Popen[bytes]) -> bool:
+    """Wait until the registry accepts connections; False if it has ended."""
+    deadline = time.monotonic() + SECONDS
+    while child.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", found.port), 5):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _certify(folder: Path) -> None:
+    """Write a certificate for 127.0.0.1 of an authority that nobody else trusts."""
+    now = dt.datetime.now(dt.UTC)
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of the test")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+
+    def build(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(ca_name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+        )
+
+    is_ca = x509.BasicConstraints(ca=True, path_length=None)
+    ca = build(ca_name, ca_key.public_key()).add_extension(is_ca, critical=True)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf = build(name, key.public_key()).add_extension(names, critical=False)
+    pem = serialization.Encoding.PEM
+    (folder / "server").mkdir(exist_ok=True)
+    (folder / "ca.crt").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "server/cert.pem").write_bytes(leaf.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "server/key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
