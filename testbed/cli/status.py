@@ -29,7 +29,7 @@ def command(lab: str | None, as_json: bool) -> int:
     from testbed.labs.status import STOPPED, status
 
     meant = common.lab_meant(common.make_settings(), lab)
-    found = status(meant.context(), meant.stopped())
+    found = status(meant.remains(), meant.stopped())
     if as_json:
         common.print_json(found.to_dict())
     else:

@@ -137,7 +137,7 @@ class _Place:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        context = lab.context()
+        context = lab.remains()
         self.topology: Topology = context.topology
         self._context = context
         self._stopped = lab.stopped()

@@ -399,7 +399,20 @@ class Lab:
         return load_data(record.topology, f"the record of lab {self.name}")
 
     def context(self) -> Context:
-        """Return the running lab, to inspect it.  Raises NoSuchLab."""
+        """Return the running lab.  Raises NoSuchLab, also if it has a record but no node runs."""
+        found = self.remains()
+        if not (found.nodes or self.stopped()):
+            raise NoSuchLab(
+                f"lab {self.name} is not up: none of its nodes runs",
+                name=self.name,
+                known=[name for name in labs(self.settings) if name != self.name],
+                hint=f"`testbed up -l {self.name}` creates them again; "
+                f"`testbed down {self.name}` removes the record",
+            )
+        return found
+
+    def remains(self) -> Context:
+        """Return the lab as it is found, even if none of its nodes runs.  Raises NoSuchLab."""
         topology = self.topology()
         provider = self.settings.makers(topology)
         nodes = provider.nodes(self.name)

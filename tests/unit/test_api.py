@@ -53,6 +53,13 @@ def test_a_lab_is_created_and_removed() -> None:
         testbed.Lab("two-node").live()
 
 
+def test_a_lab_without_nodes_is_not_up(bench: Bench) -> None:
+    with testbed.lab("two-node"):
+        bench.provider.destroy("two-node")
+        with pytest.raises(NoSuchLab):
+            testbed.Lab("two-node").live()
+
+
 def test_a_variant_under_another_name() -> None:
     with testbed.lab("two-node", backend="udp", name="mine") as lab:
         assert lab.name == "mine"

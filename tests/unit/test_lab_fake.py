@@ -665,6 +665,22 @@ def test_a_lab_that_is_not_up(bench: Bench) -> None:
     assert (caught.value.name, caught.value.known) == ("two-node", ("docker-single",))
 
 
+def test_a_lab_of_which_no_node_runs_is_not_up(bench: Bench) -> None:
+    up(bench)
+    lab = Lab("two-node", bench.settings)
+    bench.provider.destroy("two-node", ["node1", "node2"])
+    assert list(lab.context().nodes) == ["outside"]
+    bench.provider.destroy("two-node")
+    for use in (lab.context, lambda: lab.node("node1")):
+        with pytest.raises(NoSuchLab) as caught:
+            use()
+        assert (caught.value.name, caught.value.exit_code) == ("two-node", 4)
+        assert "testbed up -l two-node" in str(caught.value.hint)
+    assert {node.state for node in status(lab.remains()).nodes} == {"missing"}
+    assert up(bench).changed
+    assert lab.context().nodes
+
+
 def test_a_lab_whose_record_is_lost_is_not_called_down(bench: Bench) -> None:
     up(bench)
     bench.state.remove("two-node")

@@ -18,12 +18,13 @@ import testinfra.backend
 
 from testbed import hosts, hostspec
 from testbed.errors import NoSuchLab, NoSuchNode, NothingTested, UsageError
+from testbed.labs.state import Record, State
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import FakeProvider
 from testbed.nodes.testinfra_backend import host_of
 from testbed.suites import runner
 from testbed.suites.model import Selection
-from testbed.topology.load import load
+from testbed.topology.load import Overrides, load
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -237,6 +238,32 @@ def test_the_exit_status(
     if status == pytest.ExitCode.USAGE_ERROR:
         assert "passed" not in done.said
     assert ("nothing was tested" in done.said) == (status == 5)
+
+
+ANY = "def test_it(lab):\n    assert lab\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "env"),
+    [
+        (ANY, [], {"TESTBED_LAB": "gone"}),
+        (ANY, ["--testbed-lab=gone"], {}),
+        (OTHER, ["--testbed-lab=gone"], {}),
+        (HOST, [], {"TESTBED_LAB": "gone"}),
+        (HOST, ["--hosts=testbed://gone/node1"], {}),
+        ("testinfra_hosts = ['testbed://gone/node1']\n" + HOST, [], {}),
+        ("def test_it(nodes):\n    assert not nodes\n", [], {"TESTBED_LAB": "gone"}),
+        ("import pytest\n\n@pytest.mark.testbed_needs('docker')\n" + OTHER, [],
+         {"TESTBED_LAB": "gone"}),
+    ],
+)  # fmt: skip
+def test_a_lab_of_which_the_record_alone_is_left_is_not_up(
+    text: str, arguments: list[str], env: dict[str, str], run: Pytest, state: Path
+) -> None:
+    State(state).write(Record("gone", load("two-node", Overrides(name="gone")).to_dict()))
+    done = run(text, *arguments, **env)
+    assert (done.status, "passed" in done.said) == (4, False), done.said
+    assert "lab gone is not up" in done.said
 
 
 @pytest.mark.parametrize(
