@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from testbed.artifacts import Store
+from testbed.artifacts.node_image import NAME as IMAGE
 from testbed.errors import LabError, NodeNotRunning
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
-from testbed.nodes.base import Service
+from testbed.nodes import engine
+from testbed.nodes.base import GO, Service
 from testbed.nodes.inside import Process
 from testbed.nodes.stream.container import ContainerNode
 from testbed.settings import settings
-from testbed.testing.provider import until
+from testbed.testing.provider import NodeContract, until
 from testbed.testing.terminal import TerminalContract
 from testbed.topology import load_text
 
@@ -54,7 +57,9 @@ def host_of(live: LiveLab) -> NetnsNode:
     return found
 
 
-def node_of(live: LiveLab, container: str, folder: Path) -> ContainerNode:
+def node_of(
+    live: LiveLab, container: str, folder: Path, mounts: Mapping[Path, str] | None = None
+) -> ContainerNode:
     """The node that a container of the host is."""
     host, store = host_of(live), Store()
     about = live.engine("host").api.inspect_container(container)
@@ -70,6 +75,7 @@ def node_of(live: LiveLab, container: str, folder: Path) -> ContainerNode:
         init=lambda: store.binary("testbed-init"),
         folder=folder,
         env=dict(word.split("=", 1) for word in about["Config"]["Env"]),
+        mounts=mounts,
     )
 
 
@@ -157,3 +163,116 @@ def test_a_container_that_has_ended_says_so(live: LiveLab, tmp_path: Path) -> No
         brief.run(["true"])
     engine.remove_container("brief")
     brief.close()
+
+
+# -- our own image ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def started(
+    live: LiveLab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[ContainerNode]]:
+    """A privileged container of our image, as the only item; it may be replaced by another."""
+    api, host, store = live.engine("host").api, host_of(live), Store()
+    live.engine("host").load(store.image(IMAGE), IMAGE)
+    mounts = {path.resolve(): str(path.resolve()) for path in store.folders}
+    binds = [f"{host.provide(path)}:{place}:ro" for path, place in mounts.items()]
+    config = api.create_host_config(privileged=True, binds=binds)
+    config["CgroupnsMode"] = "private"
+    made = api.create_container(IMAGE, name="machine", hostname="machine", host_config=config)
+    api.start(made)
+    nodes = [node_of(live, "machine", tmp_path_factory.mktemp("sockets"), mounts)]
+    yield nodes
+    nodes[0].close()
+    api.remove_container("machine", force=True, v=True)
+
+
+def restart(live: LiveLab, nodes: list[ContainerNode]) -> None:
+    """Let the container boot again."""
+    old = nodes[0]
+    old.run(["rm", "-rf", "/var/log/testbed"])
+    old.close()
+    live.engine("host").api.restart("machine")
+    nodes[0] = node_of(live, "machine", old._folder, old._mounts)
+
+
+class TestContract(NodeContract):
+    @pytest.fixture
+    def node(self, live: LiveLab, started: list[ContainerNode]) -> Iterator[Node]:
+        """The node, left as it was found."""
+        yield started[0]
+        started[0].run(["sh", "-c", "rm -rf /run/deep /run/folder /run/file /run/testing"])
+        if started[0].services():
+            restart(live, started)
+
+
+def test_it_is_a_machine(live: LiveLab, started: list[ContainerNode]) -> None:
+    node = started[0]
+    assert node.get("/proc/1/comm") == b"testbed-init\n"
+    assert node.run(["hostname"]).stdout == "machine\n"
+    boot = node.get("/proc/sys/kernel/random/boot_id")
+    assert boot != host_of(live).get("/proc/sys/kernel/random/boot_id")
+    machine = node.get("/etc/machine-id")
+    assert len(machine.strip()) == 32
+    node.start(Service("old", ("sleep", "300")))
+    restart(live, started)
+    node = started[0]
+    assert node.services() == {}
+    assert node.get("/proc/sys/kernel/random/boot_id") != boot
+    assert node.get("/etc/machine-id") == machine  # the same machine has booted again
+    assert node.host.package("iproute2").is_installed
+    assert node.run(["service", "--status-all"]).out == b""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [  # each would change nothing, even where it is possible
+        "cd /proc/sys/vm; value=$(cat swappiness); echo $value > swappiness",
+        "echo h > /proc/sysrq-trigger",
+        "touch -r /sys/kernel /sys/kernel",
+        'date -s "$(date)"',
+    ],
+)
+def test_it_changes_nothing_of_this_machine(started: list[ContainerNode], line: str) -> None:
+    assert not started[0].run(["sh", "-c", line], check=False).ok
+
+
+@pytest.mark.parametrize("release", ["20.10", "29"])
+def test_an_engine_runs_in_it(
+    live: LiveLab, started: list[ContainerNode], release: engine.Release
+) -> None:
+    store, node = Store(), started[0]
+    version = engine.parse_version(store.version(engine.PARTS[release][0]))
+    config = {"bip": "172.29.0.1/24", **engine.configuration(version)}
+    node.put(json.dumps(config).encode(), engine.CONFIG)
+    node.put(engine.CONTAINERD_CONFIG.encode(), engine.CONTAINERD_FILE)
+    env = {"PATH": engine.path(store, node, release), **GO}
+    for service in engine.services(store, node, release, env=env, digest=release):
+        node.start(service, timeout=180)
+    docker = node.provide(store.binary("docker"))
+    assert docker == str(store.binary("docker").resolve())  # mounted, not copied
+    node.run([docker, "load", "--input", node.provide(store.image("nginx"))], timeout=180)
+    node.run([docker, "run", "--detach", "--memory=64m", "--name=inner", "nginx"])
+    page = ["curl", "-sS", "--retry", "20", "--retry-connrefused", "http://172.29.0.2/"]
+    assert node.run(page).json()["client"].startswith("172.29.0.1:")
+    assert node.host.service("docker.service").exists is False  # nobody has named its unit
+    node.run([docker, "rm", "--force", "inner"])
+    restart(live, started)
+    started[0].run(["sh", "-c", "rm -rf /var/lib/docker/*"], timeout=180)
+
+
+def test_flannel_runs_in_it(live: LiveLab, started: list[ContainerNode]) -> None:
+    store, node = Store(), started[0]
+    etcd = (node.provide(store.binary("etcd")), "--data-dir=/var/lib/etcd")
+    node.start(Service("etcd", etcd, notify=True), timeout=180)
+    config = json.dumps({"Network": "100.96.0.0/16", "Backend": {"Type": "vxlan"}})
+    put = [node.provide(store.binary("etcdctl")), "put", "/coreos.com/network/config", config]
+    node.run(put, env={"ETCDCTL_API": "3"})
+    flanneld = (
+        node.provide(store.binary("flanneld")), "-iface=eth0",
+        "-etcd-endpoints=http://127.0.0.1:2379",
+    )  # fmt: skip
+    node.start(Service("flanneld", flanneld, notify=True), timeout=180)
+    assert b"FLANNEL_SUBNET=100.96." in node.get("/run/flannel/subnet.env")
+    assert node.host.interface("flannel.1").exists
+    restart(live, started)
