@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from testbed.labs.state import State
 from testbed.labs.status import status
 from testbed.nodes.base import NodeSpec, Provider, Setup
 from testbed.nodes.fake import Answer, Call, FakeMachine, FakeNode, FakeProvider
+from testbed.process import Completed
 from testbed.pytest_checks import features
 from testbed.registry import CATALOGUES, COMMANDS, EXPORTS, PROVIDERS, ROLES, Registry
 from testbed.testing.fakes import FakeStore, declare
@@ -206,6 +208,26 @@ def test_the_command_tells_which_machines_are_free(
 
 
 # -- the export format ------------------------------------------------------------------------
+
+
+def test_a_container_is_a_node(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = [{"State": {"Pid": os.getpid()}, "Config": {"Env": ["PATH=/bin", "A=b=c"]}}]
+    asked: list[list[str]] = []
+
+    def inspect(argv: list[str]) -> Completed:
+        asked.append(argv)
+        return Completed(tuple(argv), 0, json.dumps(about).encode(), b"")
+
+    begun: list[Any] = []
+    monkeypatch.setattr(modules["docker_node"], "run", inspect)
+    monkeypatch.setattr(modules["docker_node"], "Duplex", begun.append)
+    node = modules["docker_node"].node_of("web", Setup(tmp_path, FakeStore()))
+    assert asked[0][-1] == "web"
+    assert node.alive()
+    node.channel()
+    assert begun[0][1:] == [str(os.getpid())]
 
 
 @pytest.mark.usefixtures("modules")
