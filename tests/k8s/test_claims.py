@@ -7,6 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
 from catalogues import claims, of_a_cluster
 from crash.means import TESTBED
 from sabotage.trials import BROUGHT
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.seconds(100)
 def test_every_claim_about_clusters_ends_as_expected(tmp_path: Path) -> None:
     out, page = tmp_path / "clusters.json", tmp_path / "clusters.html"
     done = subprocess.run(

@@ -162,6 +162,7 @@ VICTIMS: tuple[tuple[str, ...], ...] = (
 )
 
 
+@pytest.mark.seconds(6)
 @pytest.mark.parametrize("victims", VICTIMS, ids=" and ".join)
 def test_what_has_died_is_told_and_made_anew(cluster: Cluster, victims: tuple[str, ...]) -> None:
     def container() -> str:

@@ -40,6 +40,7 @@ def skip_what_is_not_made(topology: str, labs: Labs) -> None:
         pytest.skip(why)
 
 
+@pytest.mark.seconds(4)
 @pytest.mark.parametrize("sabotage", HERE, ids=lambda one: one.name)
 def test_the_claims_flip(sabotage: Sabotage, labs: Labs) -> None:
     skip_what_is_not_made(sabotage.lab, labs)
@@ -50,6 +51,7 @@ def test_the_claims_flip(sabotage: Sabotage, labs: Labs) -> None:
         pytest.skip(f"the machine is too busy to measure: {', '.join(trial.having('unclear'))}")
 
 
+@pytest.mark.seconds(20)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_the_cluster_is_whole_again(topology: str, labs: Labs) -> None:
     """Flipped claims hold again on the repaired cluster, so many times in a row."""

@@ -40,6 +40,7 @@ def namespaces(cluster: Cluster) -> set[str]:
     return {one["metadata"]["name"] for one in cluster.get("namespaces")["items"]}
 
 
+@pytest.mark.seconds(60)
 def test_upstreams_tests_pass(cluster: Cluster, tmp_path: Path) -> None:
     before, written = namespaces(cluster), tmp_path / "run.json"
     done = cluster.bed.run("conformance", LAB, "--focus", FOCUS, "--json", str(written))
@@ -49,6 +50,7 @@ def test_upstreams_tests_pass(cluster: Cluster, tmp_path: Path) -> None:
     assert namespaces(cluster) == before
 
 
+@pytest.mark.seconds(15)
 def test_a_run_ends_when_it_is_interrupted(cluster: Cluster) -> None:
     before = namespaces(cluster)
     run = cluster.bed.start("conformance", LAB, "--focus", FOCUS)

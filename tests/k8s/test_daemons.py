@@ -39,6 +39,7 @@ def node(folder: Path) -> Node:
     return Lab(LAB, settings()).node("node1")
 
 
+@pytest.mark.seconds(15)
 @pytest.mark.parametrize("signal", ["KILL", "STOP"])
 @pytest.mark.parametrize("daemon", ["kube-apiserver", "etcd", "containerd", "kubelet"])
 def test_no_command_fails_in_a_way_of_its_own(

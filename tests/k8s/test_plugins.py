@@ -54,6 +54,7 @@ def checked(bed: Bed, *suites: str) -> None:
     assert " passed" in done.stdout
 
 
+@pytest.mark.seconds(40)
 @pytest.mark.parametrize("proxy", ["nftables", "iptables"])
 def test_bgp_joins_the_pods_and_heals(bed: Bed, proxy: str) -> None:
     bed.must("up", LAB, "--cni", "bgp", "--proxy", proxy, "-q")
@@ -145,6 +146,7 @@ def cache() -> Iterator[Path]:
         yield made
 
 
+@pytest.mark.seconds(60)
 def test_a_manifest_that_is_brought_is_applied_changed_and_applied_again(
     bed: Bed, tmp_path: Path, cache: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_a_manifest_that_is_brought_is_applied_changed_and_applied_again(
         bed.must("down", "--all")
 
 
+@pytest.mark.seconds(45)
 @pytest.mark.parametrize("proxy", ["nftables", "iptables"])
 def test_kube_router_joins_the_pods_and_stays_in_its_lab(bed: Bed, proxy: str) -> None:
     if why := PLUGINS["kube-router"].lacking(Store()):
@@ -279,6 +282,7 @@ def on_cgroups_above_the_lab() -> list[str]:
     return found
 
 
+@pytest.mark.seconds(60)
 def test_cilium_stays_in_its_lab(bed: Bed) -> None:
     if why := PLUGINS["cilium"].lacking(Store()):
         pytest.skip(why)

@@ -75,6 +75,7 @@ OF_BACKEND = {
 }
 
 
+@pytest.mark.seconds(90)
 @pytest.mark.parametrize(
     ("provider", "backend"),
     [

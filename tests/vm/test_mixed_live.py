@@ -69,6 +69,7 @@ def fetch(testbed: Testbed, node: str, name: str, address: str) -> dict[str, str
     return page
 
 
+@pytest.mark.seconds(30)
 def test_a_namespace_node_and_a_machine(testbed: Testbed, state: Path, tmp_path: Path) -> None:
     text = names()[LAB].read_text(encoding="utf-8")
     file = tmp_path / "mixed.yaml"

@@ -42,6 +42,7 @@ def provider(state: Path) -> Iterator[QemuProvider]:
         provider.destroy(lab)
 
 
+@pytest.mark.seconds(3)
 class TestFleet(FleetContract):
     skips: ClassVar[Mapping[str, str]] = {
         "test_many_nodes_are_made_at_once": "eight machines, and nothing that two do not show",
@@ -69,6 +70,7 @@ class TestMachines(CellContract):
     kind: ClassVar[find.Kind] = "cell"
 
 
+@pytest.mark.seconds(8)
 class TestBadLuck:
     def cell(self, provider: QemuProvider) -> NetnsNode:
         return provider.cells.found(LAB)["node1"]

@@ -51,6 +51,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     yield from two_machines(make_vagrant(tmp_path_factory.mktemp("pair") / "state"))
 
 
+@pytest.mark.seconds(1)
 class TestNode(NodeContract, TerminalContract):
     @pytest.fixture
     def node(self, pair: Pair) -> Iterator[Node]:
@@ -233,6 +234,7 @@ def test_they_reach_each_other_on_kernels_of_their_own(nodes):
     assert len(set(boots)) == 2
 """
 
+    @pytest.mark.seconds(90)
     def test_up_ssh_verify_destroy(self, state: Path, tmp_path: Path) -> None:
         topology = tmp_path / "plain.yaml"
         topology.write_text(self.TOPOLOGY)
