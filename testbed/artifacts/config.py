@@ -84,7 +84,7 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """Where images come from that are neither the user's nor in the cache.
+    """Sources of images that are neither the user's nor in the cache.
 
     ``sources`` are asked in this order: an engine of this machine, or a path.  None of ``policy``
     and ``authfile`` means the default.

@@ -46,7 +46,7 @@ ARCHIVES = re.compile(r"\.(tar|tgz|tar\.[a-z0-9]+)$")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of an image in the cache; ``layers`` are digests of shared blobs."""
+    """Facts about an image in the cache; ``layers`` are digests of shared blobs."""
 
     reference: str
     source: str  #: where it came from, in the words of :attr:`Way.name`

@@ -1,9 +1,9 @@
 /* systemctl, service and journalctl of a namespace node.
  *
- * They answer for the services that the node's pid 1 keeps, as systemctl(1), service(8) and
- * journalctl(1) do for those of systemd, and say so where they cannot.  A service has two
- * names: its own, and that of its unit in the distribution's package, which a file in
- * /run/testbed/units leads from.  There are no unit files.
+ * They show and control the services of the node's pid 1, as systemctl(1), service(8) and
+ * journalctl(1) do for the services of systemd.  Unsupported options are errors.  A service
+ * has two names: its own, and that of its unit in the distribution's package.  A file in
+ * /run/testbed/units maps the second to the first.  There are no unit files.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -26,7 +26,7 @@
 
 #define MAX_NAMES 64
 #define SUFFIX ".service"
-#define START_MS 90000 /* as DefaultTimeoutStartSec= and DefaultTimeoutStopSec= of systemd */
+#define START_MS 90000 /* DefaultTimeoutStartSec= and DefaultTimeoutStopSec= of systemd */
 #define STOP_MS "90000"
 #define FOLLOW_MS 100
 /* Exit statuses: systemctl(1), "Exit status", after LSB, "Init Script Actions". */
@@ -45,13 +45,13 @@ __attribute__((noreturn, format(printf, 2, 3))) static void quit(int status, con
     exit(status);
 }
 
-/* ------------------------------------------------------------------ what pid 1 knows */
+/* ------------------------------------------------------------------ services of pid 1 */
 
 struct unit {
-    char service[64], name[64]; /* its own name, and that of its unit */
+    char service[64], name[64]; /* the service and its unit */
     char state[16];             /* starting, ready or dead */
     int pid, status;
-    long long age_ms; /* of its state */
+    long long age_ms; /* time since the last change of state */
     int notify, nenv;
     char **env, **argv;
 };
@@ -59,7 +59,8 @@ struct unit {
 static struct unit units[MAX_SERVICES];
 static int unit_count;
 
-/* Sends a request, a NULL at its end, and returns the length of the answer; -1 at the time-out. */
+/* Send a request to pid 1 and return the length of the answer, or -1 after the timeout. The
+ * fields of the request end with a NULL. */
 static ssize_t ask(char *answer, size_t room, int timeout, ...) {
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SOCKET_PATH};
     char request[512];
@@ -82,23 +83,23 @@ static ssize_t ask(char *answer, size_t room, int timeout, ...) {
     if (send(fd, request, size, MSG_NOSIGNAL) < 0) quit(FAILED, "pid 1: %s", strerror(errno));
     int ready = poll(&polled, 1, timeout);
     ssize_t got = ready > 0 ? recv(fd, answer, room - 1, 0) : -1;
-    if (ready > 0 && got <= 0) quit(FAILED, "pid 1 of the node gave no answer");
+    if (ready > 0 && got <= 0) quit(FAILED, "the node's pid 1 did not answer");
     if (got >= 0) answer[got] = 0;
     close(fd);
     return got;
 }
 
-/* How a service was started stands behind the first line, as it was sent to pid 1. */
+/* Read the state of a service, and the request that started it, which follows the first line. */
 static void learn(struct unit *u) {
     char *text = malloc(MAX_MESSAGE + 512);
     ssize_t size = text ? ask(text, MAX_MESSAGE + 512, START_MS, "tell", u->service, NULL) : -1;
     char *line = size < 0 ? NULL : strchr(text, '\n');
     if (!line || sscanf(text, "ok %15s %d %d %lld", u->state, &u->pid, &u->status, &u->age_ms) != 4)
-        quit(FAILED, "pid 1 does not tell about %s: %s", u->service, size < 0 ? "no answer" : text);
+        quit(FAILED, "pid 1 did not return the state of %s: %s", u->service, size < 0 ? "no answer" : text);
     char **field = calloc(MAX_FIELDS + 1, sizeof *field), *end = text + size;
     int n = 0;
     for (char *p = line + 1; field && p < end && n < MAX_FIELDS; p += strlen(p) + 1) field[n++] = p;
-    if (n < 6) quit(FAILED, "pid 1 does not tell how %s was started", u->service);
+    if (n < 6) quit(FAILED, "pid 1 did not return the command of %s", u->service);
     u->notify = !strcmp(field[3], "1");
     u->nenv = atoi(field[4]);
     u->env = field + 5;
@@ -147,7 +148,7 @@ static struct unit *find_unit(const char *name) {
     return NULL;
 }
 
-/* The units that a name or pattern stands for; returns how many. */
+/* Find the units that match a name or pattern; return their number. */
 static int match(const char *pattern, struct unit **found) {
     struct unit *one = find_unit(pattern);
     int count = 0;
@@ -167,7 +168,7 @@ static const char *known(void) {
     return unit_count ? text : "none";
 }
 
-/* systemd.service(5), SuccessExitStatus=: these signals are a clean end, too. */
+/* These signals are a clean exit (systemd.service(5), SuccessExitStatus=). */
 static int ended_well(const struct unit *u) {
     return u->status == 0 || u->status == -SIGHUP || u->status == -SIGINT || u->status == -SIGTERM ||
            u->status == -SIGPIPE;
@@ -196,10 +197,10 @@ struct options {
 
 static struct options options = {.legend = 1, .lines = -1, .signal = SIGTERM, .prefix = 1};
 
-/* The value of an option: behind its "=", behind a letter, or the next argument. */
+/* Return the value of an option: after "=", after the letter, or the next argument. */
 static const char *value_of(int argc, char **argv, int *i, const char *inside) {
     if (inside && *inside) return inside;
-    if (*i + 1 >= argc) quit(FAILED, "option %s wants a value", argv[*i]);
+    if (*i + 1 >= argc) quit(FAILED, "option %s requires a value", argv[*i]);
     return argv[++*i];
 }
 
@@ -207,7 +208,7 @@ static int number(const char *text, const char *option) {
     char *end;
     long n = strtol(text, &end, 10);
     if (!strcmp(text, "all")) return -1;
-    if (*end || !*text || n < 0) quit(FAILED, "%s wants a number of lines, not %s", option, text);
+    if (*end || !*text || n < 0) quit(FAILED, "%s requires a number of lines, not %s", option, text);
     return (int)n;
 }
 
@@ -219,7 +220,7 @@ static int signal_of(const char *text) {
         const char *name = sigabbrev_np(n);
         if (name && !strcasecmp(name, text)) return n;
     }
-    quit(FAILED, "no signal %s", text);
+    quit(FAILED, "unknown signal %s", text);
 }
 
 static int one_of(const char *word, const char *const *list) {
@@ -228,7 +229,7 @@ static int one_of(const char *word, const char *const *list) {
     return 0;
 }
 
-/* True if one of the words of a list, between commas, is the given one. */
+/* Tell whether a list of words with commas contains a word. */
 static int has_word(const char *list, const char *word) {
     size_t length = strlen(word);
     for (const char *at = list; at; at = strchr(at, ','), at = at ? at + 1 : NULL)
@@ -247,7 +248,7 @@ static void add_property(const char *text) {
 struct log {
     const char *label;
     int fd;
-    char *rest; /* the beginning of a line whose end has not been written yet */
+    char *rest; /* an incomplete last line */
     size_t kept;
 };
 
@@ -257,7 +258,7 @@ static void show_line(const struct log *log, const char *line, size_t size) {
     putchar('\n');
 }
 
-/* The lines that have been written since the last look. */
+/* Print the lines that were written since the last call. */
 static void show_new(struct log *log) {
     char data[65536];
     ssize_t size;
@@ -273,7 +274,7 @@ static void show_new(struct log *log) {
     }
 }
 
-/* Puts the file at the beginning of its last lines. */
+/* Seek to the beginning of the last lines of a file. */
 static void seek_lines(int fd, int lines) {
     struct stat st;
     if (fd < 0 || lines < 0 || fstat(fd, &st)) return;
@@ -335,7 +336,7 @@ static int journalctl(int argc, char **argv) {
         } else if (!strncmp(word, "--output", 8) && (!word[8] || equals == word + 8)) {
             const char *format = value_of(argc, argv, &i, equals ? equals + 1 : NULL);
             if (strcmp(format, "cat") && strcmp(format, "short"))
-                quit(FAILED, "output format %s is not supported: what the services write is kept as it is", format);
+                quit(FAILED, "output format %s is not supported: the log has the services' output without changes", format);
             options.prefix = strcmp(format, "cat") != 0;
         } else if (!strcmp(word, "--follow")) options.follow = 1;
         else if (!strcmp(word, "--no-tail")) tail = 0;
@@ -350,7 +351,7 @@ static int journalctl(int argc, char **argv) {
                     const char *boot = p[1] ? p + 1 : i + 1 < argc ? argv[i + 1] : "";
                     if (!p[1] && !strcmp(boot, "0")) i++;
                     if (*boot == '-' && boot[1] >= '0' && boot[1] <= '9')
-                        quit(FAILED, "-b %s is not supported: a node's log begins with the node", boot);
+                        quit(FAILED, "-b %s is not supported: the log of a node begins when the node is created", boot);
                 } else if (strchr("xalqm", *p)) continue;
                 else if (*p == 'n') {
                     if (p[1]) options.lines = number(p + 1, "-n");
@@ -364,18 +365,18 @@ static int journalctl(int argc, char **argv) {
                 } else if (*p == 'o') {
                     const char *format = value_of(argc, argv, &i, p + 1);
                     if (strcmp(format, "cat") && strcmp(format, "short"))
-                        quit(FAILED, "output format %s is not supported: what the services write is kept as it is", format);
+                        quit(FAILED, "output format %s is not supported: the log has the services' output without changes", format);
                     options.prefix = strcmp(format, "cat") != 0;
                     break;
-                } else quit(FAILED, "option -%c is not supported: this log has the services' own lines, and no times, "
-                                    "priorities or kernel messages of its own", *p);
+                } else quit(FAILED, "option -%c is not supported: the log has the services' own lines, without times, "
+                                    "priorities or kernel messages", *p);
             }
         } else
-            quit(FAILED, "%s is not supported: this log has the services' own lines, and no times, priorities "
-                         "or kernel messages of its own (journalctl [-u NAME]... [-n N] [-f] [-r] [-o cat])", word);
+            quit(FAILED, "%s is not supported: the log has the services' own lines, without times, priorities "
+                         "or kernel messages (journalctl [-u NAME]... [-n N] [-f] [-r] [-o cat])", word);
     }
-    if (options.follow && options.reverse) quit(FAILED, "--reverse with --follow is not possible");
-    if (options.follow && options.lines < 0 && tail) options.lines = 10; /* as journalctl(1) */
+    if (options.follow && options.reverse) quit(FAILED, "--reverse cannot be combined with --follow");
+    if (options.follow && options.lines < 0 && tail) options.lines = 10; /* the default of journalctl(1) */
     read_units();
     if (!options.names)
         for (int i = 0; i < unit_count; i++) wanted[count++] = &units[i];
@@ -502,11 +503,11 @@ static int status_command(void) {
     return result;
 }
 
-/* Says a state for each name; the status is that of systemctl(1) for is-active and is-failed. */
+/* Print the state of each unit. The exit status is that of is-active or is-failed. */
 static int is_command(const char *wanted, int otherwise) {
     struct unit *found[MAX_SERVICES];
     int any = 0, unknown = 0;
-    if (!options.names) quit(FAILED, "which unit?");
+    if (!options.names) quit(FAILED, "no unit was named");
     for (int i = 0; i < options.names; i++) {
         int count = match(options.name[i], found);
         if (!count) {
@@ -523,7 +524,7 @@ static int is_command(const char *wanted, int otherwise) {
 
 static int is_enabled(void) {
     int result = 0;
-    if (!options.names) quit(FAILED, "which unit?");
+    if (!options.names) quit(FAILED, "no unit was named");
     for (int i = 0; i < options.names; i++) {
         if (find_unit(options.name[i])) {
             if (!options.quiet) puts("enabled");
@@ -546,7 +547,7 @@ static void property(const char *name, const char *format, ...) {
     putchar('\n');
 }
 
-/* As systemctl(1): a unit that is not there has properties, too, and the status is 0. */
+/* Like systemctl(1), print properties of missing units too, with exit status 0. */
 static int show_command(void) {
     if (!options.names) quit(FAILED, "the properties of pid 1 itself are not supported: name a unit");
     for (int i = 0; i < options.names; i++) {
@@ -581,7 +582,7 @@ static int show_command(void) {
 
 static int cat_command(void) {
     int result = 0;
-    if (!options.names) quit(FAILED, "which unit?");
+    if (!options.names) quit(FAILED, "no unit was named");
     for (int i = 0; i < options.names; i++) {
         const struct unit *u = find_unit(options.name[i]);
         if (!u) {
@@ -628,7 +629,7 @@ static int list_command(int files) {
     for (int i = 0; i < unit_count && !none; i++) {
         const struct unit *u = &units[i];
         char name[80];
-        /* Without --all those that are neither active nor failed are left out (systemctl(1)). */
+        /* Without --all, list only active and failed units (systemctl(1)). */
         int idle = !strcmp(active(u), "inactive") && !options.all && !options.state;
         if (!is_listed(u) || (!files && idle)) continue;
         count++;
@@ -666,7 +667,7 @@ static int start_unit(const struct unit *u) {
 static int change_command(const char *verb) {
     struct unit *found[MAX_SERVICES];
     int result = 0;
-    if (!options.names) quit(FAILED, "which unit?");
+    if (!options.names) quit(FAILED, "no unit was named");
     for (int i = 0; i < options.names; i++) {
         int count = match(options.name[i], found);
         if (!count) {
@@ -681,10 +682,10 @@ static int change_command(const char *verb) {
             else if (!strcmp(verb, "stop")) stop_unit(u);
             else if (!strcmp(verb, "kill")) {
                 if (is_dead(u)) {
-                    fprintf(stderr, "%s%s does not run\n", u->name, SUFFIX);
+                    fprintf(stderr, "%s%s is not running\n", u->name, SUFFIX);
                     result = FAILED;
-                } else kill(-u->pid, options.signal); /* it leads its own group */
-            } else if (!strcmp(verb, "enable")) { /* it is: a node starts it whenever it is created */
+                } else kill(-u->pid, options.signal); /* a service leads a process group */
+            } else if (!strcmp(verb, "enable")) { /* all are: a node starts them when it is created */
                 if (options.now) result |= start_unit(u);
             } else if (!conditional || !is_dead(u)) {
                 stop_unit(u);
@@ -792,7 +793,7 @@ int service_command(const char *name, int argc, char **argv) {
     if (!strcmp(name, "systemctl")) status = systemctl(argc, argv);
     else if (!strcmp(name, "service")) status = service(argc, argv);
     else if (!strcmp(name, "journalctl")) status = journalctl(argc, argv);
-    else /* of systemd's, reboot and its like are links to systemctl */
+    else /* reboot and others are links to systemctl, as in the package of systemd */
         quit(FAILED, "not supported on this node: nodes are created and removed by `testbed up` and `testbed down`");
     if (fflush(stdout)) return FAILED;
     return status;
