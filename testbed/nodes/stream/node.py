@@ -177,8 +177,9 @@ class StreamNode(Node):
 
     def offer(self, programs: Mapping[str, Path]) -> None:
         words = []
+        own = self._programs()
         for name, path in programs.items():
-            there = self._programs().get(provided.digest(path.resolve()))
+            there = own.get(provided.digest(path.resolve())) if own else None
             if there is None or Path(there).name != name:
                 words += [there or self.provide(path), str(Path(PROGRAMS, name))]
         if words:
