@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.errors import LabError
+from testbed.errors import LabError, MachineError
 from testbed.polling import until
 
 TOP = "testbed"
@@ -198,6 +198,17 @@ def freezer() -> Freezer | None:
         if hierarchy.version == 2 or "freezer" in hierarchy.controllers:
             return Freezer(hierarchy)
     return None
+
+
+def need_freezer() -> Freezer:
+    """Return the freezer of this machine.  Raises MachineError if it has none."""
+    found = freezer()
+    if found is None:
+        raise MachineError(
+            "no cgroup hierarchy on this machine can stop a node (v2, or the freezer of v1)",
+            hint="mount one below /sys/fs/cgroup, or stop a service instead: NODE/SERVICE",
+        )
+    return found
 
 
 def folders(path: Path) -> set[str]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from testbed.errors import CommandError, LabError, MachineError
+from testbed.errors import CommandError, LabError
 from testbed.limits import Takes
 from testbed.nodes import wiring
 from testbed.nodes.base import Node, NodeSpec, OneByOne, Setup
@@ -366,13 +366,7 @@ class NetnsProvider(OneByOne):
         self._freeze(lab, node, on=False)
 
     def _freeze(self, lab: str, node: str, *, on: bool) -> None:
-        freezer = cgroups.freezer()
-        if freezer is None:
-            raise MachineError(
-                "no cgroup hierarchy on this machine can stop a node (v2, or the freezer of v1)",
-                hint="mount one below /sys/fs/cgroup, or stop a service instead: NODE/SERVICE",
-            )
-        freezer.set(cgroups.folder_name(lab, self._state), node, on=on)
+        cgroups.need_freezer().set(cgroups.folder_name(lab, self._state), node, on=on)
 
     def paused(self, lab: str) -> list[str]:
         freezer = cgroups.freezer()
