@@ -40,7 +40,8 @@ class MixedProvider(Provider):
             others = [name for name in topology.nodes if self._maker(name) is not member]
             if others:
                 member.destroy(lab, others)
-        self._members[0].create_fabric(lab, topology)
+        for member in self._members:  # the first creates it, the others are told its topology
+            member.create_fabric(lab, topology)
 
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
         made: dict[str, Node] = {}
