@@ -242,7 +242,7 @@ class Node(ABC):
 
     name: str
     digest: str  #: identifies the settings it was created with (``Topology.node_digest``)
-    #: True if the node sees this machine's files, so that none need to be copied.
+    #: True if the node sees this machine's programs and images, so that none need to be copied.
     shares_files: ClassVar[bool] = False
     #: True if the node runs on this machine's kernel, whose settings must not change.
     shares_kernel: ClassVar[bool] = False
@@ -556,7 +556,7 @@ class Provider(ABC):
         """Create the fabric that connects the nodes of a lab.
 
         If the fabric exists, create its missing parts only.  The links of existing nodes are
-        left as they are.
+        left as they are.  In a lab of several providers, each is called, the fabric's own first.
         """
 
     @abstractmethod

@@ -1,16 +1,24 @@
-"""containerlab's cell, as far as it needs no kernel."""
+"""containerlab's cell, files and provider, as far as they need no kernel."""
 
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import yaml
 
 from testbed.artifacts import Store
-from testbed.nodes.containerlab import cell
+from testbed.errors import LabError, MachineError, NodeNotRunning
+from testbed.nodes.base import NodeSpec, Setup
+from testbed.nodes.containerlab import cell, clabfile, version
 from testbed.nodes.containerlab.cell import CONTAINERS, RECORD, Cell
+from testbed.nodes.containerlab.provider import ContainerlabProvider
+from testbed.nodes.netns.provider import mac_of
+from testbed.registry import fabric_kind
+from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode
@@ -105,3 +113,149 @@ def test_a_refusal_has_containerlabs_own_words() -> None:
     assert "INFO" not in error.message
     assert "\x1b" not in error.message
     assert "only output" in cell.refused(["inspect"], "", "only output").message
+
+
+# -- topology files -------------------------------------------------------------------
+
+THREE = """
+name: three
+networks: {lan: {subnet: 10.168.0.0/24}, a-long-name: {subnet: 169.254.0.0/17}}
+nodes:
+  host: {networks: {lan: 10.168.0.2, a-long-name: 169.254.79.2}, cpus: 0.5, memory: 64M}
+  host-node: {networks: {lan: 10.168.0.3}}
+  alone: {}
+"""
+OPTIONS = clabfile.Options("testbed/node:1", {"/run/testbed/host/cache": "/cache"})
+
+
+def of(topology: Topology, *names: str) -> list[NodeSpec]:
+    """The specifications of nodes, all unless named."""
+    nodes = topology.nodes.values()
+    return [
+        NodeSpec(node.name, f"digest of {node.name}", node.cpus, node.memory, len(node.networks))
+        for node in nodes
+        if not names or node.name in names
+    ]
+
+
+def test_a_file_has_the_nodes_their_bridges_and_links() -> None:
+    topology = load_text(THREE, "three.yaml")
+    written = clabfile.text(clabfile.document("three", of(topology), OPTIONS, topology))
+    read = yaml.safe_load(written)
+    nodes, links = read["topology"]["nodes"], read["topology"]["links"]
+    kinds = {name: node.get("kind", "linux") for name, node in nodes.items()}
+    assert kinds == {
+        "host-node-2": "linux", "host-node": "linux", "alone": "linux",
+        "br-lan": "bridge", "br-a-long-name": "bridge",
+    }  # fmt: skip
+    host = nodes["host-node-2"]
+    assert (host["hostname"], host["cpu"], host["memory"]) == ("host", 0.5, f"{64 << 20}B")
+    assert host["labels"] == {"testbed.node": "host", "testbed.digest": "digest of host"}
+    ends = [[(end["node"], end["interface"]) for end in link["endpoints"]] for link in links]
+    assert ends == [
+        [("host-node-2", "eth0"), ("br-lan", "host")],
+        [("host-node-2", "eth1"), ("br-a-long-name", "host.1")],
+        [("host-node", "eth0"), ("br-lan", "host-node")],
+    ]
+    assert links[0]["endpoints"][0]["mac"] == mac_of(topology.nodes["host"].networks["lan"])
+    assert {link["mtu"] for link in links} == {1500}
+    assert all(len(end["interface"]) <= 15 for link in links for end in link["endpoints"])
+
+
+def test_nodes_have_no_interface_but_those_of_the_topology_and_are_never_restarted() -> None:
+    topology = load_text(THREE, "three.yaml")
+    read = clabfile.document("three", of(topology), OPTIONS, topology)
+    kind = read["topology"]["kinds"]["linux"]
+    assert (kind["network-mode"], kind["restart-policy"]) == ("none", "no")
+    assert kind["image-pull-policy"] == "never"
+    assert kind["binds"] == ["/run/testbed/host/cache:/cache:ro"]
+
+
+def test_the_management_network_is_none_of_the_labs() -> None:
+    topology = load_text(THREE, "three.yaml")
+    read = clabfile.document("three", of(topology), OPTIONS, topology)
+    assert read["mgmt"]["ipv4-subnet"] == "169.254.128.0/24"
+    assert str(clabfile.management([])) == "169.254.79.0/24"
+    everything = IPv4Network("0.0.0.0/0")
+    assert clabfile.management([everything]).prefixlen == 24
+
+
+def test_without_a_topology_there_are_no_links_and_of_one_node_only_its_own() -> None:
+    topology = load_text(THREE, "three.yaml")
+    assert clabfile.document("three", of(topology), OPTIONS)["topology"]["links"] == []
+    read = clabfile.document("three-2", of(topology, "host-node"), OPTIONS, topology)
+    assert set(read["topology"]["nodes"]) == {"host-node", "br-lan"}
+    assert len(read["topology"]["links"]) == 1
+
+
+@pytest.mark.parametrize("name", sorted(clabfile.SPECIAL))
+def test_a_node_with_the_name_of_a_special_end_of_links_gets_another(name: str) -> None:
+    found = clabfile.names([name, "a"])
+    assert found["a"] == "a"
+    assert found[name] not in clabfile.SPECIAL
+    assert clabfile.names([name, f"{name}-node"])[name] != f"{name}-node"
+
+
+# -- versions -------------------------------------------------------------------------
+
+
+def own(folder: Path, says: str, status: int = 0) -> Store:
+    """A store with a containerlab of the user."""
+    program = folder / "containerlab"
+    program.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
+    program.chmod(0o755)
+    return Store(folder / "cache", overrides={"containerlab": str(program)})
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "ok"),
+    [("0.79.0", 0, True), ("v0.81.2", 0, True), ("1.0.0", 0, True), ("0.78.9", 0, False),
+     ("containerlab", 0, False), ("0.79.0", 1, False), ("", 0, False)],
+)  # fmt: skip
+def test_the_version_of_a_users_containerlab(
+    tmp_path: Path, says: str, status: int, ok: bool
+) -> None:
+    store = own(tmp_path, says, status)
+    found = version.probe(store, "containerlab")
+    assert found.ok is ok
+    assert found.needed_by == ("containerlab",)
+    if ok:
+        version.require(store)
+        return
+    assert found.fix
+    with pytest.raises(MachineError) as caught:
+        version.require(store)
+    assert str(tmp_path) in caught.value.message
+
+
+def test_without_one_ours_is_right_and_nothing_is_built(tmp_path: Path) -> None:
+    found = version.probe(Store(tmp_path), "containerlab")
+    assert found.ok
+    assert not list(tmp_path.iterdir())
+
+
+# -- the provider ---------------------------------------------------------------------
+
+
+def test_a_claimed_name_is_nobody_elses(made: Cell, folder: Folder) -> None:
+    Path(folder.socket(cell.FOLDER)).mkdir(parents=True)
+    assert [made.claim("lab") for _ in range(3)] == ["lab", "lab-2", "lab-3"]
+
+
+def test_a_lab_without_a_cell_has_no_nodes(tmp_path: Path) -> None:
+    provider = ContainerlabProvider.of(Setup(tmp_path / "state", Store(tmp_path / "cache")))
+    assert provider.nodes("nowhere") == {}
+    assert provider.ended("nowhere") == {}
+    assert provider.paused("nowhere") == []
+    with pytest.raises(LabError):
+        provider.create("nowhere", [NodeSpec("a", "-")])
+    with pytest.raises(NodeNotRunning):
+        provider.pause("nowhere", "a")
+
+
+def test_its_ports_are_on_the_fabric_of_namespace_nodes(tmp_path: Path) -> None:
+    topology = load_text(THREE.replace("name: three", "name: x\nprovider: containerlab"), "x.yaml")
+    provider = ContainerlabProvider.of(Setup(tmp_path / "state", Store(tmp_path / "cache")))
+    assert provider.together("host")
+    assert provider.ports(topology, "host") == ["host", "host.1"]
+    assert fabric_kind(provider) == "netns"

@@ -66,7 +66,7 @@ def things() -> Registry[object]:
 
 
 def test_ours_are_declared_like_those_of_others() -> None:
-    assert list(PROVIDERS) == ["netns", "qemu", "vagrant"]
+    assert list(PROVIDERS) == ["containerlab", "netns", "qemu", "vagrant"]
     assert list(ROLES) == ["docker", "etcd", "flannel", "kubernetes", "namespaces"]
     assert all(kind.name == name for name, kind in PROVIDERS.items())
     assert all(role.name == name for name, role in ROLES.items())
@@ -176,7 +176,7 @@ def test_a_registered_provider_is_accepted(monkeypatch: pytest.MonkeyPatch) -> N
     assert preflight.programs(topology) == preflight.PROGRAMS
 
 
-@pytest.mark.parametrize("name", ["containerlab", "kubernetes", "elsewhere"])
+@pytest.mark.parametrize("name", ["kubernetes", "elsewhere"])
 def test_a_provider_that_nothing_makes_is_refused(name: str) -> None:
     for lines in (f"provider: {name}\nnodes: {{a: {{}}}}", f"nodes: {{a: {{provider: {name}}}}}"):
         with pytest.raises(TopologyError):
@@ -387,7 +387,7 @@ def test_a_broken_plugin_keeps_no_other_lab_from_anything(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = settings()
-    assert set(found.providers) == {"netns", "qemu", "vagrant"}
+    assert set(found.providers) == {"containerlab", "netns", "qemu", "vagrant"}
     with pytest.raises(MachineError):
         found.provider("broken")
     common.make_settings()

@@ -99,10 +99,12 @@ FORM = {
         f"name: t\nprovider: §vargant\n{OK}", "netns, qemu, vagrant|'vagrant'?"
     ),
     "unknown provider of a node": bad(
-        "name: t\nnodes: {a: {provider: §qemo}}\n", "a provider: netns, qemu|'qemo'|mean 'qemu'"
+        "name: t\nnodes: {a: {provider: §qemo}}\n",
+        "a provider: containerlab, netns, qemu|'qemo'|mean 'qemu'",
     ),
     "provider of a node that is no text": bad(
-        "name: t\nnodes: {a: {provider: §[qemu]}}\n", "a provider: netns|a list|write text"
+        "name: t\nnodes: {a: {provider: §[qemu]}}\n",
+        "a provider: containerlab, netns|a list|write text",
     ),
     "unknown role": bad(
         "name: t\nnodes: {a: {roles: [§dokcer]}}\n", "a role|'dokcer'|mean 'docker'"
@@ -158,7 +160,7 @@ NETWORKS = {
     ),
     "providers of two fabrics": bad(
         "name: t\nnodes:\n  a: {provider: §elsewhere}\n  b: {}\n  c: {provider: qemu}\n",
-        "can share a lab with netns: netns, qemu, vagrant|'elsewhere'|a lab of its own",
+        "can share a lab with netns: containerlab, netns, |'elsewhere'|a lab of its own",
     ),
     "a provider that is not the lab's": bad(
         "name: t\nprovider: elsewhere\nnodes:\n  a: {}\n  b: {provider: §netns}\n",

@@ -82,7 +82,7 @@ def test_a_provider_that_cannot_share_the_lab(monkeypatch: pytest.MonkeyPatch) -
         load("two-node-mixed", Overrides(provider="elsewhere"))
 
 
-@pytest.mark.parametrize("name", ["containerlab", "elsewhere"])
+@pytest.mark.parametrize("name", ["kubernetes", "elsewhere"])
 def test_a_provider_that_nothing_declares(name: str) -> None:
     with pytest.raises(UsageError):
         load("two-node", Overrides(provider=name))
@@ -161,7 +161,11 @@ def test_what_is_on_other_nodes_stays() -> None:
     ("name", "overrides", "words"),
     [
         ("two-node", Overrides(backend="vxlna"), "no backend 'vxlna'|did you mean 'vxlan'"),
-        ("two-node", Overrides(provider="docker"), "no provider 'docker'|known: netns"),
+        (
+            "two-node",
+            Overrides(provider="docker"),
+            "no provider 'docker'|known: containerlab, netns",
+        ),
         ("two-node", Overrides(nodes=0), "from 1 to 250"),
         ("two-node", Overrides(nodes=251), "from 1 to 250"),
         ("two-node", Overrides(nodes=True), "from 1 to 250"),

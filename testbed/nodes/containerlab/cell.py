@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,18 +22,19 @@ from testbed.nodes import engine, seed
 from testbed.nodes.base import GO
 from testbed.nodes.inside import LAST_LINES, lines
 from testbed.nodes.unix_http import UnixConnection
+from testbed.polling import until
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.netns.node import NetnsNode
 
 PROGRAM = "containerlab"
-OLDEST = (0, 78, 0)  #: the first release whose ``deploy`` updates a deployed lab
 RELEASE: engine.Release = "29"
 FOLDER = "/var/lib/testbed/containerlab"  #: a folder of each topology, in the cell
 READY = f"{FOLDER}/ready"
 START_SECONDS = 60.0  # timeout for the engine, which needs half a second
 DEPLOY_SECONDS = 600.0
+KILL_SECONDS = 5.0  # for processes to end; the end of the cell ends all others
 #: containerlab's labels of a container (containerlab, constants/labels.go).
 LAB, NODE, TOPOLOGY = "containerlab", "clab-node-name", "clab-topo-file"
 #: Below dockerd's data root (moby, daemon/container: configFileName).
@@ -161,6 +163,16 @@ class Cell:
             raise refused(words, done.stderr, done.stdout)
         return done.stdout
 
+    def claim(self, name: str) -> str:
+        """Return a name for a new topology: ``name``, or ``name-2`` if that is taken, and so on."""
+        top = Path(self.node.socket(FOLDER))
+        for number in itertools.count(1):
+            claimed = name if number == 1 else f"{name}-{number}"
+            with contextlib.suppress(FileExistsError):
+                (top / claimed).mkdir(mode=0o755)
+                return claimed
+        raise AssertionError
+
     def write(self, name: str, topology: str) -> str:
         """Write a topology file to a folder of its own; return its path in the cell."""
         path = f"{FOLDER}/{name}/{name}.clab.yml"
@@ -218,13 +230,13 @@ class Cell:
         """Kill a container and remove it with its volumes."""
         self._ask("DELETE", f"/containers/{container.id}?force=1&v=1", missing_ok=True)
 
-    def pause(self, container: Container) -> None:
-        """Stop all processes of a container until :meth:`resume`."""
-        self._ask("POST", f"/containers/{container.id}/pause")
-
-    def resume(self, container: Container) -> None:
-        """Continue a paused container."""
-        self._ask("POST", f"/containers/{container.id}/unpause")
+    def kill(self, containers: Iterable[Container]) -> None:
+        """Kill the processes of containers, and wait until they have ended; ask no engine."""
+        alive = [container for container in containers if self.runs(container)]
+        if alive:
+            pids = [str(container.pid) for container in alive]
+            self.node.run(["kill", "-KILL", *pids], check=False)
+            until(lambda: not any(map(self.runs, alive)), KILL_SECONDS, pause=0.002)
 
     def _ask(
         self,

@@ -1,0 +1,351 @@
+"""Create, find and remove nodes with containerlab.
+
+containerlab and an engine run on the lab's fabric, which is so their cell
+(:mod:`testbed.nodes.containerlab.cell`).  Nodes are privileged containers of that engine, on the
+same bridges as namespace nodes.  All nodes that are created at once are one topology file, so that
+containerlab never changes the links of nodes that run already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from testbed.errors import LabError, NoSuchNode, ServiceError
+from testbed.limits import Takes
+from testbed.nodes import engine, wiring
+from testbed.nodes.base import Node, NodeSpec, Setup, has_ended, is_stopped
+from testbed.nodes.containerlab import clabfile, version
+from testbed.nodes.containerlab.cell import RELEASE, Cell
+from testbed.nodes.inside import Process
+from testbed.nodes.links import port_name
+from testbed.nodes.netns import cgroups
+from testbed.nodes.netns.cells import CellProvider
+from testbed.nodes.netns.provider import bridge_of, mac_of
+from testbed.nodes.stream.container import ContainerNode
+
+if TYPE_CHECKING:
+    from testbed.nodes.containerlab.cell import Container
+    from testbed.nodes.netns import find
+    from testbed.nodes.stream.wire import Link
+    from testbed.nodes.wiring import Difference
+    from testbed.requirement import Requirement
+    from testbed.topology.model import Topology
+
+SOCKETS = "/run/testbed/sockets"  # in the cell: a folder of each node for its forwarded sockets
+
+
+class ContainerlabNode(ContainerNode):
+    """A container that containerlab has created."""
+
+    shares_files = True  # those of the store, at the same paths
+
+    def __init__(self, *args: Any, frozen: Callable[[], bool], **kwargs: Any) -> None:
+        self._frozen = frozen
+        super().__init__(*args, **kwargs)
+
+    def link(self) -> Link:
+        if self._frozen():
+            raise is_stopped(self.name, self._lab)
+        return super().link()
+
+
+class ContainerlabProvider(CellProvider):
+    """Nodes as containers that containerlab deploys."""
+
+    name = "containerlab"
+    kind: ClassVar[find.Kind] = "fabric"
+    shares_kernel = True
+    kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
+    programs: ClassVar[Mapping[str, str]] = {"iptables": "iptables"}
+    takes = Takes(tasks=16)  # its shim with threads, pid 1, and a command
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._topologies: dict[str, Topology] = {}  # of labs whose fabric we have created
+        self._reached: dict[tuple[int, str], ContainerlabNode] = {}
+
+    def probe(self) -> list[Requirement]:
+        return [*self.cells.probe(), version.probe(self._store, self.name)]
+
+    # -- finding ----------------------------------------------------------
+
+    def _cell(self, lab: str) -> Cell | None:
+        """Return the cell of a lab, whether its engine runs or not; None without one."""
+        fabric = self.cells.fabric(lab)
+        cell = None if fabric is None else Cell(fabric, self._store)
+        return cell if cell is not None and cell.is_ready() else None
+
+    def _containers(self, cell: Cell) -> dict[str, Container]:
+        """Return the containers of a lab's nodes by node, running or not."""
+        return {c.labels[clabfile.NAME]: c for c in cell.containers() if clabfile.NAME in c.labels}
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        return dict(self._running(lab))
+
+    def _running(self, lab: str) -> dict[str, ContainerlabNode]:
+        """Return :meth:`nodes` with their precise type."""
+        cell = self._cell(lab)
+        if cell is None:
+            return {}
+        there: dict[str, ContainerlabNode] = {}
+        for name, container in self._containers(cell).items():
+            if cell.runs(container):
+                with contextlib.suppress(OSError):  # it has just ended
+                    there[name] = self._reach(cell, name, container)
+        return there
+
+    def _reach(self, cell: Cell, name: str, container: Container) -> ContainerlabNode:
+        init = cell.node.init
+
+        def frozen() -> bool:
+            freezer = cgroups.freezer()
+            return freezer is not None and freezer.is_set(*_cgroup(cell, container))
+
+        with self._lock:
+            for gone in [key for key, node in self._reached.items() if not node.alive()]:
+                self._reached.pop(gone).close()
+            key = (init.pid, container.id)
+            if key not in self._reached:
+                self._reached[key] = ContainerlabNode(
+                    name,
+                    container.labels.get(clabfile.DIGEST, ""),
+                    lab=init.lab,
+                    pid=container.pid,
+                    start=cell.node.duplex,
+                    agent=lambda: cell.node.provide(self.agent()),
+                    alive=Process(init.pid, container.pid).alive,
+                    init=lambda: self._store.binary("testbed-init"),
+                    folder=Path(cell.node.socket(f"{SOCKETS}/{name}")),
+                    mounts={folder: str(folder) for folder in self._shared()},
+                    last_words=lambda: cell.last_words(container),
+                    frozen=frozen,
+                )
+            return self._reached[key]
+
+    def _shared(self) -> list[Path]:
+        """Return the folders of programs and images, which nodes have at the same paths."""
+        return [path for path in (f.resolve() for f in self._store.folders) if path.is_dir()]
+
+    def ended(self, lab: str) -> dict[str, str]:
+        cell = self._cell(lab)
+        if cell is None:
+            return {}
+        found = self._containers(cell)
+        return {name: cell.last_words(c) for name, c in found.items() if not cell.runs(c)}
+
+    # -- making -----------------------------------------------------------
+
+    def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        del lab, specs
+        version.require(self._store)
+        for name in engine.PROGRAMS:
+            engine.program(self._store, RELEASE, name)
+        self.agent()
+        self._archive()
+
+    def _archive(self) -> Path:
+        """Return the archive of the nodes' image; build it first if necessary."""
+        return self._store.image(_image())
+
+    def create_fabric(self, lab: str, topology: Topology) -> None:
+        super().create_fabric(lab, topology)
+        self._topologies[lab] = topology
+        cell = self._cell(lab)
+        if cell is not None:
+            cell.start()  # its engine may have died
+
+    def together(self, node: str) -> bool:
+        del node
+        return True  # one file
+
+    def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        cell = self._start(lab)
+        names = {spec.name for spec in specs}
+        self._clear(cell, specs)
+        path = self._write(cell, lab, specs)
+        try:
+            cell.deploy(path)
+        except LabError as error:
+            raise self._explained(cell, names, error) from error
+        there = self._running(lab)
+        for name in sorted(names - there.keys()):
+            raise self._died(cell, name)
+        return {name: there[name] for name in names}
+
+    def _start(self, lab: str) -> Cell:
+        """Return the cell of a lab with a running engine that has the nodes' image."""
+        fabric = self.cells.fabric(lab)
+        if fabric is None:
+            raise LabError(
+                f"the fabric of lab {lab} does not run", hint=f"`testbed up -l {lab}` restores it"
+            )
+        cell = Cell(fabric, self._store)
+        archive = self._archive()
+        with self._lock:
+            cell.start([archive])
+            if _image() not in cell.images():
+                cell.load(archive)
+                cell.keep_images([archive])  # a cell works without it
+        return cell
+
+    def _clear(self, cell: Cell, specs: Sequence[NodeSpec]) -> None:
+        """Remove what is left of earlier nodes of the same names, or of a failed creation."""
+        names = {spec.name for spec in specs}
+        for name, container in self._containers(cell).items():
+            if name in names:  # it has ended
+                cell.remove(container)
+        # The kernel removes the links of a node a little later than its processes.
+        ports = (port_name(spec.name, index) for spec in specs for index in range(spec.interfaces))
+        if lines := [f"link delete dev {port}" for port in ports]:
+            argv = ["ip", "-force", "-batch", "-"]
+            cell.node.run(argv, input="\n".join(lines).encode(), check=False)
+
+    def _write(self, cell: Cell, lab: str, specs: Sequence[NodeSpec]) -> str:
+        """Write the topology file of new nodes; return its path in the cell."""
+        name = cell.claim(lab)
+        options = clabfile.Options(
+            _image(),
+            binds={cell.node.provide(path): str(path) for path in self._shared()},
+        )
+        content = clabfile.document(name, specs, options, self._topologies.get(lab))
+        return cell.write(name, clabfile.text(content))
+
+    def _explained(self, cell: Cell, names: Iterable[str], error: LabError) -> LabError:
+        """Return the reason of a failure: a node that ended at once, or containerlab's words."""
+        if isinstance(error, NoSuchNode):
+            return error
+        for name, container in self._containers(cell).items():
+            if name in names and container.exit and not cell.runs(container):
+                return self._died(cell, name)
+        return error
+
+    def _died(self, cell: Cell, name: str) -> ServiceError:
+        container = self._containers(cell).get(name)
+        words = "" if container is None else cell.last_words(container)
+        status = 0 if container is None else container.exit
+        what = f"ended right after its start (exit status {status})"
+        return ServiceError(self.name, name, what, words)
+
+    def connect(self, lab: str, topology: Topology, node: Node) -> None:
+        cell, pid = self._place(lab, node)
+        found = self.cells.differences(lab, topology).get(node.name, ())
+        missing = {one.index for one in found if one.seen == "missing"}
+        if missing:  # containerlab did not know the topology
+            self._plug(cell, topology, node.name, pid, missing)
+        wiring.set_up(topology, node)
+
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
+        cell, pid = self._place(lab, node)
+        networks = list(topology.nodes[node.name].networks)
+        ports = {one.index: one.seen for one in differences if one.kind == "port"}
+        gone = {index for index, seen in ports.items() if seen == "missing"}
+        gone |= {one.index for one in differences if one.kind == "link" and one.seen == "missing"}
+        for index in gone:
+            # Only one end is in place: a user has moved or renamed the other.
+            port = port_name(node.name, index)
+            cell.node.run(["ip", "link", "delete", "dev", port], check=False)
+            node.run(["ip", "link", "delete", "dev", f"eth{index}"], check=False)
+        lines = [
+            f"link set dev {port_name(node.name, index)} master {bridge_of(networks[index])} up"
+            for index in ports.keys() - gone
+        ]
+        if lines:
+            cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
+        if gone:
+            self._plug(cell, topology, node.name, pid, gone)
+        wiring.restore(topology, node, differences, gone)
+
+    def _place(self, lab: str, node: Node) -> tuple[Cell, int]:
+        """Return the cell of a node, and the pid of its first process there."""
+        cell = self._cell(lab)
+        if cell is None or not isinstance(node, ContainerlabNode):
+            raise has_ended(node.name, lab)
+        return cell, node.pid
+
+    @staticmethod
+    def _plug(cell: Cell, topology: Topology, name: str, pid: int, indexes: set[int]) -> None:
+        """Link a node to the bridges of its networks with these numbers."""
+        lines = []
+        for index, (network, address) in enumerate(topology.nodes[name].networks.items()):
+            if index in indexes:
+                port = port_name(name, index)
+                lines += [
+                    f"link add name {port} type veth "
+                    f"peer name eth{index} address {mac_of(address)} netns {pid}",
+                    f"link set dev {port} master {bridge_of(network)} up",
+                ]
+        cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
+
+    # -- faults -----------------------------------------------------------
+
+    def pause(self, lab: str, node: str) -> None:
+        self._freeze(lab, node, on=True)
+
+    def resume(self, lab: str, node: str) -> None:
+        self._freeze(lab, node, on=False)
+
+    def _freeze(self, lab: str, node: str, *, on: bool) -> None:
+        cell = self._cell(lab)
+        container = None if cell is None else self._containers(cell).get(node)
+        if cell is None or container is None:
+            raise has_ended(node, lab)
+        cgroups.need_freezer().set(*_cgroup(cell, container), on=on)
+
+    def paused(self, lab: str) -> list[str]:
+        cell, freezer = self._cell(lab), cgroups.freezer()
+        others = self.cells.paused(lab)
+        if cell is None or freezer is None:
+            return others
+        found = self._containers(cell)
+        mine = [name for name, c in found.items() if freezer.is_set(*_cgroup(cell, c))]
+        return sorted({*others, *mine})
+
+    # -- removing ---------------------------------------------------------
+
+    def destroy(self, lab: str, nodes: Iterable[str] | None = None) -> None:
+        wanted = None if nodes is None else set(nodes)
+        cell = self._cell(lab)
+        found = {} if cell is None else self._containers(cell)
+        meant = [c for name, c in found.items() if wanted is None or name in wanted]
+        if cell is not None and meant:
+            with contextlib.suppress(NoSuchNode):  # a concurrent `down` was faster
+                self._end(cell, meant)
+                if wanted is not None:
+                    cell.start()  # its engine may have died
+                    for container in meant:
+                        cell.remove(container)
+        if wanted is None:
+            self.cells.destroy(lab)
+
+    @staticmethod
+    def _end(cell: Cell, containers: Sequence[Container]) -> None:
+        """Kill the processes of containers.
+
+        Connections within the lab are then closed while its networks are still there.
+        """
+        freezer = cgroups.freezer()
+        for container in containers:
+            place = _cgroup(cell, container)
+            if freezer is not None and freezer.is_set(*place):
+                # Version 1's freezer keeps even a killed process from ending.
+                with contextlib.suppress(LabError):
+                    freezer.set(*place, on=False)
+        cell.kill(containers)
+
+
+def _image() -> str:
+    from testbed.artifacts.node_image import NAME
+
+    return NAME
+
+
+def _cgroup(cell: Cell, container: Container) -> tuple[str, str]:
+    """Return the place of a container's cgroup: the lab's folder, and its path below."""
+    init = cell.node.init
+    folder = cgroups.folder_name(init.lab, Path(init.state))
+    return folder, f"{init.node}/docker/{container.id}"

@@ -1,0 +1,56 @@
+"""The version of containerlab: a user's own program may be too old."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.errors import MachineError
+from testbed.nodes.containerlab.cell import PROGRAM
+from testbed.nodes.engine import parse_version
+from testbed.process import run
+from testbed.requirement import Requirement
+
+if TYPE_CHECKING:
+    from testbed.artifacts import Store
+
+#: The first release with all keys of the files that we write (``hostname``, ``volumes``).
+OLDEST = (0, 79, 0)
+
+
+def probe(store: Store, provider: str) -> Requirement:
+    """Check the version of the user's own containerlab.
+
+    Ours has the right one.  Nothing is built.
+    """
+    name, oldest = f"{PROGRAM} version", _text(OLDEST)
+    if not store.is_users(PROGRAM):
+        found = store.version(PROGRAM)
+        return Requirement(name, ok=True, detail=f"{found} is built", needed_by=(provider,))
+    path = store.binary(PROGRAM)
+    done = run([path, "version", "--short"], check=False, timeout=60)
+    number = parse_version(done.stdout)
+    seen = done.stdout.strip() or done.stderr.strip() or f"exit status {done.status}"
+    return Requirement(
+        name,
+        ok=done.status == 0 and number >= OLDEST,
+        detail=f"{seen} ({path})",
+        fix=f"update it to {oldest} or later, or leave it out: testbed builds its own",
+        needed_by=(provider,),
+    )
+
+
+def require(store: Store) -> None:
+    """Raise MachineError if the user's own containerlab is too old or does not run.
+
+    Without one, ours is built first.
+    """
+    path = store.binary(PROGRAM)
+    found = probe(store, PROGRAM)
+    if not found.ok:
+        raise MachineError(
+            f"{path} is not containerlab {_text(OLDEST)} or later: {found.detail}", hint=found.fix
+        )
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
