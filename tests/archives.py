@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def write(target: Path, name: str, layers: Sequence[bytes] = ()) -> None:
-    """An archive of the image nginx under another name, with more layers on top."""
-    with tarfile.open(Store().image("nginx")) as tar:
+def write(
+    target: Path, name: str, layers: Sequence[bytes] = (), source: Path | None = None
+) -> None:
+    """An archive of an image, by default nginx, under another name, with more layers on top."""
+    with tarfile.open(source or Store().image("nginx")) as tar:
         (described,) = json.load(_member(tar, "manifest.json"))
         config = json.load(_member(tar, described["Config"]))
         members = {name: _member(tar, name).read() for name in described["Layers"]}

@@ -124,7 +124,7 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
     try:
         if spec is None:
             return NodeStatus(name, "stranger")
-        seen = context.provider.look(context.lab, node)
+        seen = wiring.look(context.provider.network_of(context.lab, node))
         differences = [*outside, *wiring.differences(context.topology, name, seen)]
         links = _links(context.topology, name, seen, differences)
         links += _foreign_links(context.topology.foreign, name, seen)
@@ -182,17 +182,20 @@ def _links(
 
 def _foreign_links(foreign: Foreign | None, node: str, seen: Seen) -> list[Part]:
     """Return the state of the links that another tool's file gives a node."""
+    if foreign is None:
+        return []
+    ends = {end.interface: (end, peer) for end, peer in foreign.ends_of(node) if end.interface}
     parts = []
-    for end, peer in foreign.ends_of(node) if foreign else ():
-        if not end.interface:
-            continue
-        link = seen.links.get(end.interface)
+    for name in [*(name for name in seen.links if name not in ends and name != "lo"), *ends]:
+        link = seen.links.get(name)
         there = (*link.addresses, *link.addresses6) if link else ()
-        gone = [one for one in end.addresses if one not in there]
-        words = [f"to {peer}", *there, *(f"wanted {one}" for one in gone)]
-        state = link.state if link else "missing"
-        up = link is not None and link.state != "down"
-        parts.append(Part(end.interface, state, up and not gone, ", ".join(words)))
+        words, ok = [], link is not None
+        if name in ends:
+            end, peer = ends[name]
+            gone = [one for one in end.addresses if one not in there]
+            words = [f"to {peer}", *(f"wanted {one}" for one in gone)]
+            ok = link is not None and link.state != "down" and not gone
+        parts.append(Part(name, link.state if link else "missing", ok, ", ".join([*words, *there])))
     return parts
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
     from testbed.leftover import Judge, LabPart, Leftover
+    from testbed.nodes.place import Runs
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
     from testbed.topology.model import Topology
@@ -593,13 +594,14 @@ class Provider(ABC):
         del lab, topology
         return {}
 
-    def look(self, lab: str, node: Node) -> wiring.Seen:
-        """Return the actual wiring of a node.  Raises CommandError, NoSuchNode.
+    def network_of(self, lab: str, node: Node) -> Runs:
+        """Return the place for commands such as ip(8) that look at a node's network.
 
-        A provider whose nodes need not have ip(8) reads it from outside.
+        By default it is the node itself. A provider whose nodes need not have such programs returns
+        a place outside of the node, in the node's network.
         """
         del lab
-        return wiring.look(node)
+        return node
 
     def restore(
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]

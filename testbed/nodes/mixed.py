@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from testbed.nodes.base import Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
-    from testbed.nodes.wiring import Difference, Seen
+    from testbed.nodes.place import Runs
+    from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
 
@@ -62,8 +63,8 @@ class MixedProvider(Provider):
     def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
         return self._members[0].differences(lab, topology)
 
-    def look(self, lab: str, node: Node) -> Seen:
-        return self._maker(node.name).look(lab, node)
+    def network_of(self, lab: str, node: Node) -> Runs:
+        return self._maker(node.name).network_of(lab, node)
 
     def restore(
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
+    from testbed.nodes.place import Runs
     from testbed.topology.model import Topology
 
 FORWARDING = "net.ipv4.ip_forward"
@@ -80,7 +81,7 @@ class Seen:
         return [r.gateway for r in self.routes if r.destination == "default" and r.gateway]
 
 
-def look(node: Node) -> Seen:
+def look(node: Runs) -> Seen:
     """Read the wiring of a node.  Raises CommandError, NoSuchNode."""
     return read(node.run(LOOK).out)
 

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 #: Arguments: a name and a network namespace for each container.  Every part is
 #: printed on its own line, after a character that JSON text cannot contain.
-LOOK = r"""
+LINKS = r"""
 part() { printf '\036%s\n' "$1"; }
 part links; ip -j -d addr
 part routes; ip -j route
+"""
+LOOK = rf"""
+{LINKS}
 for namespace in /run/netns/*; do
     [ -e "$namespace" ] || continue
-    part "namespace ${namespace##*/}"; nsenter --net="$namespace" ip -j -d addr
+    part "namespace ${{namespace##*/}}"; nsenter --net="$namespace" ip -j -d addr
 done
 while [ $# -gt 1 ]; do
     part "container $1"; nsenter --net="$2" ip -j -d addr; shift 2
@@ -83,7 +86,11 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
     }
     try:
         containers = [dict(one) for role in spec.roles for one in ROLES[role].drawn(lab, name)]
-        printed = _look(lab.node(name), containers)
+        if lab.topology.foreign is None:
+            printed = _look(lab.node(name), containers)
+        else:  # the node may be of any image
+            place = lab.context.provider.network_of(lab.name, lab.node(name))
+            printed = place.run(["sh", "-c", LINKS], timeout=10).stdout
     except TestbedError as error:
         found["error"] = str(error)
         return found

@@ -14,8 +14,8 @@ from testbed.errors import TopologyError, UsageError
 from testbed.labs import origin
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
+from testbed.nodes.base import Result
 from testbed.nodes.fake import FakeProvider
-from testbed.nodes.wiring import Link, Seen
 from testbed.registry import FORMATS
 from testbed.testing.fakes import declare
 from testbed.topology import Overrides, Topology, load, load_data, load_text, names, schema
@@ -23,7 +23,10 @@ from testbed.topology.format import Format
 from testbed.topology.load import beside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from testbed.nodes.base import Node
+    from testbed.nodes.place import Runs
     from testbed.testing.fakes import Bench
     from testbed.topology.format import GetStore
     from testbed.topology.tree import Problems
@@ -65,6 +68,34 @@ class Toy(Format):
         }  # fmt: skip
 
 
+class Outside:
+    """A place in a node's network, with ip(8): one node has its link with both addresses."""
+
+    slowness = 1.0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
+        del timeout, check
+        links = [{"ifname": "lo", "flags": ["UP"]}, link("eth0", ("inet", "172.20.20.2", 24))]
+        if self.name == "PC1":
+            links.append(link("e1", ("inet", "10.0.0.1", 24), ("inet6", "2001:db8::1", 64)))
+        return Result(tuple(argv), 0, json.dumps(links).encode() + b"\0[]\0000", b"")
+
+
+def link(name: str, *addresses: tuple[str, str, int]) -> dict[str, Any]:
+    """A link as `ip -j address` prints it."""
+    return {
+        "ifname": name,
+        "flags": ["UP"],
+        "addr_info": [
+            {"family": family, "local": local, "prefixlen": length, "scope": "global"}
+            for family, local, length in addresses
+        ],
+    }
+
+
 class Deploying(FakeProvider):
     """Nodes of another tool: they are created at once, and have no ip(8)."""
 
@@ -81,10 +112,9 @@ class Deploying(FakeProvider):
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         raise AssertionError("another tool connects its nodes")
 
-    def look(self, lab: str, node: Node) -> Seen:
+    def network_of(self, lab: str, node: Node) -> Runs:
         del lab
-        end = Link("e1", "up", ("10.0.0.1/24",), ("2001:db8::1/64",))
-        return Seen({"e1": end} if node.name == "PC1" else {})
+        return Outside(node.name)
 
 
 @pytest.fixture(autouse=True)
@@ -211,10 +241,14 @@ def test_an_edited_file_changes_what_differs(lab: Lab) -> None:
 def test_status_shows_the_links_of_the_file(lab: Lab) -> None:
     lab.up(load("one.toy.yml"))
     first, second = status(lab.context()).nodes
-    (link,) = first.links
-    assert (link.name, link.state, link.ok) == ("e1", "up", True)
-    assert "R_2:e1" in link.detail
-    assert [(one.name, one.state, one.ok) for one in second.links] == [("e1", "missing", False)]
+    assert [(one.name, one.state, one.ok) for one in first.links] == [
+        ("eth0", "up", True), ("e1", "up", True),
+    ]  # fmt: skip
+    assert first.links[1].detail.startswith("to R_2:e1")
+    assert first.addresses == ["172.20.20.2", "10.0.0.1"]
+    assert [(one.name, one.state, one.ok) for one in second.links] == [
+        ("eth0", "up", True), ("e1", "missing", False),
+    ]  # fmt: skip
 
 
 def test_a_lab_is_found_by_its_file(lab: Lab) -> None:

@@ -92,6 +92,8 @@ def test_what_ip_never_says_is_told_and_stops_nothing(said: str) -> None:
             return Result((), 0, f"{graph.SEPARATOR}links\n{said}".encode(), b"")
 
     spec = SimpleNamespace(roles=(), gateway=False)
-    lab = SimpleNamespace(topology=SimpleNamespace(nodes={"n": spec}), node=lambda _: Node)
+    lab = SimpleNamespace(
+        topology=SimpleNamespace(nodes={"n": spec}, foreign=None), node=lambda _: Node
+    )
     found = graph._node(cast("LiveLab", lab), "n")
     assert " of ip on n: " in found["error"]

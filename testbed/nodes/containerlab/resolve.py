@@ -1,0 +1,142 @@
+"""Ask containerlab for a topology file: its problems, and its text with all variables filled in.
+
+containerlab reads and checks a file without deploying it (``validate``, ``deploy --dry-run``), yet
+asks an engine for its version and for containers of the lab. A stand-in answers these questions, so
+that a file can be read on a machine without Docker, and without a look at the user's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import TYPE_CHECKING, Any
+
+from testbed.nodes.containerlab import topofile
+from testbed.process import Completed, run
+
+if TYPE_CHECKING:
+    from testbed.topology.tree import Problems
+
+SECONDS = 60.0  # timeout of each call, which takes a tenth of a second
+#: Text that containerlab fills in: Go templates, and variables of the environment.
+FILLED_IN = re.compile(r"\{\{|\$")
+#: Links whose check looks for interfaces and routes of the host, which are those of the cell.
+OF_THE_HOST = re.compile("macvlan|vxlan")
+HINT = "correct the file; https://containerlab.dev/manual/topo-def-file/ describes it"
+
+
+def resolve(program: Path, file: Path, text: str, problems: Problems) -> str:
+    """Return the text of a file with all variables filled in; add its problems.
+
+    ``program`` is containerlab. Raises CommandError if it cannot be started, TimeoutExpired.
+    """
+    of_the_host = OF_THE_HOST.search(text) is not None
+    with tempfile.TemporaryDirectory(prefix="testbed-") as folder, _engine(Path(folder)) as env:
+        if of_the_host or FILLED_IN.search(text):
+            rendered = Path(folder, "rendered.yml")
+            argv = ["deploy", "--dry-run", "--format", "json", "--export-rendered", str(rendered)]
+            done = _run(program, file, argv, env)
+            with contextlib.suppress(FileNotFoundError):
+                text = rendered.read_text(encoding="utf-8", errors="replace")
+            if done.status:
+                explain(done, text, problems)
+            if done.status or of_the_host:
+                return text
+        done = _run(program, file, ["validate"], env)
+    if done.status:
+        explain(done, text, problems)
+    return text
+
+
+def _run(program: Path, file: Path, argv: list[str], env: dict[str, str]) -> Completed:
+    options = ["--topo", str(file), "--log-level", "error"]
+    return run([program, *argv, *options], env=env, timeout=SECONDS, check=False)
+
+
+def explain(done: Completed, text: str, problems: Problems) -> None:
+    """Add the problems that containerlab's words name, in its own words, with their lines."""
+    words = said(done.stderr) or said(done.stdout) or f"exit status {done.status}"
+    first, *more = re.split(r"\s*\bline (\d+): ", words)
+    if not more:
+        problems.add_at(_line_of(words, text), 0, "a file that containerlab reads", words, HINT)
+        return
+    first = re.sub(r"[\s:]*(unmarshal errors)?[\s:]*$", "", first)
+    for number, about in zip(more[::2], more[1::2], strict=True):
+        seen = f"{first}: {about}" if first else about
+        problems.add_at(int(number), 0, "a file that containerlab reads", seen, HINT)
+
+
+def said(output: str) -> str:
+    """Return the error that containerlab printed, on one line.
+
+    It breaks lines at the width of a terminal, and puts a title above.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+    lines = [line.strip() for line in plain.splitlines()]
+    if "ERROR" in lines:
+        lines = lines[lines.index("ERROR") + 1 :]
+    return " ".join(line for line in lines if line)
+
+
+def _line_of(words: str, text: str) -> int:
+    """Return the line of the first quoted name of an error in the text; 0 if there is none."""
+    names = re.findall(r'["\']([^"\'\s]+)["\']', words)
+    return next((line for name in names if (line := topofile.line_of(name, text))), 0)
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """The answers of an engine that has no containers."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b"[]" if self.path.partition("?")[0].endswith("/json") else b"{}"
+        self.send_response(200)
+        self.send_header("Api-Version", "1.44")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815  the name that the class looks for
+
+    def address_string(self) -> str:
+        return ""
+
+    def log_message(self, *_: Any) -> None:
+        """Write nothing."""
+
+
+class _Server(ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+@contextlib.contextmanager
+def _engine(folder: Path) -> Iterator[dict[str, str]]:
+    """Run the stand-in; yield the environment in which containerlab uses it.
+
+    Its temporary files, such as configurations within the topology file, go to the folder, too.
+    """
+    socket = folder / "engine.sock"
+    with _Server(str(socket), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield {
+                **os.environ,
+                "DOCKER_HOST": f"unix://{socket}",
+                "CLAB_VERSION_CHECK": "disable",
+                "CLAB_LABDIR_BASE": str(folder),
+                "TMPDIR": str(folder),
+            }
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,173 @@
+"""Deploy a user's own topology file in a cell.
+
+containerlab gets the file as it is, with variables filled in, at its path on this machine: binds
+and other files are relative to its folder. The folder in the cell is an overlay over the user's, so
+nothing that containerlab or a node writes there reaches this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError
+from testbed.nodes.containerlab import topofile
+from testbed.nodes.containerlab.cell import FOLDER
+from testbed.topology.tree import Problems
+
+if TYPE_CHECKING:
+    from testbed.nodes.base import Result
+    from testbed.nodes.containerlab.cell import Cell, Container
+    from testbed.nodes.netns.node import NetnsNode
+    from testbed.topology.foreign import Foreign
+    from testbed.topology.model import Topology
+
+#: The overlay's own folders, and the digests of the nodes, in the cell.
+OVERLAYS = "/run/testbed/overlays"
+DIGESTS = f"{FOLDER}/digests.json"
+#: Folders of every machine. An overlay there would hide what the cell has of its own.
+SYSTEM = ("/", "/bin", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr", "/var")
+
+# Arguments: a folder as the cell sees it, the same folder by its path on this machine, a folder for
+# what is written.  Paths in options of overlay would need escapes, so the lower one is relative.
+OVERLAY = """\
+mkdir -p "$2" "$3"
+mountpoint -q "$3" || mount -t tmpfs -o mode=755 tmpfs "$3"
+test -e "$3/mounted" && exit
+mkdir -p "$3/upper" "$3/work"
+chmod --reference="$1" "$3/upper"
+cd "$1"
+mount -t overlay -o "lowerdir=.,upperdir=$3/upper,workdir=$3/work" overlay "$2"
+: > "$3/mounted"
+"""
+# Arguments: names of links.  A bridge can be a parent of macvlan links, too.
+HOST_LINKS = """\
+for name; do
+    ip link show dev "$name" > /dev/null 2>&1 || ip link add name "$name" type bridge
+    ip link set dev "$name" up
+done
+"""
+
+
+def folders(foreign: Foreign) -> list[Path]:
+    """Return the folders of this machine that a file needs: its own, and those of its binds.
+
+    A source of a bind in a folder of every machine (:data:`SYSTEM`) is the cell's own.
+    """
+    own = Path(foreign.file).parent
+    found = [own]
+    definitions = topofile.Definitions(topofile.parse(foreign.text, Problems(foreign.file)))
+    for name in definitions.nodes:
+        for bind in (*definitions.lists(name, "binds"), definitions.startup_config(name)):
+            source = os.path.expanduser(bind.partition(":")[0])  # noqa: PTH111  it may be no path
+            if not source or "__" in source or "\n" in source:
+                continue  # a magic variable: a file that containerlab makes
+            path = Path(os.path.normpath(own / source))
+            folder = path if path.is_dir() else path.parent
+            if folder.is_dir() and not any(map(folder.is_relative_to, found)):
+                found.append(folder)
+    return [folder for folder in found if str(folder) not in SYSTEM]
+
+
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """A topology that came from a user's file, in its cell."""
+
+    topology: Topology
+    foreign: Foreign
+    cell: Cell
+
+    @property
+    def path(self) -> str:
+        """The path of the file, in the cell as on this machine."""
+        return self.foreign.file
+
+    @property
+    def options(self) -> list[str]:
+        """Options of containerlab: the name of a copy of the lab."""
+        own = topofile.lab_name(self.foreign.lab)
+        return [] if own == self.topology.name else ["--name", self.topology.name]
+
+    def stage(self) -> None:
+        """Make the user's folders and the host's links in the cell, and write the file."""
+        node = self.cell.node
+        for number, folder in enumerate(folders(self.foreign)):
+            argv = [node.provide(folder), str(folder), f"{OVERLAYS}/{number}"]
+            node.run(["sh", "-ec", OVERLAY, "sh", *argv])
+        links = topofile.host_links(self.foreign.text)
+        node.run(["sh", "-ec", HOST_LINKS, "sh", *links])
+        node.put(self.foreign.text.encode(), self.path)
+
+    def deploy(self) -> None:
+        """Deploy the lab, or what of it is missing or different, and set addresses of links.
+
+        Raises LabError with containerlab's own words, and one for nodes that have exited.
+        """
+        self.cell.deploy(self.path, *self.options)
+        there = {one.node: one for one in self.cell.containers() if one.node}
+        self._require(there)
+        for name in self.topology.nodes:
+            self._address(there[name])
+        digests = {name: self.topology.node_digest(name) for name in self.topology.nodes}
+        self.cell.node.put(json.dumps(digests).encode(), DIGESTS)
+
+    def _require(self, there: Mapping[str, Container]) -> None:
+        """Raise LabError if a node has exited, with its last lines."""
+        said = []
+        for name in self.topology.nodes:
+            one = there.get(name)
+            if one is None:
+                said.append(f"{name}: containerlab has not created it")
+            elif not self.cell.runs(one):
+                words = self.cell.last_words(one)
+                said.append(
+                    f"{name} exited with status {one.exit}" + (f":\n{words}" if words else "")
+                )
+        if said:
+            raise LabError(
+                "\n".join(said),
+                hint="correct `cmd`, `entrypoint` or the image of the node; "
+                "`testbed up --keep` keeps the lab for a look",
+            )
+
+    def _address(self, container: Container) -> None:
+        """Set the addresses that the file gives the links of a node; containerlab does not."""
+        lines = []
+        for end, _ in self.foreign.ends_of(container.node):
+            for address in end.addresses:
+                lines.append(f"address replace {address} dev {end.interface}")
+            if end.addresses:
+                lines.append(f"link set dev {end.interface} up")
+        if lines:
+            script = 'printf "%s\\n" "$@" | ip -batch -'
+            Entered(self.cell.node, container).run(["sh", "-c", script, "sh", *lines])
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The network of a container, with the programs of its cell."""
+
+    cell: NetnsNode
+    container: Container
+    slowness: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.container.node
+
+    def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
+        enter = ["nsenter", f"--net=/proc/{self.container.pid}/ns/net"]
+        return self.cell.run([*enter, *argv], timeout=timeout, check=check)
+
+
+def digests(cell: Cell) -> dict[str, str]:
+    """Return the digests of the nodes that were deployed from a user's file, by name."""
+    try:
+        found = json.loads(cell.node.get(DIGESTS))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(digest) for name, digest in found.items()}

@@ -1,0 +1,275 @@
+"""Topology files of containerlab, deployed by containerlab itself, with stand-ins for images."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import standins
+from clabfiles import module
+from commands import Said, call
+
+from testbed.cli.common import make_settings
+from testbed.labs.lab import Lab
+from testbed.labs.state import State
+from testbed.labs.status import status
+from testbed.polling import until
+from testbed.topology import Overrides, Topology, load
+
+SMALL = """\
+name: Small_Lab
+topology:
+  defaults: {kind: linux, image: "alpine:3"}
+  nodes:
+    Left:
+      binds: [data:/data, ../beside.txt:/beside.txt]
+      env: {COLOUR: "${TESTBED_COLOUR:=blue}"}
+      exec: [sh -c 'echo $COLOUR > /data/colour', ip route add 10.77.0.0/16 via 10.9.0.2]
+    Right: {cmd: sleep 1000}
+    br-small: {kind: bridge}
+  links:
+    - endpoints: [Left:eth1, Right:eth1]
+      ipv4: [10.9.0.1/24, 10.9.0.2/24]
+      ipv6: ["2001:db8:9::1/64", "2001:db8:9::2/64"]
+    - endpoints: [Right:eth2, br-small:p1]
+"""
+ENDS = """\
+name: ends
+topology:
+  nodes:
+    fine: {kind: linux, image: "alpine:3"}
+    gone: {kind: linux, image: "alpine:3", restart-policy: "no", cmd: sh -c 'echo last words; exit 3'}
+"""
+TEMPLATE = """\
+name: templated
+topology:
+  defaults: {kind: linux, image: "alpine:3"}
+  nodes:
+{{- range $n := seq 1 .count }}
+    n{{ $n }}: {}
+{{- end }}
+  links:
+    - endpoints: ["n1:eth1", "n2:eth1"]
+"""
+#: Files of containerlab, each with the images that it asks for, and whether it takes long.
+SMOKE = "tests/01-smoke"
+FILES = {
+    f"{SMOKE}/01-linux-single-node.clab.yml": False,
+    f"{SMOKE}/03-linux-nodes-to-bridge-and-host.clab.yml": False,
+    f"{SMOKE}/05-docker-bridge.clab.yml": True,
+    f"{SMOKE}/07-linux-single-node.clab.yml": True,
+    f"{SMOKE}/10-internal-ca.clab.yml": True,
+    f"{SMOKE}/12-tools-veth.clab.yaml": True,
+    f"{SMOKE}/16-mgmtnetinterface.clab.yml": True,
+    f"{SMOKE}/24-basic-groups.clab.yaml": False,
+    f"{SMOKE}/24-bridge-in-ns.clab.yaml": True,
+    f"{SMOKE}/30-bridge-reconcile.clab.yml": True,
+    f"{SMOKE}/macvlan.clab.yml": True,
+    f"{SMOKE}/netmodes.clab.yml": True,
+    f"{SMOKE}/node-filter.clab.yml": True,
+    f"{SMOKE}/stages-race.clab.yml": True,
+    f"{SMOKE}/stages.clab.yml": True,
+    "tests/06-ext-container/02-shared-namespace-ext.clab.yaml": True,
+    "tests/08-vxlan/03-vxlan-tools.clab.yml": True,
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., None]]:
+    """Configures stand-ins for images of these names."""
+    folder = tmp_path_factory.mktemp("images")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def have(*names: str) -> None:
+            patch.setenv("TESTBED_CONFIG", str(standins.config(names, folder)))
+
+        yield have
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, images: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A user's folder with the file of the small lab; its labs are removed in the end."""
+    images("alpine:3")
+    state = tmp_path / "state"
+    monkeypatch.setenv("TESTBED_STATE", str(state))
+    own = tmp_path / "own"
+    (own / "data").mkdir(parents=True)
+    (own / "small.clab.yml").write_text(SMALL)
+    (tmp_path / "beside.txt").write_text("beside\n")
+    yield own
+    for lab in State(state).labs():
+        Lab(lab, make_settings()).down()
+
+
+def up(file: Path, **given: str) -> tuple[Lab, Topology]:
+    topology = load(file, Overrides(**given) if given else None)
+    lab = Lab(topology.name, make_settings())
+    lab.up(topology)
+    return lab, topology
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_is_deployed_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESTBED_COLOUR", "red")
+    before = files(folder)
+    lab, topology = up(folder / "small.clab.yml")
+    assert (lab.name, [*topology.nodes]) == ("small-lab", ["Left", "Right"])
+    found = status(lab.context())
+    assert found.ok, found
+    left = lab.node("Left")
+    assert left.run(["cat", "/beside.txt", "/data/colour"]).stdout == "beside\nred\n"
+    assert "10.77.0.0/16 via 10.9.0.2" in left.run(["ip", "route"]).stdout
+    assert left.run(["ping", "-c1", "-W5", "10.9.0.2"]).ok
+    # A new address of IPv6 is tentative for a while.
+    assert until(lambda: left.run(["ping", "-c1", "-W1", "2001:db8:9::2"], check=False).ok, 30)
+    assert files(folder) == before  # of what a node writes, nothing reaches the user's folder
+    assert lab.up(load(folder / "small.clab.yml")).changed == []
+
+
+def test_an_edited_file_changes_what_differs(folder: Path) -> None:
+    file = folder / "small.clab.yml"
+    lab, _ = up(file)
+    before = lab.node("Left").run(["hostname"])
+    pid = getattr(lab.node("Left"), "pid", before)
+    file.write_text(SMALL.replace("sleep 1000", "sleep 2000"))
+    changed = {done.step.name for done in lab.up(load(file)).changed}
+    assert changed == {"node Right"}
+    assert getattr(lab.node("Left"), "pid", before) == pid
+    assert "2000" in lab.node("Right").run(["cat", "/proc/1/cmdline"]).stdout
+    assert status(lab.context()).ok
+    file.write_text(SMALL.replace("    br-small", "    More: {}\n    br-small"))
+    lab.up(load(file))
+    assert sorted(lab.context().nodes) == ["Left", "More", "Right"]
+    assert status(lab.context()).ok
+
+
+def test_copies_of_a_lab_stand_side_by_side(folder: Path) -> None:
+    one, _ = up(folder / "small.clab.yml")
+    two, _ = up(folder / "small.clab.yml", name="another")
+    assert status(one.context()).ok
+    assert status(two.context()).ok
+    one.down()
+    assert status(two.context()).ok
+
+
+def test_a_node_that_exits_ends_up_with_its_last_lines(folder: Path) -> None:
+    (folder / "ends.clab.yml").write_text(ENDS)
+    said = call(folder, "up", "ends.clab.yml", "-q", env={"PWD": str(folder)})
+    said = said if said.status != 2 else call(folder, "up", str(folder / "ends.clab.yml"), "-q")
+    assert said.status == 4
+    assert "last words" in said.err
+    assert "status 3" in said.err
+    assert State(folder.parent / "state").labs() == []
+
+
+def test_containerlabs_own_words_about_a_wrong_file(folder: Path) -> None:
+    file = folder / "bad.clab.yml"
+
+    def plan(text: str) -> Said:
+        file.write_text(text)
+        return call(folder, "plan", str(file))
+
+    said = plan(SMALL.replace("kind: bridge", "kind: bridge, imag: x"))
+    assert said.status == 2
+    assert f"{file}:10" in said.err
+    assert "field imag not found" in said.err
+    said = plan(SMALL.replace("Right:eth2", "Nobody:eth2"))
+    assert said.status == 2
+    assert "Nobody" in said.err
+    said = plan(SMALL.replace("kind: linux", "kind: nosuch"))
+    assert said.status == 2
+    assert "nosuch" in said.err
+
+
+def test_a_template_has_the_values_beside_it(folder: Path) -> None:
+    (folder / "many.clab.gotmpl").write_text(TEMPLATE)
+    (folder / "many.clab_vars.yaml").write_text("count: 3\n")
+    lab, topology = up(folder / "many.clab.gotmpl")
+    assert [*topology.nodes] == ["n1", "n2", "n3"]
+    assert status(lab.context()).ok
+
+
+def test_suites_and_claims_beside_the_file_run(folder: Path) -> None:
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_left.py").write_text(
+        "def test_left(lab):\n"
+        "    assert lab.node('Left').run(['hostname']).stdout.strip() == 'Left'\n"
+    )
+    up(folder / "small.clab.yml")
+    said = call(folder, "verify", "small-lab", str(folder / "tests"))
+    assert said.status == 0, said.out + said.err
+    assert "1 other checks, 0 failed" in said.out or "1 other check, 0 failed" in said.out
+
+
+def test_routers_of_frr_find_their_neighbours(folder: Path, images: Callable[..., None]) -> None:
+    file = module() / "lab-examples/frr01/frr01.clab.yml"
+    images("quay.io/frrouting/frr:10.5.1", "wbitt/network-multitool:3.22.2")
+    lab, _ = up(file)
+    router, host = lab.node("router1"), lab.node("PC1")
+
+    def routes() -> str:
+        return router.run(["vtysh", "-c", "show ip route ospf"]).stdout
+
+    # Hello and dead intervals are 10 s and 40 s (RFC 2328, appendix C.3), so it takes a while.
+    assert until(lambda: "192.168.13.0/24" in routes() and "192.168.12.0/24" in routes(), 180)
+    neighbours = router.run(["vtysh", "-c", "show ip ospf neighbor"]).stdout
+    assert neighbours.count("Full") == 2
+    assert host.run(["ping", "-c1", "-W5", "192.168.13.2"]).ok
+    assert status(lab.context()).ok
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if long else ()) for name, long in FILES.items()],
+)
+def test_files_of_containerlab_come_up(
+    name: str, folder: Path, images: Callable[..., None]
+) -> None:
+    images("alpine:3", "alpine:latest", "nginx:stable-alpine", "debian:bookworm-slim")
+    del folder
+    lab, topology = up(module() / name, name="theirs")
+    found = status(lab.context())
+    assert found.ok, found
+    assert len(found.nodes) == len(topology.nodes) > 0
+    assert lab.down()
+    assert not lab.settings.providers["containerlab"].labs()
+
+
+@pytest.mark.long
+def test_a_file_with_a_certificate_of_the_users(folder: Path, images: Callable[..., None]) -> None:
+    images("alpine:3")
+    text = (module() / SMOKE / "09-external-ca.clab.yml").read_text()
+    (folder / "09-external-ca.clab.yml").write_text(text)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=ca", "-keyout",
+         folder / "rootCAKey.pem", "-out", folder / "rootCACert.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    lab, _ = up(folder / "09-external-ca.clab.yml")
+    assert status(lab.context()).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (f"{SMOKE}/27-exited-container-cli.clab.yml", "nosuchcommand"),
+        ("tests/06-ext-container/01-ext-container.clab.yml", "ext1"),
+    ],
+)
+@pytest.mark.long
+def test_files_that_cannot_run_end_in_containerlabs_words(
+    name: str, words: str, folder: Path, images: Callable[..., None]
+) -> None:
+    images("alpine:3", "alpine:latest", "nginx:stable-alpine")
+    said = call(folder, "up", str(module() / name), "-q")
+    assert said.status == 4
+    assert words in said.err
+    assert "->" in said.err
+    assert State(folder.parent / "state").labs() == []
