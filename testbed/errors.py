@@ -323,8 +323,6 @@ class StepsFailed(LabError):
             step = ", ".join(steps)
             first, *rest = str(error).splitlines() or [type(error).__name__]
             lines += [f"{step}: {first}", *(f"  {line}" for line in rest)]
-        if len(once) == 1 and hint is None:
-            hint = getattr(self.failures[0][1], "hint", None)
         super().__init__("\n".join(lines), hint=hint)
         worst = [e.exit_code for _, e in self.failures if isinstance(e, MachineError)]
         if worst and len(worst) == len(self.failures):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import archives
 
-from testbed.artifacts.archive import full_name
 from testbed.artifacts.debian import Apt
 from testbed.artifacts.image import PATH, docker_archive
 from testbed.artifacts.inventory import Inventory
+from testbed.artifacts.reference import full_name
 from testbed.artifacts.source import Origin, Source, system
 from testbed.artifacts.store import Store
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 #: Applets of busybox that are on the PATH, as in an image of Alpine.
 APPLETS = (
-    "arp arping ash awk basename bc brctl cat chmod chown cp cut date dd df diff dirname du echo "
-    "env expr false find free grep gzip head hostname id ifconfig ip kill killall ln ls mkdir "
-    "mktemp more mount mv nc netstat nohup nslookup pgrep pidof ping ping6 pkill printf ps pwd "
-    "readlink realpath rm rmdir route sed seq sh sha256sum sleep sort stat stty sync sysctl tail "
-    "tar tee test time timeout top touch tr traceroute true tty umount uname uniq uptime vi watch "
-    "wc wget which whoami xargs yes"
-).split()
+    "arp", "arping", "ash", "awk", "basename", "bc", "brctl", "cat", "chmod", "chown", "cp",
+    "cut", "date", "dd", "df", "diff", "dirname", "du", "echo", "env", "expr", "false", "find",
+    "free", "grep", "gzip", "head", "hostname", "id", "ifconfig", "ip", "kill", "killall", "ln",
+    "ls", "mkdir", "mktemp", "more", "mount", "mv", "nc", "netstat", "nohup", "nslookup",
+    "pgrep", "pidof", "ping", "ping6", "pkill", "printf", "ps", "pwd", "readlink", "realpath",
+    "rm", "rmdir", "route", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "stty",
+    "sync", "sysctl", "tail", "tar", "tee", "test", "time", "timeout", "top", "touch", "tr",
+    "traceroute", "true", "tty", "umount", "uname", "uniq", "uptime", "vi", "watch", "wc",
+    "wget", "which", "whoami", "xargs", "yes",
+)  # fmt: skip
 USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
 #: Package managers of labs install iproute2, which the stand-ins have.
 INSTALL = '#!/bin/sh\necho "stand-in: $0 $*"\n'
@@ -61,7 +64,7 @@ class Standin(Source):
     command: tuple[str, ...]
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
-    applets: tuple[str, ...] = tuple(APPLETS)
+    applets: tuple[str, ...] = APPLETS
     origin: ClassVar[Origin] = "debian"
 
     def recipe(self) -> Mapping[str, object]:
@@ -84,22 +87,7 @@ class Standin(Source):
         for name in ("bin", "lib", "lib64", "sbin"):  # as in Debian, /usr is merged
             (root / "usr" / name).mkdir(parents=True)
             (root / name).symlink_to(f"usr/{name}")
-        for path in sorted(debian.rglob("*")):
-            place = path.relative_to(debian)
-            if place.parts[:1] in {("bin",), ("lib",), ("lib64",), ("sbin",)}:
-                place = Path("usr", *place.parts)
-            if {"doc", "man", "locale", "i18n", "gconv"} & set(place.parts):
-                continue
-            target = root / place
-            if path.is_symlink():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if not target.exists():
-                    target.symlink_to(path.readlink())
-            elif path.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-            elif path.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target)
+        _copy(debian, root)
         for folder in (*self.folders, "dev", "proc", "sys", "run", "tmp", "root", "etc", "var/tmp"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for applet in self.applets:
@@ -115,6 +103,26 @@ class Standin(Source):
         shutil.rmtree(debian)
         shutil.rmtree(root)
         return versions["busybox"]
+
+
+def _copy(debian: Path, root: Path) -> None:
+    """Copy the files of unpacked packages, without documentation and languages."""
+    for path in sorted(debian.rglob("*")):
+        place = path.relative_to(debian)
+        if place.parts[:1] in {("bin",), ("lib",), ("lib64",), ("sbin",)}:
+            place = Path("usr", *place.parts)
+        if {"doc", "man", "locale", "i18n", "gconv"} & set(place.parts):
+            continue
+        target = root / place
+        if path.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                target.symlink_to(path.readlink())
+        elif path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        elif path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
 
 
 FILES: Mapping[str, tuple[int, str]] = {

@@ -50,6 +50,8 @@ def _make_fabric(context: Context) -> tuple[str, bool]:
     if context.provider.fabric(context.lab) is None:  # its nodes are connected by something else
         return f"networks of {context.topology.provider}", False
     words = f"{len(context.topology.networks)} network(s), no uplink"
+    if context.topology.foreign is not None:
+        words = f"for {context.topology.foreign.format}, no uplink"
     gone = context.differences.get("", [])
     return _with(words, gone), bool(gone) or not before
 
@@ -64,7 +66,13 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
     digest = topology.node_digest(node.name)
     interfaces = len(node.networks)
     return NodeSpec(
-        node.name, digest, node.cpus, node.memory, interfaces, offers.hidden(topology, node)
+        node.name,
+        digest,
+        node.cpus,
+        node.memory,
+        interfaces,
+        offers.hidden(topology, node),
+        foreign=topology.foreign is not None,
     )
 
 

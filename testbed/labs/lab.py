@@ -66,7 +66,12 @@ class Settings:
         return MixedProvider(members, own.__getitem__)
 
     def sharing(self, topology: Topology) -> list[str]:
-        """Return the providers on the topology's fabric, its own ones first."""
+        """Return the providers on the topology's fabric, its own ones first.
+
+        A lab of another tool's file has that tool's provider alone.
+        """
+        if topology.foreign is not None:
+            return [topology.provider]
         fabrics = {fabric_kind(self.provider(name)) for name in topology.providers}
         there = [name for name, one in self.providers.items() if fabric_kind(one) in fabrics]
         return sorted(there, key=lambda name: (name not in fabrics, name))

@@ -145,6 +145,7 @@ class NodeSpec:
     #: Programs (by name) and folders (by path) of this machine to hide from the node.  Ignored
     #: by nodes with their own file system.
     hidden: tuple[str, ...] = ()
+    foreign: bool = False  #: another tool's file describes the node (``Topology.foreign``)
     #: Return setup to run ahead; called only by providers that support it (:attr:`Node.wakes`).
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
 

@@ -55,7 +55,8 @@ def ends(text: str) -> list[list[Any]]:
 
 
 def topology(layers: str) -> topofile.Definitions:
-    return topofile.Definitions(topofile.parse(f"topology:\n{layers}", Problems("x")))
+    lines = "".join(f"  {layer}\n" for layer in layers.split("; "))
+    return topofile.Definitions(topofile.parse(f"topology:\n{lines}", Problems("x")))
 
 
 def test_nodes_links_and_images() -> None:
@@ -75,18 +76,26 @@ def test_nodes_links_and_images() -> None:
 @pytest.mark.parametrize(
     ("layers", "kind", "image"),
     [
-        ("  nodes: {n: {kind: Linux, image: own}}", "linux", "own"),
-        ("  defaults: {kind: linux, image: d}\n  nodes:\n    n:", "linux", "d"),
-        ("  defaults: {group: g}\n  groups: {g: {kind: linux, image: g}}\n  nodes: {n: }", "linux", "g"),
-        ("  kinds: {linux: {image: k}}\n  defaults: {image: d}\n  nodes: {n: {kind: linux}}", "linux", "k"),
+        ("nodes: {n: {kind: Linux, image: own}}", "linux", "own"),
+        ("defaults: {kind: linux, image: d}; nodes: {n: }", "linux", "d"),
+        ("defaults: {group: g}; groups: {g: {kind: linux, image: g}}; nodes: {n: }", "linux", "g"),
         (
-            "  kinds: {linux: {image: k}}\n  groups: {g: {image: g}}\n"
-            "  nodes: {n: {kind: linux, group: g}}",
+            "kinds: {linux: {image: k}}; defaults: {image: d}; nodes: {n: {kind: linux}}",
+            "linux",
+            "k",
+        ),
+        (
+            "kinds: {linux: {image: k}}; groups: {g: {image: g}}; "
+            "nodes: {n: {kind: linux, group: g}}",
             "linux",
             "g",
         ),
-        ("  kinds: {linux: {group: g}}\n  groups: {g: {image: g}}\n  nodes: {n: {kind: linux}}", "linux", "g"),
-        ("  nodes: {n: {}}", "", ""),
+        (
+            "kinds: {linux: {group: g}}; groups: {g: {image: g}}; nodes: {n: {kind: linux}}",
+            "linux",
+            "g",
+        ),
+        ("nodes: {n: {}}", "", ""),
     ],
 )  # fmt: skip
 def test_values_come_from_the_nearest_layer(layers: str, kind: str, image: str) -> None:
@@ -135,6 +144,14 @@ def test_links_of_each_form(link: str, wanted: list[list[str]]) -> None:
     assert ends(link) == wanted
 
 
+def test_a_node_may_share_the_network_of_another_one() -> None:
+    text = "name: x\ntopology:\n  nodes:\n    a: {kind: linux}\n"
+    assert [*read(f"{text}    b: {{network-mode: container:a, kind: linux}}\n")["nodes"]] == [
+        "a",
+        "b",
+    ]
+
+
 def test_a_digest_is_of_all_that_concerns_a_node() -> None:
     before = {name: one["digest"] for name, one in read(FRR)["foreign"]["nodes"].items()}
     for old, new, changed in (
@@ -170,6 +187,11 @@ def test_names_of_labs(name: str, wanted: str) -> None:
         ("name: x\ntopology: {nodes: {b: {kind: bridge}}}\n", 0),
         ("name: x\ntopology: []\n", 0),
         ("name: x\ntopology:\n  nodes:\n    e1: {kind: ext-container}\n", 4),
+        (
+            "name: x\ntopology:\n  nodes:\n    a: {kind: linux}\n"
+            "    b: {kind: linux, network-mode: container:other}\n",
+            5,
+        ),
         ("name: !!python/object/apply:os.system [true]\ntopology: {nodes: {a: {}}}\n", 1),
     ],
 )
@@ -187,8 +209,8 @@ BANNER = "\n   ERROR  \n\n  {}   \n\n"
     ("words", "found"),
     [
         (
-            "Failed to read topology file: yaml: unmarshal errors:\n  line 4: field imag not found in\n"
-            "  type types.NodeDefinition line 6: field x not found.",
+            "Failed to read topology file: yaml: unmarshal errors:\n  line 4: field imag not\n"
+            "  found in type types.NodeDefinition line 6: field x not found.",
             [(4, "field imag not found in type types.NodeDefinition"), (6, "field x not found")],
         ),
         (

@@ -41,6 +41,7 @@ LAB, NODE, TOPOLOGY = "containerlab", "clab-node-name", "clab-topo-file"
 CONTAINERS, RECORD = f"{engine.DATA}/containers", "config.v2.json"
 #: The cell has no uplink: nothing to look for a newer release with.
 ENVIRONMENT = {"CLAB_VERSION_CHECK": "disable", "DOCKER_HOST": f"unix://{engine.SOCKET}"}
+BANNER = "ERROR"  #: a line above the error that ends containerlab
 ESCAPES = re.compile("\x1b\\[[0-9;]*m")
 
 # The engine's packet filter must not see what bridges forward between nodes.  The list of modules
@@ -53,6 +54,15 @@ for name in iptables ip6tables arptables; do
 done
 cat /proc/modules > /run/testbed/modules 2> /dev/null || : > /run/testbed/modules
 mkdir -p {FOLDER}
+"""
+
+
+# Argument: the program.  The cell has a pid namespace of its own, so it is this lab's alone.
+INTERRUPT = """\
+for place in /proc/[0-9]*; do
+    test "$(readlink "$place/exe")" != "$1" || kill -KILL "${place##*/}"
+done
+:
 """
 
 
@@ -70,6 +80,11 @@ class Container:
     env: tuple[str, ...] = ()  #: as NAME=VALUE
     image: str = ""
     exit: int = 0  #: exit status, if it has ended
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its environment, by variable."""
+        return dict(one.partition("=")[::2] for one in self.env)
 
     @property
     def lab(self) -> str:
@@ -185,6 +200,11 @@ class Cell:
             "deploy", "--topo", path, *options, folder=str(PurePosixPath(path).parent)
         )
 
+    def interrupt(self) -> None:
+        """Kill every containerlab that runs in the cell."""
+        program = self.node.provide(self._store.binary(PROGRAM))
+        self.node.run(["sh", "-c", INTERRUPT, "sh", program])
+
     def destroy(self, path: str, *options: str) -> None:
         """Remove the lab of a topology file."""
         self.containerlab("destroy", "--topo", path, "--cleanup", *options)
@@ -285,5 +305,8 @@ def _container(record: Any) -> Container:
 def refused(words: Sequence[str], errors: str, output: str) -> LabError:
     """Return the error for a command that containerlab has refused, in its own words."""
     said = lines(ESCAPES.sub("", errors)) or lines(output)
-    told = [line for line in said if re.search(r"\b(ERRO|FATA|Error)\b", line)] or said
+    if BANNER in said:  # what follows is broken at the width of a terminal
+        after = said.index(BANNER)
+        said = [*said[:after], " ".join(said[after + 1 :])]
+    told = [line for line in said if re.search(r"\b(ERRO|FATA|Error)\b", line)] or said[-1:]
     return LabError(f"containerlab {words[0]}: " + "\n    ".join(told[-LAST_LINES:]))

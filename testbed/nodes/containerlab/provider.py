@@ -9,15 +9,17 @@ containerlab never changes the links of nodes that run already.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.artifacts.reference import full_name
 from testbed.errors import LabError, NoSuchNode, ServiceError
 from testbed.limits import Takes
 from testbed.nodes import engine, wiring
 from testbed.nodes.base import Node, NodeSpec, Setup, has_ended, is_stopped
-from testbed.nodes.containerlab import clabfile, version
+from testbed.nodes.containerlab import clabfile, userfile, version
 from testbed.nodes.containerlab.cell import RELEASE, Cell
 from testbed.nodes.inside import Process
 from testbed.nodes.links import port_name
@@ -29,9 +31,11 @@ from testbed.nodes.stream.container import ContainerNode
 if TYPE_CHECKING:
     from testbed.nodes.containerlab.cell import Container
     from testbed.nodes.netns import find
+    from testbed.nodes.place import Runs
     from testbed.nodes.stream.wire import Link
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
+    from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
 
 SOCKETS = "/run/testbed/sockets"  # in the cell: a folder of each node for its forwarded sockets
@@ -52,6 +56,12 @@ class ContainerlabNode(ContainerNode):
         return super().link()
 
 
+class UsersNode(ContainerlabNode):
+    """A node of a user's topology file: it has nothing but what the file says."""
+
+    shares_files = False
+
+
 class ContainerlabProvider(CellProvider):
     """Nodes as containers that containerlab deploys."""
 
@@ -66,6 +76,11 @@ class ContainerlabProvider(CellProvider):
         super().__init__(setup)
         self._topologies: dict[str, Topology] = {}  # of labs whose fabric we have created
         self._reached: dict[tuple[int, str], ContainerlabNode] = {}
+        self._making = threading.Lock()
+        self._folders: list[Path] = []  # those of the user's file that is deployed next
+
+    def exposed(self) -> Iterable[Path]:
+        return [*super().exposed(), *self._folders]
 
     def probe(self) -> list[Requirement]:
         return [*self.cells.probe(), version.probe(self._store, self.name)]
@@ -80,7 +95,9 @@ class ContainerlabProvider(CellProvider):
 
     def _containers(self, cell: Cell) -> dict[str, Container]:
         """Return the containers of a lab's nodes by node, running or not."""
-        return {c.labels[clabfile.NAME]: c for c in cell.containers() if clabfile.NAME in c.labels}
+        found = {c.labels.get(clabfile.NAME) or c.node: c for c in cell.containers()}
+        found.pop("", None)  # not of containerlab
+        return found
 
     def nodes(self, lab: str) -> dict[str, Node]:
         return dict(self._running(lab))
@@ -91,13 +108,16 @@ class ContainerlabProvider(CellProvider):
         if cell is None:
             return {}
         there: dict[str, ContainerlabNode] = {}
+        theirs = userfile.digests(cell)
         for name, container in self._containers(cell).items():
             if cell.runs(container):
                 with contextlib.suppress(OSError):  # it has just ended
-                    there[name] = self._reach(cell, name, container)
+                    digest = container.labels.get(clabfile.DIGEST) or theirs.get(name, "")
+                    there[name] = self._reach(cell, name, container, digest)
         return there
 
-    def _reach(self, cell: Cell, name: str, container: Container) -> ContainerlabNode:
+    def _reach(self, cell: Cell, name: str, container: Container, digest: str) -> ContainerlabNode:
+        ours = clabfile.NAME in container.labels
         init = cell.node.init
 
         def frozen() -> bool:
@@ -108,10 +128,10 @@ class ContainerlabProvider(CellProvider):
             for gone in [key for key, node in self._reached.items() if not node.alive()]:
                 self._reached.pop(gone).close()
             key = (init.pid, container.id)
-            if key not in self._reached:
-                self._reached[key] = ContainerlabNode(
+            if key not in self._reached or self._reached[key].digest != digest:
+                self._reached[key] = (ContainerlabNode if ours else UsersNode)(
                     name,
-                    container.labels.get(clabfile.DIGEST, ""),
+                    digest,
                     lab=init.lab,
                     pid=container.pid,
                     start=cell.node.duplex,
@@ -119,7 +139,8 @@ class ContainerlabProvider(CellProvider):
                     alive=Process(init.pid, container.pid).alive,
                     init=lambda: self._store.binary("testbed-init"),
                     folder=Path(cell.node.socket(f"{SOCKETS}/{name}")),
-                    mounts={folder: str(folder) for folder in self._shared()},
+                    mounts={folder: str(folder) for folder in self._shared()} if ours else {},
+                    env={} if ours else container.environment,
                     last_words=lambda: cell.last_words(container),
                     frozen=frozen,
                 )
@@ -139,19 +160,18 @@ class ContainerlabProvider(CellProvider):
     # -- making -----------------------------------------------------------
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
-        del lab, specs
+        del lab
         version.require(self._store)
         for name in engine.PROGRAMS:
             engine.program(self._store, RELEASE, name)
         self.agent()
-        self._archive()
-
-    def _archive(self) -> Path:
-        """Return the archive of the nodes' image; build it first if necessary."""
-        return self._store.image(_image())
+        if not all(spec.foreign for spec in specs):
+            self._store.image(_image())
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
-        super().create_fabric(lab, topology)
+        with self._making:
+            self._folders = userfile.folders(topology.foreign) if topology.foreign else []
+            super().create_fabric(lab, topology)
         self._topologies[lab] = topology
         cell = self._cell(lab)
         if cell is not None:
@@ -162,8 +182,11 @@ class ContainerlabProvider(CellProvider):
         return True  # one file
 
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
-        cell = self._start(lab)
         names = {spec.name for spec in specs}
+        topology = self._topologies.get(lab)
+        if topology is not None and topology.foreign is not None:
+            return self._create_users(lab, topology, topology.foreign, names)
+        cell = self._start(lab, [_image()])
         self._clear(cell, specs)
         path = self._write(cell, lab, specs)
         try:
@@ -175,20 +198,37 @@ class ContainerlabProvider(CellProvider):
             raise self._died(cell, name)
         return {name: there[name] for name in names}
 
-    def _start(self, lab: str) -> Cell:
-        """Return the cell of a lab with a running engine that has the nodes' image."""
+    def _create_users(
+        self, lab: str, topology: Topology, foreign: Foreign, names: set[str]
+    ) -> dict[str, Node]:
+        """Deploy a user's own file, and return the nodes with these names."""
+        cell = self._start(lab, topology.images)
+        file = userfile.UserFile(topology, foreign, cell)
+        try:
+            file.stage()
+            file.deploy()
+        except LabError as error:
+            raise self._explained(cell, names, error) from error
+        there = self._running(lab)
+        return {name: there[name] for name in names}
+
+    def _start(self, lab: str, images: Iterable[str]) -> Cell:
+        """Return the cell of a lab with a running engine that has some images."""
         fabric = self.cells.fabric(lab)
         if fabric is None:
             raise LabError(
                 f"the fabric of lab {lab} does not run", hint=f"`testbed up -l {lab}` restores it"
             )
         cell = Cell(fabric, self._store)
-        archive = self._archive()
+        archives = {name: self._store.image(name) for name in images}
         with self._lock:
-            cell.start([archive])
-            if _image() not in cell.images():
+            cell.start(archives.values())
+            there = {full_name(name) for name in cell.images()}
+            lacking = [path for name, path in archives.items() if full_name(name) not in there]
+            for archive in lacking:
                 cell.load(archive)
-                cell.keep_images([archive])  # a cell works without it
+            if lacking and not there:
+                cell.keep_images(archives.values())  # a cell works without it
         return cell
 
     def _clear(self, cell: Cell, specs: Sequence[NodeSpec]) -> None:
@@ -281,6 +321,12 @@ class ContainerlabProvider(CellProvider):
                 ]
         cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
 
+    def network_of(self, lab: str, node: Node) -> Runs:
+        cell = self._cell(lab)
+        if not isinstance(node, UsersNode) or cell is None:
+            return node
+        return userfile.Entered(cell.node, node.name, node.pid)
+
     # -- faults -----------------------------------------------------------
 
     def pause(self, lab: str, node: str) -> None:
@@ -312,10 +358,14 @@ class ContainerlabProvider(CellProvider):
         cell = self._cell(lab)
         found = {} if cell is None else self._containers(cell)
         meant = [c for name, c in found.items() if wanted is None or name in wanted]
+        if cell is not None and wanted and not meant:
+            with contextlib.suppress(NoSuchNode):
+                cell.interrupt()  # it may be about to create them
         if cell is not None and meant:
             with contextlib.suppress(NoSuchNode):  # a concurrent `down` was faster
                 self._end(cell, meant)
                 if wanted is not None:
+                    cell.interrupt()
                     cell.start()  # its engine may have died
                     for container in meant:
                         cell.remove(container)

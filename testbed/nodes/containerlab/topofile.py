@@ -45,10 +45,10 @@ def read(text: str, path: Path, problems: Problems) -> dict[str, Any]:
         problems.add_at(0, 0, "a file of containerlab with nodes", seen, "add a node")
         return {}
     for name in nodes:
-        if topology.kind(name) == OTHERS:
+        if other := topology.outsider(name):
             wanted = "nodes that containerlab creates: its engine in the lab has no other container"
-            hint = "use the kind linux, with the image of that container"
-            problems.add_at(line_of(name, text), 0, wanted, f"{name} of the kind {OTHERS}", hint)
+            hint = "make that container a node of the kind linux, with its image"
+            problems.add_at(line_of(other, text), 0, wanted, f"{name}, which needs {other}", hint)
     links = list(topology.links())
     lab = str(root.get("name") or "")
     # Paths in the file are relative to the folder of a link to it, not to that of the target.
@@ -59,9 +59,7 @@ def read(text: str, path: Path, problems: Problems) -> dict[str, Any]:
         "nodes": {name: {} for name in nodes},
         "foreign": {
             "lab": lab,
-            "file": os.path.abspath(
-                path
-            ),  # relative paths are relative to a link, not to its target
+            "file": place,
             "text": text,
             "nodes": {
                 name: {
@@ -188,6 +186,14 @@ class Definitions:
         """Return the file of a node's configuration, or the configuration itself."""
         found = (one["startup-config"] for one in self._layers(name) if one.get("startup-config"))
         return str(next(found, ""))
+
+    def outsider(self, name: str) -> str:
+        """Return the container that somebody else must have started for a node, or its kind."""
+        if self.kind(name) == OTHERS:
+            return OTHERS
+        modes = (str(one["network-mode"]) for one in self._layers(name) if one.get("network-mode"))
+        mode, _, other = next(modes, "").partition(":")
+        return other if mode == "container" and other not in self._nodes else ""
 
     def digest(self, name: str) -> str:
         """Return a digest of everything that the file says about a node and its links."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.nodes.containerlab import topofile
 from testbed.nodes.containerlab.cell import FOLDER
+from testbed.nodes.wiring import FORWARDING
 from testbed.topology.tree import Problems
 
 if TYPE_CHECKING:
@@ -73,6 +74,19 @@ def folders(foreign: Foreign) -> list[Path]:
     return [folder for folder in found if str(folder) not in SYSTEM]
 
 
+KEEP = "correct the file; `testbed up --keep` keeps the lab for a look"
+#: What to do, by a part of containerlab's words in lower case.
+HINTS = {
+    "operation not supported": "the kernel of this machine lacks a kind of link that the file has, "
+    "such as dummy: remove the link, or use another kernel",
+    "route to vxlan": "add `parent-interface` to the link: containerlab looks for the route before "
+    "it has created its management network",
+    "kvm": "the image is a virtual machine, which needs /dev/kvm in the lab: use another image",
+    "license": "add the file of the vendor's licence as `license` of the node",
+    "does not exist": "write the file beside the topology file: the lab sees what is there now",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class UserFile:
     """A topology that came from a user's file, in its cell."""
@@ -107,11 +121,15 @@ class UserFile:
 
         Raises LabError with containerlab's own words, and one for nodes that have exited.
         """
-        self.cell.deploy(self.path, *self.options)
+        try:
+            self.cell.deploy(self.path, *self.options)
+        except LabError as error:
+            error.hint = error.hint or hint(error.message)
+            raise
         there = {one.node: one for one in self.cell.containers() if one.node}
         self._require(there)
         for name in self.topology.nodes:
-            self._address(there[name])
+            self._set_up(there[name])
         digests = {name: self.topology.node_digest(name) for name in self.topology.nodes}
         self.cell.node.put(json.dumps(digests).encode(), DIGESTS)
 
@@ -134,34 +152,46 @@ class UserFile:
                 "`testbed up --keep` keeps the lab for a look",
             )
 
-    def _address(self, container: Container) -> None:
-        """Set the addresses that the file gives the links of a node; containerlab does not."""
+    def _set_up(self, container: Container) -> None:
+        """Set the addresses that the file gives the links of a node; containerlab does not.
+
+        A node forwards packets, as it does on a host with Docker: a new network namespace has the
+        setting of the machine's first one (ip-sysctl.rst, devconf_inherit_init_net), not of the
+        cell, where Docker has set it.
+        """
         lines = []
         for end, _ in self.foreign.ends_of(container.node):
-            for address in end.addresses:
-                lines.append(f"address replace {address} dev {end.interface}")
+            lines += [f"address replace {one} dev {end.interface}" for one in end.addresses]
             if end.addresses:
                 lines.append(f"link set dev {end.interface} up")
+        network = Entered(self.cell.node, container.node, container.pid)
         if lines:
             script = 'printf "%s\\n" "$@" | ip -batch -'
-            Entered(self.cell.node, container).run(["sh", "-c", script, "sh", *lines])
+            network.run(["sh", "-c", script, "sh", *lines])
+        if FORWARDING not in self.foreign.text:
+            network.run(["sysctl", "-q", "-w", f"{FORWARDING}=1"])
 
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """The network of a container, with the programs of its cell."""
+    """The network of a container, with the programs of its cell.
+
+    ``pid`` is its first process in the cell's pid namespace.
+    """
 
     cell: NetnsNode
-    container: Container
+    name: str
+    pid: int
     slowness: float = 1.0
 
-    @property
-    def name(self) -> str:
-        return self.container.node
-
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
-        enter = ["nsenter", f"--net=/proc/{self.container.pid}/ns/net"]
+        enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
         return self.cell.run([*enter, *argv], timeout=timeout, check=check)
+
+
+def hint(words: str) -> str:
+    """Return what to do about words with which containerlab has refused a file."""
+    return next((todo for part, todo in HINTS.items() if part in words.lower()), KEEP)
 
 
 def digests(cell: Cell) -> dict[str, str]:
