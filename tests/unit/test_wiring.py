@@ -242,7 +242,7 @@ def test_the_output_of_ip_is_read() -> None:
     seen = wiring.read(printed.encode())
     assert seen == Seen(
         {
-            "lo": Link("lo", "up", ("127.0.0.1/8",)),
+            "lo": Link("lo", "up", ("127.0.0.1/8",), ("::1/128",)),
             "eth0": Link("eth0", "no carrier"),
             "eth1": Link("eth1", "down"),
         },
