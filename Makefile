@@ -55,10 +55,12 @@ web: $(VENV)/ready $(MERMAID)  ## the HTML report in a real browser
 	$(BIN)/python -m pytest tests/web
 
 live: setup $(TOOLS)/ready  ## tests on real labs (root)
+	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
 	$(SUDO) $(LONG) $(BIN)/python -m pytest $(LIVE) -m "not whole_machine" tests/live tests/crash
 	$(SUDO) $(LONG) $(BIN)/python -m pytest -m whole_machine tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
+	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
 	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest $(LIVE) -m "not whole_machine" tests/crash
 	$(SUDO) env TESTBED_LONG=1 $(BIN)/python -m pytest -m whole_machine tests/crash
 
