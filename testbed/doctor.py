@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner, Source
+    from testbed.artifacts.store import Entry
     from testbed.nodes.base import Provider
     from testbed.requirement import Requirement
     from testbed.roles.base import Role
@@ -90,8 +91,9 @@ def findings(
     """
     asked = set(_needed(role, provider))
     found = [_root(), _kernel(), *_features(runner), *(_found(tool) for tool in tools())]
-    found += [_compiler(store, runner), *_headers(runner), _go(store)]
-    found = [*merge([*found, *_roles_own(store, asked)]), *_artifacts(store)]
+    entries = store.list()
+    found += [_compiler(entries, runner), *_headers(runner), _go(entries)]
+    found = [*merge([*found, *_roles_own(store, asked)]), *_artifacts(store, entries)]
     found += [_forwarding(), _memory(), _files(), _disk("disk for the cache", store.folder)]
     found += [_disk("disk for labs", state)] if state else []
     found = [
@@ -237,11 +239,11 @@ def _roles_own(store: Store, asked: Collection[str]) -> Iterator[Requirement]:
             yield replace(item, required=False) if optional else item
 
 
-def _compiler(store: Store, runner: Runner) -> Requirement:
+def _compiler(entries: Sequence[Entry], runner: Runner) -> Requirement:
     from testbed.artifacts.inventory import INVENTORY
 
     compiler = which("cc") or which("gcc")
-    missing = {entry.name for entry in store.list() if entry.state == "missing"}
+    missing = {entry.name for entry in entries if entry.state == "missing"}
     detail = "not found"
     ok = False
     if compiler:
@@ -299,19 +301,19 @@ def _headers(runner: Runner) -> list[Requirement]:
     return found
 
 
-def _go(store: Store) -> Requirement:
+def _go(entries: Sequence[Entry]) -> Requirement:
     present = go_on_path()
     version = ".".join(map(str, present[1])) if present else ""
     detail = f"{version} ({present[0]})" if present else "none on PATH"
     modules = _usual(lambda one: isinstance(one, GoModule))
-    if {entry.name for entry in store.list() if entry.state == "missing"} & {*modules}:
+    if {entry.name for entry in entries if entry.state == "missing"} & {*modules}:
         detail += "; a later one is fetched from PyPI if a program needs it"
     return requirement("Go", detail, tuple(modules), ok=True, required=False)
 
 
-def _artifacts(store: Store) -> list[Requirement]:
+def _artifacts(store: Store, entries: Sequence[Entry]) -> list[Requirement]:
     found = []
-    for entry in store.list():
+    for entry in entries:
         of = store.role_of(entry.name)
         if entry.state == "old" or (entry.name in store.unasked({of})):
             continue

@@ -625,11 +625,11 @@ class Store:
         for name, source in self._inventory.parts.items():
             if all(made in users for made in source.brings() or (name,)):
                 continue  # not used
-            yield _entry(name, source, records.get(source.key()))
+            yield _entry(name, source, records)
         for name, own in users.items():
             if isinstance(own, Remote):
                 source = _download(own, name, executable=name not in read.images)
-                yield _entry(name, source, records.get(source.key()))
+                yield _entry(name, source, records)
                 continue
             here = own.path.exists()
             size = folder_size(own.path) if own.path.is_dir() else 0
@@ -658,10 +658,11 @@ def _download(own: Remote, name: str, *, executable: bool) -> Download:
     return Download(own.url, own.sha256, place, own.member)
 
 
-def _entry(name: str, source: Source, record: Record | None) -> Entry:
-    if record is None:
-        return Entry(name, source.version() or "", source.key(), None, 0, source.origin, "missing")
-    return _cached(record, "cached")
+def _entry(name: str, source: Source, records: Mapping[str, Record]) -> Entry:
+    key = source.key()
+    if key in records:
+        return _cached(records[key], "cached")
+    return Entry(name, source.version() or "", key, None, 0, source.origin, "missing")
 
 
 def _cached(record: Record, state: Literal["cached", "old"]) -> Entry:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from testbed import doctor, kernel, requirement
-from testbed.artifacts import Store
+from testbed.artifacts import Store, bootstrap
 from testbed.artifacts.debian import LIBRARIES
 from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.labs import preflight
@@ -143,7 +143,7 @@ def test_each_finding_that_is_not_ok_has_a_fix(
     monkeypatch.setattr(doctor, "which", lambda _: None)
     monkeypatch.setattr(requirement, "which", lambda _: None)
     monkeypatch.setattr(accel, "which", lambda _: None)
-    monkeypatch.setattr(box, "which", lambda _: None)
+    monkeypatch.setattr(bootstrap, "which", lambda _: None)
     monkeypatch.setattr(doctor, "go_on_path", lambda: None)
     monkeypatch.setattr(doctor, "DISK", 1 << 60)
     machine = Machine(unshare=completed("veth\t1\tno\n"))
@@ -166,7 +166,8 @@ def test_artifacts_that_are_missing_are_no_failure_but_a_users_wrong_path_is(
 ) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[artifacts]\nflanneld = {path = '/nowhere'}\n")
-    found = {item.name: item for item in doctor._artifacts(Store(tmp_path, {}, config))}
+    store = Store(tmp_path, {}, config)
+    found = {item.name: item for item in doctor._artifacts(store, store.list())}
     assert not found["artifact docker"].required
     assert found["artifact flanneld"].required
     assert "/nowhere" in found["artifact flanneld"].detail
@@ -302,8 +303,8 @@ def test_what_qemu_needs_is_a_finding_with_its_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accel, "which", lambda _: None)
-    monkeypatch.setattr(box, "which", lambda name: None if name == "qemu-img" else name)
-    monkeypatch.setattr(box, "KEYRING", Path("/"))
+    monkeypatch.setattr(bootstrap, "which", lambda name: None if name == "qemu-img" else name)
+    monkeypatch.setattr(bootstrap, "KEYRING", Path("/"))
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
     found = {item.name: item for item in settings().provider("qemu").probe()}
     assert found["virtual machines"].packages == ("qemu-system-x86", "qemu-utils")
