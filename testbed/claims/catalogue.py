@@ -110,10 +110,13 @@ class Catalogue:
         """Return the test that checks a claim; None for a definition."""
         from testbed.claims.marks import marked
 
-        for folder in self.folders:
-            for mark in marked(folder):
-                if mark.claim == name:
-                    return mark.place
+        if name not in self.claims or not self.claims[name].is_testable:
+            return None
+        for word in (name, ""):  # the ID may be written in parts, which takes a look at all files
+            for folder in self.folders:
+                for mark in marked(folder, word):
+                    if mark.claim == name:
+                        return mark.place
         return None
 
 
