@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from catalogues import shipped
 from sabotage.gather import Gathered
 
 from testbed import leaks, machine_state
+from testbed.catalogues.shipped import FOLDER
+from testbed.claims import choose
+from testbed.claims.load import load
 from testbed.labs.state import folder
 from testbed.nodes.vagrant.provider import PROGRAMS
 from testbed.process import which
@@ -20,7 +24,7 @@ from testbed.settings import settings
 from testbed.testing.fakes import Bench
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 ROOT_ONLY = ("live", "crash", "vm", "k8s")
 VM_ONLY = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs")
@@ -36,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the process that reports, not one that runs tests
         config.pluginmanager.register(Gathered(), "sabotage trials")
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        config.pluginmanager.register(FromBothEnds(worker), "from both ends")
     if config.getoption("loadgroup", default=False):  # a process of xdist
         config.pluginmanager.register(LongestFirst(), "longest first")
     # A shell without job control starts what is to run beside it (`make test &`) with SIGINT
@@ -91,6 +97,31 @@ def _group(item: pytest.Item) -> str | None:
     return " ".join([module, *(str(indices[name]) for name in shared if name in indices)])
 
 
+class FromBothEnds:
+    """A pytest plugin for processes of xdist: every second one collects the last file first.
+
+    Each process loads what another has compiled already. So the files of a fresh clone, which take
+    longer to compile than all their tests to collect, are compiled once, and not in each process.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._from_the_end = int(worker.removeprefix("gw")) % 2 == 1
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        report = yield
+        if self._from_the_end and isinstance(collector, pytest.Directory) and report.passed:
+            report.result.reverse()
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Put the files in one order, for xdist requires the same in all processes."""
+        items.sort(key=lambda item: item.path.parts)
+
+
 SECONDS = 0.4  #: of a test without a mark; sabotages take longer, on labs of their own
 
 
@@ -133,6 +164,14 @@ def _state_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """No test sees the user's labs; and labs of other folders are not ours (see below)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TESTBED_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipped_once() -> Iterator[None]:
+    """Read the shipped catalogue once: it takes as long as fifty short tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "load", lambda path: shipped() if path == FOLDER else load(path))
         yield
 
 

@@ -118,15 +118,20 @@ def naming(text: str) -> list[Problem]:
     return [problem for problem in problems(text) if named(problem.hint)]
 
 
-@pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if naming(text)])
-def test_a_word_that_a_hint_names_is_accepted(name: str) -> None:
-    for problem in naming(TEXTS[name]):
-        place = (problem.line, problem.column)
-        left = [
-            [other for other in problems(text) if (other.line, other.column) == place]
-            for text in (followed(TEXTS[name], problem, new) for new in named(problem.hint))
-        ]
-        assert [] in left, (problem, left)
+def test_a_word_that_a_hint_names_is_accepted() -> None:
+    tried, refused = 0, {}
+    for name, whole in TEXTS.items():
+        for problem in naming(whole):
+            place = (problem.line, problem.column)
+            left = [
+                [other for other in problems(text) if (other.line, other.column) == place]
+                for text in (followed(whole, problem, new) for new in named(problem.hint))
+            ]
+            tried += 1
+            if [] not in left:
+                refused[name] = (problem, left)
+    assert tried > 50
+    assert refused == {}
 
 
 @pytest.mark.parametrize("text", TWICE.values(), ids=TWICE.keys())
