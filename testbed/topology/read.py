@@ -50,10 +50,7 @@ class Reader:
         found = self.table(at, wanted, empty=not required)
         if found is None:
             return None
-        for name, entry in found.entries.items():
-            if name not in known:
-                wanted_key = "a known key"
-                self.problems.add(entry.key, wanted_key, quote(name), nearest(name, known))
+        self.known_only(found, known)
         for name in required:
             if name not in found.entries:
                 about = known[name].description
@@ -61,23 +58,31 @@ class Reader:
                 self.problems.add(found, f"the key {name!r}", "none", hint)
         return found
 
+    def known_only(self, found: tree.Mapping, known: abc.Collection[str]) -> None:
+        """Refuse the unknown keys of a mapping."""
+        for name, entry in found.entries.items():
+            if name not in known:
+                self.problems.add(entry.key, "a known key", quote(name), nearest(name, known))
+
     def table(
-        self, at: Tree | None, wanted: str = "a mapping", *, empty: bool = True
+        self, at: Tree | None, wanted: str = "a mapping", *, empty: bool = True, hint: str = ""
     ) -> tree.Mapping | None:
         """Read a mapping whose keys are names; ``empty`` permits one without keys."""
         if isinstance(at, tree.Mapping):
             return at
         if at is not None and not isinstance(at, tree.Broken):
-            hint = "write 'key: value' lines below it" + (", or {} for none" if empty else "")
-            self.problems.add(at, wanted, describe(at), hint)
+            usual = "write 'key: value' lines below it" + (", or {} for none" if empty else "")
+            self.problems.add(at, wanted, describe(at), hint or usual)
         return None
 
-    def items(self, at: Tree | None, wanted: str) -> tuple[Tree, ...]:
+    def items(
+        self, at: Tree | None, wanted: str, hint: str = "write a list: [a, b]"
+    ) -> tuple[Tree, ...]:
         """Read the items of a list."""
         if isinstance(at, tree.Sequence):
             return at.items
         if at is not None and not isinstance(at, tree.Broken):
-            self.problems.add(at, wanted, describe(at), "write a list: [a, b]")
+            self.problems.add(at, wanted, describe(at), hint)
         return ()
 
     def text(

@@ -1,9 +1,10 @@
 """Parse YAML text or plain data into a tree; check only the syntax.
 
-See :mod:`testbed.topology.tree`. Only the part of YAML that a topology needs is accepted: one
-document of mappings with text keys, sequences and scalars. Anchors, aliases, merge keys and tags
-are errors, and so are values that YAML 1.1 and 1.2 interpret differently. The parser's events are
-checked one by one, so nothing is expanded or built before it has been checked.
+See :mod:`testbed.topology.tree`. Topologies and catalogues of claims are read by it. Only the
+part of YAML that they need is accepted: one document of mappings with text keys, sequences and
+scalars. Anchors, aliases, merge keys and tags are errors, and so are values that YAML 1.1 and 1.2
+interpret differently. The parser's events are checked one by one, so nothing is expanded or built
+before it has been checked.
 """
 
 from __future__ import annotations
@@ -84,8 +85,12 @@ def to_text(data: bytes, problems: Problems) -> str:
     return text
 
 
-def from_text(text: str, problems: Problems) -> Tree:
-    """Return the tree of a YAML text.
+#: Wanted and hint for an empty topology file.
+EMPTY = ("a mapping with 'name' and 'nodes'", "write a topology")
+
+
+def from_text(text: str, problems: Problems, *, empty: tuple[str, str] = EMPTY) -> Tree:
+    """Return the tree of a YAML text; ``empty`` is wanted and hint for a text without content.
 
     Errors that do not stop the parser are added to ``problems``. Raises TopologyError if the text
     is too long, not YAML, empty, or nested too deeply.
@@ -103,7 +108,7 @@ def from_text(text: str, problems: Problems) -> Tree:
 
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     try:
-        return _Composer(events, problems).document()
+        return _Composer(events, problems).document(empty)
     except TopologyError:  # a ValueError, too
         raise
     except yaml.MarkedYAMLError as error:
@@ -119,7 +124,7 @@ def _too_big(problems: Problems) -> TopologyError:
         0,
         f"a file of at most {MAX_BYTES >> 20} MiB",
         "a larger one",
-        "check the path: a topology usually has a few KiB",
+        "check the path: such a file usually has a few KiB",
     )
     return problems.error()
 
@@ -162,7 +167,7 @@ class _Composer:
         self._events = events
         self._problems = problems
 
-    def document(self) -> Tree:
+    def document(self, empty: tuple[str, str]) -> Tree:
         yaml = self._yaml
         root: Tree | None = None
         for event in self._events:
@@ -170,14 +175,13 @@ class _Composer:
                 continue
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self._refuse(event, (), "one document", "a second one", "keep one lab per file")
+                    self._refuse(event, (), "one document", "a second one", "keep one per file")
                     raise self._problems.error()
             elif not isinstance(event, yaml.DocumentEndEvent):
                 root = self._tree(event, ())
         if root is None:
-            self._problems.add_at(
-                0, 0, "a mapping with 'name' and 'nodes'", "an empty file", "write a topology"
-            )
+            wanted, hint = empty
+            self._problems.add_at(0, 0, wanted, "an empty file", hint)
             raise self._problems.error()
         return root
 
@@ -276,14 +280,15 @@ def resolve(text: str) -> tuple[str | int | float | bool | None, str]:
         return None, ""
     if text in _TRUE or text in _FALSE:
         return text in _TRUE, ""
+    if text[0] not in "+-.=0123456789yYnNoO":  # most texts: no pattern below can match
+        return text, ""
     if _INTEGER.fullmatch(text):
         return int(text), ""
     if _FLOAT.fullmatch(text):
         return float(text), ""
-    if text[0] in "+-.=0123456789yYnNoO":
-        for pattern, what in _SURPRISES:
-            if pattern.fullmatch(text):
-                return text, what
+    for pattern, what in _SURPRISES:
+        if pattern.fullmatch(text):
+            return text, what
     return text, ""
 
 

@@ -7,6 +7,7 @@ the errors in a document.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,7 @@ class Problems:
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self.about = ""  #: the entry that is read, to begin messages with; see :meth:`within`
         self._found: dict[Problem, None] = {}
         self._touched: set[Path] = set()
 
@@ -177,6 +179,7 @@ class Problems:
 
     def add_at(self, line: int, column: int, wanted: str, seen: str, hint: str) -> None:
         """Add a problem at a position in the text; lines and columns count from 1."""
+        wanted = f"{self.about}: {wanted}" if self.about else wanted
         self._found[Problem(line, column, wanted, seen, hint)] = None
         if len(self._found) >= self.LIMIT:
             more = Problem(
@@ -187,6 +190,22 @@ class Problems:
                 "only the first problems are shown",
             )
             raise TopologyError(self.source, [more, *self._found])
+
+    @contextmanager
+    def within(self, about: str) -> abc.Iterator[None]:
+        """Begin the messages of the block with the name of an entry."""
+        before, self.about = self.about, about
+        try:
+            yield
+        finally:
+            self.about = before
+
+    def found(self) -> list[Problem]:
+        """Return the problems found so far."""
+        return list(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def touched(self, *path: str | int) -> bool:
         """Tell whether a path, or one below it, already has a problem."""

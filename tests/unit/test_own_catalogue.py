@@ -238,9 +238,9 @@ BAD: dict[str, tuple[dict[str, str | None], str, int, str, str]] = {
     "no reason": ({"manual.yaml": DOCUMENT.replace("confirmed", "conditional")}, "manual.yaml", 11,
                   "conditional", "why"),
     "a number": ({"manual.yaml": DOCUMENT.replace("line 1", "1")}, "manual.yaml", 7,
-                 "the number 1", "quote"),
+                 "the integer 1", 'quote it: "1"'),
     "nothing": ({"manual.yaml": DOCUMENT.replace("It is so.", "")}, "manual.yaml", 8,
-                "nothing", "quote"),
+                "nothing", "write"),
     "an empty text": ({"manual.yaml": DOCUMENT.replace("It is so.", "' '")}, "manual.yaml", 8,
                       "empty", "write"),
     "a key twice": ({"manual.yaml": DOCUMENT + "  check: Again.\n"}, "manual.yaml", 13,
@@ -261,7 +261,13 @@ BAD: dict[str, tuple[dict[str, str | None], str, int, str, str]] = {
     "a colon": ({"manual.yaml": DOCUMENT.replace("It is so.", "It is: so.")}, "manual.yaml", 8,
                 "mapping values", "': '"),
     "not YAML": ({"manual.yaml": DOCUMENT + '  why: "x\n'}, "manual.yaml", 14, "YAML", "quote"),
-    "a byte": ({"manual.yaml": "\0"}, "manual.yaml", 0, "YAML", "UTF-8"),
+    "a byte": ({"manual.yaml": "\0"}, "manual.yaml", 1, "NUL", "remove"),
+    "an anchor of YAML": ({"manual.yaml": DOCUMENT.replace("It is so.", "&a It is so.")},
+                          "manual.yaml", 8, "&a", "remove"),
+    "an alias": ({"manual.yaml": DOCUMENT.replace("[docker, netns]", "*a")}, "manual.yaml", 10,
+                 "*a", "write"),
+    "a word with two meanings": ({"manual.yaml": DOCUMENT.replace("It is so.", "no")},
+                                 "manual.yaml", 8, "boolean", 'quote it: "no"'),
     "an empty file": ({"manual.yaml": "# to come\n"}, "manual.yaml", 0, "empty", "remove"),
     "a list for a document": ({"manual.yaml": "- id: a-claim\n"}, "manual.yaml", 1, "a list",
                               "title"),
@@ -312,7 +318,7 @@ BAD: dict[str, tuple[dict[str, str | None], str, int, str, str]] = {
     "a boolean": ({"catalogue.yaml": "labs: [{topology: two-node, measures: never}]\n"},
                   "catalogue.yaml", 1, "never", "true"),
     "nodes": ({"catalogue.yaml": "labs: [{topology: two-node, nodes: many}]\n"},
-              "catalogue.yaml", 1, "many", "3"),
+              "catalogue.yaml", 1, "many", "change"),
 }  # fmt: skip
 
 
@@ -324,6 +330,31 @@ def test_a_problem_is_named(
     (one,) = [found for found in found if word in found[2] + found[3]]
     assert one[:2] == (file, line)
     assert hint in one[4]
+
+
+def test_a_problem_has_its_column(folder: Folder) -> None:
+    text = DOCUMENT.replace("[docker, netns]", "[docker, nets]") + "  why: 7\n"
+    with pytest.raises(CatalogueError) as caught:
+        load(folder(files={"manual.yaml": text}))
+    places = [(one.line, one.column) for _, one in caught.value.problems]
+    assert places == [(10, 19), (13, 8)]
+    assert "claims/manual.yaml:10:19: wanted a-claim: " in str(caught.value)
+
+
+def test_more_problems_than_anybody_reads_are_cut_off(folder: Folder) -> None:
+    text = "title: x\nclaims:\n" + "- 7\n" * 2000
+    with pytest.raises(CatalogueError) as caught:
+        load(folder(files={"manual.yaml": text}))
+    assert 100 < len(caught.value.problems) < 1000
+
+
+def test_a_file_that_is_no_text_is_named(folder: Folder) -> None:
+    path = folder()
+    (path / "manual.yaml").write_bytes(b"title: \xff\n")
+    (path / "sabotages.yaml").mkdir()
+    found = {name: wanted for name, _, wanted, _, _ in problems(path)}
+    assert found["manual.yaml"] == "UTF-8 text"
+    assert "sabotages.yaml" in found
 
 
 def test_all_problems_are_said_at_once(folder: Folder) -> None:
