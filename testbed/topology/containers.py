@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
 from testbed.topology import keys, reserved, tree
 from testbed.topology.declare import Block, Draft, Nested, key
 from testbed.topology.shapes import (
+    IMAGE,
     NODE,
     Command,
     Duration,
@@ -234,13 +235,7 @@ class Container(Block):
     name: str
     node: str = key(NODE, "Node that it is on.", required=True, default="")
     image: str = key(
-        Pattern(
-            keys.IMAGE,
-            "an image, like nginx or registry.example:5000/team/web:1.2",
-            "a repository is written in lower case, its tag after a colon",
-            keys.IMAGE_MAX,
-            "an image",
-        ),
+        IMAGE,
         "Image of the container.",
         default=keys.DEFAULT_IMAGE,
     )

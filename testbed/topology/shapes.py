@@ -426,6 +426,13 @@ class Pattern(Shape[str]):
 LAB_NAME = Name("a lab", keys.LABEL, keys.LAB_MAX)
 NODE_NAME = Name("a node", keys.LABEL, keys.NODE_MAX, reserved.NODES)
 NETWORK_NAME = Name("a network", keys.LABEL, keys.NETWORK_MAX)
+IMAGE = Pattern(
+    keys.IMAGE,
+    "an image, like nginx or registry.example:5000/team/web:1.2",
+    "a repository is written in lower case, its tag after a colon",
+    keys.IMAGE_MAX,
+    "an image",
+)
 #: The node that a part is on.
 NODE = Reference(NODE_NAME, "the name of a node", "write the name of a node")
 #: The network for the traffic between nodes: the name or ethN, for all nodes or by node.

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import archives
 import pytest
 from crash.means import SECONDS, TESTBED
 
 from k8s.conftest import LAB
 from testbed.settings import settings
+from testbed.topology.load import names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k8s.conftest import Cluster
 
 SERVICE = "web.default.svc.cluster.local"
@@ -26,6 +33,16 @@ with socket.create_server(("10.168.0.3", 8000)) as server:
     connection.recv(4096)
     connection.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
     connection.close()
+"""
+#: A Pod of an image that the kubelet must not pull.
+BROUGHT = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: {}}}
+spec:
+  nodeName: {}
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: web, image: "{}", imagePullPolicy: Never}}]
 """
 CURL = ("curl", "-s", "-k", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}")
 
@@ -200,3 +217,37 @@ def test_kubectl_says_so_where_there_is_no_cluster(cluster: Cluster) -> None:
     cluster.bed.must("down", "netns-experiments")
     assert done.returncode == 2
     assert "has no Kubernetes" in done.stderr
+
+
+@pytest.fixture
+def beside_the_cache() -> Iterator[Path]:
+    """A folder that nodes see, even if it was made after them; their /tmp is their own."""
+    with tempfile.TemporaryDirectory(prefix="testbed-", dir=settings().store.folder.parent) as name:
+        yield Path(name)
+
+
+def test_images_of_the_file_are_on_each_node(cluster: Cluster, beside_the_cache: Path) -> None:
+    """A running cluster gets them, too; a Pod asks for one of them by its digest."""
+    folder = beside_the_cache
+    tag, pinned = "registry.example/team/web:1", f"registry.example/tools@sha256:{'ab' * 32}"
+    archives.write(folder / "web.tar", tag)
+    archives.write(folder / "tools.tar", "tools:latest")
+    config = folder / "config.toml"
+    config.write_text(f'[images]\n"{tag}".path = "web.tar"\n"{pinned}".path = "tools.tar"\n')
+    file = folder / "lab.yaml"
+    shipped = names()[LAB].read_text(encoding="utf-8")
+    images = f"kubernetes:\n  images: ['{tag}', '{pinned}']\n"
+    file.write_text(shipped.replace("\nkubernetes:\n", f"\n{images}"))
+    bed = replace(cluster.bed, env={**cluster.bed.env, "TESTBED_CONFIG": str(config)})
+    pods = {"brought-1": ("node1", pinned), "brought-2": ("node2", tag)}
+    try:
+        done = json.loads(bed.must("up", str(file), "--replace", "--json").stdout)
+        assert done["removed"] == []
+        assert {"images node1", "images node2"} <= set(done["changed"])
+        assert json.loads(bed.must("up", str(file), "--json").stdout)["changed"] == []
+        made = [BROUGHT.format(name, node, image) for name, (node, image) in pods.items()]
+        cluster.kubectl("apply", "-f", "-", input="---".join(made))
+        cluster.kubectl("wait", "--for=condition=Ready", "pod", *pods, "--timeout=120s")
+    finally:
+        cluster.kubectl("delete", "pod", "--now", "--ignore-not-found", *pods)
+        cluster.bed.must("up", LAB, "--replace", "-q")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from testbed.artifacts.reference import full_name
 from testbed.nodes.base import Result
 from testbed.roles.kubernetes import runtime
 from testbed.roles.kubernetes.runtime import GATHER, LOADED
+from testbed.roles.kubernetes.section import KubernetesSection
 from testbed.steps.context import Context
 from testbed.testing.fakes import FakeStore, Files
 from testbed.topology.load import load
@@ -31,10 +33,17 @@ class Machine(Files):
         super().__init__()
         self.there = set(there)
         self.imported: list[str] = []
+        self.tagged: list[tuple[str, str]] = []
 
     def run(self, argv: list[str], **_: Any) -> Result:
         if argv[3:5] == ["images", "list"]:
             return Result(tuple(argv), 0, "\n".join(self.there).encode(), b"", 0.0)
+        if argv[3:5] == ["images", "tag"]:
+            assert argv[5] == "--force"
+            assert argv[6] in self.there
+            self.there.add(argv[7])
+            self.tagged.append((argv[6], argv[7]))
+            return Result(tuple(argv), 0, b"", b"", 0.0)
         assert argv[3:5] == ["images", "import"]
         self.imported.append(Path(argv[5]).name)
         self.there |= archive.names(Path(argv[5]))
@@ -86,6 +95,37 @@ def test_another_archive_with_the_same_names_is_imported(house: Path) -> None:
     assert machine.imported == ["ours"]
     noted = json.loads(machine.files[f"/run/testbed/done/{LOADED}"])
     assert noted["ours"].endswith(" 7")
+
+
+SUM = f"sha256:{'ab' * 32}"
+
+
+@pytest.mark.parametrize(("name", "said", "tagged"), [
+    ("redis:7", "docker.io/library/redis:7", []),
+    (f"a/b@{SUM}", f"docker.io/a/b:{SUM.replace(':', '-')}", [f"docker.io/a/b@{SUM}"]),
+    (f"a/b:1@{SUM}", "docker.io/a/b:1", [f"docker.io/a/b@{SUM}"]),
+    ("mine:1", "quay.io/other/name:2", ["docker.io/library/mine:1"]),
+])  # fmt: skip
+def test_images_of_the_file_have_the_names_that_pods_ask_for(
+    house: Path, name: str, said: str, tagged: list[str]
+) -> None:
+    (house / name.replace("/", "-")).write_text(said)
+    cluster = replace(KubernetesSection.of(PLAIN), images=(name,))
+    topology = replace(PLAIN, sections={**PLAIN.sections, "kubernetes": cluster})
+    assert topology.images == (name,)
+    assert topology.node_digest("node1") == PLAIN.node_digest("node1")
+    machine = Machine()
+    context = replace(context_of(house, machine), topology=topology)
+    real = runtime.images
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "images", lambda *of: [*real(*of), name])
+        runtime.load_images(context, "node1")
+        assert machine.tagged == [(said, one) for one in tagged]
+        runtime.load_images(context, "node1")
+        assert len(machine.tagged) == len(tagged)
+        os.utime(house / name.replace("/", "-"), ns=(7, 7))
+        runtime.load_images(context, "node1")
+        assert len(machine.tagged) == 2 * len(tagged)
 
 
 # -- the folder of network plugins --------------------------------------------------------------

@@ -151,6 +151,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "cni": "flannel",
             "backend": "host-gw",
             "add-ons": [],
+            "images": ["quay.io/team/web:1"],
             "interface": "lan",
         },
         "containers": {

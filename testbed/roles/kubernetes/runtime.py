@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 from testbed.artifacts import archive
-from testbed.artifacts.reference import full_name
+from testbed.artifacts.reference import Reference, full_name, local_name
+from testbed.errors import LabError
 from testbed.nodes.base import Service
 from testbed.nodes.marks import mark, marked, note, noted
 from testbed.nodes.seed import Layout, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files, start
 from testbed.roles.kubernetes import addons, config
+from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -104,7 +106,8 @@ def images(topology: Topology, store: Store | None = None) -> list[str]:
 
     plugin = plugin_of(topology)
     mine = plugin.images if store is None else plugin.images_of(store)
-    return [config.PAUSE, *mine, *addons.images(topology), "nginx"]
+    own = KubernetesSection.of(topology).images
+    return list(dict.fromkeys([config.PAUSE, *mine, *addons.images(topology), "nginx", *own]))
 
 
 def start_containerd(context: Context, node: str, plugin: Plugin) -> tuple[str, bool]:
@@ -164,6 +167,8 @@ def load_images(context: Context, node: str) -> tuple[str, bool]:
         return f"{', '.join(names)} present", False
     others = {name for name in names if before.get(name, wanted[name]) != wanted[name]}
     missing = import_images(context, machine, names, others=others)
+    for name in KubernetesSection.of(context.topology).images:
+        name_image(context, machine, name, anew=name in missing)
     unkept = ""
     if missing and machine.shares_files and not is_seeded(machine):
         unkept = _keep(context, machine)
@@ -196,6 +201,32 @@ def import_images(
     for name in missing:
         _ctr(context, machine, "images", "import", machine.provide(context.store.image(name)))
     return missing
+
+
+def name_image(context: Context, machine: Node, name: str, *, anew: bool) -> None:
+    """Give an imported image the names by which Pods ask for it.
+
+    A Pod's image with a digest is asked for by its digest, without its tag (containerd's CRI
+    plugin, NormalizeImageRef). An archive has no such name, and a user's archive may have any.
+    ``anew`` replaces the names' earlier images. Raises LabError if the archive has no name, or
+    several others.
+    """
+    there = set(_ctr(context, machine, "images", "list", "--quiet").split())
+    wanted = Reference.parse(name)
+    names = list(dict.fromkeys((full_name(name), full_name(wanted.pulled))))
+    lacking = [one for one in names if one not in there]
+    said = archive.names(context.store.image(name))
+    source = full_name(local_name(name))
+    if source not in said and (lacking or anew):
+        if len(said) != 1:
+            raise LabError(
+                f"the archive of {name} has {', '.join(sorted(said)) or 'no name of an image'}",
+                hint=f"save that image alone: docker save -o FILE {name}",
+            )
+        (source,) = said
+    for one in names if anew else lacking:
+        if one != source:
+            _ctr(context, machine, "images", "tag", "--force", source, one)
 
 
 def _ctr(context: Context, machine: Node, *words: str) -> str:

@@ -17,7 +17,16 @@ from testbed.roles.flannel.section import (
 )
 from testbed.topology.declare import Draft, Section, Underlay, key
 from testbed.topology.model import MTU
-from testbed.topology.shapes import NODE, UNDERLAY, Choice, Choices, Subnet, by_node
+from testbed.topology.shapes import (
+    IMAGE,
+    NODE,
+    UNDERLAY,
+    Choice,
+    Choices,
+    Items,
+    Subnet,
+    by_node,
+)
 
 if TYPE_CHECKING:
     from testbed.topology.model import Node, Topology
@@ -93,6 +102,12 @@ class KubernetesSection(Section):
         always=True,
         shown=None,
     )
+    images: tuple[str, ...] = key(
+        Items(IMAGE, "a list of images", unique=True),
+        "Images to load into containerd of each node, for Pods. They are found as those of "
+        "containers.",
+        default=(),
+    )
 
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
@@ -134,6 +149,9 @@ class KubernetesSection(Section):
             del found["backend"]
         return found
 
+    def image_names(self) -> tuple[str, ...]:
+        return self.images
+
     def software(self) -> frozenset[str]:
         return frozenset({*self.add_ons, self.cni})
 
@@ -142,6 +160,7 @@ class KubernetesSection(Section):
 
     def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
         found = self.to_dict()
-        found.pop("interface", None)
+        for word in ("interface", "images"):  # more images are loaded into nodes that run
+            found.pop(word, None)
         api = str(topology.address(self.control_plane))
         return {ROLE: found | {"ranges": str(self.ranges.get(node)), "api": api}}
