@@ -171,8 +171,9 @@ def _deploy_node(topology: Topology, foreign: Foreign, name: str) -> Step:
     about = ", ".join(word for word in (node.kind, node.image) if word)
 
     def act(context: Context) -> tuple[str, bool]:
-        if name in context.nodes:
-            return about, False
+        if (there := context.nodes.get(name)) is not None:
+            gone = _restore_foreign(context, foreign, there)
+            return _with(about, gone), bool(gone)
         context.waiting(foreign.format)
         spec = node_spec(topology, topology.nodes[name])
         batch = context.batches.get(name)
@@ -181,6 +182,32 @@ def _deploy_node(topology: Topology, foreign: Foreign, name: str) -> Step:
         return about, True
 
     return Step(node_step(name), about, (FABRIC,), act=act)
+
+
+def _restore_foreign(context: Context, foreign: Foreign, node: Node) -> list[Difference]:
+    """Restore missing links and addresses of a node that another tool has created.
+
+    Raises LabError if one is still missing afterwards.
+    """
+
+    def differences() -> list[Difference]:
+        seen = wiring.look(context.provider.network_of(context.lab, node))
+        return wiring.foreign_differences(foreign, node.name, seen)
+
+    gone = differences()
+    if gone:
+        context.provider.restore(context.lab, context.topology, node, gone)
+        _refuse_left(context, node, differences())
+    return gone
+
+
+def _refuse_left(context: Context, node: Node, left: Sequence[Difference]) -> None:
+    """Raise LabError if a part of a node's wiring could not be restored."""
+    if left:
+        raise LabError(
+            f"{node.name} still differs from its topology: {', '.join(map(str, left))}",
+            hint=f"remove the lab with `testbed down {context.lab}`, then repeat the same `up`",
+        )
 
 
 def _restore(context: Context, node: Node) -> list[Difference]:
@@ -194,12 +221,7 @@ def _restore(context: Context, node: Node) -> list[Difference]:
     if not gone:
         return gone
     context.provider.restore(context.lab, topology, node, gone)
-    left = wiring.differences(topology, node.name, wiring.look(node))
-    if left:
-        raise LabError(
-            f"{node.name} still differs from its topology: {', '.join(map(str, left))}",
-            hint=f"remove the lab with `testbed down {context.lab}`, then repeat the same `up`",
-        )
+    _refuse_left(context, node, wiring.differences(topology, node.name, wiring.look(node)))
     mark(node, REWIRED, uuid.uuid4().hex)
     return gone
 

@@ -181,22 +181,28 @@ def _links(
 
 
 def _foreign_links(foreign: Foreign | None, node: str, seen: Seen) -> list[Part]:
-    """Return the state of the links that another tool's file gives a node."""
+    """Return the state of a node's links in a lab that another tool's file describes."""
     if foreign is None:
         return []
-    ends = {end.interface: (end, peer) for end, peer in foreign.ends_of(node) if end.interface}
+    peers = {end.interface: peer for end, peer in foreign.ends_of(node) if end.interface}
+    wrong = wiring.foreign_differences(foreign, node, seen)
     parts = []
-    for name in [*(name for name in seen.links if name not in ends and name != "lo"), *ends]:
+    for name in [*(name for name in seen.links if name not in peers and name != "lo"), *peers]:
         link = seen.links.get(name)
         there = (*link.addresses, *link.addresses6) if link else ()
-        words, ok = [], link is not None
-        if name in ends:
-            end, peer = ends[name]
-            gone = [one for one in end.addresses if one not in there]
-            words = [f"to {peer}", *(f"wanted {one}" for one in gone)]
-            ok = link is not None and link.state != "down" and not gone
-        parts.append(Part(name, link.state if link else "missing", ok, ", ".join([*words, *there])))
+        mine = [one.what for one in wrong if one.what in (name, *_on(foreign, node, name))]
+        words = [f"to {peers[name]}"] if name in peers else []
+        words += [f"wanted {what.partition(' ')[0]}" for what in mine if what != name]
+        parts.append(
+            Part(name, link.state if link else "missing", not mine, ", ".join([*words, *there]))
+        )
     return parts
+
+
+def _on(foreign: Foreign, node: str, name: str) -> list[str]:
+    """Return the addresses of a link as differences name them."""
+    ends = (end for end, _ in foreign.ends_of(node) if end.interface == name)
+    return [f"{address} on {name}" for end in ends for address in end.addresses]
 
 
 def _routes(seen: Seen, differences: Sequence[Difference]) -> list[Part]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
     from testbed.nodes.place import Runs
+    from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
 
 FORWARDING = "net.ipv4.ip_forward"
@@ -157,6 +158,23 @@ def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
             found.append(
                 Difference("setting", f"{name}={value}", seen.settings.get(name) or "missing")
             )
+    return found
+
+
+def foreign_differences(foreign: Foreign, node: str, seen: Seen) -> list[Difference]:
+    """Return the links and addresses of a node that differ from another tool's file."""
+    found = []
+    for end, _ in foreign.ends_of(node):
+        link = seen.links.get(end.interface)
+        if not end.interface or (link is not None and link.state != "down"):
+            there = (*link.addresses, *link.addresses6) if link else ()
+            found += [
+                Difference("address", f"{one} on {end.interface}", "missing")
+                for one in end.addresses
+                if one not in there
+            ]
+        else:
+            found.append(Difference("link", end.interface, link.state if link else "missing"))
     return found
 
 

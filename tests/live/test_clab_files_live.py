@@ -154,6 +154,19 @@ def test_an_edited_file_changes_what_differs(folder: Path) -> None:
     assert status(lab.context()).ok
 
 
+def test_up_restores_links_and_addresses(folder: Path) -> None:
+    file = folder / "small.clab.yml"
+    lab, _ = up(file)
+    lab.node("Left").run(["ip", "address", "flush", "dev", "eth1"])
+    lab.node("Right").run(["ip", "link", "delete", "dev", "eth2"])
+    wrong = {node.name: [link.name for link in node.links if not link.ok]
+             for node in status(lab.context()).nodes}  # fmt: skip
+    assert wrong == {"Left": ["eth1"], "Right": ["eth2"]}
+    changed = {done.step.name for done in lab.up(load(file)).changed}
+    assert changed == {"node Left", "node Right"}
+    assert status(lab.context()).ok
+
+
 def test_copies_of_a_lab_stand_side_by_side(folder: Path) -> None:
     one, _ = up(folder / "small.clab.yml")
     two, _ = up(folder / "small.clab.yml", name="another")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from testbed.nodes.base import Node
     from testbed.nodes.place import Runs
+    from testbed.nodes.wiring import Difference
     from testbed.testing.fakes import Bench
     from testbed.topology.format import GetStore
     from testbed.topology.tree import Problems
@@ -73,13 +74,14 @@ class Outside:
 
     slowness = 1.0
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, has_link: bool) -> None:
         self.name = name
+        self.has_link = has_link
 
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
         del timeout, check
         links = [{"ifname": "lo", "flags": ["UP"]}, link("eth0", ("inet", "172.20.20.2", 24))]
-        if self.name == "PC1":
+        if self.has_link:
             links.append(link("e1", ("inet", "10.0.0.1", 24), ("inet6", "2001:db8::1", 64)))
         return Result(tuple(argv), 0, json.dumps(links).encode() + b"\0[]\0000", b"")
 
@@ -100,6 +102,7 @@ class Deploying(FakeProvider):
     """Nodes of another tool: they are created at once, and have no ip(8)."""
 
     batches: ClassVar[list[list[str]]] = []
+    lost: ClassVar[set[str]] = set()  # nodes without their link
 
     def together(self, node: str) -> bool:
         del node
@@ -114,7 +117,14 @@ class Deploying(FakeProvider):
 
     def network_of(self, lab: str, node: Node) -> Runs:
         del lab
-        return Outside(node.name)
+        return Outside(node.name, has_link=node.name not in self.lost)
+
+    def restore(
+        self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
+    ) -> None:
+        del lab, topology
+        assert [(one.kind, one.what) for one in differences] == [("link", "e1")]
+        self.lost.discard(node.name)
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +140,7 @@ def lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """The lab of the file; it has the images, and the provider above."""
     provider = Deploying()
     Deploying.batches.clear()
+    Deploying.lost.clear()
     monkeypatch.setattr(bench.settings, "providers", {"netns": provider})
     monkeypatch.setattr(type(bench.settings.store), "lacking_images", lambda *_: None)
     return Lab("one", bench.settings)
@@ -240,6 +251,7 @@ def test_an_edited_file_changes_what_differs(lab: Lab) -> None:
 
 def test_status_shows_the_links_of_the_file(lab: Lab) -> None:
     lab.up(load("one.toy.yml"))
+    Deploying.lost.add("R_2")
     first, second = status(lab.context()).nodes
     assert [(one.name, one.state, one.ok) for one in first.links] == [
         ("eth0", "up", True), ("e1", "up", True),
@@ -249,6 +261,13 @@ def test_status_shows_the_links_of_the_file(lab: Lab) -> None:
     assert [(one.name, one.state, one.ok) for one in second.links] == [
         ("eth0", "up", True), ("e1", "missing", False),
     ]  # fmt: skip
+
+
+def test_up_restores_lost_links(lab: Lab) -> None:
+    lab.up(load("one.toy.yml"))
+    Deploying.lost.add("PC1")
+    assert [done.step.name for done in lab.up(load("one.toy.yml")).changed] == ["node PC1"]
+    assert status(lab.context()).ok
 
 
 def test_a_lab_is_found_by_its_file(lab: Lab) -> None:

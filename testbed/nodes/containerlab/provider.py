@@ -204,11 +204,12 @@ class ContainerlabProvider(CellProvider):
         """Deploy a user's own file, and return the nodes with these names."""
         cell = self._start(lab, topology.images)
         file = userfile.UserFile(topology, foreign, cell)
-        try:
-            file.stage()
-            file.deploy()
-        except LabError as error:
-            raise self._explained(cell, names, error) from error
+        with self._making:  # a node that has lost its link to these may be restored meanwhile
+            try:
+                file.stage()
+                file.deploy()
+            except LabError as error:
+                raise self._explained(cell, names, error) from error
         there = self._running(lab)
         return {name: there[name] for name in names}
 
@@ -281,6 +282,10 @@ class ContainerlabProvider(CellProvider):
         self, lab: str, topology: Topology, node: Node, differences: Sequence[Difference]
     ) -> None:
         cell, pid = self._place(lab, node)
+        if topology.foreign is not None:
+            with self._making:  # one deployment restores all nodes
+                userfile.UserFile(topology, topology.foreign, cell).restore(node.name)
+            return
         networks = list(topology.nodes[node.name].networks)
         ports = {one.index: one.seen for one in differences if one.kind == "port"}
         gone = {index for index, seen in ports.items() if seen == "missing"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
+from testbed.nodes import wiring
 from testbed.nodes.containerlab import topofile
 from testbed.nodes.containerlab.cell import FOLDER
 from testbed.nodes.wiring import FORWARDING
@@ -121,17 +122,33 @@ class UserFile:
 
         Raises LabError with containerlab's own words, and one for nodes that have exited.
         """
-        try:
-            self.cell.deploy(self.path, *self.options)
-        except LabError as error:
-            error.hint = error.hint or hint(error.message)
-            raise
-        there = {one.node: one for one in self.cell.containers() if one.node}
+        self._deploy()
+        there = self._containers()
         self._require(there)
         for name in self.topology.nodes:
             self._set_up(there[name])
         digests = {name: self.topology.node_digest(name) for name in self.topology.nodes}
         self.cell.node.put(json.dumps(digests).encode(), DIGESTS)
+
+    def restore(self, name: str) -> None:
+        """Restore missing links and addresses of a running node."""
+        container = self._containers()[name]
+        place = Entered(self.cell.node, name, container.pid)
+        lost = wiring.foreign_differences(self.foreign, name, wiring.look(place))
+        if any(one.kind == "link" for one in lost):
+            self._deploy()
+            container = self._containers()[name]
+        self._set_up(container)
+
+    def _deploy(self) -> None:
+        try:
+            self.cell.deploy(self.path, *self.options)
+        except LabError as error:
+            error.hint = error.hint or hint(error.message)
+            raise
+
+    def _containers(self) -> dict[str, Container]:
+        return {one.node: one for one in self.cell.containers() if one.node}
 
     def _require(self, there: Mapping[str, Container]) -> None:
         """Raise LabError if a node has exited, with its last lines."""
@@ -161,8 +178,8 @@ class UserFile:
         """
         lines = []
         for end, _ in self.foreign.ends_of(container.node):
-            lines += [f"address replace {one} dev {end.interface}" for one in end.addresses]
-            if end.addresses:
+            if end.interface and self.foreign.nodes[container.node].kind == topofile.PLAIN:
+                lines += [f"address replace {one} dev {end.interface}" for one in end.addresses]
                 lines.append(f"link set dev {end.interface} up")
         network = Entered(self.cell.node, container.node, container.pid)
         if lines:
