@@ -273,6 +273,24 @@ def test_a_file_with_a_certificate_of_the_users(folder: Path, images: Callable[.
     assert status(lab.context()).ok
 
 
+@pytest.mark.long
+def test_all_kinds_of_links_but_dummy(folder: Path, images: Callable[..., None]) -> None:
+    """The kernel need not have dummy links."""
+    images("alpine:3", "nginx:stable-alpine")
+    theirs = module() / SMOKE
+    for name in ("01-test.txt", "01-test.json"):
+        (folder / name).write_bytes((theirs / name).read_bytes())
+    text = (theirs / "01-linux-nodes.clab.yml").read_text()
+    before, dummy, _ = text.partition("    - type: dummy")
+    assert dummy
+    (folder / "01-linux-nodes.clab.yml").write_text(before)
+    lab, _ = up(folder / "01-linux-nodes.clab.yml")
+    found = status(lab.context())
+    assert found.ok, found
+    assert lab.node("l1").run(["cat", "/tmp/var"]).stdout == "MYVAR is SET\n"
+    assert lab.node("l1").run(["cat", "/01-test.txt"]).out == (folder / "01-test.txt").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "words", "wanted"),
     [

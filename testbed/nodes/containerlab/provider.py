@@ -259,7 +259,8 @@ class ContainerlabProvider(CellProvider):
         if isinstance(error, NoSuchNode):
             return error
         for name, container in self._containers(cell).items():
-            if name in names and container.exit and not cell.runs(container):
+            ended = container.exit and not cell.runs(container)
+            if name in names and ended and cell.last_words(container):
                 return self._died(cell, name)
         return error
 
