@@ -76,7 +76,7 @@ mutants: $(VENV)/ready  ## mutation tests of a sample, in ten minutes
 mutants-all: $(VENV)/ready  ## all mutation tests, in hours
 	$(BIN)/python tests/mutation/mutate.py --all
 
-test-vm: setup  ## tests on virtual machines, emulated where there is no KVM (root)
+test-vm: setup $(TOOLS)/ready  ## tests on virtual machines, emulated where there is no KVM (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
 	$(SUDO) $(LONG) $(BIN)/python -m pytest $(HEAVY) tests/vm
 

@@ -1,6 +1,17 @@
-"""Topologies for the tests of exports, with everything that a file can have."""
+"""For the tests of exports: a topology with everything that a file can have, and other tools."""
 
 from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+#: Programs that `make` installs beside this Python, and nowhere else.
+TOOLS = Path(sys.prefix) / "tools" / "bin"
+SECONDS = 300.0  # for hanging only
 
 #: Names that are words of other tools, values that they would interpolate, every key of a file.
 ODD = """\
@@ -38,3 +49,29 @@ veths:
   - {node: n-host, ends: [{name: c, namespace: ns1}, {name: d, namespace: end}]}
 faults: {slow: delay host 10ms}
 """
+
+
+def by_tool(folder: Path, argv: Sequence[str | Path], **env: str) -> str:
+    """The output of another tool in a folder, with a home folder that is empty.
+
+    Any exit status but 0 fails the test.
+    """
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [str(word) for word in argv],
+        cwd=folder,
+        env={**os.environ, "HOME": str(home), **env},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def ansible_reaches(folder: Path) -> set[str]:
+    """The hosts of an exported inventory that Ansible runs a module on."""
+    said = by_tool(folder, [TOOLS / "ansible", "-m", "ping", "all"])
+    return set(re.findall(r"^([\w-]+) \| SUCCESS", said, re.MULTILINE))

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from testbed.testing.fakes import Bench
     from testbed.topology import Topology
 
-OF_FILES = ("compose", "mermaid", "netlab", "vagrant")  # those that need no running lab
+#: Formats that need no running lab.
+OF_FILES = ("compose", "mermaid", "netlab", "vagrant")
 OF_LABS = ("ansible", "ssh-config")
 
 
@@ -355,6 +356,8 @@ def test_ansible_reaches_each_node_in_its_way(bench: Bench) -> None:
         "role_etcd": ["node1"], "role_docker": ["node1", "node2"],
         "role_flannel": ["node1", "node2"],
     }  # fmt: skip
+    # Ansible would use a connection to a host of this name in another lab for this one.
+    assert "ControlMaster=no" in done.files["ansible.cfg"]
     compile(done.files["connection_plugins/testbed.py"], "testbed.py", "exec")
 
 

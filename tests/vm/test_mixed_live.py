@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exported import ansible_reaches, by_tool
 
 from testbed.nodes.netns import find
 from testbed.process import run
@@ -101,6 +102,14 @@ def test_a_namespace_node_and_a_machine(testbed: Testbed, state: Path, tmp_path:
     assert lab["facts"]["provider"] == "mixed"
     found = {finding["claim"]: finding["verdict"] for finding in lab["findings"]}
     assert found == dict.fromkeys(CLAIMS, "confirmed")
+
+    # Other tools reach both kinds, each in its way.
+    for form in ("ssh-config", "ansible"):
+        testbed("export", LAB, "--to", form, "--output", f"{tmp_path / form}/")
+    for node in ("node1", "node2"):
+        ssh = ["ssh", "-F", "ssh_config", node, "hostname"]
+        assert by_tool(tmp_path / "ssh-config", ssh) == f"{node}\n"
+    assert ansible_reaches(tmp_path / "ansible") == {"node1", "node2", "outside"}
 
     # A second `up` does nothing; with another provider a node is removed and created by that one.
     assert "unchanged" in testbed("up", str(file), seconds=120)

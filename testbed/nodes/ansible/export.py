@@ -20,12 +20,16 @@ HEAD = """\
 # Lab {lab}, by `testbed export --to ansible`, for root: ansible -m ping all
 # in this folder, where {settings} names the inventory.
 """
+#: Ansible names a kept connection after the host alone, and other labs have hosts of this name.
 CONFIGURATION = f"""\
 [defaults]
 inventory = {INVENTORY}
 connection_plugins = {PLUGINS}
 interpreter_python = auto_silent
 pipelining = True
+
+[ssh_connection]
+ssh_args = -o ControlMaster=no
 """
 
 
