@@ -112,12 +112,12 @@ bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare she
 setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 	$(SUDO) $(BIN)/testbed doctor --fix --quick
 
-# Vagrant and ssh, and Compose in the cache, are for tests of exports, too.
+# Vagrant and ssh, and other programs in the cache, are for tests of exports, too.
 $(TOOLS)/ready: $(VENV)/ready tests/requirements.txt
 	{ command -v vagrant && command -v ssh; } > /dev/null || \
 	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
 	    vagrant openssh-client; }
-	$(SUDO) $(BIN)/testbed artifacts build compose sshd
+	$(SUDO) $(BIN)/testbed artifacts build compose containerlab node-image sshd
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --require-hashes -r tests/requirements.txt
 	touch $@

@@ -14,6 +14,10 @@ from commands import call
 from exported import ODD, SECONDS, TOOLS, ansible_reaches, by_tool
 from labs import brought_up
 
+from testbed.artifacts.inventory import NODE_IMAGE
+from testbed.artifacts.node_image import IMAGE, PART
+from testbed.nodes.containerlab.cell import Cell
+from testbed.nodes.netns.node import NetnsNode
 from testbed.settings import settings
 from testbed.topology import load_text
 
@@ -121,6 +125,33 @@ def test_compose_starts_the_lab(lab: Lab, tmp_path: Path, odd: str) -> None:
         assert {"A=it's $Y", "B=22:22"} <= set(environment)
     finally:
         box.run([*docker, "down", "--timeout=1"])
+
+
+@pytest.mark.seconds(15)
+@pytest.mark.parametrize("what", ["two-node", ""])
+def test_containerlab_deploys_the_lab(lab: Lab, tmp_path: Path, odd: str, what: str) -> None:
+    folder = exported(tmp_path, what or odd, "containerlab")
+    store, box = settings().store, lab.node("box")
+    assert isinstance(box, NetnsNode)
+    (file,) = folder.iterdir()
+    name = file.name.removesuffix(".clab.yml")
+    cell = Cell(box, store)
+    box.put(b"", "/run/testbed/modules")  # our build's list of the kernel's modules
+    box.run(["docker", "load", "--input", box.provide(store.keep(PART, NODE_IMAGE) / IMAGE)])
+    path = cell.write(name, file.read_text())
+    cell.containerlab("validate", "--topo", path)
+    cell.deploy(path)
+    try:
+        enter = ["docker", "exec", f"clab-{name}-{'node1' if what else 'host-node'}"]
+        for address in ["10.168.0.3", "10.168.0.1"] if what else ["10.0.0.3", "192.168.121.2"]:
+            box.run([*enter, "ping", "-c", "1", address])
+        route = box.run([*enter, "ip", "route", "show", "default"]).stdout
+        assert route.startswith(f"default via {'10.168.0.1' if what else '192.168.121.2'} ")
+        assert box.run([*enter, "hostname"]).stdout == ("node1\n" if what else "host\n")
+        mtu = json.loads(box.run([*enter, "ip", "-j", "link", "show", "eth0"]).stdout)[0]["mtu"]
+        assert mtu == 1500
+    finally:
+        cell.destroy(path)
 
 
 @pytest.mark.seconds(4)

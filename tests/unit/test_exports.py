@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from testbed.topology import Topology
 
 #: Formats that need no running lab.
-OF_FILES = ("compose", "mermaid", "netlab", "vagrant")
+OF_FILES = ("compose", "containerlab", "mermaid", "netlab", "vagrant")
 OF_LABS = ("ansible", "ssh-config")
 
 
@@ -182,6 +182,49 @@ def test_compose_interpolates_nothing_and_confuses_no_names() -> None:
     # One machine publishes a port once, and does not have the nodes' addresses.
     assert (box["ports"], services["web"]["ports"]) == (["2222:22/tcp", "8080:80/udp"], ["22/tcp"])
     assert {"containers.web.publish", "containers.end.publish"} <= left_out.keys()
+
+
+# -- containerlab -----------------------------------------------------------------------------
+
+
+def deployed(topology: Topology) -> tuple[dict[str, Any], dict[str, str]]:
+    text, left_out = exported("containerlab", topology)
+    return yaml.safe_load(text)["topology"], left_out
+
+
+def test_a_network_of_two_is_a_link_and_one_of_more_a_switch() -> None:
+    pair, left_out = deployed(load("docker-single"))
+    assert list(pair["nodes"]) == ["host-node", "outside"]  # "host" is a word of containerlab
+    assert [link["endpoints"] for link in pair["links"]] == [["host-node:eth0", "outside:eth0"]]
+    assert pair["nodes"]["host-node"]["hostname"] == "host"
+    assert "nodes.host" in left_out
+    three, _ = deployed(load("two-node"))
+    assert list(three["nodes"]) == ["node1", "node2", "outside", "switch-lan"]
+    assert len(three["links"]) == 3
+    ports = {link["endpoints"][1] for link in three["links"]}
+    assert ports == {"switch-lan:port1", "switch-lan:port2", "switch-lan:port3"}
+    joined = [line for line in three["nodes"]["switch-lan"]["exec"] if "master" in line]
+    assert [line.split()[4] for line in joined] == ["port1", "port2", "port3"]
+    assert three["nodes"]["node1"]["exec"] == [
+        "ip address add 10.168.0.2/24 dev eth0", "ip route replace default via 10.168.0.1",
+    ]  # fmt: skip
+
+
+def test_a_link_of_a_node_alone_is_a_dummy_and_names_do_not_collide() -> None:
+    text = """\
+name: t
+networks: {lan: {subnet: 10.1.0.0/24}, one: {subnet: 10.2.0.0/24}, none: {subnet: 10.3.0.0/24}}
+nodes:
+  switch-lan: {networks: {lan: 10.1.0.2, one: 10.2.0.2}, cpus: 0.5, memory: 64M}
+  b: {networks: {lan: 10.1.0.3}}
+  c: {networks: {lan: 10.1.0.4}}
+"""
+    found, _ = deployed(load_text(text, "t"))
+    assert list(found["nodes"]) == ["switch-lan", "b", "c", "switch-lan-1"]
+    alone = {"node": "switch-lan", "interface": "eth1"}
+    assert [link["endpoint"] for link in found["links"] if link.get("type")] == [alone]
+    assert found["nodes"]["switch-lan"]["cpu"] == 0.5
+    assert found["nodes"]["switch-lan"]["memory"] == f"{64 << 20}B"
 
 
 # -- mermaid ----------------------------------------------------------------------------------

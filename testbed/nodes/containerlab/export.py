@@ -1,0 +1,124 @@
+"""containerlab: a lab as a topology file that containerlab deploys anywhere.
+
+Nodes are containers of the image that `testbed image build` builds.  A network of two nodes is a
+link; a network of more is a node that is a switch, so no bridge of the host is needed.  Nodes have
+no management interface, and their interfaces have the names and addresses of the lab
+(containerlab.dev, "Topology definition").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from testbed.artifacts.node_image import NAME as IMAGE
+from testbed.exports.base import Export, Exported, LeftOut, Subject, dump
+from testbed.nodes.containerlab.clabfile import MTU, SUFFIX, names
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Topology
+
+BRIDGE = "br0"  # on a switch
+DIRECT = 2  # members of a network that is a link
+HEAD = """\
+# Lab {name}, by `testbed export --to containerlab`: containerlab deploy --topo {name}{suffix}
+# The image is built by `testbed image build`, which says how to load it.
+"""
+
+
+class Containerlab(Export):
+    """A topology file."""
+
+    name = "containerlab"
+    about = "containerlab: a topology file for `containerlab deploy`"
+    says: ClassVar[tuple[str, ...]] = (
+        "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
+        "nodes.*.memory",
+    )  # fmt: skip
+    reasons: ClassVar[Mapping[str, str]] = {
+        "nodes.*.roles": "containerlab starts no daemons on nodes",
+        "containers": "containerlab runs no containers on nodes",
+        "*": "containerlab describes nodes and links",
+    }
+
+    def export(self, subject: Subject) -> Exported:
+        topology = subject.topology
+        called = names(topology.nodes)
+        left_out = tuple(
+            LeftOut((f"nodes.{name}",), f"it is called {other}, because containerlab has that word")
+            for name, other in called.items()
+            if name != other
+        )
+        about = " ".join(topology.description.split())
+        head = HEAD.format(name=topology.name, suffix=SUFFIX) + (f"# {about}\n" if about else "")
+        text = head + dump(_document(topology, called))
+        return Exported({f"{topology.name}{SUFFIX}": text}, left_out)
+
+
+def _document(topology: Topology, called: Mapping[str, str]) -> dict[str, Any]:
+    nodes = {called[name]: _node(topology, name, called[name]) for name in topology.nodes}
+    links: list[dict[str, Any]] = []
+    for network in topology.networks:
+        ends = [
+            (called[name], f"eth{list(node.networks).index(network)}")
+            for name, node in topology.nodes.items()
+            if network in node.networks
+        ]
+        if len(ends) > DIRECT:
+            switch = _switch_name(network, nodes)
+            ports = [f"port{number}" for number, _ in enumerate(ends, 1)]
+            nodes[switch] = {"exec": list(_bridge(ports))}
+            links += [_link(end, (switch, port)) for end, port in zip(ends, ports, strict=True)]
+        elif len(ends) == DIRECT:
+            links.append(_link(*ends))
+        else:
+            links += [_alone(end) for end in ends]
+    return {
+        "name": topology.name,
+        "topology": {
+            "defaults": {"kind": "linux", "image": IMAGE, "network-mode": "none"},
+            "nodes": nodes,
+            **({"links": links} if links else {}),
+        },
+    }
+
+
+def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
+    node, gateway = topology.nodes[name], topology.gateway_of(name)
+    commands = [
+        f"ip address add {address}/{topology.networks[network].subnet.prefixlen} dev eth{index}"
+        for index, (network, address) in enumerate(node.networks.items())
+    ]
+    commands += [f"ip route replace default via {gateway}"] if gateway else []
+    return {
+        **({"hostname": name} if called != name else {}),
+        **({"cpu": node.cpus} if node.cpus else {}),
+        **({"memory": f"{node.memory}B"} if node.memory else {}),
+        **({"sysctls": {"net.ipv4.ip_forward": 1}} if node.gateway else {}),
+        **({"exec": commands} if commands else {}),
+    }
+
+
+def _switch_name(network: str, taken: Mapping[str, Any]) -> str:
+    name = f"switch-{network}"
+    while name in taken:
+        name += "-1"
+    return name
+
+
+def _bridge(ports: list[str]) -> Iterator[str]:
+    """Yield the commands that join the ports of a switch."""
+    yield f"ip link add name {BRIDGE} type bridge"
+    for port in ports:
+        yield f"ip link set dev {port} master {BRIDGE}"
+    yield f"ip link set dev {BRIDGE} up"
+
+
+def _link(*ends: tuple[str, str]) -> dict[str, Any]:
+    return {"endpoints": [f"{node}:{interface}" for node, interface in ends], "mtu": MTU}
+
+
+def _alone(end: tuple[str, str]) -> dict[str, Any]:
+    """Return the only link of a network, which leads nowhere."""
+    node, interface = end
+    return {"type": "dummy", "endpoint": {"node": node, "interface": interface}, "mtu": MTU}
