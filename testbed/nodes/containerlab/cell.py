@@ -44,8 +44,9 @@ ENVIRONMENT = {"CLAB_VERSION_CHECK": "disable", "DOCKER_HOST": f"unix://{engine.
 BANNER = "ERROR"  #: a line above the error that ends containerlab
 ESCAPES = re.compile("\x1b\\[[0-9;]*m")
 
-# The engine's packet filter must not see what bridges forward between nodes.  The list of modules
-# is read by our build of containerlab, and is empty on a kernel without modules.
+# A packet filter must not see what bridges forward between nodes.  containerlab needs the chains,
+# which are the engine's otherwise, and those of iptables-nft or the module ip_tables.  The list of
+# modules is read by our build of containerlab; a kernel without modules has none.
 PREPARE = f"""\
 sysctl -q -w net.ipv6.conf.default.disable_ipv6=0
 for name in iptables ip6tables arptables; do
@@ -53,6 +54,13 @@ for name in iptables ip6tables arptables; do
         sysctl -q -w net.bridge.bridge-nf-call-$name=0
 done
 cat /proc/modules > /run/testbed/modules 2> /dev/null || : > /run/testbed/modules
+case $(iptables --version) in
+    *legacy*) echo 'ip_tables 0 0 - Live 0x0' >> /run/testbed/modules;;
+esac
+for restore in iptables-restore ip6tables-restore; do
+    printf '%s\n' '*filter' ':FORWARD ACCEPT' ':DOCKER-USER -' '-A FORWARD -j DOCKER-USER' COMMIT |
+        $restore
+done
 mkdir -p {FOLDER}
 """
 
@@ -125,6 +133,9 @@ class Cell:
         config = {
             **engine.configuration(version),
             "live-restore": True,  # containers outlive a daemon that is restarted
+            # It takes half of the engine's start, and a cell has no uplink to translate for.
+            "iptables": False,
+            "ip6tables": False,
         }
         if not self.is_ready():
             node.run(["sh", "-ec", PREPARE])

@@ -68,7 +68,7 @@ class ContainerlabProvider(CellProvider):
     name = "containerlab"
     kind: ClassVar[find.Kind] = "fabric"
     shares_kernel = True
-    kernel = ("overlay", "iptables nat", "iptables conntrack", "iptables addrtype")
+    kernel = ("overlay",)
     programs: ClassVar[Mapping[str, str]] = {"iptables": "iptables"}
     takes = Takes(tasks=16)  # its shim with threads, pid 1, and a command
 
