@@ -211,7 +211,8 @@ def test_a_signal_ends_kubectl_and_the_way_to_the_api(cluster: Cluster, signum: 
         assert "NAME" in process.stdout.readline()
         process.send_signal(signum)
         process.stdout.read()  # to the end: kubectl has it open, too
-        assert process.wait(SECONDS) == 128 + signum
+        # Its own status, once it catches the signal (k8s.io/kubectl, pkg/util/interrupt).
+        assert process.wait(SECONDS) in {128 + signum, 1}
         assert process.stderr.read() == ""
 
 
