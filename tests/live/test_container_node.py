@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import docker
 import pytest
 
 from testbed.artifacts import Store
@@ -76,6 +78,7 @@ def node_of(
         folder=folder,
         env=dict(word.split("=", 1) for word in about["Config"]["Env"]),
         mounts=mounts,
+        place=host.socket,
     )
 
 
@@ -249,14 +252,16 @@ def test_an_engine_runs_in_it(
     env = {"PATH": engine.path(store, node, release), **GO}
     for service in engine.services(store, node, release, env=env, digest=release):
         node.start(service, timeout=180)
-    docker = node.provide(store.binary("docker"))
-    assert docker == str(store.binary("docker").resolve())  # mounted, not copied
-    node.run([docker, "load", "--input", node.provide(store.image("nginx"))], timeout=180)
-    node.run([docker, "run", "--detach", "--memory=64m", "--name=inner", "nginx"])
+    with contextlib.closing(docker.APIClient(f"unix://{node.socket(engine.SOCKET)}")) as api:
+        assert api.version()["Version"].startswith(release)
+    client = node.provide(store.binary("docker"))
+    assert client == str(store.binary("docker").resolve())  # mounted, not copied
+    node.run([client, "load", "--input", node.provide(store.image("nginx"))], timeout=180)
+    node.run([client, "run", "--detach", "--memory=64m", "--name=inner", "nginx"])
     page = ["curl", "-sS", "--retry", "20", "--retry-connrefused", "http://172.29.0.2/"]
     assert node.run(page).json()["client"].startswith("172.29.0.1:")
     assert node.host.service("docker.service").exists is False  # nobody has named its unit
-    node.run([docker, "rm", "--force", "inner"])
+    node.run([client, "rm", "--force", "inner"])
     restart(live, started)
     started[0].run(["sh", "-c", "rm -rf /var/lib/docker/*"], timeout=180)
 

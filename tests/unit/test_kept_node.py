@@ -353,6 +353,14 @@ def test_a_container_that_has_ended_is_not_entered(tmp_path: Path) -> None:
     assert begun == []
 
 
+def test_a_socket_of_a_container_is_reached_through_its_root(tmp_path: Path) -> None:
+    here, _ = container(tmp_path, place=str)
+    assert here.socket("/run/x.sock") == "/proc/42/root/run/x.sock"
+    there, begun = container(tmp_path, place=lambda path: f"/proc/7/root{path}")
+    assert there.socket("/run/x.sock") == "/proc/7/root/proc/42/root/run/x.sock"
+    assert begun == []
+
+
 def test_what_is_mounted_need_not_be_copied(tmp_path: Path) -> None:
     node, begun = container(tmp_path, mounts={tmp_path.resolve(): "/cache"})
     (tmp_path / "bin").mkdir()

@@ -25,6 +25,8 @@ class ContainerNode(KeptNode):
     returns its stream; ``agent`` returns the path of ``testbed-agent`` there, and ``pid`` is the
     pid of the container's first process there.  ``alive`` tells whether that process runs, and
     is called often; ``last_words`` returns the last output of a container that has ended.
+    ``place`` returns the path on this machine for a path where the engine runs: ``str``, or
+    :meth:`socket` of the node there; without it, sockets are forwarded by the agent.
     ``mounts`` maps folders of this machine to the paths at which the container has them,
     read-only.  The others are as in :class:`KeptNode`.
     """
@@ -45,6 +47,7 @@ class ContainerNode(KeptNode):
         folder: Path,
         env: Mapping[str, str] | None = None,
         mounts: Mapping[Path, str] | None = None,
+        place: Callable[[str], str] | None = None,
         last_words: Callable[[], str] = str,
         programs: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
@@ -55,6 +58,7 @@ class ContainerNode(KeptNode):
         self._alive = alive
         self._last_words = last_words
         self._mounts = dict(mounts or {})
+        self._place = place
         super().__init__(name, digest, folder=folder, init=init, env=env, programs=programs)
 
     def __repr__(self) -> str:
@@ -77,3 +81,8 @@ class ContainerNode(KeptNode):
             if path.is_relative_to(folder):
                 return str(PurePosixPath(place, path.relative_to(folder)))
         return super().provide(path)
+
+    def socket(self, path: str) -> str:
+        if self._place is None:
+            return super().socket(path)
+        return self._place(f"/proc/{self.pid}/root{path}")
