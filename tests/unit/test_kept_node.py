@@ -105,7 +105,8 @@ class Keeper:
     def __init__(self, agent: Agent, *, there: bool = True) -> None:
         self.there = there
         self.answers: dict[bytes, list[bytes]] = {}
-        agent.answers = {"q": self.ask, "r": self.run, "i": self.put}
+        self.first = b"sleep\0infinity\0"  # arguments of the node's first process
+        agent.answers = {"q": self.ask, "r": self.run, "i": self.put, "g": self.get}
         self.writes: list[int] = []
 
     def ask(self, agent: Agent, number: int, data: bytes) -> None:
@@ -118,6 +119,13 @@ class Keeper:
     def run(self, agent: Agent, number: int, data: bytes) -> None:
         self.there |= KEEPER.encode() in data
         agent.send(number, "p", NUMBER.pack(7))
+        agent.end(number, 0)
+
+    def get(self, agent: Agent, number: int, path: bytes) -> None:
+        if path != b"/proc/1/cmdline":
+            agent.end(number, errno.ENOENT)
+            return
+        agent.send(number, "o", self.first)
         agent.end(number, 0)
 
     def put(self, agent: Agent, number: int, data: bytes) -> None:
@@ -157,7 +165,6 @@ def test_one_with_another_digest_is_stopped_first(agent: Agent, node: Kept) -> N
 def test_one_that_does_not_start_is_an_error(agent: Agent, node: Kept, answer: bytes) -> None:
     keeper = Keeper(agent)
     keeper.answers = {b"start": [answer]}
-    agent.answers["g"] = lambda agent, number, _: agent.end(number, errno.ENOENT)
     with pytest.raises(ServiceError) as caught:
         node.start(Service("s", ("prog",)))
     assert (caught.value.service, caught.value.node) == ("s", "n1")
@@ -166,7 +173,6 @@ def test_one_that_does_not_start_is_an_error(agent: Agent, node: Kept, answer: b
 
 def test_one_that_is_not_ready_in_time_is_another_error(agent: Agent, node: Kept) -> None:
     Keeper(agent)  # it never answers
-    agent.answers["g"] = lambda agent, number, _: agent.end(number, errno.ENOENT)
     with pytest.raises(ServiceNotReady):
         node.start(Service("s", ("prog",)), timeout=0.0)
     assert agent.of("q")
@@ -191,6 +197,31 @@ def test_the_first_service_starts_a_keeper(agent: Agent, node: Kept) -> None:
     assert b"program" in agent.of("i")
     began = [data for data in agent.of("r") if data.endswith(f"{KEEPER}\0keep\0".encode())]
     assert len(began) == 1
+
+
+@pytest.mark.parametrize("first", [b"/x/testbed-init\0machine\0", b"runc\0init\0"])
+def test_a_machine_that_boots_is_waited_for(agent: Agent, node: Kept, first: bytes) -> None:
+    """Another keeper would take its socket away."""
+    keeper = Keeper(agent, there=False)
+    keeper.answers = {b"start": [b"ready"]}
+    keeper.first = first
+
+    def ask(agent: Agent, number: int, data: bytes) -> None:
+        keeper.ask(agent, number, data)
+        keeper.there = len(agent.of("q")) == 2
+
+    agent.answers["q"] = ask
+    node.start(Service("s", ("prog",)))
+    assert len(agent.of("q")) == 3
+    assert not agent.of("w")
+
+
+def test_a_node_that_cannot_be_written_keeps_no_services(agent: Agent, node: Kept) -> None:
+    Keeper(agent, there=False)
+    agent.answers["w"] = lambda agent, number, _: agent.end(number, errno.EROFS)
+    with pytest.raises(LabError) as caught:
+        node.start(Service("s", ("prog",)))
+    assert caught.value.hint
 
 
 def test_an_agent_that_refuses_is_an_error(agent: Agent, node: Kept) -> None:

@@ -42,6 +42,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -545,6 +546,7 @@ static void enter(const char *pid) {
     if (stat("/proc/self/ns/user", &ours) || stat(place, &theirs)) refuse(place);
     int user = ours.st_ino == theirs.st_ino ? 0 : CLONE_NEWUSER; /* setns(2): not one's own */
     join_cgroups(pid);
+    prctl(PR_SET_DUMPABLE, 0); /* nobody in there gets hold of this program, which is not the container's */
     if (setns(process, user | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP))
         refuse("cannot enter the container");
     if (fchdir(root) || chroot(".")) refuse("cannot enter the container's root");

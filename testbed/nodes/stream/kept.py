@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import TimeoutExpired
+from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes import keeper
 from testbed.nodes.request import request
 from testbed.nodes.stream.node import ChannelNode
 from testbed.nodes.stream.wire import Command, Stream
+from testbed.polling import until
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Service, ServiceState
@@ -26,6 +27,10 @@ program=$1; shift
 mkdir -p "$folder"
 for name; do command -v "$name" > /dev/null || ln -s "$program" "$folder/$name"; done
 """
+#: Arguments of a first process that will keep services soon: of our image, and of runc, which
+#: then becomes that process.
+BOOTING = (b"testbed-init\0machine", b"runc\0init")
+BOOT = 60.0  # timeout in seconds for such a process to begin
 NOBODY = (errno.ENOENT, errno.ECONNREFUSED)  # connect(2): no keeper has been started, or it ended
 
 
@@ -97,12 +102,24 @@ class KeptNode(ChannelNode):
 
     def _ask_or_keep(self, fields: Sequence[str], timeout: float) -> str:
         """Ask the node's ``testbed-init``, and start it first if there is none."""
-        answer = self._answer(fields, timeout)
-        if answer is None:
+        answers = [self._answer(fields, timeout)]
+
+        def booted() -> bool:
+            answers.append(self._answer(fields, timeout))
+            return answers[-1] is not None or not self._boots()
+
+        if answers[-1] is None and self._boots():
+            until(booted, BOOT)
+        if answers[-1] is None:
             with self._keeping:
                 self._keep()
-            answer = self._answer(fields, timeout)
-        return "error testbed-init has ended" if answer is None else answer
+            answers.append(self._answer(fields, timeout))
+        return "error testbed-init has ended" if answers[-1] is None else answers[-1]
+
+    def _boots(self) -> bool:
+        """Tell whether the node's first process is going to keep services."""
+        arguments = self.get("/proc/1/cmdline")
+        return any(words in arguments for words in BOOTING)
 
     def _answer(self, fields: Sequence[str], timeout: float) -> str | None:
         """Return the answer to a request, or None if nothing keeps services on the node."""
@@ -123,7 +140,13 @@ class KeptNode(ChannelNode):
         return None  # it has ended while it was asked
 
     def _keep(self) -> None:
-        self.put(self._init().read_bytes(), KEEPER, mode=0o755)
+        try:
+            self.put(self._init().read_bytes(), KEEPER, mode=0o755)
+        except OSError as error:
+            raise LabError(
+                f"{self.name} cannot keep services: {KEEPER} cannot be written: {error.strerror}",
+                hint="services need a file system that can be written, with some room",
+            ) from error
         self.run([KEEPER, "keep"])
         # An image without a shell has no need of these.
         self.run(["sh", "-c", NAMES, "sh", KEEPER, *keeper.COMMANDS], check=False)
