@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from testbed.errors import LabError, output_error
 from testbed.nodes.request import environment, request
@@ -32,18 +34,19 @@ def with_terminal(
     """
     user, out = sys.stdin.fileno(), sys.stdout.fileno()
     # This thread waits for keys; the end of the output and a new size wake it.
-    wake = os.eventfd(0, os.EFD_CLOEXEC)
+    wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     stream = Pipe(link, lambda _, data: write(out, data))
 
     def end() -> None:
         stream.poured.wait()
-        os.eventfd_write(wake, 1)
+        with contextlib.suppress(BlockingIOError):  # full, so the thread will wake anyway
+            os.write(waker, b"x")
 
     ending = threading.Thread(target=end, daemon=True)
     ending.start()
     try:
         fields = [_size(), *environment({**(env or {}), "TERM": os.environ.get("TERM", "dumb")})]
-        with raw(user), on_resize(lambda: os.eventfd_write(wake, 1)):
+        with raw(user), _woken_by_signals(waker), on_resize(lambda: None):
             stream.send("t", request(node, [*fields, *argv]))
             _type(stream, user, wake)
             status = stream.wait(None)
@@ -51,6 +54,7 @@ def with_terminal(
         stream.forget()
         ending.join()
         os.close(wake)
+        os.close(waker)
     if not stream.pid:
         raise LabError(f"{node} has no new terminal: {os.strerror(status)}")
     return shell_status(status)
@@ -62,7 +66,7 @@ def _type(stream: Pipe, user: int, wake: int) -> None:
     while True:
         ready = readable(watched)
         if wake in ready:
-            os.eventfd_read(wake)
+            os.read(wake, 4096)
             if stream.poured.is_set():
                 break
             stream.send("z", _size().encode())
@@ -73,6 +77,19 @@ def _type(stream: Pipe, user: int, wake: int) -> None:
             stream.feed(data or END_OF_FILE)
     if stream.failed is not None:
         raise output_error(stream.failed)
+
+
+@contextlib.contextmanager
+def _woken_by_signals(waker: int) -> Iterator[None]:
+    """Let each signal write to a pipe while the block runs.
+
+    A Python handler alone does not run if the signal comes right before the thread waits.
+    """
+    before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 def _size() -> str:
