@@ -246,10 +246,12 @@ def _with_labs(
 
 def _preload() -> None:
     """Load here, once, the modules that every lab's process would load."""
-    import docker  # noqa: F401  the engine's SDK, slow to load
     import testinfra  # noqa: F401
 
     import testbed.observe.capture  # noqa: F401
+    from testbed.roles.docker.engine import load
+
+    load()
 
 
 class _Crew:

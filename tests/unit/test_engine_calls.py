@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.roles.container import ContainerProcess, choose
 from testbed.roles.docker import glance, processes
-from testbed.roles.docker.engine import ContainerState, Engine, no_answer, preload
+from testbed.roles.docker.engine import ContainerState, Engine, load, no_answer, preload
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -405,5 +406,20 @@ def test_the_sdk_is_loaded_once_beside_what_goes_on(
     preload()
     assert len(threads) == (0 if loaded else 1)
     for one in threads:
-        assert one["args"] == ("docker",)
+        assert one["target"] is load
         assert one["daemon"]  # the end of the program does not wait for it
+
+
+def test_the_sdk_is_loaded_without_ssh_which_is_there_when_asked_for() -> None:
+    code = (
+        "import sys\n"
+        "from testbed.roles.docker.engine import load\n"
+        "load()\n"
+        "import docker\n"
+        "assert 'paramiko' not in sys.modules\n"
+        "from docker.transport import sshconn\n"
+        "sshconn.SSHHTTPAdapter.__init__ = lambda *_, **__: sys.exit('asked for')\n"
+        "docker.APIClient('ssh://nobody', version='1.41')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "asked for\n"

@@ -32,7 +32,11 @@ DIGEST = "testbed.digest"  # label: the settings a container was made with
 LAB = "testbed.labs"
 PATIENCE = 30.0  # seconds until the first answer; a daemon that takes longer hangs
 LIMIT = 300.0  # seconds; a start on a busy machine is slow
+SSH = "docker.transport.sshconn"  # the SDK's adapter for ssh://
 NAME_VARIABLE = "NAME"  # the variable with the name on the image's page
+
+
+_loading = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,27 @@ class ContainerState:
 def preload() -> None:
     """Import the SDK in the background; the first Engine waits for it."""
     if "docker" not in sys.modules:
-        threading.Thread(target=importlib.import_module, args=("docker",), daemon=True).start()
+        threading.Thread(target=load, daemon=True).start()
+
+
+def load() -> None:
+    """Import the SDK; its adapter for ``ssh://`` is imported when somebody first uses it.
+
+    No node needs that adapter, and its imports (paramiko) take as long as half of the SDK.
+    """
+    with _loading:
+        if "docker" in sys.modules:
+            return
+        sys.modules[SSH] = None  # type: ignore[assignment]  # its import fails, which the SDK allows
+        try:
+            client = importlib.import_module("docker.api.client")
+        finally:
+            sys.modules.pop(SSH, None)
+        vars(client)["SSHHTTPAdapter"] = _ssh_adapter
+
+
+def _ssh_adapter(*args: Any, **options: Any) -> Any:
+    return importlib.import_module(SSH).SSHHTTPAdapter(*args, **options)
 
 
 class Engine:
@@ -80,6 +104,7 @@ class Engine:
         self.api.timeout = limit
 
     def _connect(self, patience: float) -> APIClient:
+        load()
         import docker
 
         base = f"unix://{self._node.socket(SOCKET)}"
