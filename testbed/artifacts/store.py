@@ -192,7 +192,11 @@ class Store:
         part = self._part_of(name, parts)
         if part is None:
             raise ArtifactError(f"unknown artifact {name!r}", hint=self._how([name], "artifacts"))
-        path = self._file(part, f"bin/{name}")
+        try:
+            path = self._file(part, f"bin/{name}")
+        except ArtifactError as error:
+            error.hint = error.hint or self._how([name], "artifacts")
+            raise
         if not path.exists():
             raise ArtifactError(
                 f"the part {part} contains no {name} on this system",

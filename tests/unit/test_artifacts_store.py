@@ -153,6 +153,19 @@ def test_a_removed_program_is_noticed(house: House) -> None:
     assert house.docker.times == ["made", "made"]
 
 
+def test_a_build_that_fails_comes_with_the_way_to_bring_the_program(house: House) -> None:
+    """Unless its own error says what to do."""
+    house.kubelet.error = CommandError(["go", "build"], where="this machine", status=1)
+    with pytest.raises(ArtifactError) as caught:
+        house.store().binary("kubelet")
+    lines = str(caught.value.hint).partition("\n")[2]
+    assert tomllib.loads(lines)["artifacts"]["kubelet"]["path"]
+    house.kubelet.error = ArtifactError("no compiler", hint="install one")
+    with pytest.raises(ArtifactError) as caught:
+        house.store().binary("kubelet")
+    assert caught.value.hint == "install one"
+
+
 def test_a_program_that_this_systems_package_lacks(house: House) -> None:
     with pytest.raises(ArtifactError, match="docker"):
         house.store().binary("docker")
