@@ -129,6 +129,19 @@ sha256 = "1"
     assert caught.value.where.startswith(f"{tmp_path}/config.toml:6: images.b.sha256")
 
 
+def test_the_configuration_of_the_page_on_images(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/container-images.md").read_text(encoding="utf-8")
+    text = page.partition("```toml\n")[2].partition("```")[0].replace('"…"', f'"{SUM}"')
+    for place in ("/srv/images", "/etc/testbed/auth.json", "/etc/testbed/registry-ca.pem"):
+        text = text.replace(place, str(tmp_path / Path(place).name))
+        (tmp_path / Path(place).name).touch()
+    read = config.load(write(tmp_path, text))
+    assert set(read.images) == {"redis:7", "team/web"}
+    assert read.pull.sources == ("docker", tmp_path / "images")
+    assert read.pull.registries["docker.io"].mirrors == ("mirror.example:5000/hub",)
+    assert read.pull.registries["mirror.example:5000"].insecure
+
+
 def test_sources_on_the_command_line(tmp_path: Path) -> None:
     assert config.sources(["docker", str(tmp_path)]) == ("docker", tmp_path)
     with pytest.raises(UsageError, match="--images-from") as caught:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import registries
+from click.shell_completion import ShellComplete
 
+from testbed import cli
 from testbed.artifacts import Store, images, skopeo
 from testbed.artifacts import archive as archives
 from testbed.artifacts.config import Registry
@@ -528,3 +530,16 @@ def test_a_users_oci_layout_is_made_an_archive_for_every_engine(machine: Machine
     found = store.image("web")
     assert archive_names(found) == {"docker.io/library/web:latest"}
     assert text_of(found) == "text"
+
+
+@pytest.mark.parametrize("command", [["up"], ["plan"], ["artifacts", "build"]])
+@pytest.mark.parametrize(("option", "typed", "values"), [
+    ("--pull", "", ["always", "missing", "never"]), ("--pull", "m", ["missing"]),
+    ("--images-from", "p", ["podman", "p"]),  # the last is a path that the shell completes
+])  # fmt: skip
+def test_options_for_images_complete(
+    command: list[str], option: str, typed: str, values: list[str]
+) -> None:
+    shell = ShellComplete(cli.cli, {}, "testbed", "_TESTBED_COMPLETE")
+    found = shell.get_completions([*command, option], typed)
+    assert [item.value for item in found] == values
