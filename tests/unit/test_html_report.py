@@ -262,8 +262,9 @@ def test_versions_are_told_once_each() -> None:
 def test_another_version_of_the_data_is_refused() -> None:
     others: list[Any] = [{"version": 1}, {}, []]
     for other in others:
-        with pytest.raises(UsageError, match="not the record of a run"):
+        with pytest.raises(UsageError) as caught:
             html.render(other)
+        assert caught.value.exit_code == 2
 
 
 # -- safe, and by itself ------------------------------------------------------------

@@ -217,13 +217,11 @@ def test_missing_features_are_all_named_with_their_options(
     probe.lacking = {"vxlan", "overlay", "tun", "nf_tables"}
     with pytest.raises(MachineError) as caught:
         preflight.check(two_node, cache)
-    text = caught.value.message
-    assert text.splitlines() == [
-        "this machine's kernel lacks features that the topology needs",
-        "    overlay: failed: not supported; a kernel with CONFIG_OVERLAY_FS, "
-        "built in or as a module",
-        "    vxlan: failed: not supported; a kernel with CONFIG_VXLAN, built in or as a module",
-    ]
+    assert caught.value.missing == ("overlay", "vxlan")
+    overlay, vxlan = caught.value.message.splitlines()[1:]
+    assert overlay.split()[0] == "overlay:"
+    assert "CONFIG_OVERLAY_FS" in overlay
+    assert "CONFIG_VXLAN" in vxlan
     assert "--backend" in (caught.value.hint or "")
     assert not cache.exists()  # nothing is remembered of it
 

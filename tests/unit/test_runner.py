@@ -472,7 +472,7 @@ def test_the_fixture_heals_what_it_has_broken(
     found = run(own(path)).checks
     assert [check.outcome for check in found] == ["failed", "passed", "passed", "skipped", "failed"]
     assert "no netem" in found[3].problem
-    assert "the name of a node" in found[4].problem
+    assert "node9" in found[4].problem
     assert faults.healed == [["kill node1/etcd", "stop node2"], ["stop node1"]]
     assert faults.done == ["partition node2"], "what was there before is not the test's to heal"
 

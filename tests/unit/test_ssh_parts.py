@@ -288,7 +288,7 @@ def test_a_terminal_whose_machine_goes_ends_with_an_error(monkeypatch: pytest.Mo
     with os.fdopen(theirs) as user:
         monkeypatch.setattr("sys.stdin", user)
         monkeypatch.setattr("sys.stdout", user)
-        with pytest.raises(EOFError, match="before the command did"):
+        with pytest.raises(EOFError):
             terminal.with_terminal(cast("paramiko.Channel", Silent()), ["sh"])
     os.close(ours)
 
@@ -324,10 +324,10 @@ def test_ends_are_read(text: str, status: int | None) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a/b", "a\n", "%i"])
 def test_a_name_that_systemd_would_read_otherwise_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="name of a service"):
+    with pytest.raises(ValueError, match="service"):
         services.unit_of(Service(name, ("true",)))
     if name:
-        with pytest.raises(ValueError, match="name of a service"):
+        with pytest.raises(ValueError, match="service"):
             services.unit_of(Service("fine", ("true",), unit=name))
 
 

@@ -215,8 +215,9 @@ def test_pieces_of_a_killed_writer_go_with_the_lab(here: State) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").touch()
     state = State(tmp_path / where)
-    with pytest.raises(MachineError, match="cannot write to the state folder") as caught:
+    with pytest.raises(MachineError) as caught:
         state.write(RECORD)
+    assert str(tmp_path / where) in caught.value.message
     assert "TESTBED_STATE" in str(caught.value.hint)
     with pytest.raises(MachineError), state.lock("two-node", "up"):
         pass
