@@ -97,25 +97,37 @@ class Same:
 
 
 def mutants() -> list[Mutant]:
-    """Every mutant of the modules that pyproject.toml names; reads the files of this folder."""
-    from mutmut.utils.file_utils import walk_mutatable_files
+    """Make every mutant of the modules that pyproject.toml names, in mutmut's own folder.
 
+    Its run takes what is newer there than the program as it is.
+    """
+    from mutmut.utils.file_utils import copy_src_dir, walk_mutatable_files
+
+    shutil.rmtree(WORK, ignore_errors=True)
+    copy_src_dir()
     with multiprocessing.Pool(CHILDREN) as pool:
         found = pool.imap(mutants_of, sorted(walk_mutatable_files()), chunksize=1)
         return [mutant for own in found for mutant in own]
 
 
 def mutants_of(path: Path) -> list[Mutant]:
-    """Every mutant of a file."""
-    from mutmut.mutation.file_mutation import mutate_file_contents
-    from mutmut.utils.format_utils import get_mutant_name
+    """Make every mutant of a file."""
+    from mutmut.__main__ import create_mutants_for_file
+    from mutmut.mutation.data import MutantLineSpans, SourceFileMutationData
 
-    made = mutate_file_contents(str(path), path.read_text(encoding="utf-8"))
-    lines = made.code.splitlines()
+    changed = WORK / path
+    if error := create_mutants_for_file(path, changed).error:
+        raise error
+    lines = changed.read_text(encoding="utf-8").splitlines()
+    index = MutantLineSpans.load(path)
+    assert index is not None
+    spans = index.span_by_function_name
+    data = SourceFileMutationData(path=path)
+    data.load()
 
     @functools.cache
     def source(name: str) -> list[str]:
-        span = made.line_span_by_function_name[name]
+        span = spans[name]
         return [GENERATED.sub(r"\1", line) for line in lines[span.start - 1 : span.end]]
 
     @functools.cache
@@ -124,12 +136,12 @@ def mutants_of(path: Path) -> list[Mutant]:
         return WithoutEncoding().visit(parsed)  # type: ignore[no-any-return]
 
     found = []
-    for name in made.mutant_names:
+    for whole in data.exit_code_by_key:
+        name = whole.rpartition(".")[2]
         original = f"{name.partition('__mutmut_')[0]}__mutmut_orig"
         was, now = differing(source(original), source(name))
         only_words = rewords(tree(original), tree(name))
-        of = function(name)
-        found.append(Mutant(get_mutant_name(path, name), str(path), of, was, now, only_words))
+        found.append(Mutant(whole, str(path), function(name), was, now, only_words))
     return found
 
 
@@ -212,7 +224,6 @@ def sample(known: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
 
 def run(chosen: Iterable[Mutant] | None) -> dict[str, str]:
     """Run the tests on mutants, all or some; returns mutmut's word on each by its name."""
-    shutil.rmtree(WORK, ignore_errors=True)
     names = [] if chosen is None else [mutant.name for mutant in chosen]
     # It shows its progress with carriage returns, and says last what it wants to be read.
     with (ROOT / "build" / "mutants.log").open("w", encoding="utf-8") as log:
