@@ -176,7 +176,8 @@ def test_the_title_of_the_page_is_the_catalogues() -> None:
 
 
 def plain(*argv: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *argv]
+    options = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # that takes twice as long
+    command = [sys.executable, "-m", "pytest", "-q", *options, *argv]
     env = {**os.environ, "TESTBED_STATE": str(Path.cwd() / "state")}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 

@@ -715,8 +715,9 @@ def test_a_mark_that_means_nothing_is_refused(
 
 def test_where_pytest_itself_is_run_it_says_so(suite: Suite) -> None:
     path = suite(confirm("zzz", "it"))
-    run_alone = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--confcutdir", "."]
-    done = subprocess.run([*run_alone, str(path)], capture_output=True, text=True, check=False)
+    options = ["-q", "-c", os.devnull, "--confcutdir", ".", "-p", "no:hypothesispytest"]
+    run_alone = [sys.executable, "-m", "pytest", *options, str(path)]
+    done = subprocess.run(run_alone, capture_output=True, text=True, check=False)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "test_it: no claim 'zzz' in catalogue shipped" in done.stderr
 
