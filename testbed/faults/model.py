@@ -83,7 +83,7 @@ QUEUE_KINDS: tuple[Kind, ...] = ("rate", "delay")
 RESERVED = (*KINDS, "apply", "heal", "ls")
 
 #: The name of a node or a service, which need not exist.
-NAME = re.compile(r"[a-z0-9-]+")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[a-z0-9-]+")  # of other tools, too
 UNITS: Mapping[str, int] = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 #: Bits per second.  A slower queue would delay a full frame by more than a second.
 MIN_RATE, MAX_RATE = 8_000, 100 * 10**9
@@ -265,6 +265,9 @@ def require(fault: Fault, topology: Topology) -> None:
         if name not in topology.nodes:
             raise Unreadable("the name of a node", repr(name), nearest(name, topology.nodes))
     node = topology.nodes[fault.node]
+    if topology.foreign is not None and fault.kind in (*LINK_KINDS, *QUEUE_KINDS):
+        hint = f"links of a file of {topology.foreign.format} have no faults; `stop` works"
+        raise Unreadable("a fault of nodes", repr(fault.kind), hint)
     if fault.peer and not node.networks.keys() & topology.nodes[fault.peer].networks.keys():
         hint = "they share no network; name two nodes that do"
         raise Unreadable("two nodes on one network", repr(fault.target), hint)

@@ -67,13 +67,14 @@ def load(
     """
     text = os.fspath(name_or_path)
     if is_path(text):
-        path = text
+        path, found = text, _load_file(text, store)
     else:
         shipped = names()
         if text not in shipped:
             raise UsageError(f"no topology {quote(text)}", hint=_unknown(text, shipped))
         path = str(shipped[text])
-    topology = replace(_load_file(path, store), file=file_of(path))
+        found = load_text(_read(path), path)
+    topology = replace(found, file=file_of(path))
     return vary(topology, overrides) if overrides else topology
 
 

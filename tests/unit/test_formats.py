@@ -11,6 +11,7 @@ import pytest
 from testbed import cli
 from testbed.claims.load import load as load_catalogue
 from testbed.errors import TopologyError, UsageError
+from testbed.faults.force import fault_of
 from testbed.labs import origin
 from testbed.labs.lab import Lab
 from testbed.labs.status import status
@@ -190,6 +191,21 @@ def test_options_that_do_not_apply_are_refused() -> None:
         with pytest.raises(UsageError):
             load("one.toy.yml", given)
     assert load("one.toy.yml", Overrides(provider="netns")).provider == "netns"
+
+
+def test_faults_of_links_are_refused_with_the_reason() -> None:
+    topology = load("one.toy.yml")
+    for words in ("partition PC1:R_2", "loss PC1 5%"):
+        with pytest.raises(UsageError) as error:
+            fault_of(words, topology)
+        assert "toy" in (error.value.hint or "")
+    assert fault_of("stop PC1", topology).node == "PC1"
+
+
+def test_shipped_topologies_need_no_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, FORMATS, "toy", "nowhere:Toy")
+    monkeypatch.setattr(FORMATS, "usable", None)
+    assert load("two-node").name == "two-node"
 
 
 def test_nobody_writes_what_testbed_sets() -> None:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.nodes.containerlab import topofile
 from testbed.topology.format import Format
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ class TopoFile(Format):
     def read(
         self, path: Path, text: str, problems: Problems, store: GetStore | None
     ) -> dict[str, Any]:
+        from testbed.nodes.containerlab import topofile
         from testbed.nodes.containerlab.resolve import resolve
 
         if "{{" not in text:
