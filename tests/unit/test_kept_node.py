@@ -360,10 +360,10 @@ def container(folder: Path, **more: Any) -> tuple[ContainerNode, list[Sequence[s
         Keeper(agent)
         return agent.ours
 
-    given: dict[str, Any] = {"alive": lambda: True, **more}
+    given: dict[str, Any] = {"alive": lambda: True, "place": str, **more}
     made = ContainerNode(
         "n1", "-", lab="lab", pid=42, start=start, agent=lambda: "/there/agent",
-        init=lambda: folder, folder=folder, **given,
+        init=lambda: folder, **given,
     )  # fmt: skip
     return made, begun
 
@@ -385,7 +385,7 @@ def test_a_container_that_has_ended_is_not_entered(tmp_path: Path) -> None:
 
 
 def test_a_socket_of_a_container_is_reached_through_its_root(tmp_path: Path) -> None:
-    here, _ = container(tmp_path, place=str)
+    here, _ = container(tmp_path)
     assert here.socket("/run/x.sock") == "/proc/42/root/run/x.sock"
     there, begun = container(tmp_path, place=lambda path: f"/proc/7/root{path}")
     assert there.socket("/run/x.sock") == "/proc/7/root/proc/42/root/run/x.sock"

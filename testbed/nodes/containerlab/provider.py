@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
 
-SOCKETS = "/run/testbed/sockets"  # in the cell: a folder of each node for its forwarded sockets
-
 
 class ContainerlabNode(ContainerNode):
     """A container that containerlab has created."""
@@ -138,7 +136,7 @@ class ContainerlabProvider(CellProvider):
                     agent=lambda: cell.node.provide(self.agent()),
                     alive=Process(init.pid, container.pid).alive,
                     init=lambda: self._store.binary("testbed-init"),
-                    folder=Path(cell.node.socket(f"{SOCKETS}/{name}")),
+                    place=cell.node.socket,
                     mounts={folder: str(folder) for folder in self._shared()} if ours else {},
                     env={} if ours else container.environment,
                     last_words=lambda: cell.last_words(container),

@@ -26,7 +26,7 @@ class ContainerNode(KeptNode):
     pid of the container's first process there.  ``alive`` tells whether that process runs, and
     is called often; ``last_words`` returns the last output of a container that has ended.
     ``place`` returns the path on this machine for a path where the engine runs: ``str``, or
-    :meth:`socket` of the node there; without it, sockets are forwarded by the agent.
+    :meth:`socket` of the node there.
     ``mounts`` maps folders of this machine to the paths at which the container has them,
     read-only.  The others are as in :class:`KeptNode`.
     """
@@ -43,11 +43,10 @@ class ContainerNode(KeptNode):
         start: Callable[[Sequence[str]], Channel],
         agent: Callable[[], str],
         alive: Callable[[], bool],
+        place: Callable[[str], str],
         init: Callable[[], Path],
-        folder: Path,
         env: Mapping[str, str] | None = None,
         mounts: Mapping[Path, str] | None = None,
-        place: Callable[[str], str] | None = None,
         last_words: Callable[[], str] = str,
         programs: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
@@ -59,7 +58,8 @@ class ContainerNode(KeptNode):
         self._last_words = last_words
         self._mounts = dict(mounts or {})
         self._place = place
-        super().__init__(name, digest, folder=folder, init=init, env=env, programs=programs)
+        no_forwards = Path()  # sockets are reached without
+        super().__init__(name, digest, folder=no_forwards, init=init, env=env, programs=programs)
 
     def __repr__(self) -> str:
         return f"<container node {self.name} of {self._lab}, pid {self.pid}>"
@@ -83,6 +83,4 @@ class ContainerNode(KeptNode):
         return super().provide(path)
 
     def socket(self, path: str) -> str:
-        if self._place is None:
-            return super().socket(path)
         return self._place(f"/proc/{self.pid}/root{path}")
