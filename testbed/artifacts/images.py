@@ -125,7 +125,8 @@ class OfEngine(Way):
         for name in dict.fromkeys((image.pulled, image.short)):
             argv = [self._engine, "image", "inspect", "--format", "{{.Id}}", name]
             try:
-                said = self._runner(argv, cancel=self._cancel).stdout.strip()
+                env = owner.for_tools(os.environ)
+                said = self._runner(argv, env=env, cancel=self._cancel).stdout.strip()
             except CommandError as error:
                 words = error.stderr.strip() or error.message
                 continue

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from testbed import owner
+from testbed import boot_cache, owner
 from testbed.artifacts import config as settings
 from testbed.artifacts.cache import Cache, Record, remove_tree
 from testbed.artifacts.cache import size as folder_size
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from testbed.artifacts.images import Brought, Way, Ways
     from testbed.artifacts.inventory import Inventory
     from testbed.artifacts.url import Download
+
+
+FITTING = "archives"  # name of a fact: users' archives that every engine can load
 
 
 @dataclass(slots=True)
@@ -314,8 +317,16 @@ class Store:
         """Return a user's archive in the format that every engine can load."""
         from testbed.artifacts import archive
 
+        # To look into a large archive that is compressed takes long: once is enough.
+        status = archive.stamp(path)
+        stamp = f"{path} {status.st_size} {status.st_mtime_ns}"
+        fitting = boot_cache.recall(self.folder, FITTING)
+        fitting = fitting if isinstance(fitting, list) else []
+        if stamp in fitting:
+            return path
         try:
             if archive.is_docker(path):
+                boot_cache.keep(self.folder, FITTING, [*fitting[-99:], stamp])
                 return path
         except ArtifactError:  # the engine says what it does not like about it
             return path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pwd
 import shutil
 import threading
 import tomllib
@@ -16,7 +18,7 @@ import pytest
 import registries
 from click.shell_completion import ShellComplete
 
-from testbed import cli
+from testbed import cli, owner
 from testbed.artifacts import Store, images, skopeo
 from testbed.artifacts import archive as archives
 from testbed.artifacts.config import Registry
@@ -482,6 +484,23 @@ def test_options_are_given_to_each_call(machine: Machine) -> None:
     assert {word for words in calls for word in words if "tls-verify" in word} == set()
 
 
+def test_passwords_of_the_caller_of_sudo(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.has["skopeo"] = {NAME: archive(machine, "text")}
+    user = pwd.getpwuid(os.getuid())
+    home = machine.folder / "home"
+    caller = pwd.struct_passwd((*user[:5], str(home), user[6]))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: caller)
+    monkeypatch.setattr(owner, "caller", lambda: owner.Owner(4242, 4242))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
+    for host, used in (("other.example", False), ("registry.example:5000", True)):
+        (home / ".docker").mkdir(parents=True, exist_ok=True)
+        (home / ".docker/config.json").write_text(json.dumps({"auths": {host: {}}}))
+        machine.calls.clear()
+        store_of(machine, pull="always").image(NAME)
+        option = f"--authfile={home}/.docker/config.json"
+        assert all((option in words) == used for words in machine.calls if words[0] == "skopeo")
+
+
 # -- the cache ------------------------------------------------------------------------------------
 
 
@@ -543,3 +562,16 @@ def test_options_for_images_complete(
     shell = ShellComplete(cli.cli, {}, "testbed", "_TESTBED_COMPLETE")
     found = shell.get_completions([*command, option], typed)
     assert [item.value for item in found] == values
+
+
+def test_a_users_archive_is_looked_into_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive(machine, "own")
+    config = f'[images]\nweb = {{path = "{path}"}}'
+    assert store_of(machine, config=config).image("web") == path
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "read", lambda _: pytest.fail("it was read again"))
+        assert store_of(machine, config=config).image("web") == path
+    path.write_bytes(path.read_bytes() + bytes(1024))
+    assert store_of(machine, config=config).image("web") == path
