@@ -15,8 +15,7 @@ from testbed.errors import LabError, MachineError, NoSuchNode, ServiceError
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.nodes.base import Node, Setup
-from testbed.nodes.containerlab import clabfile
-from testbed.nodes.containerlab.cell import FOLDER
+from testbed.nodes.containerlab import FOLDER, clabfile
 from testbed.nodes.containerlab.provider import ContainerlabProvider
 from testbed.nodes.wiring import Difference
 from testbed.settings import settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,10 +14,11 @@ import yaml
 from testbed.artifacts import Store
 from testbed.errors import LabError, MachineError, NodeNotRunning
 from testbed.nodes.base import NodeSpec, Setup
-from testbed.nodes.containerlab import cell, clabfile, version
+from testbed.nodes.containerlab import FOLDER, cell, clabfile, version
 from testbed.nodes.containerlab.cell import CONTAINERS, RECORD, Cell
 from testbed.nodes.containerlab.provider import ContainerlabProvider
 from testbed.nodes.netns.provider import mac_of
+from testbed.process import run
 from testbed.registry import fabric_kind
 from testbed.topology import Topology, load_text
 
@@ -238,7 +240,7 @@ def test_without_one_ours_is_right_and_nothing_is_built(tmp_path: Path) -> None:
 
 
 def test_a_claimed_name_is_nobody_elses(made: Cell, folder: Folder) -> None:
-    Path(folder.socket(cell.FOLDER)).mkdir(parents=True)
+    Path(folder.socket(FOLDER)).mkdir(parents=True)
     assert [made.claim("lab") for _ in range(3)] == ["lab", "lab-2", "lab-3"]
 
 
@@ -259,3 +261,22 @@ def test_its_ports_are_on_the_fabric_of_namespace_nodes(tmp_path: Path) -> None:
     assert provider.together("host")
     assert provider.ports(topology, "host") == ["host", "host.1"]
     assert fabric_kind(provider) == "netns"
+
+
+def test_other_labs_load_no_cell(tmp_path: Path) -> None:
+    """Each command asks each provider for its nodes; loading HTTP takes longer than that."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from testbed.artifacts import Store\n"
+        "from testbed.nodes.base import Setup\n"
+        "from testbed.registry import PROVIDERS\n"
+        f"setup = Setup(Path({str(tmp_path)!r}), Store(Path({str(tmp_path)!r})))\n"
+        "assert PROVIDERS['containerlab'].of(setup).nodes('nowhere') == {}\n"
+        "ours = 'testbed.nodes.containerlab.'\n"
+        "loaded = {name for name in sys.modules if name.startswith(ours)}\n"
+        "assert loaded == {ours + 'provider'}, loaded\n"
+        "assert 'http.client' not in sys.modules\n"
+    )
+    done = run([sys.executable, "-c", code], check=False)
+    assert done.status == 0, done.stderr

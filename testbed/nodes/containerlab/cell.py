@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from testbed.errors import LabError, NoSuchNode
 from testbed.nodes import engine, seed
 from testbed.nodes.base import GO
+from testbed.nodes.containerlab import FOLDER, READY
 from testbed.nodes.inside import LAST_LINES, lines
 from testbed.nodes.unix_http import UnixConnection
 from testbed.polling import until
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "containerlab"
 RELEASE: engine.Release = "29"
-FOLDER = "/var/lib/testbed/containerlab"  #: a folder of each topology, in the cell
-READY = f"{FOLDER}/ready"
 START_SECONDS = 60.0  # timeout for the engine, which needs half a second
 DEPLOY_SECONDS = 600.0
 KILL_SECONDS = 5.0  # for processes to end; the end of the cell ends all others

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
+from testbed.nodes.containerlab import DIGEST, NAME
 from testbed.nodes.links import port_name
 from testbed.nodes.netns.provider import bridge_of, mac_of
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 SUFFIX = ".clab.yml"
-DIGEST, NAME = "testbed.digest", "testbed.node"  # labels of a container
 #: Names that containerlab gives to ends of links outside of nodes (manual/topo-def-file).
 SPECIAL = frozenset({"host", "mgmt-net", "macvlan", "vxlan", "vxlan-stitch", "dummy"})
 MTU = 1500  # containerlab's default is 9500

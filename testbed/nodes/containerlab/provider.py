@@ -9,55 +9,34 @@ containerlab never changes the links of nodes that run already.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from testbed.artifacts.reference import full_name
 from testbed.errors import LabError, NoSuchNode, ServiceError
 from testbed.limits import Takes
 from testbed.nodes import engine, wiring
-from testbed.nodes.base import Node, NodeSpec, Setup, has_ended, is_stopped
-from testbed.nodes.containerlab import clabfile, userfile, version
-from testbed.nodes.containerlab.cell import RELEASE, Cell
+from testbed.nodes.base import Node, NodeSpec, Setup, has_ended
+from testbed.nodes.containerlab import DIGEST, NAME, READY
 from testbed.nodes.inside import Process
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.cells import CellProvider
 from testbed.nodes.netns.provider import bridge_of, mac_of
-from testbed.nodes.stream.container import ContainerNode
+
+# Modules for cells are imported where needed: other labs don't load them.
 
 if TYPE_CHECKING:
-    from testbed.nodes.containerlab.cell import Container
+    from testbed.nodes.containerlab.cell import Cell, Container
+    from testbed.nodes.containerlab.node import ContainerlabNode
     from testbed.nodes.netns import find
     from testbed.nodes.place import Runs
-    from testbed.nodes.stream.wire import Link
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
-
-
-class ContainerlabNode(ContainerNode):
-    """A container that containerlab has created."""
-
-    shares_files = True  # those of the store, at the same paths
-
-    def __init__(self, *args: Any, frozen: Callable[[], bool], **kwargs: Any) -> None:
-        self._frozen = frozen
-        super().__init__(*args, **kwargs)
-
-    def link(self) -> Link:
-        if self._frozen():
-            raise is_stopped(self.name, self._lab)
-        return super().link()
-
-
-class UsersNode(ContainerlabNode):
-    """A node of a user's topology file: it has nothing but what the file says."""
-
-    shares_files = False
 
 
 class ContainerlabProvider(CellProvider):
@@ -81,6 +60,8 @@ class ContainerlabProvider(CellProvider):
         return [*super().exposed(), *self._folders]
 
     def probe(self) -> list[Requirement]:
+        from testbed.nodes.containerlab import version
+
         return [*self.cells.probe(), version.probe(self._store, self.name)]
 
     # -- finding ----------------------------------------------------------
@@ -88,12 +69,15 @@ class ContainerlabProvider(CellProvider):
     def _cell(self, lab: str) -> Cell | None:
         """Return the cell of a lab, whether its engine runs or not; None without one."""
         fabric = self.cells.fabric(lab)
-        cell = None if fabric is None else Cell(fabric, self._store)
-        return cell if cell is not None and cell.is_ready() else None
+        if fabric is None or not os.path.exists(fabric.socket(READY)):  # noqa: PTH110  (no error)
+            return None
+        from testbed.nodes.containerlab.cell import Cell
+
+        return Cell(fabric, self._store)
 
     def _containers(self, cell: Cell) -> dict[str, Container]:
         """Return the containers of a lab's nodes by node, running or not."""
-        found = {c.labels.get(clabfile.NAME) or c.node: c for c in cell.containers()}
+        found = {c.labels.get(NAME) or c.node: c for c in cell.containers()}
         found.pop("", None)  # not of containerlab
         return found
 
@@ -105,17 +89,21 @@ class ContainerlabProvider(CellProvider):
         cell = self._cell(lab)
         if cell is None:
             return {}
+        from testbed.nodes.containerlab import userfile
+
         there: dict[str, ContainerlabNode] = {}
         theirs = userfile.digests(cell)
         for name, container in self._containers(cell).items():
             if cell.runs(container):
                 with contextlib.suppress(OSError):  # it has just ended
-                    digest = container.labels.get(clabfile.DIGEST) or theirs.get(name, "")
+                    digest = container.labels.get(DIGEST) or theirs.get(name, "")
                     there[name] = self._reach(cell, name, container, digest)
         return there
 
     def _reach(self, cell: Cell, name: str, container: Container, digest: str) -> ContainerlabNode:
-        ours = clabfile.NAME in container.labels
+        from testbed.nodes.containerlab.node import ContainerlabNode, UsersNode
+
+        ours = NAME in container.labels
         init = cell.node.init
 
         def frozen() -> bool:
@@ -158,6 +146,9 @@ class ContainerlabProvider(CellProvider):
     # -- making -----------------------------------------------------------
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
+        from testbed.nodes.containerlab import version
+        from testbed.nodes.containerlab.cell import RELEASE
+
         del lab
         version.require(self._store)
         for name in engine.PROGRAMS:
@@ -167,8 +158,13 @@ class ContainerlabProvider(CellProvider):
             self._store.image(_image())
 
     def create_fabric(self, lab: str, topology: Topology) -> None:
+        folders: list[Path] = []
+        if topology.foreign is not None:
+            from testbed.nodes.containerlab import userfile
+
+            folders = userfile.folders(topology.foreign)
         with self._making:
-            self._folders = userfile.folders(topology.foreign) if topology.foreign else []
+            self._folders = folders
             super().create_fabric(lab, topology)
         self._topologies[lab] = topology
         cell = self._cell(lab)
@@ -200,6 +196,8 @@ class ContainerlabProvider(CellProvider):
         self, lab: str, topology: Topology, foreign: Foreign, names: set[str]
     ) -> dict[str, Node]:
         """Deploy a user's own file, and return the nodes with these names."""
+        from testbed.nodes.containerlab import userfile
+
         cell = self._start(lab, topology.images)
         file = userfile.UserFile(topology, foreign, cell)
         with self._making:  # a node that has lost its link to these may be restored meanwhile
@@ -213,6 +211,9 @@ class ContainerlabProvider(CellProvider):
 
     def _start(self, lab: str, images: Iterable[str]) -> Cell:
         """Return the cell of a lab with a running engine that has some images."""
+        from testbed.artifacts.reference import full_name
+        from testbed.nodes.containerlab.cell import Cell
+
         fabric = self.cells.fabric(lab)
         if fabric is None:
             raise LabError(
@@ -244,6 +245,8 @@ class ContainerlabProvider(CellProvider):
 
     def _write(self, cell: Cell, lab: str, specs: Sequence[NodeSpec]) -> str:
         """Write the topology file of new nodes; return its path in the cell."""
+        from testbed.nodes.containerlab import clabfile
+
         name = cell.claim(lab)
         options = clabfile.Options(
             _image(),
@@ -282,6 +285,8 @@ class ContainerlabProvider(CellProvider):
     ) -> None:
         cell, pid = self._place(lab, node)
         if topology.foreign is not None:
+            from testbed.nodes.containerlab import userfile
+
             with self._making:  # one deployment restores all nodes
                 userfile.UserFile(topology, topology.foreign, cell).restore(node.name)
             return
@@ -306,6 +311,8 @@ class ContainerlabProvider(CellProvider):
 
     def _place(self, lab: str, node: Node) -> tuple[Cell, int]:
         """Return the cell of a node, and the pid of its first process there."""
+        from testbed.nodes.containerlab.node import ContainerlabNode
+
         cell = self._cell(lab)
         if cell is None or not isinstance(node, ContainerlabNode):
             raise has_ended(node.name, lab)
@@ -326,6 +333,9 @@ class ContainerlabProvider(CellProvider):
         cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
 
     def network_of(self, lab: str, node: Node) -> Runs:
+        from testbed.nodes.containerlab import userfile
+        from testbed.nodes.containerlab.node import UsersNode
+
         cell = self._cell(lab)
         if not isinstance(node, UsersNode) or cell is None:
             return node

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.nodes import wiring
-from testbed.nodes.containerlab import topofile
-from testbed.nodes.containerlab.cell import FOLDER
+from testbed.nodes.containerlab import FOLDER, topofile
 from testbed.nodes.wiring import FORWARDING
 from testbed.topology.tree import Problems
 
