@@ -89,6 +89,7 @@ def command(
     export = _format(form)
     settings = common.make_settings()
     subject = _subject(settings, what, variant)
+    export.check(subject.topology)
     exported = export.export(subject)
     left_out = export.left_out(subject.topology, exported)
     if as_json:
@@ -125,8 +126,10 @@ def _subject(settings: Settings, what: str, variant: Mapping[str, Any]) -> Subje
         need_root("the export of a running lab")
         return _nodes(lab or _lab_of(settings, topology), topology, what)
 
-    state = f"TESTBED_STATE={settings.state.path}"
-    own = ("env", state, sys.executable, "-m", "testbed")
+    # The other tool may have another home folder, or another user's.
+    places = {"TESTBED_STATE": settings.state.path, "TESTBED_CACHE": settings.store.folder}
+    env = ("env", *(f"{name}={path}" for name, path in places.items()))
+    own = (*env, sys.executable, "-m", "testbed")
     return Subject(topology, nodes, settings.store, own)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.errors import UsageError
+
 if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
@@ -84,6 +86,15 @@ class Export(ABC):
     @abstractmethod
     def export(self, subject: Subject) -> Exported:
         """Return the files.  Raises UsageError for a lab that the format cannot express."""
+
+    def check(self, topology: Topology) -> None:
+        """Raise UsageError for the lab of another tool's file, if the format cannot express it."""
+        if topology.foreign and not any(_path(one)[0] == "foreign" for one in self.says):
+            raise UsageError(
+                f"{topology.name} was read from a file of {topology.foreign.format}, "
+                f"whose links {self.name} cannot express",
+                hint=f"export it to {topology.foreign.format} or mermaid",
+            )
 
     def left_out(self, topology: Topology, exported: Exported) -> list[LeftOut]:
         """Return everything of a topology that the files do not express."""

@@ -15,6 +15,7 @@ from testbed.exports.base import Export, Exported, Subject
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container
+    from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology, VethEnd
 
 #: Characters that end a quoted label, begin an entity or are read as HTML.
@@ -38,7 +39,7 @@ class Mermaid(Export):
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.roles", "nodes.*.gateway",
         "containers.*.node", "containers.*.image", "containers.*.network", "containers.*.publish",
-        "namespaces", "bridges", "veths",
+        "namespaces", "bridges", "veths", "foreign",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {"*": "settings that the diagram does not show"}
 
@@ -74,6 +75,8 @@ class _Drawing:
             yield f"  {ident}([{label(network.name, str(network.subnet))}])"
         for node in topology.nodes.values():
             about = ", ".join([*node.roles, *(["gateway"] if node.gateway else [])])
+            if topology.foreign:
+                about = topology.foreign.nodes[node.name].image
             head = f"{self._id('node', node.name)}[{label(node.name, *_given(about))}]"
             inside = [f"    {line}" for line in self._inside(node.name)]
             yield from [f"  subgraph {head}", *inside, "  end"] if inside else [f"  {head}"]
@@ -83,6 +86,8 @@ class _Drawing:
                 yield f"  {ident} --- {self._id('network', network_name)}"
         yield from self._shared()
         yield from self._pairs()
+        if topology.foreign:
+            yield from self._links(topology.foreign)
 
     def _inside(self, node: str) -> Iterator[str]:
         topology = self._topology
@@ -112,6 +117,19 @@ class _Drawing:
             one, other = (self._end(veth.node, end) for end in veth.ends)
             text = label(*(" ".join([end.name, *_given(end.address)]) for end in veth.ends))
             yield f"  {one} ---|{text}| {other}"
+
+    def _links(self, foreign: Foreign) -> Iterator[str]:
+        """Yield the links of another tool's file, and what they lead to besides nodes."""
+        for link in foreign.links:
+            idents, words = [], []
+            for end in link.ends:
+                kind = "node" if end.at in self._topology.nodes else "place"
+                if (kind, end.at) not in self._ids:
+                    yield f"  {self._id(kind, end.at)}([{label(end.at)}])"
+                idents.append(self._id(kind, end.at))
+                words.append(" ".join([end.interface, *end.addresses]).strip())
+            text = f"|{label(*filter(None, words))}|" if any(words) else ""
+            yield f"  {idents[0]} ---{text} {idents[1]}"
 
     def _end(self, node: str, end: VethEnd) -> str:
         if end.bridge is not None:

@@ -365,6 +365,14 @@ class Node(ABC):
             raise no_service(service, self.name, known)
         return log_of(self, service)
 
+    def keep(self, data: bytes, path: str) -> None:
+        """Write a secret file that this machine can read as long as the node exists."""
+        self.put(data, path, mode=0o600)
+
+    def kept(self, path: str) -> Path:
+        """Return the path on this machine of a file of :meth:`keep`."""
+        return Path(self.socket(path))
+
     def login(self) -> Login | None:
         """Return how an SSH client logs in to the node; None if it has no SSH server."""
         return None

@@ -41,6 +41,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     yield from brought_up(load_text(TEXT, "lab.yaml"), tmp_path_factory.mktemp("state"))
 
 
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[Lab]:
+    """Nodes whose files are not this machine's, and that are at the end of a stream."""
+    text = TEXT.replace(LAB, f"{LAB}-2").replace(", roles: [docker]", "").partition("docker:")[0]
+    topology = load_text(f"{text}provider: containerlab\n", "lab.yaml")
+    yield from brought_up(topology, tmp_path / "state")
+
+
 def exported(folder: Path, what: str, form: str) -> Path:
     """The folder with the files of an export."""
     into = folder / form
@@ -79,6 +87,21 @@ def test_ssh_refuses_a_machine_with_another_key(lab: Lab, tmp_path: Path) -> Non
     file.write_text(file.read_text().replace(plain, box))
     with pytest.raises(AssertionError, match="Host key verification failed"):
         by_tool(folder, ["ssh", "-F", file, "plain", "true"])
+
+
+@pytest.mark.seconds(10)
+def test_ssh_and_ansible_reach_containers(containers: Lab, tmp_path: Path) -> None:
+    topology, lab = containers.topology(), containers
+    folder = exported(tmp_path, lab.name, "ssh-config")
+    for name in topology.nodes:
+        assert by_tool(folder, ["ssh", "-F", "ssh_config", name, "hostname"]) == f"{name}\n"
+    # A node that is created again has other keys.
+    lab.settings.makers(topology).destroy(lab.name, ["plain"])
+    lab.up(topology)
+    (folder / "ssh_config").unlink()
+    exported(tmp_path, lab.name, "ssh-config")
+    assert by_tool(folder, ["ssh", "-F", "ssh_config", "plain", "hostname"]) == "plain\n"
+    assert ansible_reaches(exported(tmp_path, lab.name, "ansible")) == {"box", "plain"}
 
 
 @pytest.mark.seconds(20)

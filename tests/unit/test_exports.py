@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from click.shell_completion import CompletionItem, ShellComplete
 from exported import ODD
 
 from testbed import cli
-from testbed.errors import LabError, MachineError, NoSuchLab
+from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
 from testbed.exports.base import ALWAYS, Export, Exported, LeftOut, Subject
 from testbed.exports.mermaid import label
 from testbed.labs.lab import Lab
@@ -24,10 +25,11 @@ from testbed.nodes.base import Login, NodeSpec
 from testbed.nodes.fake import Answer, FakeNode
 from testbed.nodes.ssh import sshd
 from testbed.nodes.ssh.keys import pair
+from testbed.nodes.ssh.node import SshNode
 from testbed.nodes.vagrant.export import ruby
 from testbed.registry import EXPORTS
 from testbed.testing.fakes import FakeStore, declare
-from testbed.topology import load, load_text, names
+from testbed.topology import load, load_data, load_text, names
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
@@ -96,7 +98,7 @@ def test_every_key_is_expressed_or_left_out_aloud(form: str, name: str) -> None:
 @pytest.mark.parametrize("form", [*EXPORTS])
 def test_no_format_says_a_key_that_does_not_exist(form: str) -> None:
     there = list(leaves(odd().to_dict()))
-    there += [("networks", "lan"), ("docker", "bip")]
+    there += [("networks", "lan"), ("docker", "bip"), *leaves(foreign().to_dict())]
     unknown = [key for key in EXPORTS[form].says if not any(is_said(one, (key,)) for one in there)]
     assert unknown == []
 
@@ -363,6 +365,16 @@ def test_a_node_without_a_server_gets_its_keys_once(bench: Bench) -> None:
     assert {node.modes[path] for path in secret} == {0o600}
 
 
+def test_a_secret_of_a_node_at_the_end_of_a_stream_is_on_this_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    node = SshNode("a", "", socket.socket, key=tmp_path, host_key="", agent=Path, folder=folder)
+    for data in (b"one", b"two"):
+        node.keep(data, sshd.KEY)
+        assert node.kept(sshd.KEY).read_bytes() == data
+    assert node.kept(sshd.KEY).stat().st_mode & 0o777 == 0o600
+    assert node.kept(sshd.KEY).parent == folder
+
+
 def test_a_node_that_can_have_no_server_says_so(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +423,56 @@ def test_ansible_needs_no_more_than_the_nodes_do(bench: Bench) -> None:
         there = nodes(bench, topology, machines=machines)
         done = EXPORTS["ansible"].export(subject(topology, partial(dict, there)))
         assert list(done.files) == ["inventory.yml", "ansible.cfg", file]
+
+
+# -- files of other tools ---------------------------------------------------------------------
+
+
+def foreign() -> Topology:
+    nodes: dict[str, Any] = {"R1_x": {"kind": "linux", "image": "frr:10"}, "end": {}}
+    ends = [{"at": "R1_x", "interface": "eth1", "addresses": ["10.0.0.1/30", "2001:db8::1/64"]},
+            {"at": "end", "interface": "eth1"}]  # fmt: skip
+    out = [{"at": "end", "interface": "eth2"}, {"at": "br-1"}]
+    return load_data(
+        {
+            "name": "theirs",
+            "provider": "containerlab",
+            "nodes": {name: {} for name in nodes},
+            "foreign": {
+                "format": "containerlab", "lab": "theirs", "file": "/theirs.clab.yml",
+                "text": "name: theirs\n", "nodes": nodes,
+                "links": [{"ends": ends}, {"ends": out}, {"ends": out}],
+            },
+        },
+        "a record",
+    )  # fmt: skip
+
+
+def test_a_file_of_containerlab_stays_as_it_is() -> None:
+    assert exported("containerlab", foreign()) == ("name: theirs\n", {})
+
+
+def test_a_diagram_has_the_links_of_another_tools_file() -> None:
+    text, left_out = exported("mermaid", foreign())
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[4:] == [
+        'node1["R1_x<br/>frr:10"]', 'node2["end"]',
+        'node1 ---|"eth1 10.0.0.1/30 2001:db8::1/64<br/>eth1"| node2',
+        'place3(["br-1"])', 'node2 ---|"eth2"| place3', 'node2 ---|"eth2"| place3',
+    ]  # fmt: skip
+    assert left_out == {}
+
+
+@pytest.mark.parametrize("form", ["compose", "netlab", "vagrant"])
+def test_formats_without_its_links_refuse_it(form: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        EXPORTS[form].check(foreign())
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("form", [*EXPORTS])
+def test_own_files_are_never_refused(form: str) -> None:
+    EXPORTS[form].check(odd())
 
 
 # -- the command ------------------------------------------------------------------------------
@@ -545,7 +607,12 @@ def test_a_running_lab_is_exported_as_it_was_created(running: Bench, testbed: Sa
     assert (status, err) == (0, "")
     assert "10.7.0.9" in out
     running.provider.script(["sh", "-c", "command -v sshd"], Answer(out=b"/usr/sbin/sshd\n"))
-    assert "10.7.0.9" in testbed("mine", "--to", "ssh-config")[1]  # it came from no file
+    status, out, _ = testbed("mine", "--to", "ssh-config")  # it came from no file
+    assert status == 0
+    (proxy,) = re.findall(r"ProxyCommand (.*)", out)
+    # ssh may run with another home folder.
+    places = {f"TESTBED_STATE={running.state.path}", f"TESTBED_CACHE={running.store.folder}"}
+    assert places <= set(proxy.split())
 
 
 def test_a_file_that_is_ahead_of_its_lab_has_no_hosts_yet(

@@ -39,7 +39,7 @@ class Ansible(Export):
     name = "ansible"
     about = "Ansible: a folder with the inventory of a running lab"
     says: ClassVar[tuple[str, ...]] = (
-        "description", "networks", "nodes.*.networks", "nodes.*.roles",
+        "description", "networks", "nodes.*.networks", "nodes.*.roles", "foreign.nodes",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {"*": "an inventory has only hosts and groups"}
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts.node_image import NAME as IMAGE
+from testbed.errors import UsageError
 from testbed.exports.base import Export, Exported, LeftOut, Subject, dump
 from testbed.nodes.containerlab.clabfile import MTU, SUFFIX, names
 
 if TYPE_CHECKING:
+    from testbed.topology.foreign import Foreign
     from testbed.topology.model import Topology
 
 BRIDGE = "br0"  # on a switch
@@ -33,7 +35,7 @@ class Containerlab(Export):
     about = "containerlab: a topology file for `containerlab deploy`"
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
-        "nodes.*.memory",
+        "nodes.*.memory", "foreign",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
         "nodes.*.roles": "containerlab starts no daemons on nodes",
@@ -43,6 +45,8 @@ class Containerlab(Export):
 
     def export(self, subject: Subject) -> Exported:
         topology = subject.topology
+        if topology.foreign:
+            return Exported({f"{topology.name}{SUFFIX}": _users(topology.foreign)})
         called = names(topology.nodes)
         left_out = tuple(
             LeftOut((f"nodes.{name}",), f"it is called {other}, because containerlab has that word")
@@ -53,6 +57,16 @@ class Containerlab(Export):
         head = HEAD.format(name=topology.name, suffix=SUFFIX) + (f"# {about}\n" if about else "")
         text = head + dump(_document(topology, called))
         return Exported({f"{topology.name}{SUFFIX}": text}, left_out)
+
+
+def _users(foreign: Foreign) -> str:
+    """Return a file of containerlab as it is."""
+    if foreign.format != Containerlab.name:
+        raise UsageError(
+            f"{foreign.file} is a file of {foreign.format}, not of {Containerlab.name}",
+            hint=f"export it to {foreign.format}",
+        )
+    return foreign.text
 
 
 def _document(topology: Topology, called: Mapping[str, str]) -> dict[str, Any]:

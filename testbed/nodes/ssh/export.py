@@ -37,7 +37,12 @@ class SshConfig(Export):
 
     name = "ssh-config"
     about = "OpenSSH: a configuration file with the nodes of a running lab"
-    says: ClassVar[tuple[str, ...]] = ("description", "networks", "nodes.*.networks")
+    says: ClassVar[tuple[str, ...]] = (
+        "description",
+        "networks",
+        "nodes.*.networks",
+        "foreign.nodes",
+    )
     reasons: ClassVar[Mapping[str, str]] = {"*": "an SSH configuration has only hosts"}
 
     def export(self, subject: Subject) -> Exported:

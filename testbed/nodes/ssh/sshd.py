@@ -7,7 +7,7 @@ Nothing listens on the node.  The keys are stored on the node, so they end with 
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from testbed.errors import CommandError, MachineError
@@ -64,7 +64,7 @@ def login(node: Node, store: Store) -> Login:
         argv = [server, "-i", "-f", CONFIG, "-E", f"{FOLDER}/log"]
         return node.attach(argv, tty=False)
 
-    return Login(Path(node.socket(KEY)), public, join)
+    return Login(node.kept(KEY), public, join)
 
 
 def _set_up(node: Node, store: Store) -> tuple[str, str]:
@@ -72,7 +72,7 @@ def _set_up(node: Node, store: Store) -> tuple[str, str]:
     client, client_public = pair()
     host, host_public = pair()
     node.run(["sh", "-c", SEPARATE])
-    node.put(client.encode(), KEY, mode=PRIVATE)
+    node.keep(client.encode(), KEY)
     node.put(host.encode(), HOST, mode=PRIVATE)
     node.put(f"{client_public}\n".encode(), AUTHORIZED, mode=PRIVATE)
     node.put(settings.encode(), CONFIG)
@@ -92,8 +92,7 @@ def _server(node: Node, store: Store) -> tuple[str, str]:
             hint=f"install openssh-server on it, or use `testbed exec {node.name}`",
         )
     program = store.binary(PROGRAM)
-    folder = program.parent.parent / HELPERS_FOLDER
-    lines = [
-        f"{key} {folder / name}\n" for key, name in HELPERS.items() if (folder / name).exists()
-    ]
-    return node.provide(program), SETTINGS + "".join(lines)
+    server = node.provide(program)
+    here, there = (PurePosixPath(one).parents[1] / HELPERS_FOLDER for one in (program, server))
+    found = {key: name for key, name in HELPERS.items() if Path(here, name).exists()}
+    return server, SETTINGS + "".join(f"{key} {there / name}\n" for key, name in found.items())

@@ -11,7 +11,8 @@ import threading
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, TimeoutExpired
@@ -184,6 +185,19 @@ class StreamNode(Node):
                 words += [there or self.provide(path), str(Path(PROGRAMS, name))]
         if words:
             self.run(["sh", "-ec", LINK, "sh", *words])
+
+    def keep(self, data: bytes, path: str) -> None:
+        place = self.kept(path)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            place.unlink()
+        # The folder may be one of a cell (/proc/PID/root), which a resolved path would not name.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(place, flags, 0o600), "wb") as file:
+            file.write(data)
+
+    def kept(self, path: str) -> Path:
+        return self._folder / f"{self.name}.{PurePosixPath(path).name}"
 
     def socket(self, path: str) -> str:
         from testbed.nodes.stream.forward import Forward
