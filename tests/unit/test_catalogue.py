@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import get_args
 
 from catalogues import claims, shipped
@@ -30,10 +32,15 @@ def marked_tests() -> dict[str, list[str]]:
 def functions() -> Iterator[tuple[str, ast.FunctionDef, ast.Module]]:
     """Each function of the suites as file::name, with its file."""
     for path in sorted(FOLDER.glob("test_*.py")):
-        module = ast.parse(path.read_text(encoding="utf-8"))
+        module = parsed(path)
         for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef):
                 yield f"{path.name}::{node.name}", node, module
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def marks(name: str, found: Iterable[ast.expr]) -> Iterator[str]:
@@ -54,8 +61,9 @@ def marks_anywhere() -> Counter[str]:
     """Count the marks in the code of each file, also where marked_tests does not look."""
     found: Counter[str] = Counter()
     for path in FOLDER.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and ast.unparse(node).endswith("mark.testbed_claim"):
+        for node in ast.walk(parsed(path)):
+            named = isinstance(node, ast.Attribute) and node.attr == "testbed_claim"
+            if named and ast.unparse(node).endswith("mark.testbed_claim"):
                 found[path.name] += 1
     return found
 
@@ -148,6 +156,6 @@ def test_no_mark_is_overlooked() -> None:
 
 def test_no_test_hides_another_of_the_same_name() -> None:
     for path in FOLDER.glob("test_*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         seen = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
         assert [name for name, count in seen.items() if count > 1] == [], path.name
