@@ -14,7 +14,7 @@ import yaml
 from testbed.artifacts import Store
 from testbed.errors import LabError, MachineError, NodeNotRunning
 from testbed.nodes.base import NodeSpec, Setup
-from testbed.nodes.containerlab import FOLDER, cell, clabfile, version
+from testbed.nodes.containerlab import FOLDER, cell, clabfile, needs
 from testbed.nodes.containerlab.cell import CONTAINERS, RECORD, Cell
 from testbed.nodes.containerlab.provider import ContainerlabProvider
 from testbed.nodes.netns.provider import mac_of
@@ -218,22 +218,35 @@ def test_the_version_of_a_users_containerlab(
     tmp_path: Path, says: str, status: int, ok: bool
 ) -> None:
     store = own(tmp_path, says, status)
-    found = version.probe(store, "containerlab")
+    found = needs.version(store, "containerlab")
     assert found.ok is ok
     assert found.needed_by == ("containerlab",)
     if ok:
-        version.require(store)
+        needs.require_version(store)
         return
     assert found.fix
     with pytest.raises(MachineError) as caught:
-        version.require(store)
+        needs.require_version(store)
     assert str(tmp_path) in caught.value.message
 
 
 def test_without_one_ours_is_right_and_nothing_is_built(tmp_path: Path) -> None:
-    found = version.probe(Store(tmp_path), "containerlab")
+    found = needs.version(Store(tmp_path), "containerlab")
     assert found.ok
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_what_builds_the_image_is_needed_until_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: bool
+) -> None:
+    monkeypatch.setattr("testbed.artifacts.bootstrap.which", lambda _: None)
+    store = Store(tmp_path)
+    if built:
+        monkeypatch.setattr(store, "unmade", lambda _: [])
+    (found,) = [i for i in needs.probe(store, "containerlab") if i.name == "image of nodes"]
+    assert found.ok is built
+    assert ("mmdebstrap" in found.packages) is not built
 
 
 # -- the provider ---------------------------------------------------------------------

@@ -60,9 +60,9 @@ class ContainerlabProvider(CellProvider):
         return [*super().exposed(), *self._folders]
 
     def probe(self) -> list[Requirement]:
-        from testbed.nodes.containerlab import version
+        from testbed.nodes.containerlab import needs
 
-        return [*self.cells.probe(), version.probe(self._store, self.name)]
+        return [*self.cells.probe(), *needs.probe(self._store, self.name)]
 
     # -- finding ----------------------------------------------------------
 
@@ -146,11 +146,11 @@ class ContainerlabProvider(CellProvider):
     # -- making -----------------------------------------------------------
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
-        from testbed.nodes.containerlab import version
+        from testbed.nodes.containerlab import needs
         from testbed.nodes.containerlab.cell import RELEASE
 
         del lab
-        version.require(self._store)
+        needs.require_version(self._store)
         for name in engine.PROGRAMS:
             engine.program(self._store, RELEASE, name)
         self.agent()
