@@ -16,7 +16,7 @@ from testbed.artifacts import config as settings
 from testbed.artifacts.cache import Cache, Record, remove_tree
 from testbed.artifacts.cache import size as folder_size
 from testbed.artifacts.config import Config, Local, Remote
-from testbed.artifacts.reference import Reference, full_name
+from testbed.artifacts.reference import Reference, full_name, local_name
 from testbed.artifacts.source import Job, Origin, Runner, Source, disk_full
 from testbed.errors import ArtifactError, CommandError, UsageError
 from testbed.process import run
@@ -332,8 +332,19 @@ class Store:
             return path
         from testbed.artifacts.images import Converted
 
-        source = Converted(path, full_name(name))
-        return self.keep(_plain(name), source) / "image.tar"
+        return self.keep(_plain(name), Converted(path, full_name(local_name(name)))) / "image.tar"
+
+    def image_in_cache(self, name: str) -> Path:
+        """Return the path of an image's archive in the cache, to which a user's own is copied.
+
+        Raises the errors of :meth:`bring`.
+        """
+        path = self.image(name)
+        if path.is_relative_to(self.folder):
+            return path
+        from testbed.artifacts.images import Converted
+
+        return self.keep(_plain(name), Converted(path, full_name(local_name(name)))) / "image.tar"
 
     def _is_known(self, name: str, lacking: _Lacking) -> bool:
         """Tell whether an image is the user's or built here; a user's file must exist."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import archives
@@ -18,7 +16,7 @@ from testbed.settings import settings
 from testbed.topology.load import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from k8s.conftest import Cluster
 
@@ -219,22 +217,17 @@ def test_kubectl_says_so_where_there_is_no_cluster(cluster: Cluster) -> None:
     assert "has no Kubernetes" in done.stderr
 
 
-@pytest.fixture
-def beside_the_cache() -> Iterator[Path]:
-    """A folder that nodes see, even if it was made after them; their /tmp is their own."""
-    with tempfile.TemporaryDirectory(prefix="testbed-", dir=settings().store.folder.parent) as name:
-        yield Path(name)
+def test_images_of_the_file_are_on_each_node(cluster: Cluster, tmp_path: Path) -> None:
+    """A running cluster gets them, too; a Pod asks for one of them by its digest.
 
-
-def test_images_of_the_file_are_on_each_node(cluster: Cluster, beside_the_cache: Path) -> None:
-    """A running cluster gets them, too; a Pod asks for one of them by its digest."""
-    folder = beside_the_cache
+    Its nodes have a /tmp of their own, so they don't see the files of the configuration.
+    """
     tag, pinned = "registry.example/team/web:1", f"registry.example/tools@sha256:{'ab' * 32}"
-    archives.write(folder / "web.tar", tag)
-    archives.write(folder / "tools.tar", "tools:latest")
-    config = folder / "config.toml"
+    archives.write(tmp_path / "web.tar", tag)
+    archives.write(tmp_path / "tools.tar", "tools:latest")
+    config = tmp_path / "config.toml"
     config.write_text(f'[images]\n"{tag}".path = "web.tar"\n"{pinned}".path = "tools.tar"\n')
-    file = folder / "lab.yaml"
+    file = tmp_path / "lab.yaml"
     shipped = names()[LAB].read_text(encoding="utf-8")
     images = f"kubernetes:\n  images: ['{tag}', '{pinned}']\n"
     file.write_text(shipped.replace("\nkubernetes:\n", f"\n{images}"))

@@ -549,6 +549,9 @@ def test_a_users_oci_layout_is_made_an_archive_for_every_engine(machine: Machine
     found = store.image("web")
     assert archive_names(found) == {"docker.io/library/web:latest"}
     assert text_of(found) == "text"
+    pinned = f"web@sha256:{'0' * 64}"  # of a user's archive this is a name only
+    found = store_of(machine, config=f'[images]\n"{pinned}" = {{path = "{folder}"}}').image(pinned)
+    assert archive_names(found) == {f"docker.io/library/web:sha256-{'0' * 64}"}
 
 
 @pytest.mark.parametrize("command", [["up"], ["plan"], ["artifacts", "build"]])
@@ -562,6 +565,17 @@ def test_options_for_images_complete(
     shell = ShellComplete(cli.cli, {}, "testbed", "_TESTBED_COMPLETE")
     found = shell.get_completions([*command, option], typed)
     assert [item.value for item in found] == values
+
+
+def test_a_users_archive_is_copied_into_the_cache_on_request(machine: Machine) -> None:
+    path = archive(machine, "own")
+    store = store_of(machine, config=f'[images]\nweb = {{path = "{path}"}}')
+    found = store.image_in_cache("web")
+    assert found.is_relative_to(store.folder)
+    assert described(found) == described(path)
+    assert store.image("web") == path
+    machine.has["skopeo"] = {NAME: path}
+    assert store.image_in_cache(NAME) == store.image(NAME)
 
 
 def test_a_users_archive_is_looked_into_once(

@@ -17,6 +17,7 @@ from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from pathlib import Path
 
     from testbed.artifacts import Store
     from testbed.nodes.base import Node
@@ -199,8 +200,22 @@ def import_images(
 
     missing = [name for name in names if not is_there(name)]
     for name in missing:
-        _ctr(context, machine, "images", "import", machine.provide(context.store.image(name)))
+        path = _visible(context, machine, name)
+        _ctr(context, machine, "images", "import", machine.provide(path))
     return missing
+
+
+def _visible(context: Context, machine: Node, name: str) -> Path:
+    """Return the path of an image's archive that a node sees.
+
+    A node does not see a user's file in a folder that it has for itself, such as /tmp, if the file
+    was added to the configuration after the node was created. It sees the cache.
+    """
+    path = context.store.image(name)
+    argv = ["test", "-e", machine.provide(path)]
+    if machine.shares_files and not machine.run(argv, check=False).ok:
+        return context.store.image_in_cache(name)
+    return path
 
 
 def name_image(context: Context, machine: Node, name: str, *, anew: bool) -> None:
@@ -215,9 +230,11 @@ def name_image(context: Context, machine: Node, name: str, *, anew: bool) -> Non
     wanted = Reference.parse(name)
     names = list(dict.fromkeys((full_name(name), full_name(wanted.pulled))))
     lacking = [one for one in names if one not in there]
-    said = archive.names(context.store.image(name))
+    if not (lacking or anew):
+        return
+    said = archive.names(_visible(context, machine, name))
     source = full_name(local_name(name))
-    if source not in said and (lacking or anew):
+    if source not in said:
         if len(said) != 1:
             raise LabError(
                 f"the archive of {name} has {', '.join(sorted(said)) or 'no name of an image'}",
