@@ -186,6 +186,16 @@ def test_a_node_that_exits_ends_up_with_its_last_lines(folder: Path) -> None:
     assert State(folder.parent / "state").labs() == []
 
 
+def test_an_up_that_ends_in_the_middle_leaves_nothing(folder: Path) -> None:
+    file = folder / "slow.clab.yml"
+    file.write_text(SMALL.replace("cmd: sleep 1000", "startup-delay: 3600"))
+    said = call(folder, "up", str(file), "-q", "--timeout", "10")
+    assert said.status == 4
+    settings = make_settings()
+    assert settings.state.labs() == []
+    assert settings.providers["containerlab"].labs() == []
+
+
 def test_containerlabs_own_words_about_a_wrong_file(folder: Path) -> None:
     file = folder / "bad.clab.yml"
 

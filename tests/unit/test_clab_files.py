@@ -241,6 +241,7 @@ def ask(method, path):
     one = Unix("engine")
     one.request(method, path)
     return one.getresponse().read()
+assert "CLAB_RUNTIME" not in os.environ and os.environ["CLAB_VARS"] == "values.yml"
 assert ask("HEAD", "/_ping") == b""
 assert ask("GET", "/v1.44/version") == b"{{}}"
 assert ask("GET", "/v1.44/containers/json?all=1") == b"[]"
@@ -261,6 +262,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(PROGRAM.format(python=sys.executable))
     path.chmod(0o755)
     monkeypatch.setattr("testbed.artifacts.Store.binary", lambda *_: path)
+    monkeypatch.setenv("CLAB_RUNTIME", "podman")
+    monkeypatch.setenv("CLAB_VARS", "values.yml")
     return path
 
 

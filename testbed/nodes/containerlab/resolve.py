@@ -29,6 +29,9 @@ SECONDS = 60.0  # timeout of each call, which takes a tenth of a second
 FILLED_IN = re.compile(r"\{\{|\$")
 #: Links whose check looks for interfaces and routes of the host, which are those of the cell.
 OF_THE_HOST = re.compile("macvlan|vxlan")
+#: Variables that set options of containerlab (cmd/viper.go) which are ours to choose.  The user's
+#: CLAB_VARS, a file with values for a template, stays.
+OPTIONS = frozenset({"CLAB_DEBUG", "CLAB_NAME", "CLAB_RUNTIME", "CLAB_TOPO"})
 HINT = "correct the file; https://containerlab.dev/manual/topo-def-file/ describes it"
 
 
@@ -131,7 +134,7 @@ def _engine(folder: Path) -> Iterator[dict[str, str]]:
         thread.start()
         try:
             yield {
-                **os.environ,
+                **{name: value for name, value in os.environ.items() if name not in OPTIONS},
                 "DOCKER_HOST": f"unix://{socket}",
                 "CLAB_VERSION_CHECK": "disable",
                 "CLAB_LABDIR_BASE": str(folder),
