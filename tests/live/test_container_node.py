@@ -22,7 +22,7 @@ from testbed.nodes.inside import Process
 from testbed.nodes.stream.container import ContainerNode
 from testbed.settings import settings
 from testbed.testing.provider import NodeContract, until
-from testbed.testing.terminal import TerminalContract
+from testbed.testing.terminal import TerminalContract, User
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -204,6 +204,18 @@ class TestContract(NodeContract):
         started[0].run(["sh", "-c", "rm -rf /run/deep /run/folder /run/file /run/testing"])
         if started[0].services():
             restart(live, started)
+
+
+def test_a_terminal_is_made_in_another_mount_namespace(started: list[ContainerNode]) -> None:
+    """As for a container that runs on the node."""
+    node = started[0]
+    script = "mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts; touch /run/mounted"
+    with node.spawn(["unshare", "--mount", "sh", "-c", f"{script}; exec sleep 300"]) as running:
+        assert until(lambda: node.run(["test", "-e", "/run/mounted"], check=False).ok)
+        argv = ["nsenter", "--mount", "--target", str(running.pid), "tty"]
+        with User(lambda: node.attach(argv, tty=True, inside=running.pid)) as user:
+            assert user.end() == 0, user.seen
+            assert user.seen.startswith(b"/dev/pts/0"), user.seen
 
 
 def test_it_is_a_machine(live: LiveLab, started: list[ContainerNode]) -> None:

@@ -51,8 +51,8 @@ class PipeNode(ChannelNode):
     def _no_services(self) -> NoReturn:
         raise NotImplementedError
 
-    def attach_terminal(self, argv: Sequence[str]) -> int:
-        del argv
+    def attach_terminal(self, argv: Sequence[str], inside: int) -> int:
+        del argv, inside
         self._no_services()
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:

@@ -263,11 +263,11 @@ def user() -> Iterator[int]:
     os.close(ours)
 
 
-def attach(node: Kept, argv: Sequence[str]) -> int:
+def attach(node: Kept, argv: Sequence[str], *, inside: int = 1) -> int:
     """Run a command on the user's terminal; pytest gives each phase a standard output."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", sys.stdin)
-        return node.attach(argv, tty=True)
+        return node.attach(argv, tty=True, inside=inside)
 
 
 def resize(fd: int, rows: int, columns: int) -> None:
@@ -296,7 +296,7 @@ def test_a_terminal_has_the_users_size_and_keys(agent: Agent, node: Kept, user: 
         shown += os.read(user, 100)
     assert shown == b"ready\r\nKEYS"
     fields = agent.of("t")[0].split(b"\0")
-    assert fields[0] == b"31 97"
+    assert fields[0] == b"31 97 1"
     assert {b"TERM=vt100", b"A=b"} <= set(fields)
     assert fields[-4:] == [b"sh", b"-c", b"x", b""]
 
@@ -312,6 +312,18 @@ def test_a_terminal_is_resized_with_the_users(agent: Agent, node: Kept, user: in
     agent.answers = {"t": larger, "z": lambda agent, number, _: agent.end(number, -2)}
     assert attach(node, ["sh"]) == 128 + 2
     assert set(agent.of("z")) == {b"40 120"}
+
+
+def test_a_terminal_is_made_where_a_process_sees_it(agent: Agent, node: Kept, user: int) -> None:
+    del user
+
+    def ends(agent: Agent, number: int, data: bytes) -> None:
+        begins(agent, number, data)
+        agent.end(number, 0)
+
+    agent.answers = {"t": ends}
+    assert attach(node, ["sh"], inside=77) == 0
+    assert agent.of("t")[0].startswith(b"31 97 77\0")
 
 
 def test_a_node_without_terminals_is_an_error(agent: Agent, node: Kept, user: int) -> None:

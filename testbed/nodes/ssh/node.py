@@ -147,7 +147,8 @@ class SshNode(StreamNode):
             return LabError(f"the ssh connection to {self.name} was lost")
         return has_ended(self.name, self._lab, self._last_words())
 
-    def attach_terminal(self, argv: Sequence[str]) -> int:
+    def attach_terminal(self, argv: Sequence[str], inside: int) -> int:
+        del inside  # sshd makes terminals in the machine's own devpts
         from testbed.nodes.ssh import terminal
 
         session = self._connected()

@@ -13,7 +13,8 @@
  * A frame is the number of a stream (the client's choice, used once), a kind and a length, each
  * four bytes, the highest first, and then the data.  From the client:
  *   r  run: NUL-ended fields INPUT NENV ENV... ARGV...; INPUT is 1 when input will follow
- *   t  the same on a new terminal, whose size "ROWS COLUMNS" is the first field; input is typed on it
+ *   t  the same on a new terminal; the first field is its size and the PID of a process, "ROWS COLUMNS PID":
+ *      it is made in the /dev/pts that the process sees, if it sees one; input is typed on it
  *   z  the terminal's new size, ROWS COLUMNS
  *   q  one message for testbed-init; each message of its answer is output
  *   c  connect to the unix socket at PATH
@@ -270,12 +271,16 @@ static void set_size(int master, const char *text) {
     if (sscanf(text, "%hu %hu", &size.ws_row, &size.ws_col) == 2) ioctl(master, TIOCSWINSZ, &size);
 }
 
-/* Opens a new terminal, in the devpts of this mount namespace; returns an errno. */
+/* Opens a new terminal; returns an errno. */
 static int open_terminal(struct stream *s, const char *size, int files[3]) {
     const int flags = O_RDWR | O_NOCTTY | O_CLOEXEC;
-    int unlocked = 0;
+    int unlocked = 0, pid = 1;
+    char place[64];
     s->terminal = 1;
-    s->out = open("/dev/ptmx", flags | O_NONBLOCK);
+    sscanf(size, "%*u %*u %d", &pid);
+    snprintf(place, sizeof place, "/proc/%d/root/dev/pts/ptmx", pid);
+    s->out = pid == 1 ? -1 : open(place, flags | O_NONBLOCK);
+    if (s->out < 0) s->out = open("/dev/ptmx", flags | O_NONBLOCK);
     if (s->out < 0) s->out = open("/dev/pts/ptmx", flags | O_NONBLOCK);
     if (s->out < 0 || ioctl(s->out, TIOCSPTLCK, &unlocked)) return errno;
     files[0] = files[1] = files[2] = ioctl(s->out, TIOCGPTPEER, flags);

@@ -77,10 +77,10 @@ class KeptNode(ChannelNode):
     ) -> Command:
         return super().spawn(argv, input=input, env={**self._env, **(env or {})})
 
-    def attach_terminal(self, argv: Sequence[str]) -> int:
+    def attach_terminal(self, argv: Sequence[str], inside: int) -> int:
         from testbed.nodes.stream import terminal
 
-        return terminal.with_terminal(self.name, self.link(), argv, self._env)
+        return terminal.with_terminal(self.name, self.link(), argv, self._env, inside=inside)
 
     # -- services -------------------------------------------------------------
 

@@ -85,8 +85,11 @@ class StreamNode(Node):
         """
 
     @abstractmethod
-    def attach_terminal(self, argv: Sequence[str]) -> int:
-        """Run a command on a new terminal, joined to the caller's; return its exit status."""
+    def attach_terminal(self, argv: Sequence[str], inside: int) -> int:
+        """Run a command on a new terminal, joined to the caller's; return its exit status.
+
+        ``inside`` is as in :meth:`attach`.
+        """
 
     def close(self) -> None:
         """Close what is open on this machine; the next request opens it again."""
@@ -112,11 +115,10 @@ class StreamNode(Node):
         return Command(self.name, self.link, argv, input=input, env=env)
 
     def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
-        del inside  # terminals are made in the node's own devpts
         from testbed.nodes.stream import pipes
 
         if tty:
-            return self.attach_terminal(argv)
+            return self.attach_terminal(argv, inside)
         return pipes.with_pipes(self.name, self.link(), argv)
 
     # -- files --------------------------------------------------------------

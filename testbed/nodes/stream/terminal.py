@@ -25,9 +25,11 @@ from testbed.nodes.terminal import (
 
 
 def with_terminal(
-    node: str, link: Link, argv: Sequence[str], env: Mapping[str, str] | None = None
+    node: str, link: Link, argv: Sequence[str], env: Mapping[str, str], *, inside: int = 1
 ) -> int:
     """Run ``argv`` on a new terminal of the node; return its exit status.
+
+    The terminal is made in the devpts that the process ``inside`` of the node sees.
 
     Raises ReaderGone or OutputError if writing to the user's terminal fails; the command is then
     killed.
@@ -45,7 +47,8 @@ def with_terminal(
     ending = threading.Thread(target=end, daemon=True)
     ending.start()
     try:
-        fields = [_size(), *environment({**(env or {}), "TERM": os.environ.get("TERM", "dumb")})]
+        variables = environment({**env, "TERM": os.environ.get("TERM", "dumb")})
+        fields = [f"{_size()} {inside}", *variables]
         with raw(user), _woken_by_signals(waker), on_resize(lambda: None):
             stream.send("t", request(node, [*fields, *argv]))
             _type(stream, user, wake)
