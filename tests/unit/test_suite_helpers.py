@@ -673,6 +673,13 @@ def test_await_output() -> None:
         helpers.await_output(running, helpers.READY)
 
 
+@pytest.mark.parametrize(("found", "raised"), [(1, pytest.skip.Exception), (0, helpers.Ended)])
+def test_a_node_of_any_image_may_lack_unshare(found: int, raised: type[BaseException]) -> None:
+    node = node_with(unshare=Answer(127, err=b"No such file"), sh=Answer(found))
+    with pytest.raises(raised, match="unshare"), helpers.scratch_machine(node):
+        pass
+
+
 def test_await_output_in_time() -> None:
     node = node_with(slow=Answer(seconds=60))
     with (
