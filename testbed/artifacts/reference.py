@@ -83,13 +83,14 @@ def full_name(reference: str) -> str:
 def local_name(reference: str) -> str:
     """Return the name for using an image that was loaded from an archive.
 
-    An engine knows a registry's digest only of images that it pulled: without a tag, the digest
-    itself becomes the tag.
+    An engine knows a registry's digest only of images that it pulled: the digest itself becomes
+    the tag, in the place of another one, which may stand for another image.
 
     >>> local_name("redis:7"), local_name("redis:7@sha256:01"), local_name("a/b@sha256:01")
-    ('redis:7', 'redis:7', 'a/b:sha256-01')
+    ('redis:7', 'redis:sha256-01', 'a/b:sha256-01')
     """
     name, _, digest = reference.partition("@")
-    if not digest or ":" in name.rpartition("/")[2]:
+    if not digest:
         return name
-    return f"{name}:{digest.replace(':', '-')}"
+    path, slash, last = name.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}:{digest.replace(':', '-')}"

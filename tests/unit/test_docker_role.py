@@ -313,7 +313,14 @@ ID = f"sha256:{'1' * 64}"
 
 @pytest.mark.parametrize("told", ["redis:7", "web:dev", ID])
 @pytest.mark.parametrize(
-    "name", ["redis:7", "localhost:5000/team/web:1.2", f"redis@sha256:{'0' * 64}", "redis"]
+    "name",
+    [
+        "redis:7",
+        "localhost:5000/team/web:1.2",
+        f"redis@sha256:{'0' * 64}",
+        f"redis:7@sha256:{'0' * 64}",
+        "redis",
+    ],
 )
 def test_an_image_has_the_name_that_was_asked_for(tmp_path: Path, told: str, name: str) -> None:
     daemon = Daemon(**{told: ID})

@@ -39,3 +39,9 @@ def test_a_reference(text: str, parts: tuple[str, str, str, str], short: str) ->
 def test_a_name_on_a_node_has_a_tag() -> None:
     assert local_name(f"a/b@{SUM}") == f"a/b:{SUM.replace(':', '-')}"
     assert re.fullmatch(IMAGE, local_name(f"a/b@{SUM}"))
+
+
+def test_a_tag_and_a_digest_are_two_images_on_a_node() -> None:
+    """The tag may have moved: a lab can have both."""
+    pinned, tagged = f"localhost:5000/a:7@{SUM}", "localhost:5000/a:7"
+    assert local_name(pinned) == local_name(f"localhost:5000/a@{SUM}") != local_name(tagged)

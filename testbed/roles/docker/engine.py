@@ -195,8 +195,8 @@ class Engine:
                 f"dockerd on {self._node.name}: cannot {what}: {error}",
                 hint=free if "no space left" in error else "use an archive of `docker save`",
             )
-        wanted = full_name(local_name(name))
-        images = {self.image_id(one) for one in loaded if full_name(one) == wanted}
+        wanted = {full_name(local_name(name)), full_name(name)}
+        images = {self.image_id(one) for one in loaded if full_name(one) in wanted}
         images = images or {self.image_id(one) for one in loaded}
         if len(images) != 1:
             raise LabError(

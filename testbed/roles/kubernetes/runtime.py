@@ -191,7 +191,7 @@ def import_images(
     def is_there(name: str) -> bool:
         if name in others:
             return False
-        if full_name(name) in there:
+        if full_name(Reference.parse(name).pulled) in there:
             return True
         if not context.store.is_users_image(name):
             return False
@@ -219,18 +219,16 @@ def _visible(context: Context, machine: Node, name: str) -> Path:
 
 
 def name_image(context: Context, machine: Node, name: str, *, anew: bool) -> None:
-    """Give an imported image the names by which Pods ask for it.
+    """Give an imported image the name by which Pods ask for it.
 
     A Pod's image with a digest is asked for by its digest, without its tag (containerd's CRI
     plugin, NormalizeImageRef). An archive has no such name, and a user's archive may have any.
-    ``anew`` replaces the names' earlier images. Raises LabError if the archive has no name, or
+    ``anew`` replaces the name's earlier image. Raises LabError if the archive has no name, or
     several others.
     """
     there = set(_ctr(context, machine, "images", "list", "--quiet").split())
-    wanted = Reference.parse(name)
-    names = list(dict.fromkeys((full_name(name), full_name(wanted.pulled))))
-    lacking = [one for one in names if one not in there]
-    if not (lacking or anew):
+    wanted = full_name(Reference.parse(name).pulled)
+    if wanted in there and not anew:
         return
     said = archive.names(_visible(context, machine, name))
     source = full_name(local_name(name))
@@ -241,9 +239,8 @@ def name_image(context: Context, machine: Node, name: str, *, anew: bool) -> Non
                 hint=f"save that image alone: docker save -o FILE {name}",
             )
         (source,) = said
-    for one in names if anew else lacking:
-        if one != source:
-            _ctr(context, machine, "images", "tag", "--force", source, one)
+    if wanted != source:
+        _ctr(context, machine, "images", "tag", "--force", source, wanted)
 
 
 def _ctr(context: Context, machine: Node, *words: str) -> str:
