@@ -396,6 +396,18 @@ def test_a_container_that_has_ended_is_not_entered(tmp_path: Path) -> None:
     assert begun == []
 
 
+def test_a_lost_connection_is_the_end_of_the_container_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent ends with the container, before the kernel has ended its first process."""
+    looks = iter([True, True, False])
+    node, _ = container(tmp_path, alive=lambda: next(looks, False))
+    assert isinstance(node.lost_error(), NodeNotRunning)
+    monkeypatch.setattr("testbed.nodes.stream.container.ENDING", 0)
+    node, _ = container(tmp_path)
+    assert not isinstance(node.lost_error(), NodeNotRunning)
+
+
 def test_a_socket_of_a_container_is_reached_through_its_root(tmp_path: Path) -> None:
     here, _ = container(tmp_path)
     assert here.socket("/run/x.sock") == "/proc/42/root/run/x.sock"

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.nodes.base import has_ended
 from testbed.nodes.stream.kept import KeptNode
+from testbed.polling import until
 
 if TYPE_CHECKING:
     from testbed.nodes.stream.wire import Channel
+
+
+ENDING = 5.0  # seconds for the first process of a killed container to end
 
 
 class ContainerNode(KeptNode):
@@ -71,7 +75,8 @@ class ContainerNode(KeptNode):
         return self._start([self._agent(), str(self.pid)])
 
     def lost_error(self) -> LabError:
-        if self.alive():
+        # The agent ends with the container, and the kernel needs a moment to end the first process.
+        if not until(lambda: not self.alive(), ENDING):
             return LabError(f"the connection to the container {self.name} was lost")
         return has_ended(self.name, self._lab, self._last_words())
 
