@@ -12,6 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tools that read what testbed writes, for tests alone; see tests/tools.in.
 TOOLS := $(VENV)/tools
 MERMAID := $(VENV)/mermaid.min.js
+LIBVIRT := /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
 LIVE := -n 4 --dist loadgroup --no-loadscope-reorder
 HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -114,9 +115,9 @@ setup: $(VENV)/ready  ## virtual environment, Debian packages, binaries, image
 
 # Vagrant and ssh, and other programs in the cache, are for tests of exports, too.
 $(TOOLS)/ready: $(VENV)/ready tests/requirements.txt
-	{ command -v vagrant && command -v ssh; } > /dev/null || \
+	{ command -v vagrant && command -v ssh && test -e $(LIBVIRT); } > /dev/null || \
 	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y --no-install-recommends \
-	    vagrant openssh-client; }
+	    vagrant vagrant-libvirt openssh-client; }
 	$(SUDO) $(BIN)/testbed artifacts build compose containerlab node-image sshd
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --require-hashes -r tests/requirements.txt
