@@ -292,6 +292,7 @@ ON_A_LAB = [
     ["exec", "-l", "{}", "n1", "--", "true"],
     ["shell", "-l", "{}", "n1"],
     ["logs", "-l", "{}", "n1"],
+    ["proxy", "-l", "{}", "n1"],
     ["fault", "stop", "-l", "{}", "n1"],
     ["fault", "apply", "-l", "{}", "cut"],
     ["fault", "ls", "-l", "{}"],

@@ -31,6 +31,7 @@ KNOWN = {
     "nodes/testinfra_backend.py": "testinfra's host.run() is given shell by who writes a test",
     "nodes/ssh/session.py": "constants, and hexadecimal digits of a sum",
     "nodes/ssh/terminal.py": "every word is quoted by shlex.join",
+    "nodes/ansible/connection.py": "Ansible gives each command as a shell's",
     "suites/prove.py": "whoever writes a sabotage in YAML gives it as a shell's command",
 }
 

@@ -24,7 +24,9 @@ FILE = "compose.yaml"
 NODE_IMAGE = "busybox"
 #: docs.docker.com, "Bridge network driver", gateway modes.
 WITHOUT_GATEWAY = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
-FOREVER = "exec sleep infinity"
+FOREVER = ("sleep", "infinity")
+#: Compose makes one dollar sign of two.
+ROUTED = 'ip route replace default via "$$1" && exec sleep infinity'
 HEAD = """\
 # Lab {name}, by `testbed export --to compose`.{about}
 # docker compose up -d && docker compose exec {node} ping -c 1 {peer}
@@ -137,13 +139,13 @@ class _Writer:
         }
         if self._has_bridge(name):
             networks[self._bridge(name)] = {}
-        route = [f"ip route replace default via {gateway}"] if gateway else []
+        command = ["sh", "-c", ROUTED, "sh", str(gateway)] if gateway else list(FOREVER)
         return {
             "image": NODE_IMAGE,
             "hostname": name,
-            "command": ["sh", "-c", " && ".join([*route, FOREVER])],
+            "command": command,
             "stop_signal": "SIGKILL",  # sleep as pid 1 ignores SIGTERM
-            **({"cap_add": ["NET_ADMIN"]} if route else {}),
+            **({"cap_add": ["NET_ADMIN"]} if gateway else {}),
             **({"sysctls": {"net.ipv4.ip_forward": 1}} if node.gateway else {}),
             **({"cpus": node.cpus} if node.cpus else {}),
             **({"mem_limit": node.memory} if node.memory else {}),
