@@ -178,6 +178,15 @@ def test_nodes_that_have_exited_are_told_with_their_last_lines(tmp_path: Path) -
     assert userfile.digests(cast("Cell", cell)) == {}
 
 
+def test_a_refusal_comes_with_the_last_lines_of_nodes(tmp_path: Path) -> None:
+    cell = Containers(["a", "b"], {"a": "no such file", "b": ""}, refusal="a exited immediately")
+    with pytest.raises(LabError) as error:
+        user_file(cell, tmp_path).deploy()
+    assert error.value.message.startswith("a exited immediately")
+    assert "no such file" in error.value.message
+    assert "b has" not in error.value.message
+
+
 @pytest.mark.parametrize(
     ("words", "todo"),
     [

@@ -201,11 +201,8 @@ class ContainerlabProvider(CellProvider):
         cell = self._start(lab, topology.images)
         file = userfile.UserFile(topology, foreign, cell)
         with self._making:  # a node that has lost its link to these may be restored meanwhile
-            try:
-                file.stage()
-                file.deploy()
-            except LabError as error:
-                raise self._explained(cell, names, error) from error
+            file.stage()
+            file.deploy()
         there = self._running(lab)
         return {name: there[name] for name in names}
 
@@ -260,8 +257,7 @@ class ContainerlabProvider(CellProvider):
         if isinstance(error, NoSuchNode):
             return error
         for name, container in self._containers(cell).items():
-            ended = container.exit and not cell.runs(container)
-            if name in names and ended and cell.last_words(container):
+            if name in names and container.exit and not cell.runs(container):
                 return self._died(cell, name)
         return error
 

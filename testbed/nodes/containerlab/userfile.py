@@ -144,6 +144,9 @@ class UserFile:
             self.cell.deploy(self.path, *self.options)
         except LabError as error:
             error.hint = error.hint or hint(error.message)
+            for name, one in self._containers().items():
+                if not self.cell.runs(one) and (words := self.cell.last_words(one)):
+                    error.message += f"\n{name} has exited:\n{words}"
             raise
 
     def _containers(self) -> dict[str, Container]:
