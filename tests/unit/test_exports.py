@@ -26,6 +26,7 @@ from testbed.nodes.fake import Answer, FakeNode
 from testbed.nodes.ssh import sshd
 from testbed.nodes.ssh.keys import pair
 from testbed.nodes.ssh.node import SshNode
+from testbed.nodes.stream.container import ContainerNode
 from testbed.nodes.vagrant.export import ruby
 from testbed.registry import EXPORTS
 from testbed.testing.fakes import FakeStore, declare
@@ -374,6 +375,14 @@ def test_a_secret_of_a_node_at_the_end_of_a_stream_is_on_this_machine(tmp_path: 
         assert node.kept(sshd.KEY).read_bytes() == data
     assert node.kept(sshd.KEY).stat().st_mode & 0o777 == 0o600
     assert node.kept(sshd.KEY).parent == folder
+
+
+def test_a_secret_of_a_container_is_in_it() -> None:
+    nothing: Any = None
+    node = ContainerNode(
+        "a", "", lab="x", pid=7, start=nothing, agent=str, alive=bool, place=str, init=Path
+    )  # fmt: skip
+    assert node.kept(sshd.KEY) == Path(node.socket(sshd.KEY))
 
 
 def test_a_node_that_can_have_no_server_says_so(

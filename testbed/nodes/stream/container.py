@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.nodes.base import has_ended
+from testbed.nodes.base import Node, has_ended
 from testbed.nodes.stream.kept import KeptNode
 from testbed.polling import until
 
@@ -86,6 +86,10 @@ class ContainerNode(KeptNode):
             if path.is_relative_to(folder):
                 return str(PurePosixPath(place, path.relative_to(folder)))
         return super().provide(path)
+
+    # The container's files can be reached from here, like those of a namespace node.
+    keep = Node.keep
+    kept = Node.kept
 
     def socket(self, path: str) -> str:
         return self._place(f"/proc/{self.pid}/root{path}")
