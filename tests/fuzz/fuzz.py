@@ -158,7 +158,8 @@ def graph(data: bytes) -> None:
             return Result((), 0, data, b"")
 
     spec = SimpleNamespace(roles=(), gateway=False)
-    lab = SimpleNamespace(topology=SimpleNamespace(nodes={"n": spec}), node=lambda _: Said)
+    topology = SimpleNamespace(nodes={"n": spec}, foreign=None)
+    lab = SimpleNamespace(topology=topology, node=lambda _: Said)
     json.dumps(module._node(cast("LiveLab", lab), "n"))
 
 

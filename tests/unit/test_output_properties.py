@@ -25,11 +25,11 @@ from testbed.claims.model import Evidence, Finding, Measurement
 from testbed.cli import common
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
-from testbed.observe import graph
 from testbed.report import picture, terminal
 from testbed.report.data import to_dict
 from testbed.report.html import render
 from testbed.report.junit import to_xml
+from testbed.roles.docker import Docker
 from testbed.roles.flannel.section import FlannelSection
 from testbed.suites.model import Check, LabRun, Results, Run
 from testbed.testing.fakes import Bench
@@ -144,7 +144,7 @@ def test_commands(data: dict[str, Any]) -> None:
         bench.install(patch)
         patch.setattr(os, "geteuid", lambda: 0)
         patch.setattr(common, "make_settings", lambda **_: bench.settings)
-        patch.setattr(graph, "_containers", lambda *_: [])  # what a daemon's API says of them
+        patch.setattr(Docker, "drawn", lambda *_: ())  # it asks the daemon
         path = Path(folder, "t.yaml")
         path.write_text(yaml.safe_dump(data), encoding="utf-8")
         topology = load_text(path.read_text(encoding="utf-8"), str(path))
