@@ -8,8 +8,7 @@ import select
 import signal
 import termios
 import tty
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 
 @contextlib.contextmanager
@@ -24,18 +23,48 @@ def raw(fd: int) -> Iterator[None]:
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
+class Waker:
+    """A file that a thread polls beside others, so that it can be woken."""
+
+    def __init__(self) -> None:
+        self._ours, self.file = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._ours
+
+    def wake(self) -> None:
+        """Make the file readable.  Any thread may call this until :meth:`close`."""
+        with contextlib.suppress(BlockingIOError):  # full, so the thread will wake anyway
+            os.write(self.file, b"x")
+
+    def clear(self) -> None:
+        """Make the file unreadable, until it is woken again."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._ours, 4096):
+                continue
+
+    def close(self) -> None:
+        os.close(self._ours)
+        os.close(self.file)
+
+
 @contextlib.contextmanager
-def on_resize(resized: Callable[[], None]) -> Iterator[None]:
-    """Call ``resized`` when the terminal's size changes, while the block runs."""
+def resizes() -> Iterator[Waker]:
+    """Yield a file that each new size of the terminal wakes, while the block runs.
 
-    def told(*_: Any) -> None:
-        resized()
-
-    before = signal.signal(signal.SIGWINCH, told)
+    Read the size only within the block, so that no change is lost.  A Python handler of SIGWINCH
+    would not do: it does not run if the signal comes right before the thread waits, or is taken by
+    another thread (signal.set_wakeup_fd).
+    """
+    waker = Waker()
+    handler = signal.signal(signal.SIGWINCH, lambda *_: None)
+    before = signal.set_wakeup_fd(waker.file, warn_on_full_buffer=False)
     try:
-        yield
+        yield waker
     finally:
-        signal.signal(signal.SIGWINCH, before)
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGWINCH, handler)
+        waker.close()
 
 
 def size(fd: int) -> os.terminal_size:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from testbed.errors import LabError
 from testbed.nodes.netns.agent import Connection, status_of
 from testbed.nodes.request import environment
-from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, shell_status, typed, write
+from testbed.nodes.terminal import END_OF_FILE, Waker, raw, resizes, shell_status, typed, write
 
 AHEAD = 1 << 16  # maximum bytes typed ahead that the command has not read yet
 
@@ -35,12 +35,12 @@ def with_terminal(connection: Connection, master: int, argv: Sequence[str]) -> i
     closed at the end.
     """
     try:
-        with connection:
+        with connection, resizes() as waker:
             _copy_size(master)
             env = environment({"TERM": os.environ.get("TERM", "dumb")})
             _begin(connection, ["1", *env, *argv], [master])
-            with raw(sys.stdin.fileno()), on_resize(lambda: _copy_size(master)):
-                return shell_status(_copy(connection, master))
+            with raw(sys.stdin.fileno()):
+                return shell_status(_copy(connection, master, waker))
     finally:
         os.close(master)
 
@@ -52,12 +52,12 @@ def _begin(connection: Connection, fields: Sequence[str], files: Sequence[int]) 
         raise LabError(f"the command could not be started: {' '.join(words)}")
 
 
-def _copy(connection: Connection, master: int) -> int:
-    """Copy bytes both ways until the command ends; return its status."""
+def _copy(connection: Connection, master: int, waker: Waker) -> int:
+    """Copy bytes both ways, and each new size, until the command ends; return its status."""
     os.set_blocking(master, False)
     user = sys.stdin.fileno()
     waiting = b""  # typed, and not yet taken by the terminal
-    watched = {connection.fileno(): select.POLLIN, master: select.POLLIN, user: select.POLLIN}
+    watched = dict.fromkeys([connection.fileno(), master, user, waker.fileno()], select.POLLIN)
     while True:
         poller = select.poll()
         for fd, events in watched.items():
@@ -66,6 +66,9 @@ def _copy(connection: Connection, master: int) -> int:
             # The terminal may be full while the command waits for us to read from it.
             poller.register(fd, events | (select.POLLOUT if fd == master and waiting else 0))
         ready = dict(poller.poll())
+        if waker.fileno() in ready:
+            waker.clear()
+            _copy_size(master)
         if user in ready:
             data = typed(user)
             waiting += data or END_OF_FILE

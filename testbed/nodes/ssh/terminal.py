@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from testbed.nodes.request import ENVIRONMENT
-from testbed.nodes.terminal import END_OF_FILE, on_resize, raw, readable, size, typed, write
+from testbed.nodes.terminal import END_OF_FILE, Waker, raw, readable, resizes, size, typed, write
 
 if TYPE_CHECKING:
     import paramiko
@@ -23,33 +24,32 @@ def with_terminal(channel: paramiko.Channel, argv: Sequence[str]) -> int:
     Raises EOFError when the connection ends before the command does.
     """
     kind = os.environ.get("TERM", "dumb")
-    begun = size(sys.stdin.fileno())
-    channel.get_pty(kind, begun.columns, begun.lines)
     env = {**ENVIRONMENT, "TERM": kind}
     words = ["env", "-i", *(f"{key}={value}" for key, value in env.items()), *argv]
     # Not the shell's last command, so that the shell stays and reports a signal as 128 + N.
     # An interrupt key reaches the shell as well, so the shell has to survive it.
     command = f"cd /; trap : INT QUIT; {shlex.join(words)}; exit $?"
-    channel.exec_command(command.encode("utf-8", "surrogateescape"))
-
-    def resized() -> None:
-        now = size(sys.stdin.fileno())
-        channel.resize_pty(now.columns, now.lines)
-
-    with channel, raw(sys.stdin.fileno()), on_resize(resized):
-        _copy(channel)
-        status = channel.recv_exit_status()
+    with channel, resizes() as waker:
+        begun = size(sys.stdin.fileno())
+        channel.get_pty(kind, begun.columns, begun.lines)
+        channel.exec_command(command.encode("utf-8", "surrogateescape"))
+        with raw(sys.stdin.fileno()):
+            _copy(channel, waker)
+            status = channel.recv_exit_status()
     if status == NO_STATUS:
         raise EOFError("the connection ended before the command did")
     return status
 
 
-def _copy(channel: paramiko.Channel) -> None:
-    """Copy bytes both ways until the machine's output ends."""
+def _copy(channel: paramiko.Channel, waker: Waker) -> None:
+    """Copy bytes both ways, and each new size, until the machine's output ends."""
     user_in, user_out = sys.stdin.fileno(), sys.stdout.fileno()
-    watched = [channel.fileno(), user_in]
+    watched = [channel.fileno(), user_in, waker.fileno()]
     while True:
         ready = readable(watched)
+        if waker.fileno() in ready:
+            waker.clear()
+            _resize(channel)
         if channel.fileno() in ready:
             data = channel.recv(65536)
             if not data:
@@ -63,3 +63,12 @@ def _copy(channel: paramiko.Channel) -> None:
                 channel.sendall(data or END_OF_FILE)
             except OSError:  # closed: read its remaining output first, then its end
                 watched = [channel.fileno()]
+
+
+def _resize(channel: paramiko.Channel) -> None:
+    """Give the terminal the size of the user's, unless the command has ended."""
+    from paramiko import SSHException
+
+    now = size(sys.stdin.fileno())
+    with contextlib.suppress(OSError, SSHException):  # closed: its remaining output follows
+        channel.resize_pty(now.columns, now.lines)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from testbed.errors import LabError, output_error
 from testbed.nodes.request import environment, request
 from testbed.nodes.stream.wire import Link, Pipe
 from testbed.nodes.terminal import (
     END_OF_FILE,
-    on_resize,
+    Waker,
     raw,
     readable,
+    resizes,
     shell_status,
     size,
     typed,
@@ -36,40 +35,37 @@ def with_terminal(
     """
     user, out = sys.stdin.fileno(), sys.stdout.fileno()
     # This thread waits for keys; the end of the output and a new size wake it.
-    wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    stream = Pipe(link, lambda _, data: write(out, data))
+    with resizes() as waker:
+        stream = Pipe(link, lambda _, data: write(out, data))
 
-    def end() -> None:
-        stream.poured.wait()
-        with contextlib.suppress(BlockingIOError):  # full, so the thread will wake anyway
-            os.write(waker, b"x")
+        def end() -> None:
+            stream.poured.wait()
+            waker.wake()
 
-    ending = threading.Thread(target=end, daemon=True)
-    ending.start()
-    try:
-        variables = environment({**env, "TERM": os.environ.get("TERM", "dumb")})
-        fields = [f"{_size()} {inside}", *variables]
-        with raw(user), _woken_by_signals(waker), on_resize(lambda: None):
-            stream.send("t", request(node, [*fields, *argv]))
-            _type(stream, user, wake)
-            status = stream.wait(None)
-    finally:
-        stream.forget()
-        ending.join()
-        os.close(wake)
-        os.close(waker)
+        ending = threading.Thread(target=end, daemon=True)
+        ending.start()
+        try:
+            variables = environment({**env, "TERM": os.environ.get("TERM", "dumb")})
+            fields = [f"{_size()} {inside}", *variables]
+            with raw(user):
+                stream.send("t", request(node, [*fields, *argv]))
+                _type(stream, user, waker)
+                status = stream.wait(None)
+        finally:
+            stream.forget()
+            ending.join()
     if not stream.pid:
         raise LabError(f"{node} has no new terminal: {os.strerror(status)}")
     return shell_status(status)
 
 
-def _type(stream: Pipe, user: int, wake: int) -> None:
+def _type(stream: Pipe, user: int, waker: Waker) -> None:
     """Pass on what is typed, and each new size, until the command has ended."""
-    watched = [wake, user]
+    watched = [waker.fileno(), user]
     while True:
         ready = readable(watched)
-        if wake in ready:
-            os.read(wake, 4096)
+        if waker.fileno() in ready:
+            waker.clear()
             if stream.poured.is_set():
                 break
             stream.send("z", _size().encode())
@@ -80,19 +76,6 @@ def _type(stream: Pipe, user: int, wake: int) -> None:
             stream.feed(data or END_OF_FILE)
     if stream.failed is not None:
         raise output_error(stream.failed)
-
-
-@contextlib.contextmanager
-def _woken_by_signals(waker: int) -> Iterator[None]:
-    """Let each signal write to a pipe while the block runs.
-
-    A Python handler alone does not run if the signal comes right before the thread waits.
-    """
-    before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
 
 
 def _size() -> str:
