@@ -8,7 +8,7 @@ fixed the cause.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,25 +43,25 @@ def kernel_features(topology: Topology) -> set[str]:
     wanted = set(kernel.EVERY_LAB)
     for provider in topology.providers:
         wanted |= set(PROVIDERS[provider].kernel)
-    for role in _roles_here(topology):
+    for role in _roles_where(topology, lambda maker: maker.shares_kernel):
         wanted |= set(ROLES[role].kernel_for(topology))
     return wanted
 
 
 def programs(topology: Topology) -> dict[str, str]:
-    """Return the programs that the steps run, with their Debian packages."""
+    """Return the programs that the steps run on this machine, with their Debian packages."""
     wanted: dict[str, str] = dict(PROGRAMS)
     for provider in topology.providers:
         wanted |= PROVIDERS[provider].programs
-    for role in _roles_here(topology):
+    for role in _roles_where(topology, lambda maker: maker.shares_programs):
         wanted |= ROLES[role].programs_for(topology)
     return wanted
 
 
-def _roles_here(topology: Topology) -> set[str]:
-    """Return the roles of nodes that share this machine's kernel."""
-    here = (n for n in topology.nodes.values() if _maker(topology, n.name).shares_kernel)
-    return {role for node in here for role in node.roles}
+def _roles_where(topology: Topology, trait: Callable[[type[Provider]], bool]) -> set[str]:
+    """Return the roles of nodes whose provider has a trait."""
+    nodes = (n for n in topology.nodes.values() if trait(_maker(topology, n.name)))
+    return {role for node in nodes for role in node.roles}
 
 
 def _maker(topology: Topology, node: str) -> type[Provider]:

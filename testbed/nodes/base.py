@@ -477,9 +477,12 @@ class Provider(ABC):
     #: Name of the provider whose fabric the nodes are connected to; empty for its own fabric.
     #: Nodes of providers with the same fabric can be in one lab.
     fabric_of: str = ""
-    #: True if nodes run on this machine's kernel. Kernel features and programs that roles need
-    #: are then required on this machine.
+    #: True if nodes run on this machine's kernel. Kernel features that roles need are then
+    #: required on this machine.
     shares_kernel: ClassVar[bool] = False
+    #: True if nodes run this machine's programs. Programs that roles need are then required on
+    #: this machine.
+    shares_programs: ClassVar[bool] = False
     #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in
     #: ``trials``.
     kernel: ClassVar[tuple[str, ...]] = ()

@@ -249,6 +249,14 @@ def test_what_builds_the_image_is_needed_until_it_is_built(
     assert ("mmdebstrap" in found.packages) is not built
 
 
+def test_programs_of_the_cell_are_needed(tmp_path: Path) -> None:
+    provider = ContainerlabProvider.of(Setup(tmp_path / "state", Store(tmp_path / "cache")))
+    found = {item.name: item.needed_by for item in provider.probe()}
+    assert {name: found.get(name) for name in provider.programs} == dict.fromkeys(
+        provider.programs, ("containerlab",)
+    )
+
+
 # -- the provider ---------------------------------------------------------------------
 
 

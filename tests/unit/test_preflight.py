@@ -142,6 +142,17 @@ def test_a_virtual_machine_has_its_own_kernel_and_programs(backend: str) -> None
     assert preflight.programs(machines) == {**BASE, **QEMU}
 
 
+def test_a_container_has_its_own_programs_on_the_same_kernel() -> None:
+    containers = load("two-node", Overrides(provider="containerlab"))
+    assert preflight.kernel_features(containers) == preflight.kernel_features(load("two-node"))
+    assert preflight.programs(containers) == {**BASE, "iptables": "iptables", "sysctl": "procps"}
+    text = containers.to_dict()
+    text["nodes"]["outside"]["provider"] = "netns"
+    assert preflight.programs(load_data(text, "t.yaml")).keys() == {*BASE, "iptables", "sysctl"}
+    text["nodes"]["outside"]["roles"] = ["docker"]
+    assert preflight.programs(load_data(text, "t.yaml")).items() >= WITH_DOCKER.items()
+
+
 def test_of_a_mixed_lab_what_each_of_its_nodes_needs() -> None:
     mixed = load("two-node-mixed")
     plain = load("two-node")

@@ -46,7 +46,8 @@ class ContainerlabProvider(CellProvider):
     kind: ClassVar[find.Kind] = "fabric"
     shares_kernel = True
     kernel = ("overlay",)
-    programs: ClassVar[Mapping[str, str]] = {"iptables": "iptables"}
+    #: Those of a cell. Nodes have their own.
+    programs: ClassVar[Mapping[str, str]] = {"iptables": "iptables", "sysctl": "procps"}
     takes = Takes(tasks=16)  # its shim with threads, pid 1, and a command
 
     def __init__(self, setup: Setup) -> None:
@@ -61,8 +62,10 @@ class ContainerlabProvider(CellProvider):
 
     def probe(self) -> list[Requirement]:
         from testbed.nodes.containerlab import needs
+        from testbed.requirement import program
 
-        return [*self.cells.probe(), *needs.probe(self._store, self.name)]
+        programs = (program(name, of, (self.name,)) for name, of in self.programs.items())
+        return [*self.cells.probe(), *programs, *needs.probe(self._store, self.name)]
 
     # -- finding ----------------------------------------------------------
 

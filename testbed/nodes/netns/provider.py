@@ -62,6 +62,7 @@ class NetnsProvider(OneByOne):
 
     name = "netns"
     shares_kernel = True
+    shares_programs = True
     takes = Takes(tasks=2)  # pid 1, and a command
     processes = (os.fsdecode(find.PROGRAM),)
 
