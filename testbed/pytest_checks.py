@@ -34,6 +34,7 @@ from testbed.pytest_plugin import (
     Named,
     asks_for_host,
     fixtures_of,
+    is_ours,
 )
 from testbed.registry import ROLES
 
@@ -241,6 +242,11 @@ def _wants_lab(item: pytest.Item) -> bool:
     return (
         asks_for_host(item) or bool(fixtures_of(item, OF_A_LAB)) or bool(needs_of(item) - {"none"})
     )
+
+
+def uses_lab(item: pytest.Item) -> bool:
+    """Tell whether a test uses a fixture or a mark for labs, or testinfra's own ``host``."""
+    return asks_for_host(item) or is_ours(item)
 
 
 def claim_of(item: pytest.Item) -> str | None:

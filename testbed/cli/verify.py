@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -89,7 +90,9 @@ def command(
     Run every check that the lab can decide, or your own test files in PATHS
     (see docs/suites.md). The claims are those of --catalogue, else of the folder
     `claims` beside the lab's topology file, else of [tool.testbed] in
-    pyproject.toml, else the shipped ones (see docs/claims.md).
+    pyproject.toml, else the shipped ones (see docs/claims.md). Without PATHS,
+    --catalogue, --claim and --document, tests in the folder `tests` beside the
+    topology file run too, if they use the lab.
 
     With --all, create each lab that the catalogues require under a name of its
     own, several at a time, and remove it afterwards. Labs whose software is
@@ -129,6 +132,7 @@ def command(
 
         paths = (RECOVERY,)
     one = None if everything else common.lab_meant(settings, lab)
+    narrowed = bool(paths or catalogues or claims or documents)
     if rerun_failed and not catalogues:
         catalogues = last.catalogues(settings.state.path)
     catalogue = choose(catalogues, source=common.file_of(one) if one else "")
@@ -155,14 +159,21 @@ def command(
             labs=labs,
             proving=prove,
         )
-    return _one(settings, one, selection, output, provider)
+    return _one(settings, one, selection, output, provider, beside=not narrowed)
 
 
 def _one(
-    settings: Settings, lab: Lab, selection: Selection, output: Output, provider: str | None
+    settings: Settings,
+    lab: Lab,
+    selection: Selection,
+    output: Output,
+    provider: str | None,
+    *,
+    beside: bool,
 ) -> int:
     from testbed.labs.live import LiveLab
     from testbed.report import terminal
+    from testbed.suites.beside import find_tests
     from testbed.suites.model import LabRun, Run
     from testbed.suites.runner import run
 
@@ -172,6 +183,9 @@ def _one(
             f"lab {lab.name} has the provider {context.topology.maker}, not {provider}",
             hint=f"remove it (`testbed down {lab.name}`), and create it with --provider",
         )
+    if beside:
+        tests = find_tests(common.file_of(lab), context.topology.nodes)
+        selection = replace(selection, beside=tests)
     live = LiveLab(context)
     began = time.monotonic()
     part = LabRun(lab.name, context.topology, versions=lab.record().versions)

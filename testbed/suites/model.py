@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Files of tests that belong to a topology file; ``folder`` is that of the topology file."""
+
+    folder: Path
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The checks to run, by several criteria.
 
@@ -27,7 +35,8 @@ class Selection:
     ordinary tests as in :class:`Check`.  Without claims and tests everything is
     selected.  ``of`` are the documents that a lab is for: claims of other documents
     are not selected.  With ``only``, claims and tests are selected only if they need
-    one of its features; a claim also if its id is in ``only``.
+    one of its features; a claim also if its id is in ``only``.  Tests of ``beside``
+    run in addition to those of the catalogue, as far as they use the lab.
     """
 
     expression: str = ""
@@ -37,6 +46,7 @@ class Selection:
     tests: tuple[str, ...] = ()
     of: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    beside: Beside | None = None
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False, compare=False)
 
     @property

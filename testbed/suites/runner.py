@@ -108,6 +108,8 @@ class _Collector:
 
     def _is_selected(self, item: pytest.Item) -> bool:
         claim = pytest_checks.claim_of(item)
+        if item.path in _beside(self._selection) and not pytest_checks.uses_lab(item):
+            return False
         if claim is not None:
             return self._selection.has(self._claims[claim])
         if self._selection.names_some:
@@ -213,7 +215,9 @@ def run(
         "-p", "testbed.pytest_plugin",
         "--continue-on-collection-errors",  # a broken file does not stop the others from running
     ]  # fmt: skip
-    if len(folders := selection.catalogue.folders) > 1 and not selection.paths:
+    folders = [] if selection.paths else [*selection.catalogue.folders]
+    folders += dict.fromkeys(map(_modules, _beside(selection)))
+    if len(folders) > 1:
         # Files of the same name in several folders are different modules.
         arguments += ["--import-mode", "importlib"]
         arguments += ["-o", f"pythonpath={shlex.join(map(str, folders))}"]
@@ -252,7 +256,7 @@ def run(
 
 def _paths(selection: Selection) -> Sequence[Path]:
     """Return the files and folders of the tests: those of the user, else of the catalogue."""
-    paths = selection.paths or selection.catalogue.folders
+    paths = (*(selection.paths or selection.catalogue.folders), *_beside(selection))
     if not paths:
         raise NothingSelected("no catalogue and no tests", hint="name one of them")
     return paths
@@ -260,9 +264,20 @@ def _paths(selection: Selection) -> Sequence[Path]:
 
 def _root(selection: Selection) -> Path:
     """Return the folder that the names of tests are relative to."""
+    if selection.beside:
+        return selection.beside.folder
     if all(path.is_relative_to(OURS) for path in selection.paths):
         return _top(_paths(selection))
     return Path.cwd()
+
+
+def _beside(selection: Selection) -> tuple[Path, ...]:
+    return selection.beside.files if selection.beside else ()
+
+
+def _modules(path: Path) -> Path:
+    """Return the folder that a file of tests imports modules from, as without importlib."""
+    return next(one for one in path.parents if not (one / "__init__.py").exists())
 
 
 def _top(paths: Sequence[Path]) -> Path:
@@ -332,7 +347,10 @@ def _own_environment(selection: Selection) -> Iterator[None]:
 
     Leave no compiled files beside the user's tests: root's would block the user's own.
     """
-    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, bool(selection.paths)
+    compiles, sys.dont_write_bytecode = (
+        sys.dont_write_bytecode,
+        bool(selection.paths or selection.beside),
+    )
     saved = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
     saved["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
