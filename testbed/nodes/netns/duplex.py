@@ -27,21 +27,19 @@ class Duplex:
     def __init__(self, connection: Connection, argv: Sequence[str]) -> None:
         self.argv = tuple(argv)
         self._connection = connection
-        self._errors = os.memfd_create("testbed")
-        self._ours, theirs = socket.socketpair()
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(connection.close)
+            self._errors = os.memfd_create("testbed")
+            failed.callback(os.close, self._errors)
+            self._ours, theirs = socket.socketpair()
+            failed.callback(self._ours.close)
             with theirs:
                 files = [theirs.fileno(), theirs.fileno(), self._errors]
                 connection.send(["run", "/", "0", *environment(None), *argv], files)
             words, _ = connection.receive(30.0)
-        except BaseException:
-            self._ours.close()
-            self._end()
-            raise
-        if words[0] != "pid":
-            self._ours.close()
-            self._end()
-            raise LabError(f"{argv[0]} could not be started: {' '.join(words)}")
+            if words[0] != "pid":
+                raise LabError(f"{argv[0]} could not be started: {' '.join(words)}")
+            failed.pop_all()
 
     def send(self, data: bytes) -> int:
         return self._ours.send(data)
@@ -70,9 +68,6 @@ class Duplex:
         if self._errors >= 0:
             with contextlib.suppress(LabError):  # it has not ended in time, or the node has
                 self._connection.receive(ENDING)
-            self._end()
-
-    def _end(self) -> None:
-        self._connection.close()
-        errors, self._errors = self._errors, -1
-        os.close(errors)
+            self._connection.close()
+            errors, self._errors = self._errors, -1
+            os.close(errors)

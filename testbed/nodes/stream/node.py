@@ -250,7 +250,12 @@ class ChannelNode(StreamNode):
                     raise self.lost_error()
                 channel = self.channel()
                 link = Link(channel, self.alive, self.lost_error)
-                if not link.greet(PATIENCE):
+                try:
+                    greeted = link.greet(PATIENCE)
+                except BaseException:
+                    link.close()
+                    raise
+                if not greeted:
                     said = str(getattr(channel, "errors", "")).strip()  # a program's, not ssh's
                     link.close()
                     if not self.alive():

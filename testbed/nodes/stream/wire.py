@@ -135,6 +135,7 @@ class Link:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
+        self._closing = threading.Lock()
         self._rest = bytearray()
         self._abandoned: deque[int] = deque()
         self._reader = threading.Thread(target=self._read, name="testbed-link", daemon=True)
@@ -208,7 +209,8 @@ class Link:
             self.closed = True
             streams = list(self._streams.values())
             self._streams.clear()
-        with contextlib.suppress(OSError, EOFError):  # the channel may be broken already
+        # The reader closes, too; a file descriptor that is closed twice may be somebody else's.
+        with self._closing, contextlib.suppress(OSError, EOFError):  # it may be broken already
             self._channel.close()
         for stream in streams:
             stream.lost()
