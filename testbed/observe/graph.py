@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -22,6 +22,7 @@ from testbed.registry import ROLES
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
 
 #: Arguments: a name and a network namespace for each container.  Every part is
 #: printed on its own line, after a character that JSON text cannot contain.
@@ -56,15 +57,38 @@ class End:
 
 
 def graph(lab: LiveLab) -> dict[str, Any]:
-    """Return a running lab's networks and nodes; a silent node has an ``error``."""
+    """Return a running lab's networks, nodes and links; a silent node has an ``error``."""
     names = [name for name in lab.topology.nodes if name in lab.nodes]
     with ThreadPoolExecutor(at_once(min(8, len(names)), files=FILES_PER_NODE)) as pool:
         nodes = list(pool.map(lambda name: _node(lab, name), names))
-    return {"networks": _networks(lab), "nodes": nodes, "overlay": _overlay(lab)}
+    return {
+        "networks": _networks(lab),
+        "nodes": nodes,
+        "overlay": _overlay(lab),
+        "wires": list(wires(lab.topology, nodes)),
+    }
 
 
 def _networks(lab: LiveLab) -> list[dict[str, Any]]:
     return [{"name": n.name, "subnet": str(n.subnet)} for n in lab.topology.networks.values()]
+
+
+def wires(topology: Topology, nodes: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield both ends of each link of another tool's file.
+
+    ``at`` is a node, or a bridge or another place outside of the nodes.  An end is not ``up`` if
+    its node has no such interface, or one that is down.
+    """
+    seen = {node["name"]: {link["name"] for link in node["links"] if link["up"]} for node in nodes}
+    for link in topology.foreign.links if topology.foreign else ():
+        yield [
+            {
+                "at": end.at,
+                "interface": end.interface,
+                "up": end.at not in seen or end.interface in seen[end.at],
+            }
+            for end in link.ends
+        ]
 
 
 def _overlay(lab: LiveLab) -> dict[str, Any] | None:

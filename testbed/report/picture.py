@@ -2,14 +2,14 @@
 
 Each node is a card.  Inside it, from top to bottom: containers and namespaces,
 the links that lead out of them, bridges, and the node's own devices.  Below the
-cards lie flannel's overlay and the networks that join the nodes.  Colours and
-fonts are the page's, by class names.
+cards lie flannel's overlay, the networks that join the nodes, and links between two
+nodes.  Colours and fonts are the page's, by class names.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
@@ -31,6 +31,7 @@ DIRECT = 56.0  # between boxes that a veth pair joins directly
 BRIDGE = 30.0
 SMALL_LINE = 15.0
 BUS = 40.0
+LANE = 16.0  # from one link between nodes to the next below it
 LARGE = 760.0  # pictures wider than this may be shrunk, down to this
 HUGE = 1500.0
 
@@ -198,7 +199,12 @@ def describe(graph: Graph, _: Translate) -> str:
             for one, other in node["pairs"]
         ]
         sentences.append(f"{node['name']}: {'; '.join(parts)}.")
+    sentences += [" ↔ ".join(map(_end_words, wire)) + "." for wire in graph.get("wires", ())]
     return " ".join(sentences)
+
+
+def _end_words(end: Mapping[str, Any]) -> str:
+    return ":".join(filter(None, (end["at"], end["interface"])))
 
 
 # -- drawing ---------------------------------------------------------------------
@@ -278,7 +284,7 @@ class _Drawing:
     # -- drawing
 
     def svg(self, id: str, title: str, description: str) -> str:
-        below = self._buses()
+        below = self._buses(self._wires())
         height = below + 4
         self.root.attrib |= {
             "class": f"picture {self._size}",
@@ -383,9 +389,56 @@ class _Drawing:
             y += LINE * (max(1, len(v4(link))) - 1)
         return y
 
-    def _buses(self) -> float:
-        """Draw overlay and networks below the cards; return their bottom edge."""
-        found: list[tuple[list[float], str, str]] = []
+    def _wires(self) -> float:
+        """Draw the links between two nodes below the cards; return the edge of the last one.
+
+        Short ones are nearest to the cards, and links side by side share a height.
+        """
+        between = []
+        for wire in self.graph.get("wires", ()):
+            (a, one), (b, other) = ((self._outlet(end), end["up"]) for end in wire)
+            if a is not None and b is not None:
+                kind = "pic-wire" if one and other else "pic-wire pic-down"
+                between.append((min(a, b), max(a, b), kind))
+        lanes: list[list[tuple[float, float]]] = []
+        top = self.y_devices + self.devices_height
+        for left, right, kind in sorted(between, key=lambda wire: (wire[1] - wire[0], wire)):
+            free = (
+                index
+                for index, lane in enumerate(lanes)
+                if all(right < start or end < left for start, end in lane)
+            )
+            number = next(free, len(lanes))
+            if number == len(lanes):
+                lanes.append([])
+            lanes[number].append((left, right))
+            y = self.y_end + (number + 1) * LANE
+            self._line([(left, top), (left, y), (right, y), (right, top)], kind)
+        return self.y_end + len(lanes) * LANE
+
+    def _outlet(self, end: Mapping[str, Any]) -> float | None:
+        """Return where a link leaves the card of a node; None for an end outside of the nodes."""
+        card = next((card for card in self.cards if card.name == end["at"]), None)
+        if card is None:
+            return None
+        for device in card.devices:
+            if device.title == end["interface"]:
+                return device.x + device.width / 2
+        return card.x + card.width / 2
+
+    def _places(self) -> Iterator[tuple[list[float], str, str]]:
+        """Yield the bridges and other places outside of the nodes, with the links to them."""
+        taps: dict[str, list[float]] = {}
+        for wire in self.graph.get("wires", ()):
+            for end, peer in (wire, wire[::-1]):
+                x, other = self._outlet(end), self._outlet(peer)
+                if x is not None and other is None:
+                    taps.setdefault(peer["at"], []).append(x)
+        yield from ((found, name, "pic-network") for name, found in taps.items())
+
+    def _buses(self, top: float) -> float:
+        """Draw overlay, networks and bridges below ``top``; return their bottom edge."""
+        found = list(self._places())
         overlay = self.graph.get("overlay")
         taps = self._taps(lambda link: link["name"] == overlay["device"]) if overlay else []
         if overlay and len(taps) > 1:
@@ -403,8 +456,8 @@ class _Drawing:
                 found.append((taps, f"{network['name']} {network['subnet']}", "pic-network"))
         # The lowest first: lines that cross it on their way down must not cross out its words.
         for index, (taps, words, kind) in reversed(list(enumerate(found, 1))):
-            self._bus(taps, self.y_end + index * BUS, words, kind)
-        return self.y_end + len(found) * BUS + (24 if found else 0)
+            self._bus(taps, top + index * BUS, words, kind)
+        return top + len(found) * BUS + (24 if found else 0)
 
     def _taps(self, wanted: Callable[[Link], bool]) -> list[float]:
         return [

@@ -11,9 +11,12 @@ from testbed.nodes.base import Result
 from testbed.observe import graph
 from testbed.observe.graph import End, pairs
 from testbed.roles.docker import drawn
+from testbed.topology.foreign import End as ForeignEnd
+from testbed.topology.foreign import Foreign, Link
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
+    from testbed.topology.model import Topology
 
 
 def names(found: list[tuple[End, End]]) -> set[frozenset[str]]:
@@ -97,3 +100,28 @@ def test_what_ip_never_says_is_told_and_stops_nothing(said: str) -> None:
     )
     found = graph._node(cast("LiveLab", lab), "n")
     assert " of ip on n: " in found["error"]
+
+
+def test_links_of_another_tools_file() -> None:
+    links = [
+        Link((ForeignEnd("a", "eth1"), ForeignEnd("b", "eth1"))),
+        Link((ForeignEnd("b", "eth2"), ForeignEnd("br1", "x"))),
+        Link((ForeignEnd("a", "lost"), ForeignEnd("c", ""))),
+    ]
+    foreign = Foreign("containerlab", links=tuple(links))
+    topology = cast("Topology", SimpleNamespace(foreign=foreign))
+    nodes = [
+        {"name": "a", "links": [{"name": "eth1", "up": True}]},
+        {"name": "b", "links": [{"name": "eth1", "up": False}, {"name": "eth2", "up": True}]},
+    ]
+    found = [
+        [(end["at"], end["interface"], end["up"]) for end in wire]
+        for wire in graph.wires(topology, nodes)
+    ]
+    assert found == [
+        [("a", "eth1", True), ("b", "eth1", False)],
+        [("b", "eth2", True), ("br1", "x", True)],
+        [("a", "lost", False), ("c", "", True)],
+    ]
+    own = cast("Topology", SimpleNamespace(foreign=None))
+    assert [*graph.wires(own, nodes)] == []

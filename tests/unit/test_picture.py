@@ -123,3 +123,73 @@ def test_names_stay_text() -> None:
 
 def test_no_graph_is_no_picture() -> None:
     assert draw({}, id="p", title="") == ""
+
+
+def wired(*wires: tuple[str, str]) -> ET.Element:
+    """A picture of three nodes with two interfaces each, and links between them as NODE:NAME."""
+    nodes = [
+        node(name, links=[link("eth1", 2, "veth", "10.0.0.1/24"), link("eth2", 3, "veth")])
+        for name in ("left", "middle", "right")
+    ]
+
+    def end(text: str) -> dict[str, Any]:
+        at, _, interface = text.partition(":")
+        return {"at": at, "interface": interface, "up": not interface.endswith("!")}
+
+    ends = [[end(one), end(other)] for one, other in wires]
+    return picture({"networks": [], "nodes": nodes, "overlay": None, "wires": ends})
+
+
+def lines(root: ET.Element) -> dict[str, list[list[tuple[float, float]]]]:
+    """The lines of a picture, by class."""
+    found: dict[str, list[list[tuple[float, float]]]] = {}
+    for one in root.iter("polyline"):
+        points = [tuple(map(float, point.split(","))) for point in one.attrib["points"].split()]
+        found.setdefault(one.attrib["class"], []).append([(x, y) for x, y in points])
+    return found
+
+
+def test_links_between_nodes_are_drawn() -> None:
+    root = wired(
+        ("left:eth1", "middle:eth1"), ("middle:eth2", "right:eth1"), ("right:eth2", "left:eth2")
+    )
+    found = lines(root)
+    assert list(found) == ["pic-wire"]
+    a, b, across = sorted(found["pic-wire"], key=lambda line: (line[1][1], line[0][0]))
+    titles = [one for one in root.iter("text") if one.attrib["class"] == "pic-title"]
+    starts = [float(one.attrib["x"]) for one in titles if one.text in {"eth1", "eth2"}]
+    # Each end is below the name of its interface: left, middle, right with eth1 and eth2 each.
+    ends = [a[0][0], across[0][0], a[-1][0], b[0][0], b[-1][0], across[-1][0]]
+    assert all(start < x for start, x in zip(starts, ends, strict=True))
+    assert all(x < start for x, start in zip(ends[:-1], starts[1:], strict=True))
+    assert a[1][1] == b[1][1] < across[1][1], "links side by side share a height"
+    assert across[1][1] < float(root.attrib["height"])
+    words = root.findtext("desc") or ""
+    assert "left:eth1 ↔ middle:eth1." in words
+    assert "right:eth2 ↔ left:eth2." in words
+
+
+def test_links_that_would_overlap_have_heights_of_their_own() -> None:
+    found = lines(wired(("left:eth1", "right:eth1"), ("left:eth2", "right:eth2")))["pic-wire"]
+    heights = [line[1][1] for line in found]
+    assert len(set(heights)) == 2
+
+
+def test_a_lost_link_is_a_broken_line() -> None:
+    found = lines(wired(("left:gone!", "middle:eth1"), ("left:eth1", "right:eth1")))
+    assert {kind: len(drawn) for kind, drawn in found.items()} == {
+        "pic-wire": 1,
+        "pic-wire pic-down": 1,
+    }
+
+
+def test_a_bridge_of_the_host_joins_the_links_to_it() -> None:
+    root = wired(("left:eth1", "br1:a"), ("br1:b", "right:eth1"), ("middle:eth1", "host:x"))
+    found = lines(root)
+    assert len(found["pic-tap pic-network"]) == 3
+    assert len(found["pic-bus pic-network"]) == 2
+    assert {"br1", "host"} <= set(texts(root))
+    assert "pic-wire" not in found
+    root = wired(("br1:a", "br2:b"))
+    assert not lines(root), "no node has an end of it"
+    assert "br1:a ↔ br2:b." in (root.findtext("desc") or "")
