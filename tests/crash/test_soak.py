@@ -8,6 +8,7 @@ import pytest
 
 from crash.means import LONG, Bed
 from crash.soak import TELLING, TURN, Quantity, Soak, slope
+from testbed.machine_state import PART
 
 
 @pytest.mark.seconds(15)
@@ -20,7 +21,7 @@ def test_a_few_rounds(bed: Bed) -> None:
     assert soak.left == []
     assert len(told) == soak.rounds == rounds
     assert {len(values) for values in soak.values.values()} == {rounds}
-    assert {"link", "mount", "cgroup", "process", "own: open files"} <= {*soak.values}
+    assert {"link", "mount", PART, "process", "own: open files"} <= {*soak.values}
 
 
 def soaked(values: list[float], most: float) -> Soak:
