@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 import yaml
 
 from testbed.artifacts import Store
-from testbed.errors import LabError, MachineError, NodeNotRunning
-from testbed.nodes.base import NodeSpec, Setup
+from testbed.errors import LabError, MachineError, NoAnswer, NodeNotRunning
+from testbed.nodes import engine
+from testbed.nodes.base import NodeSpec, Service, Setup
 from testbed.nodes.containerlab import FOLDER, cell, clabfile, needs
 from testbed.nodes.containerlab.cell import CONTAINERS, RECORD, Cell
 from testbed.nodes.containerlab.provider import ContainerlabProvider
 from testbed.nodes.netns.provider import mac_of
+from testbed.nodes.unix_http import UnixConnection
 from testbed.process import run
 from testbed.registry import fabric_kind
 from testbed.topology import Topology, load_text
@@ -30,6 +37,9 @@ ID = "ab" * 32
 
 class Folder:
     """A namespace node of which only the files are there."""
+
+    name = "fabric"
+    init = SimpleNamespace(lab="lab", pid=1, alive=lambda: True)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -301,3 +311,154 @@ def test_other_labs_load_no_cell(tmp_path: Path) -> None:
     )
     done = run([sys.executable, "-c", code], check=False)
     assert done.status == 0, done.stderr
+
+
+# -- the engine of a cell ---------------------------------------------------------------
+
+
+class Engine:
+    """An engine that gives each request the next of some answers; None for none, but it stays."""
+
+    def __init__(self, folder: Folder, *answers: bytes | None) -> None:
+        path = Path(folder.socket(engine.SOCKET))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._answers = answers
+        self._open: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self.asked: list[bytes] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for answer in self._answers:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # it was not asked so often
+                return
+            self._open.append(connection)
+            if answer is None:
+                continue
+            self.asked.append(connection.recv(1 << 16).partition(b"\r\n")[0])
+            size = b"Content-Length: %d\r\n\r\n" % len(answer)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + size + answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for connection in [*self._open, self._listener]:
+            connection.close()
+
+
+@pytest.fixture
+def short() -> Iterator[Folder]:
+    """A folder whose sockets have names that are short enough (unix(7))."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Folder(Path(folder))
+
+
+class Running(Folder):
+    """A node with services; each start is noted."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.said: list[str] = []
+
+    def get(self, _: str) -> bytes:
+        return b""  # the cell is ready
+
+    def put(self, *_: object) -> None:
+        return
+
+    def start(self, service: Service, *, timeout: float) -> None:
+        del timeout
+        self.said.append(f"start {service.name}")
+
+    def stop(self, name: str) -> None:
+        self.said.append(f"stop {name}")
+
+
+def starts(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Start the engine of a cell that has been started before; return what was asked of it."""
+    services = (Service("containerd", ("c",)), Service("dockerd", ("d",)))
+    monkeypatch.setattr(engine, "services", lambda *_, **__: services)
+    monkeypatch.setattr(engine, "path", lambda *_: "/bin")
+    node = Running(folder.root)
+    Cell(cast("NetnsNode", node), Store(folder.root / "cache")).start()
+    return node.said
+
+
+def test_an_engine_that_hangs_is_restarted(short: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell, "ANSWER_SECONDS", 0.1)
+    again = ["start containerd", "start dockerd"]
+    with Engine(short, None):
+        assert starts(short, monkeypatch) == [
+            *again, "stop dockerd", "stop containerd", *again,
+        ]  # fmt: skip
+
+
+def test_an_engine_that_answers_runs_on(short: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine(short, b"OK") as seen:
+        assert starts(short, monkeypatch) == ["start containerd", "start dockerd"]
+    assert seen.asked == [b"GET /_ping HTTP/1.1"]
+
+
+@pytest.mark.parametrize("answer", [b"", b"null", b"[7]", b'{"a": 1}', b"<html>", b"[" * 100_000])
+def test_nonsense_of_an_engine_is_an_error_of_the_lab(short: Folder, answer: bytes) -> None:
+    made = Cell(cast("NetnsNode", short), Store(short.root / "cache"))
+    with Engine(short, answer), pytest.raises(LabError):
+        made.images()
+
+
+@pytest.mark.parametrize("answer", [b'{"errorDetail": {}, "error": "no space left"}', b"null"])
+def test_an_image_that_is_not_loaded_is_an_error(short: Folder, answer: bytes) -> None:
+    made = Cell(cast("NetnsNode", short), Store(short.root / "cache"))
+    archive = short.root / "image.tar"
+    archive.write_bytes(b"")
+    with Engine(short, b'{"stream": "layer"}\n' + answer), pytest.raises(LabError):
+        made.load(archive)
+
+
+def test_an_image_may_take_longer_to_load_than_an_answer(
+    short: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    class Connection(UnixConnection):
+        def __init__(self, path: str, timeout: float) -> None:
+            waited.append(timeout)
+            super().__init__(path, timeout)
+
+    monkeypatch.setattr(cell, "UnixConnection", Connection)
+    made = Cell(cast("NetnsNode", short), Store(short.root / "cache"))
+    archive = short.root / "image.tar"
+    archive.write_bytes(b"image")
+    with Engine(short, b"[]", b'{"stream": "Loaded"}'):
+        made.images()
+        made.load(archive)
+    assert waited == [cell.ANSWER_SECONDS, cell.DEPLOY_SECONDS]
+    assert cell.DEPLOY_SECONDS > cell.ANSWER_SECONDS
+
+
+def test_a_dead_engine_is_no_answer(short: Folder) -> None:
+    made = Cell(cast("NetnsNode", short), Store(short.root / "cache"))
+    with pytest.raises(NoAnswer) as caught:
+        made.images()
+    assert (caught.value.daemon, caught.value.node) == ("dockerd", "fabric")
+    assert "`testbed up -l lab`" in (caught.value.hint or "")
+
+
+def test_of_a_long_log_only_the_end_is_read(
+    made: Cell, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell, "TAIL", 100)
+    lines = [json.dumps({"log": f"line {number}\n"}) for number in range(99)]
+    folder.write(f"{CONTAINERS}/{ID}/{ID}-json.log", "\n".join(lines))
+    words = made.last_words(cell._container(json.loads(record()))).splitlines()
+    assert words[-1] == "line 98"
+    assert len(words) < 5

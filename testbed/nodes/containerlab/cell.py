@@ -11,13 +11,14 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from testbed.errors import LabError, NoSuchNode
+from testbed.errors import LabError, NoAnswer, NoSuchNode
 from testbed.nodes import engine, seed
 from testbed.nodes.base import GO
 from testbed.nodes.containerlab import FOLDER, READY
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 PROGRAM = "containerlab"
 RELEASE: engine.Release = "29"
 START_SECONDS = 60.0  # timeout for the engine, which needs half a second
-DEPLOY_SECONDS = 600.0
+ANSWER_SECONDS = 60.0  # timeout for an answer; an engine that takes longer hangs
+DEPLOY_SECONDS = 600.0  # timeout for containerlab, and for the engine to load an image
+TAIL = 1 << 16  # bytes of a container's log that are read for its last lines
 KILL_SECONDS = 5.0  # for processes to end; the end of the cell ends all others
 #: containerlab's labels of a container (containerlab, constants/labels.go).
 LAB, NODE, TOPOLOGY = "containerlab", "clab-node-name", "clab-topo-file"
@@ -122,29 +125,43 @@ class Cell:
         return False
 
     def start(self, archives: Iterable[Path] = ()) -> None:
-        """Start the engine, and restart it if it has died.
+        """Start the engine, and restart it if it has died or hangs.
 
         ``archives`` are images (docker-archives) that are likely to be loaded next: if the cache
         has the engine's files of them, the engine starts with these.
         """
         node = self.node
-        version = engine.parse_version(self._store.version(engine.PARTS[RELEASE][0]))
-        config = {
-            **engine.configuration(version),
-            "live-restore": True,  # containers outlive a daemon that is restarted
-            # It takes half of the engine's start, and a cell has no uplink to translate for.
-            "iptables": False,
-            "ip6tables": False,
-        }
         if not self.is_ready():
+            version = engine.version_of(self._store, node, RELEASE)
+            config = {
+                **engine.configuration(engine.parse_version(version)),
+                "live-restore": True,  # containers outlive a daemon that is restarted
+                # It takes half of the engine's start, and a cell has no uplink to translate for.
+                "iptables": False,
+                "ip6tables": False,
+            }
             node.run(["sh", "-ec", PREPARE])
             node.put(json.dumps(config, indent=1).encode(), engine.CONFIG)
             node.put(engine.CONTAINERD_CONFIG.encode(), engine.CONTAINERD_FILE)
             seed.install(self._store, node, self._seed(archives))
         env = {"PATH": engine.path(self._store, node, RELEASE), **GO}
-        for service in engine.services(self._store, node, RELEASE, env=env, digest="cell"):
+        services = engine.services(self._store, node, RELEASE, env=env, digest="cell")
+        for service in services:
             node.start(service, timeout=START_SECONDS)
+        if not self._answers():
+            for service in reversed(services):
+                node.stop(service.name)
+            for service in services:
+                node.start(service, timeout=START_SECONDS)
         node.put(b"", READY)
+
+    def _answers(self) -> bool:
+        """Tell whether the engine, which runs, answers."""
+        try:
+            self._ask("GET", "/_ping", timeout=ANSWER_SECONDS)
+        except NoAnswer:
+            return False
+        return True
 
     # -- images -----------------------------------------------------------
 
@@ -154,16 +171,23 @@ class Cell:
 
     def images(self) -> set[str]:
         """Return the names of the engine's images."""
-        listed = json.loads(self._ask("GET", "/images/json"))
-        return {name for image in listed for name in image.get("RepoTags") or ()}
+        with _understood("list images"):
+            listed = json.loads(self._ask("GET", "/images/json"))
+            return {str(name) for image in listed for name in image.get("RepoTags") or ()}
 
     def load(self, archive: Path) -> None:
         """Load the images of a docker-archive into the engine."""
         with archive.open("rb") as file:
-            said = self._ask("POST", "/images/load?quiet=1", file, archive.stat().st_size)
+            size = archive.stat().st_size
+            said = self._ask("POST", "/images/load?quiet=1", file, size, timeout=DEPLOY_SECONDS)
         for line in said.splitlines():
-            if "error" in (words := json.loads(line)):
-                raise LabError(f"{archive} cannot be loaded: {words['error']}")
+            with _understood("load an image"):
+                error = json.loads(line).get("error")
+            if error:
+                raise LabError(
+                    f"{archive} cannot be loaded: {error}",
+                    hint="use an archive of `docker save`, and free space if the disk is full",
+                )
 
     def keep_images(self, archives: Iterable[Path]) -> str:
         """Keep the engine's files of these images, the only ones that it has, for later cells.
@@ -250,15 +274,17 @@ class Cell:
         """Return the last lines that a container has written."""
         said = ""
         file = Path(self.node.socket(f"{CONTAINERS}/{container.id}/{container.id}-json.log"))
-        with contextlib.suppress(OSError):
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(OSError), file.open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL))
+            for line in log.read(TAIL).decode(errors="replace").splitlines():
                 with contextlib.suppress(ValueError, LookupError, TypeError):
                     said += json.loads(line)["log"]
         return "\n".join(lines(said)[-LAST_LINES:])
 
     def remove(self, container: Container) -> None:
         """Kill a container and remove it with its volumes."""
-        self._ask("DELETE", f"/containers/{container.id}?force=1&v=1", missing_ok=True)
+        path = f"/containers/{container.id}?force=1&v=1"
+        self._ask("DELETE", path, timeout=DEPLOY_SECONDS, missing_ok=True)
 
     def kill(self, containers: Iterable[Container]) -> None:
         """Kill the processes of containers, and wait until they have ended; ask no engine."""
@@ -275,19 +301,27 @@ class Cell:
         body: BinaryIO | None = None,
         size: int = 0,
         *,
+        timeout: float = ANSWER_SECONDS,
         missing_ok: bool = False,
     ) -> bytes:
-        """Send a request to the engine and return its answer.  Raises LabError."""
-        connection = UnixConnection(self.node.socket(engine.SOCKET), START_SECONDS)
+        """Send a request to the engine and return its answer.
+
+        ``timeout`` is in seconds.  Raises NoAnswer, or LabError for a refusal.
+        """
+        connection = UnixConnection(self.node.socket(engine.SOCKET), timeout)
         headers = {"Content-Type": "application/x-tar", "Content-Length": str(size)}
         try:
             connection.request(method, path, body, headers if body else {})
             answer = connection.getresponse()
             said: bytes = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise LabError(
+            lab = self.node.init.lab
+            raise NoAnswer(
                 f"the engine of the cell does not answer: {error}",
-                hint="`testbed up` of the same lab restarts it",
+                daemon=engine.SERVICE,
+                node=self.node.name,
+                reason=str(error),
+                hint=f"`testbed up -l {lab}` restarts it",
             ) from error
         finally:
             connection.close()
@@ -297,6 +331,16 @@ class Cell:
             words = said.decode(errors="replace").strip()
             raise LabError(f"the engine of the cell: {method} {path}: {answer.status}: {words}")
         return said
+
+
+@contextlib.contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Raise LabError for an answer of the engine that is invalid in the Engine API."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        said = f"the engine of the cell cannot {what}: its answer is invalid ({error!r})"
+        raise LabError(said) from error
 
 
 def _container(record: Any) -> Container:
