@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.artifacts import Store
-from testbed.errors import LabError, MachineError, NoSuchNode, ServiceError
+from testbed.errors import LabError, MachineError, NoSuchNode
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.nodes.base import Node, Setup
@@ -150,10 +150,10 @@ def test_a_node_that_ends_at_once_is_reported_with_its_last_lines(
 
     monkeypatch.setattr(clabfile, "_kind", brief)
     provider.create_fabric(LAB, topology)
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(LabError, match="node1") as caught:
         provider.create_one(LAB, spec("node1"))
-    assert "no luck" in caught.value.log
-    assert "7" in caught.value.what
+    assert "no luck" in caught.value.message
+    assert "7" in caught.value.message
     assert provider.nodes(LAB) == {}
     assert "no luck" in provider.ended(LAB)["node1"]
     monkeypatch.undo()

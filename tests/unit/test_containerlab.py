@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -17,12 +18,13 @@ import pytest
 import yaml
 
 from testbed.artifacts import Store
-from testbed.errors import LabError, MachineError, NoAnswer, NodeNotRunning
+from testbed.errors import LabError, MachineError, NoAnswer, NodeNotRunning, TimeoutExpired
 from testbed.nodes import engine
-from testbed.nodes.base import NodeSpec, Service, Setup
-from testbed.nodes.containerlab import FOLDER, cell, clabfile, needs
+from testbed.nodes.base import NodeSpec, Service, Setup, has_ended
+from testbed.nodes.containerlab import FOLDER, READY, cell, clabfile, needs
 from testbed.nodes.containerlab.cell import CONTAINERS, RECORD, Cell
 from testbed.nodes.containerlab.provider import ContainerlabProvider
+from testbed.nodes.containerlab.userfile import DIGESTS
 from testbed.nodes.netns.provider import mac_of
 from testbed.nodes.unix_http import UnixConnection
 from testbed.process import run
@@ -462,3 +464,132 @@ def test_of_a_long_log_only_the_end_is_read(
     words = made.last_words(cell._container(json.loads(record()))).splitlines()
     assert words[-1] == "line 98"
     assert len(words) < 5
+
+
+# -- nodes of a lab that is up ------------------------------------------------------------
+
+
+class Fabric(Running):
+    """A fabric with a cell; its pid 1 is this process, and answers with an error if told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.fails: LabError | None = None
+        self.init = SimpleNamespace(lab="lab", pid=os.getpid(), node="fabric", state=str(root))
+        self.write(READY, "")
+
+    def get(self, path: str) -> bytes:
+        self.run()
+        return Path(self.socket(path)).read_bytes()
+
+    def run(self, *_: object, **__: object) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+    duplex = provide = run
+
+    def container(self, name: str, pid: int, *, ours: bool = True, status: int = 0) -> None:
+        """Write what an engine records of a node's container."""
+        number = name.encode().hex() * 4
+        labels = {"containerlab": "lab", "clab-node-name": name}
+        labels |= {"testbed.node": name, "testbed.digest": "d1"} if ours else {}
+        state = {"Pid": pid, "ExitCode": status}
+        text = record(ID=number, State=state, Config={"Labels": labels})
+        self.write(f"{CONTAINERS}/{number}/{RECORD}", text)
+        self.write(f"{CONTAINERS}/{number}/{number}-json.log", json.dumps({"log": "its words\n"}))
+        if pid:
+            self.write(f"/proc/{pid}/cgroup", f"0::/docker/{number}")
+
+
+@pytest.fixture
+def fabric(tmp_path: Path) -> Fabric:
+    return Fabric(tmp_path / "root")
+
+
+@pytest.fixture
+def provider(
+    tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ContainerlabProvider]:
+    made = ContainerlabProvider.of(Setup(tmp_path / "state", Store(tmp_path / "cache")))
+    monkeypatch.setattr(made.cells, "fabric", lambda _: fabric)
+    monkeypatch.setattr("testbed.nodes.netns.cgroups.freezer", lambda: None)
+    yield made
+    for node in made._reached.values():
+        node.close()
+
+
+def test_nodes_of_a_fabric_that_has_just_ended_are_no_error(
+    provider: ContainerlabProvider, fabric: Fabric
+) -> None:
+    fabric.container("a", os.getpid())
+    fabric.fails = has_ended("fabric", "lab")
+    assert provider.nodes("lab").keys() == {"a"}
+
+
+def test_a_node_whose_file_was_deployed_again_stays_one_node(
+    provider: ContainerlabProvider, fabric: Fabric
+) -> None:
+    """Another one would leave an agent behind."""
+    fabric.container("a", os.getpid(), ours=False)
+    before = provider.nodes("lab")["a"]
+    assert before.digest == ""
+    fabric.write(DIGESTS, json.dumps({"a": "d2"}))
+    after = provider.nodes("lab")["a"]
+    assert after is before
+    assert after.digest == "d2"
+
+
+def test_a_pid_that_is_taken_by_another_process_meanwhile_is_no_node(
+    provider: ContainerlabProvider, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fabric.container("a", os.getpid())
+    looks = iter([True, False])
+    monkeypatch.setattr(Cell, "runs", lambda *_: next(looks))
+    assert provider.nodes("lab") == {}
+
+
+def test_nodes_that_have_ended_at_once_are_told_with_their_words(
+    provider: ContainerlabProvider, fabric: Fabric
+) -> None:
+    fabric.container("a", os.getpid())
+    fabric.container("b", 0, status=3)
+    made = provider._cell("lab")
+    assert made is not None
+    assert provider._created(made, "lab", {"a"}).keys() == {"a"}
+    for name, words in {"b": ["3", "its words"], "c": ["not created"]}.items():
+        with pytest.raises(LabError) as caught:
+            provider._created(made, "lab", {"a", name})
+        assert name in caught.value.message
+        assert all(word in caught.value.message for word in words)
+
+
+@pytest.mark.parametrize("error", [TimeoutExpired("it hangs"), has_ended("fabric", "lab")])
+def test_a_lab_whose_cell_hangs_is_removed(
+    provider: ContainerlabProvider,
+    fabric: Fabric,
+    monkeypatch: pytest.MonkeyPatch,
+    error: LabError,
+) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(provider.cells, "destroy", removed.append)
+    fabric.container("a", os.getpid())
+    fabric.fails = error
+    provider.destroy("lab")
+    assert removed == ["lab"]
+
+
+def test_nodes_can_be_looked_at_while_an_image_is_loaded(
+    provider: ContainerlabProvider, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fabric.container("a", os.getpid())
+    seen: list[set[str]] = []
+
+    def start(*_: object) -> None:
+        look = threading.Thread(target=lambda: seen.append({*provider.nodes("lab")}), daemon=True)
+        look.start()
+        look.join(60)
+
+    monkeypatch.setattr(Cell, "start", start)
+    monkeypatch.setattr(Cell, "images", lambda _: set())
+    provider._start("lab", [])
+    assert seen == [{"a"}]

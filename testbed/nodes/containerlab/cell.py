@@ -333,6 +333,11 @@ class Cell:
         return said
 
 
+def exited(name: str, status: int, words: str) -> str:
+    """Return the text of an error for a node that has exited, with its last lines."""
+    return f"{name} exited with status {status}" + (f":\n{words}" if words else "")
+
+
 @contextlib.contextmanager
 def _understood(what: str) -> Iterator[None]:
     """Raise LabError for an answer of the engine that is invalid in the Engine API."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.errors import LabError, NoSuchNode, ServiceError
+from testbed.errors import LabError, NoSuchNode
 from testbed.limits import Takes
 from testbed.nodes import engine, wiring
 from testbed.nodes.base import Node, NodeSpec, Setup, has_ended
@@ -117,7 +117,10 @@ class ContainerlabProvider(CellProvider):
             for gone in [key for key, node in self._reached.items() if not node.alive()]:
                 self._reached.pop(gone).close()
             key = (init.pid, container.id)
-            if key not in self._reached or self._reached[key].digest != digest:
+            if key not in self._reached:
+                process = Process(init.pid, container.pid)
+                if not cell.runs(container):  # another process may have had its pid by then
+                    raise ProcessLookupError(container.pid)
                 self._reached[key] = (ContainerlabNode if ours else UsersNode)(
                     name,
                     digest,
@@ -125,7 +128,7 @@ class ContainerlabProvider(CellProvider):
                     pid=container.pid,
                     start=cell.node.duplex,
                     agent=lambda: cell.node.provide(self.agent()),
-                    alive=Process(init.pid, container.pid).alive,
+                    alive=process.alive,
                     init=lambda: self._store.binary("testbed-init"),
                     place=cell.node.socket,
                     mounts={folder: str(folder) for folder in self._shared()} if ours else {},
@@ -133,6 +136,7 @@ class ContainerlabProvider(CellProvider):
                     last_words=lambda: cell.last_words(container),
                     frozen=frozen,
                 )
+            self._reached[key].digest = digest  # a user's file may have been deployed again
             return self._reached[key]
 
     def _shared(self) -> list[Path]:
@@ -190,10 +194,7 @@ class ContainerlabProvider(CellProvider):
             cell.deploy(path)
         except LabError as error:
             raise self._explained(cell, names, error) from error
-        there = self._running(lab)
-        for name in sorted(names - there.keys()):
-            raise self._died(cell, name)
-        return {name: there[name] for name in names}
+        return self._created(cell, lab, names)
 
     def _create_users(
         self, lab: str, topology: Topology, foreign: Foreign, names: set[str]
@@ -206,7 +207,13 @@ class ContainerlabProvider(CellProvider):
         with self._making:  # a node that has lost its link to these may be restored meanwhile
             file.stage()
             file.deploy()
+        return self._created(cell, lab, names)
+
+    def _created(self, cell: Cell, lab: str, names: set[str]) -> dict[str, Node]:
+        """Return the new nodes by name.  Raises LabError if one has ended already."""
         there = self._running(lab)
+        if gone := sorted(names - there.keys()):
+            raise self._died(cell, gone[0])
         return {name: there[name] for name in names}
 
     def _start(self, lab: str, images: Iterable[str]) -> Cell:
@@ -221,7 +228,7 @@ class ContainerlabProvider(CellProvider):
             )
         cell = Cell(fabric, self._store)
         archives = {name: self._store.image(name) for name in images}
-        with self._lock:
+        with self._making:  # not _lock: others look at nodes meanwhile
             cell.start(archives.values())
             there = {full_name(name) for name in cell.images()}
             lacking = [path for name, path in archives.items() if full_name(name) not in there]
@@ -264,12 +271,14 @@ class ContainerlabProvider(CellProvider):
                 return self._died(cell, name)
         return error
 
-    def _died(self, cell: Cell, name: str) -> ServiceError:
+    def _died(self, cell: Cell, name: str) -> LabError:
+        from testbed.nodes.containerlab.cell import exited
+
         container = self._containers(cell).get(name)
-        words = "" if container is None else cell.last_words(container)
-        status = 0 if container is None else container.exit
-        what = f"ended right after its start (exit status {status})"
-        return ServiceError(self.name, name, what, words)
+        if container is None:
+            return LabError(f"{name}: containerlab has not created it")
+        words = cell.last_words(container)
+        return LabError(exited(name, container.exit, words), hint="`testbed up` creates it again")
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         cell, pid = self._place(lab, node)
@@ -374,14 +383,16 @@ class ContainerlabProvider(CellProvider):
         if cell is not None and wanted and not meant:
             with contextlib.suppress(NoSuchNode):
                 cell.interrupt()  # it may be about to create them
-        if cell is not None and meant:
+        if cell is not None and meant and wanted is None:
+            with contextlib.suppress(LabError):  # the end of the cell ends them, whatever hangs
+                self._end(cell, meant)
+        if cell is not None and meant and wanted is not None:
             with contextlib.suppress(NoSuchNode):  # a concurrent `down` was faster
                 self._end(cell, meant)
-                if wanted is not None:
-                    cell.interrupt()
-                    cell.start()  # its engine may have died
-                    for container in meant:
-                        cell.remove(container)
+                cell.interrupt()
+                cell.start()  # its engine may have died
+                for container in meant:
+                    cell.remove(container)
         if wanted is None:
             self.cells.destroy(lab)
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError
+from testbed.errors import LabError, NoSuchNode
 from testbed.nodes import wiring
 from testbed.nodes.containerlab import FOLDER, topofile
+from testbed.nodes.containerlab.cell import exited
 from testbed.nodes.wiring import FORWARDING
 from testbed.topology.tree import Problems
 
@@ -160,10 +161,7 @@ class UserFile:
             if one is None:
                 said.append(f"{name}: containerlab has not created it")
             elif not self.cell.runs(one):
-                words = self.cell.last_words(one)
-                said.append(
-                    f"{name} exited with status {one.exit}" + (f":\n{words}" if words else "")
-                )
+                said.append(exited(name, one.exit, self.cell.last_words(one)))
         if said:
             raise LabError(
                 "\n".join(said),
@@ -217,6 +215,6 @@ def digests(cell: Cell) -> dict[str, str]:
     """Return the digests of the nodes that were deployed from a user's file, by name."""
     try:
         found = json.loads(cell.node.get(DIGESTS))
-    except (OSError, ValueError):
+        return {str(name): str(digest) for name, digest in found.items()}
+    except (OSError, ValueError, AttributeError, NoSuchNode):  # the cell may have just ended
         return {}
-    return {str(name): str(digest) for name, digest in found.items()}
