@@ -13,8 +13,10 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import zlib
@@ -63,11 +65,13 @@ def read(path: Path) -> tuple[Archived, ...]:
     """Return the images of an archive.  Raises ArtifactError for any other file."""
     try:
         status = stamp(path)
-        return _read(path, status.st_size, status.st_mtime_ns)
+        if stat.S_ISREG(status.st_mode) or path.is_dir():  # a FIFO would wait for a writer
+            return _read(path, status.st_size, status.st_mtime_ns)
     except ArtifactError:  # an OSError, too
         raise
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
+    raise ArtifactError(f"{path} is neither a file nor a folder")
 
 
 def stamp(path: Path) -> os.stat_result:
@@ -96,9 +100,24 @@ def _read(path: Path, size: int, changed: int) -> tuple[Archived, ...]:  # noqa:
 
 #: Errors of reading a file that is no image archive.
 BAD = (
-    tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, KeyError, TypeError,
-    AttributeError,
+    tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, ValueError, KeyError,
+    IndexError, TypeError, AttributeError, RecursionError,
 )  # fmt: skip
+
+
+@contextlib.contextmanager
+def damaged(what: object) -> Iterator[None]:
+    """Raise ArtifactError for the errors of reading a damaged archive or image."""
+    try:
+        yield
+    except ArtifactError:  # an OSError, too
+        raise
+    except BAD as error:
+        raise ArtifactError(f"{what} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ArtifactError(f"{what} is damaged: {error}") from error  # of the module bz2
 
 
 @contextlib.contextmanager
@@ -212,23 +231,18 @@ def convert(path: Path, target: Path, name: str, wanted: str = "") -> None:
     match = [one for one in images if {wanted or name} & {*one.names, one.digest, one.index}]
     chosen = match[:1] or images
     own = {0: name} if len(chosen) == 1 else {}
-    try:
-        with _opened(path) as files:
-            write(
-                target,
-                [
-                    (
-                        [own[number]] if number in own else list(image.names),
-                        files[image.config]().read(),
-                        [files[layer] for layer in image.layers],
-                    )
-                    for number, image in enumerate(chosen)
-                ],
-            )
-    except BAD as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"{path} is damaged: {error}") from error
+    with damaged(path), _opened(path) as files:
+        write(
+            target,
+            [
+                (
+                    [own[number]] if number in own else list(image.names),
+                    files[image.config]().read(),
+                    [files[layer] for layer in image.layers],
+                )
+                for number, image in enumerate(chosen)
+            ],
+        )
 
 
 #: Names, configuration and layers of an image.
@@ -274,11 +288,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def _add_layer(
     tar: tarfile.TarFile, folder: Path, digest: str, opened: Callable[[], IO[bytes]]
 ) -> None:
-    with tempfile.TemporaryFile(dir=folder) as plain:  # its header needs the size
+    with tempfile.NamedTemporaryFile(dir=folder) as plain:  # its header needs the size
         with opened() as packed:
-            _unpack(packed, plain)
+            _unpack(packed, plain, folder)
         info = tarfile.TarInfo(_layer(digest))
-        info.size = plain.tell()
+        info.size = plain.seek(0, os.SEEK_END)
         plain.seek(0)
         found = hashlib.file_digest(plain, "sha256").hexdigest()
         if f"sha256:{found}" != digest:
@@ -287,7 +301,8 @@ def _add_layer(
         tar.addfile(info, plain)
 
 
-def _unpack(packed: IO[bytes], plain: IO[bytes]) -> None:
+def _unpack(packed: IO[bytes], plain: IO[bytes], folder: Path) -> None:
+    """Unpack a layer into a file that has a name; ``folder`` is for a temporary file."""
     begin = packed.read(len(ZSTD))
     packed.seek(0)
     if begin == ZSTD:
@@ -296,7 +311,11 @@ def _unpack(packed: IO[bytes], plain: IO[bytes]) -> None:
                 "a layer is compressed with zstd, which is not installed",
                 hint="apt-get install zstd",
             )
-        plain.write(run(["zstd", "-d", "-c", "-q"], input=packed.read()).out)
+        # By files: a layer may be larger than the memory.
+        with tempfile.NamedTemporaryFile(dir=folder) as whole:
+            shutil.copyfileobj(packed, whole, CHUNK)
+            whole.flush()
+            run(["sh", "-c", 'exec zstd -d -q -c "$1" > "$2"', "sh", whole.name, plain.name])
         return
     source = gzip.GzipFile(fileobj=packed) if begin.startswith(GZIP) else packed
     shutil.copyfileobj(source, plain, CHUNK)

@@ -151,8 +151,17 @@ class OfPath(Way):
         self._path = path
 
     def find(self, image: Reference) -> Found:
+        try:
+            return self._search(image)
+        except ArtifactError:  # an OSError, too
+            raise
+        except OSError as error:
+            raise ArtifactError(f"cannot be read: {error.strerror or error}") from error
+
+    def _search(self, image: Reference) -> Found:
         wanted = image.digest or full_name(image.pulled)
         seen: list[str] = []
+        damaged: list[str] = []
         for path in self._archives():
             try:
                 for one in archive.read(path):
@@ -165,7 +174,10 @@ class OfPath(Way):
             except ArtifactError:
                 if path == self._path:
                     raise
-        raise ArtifactError(f"not in it; it has {', '.join(sorted(seen)) or 'no names of images'}")
+                damaged.append(path.name)
+        has = ", ".join(sorted(seen)) or "no names of images"
+        others = f"; {', '.join(damaged)}: no image archive" if damaged else ""
+        raise ArtifactError(f"not in it; it has {has}{others}")
 
     def _archives(self) -> Iterator[Path]:
         if not self._path.is_dir() or _is_layout(self._path):
@@ -235,7 +247,8 @@ class OfRegistry(Way):
         self._skopeo.fetch(image, found, blobs, scratch, tell)
         job.say("write the image")
         layers = [archive.opener(places[digest]) for digest in found.layers]
-        archive.write(target, [([_local(image)], config, layers)])
+        with archive.damaged("the registry's image"):
+            archive.write(target, [([_local(image)], config, layers)])
         remove_tree(scratch)
 
 

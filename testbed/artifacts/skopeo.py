@@ -6,6 +6,7 @@ certificates are given to each call: no file of this machine is changed.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed import owner
-from testbed.artifacts.archive import for_platform, processor
+from testbed.artifacts.archive import damaged, for_platform, processor
 from testbed.artifacts.source import disk_full
 from testbed.errors import ArtifactError, CommandError
 from testbed.process import which
@@ -47,6 +48,16 @@ MEANINGS: tuple[tuple[str, str, str], ...] = (
         "no space left on device",
         "the disk is full",
         "free space in the cache folder, or set TESTBED_CACHE to another one",
+    ),
+    (
+        "docker-credential-",
+        "the program that has its password failed",
+        "install it, or log in: skopeo login {host}",
+    ),
+    (
+        r"\bopen /\S+: permission denied",
+        "a file cannot be read",
+        "correct its permissions, or run testbed as its owner",
     ),
     (
         "invalid username/password|incorrect username or password|unauthorized|denied|forbidden"
@@ -116,6 +127,10 @@ class Skopeo:
 
     def find(self, image: Reference) -> Remote:
         """Return an image's manifest for this machine's platform."""
+        with damaged("the registry's manifest"):
+            return self._find(image)
+
+    def _find(self, image: Reference) -> Remote:
         data = self._question(image, image.pulled, "--raw")
         digest = image.digest or _digest(data)
         manifest = _manifest(image, data, digest)
@@ -129,6 +144,9 @@ class Skopeo:
         kind = manifest.get("config", {}).get("mediaType", "")
         if kind not in CONFIGS:
             raise ArtifactError(f"not an image, but {kind or 'something unknown'}")
+        for layer in manifest["layers"]:
+            if not (isinstance(layer["digest"], str) and isinstance(layer.get("size", 0), int)):
+                raise ArtifactError(f"its manifest describes a layer as {layer!r}")
         return Remote(digest, manifest, chosen)
 
     def config(self, image: Reference, found: Remote) -> bytes:
@@ -138,8 +156,9 @@ class Skopeo:
         wanted = found.manifest["config"]["digest"]
         if _digest(data) != wanted:
             raise ArtifactError(f"the registry sent another configuration than {wanted}")
-        config = json.loads(data)
-        kind = f"{config.get('os')}/{config.get('architecture')}"
+        with damaged("the image's configuration"):
+            config = json.loads(data)
+            kind = f"{config.get('os')}/{config.get('architecture')}"
         if kind != f"linux/{processor()}":
             raise ArtifactError(
                 f"it is an image for {kind}, and this machine is linux/{processor()}",
@@ -291,17 +310,22 @@ def registries_conf(registries: Mapping[str, Registry]) -> str:
 
 def explained(error: CommandError, image: Reference) -> ArtifactError:
     """Return an error with the meaning of skopeo's words, and these words."""
-    said = [
-        json.loads(f'"{words}"')
-        for words in re.findall(r'level=fatal msg="((?:[^"\\]|\\.)*)"', error.stderr)
-    ]
-    words = said[-1] if said else error.stderr.strip() or error.message
+    said = re.findall(r'level=fatal msg="((?:[^"\\\n]|\\.)*)"', error.stderr)
+    words = _unquoted(said[-1]) if said else error.stderr.strip() or error.message
     words = disk_full(error) or re.sub('^Error parsing image name "[^"]*": ', "", words)
     for pattern, meaning, hint in MEANINGS:
         if re.search(pattern, words, re.IGNORECASE):
             told = f"{meaning} ({words})"
             return ArtifactError(told, hint=hint.format(host=image.registry) or None)
     return ArtifactError(words)
+
+
+def _unquoted(words: str) -> str:
+    """Return a text without the escapes of Go (go.dev/ref/spec, "String literals")."""
+    try:
+        return str(ast.literal_eval(f'"{words}"'))  # Python has the same escapes
+    except (SyntaxError, ValueError):
+        return words
 
 
 def unfinished(folders: Iterable[Path]) -> int:
@@ -322,10 +346,7 @@ def _digest(data: bytes) -> str:
 def _manifest(image: Reference, data: bytes, digest: str) -> Mapping[str, Any]:
     if _digest(data) != digest:
         raise ArtifactError(f"the registry sent {_digest(data)} for {image.name}@{digest}")
-    try:
-        found = json.loads(data)
-    except ValueError as error:
-        raise ArtifactError(f"the registry's manifest is no JSON: {error}") from error
+    found = json.loads(data)
     if not isinstance(found, dict):
         raise ArtifactError(f"the registry's manifest is no object: {found!r}")
     return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import os
 import tarfile
 from io import BytesIO
@@ -92,6 +94,41 @@ def test_what_is_no_archive_at_all_is_told(tmp_path: Path, data: bytes) -> None:
         archive.read(path)
     with pytest.raises(ArtifactError, match=r"gone\.tar"):
         archive.read(tmp_path / "gone.tar")
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress])
+@pytest.mark.parametrize("read", [
+    archive.read, lambda path: archive.convert(path, path.with_name("image.tar"), NAME),
+], ids=["read", "convert"])  # fmt: skip
+def test_an_archive_with_a_damaged_compression_is_told(
+    tmp_path: Path, pack: Callable[[bytes], bytes], read: Callable[[Path], object]
+) -> None:
+    numbers = b" ".join(b"%d" % (number * number) for number in range(30_000))
+    path = write(tmp_path / "a.tar", {"numbers": numbers, **layout(name=NAME)})
+    packed = bytearray(pack(path.read_bytes()))
+    packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
+    path.write_bytes(packed)
+    with pytest.raises(ArtifactError, match=r"a\.tar"):
+        read(path)
+
+
+def test_members_that_nothing_can_be_read_from_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        link = tarfile.TarInfo("manifest.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "manifest.json"
+        tar.addfile(link)
+    with pytest.raises(ArtifactError, match=r"a\.tar"):
+        archive.read(path)
+    deep = write(tmp_path / "b.tar", {"manifest.json": b"[" * 100_000})
+    with pytest.raises(ArtifactError, match=r"b\.tar"):
+        archive.read(deep)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ArtifactError, match="neither a file nor a folder"):
+        archive.read(tmp_path / "fifo")
 
 
 def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pwd
 import shutil
+import sys
 import threading
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,6 +227,7 @@ def test_an_archive_or_a_folder_of_archives(machine: Machine) -> None:
     with pytest.raises(ArtifactError, match="not in it") as caught:
         store_of(machine, str(folder), pull="never").image("other:1")
     assert NAME in caught.value.message
+    assert "a.tar" in caught.value.message
     assert machine.calls == []
 
 
@@ -415,6 +418,8 @@ def test_without_skopeo_the_way_to_it_is_told(
     ("toomanyrequests: limit", "too many", "log in"),
     ("dial tcp 127.0.0.1:1: connect: connection refused", "cannot be reached", ""),
     ("write /x: no space left on device", "full", "TESTBED_CACHE"),
+    ("open /run/auth.json: permission denied", "cannot be read", "permissions"),
+    ("exec: docker-credential-x: executable file not found in $PATH", "failed", "login"),
     ("something new", "something new", ""),
 ])  # fmt: skip
 def test_the_meaning_of_a_failure(machine: Machine, said: str, meaning: str, hint: str) -> None:
@@ -431,6 +436,66 @@ def test_who_was_refused(machine: Machine, user: str, words: str) -> None:
     machine.says, machine.user = "unauthorized", user
     with pytest.raises(ArtifactError, match=words):
         store_of(machine).image(NAME)
+
+
+@pytest.mark.parametrize(("said", "meant"), [
+    (r"a \x1b[1m\u00e9\a\"b\"", 'a \x1b[1m\xe9\a"b"'), (r"cut \xz", r"cut \xz"),
+    ("two\nlines", "two"),
+])  # fmt: skip
+def test_words_with_escapes_of_go(said: str, meant: str) -> None:
+    error = CommandError(["skopeo"], where="here", status=1, stderr=f'level=fatal msg="{said}"')
+    assert meant in skopeo.explained(error, Reference.parse(NAME)).message
+
+
+@pytest.mark.parametrize("manifest", [
+    {"config": {"digest": "", "mediaType": skopeo.CONFIGS[0]}},
+    {"config": {"digest": "", "mediaType": skopeo.CONFIGS[0]}, "layers": [{}]},
+    {"config": {"digest": "", "mediaType": skopeo.CONFIGS[0]}, "layers": [{"digest": 1}]},
+    {"config": "text"}, {"manifests": 1}, {"manifests": ["text"]}, [],
+])  # fmt: skip
+def test_a_manifest_that_is_none_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, manifest: object
+) -> None:
+    path, data = archive(machine, "text"), json.dumps(manifest).encode()
+    machine.has["skopeo"] = {NAME: path}
+    rest = described(path)[1:]
+    monkeypatch.setattr(sys.modules[__name__], "described", lambda _: (data, *rest))
+    with pytest.raises(ArtifactError, match="manifest"):
+        store_of(machine).image(NAME)
+
+
+@pytest.mark.parametrize("config", [[], {}, {"rootfs": {"diff_ids": 1}}, "text"])
+def test_a_configuration_that_is_none_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, config: object
+) -> None:
+    platform = {"os": "linux", "architecture": archives.processor()}
+    config = {**platform, **config} if isinstance(config, dict) else config
+    path, data = archive(machine, "text"), json.dumps(config).encode()
+    machine.has["skopeo"] = {NAME: path}
+    manifest, _, layers = described(path)
+    given = json.loads(manifest)
+    given["config"]["digest"] = digest(data)
+    found = json.dumps(given).encode(), data, layers
+    monkeypatch.setattr(sys.modules[__name__], "described", lambda _: found)
+    with pytest.raises(ArtifactError, match="damaged") as caught:
+        store_of(machine).image(NAME)
+    assert "cache" not in (caught.value.hint or "").splitlines()[0]
+    assert not list((machine.folder / "cache").glob("[!.]*"))
+
+
+def test_a_folder_that_cannot_be_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = machine.folder / "archives"
+    folder.mkdir()
+    real = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:  # root may read every folder
+        if path == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ArtifactError, match=r"archives: cannot be read"):
+        store_of(machine, str(folder), pull="never").image(NAME)
 
 
 def test_an_image_for_another_processor(machine: Machine) -> None:
