@@ -248,6 +248,17 @@ def test_commands_have_the_nodes_environment(agent: Agent, node: Kept) -> None:
     assert b"A=given" in second
 
 
+def test_a_command_on_pipes_has_the_environment_of_the_node(
+    agent: Agent, node: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.answers = {"r": lambda agent, number, _: agent.end(number, 3)}
+    with Path(os.devnull).open() as nothing, Path(os.devnull).open("w") as out:
+        for name, stream in (("stdin", nothing), ("stdout", out), ("stderr", out)):
+            monkeypatch.setattr(sys, name, stream)
+        assert node.attach(["env"], tty=False) == 3
+    assert b"A=b" in agent.of("r")[0].split(b"\0")
+
+
 # -- terminals -------------------------------------------------------------------
 
 

@@ -126,7 +126,7 @@ def test_a_command_ends_when_standard_output_takes_no_more(
         far.channel.say(1, "e", b"not what ends it")
         far.channel.say(1, "o", b"y\n")
         with pytest.raises(wanted):
-            pipes.with_pipes("node1", far.link, ["yes"])
+            pipes.with_pipes("node1", far.link, ["yes"], {})
     assert (1, "k", b"") in far.channel.frames()
 
 

@@ -12,7 +12,7 @@ from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes import keeper
 from testbed.nodes.request import request
 from testbed.nodes.stream.node import ChannelNode
-from testbed.nodes.stream.wire import Command, Stream
+from testbed.nodes.stream.wire import Stream
 from testbed.polling import until
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ class KeptNode(ChannelNode):
     The node's first process may be ``testbed-init machine``.  Otherwise the first service that
     is started puts ``testbed-init`` on the node and runs ``testbed-init keep`` there.
 
-    ``init`` returns the path of the ``testbed-init`` program on this machine.  ``env`` is the
-    environment of the node's commands, in addition to that of all nodes.  The others are as in
-    :class:`ChannelNode`.
+    ``init`` returns the path of the ``testbed-init`` program on this machine.  The others are as
+    in :class:`ChannelNode`.
     """
 
     has_system = False
@@ -58,24 +57,14 @@ class KeptNode(ChannelNode):
         programs: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._init = init
-        self._env = dict(env or {})
         self._keeping = threading.Lock()
-        super().__init__(name, digest, folder=folder, programs=programs)
+        super().__init__(name, digest, folder=folder, programs=programs, env=env)
 
     def forked(self) -> None:
         self._keeping = threading.Lock()  # a thread of the parent may hold the old one
         super().forked()
 
     # -- commands -------------------------------------------------------------
-
-    def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> Command:
-        return super().spawn(argv, input=input, env={**self._env, **(env or {})})
 
     def attach_terminal(self, argv: Sequence[str], inside: int) -> int:
         from testbed.nodes.stream import terminal

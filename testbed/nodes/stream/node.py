@@ -56,6 +56,7 @@ class StreamNode(Node):
 
     ``folder`` is the folder of this machine for the node's forwarded sockets.
     ``programs`` returns the programs of the node, by the sha256 of their content.
+    ``env`` is the environment of the node's commands, in addition to that of all nodes.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class StreamNode(Node):
         *,
         folder: Path,
         programs: Callable[[], Mapping[str, str]] = dict,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.digest = digest
+        self._env = dict(env or {})
         self._folder = folder
         self._programs = programs
         self._forwards: dict[str, Forward] = {}
@@ -112,14 +115,14 @@ class StreamNode(Node):
         input: bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Command:
-        return Command(self.name, self.link, argv, input=input, env=env)
+        return Command(self.name, self.link, argv, input=input, env={**self._env, **(env or {})})
 
     def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
         from testbed.nodes.stream import pipes
 
         if tty:
             return self.attach_terminal(argv, inside)
-        return pipes.with_pipes(self.name, self.link(), argv)
+        return pipes.with_pipes(self.name, self.link(), argv, self._env)
 
     # -- files --------------------------------------------------------------
 
@@ -223,10 +226,11 @@ class ChannelNode(StreamNode):
         *,
         folder: Path,
         programs: Callable[[], Mapping[str, str]] = dict,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._link: Link | None = None
         self._linking = threading.Lock()
-        super().__init__(name, digest, folder=folder, programs=programs)
+        super().__init__(name, digest, folder=folder, programs=programs, env=env)
 
     @abstractmethod
     def channel(self) -> Channel:

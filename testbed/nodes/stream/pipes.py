@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from testbed.errors import LabError, output_error
 from testbed.nodes.request import environment, request
@@ -14,9 +14,10 @@ from testbed.nodes.stream.wire import Link, Pipe
 from testbed.nodes.terminal import shell_status, write
 
 
-def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
+def with_pipes(node: str, link: Link, argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run ``argv`` on our standard input, output and error; return its exit status.
 
+    ``env`` adds environment variables.
     Raises ReaderGone or OutputError if writing standard output fails; the command is then killed.
     """
     out, err = sys.stdout.fileno(), sys.stderr.fileno()
@@ -30,7 +31,7 @@ def with_pipes(node: str, link: Link, argv: Sequence[str]) -> int:
 
     stream = Pipe(link, sink)
     try:
-        stream.send("r", request(node, ["1", *environment(None), *argv]))
+        stream.send("r", request(node, ["1", *environment(env), *argv]))
         threading.Thread(target=_feed, args=(stream,), daemon=True).start()
         try:
             status = stream.wait(None)
