@@ -101,6 +101,8 @@ class _Look(Judge):
         """Yield leftover files of our own state folder; others check theirs."""
         state = self._state
         for lab in state.labs():
+            if (record := state.read(lab)) and record.attached:
+                continue  # nothing of it is ours, whether it runs or not
             if not self.fate(lab, self.own):
                 about = f"of lab {lab}, which does not run"
                 yield self.whole("record", str(state.path / f"{lab}.json"), about, lab, self.own)

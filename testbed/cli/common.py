@@ -126,7 +126,9 @@ def whole(lab: Lab) -> Context:
     if absent:
         raise LabError(
             f"lab {lab.name} is incomplete: {', '.join(absent)} not running",
-            hint=f"`testbed up -l {lab.name}` restores it",
+            hint="start them with the tool that created the lab"
+            if lab.attached
+            else f"`testbed up -l {lab.name}` restores it",
         )
     return context
 
@@ -318,9 +320,18 @@ def load_variant(topology: str, artifacts: tuple[str, ...] = (), **variant: Any)
 
         lab = Lab(topology, make_settings())
         if lab.settings.state.read(topology):
-            return recorded(lab)
+            return to_update(lab)
     overrides = Overrides(**given) if given else None
     return load(topology, overrides, store=lambda: make_settings(artifacts=artifacts).store)
+
+
+def to_update(lab: Lab) -> Topology:
+    """Return the topology for an `up` of a lab as it was created.
+
+    Raises NoSuchLab, and UsageError if testbed has not created it.
+    """
+    lab.refuse_attached("updated")
+    return recorded(lab)
 
 
 def recorded(lab: Lab) -> Topology:

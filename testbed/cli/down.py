@@ -20,7 +20,8 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
 
     LAB is optional if only one lab is running. The whole lab is removed in any
     state, because its nodes are found on the machine, not in a file. It is no
-    error if the lab does not exist.
+    error if the lab does not exist. A lab of `testbed attach` stays as it is, and
+    is only forgotten.
     """
     need_root("`testbed down`")
     from testbed.labs.lab import Lab, labs
@@ -40,6 +41,7 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
     worst = 0
     for one in wanted:
         began = time.monotonic()
+        attached = one.attached
         try:
             there = one.down(LabWatch(words=lambda words: click.echo(f"  {words} ...", err=True)))
         except TestbedError as error:
@@ -50,5 +52,6 @@ def command(lab: str | None, everything: bool, quiet: bool) -> int:
             continue
         if not quiet:
             done = f"removed ({time.monotonic() - began:.2f} s)" if there else "was not up"
+            done = "forgotten; the lab itself stays" if there and attached else done
             click.echo(f"{click.style(one.name, bold=True)}: {done}")
     return worst

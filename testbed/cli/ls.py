@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from testbed.cli import common
 from testbed.requirement import need_root
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Settings
+    from testbed.labs.state import Record
 
 
 @click.command("ls")
@@ -15,14 +20,13 @@ from testbed.requirement import need_root
 def command(as_json: bool) -> None:
     """List the labs on this machine that belong to this state folder."""
     need_root("`testbed ls`")
-    from testbed.labs import origin
     from testbed.labs.lab import labs
 
     settings = common.make_settings()
     rows = []
     records = {name: settings.state.read(name) for name in labs(settings)}
     for name, record in records.items():
-        running = sum(len(p.nodes(name)) for p in settings.providers.values())
+        running = _running(settings, name, record)
         asked = len(record.topology.get("nodes", {})) if record else 0
         rows.append(
             {
@@ -30,6 +34,7 @@ def command(as_json: bool) -> None:
                 "nodes": running,
                 "asked": asked,
                 "source": record.source if record else "",
+                "attached": record.attached if record else "",
                 "created": record.created if record else None,
                 "seconds": record.seconds if record else None,
             }
@@ -42,13 +47,38 @@ def command(as_json: bool) -> None:
         lines = [
             (
                 str(row["lab"]),
-                f"{row['nodes']} of {row['asked']}" if row["asked"] else f"{row['nodes']}",
+                _nodes(row["nodes"], row["asked"]),
                 _age(row["created"]),
-                origin.words(records[str(row["lab"])]),
+                _origin(records[str(row["lab"])]),
             )
             for row in rows
         ]
         common.table(lines, ("LAB", "NODES", "AGE", "FROM"))
+
+
+def _running(settings: Settings, name: str, record: Record | None) -> int | None:
+    """Return the number of running nodes; None if the place of an attached lab does not answer."""
+    if record is None or not record.attached:
+        return sum(len(p.nodes(name)) for p in settings.providers.values())
+    from testbed.errors import TestbedError
+    from testbed.labs.lab import Lab
+
+    try:
+        return len(Lab(name, settings).remains().nodes)
+    except TestbedError:  # `status` tells
+        return None
+
+
+def _nodes(running: object, asked: object) -> str:
+    number = "?" if running is None else str(running)
+    return f"{number} of {asked}" if asked else number
+
+
+def _origin(record: Record | None) -> str:
+    from testbed.labs import origin
+
+    words = origin.words(record)
+    return f"{words}, attached" if record and record.attached else words
 
 
 def _age(created: object) -> str:

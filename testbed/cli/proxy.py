@@ -25,7 +25,9 @@ def command(lab_name: str | None, node: str) -> int:
     from testbed.nodes.ssh import sshd
 
     settings = common.make_settings()
-    lab = LiveLab(common.lab_meant(settings, lab_name).context())
+    meant = common.lab_meant(settings, lab_name)
+    meant.refuse_attached("changed: sshd needs files on its nodes")
+    lab = LiveLab(meant.context())
     login = sshd.login(lab.node(node), settings.store)
     lab.close()
     return login.join()

@@ -10,7 +10,8 @@ from testbed.cli import common
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
-    from testbed.labs.status import NodeStatus
+    from testbed.labs.lab import Lab
+    from testbed.labs.status import NodeStatus, Status
     from testbed.roles.part import Part
 
 EXIT_NOT_OK = 1
@@ -34,7 +35,8 @@ def command(lab: str | None, as_json: bool) -> int:
         common.print_json(found.to_dict())
     else:
         state = click.style("up", fg="green") if found.ok else click.style("not whole", fg="red")
-        click.echo(f"{click.style(found.lab, bold=True)}: {state}")
+        place = f", attached at {meant.attached}" if meant.attached else ""
+        click.echo(f"{click.style(found.lab, bold=True)}: {state}{place}")
         mixed = len({node.provider for node in found.nodes if node.provider}) > 1
         for network in found.networks:
             if not network.ok:
@@ -44,8 +46,17 @@ def command(lab: str | None, as_json: bool) -> int:
         if any(STOPPED in {node.state, *(s.state for s in node.services)} for node in found.nodes):
             click.echo(f"  -> `testbed fault heal -l {found.lab} stop` continues it")
         elif not found.ok:
-            click.echo(f"  -> `testbed up -l {found.lab}` restores it")
+            click.echo(f"  -> {_remedy(meant, found)}")
     return 0 if found.ok else EXIT_NOT_OK
+
+
+def _remedy(lab: Lab, found: Status) -> str:
+    """Return what to do about a lab that is not whole."""
+    if not lab.attached:
+        return f"`testbed up -l {found.lab}` restores it"
+    if any(node.state == "up" for node in found.nodes):
+        return "testbed is only attached to it: restore it with the tool that created it"
+    return f"it does not run any more: `testbed down {found.lab}` forgets it"
 
 
 def _show(node: NodeStatus, provider: str) -> None:

@@ -99,7 +99,7 @@ def _wanted(
             f"--{given[0]} and --lab exclude each other: --lab restores a lab unchanged",
             hint=f"`testbed up TOPOLOGY --{given[0]} ...` changes the lab",
         )
-    return common.recorded(common.lab_meant(common.make_settings(), lab))
+    return common.to_update(common.lab_meant(common.make_settings(), lab))
 
 
 def bring_up(

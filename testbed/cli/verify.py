@@ -131,7 +131,7 @@ def command(
         from testbed.suites.runner import RECOVERY
 
         paths = (RECOVERY,)
-    one = None if everything else common.lab_meant(settings, lab)
+    one = None if everything else _meant(settings, lab, breaks=recovery or prove)
     narrowed = bool(paths or catalogues or claims or documents)
     if rerun_failed and not catalogues:
         catalogues = last.catalogues(settings.state.path)
@@ -160,6 +160,14 @@ def command(
             proving=prove,
         )
     return _one(settings, one, selection, output, provider, beside=not narrowed)
+
+
+def _meant(settings: Settings, name: str | None, *, breaks: bool) -> Lab:
+    """Return the lab to check.  ``breaks`` tells that it will be broken on purpose."""
+    lab = common.lab_meant(settings, name)
+    if breaks:
+        lab.refuse_attached("broken")
+    return lab
 
 
 def _one(

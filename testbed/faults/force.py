@@ -81,7 +81,12 @@ class Faults:
             return _Place(self._lab).apply(fault)
 
     def in_force(self) -> list[Seen]:
-        """Return all active faults with their evidence.  Raises NoSuchLab."""
+        """Return all active faults with their evidence.  Raises NoSuchLab.
+
+        A lab that exists already (:attr:`Lab.attached`) has none.
+        """
+        if self._lab.attached:
+            return []
         return _Place(self._lab).in_force()
 
     def heal(
@@ -95,6 +100,8 @@ class Faults:
         Only faults of these ``kinds`` are searched for, which saves time. Stopped nodes continue
         first, so that faults on them can be found and healed, too. ``up`` restarts dead services.
         """
+        if self._lab.attached:
+            return []
 
         def is_due(fault: Fault) -> bool:
             return fault.kind in kinds and meant(fault)

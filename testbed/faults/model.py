@@ -261,6 +261,10 @@ def _milliseconds(text: str) -> float:
 
 def require(fault: Fault, topology: Topology) -> None:
     """Raise Unreadable if the topology does not have the fault's target."""
+    if topology.attached:
+        hint = "bring up a lab of the same file with `testbed up FILE --name NAME`"
+        seen = f"{topology.name}, which testbed is only attached to"
+        raise Unreadable("a lab that testbed has created", seen, hint)
     for name in filter(None, (fault.node, fault.peer)):
         if name not in topology.nodes:
             raise Unreadable("the name of a node", repr(name), nearest(name, topology.nodes))

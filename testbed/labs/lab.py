@@ -18,6 +18,7 @@ from testbed.labs import plan as planning
 from testbed.labs import run as running
 from testbed.labs.run import Watch
 from testbed.labs.state import Record, State
+from testbed.nodes.attachable import refuse
 from testbed.nodes.base import Setup
 from testbed.nodes.mixed import MixedProvider
 from testbed.registry import fabric_kind
@@ -60,10 +61,22 @@ class Settings:
 
         Raises UsageError for an unknown provider.
         """
+        if topology.attached:
+            return self._attached(topology)
         own = {node: self.provider(topology.provider_of(node)) for node in topology.nodes}
         # Include providers of nodes that were created before the file was edited.
         members = [self.providers[name] for name in self.sharing(topology)]
         return MixedProvider(members, own.__getitem__)
+
+    def _attached(self, topology: Topology) -> Provider:
+        """Return the provider of a lab that testbed is attached to."""
+        kind = self.provider(topology.provider).attachable()
+        if kind is None:
+            raise MachineError(
+                f"the provider {topology.provider} cannot attach to lab {topology.name} any more",
+                hint=f"`testbed down {topology.name}` forgets the lab",
+            )
+        return kind(self.setup).provider(topology)
 
     def sharing(self, topology: Topology) -> list[str]:
         """Return the providers on the topology's fabric, its own ones first.
@@ -153,6 +166,7 @@ class Lab:
         watch = asked.watch
         preflight.check(topology, self.settings.store.folder)
         with self.settings.state.lock(self.name, f"up {self.name}", waiting=_waits(watch)):
+            self.refuse_attached("updated")
             record = self.settings.state.read(self.name)
             self._refuse_stopped()
             self._refuse_other_fabric(topology)
@@ -339,6 +353,7 @@ class Lab:
         """Remove the whole lab; return True if there was anything to remove.
 
         The nodes are found on the machine, not in a record, so this works in any state of the lab.
+        A lab that exists already (:attr:`attached`) stays, and is forgotten.
         """
         watch = watch or Watch()
         state = self.settings.state
@@ -351,6 +366,9 @@ class Lab:
     def remove_all(self) -> bool:
         """Do the work of :meth:`down`; the caller must hold the lab's lock."""
         there = self.name in self.settings.state.labs()
+        if self.attached:  # its name may be that of a lab of another state folder
+            self.settings.state.remove(self.name)
+            return there
         for provider in self.settings.providers.values():
             if self.name in provider.labs():
                 there = True
@@ -360,11 +378,27 @@ class Lab:
 
     # -- looking ----------------------------------------------------------
 
+    @property
+    def attached(self) -> str:
+        """Where another tool runs the lab; empty for a lab that testbed has created."""
+        record = self.settings.state.read(self.name)
+        return record.attached if record else ""
+
+    def refuse_attached(self, what: str) -> None:
+        """Raise UsageError if testbed is only attached to the lab.
+
+        ``what`` is the participle of what would be done, such as "updated".
+        """
+        if self.attached:
+            refuse(self.name, what)
+
     def stopped(self) -> list[str]:
         """Return the nodes that a fault has stopped.
 
         They exist, but do not answer.
         """
+        if self.attached:
+            return []
         providers = self.settings.providers.values()
         return sorted({node for provider in providers for node in provider.paused(self.name)})
 
@@ -411,7 +445,9 @@ class Lab:
                 f"lab {self.name} is not up: none of its nodes runs",
                 name=self.name,
                 known=[name for name in labs(self.settings) if name != self.name],
-                hint=f"`testbed up -l {self.name}` creates them again; "
+                hint=f"the tool that created it starts them; `testbed down {self.name}` forgets it"
+                if self.attached
+                else f"`testbed up -l {self.name}` creates them again; "
                 f"`testbed down {self.name}` removes the record",
             )
         return found

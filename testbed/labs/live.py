@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import testinfra.host
 
     from testbed.nodes.base import Node, Result, Running
+    from testbed.nodes.place import Place
     from testbed.roles.container import ContainerProcess
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
@@ -122,6 +123,14 @@ class LiveLab:
     def node(self, name: str) -> Node:
         """Return a node by its name.  Raises NoSuchNode."""
         return self.context.node(name)
+
+    def network(self, name: str) -> Place:
+        """Return the place for programs such as tcpdump that look at the network of a node.
+
+        The node's image need not have them if the provider runs its nodes from images of others.
+        Raises NoSuchNode.
+        """
+        return self.context.provider.network_of(self.name, self.node(name))
 
     @functools.cached_property
     def fabric(self) -> Node | None:

@@ -56,6 +56,12 @@ class Record:
     steps: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def attached(self) -> str:
+        """Where another tool runs the lab; empty for a lab that testbed has created."""
+        foreign = self.topology.get("foreign")
+        return str(foreign.get("attached") or "") if isinstance(foreign, dict) else ""
+
 
 class State:
     """The state folder: one record and one lock per lab."""

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from testbed.artifacts import Store
     from testbed.artifacts.source import Runner
     from testbed.leftover import Judge, LabPart, Leftover
-    from testbed.nodes.place import Runs
+    from testbed.nodes.attachable import Attachable
+    from testbed.nodes.place import Place
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
     from testbed.topology.model import Topology
@@ -192,12 +193,15 @@ class Running(ABC):
         self.kill()
 
 
-def has_ended(node: str, lab: str, words: str = "") -> NodeNotRunning:
+def has_ended(node: str, lab: str, words: str = "", *, attached: bool = False) -> NodeNotRunning:
     """Return the error for a request to a node that has ended.
 
-    ``words`` are the last lines that the node wrote, for the error message.
+    ``words`` are the last lines that the node wrote, for the error message.  ``attached`` tells
+    that testbed has not created the lab.
     """
     hint = f"`testbed up -l {lab}` restarts it"
+    if attached:
+        hint = "start it with the tool that created the lab"
     return NodeNotRunning(f"node {node} of lab {lab} has ended", name=node, output=words, hint=hint)
 
 
@@ -556,6 +560,14 @@ class Provider(ABC):
         """
         return ()
 
+    @classmethod
+    def attachable(cls) -> type[Attachable] | None:
+        """Return the labs of the provider's own tool, for ``testbed attach``; None without any.
+
+        The option of ``testbed attach`` has the provider's name.
+        """
+        return None
+
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
         """Fetch or build everything that creating the nodes needs.
 
@@ -606,8 +618,8 @@ class Provider(ABC):
         del lab, topology
         return {}
 
-    def network_of(self, lab: str, node: Node) -> Runs:
-        """Return the place for commands such as ip(8) that look at a node's network.
+    def network_of(self, lab: str, node: Node) -> Place:
+        """Return the place for programs such as ip(8) and tcpdump(8) that look at a node's network.
 
         By default it is the node itself. A provider whose nodes need not have such programs returns
         a place outside of the node, in the node's network.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from testbed.nodes.base import Node, NodeSpec, Provider
 
 if TYPE_CHECKING:
-    from testbed.nodes.place import Runs
+    from testbed.nodes.place import Place
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.model import Topology
@@ -63,7 +63,7 @@ class MixedProvider(Provider):
     def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
         return self._members[0].differences(lab, topology)
 
-    def network_of(self, lab: str, node: Node) -> Runs:
+    def network_of(self, lab: str, node: Node) -> Place:
         return self._maker(node.name).network_of(lab, node)
 
     def restore(

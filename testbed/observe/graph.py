@@ -113,8 +113,7 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
         if lab.topology.foreign is None:
             printed = _look(lab.node(name), containers)
         else:  # the node may be of any image
-            place = lab.context.provider.network_of(lab.name, lab.node(name))
-            printed = place.run(["sh", "-c", LINKS], timeout=10).stdout
+            printed = lab.network(name).run(["sh", "-c", LINKS], timeout=10).stdout
     except TestbedError as error:
         found["error"] = str(error)
         return found

@@ -95,7 +95,8 @@ class Context:
         except KeyError:
             words = self.provider.ended(self.lab).get(name)
             if words is not None or name in self.topology.nodes:
-                raise has_ended(name, self.lab, words or "") from None
+                attached = bool(self.topology.attached)
+                raise has_ended(name, self.lab, words or "", attached=attached) from None
             known = ", ".join(sorted(self.nodes)) or "none"
             raise NoSuchNode(
                 f"lab {self.lab} has no node {name!r}",

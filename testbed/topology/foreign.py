@@ -65,14 +65,17 @@ class Foreign(Block):
 
     ``text`` is its content with all variables filled in; relative paths in it are relative to the
     folder of ``file``. ``lab`` is the name of the lab in the file.
+
+    A lab that exists already has ``attached``: where the tool runs it. testbed has not created such
+    a lab and does not change it. Its ``file`` is the one that the tool names; ``text`` is empty.
     """
 
     format: str = key(
         Choice("a format", lambda: [*registry.FORMATS]),
         "Format of the file.",
-        required=True,
         default="",
     )
+    attached: str = key(Text(), "Place of a lab that exists already.", default="")
     lab: str = key(Text(), "Name of the lab in the file.", default="")
     file: str = key(Text(), "Absolute path of the file.", default="")
     text: str = key(Text(), "Content of the file.", default="")

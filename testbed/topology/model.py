@@ -291,6 +291,11 @@ class Topology(Block):
         draft.nodes = given.get("nodes", {})
         return cls(**given, sections=draft.sections())
 
+    @property
+    def attached(self) -> str:
+        """Where another tool runs the lab; empty for a lab that testbed creates."""
+        return self.foreign.attached if self.foreign else ""
+
     def provider_of(self, node: str) -> str:
         """Return the provider of a node: its own, or the topology's default."""
         return self.nodes[node].provider or self.provider

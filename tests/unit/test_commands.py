@@ -261,6 +261,7 @@ NEED_ROOT = {
     "down": [],
     "status": [],
     "ls": ["--json"],
+    "attach": ["--containerlab", "lab"],
     "verify": [],
     "exec": ["node1", "--", "true"],
     "shell": ["node1"],

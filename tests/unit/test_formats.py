@@ -26,8 +26,8 @@ from testbed.topology.load import beside
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from testbed.nodes.base import Node
-    from testbed.nodes.place import Runs
+    from testbed.nodes.base import Node, Running
+    from testbed.nodes.place import Place
     from testbed.nodes.wiring import Difference
     from testbed.testing.fakes import Bench
     from testbed.topology.format import GetStore
@@ -86,6 +86,9 @@ class Outside:
             links.append(link("e1", ("inet", "10.0.0.1", 24), ("inet6", "2001:db8::1", 64)))
         return Result(tuple(argv), 0, json.dumps(links).encode() + b"\0[]\0000", b"")
 
+    def spawn(self, argv: Sequence[str]) -> Running:
+        raise AssertionError(argv)
+
 
 def link(name: str, *addresses: tuple[str, str, int]) -> dict[str, Any]:
     """A link as `ip -j address` prints it."""
@@ -116,7 +119,7 @@ class Deploying(FakeProvider):
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         raise AssertionError("another tool connects its nodes")
 
-    def network_of(self, lab: str, node: Node) -> Runs:
+    def network_of(self, lab: str, node: Node) -> Place:
         del lab
         return Outside(node.name, has_link=node.name not in self.lost)
 

@@ -66,6 +66,11 @@ def _users(foreign: Foreign) -> str:
             f"{foreign.file} is a file of {foreign.format}, not of {Containerlab.name}",
             hint=f"export it to {foreign.format}",
         )
+    if foreign.attached:
+        raise UsageError(
+            f"the lab {foreign.lab} exists already, and its own file is {foreign.file}",
+            hint="use that file",
+        )
     return foreign.text
 
 

@@ -29,10 +29,11 @@ from testbed.nodes.netns.provider import bridge_of, mac_of
 # Modules for cells are imported where needed: other labs don't load them.
 
 if TYPE_CHECKING:
+    from testbed.nodes.attachable import Attachable
     from testbed.nodes.containerlab.cell import Cell, Container
     from testbed.nodes.containerlab.node import ContainerlabNode
     from testbed.nodes.netns import find
-    from testbed.nodes.place import Runs
+    from testbed.nodes.place import Place
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Requirement
     from testbed.topology.foreign import Foreign
@@ -66,6 +67,12 @@ class ContainerlabProvider(CellProvider):
 
         programs = (program(name, of, (self.name,)) for name, of in self.programs.items())
         return [*self.cells.probe(), *programs, *needs.probe(self._store, self.name)]
+
+    @classmethod
+    def attachable(cls) -> type[Attachable]:
+        from testbed.nodes.containerlab.attached import Containerlab
+
+        return Containerlab
 
     # -- finding ----------------------------------------------------------
 
@@ -340,7 +347,7 @@ class ContainerlabProvider(CellProvider):
                 ]
         cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
 
-    def network_of(self, lab: str, node: Node) -> Runs:
+    def network_of(self, lab: str, node: Node) -> Place:
         from testbed.nodes.containerlab import userfile
         from testbed.nodes.containerlab.node import UsersNode
 

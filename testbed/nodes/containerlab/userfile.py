@@ -22,7 +22,7 @@ from testbed.nodes.wiring import FORWARDING
 from testbed.topology.tree import Problems
 
 if TYPE_CHECKING:
-    from testbed.nodes.base import Result
+    from testbed.nodes.base import Result, Running
     from testbed.nodes.containerlab.cell import Cell, Container
     from testbed.nodes.netns.node import NetnsNode
     from testbed.topology.foreign import Foreign
@@ -201,9 +201,14 @@ class Entered:
     pid: int
     slowness: float = 1.0
 
+    def spawn(self, argv: Sequence[str]) -> Running:
+        return self.cell.spawn([*self._enter(), *argv])
+
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, check: bool = True) -> Result:
-        enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
-        return self.cell.run([*enter, *argv], timeout=timeout, check=check)
+        return self.cell.run([*self._enter(), *argv], timeout=timeout, check=check)
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
 
 
 def hint(words: str) -> str:

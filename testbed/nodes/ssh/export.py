@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.exports.base import Export, Exported, Subject
+from testbed.nodes.attachable import refuse
 from testbed.nodes.ssh import sshd
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ class SshConfig(Export):
 
 
 def config(subject: Subject, names: list[str]) -> str:
-    """Return the configuration for some nodes.  Raises NoSuchLab, MachineError."""
-    topology, nodes = subject.topology, subject.nodes()
+    """Return the configuration for some nodes.  Raises NoSuchLab, MachineError, UsageError."""
+    topology = subject.topology
+    if topology.attached:
+        refuse(topology.name, "changed", ": sshd needs files on its nodes")
+    nodes = subject.nodes()
     parts = [HEAD.format(lab=topology.name, node=names[0])]
     for name in names:
         networks = topology.nodes[name].networks

@@ -1,0 +1,86 @@
+"""``testbed attach``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli import common
+from testbed.errors import TestbedError, UsageError
+from testbed.requirement import need_root
+
+if TYPE_CHECKING:
+    from testbed.nodes.attachable import Attachable
+
+OPTION = "of_"  #: beginning of the parameters of the options that providers bring
+
+
+class _Attach(click.Command):
+    """The command with an option for each provider that can attach to labs."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from testbed.labs.attach import attachables
+
+        brought: list[click.Parameter] = [
+            click.Option(
+                [f"--{name}", f"{OPTION}{name}"],
+                metavar="NAME",
+                help=kind.about,
+                shell_complete=_completion(kind),
+            )
+            for name, kind in attachables().items()
+        ]
+        return [*brought, *super().get_params(ctx)]
+
+
+def _completion(kind: type[Attachable]) -> Any:
+    def complete(_ctx: Any, _param: Any, incomplete: str) -> list[str]:
+        from testbed.settings import settings
+
+        with contextlib.suppress(TestbedError):
+            there = kind(settings().setup).labs()
+            return [name for name in there if name.startswith(incomplete)]
+        return []
+
+    return complete
+
+
+@click.command("attach", cls=_Attach)
+@click.option("--name", metavar="LAB", help="Name of the lab for testbed, if not the same.")
+@common.json_option
+def command(name: str | None, as_json: bool, **given: str | None) -> None:
+    """Use a lab that exists already, with `status`, `exec`, `shell`, `verify` and your own tests.
+
+    The lab stays as it is: `up`, `fault` and other commands that would change it refuse it, and
+    `testbed down` only forgets it. After a change of the lab by its own tool, attach again.
+    """
+    from testbed.labs.attach import attach
+
+    wanted = [(key.removeprefix(OPTION), lab) for key, lab in given.items() if lab is not None]
+    if len(wanted) != 1:
+        options = ", ".join(f"--{key.removeprefix(OPTION)} NAME" for key in given)
+        raise UsageError(
+            "name one lab that exists already", hint=f"options: {options or 'no provider has one'}"
+        )
+    need_root("`testbed attach`")
+    (provider, theirs) = wanted[0]
+    lab = attach(common.make_settings(), provider, theirs, name)
+    context = lab.remains()
+    if as_json:
+        common.print_json(
+            {"lab": lab.name, "attached": lab.attached, "source": lab.record().source,
+             "nodes": {name: name in context.nodes for name in context.topology.nodes}}
+        )  # fmt: skip
+        return
+    running = f"{len(context.nodes)} of {len(context.topology.nodes)} nodes run"
+    click.echo(f"{click.style(lab.name, bold=True)}: attached at {lab.attached}, {running}")
+    first = next(iter(context.topology.nodes))
+    click.echo(
+        click.style(
+            f"  next: testbed status {lab.name} · testbed shell -l {lab.name} {first} · "
+            f"testbed down {lab.name}, which only forgets it",
+            dim=True,
+        )
+    )
