@@ -36,6 +36,18 @@ ONLY_IN_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDE
 Chunks = Callable[[], Iterator[bytes]]
 
 
+def fingerprint(path: Path) -> str:
+    """Return a text that changes with a file: its path, size in bytes, modification time in ns.
+
+    It is the path alone if there is no such file.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return str(path)
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
 def write(path: Path | str, data: str | bytes, *, private: bool = False) -> None:
     """Write ``data`` to a path; ``-`` is standard output.
 

@@ -74,6 +74,16 @@ def read(path: Path) -> tuple[Archived, ...]:
     raise ArtifactError(f"{path} is neither a file nor a folder")
 
 
+def contains(path: Path, image: str) -> bool:
+    """Tell whether an archive has the image with this ID of an engine, ``sha256:...``.
+
+    The ID is the digest of the image's configuration (image-spec, config.md, "ImageID"), after
+    which the archive's file is named.  Raises the errors of :func:`read`.
+    """
+    digest = image.partition(":")[2]
+    return bool(digest) and any(digest in one.config for one in read(path))
+
+
 def stamp(path: Path) -> os.stat_result:
     """Return the status of an archive's file, or of a folder's index.  Raises OSError."""
     indexes = [path / name for name in INDEXES if path.is_dir() and (path / name).is_file()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -174,7 +174,9 @@ class Lab:
             self._refuse_other(record, topology, nodes, watch, replace=asked.replace)
             self._fetch(topology)
             store = self.settings.store
-            making = base_steps.to_be_made(topology, nodes, provider, store)
+            outdated = {*provider.outdated(self.name, topology)}
+            stay = {name: node for name, node in nodes.items() if name not in outdated}
+            making = base_steps.to_be_made(topology, stay, provider, store)
             names = [spec.name for spec in making]
             preflight.memory(topology, names)
             preflight.room(topology, names)
@@ -183,12 +185,14 @@ class Lab:
             context = Context(topology, provider, self.settings.store, nodes, batches=batches)
             no_alarm()  # from here on the run itself checks the timeout, and cleans up
             with signals.held() as held:
-                return self._make(asked, context, held)
+                return self._make(asked, context, held, outdated)
 
-    def _make(self, asked: _Up, context: Context, held: signals.Held) -> Outcome:
+    def _make(
+        self, asked: _Up, context: Context, held: signals.Held, outdated: Collection[str]
+    ) -> Outcome:
         topology, state = context.topology, self.settings.state
         existed = bool(context.nodes)
-        removed = self._remove_strangers(context)
+        removed = self._remove_strangers(context, outdated)
         before = set(context.nodes)
         # Written first, so that leftovers of an interrupted run have a topology.
         state.write(_record(topology, asked.began, [], {}))
@@ -280,15 +284,15 @@ class Lab:
                     hint=f"remove it (`testbed down {self.name}`), or use another name (--name)",
                 )
 
-    def _remove_strangers(self, context: Context) -> list[str]:
-        """Remove nodes that are unknown or have other settings.
+    def _remove_strangers(self, context: Context, outdated: Collection[str]) -> list[str]:
+        """Remove nodes that are unknown, outdated, or have other settings.
 
         Return their names.
         """
         strangers = [
             name
             for name, node in context.nodes.items()
-            if not base_steps.is_as_wanted(context.topology, node)
+            if name in outdated or not base_steps.is_as_wanted(context.topology, node)
         ]
         if strangers:
             context.provider.destroy(self.name, strangers)

@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -642,6 +642,14 @@ class Provider(ABC):
     @abstractmethod
     def nodes(self, lab: str) -> dict[str, Node]:
         """Return the running nodes of a lab by name, as found on the machine, not in a record."""
+
+    def outdated(self, lab: str, topology: Topology) -> Collection[str]:
+        """Return the names of running nodes whose image has been replaced since their creation.
+
+        The images of the topology are in the store.  ``up`` creates such nodes again.
+        """
+        del lab, topology
+        return ()
 
     def ended(self, lab: str) -> dict[str, str]:
         """Return the last output of nodes that have ended unexpectedly, by node name."""

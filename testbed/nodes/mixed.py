@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.nodes.base import Node, NodeSpec, Provider
@@ -62,6 +62,10 @@ class MixedProvider(Provider):
 
     def differences(self, lab: str, topology: Topology) -> dict[str, list[Difference]]:
         return self._members[0].differences(lab, topology)
+
+    def outdated(self, lab: str, topology: Topology) -> Collection[str]:
+        found = {name for member in self._members for name in member.outdated(lab, topology)}
+        return found & topology.nodes.keys()
 
     def network_of(self, lab: str, node: Node) -> Place:
         return self._maker(node.name).network_of(lab, node)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import ServiceError, ServiceNotReady
+from testbed.files import fingerprint
 from testbed.limits import Takes
 from testbed.nodes.base import killed_for_memory, name_unit
 
@@ -135,15 +136,7 @@ def files(paths: Iterable[Path]) -> list[str]:
     It consists of path, size in bytes, and modification time in ns; of the path alone if there is
     no such file.
     """
-    return [_fingerprint(path) for path in paths]
-
-
-def _fingerprint(path: Path) -> str:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return str(path)
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
+    return [fingerprint(path) for path in paths]
 
 
 def digest_of(*said: object) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import sys
+import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,11 +32,14 @@ from testbed.nodes.unix_http import UnixConnection
 from testbed.process import run
 from testbed.registry import fabric_kind
 from testbed.topology import Topology, load_text
+from testbed.topology.foreign import Foreign, ForeignNode
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.node import NetnsNode
 
 ID = "ab" * 32
+HUB = "docker.io"
+TWO_LOADED = "Loaded image: a:1\nLoaded image: b:1\n"
 
 
 class Folder:
@@ -48,6 +53,12 @@ class Folder:
 
     def socket(self, path: str) -> str:
         return f"{self.root}{path}"
+
+    def get(self, path: str) -> bytes:
+        return Path(self.socket(path)).read_bytes()
+
+    def put(self, data: bytes, path: str) -> None:
+        self.write(path, data.decode())
 
     def write(self, path: str, text: str) -> None:
         place = Path(self.socket(path))
@@ -115,6 +126,95 @@ def test_the_last_words_of_a_container_are_its_log(made: Cell, folder: Folder) -
     assert words[-1] == "line 19"
     assert len(words) < len(said)
     assert made.last_words(cell._container(json.loads(record(ID="none")))) == ""
+
+
+def test_an_image_of_another_archive_is_replaced(made: Cell, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.tar", tmp_path / "other.tar"
+    one.write_bytes(b"1")
+    other.write_bytes(b"12")
+    assert made.replaced({"a": one}) == [], "nothing is known of one of an earlier version"
+    made.note_images({"a": one})
+    made.note_images({"b:1": one})
+    assert made.replaced({"a": one, "b:1": one, "c": one}) == []
+    assert made.replaced({"a": other, "b:1": one}) == ["a"], "another path"
+    one.write_bytes(b"123")
+    assert made.replaced({"a": one, "b:1": one}) == ["a", "b:1"], "another content"
+
+
+@pytest.mark.parametrize(
+    ("loaded", "name", "tagged"),
+    [
+        (["Loaded image: alpine:3"], "alpine:3", ""),
+        (["Loaded image: alpine:latest"], "docker.io/library/alpine", ""),
+        (["The image a:1 already exists, renaming", "Loaded image: a:1"], "a:1", ""),
+        (["Loaded image: x:1"], "alpine:3", f"x%3A1/tag?repo={HUB}%2Flibrary%2Falpine&tag=3"),
+        (["Loaded image ID: sha256:01"], "r:5/a", "sha256%3A01/tag?repo=r%3A5%2Fa&tag=latest"),
+        (["Loaded image: a:1", "Loaded image: b:1"], "b:1", ""),
+    ],
+)  # fmt: skip
+def test_a_loaded_image_has_the_name_that_the_file_asks_for(
+    loaded: list[str], name: str, tagged: str, made: Cell, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[str] = []
+
+    def ask(method: str, path: str, *_: object, **__: object) -> bytes:
+        asked.append(f"{method} {path}")
+        return "".join(json.dumps({"stream": f"{line}\n"}) + "\n" for line in loaded).encode()
+
+    monkeypatch.setattr(made, "_ask", ask)
+    (tmp_path / "a.tar").write_bytes(b"")
+    made.load(tmp_path / "a.tar", name)
+    assert asked[1:] == ([f"POST /images/{tagged}"] if tagged else [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{"error": "no space left on device"}, {"stream": TWO_LOADED}, {}],
+)
+def test_an_archive_without_the_image_is_refused(
+    line: dict[str, str], made: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made, "_ask", lambda *_, **__: json.dumps(line).encode())
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(LabError) as caught:
+        made.load(tmp_path / "a.tar", "c")
+    assert str(tmp_path / "a.tar") in caught.value.message
+
+
+def test_nodes_of_a_replaced_image_are_outdated(
+    made: Cell, folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, ids = tmp_path / "image.tar", {"a": "sha256:" + "0a" * 32, "b": "sha256:" + "0b" * 32}
+
+    def save(digest: str) -> None:
+        with tarfile.open(archive, "w") as tar:
+            config, blob = b"{}", digest.partition(":")[2] + ".json"
+            manifest = [{"Config": blob, "Layers": [], "RepoTags": ["x:1"]}]
+            for name, data in ((blob, config), ("manifest.json", json.dumps(manifest).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+    for name, image in ids.items():
+        labels = {"clab-node-name": name, "containerlab": "lab"}
+        config = {"Image": "x:1", "Labels": labels}
+        folder.write(f"{CONTAINERS}/{name}/{RECORD}", record(ID=name, Image=image, Config=config))
+    provider = ContainerlabProvider.of(Setup(tmp_path / "state", Store(tmp_path / "cache")))
+    monkeypatch.setattr(provider, "_cell", lambda _: made)
+    monkeypatch.setattr(type(provider._store), "image", lambda *_: archive)
+    nodes = {name: ForeignNode(name, image="x:1") for name in ids}
+    topology = cast(
+        "Topology", SimpleNamespace(foreign=Foreign("containerlab", nodes=nodes), images=("x:1",))
+    )
+    save(ids["a"])
+    made.note_images({"x:1": archive})
+    assert [*provider.outdated("lab", topology)] == []
+    save(ids["b"])
+    os.utime(archive, (1, 1))
+    assert [*provider.outdated("lab", topology)] == ["a"], "the other has this very image"
+    own = cast("Topology", SimpleNamespace(foreign=None, images=()))
+    assert [*provider.outdated("lab", own)] == []
 
 
 def test_a_refusal_has_containerlabs_own_words() -> None:
@@ -423,7 +523,7 @@ def test_an_image_that_is_not_loaded_is_an_error(short: Folder, answer: bytes) -
     archive = short.root / "image.tar"
     archive.write_bytes(b"")
     with Engine(short, b'{"stream": "layer"}\n' + answer), pytest.raises(LabError):
-        made.load(archive)
+        made.load(archive, "a:1")
 
 
 def test_an_image_may_take_longer_to_load_than_an_answer(
@@ -440,9 +540,9 @@ def test_an_image_may_take_longer_to_load_than_an_answer(
     made = Cell(cast("NetnsNode", short), Store(short.root / "cache"))
     archive = short.root / "image.tar"
     archive.write_bytes(b"image")
-    with Engine(short, b"[]", b'{"stream": "Loaded"}'):
+    with Engine(short, b"[]", b'{"stream": "Loaded image: a:1"}'):
         made.images()
-        made.load(archive)
+        made.load(archive, "a:1")
     assert waited == [cell.ANSWER_SECONDS, cell.DEPLOY_SECONDS]
     assert cell.DEPLOY_SECONDS > cell.ANSWER_SECONDS
 

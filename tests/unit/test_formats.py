@@ -24,7 +24,7 @@ from testbed.topology.format import Format
 from testbed.topology.load import beside
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from testbed.nodes.base import Node, Running
     from testbed.nodes.place import Place
@@ -107,6 +107,7 @@ class Deploying(FakeProvider):
 
     batches: ClassVar[list[list[str]]] = []
     lost: ClassVar[set[str]] = set()  # nodes without their link
+    old: ClassVar[set[str]] = set()  # nodes of a replaced image
 
     def together(self, node: str) -> bool:
         del node
@@ -114,10 +115,15 @@ class Deploying(FakeProvider):
 
     def create(self, lab: str, specs: Any) -> dict[str, Node]:
         self.batches.append([spec.name for spec in specs])
+        self.old.clear()
         return super().create(lab, specs)
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
         raise AssertionError("another tool connects its nodes")
+
+    def outdated(self, lab: str, topology: Topology) -> Collection[str]:
+        del lab, topology
+        return self.old
 
     def network_of(self, lab: str, node: Node) -> Place:
         del lab
@@ -145,6 +151,7 @@ def lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Lab:
     provider = Deploying()
     Deploying.batches.clear()
     Deploying.lost.clear()
+    Deploying.old.clear()
     monkeypatch.setattr(bench.settings, "providers", {"netns": provider})
     monkeypatch.setattr(type(bench.settings.store), "lacking_images", lambda *_: None)
     return Lab("one", bench.settings)
@@ -266,6 +273,15 @@ def test_an_edited_file_changes_what_differs(lab: Lab) -> None:
     Path("one.toy.yml").write_text("PC1 image-a\nR_2 image-c\n")
     lab.up(load("one.toy.yml"))
     assert Deploying.batches == [["PC1", "R_2"], ["R_2"]]
+
+
+def test_nodes_of_a_replaced_image_are_created_again(lab: Lab) -> None:
+    lab.up(load("one.toy.yml"))
+    Deploying.old.add("R_2")
+    outcome = lab.up(load("one.toy.yml"))
+    assert outcome.removed == ["R_2"]
+    assert Deploying.batches == [["PC1", "R_2"], ["R_2"]]
+    assert lab.up(load("one.toy.yml")).changed == []
 
 
 def test_status_shows_the_links_of_the_file(lab: Lab) -> None:

@@ -17,12 +17,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote, urlencode
 
+from testbed.artifacts.reference import full_name, local_name
 from testbed.errors import LabError, NoAnswer, NoSuchNode
+from testbed.files import fingerprint
 from testbed.nodes import engine, seed
 from testbed.nodes.base import GO
 from testbed.nodes.containerlab import FOLDER, READY
 from testbed.nodes.inside import LAST_LINES, lines
+from testbed.nodes.marks import note, noted
 from testbed.nodes.unix_http import UnixConnection
 from testbed.polling import until
 
@@ -44,6 +48,8 @@ CONTAINERS, RECORD = f"{engine.DATA}/containers", "config.v2.json"
 #: The cell has no uplink: nothing to look for a newer release with.
 ENVIRONMENT = {"CLAB_VERSION_CHECK": "disable", "DOCKER_HOST": f"unix://{engine.SOCKET}"}
 BANNER = "ERROR"  #: a line above the error that ends containerlab
+IMAGES = "cell-image-files"  # mark: the archives that images were loaded from, by image name
+LOADED_IMAGE = re.compile(r"Loaded image(?: ID)?: (\S+)")  # moby, image/tarexport/load.go
 ESCAPES = re.compile("\x1b\\[[0-9;]*m")
 
 # A packet filter must not see what bridges forward between nodes.  containerlab needs the chains,
@@ -89,6 +95,7 @@ class Container:
     labels: Mapping[str, str] = field(default_factory=dict)
     env: tuple[str, ...] = ()  #: as NAME=VALUE
     image: str = ""
+    image_id: str = ""  #: ID of its image, whatever the image's name means now
     exit: int = 0  #: exit status, if it has ended
 
     @property
@@ -175,19 +182,49 @@ class Cell:
             listed = json.loads(self._ask("GET", "/images/json"))
             return {str(name) for image in listed for name in image.get("RepoTags") or ()}
 
-    def load(self, archive: Path) -> None:
-        """Load the images of a docker-archive into the engine."""
+    def load(self, archive: Path, name: str) -> None:
+        """Load an image from a docker-archive into the engine, and give it this name.
+
+        An archive with one image may contain another name, or none.
+        """
         with archive.open("rb") as file:
             size = archive.stat().st_size
             said = self._ask("POST", "/images/load?quiet=1", file, size, timeout=DEPLOY_SECONDS)
-        for line in said.splitlines():
-            with _understood("load an image"):
-                error = json.loads(line).get("error")
-            if error:
+        with _understood("load an image"):
+            told = [json.loads(line) for line in said.splitlines()]
+            errors = [words["error"] for words in told if words.get("error")]
+            loaded = LOADED_IMAGE.findall("".join(words.get("stream", "") for words in told))
+        if errors:
+            raise LabError(
+                f"{archive} cannot be loaded: {errors[0]}",
+                hint="use an archive of `docker save`, and free space if the disk is full",
+            )
+        wanted = full_name(local_name(name))
+        if wanted not in map(full_name, loaded):
+            if len(set(loaded)) != 1:
                 raise LabError(
-                    f"{archive} cannot be loaded: {error}",
-                    hint="use an archive of `docker save`, and free space if the disk is full",
+                    f"{archive} has no image named {name}; it has {', '.join(loaded) or 'none'}",
+                    hint=f"save that image alone: docker save -o FILE {name}",
                 )
+            repository, _, tag = wanted.rpartition(":")
+            query = urlencode({"repo": repository, "tag": tag})
+            self._ask("POST", f"/images/{quote(loaded[0], safe='')}/tag?{query}")
+
+    def replaced(self, archives: Mapping[str, Path]) -> list[str]:
+        """Return the names of images that the engine has from other archives than these."""
+        before = noted(self.node, IMAGES)
+        return [
+            name
+            for name, path in archives.items()
+            if before.get(name, found := fingerprint(path)) != found
+        ]
+
+    def note_images(self, archives: Mapping[str, Path]) -> None:
+        """Record the archives that the engine's images are from."""
+        before = noted(self.node, IMAGES)
+        now = {**before, **{name: fingerprint(path) for name, path in archives.items()}}
+        if now != before:
+            note(self.node, IMAGES, now)
 
     def keep_images(self, archives: Iterable[Path]) -> str:
         """Keep the engine's files of these images, the only ones that it has, for later cells.
@@ -357,6 +394,7 @@ def _container(record: Any) -> Container:
         labels=config.get("Labels") or {},
         env=tuple(config.get("Env") or ()),
         image=config.get("Image") or "",
+        image_id=record.get("Image") or "",
         exit=state["ExitCode"],
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -157,6 +157,23 @@ class ContainerlabProvider(CellProvider):
         found = self._containers(cell)
         return {name: cell.last_words(c) for name, c in found.items() if not cell.runs(c)}
 
+    def outdated(self, lab: str, topology: Topology) -> Collection[str]:
+        from testbed.artifacts import archive
+
+        foreign, cell = topology.foreign, self._cell(lab)
+        if foreign is None or cell is None:
+            return ()  # up to the roles: their programs are not in the image
+        archives = {name: self._store.image(name) for name in topology.images}
+        replaced = cell.replaced(archives)
+        there = self._containers(cell) if replaced else {}
+        return [
+            name
+            for name, node in foreign.nodes.items()
+            if node.image in replaced
+            and name in there
+            and not archive.contains(archives[node.image], there[name].image_id)
+        ]
+
     # -- making -----------------------------------------------------------
 
     def prepare(self, lab: str, specs: Sequence[NodeSpec]) -> None:
@@ -225,7 +242,7 @@ class ContainerlabProvider(CellProvider):
 
     def _start(self, lab: str, images: Iterable[str]) -> Cell:
         """Return the cell of a lab with a running engine that has some images."""
-        from testbed.artifacts.reference import full_name
+        from testbed.artifacts.reference import full_name, local_name
         from testbed.nodes.containerlab.cell import Cell
 
         fabric = self.cells.fabric(lab)
@@ -237,12 +254,17 @@ class ContainerlabProvider(CellProvider):
         archives = {name: self._store.image(name) for name in images}
         with self._making:  # not _lock: others look at nodes meanwhile
             cell.start(archives.values())
-            there = {full_name(name) for name in cell.images()}
-            lacking = [path for name, path in archives.items() if full_name(name) not in there]
-            for archive in lacking:
-                cell.load(archive)
+            there, replaced = {full_name(name) for name in cell.images()}, cell.replaced(archives)
+            lacking = [
+                name
+                for name in archives
+                if name in replaced or full_name(local_name(name)) not in there
+            ]
+            for name in lacking:
+                cell.load(archives[name], name)
             if lacking and not there:
                 cell.keep_images(archives.values())  # a cell works without it
+            cell.note_images(archives)
         return cell
 
     def _clear(self, cell: Cell, specs: Sequence[NodeSpec]) -> None:
