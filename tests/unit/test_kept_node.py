@@ -216,6 +216,24 @@ def test_a_machine_that_boots_is_waited_for(agent: Agent, node: Kept, first: byt
     assert not agent.of("w")
 
 
+def test_a_machine_that_never_boots_gets_no_second_keeper(
+    agent: Agent, node: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.nodes.stream.kept.BOOT", 0.0)
+    Keeper(agent, there=False).first = b"/x/testbed-init\0machine\0"
+    with pytest.raises(LabError) as caught:
+        node.start(Service("s", ("prog",)))
+    assert caught.value.hint
+    assert not agent.of("w")
+
+
+def test_a_container_without_proc_can_keep_services(agent: Agent, node: Kept) -> None:
+    Keeper(agent, there=False).answers = {b"start": [b"ready"]}
+    agent.answers["g"] = lambda agent, number, _: agent.end(number, errno.ENOENT)
+    node.start(Service("s", ("prog",)))
+    assert len(agent.of("w")) == 1
+
+
 def test_a_node_that_cannot_be_written_keeps_no_services(agent: Agent, node: Kept) -> None:
     Keeper(agent, there=False)
     agent.answers["w"] = lambda agent, number, _: agent.end(number, errno.EROFS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -97,8 +98,13 @@ class KeptNode(ChannelNode):
             answers.append(self._answer(fields, timeout))
             return answers[-1] is not None or not self._boots()
 
-        if answers[-1] is None and self._boots():
-            until(booted, BOOT)
+        if answers[-1] is None and self._boots() and not until(booted, BOOT):
+            # A second keeper would take the socket of the first one away.
+            raise LabError(
+                f"{self.name} keeps no services {BOOT:g} s after its start: "
+                "its first process has not begun",
+                hint="`testbed status LAB` shows whether the node runs or is stopped",
+            )
         if answers[-1] is None:
             with self._keeping:
                 self._keep()
@@ -107,8 +113,10 @@ class KeptNode(ChannelNode):
 
     def _boots(self) -> bool:
         """Tell whether the node's first process is going to keep services."""
-        arguments = self.get("/proc/1/cmdline")
-        return any(words in arguments for words in BOOTING)
+        with contextlib.suppress(OSError):  # a container need not have a /proc
+            arguments = self.get("/proc/1/cmdline")
+            return any(words in arguments for words in BOOTING)
+        return False
 
     def _answer(self, fields: Sequence[str], timeout: float) -> str | None:
         """Return the answer to a request, or None if nothing keeps services on the node."""
@@ -129,8 +137,9 @@ class KeptNode(ChannelNode):
         return None  # it has ended while it was asked
 
     def _keep(self) -> None:
+        program = self._init().read_bytes()
         try:
-            self.put(self._init().read_bytes(), KEEPER, mode=0o755)
+            self.put(program, KEEPER, mode=0o755)
         except OSError as error:
             raise LabError(
                 f"{self.name} cannot keep services: {KEEPER} cannot be written: {error.strerror}",
