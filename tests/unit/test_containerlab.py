@@ -334,12 +334,34 @@ def test_the_version_of_a_users_containerlab(
     assert found.ok is ok
     assert found.needed_by == ("containerlab",)
     if ok:
-        needs.require_version(store)
+        needs.require_version(store, "containerlab")
         return
     assert found.fix
     with pytest.raises(MachineError) as caught:
-        needs.require_version(store)
+        needs.require_version(store, "containerlab")
     assert str(tmp_path) in caught.value.message
+
+
+def test_a_containerlab_that_cannot_run_is_a_requirement(tmp_path: Path) -> None:
+    store = own(tmp_path, "0.79.0")
+    (tmp_path / "containerlab").write_bytes(b"\x7fELF of another machine")
+    found = needs.version(store, "containerlab")
+    assert not found.ok
+    assert found.detail
+    with pytest.raises(MachineError):
+        needs.require_version(store, "containerlab")
+
+
+def test_a_containerlab_that_hangs_is_a_requirement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(*_: object, **__: object) -> None:
+        raise TimeoutExpired("killed after 60 s")
+
+    monkeypatch.setattr(needs, "run", hangs)
+    found = needs.version(own(tmp_path, "0.79.0"), "containerlab")
+    assert not found.ok
+    assert "60 s" in found.detail
 
 
 def test_without_one_ours_is_right_and_nothing_is_built(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from testbed.artifacts import bootstrap
 from testbed.artifacts.node_image import TREE_PART
-from testbed.errors import MachineError
+from testbed.errors import CommandError, MachineError, TimeoutExpired
 from testbed.nodes.containerlab.cell import PROGRAM
 from testbed.nodes.engine import parse_version
 from testbed.process import run
@@ -45,25 +45,30 @@ def version(store: Store, provider: str) -> Requirement:
             name, ok=True, detail=f"{found}, built by testbed", needed_by=(provider,)
         )
     path = store.binary(PROGRAM)
-    done = run([path, "version", "--short"], check=False, timeout=60)
-    number = parse_version(done.stdout)
-    seen = done.stdout.strip() or done.stderr.strip() or f"exit status {done.status}"
+    number, seen = (0, 0, 0), ""
+    try:
+        said = run([path, "version", "--short"], timeout=60).stdout.strip()
+        number, seen = parse_version(said), said or "no version"
+    except CommandError as error:
+        seen = error.stderr.strip() or f"exit status {error.status}"
+    except TimeoutExpired as error:
+        seen = error.message
     return Requirement(
         name,
-        ok=done.status == 0 and number >= OLDEST,
+        ok=number >= OLDEST,
         detail=f"{seen} ({path})",
         fix=f"update it to {oldest} or later, or leave it out: testbed builds its own",
         needed_by=(provider,),
     )
 
 
-def require_version(store: Store) -> None:
+def require_version(store: Store, provider: str) -> None:
     """Raise MachineError if the user's own containerlab is too old or does not run.
 
     Without one, ours is built first.
     """
     path = store.binary(PROGRAM)
-    found = version(store, PROGRAM)
+    found = version(store, provider)
     if not found.ok:
         raise MachineError(
             f"{path} is not containerlab {_text(OLDEST)} or later: {found.detail}", hint=found.fix

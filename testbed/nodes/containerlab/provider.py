@@ -181,7 +181,7 @@ class ContainerlabProvider(CellProvider):
         from testbed.nodes.containerlab.cell import RELEASE
 
         del lab
-        needs.require_version(self._store)
+        needs.require_version(self._store, self.name)
         for name in engine.PROGRAMS:
             engine.program(self._store, RELEASE, name)
         self.agent()
