@@ -55,7 +55,10 @@ def _remedy(lab: Lab, found: Status) -> str:
     if not lab.attached:
         return f"`testbed up -l {found.lab}` restores it"
     if any(node.state == "up" for node in found.nodes):
-        return "testbed is only attached to it: restore it with the tool that created it"
+        return (
+            "testbed is only attached to it: restore it with the tool that created it, "
+            "or attach again to what there is now"
+        )
     return f"it does not run any more: `testbed down {found.lab}` forgets it"
 
 

@@ -13,6 +13,7 @@ from commands import Said, call
 
 from testbed.cli.common import make_settings
 from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.labs.state import State
 from testbed.labs.status import status
 from testbed.polling import until
@@ -133,6 +134,9 @@ def test_a_file_is_deployed_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPat
     assert left.run(["ping", "-c1", "-W5", "10.9.0.2"]).ok
     # A new address of IPv6 is tentative for a while.
     assert until(lambda: left.run(["ping", "-c1", "-W1", "2001:db8:9::2"], check=False).ok, 30)
+    place = LiveLab(lab.context()).network("Left")
+    with place.spawn(["tcpdump", "--list-interfaces"]) as running:  # the image has no tcpdump
+        assert "eth1" in running.wait(60).stdout
     assert files(folder) == before  # of what a node writes, nothing reaches the user's folder
     assert lab.up(load(folder / "small.clab.yml")).changed == []
 
