@@ -129,7 +129,8 @@ def _subject(settings: Settings, what: str, variant: Mapping[str, Any]) -> Subje
     # The other tool may have another home folder, or another user's.
     places = {"TESTBED_STATE": settings.state.path, "TESTBED_CACHE": settings.store.folder}
     env = ("env", *(f"{name}={path}" for name, path in places.items()))
-    own = (*env, sys.executable, "-m", "testbed")
+    # -P: the other tool may run in a folder of another user, who could put a testbed there.
+    own = (*env, sys.executable, "-P", "-m", "testbed")
     return Subject(topology, nodes, settings.store, own)
 
 

@@ -6,6 +6,8 @@ point of the group ``testbed.exports``.
 
 from __future__ import annotations
 
+import functools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 #: in the place of a provider.
 ALWAYS = ("name", "provider", "nodes.*.provider")
 ANY = "*"  #: stands for one name in a key
+#: Numbers of YAML 1.2 and of Go's reader, many of which are texts in YAML 1.1: 1e3, 08, 0o17.
+NUMBER = re.compile(
+    r"[-+]?(0[xob][0-9a-f_]+|(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)(e[-+]?[0-9]+)?)\Z", re.IGNORECASE
+)
+#: Beginnings of templates, variables and directives.
+ACTIVE = re.compile(r"\{(?=\{)|\$(?=[\w{])|%(?=[%{])")
 
 Path = tuple[str, ...]
 
@@ -112,10 +120,39 @@ class Export(ABC):
 
 
 def dump(value: Mapping[str, Any]) -> str:
-    """Return a mapping as YAML, in its own order."""
+    """Return a mapping as YAML, in its own order, which readers of YAML 1.1 and 1.2 read alike.
+
+    >>> print(dump({"commit": "12345e67"}))
+    commit: '12345e67'
+    <BLANKLINE>
+    """
     import yaml
 
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(value, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=100)
+
+
+@functools.cache
+def _dumper() -> Any:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """A dumper that quotes texts which are numbers in YAML 1.2."""
+
+    Dumper.add_implicit_resolver("number", NUMBER, list("+-.0123456789"))
+    return Dumper
+
+
+def comment(text: str) -> str:
+    """Return a text as one line for a comment, in which no tool finds more than a comment.
+
+    containerlab fills in templates and variables in comments, too, Mermaid looks there for
+    directives, and YAML permits no control characters (YAML 1.2.2, section 5.1).
+
+    >>> comment("costs $HOME {{ x }}"), comment("%%{init: 1}%%")
+    ('costs $ HOME { { x }}', '% % {init: 1}% %')
+    """
+    line = "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))
+    return ACTIVE.sub(r"\g<0> ", line)
 
 
 def _path(pattern: str) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.exports.base import Export, Exported, Subject
+from testbed.exports.base import Export, Exported, Subject, comment
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container
@@ -45,7 +45,7 @@ class Mermaid(Export):
 
     def export(self, subject: Subject) -> Exported:
         topology = subject.topology
-        about = " ".join(topology.description.split())
+        about = comment(topology.description)
         lines = ["---", f'title: "{topology.name}"', "---", *([f"%% {about}"] if about else [])]
         return Exported({f"{topology.name}.mmd": "\n".join([*lines, *_Drawing(topology)]) + "\n"})
 

@@ -145,7 +145,7 @@ def test_compose_starts_the_lab(lab: Lab, tmp_path: Path, odd: str) -> None:
         box.run([*enter, "host", "ping", "-c", "1", "10.0.0.3"])
         box.run([*enter, "host", "ping", "-c", "1", "192.168.121.2"])
         environment = box.run([*enter, "end-container", "env"]).stdout.splitlines()
-        assert {"A=it's $Y", "B=22:22"} <= set(environment)
+        assert {"A=it's $Y", "B=22:22", "C=1e3", "D=08"} <= set(environment)
     finally:
         box.run([*docker, "down", "--timeout=1"])
 

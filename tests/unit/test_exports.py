@@ -7,6 +7,7 @@ import re
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from exported import ODD
 
 from testbed import cli
 from testbed.errors import LabError, MachineError, NoSuchLab, UsageError
-from testbed.exports.base import ALWAYS, Export, Exported, LeftOut, Subject
+from testbed.exports.base import ALWAYS, Export, Exported, LeftOut, Subject, dump
 from testbed.exports.mermaid import label
 from testbed.labs.lab import Lab
 from testbed.nodes.base import Login, NodeSpec
@@ -173,7 +174,7 @@ def test_compose_interpolates_nothing_and_confuses_no_names() -> None:
     assert services["end"]["network_mode"] == "none"  # the node without a network
     box = services["end-container"]
     assert box["command"] == ["sh", "-c", 'echo "$$X" "#{a}"; exec sleep 999']
-    assert box["environment"] == {"A": "it's $$Y", "B": "22:22"}
+    assert box["environment"] == {"A": "it's $$Y", "B": "22:22", "C": "1e3", "D": "08"}
     assert box["healthcheck"] == {
         "test": ["CMD", "test", "-n", "$$HOSTNAME"], "interval": "90s", "timeout": "500ms",
         "retries": 3,
@@ -186,6 +187,38 @@ def test_compose_interpolates_nothing_and_confuses_no_names() -> None:
     # One machine publishes a port once, and does not have the nodes' addresses.
     assert (box["ports"], services["web"]["ports"]) == (["2222:22/tcp", "8080:80/udp"], ["22/tcp"])
     assert {"containers.web.publish", "containers.end.publish"} <= left_out.keys()
+
+
+@pytest.mark.parametrize("text", [
+    "1e3", "12345e67", "-1E+3", ".5e3", "1.e3", "08", "0o17", "0O17", "0X1f", "+0B1", "1_000",
+    "12", "0x1f", "1.5", "yes", "null", "2026-11-30", "22:22",
+])  # fmt: skip
+def test_a_text_stays_a_text_for_every_reader_of_yaml(text: str) -> None:
+    written = dump({"a": text})
+    assert yaml.safe_load(written) == {"a": text}
+    assert written == f"a: '{text}'\n"
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    ("10.0.0.1", "10.0.0.1"), ("1e3x", "1e3x"), (".", "."), ("-", "'-'"), (12, "12"), (1.5, "1.5"),
+    (1e30, "1.0e+30"),
+])  # fmt: skip
+def test_other_values_are_written_as_usual(value: object, text: str) -> None:
+    assert dump({"a": value}) == f"a: {text}\n"
+
+
+@pytest.mark.parametrize("form", OF_FILES)
+def test_a_description_is_a_comment_and_no_more(form: str) -> None:
+    about = "Costs\n{{ .Two }} ${THREE:?} $FOUR\x07\x85%%{init: {}}%%\u2028end"
+    topology = replace(odd(), description=about)
+    text, _ = exported(form, topology)
+    (line,) = [line for line in text.splitlines() if "Costs" in line]
+    if form == "netlab":  # a text of its own
+        assert yaml.safe_load(text)["message"] == about
+        return
+    assert line.startswith(("# Costs", "%% Costs"))
+    assert line.endswith("end")
+    assert not re.search(r"\{\{|\$[\w{]|%\{|\x07", line)
 
 
 # -- containerlab -----------------------------------------------------------------------------
@@ -303,8 +336,9 @@ def test_vagrant_starts_the_owner_of_a_network_first() -> None:
     arguments = dict(runs)["end"].replace("\\'", "'")
     assert shlex.split(arguments) == [
         "--network=bridge", "--publish=2222:22/tcp", "--publish=10.0.0.3:8080:80/udp",
-        "--env=A=it's $Y", "--env=B=22:22", "--health-cmd=test -n '$HOSTNAME'",
-        "--health-interval=90s", "--health-timeout=0.5s", "--health-retries=3",
+        "--env=A=it's $Y", "--env=B=22:22", "--env=C=1e3", "--env=D=08",
+        "--health-cmd=test -n '$HOSTNAME'", "--health-interval=90s", "--health-timeout=0.5s",
+        "--health-retries=3",
     ]  # fmt: skip
     assert "ip: '10.0.0.2', netmask: '255.255.255.0'" in text
     assert re.findall(r"machine\.(cpus|memory) = (\d+)", text)[:2] == [

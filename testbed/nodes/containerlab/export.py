@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts.node_image import NAME as IMAGE
 from testbed.errors import UsageError
-from testbed.exports.base import Export, Exported, LeftOut, Subject, dump
+from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump
 from testbed.nodes.containerlab.clabfile import MTU, SUFFIX, names
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Containerlab(Export):
             for name, other in called.items()
             if name != other
         )
-        about = " ".join(topology.description.split())
+        about = comment(topology.description)
         head = HEAD.format(name=topology.name, suffix=SUFFIX) + (f"# {about}\n" if about else "")
         text = head + dump(_document(topology, called))
         return Exported({f"{topology.name}{SUFFIX}": text}, left_out)

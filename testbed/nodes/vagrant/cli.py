@@ -45,7 +45,8 @@ def describe(topology: str, make: bool) -> None:
     if make:
         need_root("`vagrant up`")
         _make(settings, meant, provider, specs)
-    own = [sys.executable, "-m", "testbed", "vagrant"]
+    # -P: Vagrant may run in a folder of another user, who could put a testbed there.
+    own = [sys.executable, "-P", "-m", "testbed", "vagrant"]
     lasting = meant.file if is_path(topology) else topology  # Vagrant may run elsewhere
     cell = provider.hypervisor(meant.name)
     common.print_json(

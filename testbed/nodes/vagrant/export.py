@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.exports.base import Export, Exported, LeftOut, Subject
+from testbed.exports.base import Export, Exported, LeftOut, Subject, comment
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container
@@ -64,7 +64,7 @@ def ruby(text: str) -> str:
 
 
 def _lines(topology: Topology) -> Iterator[str]:
-    about = " ".join(topology.description.split())
+    about = comment(topology.description)
     yield HEAD.format(
         name=topology.name,
         node=next(iter(topology.nodes)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.exports.base import Export, Exported, LeftOut, Subject, dump
+from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump
 from testbed.roles.docker.section import DEFAULT_BIP, DockerSection
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _example(topology: Topology) -> dict[str, str]:
     node = next(iter(topology.nodes.values()))
     peers = [one for one in topology.nodes.values() if one.networks and one is not node]
     peer = topology.address(peers[0].name) if peers and node.networks else "127.0.0.1"
-    about = " ".join(topology.description.split())
+    about = comment(topology.description)
     about = f"\n# {about}" if about else ""
     return {"name": topology.name, "about": about, "node": node.name, "peer": str(peer)}
 
