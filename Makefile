@@ -101,8 +101,9 @@ bench-vm: setup  ## times of labs of virtual machines, by stage (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
 	$(SUDO) $(BIN)/python bench/virtual.py
 
-bench: setup  ## times and ratios against a bare shell script (root)
+bench: setup  ## times and ratios against a bare shell script and containerlab (root)
 	command -v busybox > /dev/null || $(SUDO) apt-get install -y --no-install-recommends busybox-static
+	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
 	$(SUDO) $(BIN)/python bench/bench.py
 
 bench-k8s: setup  ## times and memory of a Kubernetes cluster against a bare shell script (root)

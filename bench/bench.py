@@ -1,7 +1,7 @@
 """Times ``testbed`` against a floor, in pairs within one run, and prints the ratios.
 
     bench/bench.py [--rounds N] [--nodes 2,10,30] [--growth 2,10,30,100] [--idle 2,100]
-                   [--json FILE]
+                   [--containerlab N] [--json FILE]
 
 The floor (``floor.sh``) starts the same daemons with a bare shell script.
 Rounds alternate, so a machine that is busy for a while slows both; what counts
@@ -11,6 +11,9 @@ Growth is measured in processor time, of all that runs in the lab and of testbed
 itself: other programs hardly change it, where seconds depend on them.  An idle
 lab is measured for as long as the interval at which its flannelds look at their
 rules, so that each has looked once.
+
+A lab of containerlab's own file is timed against ``containerlab deploy`` and ``destroy`` of this
+file in the lab's cell, which runs then; two-node of containerlab against namespace nodes.
 """
 
 from __future__ import annotations
@@ -32,8 +35,11 @@ from pathlib import Path
 
 from testbed.artifacts import Store
 from testbed.cli.common import tell_artifact
+from testbed.nodes.containerlab.cell import Cell
 from testbed.nodes.netns import cgroups
+from testbed.nodes.netns.node import NetnsNode
 from testbed.roles.flannel.daemon import resync
+from testbed.settings import settings
 
 HERE = Path(__file__).resolve().parent
 TESTBED = [sys.executable, "-m", "testbed"]
@@ -44,6 +50,17 @@ IDLE_WANTED = {2: 0.01, 100: 0.1}  # cores
 GROWTH_WANTED = 1.5  # processor time a node, as a multiple of that in a lab of GROWTH_FROM nodes
 GROWTH_FROM = 10
 SETTLE = 10.0  # seconds until a new lab is idle
+UP_MORE_WANTED = 0.6  # seconds of `up` of containerlab's file more than of its deployment
+CELL_WANTED = 2.5  # time of two-node by containerlab, as a multiple of that of namespace nodes
+CELL_DOWN_WANTED = 0.5  # seconds
+EMPTY = """\
+name: bench-clab
+topology:
+  defaults: {kind: linux, image: nginx, entrypoint: sleep, cmd: infinity}
+  nodes: {left: {}, right: {}}
+  links:
+  - endpoints: ["left:eth1", "right:eth1"]
+"""
 
 
 def main() -> int:
@@ -52,6 +69,7 @@ def main() -> int:
     parser.add_argument("--nodes", default="2,10,30")
     parser.add_argument("--growth", default="2,10,30,100", help="none: an empty string")
     parser.add_argument("--idle", default="2,100", help="of those of --growth")
+    parser.add_argument("--containerlab", type=int, metavar="N", help="rounds; default: --rounds")
     parser.add_argument("--backend", default="vxlan", choices=["udp", "vxlan", "host-gw"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -67,6 +85,9 @@ def main() -> int:
                 pair(store, Path(folder), nodes, options.backend) for _ in range(options.rounds)
             ]
             found[f"{nodes} nodes"] = show(nodes, rounds)
+        times = options.rounds if options.containerlab is None else options.containerlab
+        if times:
+            found["containerlab"] = show_containerlab(containerlab(store, Path(folder), times))
         base = 0.0
         for nodes in numbers(options.growth):
             grown = growth(nodes, options.backend, idle=nodes in numbers(options.idle))
@@ -164,6 +185,69 @@ def pair(store: Store, folder: Path, nodes: int, backend: str) -> dict[str, floa
     return {"floor": floor, "up": taken, "status": status, "down": down, "memory": memory}
 
 
+def containerlab(store: Store, folder: Path, times: int) -> list[dict[str, float]]:
+    """Run rounds of a user's file and of two-node; a first one fills the cache and is left out."""
+    file = folder / "bench.clab.yml"
+    file.write_text(EMPTY)
+    rounds = []
+    for _ in range(times + 1):
+        own = two_node("containerlab")
+        bare = two_node("netns")
+        found = {"two-node": own["up"], "two-node down": own["down"], "netns": bare["up"]}
+        rounds.append(found | users_file(store, file))
+    return rounds[1:]
+
+
+def two_node(provider: str) -> dict[str, float]:
+    lab = f"bench-{provider}"
+    try:
+        up = timed([*TESTBED, "up", "two-node", "--provider", provider, "--name", lab, "-q"])
+    finally:
+        down = timed([*TESTBED, "down", lab])
+    return {"up": up, "down": down}
+
+
+def users_file(store: Store, file: Path) -> dict[str, float]:
+    """Run ``up`` and ``down`` of a file, and between them containerlab itself in the same cell."""
+    lab = "bench-clab"
+    try:
+        up = timed([*TESTBED, "up", str(file), "-q"])
+        fabric = settings().providers["containerlab"].fabric(lab)
+        assert isinstance(fabric, NetnsNode)
+        cell = Cell(fabric, store)
+        began = time.monotonic()
+        cell.destroy(str(file))
+        middle = time.monotonic()
+        cell.deploy(str(file))
+        ended = time.monotonic()
+    finally:
+        down = timed([*TESTBED, "down", lab])
+    return {"up": up, "down": down, "destroy": middle - began, "deploy": ended - middle}
+
+
+def show_containerlab(rounds: list[dict[str, float]]) -> dict[str, object]:
+    medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+    more = [r["up"] - r["deploy"] for r in rounds]
+    ratios = [r["two-node"] / r["netns"] for r in rounds]
+    difference, ratio = statistics.median(more), statistics.median(ratios)
+    print(
+        f"containerlab's file of 2 empty nodes: up {medians['up']:.2f} s, containerlab deploy "
+        f"{medians['deploy']:.2f} s, {difference:.2f} s more ({spread(more)}, at most "
+        f"{UP_MORE_WANTED}); down {medians['down']:.2f} s (at most {CELL_DOWN_WANTED}), "
+        f"containerlab destroy {medians['destroy']:.2f} s"
+    )
+    print(
+        f"two-node by containerlab: up {medians['two-node']:.2f} s, by namespace nodes "
+        f"{medians['netns']:.2f} s, ratio {ratio:.2f} ({spread(ratios)}, at most {CELL_WANTED}); "
+        f"down {medians['two-node down']:.2f} s (at most {CELL_DOWN_WANTED})"
+    )
+    return {"more": difference, "ratio": ratio, "ratios": ratios, **medians}
+
+
+def spread(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
+
+
 def run_floor(store: Store, work: Path, nodes: int, backend: str) -> float:
     programs = work / "bin"
     programs.mkdir(parents=True)
@@ -235,10 +319,9 @@ def show(nodes: int, rounds: list[dict[str, float]]) -> dict[str, object]:
     medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     ratio = statistics.median(ratios)
     wanted = f", at most {WANTED[nodes]}" if nodes in WANTED else ""
-    spread = " ".join(f"{r:.2f}" for r in ratios)
     print(
         f"{nodes} nodes: up {medians['up']:.2f} s, floor {medians['floor']:.2f} s, "
-        f"ratio {ratio:.2f} ({spread}{wanted}); status {medians['status']:.2f} s, "
+        f"ratio {ratio:.2f} ({spread(ratios)}{wanted}); status {medians['status']:.2f} s, "
         f"down {medians['down']:.2f} s, own memory {medians['memory'] / 1e6:.2f} MB a node"
     )
     return {"ratio": ratio, "ratios": ratios, **medians}
