@@ -98,6 +98,12 @@ class Export(ABC):
     def check(self, topology: Topology) -> None:
         """Raise UsageError for the lab of another tool's file, if the format cannot express it."""
         if topology.foreign and not any(_path(one)[0] == "foreign" for one in self.says):
+            if topology.attached:
+                raise UsageError(
+                    f"{topology.name} is a lab of another tool, whose links {self.name} cannot "
+                    "express",
+                    hint="export it to mermaid",
+                )
             raise UsageError(
                 f"{topology.name} was read from a file of {topology.foreign.format}, "
                 f"whose links {self.name} cannot express",

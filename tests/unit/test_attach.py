@@ -26,16 +26,22 @@ from testbed.labs.lab import Lab, labs
 from testbed.labs.state import Record
 from testbed.labs.status import status
 from testbed.leaks import leftovers
+from testbed.nodes.attachable import Attachable, AttachedProvider
 from testbed.nodes.base import NodeSpec, Service, Setup
 from testbed.nodes.containerlab import attached
 from testbed.nodes.containerlab.attached import AttachedNode, Containerlab
 from testbed.nodes.containerlab.provider import ContainerlabProvider
+from testbed.nodes.fake import FakeProvider
 from testbed.nodes.ssh.export import SshConfig
+from testbed.registry import EXPORTS, PROVIDERS
+from testbed.testing.fakes import declare
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Settings
+    from testbed.nodes.base import Node
     from testbed.testing.fakes import Bench
+    from testbed.topology import Topology
 
 PROVIDER = "containerlab"
 
@@ -349,6 +355,63 @@ def test_an_attached_lab_of_a_provider_that_cannot(
     with pytest.raises(MachineError):
         lab.context()
     assert lab.down()
+
+
+class Halls(Attachable):
+    """Labs of a tool without topology files, which run in memory."""
+
+    about = "A hall."
+
+    def labs(self) -> list[str]:
+        return ["hall"]
+
+    def read(self, lab: str) -> dict[str, Any]:
+        nodes: dict[str, Any] = {"Box-1": {}}
+        foreign = {"attached": "in memory", "lab": lab, "nodes": nodes}
+        return {"name": lab, "provider": "halls", "nodes": nodes, "foreign": foreign}
+
+    def provider(self, topology: Topology) -> AttachedProvider:
+        return Hall([*topology.nodes])
+
+
+class Hall(AttachedProvider):
+    name = "halls"
+
+    def __init__(self, names: list[str]) -> None:
+        self._fake = FakeProvider()
+        self._names = names
+
+    def nodes(self, lab: str) -> dict[str, Node]:
+        return self._fake.nodes(lab) or self._fake.create(
+            lab, [NodeSpec(name, "") for name in self._names]
+        )
+
+
+class HallProvider(FakeProvider):
+    name = "halls"
+    fabric_of = ""
+
+    @classmethod
+    def attachable(cls) -> type[Attachable]:
+        return Halls
+
+
+def test_another_provider_brings_its_own_labs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    declare(monkeypatch, PROVIDERS, "halls", f"{__name__}:HallProvider")
+    monkeypatch.setattr(bench.settings, "providers", {"halls": HallProvider()})
+    lab = attach(bench.settings, "halls", "hall")
+    assert [*lab.context().nodes] == ["Box-1"]
+    assert lab.topology().attached == "in memory"
+    with pytest.raises(UsageError):
+        lab.up(lab.topology())
+    with pytest.raises(UsageError) as error:
+        EXPORTS["compose"].check(lab.topology())
+    assert "mermaid" in (error.value.hint or "")
+    assert lab.down()
+    assert cli.run(["attach", "--help"]) == 0
+    assert "--halls NAME" in capfd.readouterr().out
 
 
 def test_names_of_labs_are_completed(settings: Settings, daemon: Daemon) -> None:
