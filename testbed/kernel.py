@@ -178,7 +178,8 @@ def cgroups(needed_by: tuple[str, ...]) -> list[Requirement]:
     """Check the cgroup controllers that container engines use."""
     one, two = set(), set()
     where = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    for line in mounts.splitlines():
         fields, _, rest = line.partition(" - ")
         kind, _, options = rest.split(" ", 2)
         place = Path(fields.split()[4])
@@ -225,7 +226,7 @@ def cgroups(needed_by: tuple[str, ...]) -> list[Requirement]:
 
 def may_raise_limits(needed_by: tuple[str, ...]) -> Requirement:
     """Check the capability that privileged containers use."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     effective = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
     has = bool(effective and int(effective[1], 16) >> CAP_SYS_RESOURCE & 1)
     return requirement(

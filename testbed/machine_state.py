@@ -70,7 +70,7 @@ def snapshot(below: Path | None = None) -> Snapshot:
             "link": dict(_links()),
             "route": _counted(_routes()),
             "process": dict(_processes(foreign)),
-            "mount": _counted(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
+            "mount": _counted(_text("/proc/self/mounts").splitlines()),
             PART: {
                 f"{part.kind} {part.name}": "there"
                 for part in parts
@@ -134,6 +134,11 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+def _text(path: str) -> str:
+    """Return the text of a file of /proc, in which names may have any encoding."""
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
 def _counted(lines: Iterable[str]) -> dict[str, str]:
     return {line: f"{n} of it" for line, n in collections.Counter(lines).items()}
 
@@ -166,7 +171,7 @@ def _processes(foreign: AbstractSet[str] | None) -> Iterator[tuple[str, str]]:
     )
     for entry in filter(str.isdigit, _names("/proc")):
         try:
-            name, rest = Path("/proc", entry, "stat").read_text(encoding="utf-8").rsplit(")", 1)
+            name, rest = _text(f"/proc/{entry}/stat").rsplit(")", 1)
             fields = rest.split()
             argv = Path("/proc", entry, "cmdline").read_bytes()
         except OSError:
@@ -200,7 +205,7 @@ def _ancestors(pid: int) -> Iterator[int]:
     while pid > 1:
         yield pid
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1]
+            fields = _text(f"/proc/{pid}/stat").rsplit(")", 1)[1]
         except OSError:
             return
         pid = int(fields.split()[1])
@@ -219,7 +224,7 @@ def _pid_namespaces(pid: int) -> set[str]:
 
 
 def _controllers() -> Iterator[tuple[str, str]]:
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+    for line in _text("/proc/self/mounts").splitlines():
         _, place, kind, *_ = line.split()
         file = Path(place, "cgroup.subtree_control")
         if kind == "cgroup2" and file.exists():

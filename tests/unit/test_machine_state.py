@@ -109,6 +109,20 @@ def test_a_process_of_a_lab_is_seen_and_its_zombie_is_not(tmp_path: Path) -> Non
         process.wait()
 
 
+def test_names_of_processes_may_have_any_encoding(tmp_path: Path) -> None:
+    # The kernel cuts a name after 15 bytes, also within a character.
+    program = os.fsencode(tmp_path) + "/tcpdump-abcdefü".encode()
+    os.symlink("/bin/sleep", program)  # noqa: PTH211  the path is bytes
+    process = subprocess.Popen([program, "60"])
+    try:
+        found = dict(machine_state._processes(set()))
+        assert [key for key in found if f" pid {process.pid} " in key]
+        assert list(machine_state._ancestors(process.pid))[:2] == [process.pid, os.getpid()]
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _until_it_runs(pid: int) -> None:
     """Wait until a process that was forked is the program, and not the shell any more."""
     while Path(f"/proc/{pid}/comm").read_text().strip() != "tcpdump":

@@ -44,7 +44,9 @@ class Hierarchy:
 
 def hierarchies(mountinfo: str | None = None) -> list[Hierarchy]:
     """The hierarchies mounted below /sys/fs/cgroup, from proc_pid_mountinfo(5) text."""
-    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    text = mountinfo
+    if text is None:  # mount points may have any encoding
+        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     found: dict[Path, Hierarchy] = {}
     for line in text.splitlines():
         before, _, after = line.partition(" - ")

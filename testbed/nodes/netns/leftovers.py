@@ -101,7 +101,8 @@ def _sees_what_we_see(pid: int) -> bool:
 
 
 def _depth(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    for line in status.splitlines():
         if line.startswith("NSpid:"):
             return len(line.split()) - 1
     return 0
