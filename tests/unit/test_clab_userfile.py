@@ -130,6 +130,30 @@ def test_a_file_at_the_top_of_the_machine_hides_nothing_of_the_cell() -> None:
     assert userfile.folders(foreign(TEXT, Path("/etc/x.clab.yml"))) == []
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["/var/run/docker.sock", "/run/docker.sock", "/run/netns", "/sys/fs/cgroup", "/dev/net/tun",
+     "/proc/sys/net", "/etc/hosts", "/etc/docker/daemon.json", "/var/lib/a", "/var/lib/docker/x",
+     "/var/log/a", "/usr/bin/env", "/usr/sbin", "/bin/sh", "/lib", "/usr/local/bin/a", "/a"],
+)  # fmt: skip
+def test_a_bind_of_the_host_is_one_of_the_cell(tmp_path: Path, source: str) -> None:
+    """An overlay there would hide the cell's engine, or show this machine's."""
+    text = TEXT.replace("image: y}", f"image: y, binds: ['{source}:/there']}}")
+    assert source in text
+    assert userfile.folders(foreign(text, tmp_path / "x.clab.yml")) == [tmp_path]
+
+
+def test_a_folder_below_one_of_the_cells_can_have_a_lab(tmp_path: Path) -> None:
+    own = tmp_path.resolve() / "run" / "lab"
+    (own.parent / "other").mkdir(parents=True)
+    own.mkdir()
+    text = TEXT.replace("image: y}", "image: y, binds: ['../other:/there']}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(userfile, "OWN", (str(own.parent),))
+        found = userfile.folders(foreign(text, own / "x.clab.yml"))
+    assert found == [own, own.parent / "other"]
+
+
 def test_links_of_the_host() -> None:
     assert topofile.host_links(TEXT) == ["br-1", "wan0"]
 

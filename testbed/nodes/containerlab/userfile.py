@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, NoSuchNode
-from testbed.nodes import wiring
+from testbed.nodes import engine, wiring
 from testbed.nodes.containerlab import FOLDER, topofile
 from testbed.nodes.containerlab.cell import exited
+from testbed.nodes.netns.node import program_folders
 from testbed.nodes.wiring import FORWARDING
 from testbed.topology.tree import Problems
 
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 #: The overlay's own folders, and the digests of the nodes, in the cell.
 OVERLAYS = "/run/testbed/overlays"
 DIGESTS = f"{FOLDER}/digests.json"
-#: Folders of every machine. An overlay there would hide what the cell has of its own.
-SYSTEM = ("/", "/bin", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr", "/var")
+#: Folders that a cell has of its own: those of the kernel, of its engine and of its services.
+OWN = (
+    "/dev", "/proc", "/run", "/sys", "/etc/docker", engine.DATA, "/var/lib/testbed",
+    "/var/log/testbed",
+)  # fmt: skip
+#: Folders with programs and their libraries, which a cell has, too.
+PROGRAMS = (*program_folders(), "/lib", "/usr/lib")
 
 # Arguments: a folder as the cell sees it, the same folder by its path on this machine, a folder for
 # what is written.  Paths in options of overlay would need escapes, so the lower one is relative.
@@ -58,7 +64,8 @@ done
 def folders(foreign: Foreign) -> list[Path]:
     """Return the folders of this machine that a file needs: its own, and those of its binds.
 
-    A source of a bind in a folder of every machine (:data:`SYSTEM`) is the cell's own.
+    An absolute source below :data:`OWN`, such as /var/run/docker.sock, is the cell's own, as is
+    one right in a folder that has parts of the cell.
     """
     own = Path(foreign.file).parent
     found = [own]
@@ -70,9 +77,16 @@ def folders(foreign: Foreign) -> list[Path]:
                 continue  # a magic variable: a file that containerlab makes
             path = Path(os.path.normpath(own / source))
             folder = path if path.is_dir() else path.parent
+            if Path(source).is_absolute() and any(map(folder.resolve().is_relative_to, OWN)):
+                continue
             if folder.is_dir() and not any(map(folder.is_relative_to, found)):
                 found.append(folder)
-    return [folder for folder in found if str(folder) not in SYSTEM]
+    return [folder for folder in found if not _hides(folder.resolve())]
+
+
+def _hides(folder: Path) -> bool:
+    """Tell whether an overlay at a folder would hide parts of the cell."""
+    return any(Path(part).is_relative_to(folder) for part in (*OWN, *PROGRAMS))
 
 
 KEEP = "correct the file; `testbed up --keep` keeps the lab for a look"
