@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from testbed.errors import LabError
+from testbed.errors import CommandError, LabError
 from testbed.nodes.base import Result
 from testbed.nodes.containerlab import topofile, userfile
 from testbed.nodes.containerlab.cell import NODE, Cell, Container
@@ -104,8 +104,10 @@ class Containers:
         return self.ended.get(container.node, "")
 
 
-def user_file(cell: Containers, tmp_path: Path, name: str = "") -> userfile.UserFile:
-    found = topology(TEXT, tmp_path / "pair.clab.yml")
+def user_file(
+    cell: Containers, tmp_path: Path, name: str = "", *, text: str = TEXT
+) -> userfile.UserFile:
+    found = topology(text, tmp_path / "pair.clab.yml")
     assert found.foreign is not None
     named = replace(found, name=name or found.name)
     return userfile.UserFile(named, found.foreign, cast("Cell", cell))
@@ -161,6 +163,36 @@ def test_links_of_the_host() -> None:
 def test_a_copy_has_its_own_name(tmp_path: Path) -> None:
     assert user_file(Containers([]), tmp_path).options == []
     assert user_file(Containers([]), tmp_path, "copy").options == ["--name", "copy"]
+
+
+def test_a_folder_keeps_its_place_when_the_file_has_others(tmp_path: Path) -> None:
+    """A place that has been mounted is left alone."""
+    (tmp_path / "lab").mkdir()
+    places: list[dict[str, str]] = []
+    for binds in (["late"], ["early", "late"]):
+        cell = Containers([])
+        sources = [tmp_path / name for name in binds]
+        for source in sources:
+            source.mkdir(exist_ok=True)
+        text = TEXT.replace("image: y}", f"image: y, binds: {[f'{s}:/x' for s in sources]}}}")
+        user_file(cell, tmp_path / "lab", text=text).stage()
+        asked = [argv[-2:] for argv, _ in cell.node.asked if userfile.OVERLAY in argv]
+        places.append(dict(asked))
+    first, second = places
+    assert second.items() > first.items()
+    assert len(set(second.values())) == len(second) == 3
+
+
+def test_a_folder_that_a_running_lab_lacks_is_explained(tmp_path: Path) -> None:
+    cell = Containers([])
+
+    def fails(argv: Sequence[str], **_: object) -> Result:
+        raise CommandError(argv, where="fabric", status=2)
+
+    cell.node.run = fails  # type: ignore[method-assign]
+    with pytest.raises(CommandError) as caught:
+        user_file(cell, tmp_path).stage()
+    assert "testbed down" in (caught.value.hint or "")
 
 
 def test_addresses_are_set_on_plain_nodes_alone(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, NoSuchNode
+from testbed.errors import CommandError, LabError, NoSuchNode
 from testbed.nodes import engine, wiring
 from testbed.nodes.containerlab import FOLDER, topofile
 from testbed.nodes.containerlab.cell import exited
@@ -124,9 +125,18 @@ class UserFile:
     def stage(self) -> None:
         """Make the user's folders and the host's links in the cell, and write the file."""
         node = self.cell.node
-        for number, folder in enumerate(folders(self.foreign)):
-            argv = [node.provide(folder), str(folder), f"{OVERLAYS}/{number}"]
-            node.run(["sh", "-ec", OVERLAY, "sh", *argv])
+        for folder in folders(self.foreign):
+            # A later file may have other folders: each keeps its own place.
+            place = f"{OVERLAYS}/{sha256(bytes(folder)).hexdigest()[:16]}"
+            argv = [node.provide(folder), str(folder), place]
+            try:
+                node.run(["sh", "-ec", OVERLAY, "sh", *argv])
+            except CommandError as error:
+                error.hint = (
+                    f"if {folder} is new in the file, `testbed down {self.topology.name}` first: "
+                    "a running lab has the folders that it was created with"
+                )
+                raise
         links = topofile.host_links(self.foreign.text)
         node.run(["sh", "-ec", HOST_LINKS, "sh", *links])
         node.put(self.foreign.text.encode(), self.path)
