@@ -6,7 +6,7 @@ so that their interfaces have the names and addresses of our topology.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
@@ -77,14 +77,13 @@ def document(
     specs: Sequence[NodeSpec],
     options: Options,
     topology: Topology | None = None,
-    others: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the content of a topology file.
 
     ``lab`` is containerlab's name of the lab, ``specs`` its nodes.  With a ``topology`` the nodes
-    are linked to the bridges of their networks.  ``others`` are names of other nodes of the lab.
+    are linked to the bridges of their networks.
     """
-    called = names([*(spec.name for spec in specs), *others])
+    called = names(spec.name for spec in specs)
     linked = [] if topology is None else [s.name for s in specs if s.name in topology.nodes]
     networks = [] if topology is None else list(topology.networks.values())
     used = {name for node in linked for name in topology.nodes[node].networks} if topology else ()
