@@ -59,6 +59,17 @@ def topology(layers: str) -> topofile.Definitions:
     return topofile.Definitions(topofile.parse(f"topology:\n{lines}", Problems("x")))
 
 
+@pytest.mark.parametrize("value", [
+    "!!binary aGk=", "!!timestamp 2026-11-30", "!!set {a, b}", "!!omap [{a: b}]", "!!int 07",
+    "!!null ''",
+])  # fmt: skip
+def test_tags_of_yaml_are_left_to_containerlab(value: str) -> None:
+    text = FRR.replace("{group: routers}", f"{{group: routers, labels: {value}}}")
+    found, plain = (read(one)["foreign"]["nodes"] for one in (text, FRR))
+    assert found["router2"].pop("digest") != plain["router2"].pop("digest")
+    assert found == plain
+
+
 def test_nodes_links_and_images() -> None:
     found = read(FRR)
     assert found["name"] == "frr01"

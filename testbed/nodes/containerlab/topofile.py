@@ -27,6 +27,10 @@ BRIDGES = frozenset({"bridge", "ovs-bridge"})
 OTHERS = "ext-container"
 #: The kind whose addresses on links nobody sets: other kinds read them for their configuration.
 PLAIN = "linux"
+#: Tags for which YAML readers have types of their own (yaml.org/type).
+TAGS = (
+    "binary", "bool", "float", "int", "null", "omap", "pairs", "set", "timestamp",
+)  # fmt: skip
 
 
 def read(text: str, path: Path, problems: Problems) -> dict[str, Any]:
@@ -99,12 +103,21 @@ def _loader() -> Any:
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """A loader that takes every scalar for text, but for merge keys."""
+        """A loader that takes every scalar for text, whatever its tag, but for merge keys."""
 
         yaml_implicit_resolvers = {  # noqa: RUF012  the form that PyYAML wants
             "<": [("tag:yaml.org,2002:merge", re.compile("<<"))]
         }
 
+    def construct(loader: Any, node: Any) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return loader.construct_scalar(node)
+        if isinstance(node, yaml.SequenceNode):
+            return loader.construct_sequence(node, deep=True)
+        return loader.construct_mapping(node, deep=True)
+
+    for tag in TAGS:
+        Loader.add_constructor(f"tag:yaml.org,2002:{tag}", construct)
     return Loader
 
 
