@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -20,7 +21,14 @@ import pytest
 import yaml
 
 from testbed.artifacts import Store
-from testbed.errors import LabError, MachineError, NoAnswer, NodeNotRunning, TimeoutExpired
+from testbed.errors import (
+    LabError,
+    MachineError,
+    NoAnswer,
+    NodeNotRunning,
+    ServiceError,
+    TimeoutExpired,
+)
 from testbed.nodes import engine
 from testbed.nodes.base import NodeSpec, Service, Setup, has_ended
 from testbed.nodes.containerlab import FOLDER, READY, cell, clabfile, needs
@@ -546,6 +554,51 @@ def test_an_image_that_is_not_loaded_is_an_error(short: Folder, answer: bytes) -
     archive.write_bytes(b"")
     with Engine(short, b'{"stream": "layer"}\n' + answer), pytest.raises(LabError):
         made.load(archive, "a:1")
+
+
+def test_an_engine_that_refuses_an_image_before_its_end_is_heard(short: Folder) -> None:
+    """dockerd answers without reading the rest, and the connection breaks."""
+    path = Path(short.socket(engine.SOCKET))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = b'{"error": "write /x: no space left on device"}'
+    archive = short.root / "image.tar"
+    archive.write_bytes(bytes(8 << 20))  # more than any buffer of a socket
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            size = b"Content-Length: %d\r\n\r\n" % len(said)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + size + said)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        made = Cell(cast("NetnsNode", short), Store(short.root / "cache"))
+        with pytest.raises(LabError) as caught:
+            made.load(archive, "a:1")
+        thread.join()
+    assert not isinstance(caught.value, NoAnswer)
+    assert "no space left on device" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (LabError("containerlab deploy: write /x: no space left on device.", hint="else"), True),
+        (ServiceError("dockerd", "fabric", "died", "write /y: No space left on device"), True),
+        (OSError(errno.ENOSPC, "No space left on device", "/z"), True),
+        (LabError("containerlab deploy: no such image", hint="else"), False),
+    ],
+)
+def test_a_full_disk_of_the_cell_has_its_hint(error: Exception, is_full: bool) -> None:
+    with pytest.raises(LabError) as caught, cell.with_room():
+        raise error
+    assert (caught.value.hint == cell.FULL) is is_full
+    with pytest.raises(FileNotFoundError), cell.with_room():
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
 
 def test_an_image_may_take_longer_to_load_than_an_answer(

@@ -8,6 +8,7 @@ removed with it; an engine of this machine is not used.  Any namespace node can 
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import itertools
 import json
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 from testbed.artifacts.reference import full_name, local_name
-from testbed.errors import LabError, NoAnswer, NoSuchNode
+from testbed.errors import LabError, NoAnswer, NoSuchNode, TestbedError
 from testbed.files import fingerprint
 from testbed.nodes import engine, seed
 from testbed.nodes.base import GO
@@ -47,6 +48,10 @@ LAB, NODE, TOPOLOGY = "containerlab", "clab-node-name", "clab-topo-file"
 CONTAINERS, RECORD = f"{engine.DATA}/containers", "config.v2.json"
 #: The cell has no uplink: nothing to look for a newer release with.
 ENVIRONMENT = {"CLAB_VERSION_CHECK": "disable", "DOCKER_HOST": f"unix://{engine.SOCKET}"}
+FULL = (
+    "the disk of the cell is in memory, with at most half of this machine's: use smaller images or "
+    "fewer nodes, or a machine with more memory"
+)
 BANNER = "ERROR"  #: a line above the error that ends containerlab
 IMAGES = "cell-image-files"  # mark: the archives that images were loaded from, by image name
 LOADED_IMAGE = re.compile(r"Loaded image(?: ID)?: (\S+)")  # moby, image/tarexport/load.go
@@ -197,7 +202,7 @@ class Cell:
         if errors:
             raise LabError(
                 f"{archive} cannot be loaded: {errors[0]}",
-                hint="use an archive of `docker save`, and free space if the disk is full",
+                hint="use an archive of `docker save`",
             )
         wanted = full_name(local_name(name))
         if wanted not in map(full_name, loaded):
@@ -348,7 +353,8 @@ class Cell:
         connection = UnixConnection(self.node.socket(engine.SOCKET), timeout)
         headers = {"Content-Type": "application/x-tar", "Content-Length": str(size)}
         try:
-            connection.request(method, path, body, headers if body else {})
+            with contextlib.suppress(BrokenPipeError):  # it has answered without reading all of it
+                connection.request(method, path, body, headers if body else {})
             answer = connection.getresponse()
             said: bytes = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -373,6 +379,21 @@ class Cell:
 def exited(name: str, status: int, words: str) -> str:
     """Return the text of an error for a node that has exited, with its last lines."""
     return f"{name} exited with status {status}" + (f":\n{words}" if words else "")
+
+
+@contextlib.contextmanager
+def with_room() -> Iterator[None]:
+    """Let an error say what to do if the reason is that the disk of a cell is full."""
+    try:
+        yield
+    except TestbedError as error:
+        if os.strerror(errno.ENOSPC).lower() in error.message.lower():
+            error.hint = FULL
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise LabError(f"the disk of the cell is full: {error}", hint=FULL) from error
 
 
 @contextlib.contextmanager

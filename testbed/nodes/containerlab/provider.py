@@ -207,6 +207,12 @@ class ContainerlabProvider(CellProvider):
         return True  # one file
 
     def create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
+        from testbed.nodes.containerlab.cell import with_room
+
+        with with_room():
+            return self._create(lab, specs)
+
+    def _create(self, lab: str, specs: Sequence[NodeSpec]) -> dict[str, Node]:
         names = {spec.name for spec in specs}
         topology = self._topologies.get(lab)
         if topology is not None and topology.foreign is not None:
@@ -323,8 +329,9 @@ class ContainerlabProvider(CellProvider):
         cell, pid = self._place(lab, node)
         if topology.foreign is not None:
             from testbed.nodes.containerlab import userfile
+            from testbed.nodes.containerlab.cell import with_room
 
-            with self._making:  # one deployment restores all nodes
+            with with_room(), self._making:  # one deployment restores all nodes
                 userfile.UserFile(topology, topology.foreign, cell).restore(node.name)
             return
         networks = list(topology.nodes[node.name].networks)
