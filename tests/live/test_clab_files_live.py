@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import archives
 import pytest
 import standins
 from clabfiles import module
 from commands import Said, call
 
 from testbed.cli.common import make_settings
+from testbed.errors import StepsFailed
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.labs.state import State
 from testbed.labs.status import status
+from testbed.nodes.containerlab.cell import FULL
+from testbed.nodes.netns.provider import NetnsProvider
 from testbed.polling import until
 from testbed.topology import Overrides, Topology, load
 
@@ -172,6 +179,48 @@ def test_up_restores_links_and_addresses(folder: Path) -> None:
     assert status(lab.context()).ok
 
 
+def test_a_replaced_image_is_loaded_and_its_nodes_are_created_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new archive has another name inside, as one that the user has brought may have."""
+    archive, config = tmp_path / "image.tar", tmp_path / "config.toml"
+    config.write_text(f'[images."alpine:3"]\npath = "{archive}"\n')
+    small = standins.image("alpine:3", tmp_path)
+    archive.write_bytes(small.read_bytes())
+    monkeypatch.setenv("TESTBED_CONFIG", str(config))
+    lab, topology = up(folder / "small.clab.yml")
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("etc/newer"))
+    archives.write(archive, "another:7", [layer.getvalue()], source=small)
+    lab = Lab(lab.name, make_settings())  # a store remembers an image that it has found
+    assert lab.up(topology).removed == ["Left", "Right"]
+    assert lab.node("Right").run(["ls", "/etc/newer"]).ok
+    assert status(lab.context()).ok
+    assert lab.up(topology).changed == []
+
+
+def test_a_full_disk_of_the_cell_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = NetnsProvider.create_fabric
+
+    def small(provider: NetnsProvider, lab: str, topology: Topology) -> None:
+        create(provider, lab, topology)
+        fabric = provider.fabric(lab)
+        assert fabric is not None
+        fabric.run(["mount", "-o", "remount,size=300k", "/var/lib"])
+
+    monkeypatch.setattr(NetnsProvider, "create_fabric", small)
+    with pytest.raises(StepsFailed) as caught:
+        up(folder / "small.clab.yml")
+    assert "no space left on device" in str(caught.value).lower()
+    assert FULL in str(caught.value)
+    settings = make_settings()
+    assert settings.state.labs() == []
+    assert settings.providers["containerlab"].labs() == []
+
+
 def test_copies_of_a_lab_stand_side_by_side(folder: Path) -> None:
     one, _ = up(folder / "small.clab.yml")
     two, _ = up(folder / "small.clab.yml", name="another")
@@ -234,10 +283,17 @@ def test_suites_and_claims_beside_the_file_run(folder: Path) -> None:
         "def test_left(lab):\n"
         "    assert lab.node('Left').run(['hostname']).stdout.strip() == 'Left'\n"
     )
+    (folder / "tests" / "test_theirs.py").write_text("def test_of_a_project(): raise ValueError\n")
     up(folder / "small.clab.yml")
-    said = call(folder, "verify", "small-lab", str(folder / "tests"))
+    data, html = folder.parent / "run.json", folder.parent / "run.html"
+    said = call(
+        folder, "verify", str(folder / "small.clab.yml"), "--json", str(data), "--html", str(html)
+    )
     assert said.status == 0, said.out + said.err
-    assert "1 other checks, 0 failed" in said.out or "1 other check, 0 failed" in said.out
+    (found,) = json.loads(data.read_text())["labs"]
+    checks = [(check["name"], check["outcome"]) for check in found["checks"]]
+    assert checks == [("tests/test_left.py::test_left", "passed")]
+    assert "pic-wire" in html.read_text(), "the picture has the link"
 
 
 def test_routers_of_frr_find_their_neighbours(folder: Path, images: Callable[..., None]) -> None:
