@@ -31,7 +31,9 @@ from testbed.nodes.base import Service, has_ended
 from testbed.nodes.stream.container import ContainerNode
 from testbed.nodes.stream.kept import KEEPER, KeptNode
 from testbed.nodes.stream.wire import HEADER, NUMBER, Channel
+from testbed.polling import until
 
+HANGING = 60.0  # seconds, against hanging
 Frame = tuple[int, str, bytes]
 
 
@@ -385,7 +387,7 @@ def test_a_user_who_has_gone_ends_the_command(
         agent.answers = {"t": begins}
         with pytest.raises(ReaderGone):
             node.attach(["sh"], tty=True)
-    assert agent.of("k")
+    assert until(lambda: agent.of("k"), HANGING)
 
 
 # -- containers ------------------------------------------------------------------

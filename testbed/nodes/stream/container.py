@@ -77,7 +77,10 @@ class ContainerNode(KeptNode):
     def lost_error(self) -> LabError:
         # The agent ends with the container, and the kernel needs a moment to end the first process.
         if not until(lambda: not self.alive(), ENDING):
-            return LabError(f"the connection to the container {self.name} was lost")
+            return LabError(
+                f"the connection to the container {self.name} was lost, and the container runs",
+                hint="run the command again; the next one opens a new connection",
+            )
         return has_ended(self.name, self._lab, self._last_words())
 
     def provide(self, path: Path) -> str:

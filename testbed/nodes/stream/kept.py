@@ -101,8 +101,8 @@ class KeptNode(ChannelNode):
         if answers[-1] is None and self._boots() and not until(booted, BOOT):
             # A second keeper would take the socket of the first one away.
             raise LabError(
-                f"{self.name} keeps no services {BOOT:g} s after its start: "
-                "its first process has not begun",
+                f"the first process of {self.name} has not begun to keep services within "
+                f"{BOOT:g} s",
                 hint="`testbed status LAB` shows whether the node runs or is stopped",
             )
         if answers[-1] is None:
