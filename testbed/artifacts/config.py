@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -173,7 +174,7 @@ def overrides(given: Mapping[str, str]) -> dict[str, Local]:
                 where=f"--artifact {name}={path}",
                 hint="for example: --artifact flanneld=./flanneld",
             )
-        found[name] = Local(Path(path).expanduser().absolute(), f"--artifact {name}")
+        found[name] = Local(_path(Path(), path), f"--artifact {name}")
     return found
 
 
@@ -185,12 +186,34 @@ def sources(given: Iterable[str]) -> tuple[Engine | Path, ...]:
     return tuple(_source(one, Path(), f"--images-from {one}") for one in given)
 
 
+def look(path: Path, where: str) -> os.stat_result | None:
+    """Return the status of a user's file or folder; None if there is none.
+
+    ``where`` is the option or the key that names it.  Raises UsageError if this user may not look.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it contains NUL
+        return None
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror or error}",
+            where=where,
+            hint="check the path and the permissions of its folders, or run testbed as root",
+        ) from error
+
+
+def _path(folder: Path, given: str) -> Path:
+    """Return the absolute path of what a user named, relative to a folder."""
+    return (folder / os.path.expanduser(given)).absolute()  # noqa: PTH111  the other one raises
+
+
 def _source(given: str, folder: Path, where: str) -> Engine | Path:
     for engine in ENGINES:
         if given == engine:
             return engine
-    path = (folder / Path(given).expanduser()).absolute()
-    if not path.exists():
+    path = _path(folder, given)
+    if look(path, where) is None:
         raise UsageError(
             f"{path} does not exist",
             where=where,
@@ -237,12 +260,13 @@ class _File:
     def file(self, value: object, *keys: str) -> Path:
         """Return the path of a file, which must exist."""
         path = self.below(self.text(value, *keys))
-        if not path.is_file():
+        status = look(path, self.where(*keys))
+        if status is None or not stat.S_ISREG(status.st_mode):
             raise UsageError(f"the file {path} does not exist", where=self.where(*keys))
         return path
 
     def below(self, path: str) -> Path:
-        return (self.path.parent / Path(path).expanduser()).absolute()
+        return _path(self.path.parent, path)
 
     def items(self, data: Mapping[str, Any], section: str) -> dict[str, Local | Remote]:
         """Return the artifacts or images of a section."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import stat
 import threading
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -349,7 +350,7 @@ class Store:
     def _is_known(self, name: str, lacking: _Lacking) -> bool:
         """Tell whether an image is the user's or built here; a user's file must exist."""
         own = self._own(name, "images")
-        if isinstance(own, Local) and not own.path.exists():
+        if isinstance(own, Local) and settings.look(own.path, own.given_by) is None:
             lacking.files.append(f"{own.given_by}: the file {own.path} does not exist")
         return own is not None or self._built_image(name) is not None
 
@@ -570,7 +571,8 @@ class Store:
 
     def _users(self, name: str, own: Local | Remote, *, executable: bool) -> Path:
         if isinstance(own, Local):
-            if not own.path.exists() or (executable and not own.path.is_file()):
+            status = settings.look(own.path, own.given_by)
+            if status is None or (executable and not stat.S_ISREG(status.st_mode)):
                 raise UsageError(f"the file {own.path} does not exist", where=own.given_by)
             if executable and not os.access(own.path, os.X_OK):
                 raise UsageError(
@@ -657,12 +659,17 @@ class Store:
                 source = _download(own, name, executable=name not in read.images)
                 yield _entry(name, source, records)
                 continue
-            here = own.path.exists()
-            size = folder_size(own.path) if own.path.is_dir() else 0
-            size = own.path.stat().st_size if own.path.is_file() else size
-            path = own.path if here else None
+            try:
+                status = settings.look(own.path, own.given_by)
+            except UsageError:  # as good as missing, for this user
+                status = None
+            size = 0
+            if status is not None:
+                is_folder = stat.S_ISDIR(status.st_mode)
+                size = folder_size(own.path) if is_folder else status.st_size
+            path = own.path if status else None
             yield Entry(
-                name, f"from {own.path}", "", path, size, "path", "cached" if here else "missing"
+                name, f"from {own.path}", "", path, size, "path", "cached" if path else "missing"
             )
 
 

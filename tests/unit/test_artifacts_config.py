@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from testbed.artifacts import config
+from testbed.artifacts import Store, config
 from testbed.artifacts.config import Local, Registry, Remote
 from testbed.errors import UsageError
 
@@ -174,6 +176,55 @@ def test_the_default_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_bad_pair_on_the_command_line(pair: tuple[str, str]) -> None:
     with pytest.raises(UsageError, match="NAME=PATH"):
         config.overrides(dict([pair]))
+
+
+@pytest.fixture
+def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A path that this user may not look at, whoever it is."""
+    path, real = tmp_path / "secret" / "file", Path.stat
+
+    def stat(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(self, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    return path
+
+
+@pytest.mark.parametrize(("key", "text"), [
+    ("pull.from", "[pull]\nfrom = ['{}']"), ("pull.authfile", "[pull]\nauthfile = '{}'"),
+    ("registries.a.ca", "[registries.a]\nca = '{}'"),
+])  # fmt: skip
+def test_a_file_that_the_user_may_not_see(
+    tmp_path: Path, secret: Path, key: str, text: str
+) -> None:
+    with pytest.raises(UsageError, match="Permission denied") as caught:
+        config.load(write(tmp_path, text.format(secret)))
+    assert caught.value.where == f"{tmp_path / 'config.toml'}:2: {key}"
+    with pytest.raises(UsageError, match="Permission denied"):
+        config.sources([str(secret)])
+
+
+def test_a_users_own_file_that_the_user_may_not_see(tmp_path: Path, secret: Path) -> None:
+    text = f"[images]\nredis = {{path = '{secret}'}}\n[artifacts]\nx = {{path = '{secret}'}}\n"
+    store = Store(tmp_path / "cache", {}, write(tmp_path, text))
+    for ask in (
+        lambda: store.lacking_images(["redis"]), lambda: store.image("redis"),
+        lambda: store.binary("x"), lambda: store.users_file("x"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="Permission denied"):
+            ask()
+    states = {entry.name: entry.state for entry in store.list()}
+    assert (states["redis"], states["x"]) == ("missing", "missing")
+
+
+def test_the_home_of_an_unknown_user_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        config.sources(["~no-such-user/images"])
+    text = "[images]\nredis = {path = '~no-such-user/redis.tar'}"
+    assert "redis" in config.load(write(tmp_path, text)).images
+    assert "x" in config.overrides({"x": "~no-such-user/x"})
 
 
 REFERENCES = [
