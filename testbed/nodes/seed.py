@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
-from testbed.errors import ArtifactError
+from testbed.errors import ArtifactError, LabError
 from testbed.nodes.engine import DATA
 from testbed.nodes.marks import is_marked, mark
 from testbed.process import run
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LINKED = "/run/testbed/layers"  # a node's path of the files that its seed links to
 SEEDED = "image-seed"
+HARVEST = 600.0  # timeout in seconds for the layers of large images
 
 #: tar's options to keep a layer unchanged: owners by number, and all extended attributes, with
 #: which overlayfs marks a folder as opaque and the kernel stores a program's capabilities.
@@ -136,7 +137,7 @@ def keep(store: Store, seed: Seed) -> str:
     """
     try:
         store.keep(SEEDED, seed)
-    except ArtifactError as error:
+    except (ArtifactError, LabError) as error:
         return error.message
     return ""
 
@@ -150,4 +151,4 @@ def harvest(node: Node, layout: Layout) -> bytes:
     """Return a tar of the files to keep, from an idle daemon."""
     without = [f"--exclude={path}" for path in layout.without]
     argv = ["tar", "-C", layout.root, "-cf", "-", *FAITHFUL, *without, *layout.parts]
-    return node.run(argv).out
+    return node.run(argv, timeout=HARVEST).out

@@ -11,7 +11,7 @@ import pytest
 
 from testbed.artifacts.source import Job
 from testbed.artifacts.store import Store
-from testbed.errors import ArtifactError, CommandError
+from testbed.errors import ArtifactError, CommandError, LabError, TimeoutExpired
 from testbed.nodes.seed import FAITHFUL, LINKED, Layout, Seed, keep
 from testbed.process import run
 
@@ -68,6 +68,18 @@ def test_it_goes_again_with_all_of_them(tmp_path: Path) -> None:
 def test_a_lab_does_without_a_seed_that_cannot_be_kept(tmp_path: Path) -> None:
     store = Store(tmp_path / "cache")
     assert "image-seed" in keep(store, seed_of(tmp_path, [b"no archive at all" * 100]))
+    assert store.leftovers() == []
+
+
+@pytest.mark.parametrize("error", [TimeoutExpired("tar was killed"), LabError("it has ended")])
+def test_a_lab_does_without_a_seed_that_its_node_does_not_give(
+    tmp_path: Path, error: LabError
+) -> None:
+    def harvest() -> bytes:
+        raise error
+
+    store = Store(tmp_path / "cache")
+    assert keep(store, Seed("1.0", LAYOUT, [], harvest)) == error.message
     assert store.leftovers() == []
 
 
