@@ -195,6 +195,17 @@ def test_a_folder_that_a_running_lab_lacks_is_explained(tmp_path: Path) -> None:
     assert "testbed down" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("tag", ["", ":3"])
+def test_images_by_digest_have_tags_in_the_cell(tag: str, tmp_path: Path) -> None:
+    """An engine knows digests only of images that it has pulled."""
+    digest = "ab" * 32
+    image = f"r.example/x{tag}@sha256:{digest}"
+    cell = Containers([])
+    user_file(cell, tmp_path, text=TEXT.replace("image: x", f'image: "{image}"')).stage()
+    wanted = TEXT.replace("image: x", f'image: "r.example/x:sha256-{digest}"')
+    assert cell.node.files[str(tmp_path / "pair.clab.yml")].decode() == wanted
+
+
 def test_addresses_are_set_on_plain_nodes_alone(tmp_path: Path) -> None:
     cell = Containers(["a", "b", "s"])
     file = user_file(cell, tmp_path)
@@ -249,6 +260,7 @@ def test_a_refusal_comes_with_the_last_lines_of_nodes(tmp_path: Path) -> None:
         ('node "a" deploy links: operation not supported', "kernel"),
         ("Failed to find a route to VxLAN remote address 10.0.0.1.", "parent-interface"),
         ("open /dev/kvm: no such file", "/dev/kvm"),
+        ("Failed to pull image image=docker.io/library/alpine:3", "--pull"),
         ("anything else", "--keep"),
     ],
 )

@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed.artifacts.reference import local_name
 from testbed.errors import CommandError, LabError, NoSuchNode
 from testbed.nodes import engine, wiring
 from testbed.nodes.containerlab import FOLDER, topofile
@@ -98,6 +99,8 @@ HINTS = {
     "route to vxlan": "add `parent-interface` to the link: containerlab looks for the route before "
     "it has created its management network",
     "kvm": "the image is a virtual machine, which needs /dev/kvm in the lab: use another image",
+    "failed to pull image": "a cell has no network. Remove `image-pull-policy` from the file; "
+    "`testbed up --pull always` looks for newer images",
     "license": "add the file of the vendor's licence as `license` of the node",
     "does not exist": "write the file beside the topology file: the lab sees what is there now",
 }
@@ -139,7 +142,17 @@ class UserFile:
                 raise
         links = topofile.host_links(self.foreign.text)
         node.run(["sh", "-ec", HOST_LINKS, "sh", *links])
-        node.put(self.foreign.text.encode(), self.path)
+        node.put(self._text().encode(), self.path)
+
+    def _text(self) -> str:
+        """Return the file with tags in the place of digests of images.
+
+        An engine knows a registry's digest only of images that it pulled.
+        """
+        text = self.foreign.text
+        for image in self.foreign.images:
+            text = text.replace(image, local_name(image)) if "@" in image else text
+        return text
 
     def deploy(self) -> None:
         """Deploy the lab, or what of it is missing or different, and set addresses of links.
