@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from testbed.artifacts.source import Job, Origin, Source
 from testbed.errors import ArtifactError, LabError
+from testbed.memory import available
 from testbed.nodes.engine import DATA
 from testbed.nodes.marks import is_marked, mark
 from testbed.process import run
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LINKED = "/run/testbed/layers"  # a node's path of the files that its seed links to
 SEEDED = "image-seed"
+COPIES = 3  # of the layers that are in memory at once, with some reserve
 HARVEST = 600.0  # timeout in seconds for the layers of large images
 
 #: tar's options to keep a layer unchanged: owners by number, and all extended attributes, with
@@ -135,6 +137,9 @@ def keep(store: Store, seed: Seed) -> str:
     overlayfs cannot store whiteouts (mknod(2) of device 0:0 fails with EPERM there); other file
     systems may lack extended attributes.
     """
+    size = sum(path.stat().st_size for path in seed.archives)
+    if size * COPIES > (free := available()):
+        return f"{size >> 20} MiB of images are too much for {free >> 20} MiB of free memory"
     try:
         store.keep(SEEDED, seed)
     except (ArtifactError, LabError) as error:

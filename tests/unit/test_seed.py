@@ -83,6 +83,26 @@ def test_a_lab_does_without_a_seed_that_its_node_does_not_give(
     assert store.leftovers() == []
 
 
+def test_layers_that_do_not_fit_into_memory_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "image.tar"
+    image.write_bytes(b"image")
+    harvested: list[bytes] = []
+
+    def harvest() -> bytes:
+        harvested.append(b"")
+        return b""
+
+    seed = Seed("1.0", LAYOUT, [image, image], harvest)
+    monkeypatch.setattr("testbed.nodes.seed.available", lambda: 29)
+    assert "memory" in keep(Store(tmp_path / "cache"), seed)
+    assert harvested == []
+    monkeypatch.setattr("testbed.nodes.seed.available", lambda: 30)
+    assert "memory" not in keep(Store(tmp_path / "cache"), seed)
+    assert harvested == [b""]
+
+
 def test_one_that_is_not_as_it_was_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """tar only warns of an attribute that it cannot set: an opaque folder would show what is
     below it."""

@@ -244,7 +244,7 @@ class Cell:
     def containerlab(self, *words: str, folder: str = FOLDER) -> str:
         """Run containerlab in a folder of the cell, and return its standard output.
 
-        Raises ContainerlabError with containerlab's own words.
+        Raises LabError with containerlab's own words.
         """
         program = self.node.provide(self._store.binary(PROGRAM))
         script = 'cd "$1" && shift && exec "$@"'
