@@ -36,7 +36,7 @@ from testbed.topology import tree
 from testbed.topology.load import Overrides, is_path, names
 from testbed.topology.load import beside as topologies_in
 from testbed.topology.read import Reader
-from testbed.topology.source import from_text, to_text
+from testbed.topology.source import MAX_BYTES, from_text, to_text
 from testbed.topology.tree import Problems, nearest
 from testbed.topology.variant import options
 
@@ -97,7 +97,9 @@ class _File(Reader):
     def content(self, path: Path) -> Tree | None:
         """Return the content of the file, or None after a problem."""
         try:
-            text = to_text(path.read_bytes(), self.problems)
+            with path.open("rb") as file:
+                # One byte more than allowed is enough to detect a file that is too large.
+                text = to_text(file.read(MAX_BYTES + 1), self.problems)
             empty = ("content", "write an entry, or remove the file")
             return from_text(text, self.problems, empty=empty)
         except TopologyError:

@@ -357,6 +357,14 @@ def test_a_file_that_is_no_text_is_named(folder: Folder) -> None:
     assert "sabotages.yaml" in found
 
 
+def test_of_a_file_that_is_too_large_only_a_part_is_read(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder(files={"manual.yaml": "title: x\n" * 200_000})
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"{self} was read whole"))
+    assert "manual.yaml" in {name for name, *_ in problems(path)}
+
+
 def test_all_problems_are_said_at_once(folder: Folder) -> None:
     path = folder(
         files={
