@@ -387,6 +387,14 @@ def test_ssh_knows_the_node_by_its_key_alone(bench: Bench) -> None:
     assert alias != blocks["node2"]["HostKeyAlias"]
 
 
+@pytest.mark.parametrize("form", OF_LABS)
+def test_the_description_of_a_running_lab_is_a_comment(bench: Bench, form: str) -> None:
+    topology = replace(load("two-node"), description="Costs\nHost *\n")
+    done = EXPORTS[form].export(subject(topology, partial(nodes, bench, topology)))
+    (line,) = [one for one in next(iter(done.files.values())).splitlines() if "Costs" in one]
+    assert line == "# Costs Host *"
+
+
 def test_a_node_without_a_server_gets_its_keys_once(bench: Bench) -> None:
     topology = load("two-node")
     node = nodes(bench, topology)["node1"]

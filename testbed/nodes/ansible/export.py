@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from testbed.exports.base import Export, Exported, Subject, dump
+from testbed.exports.base import Export, Exported, Subject, comment, dump
 from testbed.nodes.ssh import export as ssh
 
 INVENTORY, SETTINGS, PLUGINS = "inventory.yml", "ansible.cfg", "connection_plugins"
@@ -48,6 +48,8 @@ class Ansible(Export):
         by_ssh = [name for name, node in subject.nodes().items() if node.login() is not None]
         names = [name for name in topology.nodes if name in by_ssh]
         head = HEAD.format(lab=topology.name, settings=SETTINGS)
+        if about := comment(topology.description):
+            head += f"# {about}\n"
         found = {
             INVENTORY: head + dump(_inventory(subject, names)),
             SETTINGS: CONFIGURATION,
@@ -63,7 +65,7 @@ class Ansible(Export):
 def _inventory(subject: Subject, by_ssh: list[str]) -> dict[str, Any]:
     topology = subject.topology
     hosts = {name: _host(subject, name, by_ssh=name in by_ssh) for name in topology.nodes}
-    # No name of a node has an underscore, so no group has the name of a host.
+    # No node of a lab with roles has an underscore in its name, so no group has a host's name.
     groups: dict[str, Any] = {
         f"role_{role.replace('-', '_')}": {
             "hosts": {node.name: {} for node in topology.with_role(role)}

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.exports.base import Export, Exported, Subject
+from testbed.exports.base import Export, Exported, Subject, comment
 from testbed.nodes.attachable import refuse
 from testbed.nodes.ssh import sshd
 
@@ -56,7 +56,8 @@ def config(subject: Subject, names: list[str]) -> str:
     if topology.attached:
         refuse(topology.name, "changed", ": sshd needs files on its nodes")
     nodes = subject.nodes()
-    parts = [HEAD.format(lab=topology.name, node=names[0])]
+    about = comment(topology.description)
+    parts = [HEAD.format(lab=topology.name, node=names[0]), f"# {about}\n" if about else ""]
     for name in names:
         networks = topology.nodes[name].networks
         address = f"\n  HostName {topology.address(name)}" if networks else ""
