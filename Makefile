@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 # Without bytecode on disk, each command that a test runs would compile all of testbed first.
 unexport PYTHONDONTWRITEBYTECODE
-# Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
 # Tools that read what testbed writes, for tests alone; see tests/tools.in.
 TOOLS := $(VENV)/tools
 MERMAID := $(VENV)/mermaid.min.js
 LIBVIRT := /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
+# Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
 LIVE := -n 4 --dist loadgroup --no-loadscope-reorder
 HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
