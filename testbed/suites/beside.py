@@ -73,7 +73,10 @@ def _uses_lab(path: Path, folder: Path, nodes: Collection[str]) -> bool:
     functions = list(_functions(tree))
     inherited = [one for text in texts[:-1] for one in _functions(_parsed(text))]
     using = set(OURS) if _has_other_hosts(tree, nodes) else {*OURS, HOST}
-    using = _with_fixtures(using, [one for one in [*inherited, *functions] if _is_fixture(one)])
+    fixtures = [one for one in [*inherited, *functions] if _is_fixture(one)]
+    using = _with_fixtures(using, fixtures)
+    if any(one.name in using and _is_autouse(one) for one in fixtures):
+        return bool(functions)
     return any(_asked(one) & using for one in functions)
 
 
@@ -103,6 +106,12 @@ def _functions(tree: ast.Module) -> Iterator[Function]:
 def _is_fixture(function: Function) -> bool:
     called = [one.func if isinstance(one, ast.Call) else one for one in function.decorator_list]
     return any("fixture" in ast.unparse(one).rpartition(".")[2] for one in called)
+
+
+def _is_autouse(fixture: Function) -> bool:
+    """Tell whether a fixture is used by every test below it."""
+    words = (one for call in fixture.decorator_list for one in getattr(call, "keywords", ()))
+    return any(word.arg == "autouse" and ast.unparse(word.value) == "True" for word in words)
 
 
 def _asked(function: Function) -> set[str]:

@@ -91,10 +91,13 @@ def test_fixtures_of_a_conftest_count(tmp_path: Path) -> None:
         "tests/ours/conftest.py": through,
         "tests/ours/test_page.py": "def test_it(page): pass\n",
         "tests/ours/test_other.py": "def test_it(client): pass\n",
+        "tests/each/conftest.py": through.replace("fixture\n", "fixture(autouse=True)\n"),
+        "tests/each/test_any.py": "class TestAny:\n    def test_it(self): pass\n",
+        "tests/each/test_none.py": "X = 1  # no test\n",
         "tests/theirs/conftest.py": own,
         "tests/theirs/test_lab.py": OF_THE_LAB,
     }
-    assert chosen(tmp_path, files) == ["tests/ours/test_page.py"]
+    assert chosen(tmp_path, files) == ["tests/each/test_any.py", "tests/ours/test_page.py"]
     write(tmp_path, {"conftest.py": own})
     assert chosen(tmp_path, {}) == [], "one beside the topology counts, too"
 
