@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from testbed.errors import ServiceError, ServiceNotReady, TimeoutExpired
+from testbed.errors import LabError, ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes.base import Service, ServiceState, log_of
 from testbed.nodes.request import environment
 
@@ -21,7 +21,8 @@ KILLING = 10.0  # seconds for a service to end after SIGKILL
 class Ask(Protocol):
     """Sends a request to a node's ``testbed-init`` and returns the text of its answer.
 
-    ``timeout`` is in seconds.  Raises TimeoutExpired, and NoSuchNode when the node has ended.
+    ``timeout`` is in seconds.  Raises TimeoutError, and no LabError, if there is no answer in
+    time.  Errors of the connection are LabErrors: NoSuchNode when the node has ended.
     """
 
     def __call__(self, fields: Sequence[str], timeout: float) -> str: ...
@@ -49,7 +50,13 @@ def stop(ask: Ask, node: Node, service: str, grace: float) -> None:
 def services(ask: Ask) -> dict[str, ServiceState]:
     """Return the state of every service by name."""
     states = {}
-    for line in ask(["list"], LISTING).splitlines()[1:]:
+    try:
+        listed = ask(["list"], LISTING)
+    except LabError:
+        raise
+    except TimeoutError as error:
+        raise TimeoutExpired(str(error)) from None
+    for line in listed.splitlines()[1:]:
         name, state, pid, status, digest = line.split(" ", 4)
         states[name] = ServiceState(
             name=name,
@@ -65,7 +72,9 @@ def _await(ask: Ask, node: Node, fields: Sequence[str], timeout: float) -> str:
     """Return the answer to a request to start or stop a service, its first two fields."""
     try:
         return ask(fields, timeout).strip()
-    except TimeoutExpired:
+    except LabError:  # TimeoutExpired is a TimeoutError, too
+        raise
+    except TimeoutError:
         verb, service = fields[:2]
         what = f"was not {'ready' if verb == 'start' else 'dead'} within {timeout:g} s"
         raise ServiceNotReady(service, node.name, what, log_of(node, service)) from None

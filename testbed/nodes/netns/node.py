@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, NoSuchNode
+from testbed.errors import LabError, NoSuchNode, TimeoutExpired
 from testbed.nodes import keeper
 from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped
 from testbed.nodes.netns import cgroups
@@ -182,5 +182,8 @@ class NetnsNode(Node):
     def _ask(self, fields: Sequence[str], timeout: float) -> str:
         with self._connect() as connection:
             connection.send(fields)
-            text, _ = connection.receive_text(timeout)
+            try:
+                text, _ = connection.receive_text(timeout)
+            except TimeoutExpired as error:
+                raise TimeoutError(error.message) from None
         return text

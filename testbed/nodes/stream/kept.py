@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import LabError, TimeoutExpired
+from testbed.errors import LabError
 from testbed.nodes import keeper
 from testbed.nodes.request import request
 from testbed.nodes.stream.node import ChannelNode
@@ -125,7 +125,7 @@ class KeptNode(ChannelNode):
             stream.send("q", request(self.name, fields))
             with stream.changed:
                 if not stream.changed.wait_for(lambda: stream.out or stream.over, timeout):
-                    raise TimeoutExpired(f"{self.name}: no answer within {timeout:g} s")
+                    raise TimeoutError(f"{self.name}: no answer within {timeout:g} s")
                 if stream.out:
                     return stream.out.decode(errors="replace")
             number = stream.wait(0)
