@@ -26,7 +26,7 @@ from testbed.artifacts.config import ENGINES, Pull
 from testbed.artifacts.reference import Reference, full_name, local_name
 from testbed.artifacts.skopeo import INSTALL, PROGRAM, Remote, Skopeo, unfinished
 from testbed.artifacts.source import Job, Origin, Source, disk_full
-from testbed.errors import ArtifactError, CommandError
+from testbed.errors import ArtifactError, CommandError, TimeoutExpired
 from testbed.process import which
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ FACTS = "image.json"  # in each entry: its Facts
 IMAGE = "image.tar"  # in each entry: an archive of `docker save`
 BLOBS = "blobs"  # in the cache's shared folder: layers as registries have them
 MIB = 1 << 20
+SECONDS = 60.0  # time limit of a question to an engine; to save an image may take longer
 FORM = 1  # version of what an entry contains
 #: Ends of file names of archives in a folder.
 ARCHIVES = re.compile(r"\.(tar|tgz|tar\.[a-z0-9]+)$")
@@ -126,10 +127,13 @@ class OfEngine(Way):
             argv = [self._engine, "image", "inspect", "--format", "{{.Id}}", name]
             try:
                 env = owner.for_tools(os.environ)
-                said = self._runner(argv, env=env, cancel=self._cancel).stdout.strip()
+                answer = self._runner(argv, env=env, timeout=SECONDS, cancel=self._cancel)
+            except TimeoutExpired as error:
+                raise ArtifactError(f"no answer in {SECONDS:g} s") from error
             except CommandError as error:
                 words = error.stderr.strip() or error.message
                 continue
+            said = answer.stdout.strip()
             # Podman leaves out the algorithm.
             identity = said if ":" in said else f"sha256:{said}"
             return Found(identity, partial(self._save, name, image))

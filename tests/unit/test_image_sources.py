@@ -27,7 +27,7 @@ from testbed.artifacts.config import Registry
 from testbed.artifacts.images import Facts, entry_name
 from testbed.artifacts.inventory import Inventory
 from testbed.artifacts.reference import Reference
-from testbed.errors import ArtifactError, CommandError, Interrupted
+from testbed.errors import ArtifactError, CommandError, Interrupted, TimeoutExpired
 from testbed.process import Completed
 
 if TYPE_CHECKING:
@@ -48,10 +48,17 @@ class Machine:
     fails_after: int | None = None  # layers that skopeo fetches before its end
     raises: BaseException | None = None
     user: str = ""
+    hang: tuple[str, ...] = ()  # programs that never answer
 
-    def __call__(self, argv: Sequence[str | Path], **_: Any) -> Completed:
+    def __call__(
+        self, argv: Sequence[str | Path], *, timeout: float | None = None, **_: Any
+    ) -> Completed:
         words = tuple(map(str, argv))
         self.calls.append(words)
+        if words[0] in self.hang:
+            if timeout is None:
+                pytest.fail(f"{words} would hang for ever")
+            raise TimeoutExpired(f"{words[0]} took longer than {timeout:g} s")
         if words[0] == "skopeo":
             return self.skopeo(words)
         return self.engine(words)
@@ -201,6 +208,14 @@ def test_no_engine_is_asked_unless_the_user_says_so(machine: Machine) -> None:
     machine.has = {name: {NAME: archive(machine, name)} for name in ("docker", "podman", "skopeo")}
     assert text_of(store_of(machine).image(NAME)) == "skopeo"
     assert machine.asked == ["skopeo"]
+
+
+def test_an_engine_that_hangs_is_not_waited_for(machine: Machine) -> None:
+    machine.hang, machine.has = ("docker",), {"podman": {NAME: archive(machine, "other")}}
+    assert text_of(store_of(machine, "docker", "podman").image(NAME)) == "other"
+    shutil.rmtree(machine.folder / "cache")
+    with pytest.raises(ArtifactError, match="docker: no answer"):
+        store_of(machine, "docker", pull="never").image(NAME)
 
 
 def test_an_image_of_podmans_own_is_found_by_its_short_name(machine: Machine) -> None:
