@@ -262,7 +262,7 @@ def test_an_archive_that_cannot_be_written_is_an_error(
     kept: list[NodeImage], tmp_path: Path
 ) -> None:
     assert cli.run(["image", "build", "--output", str(tmp_path / "no" / "such" / "x.tar")]) == 2
-    assert len(kept) == 1
+    assert kept == []  # nothing is built, which takes a minute
 
 
 @pytest.mark.parametrize("tag", ["", "A", "a b", "a:", "a:b:c", "a//b", "-a", "a@sha256:01", "a/B"])

@@ -46,6 +46,8 @@ def build(output: Path | None, tag: str | None) -> None:
     from testbed.artifacts.node_image import IMAGE, PART
 
     need_root("image build")
+    if output is not None:
+        files.check(output)
     source = NODE_IMAGE if tag is None else replace(NODE_IMAGE, tag=_named(tag))
     archive = common.make_settings().store.keep(PART, source) / IMAGE
     if output is not None:
