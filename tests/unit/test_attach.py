@@ -18,7 +18,7 @@ import pytest
 from testbed import cli
 from testbed.cli.attach import command
 from testbed.cli.common import to_update
-from testbed.errors import MachineError, NoSuchLab, NoSuchNode, UsageError
+from testbed.errors import MachineError, NodeNotRunning, NoSuchLab, NoSuchNode, UsageError
 from testbed.exports.base import Subject
 from testbed.faults.force import Faults, fault_of
 from testbed.labs.attach import attach, attachables
@@ -345,6 +345,17 @@ def test_commands_have_the_environment_of_the_container(settings: Settings) -> N
     assert isinstance(node, AttachedNode)
     assert node.pid == os.getpid()
     assert node._env == {"COLOUR": "blue"}
+
+
+def test_a_lost_connection_is_not_the_end_of_a_node(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = attach(settings, PROVIDER, "Office").node("left")
+    assert isinstance(node, AttachedNode)
+    monkeypatch.setattr("testbed.nodes.stream.container.ENDING", 0)
+    assert not isinstance(node.lost_error(), NodeNotRunning)
+    assert isinstance(node.ended_error(), NodeNotRunning)
+    assert "testbed up" not in (node.ended_error().hint or "")
 
 
 def test_an_attached_lab_of_a_provider_that_cannot(

@@ -230,7 +230,7 @@ class Deployed(AttachedProvider):
 class AttachedNode(ContainerNode):
     """A container of somebody else: testbed runs commands in it, and puts nothing there."""
 
-    def lost_error(self) -> LabError:
+    def ended_error(self) -> LabError:
         return has_ended(self.name, self._lab, attached=True)
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:

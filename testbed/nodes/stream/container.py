@@ -81,6 +81,10 @@ class ContainerNode(KeptNode):
                 f"the connection to the container {self.name} was lost, and the container runs",
                 hint="run the command again; the next one opens a new connection",
             )
+        return self.ended_error()
+
+    def ended_error(self) -> LabError:
+        """Return the error for a request to a container that has ended."""
         return has_ended(self.name, self._lab, self._last_words())
 
     def provide(self, path: Path) -> str:
