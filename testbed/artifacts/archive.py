@@ -34,6 +34,7 @@ NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
 INDEXES = ("index.json", "manifest.json")  #: one of them is in each archive
 CHUNK = 1 << 20  # bytes
+JSON_MAX = 16 << 20  # bytes of a manifest or a configuration, which usually have some KiB
 #: First bytes of zstd and gzip (RFC 8878, section 3.1.1; RFC 1952, section 2.3.1).
 ZSTD, GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 #: Files of an archive, by path.
@@ -157,7 +158,10 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 def _json(files: Files, name: str) -> Any:
     with files[os.path.normpath(name)]() as file:
-        return json.load(file)
+        data = file.read(JSON_MAX + 1)
+    if len(data) > JSON_MAX:
+        raise ValueError(f"{name} is larger than {JSON_MAX >> 20} MiB")
+    return json.loads(data)
 
 
 def _images(files: Files) -> Iterable[Archived]:
@@ -209,6 +213,16 @@ def _described(files: Files, manifest: Mapping[str, Any], place: Callable[[str],
 
 def _blob(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/', 1)}"
+
+
+def misfit(system: str, architecture: str) -> ArtifactError | None:
+    """Return the error for an image of another platform than this machine's, else None."""
+    if (system, architecture) == ("linux", processor()):
+        return None
+    return ArtifactError(
+        f"it is an image for {system}/{architecture}, and this machine is linux/{processor()}",
+        hint="use a tag with an image for this machine's processor",
+    )
 
 
 def for_platform(index: Mapping[str, Any]) -> Mapping[str, Any]:

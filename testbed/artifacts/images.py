@@ -143,6 +143,8 @@ class OfEngine(Way):
         job.say(f"save from {self.name}")
         saved = job.into / "saved.tar"
         job.run([self._engine, "save", "-o", saved, name], tick=f"save from {self.name}")
+        for wrong in filter(None, map(_misfit, archive.read(saved))):
+            raise wrong
         archive.convert(saved, target, _local(image))
         saved.unlink()
 
@@ -166,19 +168,25 @@ class OfPath(Way):
         wanted = image.digest or full_name(image.pulled)
         seen: list[str] = []
         damaged: list[str] = []
+        other: ArtifactError | None = None  # of another processor
         for path in self._archives():
             try:
                 for one in archive.read(path):
                     if wanted in {*one.names, one.digest, one.index}:
+                        if wrong := _misfit(one):
+                            other = wrong
+                            continue
                         status = archive.stamp(path)
                         identity = f"{path} {status.st_size} {status.st_mtime_ns}"
-                        write = partial(self._write, path, image, wanted)
+                        write = partial(self._write, path, image, one.digest or wanted)
                         return Found(identity, write)
                     seen += one.names
             except ArtifactError:
                 if path == self._path:
                     raise
                 damaged.append(path.name)
+        if other:
+            raise other
         has = ", ".join(sorted(seen)) or "no names of images"
         others = f"; {', '.join(damaged)}: no image archive" if damaged else ""
         raise ArtifactError(f"not in it; it has {has}{others}")
@@ -419,6 +427,11 @@ def _locked(shared: Path, how: int) -> Iterator[None]:
 
 def _local(image: Reference) -> str:
     return full_name(local_name(image.pulled))
+
+
+def _misfit(found: archive.Archived) -> ArtifactError | None:
+    """Return the error for an image of another processor, else None."""
+    return archive.misfit("linux", found.processor) if found.processor else None
 
 
 def _is_layout(path: Path) -> bool:

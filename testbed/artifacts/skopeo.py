@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed import owner
-from testbed.artifacts.archive import damaged, for_platform, processor
+from testbed.artifacts.archive import damaged, for_platform, misfit
 from testbed.artifacts.source import disk_full
 from testbed.errors import ArtifactError, CommandError
 from testbed.process import which
@@ -158,12 +158,9 @@ class Skopeo:
             raise ArtifactError(f"the registry sent another configuration than {wanted}")
         with damaged("the image's configuration"):
             config = json.loads(data)
-            kind = f"{config.get('os')}/{config.get('architecture')}"
-        if kind != f"linux/{processor()}":
-            raise ArtifactError(
-                f"it is an image for {kind}, and this machine is linux/{processor()}",
-                hint="use a tag with an image for this machine's processor",
-            )
+            wrong = misfit(config.get("os"), config.get("architecture"))
+        if wrong:
+            raise wrong
         return data
 
     def fetch(

@@ -125,6 +125,17 @@ def test_members_that_nothing_can_be_read_from_are_told(tmp_path: Path) -> None:
         archive.read(deep)
 
 
+def test_a_manifest_is_not_read_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.tar", DOCKER | {"2.json": {"large": "x" * 1000}})
+    assert archive.read(path)
+    monkeypatch.setattr(archive, "JSON_MAX", 1000)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ArtifactError, match=r"2\.json is larger"):
+        archive.read(path)
+
+
 def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ArtifactError, match="neither a file nor a folder"):

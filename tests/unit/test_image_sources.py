@@ -513,11 +513,18 @@ def test_a_folder_that_cannot_be_read(machine: Machine, monkeypatch: pytest.Monk
         store_of(machine, str(folder), pull="never").image(NAME)
 
 
-def test_an_image_for_another_processor(machine: Machine) -> None:
+@pytest.mark.parametrize("source", ["skopeo", "docker", "other.tar", "."])
+def test_an_image_for_another_processor(machine: Machine, source: str) -> None:
     other = registries.image(machine.folder / "m68k.tar", "text", processor="m68k")
-    machine.has["skopeo"] = {NAME: other}
+    archives.convert(other, machine.folder / "other.tar", NAME)
+    machine.has = {source: {NAME: other}}
+    path = machine.folder / source
+    given = {"skopeo": (), "docker": ("docker",)}.get(source, (str(path),))
     with pytest.raises(ArtifactError, match="linux/m68k"):
-        store_of(machine).image(NAME)
+        store_of(machine, *given, pull=None if source == "skopeo" else "never").image(NAME)
+    if source == ".":  # beside one that fits
+        archives.convert(archive(machine, "ours"), machine.folder / "zz.tar", NAME)
+        assert text_of(store_of(machine, *given, pull="never").image(NAME)) == "ours"
 
 
 # -- settings of registries -----------------------------------------------------------------------
