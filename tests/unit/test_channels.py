@@ -13,7 +13,7 @@ import pytest
 from testbed.errors import LabError, TimeoutExpired
 from testbed.nodes.netns.duplex import Duplex
 from testbed.nodes.stream.kept import KeptNode
-from testbed.nodes.stream.wire import Channel, Link
+from testbed.nodes.stream.wire import HEADER, Channel, Link
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.agent import Connection
@@ -115,20 +115,20 @@ def test_threads_that_close_a_link_at_once_take_turns() -> None:
     channel.theirs.close()
 
 
-class Dumb(KeptNode):
-    """A node whose agent says nothing; it ends while it is waited for."""
+class Brief(KeptNode):
+    """A node that ends after some looks at it."""
 
-    def __init__(self, folder: Path, channel: Busy) -> None:
+    def __init__(self, folder: Path, channel: Busy, looks: int) -> None:
         super().__init__("n1", "-", folder=folder, init=lambda: folder)
         self.busy = channel
-        self.looks = 0
+        self.looks = looks
 
     def channel(self) -> Channel:
         return cast("Channel", self.busy)
 
     def alive(self) -> bool:
-        self.looks += 1
-        return self.looks == 1
+        self.looks -= 1
+        return self.looks >= 0
 
     def lost_error(self) -> LabError:
         return LabError("it has ended")
@@ -137,9 +137,25 @@ class Dumb(KeptNode):
 def test_the_channel_to_a_node_that_ends_before_its_agent_greets_is_closed(tmp_path: Path) -> None:
     channel = Busy()
     channel.go.set()
-    node = Dumb(tmp_path, channel)
+    node = Brief(tmp_path, channel, looks=1)
     with pytest.raises(LabError, match="ended"):
         node.run(["true"])
     assert channel.begun.acquire(blocking=False)
+    channel.ours.close()
+    channel.theirs.close()
+
+
+def test_a_node_that_ended_while_it_was_entered_is_not_used(tmp_path: Path) -> None:
+    """Another process may have had its pid by then."""
+    channel = Busy()
+    channel.go.set()
+    channel.theirs.sendall(HEADER.pack(0, ord("h"), 0))
+    node = Brief(tmp_path, channel, looks=2)
+    with pytest.raises(LabError, match="ended"):
+        node.run(["true"])
+    assert channel.begun.acquire(blocking=False)
+    channel.theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):  # nothing was asked of it
+        channel.theirs.recv(1)
     channel.ours.close()
     channel.theirs.close()

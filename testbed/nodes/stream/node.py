@@ -268,6 +268,10 @@ class ChannelNode(StreamNode):
                         f"the agent of {self.name} does not start{said and f': {said}'}",
                         hint="the agent is built for this machine's processor architecture only",
                     )
+                # Alive now, so also when it was entered: no other process had its pid.
+                if not self.alive():
+                    link.close()
+                    raise self.lost_error()
                 self._link = link
             return self._link
 
