@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed import memory
+from testbed import memory, owner
 from testbed.artifacts.cc import CProgram
 from testbed.artifacts.gomod import GoModule, go_on_path, has_library
 from testbed.errors import CommandError, MachineError
@@ -366,9 +366,7 @@ def _files() -> Requirement:
 
 
 def _disk(name: str, folder: Path) -> Requirement:
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = owner.existing(folder)
     free = shutil.disk_usage(place).free
     writable = os.access(place, os.W_OK)
     detail = f"{free / GIB:.1f} GiB free in {folder}" + ("" if writable else ", not writable")

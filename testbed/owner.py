@@ -99,10 +99,21 @@ def for_tools(environment: Mapping[str, str]) -> dict[str, str]:
 
 def uid_of(folder: Path) -> int:
     """Return the owner of a folder, or of the one in which it would be created."""
+    return existing(folder).stat().st_uid
+
+
+def existing(folder: Path) -> Path:
+    """Return the absolute path of a folder, or of the nearest one above it that exists.
+
+    A folder that this user may not look at does not exist here.
+    """
     there = folder.absolute()
-    while not there.exists() and there != there.parent:
+    while there != there.parent:
+        with contextlib.suppress(OSError):
+            there.stat()
+            break
         there = there.parent
-    return there.stat().st_uid
+    return there
 
 
 def _is_ours(folder: Path) -> bool:

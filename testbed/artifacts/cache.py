@@ -60,7 +60,10 @@ class Cache:
     def find(self, name: str, key: str) -> Path | None:
         """Return the complete entry of that name and key, or None.  Reads one folder only."""
         start, end = f"{name}-", f"-{key}"
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as items:
+        with (
+            contextlib.suppress(FileNotFoundError, PermissionError),
+            os.scandir(self.folder) as items,
+        ):
             for item in items:
                 if item.name.startswith(start) and item.name.endswith(end):
                     return Path(item.path)

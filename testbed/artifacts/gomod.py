@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed import process
+from testbed import owner, process
 from testbed.artifacts.cache import remove_tree
 from testbed.artifacts.source import Job, Origin, Runner, Source, system
 from testbed.errors import ArtifactError
@@ -255,6 +255,4 @@ def _environment(job: Job, go: str, cgo: str) -> dict[str, str]:
 def _writable(folder: Path) -> bool:
     if not folder.is_absolute():
         return False
-    while not folder.exists():
-        folder = folder.parent
-    return os.access(folder, os.W_OK)
+    return os.access(owner.existing(folder), os.W_OK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -137,6 +138,24 @@ def test_folders_that_are_named_are_used(home: Path, monkeypatch: pytest.MonkeyP
 
 
 @as_root
+def test_a_folder_that_may_not_be_looked_at_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, real = tmp_path / "a" / "secret", Path.stat
+    secret.mkdir(parents=True)
+
+    def stat(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if self == secret:  # root may look at every folder
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert owner.existing(secret) == tmp_path / "a"
+    assert owner.existing(tmp_path / "b" / "c") == owner.existing(tmp_path) == tmp_path
+    assert owner.uid_of(secret) == os.geteuid()
+    assert owner.existing(Path("/")) == Path("/")
+
+
 def test_folders_on_the_way_belong_to_the_caller(sudo: Path, tmp_path: Path) -> None:
     folder = sudo / ".cache" / "a" / "b"
     owner.make(folder, 0o700)
