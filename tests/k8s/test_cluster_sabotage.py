@@ -58,8 +58,9 @@ def test_the_cluster_is_whole_again(topology: str, labs: Labs) -> None:
     skip_what_is_not_made(topology, labs)
     wanted = sorted({claim for one in HERE if one.lab == topology for claim in one.flips})
     lab = labs.get(topology)
-    with dropped_when_not_whole(labs, ruins=False), impatient():
-        wrong = not_as_expected(lab, wanted)
-        # A busy machine may hold up a packet or a capture once; what is left broken stays so.
+    with dropped_when_not_whole(labs, ruins=False):
+        with impatient():
+            wrong = not_as_expected(lab, wanted)
+        # A busy machine may need more than the short waits; what is left broken stays so.
         wrong = not_as_expected(lab, sorted(wrong)) if wrong else {}
     assert wrong == {}

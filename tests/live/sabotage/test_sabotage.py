@@ -52,8 +52,9 @@ def test_the_lab_is_whole_again(share: Share, labs: Labs) -> None:
     """
     wanted = sorted({claim for one in SHARES[share] for claim in one.flips})
     lab = labs.get(share.lab) if share.lab else None
-    with dropped_when_not_whole(labs, ruins=False), impatient():
-        wrong = not_as_expected(lab, wanted)
-        # A busy machine may hold up a packet or a capture once; what is left broken stays so.
+    with dropped_when_not_whole(labs, ruins=False):
+        with impatient():
+            wrong = not_as_expected(lab, wanted)
+        # A busy machine may need more than the short waits; what is left broken stays so.
         wrong = not_as_expected(lab, sorted(wrong)) if wrong else {}
     assert wrong == {}
