@@ -95,6 +95,11 @@ class Seed(Source):
         return (folder / "layers").is_dir() and (folder / "root").is_dir()
 
     def fill(self, job: Job) -> str:
+        size = sum(path.stat().st_size for path in self.archives)
+        if size * COPIES > (free := available()):
+            raise ArtifactError(
+                f"{size >> 20} MiB of images are too much for {free >> 20} MiB of free memory"
+            )
         job.say("store the engine's layers of the image")
         # The mode of the data root: other users must not reach setuid programs and devices.
         job.into.chmod(0o700)
@@ -137,9 +142,6 @@ def keep(store: Store, seed: Seed) -> str:
     overlayfs cannot store whiteouts (mknod(2) of device 0:0 fails with EPERM there); other file
     systems may lack extended attributes.
     """
-    size = sum(path.stat().st_size for path in seed.archives)
-    if size * COPIES > (free := available()):
-        return f"{size >> 20} MiB of images are too much for {free >> 20} MiB of free memory"
     try:
         store.keep(SEEDED, seed)
     except (ArtifactError, LabError) as error:
