@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -205,3 +206,17 @@ def test_without_a_free_descriptor_no_node_seems_to_be_gone(
     monkeypatch.setattr(os, "pidfd_open", refuse)
     with pytest.raises(OSError, match="Too many open files"):
         find.at(os.getpid())
+
+
+def test_a_thread_of_another_process_is_no_process() -> None:
+    """The number of a process that has ended may be given to a thread."""
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait)
+    thread.start()
+    try:
+        assert thread.native_id
+        with find.pinned(thread.native_id) as pidfd:
+            assert pidfd is None
+    finally:
+        go_on.set()
+        thread.join()

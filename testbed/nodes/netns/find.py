@@ -8,6 +8,7 @@ record on disk is needed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -68,6 +69,11 @@ class Init:
             yield pidfd if pidfd is not None and started(self.pid) == self.started else None
 
 
+#: Errors of pidfd_open(2) without such a process.  If a thread of another process has the number by
+#: now, it is EINVAL, and ENOENT since Linux 6.16.
+NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+
+
 @contextlib.contextmanager
 def pinned(pid: int) -> Iterator[int | None]:
     """Open a pidfd of the process with this pid, or None.
@@ -76,7 +82,9 @@ def pinned(pid: int) -> Iterator[int | None]:
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in NO_PROCESS:
+            raise
         yield None
         return
     try:
