@@ -279,6 +279,21 @@ def test_a_command_on_pipes_has_the_environment_of_the_node(
     assert b"A=b" in agent.of("r")[0].split(b"\0")
 
 
+def test_what_is_typed_after_a_commands_end_is_not_its_input(
+    agent: Agent, node: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.answers = {"r": lambda agent, number, _: agent.end(number, 0)}
+    theirs, ours = os.pipe()
+    with open(theirs, "rb") as source, Path(os.devnull).open("w") as out:  # noqa: PTH123  of a number
+        for name, stream in (("stdin", source), ("stdout", out), ("stderr", out)):
+            monkeypatch.setattr(sys, name, stream)
+        assert node.attach(["true"], tty=False) == 0
+        os.write(ours, b"next")
+        os.close(ours)
+        assert source.read() == b"next"
+    assert agent.of("i") == []
+
+
 # -- terminals -------------------------------------------------------------------
 
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from testbed.errors import LabError, output_error
 from testbed.nodes.request import environment, request
 from testbed.nodes.stream.wire import Link, Pipe
-from testbed.nodes.terminal import shell_status, write
+from testbed.nodes.terminal import Waker, readable, shell_status, write
+
+READING = 1.0  # seconds; a read blocks if another process took the input that was there
 
 
 def with_pipes(node: str, link: Link, argv: Sequence[str], env: Mapping[str, str]) -> int:
@@ -29,10 +31,11 @@ def with_pipes(node: str, link: Link, argv: Sequence[str], env: Mapping[str, str
             with contextlib.suppress(OSError):  # as for our own messages
                 write(err, data)
 
-    stream = Pipe(link, sink)
+    stream, waker = Pipe(link, sink), Waker()
+    feeding = threading.Thread(target=_feed, args=(stream, sys.stdin.fileno(), waker), daemon=True)
     try:
         stream.send("r", request(node, ["1", *environment(env), *argv]))
-        threading.Thread(target=_feed, args=(stream,), daemon=True).start()
+        feeding.start()
         try:
             status = stream.wait(None)
         finally:
@@ -41,13 +44,22 @@ def with_pipes(node: str, link: Link, argv: Sequence[str], env: Mapping[str, str
                 raise output_error(stream.failed)
     finally:
         stream.forget()
+        waker.wake()
+        if feeding.ident is not None:
+            feeding.join(READING)  # further input is not this command's
+        if not feeding.is_alive():
+            waker.close()
     return shell_status(status)
 
 
-def _feed(stream: Pipe) -> None:
+def _feed(stream: Pipe, source: int, waker: Waker) -> None:
+    """Pass on what ``source`` has, until its end or until ``waker`` is woken."""
     try:
-        while data := os.read(sys.stdin.fileno(), 1 << 16):
+        while waker.fileno() not in readable([waker.fileno(), source]):
+            data = os.read(source, 1 << 16)
+            if not data:
+                stream.send("i")
+                return
             stream.feed(data)
-        stream.send("i")
     except (OSError, LabError):
         return  # the thread that waits for the command gets the error
