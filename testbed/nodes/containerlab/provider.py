@@ -25,6 +25,9 @@ from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.cells import CellProvider
 from testbed.nodes.netns.provider import bridge_of, mac_of
+from testbed.polling import until
+
+RECORDING = 5.0  # seconds; the engine needs a few milliseconds
 
 # Modules for cells are imported where needed: other labs don't load them.
 
@@ -302,16 +305,25 @@ class ContainerlabProvider(CellProvider):
         if isinstance(error, NoSuchNode):
             return error
         for name, container in self._containers(cell).items():
-            if name in names and container.exit and not cell.runs(container):
+            started = container.pid or container.exit
+            if name in names and started and not cell.runs(container):
                 return self._died(cell, name)
         return error
 
     def _died(self, cell: Cell, name: str) -> LabError:
         from testbed.nodes.containerlab.cell import exited
 
-        container = self._containers(cell).get(name)
-        if container is None:
+        found = self._containers(cell).get(name)
+        if found is None:
             return LabError(f"{name}: containerlab has not created it")
+        container = found
+
+        def recorded() -> bool:  # the engine writes its end down a moment later
+            nonlocal container
+            container = self._containers(cell).get(name, container)
+            return not container.pid
+
+        until(recorded, RECORDING)
         words = cell.last_words(container)
         return LabError(exited(name, container.exit, words), hint="`testbed up` creates it again")
 
