@@ -25,6 +25,7 @@ ROOT = Path(testbed.__file__).parent
 #: Who may ask what time it is, and what for.
 STAMPS = {
     ("cli/ls.py", "_age"): "how old a lab is, for the eye",
+    ("labs/attach.py", "attach"): "when a lab was attached",
     ("labs/lab.py", "_record"): "when a lab was made",
     ("leaks.py", "_temporary"): "against the stamps of files",
     ("nodes/netns/cgroups.py", "age"): "against the stamps of folders",
