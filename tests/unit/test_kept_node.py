@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -60,7 +61,8 @@ class Agent:
         self._theirs.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
-        with self._theirs, self._theirs.makefile("rb") as file:
+        ends = contextlib.suppress(OSError)  # the node hangs up, perhaps before it is answered
+        with ends, self._theirs, self._theirs.makefile("rb") as file:
             while len(head := file.read(HEADER.size)) == HEADER.size:
                 number, kind, size = HEADER.unpack(head)
                 data = file.read(size)
