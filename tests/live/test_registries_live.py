@@ -236,6 +236,7 @@ def layers_of(found: Registry, name: str) -> list[str]:
     return [layer["digest"] for layer in json.loads(said)["layers"]]
 
 
+@pytest.mark.long  # skopeo may give up on a layer from a FIFO before it is interrupted
 def test_ctrl_c_in_the_middle(user: User, plain: Registry, tmp_path: Path) -> None:
     plain.push(registries.image(tmp_path / "i.tar", "one of ctrl-c", "two"), "stop/web:1")
     user.trust(plain)
