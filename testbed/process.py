@@ -123,11 +123,29 @@ def run(
     return Completed(args, status, out, err)
 
 
-class Duplex:
+class OnSocket:
+    """The stream of a running program, at our end of a pair of sockets.
+
+    It can be the channel of a :class:`testbed.nodes.stream.wire.Link`.
+    """
+
+    _ours: socket.socket
+
+    def send(self, data: bytes) -> int:
+        return self._ours.send(data)
+
+    def recv(self, nbytes: int) -> bytes:
+        return self._ours.recv(nbytes)
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._ours.settimeout(timeout)
+
+
+class Duplex(OnSocket):
     """A running program whose standard input and output are one stream of bytes.
 
-    It can be the channel of a :class:`testbed.nodes.stream.wire.Link`: ``docker exec -i NODE
-    AGENT``, for example.  Raises CommandError if the program cannot be started.
+    For example ``docker exec -i NODE AGENT``.  Raises CommandError if the program cannot be
+    started.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -147,15 +165,6 @@ class Duplex:
                 self._ours.close()
                 self._errors.close()
                 _not_started(self.argv, error)
-
-    def send(self, data: bytes) -> int:
-        return self._ours.send(data)
-
-    def recv(self, nbytes: int) -> bytes:
-        return self._ours.recv(nbytes)
-
-    def settimeout(self, timeout: float | None) -> None:
-        self._ours.settimeout(timeout)
 
     @property
     def errors(self) -> str:

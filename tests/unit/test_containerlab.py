@@ -85,7 +85,7 @@ def made(folder: Folder, tmp_path: Path) -> Cell:
 
 
 def record(**changes: Any) -> str:
-    """What dockerd writes of a container."""
+    """The file in which dockerd records a container."""
     return json.dumps(
         {
             "ID": ID,

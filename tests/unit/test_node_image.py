@@ -8,7 +8,7 @@ import os
 import shutil
 import tarfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,7 @@ class Builder:
     def __init__(self) -> None:
         self.words: list[str] = []
 
-    def __call__(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        cwd: str | Path | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        check: bool = True,
-        on_line: Callable[[str], None] | None = None,
-        on_tick: Callable[[float], None] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Completed:
+    def __call__(self, argv: Sequence[str | Path], **_: Any) -> Completed:
         words = [str(word) for word in argv]
         if "mmdebstrap" in words:
             self.words = words

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.nodes.request import environment
+from testbed.process import OnSocket
 
 if TYPE_CHECKING:
     from testbed.nodes.netns.agent import Connection
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 ENDING = 2.0  # seconds for a program to end by itself once its stream is closed
 
 
-class Duplex:
+class Duplex(OnSocket):
     """A running program of a node, the counterpart of :class:`testbed.process.Duplex`.
 
     ``connection`` is a new connection to the node's pid 1, and is closed with the stream.
@@ -40,15 +41,6 @@ class Duplex:
             if words[0] != "pid":
                 raise LabError(f"{argv[0]} could not be started: {' '.join(words)}")
             failed.pop_all()
-
-    def send(self, data: bytes) -> int:
-        return self._ours.send(data)
-
-    def recv(self, nbytes: int) -> bytes:
-        return self._ours.recv(nbytes)
-
-    def settimeout(self, timeout: float | None) -> None:
-        self._ours.settimeout(timeout)
 
     @property
     def errors(self) -> str:
