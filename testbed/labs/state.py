@@ -140,14 +140,18 @@ class State:
             ) from error
 
     def sweep(self, lab: str) -> None:
-        """Remove temporary files of a killed writer.
+        """Remove temporary files of killed writers: of this lab, or named after no lab.
 
         The caller must hold the lab's lock.
         """
-        for piece_of, path in self.pieces():
-            if piece_of == lab and not path.name.endswith(LOCK):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        halves = [
+            path
+            for piece_of, path in self.pieces()
+            if piece_of == lab and not path.name.endswith(LOCK)
+        ]
+        for path in (*halves, *files.abandoned(self.path)):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def pieces(self) -> list[tuple[str, Path]]:
         """Return locks and unfinished records, each with the name of its lab."""

@@ -41,7 +41,6 @@ def test_up_is_killed_at_every_step(bed: Bed, watch: Watch, count: Count) -> Non
         count.add(name)
 
 
-@pytest.mark.long  # an unlucky instant leaves a half-written record
 @pytest.mark.seconds(30)
 def test_up_and_down_are_killed_in_the_middle(bed: Bed, watch: Watch, count: Count) -> None:
     """While the engine starts, containerlab deploys, or containers end."""

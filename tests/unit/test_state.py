@@ -338,3 +338,14 @@ def test_a_name_that_is_too_long_for_a_file_is_told(tmp_path: Path) -> None:
         State(tmp_path).lock("x" * 300, "down"),
     ):
         pass
+
+
+def test_a_record_that_a_killed_writer_has_begun_is_removed(tmp_path: Path) -> None:
+    here = State(tmp_path)
+    writer = subprocess.Popen(["true"])
+    writer.wait()
+    (tmp_path / f".testbed-0123abcd.{writer.pid}").write_text("{", encoding="utf-8")
+    running = tmp_path / f".testbed-4567cdef.{os.getpid()}"
+    running.write_text("{", encoding="utf-8")
+    here.remove("two-node")
+    assert list(tmp_path.iterdir()) == [running]
