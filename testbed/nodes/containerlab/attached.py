@@ -21,7 +21,7 @@ from testbed.errors import LabError, MachineError, NoSuchLab
 from testbed.nodes.attachable import Attachable, AttachedProvider, refuse
 from testbed.nodes.base import has_ended
 from testbed.nodes.containerlab import topofile
-from testbed.nodes.containerlab.cell import LAB, NODE, TOPOLOGY
+from testbed.nodes.containerlab.cell import LAB, NODE, TOPOLOGY, belongs
 from testbed.nodes.inside import Process
 from testbed.nodes.outside import Outside
 from testbed.nodes.stream.container import ContainerNode
@@ -288,14 +288,8 @@ def _process(engine: Engine, listed: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def _is_of(pid: int, container: str) -> bool:
-    """Tell whether a process of this machine is in the cgroup of a container.
-
-    Docker and Podman name the cgroup after the container's id.
-    """
-    try:
-        return container in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
-    except OSError:
-        return False
+    """Tell whether a process of this machine belongs to a container."""
+    return belongs(Path(f"/proc/{pid}"), container)
 
 
 def _links(folder: str) -> list[list[dict[str, str]]]:

@@ -306,11 +306,7 @@ class Cell:
         """Tell whether a container's first process runs."""
         if not container.pid:
             return False
-        try:
-            place = Path(self.node.socket(f"/proc/{container.pid}/cgroup"))
-            return container.id in place.read_text(encoding="utf-8")
-        except OSError:
-            return False
+        return belongs(Path(self.node.socket(f"/proc/{container.pid}")), container.id)
 
     def last_words(self, container: Container) -> str:
         """Return the last lines that a container has written."""
@@ -374,6 +370,17 @@ class Cell:
             words = said.decode(errors="replace").strip()
             raise LabError(f"the engine of the cell: {method} {path}: {answer.status}: {words}")
         return said
+
+
+def belongs(process: Path, container: str) -> bool:
+    """Tell whether a process is in the cgroup of a container with this ID.
+
+    ``process`` is its folder in /proc.  Docker and Podman name the cgroup after the ID.
+    """
+    try:
+        return container.encode() in (process / "cgroup").read_bytes()
+    except OSError:
+        return False
 
 
 def exited(name: str, status: int, words: str) -> str:
