@@ -177,6 +177,8 @@ def started(live: LiveLab) -> Iterator[list[ContainerNode]]:
     live.engine("host").load(store.image(IMAGE), IMAGE)
     mounts = {path.resolve(): str(path.resolve()) for path in store.folders}
     binds = [f"{host.provide(path)}:{place}:ro" for path, place in mounts.items()]
+    host.run(["sh", "-c", "mkdir /tmp/kept && echo text > /tmp/kept/file"])
+    binds.append("/tmp/kept:/run/some/kept")
     config = api.create_host_config(privileged=True, binds=binds)
     config["CgroupnsMode"] = "private"
     made = api.create_container(IMAGE, name="machine", hostname="machine", host_config=config)
@@ -227,9 +229,15 @@ def test_it_is_a_machine(live: LiveLab, started: list[ContainerNode]) -> None:
     machine = node.get("/etc/machine-id")
     assert len(machine.strip()) == 32
     node.start(Service("old", ("sleep", "300")))
+    # A daemon that reads this at its next start would find that process 1 runs.
+    node.run(["sh", "-c", "mkdir -p /run/some/folder; echo 1 | tee /run/docker.pid /run/some/pid"])
     restart(live, started)
     node = started[0]
     assert node.services() == {}
+    assert node.run(["find", "/run", "-name", "*.pid", "-o", "-name", "pid"]).stdout == ""
+    assert node.run(["find", "/run/some"]).stdout.split() == [
+        "/run/some", "/run/some/kept", "/run/some/kept/file",
+    ]  # fmt: skip
     assert node.get("/proc/sys/kernel/random/boot_id") != boot
     assert node.get("/etc/machine-id") == machine  # the same machine has booted again
     assert node.host.package("iproute2").is_installed

@@ -49,7 +49,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -1073,10 +1072,40 @@ static int reported(int from, pid_t child, int tell) {
 
 /* ------------------------------------------------------------------ the keeper in a container */
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at) {
-    (void)st, (void)kind, (void)at;
-    remove(path);
-    return 0;
+/* Removes what is in a folder, except what is mounted there.  Devices tell no mount from another: a
+ * bind of the same file system has the same number. */
+static void empty_folder(int folder) {
+    struct dirent *entry;
+    struct statx st;
+    DIR *all = fdopendir(folder);
+    if (!all) {
+        close(folder);
+        return;
+    }
+    while ((entry = readdir(all))) {
+        const char *name = entry->d_name;
+        if (!strcmp(name, ".") || !strcmp(name, "..")) continue;
+        if (statx(folder, name, AT_SYMLINK_NOFOLLOW, STATX_TYPE, &st)) continue;
+        if (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) continue;
+        if (!S_ISDIR(st.stx_mode)) {
+            unlinkat(folder, name, 0);
+            continue;
+        }
+        int inner = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (inner >= 0) empty_folder(inner);
+        unlinkat(folder, name, AT_REMOVEDIR); /* fails if something is mounted below */
+    }
+    closedir(all);
+}
+
+/* A container that is started again is a machine that boots: its /run is empty.  A pid file of the
+ * boot before would name some process of this one.  A /run that is mounted is the user's own. */
+static void empty_run(void) {
+    struct statx st;
+    int own = !statx(AT_FDCWD, "/run", AT_SYMLINK_NOFOLLOW, STATX_TYPE, &st)
+        && S_ISDIR(st.stx_mode) && !(st.stx_attributes & STATX_ATTR_MOUNT_ROOT);
+    int folder = open(own ? "/run" : "/run/testbed", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (folder >= 0) empty_folder(folder);
 }
 
 /* The container's own id, or a new one; returns 1 for a new one. */
@@ -1133,8 +1162,7 @@ static int keeper_answers(void) {
 __attribute__((noreturn)) static void machine(int argc, char **argv) {
     setsid();
     prctl(PR_SET_CHILD_SUBREAPER, 1); /* it need not be pid 1: docker run --init */
-    /* A container that is started again is a machine that boots: its /run is empty. */
-    nftw("/run/testbed", remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    empty_run();
     make_folders();
     be_machine();
     begin(argc, argv);
