@@ -15,6 +15,8 @@ LIBVIRT := /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
 # Parallel test processes: tests of labs mostly wait, those of machines and clusters do not.
 LIVE := -n 4 --dist loadgroup --no-loadscope-reorder
 HEAVY := -n 2 --dist loadgroup --no-loadscope-reorder
+# In CI (SECOND_LOOK=1) a few failed tests of real labs run once more; see there.
+PYTEST := $(BIN)/python $(if $(SECOND_LOOK),tests/second_look.py,-m pytest)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # sudo drops environment variables.
 LONG = $(if $(TESTBED_LONG),env TESTBED_LONG=1)
@@ -57,8 +59,8 @@ web: $(VENV)/ready $(MERMAID)  ## the HTML report in a real browser
 
 live: setup $(TOOLS)/ready  ## tests on real labs (root)
 	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
-	$(SUDO) $(LONG) $(BIN)/python -m pytest $(LIVE) -m "not whole_machine" tests/live tests/crash
-	$(SUDO) $(LONG) $(BIN)/python -m pytest -m whole_machine tests/crash
+	$(SUDO) $(LONG) $(PYTEST) $(LIVE) -m "not whole_machine" tests/live tests/crash
+	$(SUDO) $(LONG) $(PYTEST) -m whole_machine tests/crash
 
 crash: setup  ## kill, starve and race testbed at every point: the long form (root)
 	$(SUDO) $(BIN)/testbed doctor --provider containerlab --fix --quick
@@ -79,11 +81,11 @@ mutants-all: $(VENV)/ready  ## all mutation tests, in hours
 
 test-vm: setup $(TOOLS)/ready  ## tests on virtual machines, emulated where there is no KVM (root)
 	$(SUDO) $(BIN)/testbed doctor --provider vagrant --fix --quick
-	$(SUDO) $(LONG) $(BIN)/python -m pytest $(HEAVY) tests/vm
+	$(SUDO) $(LONG) $(PYTEST) $(HEAVY) tests/vm
 
 test-k8s: setup  ## tests on a Kubernetes cluster (root); its programs take 30 min to build once
 	$(call made,ingress conformance kube-router)
-	$(SUDO) $(LONG) $(BIN)/python -m pytest $(HEAVY) tests/k8s
+	$(SUDO) $(LONG) $(PYTEST) $(HEAVY) tests/k8s
 
 conformance: setup  ## upstream's network tests on a Kubernetes cluster, with both modes of kube-proxy (root)
 	$(call made,kubernetes conformance)
