@@ -429,6 +429,13 @@ class Topology(Block):
 
         If two topologies have the same digest for a node, they can share the running node.
         """
+        return _digest(self.node_parts(node))
+
+    def node_parts(self, node: str) -> dict[str, Any]:
+        """Return the settings of a node that :meth:`node_digest` is made of, by name.
+
+        A node is created again when one of them changes.
+        """
         me = self.nodes[node]
         parts: dict[str, Any] = {
             **FIRST_DIGEST,
@@ -449,7 +456,7 @@ class Topology(Block):
                 parts |= section.digest(self, node)
         if me.networks and self.interface(node) != "eth0":
             parts["interface"] = self.interface(node)
-        return _digest(parts)
+        return parts
 
     def container_digest(self, container: str) -> str:
         """Return a digest of a container's settings."""
