@@ -308,6 +308,32 @@ class Node(ABC):
         Raises NoSuchNode when the node ends meanwhile.
         """
 
+    def pipe(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> int:
+        """Run a command on open files of this process and return its exit status.
+
+        The files are file descriptors; None is an empty input, or an output that is ignored.  The
+        status is 128 + N when signal N killed the command.  ``env`` adds environment variables.
+        By default input and output are held in memory; a provider that can pass them on without
+        does so.  Raises NoSuchNode when the node ends meanwhile.
+        """
+        from testbed.nodes import terminal
+
+        given = terminal.everything(stdin) if stdin is not None else None
+        with self.spawn(argv, input=given, env=env) as running:
+            result = running.wait()
+        for file, data in ((stdout, result.out), (stderr, result.err)):
+            if file is not None:
+                terminal.write(file, data)
+        return terminal.shell_status(result.status)
+
     @abstractmethod
     def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
         """Write ``data`` to a file on the node.
@@ -350,6 +376,19 @@ class Node(ABC):
         runs with another digest, stop it first.  Raises ServiceError, with the end of
         the service's log, when it dies, and ServiceNotReady after ``timeout`` seconds.
         """
+
+    def start_again(self, service: str, *, timeout: float = 60.0) -> None:
+        """Start a service that has ended, with the settings of its last start; wait until ready.
+
+        Starting a running service only waits.  Raises the errors of :meth:`start`, NoSuchService
+        for one that was never started, and MachineError if the provider does not support it.
+        """
+        del timeout
+        raise MachineError(
+            f"{service} on {self.name} cannot be started by itself: the provider of this node "
+            "does not support it",
+            hint="`testbed up -l LAB` starts all services that do not run",
+        )
 
     @abstractmethod
     def stop(self, service: str, *, grace: float = 5.0) -> None:

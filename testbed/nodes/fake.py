@@ -270,6 +270,7 @@ class FakeNode(Node):
         self._running: set[FakeRunning] = set()
         self._services: dict[str, ServiceState] = {}
         self._logs: dict[str, str] = {}
+        self._started: dict[str, Service] = {}  # the settings of the last start
 
     def __repr__(self) -> str:
         return f"<fake node {self.name} of {self.lab}>"
@@ -355,6 +356,7 @@ class FakeNode(Node):
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
         _refuse_nul(service.argv)
         self._note("start", service.name, env=service.env)
+        self._started[service.name] = service
         before = self._services.get(service.name)
         if before is not None and before.state != "dead" and before.digest != service.digest:
             self.stop(service.name)
@@ -372,6 +374,11 @@ class FakeNode(Node):
             self._set(service, "dead", behaviour.dies)
         else:
             self._set(service, "ready", None)
+
+    def start_again(self, service: str, *, timeout: float = 60.0) -> None:
+        if service not in self._started:
+            raise no_service(service, self.name, self._started)
+        self.start(self._started[service], timeout=timeout)
 
     def _become_ready(self, service: Service, behaviour: Behaviour, timeout: float) -> None:
         late = behaviour.never_ready or behaviour.seconds > timeout

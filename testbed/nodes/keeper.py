@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from testbed.errors import LabError, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes.base import Service, ServiceState, log_of
+from testbed.nodes.base import Service, ServiceState, log_of, no_service
 from testbed.nodes.request import environment
 
 if TYPE_CHECKING:
@@ -36,10 +36,22 @@ def start(ask: Ask, node: Node, service: Service, timeout: float) -> None:
     if answer == "differs":
         node.stop(service.name)
         answer = _await(ask, node, fields, timeout)
+    _require_ready(answer, service.name, node)
+
+
+def _require_ready(answer: str, service: str, node: Node) -> None:
     if answer != "ready":
         failed = answer.startswith("error")
         how = "could not be started" if failed else "died before it was ready"
-        raise ServiceError(service.name, node.name, f"{how} ({answer})", log_of(node, service.name))
+        raise ServiceError(service, node.name, f"{how} ({answer})", log_of(node, service))
+
+
+def start_again(ask: Ask, node: Node, service: str, timeout: float) -> None:
+    """Start a service as :meth:`testbed.nodes.base.Node.start_again` does."""
+    answer = _await(ask, node, ["start", service], timeout)
+    if answer == "unknown":
+        raise no_service(service, node.name, node.services())
+    _require_ready(answer, service, node)
 
 
 def stop(ask: Ask, node: Node, service: str, grace: float) -> None:

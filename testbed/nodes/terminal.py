@@ -93,6 +93,14 @@ def write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def everything(fd: int) -> bytes:
+    """Read a file until its end.  Raises OSError."""
+    found = bytearray()
+    while data := os.read(fd, 1 << 16):
+        found += data
+    return bytes(found)
+
+
 def readable(files: Iterable[int]) -> set[int]:
     """Wait until some of the files can be read or have ended; return these.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -198,6 +199,22 @@ class NodeContract(Contract):
     def test_much_input(self, node: Node) -> None:
         data = os.urandom(5_000_000)
         assert node.run(["cat"], input=data).out == data
+
+    def test_a_command_on_open_files(self, node: Node) -> None:
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as taken:
+            given.write(b"one\0\xff" * 100_000)
+            given.seek(0)
+            assert node.pipe(["cat"], stdin=given.fileno(), stdout=taken.fileno()) == 0
+            taken.seek(0)
+            assert taken.read() == b"one\0\xff" * 100_000
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            assert node.pipe(BOTH, stdout=out.fileno(), stderr=err.fileno()) == 3
+            for file, text in ((out, b"out\n"), (err, b"err\n")):
+                file.seek(0)
+                assert file.read() == text
+        assert node.pipe(BOTH) == 3
+        assert node.pipe(SIGNALLED) == 128 + 15
+        assert node.pipe(["cat"]) == 0, "its input has an end"
 
     def test_a_time_out_ends_the_command(self, node: Node) -> None:
         began = time.monotonic()
@@ -398,6 +415,18 @@ class NodeContract(Contract):
         assert "ready soon" in node.logs("good")
         node.start(self.service())
         assert node.services()["good"].state == "ready"
+
+    def test_a_service_is_started_again_with_its_settings(self, node: Node) -> None:
+        with pytest.raises(NoSuchService):
+            node.start_again("no-such-service")
+        node.start(self.service())
+        digest = node.services()["good"].digest
+        node.stop("good")
+        node.start_again("good", timeout=60)
+        again = node.services()["good"]
+        assert (again.state, again.digest) == ("ready", digest)
+        node.start_again("good")
+        assert node.services()["good"].pid == again.pid
 
     def test_stop_kills_what_does_not_obey(self, node: Node) -> None:
         node.start(Service("hard", ("sh", "-c", HARD)))

@@ -9,7 +9,6 @@ import queue
 import shutil
 import socket
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -120,13 +119,12 @@ def test_a_command_ends_when_standard_output_takes_no_more(
 
     monkeypatch.setattr(pipes, "write", write)
     with Path(os.devnull).open() as nothing, Path(os.devnull).open("w") as out:
-        for name, stream in (("stdin", nothing), ("stdout", out), ("stderr", out)):
-            monkeypatch.setattr(sys, name, stream)
         far.channel.say(1, "p", number(4711))
         far.channel.say(1, "e", b"not what ends it")
         far.channel.say(1, "o", b"y\n")
+        files = [nothing.fileno(), out.fileno(), out.fileno()]
         with pytest.raises(wanted):
-            pipes.with_pipes("node1", far.link, ["yes"], {})
+            pipes.with_files("node1", far.link, ["yes"], {}, files)
     assert (1, "k", b"") in far.channel.frames()
 
 

@@ -237,6 +237,10 @@ class AttachedNode(ContainerNode):
         del service, timeout
         self._refuse_change()
 
+    def start_again(self, service: str, *, timeout: float = 60.0) -> None:
+        del service, timeout
+        self._refuse_change()
+
     def stop(self, service: str, *, grace: float = 5.0) -> None:
         del service, grace
         self._refuse_change()

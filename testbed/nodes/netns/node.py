@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,9 +99,28 @@ class NetnsNode(Node):
         from testbed.nodes.netns import terminal
 
         if not tty:
-            return terminal.with_pipes(self._connect(), argv)
+            files = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]
+            return terminal.with_files(self._connect(), argv, files)
         master = self._terminal(inside)
         return terminal.with_terminal(self._connect(), master, argv)
+
+    def pipe(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> int:
+        from testbed.nodes.netns import terminal
+
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            files = [nothing if file is None else file for file in (stdin, stdout, stderr)]
+            return terminal.with_files(self._connect(), argv, files, env)
+        finally:
+            os.close(nothing)
 
     def _terminal(self, pid: int) -> int:
         """Open the master of a new terminal, in the /dev/pts that a process of the node sees."""
@@ -172,6 +192,9 @@ class NetnsNode(Node):
 
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
         keeper.start(self._ask, self, service, timeout)
+
+    def start_again(self, service: str, *, timeout: float = 60.0) -> None:
+        keeper.start_again(self._ask, self, service, timeout)
 
     def stop(self, service: str, *, grace: float = 5.0) -> None:
         keeper.stop(self._ask, self, service, grace)

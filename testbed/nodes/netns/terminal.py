@@ -1,4 +1,4 @@
-"""Run a command on a node, on the user's own terminal or pipes."""
+"""Run a command on a node, on the user's own terminal or on open files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import select
 import struct
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from testbed.errors import LabError
 from testbed.nodes.netns.agent import Connection, status_of
@@ -19,11 +19,15 @@ from testbed.nodes.terminal import END_OF_FILE, Waker, raw, resizes, shell_statu
 AHEAD = 1 << 16  # maximum bytes typed ahead that the command has not read yet
 
 
-def with_pipes(connection: Connection, argv: Sequence[str]) -> int:
-    """Run ``argv`` on this process's standard streams and return its exit status."""
+def with_files(
+    connection: Connection,
+    argv: Sequence[str],
+    files: Sequence[int],
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """Run ``argv`` on an input and two outputs of this process, and return its exit status."""
     with connection:
-        files = [sys.stdin.fileno(), sys.stdout.fileno(), sys.stderr.fileno()]
-        _begin(connection, ["0", *environment(None), *argv], files)
+        _begin(connection, ["0", *environment(env), *argv], files)
         words, _ = connection.receive()
         return shell_status(status_of(words))
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, NoSuchNode, ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes.base import Login, Result, Service, ServiceState, has_ended, log_of
+from testbed.nodes.base import (
+    Login,
+    Result,
+    Service,
+    ServiceState,
+    has_ended,
+    log_of,
+    no_service,
+)
 from testbed.nodes.inside import exchange
 from testbed.nodes.ssh import services
 from testbed.nodes.ssh.session import Door, Session, told
@@ -183,14 +191,24 @@ class SshNode(StreamNode):
         if word == "differs":
             self.stop(service.name)
             word, err = self._started(service.name, argv, script, timeout)
+        self._require_ready(word, err, service.name)
+
+    def start_again(self, service: str, *, timeout: float = 60.0) -> None:
+        known = self.services()
+        if service not in known:
+            raise no_service(service, self.name, known)
+        argv = ["sh", "-c", services.START_AGAIN, "sh", service]
+        self._require_ready(*self._started(service, argv, b"", timeout), service)
+
+    def _require_ready(self, word: str, err: str, service: str) -> None:
         if word == "ready":
             return
-        status = self.services()[service.name].status
+        status = self.services()[service].status
         if status is None:
-            raise ServiceError(service.name, self.name, "could not be started", err)
+            raise ServiceError(service, self.name, "could not be started", err)
         how = f"exit {status}" if status >= 0 else f"signal {-status}"
         what = f"died before it was ready ({how})"
-        raise ServiceError(service.name, self.name, what, log_of(self, service.name))
+        raise ServiceError(service, self.name, what, log_of(self, service))
 
     def _started(
         self, name: str, argv: Sequence[str], script: bytes, timeout: float

@@ -74,6 +74,14 @@ fi
 systemctl start --no-ask-password "$2" && echo ready || echo dead
 """
 
+#: Argument: name.  Prints ready or dead.  No other process starts it meanwhile.
+START_AGAIN = f"""\
+exec 9> "{FOLDER}/$1/lock"
+flock 9
+read -r unit < {FOLDER}/$1/unit
+systemctl start --no-ask-password "$unit" && echo ready || echo dead
+"""
+
 #: Argument: name.  Does nothing for a service that was never started, or has ended.
 STOP = f"""\
 [ -e {FOLDER}/$1/unit ] && ! [ -s {FOLDER}/$1/end ] || exit 0

@@ -77,6 +77,9 @@ class KeptNode(ChannelNode):
     def start(self, service: Service, *, timeout: float = 60.0) -> None:
         keeper.start(self._ask_or_keep, self, service, timeout)
 
+    def start_again(self, service: str, *, timeout: float = 60.0) -> None:
+        keeper.start_again(self._ask, self, service, timeout)
+
     def stop(self, service: str, *, grace: float = 5.0) -> None:
         keeper.stop(self._ask, self, service, grace)
 

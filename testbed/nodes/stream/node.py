@@ -7,6 +7,7 @@ Many commands share it (:mod:`testbed.nodes.stream.wire`).
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from abc import abstractmethod
@@ -122,7 +123,22 @@ class StreamNode(Node):
 
         if tty:
             return self.attach_terminal(argv, inside)
-        return pipes.with_pipes(self.name, self.link(), argv, self._env)
+        files = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]
+        return pipes.with_files(self.name, self.link(), argv, self._env, files)
+
+    def pipe(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> int:
+        from testbed.nodes.stream import pipes
+
+        merged = {**self._env, **(env or {})}
+        return pipes.with_files(self.name, self.link(), argv, merged, (stdin, stdout, stderr))
 
     # -- files --------------------------------------------------------------
 

@@ -1,10 +1,9 @@
-"""Run a command on a node, on the standard streams of this process."""
+"""Run a command on a node, on open files of this process."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -16,26 +15,35 @@ from testbed.nodes.terminal import Waker, readable, shell_status, write
 READING = 1.0  # seconds; a read blocks if another process took the input that was there
 
 
-def with_pipes(node: str, link: Link, argv: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run ``argv`` on our standard input, output and error; return its exit status.
+def with_files(
+    node: str,
+    link: Link,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    files: Sequence[int | None],
+) -> int:
+    """Run ``argv`` on an input and two outputs; return its exit status.
 
+    ``files`` are file descriptors; None is an empty input, or an output that is ignored.
     ``env`` adds environment variables.
-    Raises ReaderGone or OutputError if writing standard output fails; the command is then killed.
+    Raises ReaderGone or OutputError if writing the output fails; the command is then killed.
     """
-    out, err = sys.stdout.fileno(), sys.stderr.fileno()
+    source, out, err = files
 
     def sink(kind: str, data: bytes) -> None:
-        if kind == "o":
+        if kind == "o" and out is not None:
             write(out, data)
-        elif kind == "e":
+        elif kind == "e" and err is not None:
             with contextlib.suppress(OSError):  # as for our own messages
                 write(err, data)
 
     stream, waker = Pipe(link, sink), Waker()
-    feeding = threading.Thread(target=_feed, args=(stream, sys.stdin.fileno(), waker), daemon=True)
+    feeding = threading.Thread(target=_feed, args=(stream, source, waker), daemon=True)
     try:
-        stream.send("r", request(node, ["1", *environment(env), *argv]))
-        feeding.start()
+        has_input = "0" if source is None else "1"
+        stream.send("r", request(node, [has_input, *environment(env), *argv]))
+        if source is not None:
+            feeding.start()
         try:
             status = stream.wait(None)
         finally:
