@@ -500,7 +500,9 @@ def versions_of(store: Store, topology: Topology) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted({role for node in topology.nodes.values() for role in node.roles}):
         role = ROLES[name]
-        found |= store.versions_of(role.versioned(topology), *role.parts(topology))
+        of_nodes = (role.parts(topology, node.name) for node in topology.with_role(name))
+        for parts in dict.fromkeys(of_nodes):
+            found |= store.versions_of(role.versioned(topology), *parts)
     return found | store.versions_of((), images=topology.images)
 
 

@@ -42,7 +42,7 @@ def offers_on(topology: Topology, node: Node) -> dict[str, tuple[Offer, tuple[st
     from testbed.registry import ROLES
 
     return {
-        offer.target: (offer, role.parts(topology))
+        offer.target: (offer, role.parts(topology, node.name))
         for role in (ROLES[name] for name in node.roles)
         for offer in role.offers_on(topology, node.name)
     }

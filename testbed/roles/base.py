@@ -361,8 +361,8 @@ class Role(ABC):
         """
         return ()
 
-    def parts(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  for roles of several versions
-        """Return the artifact store's parts that provide the role's programs.
+    def parts(self, topology: Topology, node: str) -> tuple[str, ...]:  # noqa: ARG002  for roles of several versions
+        """Return the artifact store's parts that provide the role's programs on a node.
 
         Empty, the default, means that any part with the program may provide it.
         """

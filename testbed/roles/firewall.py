@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.roles.docker.section import DockerSection
+from testbed.roles.docker.section import firewall_of
 from testbed.roles.flannel.section import FlannelSection
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def admit(machine: Node, topology: Topology, bridge: str) -> None:
     does not end the evaluation in others.
     """
     network = str(FlannelSection.of(topology).network)
-    if DockerSection.of(topology).firewall == "nftables":
+    if firewall_of(topology, machine.name) == "nftables":
         mark, mask = MARK.split("/")
         rules = (
             "add table ip testbed\n"

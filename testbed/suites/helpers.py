@@ -26,6 +26,7 @@ from testbed.errors import LabError, TimeoutExpired, Unsettled
 from testbed.nodes.engine import SERVICE
 from testbed.roles.docker import daemon
 from testbed.roles.docker.engine import LAB
+from testbed.roles.docker.section import firewall_of
 from testbed.steps.wait import Wait
 
 if TYPE_CHECKING:
@@ -306,7 +307,7 @@ def docker_rules(lab: LiveLab, observe: Observation, node: Node, table: str) -> 
     The node's iptables also has the rules of others, such as flanneld.
     """
     found = rules(observe, node, table)
-    if lab.facts["firewall"] != "nftables":
+    if firewall_of(lab.topology, node.name) != "nftables":
         return found
     listed = observe.json(node, ["nft", "-j", "list", "table", *NATIVE])["nftables"]
     native = [item["rule"] for item in listed if "rule" in item]
@@ -370,7 +371,7 @@ def direct_access(lab: LiveLab, observe: Observation, node: Node, address: str) 
     ]
     if not dropped:
         yield False
-    elif lab.facts["firewall"] == "nftables":
+    elif firewall_of(lab.topology, node.name) == "nftables":
         place = [*NATIVE, "raw-PREROUTING"]
         insert = ["nft", "-j", "-e", "insert", "rule", *place, "ip", "daddr", address, "accept"]
         ((_, made),) = observe.json(node, insert)["nftables"][-1].items()

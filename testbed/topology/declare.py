@@ -118,6 +118,13 @@ class Block:
                     out[name or field.name] = key.shape.plain(value)
         return out
 
+    def fixed(self) -> dict[str, Any]:
+        """Return the settings that only a new node can have, in the form of a file.
+
+        A node is created again when they change in its file.
+        """
+        return self.to_dict()
+
 
 class Section(Block):
     """The top-level mapping of a role, with the role's name as its key."""

@@ -442,12 +442,15 @@ class Topology(Block):
             "form": NODE_FORM,
             "provider": self.provider_of(node),
             # The provider counts, whether the node or the topology sets it.
-            "node": replace(me, provider=None).to_dict(),
+            "node": replace(me, provider=None, sections={}).to_dict(),
             "networks": {n: str(self.networks[n].subnet) for n in me.networks},
             "gateway": str(self.gateway_of(node)),
             "namespaces": [n.name for n in self.namespaces.values() if n.node == node],
             "bridges": [b.name for b in self.bridges.values() if b.node == node],
             "veths": [v.to_dict() for v in self.veths if v.node == node],
+        }
+        parts["node"] |= {
+            name: fixed for name, part in me.sections.items() if (fixed := part.fixed())
         }
         if self.foreign:
             parts["foreign"] = self.foreign.nodes[node].digest

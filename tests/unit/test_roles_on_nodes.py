@@ -556,8 +556,8 @@ def test_docker_is_left_alone_until_its_settings_change(
 
 def test_the_engine_of_a_lab_is_that_of_its_parts(bench: Bench) -> None:
     docker = ROLES["docker"]
-    assert docker.parts(load("docker-single")) == ("docker", "compose")
-    assert docker.parts(load("docker-single", Overrides(docker="29"))) == (
+    assert docker.parts(load("docker-single"), "host") == ("docker", "compose")
+    assert docker.parts(load("docker-single", Overrides(docker="29")), "host") == (
         "docker-29", "docker-cli-29", "runc-1.5", "docker", "compose",
     )  # fmt: skip
     docker.fetch(bench.store, load("docker-single"))

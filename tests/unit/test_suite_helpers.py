@@ -23,7 +23,7 @@ from testbed.suites import helpers
 from testbed.suites.helpers import Flow, Inside, Listener, Rule, Tuple
 from testbed.testing.fakes import be_a_machine
 from testbed.testing.provider import spec
-from testbed.topology import load, names
+from testbed.topology import Overrides, load, names
 
 if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
@@ -224,7 +224,7 @@ class OneFirewall:
     """The part of a LiveLab that the rules' parser uses."""
 
     def __init__(self, firewall: str) -> None:
-        self.facts = {"firewall": firewall}
+        self.topology = load("two-node", Overrides(docker="29", firewall=firewall))
 
 
 def test_dockers_rules_are_those_of_iptables_where_it_writes_them() -> None:

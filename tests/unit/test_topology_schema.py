@@ -130,6 +130,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "cpus": 0.5,
                 "memory": 1 << 30,
                 "provider": "qemu",
+                "docker": {"engine": "29", "firewall": "nftables"},
             },
             "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"], "provider": "netns"},
         },

@@ -33,6 +33,7 @@ from testbed.observe.trace import (
     ways,
 )
 from testbed.pytest_checks import features
+from testbed.roles.docker.daemon import facts_of
 from testbed.suites import helpers
 from testbed.suites.helpers import (
     BRIDGE,
@@ -146,9 +147,9 @@ def traced(observe: Observation, where: Place, program: str) -> Iterator[list[Tr
         events += nft_events(listener.messages, names)
 
 
-def variety(lab: LiveLab) -> str:
-    """Return the iptables program that the lab's rules are made with."""
-    return LEGACY if lab.facts["firewall"] == LEGACY else NFT
+def variety(lab: LiveLab, node: Node) -> str:
+    """Return the iptables program that the node's rules are made with."""
+    return LEGACY if facts_of(lab.context, node.name)["firewall"] == LEGACY else NFT
 
 
 def note(observe: Observation, one: Way, what: str) -> None:
@@ -233,7 +234,7 @@ def exchange(lab: LiveLab) -> Exchange:
     with (
         bridge_filtered(looked, node, "1"),
         captures((asker, "eth0", "icmp")) as (seen,),
-        traced(looked, node, variety(lab)) as events,
+        traced(looked, node, variety(lab, node)) as events,
     ):
         ask(looked, asker, answerer.address)
         if outside:
@@ -367,7 +368,10 @@ def test_bridged_packets_pass_iptables_only_when_asked_to(
     asker, answerer = pair(lab, node)
     found = {}
     for value in ("1", "0"):
-        with bridge_filtered(observe, node, value), traced(observe, node, variety(lab)) as events:
+        with (
+            bridge_filtered(observe, node, value),
+            traced(observe, node, variety(lab, node)) as events,
+        ):
             ask(observe, asker, answerer.address, 1)
             observe.run(node, ["ping", "-n", "-q", "-c1", asker.address])
         seen = ways(events)
@@ -467,7 +471,7 @@ def test_the_bridge_ports_are_those_of_the_two_containers(
     seen = forwarded(exchange.show_reply(observe)).seen
     assert seen is not None
     printed = (seen.physindev, seen.physoutdev) == (into, out)
-    if variety(lab) == LEGACY:
+    if variety(lab, exchange.node) == LEGACY:
         observe.holds(printed, f"the trace has PHYSIN={seen.physindev} PHYSOUT={seen.physoutdev}")
         return
     (second,) = (
@@ -581,7 +585,7 @@ def test_the_reply_meets_no_nat_rule(
     first, second = exchange.requests[:2]
     exchange.show(observe, ("echo request 1", first), ("echo request 2", second))
     note(observe, exchange.replies[0], "echo reply 1")
-    nat = nat_chains(observe, exchange, variety(lab))
+    nat = nat_chains(observe, exchange, variety(lab, exchange.node))
     met = {
         name: [f"{table}:{chain}" for table, chain in way.chains if (table, chain) in nat]
         for name, way in (("first", first), ("second", second), ("reply", exchange.replies[0]))
@@ -619,8 +623,8 @@ def pass_hooks(
     with (
         bridge_filtered(observe, node, "1"),
         nflog(observe, node, GROUP) as seen,
-        ruled(observe, node, variety(lab), "-t", "raw", "-I", "PREROUTING", *log, RAW[0]),
-        ruled(observe, node, variety(lab), "-t", "filter", "-I", "FORWARD", *log, FORWARD[0]),
+        ruled(observe, node, variety(lab, node), "-t", "raw", "-I", "PREROUTING", *log, RAW[0]),
+        ruled(observe, node, variety(lab, node), "-t", "filter", "-I", "FORWARD", *log, FORWARD[0]),
     ):
         # -U: otherwise the kernel stamps ping's packets on arrival, and both hooks see that stamp.
         ask(observe, asker, answerer.address, count, "-U")
@@ -663,7 +667,7 @@ def test_the_time_between_the_hooks_depends_on_what_is_in_between(
     lab: LiveLab, node: Node, observe: Observation
 ) -> None:
     usual = times_between(lab, node, observe)
-    with many_rules(node, variety(lab)):
+    with many_rules(node, variety(lab, node)):
         longer = times_between(lab, node, observe)
     if min(len(usual), len(longer)) < PINGS:
         observe.unclear("something on this machine has the kernel stamp all packets on arrival")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.roles.docker.section import ROLE, DockerSection
+from testbed.roles.docker.section import ROLE, DockerSection, engine_of, firewall_of
 from testbed.roles.flannel.section import ROLE as FLANNEL
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Interface
 
 __all__ = ["DockerChecks"]
+
+OLD_NFTABLES = ("20.10", "nftables")  # the first engine with a back end of its own is 29
 
 
 class DockerChecks(Look):
@@ -37,11 +39,24 @@ class DockerChecks(Look):
             for name in sorted(written):
                 hint = "give a node the role, or remove this"
                 self.add(self.key(ROLE, name), "a node with the role docker", "none", hint)
-        docker, sure = DockerSection.find(self.t), not self.bad(ROLE, "engine")
-        if docker and docker.firewall == "nftables" and docker.engine == "20.10" and sure:
-            wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
-            hint = "set engine: 29 (--docker 29), which works without iptables"
-            self.add(self.value(ROLE, "firewall"), wanted, "'nftables'", hint)
+        for node in self.t.with_role(ROLE):
+            if (engine_of(self.t, node.name), firewall_of(self.t, node.name)) == OLD_NFTABLES:
+                self._refuse_nftables(node.name)
+
+    def _refuse_nftables(self, node: str) -> None:
+        """Report nftables with an engine that has no such back end."""
+        mine = tree.keys_at(self.root, "nodes", node, ROLE)
+        engine = ("nodes", node, ROLE, "engine") if "engine" in mine else (ROLE, "engine")
+        if self.bad(*engine):
+            return  # it is another engine
+        at = self.value(ROLE, "firewall")
+        if "firewall" in mine:
+            at = self.value("nodes", node, ROLE, "firewall")
+        elif "engine" in mine:
+            at = self.value(*engine)
+        wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
+        hint = "set engine: 29 (--docker 29), which works without iptables"
+        self.add(at, wanted, "'nftables'", hint)
 
     def bips(self) -> None:
         for name in tree.keys_at(self.root, ROLE, "bip"):

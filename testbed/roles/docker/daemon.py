@@ -27,7 +27,7 @@ from testbed.roles.docker import images
 from testbed.roles.docker.containers import container_steps
 from testbed.roles.docker.engine import preload
 from testbed.roles.docker.role import BRIDGE
-from testbed.roles.docker.section import ROLE, DockerSection
+from testbed.roles.docker.section import ROLE, DockerSection, engine_of, firewall_of
 from testbed.roles.docker.settle import settle_steps
 from testbed.roles.flannel.section import FlannelSection
 from testbed.steps.step import Step, node_step
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 GROUP = "docker"  #: its members may use the daemon's socket (dockerd(8), --group)
 GROUP_COLONS = 3  # group(5): name, password, number, members
+MIXED = "mixed"  #: the fact of a lab whose nodes differ
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
 
@@ -57,7 +58,8 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
     """
     docker = DockerSection.of(topology)
     config = {"bip": str(docker.bip[node]), **engine.configuration(version)}
-    if docker.firewall == "nftables":
+    filters = firewall_of(topology, node)
+    if filters == "nftables":
         config["firewall-backend"] = "nftables"
     if _in_overlay(topology, node):
         config["mtu"] = FlannelSection.of(topology).mtu
@@ -66,7 +68,7 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
             # Since 28 Docker drops packets to a container from other interfaces, such as an
             # overlay's (moby #49325).  For earlier releases of 28 see daemon_env.
             config["allow-direct-routing"] = True
-        if docker.firewall == "nftables":
+        if filters == "nftables":
             config["bridge-accept-fwmark"] = firewall.MARK
     return config
 
@@ -105,9 +107,9 @@ def told(node: Node) -> dict[str, Any]:
 
 def settings_digest(topology: Topology, node: str) -> str:
     """Return a digest of the settings of a node's daemon."""
-    docker = DockerSection.of(topology)
-    config = daemon_config(topology, node, parse_version(docker.engine))
-    return digest_of(config, CONTAINERD_CONFIG, docker.engine, docker.firewall)
+    engine, filters = engine_of(topology, node), firewall_of(topology, node)
+    config = daemon_config(topology, node, parse_version(engine))
+    return digest_of(config, CONTAINERD_CONFIG, engine, filters)
 
 
 def add_group(machine: Node, name: str) -> None:
@@ -146,7 +148,7 @@ def steps(topology: Topology, node: Spec) -> Iterable[Step]:
 
 def ahead(store: Store, topology: Topology, node: str) -> list[str]:
     """Return the facts that determine the result of the steps that are done ahead."""
-    release = DockerSection.of(topology).engine
+    release = engine_of(topology, node)
     parts = [program(store, release, name) for name in PROGRAMS]
     parts += [store.image(name) for name in images.wanted(topology, node)]
     started = [topology.container_digest(c.name) for c in topology.containers_on(node)]
@@ -155,15 +157,31 @@ def ahead(store: Store, topology: Topology, node: str) -> list[str]:
 
 
 def facts(context: Context) -> dict[str, str]:
-    """Return the engine's version and its packet filter.
+    """Return the version of the lab's engines and their packet filter; ``mixed`` for several.
+
+    Nodes of one engine and one packet filter have the same facts: one of them is asked.
+    """
+    topology = context.topology
+    kinds = {
+        (engine_of(topology, node.name), firewall_of(topology, node.name)): node.name
+        for node in reversed(topology.with_role(ROLE))
+    }
+    found: dict[str, str] = {}
+    for node in kinds.values():
+        for name, word in facts_of(context, node).items():
+            found[name] = word if found.get(name, word) == word else MIXED
+    return found
+
+
+def facts_of(context: Context, node: str) -> dict[str, str]:
+    """Return the version of a node's engine, and its packet filter.
 
     The packet filter is read from daemon.json or from the version of iptables. The daemon itself
     is not queried: it may be what is broken, and it does not start if it is configured for
     nftables and the kernel has none.
     """
-    topology = context.topology
-    machine = context.node(topology.with_role(ROLE)[0].name)
-    version = version_of(context.store, machine, DockerSection.of(topology).engine)
+    machine = context.node(node)
+    version = version_of(context.store, machine, engine_of(context.topology, node))
     found = {"docker": ".".join(map(str, parse_version(version)))}
     if told(machine).get("firewall-backend") == "nftables":
         return found | {"firewall": "nftables"}
@@ -174,8 +192,8 @@ def facts(context: Context) -> dict[str, str]:
 
 def _start(context: Context, node: str) -> tuple[str, bool]:
     topology = context.topology
-    machine, docker = context.node(node), DockerSection.of(topology)
-    release = docker.engine
+    machine, bip = context.node(node), DockerSection.of(topology).bip[node]
+    release, filters = engine_of(topology, node), firewall_of(topology, node)
     version = version_of(context.store, machine, release)
     number = parse_version(version)
     if SERVICE not in machine.services():  # its data root does not exist yet
@@ -186,8 +204,8 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
         add_group(machine, GROUP)
         if not machine.has_system:
             note_packages(machine, context.store.packages(*PARTS[release]))
-    firewall.choose(machine, docker.firewall)
-    if docker.firewall == "nftables":
+    firewall.choose(machine, filters)
+    if filters == "nftables":
         # With nftables the daemon requires forwarding and does not turn it on itself.
         machine.run(FORWARDING)
     if _in_overlay(topology, node) and number >= (28, 0, 0):
@@ -198,4 +216,4 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     changed = False
     for service in engine.services(context.store, machine, release, env=env, digest=digest):
         changed |= start(machine, service, timeout=180, context=context)
-    return f"dockerd {version}, docker0 {docker.bip[node]}", changed
+    return f"dockerd {version}, docker0 {bip}", changed

@@ -10,7 +10,7 @@ from testbed.nodes.marks import note, noted
 from testbed.nodes.seed import DOCKER, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files
 from testbed.roles.docker.engine import LAB, Engine
-from testbed.roles.docker.section import DockerSection
+from testbed.roles.docker.section import engine_of
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:
@@ -97,6 +97,6 @@ def _keep(context: Context, node: str, engine: Engine) -> str:
     machine = context.node(node)
     if engine.names() or not machine.shares_files:
         return ""
-    version = version_of(context.store, machine, DockerSection.of(context.topology).engine)
+    version = version_of(context.store, machine, engine_of(context.topology, node))
     seed = _seed(context, node, version, lambda: harvest(machine, DOCKER))
     return keep(context.store, seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.errors import UsageError
 from testbed.limits import Takes
 from testbed.nodes.engine import CONTAINERD, SERVICE
 from testbed.requirement import Feature, program
@@ -19,7 +20,13 @@ from testbed.roles.docker.section import (
     ENGINES,
     FIREWALLS,
     ROLE,
+    DockerOfNode,
     DockerSection,
+    engine_of,
+    engines,
+    firewall_of,
+    firewalls,
+    own,
 )
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology.variant import Option
@@ -64,7 +71,12 @@ def _set(key: str) -> Callable[[dict[str, Any], Topology, Any], None]:
     """Return the change of a key of the section."""
 
     def change(data: dict[str, Any], topology: Topology, value: str) -> None:
-        del topology
+        if all(getattr(own(node), key) is not None for node in topology.with_role(ROLE)):
+            raise UsageError(
+                f"each Docker node of {topology.name} sets its own {key}, so {value} would "
+                "have no effect",
+                hint="change the nodes in a copy of the file",
+            )
         data.setdefault(ROLE, {})[key] = value
 
     return change
@@ -97,6 +109,7 @@ OPTIONS = (
 class Docker(Role):
     name = ROLE
     section = DockerSection
+    node_section = DockerOfNode
     options = OPTIONS
     checks = (DockerChecks,)
     creates = ("containers",)
@@ -138,11 +151,13 @@ class Docker(Role):
     def summary(self, topology: Topology) -> str:
         from testbed.artifacts import release
 
-        docker = DockerSection.of(topology)
-        # Debian's engine depends on the Debian release.
-        engine = release.this().engine if docker.engine == DEFAULT_ENGINE else docker.engine
-        with_it = "" if docker.firewall == DEFAULT_FIREWALL else f" with {docker.firewall}"
-        return engine + with_it
+        def words(node: Spec) -> str:
+            engine, firewall = engine_of(topology, node.name), firewall_of(topology, node.name)
+            # Debian's engine depends on the Debian release.
+            name = release.this().engine if engine == DEFAULT_ENGINE else engine
+            return name + ("" if firewall == DEFAULT_FIREWALL else f" with {firewall}")
+
+        return " and ".join(dict.fromkeys(words(node) for node in topology.with_role(ROLE)))
 
     def features(self, topology: Topology) -> AbstractSet[str]:
         plain = FlannelSection.find(topology) is None
@@ -155,7 +170,8 @@ class Docker(Role):
         return daemon.facts(context)
 
     def kernel_for(self, topology: Topology) -> Iterable[str]:
-        return (*self.kernel, *firewall.KERNEL.get(DockerSection.of(topology).firewall, ()))
+        more = (firewall.KERNEL.get(one, ()) for one in firewalls(topology))
+        return (*self.kernel, *(name for names in more for name in names))
 
     def requirements(self, store: Store) -> Iterable[Requirement]:  # noqa: ARG002  none is an artifact
         from testbed import kernel
@@ -167,8 +183,10 @@ class Docker(Role):
         yield from debian.libraries((ROLE,))
 
     def programs_for(self, topology: Topology) -> Mapping[str, str]:
-        more = firewall.PROGRAMS.get(DockerSection.of(topology).firewall, {})
-        return {**more, **self.programs}
+        found: dict[str, str] = {}
+        for one in firewalls(topology):
+            found |= firewall.PROGRAMS.get(one, {})
+        return {**found, **self.programs}
 
     def status(self, context: Context, machine: Machine) -> Mapping[str, list[Part]]:
         from testbed.roles.docker import status
@@ -196,10 +214,10 @@ class Docker(Role):
         bip = DockerSection.of(topology).bip.get(node)
         yield OwnLink(BRIDGE, "Docker's bridge", bip and bip.ip)
 
-    def parts(self, topology: Topology) -> tuple[str, ...]:
+    def parts(self, topology: Topology, node: str) -> tuple[str, ...]:
         from testbed.nodes.engine import PARTS
 
-        return (*PARTS[DockerSection.of(topology).engine], COMPOSE)
+        return (*PARTS[engine_of(topology, node)], COMPOSE)
 
     def versioned(self, topology: Topology) -> tuple[str, ...]:  # noqa: ARG002  (all alike)
         # Not containerd: its artifact reports the version of Debian's docker.io, which may differ.
@@ -208,8 +226,9 @@ class Docker(Role):
     def fetch(self, store: Store, topology: Topology) -> None:
         from testbed.nodes.engine import PROGRAMS, program
 
-        for name in PROGRAMS:
-            program(store, DockerSection.of(topology).engine, name)
+        for engine in engines(topology):
+            for name in PROGRAMS:
+                program(store, engine, name)
 
     def takes(self, topology: Topology, node: str) -> Takes:
         return Takes(files=256, tasks=22 + 14 * len(topology.containers_on(node)))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from testbed.nodes.engine import Release
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
-from testbed.topology.declare import Draft, Section, key
+from testbed.topology.declare import Block, Draft, Section, key
 from testbed.topology.shapes import Choice, OneOrEach, Prefixed, Shape
 
 if TYPE_CHECKING:
-    from testbed.topology.model import Topology
+    from testbed.topology.model import Node, Topology
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
@@ -43,12 +43,36 @@ class _Release(Shape[Release]):
         return read.release(at, "an engine", ENGINES, ENGINE_ALIASES)
 
 
+ENGINE = _Release()
+FIREWALL = Choice("a packet filter", FIREWALLS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerOfNode(Block):
+    """Docker's settings on one node, instead of the lab's; None is as in the lab."""
+
+    about: ClassVar[str] = "Docker's settings on this node, instead of those of the lab."
+
+    engine: Release | None = key(
+        ENGINE, "Release of Docker Engine on this node. Default: that of the lab.", default=None
+    )
+    firewall: Firewall | None = key(
+        FIREWALL,
+        "Packet filter for Docker's rules on this node. Default: that of the lab.",
+        default=None,
+    )
+
+    def fixed(self) -> dict[str, Any]:
+        return {}  # the section's digest has the settings, wherever the file has them
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DockerSection(Section):
     """Docker's settings.
 
-    ``bip`` is docker0's address with its prefix by node, ``engine`` the engine's release.
-    ``firewall`` is the packet filter of every Docker node.
+    ``bip`` is docker0's address with its prefix by node. ``engine`` is the engine's release, and
+    ``firewall`` the packet filter, of every Docker node without its own: read them with
+    :func:`engine_of` and :func:`firewall_of`.
     """
 
     role: ClassVar[str] = ROLE
@@ -62,12 +86,12 @@ class DockerSection(Section):
         shown=DEFAULT_BIP,
     )
     engine: Release = key(
-        _Release(),
+        ENGINE,
         "Release of Docker Engine: Debian's package (`debian` or 20.10; 26.1 on Debian 13), or 29.",
         default=DEFAULT_ENGINE,
     )
     firewall: Firewall = key(
-        Choice("a packet filter", FIREWALLS),
+        FIREWALL,
         "Packet filter for Docker's rules. `iptables` is the variant that this machine uses, "
         "iptables-legacy or iptables-nft; `nftables` needs engine 29.",
         default=DEFAULT_FIREWALL,
@@ -78,8 +102,38 @@ class DockerSection(Section):
         return cls(**{**given, "bip": _bips(given.get("bip"), draft)})
 
     def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
-        del topology
-        return {"bip": str(self.bip.get(node)), ROLE: [self.engine, self.firewall]}
+        engine, firewall = engine_of(topology, node), firewall_of(topology, node)
+        return {"bip": str(self.bip.get(node)), ROLE: [engine, firewall]}
+
+
+def own(node: Node) -> DockerOfNode:
+    """Return the settings that a node has of its own."""
+    found = node.sections.get(ROLE)
+    return found if isinstance(found, DockerOfNode) else DockerOfNode()
+
+
+def engine_of(topology: Topology, node: str) -> Release:
+    """Return the release of a Docker node's engine: its own, or the lab's."""
+    return own(topology.nodes[node]).engine or DockerSection.of(topology).engine
+
+
+def firewall_of(topology: Topology, node: str) -> Firewall:
+    """Return the packet filter of a Docker node: its own, or the lab's."""
+    return own(topology.nodes[node]).firewall or DockerSection.of(topology).firewall
+
+
+def engines(topology: Topology) -> dict[Release, str]:
+    """Return the engines of a lab, each with the first node that has it."""
+    found: dict[Release, str] = {}
+    for node in topology.with_role(ROLE):
+        found.setdefault(engine_of(topology, node.name), node.name)
+    return found
+
+
+def firewalls(topology: Topology) -> tuple[Firewall, ...]:
+    """Return the packet filters of a lab's Docker nodes, without duplicates."""
+    nodes = topology.with_role(ROLE)
+    return tuple(dict.fromkeys(firewall_of(topology, node.name) for node in nodes))
 
 
 def _bips(bip: Any, draft: Draft) -> dict[str, IPv4Interface]:

@@ -19,7 +19,7 @@ from testbed.nodes.marks import REWIRED, mark, marked
 from testbed.roles import firewall
 from testbed.roles.base import start
 from testbed.roles.docker.section import ROLE as DOCKER
-from testbed.roles.docker.section import DockerSection
+from testbed.roles.docker.section import firewall_of
 from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl, store_of
 from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.flannel.role import SERVICE
@@ -157,7 +157,7 @@ def _start(context: Context, node: Node, flannel: FlannelSection) -> tuple[str, 
     topology = context.topology
     machine = context.node(node.name)
     if DOCKER in node.roles:  # either of the two may come first
-        firewall.choose(machine, DockerSection.of(topology).firewall)
+        firewall.choose(machine, firewall_of(topology, node.name))
     load_modules(machine)
     # A new etcd has no leases: every flanneld must register again.
     # A link that was created again has lost flanneld's device and routes.
