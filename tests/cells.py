@@ -36,5 +36,5 @@ class CellContract(MachineContract):
 
         for node in pair[1]:
             there = links(node)
-            for index, address in enumerate(topology.nodes[node.name].networks.values()):
-                assert there[f"eth{index}"] == mac_of(address)
+            for port in topology.nodes[node.name].ports:
+                assert there[port.name] == mac_of(port)

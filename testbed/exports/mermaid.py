@@ -81,9 +81,9 @@ class _Drawing:
             inside = [f"    {line}" for line in self._inside(node.name)]
             yield from [f"  subgraph {head}", *inside, "  end"] if inside else [f"  {head}"]
         for node in topology.nodes.values():
-            for network_name in node.networks:
-                ident = self._id("link", node.name, network_name)
-                yield f"  {ident} --- {self._id('network', network_name)}"
+            for port in node.ports:
+                ident = self._id("link", node.name, port.name)
+                yield f"  {ident} --- {self._id('network', port.network)}"
         yield from self._shared()
         yield from self._pairs()
         if topology.foreign:
@@ -91,9 +91,9 @@ class _Drawing:
 
     def _inside(self, node: str) -> Iterator[str]:
         topology = self._topology
-        for index, (network, address) in enumerate(topology.nodes[node].networks.items()):
-            ident = self._id("link", node, network)
-            yield f"{ident}[{label(f'eth{index}', str(address))}]"
+        for port in topology.nodes[node].ports:
+            ident = self._id("link", node, port.name)
+            yield f"{ident}[{label(port.name, *map(str, port.addresses))}]"
         for container in topology.containers_on(node):
             yield f"{self._id('container', container.name)}[[{label(*_words(container))}]]"
         for namespace in topology.namespaces.values():

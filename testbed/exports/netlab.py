@@ -73,9 +73,9 @@ def _links(topology: Topology, names: Mapping[str, str]) -> list[dict[str, Any]]
     links = []
     for network in topology.networks.values():
         ends = {
-            names[node.name]: {"ipv4": f"{node.networks[network.name]}/{network.subnet.prefixlen}"}
+            names[node.name]: {"ipv4": f"{port.address}/{network.subnet.prefixlen}"}
             for node in topology.nodes.values()
-            if network.name in node.networks
+            for port in node.on(network.name)
         }
         if ends:
             links.append(

@@ -272,7 +272,7 @@ def require(fault: Fault, topology: Topology) -> None:
     if topology.foreign is not None and fault.kind in (*LINK_KINDS, *QUEUE_KINDS):
         hint = f"links of a file of {topology.foreign.format} have no faults; `stop` works"
         raise Unreadable("a fault of nodes", repr(fault.kind), hint)
-    if fault.peer and not node.networks.keys() & topology.nodes[fault.peer].networks.keys():
+    if fault.peer and not {*node.networks} & {*topology.nodes[fault.peer].networks}:
         hint = "they share no network; name two nodes that do"
         raise Unreadable("two nodes on one network", repr(fault.target), hint)
     if fault.kind in (*LINK_KINDS, *QUEUE_KINDS) and not node.networks:

@@ -64,7 +64,7 @@ def _with(words: str, differences: Sequence[Difference]) -> str:
 def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
     """Return the specification from which a provider creates a node."""
     digest = topology.node_digest(node.name)
-    interfaces = len(node.networks)
+    interfaces = len(node.ports)
     return NodeSpec(
         node.name,
         digest,
@@ -138,7 +138,7 @@ def batches(topology: Topology, provider: Provider, specs: Iterable[NodeSpec]) -
 
 
 def _make_node(topology: Topology, node: NodeModel) -> Step:
-    addresses = ", ".join(str(a) for a in node.networks.values()) or "no network"
+    addresses = ", ".join(map(str, node.addresses)) or "no network"
 
     def act(context: Context) -> tuple[str, bool]:
         found = context.nodes.get(node.name)
@@ -254,8 +254,9 @@ def _is_anothers(topology: Topology, me: str, peer: str) -> bool:
     address = topology.address_for(me, peer)
     mine = topology.nodes[me].networks
     near = [name for name in mine if address in topology.networks[name].subnet]
-    theirs = topology.nodes[peer].networks
-    return bool(near) and all(theirs.get(name) != address for name in near)
+    theirs = topology.nodes[peer]
+    ports = [port for name in near for port in theirs.on(name)]
+    return bool(near) and all(address not in port.addresses for port in ports)
 
 
 def hosts(topology: Topology, me: str) -> str:
@@ -265,11 +266,11 @@ def hosts(topology: Topology, me: str) -> str:
     clients would try it before a daemon that listens only on 127.0.0.1.
     """
     lines = ["127.0.0.1 localhost", "::1 ip6-localhost ip6-loopback"]
-    if not topology.nodes[me].networks:
+    if not topology.nodes[me].addresses:
         lines.append(f"127.0.1.1 {me}")
     lines += [
         f"{topology.address_for(me, node.name)} {node.name}"
         for node in topology.nodes.values()
-        if node.networks and not _is_anothers(topology, me, node.name)
+        if node.addresses and not _is_anothers(topology, me, node.name)
     ]
     return "\n".join(lines) + "\n"

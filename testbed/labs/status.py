@@ -163,13 +163,13 @@ def _links(
 ) -> list[Part]:
     """Return the state of the links that a node should have."""
     parts = []
-    wanted = wiring.addresses(topology, node).items()
-    networks = topology.nodes[node].networks
-    for index, (network, (name, address)) in enumerate(zip(networks, wanted, strict=True)):
+    wanted = wiring.addresses(topology, node)
+    for index, port in enumerate(topology.nodes[node].ports):
+        name, address = port.name, wanted[port.name]
         mine = [difference for difference in differences if difference.index == index]
         state = seen.links[name].state if name in seen.links else "missing"
         there = _addresses(seen, name)
-        words = [f"{', '.join(there) or 'no address'} on {network}"]
+        words = [f"{', '.join(there) or 'no address'} on {port.network}"]
         words += [] if address in there else [f"wanted {address}"]
         words += [
             f"{difference.what} is {difference.seen}"

@@ -712,8 +712,8 @@ class Provider(ABC):
         """Return the node that holds the lab's networks, or None if there is none."""
 
     def ports(self, topology: Topology, node: str) -> list[str]:
-        """Return the names of a node's ports on the fabric, in the order of its networks."""
-        return [port_name(node, index) for index in range(len(topology.nodes[node].networks))]
+        """Return the names of a node's ports on the fabric, in the order of its own."""
+        return [port_name(node, index) for index, _ in enumerate(topology.nodes[node].ports)]
 
     def pause(self, lab: str, node: str) -> None:
         """Stop every process of a node until :meth:`resume`.

@@ -509,7 +509,7 @@ class FakeProvider(OneByOne):
         return node
 
     def connect(self, lab: str, topology: Topology, node: Node) -> None:
-        words = tuple(str(a) for a in topology.nodes[node.name].networks.values())
+        words = tuple(str(a) for a in topology.nodes[node.name].addresses)
         self.machine.note(Call(lab, node.name, "connect", words))
         assert isinstance(node, FakeNode)
         node.wiring.connect(topology, node.name)

@@ -126,10 +126,7 @@ def state_of(flags: Sequence[str]) -> State:
 
 def addresses(topology: Topology, node: str) -> dict[str, str]:
     """Return the expected address, with prefix length, of each link of a node."""
-    return {
-        f"eth{index}": f"{address}/{topology.networks[network].subnet.prefixlen}"
-        for index, (network, address) in enumerate(topology.nodes[node].networks.items())
-    }
+    return {port.name: str(topology.interfaces(port)[0]) for port in topology.nodes[node].ports}
 
 
 def settings(topology: Topology, node: str) -> dict[str, str]:
@@ -205,7 +202,7 @@ def restore(
     lines = []
     wanted = addresses(topology, node.name)
     indexes = {*anew, *(one.index for one in differing if one.index >= 0)}
-    for name in (f"eth{index}" for index in sorted(indexes)):
+    for name in (topology.nodes[node.name].ports[index].name for index in sorted(indexes)):
         lines.append(f"link set dev {name} up")
         there = seen.links[name].addresses if name in seen.links else ()
         if wanted[name] not in there:

@@ -71,8 +71,8 @@ def outside_node(lab: LiveLab) -> Node:
 
 def node_address(lab: LiveLab, node: Runs) -> str:
     """Return a node's address on its first network."""
-    if not lab.topology.nodes[node.name].networks:
-        pytest.skip(f"the node {node.name} has no network")
+    if not lab.topology.nodes[node.name].addresses:
+        pytest.skip(f"the node {node.name} has no address")
     return str(lab.topology.address(node.name))
 
 

@@ -247,21 +247,21 @@ def drawn(players: Players, seen: set[Pair], wanted: set[Pair]) -> list[str]:
 def places_outside(cluster: Cluster, outside: Node) -> Iterator[tuple[str, str, str]]:
     """Yield a subnet outside the cluster, and two of its addresses that listen on port 80."""
     lab = cluster.lab.topology
-    network, near = next(iter(lab.nodes[outside.name].networks.items()))
-    subnet = lab.networks[network].subnet
+    port = next(port for port in lab.nodes[outside.name].ports if port.address)
+    subnet, near = lab.networks[port.network].subnet, port.address
     far = next(
         address
         for address in map(subnet.broadcast_address.__sub__, range(1, 9))
-        if all(address not in node.networks.values() for node in lab.nodes.values())
+        if all(address not in node.addresses for node in lab.nodes.values())
     )
     argv = ["python3", "-m", "http.server", "--bind", "0.0.0.0", "80"]
-    outside.run(["ip", "address", "add", f"{far}/32", "dev", "eth0"])
+    outside.run(["ip", "address", "add", f"{far}/32", "dev", port.name])
     try:
         with outside.spawn(argv):
             wait_until(lambda: outside.run(["ss", "-Hltn", "sport = :80"]).stdout, "port 80")
             yield str(subnet), str(near), str(far)
     finally:
-        outside.run(["ip", "address", "delete", f"{far}/32", "dev", "eth0"], check=False)
+        outside.run(["ip", "address", "delete", f"{far}/32", "dev", port.name], check=False)
 
 
 @contextlib.contextmanager

@@ -82,9 +82,9 @@ class MachineContract:
         topology = load_text(TWO, "contract.yaml")
         for node in pair[1]:
             links = {one["ifname"]: one for one in node.run(["ip", "-j", "address"]).json()}
-            for index, address in enumerate(topology.nodes[node.name].networks.values()):
-                link = links[f"eth{index}"]
-                assert str(address) in [one["local"] for one in link["addr_info"]]
+            for port in topology.nodes[node.name].ports:
+                link = links[port.name]
+                assert str(port.address) in [one["local"] for one in link["addr_info"]]
 
     def test_they_reach_each_other(self, pair: Pair) -> None:
         assert pair[1][0].run(["ping", "-c1", "-W5", "10.168.0.3"]).ok

@@ -530,9 +530,9 @@ class FleetContract(Contract):
         for one in made:
             provider.connect("contract", topology, one)
             links = {link["ifname"]: link for link in one.run(["ip", "-j", "address"]).json()}
-            for index, address in enumerate(topology.nodes[one.name].networks.values()):
-                there = [entry["local"] for entry in links[f"eth{index}"]["addr_info"]]
-                assert str(address) in there
+            for port in topology.nodes[one.name].ports:
+                there = [entry["local"] for entry in links[port.name]["addr_info"]]
+                assert str(port.address) in there
         assert not provider.differences("contract", topology).keys() & {"", "node1", "node2"}
         # The kernel may take a second to notice that a new link is up.
         ping = ["ping", "-c1", "-W5", "10.168.0.3"]

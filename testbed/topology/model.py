@@ -34,12 +34,12 @@ from testbed.topology.declare import (
 )
 from testbed.topology.foreign import NODE_NAME as FOREIGN_NAME
 from testbed.topology.foreign import Foreign
+from testbed.topology.ports import Port, Ports
 from testbed.topology.shapes import (
     LAB_NAME,
     NETWORK_NAME,
     NODE,
     NODE_NAME,
-    Address,
     Choice,
     Choices,
     Cpus,
@@ -50,7 +50,6 @@ from testbed.topology.shapes import (
     Reference,
     Shape,
     Subnet,
-    Table,
     Text,
     table,
     whole,
@@ -90,7 +89,7 @@ class Network(Block):
 
 @dataclass(frozen=True, slots=True)
 class Node(Block):
-    """A node.  ``networks`` has the order of the file: eth0, eth1, ...
+    """A node.  ``ports`` has the order of the file: eth0, eth1, ...
 
     ``cpus`` is a number of CPUs (0.5 is half a CPU), ``memory`` is in bytes; None means no limit.
     A ``gateway`` node is the default gateway of its peers. ``provider`` None means the topology's
@@ -98,10 +97,11 @@ class Node(Block):
     """
 
     name: str
-    networks: Mapping[str, IPv4Address] = key(
-        Table(NETWORK_NAME, Address(), "a mapping of network to address"),
+    ports: tuple[Port, ...] = key(
+        Ports(),
         "Networks of the node, in order: eth0, eth1, ...; each with the address of the node.",
-        default={},
+        name="networks",
+        default=(),
     )
     roles: tuple[str, ...] = key(
         Choices("a list of roles", "role", lambda: [*registry.ROLES]),
@@ -127,6 +127,24 @@ class Node(Block):
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
         return cls(**given, sections=draft.node_sections())
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names of its networks, in the file's order, each once."""
+        return tuple(dict.fromkeys(port.network for port in self.ports))
+
+    @property
+    def addresses(self) -> tuple[IPv4Address, ...]:
+        """All its addresses, in the order of the ports."""
+        return tuple(address for port in self.ports for address in port.addresses)
+
+    def on(self, network: str) -> tuple[Port, ...]:
+        """Return its ports on a network."""
+        return tuple(port for port in self.ports if port.network == network)
+
+    def address_on(self, network: str) -> IPv4Address | None:
+        """Return its first address on a network; None without one."""
+        return next((port.address for port in self.on(network) if port.address), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +361,7 @@ class Topology(Block):
         It is the one on its :meth:`network`. Raises KeyError for an unknown node, StopIteration for
         one without a network.
         """
-        return self.nodes[node].networks[self.network(node)]
+        return _address_on(self.nodes[node], self.network(node))
 
     def network(self, node: str) -> str:
         """Return the network for a node's traffic with other nodes.
@@ -355,11 +373,17 @@ class Topology(Block):
         if not self._underlay:
             for interface, members in self.meshes():
                 self._underlay.update(_underlay(interface, members))
-        return self._underlay.get(node) or next(iter(self.nodes[node].networks))
+        return self._underlay.get(node) or _first(self.nodes[node])
 
     def interface(self, node: str) -> str:
         """Return a node's link to its :meth:`network`; raises the same errors."""
-        return f"eth{list(self.nodes[node].networks).index(self.network(node))}"
+        network = self.network(node)
+        return next(port.name for port in self.nodes[node].on(network) if port.addresses)
+
+    def interfaces(self, port: Port) -> tuple[IPv4Interface, ...]:
+        """Return the addresses of a port with the prefix length of its network."""
+        length = self.networks[port.network].subnet.prefixlen
+        return tuple(IPv4Interface((address, length)) for address in port.addresses)
 
     def meshes(self) -> Iterator[tuple[Underlay, tuple[Node, ...]]]:
         """Yield the groups of nodes that communicate.
@@ -375,11 +399,11 @@ class Topology(Block):
         Raises the same errors as :meth:`address`. It is the peer's :meth:`address`, unless the node
         is not on that network and both share another network.
         """
-        mine, theirs = self.nodes[node].networks, self.nodes[peer].networks
+        mine, other = self.nodes[node].networks, self.nodes[peer]
         if self.network(peer) not in mine:
             for network in mine:
-                if network in theirs:
-                    return theirs[network]
+                if (address := other.address_on(network)) is not None:
+                    return address
         return self.address(peer)
 
     def gateway_of(self, node: str) -> IPv4Address | None:
@@ -388,13 +412,13 @@ class Topology(Block):
         It is the address of a node with ``gateway``.
         """
         found = self.gateway_node(node)
-        return found and self.nodes[found[0]].networks[found[1]]
+        return found and self.nodes[found[0]].address_on(found[1])
 
     def gateway_node(self, node: str) -> tuple[str, str] | None:
         """Return a node's default gateway node, and their common network."""
         for network in self.nodes[node].networks:
             for peer in self.nodes.values():
-                if peer.gateway and peer.name != node and network in peer.networks:
+                if peer.gateway and peer.name != node and peer.address_on(network):
                     return peer.name, network
         return None
 
@@ -410,7 +434,9 @@ class Topology(Block):
             if connected:
                 # The longest prefix wins, the first one among equals (Linux, FIB lookup).
                 network = max(connected, key=lambda name: self.networks[name].subnet.prefixlen)
-                return here == peer or self.nodes[peer].networks.get(network) == address
+                return here == peer or any(
+                    address in port.addresses for port in self.nodes[peer].on(network)
+                )
             gateway = self.gateway_node(here)
             if gateway is None:
                 return False
@@ -457,7 +483,7 @@ class Topology(Block):
         for role, section in self.sections.items():
             if role in me.roles:
                 parts |= section.digest(self, node)
-        if me.networks and self.interface(node) != "eth0":
+        if me.addresses and self.interface(node) != "eth0":
             parts["interface"] = self.interface(node)
         return parts
 
@@ -471,17 +497,31 @@ def _underlay(interface: Underlay, members: Iterable[Node]) -> dict[str, str]:
 
     Nodes without a network are left out.
     """
-    nodes = [node for node in members if node.networks]
+    nodes = [node for node in members if node.addresses]
     shared = [name for node in nodes[:1] for name in node.networks]
     for node in nodes:
-        shared = [name for name in shared if name in node.networks]
+        shared = [name for name in shared if node.address_on(name)]
     found = {}
     for node in nodes:
         given = interface if isinstance(interface, str) else interface.get(node.name, "")
-        names = {f"eth{index}": name for index, name in enumerate(node.networks)}
+        names = {port.name: port.network for port in node.ports}
         given = given if given in node.networks else names.get(given, "")
-        found[node.name] = given or next(iter([*shared, *node.networks]))
+        given = given if node.address_on(given) else ""
+        found[node.name] = given or next(iter([*shared, _first(node)]))
     return found
+
+
+def _first(node: Node) -> str:
+    """Return the first network on which a node has an address.
+
+    Raises StopIteration without one.
+    """
+    return next(port.network for port in node.ports if port.address)
+
+
+def _address_on(node: Node, network: str) -> IPv4Address:
+    """Return a node's first address on a network.  Raises StopIteration without one."""
+    return next(port.address for port in node.on(network) if port.address)
 
 
 def _digest(value: Any) -> str:

@@ -254,7 +254,7 @@ def of(topology: Topology, *names: str) -> list[NodeSpec]:
     """The specifications of nodes, all unless named."""
     nodes = topology.nodes.values()
     return [
-        NodeSpec(node.name, f"digest of {node.name}", node.cpus, node.memory, len(node.networks))
+        NodeSpec(node.name, f"digest of {node.name}", node.cpus, node.memory, len(node.ports))
         for node in nodes
         if not names or node.name in names
     ]
@@ -279,7 +279,7 @@ def test_a_file_has_the_nodes_their_bridges_and_links() -> None:
         [("host-node-2", "eth1"), ("br-a-long-name", "host.1")],
         [("host-node", "eth0"), ("br-lan", "host-node")],
     ]
-    assert links[0]["endpoints"][0]["mac"] == mac_of(topology.nodes["host"].networks["lan"])
+    assert links[0]["endpoints"][0]["mac"] == mac_of(topology.nodes["host"].ports[0])
     assert {link["mtu"] for link in links} == {1500}
     assert all(len(end["interface"]) <= 15 for link in links for end in link["endpoints"])
 

@@ -81,8 +81,8 @@ def drawn(topology: Topology) -> dict[str, Any]:
     nodes = []
     for made in topology.nodes.values():
         links = [
-            link(f"eth{i}", i + 2, "veth", f"{address}/24")
-            for i, address in enumerate(made.networks.values())
+            link(port.name, i + 2, "veth", f"{port.address}/24")
+            for i, port in enumerate(made.ports)
         ]
         spaces = [
             {"name": c.name, "kind": "container", "mode": c.network, "links": [], "published": []}

@@ -789,7 +789,7 @@ def test_a_nodes_address() -> None:
     assert helpers.node_address(there, there.node("node2")) == "10.168.0.3"
     plain = lab("netns-experiments")
     text = skipped(lambda: helpers.node_address(plain, plain.node("host")))
-    assert text == "the node host has no network"
+    assert text == "the node host has no address"
 
 
 def test_containers_by_mode() -> None:

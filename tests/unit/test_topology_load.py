@@ -160,7 +160,7 @@ def test_the_smallest_topology() -> None:
     assert topology == load_data({"name": "t", "nodes": {"a": {}}}, "record")
     assert topology.provider == "netns"
     assert FlannelSection.find(topology) is None
-    assert topology.nodes["a"].networks == {}
+    assert topology.nodes["a"].ports == ()
     assert (topology.providers, topology.provider_of("a")) == (("netns",), "netns")
 
 

@@ -48,7 +48,7 @@ def test_mermaid_draws_the_lab(name: str, browser: Browser, tmp_path: Path) -> N
     browser.driver.set_script_timeout(60)
     drawn: dict[str, Any] = browser.driver.execute_async_script(DRAW, text)
     assert "error" not in drawn, drawn
-    links = sum(len(node.networks) for node in topology.nodes.values())
+    links = sum(len(node.ports) for node in topology.nodes.values())
     joined = [one for one in topology.containers.values() if one.network.startswith("container:")]
     assert drawn["edges"] == links + len(topology.veths) + len(joined)
     parts = [topology.networks, topology.containers, topology.namespaces, topology.bridges]

@@ -81,8 +81,8 @@ def _inventory(subject: Subject, by_ssh: list[str]) -> dict[str, Any]:
 
 
 def _host(subject: Subject, name: str, *, by_ssh: bool) -> dict[str, Any]:
-    addresses = subject.topology.nodes[name].networks
-    about = {"testbed_addresses": {net: str(address) for net, address in addresses.items()}}
+    ports = subject.topology.nodes[name].ports
+    about = {"testbed_addresses": {port.network: str(port.address) for port in ports}}
     if by_ssh:
         return {"ansible_ssh_common_args": f"-F '{{{{ inventory_dir }}}}/{ssh.FILE}'", **about}
     return {"ansible_connection": PLUGIN, "ansible_remote_tmp": TEMPORARY, **about}

@@ -132,13 +132,13 @@ def _node(spec: NodeSpec, called: str) -> dict[str, Any]:
 
 
 def _links(topology: Topology, node: str, called: str) -> Iterable[dict[str, Any]]:
-    for index, (network, address) in enumerate(topology.nodes[node].networks.items()):
+    for index, port in enumerate(topology.nodes[node].ports):
         yield {
             "type": "veth",
             "mtu": MTU,
             "endpoints": [
-                {"node": called, "interface": f"eth{index}", "mac": mac_of(address)},
-                {"node": bridge_of(network), "interface": port_name(node, index)},
+                {"node": called, "interface": port.name, "mac": mac_of(port)},
+                {"node": bridge_of(port.network), "interface": port_name(node, index)},
             ],
         }
 

@@ -79,9 +79,9 @@ def _document(topology: Topology, called: Mapping[str, str]) -> dict[str, Any]:
     links: list[dict[str, Any]] = []
     for network in topology.networks:
         ends = [
-            (called[name], f"eth{list(node.networks).index(network)}")
+            (called[name], port.name)
             for name, node in topology.nodes.items()
-            if network in node.networks
+            for port in node.on(network)
         ]
         if len(ends) > DIRECT:
             switch = _switch_name(network, nodes)
@@ -105,8 +105,9 @@ def _document(topology: Topology, called: Mapping[str, str]) -> dict[str, Any]:
 def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
     node, gateway = topology.nodes[name], topology.gateway_of(name)
     commands = [
-        f"ip address add {address}/{topology.networks[network].subnet.prefixlen} dev eth{index}"
-        for index, (network, address) in enumerate(node.networks.items())
+        f"ip address add {one} dev {port.name}"
+        for port in node.ports
+        for one in topology.interfaces(port)
     ]
     commands += [f"ip route replace default via {gateway}"] if gateway else []
     return {

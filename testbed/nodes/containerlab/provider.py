@@ -346,7 +346,7 @@ class ContainerlabProvider(CellProvider):
             with with_room(), self._making:  # one deployment restores all nodes
                 userfile.UserFile(topology, topology.foreign, cell).restore(node.name)
             return
-        networks = list(topology.nodes[node.name].networks)
+        own = topology.nodes[node.name].ports
         ports = {one.index: one.seen for one in differences if one.kind == "port"}
         gone = {index for index, seen in ports.items() if seen == "missing"}
         gone |= {one.index for one in differences if one.kind == "link" and one.seen == "missing"}
@@ -354,9 +354,9 @@ class ContainerlabProvider(CellProvider):
             # Only one end is in place: a user has moved or renamed the other.
             port = port_name(node.name, index)
             cell.node.run(["ip", "link", "delete", "dev", port], check=False)
-            node.run(["ip", "link", "delete", "dev", f"eth{index}"], check=False)
+            node.run(["ip", "link", "delete", "dev", own[index].name], check=False)
         lines = [
-            f"link set dev {port_name(node.name, index)} master {bridge_of(networks[index])} up"
+            f"link set dev {port_name(node.name, index)} master {bridge_of(own[index].network)} up"
             for index in ports.keys() - gone
         ]
         if lines:
@@ -378,13 +378,13 @@ class ContainerlabProvider(CellProvider):
     def _plug(cell: Cell, topology: Topology, name: str, pid: int, indexes: set[int]) -> None:
         """Link a node to the bridges of its networks with these numbers."""
         lines = []
-        for index, (network, address) in enumerate(topology.nodes[name].networks.items()):
+        for index, port in enumerate(topology.nodes[name].ports):
             if index in indexes:
-                port = port_name(name, index)
+                outside = port_name(name, index)
                 lines += [
-                    f"link add name {port} type veth "
-                    f"peer name eth{index} address {mac_of(address)} netns {pid}",
-                    f"link set dev {port} master {bridge_of(network)} up",
+                    f"link add name {outside} type veth "
+                    f"peer name {port.name} address {mac_of(port)} netns {pid}",
+                    f"link set dev {outside} master {bridge_of(port.network)} up",
                 ]
         cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())
 

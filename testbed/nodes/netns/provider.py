@@ -39,10 +39,9 @@ from testbed.process import run
 from testbed.requirement import Requirement
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address
-
     from testbed.leftover import Judge, LabPart, Leftover
     from testbed.topology.model import Topology
+    from testbed.topology.ports import Port
 
 FABRIC = "fabric"
 MACHINE_ID = Path("/etc/machine-id")
@@ -221,16 +220,16 @@ class NetnsProvider(OneByOne):
             if seen in ("missing", "down"):
                 found.setdefault("", []).append(Difference("network", network, seen))
         for node in topology.nodes.values():
-            for index, network in enumerate(node.networks):
-                port = there.get(port_name(node.name, index))
-                if port is None:
+            for index, port in enumerate(node.ports):
+                outside = there.get(port_name(node.name, index))
+                if outside is None:
                     seen = "missing"
-                elif port["master"] != bridge_of(network):
+                elif outside["master"] != bridge_of(port.network):
                     seen = "detached"
                 else:
-                    seen = port["state"]
+                    seen = outside["state"]
                 if seen in ("missing", "detached", "down"):
-                    what = f"port of eth{index} on {network}"
+                    what = f"port of {port.name} on {port.network}"
                     found.setdefault(node.name, []).append(Difference("port", what, seen, index))
         return found
 
@@ -260,29 +259,28 @@ class NetnsProvider(OneByOne):
         node: NetnsNode,
         *,
         machine: str = "",
-        inside: Callable[[int], str] = "eth{}".format,
+        inside: Callable[[int], str] | None = None,
         only: Collection[int] | None = None,
     ) -> None:
-        """Connect a node to the fabric with an ``ethN`` for each of its networks.
+        """Connect a node to the fabric with each of its ports.
 
         ``machine`` is set if the node is the cell of a virtual machine of that name; ``inside``
-        then returns the name of a link in the cell by its number.  ``only`` limits the
+        returns the name of a link in a cell by its number.  ``only`` limits the
         connection to these link numbers.
         """
         machine = machine or node.name
         fabric = self._need_fabric(lab)
         outside, ports = [], []
-        for index, (network, address) in enumerate(topology.nodes[machine].networks.items()):
+        for index, port in enumerate(topology.nodes[machine].ports):
             if only is not None and index not in only:
                 continue
-            port = port_name(machine, index)
-            ports.append(port)
+            ports.append(port_name(machine, index))
             # The link between a virtual machine and the fabric needs no address.
-            mac = f"address {mac_of(address)} " if self._kind == "node" else ""
+            mac = f"address {mac_of(port)} " if self._kind == "node" else ""
+            name = inside(index) if inside else port.name
             outside += [
-                f"link add name {port} type veth "
-                f"peer name {inside(index)} {mac}netns {node.init.pid}",
-                f"link set dev {port} master {bridge_of(network)} up",
+                f"link add name {ports[-1]} type veth peer name {name} {mac}netns {node.init.pid}",
+                f"link set dev {ports[-1]} master {bridge_of(port.network)} up",
             ]
         if outside:
             self._plug(fabric, ports, outside)
@@ -295,7 +293,7 @@ class NetnsProvider(OneByOne):
         differences: Sequence[Difference],
         *,
         machine: str = "",
-        inside: Callable[[int], str] = "eth{}".format,
+        inside: Callable[[int], str] | None = None,
     ) -> set[int]:
         """Restore links between a node and the fabric; return the numbers of recreated ones.
 
@@ -303,7 +301,7 @@ class NetnsProvider(OneByOne):
         """
         machine = machine or node.name
         fabric = self._need_fabric(lab)
-        networks = list(topology.nodes[machine].networks)
+        ports = topology.nodes[machine].ports
         outside = [one for one in differences if one.kind == "port"]
         gone = {one.index for one in outside if one.seen == "missing"}
         if self._kind == "node":
@@ -313,10 +311,11 @@ class NetnsProvider(OneByOne):
         for index in gone:
             # Only one end is in place: a user has moved or renamed the other.
             fabric.run(["ip", "link", "delete", "dev", port_name(machine, index)], check=False)
-            node.run(["ip", "link", "delete", "dev", inside(index)], check=False)
+            name = inside(index) if inside else ports[index].name
+            node.run(["ip", "link", "delete", "dev", name], check=False)
         lines = [
             f"link set dev {port_name(machine, one.index)} "
-            f"master {bridge_of(networks[one.index])} up"
+            f"master {bridge_of(ports[one.index].network)} up"
             for one in outside
             if one.index not in gone
         ]
@@ -498,19 +497,19 @@ def machine_id(state: Path, lab: str, node: str) -> str:
     return f"{digest[:12]}4{digest[13:16]}{'89ab'[int(digest[16], 16) % 4]}{digest[17:32]}"
 
 
-def mac_of(address: IPv4Address) -> str:
+def mac_of(port: Port) -> str:
     """Return a locally administered MAC address (RFC 9542) that a recreated node keeps.
 
     With a new address, the ARP caches of its peers would be wrong for half a minute.
     """
-    return (b"\x02\x54" + address.packed).hex(":")
+    assert port.address is not None
+    return (b"\x02\x54" + port.address.packed).hex(":")
 
 
 def macs(topology: Topology, node: str) -> list[str]:
     """Return ``ip -batch`` lines that set the MAC addresses of a machine's links."""
     return [
-        f"link set dev eth{index} address {mac_of(address)}"
-        for index, address in enumerate(topology.nodes[node].networks.values())
+        f"link set dev {port.name} address {mac_of(port)}" for port in topology.nodes[node].ports
     ]
 
 

@@ -175,7 +175,7 @@ class QemuProvider(OneByOne, CellProvider):
         if cell is None:
             raise has_ended(node.name, lab)
         self.cells.plug_in(lab, topology, cell)
-        joints = "\n".join(cells.joints(len(topology.nodes[node.name].networks))).encode()
+        joints = "\n".join(cells.joints(len(topology.nodes[node.name].ports))).encode()
         cell.run(["ip", "-batch", "-"], input=joints)
         wiring.set_up(topology, node, macs(topology, node.name))
 
@@ -188,7 +188,7 @@ class QemuProvider(OneByOne, CellProvider):
         if cell is None:
             raise has_ended(node.name, lab)
         if self.cells.plug_in_again(lab, topology, cell, differences):
-            joints = cells.joints(len(topology.nodes[node.name].networks))
+            joints = cells.joints(len(topology.nodes[node.name].ports))
             cell.run(["ip", "-batch", "-"], input="\n".join(joints).encode())
         wiring.restore(topology, node, differences)
 

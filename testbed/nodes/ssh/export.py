@@ -59,8 +59,8 @@ def config(subject: Subject, names: list[str]) -> str:
     about = comment(topology.description)
     parts = [HEAD.format(lab=topology.name, node=names[0]), f"# {about}\n" if about else ""]
     for name in names:
-        networks = topology.nodes[name].networks
-        address = f"\n  HostName {topology.address(name)}" if networks else ""
+        addresses = topology.nodes[name].addresses
+        address = f"\n  HostName {topology.address(name)}" if addresses else ""
         parts.append(_host(subject, name, address, sshd.login(nodes[name], subject.store)))
     return "".join(parts)
 

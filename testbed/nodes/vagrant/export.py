@@ -83,10 +83,11 @@ def _lines(topology: Topology) -> Iterator[str]:
 def _machine(topology: Topology, name: str) -> Iterator[str]:
     node = topology.nodes[name]
     yield f"node.vm.hostname = {ruby(name)}"
-    for network, address in node.networks.items():
-        subnet, segment = topology.networks[network].subnet, f"{topology.name}-{network}"
+    for port in node.ports:
+        subnet = topology.networks[port.network].subnet
+        segment = f"{topology.name}-{port.network}"
         yield (
-            f"node.vm.network 'private_network', ip: {ruby(str(address))}, "
+            f"node.vm.network 'private_network', ip: {ruby(str(port.address))}, "
             f"netmask: {ruby(str(subnet.netmask))},"
         )
         yield (

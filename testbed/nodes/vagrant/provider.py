@@ -314,8 +314,7 @@ class VagrantProvider(CellProvider):
         cell = self.hypervisor(lab)
         if cell is None:
             raise has_ended(node.name, lab)
-        networks = topology.nodes[node.name].networks
-        name = node.name
+        name, ports = node.name, topology.nodes[node.name].ports
         self.cells.plug_in(
             lab,
             topology,
@@ -323,7 +322,7 @@ class VagrantProvider(CellProvider):
             machine=name,
             inside=lambda index: hypervisor.joint(name, index),
         )
-        self._join_ports(cell, name, range(len(networks)))
+        self._join_ports(cell, name, range(len(ports)))
         wiring.set_up(topology, node, macs(topology, node.name))
 
     def restore(

@@ -61,8 +61,8 @@ class Compose(Export):
 
 def _example(topology: Topology) -> dict[str, str]:
     node = next(iter(topology.nodes.values()))
-    peers = [one for one in topology.nodes.values() if one.networks and one is not node]
-    peer = topology.address(peers[0].name) if peers and node.networks else "127.0.0.1"
+    peers = [one for one in topology.nodes.values() if one.addresses and one is not node]
+    peer = topology.address(peers[0].name) if peers and node.addresses else "127.0.0.1"
     about = comment(topology.description)
     about = f"\n# {about}" if about else ""
     return {"name": topology.name, "about": about, "node": node.name, "peer": str(peer)}
@@ -104,9 +104,10 @@ class _Writer:
         topology = self.topology
         for network in topology.networks.values():
             used = {
-                node.networks[network.name]
+                address
                 for node in topology.nodes.values()
-                if network.name in node.networks
+                for port in node.on(network.name)
+                for address in port.addresses
             }
             yield network.name, {"internal": True, **_pool(network.subnet, used)}
         section = DockerSection.find(topology)
@@ -135,7 +136,7 @@ class _Writer:
     def _node(self, name: str) -> dict[str, Any]:
         node, gateway = self.topology.nodes[name], self.topology.gateway_of(name)
         networks: dict[str, Any] = {
-            network: {"ipv4_address": str(address)} for network, address in node.networks.items()
+            port.network: {"ipv4_address": str(port.address)} for port in node.ports
         }
         if self._has_bridge(name):
             networks[self._bridge(name)] = {}

@@ -103,14 +103,16 @@ def _addresses(
     The first one is that of the first node.
     """
     subnet = topology.networks[network].subnet
-    taken = {n.networks[network] for n in kept if network in n.networks}
-    start = int(first.networks[network])
+    taken = {address for n in kept for port in n.on(network) for address in port.addresses}
+    given = first.address_on(network)
+    assert given is not None
+    start = int(given)
     last = int(subnet.broadcast_address) - 1
     candidates = (IPv4Address(i) for i in range(start, min(last, start + count + len(taken)) + 1))
     found = [a for a in candidates if a not in taken][:count]
     if len(found) < count:
         raise UsageError(
-            f"{network} ({subnet}) has room for {len(found)} nodes from {first.networks[network]} "
+            f"{network} ({subnet}) has room for {len(found)} nodes from {given} "
             f"on, but {count} are requested",
             hint="use fewer nodes, or a larger subnet",
         )

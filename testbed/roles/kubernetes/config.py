@@ -286,7 +286,7 @@ def masquerade(topology: Topology) -> str:
     """
     cluster = KubernetesSection.of(topology)
     members = topology.with_role("kubernetes")
-    nodes = [str(address) for member in members for address in member.networks.values()]
+    nodes = [str(address) for member in members for address in member.addresses]
     inside = [str(cluster.pods), *nodes]
     return f"""\
 table ip testbed

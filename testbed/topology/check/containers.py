@@ -117,7 +117,7 @@ class Containers(Look):
         if address is None or address.is_loopback or address == IPv4Address(0):
             return
         own = (link.address for link in self.own_links(node) if link.address)
-        mine = [*self.t.nodes[node].networks.values(), *own]
+        mine = [*self.t.nodes[node].addresses, *own]
         if address not in mine and not self.unsure(node, "networks"):
             seen = f"{address}; {node} has {', '.join(map(str, mine)) or 'none'}"
             hint = "publish on one of those, or remove the address"

@@ -116,7 +116,7 @@ class Look:
         This is for ``software`` that sets routes without a tunnel: the gateway of a route must be
         on the link (flannel, Documentation/backends.md). ``instead`` names alternatives.
         """
-        members = [node for node in self.t.with_role(role) if node.networks]
+        members = [node for node in self.t.with_role(role) if node.addresses]
         segment = self.t.network(members[0].name) if members else ""
         for node in members:
             mine = self.t.network(node.name)
@@ -134,7 +134,7 @@ class Look:
             else:
                 name = interface.get(node.name, "")
                 at = self.value(section, "interface", node.name)
-            links = [f"eth{index}" for index, _ in enumerate(node.networks)]
+            links = [port.name for port in node.ports]
             unsure = self.unsure(node.name, "networks") or self.bad("networks")
             if name and name not in (*node.networks, *links) and not unsure:
                 wanted = f"a network that {node.name} is on"
@@ -155,7 +155,7 @@ class Look:
                     )
         # Paths are known only for valid nodes and networks.
         if not any(map(self.problems.touched, ("nodes", "networks", section))):
-            self._reach_each_other(section, [node for node in members if node.networks])
+            self._reach_each_other(section, [node for node in members if node.addresses])
 
     def _reach_each_other(self, section: str, members: abc.Sequence[Node]) -> None:
         """Report each node without a path to another one, or back."""

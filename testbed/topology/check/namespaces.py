@@ -111,7 +111,7 @@ class Namespaces(Look):
     def _own_interfaces(self, node: str) -> dict[str, str]:
         """Return a node's interfaces that are not in the file."""
         me = self.t.nodes[node]
-        out = {f"eth{i}": "the node's own" for i, _ in enumerate(me.networks)}
+        out = {port.name: "the node's own" for port in me.ports}
         out |= {link.name: link.about for link in self.own_links(node)}
         return out
 

@@ -50,7 +50,7 @@ class Networks(Look):
 
     def _how_apart(self, one: str, other: str) -> str:
         hint = "change one of them"
-        if any({one, other} <= node.networks.keys() for node in self.t.nodes.values()):
+        if any({one, other} <= {*node.networks} for node in self.t.nodes.values()):
             hint += (
                 ": each network is a segment of its own. Two interfaces on one segment are two "
                 "veth pairs into one bridge (role namespaces)"
@@ -94,7 +94,7 @@ class Networks(Look):
                     hint = nearest(name, declared)
                     self.add(self.key(*path), "the name of a network", quote(name), hint)
                     continue
-                network, address = self.t.networks.get(name), node.networks.get(name)
+                network, address = self.t.networks.get(name), node.address_on(name)
                 if address is None or network is None:
                     continue
                 label = f"{name} ({network.subnet})"
@@ -155,7 +155,8 @@ class Networks(Look):
         """
         plugged: dict[str, int] = {}
         for node in self.t.nodes.values():
-            for network in node.networks:
+            for port in node.ports:
+                network = port.network
                 plugged[network] = plugged.get(network, 0) + 1
                 if plugged[network] == keys.PORTS_MAX + 1:
                     wanted = f"at most {keys.PORTS_MAX} nodes on {network}, the ports of a bridge"
@@ -164,7 +165,7 @@ class Networks(Look):
 
     def nodes_have_slots(self) -> None:
         for node in self.t.nodes.values():
-            maker, count = self.t.provider_of(node.name), len(node.networks)
+            maker, count = self.t.provider_of(node.name), len(node.ports)
             try:  # it alone is imported
                 most = registry.PROVIDERS[maker].networks_max
             except MachineError:  # told when the lab is to be created
