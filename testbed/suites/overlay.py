@@ -184,7 +184,7 @@ class Walk:
 def walk(lab: LiveLab) -> Walk:
     """Send an echo request from end to end, and capture on every interface it passes."""
     one, other = ends(lab)
-    device = DEVICES.get(overlay(lab).backend)
+    device = overlay(lab).device
     outward = ["docker0", *([device] if device else [])]
     places: list[tuple[Place, str, str]] = [(one.container, "eth0", "icmp")]
     points = [f"{one.container.name} eth0"]
@@ -385,7 +385,8 @@ class ThirdHost(Inside):
         finally:
             self._give_back(prefix)
             # The device of vxlan outlives flanneld, that of udp does not.
-            self.run(["ip", "link", "delete", DEVICES["vxlan"]], check=False)
+            for device in {DEVICES["vxlan"], overlay(self.lab).device} - {""}:
+                self.run(["ip", "link", "delete", device], check=False)
 
     def _give_back(self, prefix: str) -> None:
         for held in keys(self.lab, f"{prefix}/subnets").values():

@@ -12,18 +12,24 @@ from testbed.labs.lab import Lab
 from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode
 from testbed.registry import ROLES
+from testbed.roles.docker.containers import reach_steps
+from testbed.roles.docker.daemon import daemon_config
+from testbed.roles.flannel.breakage import Peer, look
 from testbed.roles.flannel.daemon import (
     CONFIG_STEP,
     network_config,
+    options,
     reservations,
     resync,
     subnet_key,
 )
 from testbed.roles.flannel.section import FlannelSection
 from testbed.steps.context import Context
-from testbed.topology import Overrides, load
+from testbed.topology import Overrides, load, load_data, vary
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from testbed.nodes.base import Service
     from testbed.testing.fakes import Bench
     from testbed.topology import Topology
@@ -63,6 +69,131 @@ def test_the_first_subnet_can_be_the_networks_own() -> None:
     assert config["SubnetMin"] == "10.1.0.0"
     # RFC 7348 section 8: IANA's port for VXLAN; section 5: a VNI of 24 bits.
     assert config["Backend"] == {"Type": "vxlan", "Port": 4789, "VNI": 7}
+
+
+# Two nodes on one network, a third behind a router.
+PLACES = """\
+name: places
+networks: {lan: {subnet: 10.1.0.0/24}, far: {subnet: 10.2.0.0/24}}
+nodes:
+  n1: {networks: {lan: 10.1.0.2}, roles: [etcd, docker, flannel]}
+  n2: {networks: {lan: 10.1.0.3}, roles: [docker, flannel]}
+  n3: {networks: {far: 10.2.0.2}, roles: [docker, flannel]}
+  gw: {networks: {lan: 10.1.0.1, far: 10.2.0.1}, gateway: true}
+"""
+
+
+def placed(tmp_path: Path, section: str) -> Topology:
+    file = tmp_path / "places.yaml"
+    file.write_text(f"{PLACES}flannel: {section}\n", encoding="utf-8")
+    return load(file)
+
+
+def test_keys_of_the_file_are_those_of_flannels_configuration(tmp_path: Path) -> None:
+    topology = placed(
+        tmp_path,
+        "{mtu: 1400, port: 4789, vni: 7, direct-routing: true, subnet-len: 26,"
+        " public-ip: {n2: 192.0.2.9}, subnet-lease-renew-margin: 1439}",
+    )
+    flannel = FlannelSection.of(topology)
+    config = network_config(flannel)
+    # Documentation/backends.md: MTU is that of the packets on the wire.
+    assert config["Backend"] == {
+        "Type": "vxlan", "Port": 4789, "VNI": 7, "MTU": 1400, "DirectRouting": True,
+    }  # fmt: skip
+    assert flannel.mtu == 1350
+    assert config["SubnetLen"] == 26
+    assert [str(subnet) for subnet in flannel.subnets.values()] == [
+        "100.96.0.64/26", "100.96.0.128/26", "100.96.0.192/26",
+    ]  # fmt: skip
+    values = [json.loads(value) for value in list(reservations(topology).values())[:-1]]
+    assert [value["PublicIP"] for value in values] == ["10.1.0.2", "192.0.2.9", "10.2.0.2"]
+    first = topology.nodes["n1"]
+    (step,) = [s for s in ROLES["flannel"].steps(topology, first) if s.name == CONFIG_STEP]
+    assert step.about.startswith("vxlan, port 4789, VNI 7, MTU 1400, direct routing over")
+    margin = "--subnet-lease-renew-margin=1439"
+    assert options(flannel, "n1") == [margin]
+    assert options(flannel, "n2") == ["--public-ip=192.0.2.9", margin]
+
+
+def test_a_variant_has_only_keys_of_its_backend(tmp_path: Path) -> None:
+    topology = placed(
+        tmp_path, "{mtu: 1400, port: 4789, vni: 7, direct-routing: true, public-ip: {n2: 10.1.0.9}}"
+    )
+    udp = FlannelSection.of(vary(topology, Overrides(backend="udp")))
+    assert (udp.port, udp.outer_mtu, udp.direct_routing) == (8285, None, False)
+    assert {str(address) for address in udp.public_ip.values()} == {"10.1.0.9"}
+    assert vary(topology, Overrides(backend="vxlan")) == topology
+
+
+def test_a_variant_has_no_addresses_of_replaced_nodes() -> None:
+    topology = load("two-node")
+    data = topology.to_dict()
+    data["flannel"]["public-ip"] = {"node2": "10.168.0.9"}
+    more = vary(load_data(data, "two"), Overrides(nodes=3))
+    assert FlannelSection.of(more).public_ip == {}
+
+
+def test_other_nodes_settings_do_not_create_a_node_again(tmp_path: Path) -> None:
+    plain = placed(tmp_path, "{}")
+    other = placed(tmp_path, "{public-ip: {n2: 10.1.0.9}}")
+    assert plain.node_digest("n1") == other.node_digest("n1")
+    assert plain.node_digest("n2") != other.node_digest("n2")
+
+
+@pytest.mark.parametrize("section", [
+    "{port: 4789}", "{vni: 7}", "{direct-routing: true}", "{public-ip: {n2: 10.1.0.9}}",
+    "{allow-direct-routing: false}",
+])  # fmt: skip
+def test_claims_about_the_usual_way_do_not_apply_to_another(tmp_path: Path, section: str) -> None:
+    role = ROLES["flannel"]
+    assert "flannel-defaults" not in role.features(placed(tmp_path, section))
+    for same in ("{}", "{port: 8472, vni: 1}", "{mtu: 1400, subnet-len: 26}"):
+        assert role.features(placed(tmp_path, same)) >= {"flannel-vxlan", "flannel-defaults"}
+
+
+def test_nodes_on_one_network_need_no_tunnel_with_direct_routing(tmp_path: Path) -> None:
+    topology = placed(tmp_path, "{direct-routing: true}")
+    flannel = FlannelSection.of(topology)
+    assert flannel.is_direct(topology, "n1", "n2")
+    assert not flannel.is_direct(topology, "n1", "n3")
+    plain = placed(tmp_path, "{}")
+    assert not FlannelSection.of(plain).is_direct(plain, "n1", "n2")
+    peers = [
+        Peer("n2", "10.1.0.3", "100.96.2.0/24", "ae:28:62:41:9b:b8", direct=True),
+        Peer("n3", "10.2.0.2", "100.96.3.0/24", "ae:28:62:41:9b:b9"),
+    ]
+    assert look(topology, "route", peers).entries == (
+        "100.96.2.0/24 via 10.1.0.3",
+        "100.96.3.0/24 via 100.96.3.0 dev flannel.1",
+    )
+    assert look(topology, "fdb", peers).entries == ("ae:28:62:41:9b:b9 dst 10.2.0.2",)
+    assert len(look(topology, "neighbour", peers).entries) == 1
+
+
+def test_there_is_no_tunnel_to_break_between_nodes_on_one_network() -> None:
+    data = load("two-node").to_dict()
+    role = ROLES["flannel"]
+    assert role.unbreakable(load_data(data, "two"), "node1", "fdb") is None
+    data["flannel"]["direct-routing"] = True
+    direct = load_data(data, "two")
+    assert role.unbreakable(direct, "node1", "fdb") is not None
+    assert role.unbreakable(direct, "node1", "port") is not None
+    assert role.unbreakable(direct, "node1", "route") is None
+
+
+def test_a_closed_door_stays_closed() -> None:
+    data = load("two-node").to_dict()
+    assert "allow-direct-routing" not in data["flannel"]
+    data["flannel"]["allow-direct-routing"] = False
+    data["docker"]["engine"] = "29"
+    closed = load_data(data, "two")
+    assert closed.to_dict()["flannel"]["allow-direct-routing"] is False
+    config = daemon_config(closed, "node1", (29, 0, 0))
+    assert "allow-direct-routing" not in config
+    assert config["mtu"] == 1450
+    assert "bridge-accept-fwmark" not in config
+    assert not list(reach_steps(closed)), "there is no way from container to container"
 
 
 def test_keys_have_a_hyphen_for_the_slash() -> None:
@@ -127,13 +258,17 @@ def test_keys_that_hold_a_lease_are_left_alone(bench: Bench) -> None:
 
     def get(call: Call) -> Answer:
         *options, key = call.words
-        there = {"--prefix", "--keys-only"} <= set(options) and key.endswith("/subnets/")
-        return Answer(out=f"{key}100.96.1.0-24\n\n".encode() if there else b"")
+        # The second has a key from the time when it had another address.
+        values = {"100.96.1.0-24": "10.168.0.2", "100.96.2.0-24": "10.168.0.99"}
+        lines = [f'{key}{name}\n{{"PublicIP":"{ip}"}}\n' for name, ip in values.items()]
+        there = "--prefix" in options and key.endswith("/subnets/")
+        return Answer(out="".join(lines).encode() if there else b"")
 
     bench.provider.script([str(bench.store.binary("etcdctl"))], get)
     started(bench, topology)
     (text,) = [(c.input or b"").decode() for c in bench.provider.calls if c.words[-1:] == ("txn",)]
     puts = [line.split()[1] for line in text.splitlines() if line]
+    # Documentation/reservations.md: the public address is how flanneld finds its lease.
     assert puts == ["/coreos.com/network/subnets/100.96.2.0-24", "/coreos.com/network/config"]
     assert node.get("/run/testbed/done/flannel-epoch") == epoch
 

@@ -230,6 +230,43 @@ OVERLAY = {
     "port": bad(NODES + "flannel: {port: §65536}\n", "from 1 to 65535|65536"),
     "port text": bad(NODES + 'flannel: {port: §"8472"}\n', "an integer|'8472'"),
     "vni": bad(NODES + "flannel: {vni: §16777216}\n", "1 to 16777215"),
+    "udp mtu": bad(NODES + "flannel: {backend: udp, §mtu: 1400}\n", "no mtu with udp|that of the"),
+    "mtu above the link's": bad(NODES + "flannel: {mtu: §1501}\n", "at most 1500|1501|the kernel"),
+    "mtu too small": bad(NODES + "flannel: {mtu: §117}\n", "from 118 to 65535|117"),
+    "udp without tunnel": bad(
+        NODES + "flannel: {backend: udp, §direct-routing: true}\n", "no direct-routing with udp"
+    ),
+    "public address with host-gw": bad(
+        NODES + "flannel: {backend: host-gw, §public-ip: {n1: 10.168.0.9}}\n", "no public-ip with"
+    ),
+    "public address of a stranger": bad(
+        NODES + "flannel: {public-ip: {§n9: 10.168.0.9}}\n", "the name of a node|n9"
+    ),
+    "public address without flannel": bad(
+        NODES + "flannel: {public-ip: {§out: 10.168.0.9}}\n", "role flannel|'out'"
+    ),
+    "public address of the other node": bad(
+        NODES + "flannel: {public-ip: {n1: §10.168.0.3}}\n", "no other node has|that of n2"
+    ),
+    "two of one public address": bad(
+        NODES + "flannel: {public-ip: {n1: 10.9.0.1, n2: §10.9.0.1}}\n", "no other node|that of n1"
+    ),
+    "public address with a prefix": bad(
+        NODES + "flannel: {public-ip: {n1: §10.9.0.1/24}}\n", "an IPv4 address|10.9.0.1/24"
+    ),
+    "subnet length too short": bad(
+        NODES + "flannel: {subnet-len: §17}\n", "18 or more|17|four subnets in 100.96.0.0/16"
+    ),
+    "subnet of another length": bad(
+        NODES + "flannel: {subnet-len: 26, subnets: {n1: §100.96.1.0/24}}\n",
+        "one size, /26 as subnet-len says|100.96.1.0/24",
+    ),
+    "renewal after the lease's end": bad(
+        NODES + "flannel: {subnet-lease-renew-margin: §1440}\n", "from 1 to 1439|1440"
+    ),
+    "open door as text": bad(
+        NODES + "flannel: {allow-direct-routing: §no}\n", "true or false|'no'"
+    ),
     "lan overlaps": bad(
         (NODES + "flannel: {network: 10.0.0.0/8}\n").replace("10.168.0.0", "§10.168.0.0"),
         "apart from flannel|10.0.0.0/8",

@@ -142,6 +142,12 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "port": 4789,
             "interface": {"n1": "eth0"},
             "vni": 7,
+            "mtu": 1400,
+            "direct-routing": True,
+            "public-ip": {"n1": "192.0.2.1"},
+            "subnet-len": 24,
+            "subnet-lease-renew-margin": 90,
+            "allow-direct-routing": False,
         },
         "kubernetes": {
             "control-plane": "n2",

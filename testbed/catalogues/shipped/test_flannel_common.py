@@ -191,7 +191,7 @@ def test_neighbours_fetch_each_others_page(
 
 
 @pytest.mark.testbed_claim("flannel-overlay-connects-all")
-@pytest.mark.testbed_needs("flannel", "docker", "two-docker-nodes")
+@pytest.mark.testbed_needs("flannel", "docker", "two-docker-nodes", "flannel-defaults")
 def test_overlay_connects_all_containers_of_all_hosts(lab: LiveLab, observe: Observation) -> None:
     containers = [
         container
@@ -207,7 +207,7 @@ def test_overlay_connects_all_containers_of_all_hosts(lab: LiveLab, observe: Obs
 
 
 @pytest.mark.testbed_claim("flannel-overlay-software-on-host-network")
-@pytest.mark.testbed_needs("flannel", "docker", "gateway")
+@pytest.mark.testbed_needs("flannel", "docker", "gateway", "flannel-defaults")
 def test_hosts_need_an_overlay_to_join_their_containers(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     url = f"http://{other.container.address}/"
@@ -257,7 +257,7 @@ def syn(packets: list[Packet], one: End, other: End) -> list[Packet]:
     return [packet for packet in packets if packet.is_syn and (packet.src, packet.dst) == pair]
 
 
-@pytest.mark.testbed_needs("flannel", "docker")
+@pytest.mark.testbed_needs("flannel", "docker", "flannel-defaults")
 def test_ttl_falls_by_the_hops_of_the_back_end(lab: LiveLab) -> None:
     way = walk(lab)
     sent, got = (way.at(f"{end.container.name} eth0") for end in way.ends)
@@ -266,11 +266,11 @@ def test_ttl_falls_by_the_hops_of_the_back_end(lab: LiveLab) -> None:
     assert sent.ttl - got.ttl == TTL_FALLS[overlay(lab).backend]
 
 
-@pytest.mark.testbed_needs("flannel", "docker")
+@pytest.mark.testbed_needs("flannel", "docker", "flannel-defaults")
 def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     mtu = overlay(lab).mtu
-    devices = ["docker0", *([device] if (device := DEVICES.get(overlay(lab).backend)) else [])]
+    devices = ["docker0", *([device] if (device := overlay(lab).device) else [])]
     for end in (one, other):
         assert {link(observe, end.node, name)["mtu"] for name in devices} == {mtu}
         assert link(observe, end.container, "eth0")["mtu"] == mtu
@@ -315,7 +315,7 @@ def test_every_host_has_its_part_of_the_virtual_network(lab: LiveLab, observe: O
         observe.holds(own["FLANNEL_NETWORK"] == str(network), f"{role.name} is in {network}")
         subnet = IPv4Interface(own["FLANNEL_SUBNET"]).network
         observe.holds(subnet.subnet_of(network), f"with {subnet}")
-        if device := DEVICES.get(overlay(lab).backend):
+        if device := overlay(lab).device:
             found = [a.ip for a in addresses(observe, node, device)]
             observe.holds(found == [subnet.network_address], f"at which is its {device}")
 

@@ -43,14 +43,14 @@ ABSENT_VTEP = "02:00:5e:00:53:99"
 
 
 @pytest.mark.testbed_claim("flannel-subnet-mapping-in-etcd")
-@pytest.mark.testbed_needs("etcd", "flannel", "docker")
+@pytest.mark.testbed_needs("etcd", "flannel", "docker", "flannel-defaults")
 def test_etcd_says_which_host_has_which_subnet(lab: LiveLab, observe: Observation) -> None:
     flannel = FlannelSection.find(lab.topology)
     assert flannel is not None
     kept = {name: found.value["PublicIP"] for name, found in keys(lab).items()}
     observe.note("etcdctl get --prefix /coreos.com/network/subnets", kept)
     for node, subnet in flannel.subnets.items():
-        address = str(lab.topology.address(node))
+        address = str(flannel.address(lab.topology, node))
         observe.holds(kept.get(subnet_key(subnet)) == address, f"{subnet} is {node}'s, {address}")
     subnet = third_subnet(lab)
     hosts = _hosts_follow(lab, observe, subnet)

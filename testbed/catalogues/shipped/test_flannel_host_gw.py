@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from testbed.claims.observation import Observation
     from testbed.labs.live import LiveLab
 
-pytestmark = pytest.mark.testbed_needs("flannel-host-gw", "docker")
+pytestmark = pytest.mark.testbed_needs("flannel-host-gw", "docker", "flannel-defaults")
 
 
 @pytest.fixture(scope="module")

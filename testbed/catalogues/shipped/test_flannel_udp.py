@@ -86,7 +86,7 @@ def test_node1_and_container_1_have_the_printed_addresses(
 
 
 @pytest.mark.testbed_claim("flannel-udp-node2-addresses")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_node2_and_container_2_have_the_printed_addresses(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -232,7 +232,7 @@ def test_longest_prefix_decides_between_flannel0_and_docker0(
 
 
 @pytest.mark.testbed_claim("flannel-udp-tun-is-l3")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: Walk) -> None:
     one = way.ends[0]
     device = link(observe, one.node, "flannel0")
@@ -248,7 +248,7 @@ def test_flannel0_is_a_tun_device_without_link_layer(observe: Observation, way: 
 
 
 @pytest.mark.testbed_claim("flannel-udp-tun-kernel-user")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pid = one.node.services()[SERVICE].pid
@@ -271,7 +271,7 @@ def test_packets_for_flannel0_wait_for_flanneld(lab: LiveLab, observe: Observati
 
 
 @pytest.mark.testbed_claim("flannel-udp-path-docker0-to-flannel0")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
     observe: Observation, way: Walk
 ) -> None:
@@ -286,7 +286,7 @@ def test_packet_comes_through_docker0_and_is_routed_into_flannel0(
 
 
 @pytest.mark.testbed_claim("flannel-udp-flanneld-receives")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Calls) -> None:
     observe.note("system calls of flanneld", "\n".join(map(str, calls.flanneld)))
     reads = [c for c in calls.flanneld if c.name == "read" and c.packet.src == calls.source]
@@ -297,7 +297,7 @@ def test_flanneld_reads_the_packet_from_flannel0(observe: Observation, calls: Ca
 
 
 @pytest.mark.testbed_claim("flannel-udp-forwards-by-destination")
-@pytest.mark.testbed_needs("flannel-udp", "docker", "gateway")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "gateway", "flannel-defaults")
 def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -319,7 +319,7 @@ def test_flanneld_sends_to_the_host_that_has_the_destinations_subnet(
 
 
 @pytest.mark.testbed_claim("flannel-udp-ip-in-udp")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
     one = way.ends[0]
     outer, inner = way.at(f"{one.name} {one.interface}"), way.inner(f"{one.name} {one.interface}")
@@ -338,7 +338,7 @@ def test_payload_is_the_bare_ip_packet(observe: Observation, way: Walk) -> None:
 
 
 @pytest.mark.testbed_claim("flannel-udp-outer-node-addresses")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation, way: Walk) -> None:
     one, other = way.ends
     wanted = quoted(lab, "10.168.0.2", one.address), quoted(lab, "10.168.0.3", other.address)
@@ -349,7 +349,7 @@ def test_outer_packet_goes_from_host_to_host(lab: LiveLab, observe: Observation,
 
 
 @pytest.mark.testbed_claim("flannel-udp-inner-addresses-kept")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_inner_packet_keeps_the_containers_addresses(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     source = quoted(lab, "100.96.1.2", one.container.address)
@@ -380,7 +380,7 @@ def _seen_by_server(
 
 
 @pytest.mark.testbed_claim("flannel-udp-port-8285-listen")
-@pytest.mark.testbed_needs("flannel-udp")
+@pytest.mark.testbed_needs("flannel-udp", "flannel-defaults")
 def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observation) -> None:
     for role in lab.topology.with_role("flannel"):
         node = lab.node(role.name)
@@ -394,7 +394,7 @@ def test_every_flanneld_listens_on_udp_port_8285(lab: LiveLab, observe: Observat
 
 
 @pytest.mark.testbed_claim("flannel-udp-port-8285-destination")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: Walk) -> None:
     other = way.ends[1]
     outer = way.at(f"{other.name} {other.interface}")
@@ -404,7 +404,7 @@ def test_datagrams_go_to_port_8285_of_the_other_host(observe: Observation, way: 
 
 
 @pytest.mark.testbed_claim("flannel-udp-remote-delivery")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_other_host_unpacks_and_delivers_over_docker0(observe: Observation, way: Walk) -> None:
     other = way.ends[1]
     points = [f"{other.name} {device}" for device in (other.interface, "flannel0", "docker0")]
@@ -521,7 +521,7 @@ def _packets(running: Running) -> list[Call]:
 
 
 @pytest.mark.testbed_claim("flannel-udp-three-crossings")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_sending_a_packet_crosses_between_user_and_kernel_three_times(
     lab: LiveLab, observe: Observation, calls: Calls
 ) -> None:

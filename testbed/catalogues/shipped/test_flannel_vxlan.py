@@ -44,6 +44,7 @@ from testbed.suites.overlay import (
     etcd,
     keys,
     need,
+    overlay,
     own_vxlan,
     quoted,
     requests,
@@ -122,7 +123,7 @@ def send_frame(node: Node, interface: str, data: bytes) -> None:
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-frame-in-udp")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_datagram_holds_a_whole_frame(lab: LiveLab, observe: Observation, way: Walk) -> None:
     one, other = way.ends
     outer, inner = way.at(f"{one.name} {one.interface}"), way.inner(f"{one.name} {one.interface}")
@@ -136,7 +137,7 @@ def test_datagram_holds_a_whole_frame(lab: LiveLab, observe: Observation, way: W
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-packet-structure")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     lab: LiveLab, observe: Observation, way: Walk
 ) -> None:
@@ -155,14 +156,12 @@ def test_headers_are_ethernet_ip_udp_vxlan_and_the_frame(
     )
     observe.holds(inner.ethertype == 0x0800 and inner.is_echo_request, "with an IP packet")
     assert outer.ip_length - inner.ip_length == OVERHEAD
-    assert (
-        link(observe, one.node, VTEP)["mtu"]
-        == link(observe, one.node, one.interface)["mtu"] - OVERHEAD
-    )
+    wire = overlay(lab).outer_mtu or link(observe, one.node, one.interface)["mtu"]
+    assert link(observe, one.node, VTEP)["mtu"] == wire - OVERHEAD
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-over-l3")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
     one, _ = ends(lab)
     with third_host(lab) as third, third.joined() as subnet:
@@ -184,7 +183,7 @@ def test_datagrams_pass_a_router(lab: LiveLab, observe: Observation) -> None:
 
 
 @pytest.mark.testbed_claim("l2-vxlan-one-broadcast-domain")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_frames_move_as_in_one_broadcast_domain(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     with own_vxlan(observe, one, other) as device:
@@ -216,7 +215,7 @@ def _broadcast(
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-kernel-l2-over-l3")
-@pytest.mark.testbed_needs("flannel-vxlan")
+@pytest.mark.testbed_needs("flannel-vxlan", "flannel-defaults")
 def test_flannel_1_is_the_kernels_layer_2_over_the_hosts_layer_3(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -232,7 +231,7 @@ def test_flannel_1_is_the_kernels_layer_2_over_the_hosts_layer_3(
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-device-name")
-@pytest.mark.testbed_needs("flannel-vxlan")
+@pytest.mark.testbed_needs("flannel-vxlan", "flannel-defaults")
 def test_vxlan_device_is_called_as_printed(lab: LiveLab, observe: Observation) -> None:
     for role in lab.topology.with_role("flannel"):
         found = links(observe, lab.node(role.name), "type", "vxlan")
@@ -242,7 +241,7 @@ def test_vxlan_device_is_called_as_printed(lab: LiveLab, observe: Observation) -
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-acts-as-bridge")
-@pytest.mark.testbed_needs("flannel-vxlan")
+@pytest.mark.testbed_needs("flannel-vxlan", "flannel-defaults")
 def test_vtep_acts_as_a_bridge(lab: LiveLab, observe: Observation) -> None:
     for end in ends(lab):
         device = link(observe, end.node, VTEP)
@@ -257,7 +256,7 @@ def test_vtep_acts_as_a_bridge(lab: LiveLab, observe: Observation) -> None:
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-no-userspace-datapath")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     with stopped(one.node, other.node), capture(one.node, one.interface, WIRE) as wire:
@@ -270,7 +269,7 @@ def test_traffic_goes_on_without_flanneld(lab: LiveLab, observe: Observation) ->
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-vni-selects-frames")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     outside = outside_node(lab)
@@ -296,7 +295,7 @@ def test_vtep_takes_frames_of_its_own_vni_only(lab: LiveLab, observe: Observatio
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-container1-to-container4")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_containers_of_two_hosts_reach_each_other(lab: LiveLab, observe: Observation) -> None:
     for here, there in (ends(lab), ends(lab)[::-1]):
         source, target = here.container, there.container
@@ -311,7 +310,7 @@ def test_containers_of_two_hosts_reach_each_other(lab: LiveLab, observe: Observa
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-route-added-on-join")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation) -> None:
     subnet = third_subnet(lab)
     nodes = [end.node for end in ends(lab)]
@@ -335,7 +334,7 @@ def test_others_get_a_route_when_a_host_joins(lab: LiveLab, observe: Observation
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-route-entry")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_route_has_the_subnets_zero_address_as_gateway(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     zero, mask = other.subnet.network_address, other.subnet.netmask
@@ -379,7 +378,7 @@ def _route(observe: Observation, node: Node, subnet: IPv4Network) -> dict[str, A
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-route-used")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_packets_take_that_route(lab: LiveLab, observe: Observation, way: Walk) -> None:
     one, other = way.ends
     subnet = IPv4Network(quoted(lab, "10.1.16.0/24", other.subnet))
@@ -396,7 +395,7 @@ def test_packets_take_that_route(lab: LiveLab, observe: Observation, way: Walk) 
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-vtep-address")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_vtep_has_the_zero_address_of_its_hosts_subnet(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     zero = quoted(lab, "10.1.16.0", other.subnet.network_address)
@@ -460,7 +459,7 @@ def printed_vtep(lab: LiveLab, observe: Observation) -> Iterator[End]:
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-arp-entry")
-@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker", "flannel-defaults")
 def test_peers_vtep_has_a_permanent_arp_entry(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     for here, there in ((one, other), (other, one)):
@@ -479,7 +478,7 @@ def test_peers_vtep_has_a_permanent_arp_entry(lab: LiveLab, observe: Observation
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-arp-notation")
-@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker", "flannel-defaults")
 def test_arp_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     vtep = quoted(lab, "10.1.16.0", other.subnet.network_address)
@@ -515,7 +514,7 @@ def another_mac(observe: Observation, here: End, there: End) -> Iterator[None]:
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-mac-from-arp-table")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
 
@@ -535,7 +534,7 @@ def test_inner_mac_is_that_of_the_arp_table(lab: LiveLab, observe: Observation) 
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-arp-no-requests")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
 
@@ -556,7 +555,7 @@ def test_no_arp_request_is_sent_for_it(lab: LiveLab, observe: Observation) -> No
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-arp-distributed")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_hosts_record_is_on_all_others_once_it_has_joined(
     lab: LiveLab, observe: Observation
 ) -> None:
@@ -615,7 +614,7 @@ def _sent(
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-needs-tunnel-exit")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pair = one.container.address, other.container.address
@@ -628,7 +627,7 @@ def test_without_the_tunnels_exit_nothing_is_sent(lab: LiveLab, observe: Observa
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-device-knows-mac-only")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_vtep_knows_the_peers_mac_and_not_its_host(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pair = one.container.address, other.container.address
@@ -644,7 +643,7 @@ def test_vtep_knows_the_peers_mac_and_not_its_host(lab: LiveLab, observe: Observ
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-fdb-maps-mac-to-host")
-@pytest.mark.testbed_needs("flannel-vxlan")
+@pytest.mark.testbed_needs("flannel-vxlan", "flannel-defaults")
 def test_fdb_has_the_host_of_every_peers_mac(lab: LiveLab, observe: Observation) -> None:
     roles = lab.topology.with_role("flannel")
     macs = {role.name: mac_of(observe, lab.node(role.name)) for role in roles}
@@ -655,7 +654,7 @@ def test_fdb_has_the_host_of_every_peers_mac(lab: LiveLab, observe: Observation)
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-fdb-entry")
-@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("etcd", "flannel-vxlan", "docker", "flannel-defaults")
 def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     host = quoted(lab, "10.168.0.3", other.address)
@@ -673,7 +672,7 @@ def test_fdb_entry_of_node2_is_self_and_permanent(lab: LiveLab, observe: Observa
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-fdb-notation")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "flannel-defaults")
 def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation) -> None:
     node = ends(lab)[0].node
     printed = "5e.f8.4f.00.e3.37 dev flannel1.1 dts 10.168.0.3 self permanent"
@@ -694,7 +693,7 @@ def test_fdb_entry_can_be_written_as_printed(lab: LiveLab, observe: Observation)
 
 
 @pytest.mark.testbed_claim("flannel-vxlan-outer-destination")
-@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway")
+@pytest.mark.testbed_needs("flannel-vxlan", "docker", "gateway", "flannel-defaults")
 def test_frames_for_that_mac_go_to_the_fdbs_host(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
     pair = one.container.address, other.container.address

@@ -301,7 +301,7 @@ def measured(lab: LiveLab) -> Overlay:
 
 
 @pytest.mark.testbed_claim("flannel-udp-slowest")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_udp_is_the_slowest_back_end(observe: Observation, measured: Overlay) -> None:
     rounds = measured.rounds
     rounds.keep(observe)
@@ -316,7 +316,7 @@ def test_udp_is_the_slowest_back_end(observe: Observation, measured: Overlay) ->
 
 
 @pytest.mark.testbed_claim("flannel-udp-crossings-cost")
-@pytest.mark.testbed_needs("flannel-udp", "docker")
+@pytest.mark.testbed_needs("flannel-udp", "docker", "flannel-defaults")
 def test_crossings_are_what_makes_udp_slow(observe: Observation, measured: Overlay) -> None:
     rounds, used = measured.rounds, measured.used[UDP]
     rounds.keep(observe)

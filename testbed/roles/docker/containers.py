@@ -135,7 +135,11 @@ def reach_steps(topology: Topology) -> Iterator[Step]:
     They prove that the overlay works before `up` succeeds.
     """
     from testbed.roles.flannel.daemon import flannel_step
+    from testbed.roles.flannel.section import FlannelSection
 
+    flannel = FlannelSection.find(topology)
+    if flannel is None or not flannel.allow_direct_routing:
+        return
     servers = []
     for node in topology.with_role("flannel"):
         pages = [

@@ -64,6 +64,7 @@ def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) 
     if _in_overlay(topology, node):
         config["mtu"] = FlannelSection.of(topology).mtu
         config["ip-masq"] = False
+    if _is_open(topology, node):
         if version >= (28, 2, 0):
             # Since 28 Docker drops packets to a container from other interfaces, such as an
             # overlay's (moby #49325).  For earlier releases of 28 see daemon_env.
@@ -81,7 +82,7 @@ def daemon_env(
     ``path`` is the PATH for its helper programs.
     """
     env = {"PATH": path, **GO}
-    if _in_overlay(topology, node) and (28, 0, 0) <= version < (28, 2, 0):
+    if _is_open(topology, node) and (28, 0, 0) <= version < (28, 2, 0):
         env["DOCKER_INSECURE_NO_IPTABLES_RAW"] = "1"  # moby 28.0 release notes
     return env
 
@@ -89,6 +90,11 @@ def daemon_env(
 def _in_overlay(topology: Topology, node: str) -> bool:
     flannel = FlannelSection.find(topology)
     return flannel is not None and node in flannel.subnets
+
+
+def _is_open(topology: Topology, node: str) -> bool:
+    """Tell whether the overlay's packets may pass to all containers of a node."""
+    return _in_overlay(topology, node) and FlannelSection.of(topology).allow_direct_routing
 
 
 def told(node: Node) -> dict[str, Any]:
@@ -208,7 +214,7 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     if filters == "nftables":
         # With nftables the daemon requires forwarding and does not turn it on itself.
         machine.run(FORWARDING)
-    if _in_overlay(topology, node) and number >= (28, 0, 0):
+    if _is_open(topology, node) and number >= (28, 0, 0):
         firewall.admit(machine, topology, BRIDGE)
     env = daemon_env(topology, node, number, engine.path(context.store, machine, release))
     digest = settings_digest(topology, node)

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 class Peer:
     """Another node of the overlay, as in a node's entries.
 
-    ``mac`` is that of its VTEP.
+    ``mac`` is that of its VTEP. ``direct`` tells that packets to it need no tunnel.
     """
 
     name: str
     address: str
     subnet: str
     mac: str = ""
+    direct: bool = False
 
     @property
     def vtep(self) -> str:
@@ -71,9 +72,16 @@ class Overlay(means.Breakage):
 
         With vxlan, only nodes that have a VTEP are included.
         """
+        flannel, topology = self._flannel, self._topology
         return [
-            Peer(name, str(self._topology.address(name)), str(subnet), self._macs.get(name, ""))
-            for name, subnet in self._flannel.subnets.items()
+            Peer(
+                name,
+                str(flannel.address(topology, name)),
+                str(subnet),
+                self._macs.get(name, ""),
+                flannel.is_direct(topology, node, name),
+            )
+            for name, subnet in flannel.subnets.items()
             if name != node and (self._flannel.backend != "vxlan" or name in self._macs)
         ]
 
@@ -93,8 +101,9 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> means.Look:
     if what == "port":
         return means.rule("INPUT", "-p", "udp", "-m", "udp", "--dport", str(flannel.port))
     name = flannel.device
+    tunnelled = [peer for peer in peers if not peer.direct]
     if what == "neighbour":
-        entries = [(f"{p.vtep} lladdr {p.mac}", p.vtep, p.mac) for p in peers]
+        entries = [(f"{p.vtep} lladdr {p.mac}", p.vtep, p.mac) for p in tunnelled]
         return means.Look(
             ("ip", "neigh", "show", "dev", name, "nud", "permanent"),
             tuple(shown for shown, *_ in entries),
@@ -105,10 +114,10 @@ def look(topology: Topology, what: str, peers: Sequence[Peer]) -> means.Look:
             ),
         )
     if what == "fdb":
-        words = [(p.mac, "dev", name, "dst", p.address) for p in peers]
+        words = [(p.mac, "dev", name, "dst", p.address) for p in tunnelled]
         return means.Look(
             ("bridge", "fdb", "show", "dev", name),
-            tuple(f"{p.mac} dst {p.address}" for p in peers),
+            tuple(f"{p.mac} dst {p.address}" for p in tunnelled),
             tuple(("bridge", "fdb", "del", *entry) for entry in words),
             tuple(("bridge", "fdb", "append", *entry) for entry in words),
         )
@@ -129,6 +138,9 @@ def _routes(flannel: FlannelSection, peers: Sequence[Peer]) -> list[tuple[str, t
     name = flannel.device
     if flannel.backend == "udp":
         return [(f"{flannel.network} dev {name}", ())]
-    if flannel.backend == "vxlan":
-        return [(f"{p.subnet} via {p.vtep} dev {name}", ("onlink",)) for p in peers]
-    return [(f"{p.subnet} via {p.address}", ()) for p in peers]
+    return [
+        (f"{p.subnet} via {p.address}", ())
+        if p.direct or flannel.backend == "host-gw"
+        else (f"{p.subnet} via {p.vtep} dev {name}", ("onlink",))
+        for p in peers
+    ]

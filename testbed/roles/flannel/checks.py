@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from testbed.roles.etcd import ROLE as ETCD
 from testbed.roles.etcd import member
-from testbed.roles.flannel.section import ROLE, FlannelSection
+from testbed.roles.flannel.section import ONLY_WITH, ROLE, FlannelSection
 from testbed.topology import tree
 from testbed.topology.check.look import Look, Subnet
+from testbed.topology.model import MTU
 from testbed.topology.tree import Path, quote
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ class FlannelChecks(Look):
             self.flannel_and_its_nodes,
             self.flannel_settings,
             self.flannel_network_is_apart,
+            self.flannel_subnet_length,
             self.flannel_subnets,
+            self.flannel_mtu,
+            self.public_addresses,
             self.host_gw_is_one_segment,
             self.nodes_reach_each_other,
         )
@@ -52,14 +56,11 @@ class FlannelChecks(Look):
         flannel = FlannelSection.find(self.t)
         if flannel is None or self.bad(ROLE, "backend"):
             return
-        written = tree.keys_at(self.root, ROLE)
-        if "port" in written and flannel.backend == "host-gw":
-            hint = "remove it: host-gw sends packets as they are"
-            self.add(self.key(ROLE, "port"), "no port with host-gw", "one", hint)
-        if "vni" in written and flannel.backend != "vxlan":
-            wanted = f"no vni with {flannel.backend}"
-            hint = "remove it; only vxlan has one"
-            self.add(self.key(ROLE, "vni"), wanted, "one", hint)
+        for name in tree.keys_at(self.root, ROLE):
+            backends, why = ONLY_WITH.get(name, ((flannel.backend,), ""))
+            if flannel.backend not in backends:
+                wanted = f"no {name} with {flannel.backend}"
+                self.add(self.key(ROLE, name), wanted, "one", f"remove it: {why}")
 
     def flannel_network_is_apart(self) -> None:
         flannel = FlannelSection.find(self.t)
@@ -72,6 +73,54 @@ class FlannelChecks(Look):
                 hint = "change it, or the network of flannel"
                 self.add(at, "a subnet apart from flannel's network", seen, hint)
 
+    def flannel_subnet_length(self) -> None:
+        flannel = FlannelSection.find(self.t)
+        if flannel is None or flannel.subnet_len is None or self.bad(ROLE, "network"):
+            return
+        least = flannel.network.prefixlen + 2
+        if flannel.subnet_len < least:
+            hint = f"use a longer prefix: flannel needs room for four subnets in {flannel.network}"
+            at = self.value(ROLE, "subnet-len")
+            self.add(at, f"{least} or more", str(flannel.subnet_len), hint)
+
+    def flannel_mtu(self) -> None:
+        flannel = FlannelSection.find(self.t)
+        if flannel is not None and flannel.outer_mtu and flannel.outer_mtu > MTU:
+            hint = "the kernel does not make the device's MTU larger than that of the link"
+            at = self.value(ROLE, "mtu")
+            self.add(at, f"at most {MTU}, the MTU of the links", str(flannel.outer_mtu), hint)
+
+    def public_addresses(self) -> None:
+        flannel = FlannelSection.find(self.t)
+        if flannel is None:
+            return
+        taken = {
+            self.t.address(node.name): node.name
+            for node in self.t.with_role(ROLE)
+            if node.networks and node.name not in flannel.public_ip
+        }
+        for name in tree.keys_at(self.root, ROLE, "public-ip"):
+            path = (ROLE, "public-ip", name)
+            if self.on_flannel_node(name, path) and name in flannel.public_ip:
+                address = flannel.public_ip[name]
+                if taken.setdefault(address, name) != name:
+                    # A lease belongs to the node with its address (Documentation/reservations.md).
+                    seen = f"{address}, that of {taken[address]}"
+                    hint = "change one of them"
+                    self.add(self.value(*path), "an address that no other node has", seen, hint)
+
+    def on_flannel_node(self, name: str, path: Path) -> bool:
+        """Tell whether a key names a node with flannel; if not, add a problem."""
+        if name not in self.nodes:
+            hint = self.nearest_node(name, ROLE)
+            self.add(self.key(*path), "the name of a node", quote(name), hint)
+        elif not self.has_role(name, ROLE):
+            wanted = "a node with the role flannel"
+            self.add(self.key(*path), wanted, quote(name), "add the role, or remove this")
+        else:
+            return True
+        return False
+
     def flannel_subnets(self) -> None:
         flannel = FlannelSection.find(self.t)
         if flannel is None:
@@ -79,20 +128,17 @@ class FlannelChecks(Look):
         good: list[Subnet] = []
         for name in tree.keys_at(self.root, ROLE, "subnets"):
             path = (ROLE, "subnets", name)
-            if name not in self.nodes:
-                hint = self.nearest_node(name, ROLE)
-                self.add(self.key(*path), "the name of a node", quote(name), hint)
-            elif not self.has_role(name, ROLE):
-                wanted = "a node with the role flannel"
-                self.add(self.key(*path), wanted, quote(name), "add the role, or remove this")
-            elif name in flannel.subnets and self._subnet_fits(flannel.subnets[name], path):
+            if not self.on_flannel_node(name, path):
+                continue
+            if name in flannel.subnets and self._subnet_fits(flannel.subnets[name], path):
                 good.append((flannel.subnets[name], name, self.value(*path)))
         self.apart(good, "flannel subnets")
         for subnet, _, at in good:
-            length = good[0][0].prefixlen
+            length = flannel.subnet_len or good[0][0].prefixlen
             if subnet.prefixlen != length:
                 # Flannel's configuration has a single SubnetLen.
-                wanted = f"subnets of one size, /{length} as for {good[0][1]}"
+                first = "subnet-len says" if flannel.subnet_len else f"for {good[0][1]}"
+                wanted = f"subnets of one size, /{length} as {first}"
                 self.add(at, wanted, str(subnet), "give all of them the same prefix")
 
     def _subnet_fits(self, subnet: IPv4Network, path: Path) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from testbed.roles.docker.section import firewall_of
 from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl, store_of
 from testbed.roles.etcd import SERVICE as ETCD
 from testbed.roles.flannel.role import SERVICE
-from testbed.roles.flannel.section import ROLE, FlannelSection
+from testbed.roles.flannel.section import DEFAULT_PORT, DEFAULT_VNI, ROLE, FlannelSection
 from testbed.roles.way import Way
 from testbed.steps.step import Step, node_step
 
@@ -65,6 +65,16 @@ def resync(nodes: int, *, slow: bool) -> str:
     return f"--iptables-resync={max(least, RESYNC * nodes)}"
 
 
+def options(flannel: FlannelSection, node: str) -> list[str]:
+    """Return flanneld's options for the keys of the file that are no part of the network."""
+    found = []
+    if node in flannel.public_ip:
+        found.append(f"--public-ip={flannel.public_ip[node]}")
+    if flannel.renew_margin is not None:
+        found.append(f"--subnet-lease-renew-margin={flannel.renew_margin}")
+    return found
+
+
 def network_config(flannel: FlannelSection) -> dict[str, Any]:
     """Return the value of ``/coreos.com/network/config``.
 
@@ -75,6 +85,10 @@ def network_config(flannel: FlannelSection) -> dict[str, Any]:
         backend["Port"] = flannel.port
     if flannel.backend == "vxlan":
         backend["VNI"] = flannel.vni
+    if flannel.outer_mtu is not None:
+        backend["MTU"] = flannel.outer_mtu
+    if flannel.direct_routing:
+        backend["DirectRouting"] = True
     return {
         "Network": str(flannel.network),
         "SubnetLen": min(s.prefixlen for s in flannel.subnets.values()),
@@ -103,7 +117,7 @@ def reservations(topology: Topology) -> dict[str, str]:
     flannel = FlannelSection.of(topology)
     keys = {}
     for node, subnet in flannel.subnets.items():
-        value = {"PublicIP": str(topology.address(node)), "PublicIPv6": None}
+        value = {"PublicIP": str(flannel.address(topology, node)), "PublicIPv6": None}
         keys[subnet_key(subnet)] = json.dumps(value)
     return {**keys, f"{PREFIX}/config": json.dumps(network_config(flannel))}
 
@@ -114,7 +128,7 @@ def steps(topology: Topology, node: Node) -> Iterable[Step]:
     if node is topology.with_role(ROLE)[0]:
         yield Step(
             CONFIG_STEP,
-            f"{flannel.backend} over {flannel.network}, {len(flannel.subnets)} subnets",
+            f"{', '.join(_way(flannel))} over {flannel.network}, {len(flannel.subnets)} subnets",
             (etcd_step(etcd.name),),
             ahead=node.name == etcd.name,
             act=_configure,
@@ -133,6 +147,21 @@ def steps(topology: Topology, node: Node) -> Iterable[Step]:
     )
 
 
+def _way(flannel: FlannelSection) -> Iterator[str]:
+    """Yield the backend, and those of its settings that are not flannel's defaults."""
+    yield flannel.backend
+    if flannel.port != DEFAULT_PORT.get(flannel.backend):
+        yield f"port {flannel.port}"
+    if flannel.vni != DEFAULT_VNI:
+        yield f"VNI {flannel.vni}"
+    if flannel.outer_mtu is not None:
+        yield f"MTU {flannel.outer_mtu}"
+    if flannel.direct_routing:
+        yield "direct routing"
+    if not flannel.allow_direct_routing:
+        yield "closed to containers without published ports"
+
+
 def _configure(context: Context) -> tuple[str, bool]:
     topology = context.topology
     node = context.node(store_of(topology).name)
@@ -140,9 +169,14 @@ def _configure(context: Context) -> tuple[str, bool]:
     wanted = json.dumps(keys, sort_keys=True)
     if _epoch(context) is not None and marked(node, "flannel-keys") == wanted:
         return f"{len(keys) - 1} subnets reserved", False
-    # An existing key may have a lease: leave it to the flanneld that owns it.
-    there = _subnet_keys(context)
-    puts = [f"put {key} {_quote(value)}\n" for key, value in keys.items() if key not in there]
+    # An existing key may have a lease: leave it to the flanneld that owns it. If the node has
+    # another address now, its flanneld would not find the key, and choose another subnet.
+    there = _owners(context)
+    puts = [
+        f"put {key} {_quote(value)}\n"
+        for key, value in keys.items()
+        if there.get(key) != json.loads(value).get("PublicIP", "")
+    ]
     # The network comes last: a flanneld never sees it without the reservations.
     for first in range(0, len(puts), TXN_OPS):
         operations = "".join(puts[first : first + TXN_OPS])
@@ -170,6 +204,7 @@ def _start(context: Context, node: Node, flannel: FlannelSection) -> tuple[str, 
         f"--subnet-file={SUBNET_FILE}",
         "--ip-masq",
         resync(len(flannel.subnets), slow=machine.slowness > 1),
+        *options(flannel, node.name),
     )
     service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
     etcd = store_of(topology).name
@@ -191,13 +226,17 @@ def _epoch(context: Context) -> str | None:
     return f"{epoch}.{node.get('/etc/machine-id').decode().strip()}"
 
 
-def _subnet_keys(context: Context) -> set[str]:
-    """Return the keys of all subnets in etcd."""
+def _owners(context: Context) -> dict[str, str]:
+    """Return the public address of the node of each subnet in etcd, by key."""
     if _epoch(context) is None:
-        return set()  # nothing else writes to an etcd that has just started
+        return {}  # nothing else writes to an etcd that has just started
     node = context.node(store_of(context.topology).name)
-    asked = ("get", "--prefix", "--keys-only", f"{PREFIX}/subnets/")
-    return set(node.run(etcdctl(context.topology, context, *asked)).stdout.split())
+    asked = ("get", "--prefix", f"{PREFIX}/subnets/")
+    lines = node.run(etcdctl(context.topology, context, *asked)).stdout.splitlines()
+    return {
+        key: json.loads(value).get("PublicIP", "")
+        for key, value in zip(lines[::2], lines[1::2], strict=True)
+    }
 
 
 def _quote(value: str) -> str:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.limits import Takes
 from testbed.roles.base import Offer, OwnLink, Role
 from testbed.roles.flannel.checks import FlannelChecks
-from testbed.roles.flannel.section import BACKENDS, ROLE, UDP_DEVICE, FlannelSection
+from testbed.roles.flannel.section import (
+    BACKENDS,
+    ONLY_WITH,
+    ROLE,
+    UDP_DEVICE,
+    FlannelSection,
+)
 from testbed.topology.variant import Option
 
 if TYPE_CHECKING:
@@ -41,13 +47,15 @@ OF_BACKENDS: Mapping[str, tuple[str, ...]] = {
     "fdb": ("vxlan",),
     "port": ("vxlan", "udp"),
 }
+USUAL = "flannel-defaults"  #: the word of ``needs`` for an overlay with its usual way of packets
 
 
 def _set_backend(data: dict[str, Any], topology: Topology, backend: str) -> None:
     if (flannel := FlannelSection.find(topology)) is not None and backend != flannel.backend:
-        # A port or VNI is valid only for its original backend.
-        data[ROLE].pop("port", None)
-        data[ROLE].pop("vni", None)
+        # A port or VNI is valid only for its original backend, as some other keys are.
+        for name, (backends, _) in ONLY_WITH.items():
+            if name == "port" or backend not in backends:
+                data[ROLE].pop(name, None)
     data[ROLE]["backend"] = backend
 
 
@@ -87,6 +95,8 @@ class Flannel(Role):
     needs: ClassVar[dict[str, str]] = {
         "flannel": "flannel, whatever its backend",
         **{f"{ROLE}-{backend}": f"flannel with the backend {backend}" for backend in BACKENDS},
+        USUAL: "flannel with its default port and VNI, between the nodes' own addresses, without "
+        "direct routing, and with Docker's rules open to it",
     }
     fact_names = ("backend",)
     breakable = BREAKABLE
@@ -106,7 +116,9 @@ class Flannel(Role):
         return FlannelSection.of(topology).backend
 
     def features(self, topology: Topology) -> AbstractSet[str]:
-        return {ROLE, f"{ROLE}-{FlannelSection.of(topology).backend}"}
+        flannel = FlannelSection.of(topology)
+        usual = {USUAL} if flannel.is_usual else set()
+        return {ROLE, f"{ROLE}-{flannel.backend}"} | usual
 
     def facts(self, context: Context) -> Mapping[str, str]:
         return {"backend": FlannelSection.of(context.topology).backend}
@@ -140,7 +152,18 @@ class Flannel(Role):
         flannel = FlannelSection.of(topology)
         backends = OF_BACKENDS.get(what, (flannel.backend,))
         if flannel.backend in backends:
-            return None
+            tunnelled = any(
+                not flannel.is_direct(topology, node, peer)
+                for peer in flannel.subnets
+                if peer != node
+            )
+            if what not in OF_BACKENDS or tunnelled or len(flannel.subnets) < 2:
+                return None
+            return (
+                f"a node to which {node} sends through the tunnel, for {what!r}",
+                "direct-routing, and all other nodes on its network",
+                f"use `break {node} route`, or remove direct-routing",
+            )
         wanted = f"the back end {' or '.join(backends)} for {what!r}"
         hint = (
             f"use `--backend {backends[0]}`, or `break {node} route`, which "
