@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from testbed.errors import LabError, NoSuchLab, UsageError
+from testbed.errors import LabError, NoSuchLab, NoSuchNode, UsageError
 from testbed.registry import PROVIDERS
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from testbed.artifacts.config import Policy
     from testbed.claims.catalogue import Catalogue
     from testbed.labs.lab import Lab, Settings
+    from testbed.labs.live import LiveContainer, LiveLab
+    from testbed.nodes.base import Node
     from testbed.progress import Log
     from testbed.steps.context import Context
     from testbed.topology.model import Topology
@@ -110,6 +112,31 @@ def lab_meant(settings: Settings, name: str | None) -> Lab:
     return Lab(there[0], settings)
 
 
+def live_lab(name: str | None) -> LiveLab:
+    """Return the running lab of that name, or the default lab, for a ``with`` block."""
+    from testbed.labs.live import LiveLab
+
+    return LiveLab(lab_meant(make_settings(), name).context())
+
+
+def place(lab: LiveLab, where: str) -> tuple[Node, LiveContainer | None]:
+    """Return the node of NODE or NODE/CONTAINER, and the container or None.
+
+    Raises NoSuchNode, NoSuchContainer.
+    """
+    name, slash, container = where.partition("/")
+    try:
+        node = lab.node(name)
+    except NoSuchNode as error:
+        from testbed.labs.lab import labs
+
+        if name in labs(make_settings()):
+            command = click.get_current_context().info_name
+            error.hint = f"{name} is a lab: `testbed {command} -l {name} NODE ...`"
+        raise
+    return node, lab.container(container, node=name) if slash else None
+
+
 def file_of(lab: Lab) -> str:
     """Return the path of the topology file that a lab came from; empty if it is unknown."""
     record = lab.settings.state.read(lab.name)
@@ -173,16 +200,16 @@ class RunsCommand(click.Command):
     allow_interspersed_args = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own, rest = self._split(ctx, args)
+        own, rest = self.split(ctx, args)
         first, rest = rest[:1], rest[1:]
         if self.options_follow:
-            more, rest = self._split(ctx, rest)
+            more, rest = self.split(ctx, rest)
             own = own + more
         elif rest[:1] == ["--"]:
             rest = rest[1:]
         return super().parse_args(ctx, own + first + rest)
 
-    def _split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
+    def split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
         """Split ``args`` into the options at the beginning and the rest."""
         found, _, _ = self.make_parser(ctx).parse_args(list(args))
         first, words = (found.get(name) for name in self._arguments())
