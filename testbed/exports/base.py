@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -123,6 +123,28 @@ class Export(ABC):
             if _covers(_path(pattern), path):
                 return reason
         return ""
+
+
+def unsaid(
+    topology: Topology, *, networks: Collection[str] = (), ports: Collection[str] = (), why: str
+) -> tuple[LeftOut, ...]:
+    """Return the settings of networks and ports that a format cannot express, for ``why``.
+
+    It expresses the subnet of a network, the address of a port, and the keys that are given.
+    """
+    plain, keys = topology.to_dict(), []
+    for name, network in plain.get("networks", {}).items():
+        keys += [f"networks.{name}.{key}" for key in network if key not in ("subnet", *networks)]
+    for node, body in plain["nodes"].items():
+        for name, port in body.get("networks", {}).items():
+            known = ("address", *ports)
+            keys += [
+                f"nodes.{node}.networks.{name}.{key}"
+                for one in (port if isinstance(port, list) else [port])
+                for key in (one if isinstance(one, Mapping) else ())
+                if key not in known
+            ]
+    return (LeftOut(tuple(dict.fromkeys(keys)), why),) if keys else ()
 
 
 def dump(value: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.exports.base import Export, Exported, Subject, comment
+from testbed.exports.base import Export, Exported, Subject, comment, unsaid
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container
@@ -47,7 +47,9 @@ class Mermaid(Export):
         topology = subject.topology
         about = comment(topology.description)
         lines = ["---", f'title: "{topology.name}"', "---", *([f"%% {about}"] if about else [])]
-        return Exported({f"{topology.name}.mmd": "\n".join([*lines, *_Drawing(topology)]) + "\n"})
+        text = "\n".join([*lines, *_Drawing(topology)]) + "\n"
+        left_out = unsaid(topology, why=self.reasons["*"])
+        return Exported({f"{topology.name}.mmd": text}, left_out)
 
 
 class _Drawing:

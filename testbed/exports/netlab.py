@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.exports.base import Export, Exported, LeftOut, Subject, dump
+from testbed.exports.base import Export, Exported, LeftOut, Subject, dump, unsaid
 
 if TYPE_CHECKING:
     from testbed.topology.model import Topology
@@ -51,6 +51,7 @@ class Netlab(Export):
         used = {name for node in topology.nodes.values() for name in node.networks}
         if unused := [f"networks.{name}" for name in topology.networks if name not in used]:
             left_out.append(LeftOut(tuple(unused), "no node is on it"))
+        left_out += unsaid(topology, networks=["mtu"], why=self.reasons["*"])
         found: dict[str, Any] = {
             "name": lab,
             **({"message": topology.description} if topology.description else {}),
@@ -83,6 +84,7 @@ def _links(topology: Topology, names: Mapping[str, str]) -> list[dict[str, Any]]
                     "name": network.name,
                     "type": "lan",
                     "prefix": {"ipv4": str(network.subnet)},
+                    **({"mtu": network.mtu} if network.mtu else {}),
                     **ends,
                 }
             )

@@ -174,7 +174,7 @@ def _links(
         words += [
             f"{difference.what} is {difference.seen}"
             for difference in mine
-            if difference.kind == "port"
+            if difference.kind in ("port", "mtu")
         ]
         parts.append(Part(name, state, not mine, ", ".join(words)))
     return parts

@@ -542,6 +542,8 @@ class Provider(ABC):
     folders: ClassVar[tuple[str, ...]] = ()
     #: Maximum number of networks of one node; None for no maximum.
     networks_max: ClassVar[int | None] = None
+    #: Largest MTU of a network with nodes of this provider, in bytes; None for no limit.
+    mtu_max: ClassVar[int | None] = None
 
     @classmethod
     def running(cls) -> Iterable[tuple[str, Path]]:

@@ -26,7 +26,7 @@ LOOK = (
     "ip -j address; printf '\\0'; ip -j route; printf '\\0'; cat /proc/sys/net/ipv4/ip_forward",
 )
 
-Kind = Literal["network", "port", "link", "address", "route", "setting"]
+Kind = Literal["network", "port", "link", "mtu", "address", "route", "setting"]
 State = Literal["up", "down", "no carrier"]
 
 
@@ -51,12 +51,14 @@ class Link:
     """A link of a node; its addresses include the prefix length.
 
     ``addresses6`` are those of IPv6 without link-local ones, ``addresses`` those of IPv4.
+    ``mtu`` is in bytes.
     """
 
     name: str
     state: State
     addresses: tuple[str, ...] = ()
     addresses6: tuple[str, ...] = ()
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,8 @@ def read(printed: bytes) -> Seen:
 
 
 def _link(entry: Mapping[str, Any]) -> Link:
-    six = addresses_of(entry, "inet6")
-    return Link(entry["ifname"], state_of(entry["flags"]), addresses_of(entry), six)
+    state, six = state_of(entry["flags"]), addresses_of(entry, "inet6")
+    return Link(entry["ifname"], state, addresses_of(entry), six, entry.get("mtu", 0))
 
 
 def addresses_of(entry: Mapping[str, Any], family: str = "inet") -> tuple[str, ...]:
@@ -129,6 +131,12 @@ def addresses(topology: Topology, node: str) -> dict[str, str]:
     return {port.name: str(topology.interfaces(port)[0]) for port in topology.nodes[node].ports}
 
 
+def mtus(topology: Topology, node: str) -> dict[str, int]:
+    """Return the MTUs, in bytes, of those links of a node for which the file gives one."""
+    given = {port.name: topology.mtu(port) for port in topology.nodes[node].ports}
+    return {name: mtu for name, mtu in given.items() if mtu is not None}
+
+
 def settings(topology: Topology, node: str) -> dict[str, str]:
     """Return the expected kernel settings (sysctls) of a node."""
     return {FORWARDING: "1"} if topology.nodes[node].gateway else {}
@@ -137,6 +145,7 @@ def settings(topology: Topology, node: str) -> dict[str, str]:
 def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
     """Return all parts of a node's wiring that differ from the topology."""
     found = []
+    wanted = mtus(topology, node)
     for index, (name, address) in enumerate(addresses(topology, node).items()):
         link = seen.links.get(name)
         if link is None:
@@ -146,6 +155,8 @@ def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:
             found.append(Difference("link", name, "down", index))
         if address not in link.addresses:
             found.append(Difference("address", f"{address} on {name}", "missing", index))
+        if name in wanted and link.mtu != wanted[name]:
+            found.append(Difference("mtu", f"MTU {wanted[name]} of {name}", str(link.mtu), index))
     gateway = topology.gateway_of(node)
     if gateway is not None and str(gateway) not in seen.gateways:
         other = f"via {seen.gateways[0]}" if seen.gateways else "missing"
@@ -182,7 +193,7 @@ def set_up(topology: Topology, node: Node, first: Iterable[str] = ()) -> None:
     """
     lines = list(first)
     for name, address in addresses(topology, node.name).items():
-        lines += [f"link set dev {name} up", f"address add {address} broadcast + dev {name}"]
+        lines += [_up(topology, node.name, name), f"address add {address} broadcast + dev {name}"]
     gateway = topology.gateway_of(node.name)
     if gateway is not None:
         lines.append(f"route add default via {gateway}")
@@ -203,7 +214,7 @@ def restore(
     wanted = addresses(topology, node.name)
     indexes = {*anew, *(one.index for one in differing if one.index >= 0)}
     for name in (topology.nodes[node.name].ports[index].name for index in sorted(indexes)):
-        lines.append(f"link set dev {name} up")
+        lines.append(_up(topology, node.name, name))
         there = seen.links[name].addresses if name in seen.links else ()
         if wanted[name] not in there:
             ip = wanted[name].partition("/")[0]
@@ -218,6 +229,12 @@ def restore(
         lines.append(f"route replace default via {gateway}")
     _batch(node, lines)
     _set(node, settings(topology, node.name))
+
+
+def _up(topology: Topology, node: str, name: str) -> str:
+    """Return the ``ip -batch`` line that sets a link up, with its MTU if the file gives one."""
+    mtu = mtus(topology, node).get(name)
+    return f"link set dev {name} up" if mtu is None else f"link set dev {name} mtu {mtu} up"
 
 
 def _batch(node: Node, lines: Sequence[str]) -> None:

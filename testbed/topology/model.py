@@ -44,6 +44,7 @@ from testbed.topology.shapes import (
     Choices,
     Cpus,
     Flag,
+    Integer,
     Memory,
     Name,
     Prefixed,
@@ -85,6 +86,18 @@ class Network(Block):
         # At least two host addresses, plus the network's and the broadcast address.
         Subnet(8, 30), "The IPv4 subnet used on the segment: 10.168.0.0/24.", required=True
     )  # fmt: skip
+    # 68 is the least of IPv4 (RFC 791), the highest is that of veth (drivers/net/veth.c).
+    mtu: int | None = key(
+        Integer("an MTU in bytes", 68, 65535),
+        f"The largest packet on the segment, in bytes. Default: {MTU}.",
+        default=None,
+    )
+
+    def digest(self) -> Any:
+        """Return what the digest of a node on the network consists of."""
+        if self.mtu is None:  # as before there were other keys
+            return str(self.subnet)
+        return {"subnet": str(self.subnet), "mtu": self.mtu}
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +398,10 @@ class Topology(Block):
         length = self.networks[port.network].subnet.prefixlen
         return tuple(IPv4Interface((address, length)) for address in port.addresses)
 
+    def mtu(self, port: Port) -> int | None:
+        """Return the MTU of a port that the file gives, in bytes; None for the usual one."""
+        return self.networks[port.network].mtu
+
     def meshes(self) -> Iterator[tuple[Underlay, tuple[Node, ...]]]:
         """Yield the groups of nodes that communicate.
 
@@ -469,7 +486,7 @@ class Topology(Block):
             "provider": self.provider_of(node),
             # The provider counts, whether the node or the topology sets it.
             "node": replace(me, provider=None, sections={}).to_dict(),
-            "networks": {n: str(self.networks[n].subnet) for n in me.networks},
+            "networks": {n: self.networks[n].digest() for n in me.networks},
             "gateway": str(self.gateway_of(node)),
             "namespaces": [n.name for n in self.namespaces.values() if n.node == node],
             "bridges": [b.name for b in self.bridges.values() if b.node == node],

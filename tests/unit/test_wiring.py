@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, Call, FakeNode, FakeProvider
 from testbed.nodes.wiring import FORWARDING, LOOK, Difference, Link, Route, Seen
 from testbed.topology import load_text
+
+if TYPE_CHECKING:
+    from testbed.topology.model import Topology
 
 TEXT = """
 name: t
@@ -44,8 +47,8 @@ class Links:
 
     def _do(self, words: list[str]) -> None:
         match words:
-            case ["link", "set", "dev", name, "up"]:
-                self.links[name]["flags"] = ["UP"]
+            case ["link", "set", "dev", name, *settings]:
+                self._set(self.links[name], settings)
             case ["address", "add", address, "broadcast", "+", "dev", name]:
                 # A second one of another prefix length would leave two routes to its network.
                 there = [one.partition("/")[0] for one in self.links[name]["addresses"]]
@@ -60,6 +63,15 @@ class Links:
             case _:
                 raise AssertionError(words)
 
+    @staticmethod
+    def _set(link: dict[str, Any], words: list[str]) -> None:
+        while words:
+            word = words.pop(0)
+            if word == "up":
+                link["flags"] = ["UP"]
+            else:
+                link[word] = int(words.pop(0))
+
     def sysctl(self, call: Call) -> Answer:
         assert call.words[:3] == ("sysctl", "-q", "-w")
         assert call.words[3:] == (f"{FORWARDING}=1",)
@@ -71,6 +83,7 @@ class Links:
             {
                 "ifname": name,
                 "flags": one["flags"],
+                "mtu": one.get("mtu", 1500),
                 "addr_info": [
                     {"family": "inet", "local": a.split("/")[0], "prefixlen": int(a.split("/")[1])}
                     for a in one["addresses"]
@@ -94,7 +107,7 @@ def made(name: str, links: Links) -> FakeNode:
 
 
 def bare(*names: str) -> Links:
-    return Links({name: {"flags": [], "addresses": []} for name in names})
+    return Links({name: {"flags": [], "addresses": [], "mtu": 1500} for name in names})
 
 
 def set_up(name: str, links: Links) -> FakeNode:
@@ -103,8 +116,8 @@ def set_up(name: str, links: Links) -> FakeNode:
     return node
 
 
-def differences(node: FakeNode) -> list[Difference]:
-    return wiring.differences(TOPOLOGY, node.name, wiring.look(node))
+def differences(node: FakeNode, topology: Topology = TOPOLOGY) -> list[Difference]:
+    return wiring.differences(topology, node.name, wiring.look(node))
 
 
 @pytest.mark.parametrize(
@@ -259,3 +272,31 @@ def test_the_output_of_ip_is_read() -> None:
 
 def test_a_machine_without_links_and_routes() -> None:
     assert wiring.read("\0".join(("", "", "0\n")).encode()) == Seen({}, [], {FORWARDING: "0"})
+
+
+# -- settings of ports --------------------------------------------------------------------------
+
+ODD = load_text(
+    """
+name: t
+networks: {a: {subnet: 10.1.0.0/24, mtu: 9000}, b: {subnet: 10.2.0.0/16}}
+nodes:
+  n: {networks: {a: 10.1.0.2, b: 10.2.0.2}}
+""",
+    "t.yaml",
+)
+
+
+def test_settings_of_ports_are_set_seen_and_restored() -> None:
+    links = bare("eth0", "eth1")
+    node = made("n", links)
+    wiring.set_up(ODD, node)
+    assert [links.links[name]["mtu"] for name in ("eth0", "eth1")] == [9000, 1500]
+    assert differences(node, ODD) == []
+    for link in links.links.values():
+        link["mtu"] = 1280
+    found = differences(node, ODD)
+    assert [(one.kind, one.seen, one.index) for one in found] == [("mtu", "1280", 0)]
+    wiring.restore(ODD, node, found)
+    assert [links.links[name]["mtu"] for name in ("eth0", "eth1")] == [9000, 1280]
+    assert differences(node, ODD) == []

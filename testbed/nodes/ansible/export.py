@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from testbed.exports.base import Export, Exported, Subject, comment, dump
+from testbed.exports.base import Export, Exported, Subject, comment, dump, unsaid
 from testbed.nodes.ssh import export as ssh
 
 INVENTORY, SETTINGS, PLUGINS = "inventory.yml", "ansible.cfg", "connection_plugins"
@@ -59,7 +59,7 @@ class Ansible(Export):
         if len(names) < len(topology.nodes):
             source = Path(__file__).with_name("connection.py")
             found[f"{PLUGINS}/{PLUGIN}.py"] = source.read_text(encoding="utf-8")
-        return Exported(found)
+        return Exported(found, unsaid(topology, why=self.reasons["*"]))
 
 
 def _inventory(subject: Subject, by_ssh: list[str]) -> dict[str, Any]:

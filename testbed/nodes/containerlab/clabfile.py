@@ -135,7 +135,7 @@ def _links(topology: Topology, node: str, called: str) -> Iterable[dict[str, Any
     for index, port in enumerate(topology.nodes[node].ports):
         yield {
             "type": "veth",
-            "mtu": MTU,
+            "mtu": topology.networks[port.network].mtu or MTU,
             "endpoints": [
                 {"node": called, "interface": port.name, "mac": mac_of(port)},
                 {"node": bridge_of(port.network), "interface": port_name(node, index)},

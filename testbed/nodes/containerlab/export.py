@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts.node_image import NAME as IMAGE
 from testbed.errors import UsageError
-from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump
+from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump, unsaid
 from testbed.nodes.containerlab.clabfile import MTU, SUFFIX, names
 
 if TYPE_CHECKING:
@@ -48,15 +48,16 @@ class Containerlab(Export):
         if topology.foreign:
             return Exported({f"{topology.name}{SUFFIX}": _users(topology.foreign)})
         called = names(topology.nodes)
-        left_out = tuple(
+        left_out = [
             LeftOut((f"nodes.{name}",), f"it is called {other}, because containerlab has that word")
             for name, other in called.items()
             if name != other
-        )
+        ]
+        left_out += unsaid(topology, networks=["mtu"], why=self.reasons["*"])
         about = comment(topology.description)
         head = HEAD.format(name=topology.name, suffix=SUFFIX) + (f"# {about}\n" if about else "")
         text = head + dump(_document(topology, called))
-        return Exported({f"{topology.name}{SUFFIX}": text}, left_out)
+        return Exported({f"{topology.name}{SUFFIX}": text}, tuple(left_out))
 
 
 def _users(foreign: Foreign) -> str:
@@ -77,7 +78,8 @@ def _users(foreign: Foreign) -> str:
 def _document(topology: Topology, called: Mapping[str, str]) -> dict[str, Any]:
     nodes = {called[name]: _node(topology, name, called[name]) for name in topology.nodes}
     links: list[dict[str, Any]] = []
-    for network in topology.networks:
+    for network, about in topology.networks.items():
+        mtu = about.mtu or MTU
         ends = [
             (called[name], port.name)
             for name, node in topology.nodes.items()
@@ -87,11 +89,13 @@ def _document(topology: Topology, called: Mapping[str, str]) -> dict[str, Any]:
             switch = _switch_name(network, nodes)
             ports = [f"port{number}" for number, _ in enumerate(ends, 1)]
             nodes[switch] = {"exec": list(_bridge(ports))}
-            links += [_link(end, (switch, port)) for end, port in zip(ends, ports, strict=True)]
+            links += [
+                _link(mtu, end, (switch, port)) for end, port in zip(ends, ports, strict=True)
+            ]
         elif len(ends) == DIRECT:
-            links.append(_link(*ends))
+            links.append(_link(mtu, *ends))
         else:
-            links += [_alone(end) for end in ends]
+            links += [_alone(mtu, end) for end in ends]
     return {
         "name": topology.name,
         "topology": {
@@ -134,11 +138,11 @@ def _bridge(ports: list[str]) -> Iterator[str]:
     yield f"ip link set dev {BRIDGE} up"
 
 
-def _link(*ends: tuple[str, str]) -> dict[str, Any]:
-    return {"endpoints": [f"{node}:{interface}" for node, interface in ends], "mtu": MTU}
+def _link(mtu: int, *ends: tuple[str, str]) -> dict[str, Any]:
+    return {"endpoints": [f"{node}:{interface}" for node, interface in ends], "mtu": mtu}
 
 
-def _alone(end: tuple[str, str]) -> dict[str, Any]:
+def _alone(mtu: int, end: tuple[str, str]) -> dict[str, Any]:
     """Return the only link of a network, which leads nowhere."""
     node, interface = end
-    return {"type": "dummy", "endpoint": {"node": node, "interface": interface}, "mtu": MTU}
+    return {"type": "dummy", "endpoint": {"node": node, "interface": interface}, "mtu": mtu}

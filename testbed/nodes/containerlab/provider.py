@@ -24,7 +24,7 @@ from testbed.nodes.inside import Process
 from testbed.nodes.links import port_name
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.cells import CellProvider
-from testbed.nodes.netns.provider import bridge_of, mac_of
+from testbed.nodes.netns.provider import bridge_of, mac_of, veth
 from testbed.polling import until
 
 RECORDING = 5.0  # seconds; the engine needs a few milliseconds
@@ -382,8 +382,11 @@ class ContainerlabProvider(CellProvider):
             if index in indexes:
                 outside = port_name(name, index)
                 lines += [
-                    f"link add name {outside} type veth "
-                    f"peer name {port.name} address {mac_of(port)} netns {pid}",
+                    veth(
+                        outside,
+                        f"{port.name} address {mac_of(port)} netns {pid}",
+                        topology.networks[port.network].mtu,
+                    ),
                     f"link set dev {outside} master {bridge_of(port.network)} up",
                 ]
         cell.node.run(["ip", "-batch", "-"], input="\n".join(lines).encode())

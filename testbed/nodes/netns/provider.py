@@ -277,9 +277,9 @@ class NetnsProvider(OneByOne):
             ports.append(port_name(machine, index))
             # The link between a virtual machine and the fabric needs no address.
             mac = f"address {mac_of(port)} " if self._kind == "node" else ""
-            name = inside(index) if inside else port.name
+            name, mtu = inside(index) if inside else port.name, topology.networks[port.network].mtu
             outside += [
-                f"link add name {ports[-1]} type veth peer name {name} {mac}netns {node.init.pid}",
+                veth(ports[-1], f"{name} {mac}netns {node.init.pid}", mtu),
                 f"link set dev {ports[-1]} master {bridge_of(port.network)} up",
             ]
         if outside:
@@ -467,6 +467,15 @@ def _own_programs(
 def bridge_of(network: str) -> str:
     """Return the name of a network's bridge on the fabric."""
     return f"br-{network}"
+
+
+def veth(name: str, peer: str, mtu: int | None = None) -> str:
+    """Return the ``ip -batch`` line that creates a veth pair; ``mtu`` None is the kernel's own.
+
+    ``peer`` are the name and the settings of the other end.
+    """
+    size = f"mtu {mtu} " if mtu else ""  # of both ends: each drops what is larger than its own
+    return f"link add name {name} {size}type veth peer {size}name {peer}"
 
 
 def _links(fabric: NetnsNode) -> dict[str, dict[str, str]]:

@@ -48,6 +48,7 @@ class QemuProvider(OneByOne, CellProvider):
     takes = Takes(tasks=10)  # pid 1 of its cell, and QEMU with its threads
     #: 30 free slots of the q35 machine, less disk, random numbers and the link to its cell.
     networks_max = 27
+    mtu_max = 1500  # the network device of a machine has no more
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.exports.base import Export, Exported, Subject, comment
+from testbed.exports.base import Export, Exported, Subject, comment, unsaid
 from testbed.nodes.attachable import refuse
 from testbed.nodes.ssh import sshd
 
@@ -47,7 +47,8 @@ class SshConfig(Export):
     reasons: ClassVar[Mapping[str, str]] = {"*": "an SSH configuration has only hosts"}
 
     def export(self, subject: Subject) -> Exported:
-        return Exported({FILE: config(subject, list(subject.topology.nodes))})
+        text = config(subject, list(subject.topology.nodes))
+        return Exported({FILE: text}, unsaid(subject.topology, why=self.reasons["*"]))
 
 
 def config(subject: Subject, names: list[str]) -> str:

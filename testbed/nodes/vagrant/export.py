@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.exports.base import Export, Exported, LeftOut, Subject, comment
+from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, unsaid
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container
@@ -51,6 +51,7 @@ class Vagrantfile(Export):
         topology = subject.topology
         parts = [f"nodes.{node.name}.cpus" for node in topology.nodes.values() if _cut(node.cpus)]
         left_out = [LeftOut(tuple(parts), "rounded up to whole CPUs")] if parts else []
+        left_out += unsaid(topology, networks=["mtu"], why=self.reasons["*"])
         return Exported({FILE: "\n".join(_lines(topology)) + "\n"}, tuple(left_out))
 
 
@@ -94,6 +95,8 @@ def _machine(topology: Topology, name: str) -> Iterator[str]:
             f"  libvirt__network_name: {ruby(segment)}, libvirt__forward_mode: 'veryisolated', "
             "libvirt__dhcp_enabled: false,"
         )
+        if mtu := topology.networks[port.network].mtu:
+            yield f"  libvirt__mtu: {mtu},"
         yield f"  virtualbox__intnet: {ruby(segment)}"
     if node.cpus or node.memory:
         for provider in PROVIDERS:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump
+from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump, unsaid
 from testbed.roles.docker.section import DEFAULT_BIP, DockerSection
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class Compose(Export):
     def export(self, subject: Subject) -> Exported:
         writer = _Writer(subject.topology)
         head = HEAD.format(**_example(subject.topology))
-        return Exported({FILE: head + dump(writer.file())}, tuple(writer.left_out))
+        text = head + dump(writer.file())
+        writer.left_out += unsaid(subject.topology, networks=["mtu"], why=self.reasons["*"])
+        return Exported({FILE: text}, tuple(writer.left_out))
 
 
 def _example(topology: Topology) -> dict[str, str]:
@@ -109,7 +111,11 @@ class _Writer:
                 for port in node.on(network.name)
                 for address in port.addresses
             }
-            yield network.name, {"internal": True, **_pool(network.subnet, used)}
+            options = _pool(network.subnet, used)
+            if network.mtu:
+                size = {"com.docker.network.driver.mtu": str(network.mtu)}
+                options["driver_opts"] = {**options.get("driver_opts", {}), **size}
+            yield network.name, {"internal": True, **options}
         section = DockerSection.find(topology)
         for node in topology.nodes:
             if not self._has_bridge(node):

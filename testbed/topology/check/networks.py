@@ -32,6 +32,7 @@ class Networks(Look):
             self.providers_share_a_fabric,
             self.networks_have_ports,
             self.nodes_have_slots,
+            self.providers_have_the_mtu,
         )
 
     def networks_are_apart(self) -> None:
@@ -176,3 +177,21 @@ class Networks(Look):
                 wanted = f"at most {most} networks for a node by {maker}"
                 at = self.value("nodes", node.name, "networks")
                 self.add(at, wanted, str(count), "remove some, or choose another provider")
+
+    def providers_have_the_mtu(self) -> None:
+        for node in self.t.nodes.values():
+            maker = self.t.provider_of(node.name)
+            for name in node.networks:
+                network = self.t.networks.get(name)
+                if network is None or network.mtu is None:
+                    continue
+                try:
+                    most = registry.PROVIDERS[maker].mtu_max
+                except MachineError:  # told when the lab is to be created
+                    continue
+                if most is not None and network.mtu > most:
+                    at = self.value("networks", name, "mtu")
+                    wanted = f"at most {most} bytes, as {node.name} is a node by {maker}"
+                    hint = "lower it, or choose another provider"
+                    self.add(at, wanted, str(network.mtu), hint)
+                    break
