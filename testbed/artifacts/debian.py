@@ -23,6 +23,7 @@ from testbed.requirement import requirement
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from testbed.process import Completed
     from testbed.requirement import Requirement
 
 LIBRARIES = {  # libraries of dockerd and runc that not every system has
@@ -50,6 +51,13 @@ def libraries(needed_by: tuple[str, ...]) -> list[Requirement]:
 
 #: Approximate size in bytes of the package lists of one release.
 LISTS = 64 << 20
+#: Messages of apt in the locale C: a package that no list has, and an archive out of reach.
+UNKNOWN = r"Unable to locate package (\S+)|Package '?([^\s']+)'? has no installation candidate"
+OFFLINE = (
+    "Could not resolve", "Temporary failure resolving", "Could not connect", "Unable to connect",
+    "Connection failed", "Network is unreachable", "Connection timed out",
+)  # fmt: skip
+SPAN = 3  # largest difference in length between a mistyped name and the one that was meant
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,14 @@ class DebianTree(DebianPackages):
         return versions[self.packages[0]]
 
 
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """Unpacked packages: the version of each by name, and the texts of maintainer scripts."""
+
+    versions: Mapping[str, str]
+    scripts: Sequence[str] = ()
+
+
 class Apt:
     """The host's apt with the host's settings and package lists; writes only to the cache."""
 
@@ -163,6 +179,48 @@ class Apt:
         finally:
             remove_tree(debs)
 
+    def unpack_lacking(self, packages: Sequence[str], tree: Path) -> Unpacked:
+        """Unpack packages with those of their dependencies that this machine has not installed.
+
+        A package that is installed is not unpacked, either, unless another one needs it newer.
+        """
+        debs = self._job.into / "debs"
+        (debs / "partial").mkdir(parents=True)
+        try:
+            self._apt(
+                "--option", f"Dir::Cache::archives={debs}",
+                "--yes", "--no-install-recommends", "--download-only",
+                "install", *release.packages(packages),
+            )  # fmt: skip
+            found = sorted(debs.glob("*.deb"))
+            versions = self._open(found, tree)
+            return Unpacked(versions, [text for deb in found for text in self._scripts(deb)])
+        finally:
+            remove_tree(debs)
+
+    def _scripts(self, deb: Path) -> list[str]:
+        """Return the texts of a package's maintainer scripts; empty for those that it lacks."""
+        texts = (
+            self._job.run(["dpkg-deb", "--info", deb, name], env=self._env, check=False).stdout
+            for name in ("preinst", "postinst")
+        )
+        return [text for text in texts if text]
+
+    def closure(self, packages: Sequence[str]) -> list[str]:
+        """Return the names of packages and of all that they need, directly or not."""
+        nothing = self._job.into / "status"
+        nothing.touch()
+        try:
+            done = self._run(
+                "--option", f"Dir::State::status={nothing}",
+                "--no-install-recommends", "--simulate", "install", *release.packages(packages),
+            )  # fmt: skip
+        except CommandError:  # what it needs on this machine is in no archive
+            return []
+        finally:
+            nothing.unlink()
+        return re.findall(r"^Inst (\S+)", done.stdout, re.MULTILINE)
+
     def _open(self, debs: Sequence[Path], tree: Path) -> dict[str, str]:
         tree.mkdir()
         versions = {}
@@ -179,8 +237,8 @@ class Apt:
     def _apt(self, *words: str, cwd: Path | None = None) -> None:
         try:
             self._run(*words, cwd=cwd)
-        except CommandError as error:
-            self._refuse_full(error)
+        except CommandError as first:
+            self._refuse_full(first)
             # The host's lists are empty, or name packages that the archive has replaced.
             self._job.say("update the package lists")
             self._own_lists = True
@@ -194,10 +252,41 @@ class Apt:
                 self._run(*words, cwd=cwd)
             except CommandError as error:
                 self._refuse_full(error)
-                raise ArtifactError(
-                    f"cannot get Debian packages\n{error}",
-                    hint="check whether `apt-get update` works",
-                ) from error
+                raise self._unavailable(error, first) from error
+
+    def _unavailable(self, error: CommandError, first: CommandError) -> ArtifactError:
+        """Return the error for packages that apt cannot get, also with new lists.
+
+        ``first`` is the error with the lists that this machine had.
+        """
+        said = f"{first.stderr}\n{error.stderr}"
+        offline = any(words in error.stderr for words in OFFLINE)
+        unknown = list(dict.fromkeys(filter(None, map("".join, re.findall(UNKNOWN, said)))))
+        hint = "check whether `apt-get update` works"
+        if offline:
+            hint = (
+                "connect this machine to the Debian archive that its sources.list(5) names, or set "
+                "a proxy (http_proxy); packages that are in the cache need no network"
+            )
+        if not unknown:
+            return ArtifactError(f"cannot get Debian packages\n{error}", hint=hint)
+        known = self._names()
+        close = [match for name in unknown for match in closest_packages(name, known)]
+        words = f"Debian has no package{'s' if unknown[1:] else ''} {', '.join(unknown)}"
+        if offline:
+            words += " in the lists of this machine, and they cannot be updated"
+        if close:
+            hint = f"did you mean {' or '.join(dict.fromkeys(close))}?" + (
+                f" Else {hint}" * offline
+            )
+        elif not offline:
+            hint = "`apt-cache search WORD` finds packages by what they are for"
+        return ArtifactError(words, hint=hint)
+
+    def _names(self) -> list[str]:
+        """Return the names of all packages in the lists."""
+        argv = ["apt-cache", *self._options(), "pkgnames"]
+        return self._job.run(argv, env=self._env, check=False).stdout.split()
 
     def _refuse_full(self, error: CommandError) -> None:
         """Raise ArtifactError if a command failed because the disk is full.
@@ -214,21 +303,34 @@ class Apt:
                 hint="free space there, or set TESTBED_CACHE to another folder",
             ) from error
 
-    def _run(self, *words: str, cwd: Path | None = None) -> None:
+    def _options(self) -> list[str]:
         cache = self._job.shared / "apt" / "cache"
         (cache / "archives" / "partial").mkdir(parents=True, exist_ok=True)
         options = [f"Dir::Cache={cache}", "APT::Sandbox::User=", "Acquire::Retries=2"]
         if self._own_lists:
             options.append(f"Dir::State::lists={self._job.shared / 'apt' / 'lists'}")
-        flags = [word for option in options for word in ("--option", option)]
-        self._job.run(
-            ["apt-get", "--quiet", *flags, *words], cwd=cwd, env=self._env, on_line=self._heard
-        )
+        return [word for option in options for word in ("--option", option)]
+
+    def _run(self, *words: str, cwd: Path | None = None) -> Completed:
+        argv = ["apt-get", "--quiet", *self._options(), *words]
+        return self._job.run(argv, cwd=cwd, env=self._env, on_line=self._heard)
 
     def _heard(self, line: str) -> None:
         got = re.match(r"Get:\d+ \S+ \S+ \S+ (\S+) \S+ \S+ \[(.+)\]", line)
         if got:
             self._job.say(f"download {got[1]} ({got[2]})")
+
+
+def closest_packages(name: str, known: Sequence[str]) -> list[str]:
+    """Return the names of packages that are most like a mistyped one.
+
+    >>> closest_packages("tcpdmup", ["tcpdump", "tcpflow", "frr"])
+    ['tcpdump']
+    """
+    import difflib
+
+    likely = [one for one in known if abs(len(one) - len(name)) <= SPAN]
+    return difflib.get_close_matches(name, likely, n=2, cutoff=0.8)
 
 
 def inside(tree: Path, place: str) -> Path | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.labs import offers
+from testbed.labs import offers, packages
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
 from testbed.nodes.marks import REWIRED, is_marked, mark, marked
@@ -39,6 +39,7 @@ def steps(topology: Topology) -> Iterator[Step]:
     yield Step(FABRIC, f"networks: {networks or 'none'}", (), act=_make_fabric)
     for node in topology.nodes.values():
         yield _make_node(topology, node)
+        yield from packages.steps(node)
         yield from offers.steps(topology, node)
 
 
@@ -100,7 +101,8 @@ def full_spec(topology: Topology, node: NodeModel, provider: Provider, store: St
         text = "\0".join([*(step.about for step in steps), *facts])
         return Ahead(hashlib.sha256(text.encode()).hexdigest()[:12], act)
 
-    return replace(node_spec(topology, node), ahead=ahead if steps else None)
+    spec = replace(node_spec(topology, node), layers=packages.layers(store, node))
+    return replace(spec, ahead=ahead if steps else None)
 
 
 def ahead_of(steps: Iterable[Step]) -> list[Step]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from testbed import signals
 from testbed.errors import LabError, MachineError, NoSuchLab, NoSuchNode, StepsFailed, UsageError
-from testbed.labs import base_steps, offers, origin, preflight
+from testbed.labs import base_steps, offers, origin, packages, preflight
 from testbed.labs import plan as planning
 from testbed.labs import run as running
 from testbed.labs.run import Watch
@@ -234,6 +234,7 @@ class Lab:
         for role in sorted(roles):
             ROLES[role].fetch(self.settings.store, topology)
         offers.fetch(self.settings.store, topology)
+        packages.fetch(self.settings.store, topology)
 
     def _refuse_other(
         self,

@@ -146,6 +146,8 @@ class NodeSpec:
     #: Programs (by name) and folders (by path) of this machine to hide from the node.  Ignored
     #: by nodes with their own file system.
     hidden: tuple[str, ...] = ()
+    #: Trees of Debian packages to lay over this machine's files on the node (Provider.packages).
+    layers: tuple[Path, ...] = ()
     foreign: bool = False  #: another tool's file describes the node (``Topology.foreign``)
     #: Return setup to run ahead; called only by providers that support it (:attr:`Node.wakes`).
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
@@ -526,6 +528,8 @@ class Provider(ABC):
     #: True if nodes run this machine's programs. Programs that roles need are then required on
     #: this machine.
     shares_programs: ClassVar[bool] = False
+    #: True if nodes can have Debian packages of their own (:attr:`NodeSpec.layers`).
+    packages: ClassVar[bool] = False
     #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in
     #: ``trials``.
     kernel: ClassVar[tuple[str, ...]] = ()

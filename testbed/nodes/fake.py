@@ -450,6 +450,7 @@ class FakeProvider(OneByOne):
 
     name = "fake"
     fabric_of = "netns"
+    packages = True
 
     def __init__(self, machine: FakeMachine | None = None, *, name: str = "") -> None:
         self.name = name or self.name

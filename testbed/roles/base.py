@@ -252,6 +252,8 @@ class Role(ABC):
     processes: ClassVar[tuple[str, ...]] = ()
     #: Folders in which they write on a node. Those of this machine must not change.
     folders: ClassVar[tuple[str, ...]] = ()
+    #: Debian packages that nodes with the role have, as by ``packages`` of a node.
+    packages: ClassVar[tuple[str, ...]] = ()
     #: Programs that users find on nodes with the role.
     offers: ClassVar[tuple[Offer, ...]] = ()
     #: Programs (by name) and directories (by path) of this machine to hide on every node, because

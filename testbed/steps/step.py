@@ -76,6 +76,11 @@ def order(steps: Iterable[Step]) -> dict[str, Step]:
     return ordered
 
 
+def packages_step(name: str) -> str:
+    """Return the name of the step after which a node has its Debian packages."""
+    return f"packages {name}"
+
+
 def node_step(name: str) -> str:
     """Return the name of the step after which a node has its networks."""
     return f"node {name}"

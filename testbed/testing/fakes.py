@@ -41,6 +41,10 @@ VERSIONS = {
 }
 
 
+#: The description of a tree of packages without any (testbed.artifacts.package_tree.about).
+NO_PACKAGES: Mapping[str, Any] = {"versions": {}, "needs": [], "accounts": [], "folders": []}
+
+
 class FakeStore(Store):
     """An artifact store that has every program and image, without files.
 
@@ -366,6 +370,7 @@ class Bench:
             patch.setattr(f"testbed.roles.docker.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)
+        patch.setattr("testbed.artifacts.package_tree.about", lambda _: dict(NO_PACKAGES))
 
     def again(self) -> Settings:
         """Return settings as another process on the same machine would have them."""

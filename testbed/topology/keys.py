@@ -34,6 +34,8 @@ CONTAINER = r"[a-z0-9][a-z0-9-]*[a-z0-9]"
 #: Stricter than the kernel's dev_valid_name(): no name that ip(8) would interpret differently.
 INTERFACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+#: Debian Policy, 5.6.1.
+PACKAGE = r"[a-z0-9][a-z0-9+.-]+"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 ADDRESS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
 PREFIXED = ADDRESS + r"/[0-9]{1,2}"

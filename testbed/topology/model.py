@@ -45,8 +45,10 @@ from testbed.topology.shapes import (
     Cpus,
     Flag,
     Integer,
+    Items,
     Memory,
     Name,
+    Pattern,
     Prefixed,
     Reference,
     Shape,
@@ -74,6 +76,11 @@ INTERFACE_NAME = Name("an interface", keys.INTERFACE, keys.INTERFACE_MAX, reserv
 NAMESPACE_NAME = Name("a namespace", keys.NAMESPACE, keys.LABEL_MAX)
 BRIDGE_NAME = replace(INTERFACE_NAME, what="a bridge")
 FAULT_NAME = Name("a fault", keys.LABEL, keys.LABEL_MAX)
+PACKAGE = Pattern(
+    keys.PACKAGE,
+    "the name of a Debian package, like tcpdump",
+    "a name has lower case letters, digits and +.-; its version is that of the archive",
+)
 PROVIDER = Choice("a provider", lambda: [*registry.PROVIDERS])
 
 
@@ -134,6 +141,11 @@ class Node(Block):
     )
     provider: str | None = key(
         PROVIDER, "Provider of this node. Default: that of the lab.", default=None
+    )
+    packages: tuple[str, ...] = key(
+        Items(PACKAGE, "a list of Debian packages", unique=True),
+        "Debian packages for this node alone. They are not installed on this machine.",
+        default=(),
     )
     sections: Mapping[str, Block] = role_keys("node_section")
 

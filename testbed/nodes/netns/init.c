@@ -27,6 +27,7 @@
  *   tree DIR           a folder with programs of the machine, to which the node may add its own
  *   hide PATH          what is right in a tree, and not to be seen on the node
  *   cover PATH         a file or folder of the machine that is empty on the node
+ *   layer DIR          a tree with packages of the node's own: its /usr, /opt and /etc are laid over the machine's
  *   tied PID           the caller, whose number that is: the node ends with it
  *
  * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
@@ -407,6 +408,64 @@ static void show_databases(const int *from) {
     }
 }
 
+/* ------------------------------------------------------------------ packages of the node's own */
+
+#define LAYERS "/run/testbed/layers"
+#define MAX_LAYERS 8
+static int layers[MAX_LAYERS], layer_count;
+
+static void find_layers(int argc, char **argv) {
+    for (int i = 6; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "layer")) continue;
+        if (layer_count == MAX_LAYERS) errno = E2BIG, die("layer %s", argv[i + 1]);
+        layers[layer_count] = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC);
+        if (layers[layer_count++] < 0) die("open_tree %s", argv[i + 1]);
+    }
+}
+
+/* Puts them where nothing that is mounted later hides them. */
+static void keep_layers(void) {
+    struct attr attr = {.set = ATTR_RDONLY};
+    char path[64];
+    if (layer_count) make_dir(LAYERS, 0755);
+    for (int i = 0; i < layer_count; i++) {
+        snprintf(path, sizeof path, LAYERS "/%d", i);
+        make_dir(path, 0755);
+        if (syscall(NR_MOVE_MOUNT, layers[i], "", AT_FDCWD, path, MOVE_F_EMPTY_PATH) ||
+            syscall(NR_MOUNT_SETATTR, AT_FDCWD, path, 0, &attr, sizeof attr))
+            die("mount %s", path);
+        close(layers[i]);
+    }
+}
+
+/* Writes the lower folders of an overlay at a path, the machine's last; returns how many are the packages'. */
+static int lowers(char *text, size_t size, const char *path, const char *machine) {
+    struct stat st;
+    size_t used = 0;
+    int count = 0;
+    for (int i = 0; i < layer_count; i++) {
+        char folder[PATH_MAX];
+        snprintf(folder, sizeof folder, LAYERS "/%d%s", i, path);
+        if (stat(folder, &st) || !S_ISDIR(st.st_mode)) continue;
+        used += snprintf(text + used, size - used, "%s:", folder);
+        count++;
+    }
+    snprintf(text + used, size - used, "%s", machine);
+    return count;
+}
+
+/* What the machine has mounted below is not seen then. */
+static void show_layers(void) {
+    static const char *const places[] = {"/usr", "/opt"};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        char options[PATH_MAX] = "lowerdir=";
+        size_t start = strlen(options);
+        struct stat st;
+        if (!stat(places[i], &st) && lowers(options + start, sizeof options - start, places[i], places[i]))
+            do_mount("overlay", places[i], "overlay", MS_RDONLY, options);
+    }
+}
+
 /* ------------------------------------------------------------------ programs of the node's own */
 
 /* Where login shells find their PATH.  The machine's own may name folders of other programs, and
@@ -420,8 +479,7 @@ static const char bashrc[] = "[ -z \"$PS1\" ] || PS1='\\u@\\h:\\w\\$ '\n";
 static struct tree { const char *path; int below; struct timespec changed; } trees[16];
 static int tree_count;
 
-static void show_tree(const char *path, int argc, char **argv) {
-    char upper[64], name[PATH_MAX], options[PATH_MAX];
+static void find_tree(const char *path) {
     struct stat st;
     if (tree_count == sizeof trees / sizeof *trees) errno = E2BIG, die("tree %s", path);
     struct tree *tree = &trees[tree_count++];
@@ -429,7 +487,12 @@ static void show_tree(const char *path, int argc, char **argv) {
     tree->below = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (tree->below < 0 || fstat(tree->below, &st)) die("open %s", path);
     tree->changed = st.st_mtim;
-    snprintf(upper, sizeof upper, "/run/testbed/tree%d", tree_count);
+}
+
+static void show_tree(const struct tree *tree, int argc, char **argv) {
+    char upper[64], name[PATH_MAX], machine[32], lower[PATH_MAX], options[2 * PATH_MAX];
+    const char *path = tree->path;
+    snprintf(upper, sizeof upper, "/run/testbed/tree%d", (int)(tree - trees) + 1);
     make_dir(upper, 0755);
     snprintf(name, sizeof name, "%s/work", upper);
     make_dir(name, 0755);
@@ -442,7 +505,10 @@ static void show_tree(const char *path, int argc, char **argv) {
         /* overlayfs.rst, "whiteouts and opaque directories" */
         if (mknod(name, S_IFCHR, makedev(0, 0)) && errno != EEXIST) die("hide %s", argv[i + 1]);
     }
-    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/upper,workdir=%s/work", path, upper, upper);
+    /* By its number: at its path there may be an overlay, and the kernel allows few of them on each other. */
+    snprintf(machine, sizeof machine, "/proc/self/fd/%d", tree->below);
+    lowers(lower, sizeof lower, path, layer_count ? machine : path);
+    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, upper, upper);
     do_mount("overlay", path, "overlay", 0, options);
 }
 
@@ -476,7 +542,9 @@ static void cover(const char *path) {
 
 static void own_programs(int argc, char **argv) {
     for (int i = 6; i + 1 < argc; i += 2)
-        if (!strcmp(argv[i], "tree")) show_tree(argv[i + 1], argc, argv);
+        if (!strcmp(argv[i], "tree")) find_tree(argv[i + 1]);
+    show_layers();
+    for (int i = 0; i < tree_count; i++) show_tree(&trees[i], argc, argv);
     for (int i = 6; i + 1 < argc; i += 2)
         if (!strcmp(argv[i], "cover")) cover(argv[i + 1]);
 }
@@ -484,9 +552,10 @@ static void own_programs(int argc, char **argv) {
 static void set_up(int argc, char **argv) {
     int given[16], count = 0;
     const char *exposed[16];
-    char path[PATH_MAX];
+    char path[PATH_MAX], lower[PATH_MAX], etc[PATH_MAX + 128];
     leave_chroot();
     do_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    find_layers(argc, argv);
     for (int i = 6; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "expose") || count == 16) continue;
         given[count] = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
@@ -506,11 +575,13 @@ static void set_up(int argc, char **argv) {
     write_text("/run/utmp", ""); /* who(1), screen(1): nobody has logged in */
     make_dir("/run/testbed", 0711); /* every user may run what is exposed below it */
     make_dir("/run/testbed/notify", 0700);
+    keep_layers();
     make_dir("/run/testbed/etc", 0755);
     make_dir("/run/testbed/etc/upper", 0755);
     make_dir("/run/testbed/etc/work", 0755);
-    do_mount("overlay", "/etc", "overlay", 0,
-             "lowerdir=/etc,upperdir=/run/testbed/etc/upper,workdir=/run/testbed/etc/work");
+    lowers(lower, sizeof lower, "/etc", "/etc");
+    snprintf(etc, sizeof etc, "lowerdir=%s,upperdir=/run/testbed/etc/upper,workdir=/run/testbed/etc/work", lower);
+    do_mount("overlay", "/etc", "overlay", 0, etc);
     write_text("/run/testbed/etc/upper/profile", profile);
     write_text("/run/testbed/etc/upper/bash.bashrc", bashrc);
     write_text("/run/testbed/etc/upper/environment", "");

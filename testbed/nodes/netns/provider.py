@@ -62,6 +62,7 @@ class NetnsProvider(OneByOne):
     name = "netns"
     shares_kernel = True
     shares_programs = True
+    packages = True
     takes = Takes(tasks=2)  # pid 1, and a command
     processes = (os.fsdecode(find.PROGRAM),)
 
@@ -171,7 +172,8 @@ class NetnsProvider(OneByOne):
         argv: list[str | Path] = [self._init(), kind, lab, spec.name, spec.digest, str(self._state)]
         argv += ["machine-id", machine_id(self._state, lab, spec.name)]
         if kind == "node":
-            argv += own_programs((*spec.hidden, *COMMANDS))
+            argv += own_programs((*spec.hidden, *COMMANDS), spec.layers)
+            argv += [word for layer in spec.layers for word in ("layer", str(layer))]
             exposed = [*tops_of_programs(), *self._folders()]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
@@ -424,10 +426,15 @@ class NetnsProvider(OneByOne):
                 )
 
 
-def own_programs(hidden: Iterable[str]) -> list[str]:
-    """Return the options that tell a node's pid 1 its program folders and hidden programs."""
+def own_programs(hidden: Iterable[str], layers: Sequence[Path] = ()) -> list[str]:
+    """Return the options that tell a node's pid 1 its program folders and hidden programs.
+
+    Nothing is hidden that a layer has: it is the node's own.
+    """
     folders = path_folders()
     places = [Path(folder, name) for name in hidden for folder in folders]  # a path stays itself
+    if layers:
+        places = [p for p in places if not any(map(os.path.lexists, (f"{x}{p}" for x in layers)))]
     parents = {place.parent for place in places}
     changed = tuple(_changed(folder) for folder in sorted(parents))
     return list(_own_programs(tuple(dict.fromkeys(places)), folders, changed))

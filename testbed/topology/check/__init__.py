@@ -14,6 +14,7 @@ from testbed.topology.check.containers import Containers
 from testbed.topology.check.faults import Faults
 from testbed.topology.check.namespaces import Namespaces
 from testbed.topology.check.networks import Networks
+from testbed.topology.check.packages import Packages
 from testbed.topology.check.sections import Sections
 from testbed.topology.declare import role_of
 
@@ -44,4 +45,4 @@ def _subjects(topology: Topology, root: Tree) -> Iterator[type[Look]]:
     for name in sorted(named | {*tree.keys_at(root)}):
         if (role := role_of(name)) is not None:
             yield from role.checks
-    yield from (Sections, Containers, Namespaces, Faults)
+    yield from (Packages, Sections, Containers, Namespaces, Faults)
