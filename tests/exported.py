@@ -25,7 +25,14 @@ networks:
   lonely: {subnet: 172.30.0.0/16}
 nodes:
   host: {networks: {lan: 10.0.0.2, full: 192.168.121.1}, roles: [docker], memory: 512M, cpus: 1.5}
-  n-host: {networks: {lan: 10.0.0.3}, roles: [docker, namespaces], cpus: 2}
+  n-host:
+    networks: {lan: 10.0.0.3}
+    roles: [docker, namespaces]
+    cpus: 2
+    forward: true
+    sysctls: {net.ipv4.conf.all.rp_filter: 2, net.ipv4.conf.eth0.proxy_arp: 1}
+    routes: [10.7.0.0/16 via 10.0.0.2 metric 7]
+    rules: [from 10.7.0.0/16 lookup 100]
   1st: {networks: {full: 192.168.121.2}, gateway: true}
   end: {}
 docker:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.labs import offers, packages
+from testbed.labs import offers, packages, settings_steps
 from testbed.nodes import wiring
 from testbed.nodes.base import Ahead, NodeSpec
 from testbed.nodes.marks import REWIRED, is_marked, mark, marked
@@ -150,7 +150,9 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
             if known != names:  # the node stays, but its peers have changed
                 _introduce(found, names)
             gone = _restore(context, found)
-            return _with(addresses, gone), known != names or bool(gone)
+            words, changes = settings_steps.apply(context, found, fresh=False)
+            said = ", ".join([_with(", ".join([addresses, *words]), gone), *changes])
+            return said, known != names or bool(gone) or bool(changes)
         if found is not None:
             context.provider.destroy(context.lab, [node.name])
         spec = full_spec(topology, node, context.provider, context.store)
@@ -160,11 +162,13 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
         if spec.ahead and made.wakes:
             context.done_ahead.update(json.loads(marked(made, AHEAD) or "{}"))
         join(context, made)
-        return addresses, True
+        words, _ = settings_steps.apply(context, made, fresh=True)
+        return ", ".join([addresses, *words]), True
 
     other = topology.provider_of(node.name) != topology.provider
     machine = f"{node.provider} machine" if other else "machine"
-    return Step(node_step(node.name), f"{machine} with {addresses}", (FABRIC,), act=act)
+    about = "; ".join([f"{machine} with {addresses}", *settings_steps.about(topology, node)])
+    return Step(node_step(node.name), about, (FABRIC,), act=act)
 
 
 def _deploy_node(topology: Topology, foreign: Foreign, name: str) -> Step:

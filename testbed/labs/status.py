@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
+from testbed.labs import settings_steps
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.nodes import wiring
 from testbed.nodes.base import killed_for_memory
@@ -135,6 +136,9 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
             for difference in ROLES[role].differences(context.topology, node)
         ]
         parts: dict[str, list[Part]] = {}
+        settled = settings_steps.parts(context, node)
+        if "rule" in settled:
+            parts["rule"] = settled.pop("rule")
         for role in spec.roles:
             for kind, found in ROLES[role].status(context, node).items():
                 parts.setdefault(kind, []).extend(found)
@@ -146,8 +150,8 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
             _services(context, node),
             parts.pop("container", []),
             links,
-            _routes(seen, differences),
-            _settings(context.topology, name, seen),
+            _all_routes(_routes(seen, differences), settled.get("route", [])),
+            [*_settings(context.topology, name, seen), *settled.get("sysctl", ())],
             more=parts,
         )
     except LabError:  # it ended during the query
@@ -215,6 +219,12 @@ def _routes(seen: Seen, differences: Sequence[Difference]) -> list[Part]:
     ]
     missing = (difference.what.partition(" ")[2] for difference in gone)
     return parts + [Part("default", "missing", ok=False, detail=f"wanted {via}") for via in missing]
+
+
+def _all_routes(routes: list[Part], own: list[Part]) -> list[Part]:
+    """Return the default routes, unless the file has them, and the routes of the file."""
+    named = any(part.name.startswith("default ") for part in own)
+    return own if named else [*routes, *own]
 
 
 def _settings(topology: Topology, node: str, seen: Seen) -> list[Part]:

@@ -27,7 +27,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from testbed.errors import ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes import wiring
+from testbed.nodes import netstate, wiring
 from testbed.nodes.base import (
     Node,
     NodeSpec,
@@ -40,6 +40,7 @@ from testbed.nodes.base import (
     no_service,
 )
 from testbed.requirement import Requirement
+from testbed.topology import iproute
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +151,8 @@ class FakeMachine:
             return fitting[0] if isinstance(fitting[0], Answer) else fitting[0](call)
         if call.words == wiring.LOOK and call.at is not None:
             return Answer(out=call.at.wiring.encode())
+        if call.at is not None and (said := call.at.kernel.answer(call)) is not None:
+            return Answer(out=said)
         if self.strict:
             return Answer(UNKNOWN, err=f"{call.words[0]}: not found\n".encode())
         return Answer()
@@ -170,7 +173,7 @@ class Wiring:
         self.addresses = wiring.addresses(topology, node)
         self.down.clear()
         self.gateway = str(gateway) if gateway else ""
-        self.settings = wiring.settings(topology, node)
+        self.settings |= wiring.settings(topology, node)
 
     def encode(self) -> bytes:
         """Return the output that :data:`wiring.LOOK` would print on the node."""
@@ -189,6 +192,78 @@ class Wiring:
             self.settings.get(wiring.FORWARDING, "0"),
         ]
         return "\0".join(parts).encode()
+
+
+@dataclass(slots=True)
+class FakeKernel:
+    """The routes, rules and sysctls of a node, as its file sets them."""
+
+    sysctls: dict[str, str]
+    routes: dict[int, list[dict[str, object]]] = field(default_factory=lambda: {4: [], 6: []})
+    rules: dict[int, list[dict[str, object]]] = field(default_factory=lambda: {4: [], 6: []})
+
+    def answer(self, call: Call) -> bytes | None:
+        """Do a command as ip(8) and sysctl(8) would; None for all others."""
+        words = call.words
+        if words[:3] == ("sh", "-c", netstate.LOOK):
+            return self._shown(words[4:])
+        if words[:3] == ("sysctl", "-q", "-w"):
+            self.sysctls |= dict(pair.split("=", 1) for pair in words[3:])
+            return b""
+        if words[0] == "ip" and words[1] in ("-4", "-6") and "-batch" in words:
+            for line in (call.input or b"").decode().splitlines():
+                self._do(int(words[1][1]), *line.split(" ", 2))
+            return b""
+        return None
+
+    def _shown(self, paths: Sequence[str]) -> bytes:
+        parts = [part for f in (4, 6) for part in (self.routes[f], self.rules[f])]
+        names = (path.replace("/", ".") for path in paths)
+        said = [*map(json.dumps, parts), *(self.sysctls.get(name, "0") for name in names)]
+        return "".join(f"{one}\0" for one in said).encode()
+
+    def _do(self, family: int, kind: str, verb: str, text: str) -> None:
+        if kind == "route":
+            route = iproute.route(text)
+            there = self.routes[family]
+            there[:] = [
+                one for one in there
+                if not (route.matches(one) if verb == "del" else route.is_of_kind(one))
+            ]  # fmt: skip
+            if verb != "del":
+                there.append(_route_entry(route))
+        else:
+            rule = iproute.rule(text)
+            there = self.rules[family]
+            there[:] = [one for one in there if not rule.matches(one)]
+            if verb != "del":
+                there.append(_rule_entry(rule))
+
+
+def _route_entry(route: iproute.Route) -> dict[str, object]:
+    default = 1024 if route.family == 6 else 0
+    hops: list[dict[str, object]] = [
+        {"dev": hop.dev or "eth0", "weight": hop.weight}
+        | ({"gateway": str(hop.via)} if hop.via else {})
+        for hop in route.hops
+    ]
+    return {
+        "type": route.kind, "dst": route.destination, "table": route.table,
+        "metric": default if route.metric is None else route.metric,
+        **({"prefsrc": str(route.src)} if route.src else {}),
+        **({"metrics": [{"mtu": route.mtu}]} if route.mtu else {}),
+        **(hops[0] if len(hops) == 1 else {"nexthops": hops} if hops else {}),
+    }  # fmt: skip
+
+
+def _rule_entry(rule: iproute.Rule) -> dict[str, object]:
+    named = {"from": "src", "to": "dst"}
+    entry: dict[str, object] = {named.get(k, k): v for k, v in rule.values.items()}
+    if "fwmark" in rule.values:
+        entry["fwmark"], entry["fwmask"] = rule.values["fwmark"].split("/")
+    actions = [flag for flag in rule.flags if flag not in ("not", "l3mdev")]
+    more = {"not": None} if "not" in rule.flags else {}
+    return entry | more | ({"action": actions[0]} if actions else {})
 
 
 def _address(text: str) -> dict[str, object]:
@@ -262,6 +337,7 @@ class FakeNode(Node):
         self.spec = spec
         self.lab = lab
         self.wiring = Wiring()
+        self.kernel = FakeKernel(self.wiring.settings)
         self.files: dict[str, bytes] = {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
         self.modes: dict[str, int] = {}
         self.programs: dict[str, Path] = {}

@@ -26,7 +26,7 @@ LOOK = (
     "ip -j address; printf '\\0'; ip -j route; printf '\\0'; cat /proc/sys/net/ipv4/ip_forward",
 )
 
-Kind = Literal["network", "port", "link", "mtu", "address", "route", "setting"]
+Kind = Literal["network", "port", "link", "mtu", "address", "route", "rule", "setting"]
 State = Literal["up", "down", "no carrier"]
 
 
@@ -139,7 +139,8 @@ def mtus(topology: Topology, node: str) -> dict[str, int]:
 
 def settings(topology: Topology, node: str) -> dict[str, str]:
     """Return the expected kernel settings (sysctls) of a node."""
-    return {FORWARDING: "1"} if topology.nodes[node].gateway else {}
+    spec = topology.nodes[node]
+    return {FORWARDING: "1"} if spec.gateway or spec.forward else {}
 
 
 def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:

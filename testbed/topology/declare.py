@@ -39,6 +39,7 @@ class Key:
 
     ``always`` keeps an empty value in ``to_dict``. ``shown`` is the default in the JSON schema, if
     it is not the field's own. A key of testbed's ``own`` is in records of labs, and in no file.
+    A ``live`` key of a node can change while the node runs.
     """
 
     description: str
@@ -47,6 +48,7 @@ class Key:
     always: bool = False
     shown: Any = _UNSET
     own: bool = False
+    live: bool = False
 
 
 def key(
@@ -59,13 +61,14 @@ def key(
     always: bool = False,
     shown: Any = _UNSET,
     own: bool = False,
+    live: bool = False,
 ) -> Any:
     """Declare a field of a :class:`Block` as a key of topology files.
 
     ``name`` is the key, if it is not the field's name. The value of a missing or invalid key is
     ``default``; without a default, the whole mapping is left out. A dict as default is copied.
     """
-    metadata = {_KEY: (name, Key(description, shape, required, always, shown, own))}
+    metadata = {_KEY: (name, Key(description, shape, required, always, shown, own, live))}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     if default is _UNSET:
@@ -121,9 +124,11 @@ class Block:
     def fixed(self) -> dict[str, Any]:
         """Return the settings that only a new node can have, in the form of a file.
 
-        A node is created again when they change in its file.
+        A node is created again when they change in its file. By default they are all keys that are
+        not ``live``.
         """
-        return self.to_dict()
+        own = keys_of(type(self)).own
+        return {k: v for k, v in self.to_dict().items() if k not in own or not own[k].live}
 
 
 class Section(Block):

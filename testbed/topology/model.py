@@ -34,7 +34,9 @@ from testbed.topology.declare import (
 )
 from testbed.topology.foreign import NODE_NAME as FOREIGN_NAME
 from testbed.topology.foreign import Foreign
+from testbed.topology.iproute import MAIN, Net, Route, RouteText, Rule, RuleText
 from testbed.topology.ports import Port, Ports
+from testbed.topology.settings import Sysctls
 from testbed.topology.shapes import (
     LAB_NAME,
     NETWORK_NAME,
@@ -129,6 +131,32 @@ class Node(Block):
         default=(),
     )
     gateway: bool = key(Flag(), "Make the node the default route of its peers.", default=False)
+    forward: bool = key(
+        Flag(),
+        "Forward packets between its networks. A gateway does so anyway.",
+        default=False,
+        live=True,
+    )
+    sysctls: Mapping[str, str] = key(
+        Sysctls(),
+        "Kernel settings, by name: {net.ipv4.conf.all.rp_filter: 2}.",
+        default={},
+        live=True,
+    )
+    routes: tuple[Route, ...] = key(
+        Items(RouteText(), "a list of routes", unique=True),
+        "Routes, in the words of ip-route(8): 10.2.0.0/16 via 10.1.0.1.",
+        default=(),
+        live=True,
+    )
+    ip_rules: tuple[Rule, ...] = key(
+        Items(RuleText(), "a list of rules", unique=True),
+        "Rules for the choice of a table of routes, in the words of ip-rule(8): from 10.1.0.0/24 "
+        "lookup 100.",
+        name="rules",
+        default=(),
+        live=True,
+    )
     cpus: float | None = key(
         Cpus(),
         "Limit of CPUs; 0.5 is half a CPU. Default: no limit.",
@@ -438,10 +466,23 @@ class Topology(Block):
     def gateway_of(self, node: str) -> IPv4Address | None:
         """Return a node's default gateway: the first one on its networks.
 
-        It is the address of a node with ``gateway``.
+        It is the address of a node with ``gateway``. A node with a default route of its own has no
+        other.
         """
+        if any(route.to is None for route in self._main_routes(node, 4)):
+            return None
         found = self.gateway_node(node)
         return found and self.nodes[found[0]].address_on(found[1])
+
+    def connected(self, node: str) -> tuple[Net, ...]:
+        """Return the subnets of a node's networks."""
+        ports = self.nodes[node].ports
+        return tuple(dict.fromkeys(one.network for port in ports for one in self.interfaces(port)))
+
+    def _main_routes(self, node: str, family: int) -> list[Route]:
+        """Return the node's own routes in the main table."""
+        routes = self.nodes[node].routes
+        return [one for one in routes if one.table == MAIN and one.family == family]
 
     def gateway_node(self, node: str) -> tuple[str, str] | None:
         """Return a node's default gateway node, and their common network."""
@@ -454,7 +495,8 @@ class Topology(Block):
     def reaches(self, node: str, peer: str) -> bool:
         """Tell whether packets from a node reach a peer's :meth:`address`.
 
-        A node sends directly to addresses on its own networks, and all else to its gateway.
+        A node sends directly to addresses on its own networks, and all else by its routes, or to
+        its gateway. What is beyond a next hop that is no node is taken for reached.
         """
         address, here = self.address(peer), node
         for _ in self.nodes:
@@ -466,11 +508,33 @@ class Topology(Block):
                 return here == peer or any(
                     address in port.addresses for port in self.nodes[peer].on(network)
                 )
+            fitting = [
+                route
+                for route in self._main_routes(here, address.version)
+                if route.to is None or address in route.to
+            ]
+            if fitting:
+                route = max(fitting, key=lambda one: one.to.prefixlen if one.to else 0)
+                if route.kind != "unicast":
+                    return False
+                at = [self._holder(here, via) for via in route.gateways]
+                if not at or at[0] is None:
+                    return True
+                here = at[0]
+                continue
             gateway = self.gateway_node(here)
             if gateway is None:
                 return False
             here = gateway[0]
         return False
+
+    def _holder(self, node: str, address: Any) -> str | None:
+        """Return the node with an address on one of a node's networks."""
+        for network in self.nodes[node].networks:
+            for peer in self.nodes.values():
+                if any(address in port.addresses for port in peer.on(network)):
+                    return peer.name
+        return None
 
     def containers_on(self, node: str) -> tuple[Container, ...]:
         return tuple(c for c in self.containers.values() if c.node == node)
@@ -480,7 +544,7 @@ class Topology(Block):
         return tuple(c for c in self.containers_on(node) if c.expect is None)
 
     def node_digest(self, node: str) -> str:
-        """Return a digest of everything about a node except its containers.
+        """Return a digest of everything about a node except its containers and ``live`` keys.
 
         If two topologies have the same digest for a node, they can share the running node.
         """
@@ -492,14 +556,15 @@ class Topology(Block):
         A node is created again when one of them changes.
         """
         me = self.nodes[node]
+        found = self.gateway_node(node)
         parts: dict[str, Any] = {
             **FIRST_DIGEST,
             "form": NODE_FORM,
             "provider": self.provider_of(node),
             # The provider counts, whether the node or the topology sets it.
-            "node": replace(me, provider=None, sections={}).to_dict(),
+            "node": replace(me, provider=None, sections={}).fixed(),
             "networks": {n: self.networks[n].digest() for n in me.networks},
-            "gateway": str(self.gateway_of(node)),
+            "gateway": str(found and self.nodes[found[0]].address_on(found[1])),
             "namespaces": [n.name for n in self.namespaces.values() if n.node == node],
             "bridges": [b.name for b in self.bridges.values() if b.node == node],
             "veths": [v.to_dict() for v in self.veths if v.node == node],

@@ -27,6 +27,28 @@ NAMES = st.from_regex(r"[a-z][a-z0-9]{1,6}", fullmatch=True)
 
 
 @st.composite
+def node_settings(
+    draw: st.DrawFn, addresses: dict[str, str], subnets: dict[str, IPv4Network]
+) -> dict[str, Any]:
+    """Settings of a node on these networks: any of them, or none."""
+    found: dict[str, Any] = {}
+    if draw(st.booleans()):
+        found["forward"] = True
+    if draw(st.booleans()):
+        found["sysctls"] = {"net.ipv4.conf.all.rp_filter": draw(st.integers(0, 2))}
+    if draw(st.booleans()) and addresses:
+        network = draw(st.sampled_from(sorted(addresses)))
+        hop = subnets[network][200]
+        found["routes"] = draw(
+            st.lists(
+                st.sampled_from([f"10.99.0.0/16 via {hop}", "blackhole 10.98.0.0/16"]), unique=True
+            )
+        )
+        found["rules"] = [f"from {hop} lookup {draw(st.integers(1, 252))}"]
+    return found
+
+
+@st.composite
 def topologies(draw: st.DrawFn) -> dict[str, Any]:
     """Plain data of a valid topology: with or without networks, Docker, flannel, containers."""
     networks = [f"lan{i}" for i in range(draw(st.integers(0, 2)))]
@@ -48,6 +70,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
             roles = ["etcd", "docker", "flannel"]
         if roles:
             node["roles"] = roles
+        node |= draw(node_settings(node.get("networks", {}), subnets))
         nodes[name] = node
     data: dict[str, Any] = {"name": draw(NAMES), "nodes": nodes}
     if networks:

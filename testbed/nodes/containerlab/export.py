@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.artifacts.node_image import NAME as IMAGE
 from testbed.errors import UsageError
 from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump, unsaid
+from testbed.nodes import wiring
 from testbed.nodes.containerlab.clabfile import MTU, SUFFIX, names
+from testbed.topology.settings import Sysctls
 
 if TYPE_CHECKING:
     from testbed.topology.foreign import Foreign
@@ -35,7 +37,8 @@ class Containerlab(Export):
     about = "containerlab: a topology file for `containerlab deploy`"
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
-        "nodes.*.memory", "foreign",
+        "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.routes", "nodes.*.rules",
+        "foreign",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
         "nodes.*.roles": "containerlab starts no daemons on nodes",
@@ -114,11 +117,14 @@ def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
         for one in topology.interfaces(port)
     ]
     commands += [f"ip route replace default via {gateway}"] if gateway else []
+    commands += [f"ip -{one.family} route replace {one.text}" for one in node.routes]
+    commands += [f"ip -{one.family} rule add {one.text}" for one in node.ip_rules]
+    sysctls = {**wiring.settings(topology, name), **node.sysctls}
     return {
         **({"hostname": name} if called != name else {}),
         **({"cpu": node.cpus} if node.cpus else {}),
         **({"memory": f"{node.memory}B"} if node.memory else {}),
-        **({"sysctls": {"net.ipv4.ip_forward": 1}} if node.gateway else {}),
+        **({"sysctls": Sysctls().plain(sysctls)} if sysctls else {}),
         **({"exec": commands} if commands else {}),
     }
 

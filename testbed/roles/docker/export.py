@@ -13,7 +13,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump, unsaid
+from testbed.nodes import wiring
 from testbed.roles.docker.section import DEFAULT_BIP, DockerSection
+from testbed.topology.settings import Sysctls
 
 if TYPE_CHECKING:
     from testbed.topology.containers import Container, Publish
@@ -40,11 +42,14 @@ class Compose(Export):
     about = f"Docker Compose: {FILE}"
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
-        "nodes.*.memory", "containers.*.node", "containers.*.image", "containers.*.network",
-        "containers.*.publish", "containers.*.command", "containers.*.env",
+        "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "containers.*.node",
+        "containers.*.image", "containers.*.network", "containers.*.publish",
+        "containers.*.command", "containers.*.env",
         "containers.*.healthcheck", "docker.bip",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
+        "nodes.*.routes": "the links of a service have no fixed names",
+        "nodes.*.rules": "the links of a service have no fixed names",
         "nodes.*.roles": "nodes run no daemons; your own engine runs the containers",
         "docker": "the engine is your own",
         "containers.*.expect": "Compose does not check an exit status",
@@ -147,13 +152,20 @@ class _Writer:
         if self._has_bridge(name):
             networks[self._bridge(name)] = {}
         command = ["sh", "-c", ROUTED, "sh", str(gateway)] if gateway else list(FOREVER)
+        links = {port.name for port in node.ports}  # other names than those of Compose's networks
+        named = [one for one in node.sysctls if links.intersection(one.split("."))]
+        if named:
+            keys = tuple(f"nodes.{name}.sysctls.{one}" for one in named)
+            self.left_out.append(LeftOut(keys, "Compose does not know the links of a node"))
+        sysctls = {**wiring.settings(self.topology, name), **node.sysctls}
+        sysctls = {key: value for key, value in sysctls.items() if key not in named}
         return {
             "image": NODE_IMAGE,
             "hostname": name,
             "command": command,
             "stop_signal": "SIGKILL",  # sleep as pid 1 ignores SIGTERM
             **({"cap_add": ["NET_ADMIN"]} if gateway else {}),
-            **({"sysctls": {"net.ipv4.ip_forward": 1}} if node.gateway else {}),
+            **({"sysctls": Sysctls().plain(sysctls)} if sysctls else {}),
             **({"cpus": node.cpus} if node.cpus else {}),
             **({"mem_limit": node.memory} if node.memory else {}),
             **({"networks": networks} if networks else {"network_mode": "none"}),

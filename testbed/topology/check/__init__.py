@@ -16,6 +16,7 @@ from testbed.topology.check.namespaces import Namespaces
 from testbed.topology.check.networks import Networks
 from testbed.topology.check.packages import Packages
 from testbed.topology.check.sections import Sections
+from testbed.topology.check.settings import Settings
 from testbed.topology.declare import role_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def check(topology: Topology, root: Tree, problems: Problems) -> None:
 def _subjects(topology: Topology, root: Tree) -> Iterator[type[Look]]:
     """Yield the rules of the file itself, and those of the roles that it names."""
     yield Networks
+    yield Settings
     named = {role for node in topology.nodes.values() for role in node.roles}
     for name in sorted(named | {*tree.keys_at(root)}):
         if (role := role_of(name)) is not None:

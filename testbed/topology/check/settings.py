@@ -1,0 +1,127 @@
+"""Kernel settings, routes and rules of nodes: next hops, links, tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed import registry
+from testbed.errors import MachineError
+from testbed.topology import tree
+from testbed.topology.check.look import Look
+from testbed.topology.iproute import LOCAL6, TABLES
+from testbed.topology.settings import NETWORK
+from testbed.topology.tree import nearest, quote
+
+if TYPE_CHECKING:
+    from collections import abc
+
+    from testbed.topology.iproute import Route
+    from testbed.topology.model import Node
+    from testbed.topology.tree import Path
+
+__all__ = ["Settings"]
+
+
+class Settings(Look):
+    """Rules for the settings of nodes."""
+
+    def rules(self) -> tuple[abc.Callable[[], None], ...]:
+        return (self.sysctls, self.routes, self.tables)
+
+    def sysctls(self) -> None:
+        for node in self.t.nodes.values():
+            of_kernel = [name for name in node.sysctls if not name.startswith(NETWORK)]
+            if of_kernel and self._shares_kernel(node.name):
+                for name in of_kernel:
+                    wanted = f"a sysctl of the network ({NETWORK}*) on {node.name}"
+                    hint = "remove it, or give the node a provider of virtual machines: nodes of "
+                    hint += f"{self.t.provider_of(node.name)} share this machine's kernel"
+                    self.add(self.key("nodes", node.name, "sysctls", name), wanted, name, hint)
+
+    def _shares_kernel(self, node: str) -> bool:
+        if self.unsure(node, "provider") or self.bad("provider"):
+            return False
+        try:
+            return registry.PROVIDERS[self.t.provider_of(node)].shares_kernel
+        except (KeyError, MachineError):  # told when the lab is to be created
+            return False
+
+    def routes(self) -> None:
+        for node in self.t.nodes.values():
+            if self.unsure(node.name, "networks") or self.bad("networks"):
+                continue
+            kept: dict[object, str] = {}
+            for index, route in enumerate(node.routes):
+                path = ("nodes", node.name, "routes", self._index("routes", node, index))
+                key = (route.destination, route.family, route.table, route.metric)
+                if key in kept:
+                    wanted = "each destination once in a table, or with another metric"
+                    self.add(self.value(*path), wanted, f"{route.destination} again", "remove one")
+                kept.setdefault(key, route.text)
+                self._links(node, route, path)
+                self._next_hops(node, route, path)
+
+    def _index(self, key: str, node: Node, index: int) -> int:
+        """Return the position in the file of an entry, where invalid ones count, too."""
+        at = self.value("nodes", node.name, key)
+        items = at.items if isinstance(at, tree.Sequence) else ()
+        valid = [i for i, _ in enumerate(items) if not self.bad("nodes", node.name, key, i)]
+        return valid[index] if index < len(valid) else index
+
+    def _links(self, node: Node, route: Route, path: Path) -> None:
+        if self._more_links(node):
+            return
+        known = ["lo", *self._own(node)]
+        for name in route.devices:
+            if name not in known:
+                self.add(
+                    self.value(*path), f"a link of {node.name}", quote(name), nearest(name, known)
+                )
+
+    def _next_hops(self, node: Node, route: Route, path: Path) -> None:
+        known = self._own(node)
+        subnets = self.t.connected(node.name)
+        for hop in route.hops:
+            if hop.via is None or route.onlink or (hop.dev and hop.dev not in known):
+                continue
+            if hop.via in LOCAL6:
+                if not hop.dev:
+                    wanted, hint = "the link of a link-local next hop", "add 'dev LINK'"
+                    self.add(self.value(*path), wanted, f"{hop.via} alone", hint)
+                continue
+            if any(hop.via in subnet for subnet in subnets):
+                if hop.via in self._addresses(node):
+                    wanted, hint = "another node's address as next hop", "change it"
+                    self.add(self.value(*path), wanted, f"{hop.via}, {node.name}'s own", hint)
+                continue
+            if not hop.dev and self._more_links(node):
+                continue
+            there = ", ".join(map(str, subnets)) or "none"
+            wanted = f"a next hop on a subnet of {node.name}"
+            hint = "use an address on one of these, or add 'onlink' and 'dev LINK'"
+            self.add(self.value(*path), wanted, f"{hop.via}; subnets: {there}", hint)
+
+    def _own(self, node: Node) -> list[str]:
+        return [port.name for port in node.ports]
+
+    def _addresses(self, node: Node) -> list[object]:
+        return [*node.addresses]
+
+    def _more_links(self, node: Node) -> bool:
+        """Tell whether a node may get links and addresses that are not its networks'."""
+        return bool(node.roles or self.t.bridges or self.t.veths)
+
+    def tables(self) -> None:
+        for node in self.t.nodes.values():
+            tables = {
+                "routes": [one.table for one in node.routes],
+                "rules": [one.table for one in node.ip_rules],
+            }
+            for key, names in tables.items():
+                for index, name in enumerate(names):
+                    if not name or name.isdecimal() or name in TABLES.values():
+                        continue
+                    path = ("nodes", node.name, key, self._index(key, node, index))
+                    known = [*TABLES.values()]
+                    hint = f"write a number from 1 to 252, or {', '.join(known)}"
+                    self.add(self.value(*path), "a table of routes", quote(name), hint)

@@ -1,0 +1,111 @@
+"""Settings of nodes on real ones: static routes, forwarding, sysctls, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from labs import brought_up
+
+from testbed.labs.status import status
+from testbed.topology import Topology, load_text
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Lab
+
+#: Two routers with a /30 between them, and a host behind each.
+TEXT = """
+name: say-nodes
+networks:
+  a: {subnet: 195.11.14.0/24}
+  b: {subnet: 100.0.0.8/30}
+  c: {subnet: 200.1.1.0/24}
+nodes:
+  r1:
+    networks: {a: 195.11.14.1, b: 100.0.0.9}
+    forward: true
+    routes: [200.1.1.0/24 via 100.0.0.10]
+  r2:
+    networks: {c: 200.1.1.1, b: 100.0.0.10}
+    forward: true
+    routes: [195.11.14.0/24 via 100.0.0.9]
+  pc1:
+    networks: {a: 195.11.14.5}
+    routes:
+      - default via 195.11.14.1
+      - 10.9.0.0/16 via 195.11.14.1 table 100 src 195.11.14.5 mtu 1400
+      - blackhole 10.8.0.0/16 metric 7
+      - fd09::/64 via fe80::1 dev eth0
+      - unreachable fd08::/64
+    sysctls: {net.ipv4.conf.eth0.rp_filter: 1, net.ipv4.tcp_rmem: 4096 8192 9000}
+    rules:
+      - from 195.11.14.5 to 10.9.0.0/16 lookup 100
+      - not from 10.0.0.0/8 lookup main pref 40000
+      - fwmark 0x1/0xff to 10.7.0.0/16 prohibit
+      - to fd07::/64 lookup 9 pref 77
+  pc2:
+    networks: {c: 200.1.1.7}
+    routes: [default via 200.1.1.1]
+"""
+
+
+def topology(text: str = TEXT) -> Topology:
+    return replace(load_text(text, "say-nodes.yaml"), file="/say/nodes.yaml")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield from brought_up(topology(), tmp_path_factory.mktemp("state"))
+
+
+def reaches(lab: Lab, address: str) -> bool:
+    ping = ["ping", "-c1", "-W5", address]
+    return lab.node("pc1").run(ping, check=False).ok
+
+
+def test_the_routes_of_the_file_lead_through_both_routers(lab: Lab) -> None:
+    assert reaches(lab, "200.1.1.7")
+    assert status(lab.context()).ok
+    assert lab.up(topology()).changed == [], "all of it is recognized in what the kernel shows"
+
+
+def test_what_is_lost_is_restored(lab: Lab) -> None:
+    lab.node("r1").run(["ip", "route", "replace", "200.1.1.0/24", "via", "195.11.14.5"])
+    lab.node("pc1").run(["ip", "-6", "rule", "del", "to", "fd07::/64", "lookup", "9"])
+    lab.node("pc1").run(["sysctl", "-q", "-w", "net.ipv4.conf.eth0.rp_filter=0"])
+    lab.node("pc2").run(["ip", "link", "delete", "eth0"])  # and the route with it
+    assert not reaches(lab, "200.1.1.7")
+    found = {node.name: node for node in status(lab.context()).nodes}
+    assert [name for name, node in found.items() if not node.ok] == ["r1", "pc1", "pc2"]
+    (route,) = [part for part in found["r1"].routes if not part.ok]
+    assert "195.11.14.5" in route.detail
+    said = {done.step.name: done.words for done in lab.up(topology()).changed}
+    assert "restored route 200.1.1.0/24 via 100.0.0.10" in said["node r1"]
+    assert "restored rule to fd07::/64" in said["node pc1"]
+    assert "restored sysctl net.ipv4.conf.eth0.rp_filter=1 (0)" in said["node pc1"]
+    assert "default via 200.1.1.1" in said["node pc2"]
+    assert reaches(lab, "200.1.1.7")
+    assert status(lab.context()).ok
+
+
+def test_an_edited_file_changes_the_running_nodes(lab: Lab) -> None:
+    before = {name: lab.node(name).digest for name in ("r1", "pc1")}
+    pids = lab.node("pc1").run(["stat", "-c", "%Y", "/proc/1"]).out
+    edited = TEXT.replace("sysctls: {", "forward: true\n    sysctls: {")
+    edited = edited.replace("      - blackhole 10.8.0.0/16 metric 7\n", "").replace(
+        "    forward: true\n    routes: [200.1.1.0/24 via 100.0.0.10]\n", ""
+    )
+    try:
+        said = {done.step.name: done.words for done in lab.up(topology(edited)).changed}
+        assert "removed route blackhole 10.8.0.0/16 metric 7" in said["node pc1"]
+        assert not reaches(lab, "200.1.1.7"), "r1 has no route, and forwards no more"
+        forwarding = ["cat", "/proc/sys/net/ipv4/ip_forward"]
+        assert [lab.node(one).run(forwarding).out for one in ("r1", "pc1")] == [b"0\n", b"1\n"]
+        assert status(lab.context()).ok
+    finally:
+        lab.up(topology())
+    assert reaches(lab, "200.1.1.7")
+    assert before == {name: lab.node(name).digest for name in before}
+    assert lab.node("pc1").run(["stat", "-c", "%Y", "/proc/1"]).out == pids, "no node is new"

@@ -1,0 +1,351 @@
+"""Forwarding, sysctls, routes and rules of nodes: read from the file, set, compared, removed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from testbed.errors import LabError, TopologyError
+from testbed.labs import plan
+from testbed.labs.lab import Lab
+from testbed.labs.status import status
+from testbed.nodes.fake import Answer, FakeNode
+from testbed.testing.fakes import Bench
+from testbed.topology import Topology, load_text
+from testbed.topology.iproute import Unreadable, route, rule
+
+TEXT = """
+name: t
+networks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}
+nodes:
+  r: {networks: {a: 10.1.0.1, b: 10.2.0.1}%s}
+  n: {networks: {b: 10.2.0.2}}
+"""
+KEYS = (
+    ", forward: true, sysctls: {net.ipv4.conf.all.rp_filter: 2, net.ipv4.tcp_rmem: 4096 8192  9000}"
+    ", routes: [10.9.0.0/16 via 10.2.0.2, default via 10.1.0.9 metric 5, blackhole 10.8.0.0/16]"
+    ", rules: [from 10.1.0.0/24 lookup 100 pref 7]"
+)
+
+
+def topology(keys: str = "") -> Topology:
+    return replace(load_text(TEXT % keys, "t.yaml"), file="/lab/t.yaml")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    found = Bench(tmp_path)
+    found.install(monkeypatch)
+    return found
+
+
+def node(lab: Lab, name: str = "r") -> FakeNode:
+    found = lab.context().nodes[name]
+    assert isinstance(found, FakeNode)
+    return found
+
+
+def words(lab: Lab, wanted: Topology, name: str = "r") -> tuple[str, bool]:
+    (done,) = [one for one in lab.up(wanted).steps if one.step.name == f"node {name}"]
+    return done.words, done.changed
+
+
+# -- the file -----------------------------------------------------------------------------
+
+
+def test_the_keys_of_a_node() -> None:
+    one = topology(KEYS).nodes["r"]
+    assert one.forward
+    assert one.sysctls == {
+        "net.ipv4.conf.all.rp_filter": "2",
+        "net.ipv4.tcp_rmem": "4096 8192 9000",
+    }
+    assert [(r.destination, [*map(str, r.hops)], r.metric, r.kind) for r in one.routes] == [
+        ("10.9.0.0/16", ["via 10.2.0.2"], None, "unicast"),
+        ("default", ["via 10.1.0.9"], 5, "unicast"),
+        ("10.8.0.0/16", [], None, "blackhole"),
+    ]
+    assert [r.table for r in one.ip_rules] == ["100"]
+
+
+def test_a_node_stays_when_they_change() -> None:
+    assert topology().node_digest("r") == topology(KEYS).node_digest("r")
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        (", forward: 1", "true or false"),
+        (", sysctls: {net.ipv4.ip_forward: true}", "1 for on"),
+        (", sysctls: {net/ipv4/ip_forward: 1}", "net.ipv4.ip_forward"),
+        (", sysctls: {kernel.pid_max: 1}", "this machine's kernel"),
+        (", routes: [10.9.0.0/16 via 10.2.0]", "without a prefix"),
+        (", routes: [10.9.0.1/16 via 10.2.0.2]", "10.9.0.0/16"),
+        (", routes: [10.9.0.0/33 via 10.2.0.2]", "10.2.0.0/16"),
+        (", routes: [10.9.0.0/16 via 10.3.0.2]", "onlink"),
+        (", routes: [10.9.0.0/16 via 10.2.0.1]", "change it"),
+        (", routes: [10.9.0.0/16 via 10.2.0.2 dev eth7]", "eth1"),
+        (", routes: [10.9.0.0/16 via 10.2.0.2 metrik 7]", "metric"),
+        (", routes: [10.9.0.0/16 via]", "add it"),
+        (", routes: [10.9.0.0/16]", "via ADDRESS"),
+        (", routes: [ip route add 10.9.0.0/16 via 10.2.0.2]", "remove"),
+        (", routes: [10.9.0.0/16 via 10.2.0.2 table blue]", "number"),
+        (", routes: [10.9.0.0/16 via 10.2.0.2, 10.9.0.0/16 dev eth0]", "remove one"),
+        (", routes: [unreachable 10.9.0.0/16 via 10.2.0.2]", "leads nowhere"),
+        (", routes: ['fd00::/64 via 10.2.0.2']", "IPv6"),
+        (", routes: ['fd00::/64 via fe80::1']", "dev LINK"),
+        (", routes: [10.9.0.0/16 via 10.2.0.2 table 99999999999]", "from 0"),
+        (", rules: [from 10.1.0.0/24]", "lookup TABLE"),
+        (", rules: [from 10.1.0.0/24 lookup blue]", "number"),
+        (", rules: [from 10.1.0.9/24 lookup 100]", "10.1.0.0/24"),
+        (", rules: [fwmark x lookup 100]", "number"),
+        (", rules: [from 10.1.0.0/24 to fd00::/8 lookup 100]", "two rules"),
+        (", rules: [from 10.1.0.0/24 lokup 100]", "lookup"),
+    ],
+)
+def test_a_mistake_has_its_place_and_a_hint(keys: str, hint: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        topology(keys)
+    (problem,) = caught.value.problems
+    assert problem.line == 5
+    assert problem.column > 40
+    assert hint in problem.hint
+
+
+def test_an_invalid_entry_does_not_move_the_place_of_the_next() -> None:
+    with pytest.raises(TopologyError) as caught:
+        topology(", routes: [\n 10.9.0.0/16 via x,\n 10.8.0.0/16 via 10.7.0.1]")
+    assert [one.line for one in caught.value.problems] == [6, 7]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.9.0.0/16 dev eth0 src 10.1.0.1 mtu lock 1400 proto static scope link table main",
+        "10.9.0.7 via 10.1.0.2 onlink dev eth0",
+        "10.9.0.0/16 nexthop via 10.1.0.2 weight 2 nexthop via 10.2.0.2 dev eth1",
+        "default via inet6 fe80::1 dev eth0",
+        "::/0 via fe80::1 dev eth0",
+        "to 10.9.0.0/16 via 10.1.0.2 preference 100 table 254",
+        "throw 10.9.0.0/16 table 7",
+    ],
+)
+def test_routes_of_the_manual_are_read(text: str) -> None:
+    assert route(text).text == text
+
+
+def test_two_families_in_a_route() -> None:
+    assert route("default via fe80::1 dev eth0").family == 6
+    assert route("10.0.0.0/8 via inet6 fe80::1 dev eth0").family == 4
+    assert route("default dev eth0").family == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        # What `ip -j route show table all` of iproute2 6.1 printed of each.
+        ("10.4.0.1 dev e0 mtu 1300 src 10.1.0.1 table 100",
+         {"dst": "10.4.0.1", "dev": "e0", "table": "100", "scope": "link", "prefsrc": "10.1.0.1",
+          "flags": [], "metrics": [{"mtu": 1300}]}),
+        ("default via 10.1.0.9 onlink dev e0",
+         {"dst": "default", "gateway": "10.1.0.9", "dev": "e0", "flags": ["onlink"]}),
+        ("10.2.0.0/16 via 10.1.0.9 metric 5",
+         {"dst": "10.2.0.0/16", "gateway": "10.1.0.9", "dev": "e0", "metric": 5, "flags": []}),
+        ("10.3.0.0/24 nexthop via 10.1.0.7 dev e0 weight 2 nexthop via 10.1.0.8 dev e0",
+         {"dst": "10.3.0.0/24", "flags": [], "nexthops": [
+             {"gateway": "10.1.0.7", "dev": "e0", "weight": 2, "flags": []},
+             {"gateway": "10.1.0.8", "dev": "e0", "weight": 1, "flags": []}]}),
+        ("blackhole 10.7.0.0/16", {"type": "blackhole", "dst": "10.7.0.0/16", "flags": []}),
+        ("fd01::/64 via fd00::9",
+         {"dst": "fd01::/64", "gateway": "fd00::9", "dev": "e0", "metric": 1024, "flags": []}),
+        ("unreachable fd07::/64",
+         {"type": "unreachable", "dst": "fd07::/64", "dev": "lo", "metric": 1024, "flags": []}),
+        ("10.2.0.0/16 via inet6 fe80::7 dev e0",
+         {"dst": "10.2.0.0/16", "via": {"family": "inet6", "host": "fe80::7"}, "dev": "e0",
+          "flags": []}),
+    ],
+)  # fmt: skip
+def test_a_route_is_known_by_what_the_kernel_prints(text: str, printed: dict[str, object]) -> None:
+    assert route(text).matches(printed)
+    assert not route(text).matches({**printed, "table": "9"})
+    assert not route(text).matches({**printed, "metric": 77})
+    if "gateway" in printed:
+        assert not route(text).matches({**printed, "gateway": "10.1.0.99"})
+        assert not route(text).matches({**printed, "type": "blackhole"})
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("from 10.1.0.0/24 lookup 100",
+         {"priority": 32765, "src": "10.1.0.0", "srclen": 24, "table": "100"}),
+        ("not fwmark 0x1/0xff to 10.2.0.0/16 pref 77 table 200",
+         {"priority": 77, "not": None, "src": "all", "dst": "10.2.0.0", "dstlen": 16,
+          "fwmark": "0x1", "fwmask": "0xff", "table": "200"}),
+        ("iif e0 prohibit",
+         {"priority": 76, "src": "all", "iif": "e0", "iif_detached": None, "action": "prohibit"}),
+        ("ipproto tcp dport 80 lookup 7",
+         {"priority": 75, "src": "all", "ipproto": "tcp", "dport": 80, "table": "7"}),
+        ("to fd00::/64 lookup 9",
+         {"priority": 32765, "src": "all", "dst": "fd00::", "dstlen": 64, "table": "9"}),
+        ("from all fwmark 7 lookup main",
+         {"priority": 5, "src": "all", "fwmark": "0x7", "table": "main"}),
+    ],
+)  # fmt: skip
+def test_a_rule_is_known_by_what_the_kernel_prints(text: str, printed: dict[str, object]) -> None:
+    assert rule(text).matches(printed)
+    assert not rule(text).matches({"priority": 32766, "src": "all", "table": "main"})
+    assert not rule(text).matches({**printed, "src": "10.99.0.0", "srclen": 24})
+
+
+def test_a_text_that_is_no_route() -> None:
+    for text in ("", "   ", "to", "via 10.1.0.1", "blackhole"):
+        with pytest.raises(Unreadable):
+            route(text)
+    with pytest.raises(Unreadable):
+        rule("")
+
+
+def test_routes_count_for_who_reaches_whom() -> None:
+    text = """
+name: t
+networks: {a: {subnet: 10.1.0.0/24}, b: {subnet: 10.2.0.0/24}}
+flannel: {}
+nodes:
+  n1: {networks: {a: 10.1.0.2}, roles: [flannel, etcd]%s}
+  n2: {networks: {b: 10.2.0.2}, roles: [flannel], routes: [10.1.0.0/24 via 10.2.0.1]}
+  r: {networks: {a: 10.1.0.1, b: 10.2.0.1}, forward: true}
+"""
+    found = load_text(text % ", routes: [default via 10.1.0.1]", "t.yaml")
+    assert found.reaches("n1", "n2")
+    with pytest.raises(TopologyError):
+        load_text(text % ", routes: [unreachable 10.2.0.0/24]", "t.yaml")
+
+
+# -- on a node ----------------------------------------------------------------------------
+
+
+def test_up_sets_them_and_a_second_one_does_nothing(bench: Bench) -> None:
+    lab, wanted = Lab("t", bench.settings), topology(KEYS)
+    assert words(lab, wanted) == (
+        "10.1.0.1, 10.2.0.1, forwards, 3 routes, 1 rule, 2 sysctls", True,
+    )  # fmt: skip
+    kernel = node(lab).kernel
+    assert [one["dst"] for one in kernel.routes[4]] == ["10.9.0.0/16", "default", "10.8.0.0/16"]
+    assert kernel.sysctls["net.ipv4.conf.all.rp_filter"] == "2"
+    assert kernel.sysctls["net.ipv4.ip_forward"] == "1"
+    assert lab.up(wanted).changed == []
+    found = status(lab.context())
+    assert found.ok
+    (mine,) = [one for one in found.nodes if one.name == "r"]
+    assert [part.name for part in mine.routes] == [
+        "10.9.0.0/16 via 10.2.0.2", "default via 10.1.0.9 metric 5", "blackhole 10.8.0.0/16",
+    ]  # fmt: skip
+    assert [part.name for part in mine.more["rule"]] == ["from 10.1.0.0/24 lookup 100 pref 7"]
+
+
+def test_what_is_lost_is_told_and_restored(bench: Bench) -> None:
+    lab, wanted = Lab("t", bench.settings), topology(KEYS)
+    lab.up(wanted)
+    kernel = node(lab).kernel
+    kernel.routes[4][0]["gateway"] = "10.1.0.77"
+    kernel.rules[4].clear()
+    kernel.sysctls["net.ipv4.conf.all.rp_filter"] = "0"
+    (mine,) = [one for one in status(lab.context()).nodes if not one.ok]
+    wrong = [part for part in (*mine.routes, *mine.settings, *mine.more["rule"]) if not part.ok]
+    assert [(part.name, part.state) for part in wrong] == [
+        ("10.9.0.0/16 via 10.2.0.2", "missing"),
+        ("net.ipv4.conf.all.rp_filter", "0"),
+        ("from 10.1.0.0/24 lookup 100 pref 7", "missing"),
+    ]
+    said, changed = words(lab, wanted)
+    assert changed
+    assert said.count("restored") == 3
+    assert "via 10.1.0.77" in said, "what was there instead"
+    assert status(lab.context()).ok
+
+
+def test_an_edited_file_changes_the_running_node(bench: Bench) -> None:
+    lab = Lab("t", bench.settings)
+    lab.up(topology(", sysctls: {net.ipv4.conf.all.rp_filter: 2}"))
+    before = node(lab)
+    said, changed = words(lab, topology(KEYS))
+    assert changed
+    assert "set route 10.9.0.0/16 via 10.2.0.2" in said
+    assert node(lab) is before
+    said, changed = words(lab, topology(", routes: [10.9.0.0/16 via 10.2.0.7]"))
+    assert changed
+    assert "removed rule from 10.1.0.0/24 lookup 100 pref 7" in said
+    kernel = node(lab).kernel
+    assert [(r["dst"], r["gateway"]) for r in kernel.routes[4]] == [("10.9.0.0/16", "10.2.0.7")]
+    assert kernel.rules == {4: [], 6: []}
+    assert kernel.sysctls["net.ipv4.conf.all.rp_filter"] == "0", "as before the first up"
+    assert kernel.sysctls["net.ipv4.ip_forward"] == "0"
+    words(lab, topology())
+    assert kernel.routes == {4: [], 6: []}
+    assert lab.up(topology()).changed == []
+
+
+def test_a_role_may_need_the_forwarding_that_the_file_no_longer_has(bench: Bench) -> None:
+    lab = Lab("t", bench.settings)
+    lab.up(topology(", forward: true, roles: [namespaces]"))
+    lab.up(topology(", roles: [namespaces]"))
+    assert node(lab).kernel.sysctls["net.ipv4.ip_forward"] == "1"
+
+
+def test_a_node_without_them_costs_no_command(bench: Bench) -> None:
+    lab = Lab("t", bench.settings)
+    lab.up(topology())
+    bench.forget()
+    lab.up(topology())
+    status(lab.context())
+    commands = [call.words for call in bench.provider.calls if call.what == "run"]
+    assert all(one[:2] == ("sh", "-c") for one in commands), "the look at the links alone"
+    assert len(commands) == 4, "two nodes, twice"
+
+
+def test_a_route_over_a_link_of_a_role_waits_for_the_role(bench: Bench) -> None:
+    wanted = topology(", roles: [namespaces], routes: [10.7.0.0/16 dev br0]")
+    steps = plan.make(wanted).steps
+    assert steps["routes r"].needs[0] == "node r"
+    lab = Lab("t", bench.settings)
+    lab.up(wanted)
+    assert [one["dev"] for one in node(lab).kernel.routes[4]] == ["br0"]
+    assert lab.up(wanted).changed == []
+    lab.up(topology(", roles: [namespaces]"))
+    assert node(lab).kernel.routes[4] == []
+
+
+def test_a_default_route_of_its_own_takes_the_place_of_the_gateways(bench: Bench) -> None:
+    text = TEXT.replace(
+        "n: {networks: {b: 10.2.0.2}}", "n: {networks: {b: 10.2.0.2}, gateway: true}"
+    )
+    plain, own = (
+        load_text(text % one, "t.yaml") for one in ("", ", routes: [default via 10.1.0.9]")
+    )
+    assert str(plain.gateway_of("r")) == "10.2.0.2"
+    assert own.gateway_of("r") is None
+    assert plain.node_digest("r") == own.node_digest("r")
+
+
+def test_the_kernels_refusal_names_the_line(bench: Bench) -> None:
+    said = b"RTNETLINK answers: Network is unreachable\nCommand failed -:2\n"
+    bench.provider.script(["ip", "-4"], Answer(status=1, err=said))
+    with pytest.raises(LabError) as caught:
+        Lab("t", bench.settings).up(
+            topology(", routes: [10.7.0.0/16 dev eth0, 10.9.0.0/16 via 10.2.0.2]")
+        )
+    assert "route replace 10.9.0.0/16 via 10.2.0.2" in str(caught.value)
+    assert "Network is unreachable" in str(caught.value)
+
+
+def test_the_record_and_the_plan_have_them() -> None:
+    wanted = topology(KEYS)
+    assert json.loads(json.dumps(wanted.to_dict()))["nodes"]["r"]["routes"][0].endswith("10.2.0.2")
+    about = plan.make(wanted).steps["node r"].about
+    for word in ("forwards", "rp_filter=2", "blackhole 10.8.0.0/16", "lookup 100"):
+        assert word in about
+    assert replace(wanted, source="x") == wanted
