@@ -42,6 +42,30 @@ spec:
   terminationGracePeriodSeconds: 0
   containers: [{{name: web, image: "{}", imagePullPolicy: Never}}]
 """
+#: A namespace, a kind of its own, and an object of this kind there.
+FILE = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.org}
+spec:
+  group: example.org
+  scope: Namespaced
+  names: {kind: Widget, plural: widgets}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, properties: {size: {type: integer}}}}
+---
+apiVersion: example.org/v1
+kind: Widget
+metadata: {name: one, namespace: shop}
+size: 3
+"""
 CURL = ("curl", "-s", "-k", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}")
 
 
@@ -244,3 +268,32 @@ def test_images_of_the_file_are_on_each_node(cluster: Cluster, tmp_path: Path) -
     finally:
         cluster.kubectl("delete", "pod", "--now", "--ignore-not-found", *pods)
         cluster.bed.must("up", LAB, "--replace", "-q")
+
+
+def test_objects_and_flags_of_the_file_change_on_a_running_cluster(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """No node is created again; what the file no longer has goes."""
+    file, objects = tmp_path / "lab.yaml", tmp_path / "shop.yaml"
+    more = "kubernetes:\n  arguments: {kubelet: {max-pods: 20}}\n  apply: [shop.yaml]\n"
+    shipped = names()[LAB].read_text(encoding="utf-8")
+    file.write_text(shipped.replace("\nkubernetes:\n", f"\n{more}"))
+    objects.write_text(FILE)
+    bed = cluster.bed
+    try:
+        done = json.loads(bed.must("up", str(file), "--replace", "--json").stdout)
+        assert done["removed"] == []
+        assert {"apply objects", "kubelet node1", "kubelet node2"} == set(done["changed"])
+        assert json.loads(bed.must("up", str(file), "--json").stdout)["changed"] == []
+        assert cluster.get("node", "node2")["status"]["capacity"]["pods"] == "20"
+        assert cluster.get("widget", "one", "-n", "shop")["size"] == 3
+        objects.write_text(FILE.replace("size: 3", "size: big"))
+        refused = bed.run("up", str(file), "--keep")
+        assert refused.returncode == 4
+        assert "shop.yaml, document 3" in refused.stderr
+        objects.write_text(FILE.partition("---")[0])
+        bed.must("up", str(file))
+        assert "widgets.example.org" not in cluster.kubectl("get", "crd", "-o", "name")
+    finally:
+        bed.must("up", LAB, "--replace", "-q")
+    cluster.kubectl("wait", "--for=delete", "namespace/shop", "--timeout=120s")

@@ -354,6 +354,16 @@ KUBERNETES = {
     ),
     "proxy": bad(CLUSTER + "kubernetes: {proxy: §ipvs}\n", "nftables, iptables|'ipvs'"),
     "plugin": bad(CLUSTER + "kubernetes: {cni: §flanel}\n", "'flanel'|mean 'flannel'"),
+    "arguments of a stranger": bad(
+        CLUSTER + "kubernetes: {arguments: {§kublet: {}}}\n", "'kublet'|mean 'kubelet'"
+    ),
+    "a flag with its hyphens": bad(
+        CLUSTER + "kubernetes: {arguments: {kubelet: {§--max-pods: 5}}}\n", "a flag|write max-pods"
+    ),
+    "a flag with a list": bad(
+        CLUSTER + "kubernetes: {arguments: {kubelet: {pods: §[a]}}}\n", "text, a number|a list as"
+    ),
+    "no list of files": bad(CLUSTER + "kubernetes: {apply: §web.yaml}\n", "a list of files"),
     "add-on": bad(CLUSTER + "kubernetes: {add-ons: [§dsn]}\n", "'dsn'|mean 'dns'"),
     "add-on twice": bad(CLUSTER + "kubernetes: {add-ons: [dns, §dns]}\n", "each add-on once"),
     "Pods on the nodes' network": bad(

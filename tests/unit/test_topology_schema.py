@@ -13,7 +13,7 @@ from test_topology_bad import TABLE
 from testbed.registry import PROVIDERS, ROLES
 from testbed.roles.docker.section import ENGINES, FIREWALLS, DockerSection
 from testbed.roles.flannel.section import BACKENDS, FlannelSection
-from testbed.roles.kubernetes.section import KubernetesSection
+from testbed.roles.kubernetes.section import Arguments, KubernetesSection
 from testbed.topology import load, load_data, names, schema
 from testbed.topology.containers import Container, Healthcheck, Ready
 from testbed.topology.declare import keys_of
@@ -164,6 +164,13 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "backend": "host-gw",
             "add-ons": [],
             "images": ["quay.io/team/web:1"],
+            "arguments": {
+                "kube-apiserver": {"v": "2"},
+                "kube-controller-manager": {"v": "2"},
+                "kube-scheduler": {"v": "2"},
+                "kubelet": {"max-pods": "20"},
+            },
+            "apply": ["web.yaml"],
             "interface": "lan",
         },
         "containers": {
@@ -203,6 +210,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(everything["docker"]) == set(keys_of(DockerSection))
     assert set(everything["flannel"]) == set(keys_of(FlannelSection))
     assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
+    assert set(everything["kubernetes"]["arguments"]) == set(keys_of(Arguments))
     first, second = everything["containers"].values()
     assert {*first, *second} == set(keys_of(Container))
     assert set(first["healthcheck"]) == set(keys_of(Healthcheck))

@@ -5,12 +5,12 @@ It writes the files and starts the command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from testbed.nodes.base import Service
 from testbed.nodes.marks import REWIRED, marked
-from testbed.roles.base import start
+from testbed.roles.base import digest_of, start
 from testbed.roles.kubernetes import certificates, config, runtime
 from testbed.roles.kubernetes.client import SECONDS
 from testbed.roles.kubernetes.section import KubernetesSection
@@ -47,17 +47,31 @@ def daemon(
         for path, text in files(context.topology).items():
             machine.put(text.encode(), path, mode=0o600)
         path = machine.provide(context.store.binary(program or name))
+        given = KubernetesSection.of(context.topology).arguments.of(name)
         service = Service(
             name,
-            (path, *words(context.topology)),
+            (path, *with_flags(words(context.topology), given)),
             env=runtime.path(context, machine) | dict(env or {}),
             notify=notify,
-            digest=digest(context, node),
+            digest=" ".join([digest(context, node), *([digest_of(given)] if given else [])]),
         )
         seen = way(context, node)
         return about or name, start(machine, service, timeout=SECONDS, context=context, seen=seen)
 
     return Step(f"{name} {node}", about or name, needs, heavy=True, act=act)
+
+
+def with_flags(words: Iterable[str], given: Mapping[str, str]) -> list[str]:
+    """Return a program's arguments with the file's flags.
+
+    A flag of the file replaces one of the lab: with some types of flags the values of both would
+    count.
+
+    >>> with_flags(["--profiling=false", "--v"], {"profiling": "true", "max-pods": "5"})
+    ['--v', '--profiling=true', '--max-pods=5']
+    """
+    own = [word for word in words if word.partition("=")[0].removeprefix("--") not in given]
+    return [*own, *(f"--{name}={value}" for name, value in given.items())]
 
 
 def way(context: Context, node: str) -> Callable[[], str]:

@@ -257,8 +257,9 @@ class Kubernetes(Role):
         return False
 
     def fetch(self, store: Store, topology: Topology) -> None:
-        from testbed.roles.kubernetes import addons, runtime, skew
+        from testbed.roles.kubernetes import addons, objects, runtime, skew
 
+        objects.read(topology)  # an invalid file ends `up` before it creates anything
         plugin = _plugin(topology)
         if why := plugin.lacking(store):
             raise ArtifactError(why, hint=plugin.how(store))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -15,7 +16,8 @@ from testbed.roles.flannel.section import (
     Backend,
     assigned,
 )
-from testbed.topology.declare import Draft, Section, Underlay, key
+from testbed.topology import tree
+from testbed.topology.declare import Block, Draft, Nested, Section, Underlay, key
 from testbed.topology.model import MTU
 from testbed.topology.shapes import (
     IMAGE,
@@ -24,12 +26,19 @@ from testbed.topology.shapes import (
     Choice,
     Choices,
     Items,
+    Shape,
     Subnet,
+    Text,
     by_node,
+    table,
+    whole,
 )
+from testbed.topology.tree import describe, quote
 
 if TYPE_CHECKING:
     from testbed.topology.model import Node, Topology
+    from testbed.topology.read import Reader
+    from testbed.topology.tree import Tree
 
 ROLE = "kubernetes"
 #: Modes of kube-proxy.
@@ -47,6 +56,62 @@ DEFAULT_ADD_ONS: tuple[AddOn, ...] = ("dns",)
 #: Default networks of Pods and Services; they do not overlap with the shipped topologies' networks.
 DEFAULT_PODS = DEFAULT_NETWORK
 DEFAULT_SERVICES = IPv4Network("10.97.0.0/16")
+
+
+#: A flag of Kubernetes' programs, without hyphens before it.
+FLAG = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
+
+
+class Flags(Shape[Mapping[str, str]]):
+    """Flags of a program, with their values as text."""
+
+    def schema(self) -> dict[str, Any]:
+        return table(whole(FLAG), {"type": ["string", "number", "boolean"]})
+
+    def read(self, read: Reader, at: Tree | None) -> dict[str, str] | None:
+        found = read.table(at, "a mapping of flags")
+        out = {}
+        for entry in found.entries.values() if found else ():
+            name, value = entry.key.text, entry.value
+            if not re.fullmatch(FLAG, name):
+                hint = f"write {name.lstrip('-')}" if name.startswith("-") else "write its name"
+                read.problems.add(entry.key, "a flag, like max-pods", quote(name), hint)
+            elif isinstance(value, tree.Scalar) and value.value is not None and not value.surprise:
+                out[name] = value.text
+            elif not isinstance(value, tree.Broken):
+                wanted, hint = "text, a number, true or false", "write a list as text: a,b"
+                read.problems.add(value, wanted, describe(value), hint)
+        return out if found else None
+
+    def plain(self, value: Mapping[str, str]) -> dict[str, str]:
+        return dict(value)
+
+
+FLAGS = Flags()
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments(Block):
+    """Flags of the cluster's programs, by program."""
+
+    apiserver: Mapping[str, str] = key(
+        FLAGS, "Flags of kube-apiserver.", name="kube-apiserver", default={}
+    )
+    controller_manager: Mapping[str, str] = key(
+        FLAGS, "Flags of kube-controller-manager.", name="kube-controller-manager", default={}
+    )
+    scheduler: Mapping[str, str] = key(
+        FLAGS, "Flags of kube-scheduler.", name="kube-scheduler", default={}
+    )
+    kubelet: Mapping[str, str] = key(FLAGS, "Flags of kubelet, on all nodes.", default={})
+
+    def of(self, program: str) -> Mapping[str, str]:
+        """Return the flags of a program; none for one without this key."""
+        found: Mapping[str, str] = self.to_dict().get(program, {})
+        return found
+
+
+NO_ARGUMENTS = Arguments()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +173,17 @@ class KubernetesSection(Section):
         "containers.",
         default=(),
     )
+    arguments: Arguments = key(
+        Nested(Arguments),
+        "Flags of the cluster's programs, in addition to those of the lab, or instead of them.",
+        default=NO_ARGUMENTS,
+    )
+    apply: tuple[str, ...] = key(
+        Items(Text(), "a list of files", unique=True),
+        "Files with objects of the API, beside this file. `up` applies them in this order, "
+        "changes them with the files, and deletes those that the files no longer have.",
+        default=(),
+    )
 
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
@@ -147,6 +223,8 @@ class KubernetesSection(Section):
         found = Section.to_dict(self)
         if self.cni != "flannel":
             del found["backend"]
+        if self.arguments == NO_ARGUMENTS:
+            del found["arguments"]
         return found
 
     def image_names(self) -> tuple[str, ...]:
@@ -160,7 +238,8 @@ class KubernetesSection(Section):
 
     def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
         found = self.to_dict()
-        for word in ("interface", "images"):  # more images are loaded into nodes that run
+        # These change on nodes that run.
+        for word in ("interface", "images", "arguments", "apply"):
             found.pop(word, None)
         api = str(topology.address(self.control_plane))
         return {ROLE: found | {"ranges": str(self.ranges.get(node)), "api": api}}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from testbed.nodes.base import Service
 from testbed.roles.base import start
 from testbed.roles.kubernetes import addons, certificates, config, runtime
+from testbed.roles.kubernetes import objects as files
 from testbed.roles.kubernetes.client import api, until
 from testbed.roles.kubernetes.daemons import SERVER, daemon, way
 from testbed.roles.kubernetes.plugins import plugin_of
@@ -52,6 +53,7 @@ def _control_plane(topology: Topology, node: str) -> Iterable[Step]:
     yield daemon("kube-scheduler", node, (API,), lambda _: config.scheduler())
     ready = tuple(f"ready {member.name}" for member in members)
     yield from addons.steps(topology, (OBJECTS,), ready)
+    yield from files.steps(topology, (OBJECTS, *(f"add-on {name}" for name in cluster.add_ons)))
 
 
 def _node(topology: Topology, node: str) -> Iterable[Step]:
@@ -106,7 +108,9 @@ def _objects(context: Context) -> tuple[str, bool]:
           for member in context.topology.with_role(ROLE)),
     ]  # fmt: skip
     made = [client.create(path, body) for path, body in objects]
-    return f"{len(objects)} objects", any(made)
+    gone = files.forget(context)
+    words = f"{len(objects)} objects" + (f", {gone} of files deleted" if gone else "")
+    return words, any(made) or bool(gone)
 
 
 def _ready(context: Context, node: str) -> tuple[str, bool]:
