@@ -135,6 +135,16 @@ def give(new: int, folder: int) -> None:
             os.fchown(new, *who)
 
 
+def give_entry(name: str, folder: int) -> None:
+    """Give an entry that we created in a folder to sudo's caller, as :func:`give` does.
+
+    ``folder`` is an open descriptor.  A link is not followed.
+    """
+    who = caller()
+    if who is not None:
+        _give_entry(name, folder, who)
+
+
 def make(folder: Path, mode: int = 0o777) -> None:
     """Create a folder and its parents with the right owners; existing ones are unchanged.
 
