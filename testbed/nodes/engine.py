@@ -104,29 +104,38 @@ def path(store: Store, machine: Node, release: Release) -> str:
 
 
 def services(
-    store: Store, machine: Node, release: Release, *, env: Mapping[str, str], digest: str
+    store: Store,
+    machine: Node,
+    release: Release,
+    *,
+    env: Mapping[str, str],
+    digest: str,
+    more: str = "",
+    quiet: bool = True,
 ) -> tuple[Service, Service]:
     """Return the services of a node's engine in the order of their start: containerd, dockerd.
 
-    Their configuration files must be in place.  ``digest`` identifies it.
+    Their configuration files must be in place.  ``digest`` identifies these, and ``more`` what
+    only dockerd reads.  dockerd is ``quiet`` if its configuration does not set its log level.
     """
     containerd = machine.provide(program(store, release, "containerd"))
     daemon = machine.provide(program(store, release, "dockerd"))
-    quiet = "--log-level=warn"
+    warnings = "--log-level=warn"
+    heard = [warnings] if quiet else []
     return (
         Service(
             CONTAINERD,
-            (containerd, f"--config={CONTAINERD_FILE}", quiet),
+            (containerd, f"--config={CONTAINERD_FILE}", warnings),
             env=env,
             notify=True,
             digest=digest,
         ),
         Service(
             SERVICE,
-            (daemon, f"--containerd={CONTAINERD_SOCKET}", quiet),
+            (daemon, f"--containerd={CONTAINERD_SOCKET}", *heard),
             env=env,
             notify=True,
-            digest=digest,
+            digest=f"{digest}.{more}" if more else digest,
             unit=UNIT,
         ),
     )

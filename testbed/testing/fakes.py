@@ -10,7 +10,7 @@ import itertools
 import json
 import signal
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -183,6 +183,10 @@ class FakeEngine(Engine):
     @property
     def version(self) -> dict[str, Any]:
         return {"Version": VERSIONS["docker"]}
+
+    def reload(self, ask: Callable[[], object]) -> None:
+        self._note("reload")
+        ask()
 
     def image_id(self, name: str) -> str:
         return f"sha256:{name}" if name in self._images[self._node] else ""
@@ -368,7 +372,7 @@ class Bench:
         for empty in ("refuse", "turns", "written"):
             patch.setattr(FakeEngine, empty, {})
         patch.setattr("testbed.roles.docker.settle.MOMENT", 0.0)
-        for module in ("containers", "images", "settle"):
+        for module in ("containers", "daemon", "images", "settle"):
             patch.setattr(f"testbed.roles.docker.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)

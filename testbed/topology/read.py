@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testbed.topology import keys, reserved, tree
 from testbed.topology.source import resolve
@@ -112,6 +112,25 @@ class Reader:
             return value
         self.problems.add(at, "text without NUL and surrogates", quote(value), "remove them")
         return None
+
+    def data(self, at: Tree) -> Any:
+        """Read any value that JSON has; None stands for an invalid one, too."""
+        if isinstance(at, tree.Mapping):
+            return {name: self.data(entry.value) for name, entry in at.entries.items()}
+        if isinstance(at, tree.Sequence):
+            return [self.data(item) for item in at.items]
+        if not isinstance(at, tree.Scalar) or (isinstance(at.value, str) and not at.surprise):
+            return self.text(at)
+        if at.surprise:
+            meant = {True: "write true, or", False: "write false, or"}.get(at.value is True, "")
+            if not isinstance(at.value, bool):
+                meant = "write the value itself, or"
+            self.problems.add(at, "one meaning", describe(at), f'{meant} quote it: "{at.text}"')
+            return None
+        if isinstance(at.value, float) and not math.isfinite(at.value):
+            self.problems.add(at, "a finite number", describe(at), "change it, or quote it")
+            return None
+        return at.value
 
     def matching(self, at: Tree | None, pattern: str, wanted: str, hint: str) -> str | None:
         """Read a text that matches a pattern completely."""

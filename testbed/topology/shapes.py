@@ -402,6 +402,22 @@ class Variables(Shape[Mapping[str, str]]):
         return dict(value)
 
 
+class Data(Shape[Mapping[str, Any]]):
+    """A mapping of any values that JSON has."""
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+    def read(self, read: Reader, at: Tree | None) -> dict[str, Any] | None:
+        found = read.table(at)
+        if found is None:
+            return None
+        return {name: read.data(entry.value) for name, entry in found.entries.items()}
+
+    def plain(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(value)
+
+
 @dataclass(eq=False, repr=False)
 class Pattern(Shape[str]):
     """A text that matches a pattern completely, and has at most ``limit`` characters."""

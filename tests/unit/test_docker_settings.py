@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from topology_texts import DOCKER, LAN, bad, problems
+import yaml
+from jsonschema import Draft202012Validator
+from topology_texts import DOCKER, FLANNEL, LAN, bad, problems
 
 from testbed.claims.observation import Observation
-from testbed.errors import UsageError
-from testbed.labs import offers
+from testbed.errors import ServiceError, StepsFailed, TopologyError, UsageError
+from testbed.labs import offers, plan
 from testbed.labs.lab import Lab, versions_of
 from testbed.labs.live import LiveLab
 from testbed.labs.preflight import kernel_features, programs
-from testbed.nodes.fake import Answer
+from testbed.nodes.engine import CONFIG
+from testbed.nodes.fake import Answer, FakeNode
 from testbed.registry import ROLES
-from testbed.roles.docker import daemon
-from testbed.roles.docker.section import engine_of, firewall_of
+from testbed.roles.docker import daemon, validate
+from testbed.roles.docker.checks import OF_OVERLAY
+from testbed.roles.docker.daemon_json import OWNED, merged, remapped
+from testbed.roles.docker.section import daemon_of, engine_of, firewall_of
 from testbed.suites import helpers
-from testbed.topology import Overrides, load_data, load_text, vary
+from testbed.testing.fakes import FakeStore
+from testbed.topology import Overrides, load, load_data, load_text, vary
+from testbed.topology.schema import schema
 
 if TYPE_CHECKING:
+    from testbed.nodes.base import Service
     from testbed.testing.fakes import Bench
+    from testbed.topology import Topology
 
 TWO = (
     LAN + "nodes:\n"
@@ -116,3 +127,294 @@ def test_each_node_gets_its_own_engine(bench: Bench) -> None:
         helpers.docker_rules(live, Observation(), lab.node(name), "nat")
         asked = [words for words in bench.provider.asked("run", name) if words[:2] == ("nft", "-j")]
         assert len(asked) == tables
+
+
+# -- daemon.json ---------------------------------------------------------------------
+
+SOME = (
+    LAN + "nodes:\n"
+    "  a: {networks: {lan: 10.168.0.2}, roles: [docker], "
+    "docker: {daemon: {icc: null, mtu: 1400}}}\n"
+    "  b: {networks: {lan: 10.168.0.3}, roles: [docker]}\n"
+)
+
+
+def with_daemon(text: str, start: str = DOCKER) -> Topology:
+    return load_text(f"{start}docker: {{daemon: {text}}}\n", "t.yaml")
+
+
+def test_a_node_adds_to_the_labs_keys_and_takes_away() -> None:
+    topology = with_daemon("{icc: false, labels: [x=1], features: {buildkit: true}}", SOME)
+    assert daemon_of(topology, "a") == {
+        "mtu": 1400, "labels": ["x=1"], "features": {"buildkit": True}
+    }  # fmt: skip
+    assert daemon_of(topology, "b")["icc"] is False
+    assert load_data(topology.to_dict(), "record") == topology
+    # Of a mapping each key counts alone: images stay where testbed looks for them.
+    config = daemon.daemon_config(topology, "a", (29, 0, 0))
+    assert config["features"] == {"containerd-snapshotter": False, "buildkit": True}
+
+
+def test_merged_is_as_deep_as_the_daemons_own_mappings() -> None:
+    assert merged({"a": {"x": 1}, "b": 1}, {"a": {"y": 2}, "b": {"z": 3}, "c": None}) == {
+        "a": {"x": 1, "y": 2}, "b": {"z": 3}
+    }  # fmt: skip
+    assert merged({"a": 1}, {"a": None}, {"b": False}) == {"b": False}
+
+
+@pytest.mark.parametrize("name", OWNED)
+@pytest.mark.parametrize("of_node", [False, True])
+def test_a_key_that_testbed_sets_is_refused_by_name(name: str, *, of_node: bool) -> None:
+    text = DOCKER + f"docker: {{daemon: {{§{name}: x}}}}\n"
+    if of_node:
+        text = DOCKER.replace(
+            "[docker]", f"[docker], docker: {{daemon: {{icc: true, §{name}: x}}}}"
+        )
+    expected = bad(text, name)
+    (problem,) = problems(expected.plain)
+    assert [(problem.line, problem.column)] == expected.places
+    assert name in problem.seen
+    assert problem.hint == OWNED[name]
+    assert not Draft202012Validator(schema()).is_valid(yaml.safe_load(expected.plain))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{labels: [§no]}",
+        "{labels: [§1:30]}",
+        "{shutdown-timeout: §.inf}",
+        "{features: §{containerd-snapshotter: true}}",
+        "§[icc]",
+        "§none",
+    ],
+)
+def test_other_values_than_those_of_json_are_refused(text: str) -> None:
+    expected = bad(DOCKER + f"docker: {{daemon: {text}}}\n", "")
+    assert [(p.line, p.column) for p in problems(expected.plain)] == expected.places
+
+
+def test_any_value_of_json_reaches_the_file() -> None:
+    given = {"a": [1, 2.5, "x", True, None, {"b": [{}]}], "c": {"d": "e"}}
+    assert daemon_of(with_daemon(json.dumps(given)), "n1") == given
+
+
+@pytest.mark.parametrize("name", OF_OVERLAY)
+def test_a_flannel_nodes_keys_of_the_overlay_are_refused(name: str) -> None:
+    lab = problems(FLANNEL + f"docker: {{daemon: {{{name}: 1}}}}\n")
+    assert [(p.line, p.column, p.hint) for p in lab] == [(8, 19, OF_OVERLAY[name])] * 2
+    plain = LAN + "nodes: {n1: {networks: {lan: 10.168.0.2}, roles: [docker]}}\n"
+    assert not problems(plain + f"docker: {{daemon: {{{name}: 1}}}}\n")
+    text = FLANNEL.replace("roles: [docker, flannel]", "roles: [docker, flannel], docker: "
+                           f"{{daemon: {{§{name}: 1}}}}")  # fmt: skip
+    expected = bad(text, name)
+    assert [(p.line, p.column) for p in problems(expected.plain)] == expected.places
+
+
+def test_a_bridge_of_ones_own_is_instead_of_docker0() -> None:
+    config = daemon.daemon_config(with_daemon("{bridge: none}"), "n1", (20, 10, 24))
+    assert config["bridge"] == "none"
+    assert "bip" not in config
+
+
+def test_no_talk_between_containers_needs_the_kernels_filter_for_bridges() -> None:
+    assert "br_netfilter" in kernel_features(with_daemon("{icc: false}"))
+    assert "br_netfilter" not in kernel_features(with_daemon("{icc: true}"))
+
+
+def test_the_plan_names_the_keys() -> None:
+    (step,) = (s for s in plan.make(with_daemon("{icc: false}")).steps.values()
+               if s.name == "docker n1")  # fmt: skip
+    assert "icc" in step.about
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Service]]:
+    """Services as they are started, with their nodes."""
+    found: list[tuple[str, Service]] = []
+    start = FakeNode.start
+
+    def noted(node: FakeNode, service: Service, *, timeout: float = 60) -> None:
+        found.append((node.name, service))
+        start(node, service, timeout=timeout)
+
+    monkeypatch.setattr(FakeNode, "start", noted)
+    return found
+
+
+def change(bench: Bench, text: str) -> tuple[str, dict[str, Any]]:
+    """Bring the lab up with these keys; return the step's words and daemon.json."""
+    topology = with_daemon(text)
+    lab = Lab(topology.name, bench.settings)
+    done = {one.step.name: one for one in lab.up(topology, replace=True).steps}["docker n1"]
+    return done.words, json.loads(lab.node("n1").get(CONFIG))
+
+
+def test_other_settings_restart_the_daemon_alone_on_its_node(bench: Bench) -> None:
+    change(bench, "{}")
+    before = {name: one.pid for name, one in bench.provider.nodes("t")["n1"].services().items()}
+    assert with_daemon("{}").node_digest("n1") == with_daemon("{icc: false}").node_digest("n1")
+    words, config = change(bench, "{icc: false}")
+    assert "icc" in words
+    assert "restarted" in words
+    assert config["icc"] is False
+    after = {name: one.pid for name, one in bench.provider.nodes("t")["n1"].services().items()}
+    assert before["containerd"] == after["containerd"]
+    assert before["dockerd"] != after["dockerd"]
+    words, config = change(bench, "{}")
+    assert "restarted" in words
+    assert "icc" not in config
+
+
+def test_settings_that_the_daemon_can_read_again_do_not_restart_it(bench: Bench) -> None:
+    bench.provider.script(["kill", "-HUP"], Answer())
+    change(bench, "{icc: false}")
+    before = bench.provider.nodes("t")["n1"].services()
+    words, config = change(bench, "{icc: false, live-restore: true}")
+    assert "reloaded" in words
+    assert config["live-restore"] is True
+    pid = str(before["dockerd"].pid)
+    assert ("kill", "-HUP", pid) in bench.provider.asked("run", "n1")
+    assert bench.provider.nodes("t")["n1"].services() == before
+    # A key that is gone keeps its value until a restart.
+    assert "restarted" in change(bench, "{icc: false}")[0]
+
+
+def test_what_somebody_wrote_into_the_file_stays_while_the_topology_is_the_same(
+    bench: Bench,
+) -> None:
+    change(bench, "{icc: false}")
+    node = bench.provider.nodes("t")["n1"]
+    node.put(b'{"icc": true}', CONFIG)
+    words, config = change(bench, "{icc: false}")
+    assert "daemon.json" not in words
+    assert config == {"icc": True}
+    assert change(bench, "{icc: false, ip-forward: false}")[1]["icc"] is False
+
+
+def test_a_level_of_the_log_is_said_once(bench: Bench, started: list[tuple[str, Service]]) -> None:
+    change(bench, "{}")
+    change(bench, "{log-level: debug}")
+    argv = [one.argv for _, one in started if one.name == "dockerd"]
+    assert "--log-level=warn" in argv[0]
+    assert not any(word.startswith("--log-level") for word in argv[-1])
+
+
+def test_user_namespaces_have_their_user_and_ids_on_the_node(bench: Bench) -> None:
+    node_files = {"/etc/passwd": b"root:x:0:0::/root:/bin/sh\n", "/etc/subuid": b"me:1:2"}
+    topology = with_daemon("{userns-remap: default}")
+    lab = Lab(topology.name, bench.settings)
+    lab.up(load_text(DOCKER, "t.yaml"))
+    node = bench.provider.nodes("t")["n1"]
+    for path, text in node_files.items():
+        node.put(text, path)
+    bench.provider.script(["getent", "passwd"], Answer(status=2))
+    bench.provider.script(["getent", "group"], Answer(out=b"dockremap:x:998:\n"))
+    lab.up(topology, replace=True)
+    assert node.get("/etc/passwd").decode().splitlines()[1].startswith("dockremap:x:998:998:")
+    assert node.get("/etc/subuid") == b"me:1:2\ndockremap:100000:65536\n"
+    assert node.get("/etc/subgid") == b"dockremap:100000:65536\n"
+    bench.provider.script(["getent", "passwd"], Answer(out=b"dockremap:x:998:998:"))
+    before = node.get("/etc/subuid"), node.get("/etc/passwd")
+    lab.up(topology, replace=True)
+    assert (node.get("/etc/subuid"), node.get("/etc/passwd")) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "user"),
+    [("default", "dockremap"), ("me", "me"), ("me:us", "me"), ("", ""), (None, "")],
+)
+def test_the_user_of_remapped_containers(value: str | None, user: str) -> None:
+    assert remapped({"userns-remap": value}) == user
+
+
+# -- validated by the engine -----------------------------------------------------------
+
+
+def engine_that_says(folder: Path, words: str, status: int) -> Path:
+    """Return a dockerd that ends with these words, and keeps the file that it was given."""
+    path = folder / "dockerd"
+    path.write_text(
+        "#!/bin/sh\n"
+        f'cp "$3" {shlex.quote(str(folder))}/seen.json\n'
+        f'echo {shlex.quote(words)} | sed "s@FILE@$3@" >&2\n'
+        f"exit {status}\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
+BEGIN = "unable to configure the Docker daemon with file FILE: "
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (f"{BEGIN}the following directives don't match any configuration option: icd", "icd"),
+        (
+            f"{BEGIN}invalid JSON: cannot unmarshal string into field Config.mtu of type int",
+            "mtu",
+        ),
+        (f"{BEGIN}something is wrong", "daemon"),
+    ],
+)
+def test_what_the_engine_refuses_is_shown_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, name: str
+) -> None:
+    text = DOCKER.replace("[docker]", "[docker], docker: {daemon: {mtu: x}}")
+    file = tmp_path / "t.yaml"
+    file.write_text(f"{text}docker: {{daemon: {{\n    icd: 1, userns-remap: default}}}}\n")
+    path = engine_that_says(tmp_path, words, 1)
+    monkeypatch.setattr(validate, "program", lambda *_: path)
+    with pytest.raises(TopologyError) as caught:
+        validate.refuse_invalid(FakeStore(), load(file))
+    (problem,) = caught.value.problems
+    lines = file.read_text().splitlines()
+    place = next((i, line.index(f"{name}:")) for i, line in enumerate(lines) if f"{name}:" in line)
+    assert (problem.line - 1, problem.column - 1) == place
+    assert "FILE" not in problem.seen
+    assert str(tmp_path) not in problem.seen
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["icd"] == 1
+    # The engine would add the user to this machine.
+    assert "userns-remap" not in seen
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("configuration OK", 0),
+        ("Status: unknown flag: --validate", 1),
+        ("cannot open shared object file", 127),
+    ],
+)
+def test_an_engine_that_cannot_validate_refuses_when_it_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, status: int
+) -> None:
+    path = engine_that_says(tmp_path, words, status)
+    monkeypatch.setattr(validate, "program", lambda *_: path)
+    validate.refuse_invalid(FakeStore(), with_daemon("{icd: 1}"))
+    monkeypatch.setattr(validate, "program", lambda *_: tmp_path / "nothing")
+    validate.refuse_invalid(FakeStore(), with_daemon("{icd: 1}"))
+
+
+def test_a_lab_without_such_settings_asks_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "refuse_invalid", lambda *_: pytest.fail("asked"))
+    ROLES["docker"].fetch(FakeStore(), load("docker-single"))
+
+
+def test_a_daemon_that_does_not_start_points_at_its_settings(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(node: FakeNode, service: Service, *, timeout: float = 60) -> None:
+        if service.name == "dockerd":
+            log = "unable to configure: invalid option: icd"
+            raise ServiceError("dockerd", node.name, "died", log)
+
+    monkeypatch.setattr(FakeNode, "start", start)
+    topology = with_daemon("{icd: 1}")
+    with pytest.raises(StepsFailed) as caught:
+        Lab(topology.name, bench.settings).up(topology)
+    ((_, error),) = caught.value.failures
+    assert isinstance(error, ServiceError)
+    assert "docker.daemon.icd" in str(error.hint)

@@ -135,11 +135,19 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "memory": 1 << 30,
                 "provider": "netns",
                 "packages": ["tcpdump", "libstdc++6"],
-                "docker": {"engine": "29", "firewall": "nftables"},
+                "docker": {"engine": "29", "firewall": "nftables", "daemon": {"icc": None}},
             },
             "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"], "provider": "netns"},
         },
-        "docker": {"bip": {"n1": "100.96.3.1/24"}, "engine": "29", "firewall": "nftables"},
+        "docker": {
+            "bip": {"n1": "100.96.3.1/24"},
+            "engine": "29",
+            "firewall": "nftables",
+            "daemon": {
+                "icc": False,
+                "default-address-pools": [{"base": "10.5.0.0/16", "size": 24}],
+            },
+        },
         "flannel": {
             "backend": "vxlan",
             "network": "100.96.0.0/16",

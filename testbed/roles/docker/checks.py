@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from testbed.roles.docker.section import ROLE, DockerSection, engine_of, firewall_of
+from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
 from testbed.roles.flannel.section import ROLE as FLANNEL
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DockerChecks"]
 
+#: Keys of daemon.json that testbed sets on flannel nodes, each with what to do instead.
+OF_OVERLAY = {
+    "allow-direct-routing": "write flannel: {allow-direct-routing: false}, or remove it",
+    "bridge": "containers of a flannel node are on docker0; use a node without flannel",
+    "bridge-accept-fwmark": "the mark lets the overlay pass; use a node without flannel",
+    "ip-masq": "flanneld masquerades; remove it",
+    "mtu": "write flannel: {mtu: NUMBER}, or remove it",
+}
 OLD_NFTABLES = ("20.10", "nftables")  # the first engine with a back end of its own is 29
 
 
@@ -25,7 +33,7 @@ class DockerChecks(Look):
     """Rules for Docker."""
 
     def rules(self) -> tuple[Callable[[], None], ...]:
-        return (self.engine, self.bips, self.bips_are_apart)
+        return (self.engine, self.bips, self.bips_are_apart, self.overlay)
 
     @property
     def _bip(self) -> Mapping[str, IPv4Interface]:
@@ -57,6 +65,19 @@ class DockerChecks(Look):
         wanted = "iptables, iptables-legacy or iptables-nft with engine 20.10"
         hint = "set engine: 29 (--docker 29), which works without iptables"
         self.add(at, wanted, "'nftables'", hint)
+
+    def overlay(self) -> None:
+        """Report keys of daemon.json that testbed sets on flannel nodes."""
+        for node in self.t.with_role(ROLE):
+            if FLANNEL not in node.roles:
+                continue
+            for name in sorted(OF_OVERLAY.keys() & daemon_of(self.t, node.name).keys()):
+                path: Path = (ROLE, "daemon", name)
+                if name in tree.keys_at(self.root, "nodes", node.name, ROLE, "daemon"):
+                    path = ("nodes", node.name, *path)
+                wanted = "a key of daemon.json that testbed does not set on flannel nodes"
+                seen = f"{quote(name)} for {node.name}"
+                self.add(self.key(*path), wanted, seen, OF_OVERLAY[name])
 
     def bips(self) -> None:
         for name in tree.keys_at(self.root, ROLE, "bip"):

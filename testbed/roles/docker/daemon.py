@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import LabError
+from testbed.errors import LabError, ServiceError
 from testbed.nodes import engine
 from testbed.nodes.base import GO, note_packages
 from testbed.nodes.engine import (
@@ -21,26 +21,37 @@ from testbed.nodes.engine import (
     program,
     version_of,
 )
+from testbed.nodes.marks import mark, marked
 from testbed.roles import firewall
 from testbed.roles.base import digest_of, files, start
 from testbed.roles.docker import images
 from testbed.roles.docker.containers import container_steps
-from testbed.roles.docker.engine import preload
+from testbed.roles.docker.daemon_json import RELOADABLE, merged, remapped
+from testbed.roles.docker.engine import Engine, preload
 from testbed.roles.docker.role import BRIDGE
-from testbed.roles.docker.section import ROLE, DockerSection, engine_of, firewall_of
+from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
 from testbed.roles.docker.settle import settle_steps
 from testbed.roles.flannel.section import FlannelSection
 from testbed.steps.step import Step, node_step
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
-    from testbed.nodes.base import Node
+    from testbed.nodes.base import Node, ServiceState
     from testbed.steps.context import Context
     from testbed.topology.model import Node as Spec
     from testbed.topology.model import Topology
 
 GROUP = "docker"  #: its members may use the daemon's socket (dockerd(8), --group)
 GROUP_COLONS = 3  # group(5): name, password, number, members
+SUBORDINATE = "100000:65536"  # the first range of useradd(8)
+#: A user namespace can mount proc only where one without mounts on top of its folders is visible
+#: (Linux, fs/namespace.c, mnt_already_visible()). A node's /proc has some, so it gets a second one.
+WHOLE_PROC = """
+folder=/run/testbed/proc
+mountpoint -q $folder || { mkdir -p -m 0700 $folder && mount -t proc proc $folder; }
+"""
+WRITTEN = "daemon.json"  # mark: the file as testbed wrote it
+STOP_SECONDS = 20.0  # a daemon gives its containers 15 s to end (dockerd(8), --shutdown-timeout)
 MIXED = "mixed"  #: the fact of a lab whose nodes differ
 FORWARDING = ("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 
@@ -51,7 +62,16 @@ def docker_step(node: str) -> str:
 
 
 def daemon_config(topology: Topology, node: str, version: tuple[int, int, int]) -> dict[str, Any]:
-    """Return the contents of the node's daemon.json.
+    """Return the contents of the node's daemon.json: testbed's own, and those of the file."""
+    given = daemon_of(topology, node)
+    config = merged(own_config(topology, node, version), given)
+    if "bridge" in given:
+        del config["bip"]  # dockerd refuses both
+    return config
+
+
+def own_config(topology: Topology, node: str, version: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the part of the node's daemon.json that testbed sets.
 
     On flannel nodes only flanneld translates source addresses, where packets leave the overlay.
     This is how flannel's own mk-docker-opts.sh configures Docker.
@@ -112,10 +132,20 @@ def told(node: Node) -> dict[str, Any]:
 
 
 def settings_digest(topology: Topology, node: str) -> str:
-    """Return a digest of the settings of a node's daemon."""
+    """Return a digest of the settings of a node's daemons, without those of the file."""
     engine, filters = engine_of(topology, node), firewall_of(topology, node)
-    config = daemon_config(topology, node, parse_version(engine))
+    config = own_config(topology, node, parse_version(engine))
     return digest_of(config, CONTAINERD_CONFIG, engine, filters)
+
+
+def restart_digest(topology: Topology, node: str) -> str:
+    """Return a digest of the file's settings that dockerd reads only when it starts.
+
+    It is empty if there are none.
+    """
+    given = daemon_of(topology, node)
+    given = {name: value for name, value in given.items() if name not in RELOADABLE}
+    return digest_of(given) if given else ""
 
 
 def add_group(machine: Node, name: str) -> None:
@@ -136,6 +166,30 @@ def add_group(machine: Node, name: str) -> None:
     machine.put(added.encode(errors="surrogateescape"), "/etc/group")
 
 
+def add_user(machine: Node, name: str) -> None:
+    """Add a system user with subordinate IDs to a node, as dockerd would with useradd(8).
+
+    What exists stays. The IDs are the first range of useradd (subuid(5), login.defs(5)).
+    """
+    add_group(machine, name)
+    if not machine.run(["getent", "passwd", name], check=False).ok:
+        group = machine.run(["getent", "group", name]).stdout.split(":")[2]
+        _append(machine, "/etc/passwd", f"{name}:x:{group}:{group}::/nonexistent:/usr/sbin/nologin")
+    for path in ("/etc/subuid", "/etc/subgid"):
+        _append(machine, path, f"{name}:{SUBORDINATE}", unless=f"{name}:")
+
+
+def _append(machine: Node, path: str, line: str, *, unless: str = "\0") -> None:
+    """Append a line to a file, unless one begins with a text."""
+    before = b""
+    with contextlib.suppress(FileNotFoundError):
+        before = machine.get(path)
+    if any(one.startswith(unless.encode()) for one in before.splitlines()):
+        return
+    end = b"" if before.endswith(b"\n") or not before else b"\n"
+    machine.put(b"%b%b%b\n" % (before, end, line.encode()), path)
+
+
 def steps(topology: Topology, node: Spec) -> Iterable[Step]:
     """Return the steps for a node's daemon, images and containers."""
     bip = DockerSection.of(topology).bip[node.name]
@@ -144,6 +198,8 @@ def steps(topology: Topology, node: Spec) -> Iterable[Step]:
         return _start(context, node.name)
 
     about = f"dockerd with docker0 at {bip}"
+    if given := daemon_of(topology, node.name):
+        about += f", daemon.json with {', '.join(sorted(given))}"
     needs = (node_step(node.name),)
     yield Step(docker_step(node.name), about, needs, heavy=True, ahead=True, act=act)
     yield from images.images_steps(topology, node.name, docker_step(node.name))
@@ -159,7 +215,9 @@ def ahead(store: Store, topology: Topology, node: str) -> list[str]:
     parts += [store.image(name) for name in images.wanted(topology, node)]
     started = [topology.container_digest(c.name) for c in topology.containers_on(node)]
     # Containers are labelled with the name of the lab.
-    return [topology.name, settings_digest(topology, node), *started, *files(parts)]
+    found = [topology.name, settings_digest(topology, node), *started, *files(parts)]
+    given = daemon_of(topology, node)
+    return [*found, digest_of(given)] if given else found
 
 
 def facts(context: Context) -> dict[str, str]:
@@ -202,14 +260,21 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     release, filters = engine_of(topology, node), firewall_of(topology, node)
     version = version_of(context.store, machine, release)
     number = parse_version(version)
-    if SERVICE not in machine.services():  # its data root does not exist yet
-        config = daemon_config(topology, node, number)
-        machine.put(json.dumps(config, indent=1).encode(), CONFIG)
+    config = daemon_config(topology, node, number)
+    if user := remapped(config):
+        add_user(machine, user)
+        if machine.shares_kernel:
+            machine.run(["sh", "-c", WHOLE_PROC])
+    how = ""
+    if SERVICE not in (services := machine.services()):  # its data root does not exist yet
+        _write(machine, config)
         machine.put(CONTAINERD_CONFIG.encode(), CONTAINERD_FILE)
         images.install_seed(context, machine, version)
         add_group(machine, GROUP)
         if not machine.has_system:
             note_packages(machine, context.store.packages(*PARTS[release]))
+    else:
+        how = _change(machine, services[SERVICE], config)
     firewall.choose(machine, filters)
     if filters == "nftables":
         # With nftables the daemon requires forwarding and does not turn it on itself.
@@ -219,7 +284,63 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     env = daemon_env(topology, node, number, engine.path(context.store, machine, release))
     digest = settings_digest(topology, node)
     preload()
-    changed = False
-    for service in engine.services(context.store, machine, release, env=env, digest=digest):
-        changed |= start(machine, service, timeout=180, context=context)
-    return f"dockerd {version}, docker0 {bip}", changed
+    changed = bool(how)
+    for service in engine.services(
+        context.store,
+        machine,
+        release,
+        env=env,
+        digest=digest,
+        more=restart_digest(topology, node),
+        quiet="log-level" not in config,
+    ):
+        try:
+            changed |= start(machine, service, timeout=180, context=context)
+        except ServiceError as error:
+            _point_at_settings(error, topology, node)
+            raise
+    bridge = f"bridge {config['bridge']}" if "bridge" in config else f"docker0 {bip}"
+    return f"dockerd {version}, {bridge}{how}", changed
+
+
+def _write(machine: Node, config: Mapping[str, Any]) -> None:
+    text = json.dumps(config, indent=1)
+    machine.put(text.encode(), CONFIG)
+    mark(machine, WRITTEN, text)
+
+
+def _change(machine: Node, daemon: ServiceState, config: Mapping[str, Any]) -> str:
+    """Give a node's daemon other settings; return how, in words, or an empty text.
+
+    What somebody has changed in the file stays until the topology's settings change. The daemon
+    is stopped if it has to be started to read them.
+    """
+    try:
+        before = json.loads(marked(machine, WRITTEN) or machine.get(CONFIG))
+    except (FileNotFoundError, ValueError):
+        before = {}
+    keys = (name for name in {**before, **config} if before.get(name) != config.get(name))
+    if not (names := sorted(keys)):
+        return ""
+    said = f"; {', '.join(names)} in daemon.json changed"
+    if daemon.state == "ready" and all(one in RELOADABLE and one in config for one in names):
+        machine.put(json.dumps(config, indent=1).encode(), CONFIG)
+        with Engine(machine) as api:
+            api.reload(lambda: machine.run(["kill", "-HUP", str(daemon.pid)]))
+        _write(machine, config)
+        return f"{said}, reloaded"
+    # The daemon ends with its former settings: with live-restore its containers keep running.
+    machine.stop(SERVICE, grace=STOP_SECONDS)
+    _write(machine, config)
+    return f"{said}, restarted"
+
+
+def _point_at_settings(error: ServiceError, topology: Topology, node: str) -> None:
+    """Add the place of the file's settings to the error of a daemon that does not start."""
+    if daemon_of(topology, node):
+        from testbed.roles.docker.validate import place
+
+        at = place(topology, node, error.log)
+        line = f":{at.line}" if at.line else ""
+        where = f"{topology.source or topology.name}{line}, {'.'.join(map(str, at.path))}"
+        error.hint = f"if its log is about daemon.json, correct {where}"

@@ -6,6 +6,7 @@ container, so it is loaded while the first daemon starts, and only by code that 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import re
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
@@ -31,6 +33,7 @@ T = TypeVar("T")
 DIGEST = "testbed.digest"  # label: the settings a container was made with
 LAB = "testbed.labs"
 PATIENCE = 30.0  # seconds until the first answer; a daemon that takes longer hangs
+RELOAD = 15.0  # seconds until a daemon has read its configuration again
 LIMIT = 300.0  # seconds; a start on a busy machine is slow
 SSH = "docker.transport.sshconn"  # the SDK's adapter for ssh://
 NAME_VARIABLE = "NAME"  # the variable with the name on the image's page
@@ -159,6 +162,28 @@ class Engine:
     def _version(self) -> dict[str, Any]:
         answer = dict(self.api.version())
         return {**answer, "Version": str(answer["Version"])}
+
+    def reload(self, ask: Callable[[], object]) -> None:
+        """Call ``ask``, which makes the daemon read its configuration again, and wait for that.
+
+        Raises LabError if the daemon has not done it in time.
+        """
+        if not self.reading("reload its configuration", self._reload, ask):
+            raise LabError(
+                f"dockerd on {self._node.name} has not accepted its new configuration within "
+                f"{RELOAD:g} s",
+                hint=f"`testbed logs {self._node.name} dockerd` shows why",
+            )
+
+    def _reload(self, ask: Callable[[], object]) -> bool:
+        since = datetime.fromisoformat(str(self.api.info()["SystemTime"])).timestamp()
+        ask()
+        only = {"type": "daemon", "event": "reload"}
+        # The stream ends at its own limit, or with the first event.
+        until = f"{since + RELOAD:.6f}"
+        events = self.api.events(since=f"{since:.6f}", until=until, filters=only)
+        with contextlib.closing(events):
+            return any(True for _ in events)
 
     def has_image(self, name: str) -> bool:
         """Tell whether the daemon has an image of exactly this name and tag."""

@@ -9,8 +9,9 @@ from testbed.nodes.engine import version_of
 from testbed.nodes.marks import note, noted
 from testbed.nodes.seed import DOCKER, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files
+from testbed.roles.docker.daemon_json import remapped
 from testbed.roles.docker.engine import LAB, Engine
-from testbed.roles.docker.section import engine_of
+from testbed.roles.docker.section import daemon_of, engine_of
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:
@@ -36,8 +37,13 @@ def install_seed(context: Context, node: Node, engine: str) -> None:
 
     The daemon must not have run yet. Nothing happens without a seed.
     """
-    if node.shares_files:
+    if node.shares_files and _is_plain(context, node.name):
         install(context.store, node, _seed(context, node.name, engine, bytes))
+
+
+def _is_plain(context: Context, node: str) -> bool:
+    """Tell whether a daemon's images are where a seed has them: not with remapped user IDs."""
+    return not remapped(daemon_of(context.topology, node))
 
 
 def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]) -> Seed:
@@ -95,7 +101,7 @@ def _keep(context: Context, node: str, engine: Engine) -> str:
     Return the reason why this is impossible, or an empty string.
     """
     machine = context.node(node)
-    if engine.names() or not machine.shares_files:
+    if engine.names() or not machine.shares_files or not _is_plain(context, node):
         return ""
     version = version_of(context.store, machine, engine_of(context.topology, node))
     seed = _seed(context, node, version, lambda: harvest(machine, DOCKER))

@@ -15,9 +15,12 @@ from testbed.roles.container import ContainerProcess
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
 
-#: Below dockerd's data root (moby, daemon/container: configFileName).
-FOLDER = "/var/lib/docker/containers"
-LIST = ("find", FOLDER, "-mindepth", "2", "-maxdepth", "2", "-name", "config.v2.json",
+#: Folders below dockerd's data root with the records of containers (moby, daemon/container:
+#: configFileName). With userns-remap, the data root is UID.GID below the usual one.
+DATA = "/var/lib/docker"
+FOLDERS = rf"{DATA}/([0-9]+\.[0-9]+|([0-9]+\.[0-9]+/)?containers(/.*)?)"
+LIST = ("find", DATA, "-regextype", "posix-extended", "-mindepth", "1", "-maxdepth", "4",
+        "(", "-regex", FOLDERS, "-o", "-prune", ")", "-name", "config.v2.json",
         "-exec", "cat", "{}", ";", "-printf", r"\0")  # fmt: skip
 
 

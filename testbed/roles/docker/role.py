@@ -22,6 +22,7 @@ from testbed.roles.docker.section import (
     ROLE,
     DockerOfNode,
     DockerSection,
+    daemon_of,
     engine_of,
     engines,
     firewall_of,
@@ -171,7 +172,11 @@ class Docker(Role):
 
     def kernel_for(self, topology: Topology) -> Iterable[str]:
         more = (firewall.KERNEL.get(one, ()) for one in firewalls(topology))
-        return (*self.kernel, *(name for names in more for name in names))
+        found = [*self.kernel, *(name for names in more for name in names)]
+        nodes = topology.with_role(ROLE)
+        if any(daemon_of(topology, node.name).get("icc") is False for node in nodes):
+            found.append("br_netfilter")  # a bridge's own packets pass iptables only with it
+        return found
 
     def requirements(self, store: Store) -> Iterable[Requirement]:  # noqa: ARG002  none is an artifact
         from testbed import kernel
@@ -229,6 +234,10 @@ class Docker(Role):
         for engine in engines(topology):
             for name in PROGRAMS:
                 program(store, engine, name)
+        if any(daemon_of(topology, node.name) for node in topology.with_role(ROLE)):
+            from testbed.roles.docker import validate
+
+            validate.refuse_invalid(store, topology)
 
     def takes(self, topology: Topology, node: str) -> Takes:
         return Takes(files=256, tasks=22 + 14 * len(topology.containers_on(node)))

@@ -8,6 +8,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.nodes.engine import Release
+from testbed.roles.docker.daemon_json import DaemonJson, merged
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
 from testbed.topology.declare import Block, Draft, Section, key
@@ -45,6 +46,7 @@ class _Release(Shape[Release]):
 
 ENGINE = _Release()
 FIREWALL = Choice("a packet filter", FIREWALLS)
+DAEMON = DaemonJson()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +63,17 @@ class DockerOfNode(Block):
         "Packet filter for Docker's rules on this node. Default: that of the lab.",
         default=None,
     )
+    daemon: Mapping[str, Any] = key(
+        DAEMON,
+        "Keys of daemon.json on this node, in addition to those of the lab, or instead of them. "
+        "null removes one.",
+        default={},
+    )
 
     def fixed(self) -> dict[str, Any]:
-        return {}  # the section's digest has the settings, wherever the file has them
+        # The section's digest has the engine and the packet filter, wherever the file has them.
+        # Other settings change on a running node.
+        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +82,8 @@ class DockerSection(Section):
 
     ``bip`` is docker0's address with its prefix by node. ``engine`` is the engine's release, and
     ``firewall`` the packet filter, of every Docker node without its own: read them with
-    :func:`engine_of` and :func:`firewall_of`.
+    :func:`engine_of` and :func:`firewall_of`. ``daemon`` are keys of daemon.json: read them with
+    :func:`daemon_of`.
     """
 
     role: ClassVar[str] = ROLE
@@ -95,6 +106,11 @@ class DockerSection(Section):
         "Packet filter for Docker's rules. `iptables` is the variant that this machine uses, "
         "iptables-legacy or iptables-nft; `nftables` needs engine 29.",
         default=DEFAULT_FIREWALL,
+    )
+    daemon: Mapping[str, Any] = key(
+        DAEMON,
+        "Keys of daemon.json on all Docker nodes, such as icc. null removes one.",
+        default={},
     )
 
     @classmethod
@@ -120,6 +136,11 @@ def engine_of(topology: Topology, node: str) -> Release:
 def firewall_of(topology: Topology, node: str) -> Firewall:
     """Return the packet filter of a Docker node: its own, or the lab's."""
     return own(topology.nodes[node]).firewall or DockerSection.of(topology).firewall
+
+
+def daemon_of(topology: Topology, node: str) -> dict[str, Any]:
+    """Return the keys of daemon.json that the file has for a Docker node."""
+    return merged(DockerSection.of(topology).daemon, own(topology.nodes[node]).daemon)
 
 
 def engines(topology: Topology) -> dict[Release, str]:
