@@ -9,7 +9,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from testbed import errors  # noqa: F401  (testbed exports it)
+from testbed import errors
 from testbed.labs import lab as labs
 from testbed.labs.live import LiveContainer, LiveLab  # noqa: F401  (testbed exports it)
 from testbed.nodes.base import Node, Result  # noqa: F401  (testbed exports them)
@@ -19,7 +19,7 @@ from testbed.topology import Overrides, Topology, vary
 from testbed.topology import load as load_topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Lab(labs.Lab):
@@ -40,20 +40,31 @@ class Lab(labs.Lab):
         return LiveLab(self.context())
 
 
-def load(topology: str | os.PathLike[str] | Topology, **changes: Any) -> Topology:
-    """Load a topology: a bundled one by name, or a file by path.
+def load(
+    topology: str | os.PathLike[str] | Topology,
+    *,
+    variables: Mapping[str, str] | None = None,
+    **changes: Any,
+) -> Topology:
+    """Load a topology: a bundled one by name, or a file by path (``-`` is standard input).
 
-    ``changes`` are the options of ``testbed up``: ``name``, ``provider``, and those of roles, such
-    as ``backend``, ``docker`` and ``nodes``.  Raises UsageError for an unknown name or a
-    change that does not apply, TopologyError for a file with problems.
+    ``variables`` are filled into the file, and then those of the environment. ``changes`` are the
+    options of ``testbed up``: ``name``, ``provider``, and those of roles, such as ``backend``,
+    ``docker`` and ``nodes``.  Raises UsageError for an unknown name, a change that does not
+    apply or a variable that the file does not have, TopologyError for a file with problems.
 
     >>> load("two-node", backend="udp", name="mine").sections["flannel"].backend
     'udp'
     """
     overrides = Overrides(**changes)
     if isinstance(topology, Topology):
+        if variables:
+            raise errors.UsageError(
+                f"{topology.name} is loaded, and its variables are filled in",
+                hint="load it with other variables",
+            )
         return vary(topology, overrides)
-    return load_topology(topology, overrides)
+    return load_topology(topology, overrides, variables=variables)
 
 
 @contextlib.contextmanager
@@ -62,6 +73,7 @@ def lab(
     *,
     keep: bool = False,
     timeout: float | None = None,
+    variables: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Iterator[LiveLab]:
     """Create a lab, and remove it at the end of the ``with`` block.
@@ -71,13 +83,13 @@ def lab(
         with testbed.lab("two-node", backend="udp") as lab:
             lab.node("node1").run(["ping", "-c1", "node2"])
 
-    ``topology`` and ``changes`` are as in :func:`load`.  A lab that already runs is updated,
-    and keeps running at the end.  With ``keep`` the lab also keeps running when the block raises,
-    for inspection.  ``timeout`` limits its creation, in seconds.  If the process is killed, its
-    lab keeps running: ``testbed down NAME`` removes it.
+    ``topology``, ``variables`` and ``changes`` are as in :func:`load`.  A lab that already runs is
+    updated, and keeps running at the end.  With ``keep`` the lab also keeps running when the block
+    raises, for inspection.  ``timeout`` limits its creation, in seconds.  If the process is killed,
+    its lab keeps running: ``testbed down NAME`` removes it.
     Raises UsageError, TopologyError, MachineError, LabError, Interrupted.
     """
-    wanted = load(topology, **changes)
+    wanted = load(topology, variables=variables, **changes)
     need_root("creating a lab")
     one = Lab(wanted.name)
     was_there = one.name in labs.labs(one.settings)

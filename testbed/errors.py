@@ -112,7 +112,8 @@ class UsageError(TestbedError, ValueError):
 class Problem:
     """One problem of a file: a topology, or a file of a catalogue.
 
-    ``line`` and ``column`` count from 1; 0 means the whole file.
+    ``line`` and ``column`` count from 1; 0 means the whole file. ``file`` is the file if it is
+    not the one that was asked for, but one that it includes.
     """
 
     line: int
@@ -120,20 +121,24 @@ class Problem:
     wanted: str
     seen: str
     hint: str
+    file: str = ""
 
     def format(self, source: str) -> str:
-        place = source
+        place = self.file or source
         if self.line:
             place += f":{self.line}:{self.column}" if self.column else f":{self.line}"
         return f"{place}: wanted {self.wanted}, saw {self.seen}; {self.hint}"
 
 
 class TopologyError(UsageError):
-    """A topology file with one or more problems, in the order of its lines."""
+    """A topology file with one or more problems, in the order of its lines.
+
+    Those of included files come last.
+    """
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source
-        self.problems = tuple(sorted(problems))
+        self.problems = tuple(sorted(problems, key=lambda one: (one.file, one)))
         super().__init__("\n".join(p.format(source) for p in self.problems))
 
 

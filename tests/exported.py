@@ -17,8 +17,8 @@ SECONDS = 300.0  # for hanging only
 ODD = """\
 name: 1a-very-long-name-of-a-lab
 description: |
-  It's "odd": 50% of $HOME; a#b %% {x}
-  -- second line {{ .Unknown }} ${UNKNOWN:?} %%{init: {'theme': 'dark'}}%%
+  It's "odd": 50% of $$HOME; a#b %% {x}
+  -- second line {{ .Unknown }} $${UNKNOWN:?} %%{init: {'theme': 'dark'}}%%
 networks:
   lan: {subnet: 10.0.0.0/24}
   full: {subnet: 192.168.121.0/30}
@@ -40,9 +40,9 @@ docker:
 containers:
   end:
     node: n-host
-    command: [sh, -c, 'echo "$X" "#{a}"; exec sleep 999']
-    env: {A: "it's $Y", B: "22:22", C: "1e3", D: "08"}
-    healthcheck: {test: [CMD, test, -n, $HOSTNAME], interval: 1m30s, timeout: 500ms, retries: 3}
+    command: [sh, -c, 'echo "$$X" "#{a}"; exec sleep 999']
+    env: {A: "it's $$Y", B: "22:22", C: "1e3", D: "08"}
+    healthcheck: {test: [CMD, test, -n, $$HOSTNAME], interval: 1m30s, timeout: 500ms, retries: 3}
     publish: ["2222:22", "10.0.0.3:8080:80/udp"]
   side: {node: host, network: "container:web", env: {PORT: "81"}, ready: {port: 81}}
   web: {node: host, publish: ["2222:22"]}

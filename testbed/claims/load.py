@@ -101,7 +101,7 @@ class _File(Reader):
                 # One byte more than allowed is enough to detect a file that is too large.
                 text = to_text(file.read(MAX_BYTES + 1), self.problems)
             empty = ("content", "write an entry, or remove the file")
-            return from_text(text, self.problems, empty=empty)
+            return from_text(text, self.problems, empty=empty, plain=True)
         except TopologyError:
             return None
         except OSError as error:

@@ -291,10 +291,23 @@ def variant_options(function: F) -> F:
             help=f"Default provider for nodes that don't set one: {', '.join(PROVIDERS)}.",
         ),
         click.option("--name", metavar="NAME", help="Name of the lab."),
+        click.option(
+            "--set", multiple=True, metavar="VAR=VALUE", callback=_assigned,
+            help="Set a variable of the file, instead of the environment; repeatable.",
+        ),
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def _assigned(_ctx: object, _param: object, words: tuple[str, ...]) -> dict[str, str] | None:
+    """Return the variables of ``--set``; None without any."""
+    if not words:
+        return None
+    from testbed.topology.variables import assigned
+
+    return assigned(words)
 
 
 def catalogue_option(function: F) -> F:
@@ -334,7 +347,7 @@ def image_options(function: F) -> F:
 
 
 def load_variant(topology: str, artifacts: tuple[str, ...] = (), **variant: Any) -> Topology:
-    """Return the topology of a name or path, with variant options applied.
+    """Return the topology of a name or path, with variant options and variables applied.
 
     Without options, the name of a lab that was created from a file selects the recorded topology.
     ``artifacts`` are ``--artifact`` options, for programs that read other tools' files.
@@ -342,14 +355,20 @@ def load_variant(topology: str, artifacts: tuple[str, ...] = (), **variant: Any)
     from testbed.topology.load import Overrides, is_path, load, names
 
     given = {key: value for key, value in variant.items() if value is not None}
-    if not (given or is_path(topology) or topology in names()):
+    variables = given.pop("set", None)
+    if not (given or variables or is_path(topology) or topology in names()):
         from testbed.labs.lab import Lab
 
         lab = Lab(topology, make_settings())
         if lab.settings.state.read(topology):
             return to_update(lab)
     overrides = Overrides(**given) if given else None
-    return load(topology, overrides, store=lambda: make_settings(artifacts=artifacts).store)
+    return load(
+        topology,
+        overrides,
+        store=lambda: make_settings(artifacts=artifacts).store,
+        variables=variables,
+    )
 
 
 def to_update(lab: Lab) -> Topology:
@@ -366,7 +385,8 @@ def recorded(lab: Lab) -> Topology:
 
     Raises NoSuchLab.
     """
-    return replace(lab.topology(), file=lab.record().source)
+    record = lab.record()
+    return replace(lab.topology(), file=record.source, variables=record.variables)
 
 
 def complete_labs(_ctx: Any, _param: Any, incomplete: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from testbed.requirement import need_root
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
+    from testbed.labs.state import Record
     from testbed.labs.status import NodeStatus, Status
     from testbed.roles.part import Part
 
@@ -31,8 +33,9 @@ def command(lab: str | None, as_json: bool) -> int:
 
     meant = common.lab_meant(common.make_settings(), lab)
     found = status(meant.remains(), meant.stopped())
+    record = meant.record()
     if as_json:
-        common.print_json(found.to_dict())
+        common.print_json({**found.to_dict(), "variables": record.variables})
     else:
         state = click.style("up", fg="green") if found.ok else click.style("not whole", fg="red")
         place = f", attached at {meant.attached}" if meant.attached else ""
@@ -41,6 +44,7 @@ def command(lab: str | None, as_json: bool) -> int:
         for network in found.networks:
             if not network.ok:
                 click.echo(f"  network    {_part(network)}")
+        _show_variables(record)
         for node in found.nodes:
             _show(node, node.provider if mixed else "")
         if any(STOPPED in {node.state, *(s.state for s in node.services)} for node in found.nodes):
@@ -48,6 +52,23 @@ def command(lab: str | None, as_json: bool) -> int:
         elif not found.ok:
             click.echo(f"  -> {_remedy(meant, found)}")
     return 0 if found.ok else EXIT_NOT_OK
+
+
+def _show_variables(record: Record) -> None:
+    """Show the values of the file's variables, and those of a later `up` of the file."""
+    if not record.variables:
+        return
+    from testbed.labs import origin
+
+    later = origin.later(record)
+    for name, value in record.variables.items():
+        words = f"{name}={value}"
+        if name in later:
+            now = later[name]
+            keep = f"--set {shlex.quote(words)} keeps it"
+            other = "no value" if now is None else f"the value {now!r}"
+            words += f"  (without options, `up` of the file gives it {other} now; {keep})"
+        click.echo(f"  variable   {words}")
 
 
 def _remedy(lab: Lab, found: Status) -> str:

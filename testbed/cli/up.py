@@ -60,10 +60,10 @@ def command(
 ) -> None:
     """Create or update a lab.
 
-    TOPOLOGY is a name from `testbed topologies`, a file, or the name of a running
-    lab to repair. A second `up` does nothing. After a change in the file, `up` changes
-    only what differs. --lab repairs a lab with the options that it was created with.
-    After a failure, `up` removes what it created, unless --keep is set.
+    TOPOLOGY is a name from `testbed topologies`, a file, - for standard input, or the
+    name of a running lab to repair. A second `up` does nothing. After a change in the
+    file, `up` changes only what differs. --lab repairs a lab with the options that it
+    was created with. After a failure, `up` removes what it created, unless --keep is set.
     """
     wanted = _wanted(topology, lab_name, artifacts, variant)
     need_root("`testbed up`")

@@ -172,6 +172,8 @@ class Lab:
             self._refuse_other_fabric(topology)
             nodes = provider.nodes(self.name)
             self._refuse_other(record, topology, nodes, watch, replace=asked.replace)
+            if nodes and record and record.variables:
+                _tell_changes(record.variables, topology, watch)
             self._fetch(topology)
             store = self.settings.store
             outdated = {*provider.outdated(self.name, topology)}
@@ -476,6 +478,14 @@ def _waits(watch: Watch) -> Callable[[str], None]:
     return waiting
 
 
+def _tell_changes(before: Mapping[str, str], topology: Topology, watch: Watch) -> None:
+    from testbed.topology.tree import quote
+    from testbed.topology.variables import changed
+
+    for name, (old, new) in changed(before, topology.variables).items():
+        watch.words(f"{name} is {quote(new)} now; it was {quote(old)} in lab {topology.name}")
+
+
 def _record(
     topology: Topology, began: float, done: list[running.Done], versions: Mapping[str, str]
 ) -> Record:
@@ -491,6 +501,7 @@ def _record(
             for d in done
         ],
         versions=dict(versions),
+        variables=dict(topology.variables),
     )
 
 

@@ -16,6 +16,8 @@ from testbed.spelling import is_a_path
 from testbed.topology.load import file_of, load
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from testbed.labs.lab import Settings
     from testbed.labs.state import Record, State
     from testbed.topology.model import Topology
@@ -59,6 +61,33 @@ def words(record: Record | None) -> str:
     if not Path(record.source).is_absolute():
         return f"{record.source} in an unknown folder (recorded by an earlier version)"
     return record.source if is_known(record.source) else f"{record.source} (which no longer exists)"
+
+
+def later(record: Record) -> dict[str, str | None]:
+    """Return the variables of a lab to which its file gives another value now, with that value.
+
+    None stands for a variable without a value now. An unreadable file gives none.
+    """
+    if not (record.variables and is_known(record.source)):
+        return {}
+
+    from testbed.topology.variables import changed
+
+    def loaded(variables: Mapping[str, str]) -> Mapping[str, str] | None:
+        try:
+            return load(record.source, variables=variables).variables
+        except TestbedError:
+            return None
+
+    now = loaded({})
+    if now is not None:
+        return {name: new for name, (_, new) in changed(record.variables, now).items()}
+    unset = {name: value for name, value in record.variables.items() if name not in os.environ}
+    return {
+        name: None
+        for name in unset
+        if loaded(unset) and not loaded({n: v for n, v in unset.items() if n != name})
+    }
 
 
 def named(settings: Settings, name: str) -> str:

@@ -45,7 +45,7 @@ class Record:
 
     Points in time are Unix seconds, durations are seconds. ``source`` is the topology's file
     (:attr:`Topology.file`), empty if there was none. Versions before 0.2 recorded the path as it
-    was typed.
+    was typed. ``variables`` are the values of the file's variables.
     """
 
     lab: str
@@ -55,6 +55,7 @@ class Record:
     seconds: float = 0.0
     steps: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def attached(self) -> str:
@@ -107,7 +108,12 @@ class State:
             record = Record(**data)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
-        whole = isinstance(record.topology, dict) and isinstance(record.source, str)
+        whole = (
+            isinstance(record.topology, dict)
+            and isinstance(record.source, str)
+            and isinstance(record.variables, dict)
+            and all(isinstance(value, str) for value in record.variables.values())
+        )
         return record if record.lab == lab and whole else None
 
     def write(self, record: Record) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeV
 from testbed import registry
 from testbed.errors import MachineError
 from testbed.topology import shapes, tree
+from testbed.topology.keys import EXTENSION
 
 if TYPE_CHECKING:
     from testbed.roles.base import Role
@@ -466,6 +467,7 @@ def schema_of(kind: type[Block]) -> dict[str, Any]:
     out: dict[str, Any] = {
         "type": "object",
         "properties": properties,
+        "patternProperties": {f"^{EXTENSION}": {}},
         "additionalProperties": False,
     }
     required = list(keys.required)

@@ -60,3 +60,5 @@ TESTS = ("CMD", "CMD-SHELL", "NONE")
 READY_SECONDS = 60.0
 #: A fault's kind, target and amount: testbed.faults.model defines the arguments of each kind.
 FAULT = r"(" + "|".join(KINDS) + r")( [^ ]+){1,3}"
+#: Beginning of keys that are ignored, as in Compose (compose-spec, 11-extension.md).
+EXTENSION = "x-"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from testbed.topology import tree
 from testbed.topology.build import build
 from testbed.topology.declare import keys_of
 from testbed.topology.format import format_of, is_named_by_any
-from testbed.topology.model import Topology
+from testbed.topology.model import INCLUDE, Topology
 from testbed.topology.tree import Problems, nearest, quote
 from testbed.topology.variant import Overrides, vary
 
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from collections import abc
 
     from testbed.topology.format import GetStore
+    from testbed.topology.tree import Tree
+    from testbed.topology.variables import Variables
 
 __all__ = [
+    "STDIN",
     "Overrides",
     "beside",
     "file_of",
@@ -40,6 +44,9 @@ __all__ = [
     "names",
     "vary",
 ]
+
+STDIN = "-"  #: in the place of a path: standard input
+STDIN_SHOWN = "<stdin>"
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -57,23 +64,29 @@ def load(
     overrides: Overrides | None = None,
     *,
     store: GetStore | None = None,
+    variables: abc.Mapping[str, str] | None = None,
 ) -> Topology:
-    """Load a topology by its name, if it is shipped, or by its path.
+    """Load a topology by its name, if it is shipped, or by its path; ``-`` is standard input.
 
     A text is a path if it contains a slash, ends in .yaml or .yml, or is an existing file. The file
     can be of another tool's format (:mod:`testbed.topology.format`), whose programs come from
-    ``store``, by default the user's. Raises UsageError for an unknown name or an override that does
-    not apply, TopologyError for a file with problems, ArtifactError for a missing program.
+    ``store``, by default the user's. ``variables`` are filled in, and then those of the
+    environment. Raises UsageError for an unknown name, an override that does not apply or a given
+    variable that the file does not have, TopologyError for a file with problems, ArtifactError for
+    a missing program.
     """
     text = os.fspath(name_or_path)
+    if text == STDIN:
+        found = load_text(_read_stdin(), STDIN_SHOWN, variables)
+        return vary(found, overrides) if overrides else found
     if is_path(text):
-        path, found = text, _load_file(text, store)
+        path, found = text, _load_file(text, store, variables)
     else:
         shipped = names()
         if text not in shipped:
             raise UsageError(f"no topology {quote(text)}", hint=_unknown(text, shipped))
         path = str(shipped[text])
-        found = load_text(_read(path), path)
+        found = load_text(_read(path), path, variables)
     topology = replace(found, file=file_of(path))
     return vary(topology, overrides) if overrides else topology
 
@@ -95,11 +108,19 @@ def file_of(path: str | os.PathLike[str]) -> str:
     return file if stat.S_ISREG(mode) and Path(file).exists() else ""
 
 
-def _load_file(path: str, store: GetStore | None) -> Topology:
+def _load_file(
+    path: str, store: GetStore | None, variables: abc.Mapping[str, str] | None
+) -> Topology:
     text = _read(path)
     kind = format_of(Path(path), text)
     if kind is None:
-        return load_text(text, path)
+        return load_text(text, path, variables)
+    if variables:
+        raise UsageError(
+            f"{path} is a file of {kind.name}",
+            where="--set",
+            hint="set its variables in the environment",
+        )
     problems = Problems(path)
     found = kind.read(Path(path), text, problems, store)
     if problems:
@@ -108,19 +129,64 @@ def _load_file(path: str, store: GetStore | None) -> Topology:
     return build(syntax.from_data(found, problems), problems)
 
 
-def load_text(text: str, source: str) -> Topology:
+def load_text(text: str, source: str, variables: abc.Mapping[str, str] | None = None) -> Topology:
     """Load a topology from YAML text.
 
-    ``source`` names it in messages. Raises TopologyError.
+    ``source`` names it in messages; files that it includes are beside this path. ``variables`` are
+    filled in, and then those of the environment. Raises TopologyError, and UsageError for a given
+    variable that the text does not have.
     """
     problems = Problems(source)
-    root = syntax.from_text(text, problems)
+    parser = _Parser(problems, variables)
+    root = parser.tree(text)
+    if isinstance(root, tree.Mapping) and INCLUDE in root.entries:
+        from testbed.topology.include import whole
+
+        root = whole(root, problems, parser.file)
     keys = keys_of(Topology)
     for name, entry in root.entries.items() if isinstance(root, tree.Mapping) else ():
         if name in keys and keys[name].own:
             hint = "remove it: testbed sets it for other tools' files"
             problems.add(entry.key, "a known key", quote(name), hint)
-    return build(root, problems)
+    if variables and not problems:
+        parser.variables.refuse_unused(source)
+    topology = build(root, problems)
+    used = parser.used
+    return replace(topology, variables=used) if used else topology
+
+
+class _Parser:
+    """Parses the texts of a topology and of the files that it includes."""
+
+    def __init__(self, problems: Problems, given: abc.Mapping[str, str] | None) -> None:
+        self._problems = problems
+        self._given = given
+        self._variables: Variables | None = None
+
+    @property
+    def variables(self) -> Variables:
+        """The variables of all texts."""
+        if self._variables is None:
+            from testbed.topology.variables import Variables
+
+            self._variables = Variables(self._given)
+        return self._variables
+
+    @property
+    def used(self) -> dict[str, str]:
+        """The values of the variables that were filled in."""
+        return self._variables.used if self._variables else {}
+
+    def tree(self, text: str) -> Tree:
+        return syntax.from_text(
+            text, self._problems, variables=self.variables if "$" in text else None
+        )
+
+    def file(self, path: Path) -> Tree:
+        """Return the tree of an included file.  Raises TopologyError, OSError, ValueError."""
+        with path.open("rb") as file:
+            data = file.read(syntax.MAX_BYTES + 1)
+        return self.tree(syntax.to_text(data, self._problems))
 
 
 def beside(folder: Path) -> list[Path]:
@@ -160,7 +226,7 @@ def _unknown(name: str, shipped: abc.Mapping[str, Path]) -> str:
 
 def is_path(text: str) -> bool:
     """Tell whether :func:`load` interprets a text as a path, not as a name."""
-    if is_a_path(text):
+    if text == STDIN or is_a_path(text):
         return True
     try:
         return Path(text).is_file()
@@ -179,13 +245,29 @@ def _read(path: str) -> str:
             # One byte more than allowed is enough to detect a file that is too large.
             data = file.read(syntax.MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        seen, hint = _why(error, path)
+        seen, hint = why_unreadable(error, path)
         problems.add_at(0, 0, "a topology file", seen, hint)
         raise problems.error() from None
     return syntax.to_text(data, problems)
 
 
-def _why(error: OSError | ValueError, path: str) -> tuple[str, str]:
+def _read_stdin() -> str:
+    """Return the text of standard input.
+
+    Raises TopologyError if it is closed, unreadable or not text.
+    """
+    problems = Problems(STDIN_SHOWN)
+    try:
+        data = sys.stdin.buffer.read(syntax.MAX_BYTES + 1) if sys.stdin else None
+    except (OSError, ValueError):
+        data = None
+    if data is None:
+        problems.add_at(0, 0, "a topology", "a closed standard input", "pipe a topology into it")
+        raise problems.error()
+    return syntax.to_text(data, problems)
+
+
+def why_unreadable(error: OSError | ValueError, path: str) -> tuple[str, str]:
     """Return seen and hint for an unreadable file."""
     if isinstance(error, FileNotFoundError):
         hint = "check the path"

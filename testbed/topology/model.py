@@ -59,7 +59,7 @@ from testbed.topology.shapes import (
     table,
     whole,
 )
-from testbed.topology.tree import quote
+from testbed.topology.tree import describe, quote
 
 if TYPE_CHECKING:
     from testbed.topology.read import Reader
@@ -73,6 +73,9 @@ NODE_FORM = 2
 FIRST_DIGEST: Mapping[str, Any] = {"bip": "None"}
 #: MTU of the links between nodes, in bytes.
 MTU = 1500
+
+#: The key that testbed.topology.include resolves before a topology is built.
+INCLUDE = "include"
 
 INTERFACE_NAME = Name("an interface", keys.INTERFACE, keys.INTERFACE_MAX, reserved.LINKS)
 NAMESPACE_NAME = Name("a namespace", keys.NAMESPACE, keys.LABEL_MAX)
@@ -296,13 +299,27 @@ class _Faults(Shape[Mapping[str, Fault]]):
         return {name: fault.words for name, fault in value.items()}
 
 
+class _Files(Shape[tuple[str, ...]]):
+    """Files to include: one, or a list.  A topology that is read has them included."""
+
+    def schema(self) -> dict[str, Any]:
+        one = {"type": "string", "minLength": 1}
+        return {"anyOf": [one, {"type": "array", "items": one}]}
+
+    def read(self, read: Reader, at: Tree | None) -> None:
+        if at is not None:
+            hint = "include them before"
+            read.problems.add(at, "a topology without files to include", describe(at), hint)
+
+
 @dataclass(frozen=True, slots=True)
 class Topology(Block):
     """A whole topology.
 
     ``sections`` are those of roles, by role (see :meth:`Section.of`). ``source`` is the file's
     name as the user gave it, for messages only. ``file`` is its absolute path with symbolic links
-    resolved, empty for a topology without a file.
+    resolved, empty for a topology without a file. ``variables`` are the values of the variables
+    that were filled in.
     """
 
     name: str = key(LAB_NAME, "Name of the lab.", required=True, default="")
@@ -350,12 +367,19 @@ class Topology(Block):
         "Pairs of virtual Ethernet interfaces.",
         default=(),
     )
+    include: tuple[str, ...] = key(
+        _Files(),
+        "Files whose keys are used where this file does not have them, relative to its folder.",
+        name=INCLUDE,
+        default=(),
+    )
     foreign: Foreign | None = key(
         Nested(Foreign), "The file of another tool that it was read from.", default=None, own=True
     )
     source: str = field(default="", compare=False)
     _underlay: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
     file: str = field(default="", compare=False)
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:

@@ -45,12 +45,15 @@ class Reader:
     def mapping(
         self, at: Tree | None, known: Keys, wanted: str = "a mapping"
     ) -> tree.Mapping | None:
-        """Read a mapping that has only known keys and all required ones."""
+        """Read a mapping that has only known keys and all required ones.
+
+        Keys that begin with ``x-`` are ignored (compose-spec, 11-extension.md).
+        """
         required = list(known.required)
         found = self.table(at, wanted, empty=not required)
         if found is None:
             return None
-        self.known_only(found, known)
+        self.known_only(found, known, keys.EXTENSION)
         for name in required:
             if name not in found.entries:
                 about = known[name].description
@@ -58,10 +61,12 @@ class Reader:
                 self.problems.add(found, f"the key {name!r}", "none", hint)
         return found
 
-    def known_only(self, found: tree.Mapping, known: abc.Collection[str]) -> None:
-        """Refuse the unknown keys of a mapping."""
+    def known_only(
+        self, found: tree.Mapping, known: abc.Collection[str], ignored: str | None = None
+    ) -> None:
+        """Refuse the unknown keys of a mapping, except those with an ignored beginning."""
         for name, entry in found.entries.items():
-            if name not in known:
+            if name not in known and not (ignored and name.startswith(ignored)):
                 self.problems.add(entry.key, "a known key", quote(name), nearest(name, known))
 
     def table(
@@ -99,6 +104,8 @@ class Reader:
             if "\0" not in at.value and at.value.isprintable():
                 return at.value
             return self._long_text(at, at.value)
+        if isinstance(at, tree.Filled):
+            return self._long_text(at, at.text)
         hint = "write text here"
         if isinstance(at, tree.Scalar) and at.value is not None:
             quoted = f'quote it: "{at.text}"' if len(at.text) < 60 else "quote it"

@@ -2,9 +2,10 @@
 
 See :mod:`testbed.topology.tree`. Topologies and catalogues of claims are read by it. Only the
 part of YAML that they need is accepted: one document of mappings with text keys, sequences and
-scalars. Anchors, aliases, merge keys and tags are errors, and so are values that YAML 1.1 and 1.2
-interpret differently. The parser's events are checked one by one, so nothing is expanded or built
-before it has been checked.
+scalars, in topologies also anchors, aliases, merge keys and variables. Tags are errors, and so are
+values that YAML 1.1 and 1.2 interpret differently. The parser's events are checked one by one. What
+aliases stand for is copied, so the sum of these copies is limited: a short file could otherwise
+stand for more than fits into memory.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import math
 import re
 from collections import abc
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import TopologyError
 from testbed.topology.tree import (
     Broken,
     Entry,
+    Filled,
     Mapping,
     Path,
     Problems,
@@ -25,16 +28,22 @@ from testbed.topology.tree import (
     Sequence,
     Tree,
     describe,
+    nearest,
     quote,
 )
 
 if TYPE_CHECKING:
     import yaml
 
+    from testbed.topology.variables import Variables
+
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "from_data", "from_text", "to_text"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+#: Characters of all copies for aliases and of all values of variables, each with one more.
+MAX_COPIED = MAX_BYTES
+MERGE = "<<"  # yaml.org/type/merge.html
 
 #: Characters that YAML 1.1 does not define as printable (section 5.1).
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -89,11 +98,20 @@ def to_text(data: bytes, problems: Problems) -> str:
 EMPTY = ("a mapping with 'name' and 'nodes'", "write a topology")
 
 
-def from_text(text: str, problems: Problems, *, empty: tuple[str, str] = EMPTY) -> Tree:
+def from_text(
+    text: str,
+    problems: Problems,
+    *,
+    empty: tuple[str, str] = EMPTY,
+    plain: bool = False,
+    variables: Variables | None = None,
+) -> Tree:
     """Return the tree of a YAML text; ``empty`` is wanted and hint for a text without content.
 
-    Errors that do not stop the parser are added to ``problems``. Raises TopologyError if the text
-    is too long, not YAML, empty, or nested too deeply.
+    ``plain`` refuses anchors and aliases. ``variables`` are filled into scalars; without them, a
+    dollar sign has no meaning. Errors that do not stop the parser are added to ``problems``. Raises
+    TopologyError if the text is too long, not YAML, empty, nested too deeply, or if aliases and
+    variables stand for too much.
     """
     if len(text) > MAX_BYTES:
         raise _too_big(problems)
@@ -108,7 +126,7 @@ def from_text(text: str, problems: Problems, *, empty: tuple[str, str] = EMPTY) 
 
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     try:
-        return _Composer(events, problems).document(empty)
+        return _Composer(events, problems, variables, plain=plain).document(empty)
     except TopologyError:  # a ValueError, too
         raise
     except yaml.MarkedYAMLError as error:
@@ -152,6 +170,8 @@ def _not_yaml(error: yaml.MarkedYAMLError, text: str, problems: Problems) -> Non
     hint = "look for a missing quote, bracket, comma or colon, or a wrong indentation"
     if "mapping values" in what:
         hint = "check the indentation, and quote a value that holds ': '"
+    elif "while parsing a flow" in what and "${" in here:
+        hint = "quote a value with ${...} inside of braces or brackets"
     elif "cannot start any token" in what:
         hint = "quote a value that begins with this character"
     problems.add_at(line, column, "YAML", what, hint)
@@ -160,12 +180,23 @@ def _not_yaml(error: yaml.MarkedYAMLError, text: str, problems: Problems) -> Non
 class _Composer:
     """Builds a tree from a parser's events."""
 
-    def __init__(self, events: abc.Iterator[yaml.Event], problems: Problems) -> None:
+    def __init__(
+        self,
+        events: abc.Iterator[yaml.Event],
+        problems: Problems,
+        variables: Variables | None,
+        *,
+        plain: bool,
+    ) -> None:
         import yaml
 
         self._yaml = yaml
         self._events = events
         self._problems = problems
+        self._variables = variables
+        self._plain = plain
+        self._anchors: dict[str, Tree | None] = {}  # None for a value that is not complete yet
+        self._copied = 0
 
     def document(self, empty: tuple[str, str]) -> Tree:
         yaml = self._yaml
@@ -189,44 +220,118 @@ class _Composer:
         mark = event.start_mark
         self._problems.add(Broken(path, mark.line + 1, mark.column + 1), wanted, seen, hint)
 
-    def _tree(self, event: Any, path: Path) -> Tree:
+    def _tree(self, event: Any, path: Path, *, fills: bool = True) -> Tree:
         yaml = self._yaml
-        line, column = event.start_mark.line + 1, event.start_mark.column + 1
         if isinstance(event, yaml.AliasEvent):
-            seen, hint = f"the alias *{event.anchor}", "write the value out"
-            self._refuse(event, path, "a plain value", seen, hint)
-            return Broken(path, line, column)
-        broken = self._decorated(event, path)
+            return self._alias(event, path)
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        broken = event.tag is not None and self._tagged(event, path)
+        anchor = event.anchor
+        if anchor is not None:
+            if self._plain:
+                seen = f"the anchor &{anchor}"
+                self._refuse(event, path, "a value without an anchor", seen, "remove the anchor")
+            self._anchors[anchor] = None
         if len(path) > MAX_DEPTH:
-            wanted = f"at most {MAX_DEPTH} levels"
-            self._refuse(event, path, wanted, "one more", "remove levels")
-            raise self._problems.error()
+            self._too_deep(Broken(path, line, column))
         if isinstance(event, yaml.ScalarEvent):
-            tree: Tree = self._scalar(event, path, line, column)
+            tree: Tree = self._scalar(event, path, line, column, fills=fills)
         elif isinstance(event, yaml.SequenceStartEvent):
             tree = Sequence(path, line, column, tuple(self._items(path)))
         else:
             tree = Mapping(path, line, column, self._entries(path))
-        return Broken(path, line, column) if broken else tree
+        if broken:
+            tree = Broken(path, line, column)
+        if anchor is not None:
+            self._anchors[anchor] = tree
+        return tree
 
-    def _decorated(self, event: Any, path: Path) -> bool:
-        """Report an anchor or a tag.
+    def _too_deep(self, at: Tree) -> None:
+        wanted = f"at most {MAX_DEPTH} levels"
+        self._problems.add(at, wanted, "one more", "remove levels")
+        raise self._problems.error()
 
-        Return True if the value is unusable because of it.
-        """
-        if event.anchor is not None:
-            seen = f"the anchor &{event.anchor}"
-            self._refuse(event, path, "a value without an anchor", seen, "remove the anchor")
-        if event.tag is not None:
-            seen = f"the tag {quote(event.tag.replace('tag:yaml.org,2002:', '!!'))}"
-            self._refuse(event, path, "a value without a tag", seen, "remove the tag")
-        return event.tag is not None
+    def _tagged(self, event: Any, path: Path) -> bool:
+        """Report a tag, which makes a value unusable."""
+        seen = f"the tag {quote(event.tag.replace('tag:yaml.org,2002:', '!!'))}"
+        self._refuse(event, path, "a value without a tag", seen, "remove the tag")
+        return True
 
-    def _scalar(self, event: Any, path: Path, line: int, column: int) -> Scalar:
+    def _alias(self, event: Any, path: Path) -> Tree:
+        """Return a copy of the value that an alias stands for."""
+        name = event.anchor
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        found = self._anchors.get(name)
+        if self._plain:
+            self._refuse(event, path, "a plain value", f"the alias *{name}", "write the value out")
+        elif found is not None:
+            return self._copy(found, path, f"used by *{name} in line {line}")
+        elif name in self._anchors:
+            seen = f"*{name} inside of &{name}"
+            hint = "write the value out, or move the anchor"
+            self._refuse(event, path, "a value that does not contain itself", seen, hint)
+        else:
+            known = [f"*{one}" for one in self._anchors]
+            hint = nearest(f"*{name}", known, f"write &{name} before the value, or quote the text")
+            self._refuse(event, path, "an alias of an anchor above it", f"*{name}", hint)
+        return Broken(path, line, column)
+
+    def _copy(self, tree: Tree, path: Path, use: str = "") -> Tree:
+        """Return a value at another path; ``use`` says by what alias."""
+        if len(path) > MAX_DEPTH:
+            self._too_deep(tree)
+        self._copies(len(tree.text) if isinstance(tree, Scalar) else 0, tree)
+        made: Tree
+        if isinstance(tree, Mapping):
+            entries = {}
+            for name, entry in tree.entries.items():
+                below = (*path, name)
+                key, value = self._copy(entry.key, below, use), self._copy(entry.value, below, use)
+                assert isinstance(key, Scalar), "a key is a scalar, and so is its copy"
+                entries[name] = Entry(key, value)
+            made = Mapping(path, tree.line, tree.column, entries)
+        elif isinstance(tree, Sequence):
+            items = tuple(self._copy(one, (*path, i), use) for i, one in enumerate(tree.items))
+            made = Sequence(path, tree.line, tree.column, items)
+        else:
+            made = replace(tree, path=path)
+        self._problems.stands_for(made, tree)
+        if use:
+            self._problems.is_used(made, use)
+        return made
+
+    def _copies(self, size: int, at: Tree) -> None:
+        """Count a copied value.  Raises TopologyError if there are too many."""
+        self._copied += size + 1
+        if self._copied > MAX_COPIED:
+            wanted = f"at most {MAX_COPIED >> 20} MiB of values by aliases and variables"
+            self._problems.add(at, wanted, "more", "use fewer of them")
+            raise self._problems.error()
+
+    def _scalar(self, event: Any, path: Path, line: int, column: int, *, fills: bool) -> Tree:
+        text = event.value
+        if "$" in text and fills and self._variables is not None:
+            return self._filled(event, path, line, column)
         if event.style:  # quoted, or a block: always text
-            return Scalar(path, line, column, event.value, event.value)
-        value, surprise = resolve(event.value)
-        return Scalar(path, line, column, value, event.value, surprise)
+            return Scalar(path, line, column, text, text)
+        value, surprise = resolve(text)
+        return Scalar(path, line, column, value, text, surprise)
+
+    def _filled(self, event: Any, path: Path, line: int, column: int) -> Tree:
+        """Return a scalar with its variables filled in."""
+        from testbed.topology.variables import Unfilled
+
+        at = Broken(path, line, column)
+        assert self._variables is not None, "else a dollar sign has no meaning"
+        try:
+            text, names = self._variables.fill(event.value)
+        except Unfilled as error:
+            self._problems.add(at, error.wanted, error.seen, error.hint)
+            return at
+        self._copies(len(text), at)
+        if not names:
+            return Scalar(path, line, column, text, text)
+        return Filled(path, line, column, resolve(text)[0], text, variables=names)
 
     def _items(self, path: Path) -> abc.Iterator[Tree]:
         index = 0
@@ -236,30 +341,65 @@ class _Composer:
 
     def _entries(self, path: Path) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
+        merged: set[str] = set()
         while not isinstance(event := next(self._events), self._yaml.MappingEndEvent):
             # A key that is not text has a depth, too.
-            key = self._tree(event, (*path, "?"))
+            key = self._tree(event, (*path, "?"), fills=False)
             name = key.value if isinstance(key, Scalar) else None
             below = (*path, name) if isinstance(name, str) else (*path, "?")
             value = self._tree(next(self._events), below)
-            if self._good_key(key, event, path, entries) and isinstance(key, Scalar):
-                key = Scalar(below, key.line, key.column, key.value, key.text)
-                entries[key.text] = Entry(key, value)
+            if name == MERGE and not (self._plain or getattr(event, "style", None)):
+                self._merge(value, path, entries, merged)
+            elif self._good_key(key, event, path, entries, merged) and isinstance(key, Scalar):
+                made = Scalar(below, key.line, key.column, key.value, key.text)
+                if self._anchors:
+                    self._problems.stands_for(made, key)
+                entries[key.text] = Entry(made, value)
+                merged.discard(key.text)
         return entries
 
-    def _good_key(self, key: Tree, event: Any, path: Path, seen: abc.Mapping[str, Entry]) -> bool:
+    def _merge(self, value: Tree, path: Path, entries: dict[str, Entry], merged: set[str]) -> None:
+        """Add the entries of a merge key's mappings, except for keys that are there already.
+
+        ``merged`` are the keys that were added so; the mapping's own entries replace them.
+        """
+        if MERGE in merged:
+            hint = f"write one: {MERGE}: [*a, *b]"
+            self._problems.add(value, f"one {MERGE} in a mapping", "another", hint)
+        merged.add(MERGE)
+        for one in value.items if isinstance(value, Sequence) else (value,):
+            if isinstance(one, Mapping):
+                for name, entry in one.entries.items():
+                    if name not in entries:
+                        below = (*path, name)
+                        key, made = self._copy(entry.key, below), self._copy(entry.value, below)
+                        assert isinstance(key, Scalar), "a key is a scalar, and so is its copy"
+                        entries[name] = Entry(key, made)
+                        merged.add(name)
+            elif not isinstance(one, Broken):
+                wanted = f"a mapping to merge, or a list of mappings, for {MERGE}"
+                self._problems.add(one, wanted, describe(one), f"write {MERGE}: *NAME")
+
+    def _good_key(
+        self,
+        key: Tree,
+        event: Any,
+        path: Path,
+        seen: abc.Mapping[str, Entry],
+        merged: abc.Collection[str],
+    ) -> bool:
         if isinstance(key, Broken):
             return False
         if not isinstance(key, Scalar):
             self._refuse(event, path, "text for a key", describe(key), "use a name")
-        elif key.text == "<<" and not event.style:
-            self._refuse(event, path, "a key", "the merge key <<", "write the keys out")
+        elif key.text == MERGE and self._plain and not event.style:
+            self._refuse(event, path, "a key", f"the merge key {MERGE}", "write the keys out")
         elif not isinstance(key.value, str) or key.surprise:
             hint = f'quote it: "{key.text}"' if key.surprise else "use a name"
             if isinstance(key.value, (int, float)):
                 hint = f'quote it: "{key.text}", or use a name'
             self._refuse(event, path, "text for a key", describe(key), hint)
-        elif key.text in seen:
+        elif key.text in seen and key.text not in merged:
             first = seen[key.text].key.line
             what = f"{quote(key.text)} again, first in line {first}"
             self._refuse(event, path, "each key once", what, "remove or rename one")

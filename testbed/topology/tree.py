@@ -8,7 +8,7 @@ the errors in a document.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import Problem, TopologyError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Broken",
     "Entry",
+    "Filled",
     "Mapping",
     "Path",
     "Problems",
@@ -58,6 +59,17 @@ class Scalar(_Placed):
     value: str | int | float | bool | None
     text: str
     surprise: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled(Scalar):
+    """A value with variables filled in.
+
+    It is text where a file wants text, and a number or a boolean where it wants one of these.
+    ``variables`` has the names of the variables.
+    """
+
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +173,11 @@ class Problems:
     def __init__(self, source: str) -> None:
         self.source = source
         self.about = ""  #: the entry that is read, to begin messages with; see :meth:`within`
-        self._found: dict[Problem, None] = {}
+        self.file = ""  #: the included file that is read; empty for the source itself
+        self._found: dict[Problem, Problem] = {}  # by the problem without the use of an alias
         self._touched: set[Path] = set()
+        self._files: dict[int, tuple[Tree, str]] = {}
+        self._uses: dict[int, tuple[Tree, str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -174,13 +189,25 @@ class Problems:
         """
         if not at.line and at.path:
             wanted = f"{wanted} at {'.'.join(map(str, at.path))}"
-        self.add_at(at.line, at.column, wanted, seen, hint)
+        if isinstance(at, Filled):
+            names = (f"${{{name}}}" for name in at.variables)
+            seen = f"{seen}, from {' and '.join(names)}"
+        _, file = self._files.get(id(at), (at, self.file))
+        _, use = self._uses.get(id(at), (at, ""))
+        self._add(Problem(at.line, at.column, self._begin(wanted), seen, hint, file), use)
         self._touched.update(at.path[:i] for i in range(len(at.path) + 1))
 
     def add_at(self, line: int, column: int, wanted: str, seen: str, hint: str) -> None:
         """Add a problem at a position in the text; lines and columns count from 1."""
-        wanted = f"{self.about}: {wanted}" if self.about else wanted
-        self._found[Problem(line, column, wanted, seen, hint)] = None
+        self._add(Problem(line, column, self._begin(wanted), seen, hint, self.file))
+
+    def _begin(self, wanted: str) -> str:
+        return f"{self.about}: {wanted}" if self.about else wanted
+
+    def _add(self, problem: Problem, use: str = "") -> None:
+        """Add a problem; a value with several uses is reported once."""
+        shown = replace(problem, seen=f"{problem.seen}, {use}") if use else problem
+        self._found.setdefault(problem, shown)
         if len(self._found) >= self.LIMIT:
             more = Problem(
                 0,
@@ -189,7 +216,25 @@ class Problems:
                 "more",
                 "only the first problems are shown",
             )
-            raise TopologyError(self.source, [more, *self._found])
+            raise TopologyError(self.source, [more, *self._found.values()])
+
+    def is_from(self, at: Tree, file: str) -> None:
+        """Note that a value was read from an included file."""
+        self._files[id(at)] = at, file  # with the value, whose identity nothing else can get then
+
+    def file_of(self, at: Tree) -> str:
+        """Return the file that a value was read from: the source, or an included file."""
+        return self._files.get(id(at), (at, ""))[1] or self.source
+
+    def is_used(self, at: Tree, use: str) -> None:
+        """Note the use of a value, such as that by an alias, for its problems."""
+        self._uses[id(at)] = at, use
+
+    def stands_for(self, new: Tree, old: Tree) -> None:
+        """Note that a value has the origin of another one."""
+        for notes in (self._files, self._uses):
+            if id(old) in notes:
+                notes[id(new)] = new, notes[id(old)][1]
 
     @contextmanager
     def within(self, about: str) -> abc.Iterator[None]:
@@ -202,7 +247,7 @@ class Problems:
 
     def found(self) -> list[Problem]:
         """Return the problems found so far."""
-        return list(self._found)
+        return list(self._found.values())
 
     def __len__(self) -> int:
         return len(self._found)
@@ -217,4 +262,4 @@ class Problems:
 
     def error(self) -> TopologyError:
         """Return an error with all problems found so far."""
-        return TopologyError(self.source, list(self._found))
+        return TopologyError(self.source, self.found())

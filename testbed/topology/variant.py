@@ -113,7 +113,11 @@ def vary(topology: Topology, overrides: Overrides) -> Topology:
     if overrides.name is not None:
         data["name"] = overrides.name
     problems = Problems(topology.source)
-    return dataclasses.replace(build(from_data(data, problems), problems), file=topology.file)
+    return dataclasses.replace(
+        build(from_data(data, problems), problems),
+        file=topology.file,
+        variables=topology.variables,
+    )
 
 
 def _refuse(topology: Topology, given: Mapping[str, Any], here: abc.Container[str]) -> None:

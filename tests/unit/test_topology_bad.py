@@ -25,11 +25,18 @@ SYNTAX = {
     "reserved character": bad("name: §@x\n", "cannot start any token|quote"),
     "unclosed quote": bad('name: "t\n§', "unexpected end"),
     "second document": bad(f"name: t\n{OK}§---\nname: u\n", "one document|second"),
-    "anchor and alias": bad(
-        "name: t\nnodes:\n  a: §&x {}\n  b: §*x\n", "anchor &x|remove", "alias *x|write the value"
+    "unknown alias": bad("name: t\nnodes:\n  a: &first {}\n  b: §*frst\n", "above it|'*first'"),
+    "alias before its anchor": bad("name: t\nnodes: {a: §*x, b: &x {}}\n", "*x|write &x before"),
+    "alias inside of its anchor": bad(
+        f"name: t\n{OK}x-a: &a [{{b: §*a}}]\n", "contain itself|*a inside of &a"
     ),
-    "merge key": bad("name: t\nnodes:\n  a: {§<<: {cpus: 1}}\n", "merge key <<"),
-    "alias as a key": bad(f"name: t\n{OK}§*x : 1\n", "alias *x"),
+    "merge of a text": bad("name: t\nnodes:\n  a: {<<: §x}\n", "a mapping to merge|'x'"),
+    "merge of a list of texts": bad("name: t\nnodes:\n  a: {<<: [{}, §1]}\n", "list of mappings"),
+    "quoted merge key": bad("name: t\nnodes:\n  a: {§'<<': {}}\n", "a known key|'<<'"),
+    "unknown alias as a key": bad(f"name: t\n{OK}§*x : 1\n", "an alias of an anchor above it"),
+    "unset variable": bad(f"name: t\ndescription: §${{UNSET_V}}\n{OK}", "variable UNSET_V|--set"),
+    "no variable": bad(f"name: t\ndescription: §a $(b)\n{OK}", "${NAME}|$$ for a dollar sign"),
+    "file in itself": bad(f"name: t\ninclude: §t.yaml\n{OK}", "do not include each other"),
     "python tag": bad(f"name: §!!python/object/apply:os.system [ls]\n{OK}", "tag|python/object"),
     "standard tag": bad(f"name: §!!str t\n{OK}", "!!str|remove the tag"),
     "own tag": bad(f"name: §!x t\n{OK}", "'!x'"),
