@@ -454,8 +454,15 @@ class Topology(Block):
 
     def interface(self, node: str) -> str:
         """Return a node's link to its :meth:`network`; raises the same errors."""
+        return self._link(node).name
+
+    def link_mtu(self, node: str) -> int:
+        """Return the MTU of a node's :meth:`interface`, in bytes; raises the same errors."""
+        return self.mtu(self._link(node)) or MTU
+
+    def _link(self, node: str) -> Port:
         network = self.network(node)
-        return next(port.name for port in self.nodes[node].on(network) if port.addresses)
+        return next(port for port in self.nodes[node].on(network) if port.addresses)
 
     def interfaces(self, port: Port) -> tuple[IPv4Interface, ...]:
         """Return the addresses of a port with the prefix length of its network."""

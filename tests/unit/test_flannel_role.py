@@ -101,7 +101,7 @@ def test_keys_of_the_file_are_those_of_flannels_configuration(tmp_path: Path) ->
     assert config["Backend"] == {
         "Type": "vxlan", "Port": 4789, "VNI": 7, "MTU": 1400, "DirectRouting": True,
     }  # fmt: skip
-    assert flannel.mtu == 1350
+    assert flannel.mtu(topology, "n1") == 1350
     assert config["SubnetLen"] == 26
     assert [str(subnet) for subnet in flannel.subnets.values()] == [
         "100.96.0.64/26", "100.96.0.128/26", "100.96.0.192/26",
@@ -230,9 +230,13 @@ def test_reservations(name: str) -> None:
     ],
 )
 def test_mtu(name: str, mtu: int) -> None:
-    flannel = FlannelSection.find(load(name))
-    assert flannel is not None
-    assert flannel.mtu == mtu
+    topology = load(name)
+    assert FlannelSection.of(topology).mtu(topology, "node1") == mtu
+    # flanneld takes the MTU of its link.
+    data = topology.to_dict()
+    data["networks"]["lan"]["mtu"] = 9000
+    larger = load_data(data, "larger")
+    assert FlannelSection.of(larger).mtu(larger, "node2") == mtu + 7500
 
 
 def started(bench: Bench, topology: Topology) -> None:

@@ -239,6 +239,10 @@ OVERLAY = {
     "vni": bad(NODES + "flannel: {vni: §16777216}\n", "1 to 16777215"),
     "udp mtu": bad(NODES + "flannel: {backend: udp, §mtu: 1400}\n", "no mtu with udp|that of the"),
     "mtu above the link's": bad(NODES + "flannel: {mtu: §1501}\n", "at most 1500|1501|the kernel"),
+    "mtu above the network's": bad(
+        (NODES + "flannel: {mtu: §1401}\n").replace("/24}", "/24, mtu: 1400}"),
+        "at most 1400, the MTU of n1 on lan|1401",
+    ),
     "mtu too small": bad(NODES + "flannel: {mtu: §117}\n", "from 118 to 65535|117"),
     "udp without tunnel": bad(
         NODES + "flannel: {backend: udp, §direct-routing: true}\n", "no direct-routing with udp"

@@ -340,14 +340,14 @@ def test_what_a_claim_on_software_needs(word: str, needed: tuple[str, ...]) -> N
 
 
 def test_addresses_of_a_cluster() -> None:
-    cluster = KubernetesSection.find(load_text(CLUSTER, "t"))
-    assert cluster is not None
+    topology = load_text(CLUSTER, "t")
+    cluster = KubernetesSection.of(topology)
     # kube-apiserver takes the first, kubeadm gives DNS the tenth.
     assert [str(one) for one in (cluster.api, cluster.dns, cluster.contour)] == [
         "10.97.0.1", "10.97.0.10", "10.97.0.11",
     ]  # fmt: skip
     assert cluster.control_plane == "n1"
-    assert cluster.mtu == 1450
+    assert cluster.mtu(topology, "n1") == 1450
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,8 @@ def test_addresses_of_a_cluster() -> None:
     [("backend: udp", 1472), ("backend: host-gw", 1500), ("cni: bgp", 1500), ("cni: cilium", 1500)],
 )
 def test_the_mtu_of_pods(settings: str, mtu: int) -> None:
-    cluster = KubernetesSection.find(load_text(CLUSTER + f"kubernetes: {{{settings}}}\n", "t"))
-    assert cluster is not None
-    assert cluster.mtu == mtu
+    topology = load_text(CLUSTER + f"kubernetes: {{{settings}}}\n", "t")
+    assert KubernetesSection.of(topology).mtu(topology, "n1") == mtu
 
 
 def test_the_plain_form_has_no_more_than_the_file() -> None:

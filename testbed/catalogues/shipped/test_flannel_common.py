@@ -269,7 +269,9 @@ def test_ttl_falls_by_the_hops_of_the_back_end(lab: LiveLab) -> None:
 @pytest.mark.testbed_needs("flannel", "docker", "flannel-defaults")
 def test_mtu_leaves_room_for_what_the_back_end_adds(lab: LiveLab, observe: Observation) -> None:
     one, other = ends(lab)
-    mtu = overlay(lab).mtu
+    mtu, *more = {overlay(lab).mtu(lab.topology, end.name) for end in (one, other)}
+    if more:
+        pytest.skip("the links of the hosts have different MTUs")
     devices = ["docker0", *([device] if (device := overlay(lab).device) else [])]
     for end in (one, other):
         assert {link(observe, end.node, name)["mtu"] for name in devices} == {mtu}

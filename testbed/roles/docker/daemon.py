@@ -82,7 +82,7 @@ def own_config(topology: Topology, node: str, version: tuple[int, int, int]) -> 
     if filters == "nftables":
         config["firewall-backend"] = "nftables"
     if _in_overlay(topology, node):
-        config["mtu"] = FlannelSection.of(topology).mtu
+        config["mtu"] = FlannelSection.of(topology).mtu(topology, node)
         config["ip-masq"] = False
     if _is_open(topology, node):
         if version >= (28, 2, 0):

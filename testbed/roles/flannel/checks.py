@@ -9,7 +9,6 @@ from testbed.roles.etcd import member
 from testbed.roles.flannel.section import ONLY_WITH, ROLE, FlannelSection
 from testbed.topology import tree
 from testbed.topology.check.look import Look, Subnet
-from testbed.topology.model import MTU
 from testbed.topology.tree import Path, quote
 
 if TYPE_CHECKING:
@@ -85,10 +84,14 @@ class FlannelChecks(Look):
 
     def flannel_mtu(self) -> None:
         flannel = FlannelSection.find(self.t)
-        if flannel is not None and flannel.outer_mtu and flannel.outer_mtu > MTU:
-            hint = "the kernel does not make the device's MTU larger than that of the link"
-            at = self.value(ROLE, "mtu")
-            self.add(at, f"at most {MTU}, the MTU of the links", str(flannel.outer_mtu), hint)
+        if flannel is None or flannel.outer_mtu is None or self.problems.touched("networks"):
+            return
+        for node in self.t.with_role(ROLE):
+            if node.networks and flannel.outer_mtu > (mtu := self.t.link_mtu(node.name)):
+                hint = "the kernel makes the device's MTU no larger than that of the link"
+                wanted = f"at most {mtu}, the MTU of {node.name} on {self.t.network(node.name)}"
+                self.add(self.value(ROLE, "mtu"), wanted, str(flannel.outer_mtu), hint)
+                return
 
     def public_addresses(self) -> None:
         flannel = FlannelSection.find(self.t)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from testbed.roles.etcd import ROLE as ETCD
 from testbed.roles.etcd import member
 from testbed.topology.declare import Draft, Section, Underlay, key
-from testbed.topology.model import MTU
 from testbed.topology.shapes import (
     UNDERLAY,
     Address,
@@ -148,13 +147,13 @@ class FlannelSection(Section):
         port = one.port or DEFAULT_PORT.get(one.backend)
         return cls(**{**given, "port": port, "subnets": _subnets(one, draft)})
 
-    @property
-    def mtu(self) -> int:
-        """MTU for containers, in bytes.
+    def mtu(self, topology: Topology, node: str) -> int:
+        """Return the MTU for containers of a node, in bytes.
 
-        It is that of the packets between nodes minus the backend's overhead.
+        It is that of the packets between nodes minus the backend's overhead. flanneld uses the
+        MTU of the link, as here, if its configuration has none (pkg/backend/vxlan/vxlan.go).
         """
-        return (self.outer_mtu or MTU) - OVERHEAD[self.backend]
+        return (self.outer_mtu or topology.link_mtu(node)) - OVERHEAD[self.backend]
 
     @property
     def device(self) -> str:

@@ -248,12 +248,13 @@ def proxy(topology: Topology, node: str) -> dict[str, Any]:
     }
 
 
-def bridged(cluster: KubernetesSection, node: str) -> dict[str, Any]:
+def bridged(topology: Topology, node: str) -> dict[str, Any]:
     """Return a network of the reference plugins.
 
     Each Pod is attached to the node's bridge, with an address of the node's range, which is
     known in advance (CNI specification 0.4.0, network configuration lists).
     """
+    cluster = KubernetesSection.of(topology)
     return {
         "cniVersion": "0.4.0",
         "name": "pods",
@@ -261,7 +262,7 @@ def bridged(cluster: KubernetesSection, node: str) -> dict[str, Any]:
             {
                 "type": "bridge",
                 "bridge": BRIDGE,
-                "mtu": cluster.mtu,
+                "mtu": cluster.mtu(topology, node),
                 "isGateway": True,
                 "isDefaultGateway": True,
                 "ipMasq": False,

@@ -18,7 +18,6 @@ from testbed.roles.flannel.section import (
 )
 from testbed.topology import tree
 from testbed.topology.declare import Block, Draft, Nested, Section, Underlay, key
-from testbed.topology.model import MTU
 from testbed.topology.shapes import (
     IMAGE,
     NODE,
@@ -196,10 +195,12 @@ class KubernetesSection(Section):
         control = one.control_plane or next(iter(members), "")
         return cls(**{**given, "control_plane": control, "ranges": ranges})
 
-    @property
-    def mtu(self) -> int:
-        """MTU for Pods, in bytes: the node's MTU minus the backend's overhead."""
-        return MTU - (OVERHEAD[self.backend] if self.cni == "flannel" else 0)
+    def mtu(self, topology: Topology, node: str) -> int:
+        """Return the MTU for Pods of a node, in bytes.
+
+        It is that of the node's link minus the backend's overhead.
+        """
+        return topology.link_mtu(node) - (OVERHEAD[self.backend] if self.cni == "flannel" else 0)
 
     @property
     def api(self) -> IPv4Address:

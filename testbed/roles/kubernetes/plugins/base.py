@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.roles.kubernetes import config
-from testbed.roles.kubernetes.section import KubernetesSection
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.roles.kubernetes.section import KubernetesSection
     from testbed.roles.kubernetes.section import Plugin as Name
     from testbed.steps.step import Step
     from testbed.topology.model import Topology
@@ -119,7 +119,7 @@ class Plugin(ABC):
         Return None if the plugin writes the file itself. See the CNI specification, network
         configuration lists.
         """
-        return config.bridged(KubernetesSection.of(topology), node)
+        return config.bridged(topology, node)
 
     def masquerade(self, topology: Topology) -> str:
         """Return nftables rules for packets that leave the Pods and the nodes."""
