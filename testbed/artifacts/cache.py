@@ -46,6 +46,15 @@ class Record:
     of: str = ""  #: key of the entry that it was built from and is removed with
 
 
+def _read(path: Path) -> Record | None:
+    """Return the record in a file; None if its entry has been removed meanwhile."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields = {name: data[name] for name in ("name", "version", "key", "origin", "size")}
+        return Record(**fields, path=path.parent, of=data.get("of", ""))
+    return None
+
+
 class Cache:
     """The entries below one folder."""
 
@@ -69,15 +78,18 @@ class Cache:
                     return Path(item.path)
         return None
 
+    def record(self, name: str, key: str) -> Record | None:
+        """Return the record of the complete entry of that name and key, or None."""
+        found = self.find(name, key)
+        return None if found is None else _read(found / RECORD)
+
     def records(self) -> list[Record]:
         """Return the records of all complete entries, sorted by name."""
-        found = []
-        for path in self.folder.glob(f"[!.]*/{RECORD}"):
-            with contextlib.suppress(OSError, ValueError, KeyError):  # removed meanwhile
-                data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                fields = {name: data[name] for name in ("name", "version", "key", "origin", "size")}
-                found.append(Record(**fields, path=path.parent, of=data.get("of", "")))
-        return sorted(found, key=lambda record: (record.name, record.version))
+        found = (_read(path) for path in self.folder.glob(f"[!.]*/{RECORD}"))
+        return sorted(
+            (record for record in found if record),
+            key=lambda record: (record.name, record.version),
+        )
 
     def fill(
         self,

@@ -100,7 +100,7 @@ class Store:
         self._runner = runner
         self._given = inventory
         self._cancel = threading.Event()
-        self._versions: dict[str, str] | None = None
+        self._versions: dict[str, str] = {}
         self._known: dict[str, Path] = {}  # complete entries, so that the next lookup is one stat
 
     @property
@@ -452,9 +452,17 @@ class Store:
 
     def version(self, part: str) -> str:
         """Return the version of a part, as in :meth:`versions`; empty if unknown."""
-        if self._versions is None:
-            self._versions = self.versions()
-        return self._versions.get(part, "")
+        if part not in self._versions:
+            self._versions[part] = self._version(part)
+        return self._versions[part]
+
+    def _version(self, part: str) -> str:
+        source, users = self._inventory.parts.get(part), self._users_own()
+        if source is None or {part, *source.brings()} & users.keys():
+            return self.versions().get(part, "")
+        # Every `up` asks for a few of them, and all records take longer than an engine's start.
+        record = self._cache.record(part, source.key())
+        return record.version if record else source.version() or ""
 
     def packages(self, *parts: str) -> dict[str, str]:
         """Return the packages of parts, name to version; the version is empty if unknown."""
@@ -619,7 +627,7 @@ class Store:
                 version = source.fill(job)
             finally:
                 owner.give_tree(job.shared)
-            self._versions = None
+            self._versions.clear()
             self._progress(shown, f"ready, {version}", ended=True)
             return version
 
@@ -646,10 +654,14 @@ class Store:
                 f"cannot build {shown}\n{error.message}", hint=error.hint
             ) from error
 
+    def _users_own(self) -> dict[str, Local | Remote]:
+        """Return the user's own artifacts and images, by name."""
+        read = self._read()
+        return {**read.images, **read.artifacts, **self._overrides}
+
     def _current(self) -> Iterator[Entry]:
         records = {record.key: record for record in self._cache.records()}
-        read = self._read()
-        users: dict[str, Local | Remote] = {**read.images, **read.artifacts, **self._overrides}
+        read, users = self._read(), self._users_own()
         for name, source in self._inventory.parts.items():
             if all(made in users for made in source.brings() or (name,)):
                 continue  # not used

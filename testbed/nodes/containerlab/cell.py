@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -143,29 +144,38 @@ class Cell:
         has the engine's files of them, the engine starts with these.
         """
         node = self.node
-        if not self.is_ready():
-            version = engine.version_of(self._store, node, RELEASE)
-            config = {
-                **engine.configuration(engine.parse_version(version)),
-                "live-restore": True,  # containers outlive a daemon that is restarted
-                # It takes half of the engine's start, and a cell has no uplink to translate for.
-                "iptables": False,
-                "ip6tables": False,
-            }
-            node.run(["sh", "-ec", PREPARE])
-            node.put(json.dumps(config, indent=1).encode(), engine.CONFIG)
-            node.put(engine.CONTAINERD_CONFIG.encode(), engine.CONTAINERD_FILE)
-            seed.install(self._store, node, self._seed(archives))
         env = {"PATH": engine.path(self._store, node, RELEASE), **GO}
         services = engine.services(self._store, node, RELEASE, env=env, digest="cell")
-        for service in services:
-            node.start(service, timeout=START_SECONDS)
+        containerd, dockerd = services
+        if self.is_ready():
+            node.start(containerd, timeout=START_SECONDS)
+        else:
+            node.put(engine.CONTAINERD_CONFIG.encode(), engine.CONTAINERD_FILE)
+            with ThreadPoolExecutor(1) as pool:  # each takes half a tenth of a second
+                prepared = pool.submit(self._prepare, archives)
+                node.start(containerd, timeout=START_SECONDS)
+                prepared.result()
+        node.start(dockerd, timeout=START_SECONDS)
         if not self._answers():
             for service in reversed(services):
                 node.stop(service.name)
             for service in services:
                 node.start(service, timeout=START_SECONDS)
         node.put(b"", READY)
+
+    def _prepare(self, archives: Iterable[Path]) -> None:
+        """Set the cell up for the first start of its dockerd."""
+        node, version = self.node, engine.version_of(self._store, self.node, RELEASE)
+        config = {
+            **engine.configuration(engine.parse_version(version)),
+            "live-restore": True,  # containers outlive a daemon that is restarted
+            # It takes half of the engine's start, and a cell has no uplink to translate for.
+            "iptables": False,
+            "ip6tables": False,
+        }
+        node.run(["sh", "-ec", PREPARE])
+        node.put(json.dumps(config, indent=1).encode(), engine.CONFIG)
+        seed.install(self._store, node, self._seed(archives))
 
     def _answers(self) -> bool:
         """Tell whether the engine, which runs, answers."""

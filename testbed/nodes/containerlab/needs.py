@@ -68,8 +68,7 @@ def require_version(store: Store, provider: str) -> None:
     Without one, ours is built first.
     """
     path = store.binary(PROGRAM)
-    found = version(store, provider)
-    if not found.ok:
+    if store.is_users(PROGRAM) and not (found := version(store, provider)).ok:
         raise MachineError(
             f"{path} is not containerlab {_text(OLDEST)} or later: {found.detail}", hint=found.fix
         )

@@ -32,6 +32,7 @@ OF_THE_HOST = re.compile("macvlan|vxlan")
 #: Variables that set options of containerlab (cmd/viper.go) which are ours to choose.  The user's
 #: CLAB_VARS, a file with values for a template, stays.
 OPTIONS = frozenset({"CLAB_DEBUG", "CLAB_NAME", "CLAB_RUNTIME", "CLAB_TOPO"})
+POLL = 0.005  # seconds; the stand-in engine looks so often whether it is to end
 HINT = "correct the file; https://containerlab.dev/manual/topo-def-file/ describes it"
 
 
@@ -130,7 +131,7 @@ def _engine(folder: Path) -> Iterator[dict[str, str]]:
     """
     socket = folder / "engine.sock"
     with _Server(str(socket), _Answers) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": POLL})
         thread.start()
         try:
             yield {

@@ -218,12 +218,12 @@ class UserFile:
             if end.interface and self.foreign.nodes[container.node].kind == topofile.PLAIN:
                 lines += [f"address replace {one} dev {end.interface}" for one in end.addresses]
                 lines.append(f"link set dev {end.interface} up")
-        network = Entered(self.cell.node, container.node, container.pid)
-        if lines:
-            script = 'printf "%s\\n" "$@" | ip -batch -'
-            network.run(["sh", "-c", script, "sh", *lines])
+        script = ['printf "%s\\n" "$@" | ip -batch -'] if lines else []
         if FORWARDING not in self.foreign.text:
-            network.run(["sysctl", "-q", "-w", f"{FORWARDING}=1"])
+            script.append(f"sysctl -q -w {FORWARDING}=1")
+        if script:
+            network = Entered(self.cell.node, container.node, container.pid)
+            network.run(["sh", "-ec", "\n".join(script), "sh", *lines])
 
 
 @dataclass(frozen=True, slots=True)
