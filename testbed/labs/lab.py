@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testbed import signals
@@ -442,7 +442,8 @@ class Lab:
         from testbed.topology.load import load_data
 
         record = self.record()
-        return load_data(record.topology, f"the record of lab {self.name}")
+        found = load_data(record.topology, f"the record of lab {self.name}")
+        return replace(found, file=record.source)
 
     def context(self) -> Context:
         """Return the running lab.  Raises NoSuchLab, also if it has a record but no node runs."""

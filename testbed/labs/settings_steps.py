@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import CommandError, LabError
+from testbed.labs import file_steps
 from testbed.nodes import wiring
 from testbed.nodes.marks import mark, marked
 from testbed.nodes.netstate import FAMILIES, Seen, look
@@ -60,6 +61,7 @@ def about(topology: Topology, node: NodeModel) -> list[str]:
     """Return the settings of a node for the plan."""
     found = ["forwards packets"] if node.forward else []
     found += [f"sysctl {name}={value}" for name, value in node.sysctls.items()]
+    found += [f"file {path}" for path in node.files]
     found += [f"route {one.text}" for one in node.routes if not is_late(topology, node.name, one)]
     return found + [f"rule {one.text}" for one in node.ip_rules]
 
@@ -138,11 +140,12 @@ def parts(context: Context, node: Node) -> dict[str, list[Part]]:
     """Return the state of a running node's settings, by kind, for ``status``."""
     topology, name = context.topology, node.name
     goal = wanted(topology, name)
+    files = file_steps.parts(topology, node)
     if not goal:
-        return {}
+        return {"file": files} if files else {}
     seen = look(node, goal.sysctls)
     wrong = {one.what: one.seen for one in differences(topology, name, seen)}
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[Part]] = {"file": files} if files else {}
     for setting, value in goal.sysctls.items():
         there = wrong.get(f"{setting}={value}")
         words = "" if there is None else f"wanted {value}"
@@ -163,6 +166,14 @@ def apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list
     over links that do not exist yet are left to :func:`late_steps`. Raises LabError for a setting
     that the kernel refuses.
     """
+    files = file_steps.apply(context.topology, node, fresh=fresh)  # they may name tables
+    words, told = _apply(context, node, fresh=fresh)
+    count = len(context.topology.nodes[node.name].files)
+    words += [f"{count} file{'s' if count > 1 else ''}"] if count else []
+    return words, [] if fresh else [*files, *told]
+
+
+def _apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list[str]]:
     goal = wanted(context.topology, node.name)
     noted = {**_forwarding(context.topology, node.name), **goal.sysctls}
     before = _Set() if fresh else _before(node)
@@ -181,7 +192,7 @@ def apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list
     now = _Set(kept, [*routes], [one.text for one in goal.rules])
     if now != before:
         mark(node, SET, json.dumps(asdict(now)))
-    return _words(context.topology, node.name, goal), [] if fresh else told
+    return _words(context.topology, node.name, goal), told
 
 
 def late_steps(topology: Topology, node: NodeModel, after: Iterable[str]) -> Iterator[Step]:

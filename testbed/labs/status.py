@@ -137,8 +137,7 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
         ]
         parts: dict[str, list[Part]] = {}
         settled = settings_steps.parts(context, node)
-        if "rule" in settled:
-            parts["rule"] = settled.pop("rule")
+        parts |= {kind: settled[kind] for kind in ("rule", "file") if kind in settled}
         for role in spec.roles:
             for kind, found in ROLES[role].status(context, node).items():
                 parts.setdefault(kind, []).extend(found)

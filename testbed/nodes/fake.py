@@ -27,7 +27,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from testbed.errors import ServiceError, ServiceNotReady, TimeoutExpired
-from testbed.nodes import netstate, wiring
+from testbed.nodes import netstate, originals, wiring
 from testbed.nodes.base import (
     Node,
     NodeSpec,
@@ -152,6 +152,8 @@ class FakeMachine:
         if call.words == wiring.LOOK and call.at is not None:
             return Answer(out=call.at.wiring.encode())
         if call.at is not None and (said := call.at.kernel.answer(call)) is not None:
+            return Answer(out=said)
+        if call.at is not None and (said := call.at.answer(call.words)) is not None:
             return Answer(out=said)
         if self.strict:
             return Answer(UNKNOWN, err=f"{call.words[0]}: not found\n".encode())
@@ -340,6 +342,8 @@ class FakeNode(Node):
         self.kernel = FakeKernel(self.wiring.settings)
         self.files: dict[str, bytes] = {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
         self.modes: dict[str, int] = {}
+        self.owners: dict[str, str] = {}
+        self.replaced: dict[str, bytes] = {}
         self.programs: dict[str, Path] = {}
         self.gone = threading.Event()
         self._machine = machine
@@ -359,6 +363,33 @@ class FakeNode(Node):
     def _note(self, what: str, *words: str, env: Mapping[str, str] | None = None) -> None:
         self.require_there()
         self._machine.note(Call(self.lab, self.name, what, words, env=env or {}, at=self))
+
+    def answer(self, words: Sequence[str]) -> bytes | None:
+        """Do what some programs do with files; None for other commands."""
+        if words[0] == "chown":
+            self.owners[words[-1]] = words[1]
+            return b""
+        if words[: len(originals.STAT)] == originals.STAT:
+            paths = [path for path in words[len(originals.STAT) :] if path in self.files]
+            return "".join(map(self._stat, paths)).encode()
+        if words[:3] == ("sh", "-c", originals.KEEP):
+            there = {path: self.files[path] for path in words[5:] if path in self.files}
+            self.replaced |= {
+                path: data for path, data in there.items() if path not in self.replaced
+            }
+            return b""
+        if words[:3] == ("sh", "-c", originals.REMOVE):
+            for path in words[5:]:
+                self.files.pop(path, None)
+                if path in self.replaced:
+                    self.files[path] = self.replaced.pop(path)
+            return b""
+        return None
+
+    def _stat(self, path: str) -> str:
+        user, _, group = self.owners.get(path, "root").partition(":")
+        owner = f"{user}:{group or user}"
+        return f"{self.modes.get(path, 0o644):o} {owner} {owner} {path}\n"
 
     # -- commands ---------------------------------------------------------
 
@@ -402,6 +433,7 @@ class FakeNode(Node):
             self._refuse_folder(path)
             self.files[path] = bytes(data)
             self.modes[path] = mode
+            self.owners.pop(path, None)
 
     def get(self, path: str) -> bytes:
         self._note("get", path)

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from testbed import registry
@@ -36,7 +37,7 @@ from testbed.topology.foreign import NODE_NAME as FOREIGN_NAME
 from testbed.topology.foreign import Foreign
 from testbed.topology.iproute import MAIN, Net, Route, RouteText, Rule, RuleText
 from testbed.topology.ports import Port, Ports
-from testbed.topology.settings import Sysctls
+from testbed.topology.settings import File, Files, Sysctls
 from testbed.topology.shapes import (
     LAB_NAME,
     NETWORK_NAME,
@@ -158,6 +159,12 @@ class Node(Block):
         "lookup 100.",
         name="rules",
         default=(),
+        live=True,
+    )
+    files: Mapping[str, File] = key(
+        Files(),
+        "Files on the node, by path: a path beside the topology file, or {content: TEXT}.",
+        default={},
         live=True,
     )
     cpus: float | None = key(
@@ -385,6 +392,14 @@ class Topology(Block):
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
         draft.nodes = given.get("nodes", {})
         return cls(**given, sections=draft.sections())
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the file, which relative paths in it begin at.
+
+        It is the working folder for a topology without a file.
+        """
+        return Path(self.file).parent if self.file else Path.cwd()
 
     @property
     def attached(self) -> str:

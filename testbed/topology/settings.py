@@ -1,16 +1,21 @@
-"""What a node has besides its roles: kernel settings, routes, rules."""
+"""What a node has besides its roles: kernel settings and files."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from testbed.topology import tree
-from testbed.topology.shapes import Shape, table, whole
+from testbed.topology.declare import Block, Composed, Draft, Nested, key, schema_of
+from testbed.topology.shapes import Pattern, Shape, Text, table, whole
 from testbed.topology.tree import describe, quote
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
@@ -18,6 +23,13 @@ if TYPE_CHECKING:
 SYSCTL = r"[a-z0-9_]+(\.[A-Za-z0-9_/:@-]+)+"
 #: Sysctls of the network stack, which each network namespace has by itself.
 NETWORK = "net."
+MODE = r"0?[0-7]{3,4}"
+#: USER or USER:GROUP, by name or number (chown(1)).
+OWNER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+PATH = r"[^\0]+"
+TARGET = r"/[^\0]+"
+#: Folders of a node that are the kernel's, or testbed's own.
+NO_FILES = ("/proc", "/sys", "/dev", "/run/testbed")
 
 
 class Sysctls(Shape[Mapping[str, str]]):
@@ -64,3 +76,124 @@ class Sysctls(Shape[Mapping[str, str]]):
 
     def plain(self, value: Mapping[str, str]) -> dict[str, Any]:
         return {name: int(one) if one.isdecimal() else one for name, one in value.items()}
+
+
+class Mode(Shape[int]):
+    """Permission bits, as chmod(1) takes them."""
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [whole(MODE), {"type": "integer"}]}
+
+    def read(self, read: Reader, at: Tree | None) -> int | None:
+        if at is None or isinstance(at, tree.Broken):
+            return None
+        # YAML 1.1 reads 0640 as an octal number, which is meant.
+        if isinstance(at, tree.Scalar) and re.fullmatch(MODE, at.text):
+            return int(at.text, 8)
+        hint = 'write three or four digits from 0 to 7: "0644", or "0755" for a program'
+        read.problems.add(at, "permission bits, like 0644", describe(at), hint)
+        return None
+
+    def plain(self, value: int) -> str:
+        return f"{value:04o}"
+
+
+@dataclass(frozen=True, slots=True)
+class File(Block):
+    """A file on a node, or a folder with files.
+
+    ``source`` is a path on this machine, relative to the folder of the topology file; None for a
+    file with inline ``content``. ``mode`` None means that of the source: 0755 for a program, else
+    0644. ``owner`` is as for chown(1), empty for root.
+    """
+
+    rules: ClassVar[Mapping[str, Any]] = {
+        "oneOf": [{"required": ["file"]}, {"required": ["content"]}]
+    }
+
+    source: str | None = key(
+        Pattern(PATH, "a path", "write the path of a file beside the topology file"),
+        "File or folder on this machine, relative to the folder of the topology file.",
+        name="file",
+        default=None,
+    )
+    content: str | None = key(Text(), "Content of the file.", default=None, always=True)
+    mode: int | None = key(
+        Mode(), "Permission bits. Default: 0755 for a program, else 0644.", default=None
+    )
+    owner: str = key(
+        Pattern(OWNER, "an owner, like root or root:adm", "write USER or USER:GROUP"),
+        "Owner, and group after a colon. Default: root.",
+        default="",
+    )
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        said = {"file", "content"} & draft.body.entries.keys()
+        if len(said) != 1:
+            wanted, seen = "either file or content", "both" if said else "neither"
+            hint = "remove one of them" if said else "like {file: app.conf}"
+            draft.read.problems.add(draft.body, wanted, seen, hint)
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        found = Block.to_dict(self)
+        if self.content is None:
+            del found["content"]
+        return found
+
+
+class Files(Composed):
+    """Files of a node, by their paths on the node."""
+
+    def schema(self) -> dict[str, Any]:
+        value = {"anyOf": [{"type": "string", "minLength": 1}, schema_of(File)]}
+        return table(whole(TARGET), value)
+
+    def read_in(self, draft: Draft, at: Tree) -> dict[str, File]:
+        found = draft.read.table(at, "a mapping of paths on the node to files")
+        out: dict[str, File] = {}
+        for entry in found.entries.values() if found else ():
+            path = target(draft.read, entry.key)
+            file = self._file(draft, entry.value)
+            if path is not None and file is not None:
+                out[path] = file
+        return out
+
+    @staticmethod
+    def _file(draft: Draft, at: Tree) -> File | None:
+        if isinstance(at, tree.Mapping):
+            return Nested(File).read_in(draft, at)
+        hint = "write a path beside the topology file, or {content: TEXT}"
+        source = draft.read.matching(at, PATH, "a path, or a mapping with file or content", hint)
+        return None if source is None else File(source)
+
+    def plain(self, value: Mapping[str, File]) -> dict[str, Any]:
+        return {path: file.to_dict() for path, file in value.items()}
+
+
+def target(read: Reader, at: tree.Scalar) -> str | None:
+    """Read the path of a file on a node."""
+    text = at.text
+    wanted = "an absolute path on the node, like /etc/app.conf"
+    if not re.fullmatch(TARGET, text) or posixpath.normpath(text) != text:
+        hint = "write it from / on, without '..', '//' and a slash at the end"
+        read.problems.add(at, wanted, quote(text), hint)
+    elif top := next((top for top in NO_FILES if f"{text}/".startswith(f"{top}/")), ""):
+        read.problems.add(at, f"a path outside of {top}", quote(text), "choose another")
+    else:
+        return text
+    return None
+
+
+def unreadable(path: Path) -> str:
+    """Return why a file or folder of this machine cannot be read; empty if it can."""
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)
+        else:
+            path.open("rb").close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return (reason or "an error").lower()
+    return "" if path.is_dir() or path.is_file() else "no regular file"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,10 @@ nodes:
       - not from 10.0.0.0/8 lookup main pref 40000
       - fwmark 0x1/0xff to 10.7.0.0/16 prohibit
       - to fd07::/64 lookup 9 pref 77
+    files:
+      /etc/motd: {content: "hi\\n", mode: 0640, owner: "root:adm"}
+      /srv/a/b: {content: "deep", mode: 0755}
+      /usr/share/testbed-say: {content: "of the node"}
   pc2:
     networks: {c: 200.1.1.7}
     routes: [default via 200.1.1.1]
@@ -88,6 +93,36 @@ def test_what_is_lost_is_restored(lab: Lab) -> None:
     assert "default via 200.1.1.1" in said["node pc2"]
     assert reaches(lab, "200.1.1.7")
     assert status(lab.context()).ok
+
+
+def test_files_of_the_node_are_not_those_of_this_machine(lab: Lab) -> None:
+    node = lab.node("pc1")
+    stat = ["stat", "-c", "%a %U:%G", "/etc/motd", "/srv/a/b", "/usr/share/testbed-say"]
+    assert node.run(stat).stdout.split("\n") == [
+        "640 root:adm",
+        "755 root:root",
+        "644 root:root",
+        "",
+    ]
+    assert not Path("/srv/a").exists()
+    assert not Path("/usr/share/testbed-say").exists()
+    motd = Path("/etc/motd")
+    assert node.get("/etc/motd") == b"hi\n" != (motd.read_bytes() if motd.exists() else b"")
+    node.run(["rm", "/srv/a/b"])
+    node.run(["chmod", "600", "/etc/motd"])
+    files = status(lab.context()).nodes[2].more["file"]
+    assert {part.name: part.state for part in files if not part.ok} == {
+        "/etc/motd": "mode 0600", "/srv/a/b": "missing",
+    }  # fmt: skip
+    said = {done.step.name: done.words for done in lab.up(topology()).changed}
+    assert "restored file /srv/a/b (missing)" in said["node pc1"]
+    without = "\n".join(line for line in TEXT.splitlines() if "/etc/motd" not in line)
+    try:
+        lab.up(topology(without))
+        there = node.run(["cat", "/etc/motd"], check=False)
+        assert there.out == (motd.read_bytes() if motd.exists() else b"")
+    finally:
+        lab.up(topology())
 
 
 def test_an_edited_file_changes_the_running_nodes(lab: Lab) -> None:

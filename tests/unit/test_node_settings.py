@@ -1,4 +1,4 @@
-"""Forwarding, sysctls, routes and rules of nodes: read from the file, set, compared, removed."""
+"""Settings and files of nodes: read from the topology, set, compared, changed, removed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testbed.labs.lab import Lab
 from testbed.labs.status import status
 from testbed.nodes.fake import Answer, FakeNode
 from testbed.testing.fakes import Bench
-from testbed.topology import Topology, load_text
+from testbed.topology import Topology, load, load_data, load_text
 from testbed.topology.iproute import Unreadable, route, rule
 
 TEXT = """
@@ -349,3 +349,157 @@ def test_the_record_and_the_plan_have_them() -> None:
     for word in ("forwards", "rp_filter=2", "blackhole 10.8.0.0/16", "lookup 100"):
         assert word in about
     assert replace(wanted, source="x") == wanted
+
+
+# -- files --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a file, a program and a folder beside the topology."""
+    found = tmp_path / "beside"
+    (found / "www" / "sub").mkdir(parents=True)
+    (found / "app.conf").write_text("port = 80\n")
+    (found / "www" / "index.html").write_text("hello")
+    (found / "www" / "sub" / "run").write_text("#!/bin/sh\n")
+    (found / "www" / "sub" / "run").chmod(0o700)
+    return found
+
+
+def beside(folder: Path, files: str) -> Topology:
+    file = folder / "t.yaml"
+    file.write_text(TEXT % f", files: {{{files}}}")
+    return load(file)
+
+
+def test_files_come_from_beside_the_topology(bench: Bench, folder: Path) -> None:
+    wanted = beside(
+        folder,
+        "/etc/app.conf: app.conf, /srv/www: www, "
+        "/etc/motd: {content: hi, mode: 0640, owner: root:adm}, "
+        "/etc/run: {file: www/sub/run, mode: 600}",
+    )
+    lab = Lab("t", bench.settings)
+    said, _ = words(lab, wanted)
+    assert said.endswith("4 files")
+    there = node(lab)
+    for path, data, mode in (
+        ("/etc/app.conf", b"port = 80\n", 0o644),
+        ("/srv/www/index.html", b"hello", 0o644),
+        ("/srv/www/sub/run", b"#!/bin/sh\n", 0o755),
+        ("/etc/motd", b"hi", 0o640),
+        ("/etc/run", b"#!/bin/sh\n", 0o600),
+    ):
+        assert (there.files[path], there.modes[path]) == (data, mode)
+    assert there.owners["/etc/motd"] == "root:adm"
+    assert lab.up(wanted).changed == []
+    found = status(lab.context())
+    assert found.ok
+    assert [part.name for part in found.nodes[0].more["file"]] == [
+        "/etc/app.conf", "/srv/www/index.html", "/srv/www/sub/run", "/etc/motd", "/etc/run",
+    ]  # fmt: skip
+
+
+def test_lost_and_changed_files_are_told_apart(bench: Bench, folder: Path) -> None:
+    files = "/etc/a: app.conf, /etc/b: {content: b}, /etc/c: {content: c}, /etc/d: {content: d}"
+    wanted, lab = beside(folder, files), Lab("t", bench.settings)
+    lab.up(wanted)
+    there = node(lab)
+    there.files["/etc/b"] = b"other"
+    there.modes["/etc/c"] = 0o600
+    there.owners["/etc/d"] = "nobody"
+    (folder / "app.conf").write_text("port = 81\n")
+    found = status(lab.context()).nodes[0].more["file"]
+    assert [(part.state, part.ok) for part in found] == [
+        ("other content", False), ("other content", False), ("mode 0600", False),
+        ("owner nobody:nobody", False),
+    ]  # fmt: skip
+    said, changed = words(lab, wanted)
+    assert changed
+    for word in ("changed file /etc/a", "restored file /etc/b", "restored file /etc/c"):
+        assert word in said
+    assert there.files["/etc/a"] == b"port = 81\n", "as it is beside the topology now"
+    assert status(lab.context()).ok
+
+
+def test_what_was_there_comes_back_when_the_file_is_no_longer_named(
+    bench: Bench, folder: Path
+) -> None:
+    lab = Lab("t", bench.settings)
+    lab.up(beside(folder, ""))
+    there = node(lab)
+    there.files["/etc/motd"] = b"of the node"
+    wanted = beside(folder, "/etc/motd: {content: hi}, /etc/more: {content: more}, /srv: www")
+    lab.up(wanted)
+    assert there.files["/etc/motd"] == b"hi"
+    said, changed = words(lab, beside(folder, "/srv: www"))
+    assert changed
+    assert "removed file /etc/motd" in said
+    assert there.files["/etc/motd"] == b"of the node"
+    assert "/etc/more" not in there.files
+    (folder / "www" / "index.html").unlink()
+    words(lab, beside(folder, "/srv: www"))
+    assert "/srv/index.html" not in there.files
+    assert node(lab) is there
+
+
+def test_a_repair_reads_the_files_again(bench: Bench, folder: Path) -> None:
+    wanted, lab = beside(folder, "/etc/app.conf: app.conf"), Lab("t", bench.settings)
+    lab.up(wanted)
+    node(lab).files.pop("/etc/app.conf")
+    (folder / "t.yaml").unlink()
+    recorded = lab.topology()
+    assert "restored file /etc/app.conf (missing)" in words(lab, recorded)[0]
+    (folder / "app.conf").unlink()
+    assert not status(lab.context()).ok, "a source that has gone is shown"
+    with pytest.raises(LabError) as caught:
+        lab.up(recorded)
+    assert str(folder / "app.conf") in str(caught.value)
+
+
+def test_a_node_that_refuses_a_file(bench: Bench, folder: Path) -> None:
+    wanted = beside(folder, "/etc/app.conf: app.conf")
+    bench.provider.fail("put", "r", OSError(30, "Read-only file system"))
+    with pytest.raises(LabError) as caught:
+        Lab("t", bench.settings).up(wanted)
+    assert "Read-only" in str(caught.value)
+    bench.provider.fail("put", "r", None)
+    bench.provider.script(["chown"], Answer(1, err=b"chown: invalid user"))
+    with pytest.raises(LabError) as caught:
+        Lab("t", bench.settings).up(beside(folder, "/etc/x: {content: x, owner: nemo}"))
+    assert "invalid user" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        ("/etc/a: nothing.conf", "create"),
+        ("/etc/a: {file: nothing.conf}", "create"),
+        ("etc/a: app.conf", "from / on"),
+        ("/etc/../a: app.conf", "'..'"),
+        ("/etc/a/: app.conf", "slash at the end"),
+        ("/proc/sys/x: app.conf", "choose another"),
+        ("/run/testbed/x: app.conf", "choose another"),
+        ("/etc/a: {}", "like {file"),
+        ("/etc/a: {file: app.conf, content: x}", "remove one"),
+        ("/etc/a: {content: x, mode: 0888}", "0644"),
+        ("/etc/a: {content: x, mode: rw}", "0644"),
+        ("/etc/a: {content: x, owner: 'a b'}", "USER"),
+        ("/etc/a: [x]", "text"),
+        ("/etc/a: {contents: x, file: app.conf}", "content"),
+    ],
+)
+def test_a_mistake_in_files_has_its_place_and_a_hint(folder: Path, files: str, hint: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        beside(folder, files)
+    (problem,) = caught.value.problems
+    assert problem.line == 5
+    assert problem.column > 40
+    assert hint in problem.hint
+
+
+def test_a_file_may_bring_the_names_of_tables() -> None:
+    files = ", files: {/etc/iproute2/rt_tables: {content: 100 blue}}"
+    found = topology(", routes: [10.9.0.0/16 via 10.2.0.2 table blue]" + files)
+    assert found.nodes["r"].routes[0].table == "blue"
+    assert load_data(found.to_dict(), "record") == found

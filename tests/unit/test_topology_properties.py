@@ -36,6 +36,9 @@ def node_settings(
         found["forward"] = True
     if draw(st.booleans()):
         found["sysctls"] = {"net.ipv4.conf.all.rp_filter": draw(st.integers(0, 2))}
+    if draw(st.booleans()):
+        content = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0$")))
+        found["files"] = {"/etc/app.conf": {"content": content, "mode": "0640"}}
     if draw(st.booleans()) and addresses:
         network = draw(st.sampled_from(sorted(addresses)))
         hop = subnets[network][200]

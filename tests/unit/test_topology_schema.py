@@ -17,7 +17,16 @@ from testbed.roles.kubernetes.section import Arguments, KubernetesSection
 from testbed.topology import load, load_data, names, schema
 from testbed.topology.containers import Container, Healthcheck, Ready
 from testbed.topology.declare import keys_of
-from testbed.topology.model import Bridge, Namespace, Network, Node, Topology, Veth, VethEnd
+from testbed.topology.model import (
+    INCLUDE,
+    Bridge,
+    Namespace,
+    Network,
+    Node,
+    Topology,
+    Veth,
+    VethEnd,
+)
 
 VALIDATOR = Draft202012Validator(schema())
 
@@ -131,6 +140,10 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "sysctls": {"net.ipv4.tcp_rmem": "4096 8192 9000", "net.ipv4.ip_default_ttl": 70},
                 "routes": ["10.9.0.0/16 via 10.168.0.3"],
                 "rules": ["from 10.9.0.0/16 lookup 100"],
+                "files": {
+                    "/etc/a": {"file": "a.conf"},
+                    "/etc/b": {"content": "", "mode": "0640", "owner": "root:adm"},
+                },
                 "cpus": 0.5,
                 "memory": 1 << 30,
                 "provider": "netns",
@@ -213,7 +226,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             }
         ],
     }
-    assert set(everything) == keys_of_files()
+    assert set(everything) == keys_of_files() - {INCLUDE}  # read before a topology is built
     assert set(everything["nodes"]["n1"]) == set(keys_of(Node))
     assert set(everything["docker"]) == set(keys_of(DockerSection))
     assert set(everything["flannel"]) == set(keys_of(FlannelSection))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -27,6 +28,20 @@ PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", 
 PROGRAMS, HELPERS = "/usr/bin", "/usr/libexec"
 #: Place on a node for files of this machine that one of those folders would hide.
 EXPOSED = "/run/testbed/host"
+#: Lays a folder of the node over the nearest existing one of this machine above a path.
+OPEN = """\
+set -e
+folder=$(dirname "$1")
+while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+[ "$folder" != / ]
+own=$(mktemp -d /run/testbed/open.XXXXXX)
+chmod 755 "$own"
+mkdir "$own/upper" "$own/work"
+chown --reference="$folder" "$own/upper"
+chmod --reference="$folder" "$own/upper"
+cd "$folder"
+mount -t overlay overlay -o "lowerdir=.,upperdir=$own/upper,workdir=$own/work" "$folder"
+"""
 
 
 def is_hidden(path: Path) -> bool:
@@ -132,6 +147,16 @@ class NetnsNode(Node):
             return self._terminal(1)  # a container need not have a /dev/pts
 
     def put(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        try:
+            self._put(data, path, mode)
+        except OSError as error:
+            # There is no folder, and none can be made, or it is this machine's own.
+            closed = error.errno in (errno.ENOENT, errno.EROFS)
+            if not closed or not self.run(["sh", "-c", OPEN, "sh", path], check=False).ok:
+                raise
+            self._put(data, path, mode)
+
+    def _put(self, data: bytes, path: str, mode: int) -> None:
         part = part_of(path)
         fd = self._open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(fd, "wb") as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 from typing import TYPE_CHECKING
 
 from testbed import registry
@@ -9,7 +11,7 @@ from testbed.errors import MachineError
 from testbed.topology import tree
 from testbed.topology.check.look import Look
 from testbed.topology.iproute import LOCAL6, TABLES
-from testbed.topology.settings import NETWORK
+from testbed.topology.settings import NETWORK, unreadable
 from testbed.topology.tree import nearest, quote
 
 if TYPE_CHECKING:
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings"]
 
+NAMES_OF_TABLES = "/etc/iproute2/"  # where ip(8) finds names of tables
+
 
 class Settings(Look):
     """Rules for the settings of nodes."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
-        return (self.sysctls, self.routes, self.tables)
+        return (self.sysctls, self.routes, self.tables, self.files)
 
     def sysctls(self) -> None:
         for node in self.t.nodes.values():
@@ -111,6 +115,25 @@ class Settings(Look):
         """Tell whether a node may get links and addresses that are not its networks'."""
         return bool(node.roles or self.t.bridges or self.t.veths)
 
+    def files(self) -> None:
+        """Require the files beside a topology file.  A record need not have them."""
+        if not self.root.line:
+            return
+        given = pathlib.Path(self.problems.source)
+        real = pathlib.Path(os.path.realpath(given))
+        folder = real.parent if given.is_file() else pathlib.Path.cwd()
+        for node in self.t.nodes.values():
+            for target, file in node.files.items():
+                if file.source is None:
+                    continue
+                path = folder / pathlib.Path(file.source).expanduser()
+                if why := unreadable(path):
+                    at = self.value("nodes", node.name, "files", target)
+                    hint = f"create {path}, or correct the path"
+                    self.add(
+                        at, f"a file beside {given.name}", f"{quote(file.source)}: {why}", hint
+                    )
+
     def tables(self) -> None:
         for node in self.t.nodes.values():
             tables = {
@@ -120,6 +143,8 @@ class Settings(Look):
             for key, names in tables.items():
                 for index, name in enumerate(names):
                     if not name or name.isdecimal() or name in TABLES.values():
+                        continue
+                    if any(path.startswith(NAMES_OF_TABLES) for path in node.files):
                         continue
                     path = ("nodes", node.name, key, self._index(key, node, index))
                     known = [*TABLES.values()]
