@@ -143,6 +143,7 @@ def _make_node(topology: Topology, node: NodeModel) -> Step:
     addresses = ", ".join(map(str, node.addresses)) or "no network"
 
     def act(context: Context) -> tuple[str, bool]:
+        context.leave(node.name)
         found = context.nodes.get(node.name)
         names = hosts(topology, node.name)
         known = None if found is None else marked(found, CONNECTED)
@@ -177,6 +178,7 @@ def _deploy_node(topology: Topology, foreign: Foreign, name: str) -> Step:
     about = ", ".join(word for word in (node.kind, node.image) if word)
 
     def act(context: Context) -> tuple[str, bool]:
+        context.leave(name)
         if (there := context.nodes.get(name)) is not None:
             gone = _restore_foreign(context, foreign, there)
             return _with(about, gone), bool(gone)

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testbed.errors import (
@@ -27,6 +27,7 @@ from testbed.errors import (
 )
 from testbed.limits import at_once, exhausted
 from testbed.process import no_more_processes
+from testbed.steps.context import LeftAlone
 
 if TYPE_CHECKING:
     from testbed.signals import Held
@@ -105,6 +106,7 @@ class _Run:
     waiting: dict[str, Step] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)  #: and when each began
     finished: dict[str, Done] = field(default_factory=dict)
+    left: dict[str, Done] = field(default_factory=dict)  #: for what was stopped by hand
     failures: list[tuple[str, Exception]] = field(default_factory=list)
     given_up: float = math.inf  #: when, in seconds from ``began``
 
@@ -131,10 +133,21 @@ class _Run:
             if done.error is None:
                 self.watch.step(done)
                 self.finished[done.step.name] = done
+            elif isinstance(done.error, LeftAlone):
+                self.leave(replace(done, words=str(done.error), changed=False, error=None))
             elif not (self.failures and self.is_of_giving_up(done, done.error)):
                 self.watch.step(done)
                 self.failed(done, done.error)
             self.start_ready()
+
+    def leave(self, done: Done) -> None:
+        """Leave out a step, and all that need it."""
+        self.watch.step(done)
+        self.left[done.step.name] = done
+        for step in [one for one in self.waiting.values() if done.step.name in one.needs]:
+            if self.waiting.pop(step.name, None):
+                words = f"left out: needs {done.step.name}"
+                self.leave(Done(step, done.began + done.seconds, 0.0, words))
 
     def under_way(self) -> list[Waiting]:
         now = time.monotonic()
@@ -275,7 +288,7 @@ def carry_out(
         run.close(signals, leave=leave)
     if run.failures:
         raise StepsFailed(run.failures)
-    return list(run.finished.values())
+    return [*run.finished.values(), *run.left.values()]
 
 
 def heavy_limit() -> int:

@@ -66,8 +66,11 @@ def start(
     returns the reason why the service is not ready, or an empty string, and may raise an error
     to end the wait.
 
-    Raises ServiceNotReady after the timeout, ServiceError when the service dies.
+    Raises ServiceNotReady after the timeout, ServiceError when the service dies, LeftAlone if the
+    service was stopped by hand and this run leaves it.
     """
+    if context is not None:
+        context.leave(f"{machine.name}/{service.name}")
     before = machine.services().get(service.name)
     try:
         _wait_on(machine, service, time.monotonic() + timeout, context, seen)

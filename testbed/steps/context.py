@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from testbed.errors import NoSuchNode
+from testbed.errors import LabError, NoSuchNode
 from testbed.nodes.base import has_ended
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from testbed.nodes.wiring import Difference
     from testbed.roles.docker.engine import ContainerState
     from testbed.topology.model import Topology
+
+
+class LeftAlone(LabError):
+    """A step would start what was stopped by hand, and stays stopped in this run."""
 
 
 @dataclass(slots=True)
@@ -73,6 +77,8 @@ class Context:
     batches: Mapping[str, Batch] = field(default_factory=dict)
     waits: dict[str, str] = field(default_factory=dict)
     given_up: threading.Event = field(default_factory=threading.Event)
+    #: What was stopped by hand and stays so in this run: NODE, NODE/SERVICE or NODE/CONTAINER.
+    left: frozenset[str] = frozenset()
     step: str = ""  #: the step that uses this context
 
     def of_step(self, name: str) -> Context:
@@ -83,6 +89,14 @@ class Context:
         """Report what the step waits for, as a phrase after "waiting for"."""
         if self.step:
             self.waits[self.step] = words
+
+    def leave(self, part: str) -> None:
+        """Raise LeftAlone for a part that stays stopped in this run.
+
+        A step calls it before it starts NODE, NODE/SERVICE or NODE/CONTAINER.
+        """
+        if part in self.left:
+            raise LeftAlone(f"{part} was stopped by hand")
 
     @property
     def lab(self) -> str:

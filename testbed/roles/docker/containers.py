@@ -66,6 +66,7 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
     digest = topology.container_digest(container.name)
 
     def act(context: Context) -> tuple[str, bool]:
+        context.leave(f"{container.node}/{container.name}")
         with Engine(context.node(container.node)) as engine:
             found = engine.find(container.name)
             image = engine.image_id(container.image)
