@@ -466,3 +466,28 @@ def complete_nodes(ctx: click.Context, _param: Any, incomplete: str) -> list[str
     names = list(topology.nodes)
     names += [f"{c.node}/{c.name}" for c in topology.containers.values()]
     return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_parts(ctx: click.Context, param: Any, incomplete: str) -> list[str]:
+    """Complete NODE, NODE/CONTAINER and NODE/SERVICE."""
+    from testbed.errors import TestbedError
+    from testbed.settings import settings
+
+    try:
+        topology = lab_meant(settings(), ctx.params.get("lab_name")).topology()
+    except TestbedError:
+        return []
+    services = [name for name in services_of(topology) if name.startswith(incomplete)]
+    return [*complete_nodes(ctx, param, incomplete), *services]
+
+
+def services_of(topology: Topology) -> list[str]:
+    """Return the daemons of a lab's roles, as NODE/SERVICE."""
+    from testbed.registry import ROLES
+
+    return [
+        f"{node.name}/{service}"
+        for node in topology.nodes.values()
+        for role in node.roles
+        for service in ROLES[role].services_on(topology, node.name)
+    ]

@@ -50,20 +50,13 @@ def _complete(ctx: click.Context, _param: Any, incomplete: str) -> list[str]:
     They have the given prefix.
     """
     from testbed.errors import TestbedError
-    from testbed.registry import ROLES
     from testbed.settings import settings
 
     try:
         topology = common.lab_meant(settings(), ctx.params.get("lab_name")).topology()
     except TestbedError:
         return []
-    names = [*topology.nodes, *topology.faults]
-    names += [
-        f"{node.name}/{service}"
-        for node in topology.nodes.values()
-        for role in node.roles
-        for service in ROLES[role].services
-    ]
+    names = [*topology.nodes, *topology.faults, *common.services_of(topology)]
     return [name for name in names if name.startswith(incomplete)]
 
 

@@ -29,10 +29,11 @@ def command(lab: str | None, as_json: bool) -> int:
     does not run.
     """
     need_root("`testbed status`")
-    from testbed.labs.status import STOPPED, status
+    from testbed.labs.status import BY_HAND, STOPPED, status
 
     meant = common.lab_meant(common.make_settings(), lab)
-    found = status(meant.remains(), meant.stopped())
+    by_hand = meant.record().stopped
+    found = status(meant.remains(), meant.stopped(), by_hand)
     record = meant.record()
     if as_json:
         common.print_json({**found.to_dict(), "variables": record.variables})
@@ -47,8 +48,12 @@ def command(lab: str | None, as_json: bool) -> int:
         _show_variables(record)
         for node in found.nodes:
             _show(node, node.provider if mixed else "")
-        if any(STOPPED in {node.state, *(s.state for s in node.services)} for node in found.nodes):
+        states = {state for node in found.nodes for state in _states(node)}
+        if STOPPED in states:
             click.echo(f"  -> `testbed fault heal -l {found.lab} stop` continues it")
+        elif BY_HAND in states:
+            targets = " ".join(by_hand)
+            click.echo(f"  -> `testbed start -l {found.lab} {targets}` starts what was stopped")
         elif not found.ok:
             click.echo(f"  -> {_remedy(meant, found)}")
     return 0 if found.ok else EXIT_NOT_OK
@@ -69,6 +74,10 @@ def _show_variables(record: Record) -> None:
             other = "no value" if now is None else f"the value {now!r}"
             words += f"  (without options, `up` of the file gives it {other} now; {keep})"
         click.echo(f"  variable   {words}")
+
+
+def _states(node: NodeStatus) -> list[str]:
+    return [node.state, *(part.state for part in (*node.services, *node.containers))]
 
 
 def _remedy(lab: Lab, found: Status) -> str:

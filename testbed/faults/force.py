@@ -127,7 +127,7 @@ class Faults:
         """
         record = self._lab.record()
         topology = dataclasses.replace(self._lab.topology(), file=record.source)
-        self._lab.up(topology, keep=True, watch=self._watch)
+        self._lab.up(topology, keep=True, watch=self._watch, left=record.stopped)
 
     @contextlib.contextmanager
     def _held(self, purpose: str) -> Iterator[None]:
@@ -148,6 +148,7 @@ class _Place:
         self.topology: Topology = context.topology
         self._context = context
         self._stopped = lab.stopped()
+        self._by_hand = frozenset(lab.record().stopped)
         self._fabric = context.provider.fabric(lab.name)
         self._ports = {n: context.provider.ports(self.topology, n) for n in self.topology.nodes}
 
@@ -306,7 +307,7 @@ class _Place:
         known = {name for role in roles for name in ROLES[role].services}
         found = []
         for name, state in node.services().items():
-            if name not in known:
+            if name not in known or f"{node.name}/{name}" in self._by_hand:
                 continue
             if state.state == "dead":
                 found.append(

@@ -115,6 +115,7 @@ class _Up:
     watch: Watch
     keep: bool
     replace: bool
+    left: frozenset[str]
     began: float
     deadline: float
 
@@ -136,14 +137,16 @@ class Lab:
         replace: bool = False,
         timeout: float | None = None,
         watch: Watch | None = None,
+        left: Collection[str] = (),
     ) -> Outcome:
         """Create or update the lab.
 
         Only what is missing or different is created or replaced. After a failure everything that
         this call created is removed, unless ``keep``. ``replace`` allows the update of a lab that
         was created from another file. ``timeout`` limits the whole call, in seconds, except for the
-        removal after a failure. Raises UsageError, MachineError, LabError (TimeoutExpired after the
-        timeout), Interrupted.
+        removal after a failure. ``left`` is what stays stopped: NODE, NODE/SERVICE or
+        NODE/CONTAINER. Without it, what was stopped by hand starts. Raises UsageError,
+        MachineError, LabError (TimeoutExpired after the timeout), Interrupted.
         """
         if topology.name != self.name:
             raise ValueError(f"the topology is named {topology.name}, but the lab {self.name}")
@@ -153,6 +156,7 @@ class Lab:
             watch or Watch(),
             keep=keep,
             replace=replace,
+            left=frozenset(left),
             began=began,
             deadline=began + (math.inf if timeout is None else timeout),
         )
@@ -178,13 +182,19 @@ class Lab:
             store = self.settings.store
             outdated = {*provider.outdated(self.name, topology)}
             stay = {name: node for name, node in nodes.items() if name not in outdated}
-            making = base_steps.to_be_made(topology, stay, provider, store)
+            making = [
+                spec
+                for spec in base_steps.to_be_made(topology, stay, provider, store)
+                if spec.name not in asked.left
+            ]
             names = [spec.name for spec in making]
             preflight.memory(topology, names)
             preflight.room(topology, names)
             provider.prepare(self.name, making)
             batches = base_steps.batches(topology, provider, making)
-            context = Context(topology, provider, self.settings.store, nodes, batches=batches)
+            context = Context(
+                topology, provider, self.settings.store, nodes, batches=batches, left=asked.left
+            )
             no_alarm()  # from here on the run itself checks the timeout, and cleans up
             with signals.held() as held:
                 return self._make(asked, context, held, outdated)
@@ -197,13 +207,13 @@ class Lab:
         removed = self._remove_strangers(context, outdated)
         before = set(context.nodes)
         # Written first, so that leftovers of an interrupted run have a topology.
-        state.write(_record(topology, asked.began, [], {}))
+        state.write(_record(topology, asked, [], {}))
         try:
             done = self._carry_out(asked, context, held)
             held.check()
             outcome = Outcome(topology, time.monotonic() - asked.began, done, removed)
             versions = versions_of(self.settings.store, topology)
-            state.write(_record(topology, asked.began, done, versions))
+            state.write(_record(topology, asked, done, versions))
         except BaseException as error:
             if not asked.keep:
                 self._roll_back(context, before if existed else None)
@@ -488,9 +498,9 @@ def _tell_changes(before: Mapping[str, str], topology: Topology, watch: Watch) -
 
 
 def _record(
-    topology: Topology, began: float, done: list[running.Done], versions: Mapping[str, str]
+    topology: Topology, asked: _Up, done: list[running.Done], versions: Mapping[str, str]
 ) -> Record:
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - asked.began
     return Record(
         lab=topology.name,
         topology=topology.to_dict(),
@@ -503,6 +513,7 @@ def _record(
         ],
         versions=dict(versions),
         variables=dict(topology.variables),
+        stopped=sorted(asked.left),
     )
 
 

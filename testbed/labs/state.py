@@ -45,7 +45,8 @@ class Record:
 
     Points in time are Unix seconds, durations are seconds. ``source`` is the topology's file
     (:attr:`Topology.file`), empty if there was none. Versions before 0.2 recorded the path as it
-    was typed. ``variables`` are the values of the file's variables.
+    was typed. ``variables`` are the values of the file's variables, ``stopped`` what was stopped by
+    hand: NODE, NODE/SERVICE or NODE/CONTAINER.
     """
 
     lab: str
@@ -56,6 +57,7 @@ class Record:
     steps: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    stopped: list[str] = field(default_factory=list)
 
     @property
     def attached(self) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 STOPPED = "stopped"  #: state of a node or a service that a fault has stopped
+BY_HAND = "stopped by hand"  #: state of what `testbed stop` has stopped
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The state of a node.
 
-    ``state`` is up, stopped (by a fault), missing (in the topology, but does not run) or
-    stranger (not in the topology).
+    ``state`` is up, stopped (by a fault), stopped by hand, missing (in the topology, but does not
+    run) or stranger (not in the topology).
     """
 
     name: str
@@ -77,10 +78,13 @@ class Status:
         return {"lab": self.lab, "ok": self.ok, "networks": networks, "nodes": nodes}
 
 
-def status(context: Context, stopped: Collection[str] = ()) -> Status:
+def status(
+    context: Context, stopped: Collection[str] = (), by_hand: Collection[str] = ()
+) -> Status:
     """Return the state of a lab.
 
-    All nodes are queried at once, except the stopped ones.
+    All nodes are queried at once, except the stopped ones. ``by_hand`` is what was stopped by hand:
+    NODE, NODE/SERVICE or NODE/CONTAINER.
     """
     names = [
         *context.topology.nodes,
@@ -99,7 +103,28 @@ def status(context: Context, stopped: Collection[str] = ()) -> Status:
                 names,
             )
         )
+    nodes = [_by_hand(node, by_hand) for node in nodes] if by_hand else nodes
     return Status(context.lab, nodes, _networks(context.topology, outside.get("", [])))
+
+
+def _by_hand(node: NodeStatus, stopped: Collection[str]) -> NodeStatus:
+    """Return the state of a node, with what was stopped by hand told as such."""
+    if node.state == "missing" and node.name in stopped:
+        return replace(node, state=BY_HAND)
+
+    def told(parts: list[Part], runs: Collection[str]) -> list[Part]:
+        return [
+            replace(part, state=BY_HAND)
+            if f"{node.name}/{part.name}" in stopped and not part.ok and part.state not in runs
+            else part
+            for part in parts
+        ]
+
+    return replace(
+        node,
+        services=told(node.services, ("starting", STOPPED)),
+        containers=told(node.containers, ("running", "starting", "unhealthy")),
+    )
 
 
 def _networks(topology: Topology, differences: Sequence[Difference]) -> list[Part]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
-    from testbed.roles.container import ContainerProcess
+    from testbed.roles.container import ContainerProcess, Control
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -297,6 +297,10 @@ class Role(ABC):
         hides none. Raises NoSuchNode, and TimeoutExpired if the node itself does not answer.
         """
         return {}
+
+    def control(self, machine: Machine) -> Control | None:  # noqa: ARG002  for roles with containers
+        """Return the control of the role's containers on a node, or None."""
+        return None
 
     def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:  # noqa: ARG002  for roles with containers
         """Return the role's running containers on a node for the graph.

@@ -5,6 +5,7 @@ Whatever has started a container, it is a process on its node with namespaces of
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,28 @@ class ContainerProcess:
     pid: int
     address: str
     env: tuple[str, ...] = ()
+
+
+class Control(ABC):
+    """The containers of a role on one node, running or not, for work by hand."""
+
+    @abstractmethod
+    def states(self) -> Mapping[str, str]:
+        """Return the state of each container by name, ``running`` for one that runs.
+
+        Raises LabError if the daemon does not answer.
+        """
+
+    @abstractmethod
+    def start(self, name: str) -> None:
+        """Start a container that has ended, with its settings.  Raises LabError."""
+
+    @abstractmethod
+    def stop(self, name: str, grace: float) -> str:
+        """Stop a container: its stop signal, then SIGKILL after ``grace`` seconds.
+
+        Return how it has ended, such as ``exit status 0``. Raises LabError.
+        """
 
 
 def choose(containers: Mapping[str, ContainerProcess], name: str) -> ContainerProcess | None:

@@ -49,10 +49,11 @@ def second(tmp_path: Path) -> Path:
     return tmp_path / "p2" / "lab.yaml"
 
 
-def up(bench: Bench, topology: Topology, **options: bool) -> list[str]:
+def up(bench: Bench, topology: Topology, *, replace: bool = False) -> list[str]:
     """Bring it up; what was said meanwhile."""
     words: list[str] = []
-    Lab(topology.name, bench.settings).up(topology, watch=Watch(words=words.append), **options)
+    watch = Watch(words=words.append)
+    Lab(topology.name, bench.settings).up(topology, watch=watch, replace=replace)
     return words
 
 
@@ -293,6 +294,10 @@ ON_A_LAB = [
     ["shell", "-l", "{}", "n1"],
     ["logs", "-l", "{}", "n1"],
     ["proxy", "-l", "{}", "n1"],
+    ["cp", "-l", "{}", "n1:/etc/hosts", "-"],
+    ["restart", "-l", "{}", "n1"],
+    ["stop", "-l", "{}", "n1"],
+    ["start", "-l", "{}", "n1"],
     ["fault", "stop", "-l", "{}", "n1"],
     ["fault", "apply", "-l", "{}", "cut"],
     ["fault", "ls", "-l", "{}"],

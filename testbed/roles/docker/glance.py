@@ -6,6 +6,7 @@ take for a lab of thirty nodes. This module sends a single GET to the same API.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -46,21 +47,36 @@ def containers(node: Node) -> dict[str, Glance]:
     Raises LabError if its daemon does not answer, MachineError if this process can open no more
     files.
     """
-    connection = UnixConnection(node.socket(SOCKET), TIMEOUT)
+    status, body = request(node, "GET", "/containers/json?all=1")
+    if status != http.client.OK:
+        raise refused(node, status, body)
+    return {one.name: one for one in _listed(body, node.name)}
+
+
+def request(node: Node, method: str, path: str, timeout: float = TIMEOUT) -> tuple[int, bytes]:
+    """Send a request without a body to a node's daemon; return the status and the answer.
+
+    ``timeout`` is in seconds. Raises the errors of :func:`containers`.
+    """
+    connection = UnixConnection(node.socket(SOCKET), timeout)
     try:
-        connection.request("GET", "/containers/json?all=1")
+        connection.request(method, path)
         answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != http.client.OK:
-            said = body.decode(errors="replace").strip()
-            raise LabError(f"dockerd on {node.name} answers {answer.status}: {said}")
+        return answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and (full := exhausted(error)) is not None:
             raise full from error
         raise no_answer(node.name, error) from error
     finally:
         connection.close()
-    return {one.name: one for one in _listed(body, node.name)}
+
+
+def refused(node: Node, status: int, body: bytes) -> LabError:
+    """Return the error for an answer of a daemon that is no success."""
+    said = body.decode(errors="replace").strip()
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        said = json.loads(body)["message"]
+    return LabError(f"dockerd on {node.name} answers {status}: {said}")
 
 
 def _listed(body: bytes, node: str) -> list[Glance]:

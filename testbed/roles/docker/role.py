@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node as Machine
     from testbed.requirement import Requirement
-    from testbed.roles.container import ContainerProcess
+    from testbed.roles.container import ContainerProcess, Control
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -202,6 +202,11 @@ class Docker(Role):
         from testbed.roles.docker import processes
 
         return processes.containers(machine)
+
+    def control(self, machine: Machine) -> Control:
+        from testbed.roles.docker.control import DockerControl
+
+        return DockerControl(machine)
 
     def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:
         from testbed.roles.docker import drawn
