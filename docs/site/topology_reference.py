@@ -76,6 +76,14 @@ def kind(path: str, key: str, value: dict[str, Any]) -> str:
     return words(value)
 
 
+def mapping_words(value: dict[str, Any]) -> str:
+    """Say in words which mappings are accepted."""
+    if "properties" in value:
+        return f"mapping with {', '.join(code(one) for one in value['properties'])}"
+    inner = value.get("additionalProperties")
+    return f"mapping of names to: {words(inner)}" if inner else "mapping"
+
+
 def words(value: dict[str, Any]) -> str:
     """Say in words which values are accepted, for a value without keys of its own."""
     if "anyOf" in value and "type" not in value:
@@ -86,7 +94,7 @@ def words(value: dict[str, Any]) -> str:
         case "array":
             return f"list of: {words(value.get('items', {}))}"
         case "object":
-            return f"mapping of names to: {words(value['additionalProperties'])}"
+            return mapping_words(value)
         case "integer" | "number" as number:
             return number_words(number, value)
         case "string" if "pattern" in value:

@@ -48,6 +48,9 @@ def command(
         click.echo(f"  {step.name:<34}  {step.about}")
         if step.needs:
             click.echo(click.style(f"  {'':<34}  after {', '.join(step.needs)}", dim=True))
+        for path, text in step.files:
+            click.echo(f"  {'':<34}  writes {path}:")
+            click.echo("".join(f"  {'':<34}    {line}\n" for line in text.splitlines()), nl=False)
     for name, places in fetched.items():
         told = f"{name} is not on this machine: `up` asks {', '.join(places)}"
         click.echo(click.style("  image ", fg="yellow") + told)

@@ -139,8 +139,7 @@ def mtus(topology: Topology, node: str) -> dict[str, int]:
 
 def settings(topology: Topology, node: str) -> dict[str, str]:
     """Return the expected kernel settings (sysctls) of a node."""
-    spec = topology.nodes[node]
-    return {FORWARDING: "1"} if spec.gateway or spec.forward else {}
+    return {FORWARDING: "1"} if topology.nodes[node].forwards else {}
 
 
 def differences(topology: Topology, node: str, seen: Seen) -> list[Difference]:

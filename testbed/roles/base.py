@@ -225,6 +225,8 @@ class Role(ABC):
     #: Keys of the file whose parts the role creates on its nodes: ``containers``, ``namespaces``,
     #: ``bridges`` or ``veths``.  Parts on a node without such a role are refused.
     creates: ClassVar[tuple[str, ...]] = ()
+    #: A node with the role forwards packets.
+    forwards: ClassVar[bool] = False
     #: A node with the role must be on a network.
     networked: ClassVar[bool] = True
     #: Words of the mark ``needs`` that labs with the role can meet (:meth:`features`), and their

@@ -21,7 +21,8 @@ class Step:
     ``needs`` are the names of steps that must succeed first. ``act`` does the work unless it is
     already done. It returns a short description of the result, and True if it changed anything.
     A ``heavy`` step keeps a CPU busy, so only a few of them run at once. A step that can be done
-    ``ahead`` needs only its machine, not the lab's networks or other nodes.
+    ``ahead`` needs only its machine, not the lab's networks or other nodes. ``files`` are paths on
+    the node, each with the text that the step writes there.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Step:
     needs: tuple[str, ...] = ()
     heavy: bool = False
     ahead: bool = False
+    files: tuple[tuple[str, str], ...] = ()
     act: Callable[[Context], tuple[str, bool]] = field(
         default=lambda _: ("", False), compare=False, repr=False
     )
@@ -46,6 +48,7 @@ class Plan:
             "lab": self.lab,
             "steps": [
                 {"name": s.name, "about": s.about, "needs": list(s.needs)}
+                | ({"files": dict(s.files)} if s.files else {})
                 for s in self.steps.values()
             ],
         }

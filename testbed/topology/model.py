@@ -32,6 +32,7 @@ from testbed.topology.declare import (
     Underlay,
     key,
     role_keys,
+    role_of,
 )
 from testbed.topology.foreign import NODE_NAME as FOREIGN_NAME
 from testbed.topology.foreign import Foreign
@@ -190,6 +191,12 @@ class Node(Block):
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
         return cls(**given, sections=draft.node_sections())
+
+    @property
+    def forwards(self) -> bool:
+        """Whether it forwards packets, by its own keys or by a role."""
+        roles = (role_of(name) for name in self.roles)
+        return self.gateway or self.forward or any(role and role.forwards for role in roles)
 
     @property
     def networks(self) -> tuple[str, ...]:

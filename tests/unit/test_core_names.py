@@ -34,6 +34,7 @@ ALLOWED = {
     ("pytest_checks.py", "netns"): "a feature that every lab has",
     ("topology/keys.py", "netns"): "the default provider",
     ("nodes/fake.py", "netns"): "nodes in memory share the fabric of the default provider",
+    ("exports/netlab.py", "frr"): "a kind of device, not the role",
     ("nodes/engine.py", "docker"): "an artifact and a systemd unit, not the role",
 }
 

@@ -67,7 +67,9 @@ def things() -> Registry[object]:
 
 def test_ours_are_declared_like_those_of_others() -> None:
     assert list(PROVIDERS) == ["containerlab", "netns", "qemu", "vagrant"]
-    assert list(ROLES) == ["docker", "etcd", "flannel", "kubernetes", "namespaces"]
+    assert list(ROLES) == [
+        *("bird", "docker", "etcd", "flannel", "frr", "kubernetes", "namespaces"),
+    ]
     assert all(kind.name == name for name, kind in PROVIDERS.items())
     assert all(role.name == name for name, role in ROLES.items())
     assert PROVIDERS["netns"] is NetnsProvider

@@ -14,6 +14,7 @@ from testbed.registry import PROVIDERS, ROLES
 from testbed.roles.docker.section import ENGINES, FIREWALLS, DockerSection
 from testbed.roles.flannel.section import BACKENDS, FlannelSection
 from testbed.roles.kubernetes.section import Arguments, KubernetesSection
+from testbed.roles.routing import Bgp, Ospf, RouterOfNode
 from testbed.topology import load, load_data, names, schema
 from testbed.topology.containers import Container, Healthcheck, Ready
 from testbed.topology.declare import keys_of
@@ -134,7 +135,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
         "nodes": {
             "n1": {
                 "networks": {"lan": "10.168.0.2"},
-                "roles": ["etcd", "docker", "flannel", "namespaces"],
+                "roles": ["etcd", "docker", "flannel", "namespaces", "frr", "bird"],
                 "gateway": True,
                 "forward": True,
                 "sysctls": {"net.ipv4.tcp_rmem": "4096 8192 9000", "net.ipv4.ip_default_ttl": 70},
@@ -149,6 +150,25 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "provider": "netns",
                 "packages": ["tcpdump", "libstdc++6"],
                 "docker": {"engine": "29", "firewall": "nftables", "daemon": {"icc": None}},
+                "frr": {"config": {"content": "router rip\n", "file": "frr.conf"}},
+                "bird": {
+                    "router_id": "10.0.0.1",
+                    "ospf": {
+                        "area": "0.0.0.1",
+                        "interfaces": ["lan"],
+                        "passive": ["eth0"],
+                        "type": "broadcast",
+                        "hello": 1,
+                        "dead": 4,
+                    },
+                    "bgp": {
+                        "asn": 65001,
+                        "neighbors": [{"10.168.0.3": 65002}],
+                        "networks": ["lan", "10.9.0.0/16"],
+                        "keepalive": 1,
+                        "hold": 3,
+                    },
+                },
             },
             "n2": {"networks": {"lan": "10.168.0.3"}, "roles": ["kubernetes"], "provider": "netns"},
         },
@@ -228,6 +248,10 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     }
     assert set(everything) == keys_of_files() - {INCLUDE}  # read before a topology is built
     assert set(everything["nodes"]["n1"]) == set(keys_of(Node))
+    frr, bird = (everything["nodes"]["n1"][name] for name in ("frr", "bird"))
+    assert {*frr, *bird} == set(keys_of(RouterOfNode))
+    assert {*bird["ospf"], "networks"} == set(keys_of(Ospf))  # instead of `interfaces`
+    assert set(bird["bgp"]) == set(keys_of(Bgp))
     assert set(everything["docker"]) == set(keys_of(DockerSection))
     assert set(everything["flannel"]) == set(keys_of(FlannelSection))
     assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
