@@ -17,6 +17,7 @@ from mkdocs.structure.files import File
 import testbed
 from testbed.nodes import base as nodes
 from testbed.roles import base as roles
+from testbed.topology.reference import reference
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent))  # this folder is no package
 import cli_reference
 import links
-import topology_reference
 
 log = logging.getLogger("mkdocs.hooks.testbed")
 
@@ -128,7 +128,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages["index.md"], pages["tour.md"] = links.split(pages["index.md"])
     pages |= {
         "reference/cli.md": cli_reference.page(),
-        "reference/topology.md": topology_reference.page(),
+        "reference/topology.md": reference(),
         "reference/python.md": python_reference(),
         "reference/providers.md": contract("provider", nodes, nodes.Provider),
         "reference/roles.md": contract("role", roles, roles.Role),

@@ -12,16 +12,23 @@ OF_CATALOGUES = ("document", "catalogue", "sabotages", "translations")
 
 @click.command("schema")
 @click.argument("kind", type=click.Choice([TOPOLOGY, *OF_CATALOGUES]), default=TOPOLOGY)
-def command(kind: str) -> None:
+@click.option("--markdown", is_flag=True, help="Print the keys of topology files as tables.")
+def command(kind: str, markdown: bool) -> None:
     """Print a JSON Schema, for editors.
 
     It describes topology files, or one KIND of file of a catalogue (docs/claims.md).
     """
-    if kind == TOPOLOGY:
+    if markdown:
+        if kind != TOPOLOGY:
+            raise click.UsageError(f"--markdown is for topology files, not for {kind}")
+        from testbed.topology.reference import reference
+
+        click.echo(reference())
+    elif kind == TOPOLOGY:
         from testbed.topology.schema import schema
 
         common.print_json(schema())
-        return
-    from testbed.claims.schema import schemas
+    else:
+        from testbed.claims.schema import schemas
 
-    common.print_json(schemas()[kind])
+        common.print_json(schemas()[kind])

@@ -12,8 +12,10 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from testbed.cli import cli
+from testbed.topology.reference import reference
 from testbed.topology.schema import schema
 
 pytestmark = pytest.mark.source
@@ -63,21 +65,21 @@ def test_the_command_page_has_each_command_with_each_option() -> None:
 def every_key(part: dict[str, Any]) -> Iterator[str]:
     for key, value in part.get("properties", {}).items():
         yield key
-        inner = value.get("additionalProperties")
-        for below in (value, inner, value.get("items")):
-            if isinstance(below, dict):
-                yield from every_key(below)
+        yield from every_key(value)
+    for below in (part.get("additionalProperties"), part.get("items"), *part.get("anyOf", ())):
+        if isinstance(below, dict):
+            yield from every_key(below)
 
 
 def test_the_topology_page_has_a_row_for_each_key() -> None:
-    page = module("topology_reference").page()
+    page = reference()
     rows = re.findall(r"^\| `([^`]+)`.*? \| (.*) \| (.*) \|$", page, re.MULTILINE)
     assert sorted(key for key, _, _ in rows) == sorted(every_key(schema()))
     assert all(meaning and value for _, meaning, value in rows)
 
 
 def test_values_are_shown_by_samples_of_their_kind() -> None:
-    page = module("topology_reference").page()
+    page = reference()
     shown = dict(re.findall(r"^\| `(\w+)`.*? \| .* \| text such as `([^`]+)`", page, re.MULTILINE))
     assert shown["image"].startswith("registry.")
     assert shown["namespace"] == shown["bridge"] == "node1"
@@ -85,8 +87,14 @@ def test_values_are_shown_by_samples_of_their_kind() -> None:
     assert "^(" not in page
 
 
+def test_the_command_prints_the_page() -> None:
+    done = CliRunner().invoke(cli, ["schema", "--markdown"])
+    assert done.output == f"{reference()}\n"
+    assert CliRunner().invoke(cli, ["schema", "catalogue", "--markdown"]).exit_code == 2
+
+
 def test_what_leads_to_a_mapping_on_the_topology_page_leads_to_its_heading() -> None:
-    page = module("topology_reference").page()
+    page = reference()
     headings = re.findall(r"^## `([^`]+)`$", page, re.MULTILINE)
     targets = re.findall(r"\[`([^`]+)`\]\(#([^)]+)\)", page)
     assert dict(targets) == {name: re.sub(r"[^\w-]", "", name.lower()) for name in headings}
