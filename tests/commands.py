@@ -25,18 +25,19 @@ class Said:
     err: str
 
 
-def call(folder: Path, *argv: str, env: Mapping[str, str] | None = None) -> Said:
-    """The output of a command, called without input; it goes through ``folder``.
+def call(folder: Path, *argv: str, env: Mapping[str, str] | None = None, given: str = "") -> Said:
+    """The output of a command, which goes through ``folder``.
 
-    ``env`` is added to the environment.
+    ``env`` is added to the environment, ``given`` is the command's input.
     """
     files = [folder / "out", folder / "err"]
+    (folder / "in").write_text(given)
     pid = os.fork()
     if pid == 0:
         status = 70
         try:
             os.environ.update(env or {})
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(os.open(folder / "in", os.O_RDONLY), 0)
             for fd, path in enumerate(files, 1):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
             sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")

@@ -32,12 +32,14 @@ def command(
     """
     wanted = common.load_variant(topology, (), **variant)
     from testbed.artifacts import Store
+    from testbed.labs.lab import all_images
     from testbed.labs.plan import make
 
     plan = make(wanted)
     store = Store(pull=pull, images_from=images_from)
-    lacking = [name for name in wanted.images if store.lacking_images([name])]
-    absent = store.absent_images(wanted.images)
+    images = all_images(store, wanted, build=False)
+    lacking = [name for name in images if store.lacking_images([name])]
+    absent = store.absent_images(images)
     fetched = {name: places for name, places in absent.items() if name not in lacking}
     if as_json:
         missing = sorted({*lacking, *absent})
@@ -56,6 +58,6 @@ def command(
         click.echo(click.style("  image ", fg="yellow") + told)
     if fetched:
         click.echo(click.style("  -> ", fg="yellow") + store.image_hint(list(fetched)))
-    if error := store.lacking_images(wanted.images):
+    if error := store.lacking_images(images):
         click.echo(click.style("  before `up`: ", fg="yellow") + error.message)
         click.echo(click.style("  -> ", fg="yellow") + (error.hint or ""))

@@ -241,7 +241,7 @@ class Lab:
     def _fetch(self, topology: Topology) -> None:
         from testbed.registry import ROLES
 
-        self.settings.store.bring(topology.images)
+        self.settings.store.bring(all_images(self.settings.store, topology, build=True))
         roles = {role for node in topology.nodes.values() for role in node.roles}
         for role in sorted(roles):
             ROLES[role].fetch(self.settings.store, topology)
@@ -515,6 +515,19 @@ def _record(
         variables=dict(topology.variables),
         stopped=sorted(asked.left),
     )
+
+
+def all_images(store: Store, topology: Topology, *, build: bool) -> list[str]:
+    """Return the images of a topology, and those that files beside it ask for, sorted.
+
+    ``build`` and errors are as for :meth:`testbed.roles.base.Role.images`.
+    """
+    from testbed.registry import ROLES
+
+    found = set(topology.images)
+    for name in topology.roles:
+        found.update(ROLES[name].images(store, topology, build=build))
+    return sorted(found)
 
 
 def versions_of(store: Store, topology: Topology) -> dict[str, str]:

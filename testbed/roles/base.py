@@ -222,8 +222,8 @@ class Role(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     #: Rules for files that name the role.
     checks: ClassVar[tuple[type[Look], ...]] = ()
-    #: Keys of the file whose parts the role creates on its nodes: ``containers``, ``namespaces``,
-    #: ``bridges`` or ``veths``.  Parts on a node without such a role are refused.
+    #: Keys of the file whose parts the role creates on its nodes: ``containers``, ``compose``,
+    #: ``namespaces``, ``bridges`` or ``veths``.  Parts on a node without such a role are refused.
     creates: ClassVar[tuple[str, ...]] = ()
     #: A node with the role forwards packets.
     forwards: ClassVar[bool] = False
@@ -404,6 +404,14 @@ class Role(ABC):
         """
         for name in self.artifacts:
             store.binary(name)
+
+    def images(self, store: Store, topology: Topology, *, build: bool) -> Iterable[str]:  # noqa: ARG002  for roles that read more files
+        """Return images that files beside the topology ask for.
+
+        A program that reads them is built first; without ``build`` there are no images until it
+        is. Raises UsageError for a wrong file.
+        """
+        return ()
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:  # noqa: ARG002  for roles whose settings decide
         """Return the facts that determine the result of ``ahead`` steps.

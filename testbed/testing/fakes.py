@@ -372,7 +372,7 @@ class Bench:
         for empty in ("refuse", "turns", "written"):
             patch.setattr(FakeEngine, empty, {})
         patch.setattr("testbed.roles.docker.settle.MOMENT", 0.0)
-        for module in ("containers", "daemon", "images", "settle"):
+        for module in ("compose", "containers", "daemon", "images", "settle"):
             patch.setattr(f"testbed.roles.docker.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)

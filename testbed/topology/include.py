@@ -63,7 +63,7 @@ class _Includes:
         name = self._read.text(item, "the path of a file to include")
         if name is None:
             return None
-        path = Path(chain[-1][1]).parent / name
+        path = Path(self._problems.folder_of(item), name)
         real = os.path.realpath(path)
         self._count += 1
         if self._count > MAX_FILES:
@@ -83,8 +83,7 @@ class _Includes:
         except (OSError, ValueError) as error:
             self._problems.file = before
             seen, _ = why_unreadable(error, str(path))
-            folder = Path(chain[-1][1]).parent
-            hint = f"check the path, which is relative to {folder}"
+            hint = f"check the path, which is relative to {self._problems.folder_of(item)}"
             self._problems.add(item, "a topology file to include", f"{path}: {seen}", hint)
             return None
         finally:

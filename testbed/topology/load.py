@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 STDIN = "-"  #: in the place of a path: standard input
-STDIN_SHOWN = "<stdin>"
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -77,7 +76,7 @@ def load(
     """
     text = os.fspath(name_or_path)
     if text == STDIN:
-        found = load_text(_read_stdin(), STDIN_SHOWN, variables)
+        found = load_text(_read_stdin(), tree.STDIN, variables)
         return vary(found, overrides) if overrides else found
     if is_path(text):
         path, found = text, _load_file(text, store, variables)
@@ -148,10 +147,12 @@ def load_text(text: str, source: str, variables: abc.Mapping[str, str] | None = 
         if name in keys and keys[name].own:
             hint = "remove it: testbed sets it for other tools' files"
             problems.add(entry.key, "a known key", quote(name), hint)
-    if variables and not problems:
-        parser.variables.refuse_unused(source)
     topology = build(root, problems)
     used = parser.used
+    if variables and any(node.compose for node in topology.nodes.values()):
+        used = {**variables, **used}  # a Compose file can have variables of its own
+    elif variables:
+        parser.variables.refuse_unused(source)
     return replace(topology, variables=used) if used else topology
 
 
@@ -256,7 +257,7 @@ def _read_stdin() -> str:
 
     Raises TopologyError if it is closed, unreadable or not text.
     """
-    problems = Problems(STDIN_SHOWN)
+    problems = Problems(tree.STDIN)
     try:
         data = sys.stdin.buffer.read(syntax.MAX_BYTES + 1) if sys.stdin else None
     except (OSError, ValueError):

@@ -52,6 +52,7 @@ from testbed.topology.shapes import (
     Items,
     Memory,
     Name,
+    Paths,
     Pattern,
     Prefixed,
     Reference,
@@ -185,6 +186,12 @@ class Node(Block):
         Items(PACKAGE, "a list of Debian packages", unique=True),
         "Debian packages for this node alone. They are not installed on this machine.",
         default=(),
+    )
+    compose: tuple[str, ...] = key(
+        Paths("the path of a Compose file"),
+        "Compose file, or several, that Docker Compose runs on the node.",
+        default=(),
+        live=True,
     )
     sections: Mapping[str, Block] = role_keys("node_section")
 

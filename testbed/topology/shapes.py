@@ -9,6 +9,7 @@ command as much as reading a small topology.
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -375,6 +376,41 @@ class Interface(Shape[str]):
             return "" if text in known else nearest(text, known)
 
         return read.text(at, "the name of a network, or ethN", correct) or None
+
+
+@dataclass(eq=False, repr=False)
+class Paths(Shape[tuple[str, ...]]):
+    """One file of this machine, or several, relative to the folder of the topology file."""
+
+    what: str  #: for one file, with its article
+
+    def schema(self) -> dict[str, Any]:
+        one = {"type": "string", "minLength": 1}
+        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+    def read(self, read: Reader, at: Tree | None) -> tuple[str, ...] | None:
+        if at is None:
+            return None
+        items = at.items if isinstance(at, tree.Sequence) else (at,)
+        if not items:
+            read.problems.add(at, self.what, "an empty list", "name one, or remove the key")
+        found = [self._path(read, item) for item in items]
+        return tuple(path for path in found if path is not None)
+
+    def _path(self, read: Reader, at: Tree) -> str | None:
+        text = read.text(at, f"{self.what}, or a list of such paths")
+        if text is None:
+            return None
+        path = os.path.expanduser(text)  # noqa: PTH111  an unknown user is no error here
+        # A record may outlive the file.
+        if at.line and not os.path.isfile(os.path.join(read.problems.folder_of(at), path)):  # noqa: PTH113, PTH118  of any text
+            hint = f"check the path, which is relative to {read.problems.folder_of(at)}"
+            read.problems.add(at, self.what, f"no file {quote(text)}", hint)
+            return None
+        return read.problems.beside(at, path)
+
+    def plain(self, value: tuple[str, ...]) -> Any:
+        return value[0] if len(value) == 1 else list(value)
 
 
 class Variables(Shape[Mapping[str, str]]):

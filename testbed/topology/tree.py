@@ -7,8 +7,10 @@ the errors in a document.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 from testbed.errors import Problem, TopologyError
@@ -31,6 +33,8 @@ __all__ = [
     "nearest",
     "quote",
 ]
+
+STDIN = "<stdin>"  #: source of a text from standard input
 
 #: The keys and indices that lead to a value from the root.
 Path = tuple[str | int, ...]
@@ -225,6 +229,24 @@ class Problems:
     def file_of(self, at: Tree) -> str:
         """Return the file that a value was read from: the source, or an included file."""
         return self._files.get(id(at), (at, ""))[1] or self.source
+
+    def folder_of(self, at: Tree) -> str:
+        """Return the folder that relative paths in a value begin at.
+
+        It is that of the file itself, if the path of the file is a symbolic link.
+        """
+        file = self.file_of(at)
+        path = FilePath(file)
+        return str((path.resolve() if path.is_symlink() else path).parent)
+
+    def beside(self, at: Tree, path: str) -> str:
+        """Return a path that was read from a value, for :attr:`Topology.folder`.
+
+        It is absolute if the value is in an included file or comes from standard input.
+        """
+        if self.file_of(at) == self.source and self.source != STDIN:
+            return path
+        return os.path.abspath(FilePath(self.folder_of(at), path))  # noqa: PTH100  keeps links
 
     def is_used(self, at: Tree, use: str) -> None:
         """Note the use of a value, such as that by an alias, for its problems."""

@@ -203,8 +203,13 @@ def steps(topology: Topology, node: Spec) -> Iterable[Step]:
     needs = (node_step(node.name),)
     yield Step(docker_step(node.name), about, needs, heavy=True, ahead=True, act=act)
     yield from images.images_steps(topology, node.name, docker_step(node.name))
-    started = list(container_steps(topology, node.name, images.images_step(node.name)))
+    loaded = images.images_step(node.name)
+    started = list(container_steps(topology, node.name, loaded))
     yield from started
+    if node.compose:
+        from testbed.roles.docker.compose import compose_steps
+
+        yield from compose_steps(topology, node.name, started[-1].name if started else loaded)
     yield from settle_steps(topology, node.name, (step.name for step in started))
 
 

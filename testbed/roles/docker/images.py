@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from testbed.nodes.engine import version_of
@@ -60,25 +60,14 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
     names = wanted(topology, node)
 
     def act(context: Context) -> tuple[str, bool]:
-        with Engine(context.node(node)) as engine:
-            changed = _remove_others(context, engine, node)
-            images = {name: engine.image_id(name) for name in names}
-            archives = files(context.store.image(name) for name in names)
-            sources = dict(zip(names, archives, strict=True))
-            before = noted(context.node(node), LOADED)
-            others = {name for name in names if before.get(name, sources[name]) != sources[name]}
-            missing = [name for name, image in images.items() if not image or name in others]
-            for name in missing:
-                context.waiting(f"dockerd on {node} to load the image {name}")
-                images[name] = engine.load(context.store.image(name), name)
-            for name, image in images.items() if missing else ():
-                engine.name_image(image, name)  # another archive may have the same image name
+        machine = context.node(node)
+        with Engine(machine) as engine:
+            changed = _remove_others(context, engine, machine)
+            missing, others = load(context, engine, machine, names, LOADED)
             unkept = ""
             fresh = not (changed or others)  # else layers of other images are left there
-            if missing and fresh and not is_seeded(context.node(node)):
+            if missing and fresh and not is_seeded(machine):
                 unkept = _keep(context, node, engine)
-        if before != sources:
-            note(context.node(node), LOADED, sources)
         how = "loaded" if missing else "present"
         words = f"{', '.join(names) or 'none'} {how}{unkept and f'; not kept: {unkept}'}"
         return words, changed or bool(missing)
@@ -87,12 +76,41 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
     yield Step(images_step(node), about, (docker,), ahead=True, act=act)
 
 
-def _remove_others(context: Context, engine: Engine, node: str) -> bool:
-    wanted = {c.name for c in context.topology.containers_on(node)}
-    others = engine.names(label=f"{LAB}={context.lab}") - wanted
-    for name in sorted(others):
+def load(
+    context: Context, engine: Engine, node: Node, names: Sequence[str], mark: str
+) -> tuple[list[str], set[str]]:
+    """Load images that a node does not have, or that come from another archive now.
+
+    Return both, and the latter. The mark notes the archives.
+    """
+    images = {name: engine.image_id(name) for name in names}
+    archives = files(context.store.image(name) for name in names)
+    sources = dict(zip(names, archives, strict=True))
+    before = noted(node, mark)
+    others = {name for name in names if before.get(name, sources[name]) != sources[name]}
+    missing = [name for name, image in images.items() if not image or name in others]
+    for name in missing:
+        context.waiting(f"dockerd on {node.name} to load the image {name}")
+        images[name] = engine.load(context.store.image(name), name)
+    for name, image in images.items() if missing else ():
+        engine.name_image(image, name)  # another archive may have the same image name
+    if before != sources:
+        note(node, mark, sources)
+    return missing, others
+
+
+def _remove_others(context: Context, engine: Engine, node: Node) -> bool:
+    label = f"{LAB}={context.lab}"
+    wanted = {c.name for c in context.topology.containers_on(node.name)}
+    others = engine.names(label=label) - wanted
+    if not others:
+        return False
+    from testbed.roles.docker import compose
+
+    kept = compose.kept(engine, context.topology, node)
+    for name in sorted(engine.names(label=label) - wanted - kept):
         engine.remove(name)
-    return bool(others)
+    return bool(others - kept)
 
 
 def _keep(context: Context, node: str, engine: Engine) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import UsageError
@@ -113,7 +114,7 @@ class Docker(Role):
     node_section = DockerOfNode
     options = OPTIONS
     checks = (DockerChecks,)
-    creates = ("containers",)
+    creates = ("containers", "compose")
     needs: ClassVar[dict[str, str]] = {
         "docker": "a node with Docker",
         "plain-docker": "a node with Docker, and no flannel",
@@ -148,6 +149,18 @@ class Docker(Role):
         Offer("docker-compose", "/usr/bin/docker-compose", NO_COMPOSE),  # the name of version 1
     )
     hides = OWN
+
+    def offers_on(self, topology: Topology, node: str) -> tuple[Offer, ...]:
+        if not topology.nodes[node].compose:
+            return self.offers
+        return tuple(replace(one, stand_in="") for one in self.offers)  # `up` needs them all
+
+    def images(self, store: Store, topology: Topology, *, build: bool) -> Iterable[str]:
+        if not any(node.compose for node in topology.nodes.values()):
+            return ()
+        from testbed.roles.docker import compose
+
+        return compose.images_of(store, topology, build=build)
 
     def summary(self, topology: Topology) -> str:
         from testbed.artifacts import release

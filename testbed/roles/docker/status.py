@@ -30,6 +30,16 @@ def _container(wanted: Container, seen: Glance) -> Part:
     return Part(seen.name, seen.state, seen.state == "running", address)
 
 
+def _of_compose(name: str, wanted: str, seen: Glance | None) -> Part:
+    """Return the state of a container that Compose has started; ``wanted`` is that after `up`."""
+    if seen is None:
+        return Part(name, "missing", ok=False)
+    state = seen.health or seen.state
+    if state == wanted:
+        return Part(name, state, ok=True, detail=seen.address)
+    return Part(name, state, ok=False, detail=f"expected: {wanted}")
+
+
 def containers(context: Context, node: Node) -> list[Part]:
     wanted = context.topology.containers_on(node.name)
     try:
@@ -45,6 +55,11 @@ def containers(context: Context, node: Node) -> list[Part]:
             parts.append(Part(container.name, "missing", ok=False))
         else:
             parts.append(_container(container, seen))
+    if context.topology.nodes[node.name].compose:
+        from testbed.roles.docker import compose
+
+        for name, state in compose.expected(node).items():
+            parts.append(_of_compose(name, state, found.pop(name, None)))
     # Containers that the user started are allowed, in any state.
     parts += [Part(s.name, s.state, ok=True, detail=s.address) for s in found.values()]
     return parts

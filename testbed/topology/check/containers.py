@@ -23,6 +23,7 @@ class Containers(Look):
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
         return (
             self.containers,
+            self.compose_files,
             self.published_ports,
             self.what_ends_is_not_waited_for,
         )
@@ -35,6 +36,12 @@ class Containers(Look):
                 continue
             if container.network.startswith("container:"):
                 self._shared_network(container, container.network.partition(":")[2])
+
+    def compose_files(self) -> None:
+        for node in self.t.nodes.values():
+            if node.compose:
+                path = ("nodes", node.name, "compose")
+                self.on_maker(node.name, path, "compose", "add the role, or move the key")
 
     def _shared_network(self, container: Container, name: str) -> None:
         at = self.value("containers", container.name, "network")
