@@ -14,9 +14,10 @@ from testbed.progress import Log
 from testbed.requirement import need_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from testbed.artifacts.config import Policy
+    from testbed.labs.difference import Effect
     from testbed.labs.lab import Lab, Outcome
     from testbed.labs.run import Done, Waiting
     from testbed.topology.model import Topology
@@ -114,8 +115,14 @@ def bring_up(
     from testbed.labs.run import Watch
 
     click.echo(f"{click.style(wanted.name, bold=True)}: {summary(wanted)}")
-    watch = Watch(step=show_step, idle=Idle(), words=tell)
+    watch = Watch(step=show_step, idle=Idle(), words=tell, differences=_show_differences)
     show_outcome(lab.up(wanted, keep=keep, replace=replace, timeout=timeout, watch=watch))
+
+
+def _show_differences(effects: Sequence[Effect]) -> None:
+    from testbed.cli.diff import show
+
+    show(effects)
 
 
 def summary(topology: Topology) -> str:
@@ -219,6 +226,7 @@ def _to_dict(outcome: Outcome) -> dict[str, object]:
         "seconds": round(outcome.seconds, 3),
         "changed": [done.step.name for done in outcome.changed],
         "removed": outcome.removed,
+        "differences": [one.to_dict() for one in outcome.differences],
         "steps": [
             {
                 "name": done.step.name,

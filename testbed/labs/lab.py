@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from testbed import signals
 from testbed.errors import LabError, MachineError, NoSuchLab, NoSuchNode, StepsFailed, UsageError
-from testbed.labs import base_steps, offers, origin, packages, preflight
+from testbed.labs import base_steps, difference, offers, origin, packages, preflight
 from testbed.labs import plan as planning
 from testbed.labs import run as running
 from testbed.labs.run import Watch
@@ -26,6 +26,7 @@ from testbed.steps.context import Context
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
+    from testbed.labs.difference import Effect
     from testbed.nodes.base import Node, Provider
     from testbed.steps.step import Plan
     from testbed.topology.model import Topology
@@ -94,13 +95,15 @@ class Settings:
 class Outcome:
     """The result of a successful ``up``.
 
-    ``seconds`` is wall time; ``changed`` lists what was created or changed.
+    ``seconds`` is wall time; ``changed`` lists what was created or changed. ``differences`` is what
+    differed from the topology before, in an update.
     """
 
     topology: Topology
     seconds: float
     steps: list[running.Done] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    differences: list[Effect] = field(default_factory=list)
 
     @property
     def changed(self) -> list[running.Done]:
@@ -178,6 +181,9 @@ class Lab:
             self._refuse_other(record, topology, nodes, watch, replace=asked.replace)
             if nodes and record and record.variables:
                 _tell_changes(record.variables, topology, watch)
+            effects = difference.compare(record, topology, nodes, asked.left) if nodes else []
+            if effects:
+                watch.differences(effects)
             self._fetch(topology)
             store = self.settings.store
             outdated = {*provider.outdated(self.name, topology)}
@@ -197,21 +203,27 @@ class Lab:
             )
             no_alarm()  # from here on the run itself checks the timeout, and cleans up
             with signals.held() as held:
-                return self._make(asked, context, held, outdated)
+                return self._make(asked, context, held, effects, outdated)
 
     def _make(
-        self, asked: _Up, context: Context, held: signals.Held, outdated: Collection[str]
+        self,
+        asked: _Up,
+        context: Context,
+        held: signals.Held,
+        effects: Sequence[Effect],
+        outdated: Collection[str],
     ) -> Outcome:
         topology, state = context.topology, self.settings.state
         existed = bool(context.nodes)
-        removed = self._remove_strangers(context, outdated)
+        removed = self._remove_strangers(context, {*outdated, *difference.strangers(effects)})
         before = set(context.nodes)
         # Written first, so that leftovers of an interrupted run have a topology.
         state.write(_record(topology, asked, [], {}))
         try:
             done = self._carry_out(asked, context, held)
             held.check()
-            outcome = Outcome(topology, time.monotonic() - asked.began, done, removed)
+            seconds = time.monotonic() - asked.began
+            outcome = Outcome(topology, seconds, done, removed, list(effects))
             versions = versions_of(self.settings.store, topology)
             state.write(_record(topology, asked, done, versions))
         except BaseException as error:
@@ -297,16 +309,9 @@ class Lab:
                     hint=f"remove it (`testbed down {self.name}`), or use another name (--name)",
                 )
 
-    def _remove_strangers(self, context: Context, outdated: Collection[str]) -> list[str]:
-        """Remove nodes that are unknown, outdated, or have other settings.
-
-        Return their names.
-        """
-        strangers = [
-            name
-            for name, node in context.nodes.items()
-            if name in outdated or not base_steps.is_as_wanted(context.topology, node)
-        ]
+    def _remove_strangers(self, context: Context, gone: Collection[str]) -> list[str]:
+        """Remove nodes that are unknown, outdated, or have other settings; return their names."""
+        strangers = [name for name in context.nodes if name in gone]
         if strangers:
             context.provider.destroy(self.name, strangers)
         for name in strangers:

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from testbed.process import no_more_processes
 from testbed.steps.context import LeftAlone
 
 if TYPE_CHECKING:
+    from testbed.labs.difference import Effect
     from testbed.signals import Held
     from testbed.steps.context import Context
     from testbed.steps.step import Plan, Step
@@ -77,12 +78,13 @@ class Watch:
     """Callbacks for the progress of an operation on a lab; all run in the caller's thread.
 
     ``step`` gets each finished step, ``idle`` the running ones about once a second, and
-    ``words`` a message.
+    ``words`` a message. ``differences`` gets what an update changes, before it begins.
     """
 
     step: Callable[[Done], None] = lambda _: None
     idle: Callable[[list[Waiting]], None] = lambda _: None
     words: Callable[[str], None] = lambda _: None
+    differences: Callable[[Sequence[Effect]], None] = lambda _: None
 
 
 @dataclass(slots=True)

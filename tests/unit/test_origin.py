@@ -294,6 +294,7 @@ ON_A_LAB = [
     ["shell", "-l", "{}", "n1"],
     ["logs", "-l", "{}", "n1"],
     ["proxy", "-l", "{}", "n1"],
+    ["diff", "{}"],
     ["cp", "-l", "{}", "n1:/etc/hosts", "-"],
     ["restart", "-l", "{}", "n1"],
     ["stop", "-l", "{}", "n1"],
@@ -315,7 +316,7 @@ def test_the_list_of_commands_is_whole() -> None:
     for name in [*cli.COMMANDS, *cli.brought()]:
         command = cli.cli.get_command(None, name)  # type: ignore[arg-type]
         words = {param.name for param in getattr(command, "params", [])}
-        if words & {"lab", "lab_name"} or name in {"up", "fault", "vagrant"}:
+        if words & {"lab", "lab_name"} or name in {"up", "diff", "fault", "vagrant"}:
             about_a_lab.add(name)
     assert about_a_lab == {argv[0] for argv in ON_A_LAB}
 

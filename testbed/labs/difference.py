@@ -1,0 +1,264 @@
+"""The difference between a running lab and a topology, before `up` applies it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from testbed.errors import TopologyError
+from testbed.labs import base_steps
+
+if TYPE_CHECKING:
+    from testbed.labs.state import Record
+    from testbed.labs.status import Status
+    from testbed.nodes.base import Node
+    from testbed.topology.model import Topology
+
+Action = Literal["created", "created again", "removed", "changed in place", "restored"]
+CREATED: Action = "created"
+AGAIN: Action = "created again"
+REMOVED: Action = "removed"
+IN_PLACE: Action = "changed in place"
+RESTORED: Action = "restored"
+
+#: Settings of a node's digest that are its own or of other parts of a file, not of a section.
+NOT_OF_ROLES = frozenset(
+    ("form", "provider", "node", "networks", "gateway", "namespaces", "bridges", "veths",
+     "foreign", "interface")
+)  # fmt: skip
+PARTS = frozenset(("namespaces", "bridges", "veths"))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value: the path of its key in a file, before and after; None if it is not set."""
+
+    path: tuple[str, ...]
+    old: Any
+    new: Any
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.path)
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What `up` does to a part: its kind and name, the action, and the reasons.
+
+    ``kind`` is node, container, network, lab, or a kind of part that `status` shows. ``words`` is a
+    reason that is no value of the file.
+    """
+
+    kind: str
+    name: str
+    action: Action
+    changes: tuple[Change, ...] = ()
+    words: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        found = asdict(self)
+        found["changes"] = [
+            {"key": one.key, "old": one.old, "new": one.new} for one in self.changes
+        ]
+        return found
+
+    def lines(self) -> list[str]:
+        """Return the effect in words, one line for each reason."""
+        sign = {CREATED: "+", REMOVED: "-"}.get(self.action, "~")
+        words = f" ({self.words})" if self.words else ""
+        first = f"{sign} {self.kind} {self.name}: {self.action}{words}".replace(" :", ":")
+        return [first, *(f"    {change}" for change in self.changes)]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def changes(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[Change]:
+    """Yield the values that differ in two mappings; lists are compared as a whole."""
+    sides = [{} if one is None else one for one in (old, new)]  # a mapping that one side lacks
+    if all(isinstance(one, Mapping) for one in sides):
+        before, after = sides
+        for name in [*before, *(name for name in after if name not in before)]:
+            yield from changes(before.get(name), after.get(name), (*path, str(name)))
+    elif old != new:
+        yield Change(path, old, new)
+
+
+def compare(
+    record: Record | None, new: Topology, nodes: Mapping[str, Node], left: Collection[str] = ()
+) -> list[Effect]:
+    """Return what `up` of a topology does to a lab, apart from what has gone on its nodes.
+
+    ``nodes`` are those that run, ``left`` the ones that stay stopped. Without a record the reasons
+    are not known.
+    """
+    if (
+        record is not None
+        and nodes.keys() | {*left} >= new.nodes.keys()
+        and all(base_steps.is_as_wanted(new, node) for node in nodes.values())
+        and record.topology == new.to_dict()
+    ):
+        return []
+    return _Comparison(_recorded(record), new, nodes).effects(left)
+
+
+def _recorded(record: Record | None) -> Topology | None:
+    if record is None:
+        return None
+    from testbed.topology.load import load_data
+
+    try:
+        return load_data(record.topology, f"the record of lab {record.lab}")
+    except TopologyError:  # of another version
+        return None
+
+
+class _Comparison:
+    def __init__(self, old: Topology | None, new: Topology, nodes: Mapping[str, Node]) -> None:
+        self._old = old
+        self._new = new
+        self._nodes = nodes
+        found = changes(old.to_dict(), new.to_dict()) if old else ()
+        self._all = [change for change in found if change.path != ("name",)]
+        self._used: set[tuple[str, ...]] = set()
+
+    def effects(self, left: Collection[str]) -> list[Effect]:
+        found = [*self._node_effects(left), *self._container_effects()]
+        return [*found, *self._rest()]
+
+    def _node_effects(self, left: Collection[str]) -> Iterator[Effect]:
+        for name in self._new.nodes:
+            node = self._nodes.get(name)
+            if node is None:
+                self._use("nodes", name)
+                if name not in left:
+                    known = self._old is not None and name in self._old.nodes
+                    yield Effect("node", name, CREATED, words="does not run" if known else "")
+            elif not base_steps.is_as_wanted(self._new, node):
+                yield self._again(name, node)
+        for name in self._nodes:
+            if name not in self._new.nodes:
+                self._use("nodes", name)
+                yield Effect("node", name, REMOVED)
+        for name in self._old.nodes if self._old else ():
+            if name not in self._new.nodes:
+                self._use("nodes", name)
+
+    def _again(self, name: str, node: Node) -> Effect:
+        old = self._old
+        if old is None or name not in old.nodes or old.node_digest(name) != node.digest:
+            self._use("nodes", name)
+            return Effect("node", name, AGAIN, words="the record does not have its settings")
+        before, after = old.node_parts(name), self._new.node_parts(name)
+        raw = list(changes(before, after))
+        why = [change for change in self._all if self._explains(change, name, before, after)]
+        self._used |= {change.path for change in why}
+        return Effect("node", name, AGAIN, tuple(why or (_named(one, name) for one in raw)))
+
+    def _explains(
+        self, change: Change, node: str, before: Mapping[str, Any], after: Mapping[str, Any]
+    ) -> bool:
+        """Tell whether a change of the file is one of the settings that the node is made of."""
+        differing = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+        first, *rest = change.path
+        if first == "nodes":
+            if rest[:1] != [node]:
+                return bool(rest[1:2] == ["gateway"] and "gateway" in differing)
+            own = {one.path[0] for one in changes(before["node"], after["node"])}
+            return bool(rest[1] in own or (rest[1] == "provider" and "provider" in differing))
+        if first == "networks":
+            one, other = (parts["networks"].get(rest[0]) for parts in (before, after))
+            return bool(one != other)
+        if first in PARTS or first == "provider":
+            return first in differing and (first == "veths" or self._is_on(rest[:1], first, node))
+        others = {*self._new.nodes, *(self._old.nodes if self._old else ())} - {node}
+        return first in self._new.sections and bool(
+            differing - NOT_OF_ROLES and not others & {*rest}
+        )
+
+    def _is_on(self, name: Sequence[str], kind: str, node: str) -> bool:
+        """Tell whether a namespace or bridge is, or was, on a node; a provider is on all."""
+        if kind == "provider":
+            return True
+        found = (getattr(one, kind).get(name[0]) for one in (self._old, self._new) if one)
+        return any(part is not None and part.node == node for part in found)
+
+    def _container_effects(self) -> Iterator[Effect]:
+        old = self._old.containers if self._old else {}
+        for name, container in self._new.containers.items():
+            before = old.get(name)
+            if before is None:
+                if self._old is not None:
+                    yield Effect("container", f"{container.node}/{name}", CREATED)
+            elif before.to_dict() != container.to_dict():
+                why = tuple(one for one in self._all if one.path[:2] == ("containers", name))
+                yield Effect("container", f"{container.node}/{name}", AGAIN, why)
+            self._use("containers", name)
+        for name, before in old.items():
+            if name not in self._new.containers:
+                self._use("containers", name)
+                if before.node in self._new.nodes:
+                    yield Effect("container", f"{before.node}/{name}", REMOVED)
+
+    def _rest(self) -> Iterator[Effect]:
+        """Yield the changes for which nothing is created again, by node, network or lab."""
+        groups: dict[tuple[str, str], list[Change]] = {}
+        for change in self._all:
+            if change.path in self._used:
+                continue
+            first, *rest = change.path
+            known = {"nodes": "node", "networks": "network"}
+            owner = (known[first], rest[0]) if first in known and rest else ("lab", self._new.name)
+            groups.setdefault(owner, []).append(change)
+        for (kind, name), some in groups.items():
+            yield Effect(kind, name, IN_PLACE, tuple(some))
+
+    def _use(self, section: str, name: str) -> None:
+        """Leave out the values of a part that is created or removed as a whole."""
+        self._used |= {one.path for one in self._all if one.path[:2] == (section, name)}
+
+
+def strangers(effects: Sequence[Effect]) -> set[str]:
+    """Return the nodes that are removed, or created again."""
+    return {one.name for one in effects if one.kind == "node" and one.action in (AGAIN, REMOVED)}
+
+
+def _named(change: Change, node: str) -> Change:
+    """Return a setting of a node's digest with the key that it has in a file, if it has one."""
+    if change.path[0] == "node":
+        return Change(("nodes", node, *change.path[1:]), change.old, change.new)
+    return change
+
+
+def gone(status: Status, effects: Sequence[Effect]) -> list[Effect]:
+    """Return what `up` restores: parts of the lab that are not as its record says.
+
+    Nodes that are created again are left out.
+    """
+    anew = {one.name for one in effects if one.kind == "node" and one.action != IN_PLACE}
+    anew |= {one.name for one in effects if one.kind == "container"}
+    networks = (part for part in status.networks if not part.ok)
+    found = [Effect("network", part.name, RESTORED, words=part.state) for part in networks]
+    for node in status.nodes:
+        if node.state != "up" or node.name in anew:
+            continue
+        kinds = (
+            ("link", node.links), ("route", node.routes), ("sysctl", node.settings),
+            ("service", node.services), ("container", node.containers), *node.more.items(),
+        )  # fmt: skip
+        found += [
+            Effect(kind, f"{node.name}/{part.name}", RESTORED, words=part.state)
+            for kind, parts in kinds
+            for part in parts
+            if not part.ok and f"{node.name}/{part.name}" not in anew
+        ]
+    return found

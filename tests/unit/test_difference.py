@@ -1,0 +1,243 @@
+"""`diff`: what `up` would change, why, and that `up` shows and does the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hands import PLAIN, FakeControl, Hands
+
+from testbed.labs.difference import Change, changes
+from testbed.labs.lab import Lab
+from testbed.labs.state import Record
+from testbed.topology import load
+
+if TYPE_CHECKING:
+    from testbed.testing.fakes import Bench
+
+FILE = "plain.yaml"
+
+
+@pytest.fixture
+def hands(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Hands:
+    """A lab that was created from a file in the current folder."""
+    FakeControl.install(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    made = Hands(bench, monkeypatch, capsys)
+    Path(FILE).write_text(PLAIN)
+    assert made("up", FILE, "-q").status == 0
+    bench.forget()
+    return made
+
+
+def edit(old: str, new: str) -> None:
+    text = Path(FILE).read_text()
+    assert old in text
+    Path(FILE).write_text(text.replace(old, new))
+
+
+def seen(hands: Hands, *argv: str) -> list[tuple[str, str, str]]:
+    """Kind, name and action of each difference; its exit status tells whether there is any."""
+    said = hands("diff", *argv, "--json")
+    rows = json.loads(said.out)["differences"]
+    assert said.status == (1 if rows else 0)
+    return [(row["kind"], row["name"], row["action"]) for row in rows]
+
+
+def reasons(hands: Hands) -> dict[str, tuple[object, object]]:
+    rows = json.loads(hands("diff", "--json").out)["differences"]
+    return {one["key"]: (one["old"], one["new"]) for row in rows for one in row["changes"]}
+
+
+def test_no_difference(hands: Hands) -> None:
+    for argv in ([], ["plain"], [FILE], ["./plain.yaml"]):
+        said = hands("diff", *argv)
+        assert (said.status, said.err) == (0, ""), argv
+        assert said.out.startswith("plain is as ")
+    assert hands("diff", "--json").status == 0
+
+
+B = "b: {networks: {lan: 10.168.0.3}"
+EDITS = [
+    # old, new, differences, reasons
+    (
+        B, B.replace("0.3", "0.4"), [("node", "b", "created again")], {"nodes.b.networks.lan"},
+    ),
+    (B, B + ", memory: 1G", [("node", "b", "created again")], {"nodes.b.memory"}),
+    (
+        B, B + ", sysctls: {net.ipv4.ip_default_ttl: 9}", [("node", "b", "changed in place")],
+        {"nodes.b.sysctls.net.ipv4.ip_default_ttl"},
+    ),
+    (
+        "  a: {", "  c: {}\n  a: {", [("node", "c", "created")], set(),
+    ),
+    (
+        "  b: {networks: {lan: 10.168.0.3}}\n", "", [("node", "b", "removed")], set(),
+    ),
+    (
+        "{node: a, image: nginx}", "{node: a, image: nginx, env: {A: b}}",
+        [("container", "a/web", "created again")], {"containers.web.env.A"},
+    ),
+    ("  web: {", "  two: {node: a}\n  web: {", [("container", "a/two", "created")], set()),
+    (
+        "  web: {node: a, image: nginx}\n", "  two: {node: a}\n",
+        [("container", "a/two", "created"), ("container", "a/web", "removed")], set(),
+    ),
+    (
+        "name: plain", "name: plain\ndescription: d", [("lab", "plain", "changed in place")],
+        {"description"},
+    ),
+    (
+        "name: plain", "name: plain\ndocker: {engine: 29}", [("node", "a", "created again")],
+        {"docker.engine"},
+    ),
+    (
+        "10.168.0.0/24", "10.168.0.0/25",
+        [("node", "a", "created again"), ("node", "b", "created again")], {"networks.lan.subnet"},
+    ),
+    (
+        B, "b: {gateway: true, networks: {lan: 10.168.0.3}",
+        [("node", "a", "created again"), ("node", "b", "created again")], {"nodes.b.gateway"},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "differences", "keys"), EDITS)
+def test_an_edited_file(
+    old: str,
+    new: str,
+    differences: list[tuple[str, str, str]],
+    keys: set[str],
+    hands: Hands,
+) -> None:
+    """What `diff` says is what `up` shows first, and does."""
+    edit(old, new)
+    assert seen(hands) == differences
+    assert {*reasons(hands)} == keys
+    lines = hands("diff").out.splitlines()[1:]
+    said = hands("up", FILE)
+    assert said.status == 0
+    assert said.out.splitlines()[1 : 1 + len(lines)] == lines
+    anew = sorted(n for kind, n, what in differences if kind == "node" and what.endswith(
+        ("again", "removed")))  # fmt: skip
+    assert ("  removed: " + ", ".join(anew) in said.out) == bool(anew)
+    assert seen(hands) == []
+
+
+def test_values_are_shown_before_and_after(hands: Hands) -> None:
+    edit("{node: a, image: nginx}", "{node: a, image: other, env: {A: ''}}")
+    out = hands("diff").out
+    assert "    containers.web.image: nginx -> other\n" in out
+    assert '    containers.web.env.A: not set -> ""\n' in out
+
+
+def test_data_of_up_has_the_differences(hands: Hands) -> None:
+    edit("name: plain", "name: plain\ndescription: d")
+    rows = json.loads(hands("up", FILE, "--json").out)["differences"]
+    assert [row["action"] for row in rows] == ["changed in place"]
+    assert json.loads(hands("up", FILE, "--json").out)["differences"] == []
+
+
+# -- what has gone ------------------------------------------------------------------------
+
+
+def test_what_has_gone_is_restored(hands: Hands) -> None:
+    hands.node("b").wiring.addresses["eth0"] = ""
+    hands.node("a").end("containerd", -9)
+    assert seen(hands) == [
+        ("service", "a/containerd", "restored"),
+        ("link", "b/eth0", "restored"),
+    ]
+    assert "(dead)" in hands("diff").out
+
+
+def test_a_node_that_does_not_run_is_created(hands: Hands) -> None:
+    hands.bench.provider.destroy("plain", ["b"])
+    assert seen(hands) == [("node", "b", "created")]
+    assert "does not run" in hands("diff").out
+
+
+def test_what_was_stopped_by_hand_is_told(hands: Hands) -> None:
+    assert hands("stop", "b", "a/web").status == 0
+    assert ("container", "a/web", "restored") in seen(hands)
+    assert "stopped by hand" in hands("diff").out
+
+
+# -- which file, which lab ---------------------------------------------------------------
+
+
+def test_a_lab_of_another_name_is_compared_with_its_file(hands: Hands) -> None:
+    assert hands("up", FILE, "--name", "mine", "-q").status == 0
+    assert hands("diff", "mine").status == 0
+    assert hands("diff", FILE, "--name", "mine").status == 0
+    edit("name: plain", "name: other")
+    assert hands("diff", "mine").status == 0
+
+
+@pytest.mark.parametrize(("argv", "status"), [(["nosuch"], 2), (["nosuch.yaml"], 2)])
+def test_wrong_use(argv: list[str], status: int, hands: Hands) -> None:
+    said = hands("diff", *argv)
+    assert (said.status, said.out) == (status, "")
+
+
+def test_a_lab_that_is_not_up(hands: Hands) -> None:
+    assert hands("down", "plain", "-q").status == 0
+    assert hands("diff", FILE).status == 4
+    assert hands("diff").status == 4
+
+
+def test_a_lab_whose_file_is_gone(hands: Hands) -> None:
+    Path(FILE).rename("moved.yaml")
+    said = hands("diff", "plain")
+    assert said.status == 2
+    assert "testbed diff FILE" in said.err
+
+
+def test_a_lost_record_has_no_reasons(hands: Hands) -> None:
+    edit(B, B + ", memory: 1G")
+    state = hands.bench.state
+    record = state.read("plain")
+    assert record is not None
+    state.write(Record("plain", {"name": "plain", "nodes": {}}, source=record.source))
+    topology = load(FILE)
+    told: list[str] = []
+    from testbed.labs.run import Watch
+
+    def differences(effects: object) -> None:
+        told.extend(str(one.action) for one in effects)  # type: ignore[attr-defined]
+
+    Lab("plain", hands.bench.settings).up(topology, watch=Watch(differences=differences))
+    assert told == ["created again"]
+
+
+# -- values ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ({}, {}, []),
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {"a": 2}, [(("a",), 1, 2)]),
+        ({"a": 1}, {}, [(("a",), 1, None)]),
+        ({}, {"a": {"b": 1}}, [(("a", "b"), None, 1)]),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 2}}, [(("a", "b"), 1, None)]),
+        ({"a": [1, 2]}, {"a": [2, 1]}, [(("a",), [1, 2], [2, 1])]),
+        ({"a": {"b": 1}}, {"a": "x"}, [(("a",), {"b": 1}, "x")]),
+        ({"a": {}}, {}, []),
+        ({"a": 0}, {"a": False}, []),
+        ({"a": ""}, {}, [(("a",), "", None)]),
+        ({}, {"a": ""}, [(("a",), None, "")]),
+    ],
+)
+def test_changes(
+    old: object, new: object, found: list[tuple[tuple[str, ...], object, object]]
+) -> None:
+    assert [*changes(old, new)] == [Change(*one) for one in found]
