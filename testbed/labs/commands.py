@@ -72,7 +72,7 @@ def in_container(
         options.append(f"--wdns={given.folder}")
     words = [*enter(container.pid, tty=tty), *options, *argv]
     if "PATH" in env:  # that of the container; the programs before it are the node's
-        found = container.node.run(["sh", "-c", f"command -v {words[0]}"]).stdout.strip()
+        found = container.node.run(["sh", "-c", 'command -v "$1"', "sh", words[0]]).stdout.strip()
         words = [found, *words[1:]]
     return [*_env(env), *words]
 

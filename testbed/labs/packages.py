@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 UNPACKED = "packages"  # mark: the trees of a node
 TREE = "tree"  # folder of a cache entry
 #: Folders of a tree that are copied to the node's own.
-COPIED = ("var/lib", "var/log")
-COPY = """\
+COPIED = "var/lib var/log"
+COPY = f"""\
 for tree; do
-    for place in {places}; do
+    for place in {COPIED}; do
         [ ! -d "$tree/$place" ] || cp -a "$tree/$place/." "/$place/"
     done
 done
-""".format(places=" ".join(COPIED))
+"""
 #: Numbers of system accounts (Debian Policy, 9.2.2), from the highest on: packages of this machine
 #: take the next ones at the other end.
 SYSTEM_IDS = range(998, 99, -1)

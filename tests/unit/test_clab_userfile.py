@@ -218,7 +218,7 @@ def test_addresses_are_set_on_plain_nodes_alone(tmp_path: Path) -> None:
             entered.setdefault(argv[1], []).extend(argv[2:])
     assert "address replace 10.9.0.1/24 dev eth1" in entered["--net=/proc/100/ns/net"]
     assert not [word for word in entered["--net=/proc/101/ns/net"] if word.startswith("address")]
-    assert entered["--net=/proc/102/ns/net"][2:] == [f"sysctl -q -w {FORWARDING}=1", "sh"]
+    assert entered["--net=/proc/102/ns/net"][3:] == ["sh", FORWARDING]
     digests = userfile.digests(cast("Cell", cell))
     assert digests == {name: file.topology.node_digest(name) for name in ("a", "b", "s")}
     assert cell.node.files[file.path].decode() == TEXT

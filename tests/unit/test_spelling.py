@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.cli import COMMANDS
 from testbed.spelling import LONGEST, MOST, closest, mistakes
 from testbed.topology.declare import keys_of
-from testbed.topology.model import Network, Node, Topology
+from testbed.topology.model import Topology
 
+# Fixed lists: a word that has no meaning today may be a key tomorrow.
+NODE = ["networks", "roles", "gateway", "cpus", "memory", "provider"]
+LAB = ["name", "description", "networks", "nodes", "containers", "namespaces", "bridges", "faults"]
 MISTYPED = {
     "dokcer": "docker", "flanel": "flannel", "node": "nodes", "conainers": "containers",
     "contianers": "containers", "desc": "description", "netwroks": "networks", "Nodes": "nodes",
@@ -24,18 +26,18 @@ def test_a_typing_mistake_is_understood(word: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("word", "known"),
     [
-        ("subnet6", keys_of(Network)),
-        ("subnetv6", keys_of(Network)),
-        ("routes", keys_of(Node)),
-        ("route", keys_of(Node)),
-        ("links", keys_of(Topology)),
-        ("topology", keys_of(Topology)),
-        ("volumes", keys_of(Topology)),
-        ("services", keys_of(Topology)),
-        ("mtu", keys_of(Network)),
-        ("ports", keys_of(Node)),
-        ("sysctls", keys_of(Node)),
-        ("restart", COMMANDS),
+        ("subnet6", ["subnet"]),
+        ("subnetv6", ["subnet"]),
+        ("routes", NODE),
+        ("route", NODE),
+        ("links", LAB),
+        ("topology", LAB),
+        ("volumes", LAB),
+        ("services", LAB),
+        ("mtu", ["subnet"]),
+        ("ports", NODE),
+        ("sysctls", NODE),
+        ("restart", ["status", "report", "start"]),
         ("x", ["y"]),
         ("node3", ["node1", "node2"]),
         ("", ["a"]),

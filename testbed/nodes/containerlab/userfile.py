@@ -91,6 +91,12 @@ def _hides(folder: Path) -> bool:
     return any(Path(part).is_relative_to(folder) for part in (*OWN, *PROGRAMS))
 
 
+# Arguments: a setting to switch on, or an empty one; lines for ``ip -batch``.
+SET_UP = """\
+test -z "$1" || sysctl -q -w "$1=1"
+shift
+test $# = 0 || printf '%s\\n' "$@" | ip -batch -
+"""
 KEEP = "correct the file; `testbed up --keep` keeps the lab for a look"
 #: What to do, by a part of containerlab's words in lower case.
 HINTS = {
@@ -218,12 +224,10 @@ class UserFile:
             if end.interface and self.foreign.nodes[container.node].kind == topofile.PLAIN:
                 lines += [f"address replace {one} dev {end.interface}" for one in end.addresses]
                 lines.append(f"link set dev {end.interface} up")
-        script = ['printf "%s\\n" "$@" | ip -batch -'] if lines else []
-        if FORWARDING not in self.foreign.text:
-            script.append(f"sysctl -q -w {FORWARDING}=1")
-        if script:
+        forwards = FORWARDING not in self.foreign.text
+        if lines or forwards:
             network = Entered(self.cell.node, container.node, container.pid)
-            network.run(["sh", "-ec", "\n".join(script), "sh", *lines])
+            network.run(["sh", "-ec", SET_UP, "sh", FORWARDING if forwards else "", *lines])
 
 
 @dataclass(frozen=True, slots=True)
