@@ -56,8 +56,8 @@ def scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 def followed(text: str, problem: Problem, new: str) -> str:
     """The text with the wrong word replaced by the one that the hint names."""
-    if problem.seen.startswith("'*"):  # an alias, without which YAML reads nothing
-        return text.replace(problem.seen.strip("'"), new)
+    if problem.seen.startswith("*"):  # an alias, without which YAML reads nothing
+        return text.replace(problem.seen, new)
     place = (problem.line - 1, problem.column - 1)
     (at,) = (
         node

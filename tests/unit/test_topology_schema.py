@@ -149,6 +149,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "memory": 1 << 30,
                 "provider": "netns",
                 "packages": ["tcpdump", "libstdc++6"],
+                "compose": ["compose.yaml", "more.yaml"],
                 "docker": {"engine": "29", "firewall": "nftables", "daemon": {"icc": None}},
                 "frr": {"config": {"content": "router rip\n", "file": "frr.conf"}},
                 "bird": {
