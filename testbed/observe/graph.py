@@ -110,6 +110,7 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
     }
     try:
         containers = [dict(one) for role in spec.roles for one in ROLES[role].drawn(lab, name)]
+        known = {k: v for role in spec.roles for k, v in ROLES[role].link_names(lab, name).items()}
         if lab.topology.foreign is None:
             printed = _look(lab.node(name), containers)
         else:  # the node may be of any image
@@ -121,6 +122,9 @@ def _node(lab: LiveLab, name: str) -> dict[str, Any]:
         _describe(found, _parts(printed), containers)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         found["error"] = f"cannot parse the output of ip on {name}: {error!r}"
+    for link in found["links"]:
+        if link["name"] in known:
+            link["network"] = known[link["name"]]
     return found
 
 

@@ -29,6 +29,7 @@ CJK = 0x2E80  # from this code point on characters are about twice as wide
 WIRES = 46.0  # height of the part where links run
 DIRECT = 56.0  # between boxes that a veth pair joins directly
 BRIDGE = 30.0
+ROW_GAP = 8.0  # between two bridges, in a row and from one row to the next
 SMALL_LINE = 15.0
 BUS = 40.0
 LANE = 16.0  # from one link between nodes to the next below it
@@ -82,8 +83,15 @@ class Card:
     devices: list[Device] = field(default_factory=list)
     wires: dict[tuple[str, str], Link] = field(default_factory=dict)
     direct: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
+    #: Left and right edge of each bridge, and its row from the top.
+    spans: dict[str, tuple[float, float, int]] = field(default_factory=dict)
     x: float = 0.0
     width: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of bridges."""
+        return 1 + max((row for _, _, row in self.spans.values()), default=-1)
 
 
 def v4(link: Link) -> list[str]:
@@ -176,6 +184,7 @@ def describe(graph: Graph, _: Translate) -> str:
                     None,
                     [
                         link["name"],
+                        link.get("network", ""),
                         link["kind"],
                         *v4(link),
                         link["master"] and f"({link['master']})",
@@ -223,27 +232,27 @@ class _Drawing:
     # -- placing
 
     def _place(self) -> None:
-        boxes = [box for card in self.cards for box in card.boxes]
-        self.boxes_height = max((box.lines * LINE + 16 for box in boxes), default=0.0)
-        wired = any(card.wires for card in self.cards)
-        bridged = any(card.bridges for card in self.cards)
-        self.y_boxes = 48.0 + (18.0 if any(self._arches(card) for card in self.cards) else 0.0)
-        self.y_bridges = self.y_boxes + self.boxes_height + (WIRES if wired else GAP * bool(boxes))
-        devices = [device for card in self.cards for device in card.devices]
-        lines = max((len(device.details) for device in devices), default=0)
-        self.devices_height = 25 + lines * SMALL_LINE if devices else 0.0
-        self.y_devices = self.y_bridges + (BRIDGE if bridged else 0.0)
-        if devices and bridged:
-            self.y_devices += 20.0
-        self.y_end = self.y_devices + self.devices_height + PAD
-        if not devices and not bridged:
-            self.y_end = self.y_boxes + self.boxes_height + PAD
         x = 1.0
         for card in self.cards:
             card.x = x
             self._place_card(card)
             x += card.width + CARD_GAP
         self.width = x - CARD_GAP + 1.0
+        boxes = [box for card in self.cards for box in card.boxes]
+        self.boxes_height = max((box.lines * LINE + 16 for box in boxes), default=0.0)
+        wired = any(card.wires for card in self.cards)
+        rows = max((card.rows for card in self.cards), default=0)
+        self.y_boxes = 48.0 + (18.0 if any(self._arches(card) for card in self.cards) else 0.0)
+        self.y_bridges = self.y_boxes + self.boxes_height + (WIRES if wired else GAP * bool(boxes))
+        devices = [device for card in self.cards for device in card.devices]
+        lines = max((len(device.details) for device in devices), default=0)
+        self.devices_height = 25 + lines * SMALL_LINE if devices else 0.0
+        self.y_devices = self.y_bridges + (rows * (BRIDGE + ROW_GAP) - ROW_GAP if rows else 0.0)
+        if devices and rows:
+            self.y_devices += 20.0
+        self.y_end = self.y_devices + self.devices_height + PAD
+        if not devices and not rows:
+            self.y_end = self.y_boxes + self.boxes_height + PAD
 
     @staticmethod
     def _arches(card: Card) -> bool:
@@ -273,13 +282,37 @@ class _Drawing:
             device.width = 20 + max(width(device.title, BOLD), *details, 70.0)
             x += device.width + GAP
         right = max(right, x - (GAP if card.devices else 0))
-        for bridge in card.bridges:
-            right = max(right, card.x + PAD + 24 + width(_bridge_words(bridge), WIDE))
+        self._place_bridges(card)
+        right = max([right, *(edge for _, edge, _ in card.spans.values())])
         head = width(card.name, 9.0) + 16 + width(card.words or card.error, NARROW)
         card.width = max(right - card.x, head + PAD, 150.0) + PAD
         if len(card.devices) == 1 and not card.boxes:  # alone: where the eye looks for it
             only = card.devices[0]
             only.x = card.x + (card.width - only.width) / 2
+
+    @staticmethod
+    def _place_bridges(card: Card) -> None:
+        """Place each bridge below its boxes, in the first row where it has room."""
+        for bridge in card.bridges:
+            name = bridge["name"]
+            mine = [
+                box
+                for box in card.boxes
+                if any(
+                    card.wires.get((box.name, link["name"]), {}).get("master") == name
+                    for link in box.links
+                )
+            ]
+            left = min((box.x for box in mine), default=card.x + PAD)
+            right = max((box.x + box.width for box in mine), default=0.0)
+            right = max(right, left + 24 + width(_bridge_words(bridge), WIDE))
+            taken = {
+                row
+                for begin, end, row in card.spans.values()
+                if begin < right + ROW_GAP and left < end + ROW_GAP
+            }
+            row = next(row for row in range(len(taken) + 1) if row not in taken)
+            card.spans[name] = (left, right, row)
 
     # -- drawing
 
@@ -317,9 +350,11 @@ class _Drawing:
         for wire in card.wires.values():
             if wire["master"] not in _names(card.bridges):
                 card.devices.append(_device(wire))
+        for box in card.boxes:  # first, so that they pass behind the bridges of other rows
+            self._draw_wires(card, box)
         self._draw_bridges(card)
         for box in card.boxes:
-            self._draw_box(card, box)
+            self._draw_box(box)
         self._draw_direct(card)
         for device in card.devices:
             if not device.width:
@@ -333,23 +368,30 @@ class _Drawing:
                 self._text(device.x + 10, y, detail, "pic-small")
 
     def _draw_bridges(self, card: Card) -> None:
-        for index, bridge in enumerate(card.bridges):
-            mine = [box for box in card.boxes if box.bridge == bridge["name"]]
-            left = min((box.x for box in mine), default=card.x + PAD + index * 24)
-            right = max((box.x + box.width for box in mine), default=0.0)
-            right = max(right, left + 24 + width(_bridge_words(bridge), WIDE))
+        for bridge in card.bridges:
+            left, right, _ = card.spans[bridge["name"]]
+            y = self._bridge_y(card, bridge["name"])
             kind = "pic-bridge" if bridge["up"] else "pic-bridge pic-down"
-            self._rect(left, self.y_bridges, right - left, BRIDGE, kind, radius=6)
-            self._text(left + 12, self.y_bridges + 20, _bridge_words(bridge), "pic-mono")
+            self._rect(left, y, right - left, BRIDGE, kind, radius=6)
+            self._text(left + 12, y + 20, _bridge_words(bridge), "pic-mono")
 
-    def _draw_box(self, card: Card, box: Box) -> None:
+    def _bridge_y(self, card: Card, name: str) -> float:
+        """Return the upper edge of a bridge, or of the first row for any other name."""
+        _, _, row = card.spans.get(name, (0.0, 0.0, 0))
+        return self.y_bridges + row * (BRIDGE + ROW_GAP)
+
+    def _draw_wires(self, card: Card, box: Box) -> None:
         wired = [link for link in box.links if (box.name, link["name"]) in card.wires]
+        top = self.y_boxes + self.boxes_height
         for index, link in enumerate(wired):
             wire = card.wires[box.name, link["name"]]
             x = box.x + box.width * (index + 1) / (len(wired) + 1)
-            top, end = self.y_boxes + self.boxes_height, self.y_bridges
-            self._line([(x, top), (x, end)], "pic-wire")
-            self._pill(x, (top + end) / 2, wire["name"])
+            self._line([(x, top), (x, self._bridge_y(card, wire["master"]))], "pic-wire")
+            # Those of a box beside each other, one below the other.
+            y = top + WIRES * (index + 1) / (len(wired) + 1)
+            self._pill(x, y, wire["name"])
+
+    def _draw_box(self, box: Box) -> None:
         kind = "pic-box" if box.links else "pic-box pic-alone"
         self._rect(box.x, self.y_boxes, box.width, self.boxes_height, kind, radius=7)
         y = self.y_boxes + 20
@@ -503,4 +545,7 @@ class _Drawing:
 
 
 def _bridge_words(bridge: Link) -> str:
-    return " · ".join([bridge["name"], *v4(bridge), f"MTU {bridge['mtu']}"])
+    name = bridge["name"]
+    if network := bridge.get("network"):
+        name = f"{network} ({name})"
+    return " · ".join([name, *v4(bridge), f"MTU {bridge['mtu']}"])

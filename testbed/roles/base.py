@@ -314,6 +314,13 @@ class Role(ABC):
         """
         return ()
 
+    def link_names(self, lab: LiveLab, node: str) -> Mapping[str, str]:  # noqa: ARG002  for roles whose links have generated names
+        """Return the names of networks by their links on a running node, for the graph.
+
+        Raises LabError.
+        """
+        return {}
+
     def overlay(self, topology: Topology) -> Mapping[str, Any] | None:  # noqa: ARG002  for overlay networks
         """Return the role's overlay network for the graph, or None.
 

@@ -22,7 +22,7 @@ from testbed.labs.state import State
 from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeNode, FakeProvider
 from testbed.registry import Declared, Registry
 from testbed.roles import namespaces
-from testbed.roles.docker.engine import ContainerState, Engine
+from testbed.roles.docker.engine import ContainerState, Endpoint, Engine, NetworkState
 from testbed.testing.provider import BOTH, DIES, NEVER, SIGNALLED
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from testbed.artifacts.source import Source
     from testbed.nodes.base import Node
+    from testbed.roles.docker.networks import DockerNetwork
     from testbed.topology.containers import Container
 
 Containers = weakref.WeakKeyDictionary["Node", dict[str, ContainerState]]
@@ -159,6 +160,9 @@ class FakeEngine(Engine):
 
     _all: ClassVar[Containers] = weakref.WeakKeyDictionary()
     _images: ClassVar[weakref.WeakKeyDictionary[Node, set[str]]] = weakref.WeakKeyDictionary()
+    _networks_of: ClassVar[weakref.WeakKeyDictionary[Node, dict[str, NetworkState]]] = (
+        weakref.WeakKeyDictionary()
+    )
     _pids = itertools.count(1000)
     #: Actions in order: node, and "load NAME", "start NAME" or "remove NAME".
     log: list[tuple[str, str]]
@@ -210,10 +214,9 @@ class FakeEngine(Engine):
             raise self.refuse[container.name]
         self._note(f"start {container.name}")
         pid = next(self._pids)
-        network = container.network
-        joined = network.removeprefix("container:")
-        if joined != network:
-            network = f"container:{self._here[joined].id}"
+        network = container.network or next(iter(container.networks))
+        if container.shares:
+            network = f"container:{self._here[container.shares].id}"
         self._here[container.name] = ContainerState(
             name=container.name,
             id=f"{pid:064x}",
@@ -225,6 +228,15 @@ class FakeEngine(Engine):
             image=container.image,
             digest=digest,
             status="running",
+            networks={
+                name: Endpoint(
+                    self.networks()[name].id,
+                    str(one.ipv4_address or ""),
+                    str(one.ipv6_address or ""),
+                    one.mac_address or "",
+                )
+                for name, one in container.networks.items()
+            },
         )
         if container.name in self.turns:
             self._here[container.name] = replace(
@@ -240,6 +252,33 @@ class FakeEngine(Engine):
     def remove(self, container: str) -> None:
         self._note(f"remove {container}")
         del self._here[container]
+
+    def networks(self) -> dict[str, NetworkState]:
+        own = NetworkState(
+            "bridge", "0" * 64, "bridge", ("172.17.0.0/16",), internal=False, digest=None
+        )
+        return {"bridge": own, **self._networks_of.setdefault(self._node, {})}
+
+    def create_network(self, lab: str, network: DockerNetwork) -> NetworkState:
+        self._note(f"create network {network.name}")
+        made = NetworkState(
+            network.name,
+            f"{next(self._pids):064x}",
+            network.driver,
+            tuple(map(str, network.subnet)),
+            network.internal,
+            network.digest,
+        )
+        self._networks_of.setdefault(self._node, {})[network.name] = made
+        return made
+
+    def remove_network(self, network: NetworkState) -> list[str]:
+        on_it = sorted(name for name, one in self._here.items() if network.name in one.networks)
+        for name in on_it:
+            self.remove(name)
+        self._note(f"remove network {network.name}")
+        del self._networks_of[self._node][network.name]
+        return on_it
 
 
 def page(call: Call) -> Answer:
@@ -372,7 +411,7 @@ class Bench:
         for empty in ("refuse", "turns", "written"):
             patch.setattr(FakeEngine, empty, {})
         patch.setattr("testbed.roles.docker.settle.MOMENT", 0.0)
-        for module in ("compose", "containers", "daemon", "images", "settle"):
+        for module in ("compose", "containers", "daemon", "images", "network_steps", "settle"):
             patch.setattr(f"testbed.roles.docker.{module}.Engine", FakeEngine)
         patch.setattr("testbed.roles.docker.daemon.preload", lambda: None)
         patch.setattr("testbed.labs.preflight.check", lambda *_: None)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
 
-from testbed.topology import keys, reserved, tree
+from testbed.topology import keys, options, reserved, tree
+from testbed.topology.attach import Attachment, Attachments
 from testbed.topology.declare import Block, Draft, Nested, key
+from testbed.topology.families import AnyAddress, Mac
 from testbed.topology.shapes import (
     IMAGE,
     NODE,
     Command,
     Duration,
+    Flag,
     Integer,
     Items,
     Name,
@@ -30,50 +33,107 @@ if TYPE_CHECKING:
     from testbed.topology.tree import Tree
 
 CONTAINER_NAME = Name("a container", keys.CONTAINER, keys.LABEL_MAX, reserved.CONTAINERS)
+Protocol: TypeAlias = "Literal['tcp', 'udp', 'sctp']"
 #: A port and its protocol.
 Port: TypeAlias = "tuple[int, Literal['tcp', 'udp']]"
 
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """A published port: ``[address:]host_port:container_port/protocol``."""
+    """Published ports: ``[address:]host_port:container_port/protocol``.
+
+    ``count`` is the length of a range. ``host_port`` and ``container_port`` are its first ports.
+    """
 
     host_port: int
     container_port: int
-    protocol: Literal["tcp", "udp"] = "tcp"
-    address: IPv4Address | None = None
+    protocol: Protocol = "tcp"
+    address: IPv4Address | IPv6Address | None = None
+    count: int = 1
 
     def __str__(self) -> str:
         where = f"{self.address}:" if self.address else ""
-        return f"{where}{self.host_port}:{self.container_port}/{self.protocol}"
+        if isinstance(self.address, IPv6Address):
+            where = f"[{self.address}]:"
+        outer, inner = (self._ports(first) for first in (self.host_port, self.container_port))
+        return f"{where}{outer}:{inner}/{self.protocol}"
+
+    def _ports(self, first: int) -> str:
+        return str(first) if self.count == 1 else f"{first}-{first + self.count - 1}"
+
+    @property
+    def each(self) -> tuple[Publish, ...]:
+        """The ports one by one."""
+        return tuple(
+            replace(
+                self, host_port=self.host_port + i, container_port=self.container_port + i, count=1
+            )
+            for i in range(self.count)
+        )
+
+    def collides(self, other: Publish) -> bool:
+        """Tell whether both need the same port of the node."""
+        if self.protocol != other.protocol:
+            return False
+        apart = max(self.host_port, other.host_port) - min(
+            self.host_port + self.count, other.host_port + other.count
+        )
+        if apart >= 0:
+            return False
+        one, two = self.address, other.address
+        # Without an address, a port is published on all addresses of both families.
+        if one is None or two is None:
+            return True
+        return one.version == two.version and (
+            one == two or one.is_unspecified or two.is_unspecified
+        )
 
 
 class _Published(Shape[Publish]):
-    """A published port."""
+    """Published ports."""
 
     def schema(self) -> dict[str, Any]:
         return whole(keys.PUBLISH)
 
     def read(self, read: Reader, at: Tree | None) -> Publish | None:
-        wanted = "a port as [address:]host_port:container_port[/tcp|/udp]"
-        hint = 'like "8080:80" or "10.168.0.2:8080:80/udp"'
+        wanted = "ports as [address:]host_port:container_port[/tcp|/udp|/sctp]"
+        hint = 'like "8080:80", "10.168.0.2:8080:80/udp" or "[::1]:8000-8010:80-90"'
         value = read.matching(at, keys.PUBLISH, wanted, hint)
         if at is None or value is None:
             return None
         ports, _, protocol = value.partition("/")
-        *address, host_port, container_port = ports.split(":")
-        outer = number(read, at, host_port, "a port")
-        inner = number(read, at, container_port, "a port")
+        address, _, ports = ports.rpartition("]:") if "]" in ports else ("", "", ports)
+        *before, host_ports, container_ports = ports.split(":")
+        address = address.removeprefix("[") or "".join(before)
+        outer = self._range(read, at, host_ports)
+        inner = self._range(read, at, container_ports)
         if outer is None or inner is None:
             return None
+        if outer[1] != inner[1]:
+            seen = f"{outer[1]} for {inner[1]}"
+            hint = "write two ranges of the same length"
+            read.problems.add(at, "as many ports of the node as of the container", seen, hint)
+            return None
         try:
-            ip = IPv4Address(address[0]) if address else None
+            ip = ip_address(address) if address else None
         except ValueError:
-            hint = "write four numbers from 0 to 255 with dots between"
-            read.problems.add(at, "an IPv4 address", quote(address[0]), hint)
+            hint = "write four numbers from 0 to 255 with dots between, or [IPv6]"
+            read.problems.add(at, "an IP address", quote(address), hint)
             return None
         # The default protocol is TCP, as in docker run.
-        return Publish(outer, inner, cast("Literal['tcp', 'udp']", protocol or "tcp"), ip)
+        return Publish(outer[0], inner[0], cast("Protocol", protocol or "tcp"), ip, outer[1])
+
+    def _range(self, read: Reader, at: Tree, text: str) -> tuple[int, int] | None:
+        """Return the first port of a range, and the number of ports."""
+        first, _, last = text.partition("-")
+        low = number(read, at, first, "a port")
+        high = number(read, at, last, "a port") if last else low
+        if low is None or high is None:
+            return None
+        if high < low:
+            read.problems.add(at, "a range from low to high", quote(text), f"write {last}-{first}")
+            return None
+        return low, high - low + 1
 
     def plain(self, value: Publish) -> str:
         return str(value)
@@ -227,10 +287,13 @@ class Ready(Block):
 class Container(Block):
     """A container on a node.
 
-    ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``; ``command`` None means
-    the image's default. ``expect`` is the expected exit status of a container that ends, None for
-    a container that keeps running.
+    ``network`` is ``bridge``, ``host``, ``none`` or ``container:NAME``, and empty for a container
+    on Docker networks of the file, its ``networks``; ``command`` None means the image's default.
+    ``expect`` is the expected exit status of a container that ends, None for a container that
+    keeps running. None, () and empty mappings of the other keys mean Docker's default.
     """
+
+    rules: ClassVar[Mapping[str, Any]] = {"not": {"required": ["network", "networks"]}}
 
     name: str
     node: str = key(NODE, "Node that it is on.", required=True, default="")
@@ -243,14 +306,21 @@ class Container(Block):
         Pattern(
             keys.NETWORK_MODE,
             "bridge, host, none or container:NAME",
-            "leave it out for Docker's bridge; the lab's networks are joined by nodes alone",
+            "leave it out for Docker's bridge; 'networks: [NAME]' is for networks of "
+            "docker: {networks: {NAME: {}}}, and the lab's networks are joined by nodes alone",
         ),
         "Network mode: bridge, host, none, or container:NAME to share another container's.",
         default="bridge",
     )
+    networks: Mapping[str, Attachment] = key(
+        Attachments(),
+        "Docker networks that it is on, instead of `network`: names of `docker.networks` in a "
+        "list, or as a mapping with its address and names on each. `bridge` is docker0.",
+        default={},
+    )
     publish: tuple[Publish, ...] = key(
         Items(_Published(), "a list of ports", unique=True),
-        "Published ports: [address:]host_port:container_port[/tcp|/udp].",
+        "Published ports: [address:]host_port:container_port[/tcp|/udp|/sctp]; also ranges.",
         default=(),
     )
     command: tuple[str, ...] | None = key(
@@ -271,3 +341,78 @@ class Container(Block):
     ready: Ready | None = key(
         Nested(Ready), "Readiness condition that `up` waits for.", default=None
     )
+    entrypoint: tuple[str, ...] | None = key(
+        Command("leave the key out for the image's own"),
+        "The program that gets the command as arguments, instead of the image's own.",
+        default=None,
+    )
+    hostname: str | None = key(
+        options.HOST_NAME, "Host name. Default: the container's name.", default=None
+    )
+    user: str | None = key(options.USER, "User, or USER:GROUP, by name or number.", default=None)
+    working_dir: str | None = key(options.FOLDER, "Folder of the command.", default=None)
+    labels: Mapping[str, str] = key(options.LABELS, "Labels.", default={})
+    privileged: bool = key(
+        Flag(), "All capabilities, all devices of the node, and a writable /sys.", default=False
+    )
+    cap_add: tuple[str, ...] = key(
+        options.CAPS, "Capabilities to add, like NET_ADMIN (capabilities(7)).", default=()
+    )
+    cap_drop: tuple[str, ...] = key(options.CAPS, "Capabilities to remove.", default=())
+    devices: tuple[str, ...] = key(
+        options.DEVICES, "Devices of the node: /dev/net/tun, or /dev/a:/dev/b:rw.", default=()
+    )
+    sysctls: Mapping[str, str] = key(
+        options.OwnSysctls(),
+        "Kernel settings of its namespaces: {net.ipv4.ip_forward: 1}.",
+        default={},
+    )
+    ulimits: Mapping[str, options.Ulimit] = key(
+        options.Ulimits(),
+        "Limits of its processes: {nofile: 1024, nproc: {soft: 100, hard: 200}}; -1 is no limit.",
+        default={},
+    )
+    volumes: tuple[str, ...] = key(
+        options.VOLUMES,
+        "Volumes: NAME:/path, or the node's /path:/path; with :ro for read-only.",
+        default=(),
+    )
+    tmpfs: tuple[str, ...] = key(
+        options.TMPFS, "File systems in memory: /run, or /run:size=64m.", default=()
+    )
+    dns: tuple[IPv4Address | IPv6Address, ...] = key(
+        Items(AnyAddress(), "a list of addresses"), "Addresses of DNS servers.", default=()
+    )
+    extra_hosts: tuple[str, ...] = key(
+        options.EXTRA_HOSTS,
+        "More lines of /etc/hosts, as NAME:ADDRESS; NAME:host-gateway is the node.",
+        default=(),
+    )
+    mac_address: str | None = key(
+        Mac(), "MAC address on Docker's bridge. Others are set in `networks`.", default=None
+    )
+    restart: str | None = key(
+        options.RESTART,
+        "When Docker starts it again: always, unless-stopped, on-failure or on-failure:N.",
+        default=None,
+    )
+    init: bool = key(Flag(), "Run an init process as its pid 1.", default=False)
+    stop_signal: str | None = key(
+        options.StopSignal(), "Signal that stops it. Default: SIGTERM.", default=None
+    )
+    stop_grace_period: float | None = key(
+        Duration(1.0), "Time between this signal and SIGKILL. Default: 10s.", default=None
+    )
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        del draft
+        if given.get("networks"):
+            given.setdefault("network", "")
+        return cls(**given)
+
+    @property
+    def shares(self) -> str:
+        """The name of the container whose network it shares; empty for others."""
+        mode, _, other = self.network.partition(":")
+        return other if mode == "container" else ""

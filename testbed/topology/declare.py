@@ -391,10 +391,14 @@ class Named(Composed, Generic[P]):
     one: str = ""  #: what at least one entry is, and the hint for none
     hint: str = ""
     foreign: shapes.Name | None = None  #: the names in labs of another tool's files
+    bare: bool = False  #: a name without a value is an entry, too, as in Compose
 
     def schema(self) -> dict[str, Any]:
         least = {"minProperties": 1} if self.one else {}
-        return shapes.table(self.names.schema(), schema_of(self.kind)) | least
+        value = schema_of(self.kind)
+        if self.bare:
+            value = {"anyOf": [value, {"type": "null"}]}
+        return shapes.table(self.names.schema(), value) | least
 
     def read_in(self, draft: Draft, at: Tree) -> dict[str, P]:
         read, names = draft.read, self.names
@@ -407,6 +411,8 @@ class Named(Composed, Generic[P]):
             name, body = entry.key.text, entry.value
             if isinstance(body, tree.Mapping):
                 part = read_block(draft, self.kind, body, name=name)
+            elif self.bare and isinstance(body, tree.Scalar) and body.value is None:
+                part = self.kind.make({"name": name}, draft)
             else:
                 read.mapping(body, keys_of(self.kind))
                 part = self.kind.make({"name": name}, draft) if self.hollow else None

@@ -39,9 +39,31 @@ PACKAGE = r"[a-z0-9][a-z0-9+.-]+"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 ADDRESS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
 PREFIXED = ADDRESS + r"/[0-9]{1,2}"
-PUBLISH = r"(" + ADDRESS + r":)?[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp))?"
+#: Loose: IPv6Address() decides.
+ADDRESS6 = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*(" + ADDRESS + r")?"
+MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
+PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
+PUBLISH = (
+    r"(" + ADDRESS + r":|\[" + ADDRESS6 + r"\]:)?" + PORTS + r":" + PORTS + r"(/(tcp|udp|sctp))?"
+)
 MEMORY = r"[0-9]{1,15}[KMGT]?"
 NETWORK_MODE = r"bridge|host|none|container:" + CONTAINER
+#: Docker's names; those of volumes have two characters (moby, daemon/names: RestrictedNameChars).
+DOCKER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]*"
+VOLUME_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
+#: A volume by name, or a path of the node; its place in the container; options.
+VOLUME = (
+    r"(" + VOLUME_NAME + r"|/[^:\x00\n]*):/[^:\x00\n]+"
+    r"(:(ro|rw|nocopy|r?shared|r?slave|r?private)(,(ro|rw|nocopy|r?shared|r?slave|r?private))*)?"
+)
+TMPFS = r"/[^:\x00\n]+(:[a-z]+(=[a-z0-9]+)?(,[a-z]+(=[a-z0-9]+)?)*)?"
+DEVICE = r"/dev/[^:\x00\n]+(:/[^:\x00\n]+(:[rwm]{1,3})?)?"
+#: user(:group), by name or number.
+USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+RESTART = r"no|always|unless-stopped|on-failure(:[1-9][0-9]{0,4})?"
+HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+EXTRA_HOST = HOST_NAME + r":(host-gateway|" + ADDRESS + r"|" + ADDRESS6 + r")"
+STOP_SIGNAL = r"(SIG)?[A-Z][A-Z0-9]+([+-][0-9]{1,2})?|[0-9]{1,2}"
 #: [registry[:port]/]path[:tag][@digest], by the grammar of the distribution project.
 IMAGE = (
     r"([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?"
@@ -53,6 +75,12 @@ IMAGE_MAX = 255
 #: A duration as Compose writes one: 500ms, 2.5s, 1m30s (compose-spec, 11-extension.md).
 DURATION = r"([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+"
 DURATION_MAX = 24 * 3600.0  # seconds; longer than the start of any lab
+#: Settings of namespaces that a container has for itself (runc, libcontainer/configs/validate).
+SYSCTL = (
+    r"net\.[A-Za-z0-9_./-]+|fs\.mqueue\.[a-z_]+|"
+    r"kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced|domainname)"
+)
+OPTION = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
 EXPECT = r"running|exit [0-9]{1,3}"
 PORT = r"[0-9]{1,5}(/(tcp|udp))?"
 #: First words of a health check's test; without one of them the test is a shell command.

@@ -164,14 +164,14 @@ def graph(data: bytes) -> None:
 
 
 def containers(data: bytes) -> None:
-    """The answer of dockerd with its containers."""
+    """The answer of dockerd with its containers, or with its networks."""
     from testbed.errors import LabError
-    from testbed.roles.docker.glance import _listed
+    from testbed.roles.docker import glance
 
-    try:
-        _listed(data, "node1")
-    except LabError:
-        return
+    with contextlib.suppress(LabError):
+        glance._read(data, "node1", "list containers", glance._listed)
+    with contextlib.suppress(LabError):
+        glance._read(data, "node1", "list networks", glance._networks)
 
 
 def monitor(data: bytes) -> None:

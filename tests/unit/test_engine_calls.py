@@ -16,7 +16,7 @@ from testbed.nodes.base import NodeSpec
 from testbed.nodes.fake import Answer, FakeProvider
 from testbed.roles.container import ContainerProcess, choose
 from testbed.roles.docker import glance, processes
-from testbed.roles.docker.engine import ContainerState, Engine, load, no_answer, preload
+from testbed.roles.docker.engine import ContainerState, Endpoint, Engine, load, no_answer, preload
 from testbed.topology import load_text
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ def test_a_container_is_read() -> None:
         name="web", id="f" * 64, running=True, pid=77, network="bridge", address="172.17.0.2",
         gateway="172.17.0.1", image="nginx", digest="d1", status="running", exit=0,
         out_of_memory=False, error="", health="healthy", restarts=2, image_id="sha256:of the image",
+        networks={"bridge": Endpoint("", "172.17.0.2")},
     )  # fmt: skip
 
 
@@ -304,7 +305,10 @@ LISTED = [
 def test_a_glance_at_a_container(more: dict[str, Any], status: int | None, health: str) -> None:
     networks = {"Networks": {"bridge": {"IPAddress": "172.17.0.2"}, "x": {"IPAddress": "1.1.1.1"}}}
     entry = {"Names": ["/web", "/a/web"], "State": "s", "NetworkSettings": networks, **more}
-    assert glance._glance(entry) == glance.Glance("web", "s", "172.17.0.2", status, health)
+    addresses = {"bridge": ("172.17.0.2", ""), "x": ("1.1.1.1", "")}
+    assert glance._glance(entry) == glance.Glance(
+        "web", "s", "172.17.0.2", status, health, addresses
+    )
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,38 @@ def test_all_that_ended_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     assert [name for name, _ in inner.failures] == ["one", "two"]
 
 
+AGAIN = {"running": False, "status": "restarting", "pid": 0, "exit": 1, "restarts": 1}
+RUNS = {"running": True, "status": "running", "pid": 5, "exit": 0, "restarts": 2}
+
+
+@pytest.mark.parametrize("restart", ["always", "unless-stopped", "on-failure", "on-failure:5"])
+def test_one_that_docker_starts_again_until_it_runs(
+    bench: Bench, later: Callable[..., None], restart: str
+) -> None:
+    """As a client that starts before its server."""
+    later("web", AGAIN, {**AGAIN, "restarts": 2}, RUNS)
+    up(bench, lab(f"  web: {{node: a, restart: '{restart}'}}"))
+
+
+@pytest.mark.parametrize("keys", ["", ", restart: 'no'"])
+def test_one_that_nobody_starts_again(bench: Bench, later: Callable[..., None], keys: str) -> None:
+    later("web", AGAIN)
+    assert failed(bench, lab(f"  web: {{node: a{keys}}}")).status == 1
+
+
+def test_one_that_docker_has_given_up(bench: Bench, later: Callable[..., None]) -> None:
+    later("web", AGAIN, {**ENDED, "restarts": 1})
+    assert failed(bench, lab("  web: {node: a, restart: on-failure:1}")).status == 1
+
+
+def test_one_that_docker_starts_again_and_again(
+    bench: Bench, later: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "RESTART_SECONDS", 0.001)
+    later("web", AGAIN)
+    assert "restarted" in str(failed(bench, lab("  web: {node: a, restart: always}")))
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [

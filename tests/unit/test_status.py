@@ -103,14 +103,19 @@ def test_containers(node: FakeNode, dockerd: Path) -> None:
     assert found == {
         g.name: g
         for g in (
-            Glance("web", "running", "172.17.0.2"),
+            Glance("web", "running", "172.17.0.2", networks={"bridge": ("172.17.0.2", "")}),
             Glance("shares", "exited", ""),
-            Glance("host", "running", ""),
-            Glance("two", "running", "172.18.0.2"),
+            Glance("host", "running", "", networks={"host": ("", "")}),
+            Glance(
+                "two",
+                "running",
+                "172.18.0.2",
+                networks={"a": ("172.18.0.2", ""), "b": ("172.19.0.2", "")},
+            ),
             Glance("bare", "created", ""),
             Glance("null", "dead", ""),
             Glance("none", "dead", ""),
-            Glance("empty", "paused", ""),
+            Glance("empty", "paused", "", networks={"x": ("", "")}),
         )
     }
 

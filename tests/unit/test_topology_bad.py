@@ -509,10 +509,10 @@ CONTAINERS = {
     "port in base 60": bad(
         DOCKER + "containers:\n  c1: {node: n1, publish: [§22:22]}\n", "base 60|quote it"
     ),
-    "protocol": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: [§"1:1/sctp"]}\n', "/udp"),
+    "protocol": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: [§"1:1/dccp"]}\n', "/udp"),
     "no list": bad(DOCKER + 'containers:\n  c1: {node: n1, publish: §"1:1"}\n', "list of ports"),
     "bad address": bad(
-        DOCKER + 'containers:\n  c1: {node: n1, publish: [§"10.0.0.256:1:1"]}\n', "IPv4 address"
+        DOCKER + 'containers:\n  c1: {node: n1, publish: [§"10.0.0.256:1:1"]}\n', "an IP address"
     ),
     "foreign address": bad(
         DOCKER + 'containers:\n  c1: {node: n1, publish: [§"10.168.0.3:1:1"]}\n',

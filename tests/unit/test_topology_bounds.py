@@ -96,7 +96,7 @@ BOUNDS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "published": (container('publish: ["@"]'), ["1:1", "65535:65535"],
         ["0:1", "1:0", "65536:1", "1:65536", "01:1"]),
-    "protocol": (container('publish: ["1:1@"]'), ["", "/tcp", "/udp"], ["/TCP", "/sctp", "/"]),
+    "protocol": (container('publish: ["1:1@"]'), ["", "/udp", "/sctp"], ["/TCP", "/dccp", "/"]),
     "ready": (container("ready: {port: @}"), ["1", "65535", "1/tcp", "65535/udp"],
         ["0", "65536", "65536/udp", "0/tcp"]),
     "expect": (container("expect: exit @"), ["0", "1", "255"], ["256", "-1", "00", "1000"]),

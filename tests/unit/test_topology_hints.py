@@ -59,6 +59,10 @@ def followed(text: str, problem: Problem, new: str) -> str:
     if problem.seen.startswith("*"):  # an alias, without which YAML reads nothing
         return text.replace(problem.seen, new)
     place = (problem.line - 1, problem.column - 1)
+    lines = text.splitlines(keepends=True)
+    before = "".join(lines[: place[0]]) + lines[place[0]][: place[1]]
+    if alias := re.match(r"\*\S+", text[len(before) :]):  # of an anchor that there is not
+        return before + new + text[len(before) + alias.end() :]
     (at,) = (
         node
         for node in scalars(yaml.compose(text, yaml.SafeLoader))
@@ -390,7 +394,7 @@ OFFERED: dict[str, list[list[Change]]] = {
     "containers: port alone": [[("80]", '"8080:80"]')], [("80]", '"10.168.0.2:8080:80/udp"]')]],
     "containers: port zero": [[("0:80", "1:80")]],
     "containers: port large": [[("65536", "65535")]],
-    "containers: protocol": [[("/sctp", "/udp")], [("/sctp", "/tcp")]],
+    "containers: protocol": [[("/dccp", "/udp")], [("/dccp", "/tcp")]],
     "containers: no list": [[('"1:1"', '["1:1"]')]],
     "containers: bad address": [[("10.0.0.256", "10.168.0.2")]],
     "containers: foreign address": [

@@ -11,11 +11,13 @@ from jsonschema import Draft202012Validator
 from test_topology_bad import TABLE
 
 from testbed.registry import PROVIDERS, ROLES
+from testbed.roles.docker.networks import DockerNetwork
 from testbed.roles.docker.section import ENGINES, FIREWALLS, DockerSection
 from testbed.roles.flannel.section import BACKENDS, FlannelSection
 from testbed.roles.kubernetes.section import Arguments, KubernetesSection
 from testbed.roles.routing import Bgp, Ospf, RouterOfNode
 from testbed.topology import load, load_data, names, schema
+from testbed.topology.attach import Attachment
 from testbed.topology.containers import Container, Healthcheck, Ready
 from testbed.topology.declare import keys_of
 from testbed.topology.model import (
@@ -181,6 +183,19 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "icc": False,
                 "default-address-pools": [{"base": "10.5.0.0/16", "size": 24}],
             },
+            "networks": {
+                "front": {
+                    "driver": "macvlan",
+                    "subnet": ["172.30.0.0/24", "fd00:30::/64"],
+                    "gateway": ["172.30.0.254", "fd00:30::1"],
+                    "ip_range": "172.30.0.128/25",
+                    "internal": True,
+                    "attachable": True,
+                    "enable_ipv6": True,
+                    "driver_opts": {"parent": "eth0"},
+                    "nodes": ["n1"],
+                }
+            },
         },
         "flannel": {
             "backend": "vxlan",
@@ -233,6 +248,45 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "ready": {"port": "53/udp", "command": ["true"], "timeout": "30s"},
             },
             "job": {"node": "n1", "image": "nginx", "network": "none", "expect": "exit 3"},
+            "c2": {
+                "node": "n1",
+                "image": "nginx",
+                "networks": {
+                    "front": {
+                        "ipv4_address": "172.30.0.10",
+                        "ipv6_address": "fd00:30::10",
+                        "mac_address": "02:00:00:00:00:10",
+                        "aliases": ["web"],
+                        "gw_priority": 0,
+                        "driver_opts": {"com.docker.network.endpoint.ifname": "lan0"},
+                    }
+                },
+                "hostname": "web.example",
+                "entrypoint": ["sleep"],
+                "user": "1000:1000",
+                "working_dir": "/srv",
+                "labels": {"tier": "front"},
+                "privileged": True,
+                "cap_add": ["NET_ADMIN"],
+                "cap_drop": ["ALL"],
+                "devices": ["/dev/fuse:/dev/fuse:rw"],
+                "sysctls": {"net.ipv4.ip_forward": 1},
+                "ulimits": {"nofile": 1024, "nproc": {"soft": 1, "hard": 2}},
+                "volumes": ["data:/data:ro"],
+                "tmpfs": ["/run:size=64m"],
+                "dns": ["10.0.0.53", "fd00::53"],
+                "extra_hosts": ["db:10.0.0.5"],
+                "restart": "on-failure:3",
+                "init": True,
+                "stop_signal": "SIGINT",
+                "stop_grace_period": "3s",
+            },
+            "c3": {
+                "node": "n1",
+                "image": "nginx",
+                "network": "bridge",
+                "mac_address": "02:00:00:00:00:11",
+            },
         },
         "namespaces": {"ns1": {"node": "n1"}},
         "bridges": {"br0": {"node": "n1"}},
@@ -257,8 +311,12 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(everything["flannel"]) == set(keys_of(FlannelSection))
     assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
     assert set(everything["kubernetes"]["arguments"]) == set(keys_of(Arguments))
-    first, second = everything["containers"].values()
-    assert {*first, *second} == set(keys_of(Container))
+    first, *others = everything["containers"].values()
+    assert set(first).union(*others) == set(keys_of(Container))
+    network = everything["docker"]["networks"]["front"]
+    assert set(network) == set(keys_of(DockerNetwork))
+    attached = everything["containers"]["c2"]["networks"]["front"]
+    assert set(attached) == set(keys_of(Attachment))
     assert set(first["healthcheck"]) == set(keys_of(Healthcheck))
     assert set(first["ready"]) == set(keys_of(Ready))
     assert load_data(everything, "record").to_dict() == everything

@@ -41,7 +41,7 @@ class DockerChecks(Look):
         return docker.bip if docker else {}
 
     def engine(self) -> None:
-        written = set(tree.keys_at(self.root, ROLE)) & {"engine", "firewall"}
+        written = set(tree.keys_at(self.root, ROLE)) & {"engine", "firewall", "networks"}
         unsure = self.bad("nodes") or any(self.unsure(n, "roles") for n in self.nodes)
         if not self.t.with_role(ROLE) and not unsure:
             for name in sorted(written):

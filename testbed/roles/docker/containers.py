@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
 from testbed.roles.base import still_alive
 from testbed.roles.container import enter
 from testbed.roles.docker.engine import ContainerState, Engine
+from testbed.roles.docker.network_steps import are_joined, free_addresses
+from testbed.roles.docker.networks import on_bridges
 from testbed.roles.docker.settle import ending, has_ended, is_settled, removed, start_failed
 from testbed.steps.step import Step
 from testbed.steps.wait import Wait
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 PAGE_IMAGE = "nginx"  # the image whose page shows its name and its client
 PORT_VARIABLE = "PORT"
+#: Keys of a container that the plan shows, if the file has them.
+SHOWN = (
+    "hostname", "mac_address", "entrypoint", "user", "privileged", "cap_add", "cap_drop", "devices",
+    "sysctls", "ulimits", "volumes", "tmpfs", "dns", "extra_hosts", "restart",
+)  # fmt: skip
 REACH_SECONDS = 30.0
 ENDED_SECONDS = 1.0  # time in which the node's own step reports a container that has ended
 
@@ -38,12 +45,12 @@ def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]
     the starts, so the first container of the file gets the first address.
     """
     ahead = True
-    for container in _joined_last(topology, node):
-        about = f"{container.image}, network {container.network}"
-        if container.publish:
-            about += f", publishes {', '.join(map(str, container.publish))}"
+    for container in _in_order(topology, node):
+        about = _about(container)
         # A port on one of the node's addresses has to wait for the node's networks.
-        here = all(port.address is None for port in container.publish)
+        here = all(port.address is None for port in container.publish) and on_bridges(
+            topology, container
+        )
         step = Step(
             container_step(container),
             about,
@@ -57,9 +64,37 @@ def container_steps(topology: Topology, node: str, after: str) -> Iterator[Step]
         after = step.name
 
 
-def _joined_last(topology: Topology, node: str) -> list[Container]:
-    """Return a node's containers, each after the one whose network it joins."""
-    return sorted(topology.containers_on(node), key=lambda c: c.network.startswith("container:"))
+def _in_order(topology: Topology, node: str) -> list[Container]:
+    """Return a node's containers, each after the one whose network it joins.
+
+    Those with fixed addresses come first: Docker would give the addresses to others.
+    """
+
+    def turn(container: Container) -> tuple[bool, bool]:
+        fixed = any(one.addresses for one in container.networks.values())
+        return bool(container.shares), not fixed
+
+    return sorted(topology.containers_on(node), key=turn)
+
+
+def _about(container: Container) -> str:
+    """Return the settings of a container for the plan."""
+    about = f"{container.image}, network {container.network}"
+    if container.networks:
+        about = f"{container.image}, networks {', '.join(map(str, container.networks.values()))}"
+    if container.publish:
+        about += f", publishes {', '.join(map(str, container.publish))}"
+    said = container.to_dict()
+    for name in SHOWN:
+        if name in said:
+            about += f", {name} {_plainly(said[name])}"
+    return about
+
+
+def _plainly(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={_plainly(one)}" for name, one in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
 
 
 def _make(topology: Topology, container: Container) -> Callable[[Context], tuple[str, bool]]:
@@ -75,11 +110,13 @@ def _make(topology: Topology, container: Container) -> Callable[[Context], tuple
                 and found.image_id in {"", image}
                 and _stays(found, container)
                 and _as_wanted(context, found, container, digest)
+                and are_joined(engine, container, found)
             ):
                 context.containers[container.name] = found
                 return _words(found), False
             if found:
                 engine.remove(container.name)
+            free_addresses(engine, context.topology, container)
             try:
                 engine.start(context.lab, container, digest)
             except LabError as error:
@@ -103,16 +140,18 @@ def _stays(found: ContainerState, container: Container) -> bool:
 
 
 def _as_wanted(context: Context, found: ContainerState, container: Container, digest: str) -> bool:
-    joined = container.network.removeprefix("container:")
-    if joined != container.network:
+    if container.shares:
         # Docker keeps the ID: if the partner was created again, this one has the old namespace.
-        return found.digest == digest and found.network.endswith(context.containers[joined].id)
+        owner = context.containers[container.shares].id
+        return found.digest == digest and found.network.endswith(owner)
     return found.digest == digest
 
 
 def _words(state: ContainerState) -> str:
     if not state.running:
         return ending(state.exit)
+    if len(state.networks) > 1:
+        return ", ".join(f"{one.address} on {name}" for name, one in state.networks.items())
     return state.address or state.network.partition(":")[0]
 
 

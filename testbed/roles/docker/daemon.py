@@ -28,6 +28,8 @@ from testbed.roles.docker import images
 from testbed.roles.docker.containers import container_steps
 from testbed.roles.docker.daemon_json import RELOADABLE, merged, remapped
 from testbed.roles.docker.engine import Engine, preload
+from testbed.roles.docker.network_steps import networks_steps
+from testbed.roles.docker.networks import on_node
 from testbed.roles.docker.role import BRIDGE
 from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
 from testbed.roles.docker.settle import settle_steps
@@ -203,13 +205,16 @@ def steps(topology: Topology, node: Spec) -> Iterable[Step]:
     needs = (node_step(node.name),)
     yield Step(docker_step(node.name), about, needs, heavy=True, ahead=True, act=act)
     yield from images.images_steps(topology, node.name, docker_step(node.name))
-    loaded = images.images_step(node.name)
-    started = list(container_steps(topology, node.name, loaded))
+    ready = images.images_step(node.name)
+    for step in networks_steps(topology, node.name, ready):
+        yield step
+        ready = step.name
+    started = list(container_steps(topology, node.name, ready))
     yield from started
     if node.compose:
         from testbed.roles.docker.compose import compose_steps
 
-        yield from compose_steps(topology, node.name, started[-1].name if started else loaded)
+        yield from compose_steps(topology, node.name, started[-1].name if started else ready)
     yield from settle_steps(topology, node.name, (step.name for step in started))
 
 
@@ -218,7 +223,8 @@ def ahead(store: Store, topology: Topology, node: str) -> list[str]:
     release = engine_of(topology, node)
     parts = [program(store, release, name) for name in PROGRAMS]
     parts += [store.image(name) for name in images.wanted(topology, node)]
-    started = [topology.container_digest(c.name) for c in topology.containers_on(node)]
+    started = [one.digest for one in on_node(topology, node)]
+    started += [topology.container_digest(c.name) for c in topology.containers_on(node)]
     # Containers are labelled with the name of the lab.
     found = [topology.name, settings_digest(topology, node), *started, *files(parts)]
     given = daemon_of(topology, node)

@@ -30,6 +30,14 @@ def containers(engine: Engine) -> list[dict[str, Any]]:
     return found
 
 
+def bridges(engine: Engine) -> dict[str, str]:
+    """Return the name of each Docker network by its bridge on the node."""
+    own = ("bridge", "host", "none")  # docker0 is its own name
+    return {
+        one.link: one.name for one in engine.networks().values() if one.link and one.name not in own
+    }
+
+
 def _published(ports: Mapping[str, Any]) -> list[str]:
     """Return published ports as ``8080:80/tcp``, once each: IPv6 repeats IPv4."""
     found = {

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
@@ -21,16 +21,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 from testbed.artifacts.reference import full_name, local_name
 from testbed.errors import LabError, NoAnswer
 from testbed.nodes.engine import SOCKET
+from testbed.roles.docker.networks import BRIDGE_NAME
+from testbed.topology.attach import Attachment
 
 if TYPE_CHECKING:
     from docker import APIClient
 
     from testbed.nodes.base import Node
+    from testbed.roles.docker.networks import DockerNetwork
     from testbed.topology.containers import Container, Healthcheck
 
 T = TypeVar("T")
 
-DIGEST = "testbed.digest"  # label: the settings a container was made with
+DIGEST = "testbed.digest"  # label: the settings that a container or a network was made with
 LAB = "testbed.labs"
 PATIENCE = 30.0  # seconds until the first answer; a daemon that takes longer hangs
 RELOAD = 15.0  # seconds until a daemon has read its configuration again
@@ -39,7 +42,34 @@ SSH = "docker.transport.sshconn"  # the SDK's adapter for ssh://
 NAME_VARIABLE = "NAME"  # the variable with the name on the image's page
 
 
+#: Engine API version from which a container is created on all its networks at once, with a MAC
+#: address on each (docs.docker.com, "Engine API version history", 1.44).
+AT_ONCE = (1, 44)
+
 _loading = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A container's place on a network; empty texts if the container does not run."""
+
+    network: str  #: ID of the network
+    address: str = ""
+    address6: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkState:
+    """A network, as its daemon reports it.  ``digest`` is None for one that is not testbed's."""
+
+    name: str
+    id: str
+    driver: str
+    subnets: tuple[str, ...]
+    internal: bool
+    digest: str | None
+    link: str = ""  #: the bridge on the node; empty for other drivers
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +96,7 @@ class ContainerState:
     health: str = ""  #: healthy, unhealthy or starting; empty without a health check
     restarts: int = 0  #: number of restarts by the daemon
     image_id: str = ""  #: ID of its image, whatever the image's name means now
+    networks: Mapping[str, Endpoint] = field(default_factory=dict)  #: by name, its mode's first
 
 
 def preload() -> None:
@@ -283,14 +314,15 @@ class Engine:
 
     def _inspect(self, container: str) -> ContainerState:
         data = self.inspect_raw(container)
-        networks = data["NetworkSettings"]["Networks"] or {}
+        mode = data["HostConfig"]["NetworkMode"]
+        networks = _mode_first(data["NetworkSettings"]["Networks"] or {}, mode)
         first: Mapping[str, Any] = next(iter(networks.values()), {})
         return ContainerState(
             name=data["Name"].lstrip("/"),
             id=data["Id"],
             running=data["State"]["Running"],
             pid=data["State"]["Pid"],
-            network=data["HostConfig"]["NetworkMode"],
+            network=mode,
             address=first.get("IPAddress") or "",
             gateway=first.get("Gateway") or "",
             image=data["Config"]["Image"],
@@ -302,6 +334,15 @@ class Engine:
             health=_health(data["State"]),
             restarts=data["RestartCount"],
             image_id=data["Image"],
+            networks={
+                name: Endpoint(
+                    one.get("NetworkID") or "",
+                    one.get("IPAddress") or "",
+                    one.get("GlobalIPv6Address") or "",
+                    one.get("MacAddress") or "",
+                )
+                for name, one in networks.items()
+            },
         )
 
     def logs(self, container: str, lines: int = 12) -> str:
@@ -313,15 +354,19 @@ class Engine:
 
     def start(self, lab: str, container: Container, digest: str) -> None:
         """Create a container and start it."""
-        ports = [(p.container_port, p.protocol) for p in container.publish]
+        each = [port for published in container.publish for port in published.each]
+        ports = [(p.container_port, p.protocol) for p in each]
         bindings: dict[str, list[Any]] = {}
-        for port in container.publish:
+        for port in each:
             where = (str(port.address), port.host_port) if port.address else port.host_port
             bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(where)
-        shares = container.network == "host" or container.network.startswith("container:")
+        shares = container.network == "host" or bool(container.shares)
         config = self.api.create_host_config(
-            network_mode=container.network, port_bindings=bindings or None
+            network_mode=container.network or next(iter(container.networks)),
+            port_bindings=bindings or None,
+            **_host_options(container),
         )
+        now, later = self._endpoints(container)
         self.reading(
             f"create the container {container.name}",
             self.api.create_container,
@@ -329,20 +374,201 @@ class Engine:
             command=list(container.command) if container.command is not None else None,
             name=container.name,
             # Containers that share a network namespace share its host name too.
-            hostname=None if shares else container.name,
+            hostname=container.hostname or (None if shares else container.name),
             environment={NAME_VARIABLE: container.name, **container.env},
-            labels={DIGEST: digest, LAB: lab},
+            labels={**container.labels, DIGEST: digest, LAB: lab},
             ports=ports or None,
             host_config=config,
             healthcheck=_healthcheck(container.healthcheck),
+            **_options(container),
+            **now,
         )
+        for name, endpoint in later.items():
+            self.reading(
+                f"connect the container {container.name} to the network {name}",
+                self.api.connect_container_to_network,
+                container.name,
+                name,
+                **endpoint,
+            )
         self.reading(f"start the container {container.name}", self.api.start, container.name)
+
+    def _endpoints(self, container: Container) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return arguments for the networks of a container.
+
+        The first ones are for its creation, the others for a connection to each further network.
+        """
+        networks = dict(container.networks)
+        if container.mac_address:
+            networks[container.network] = Attachment(
+                container.network, mac_address=container.mac_address
+            )
+        if not networks:
+            return {}, {}
+        if self._api_version >= AT_ONCE:
+            every = {name: _endpoint(one) for name, one in networks.items()}
+            return {"networking_config": {"EndpointsConfig": every}}, {}
+        first, *others = networks.values()
+        now: dict[str, Any] = {"networking_config": {"EndpointsConfig": {}}}
+        if container.networks:
+            now["networking_config"]["EndpointsConfig"][first.name] = _endpoint(first)
+        if first.mac_address:
+            now["mac_address"] = first.mac_address
+        later = {
+            one.name: {
+                "ipv4_address": _text(one.ipv4_address),
+                "ipv6_address": _text(one.ipv6_address),
+                "aliases": list(one.aliases) or None,
+                "driver_opt": dict(one.driver_opts) or None,
+            }
+            for one in others
+        }
+        return now, later
+
+    @property
+    def _api_version(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.api.api_version.split("."))
+
+    # -- networks -----------------------------------------------------------
+
+    def networks(self) -> dict[str, NetworkState]:
+        """Return all networks of the daemon by name."""
+        return self.reading("list networks", self._networks)
+
+    def _networks(self) -> dict[str, NetworkState]:
+        return {one["Name"]: network_state(one) for one in as_list(self.api.networks())}
+
+    def create_network(self, lab: str, network: DockerNetwork) -> NetworkState:
+        """Create a network, and return it."""
+        what = f"create the network {network.name}"
+        pools = [
+            {
+                "Subnet": str(subnet),
+                **({"Gateway": str(gateway)} if gateway else {}),
+                **({"IPRange": str(part)} if part else {}),
+            }
+            for subnet, gateway, part in network.pools()
+        ]
+        self.reading(
+            what,
+            self.api.create_network,
+            network.name,
+            driver=network.driver,
+            options=dict(network.driver_opts) or None,
+            ipam={"Driver": "default", "Config": pools} if pools else None,
+            # Otherwise 20.10 would create a second one of the same name.
+            check_duplicate=True,
+            internal=network.internal,
+            labels={DIGEST: network.digest, LAB: lab},
+            enable_ipv6=network.ipv6,
+            attachable=network.attachable or None,
+        )
+        return self.reading(what, self._network, network.name)
+
+    def _network(self, name: str) -> NetworkState:
+        return network_state(self.api.inspect_network(name))
+
+    def remove_network(self, network: NetworkState) -> list[str]:
+        """Remove a network.
+
+        The lab's own containers on it are removed first, and returned. Others are disconnected.
+        """
+        what = f"remove the network {network.name}"
+        return self.reading(what, self._remove_network, network.id)
+
+    def _remove_network(self, network: str) -> list[str]:
+        on_it = self.api.inspect_network(network)["Containers"] or {}
+        removed = []
+        for container in on_it:
+            found = self._inspect(container)
+            if found.digest is not None:
+                self.api.remove_container(container, force=True)
+                removed.append(found.name)
+            else:
+                self.api.disconnect_container_from_network(container, network, force=True)
+        self.api.remove_network(network)
+        return sorted(removed)
 
     def remove(self, container: str) -> None:
         """Kill a container and remove it."""
         self.reading(
             f"remove the container {container}", self.api.remove_container, container, force=True
         )
+
+
+def _mode_first(networks: Mapping[str, T], mode: str) -> dict[str, T]:
+    """Return networks by name, first the one that a container was created on."""
+    return dict(sorted(networks.items(), key=lambda one: one[0] != mode))
+
+
+def network_state(data: Mapping[str, Any]) -> NetworkState:
+    """Return a network of a response of the Engine API."""
+    driver, options = data["Driver"], data["Options"] or {}
+    bridge = options.get(BRIDGE_NAME) or f"br-{data['Id'][:12]}"
+    return NetworkState(
+        data["Name"],
+        data["Id"],
+        driver,
+        tuple(one["Subnet"] for one in data["IPAM"]["Config"] or () if one.get("Subnet")),
+        data["Internal"],
+        (data["Labels"] or {}).get(DIGEST),
+        bridge if driver == "bridge" else "",
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _endpoint(one: Attachment) -> dict[str, Any]:
+    """Return a container's place on a network for the Engine API."""
+    addresses = {"IPv4Address": one.ipv4_address, "IPv6Address": one.ipv6_address}
+    fixed = {name: str(address) for name, address in addresses.items() if address is not None}
+    found = {
+        "IPAMConfig": fixed,
+        "Aliases": list(one.aliases),
+        "MacAddress": one.mac_address,
+        "GwPriority": one.gw_priority,
+        "DriverOpts": dict(one.driver_opts),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _host_options(container: Container) -> dict[str, Any]:
+    """Return the options of a container for the SDK's host configuration; only given ones."""
+    restart, _, tries = (container.restart or "").partition(":")
+    policy = {"Name": restart, **({"MaximumRetryCount": int(tries)} if tries else {})}
+    found = {
+        "privileged": container.privileged,
+        "cap_add": list(container.cap_add),
+        "cap_drop": list(container.cap_drop),
+        "devices": list(container.devices),
+        "sysctls": dict(container.sysctls),
+        "ulimits": [
+            {"Name": name, "Soft": one.soft, "Hard": one.hard}
+            for name, one in container.ulimits.items()
+        ],
+        "binds": list(container.volumes),
+        "tmpfs": list(container.tmpfs),
+        "dns": [str(one) for one in container.dns],
+        "extra_hosts": list(container.extra_hosts),
+        "restart_policy": policy if restart else None,
+        "init": container.init,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _options(container: Container) -> dict[str, Any]:
+    """Return the options of a container for its creation; only given ones."""
+    grace = container.stop_grace_period
+    found = {
+        "entrypoint": None if container.entrypoint is None else list(container.entrypoint),
+        "user": container.user,
+        "working_dir": container.working_dir,
+        "stop_signal": container.stop_signal,
+        "stop_timeout": None if grace is None else round(grace),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _health(state: Mapping[str, Any]) -> str:

@@ -10,17 +10,20 @@ import contextlib
 import http.client
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from testbed.errors import LabError
 from testbed.limits import exhausted
 from testbed.nodes.engine import SOCKET
 from testbed.nodes.unix_http import UnixConnection
-from testbed.roles.docker.engine import as_list, no_answer, no_sense
+from testbed.roles.docker.engine import NetworkState, as_list, network_state, no_answer, no_sense
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node
+
+T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds
 
@@ -39,6 +42,8 @@ class Glance:
     address: str
     exit: int | None = None
     health: str = ""
+    #: Address, and IPv6 address, on each network by name; empty without one.
+    networks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def containers(node: Node) -> dict[str, Glance]:
@@ -47,10 +52,21 @@ def containers(node: Node) -> dict[str, Glance]:
     Raises LabError if its daemon does not answer, MachineError if this process can open no more
     files.
     """
-    status, body = request(node, "GET", "/containers/json?all=1")
+    body = _get(node, "/containers/json?all=1")
+    return {one.name: one for one in _read(body, node.name, "list containers", _listed)}
+
+
+def networks(node: Node) -> dict[str, NetworkState]:
+    """Return all Docker networks of a node by name.  Raises the same errors."""
+    body = _get(node, "/networks")
+    return {one.name: one for one in _read(body, node.name, "list networks", _networks)}
+
+
+def _get(node: Node, path: str) -> bytes:
+    status, body = request(node, "GET", path)
     if status != http.client.OK:
         raise refused(node, status, body)
-    return {one.name: one for one in _listed(body, node.name)}
+    return body
 
 
 def request(node: Node, method: str, path: str, timeout: float = TIMEOUT) -> tuple[int, bytes]:
@@ -79,17 +95,29 @@ def refused(node: Node, status: int, body: bytes) -> LabError:
     return LabError(f"dockerd on {node.name} answers {status}: {said}")
 
 
-def _listed(body: bytes, node: str) -> list[Glance]:
+def _read(body: bytes, node: str, what: str, read: Callable[[bytes], list[T]]) -> list[T]:
     try:
-        # A container that is being removed no longer has a name.
-        return [_glance(entry) for entry in as_list(json.loads(body)) if entry["Names"]]
+        return read(body)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise no_sense(node, "list containers", error) from error
+        raise no_sense(node, what, error) from error
+
+
+def _listed(body: bytes) -> list[Glance]:
+    # A container that is being removed no longer has a name.
+    return [_glance(entry) for entry in as_list(json.loads(body)) if entry["Names"]]
+
+
+def _networks(body: bytes) -> list[NetworkState]:
+    return [network_state(entry) for entry in as_list(json.loads(body))]
 
 
 def _glance(entry: dict[str, Any]) -> Glance:
     networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
-    address = next((n.get("IPAddress") or "" for n in networks.values()), "")
+    addresses = {
+        name: (one.get("IPAddress") or "", one.get("GlobalIPv6Address") or "")
+        for name, one in networks.items()
+    }
+    address = next((four for four, _ in addresses.values()), "")
     # The daemon's text: "Exited (3) 5 seconds ago", "Up 2 minutes (unhealthy)" or, before the
     # first health check has finished, "Up 1 second (health: starting)".
     words = entry.get("Status") or ""
@@ -101,4 +129,5 @@ def _glance(entry: dict[str, Any]) -> Glance:
         address,
         int(ended[1]) if ended else None,
         health[1] if health else "",
+        addresses,
     )

@@ -9,6 +9,7 @@ from testbed.nodes.engine import version_of
 from testbed.nodes.marks import note, noted
 from testbed.nodes.seed import DOCKER, Seed, harvest, install, is_seeded, keep
 from testbed.roles.base import files
+from testbed.roles.docker import network_steps
 from testbed.roles.docker.daemon_json import remapped
 from testbed.roles.docker.engine import LAB, Engine
 from testbed.roles.docker.section import daemon_of, engine_of
@@ -54,7 +55,8 @@ def _seed(context: Context, node: str, engine: str, harvest: Callable[[], bytes]
 def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
     """Yield the step for missing images and unwanted containers.
 
-    It loads the images and removes the containers. An image is loaded again if its archive is
+    It loads the images and removes the containers, and the networks of a node whose file has
+    none any more. An image is loaded again if its archive is
     another one than that of the image on the node.
     """
     names = wanted(topology, node)
@@ -63,6 +65,7 @@ def images_steps(topology: Topology, node: str, docker: str) -> Iterable[Step]:
         machine = context.node(node)
         with Engine(machine) as engine:
             changed = _remove_others(context, engine, machine)
+            changed |= network_steps.remove_all(context, engine, node)
             missing, others = load(context, engine, machine, names, LOADED)
             unkept = ""
             fresh = not (changed or others)  # else layers of other images are left there

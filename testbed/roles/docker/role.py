@@ -14,6 +14,8 @@ from testbed.requirement import Feature, program
 from testbed.roles import firewall
 from testbed.roles.base import Offer, OwnLink, Role, not_built
 from testbed.roles.docker.checks import DockerChecks
+from testbed.roles.docker.network_checks import NetworkChecks
+from testbed.roles.docker.networks import ON_LINKS
 from testbed.roles.docker.section import (
     DEFAULT_ENGINE,
     DEFAULT_FIREWALL,
@@ -113,7 +115,7 @@ class Docker(Role):
     section = DockerSection
     node_section = DockerOfNode
     options = OPTIONS
-    checks = (DockerChecks,)
+    checks = (DockerChecks, NetworkChecks)
     creates = ("containers", "compose")
     needs: ClassVar[dict[str, str]] = {
         "docker": "a node with Docker",
@@ -189,7 +191,8 @@ class Docker(Role):
         nodes = topology.with_role(ROLE)
         if any(daemon_of(topology, node.name).get("icc") is False for node in nodes):
             found.append("br_netfilter")  # a bridge's own packets pass iptables only with it
-        return found
+        drivers = {one.driver for one in DockerSection.of(topology).networks.values()}
+        return [*found, *(name for name in ON_LINKS if name in drivers)]
 
     def requirements(self, store: Store) -> Iterable[Requirement]:  # noqa: ARG002  none is an artifact
         from testbed import kernel
@@ -209,7 +212,9 @@ class Docker(Role):
     def status(self, context: Context, machine: Machine) -> Mapping[str, list[Part]]:
         from testbed.roles.docker import status
 
-        return {"container": status.containers(context, machine)}
+        found = {"container": status.containers(context, machine)}
+        networks = status.networks(context, machine)
+        return {**found, "network": networks} if networks else found
 
     def containers(self, machine: Machine) -> Mapping[str, ContainerProcess]:
         from testbed.roles.docker import processes
@@ -226,6 +231,12 @@ class Docker(Role):
 
         engine = lab.engine(node)
         return engine.reading("list containers", drawn.containers, engine)
+
+    def link_names(self, lab: LiveLab, node: str) -> Mapping[str, str]:
+        from testbed.roles.docker import drawn
+        from testbed.roles.docker.networks import on_node
+
+        return drawn.bridges(lab.engine(node)) if on_node(lab.topology, node) else {}
 
     def described(self, facts: Mapping[str, str]) -> Iterable[str]:
         if "docker" in facts:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.nodes.engine import Release
 from testbed.roles.docker.daemon_json import DaemonJson, merged
+from testbed.roles.docker.networks import NAME, DockerNetwork
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
-from testbed.topology.declare import Block, Draft, Section, key
+from testbed.topology.declare import Block, Draft, Named, Section, key
 from testbed.topology.shapes import Choice, OneOrEach, Prefixed, Shape
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ class DockerSection(Section):
     daemon: Mapping[str, Any] = key(
         DAEMON,
         "Keys of daemon.json on all Docker nodes, such as icc. null removes one.",
+        default={},
+    )
+    networks: Mapping[str, DockerNetwork] = key(
+        Named(NAME, DockerNetwork, hollow=True, bare=True),
+        "Docker networks, by name, with Compose's keys.",
         default={},
     )
 

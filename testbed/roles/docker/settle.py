@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 MOMENT = 2.5
 #: Time limit, in seconds, for a container that is expected to end.
 END_SECONDS = 600.0
+#: Time limit, in seconds, for a container that Docker starts again until it runs.
+RESTART_SECONDS = 60.0
 #: Docker's defaults for a health check: nanoseconds, and a number (its reference, HEALTHCHECK).
 INTERVAL = TIMEOUT = 30_000_000_000
 RETRIES = 3
@@ -227,7 +229,12 @@ class _Look:
     def _runs(self, engine: Engine, state: ContainerState) -> float:
         """Return the time limit to be ready, in seconds; 0 if it is."""
         if state.status in ("exited", "dead", "restarting") or state.restarts > self._restarts:
-            raise self._ended(engine, state)
+            if not self._restarts_by_itself(state):
+                raise self._ended(engine, state)
+            self._restarts, self._started = state.restarts, time.monotonic()
+        if state.status == "restarting":
+            self.seen = f"has ended, and was restarted {state.restarts} times"
+            return RESTART_SECONDS
         if state.status != "running":
             self.seen = f"is {state.status}"
             return LATE
@@ -245,6 +252,11 @@ class _Look:
             return 0.0
         self.seen = f"has been running for {age:.1f} of {MOMENT:g} s"
         return 2 * MOMENT + LATE
+
+    def _restarts_by_itself(self, state: ContainerState) -> bool:
+        """Tell whether Docker starts an ended container again, as the file says."""
+        again = state.status in ("running", "restarting")
+        return again and self.container.restart not in (None, "no")
 
     # -- signs ------------------------------------------------------------
 
@@ -278,7 +290,7 @@ class _Look:
     def _serves(self, state: ContainerState) -> bool:
         """Tell whether the container's first process accepts connections."""
         sockets = _sockets(self._node, state.pid, "tcp")
-        if not sockets or self.container.network in ("bridge", "none"):
+        if not sockets or self.container.network in ("bridge", "none", ""):
             return bool(sockets)
         # Other processes share the network namespace: check whose socket it is.
         listed = self._node.run(["ls", "-l", f"/proc/{state.pid}/fd"], check=False).stdout

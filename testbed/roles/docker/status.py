@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.roles.docker import glance
+from testbed.roles.docker.networks import on_node
 from testbed.roles.part import Part
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def _container(wanted: Container, seen: Glance) -> Part:
     """Return the state of one container of the topology."""
-    address = seen.address or wanted.network
+    address, as_wanted = _networks_of(wanted, seen)
     if seen.state == "exited":
         how = f"exit status {seen.exit}" if seen.exit is not None else ""
         ok = wanted.expect is not None and seen.exit == wanted.expect
@@ -27,7 +28,50 @@ def _container(wanted: Container, seen: Glance) -> Part:
         return Part(seen.name, seen.state, ok=False, detail=f"expected: exit {wanted.expect}")
     if seen.state == "running" and seen.health not in ("", "healthy"):
         return Part(seen.name, seen.health, ok=False, detail=address)
-    return Part(seen.name, seen.state, seen.state == "running", address)
+    return Part(seen.name, seen.state, seen.state == "running" and as_wanted, address)
+
+
+def _networks_of(wanted: Container, seen: Glance) -> tuple[str, bool]:
+    """Return the addresses of a running container, and False if they are not the wanted ones."""
+    if not wanted.networks:
+        return seen.address or wanted.network, True
+    order = [*wanted.networks, *(name for name in seen.networks if name not in wanted.networks)]
+    words, ok = [], True
+    for name in order:
+        there = [one for one in seen.networks.get(name, ()) if one]
+        words.append(f"{', '.join(there) or 'no address'} on {name}")
+        if name not in wanted.networks:
+            continue
+        missing = [str(one) for one in wanted.networks[name].addresses if str(one) not in there]
+        if missing:
+            words[-1] += f" (wanted {', '.join(missing)})"
+        elif name not in seen.networks:
+            words[-1] = f"not on {name}"
+        ok &= name in seen.networks and not missing
+    return ", ".join(words), ok
+
+
+def networks(context: Context, node: Node) -> list[Part]:
+    """Return the state of a node's Docker networks; the daemon is asked only if there are some."""
+    wanted = on_node(context.topology, node.name)
+    if not wanted:
+        return []
+    try:
+        found = glance.networks(node)
+    except LabError as error:
+        return [Part(one.name, "unknown", ok=False, detail=error.message) for one in wanted]
+    parts = []
+    for network in wanted:
+        seen = found.get(network.name)
+        if seen is None:
+            parts.append(Part(network.name, "missing", ok=False))
+            continue
+        ok = seen.digest == network.digest
+        words = [seen.driver, *seen.subnets, *(["internal"] if seen.internal else [])]
+        words += [seen.link] if seen.link else []
+        words += [] if ok else [f"wanted {network}"]
+        parts.append(Part(network.name, "up" if ok else "different", ok, ", ".join(words)))
+    return parts
 
 
 def _of_compose(name: str, wanted: str, seen: Glance | None) -> Part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from testbed.topology import tree
@@ -26,6 +25,10 @@ class Containers(Look):
             self.compose_files,
             self.published_ports,
             self.what_ends_is_not_waited_for,
+            self.network_or_networks,
+            self.shared_networks_are_left_alone,
+            self.volumes_have_places_of_their_own,
+            self.what_restarts,
         )
 
     def containers(self) -> None:
@@ -34,8 +37,8 @@ class Containers(Look):
             hint = "add the role, or move the container"
             if not self.on_maker(container.node, path, "containers", hint):
                 continue
-            if container.network.startswith("container:"):
-                self._shared_network(container, container.network.partition(":")[2])
+            if container.shares:
+                self._shared_network(container, container.shares)
 
     def compose_files(self) -> None:
         for node in self.t.nodes.values():
@@ -50,9 +53,7 @@ class Containers(Look):
             beside = [
                 one.name
                 for one in self.t.containers_on(container.node)
-                if one is not container
-                and one.expect is None
-                and not one.network.startswith("container:")
+                if one is not container and one.expect is None and not one.shares
             ]
             self.add(at, "the name of a container", quote(name), nearest(name, beside))
         elif name == container.name:
@@ -69,9 +70,9 @@ class Containers(Look):
             seen = f"{name}, which is expected to end"
             hint = "name one that keeps running: a network namespace ends with its container"
             self.add(at, wanted, seen, hint)
-        elif other.network.startswith("container:"):
+        elif other.shares:
             wanted = "a container with a network of its own"
-            seen = f"{name}, which shares that of {other.network.partition(':')[2]}"
+            seen = f"{name}, which shares that of {other.shares}"
             end = self._end_of_chain(container)
             hint = f"name {end}" if end else "give one of them a network of its own, like bridge"
             self.add(at, wanted, seen, hint)
@@ -82,8 +83,8 @@ class Containers(Look):
         Return an empty string for a circle.
         """
         passed, one = {container.name}, container
-        while one.network.startswith("container:"):
-            partner = self.t.containers.get(one.network.partition(":")[2])
+        while one.shares:
+            partner = self.t.containers.get(one.shares)
             if partner is None or partner.name in passed:
                 return ""
             passed.add(partner.name)
@@ -91,12 +92,12 @@ class Containers(Look):
         return one.name
 
     def published_ports(self) -> None:
-        taken: dict[tuple[str, str, int], list[tuple[Publish, str]]] = {}
+        taken: dict[str, list[tuple[Publish, str]]] = {}
         for container in self.t.containers.values():
             path = ("containers", container.name, "publish")
             if self.bad(*path) or not container.publish or container.node not in self.nodes:
                 continue
-            if container.network != "bridge":
+            if container.network not in ("bridge", ""):
                 wanted = "published ports with network bridge only"
                 hint = "remove them, or use network bridge"
                 seen = f"network {container.network}"
@@ -105,7 +106,7 @@ class Containers(Look):
             for i, port in enumerate(container.publish):
                 at = self.value(*path, i)
                 self._address_is_there(at, port, container.node)
-                users = taken.setdefault((container.node, port.protocol, port.host_port), [])
+                users = taken.setdefault(container.node, [])
                 self._port_is_free(at, port, container, users)
                 users.append((port, container.name))
 
@@ -119,9 +120,66 @@ class Containers(Look):
                     wanted = f"no {key} of a container that is expected to end"
                     self.add(at, wanted, "one", f"remove it, or 'expect: exit {container.expect}'")
 
+    def network_or_networks(self) -> None:
+        for container in self.t.containers.values():
+            at = self.value("containers", container.name)
+            if isinstance(at, tree.Mapping) and {"network", "networks"} <= at.entries.keys():
+                hint = "'network' is for bridge, host, none and container:NAME; remove one of them"
+                at = self.key("containers", container.name, "network")
+                self.add(at, "network or networks of a container", "both", hint)
+
+    def shared_networks_are_left_alone(self) -> None:
+        """Report settings that belong to the owner of a network, as Docker refuses them."""
+        for container in self.t.containers.values():
+            if container.shares:
+                keys = ["hostname", "dns", "extra_hosts", "mac_address"]
+                whose = f"a container in the network of {container.shares}"
+            elif container.network == "host":
+                keys, whose = ["mac_address"], "a container in the node's network"
+            elif container.networks:
+                self._mac_of_a_network(container)
+                continue
+            else:
+                continue
+            for name in [*keys, "sysctls"]:
+                value = getattr(container, name)
+                if name == "sysctls":
+                    value = [one for one in value if one.startswith("net.")]
+                if value:
+                    at = self.key("containers", container.name, name)
+                    hint = "set it for the owner of the network, or remove it"
+                    self.add(at, f"no {name} of {whose}", "some", hint)
+
+    def _mac_of_a_network(self, container: Container) -> None:
+        if container.mac_address:
+            at = self.key("containers", container.name, "mac_address")
+            first = next(iter(container.networks))
+            hint = f"write networks: {{{first}: {{mac_address: '{container.mac_address}'}}}}"
+            self.add(at, "the MAC address in networks", "one of the container", hint)
+
+    def volumes_have_places_of_their_own(self) -> None:
+        for container in self.t.containers.values():
+            seen: dict[str, str] = {}
+            for key, inside in (("volumes", 1), ("tmpfs", 0)):
+                for i, text in enumerate(getattr(container, key)):
+                    place = text.split(":")[inside].rstrip("/")
+                    at = self.value("containers", container.name, key, i)
+                    if place in seen:
+                        wanted = f"each path of {container.name} once"
+                        self.add(at, wanted, f"{place} again, of {seen[place]}", "change one")
+                    seen.setdefault(place, text)
+
+    def what_restarts(self) -> None:
+        for container in self.t.containers.values():
+            if container.expect is not None and container.restart in ("always", "unless-stopped"):
+                at = self.value("containers", container.name, "restart")
+                hint = "use on-failure, or remove it"
+                seen = f"'{container.restart}', with which it does not end"
+                self.add(at, f"a container that ends with exit {container.expect}", seen, hint)
+
     def _address_is_there(self, at: Tree, port: Publish, node: str) -> None:
         address = port.address
-        if address is None or address.is_loopback or address == IPv4Address(0):
+        if address is None or address.is_loopback or address.is_unspecified:
             return
         own = (link.address for link in self.own_links(node) if link.address)
         mine = [*self.t.nodes[node].addresses, *own]
@@ -133,14 +191,10 @@ class Containers(Look):
     def _port_is_free(
         self, at: Tree, port: Publish, container: Container, users: list[tuple[Publish, str]]
     ) -> None:
-        anywhere = (None, IPv4Address(0))
         for other, user in users:
-            if (
-                port.address in anywhere
-                or other.address in anywhere
-                or port.address == other.address
-            ):
+            if port.collides(other):
+                first = max(port.host_port, other.host_port)
                 wanted = f"each port of {container.node} published once"
-                seen = f"{port.host_port}/{port.protocol} again, published for {user}"
+                seen = f"{first}/{port.protocol} again, published for {user}"
                 self.add(at, wanted, seen, "use another host port")
                 return
