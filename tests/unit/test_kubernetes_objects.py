@@ -220,9 +220,6 @@ def test_a_missing_file_ends_up_before_anything_is_created(tmp_path: Path, bench
     topology = written(tmp_path, "apply: [none.yaml]")
     with pytest.raises(TopologyError, match=r"none\.yaml"):
         ROLES["kubernetes"].fetch(bench.store, topology)
-    without = load_data(topology.to_dict(), "record")
-    with pytest.raises(TopologyError, match="no topology file"):
-        objects.read(without)
 
 
 def test_a_changed_file_creates_no_node_again(tmp_path: Path) -> None:

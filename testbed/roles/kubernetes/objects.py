@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
@@ -66,7 +65,7 @@ def _file(topology: Topology, name: str) -> list[Document]:
     found: list[Document] = []
     number = 0
     try:
-        reader = loader(_path(topology, name).read_bytes())
+        reader = loader((topology.folder / name).read_bytes())
         while reader.check_node():
             node: Any = reader.get_node()
             number += 1
@@ -86,13 +85,6 @@ def _file(topology: Topology, name: str) -> list[Document]:
     if problems:
         raise problems.error()
     return found
-
-
-def _path(topology: Topology, name: str) -> Path:
-    """Return the path of a file, relative to the topology's file."""
-    if not topology.file and not Path(name).is_absolute():
-        raise FileNotFoundError(0, "a relative path, and no topology file beside it")
-    return Path(topology.file).parent / name
 
 
 def _objects(body: Any, line: int, problems: Problems) -> Iterator[Object]:
