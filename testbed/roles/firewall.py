@@ -68,29 +68,34 @@ def choose(machine: Node, firewall: Firewall) -> None:
         )
 
 
-def admit(machine: Node, topology: Topology, bridge: str) -> None:
-    """Accept an overlay's packets to docker0, for engine 28 or later.
+def admit(machine: Node, topology: Topology, bridge: str, *, closed: bool) -> None:
+    """Accept an overlay's packets to containers.
 
-    These engines drop packets from other interfaces to unpublished ports before flannel's own
-    forward rules apply (moby #48724). Each packet filter has a place for the user's rules: the
-    chain DOCKER-USER with iptables, a firewall mark with nftables, where an accept in one table
-    does not end the evaluation in others.
+    ``closed`` tells that the engine drops packets from other interfaces to unpublished ports
+    before flannel's own forward rules apply, as it does from 28 on (moby #48724). Flannel writes
+    no rules for its further networks, so that these need some with any engine. Each packet filter
+    has a place for the user's rules: the chain DOCKER-USER with iptables, a firewall mark with
+    nftables, where an accept in one table does not end the evaluation in others.
     """
-    network = str(FlannelSection.of(topology).network)
+    flannel = FlannelSection.of(topology)
+    further = [str(one.network) for one in flannel.networks.values()]
     if firewall_of(topology, machine.name) == "nftables":
         mark, mask = MARK.split("/")
-        rules = (
-            "add table ip testbed\n"
-            "flush table ip testbed\n"
-            "add chain ip testbed overlay { type filter hook forward priority filter - 1; }\n"
-            f"add rule ip testbed overlay iifname != {bridge} ip daddr {network}"
-            f" meta mark set meta mark & {~int(mask, 16) & 0xFFFFFFFF:#x} | {mark}\n"
-        )
-        machine.run(["nft", "-f", "-"], input=rules.encode())
+        set_mark = f"meta mark set meta mark & {~int(mask, 16) & 0xFFFFFFFF:#x} | {mark}"
+        places = [f"iifname != {bridge} ip daddr {flannel.network}"]
+        places += [f"ip daddr {network}" for network in further]
+        rules = [
+            "add table ip testbed",
+            "flush table ip testbed",
+            "add chain ip testbed overlay { type filter hook forward priority filter - 1; }",
+            *(f"add rule ip testbed overlay {place} {set_mark}" for place in places),
+        ]
+        machine.run(["nft", "-f", "-"], input="".join(f"{rule}\n" for rule in rules).encode())
         return
-    rule = ("!", "-i", bridge, "-d", network, "-j", "ACCEPT")
+    main = [("!", "-i", bridge, "-d", str(flannel.network), "-j", "ACCEPT")] if closed else []
     script = (
         "iptables -w -N DOCKER-USER 2> /dev/null; "
         'iptables -w -C DOCKER-USER "$@" 2> /dev/null || iptables -w -I DOCKER-USER "$@"'
     )
-    machine.run(["sh", "-c", script, "sh", *rule])
+    for rule in [*main, *(("-d", network, "-j", "ACCEPT") for network in further)]:
+        machine.run(["sh", "-c", script, "sh", *rule])

@@ -37,6 +37,7 @@ flannel:
   direct-routing: true
   subnet-len: 26
   subnet-lease-renew-margin: 1439
+  networks: {blue: {network: 10.20.0.0/16}}
 containers: {one: {node: n1}, three: {node: n3}}
 """
 
@@ -71,6 +72,15 @@ def test_nodes_on_one_network_need_no_tunnel(live: LiveLab) -> None:
     }
     assert routes["100.96.0.128/26"] == ("10.1.0.3", "eth0")
     assert routes["100.96.0.192/26"] == ("100.96.0.192", "flannel.7")
+
+
+def test_a_further_network_is_another_overlay(live: LiveLab) -> None:
+    """Each node has a flanneld for it, whose device reaches those of the other nodes."""
+    node = live.node("n1")
+    assert "FLANNEL_SUBNET=10.20.1.1/24" in node.get("/run/flannel/blue.env").decode()
+    (device,) = node.run(["ip", "-d", "-j", "link", "show", "flannel.1"]).json()
+    assert device["mtu"] == 1450
+    assert node.run(["ping", "-c1", "-W5", "-I", "flannel.1", "10.20.3.0"]).ok
 
 
 def test_a_lease_is_renewed_as_early_as_the_file_says(live: LiveLab) -> None:

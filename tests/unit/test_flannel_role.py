@@ -182,6 +182,55 @@ def test_there_is_no_tunnel_to_break_between_nodes_on_one_network() -> None:
     assert role.unbreakable(direct, "node1", "route") is None
 
 
+def test_each_further_network_has_a_flanneld_and_keys_of_its_own(tmp_path: Path) -> None:
+    """Documentation/running.md, "Multiple networks": a prefix and a subnet file for each."""
+    topology = placed(
+        tmp_path,
+        "{vni: 2, networks: {blue: {network: 10.20.0.0/16, mtu: 1400},"
+        " red: {network: 10.30.0.0/16, vni: 9, subnets: {n2: 10.30.9.0/24}}}}",
+    )
+    flannel = FlannelSection.of(topology)
+    blue, red = flannel.further().values()
+    assert (blue.device, blue.mtu(topology, "n1")) == ("flannel.1", 1350)
+    assert (red.device, str(red.subnets["n2"])) == ("flannel.9", "10.30.9.0/24")
+    keys = reservations(topology)
+    assert "/blue/network/subnets/10.20.1.0-24" in keys
+    assert json.loads(keys["/red/network/config"])["Backend"]["VNI"] == 9
+    assert json.loads(keys["/coreos.com/network/config"])["Backend"]["VNI"] == 2
+    role = ROLES["flannel"]
+    assert role.services_on(topology, "n1") == ("flanneld", "flanneld-blue", "flanneld-red")
+    assert [link.name for link in role.links(topology, "n1")] == [
+        "flannel.2", "flannel.1", "flannel.9",
+    ]  # fmt: skip
+    names = [step.name for step in role.steps(topology, topology.nodes["n2"])]
+    assert names == ["flannel n2", "flannel n2 blue", "flannel n2 red"]
+    assert load_data(topology.to_dict(), "record").to_dict() == topology.to_dict()
+    more = FlannelSection.of(vary(topology, Overrides(nodes=3)))
+    assert set(more.networks["red"].subnets) == {"node1", "node2", "node3"}
+
+
+def test_other_flannelds_leave_the_rules_of_the_first_alone(
+    tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, tuple[str, ...]] = {}
+    real = FakeNode.start
+
+    def start(node: FakeNode, service: Service, *, timeout: float = 60) -> None:
+        told[service.name] = service.argv
+        real(node, service, timeout=timeout)
+
+    monkeypatch.setattr(FakeNode, "start", start)
+    started(bench, placed(tmp_path, "{networks: {blue: {network: 10.20.0.0/16}}}"))
+    assert "--ip-masq" in told["flanneld"]
+    assert not any(word.startswith("--etcd-prefix") for word in told["flanneld"])
+    blue = told["flanneld-blue"]
+    assert {"--etcd-prefix=/blue/network", "--iptables-forward-rules=false"} <= {*blue}
+    assert "--subnet-file=/run/flannel/blue.env" in blue
+    assert "--ip-masq" not in blue
+    rules = [c.words for c in bench.provider.calls if "DOCKER-USER" in " ".join(c.words)]
+    assert {rule[-4:] for rule in rules} == {("-d", "10.20.0.0/16", "-j", "ACCEPT")}
+
+
 def test_a_closed_door_stays_closed() -> None:
     data = load("two-node").to_dict()
     assert "allow-direct-routing" not in data["flannel"]

@@ -275,6 +275,29 @@ OVERLAY = {
     "renewal after the lease's end": bad(
         NODES + "flannel: {subnet-lease-renew-margin: §1440}\n", "from 1 to 1439|1440"
     ),
+    "further network without a network": bad(
+        NODES + "flannel: {networks: {blue: §{}}}\n", "the key 'network'|none"
+    ),
+    "further network by udp": bad(
+        NODES + "flannel: {networks: {blue: {network: 10.9.0.0/16, backend: §udp}}}\n",
+        "vxlan, host-gw|'udp'",
+    ),
+    "VNI of host-gw": bad(
+        NODES + "flannel: {networks: {b: {network: 10.9.0.0/16, backend: host-gw, §vni: 4}}}\n",
+        "no vni with host-gw",
+    ),
+    "two networks of one VNI": bad(
+        NODES + "flannel: {networks: {blue: {network: 10.9.0.0/16, vni: §1}}}\n",
+        "a VNI of its own|1, that of flannel",
+    ),
+    "networks of flannel that overlap": bad(
+        NODES + "flannel: {networks: {blue: {network: §100.96.128.0/17}}}\n",
+        "networks of flannel that do not overlap|100.96.0.0/16 of flannel",
+    ),
+    "subnet outside of its network": bad(
+        NODES + "flannel: {networks: {b: {network: 10.9.0.0/16, subnets: {n1: §10.8.1.0/24}}}}\n",
+        "inside flannel's network 10.9.0.0/16",
+    ),
     "open door as text": bad(
         NODES + "flannel: {allow-direct-routing: §no}\n", "true or false|'no'"
     ),

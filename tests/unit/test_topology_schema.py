@@ -13,7 +13,7 @@ from test_topology_bad import TABLE
 from testbed.registry import PROVIDERS, ROLES
 from testbed.roles.docker.networks import DockerNetwork
 from testbed.roles.docker.section import ENGINES, FIREWALLS, DockerSection
-from testbed.roles.flannel.section import BACKENDS, FlannelSection
+from testbed.roles.flannel.section import BACKENDS, FlannelNetwork, FlannelSection
 from testbed.roles.kubernetes.section import Arguments, KubernetesSection
 from testbed.roles.routing import Bgp, Ospf, RouterOfNode
 from testbed.topology import load, load_data, names, schema
@@ -210,6 +210,18 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "subnet-len": 24,
             "subnet-lease-renew-margin": 90,
             "allow-direct-routing": False,
+            "networks": {
+                "blue": {
+                    "backend": "vxlan",
+                    "network": "10.20.0.0/16",
+                    "subnets": {"n1": "10.20.1.0/24"},
+                    "port": 8473,
+                    "vni": 8,
+                    "mtu": 1400,
+                    "direct-routing": True,
+                    "subnet-len": 24,
+                }
+            },
         },
         "kubernetes": {
             "control-plane": "n2",
@@ -309,6 +321,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(bird["bgp"]) == set(keys_of(Bgp))
     assert set(everything["docker"]) == set(keys_of(DockerSection))
     assert set(everything["flannel"]) == set(keys_of(FlannelSection))
+    assert set(everything["flannel"]["networks"]["blue"]) == set(keys_of(FlannelNetwork))
     assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
     assert set(everything["kubernetes"]["arguments"]) == set(keys_of(Arguments))
     first, *others = everything["containers"].values()

@@ -290,8 +290,8 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
     if filters == "nftables":
         # With nftables the daemon requires forwarding and does not turn it on itself.
         machine.run(FORWARDING)
-    if _is_open(topology, node) and number >= (28, 0, 0):
-        firewall.admit(machine, topology, BRIDGE)
+    if _is_open(topology, node):
+        firewall.admit(machine, topology, BRIDGE, closed=number >= (28, 0, 0))
     env = daemon_env(topology, node, number, engine.path(context.store, machine, release))
     digest = settings_digest(topology, node)
     preload()

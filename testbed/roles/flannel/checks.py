@@ -13,7 +13,7 @@ from testbed.topology.tree import Path, quote
 
 if TYPE_CHECKING:
     from collections import abc
-    from ipaddress import IPv4Network
+    from collections.abc import Iterator
 
 __all__ = ["FlannelChecks"]
 
@@ -26,6 +26,7 @@ class FlannelChecks(Look):
             self.flannel_and_its_nodes,
             self.flannel_settings,
             self.flannel_network_is_apart,
+            self.vnis_are_apart,
             self.flannel_subnet_length,
             self.flannel_subnets,
             self.flannel_mtu,
@@ -51,47 +52,69 @@ class FlannelChecks(Look):
             wanted = "a node with the role etcd"
             self.add(self.role(members[0], ROLE), wanted, "none", hint)
 
+    def _networks(self) -> Iterator[tuple[tuple[str, ...], FlannelSection]]:
+        """Yield the path of each network of flannel, and its settings."""
+        if (flannel := FlannelSection.find(self.t)) is not None:
+            yield (ROLE,), flannel
+            for name, other in flannel.further().items():
+                yield (ROLE, "networks", name), other
+
     def flannel_settings(self) -> None:
-        flannel = FlannelSection.find(self.t)
-        if flannel is None or self.bad(ROLE, "backend"):
-            return
-        for name in tree.keys_at(self.root, ROLE):
-            backends, why = ONLY_WITH.get(name, ((flannel.backend,), ""))
-            if flannel.backend not in backends:
-                wanted = f"no {name} with {flannel.backend}"
-                self.add(self.key(ROLE, name), wanted, "one", f"remove it: {why}")
+        for path, flannel in self._networks():
+            if self.bad(*path, "backend"):
+                continue
+            for name in tree.keys_at(self.root, *path):
+                backends, why = ONLY_WITH.get(name, ((flannel.backend,), ""))
+                if flannel.backend not in backends:
+                    wanted = f"no {name} with {flannel.backend}"
+                    self.add(self.key(*path, name), wanted, "one", f"remove it: {why}")
 
     def flannel_network_is_apart(self) -> None:
-        flannel = FlannelSection.find(self.t)
-        if flannel is None or self.bad(ROLE, "network"):
-            return
-        for network in self.t.networks.values():
-            if network.subnet.overlaps(flannel.network):
-                at = self.value("networks", network.name, "subnet")
-                seen = f"{network.subnet}, which overlaps with {flannel.network}"
-                hint = "change it, or the network of flannel"
-                self.add(at, "a subnet apart from flannel's network", seen, hint)
+        mine: list[Subnet] = []
+        for path, flannel in self._networks():
+            if self.bad(*path, "network"):
+                continue
+            for network in self.t.networks.values():
+                if network.subnet.overlaps(flannel.network):
+                    at = self.value("networks", network.name, "subnet")
+                    seen = f"{network.subnet}, which overlaps with {flannel.network}"
+                    hint = "change it, or the network of flannel"
+                    self.add(at, "a subnet apart from flannel's network", seen, hint)
+            mine.append((flannel.network, path[-1], self.value(*path, "network")))
+        self.apart(mine, "networks of flannel")
+
+    def vnis_are_apart(self) -> None:
+        taken: dict[int, str] = {}
+        for path, flannel in self._networks():
+            if flannel.backend != "vxlan" or self.bad(*path, "vni"):
+                continue
+            first = taken.setdefault(flannel.vni, path[-1])
+            if first != path[-1]:
+                seen = f"{flannel.vni}, that of {first}"
+                hint = "change it, or remove it for the next one that is free"
+                self.add(self.value(*path, "vni"), "a VNI of its own", seen, hint)
 
     def flannel_subnet_length(self) -> None:
-        flannel = FlannelSection.find(self.t)
-        if flannel is None or flannel.subnet_len is None or self.bad(ROLE, "network"):
-            return
-        least = flannel.network.prefixlen + 2
-        if flannel.subnet_len < least:
-            hint = f"use a longer prefix: flannel needs room for four subnets in {flannel.network}"
-            at = self.value(ROLE, "subnet-len")
-            self.add(at, f"{least} or more", str(flannel.subnet_len), hint)
+        for path, flannel in self._networks():
+            least = flannel.network.prefixlen + 2
+            if flannel.subnet_len is None or self.bad(*path, "network"):
+                continue
+            if flannel.subnet_len < least:
+                room = f"flannel needs room for four subnets in {flannel.network}"
+                at = self.value(*path, "subnet-len")
+                hint = f"use a longer prefix: {room}"
+                self.add(at, f"{least} or more", str(flannel.subnet_len), hint)
 
     def flannel_mtu(self) -> None:
-        flannel = FlannelSection.find(self.t)
-        if flannel is None or flannel.outer_mtu is None or self.problems.touched("networks"):
-            return
-        for node in self.t.with_role(ROLE):
-            if node.networks and flannel.outer_mtu > (mtu := self.t.link_mtu(node.name)):
-                hint = "the kernel makes the device's MTU no larger than that of the link"
-                wanted = f"at most {mtu}, the MTU of {node.name} on {self.t.network(node.name)}"
-                self.add(self.value(ROLE, "mtu"), wanted, str(flannel.outer_mtu), hint)
-                return
+        for path, flannel in self._networks():
+            if flannel.outer_mtu is None or self.problems.touched("networks"):
+                continue
+            for node in self.t.with_role(ROLE):
+                if node.networks and flannel.outer_mtu > (mtu := self.t.link_mtu(node.name)):
+                    hint = "the kernel makes the device's MTU no larger than that of the link"
+                    wanted = f"at most {mtu}, the MTU of {node.name} on {self.t.network(node.name)}"
+                    self.add(self.value(*path, "mtu"), wanted, str(flannel.outer_mtu), hint)
+                    break
 
     def public_addresses(self) -> None:
         flannel = FlannelSection.find(self.t)
@@ -125,30 +148,31 @@ class FlannelChecks(Look):
         return False
 
     def flannel_subnets(self) -> None:
-        flannel = FlannelSection.find(self.t)
-        if flannel is None:
-            return
+        for path, flannel in self._networks():
+            self._subnets(path, flannel)
+
+    def _subnets(self, path: tuple[str, ...], flannel: FlannelSection) -> None:
         good: list[Subnet] = []
-        for name in tree.keys_at(self.root, ROLE, "subnets"):
-            path = (ROLE, "subnets", name)
-            if not self.on_flannel_node(name, path):
+        for name in tree.keys_at(self.root, *path, "subnets"):
+            at = (*path, "subnets", name)
+            if not self.on_flannel_node(name, at):
                 continue
-            if name in flannel.subnets and self._subnet_fits(flannel.subnets[name], path):
-                good.append((flannel.subnets[name], name, self.value(*path)))
+            if name in flannel.subnets and self._subnet_fits(flannel, name, path):
+                good.append((flannel.subnets[name], name, self.value(*at)))
         self.apart(good, "flannel subnets")
-        for subnet, _, at in good:
+        for subnet, _, place in good:
             length = flannel.subnet_len or good[0][0].prefixlen
             if subnet.prefixlen != length:
                 # Flannel's configuration has a single SubnetLen.
                 first = "subnet-len says" if flannel.subnet_len else f"for {good[0][1]}"
                 wanted = f"subnets of one size, /{length} as {first}"
-                self.add(at, wanted, str(subnet), "give all of them the same prefix")
+                self.add(place, wanted, str(subnet), "give all of them the same prefix")
 
-    def _subnet_fits(self, subnet: IPv4Network, path: Path) -> bool:
-        flannel = FlannelSection.find(self.t)
-        if flannel is None or self.bad(ROLE, "network"):
+    def _subnet_fits(self, flannel: FlannelSection, node: str, path: tuple[str, ...]) -> bool:
+        if self.bad(*path, "network"):
             return False
-        network, at = flannel.network, self.value(*path)
+        subnet, network = flannel.subnets[node], flannel.network
+        at = self.value(*path, "subnets", node)
         if not subnet.subnet_of(network):
             hint = "change it, or the network of flannel"
             self.add(at, f"a subnet inside flannel's network {network}", str(subnet), hint)
@@ -174,5 +198,5 @@ class FlannelChecks(Look):
         self.underlay(ROLE, interface, [*first, *(n for n in members if n not in first)])
 
     def host_gw_is_one_segment(self) -> None:
-        if (flannel := FlannelSection.find(self.t)) and flannel.backend == "host-gw":
+        if any(flannel.backend == "host-gw" for _, flannel in self._networks()):
             self.one_segment(ROLE, "all flannel nodes", "host-gw", "backend")

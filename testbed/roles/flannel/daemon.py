@@ -8,6 +8,7 @@ wait for flanneld to get its subnet.
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ from testbed.roles.docker.section import ROLE as DOCKER
 from testbed.roles.docker.section import firewall_of
 from testbed.roles.etcd import CLIENT_PORT, endpoint, etcd_step, etcdctl, store_of
 from testbed.roles.etcd import SERVICE as ETCD
-from testbed.roles.flannel.role import SERVICE
+from testbed.roles.flannel.role import service_of
 from testbed.roles.flannel.section import DEFAULT_PORT, DEFAULT_VNI, ROLE, FlannelSection
 from testbed.roles.way import Way
 from testbed.steps.step import Step, node_step
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
-PREFIX = "/coreos.com/network"
+PREFIX = "/coreos.com/network"  #: flanneld's default (--etcd-prefix)
 CONFIG_STEP = "flannel config"
 #: flanneld exits if the first one is missing, and loads none itself.
 MODULES = ("br_netfilter", "vxlan", "tun")
@@ -101,12 +102,19 @@ def _first_subnet(flannel: FlannelSection) -> Any:
     return min(s.network_address for s in flannel.subnets.values())
 
 
-def subnet_key(subnet: IPv4Network) -> str:
+def subnet_key(subnet: IPv4Network, prefix: str = PREFIX) -> str:
     """Return the etcd key of a subnet.
 
     For 100.96.1.0/24 it is ``.../subnets/100.96.1.0-24``.
     """
-    return f"{PREFIX}/subnets/{str(subnet).replace('/', '-')}"
+    return f"{prefix}/subnets/{str(subnet).replace('/', '-')}"
+
+
+def prefixes(flannel: FlannelSection) -> dict[str, FlannelSection]:
+    """Return the section for each network of flannel, by the prefix of its keys in etcd."""
+    return {PREFIX: flannel} | {
+        f"/{name}/network": other for name, other in flannel.further().items()
+    }
 
 
 def reservations(topology: Topology) -> dict[str, str]:
@@ -114,12 +122,13 @@ def reservations(topology: Topology) -> dict[str, str]:
 
     They must be written in this order.
     """
-    flannel = FlannelSection.of(topology)
     keys = {}
-    for node, subnet in flannel.subnets.items():
-        value = {"PublicIP": str(flannel.address(topology, node)), "PublicIPv6": None}
-        keys[subnet_key(subnet)] = json.dumps(value)
-    return {**keys, f"{PREFIX}/config": json.dumps(network_config(flannel))}
+    for prefix, flannel in prefixes(FlannelSection.of(topology)).items():
+        for node, subnet in flannel.subnets.items():
+            value = {"PublicIP": str(flannel.address(topology, node)), "PublicIPv6": None}
+            keys[subnet_key(subnet, prefix)] = json.dumps(value)
+        keys[f"{prefix}/config"] = json.dumps(network_config(flannel))
+    return keys
 
 
 def steps(topology: Topology, node: Node) -> Iterable[Step]:
@@ -138,13 +147,18 @@ def steps(topology: Topology, node: Node) -> Iterable[Step]:
         return _start(context, node, flannel)
 
     subnet = flannel.subnets[node.name]
-    yield Step(
-        flannel_step(node.name),
-        f"flanneld {flannel.backend} with {subnet}",
-        (CONFIG_STEP, node_step(node.name)),
-        heavy=True,
-        act=act,
-    )
+    needs = (CONFIG_STEP, node_step(node.name))
+    about = f"flanneld {flannel.backend} with {subnet}"
+    yield Step(flannel_step(node.name), about, needs, heavy=True, act=act)
+    for name, other in flannel.further().items():
+        about = f"flanneld {', '.join(_way(other))} with {other.subnets[node.name]}"
+        yield Step(
+            f"{flannel_step(node.name)} {name}",
+            about,
+            (*needs, flannel_step(node.name)),
+            heavy=True,
+            act=functools.partial(_start, node=node, flannel=other, name=name),
+        )
 
 
 def _way(flannel: FlannelSection) -> Iterator[str]:
@@ -167,8 +181,9 @@ def _configure(context: Context) -> tuple[str, bool]:
     node = context.node(store_of(topology).name)
     keys = reservations(topology)
     wanted = json.dumps(keys, sort_keys=True)
+    words = f"{sum('PublicIP' in value for value in keys.values())} subnets reserved"
     if _epoch(context) is not None and marked(node, "flannel-keys") == wanted:
-        return f"{len(keys) - 1} subnets reserved", False
+        return words, False
     # An existing key may have a lease: leave it to the flanneld that owns it. If the node has
     # another address now, its flanneld would not find the key, and choose another subnet.
     there = _owners(context)
@@ -184,10 +199,13 @@ def _configure(context: Context) -> tuple[str, bool]:
     if _epoch(context) is None:
         mark(node, "flannel-epoch", uuid.uuid4().hex)
     mark(node, "flannel-keys", wanted)
-    return f"{len(keys) - 1} subnets reserved", True
+    return words, True
 
 
-def _start(context: Context, node: Node, flannel: FlannelSection) -> tuple[str, bool]:
+def _start(
+    context: Context, node: Node, flannel: FlannelSection, name: str = ""
+) -> tuple[str, bool]:
+    """Start flanneld on a node, for the main network or for the further one of this name."""
     topology = context.topology
     machine = context.node(node.name)
     if DOCKER in node.roles:  # either of the two may come first
@@ -201,18 +219,32 @@ def _start(context: Context, node: Node, flannel: FlannelSection) -> tuple[str, 
         machine.provide(context.store.binary("flanneld")),
         f"--etcd-endpoints={endpoint(topology)}",
         f"--iface={topology.interface(node.name)}",
-        f"--subnet-file={SUBNET_FILE}",
-        "--ip-masq",
+        *_place(name),
         resync(len(flannel.subnets), slow=machine.slowness > 1),
         *options(flannel, node.name),
     )
-    service = Service(SERVICE, argv, env=GO, notify=True, digest=digest)
+    service = Service(service_of(name), argv, env=GO, notify=True, digest=digest)
     etcd = store_of(topology).name
     way = Way(context, node.name, etcd, ETCD, str(topology.address(etcd)), CLIENT_PORT)
     changed = start(machine, service, timeout=180, context=context, seen=way.seen)
     return (
         f"flanneld {context.store.version('flanneld')}, {flannel.subnets[node.name]}",
         changed,
+    )
+
+
+def _place(name: str) -> tuple[str, ...]:
+    """Return the options for a network's files, keys and rules.
+
+    Each flanneld that writes rules empties flannel's chains when it starts, so only that of the
+    main network does (flannel, pkg/trafficmngr/iptables).
+    """
+    if not name:
+        return f"--subnet-file={SUBNET_FILE}", "--ip-masq"
+    return (
+        f"--etcd-prefix=/{name}/network",
+        f"--subnet-file=/run/flannel/{name}.env",
+        "--iptables-forward-rules=false",
     )
 
 
@@ -231,12 +263,13 @@ def _owners(context: Context) -> dict[str, str]:
     if _epoch(context) is None:
         return {}  # nothing else writes to an etcd that has just started
     node = context.node(store_of(context.topology).name)
-    asked = ("get", "--prefix", f"{PREFIX}/subnets/")
-    lines = node.run(etcdctl(context.topology, context, *asked)).stdout.splitlines()
-    return {
-        key: json.loads(value).get("PublicIP", "")
-        for key, value in zip(lines[::2], lines[1::2], strict=True)
-    }
+    found = {}
+    for prefix in prefixes(FlannelSection.of(context.topology)):
+        asked = ("get", "--prefix", f"{prefix}/subnets/")
+        lines = node.run(etcdctl(context.topology, context, *asked)).stdout.splitlines()
+        for key, value in zip(lines[::2], lines[1::2], strict=True):
+            found[key] = json.loads(value).get("PublicIP", "")
+    return found
 
 
 def _quote(value: str) -> str:

@@ -31,6 +31,8 @@ def set_nodes(data: dict[str, Any], topology: Topology, count: int) -> None:
     new = _new_nodes(topology, old, kept, count)
     if not isinstance(data[ROLE].get("interface", ""), str):
         data[ROLE].pop("interface")  # it names replaced nodes
+    for network in data[ROLE].get("networks", {}).values():
+        network["subnets"] = {}
     if addresses := data[ROLE].pop("public-ip", {}):
         data[ROLE]["public-ip"] = {n.name: addresses[n.name] for n in kept if n.name in addresses}
     data["nodes"] = new | {n.name: data["nodes"][n.name] for n in kept}

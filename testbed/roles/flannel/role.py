@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from testbed.topology.model import Node, Topology
 
 SERVICE = "flanneld"
+
+
+def service_of(network: str) -> str:
+    """Return the name of the flanneld of a further network; that of the main one for ``""``."""
+    return f"{SERVICE}-{network}" if network else SERVICE
+
+
 #: Kernel features that a backend needs, by their names in :mod:`testbed.kernel`.
 BACKEND_KERNEL: Mapping[str, tuple[str, ...]] = {"vxlan": ("vxlan",), "udp": ("tun",)}
 
@@ -181,10 +188,18 @@ class Flannel(Role):
         if (flannel := FlannelSection.find(topology)) is not None:
             # The name is reserved with host-gw, too: a variant may need it.
             yield OwnLink(flannel.device or UDP_DEVICE, "flannel's own")
+            for other in flannel.further().values():
+                if other.device:
+                    yield OwnLink(other.device, "flannel's own")
 
     def takes(self, topology: Topology, node: str) -> Takes:
-        del topology, node
-        return Takes(files=64, tasks=9)
+        del node
+        count = 1 + len(FlannelSection.of(topology).networks)
+        return Takes(files=64 * count, tasks=9 * count)
+
+    def services_on(self, topology: Topology, node: str) -> tuple[str, ...]:
+        del node
+        return tuple(map(service_of, ("", *FlannelSection.of(topology).networks)))
 
     def ahead(self, store: Store, topology: Topology, node: str) -> list[str]:
         import json

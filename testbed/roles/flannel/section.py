@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.roles.etcd import ROLE as ETCD
 from testbed.roles.etcd import member
-from testbed.topology.declare import Draft, Section, Underlay, key
+from testbed.topology import keys
+from testbed.topology.declare import Block, Draft, Named, Section, Underlay, key
 from testbed.topology.shapes import (
     UNDERLAY,
     Address,
     Choice,
     Flag,
     Integer,
+    Name,
     Subnet,
     by_node,
     next_free,
@@ -57,6 +60,60 @@ ONLY_WITH: Mapping[str, tuple[tuple[Backend, ...], str]] = {
 }
 
 
+NETWORK_NAME = Name("a flannel network", keys.LABEL, keys.NETWORK_MAX)
+#: Backends of further networks: those that can exist several times on a node.
+FURTHER: tuple[Backend, ...] = ("vxlan", "host-gw")
+_BACKEND = "Transport of packets between nodes."
+_SUBNETS = "Subnet reserved for each node. Default: the next free one."
+_MTU = (
+    "MTU of the VXLAN packets between nodes, in bytes; containers have 50 less. "
+    "Default: that of the link."
+)
+_DIRECT = (
+    "With vxlan: send packets to nodes on the same network without the tunnel, by a route to "
+    "the node (flannel's DirectRouting)."
+)
+_LENGTH = (
+    "Prefix length of each node's subnet (flannel's SubnetLen). Default: 24, or two bits more "
+    "than that of a network smaller than a /22."
+)
+PORT = Integer("a UDP port", 1, 65535)
+VNI = Integer("a VXLAN network identifier", 1, MAX_VNI)
+OUTER_MTU = Integer("an MTU", LEAST_MTU, 65535)
+SUBNET_LEN = Integer("a prefix length", 10, 30)
+SUBNETS = by_node(Subnet(8, 30), "a mapping of node to subnet")
+# Flannel requires room for four subnets of four addresses (pkg/subnet/config.go).
+WHOLE = Subnet(8, 28)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlannelNetwork(Block):
+    """A further network of flannel, with a flanneld of its own on each node.
+
+    ``vni`` None is for a network without VXLAN.
+    """
+
+    name: str
+    backend: Backend = key(Choice("a backend", FURTHER), _BACKEND, default=DEFAULT_BACKEND)
+    network: IPv4Network = key(WHOLE, "Network of all containers on it.", required=True)
+    subnets: Mapping[str, IPv4Network] = key(SUBNETS, _SUBNETS, default={}, always=True)
+    port: int | None = key(PORT, "UDP port of vxlan. Default: 8472.", default=None)
+    vni: int | None = key(
+        VNI, "VXLAN network identifier. Default: the next one that is free.", default=None
+    )
+    outer_mtu: int | None = key(OUTER_MTU, _MTU, name="mtu", default=None)
+    direct_routing: bool = key(Flag(), _DIRECT, name="direct-routing", default=False)
+    subnet_len: int | None = key(SUBNET_LEN, _LENGTH, name="subnet-len", default=None)
+
+    @classmethod
+    def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
+        if "network" not in given:
+            return None
+        one = cls(**given)
+        port = one.port or DEFAULT_PORT.get(one.backend)
+        return replace(one, port=port, subnets=_subnets(one, draft))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlannelSection(Section):
     """The overlay: its backend, network, and reserved subnets by node.
@@ -78,41 +135,21 @@ class FlannelSection(Section):
         "node. Default: the first network that all of these nodes share.",
         default="",
     )
-    backend: Backend = key(BACKEND, "Transport of packets between nodes.", default=DEFAULT_BACKEND)
-    network: IPv4Network = key(
-        # Flannel requires room for four subnets of four addresses (pkg/subnet/config.go).
-        Subnet(8, 28), "Network of all containers.", default=DEFAULT_NETWORK
-    )  # fmt: skip
-    subnets: Mapping[str, IPv4Network] = key(
-        by_node(Subnet(8, 30), "a mapping of node to subnet"),
-        "Subnet reserved for each node. Default: the next free one.",
-        default={},
-        always=True,
-    )
+    backend: Backend = key(BACKEND, _BACKEND, default=DEFAULT_BACKEND)
+    network: IPv4Network = key(WHOLE, "Network of all containers.", default=DEFAULT_NETWORK)
+    subnets: Mapping[str, IPv4Network] = key(SUBNETS, _SUBNETS, default={}, always=True)
     port: int | None = key(
-        Integer("a UDP port", 1, 65535),
+        PORT,
         "UDP port of the backend udp (default 8285) or vxlan (default 8472).",
         default=None,
     )
     vni: int = key(
-        Integer("a VXLAN network identifier", 1, MAX_VNI),
+        VNI,
         "VXLAN network identifier (RFC 7348); the device is flannel.VNI.",
         default=DEFAULT_VNI,
     )
-    outer_mtu: int | None = key(
-        Integer("an MTU", LEAST_MTU, 65535),
-        "MTU of the VXLAN packets between nodes, in bytes; containers have 50 less. "
-        "Default: that of the link.",
-        name="mtu",
-        default=None,
-    )
-    direct_routing: bool = key(
-        Flag(),
-        "With vxlan: send packets to nodes on the same network without the tunnel, by a route to "
-        "the node (flannel's DirectRouting).",
-        name="direct-routing",
-        default=False,
-    )
+    outer_mtu: int | None = key(OUTER_MTU, _MTU, name="mtu", default=None)
+    direct_routing: bool = key(Flag(), _DIRECT, name="direct-routing", default=False)
     public_ip: Mapping[str, IPv4Address] = key(
         by_node(Address(), "a mapping of node to address"),
         "Address of each node for the others' tunnels (flanneld's --public-ip). "
@@ -120,13 +157,7 @@ class FlannelSection(Section):
         name="public-ip",
         default={},
     )
-    subnet_len: int | None = key(
-        Integer("a prefix length", 10, 30),
-        "Prefix length of each node's subnet (flannel's SubnetLen). Default: 24, or two bits more "
-        "than that of a network smaller than a /22.",
-        name="subnet-len",
-        default=None,
-    )
+    subnet_len: int | None = key(SUBNET_LEN, _LENGTH, name="subnet-len", default=None)
     renew_margin: int | None = key(
         Integer("a number of minutes", 1, 1439),
         "Minutes before the end of its lease of 24 hours at which flanneld renews it. Default: 60.",
@@ -141,11 +172,30 @@ class FlannelSection(Section):
         default=True,
     )
 
+    networks: Mapping[str, FlannelNetwork] = key(
+        Named(NETWORK_NAME, FlannelNetwork),
+        "Further networks of flannel, by name. Each has a flanneld of its own on the nodes, and "
+        "its keys in etcd below /NAME/network.",
+        default={},
+    )
+
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
         one = cls(**given)
         port = one.port or DEFAULT_PORT.get(one.backend)
-        return cls(**{**given, "port": port, "subnets": _subnets(one, draft)})
+        more = _with_vnis(one.networks, one.vni if one.backend == "vxlan" else None)
+        return replace(one, port=port, subnets=_subnets(one, draft), networks=more)
+
+    def further(self) -> dict[str, FlannelSection]:
+        """Return the section as it would be with each of its further networks alone."""
+        return {
+            name: replace(
+                self, backend=one.backend, network=one.network, subnets=one.subnets,
+                port=one.port, vni=one.vni or DEFAULT_VNI, outer_mtu=one.outer_mtu,
+                direct_routing=one.direct_routing, subnet_len=one.subnet_len, networks={},
+            )
+            for name, one in self.networks.items()
+        }  # fmt: skip
 
     def mtu(self, topology: Topology, node: str) -> int:
         """Return the MTU for containers of a node, in bytes.
@@ -200,7 +250,8 @@ class FlannelSection(Section):
 
     def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
         found = self.to_dict()
-        found["subnets"] = found["subnets"].get(node)
+        for one in (found, *found.get("networks", {}).values()):
+            one["subnets"] = one["subnets"].get(node)
         if node in self.public_ip:
             found["public-ip"] = found["public-ip"][node]
         else:
@@ -221,7 +272,19 @@ def subnet_length(network: IPv4Network, given: Iterable[IPv4Network] = ()) -> in
     return 24 if network.prefixlen <= 22 else network.prefixlen + 2
 
 
-def _subnets(flannel: FlannelSection, draft: Draft) -> Mapping[str, IPv4Network]:
+def _with_vnis(
+    networks: Mapping[str, FlannelNetwork], first: int | None
+) -> dict[str, FlannelNetwork]:
+    """Return the networks, with the next free VNI for those of vxlan without one."""
+    taken = {first, *(one.vni for one in networks.values())}
+    free = (number for number in itertools.count(DEFAULT_VNI) if number not in taken)
+    return {
+        name: one if one.vni is not None or one.backend != "vxlan" else replace(one, vni=next(free))
+        for name, one in networks.items()
+    }
+
+
+def _subnets(flannel: FlannelSection | FlannelNetwork, draft: Draft) -> Mapping[str, IPv4Network]:
     """Return every flannel node's subnet: the file's, or the next free one."""
     members, network, given = draft.with_role(ROLE), flannel.network, flannel.subnets
     length = flannel.subnet_len or subnet_length(network, given.values())
