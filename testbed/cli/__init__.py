@@ -174,7 +174,7 @@ ABOUT = {
     "report": "Write the HTML report of a run.",
     "exec": "Run a command on a node or in a container.",
     "shell": "Open a shell on a node or in a container.",
-    "logs": "Show the logs of a node's daemons.",
+    "logs": "Show the logs of services and containers.",
     "cp": "Copy files between this machine and a node or container.",
     "restart": "Restart nodes, services or containers.",
     "stop": "Stop nodes, services or containers, gracefully.",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from testbed.nodes.base import Service
     from testbed.nodes.wiring import Difference
     from testbed.requirement import Feature, Requirement
-    from testbed.roles.container import ContainerProcess, Control
+    from testbed.roles.container import ContainerProcess, Control, LogLine
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -303,6 +303,17 @@ class Role(ABC):
     def control(self, machine: Machine) -> Control | None:  # noqa: ARG002  for roles with containers
         """Return the control of the role's containers on a node, or None."""
         return None
+
+    def logged(self, machine: Machine) -> Iterable[str]:  # noqa: ARG002  for roles with containers
+        """Return the role's containers on a node that have a log (:meth:`log`), running or not."""
+        return ()
+
+    def log(self, machine: Machine, container: str, begin: int) -> tuple[list[LogLine], int]:
+        """Return the lines of a container's log from a place on, and the next place.
+
+        The first place is 0. A role with :meth:`logged` has it. Raises LabError.
+        """
+        raise NotImplementedError
 
     def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:  # noqa: ARG002  for roles with containers
         """Return the role's running containers on a node for the graph.

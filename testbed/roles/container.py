@@ -28,6 +28,14 @@ class ContainerProcess:
     env: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a log, without its end; ``time`` is in Unix seconds, None if it is not known."""
+
+    text: str
+    time: float | None = None
+
+
 class Control(ABC):
     """The containers of a role on one node, running or not, for work by hand."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -330,9 +331,9 @@ ONE, OTHER = "ab" * 32, "abcdef" + "0" * 58
 
 
 def test_a_containers_process_has_its_environment() -> None:
-    (found,) = processes._read(FULL % ONE.encode())
+    (found,) = processes._read(json.loads(FULL % ONE.encode()))
     assert found == ContainerProcess("web", ONE, 77, "172.17.0.2", ("HOSTNAME=h", "A=b", "C=d"))
-    (bare,) = processes._read(b'{"Name": "web", "ID": "1", "State": {"Pid": 1}, "Config": null}')
+    (bare,) = processes._read({"Name": "web", "ID": "1", "State": {"Pid": 1}, "Config": None})
     assert bare == ContainerProcess("web", "1", 1, "", ("HOSTNAME=",))
 
 

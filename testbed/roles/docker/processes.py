@@ -30,18 +30,27 @@ def containers(node: Node) -> dict[str, ContainerProcess]:
     A node without an engine has none. Raises NoSuchNode, and TimeoutExpired if the node itself does
     not answer.
     """
-    texts = node.run(LIST, check=False).out.split(b"\0")
-    found = (one for text in texts for one in _read(text))
+    found = (one for data in recorded(node) for one in _read(data))
     return {one.name: one for one in sorted(found, key=lambda one: one.name) if _runs(node, one)}
 
 
-def _read(text: bytes) -> Iterator[ContainerProcess]:
-    """Yield the container that a file describes.
+def recorded(node: Node) -> Iterator[Mapping[str, Any]]:
+    """Yield what the engine has recorded of each container, running or not.
 
-    Yield nothing if the file is invalid.
+    Raises the errors of :func:`containers`.
     """
+    for text in node.run(LIST, check=False).out.split(b"\0"):
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(data, dict):
+            yield data
+
+
+def _read(data: Mapping[str, Any]) -> Iterator[ContainerProcess]:
+    """Yield the container that a record describes; nothing for an invalid one."""
     try:
-        data: Mapping[str, Any] = json.loads(text)
         networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
         address = next((one.get("IPAddress") or "" for one in networks.values()), "")
         pid = int(data["State"]["Pid"])
@@ -50,7 +59,7 @@ def _read(text: bytes) -> Iterator[ContainerProcess]:
         name = str(data["Name"]).lstrip("/")
         if pid > 0:
             yield ContainerProcess(name, str(data["ID"]), pid, address, env)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from testbed.labs.live import LiveLab
     from testbed.nodes.base import Node as Machine
     from testbed.requirement import Requirement
-    from testbed.roles.container import ContainerProcess, Control
+    from testbed.roles.container import ContainerProcess, Control, LogLine
     from testbed.roles.part import Part
     from testbed.steps.context import Context
     from testbed.steps.step import Step
@@ -225,6 +225,16 @@ class Docker(Role):
         from testbed.roles.docker.control import DockerControl
 
         return DockerControl(machine)
+
+    def logged(self, machine: Machine) -> Iterable[str]:
+        from testbed.roles.docker import logs
+
+        return logs.names(machine)
+
+    def log(self, machine: Machine, container: str, begin: int) -> tuple[list[LogLine], int]:
+        from testbed.roles.docker import logs
+
+        return logs.read(machine, container, begin)
 
     def drawn(self, lab: LiveLab, node: str) -> Iterable[Mapping[str, Any]]:
         from testbed.roles.docker import drawn
