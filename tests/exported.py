@@ -33,6 +33,8 @@ nodes:
     sysctls: {net.ipv4.conf.all.rp_filter: 2, net.ipv4.conf.eth0.proxy_arp: 1}
     routes: [10.7.0.0/16 via 10.0.0.2 metric 7]
     rules: [from 10.7.0.0/16 lookup 100]
+    env: {WHO: "it's $$me", N: "08"}
+    run: ["echo $$WHO > /tmp/who", [ip, link, show]]
   1st: {networks: {full: 192.168.121.2}, gateway: true}
   end: {}
 docker:

@@ -303,8 +303,8 @@ class _Place:
 
     def _services(self, node: Node) -> list[Seen]:
         """Return the faults of a node's daemons: dead, or stopped by a signal."""
-        roles = self.topology.nodes[node.name].roles
-        known = {name for role in roles for name in ROLES[role].services}
+        spec = self.topology.nodes[node.name]
+        known = {name for role in spec.roles for name in ROLES[role].services} | {*spec.services}
         found = []
         for name, state in node.services().items():
             if name not in known or f"{node.name}/{name}" in self._by_hand:

@@ -279,6 +279,7 @@ def require(fault: Fault, topology: Topology) -> None:
         raise Unreadable("a node on a network", repr(fault.node), "name another")
     if fault.service:
         known = [name for role in node.roles for name in ROLES[role].services]
+        known += node.services
         if fault.service not in known:
             wanted = f"a service of {fault.node}: {', '.join(known) or 'it has none'}"
             raise Unreadable(

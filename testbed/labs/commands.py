@@ -42,7 +42,7 @@ class Surroundings:
 
 def on_node(node: Node, argv: Sequence[str], given: Surroundings) -> list[str]:
     """Return the command that runs ``argv`` on a node.  Raises UsageError for an unknown user."""
-    env, before = dict(given.env), []
+    env, before = {**node.env, **given.env}, []
     if given.user:
         login = _login(node, given.user, "", node.name)
         groups = ",".join(map(str, login.groups))

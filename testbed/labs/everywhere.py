@@ -65,6 +65,7 @@ def run(
     process.
     """
     names = list(context.topology.nodes)
+    context.give_env()
     events: SimpleQueue[_Line | Ran] = SimpleQueue()
     width = 1 if serial else at_once(min(AT_ONCE, len(names)), files=FILES_PER_NODE)
     kept: dict[tuple[str, bool], list[bytes]] = {}

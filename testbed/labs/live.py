@@ -56,7 +56,9 @@ class LiveContainer:
 
     def argv(self, argv: Sequence[str], *, mounts: bool) -> list[str]:
         """Return the node's command that runs ``argv`` in the container."""
-        return [*enter(self.pid, mounts=mounts), *argv]
+        # The environment of the node's commands is not that of the image's programs.
+        without = [word for name in self.node.env for word in ("-u", name)] if mounts else []
+        return [*(["env", *without] if without else []), *enter(self.pid, mounts=mounts), *argv]
 
     def run(
         self,
@@ -103,6 +105,7 @@ class LiveLab:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        context.give_env()
         self._engines: dict[str, Engine] = {}
         self._silent: set[str] = set()  # nodes whose engine has not answered
         #: Names of other daemons that did not answer during this run, so as not to ask them again.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testbed.labs import base_steps, settings_steps
+from testbed.labs import base_steps, program_steps, settings_steps
 from testbed.registry import ROLES
 from testbed.steps.step import Plan, order
 
@@ -25,8 +25,9 @@ def make(topology: Topology) -> Plan:
     steps = list(base_steps.steps(topology))
     for node in topology.nodes.values():
         own = [step for role in node.roles for step in ROLES[role].steps(topology, node)]
-        late = settings_steps.late_steps(topology, node, [step.name for step in own])
-        steps += [*own, *late]
+        names = [step.name for step in own]
+        late = [*settings_steps.late_steps(topology, node, names)]
+        steps += [*own, *late, *program_steps.steps(topology, node, names)]
     for role in sorted(topology.roles):
         steps += ROLES[role].lab_steps(topology)
     return Plan(topology.name, order(steps))

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import CommandError, LabError
-from testbed.labs import file_steps
+from testbed.labs import file_steps, program_steps
 from testbed.nodes import wiring
 from testbed.nodes.marks import mark, marked
 from testbed.nodes.netstate import FAMILIES, Seen, look
@@ -168,6 +168,7 @@ def apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list
     """
     files = file_steps.apply(context.topology, node, fresh=fresh)  # they may name tables
     words, told = _apply(context, node, fresh=fresh)
+    told += [] if fresh else program_steps.remove_old(context.topology, node)
     count = len(context.topology.nodes[node.name].files)
     words += [f"{count} file{'s' if count > 1 else ''}"] if count else []
     return words, [] if fresh else [*files, *told]

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import LabError
-from testbed.labs import settings_steps
+from testbed.labs import program_steps, settings_steps
 from testbed.limits import FILES_PER_NODE, at_once
 from testbed.nodes import wiring
 from testbed.nodes.base import killed_for_memory
@@ -162,6 +162,8 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
         ]
         parts: dict[str, list[Part]] = {}
         settled = settings_steps.parts(context, node)
+        if ran := program_steps.parts(context.topology, node):
+            parts["run"] = ran
         parts |= {kind: settled[kind] for kind in ("rule", "file") if kind in settled}
         for role in spec.roles:
             for kind, found in ROLES[role].status(context, node).items():
@@ -270,6 +272,10 @@ def _services(context: Context, node: Node) -> list[Part]:
         for role in roles
         for service in ROLES[role].services_on(context.topology, node.name)
     ]
+    expected += context.topology.nodes[node.name].services
+    if any(one.state == "dead" for name, one in found.items() if name not in expected):
+        gone = program_steps.removed(node)  # a service that has been started stays in the list
+        found = {name: one for name, one in found.items() if name not in gone}
     parts = []
     for name in [*expected, *(n for n in found if n not in expected)]:
         state = found.get(name)

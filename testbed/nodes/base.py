@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.errors import (
@@ -250,6 +251,8 @@ class Node(ABC):
 
     name: str
     digest: str  #: identifies the settings it was created with (``Topology.node_digest``)
+    #: Environment of its commands (:meth:`spawn`), besides that of all nodes.
+    env: Mapping[str, str] = MappingProxyType({})
     #: True if the node sees this machine's programs and images, so that none need to be copied.
     shares_files: ClassVar[bool] = False
     #: True if the node runs on this machine's kernel, whose settings must not change.

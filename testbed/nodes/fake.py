@@ -402,7 +402,8 @@ class FakeNode(Node):
     ) -> FakeRunning:
         self.require_there()
         _refuse_nul(argv)
-        call = Call(self.lab, self.name, "run", tuple(argv), input, dict(env or {}), self)
+        merged = {**self.env, **(env or {})}
+        call = Call(self.lab, self.name, "run", tuple(argv), input, merged, self)
         self._machine.note(call)
         running = FakeRunning(self, argv, self._machine.answer(call), next(self._machine.pids))
         with self._machine.lock:

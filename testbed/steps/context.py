@@ -81,6 +81,16 @@ class Context:
     left: frozenset[str] = frozenset()
     step: str = ""  #: the step that uses this context
 
+    def give_env(self) -> None:
+        """Give the nodes the environment that the file gives their commands.
+
+        It is for those of users and tests. The steps and what looks at a lab do without: it may
+        have any PATH.
+        """
+        for name, node in self.nodes.items():
+            if name in self.topology.nodes:
+                node.env = self.topology.nodes[name].env
+
     def of_step(self, name: str) -> Context:
         """Return a context of the same lab for one step of the plan."""
         return replace(self, step=name)

@@ -38,6 +38,7 @@ from testbed.topology.foreign import NODE_NAME as FOREIGN_NAME
 from testbed.topology.foreign import Foreign
 from testbed.topology.iproute import MAIN, Net, Route, RouteText, Rule, RuleText
 from testbed.topology.ports import Port, Ports
+from testbed.topology.programs import SERVICE_NAME, Command, Commands, OwnService
 from testbed.topology.settings import File, Files, Sysctls
 from testbed.topology.shapes import (
     LAB_NAME,
@@ -59,6 +60,7 @@ from testbed.topology.shapes import (
     Shape,
     Subnet,
     Text,
+    Variables,
     table,
     whole,
 )
@@ -168,6 +170,21 @@ class Node(Block):
         "Files on the node, by path: a path beside the topology file, or {content: TEXT}.",
         default={},
         live=True,
+    )
+    env: Mapping[str, str] = key(
+        Variables(),
+        "Environment variables of its commands, tests, shells and services.",
+        default={},
+        live=True,
+    )
+    run: tuple[Command, ...] = key(
+        Commands(),
+        "Commands at its start, in order, each once.",
+        default=(),
+        live=True,
+    )
+    services: Mapping[str, OwnService] = key(
+        Named(SERVICE_NAME, OwnService), "Daemons, by name.", default={}, live=True
     )
     cpus: float | None = key(
         Cpus(),

@@ -1,4 +1,4 @@
-"""Settings of nodes on real ones: static routes, forwarding, sysctls, rules."""
+"""Settings of nodes on real ones: routing, files, address translation, services."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from labs import brought_up
 
+from testbed.labs.live import LiveLab
 from testbed.labs.status import status
+from testbed.polling import until
 from testbed.topology import Topology, load_text
 
 if TYPE_CHECKING:
@@ -23,7 +25,35 @@ networks:
   a: {subnet: 195.11.14.0/24}
   b: {subnet: 100.0.0.8/30}
   c: {subnet: 200.1.1.0/24}
+  outer: {subnet: 192.168.122.0/24}
+  red1: {subnet: 10.0.0.0/24}
 nodes:
+  router:
+    networks: {outer: 192.168.122.10, red1: 10.0.0.1}
+    forward: true
+    files:
+      /etc/nat.nft:
+        content: |
+          table ip nat {
+            chain out {
+              type nat hook postrouting priority 100
+              oifname "eth0" masquerade
+            }
+          }
+    run:
+      - {command: nft -f /etc/nat.nft, done: nft list table ip nat}
+  cliente1: {networks: {red1: 10.0.0.101}, routes: [default via 10.0.0.1]}
+  world:
+    networks: {outer: 192.168.122.1}
+    env: {PORT: "8000"}
+    services:
+      pages:
+        command: exec python3 -u -m http.server $$PORT --directory /etc/testbed-pages
+        ready: {port: 8000}
+      beat:
+        command: [sleep, "1000"]
+        restart: always
+    files: {/etc/testbed-pages/index.html: {content: "hello"}}
   r1:
     networks: {a: 195.11.14.1, b: 100.0.0.9}
     forward: true
@@ -110,7 +140,8 @@ def test_files_of_the_node_are_not_those_of_this_machine(lab: Lab) -> None:
     assert node.get("/etc/motd") == b"hi\n" != (motd.read_bytes() if motd.exists() else b"")
     node.run(["rm", "/srv/a/b"])
     node.run(["chmod", "600", "/etc/motd"])
-    files = status(lab.context()).nodes[2].more["file"]
+    found = {one.name: one for one in status(lab.context()).nodes}["pc1"]
+    files = found.more["file"]
     assert {part.name: part.state for part in files if not part.ok} == {
         "/etc/motd": "mode 0600", "/srv/a/b": "missing",
     }  # fmt: skip
@@ -123,6 +154,53 @@ def test_files_of_the_node_are_not_those_of_this_machine(lab: Lab) -> None:
         assert there.out == (motd.read_bytes() if motd.exists() else b"")
     finally:
         lab.up(topology())
+
+
+def fetched(lab: Lab) -> str:
+    ask = ["curl", "-s", "-m5", "http://192.168.122.1:8000/"]
+    return lab.node("cliente1").run(ask, check=False).stdout
+
+
+def test_a_router_of_the_file_translates_addresses(lab: Lab) -> None:
+    assert fetched(lab) == "hello"
+    assert "192.168.122.10 " in lab.node("world").logs("pages"), "world has no route to 10.0.0.0"
+    lab.node("router").run(["nft", "flush", "ruleset"])
+    assert fetched(lab) == ""
+    found = {node.name: node for node in status(lab.context()).nodes}
+    assert [part.state for part in found["router"].more["run"]] == ["not done"]
+    (done,) = lab.up(topology()).changed
+    assert done.step.name == "run router"
+    assert fetched(lab) == "hello"
+
+
+def test_services_of_the_file_are_kept(lab: Lab) -> None:
+    node = lab.node("world")
+    pages, beat = (node.services()[name].pid for name in ("pages", "beat"))
+    below = node.run(["pgrep", "-P", str(beat)]).stdout.split()
+    node.run(["kill", "-9", str(pages)])
+    node.run(["kill", *below])
+    assert until(lambda: node.services()["pages"].state == "dead", 30)
+    assert until(lambda: "is started again" in node.logs("beat"), 30), "by itself"
+    found = {one.name: one for one in status(lab.context()).nodes}["world"].services
+    assert {part.name: part.ok for part in found} == {"pages": False, "beat": True}
+    (done,) = lab.up(topology()).changed
+    assert (done.step.name, "restarted" in done.words) == ("service world/pages", True)
+    assert fetched(lab) == "hello"
+    node.run(["kill", "-9", str(beat)])
+    assert until(lambda: node.run(["pgrep", "-x", "sleep"], check=False).status == 1, 30)
+    lab.up(topology())
+    before = node.services()["beat"].pid
+    try:
+        said = lab.up(topology(TEXT.replace('"1000"', '"999"').replace("8000", "8001")))
+        assert {done.step.name for done in said.changed} == {
+            "service world/pages", "service world/beat",
+        }  # fmt: skip
+    finally:
+        lab.up(topology())
+    assert node.services()["beat"].pid not in (0, before)
+    with LiveLab(lab.context()) as live:
+        assert live.node("world").run(["printenv", "PORT"]).stdout == "8000\n"
+    assert status(lab.context()).ok
 
 
 def test_an_edited_file_changes_the_running_nodes(lab: Lab) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from testbed.errors import LabError, TopologyError
 from testbed.labs import plan
+from testbed.labs.commands import Surroundings, on_node
 from testbed.labs.lab import Lab
+from testbed.labs.live import LiveLab
 from testbed.labs.status import status
-from testbed.nodes.fake import Answer, FakeNode
+from testbed.nodes.fake import Answer, Behaviour, Call, FakeNode
 from testbed.testing.fakes import Bench
 from testbed.topology import Topology, load, load_data, load_text
 from testbed.topology.iproute import Unreadable, route, rule
@@ -503,3 +505,221 @@ def test_a_file_may_bring_the_names_of_tables() -> None:
     found = topology(", routes: [10.9.0.0/16 via 10.2.0.2 table blue]" + files)
     assert found.nodes["r"].routes[0].table == "blue"
     assert load_data(found.to_dict(), "record") == found
+
+
+# -- env, run, services -------------------------------------------------------------------
+
+
+def commands(bench: Bench) -> list[tuple[str, ...]]:
+    """The commands of the file that have run on the node since the last call."""
+    found = [call.words for call in bench.provider.calls if call.what == "run"]
+    bench.forget()
+    return [
+        one for one in found if one[0] == "make" or (one[:2] == ("sh", "-c") and "it" in one[-1])
+    ]
+
+
+def test_each_command_runs_once_and_in_order(bench: Bench) -> None:
+    lab, wanted = Lab("t", bench.settings), topology(", run: [make it, [make, it], make it]")
+    lab.up(wanted)
+    assert commands(bench) == [("sh", "-c", "make it"), ("make", "it"), ("sh", "-c", "make it")]
+    assert lab.up(wanted).changed == []
+    assert commands(bench) == []
+    lab.up(topology(", run: [make it first, make it, [make, it], make it]"))
+    assert commands(bench) == [("sh", "-c", "make it first")], "the others have run"
+    (mine,) = [one for one in status(lab.context()).nodes if one.name == "r"]
+    assert [part.state for part in mine.more["run"]] == ["done"] * 4
+    bench.provider.destroy("t", ["r"])
+    lab.up(topology(", run: [make it]"))
+    assert commands(bench) == [("sh", "-c", "make it")], "a new node has run nothing"
+
+
+def test_what_proves_a_command_done_decides(bench: Bench) -> None:
+    keys = ", run: [{command: [make, it], done: test -e it}]"
+    there = False
+    made = 0
+
+    def make(_: Call) -> Answer:
+        nonlocal there, made
+        there, made = True, made + 1
+        return Answer()
+
+    bench.provider.script(["make"], make)
+    bench.provider.script(
+        ["sh", "-c", "test -e it"], lambda _: Answer(0 if there else 1, err=b"no it")
+    )
+    lab, wanted = Lab("t", bench.settings), topology(keys)
+    lab.up(wanted)
+    assert made == 1
+    assert lab.up(wanted).changed == []
+    assert made == 1
+    there = False
+    assert not status(lab.context()).ok
+    (done,) = lab.up(wanted).changed
+    assert done.words == "1 command done"
+    assert made == 2
+    there = True
+    lab.up(topology(keys.replace("make", "build")))
+    assert made == 2, "it was done before"
+    bench.provider.script(["make"], Answer())
+    there = False
+    with pytest.raises(LabError) as caught:
+        lab.up(wanted)
+    assert "no it" in str(caught.value)
+
+
+def test_a_failure_shows_the_output_and_the_next_up_continues(bench: Bench) -> None:
+    lab, wanted = Lab("t", bench.settings), topology(", run: [make it, [make, it], make it]")
+    bench.provider.script(["make"], Answer(7, out=b"half", err=b"of it"))
+    with pytest.raises(LabError) as caught:
+        lab.up(wanted, keep=True)
+    assert "of it" in str(caught.value)
+    assert "7" in str(caught.value)
+    bench.provider.script(["make"], Answer())
+    commands(bench)
+    lab.up(wanted)
+    assert commands(bench) == [("make", "it"), ("sh", "-c", "make it")]
+
+
+def test_a_command_has_a_time_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("testbed.labs.program_steps.LOOK_SECONDS", 0.01)
+    bench.provider.script(["make"], Answer(seconds=60.0, out=b"still at it"))
+    with pytest.raises(LabError) as caught:
+        Lab("t", bench.settings).up(topology(", run: [{command: [make, it], timeout: 20ms}]"))
+    assert "still at it" in str(caught.value)
+    assert "0.02" in str(caught.value)
+
+
+SERVED = ", services: {web: {command: [serve, /etc/web.conf]%s}}"
+
+
+def test_a_service_of_its_own(bench: Bench) -> None:
+    lab, wanted = Lab("t", bench.settings), topology(SERVED % "")
+    lab.up(wanted)
+    first = node(lab).services()["web"]
+    assert first.state == "ready"
+    assert lab.up(wanted).changed == []
+    (mine,) = [one for one in status(lab.context()).nodes if one.name == "r"]
+    assert [(part.name, part.ok) for part in mine.services] == [("web", True)]
+    node(lab).end("web", -9)
+    assert not status(lab.context()).ok
+    (done,) = lab.up(wanted).changed
+    assert done.step.name == "service r/web"
+    assert "restarted" in done.words
+    (done,) = lab.up(topology(SERVED % ", env: {A: b}")).changed
+    assert "changed" in done.words
+    assert node(lab).services()["web"].digest != first.digest
+
+
+def test_a_service_that_the_file_no_longer_has_is_stopped(bench: Bench) -> None:
+    lab, wanted = Lab("t", bench.settings), topology(SERVED % "")
+    lab.up(wanted)
+    said, changed = words(lab, topology())
+    assert changed
+    assert "removed service web" in said
+    assert node(lab).services()["web"].state == "dead"
+    found = status(lab.context())
+    assert found.ok
+    assert found.nodes[0].services == [], "it is no part of the lab"
+    assert lab.up(topology()).changed == []
+    lab.up(wanted)
+    assert node(lab).services()["web"].state == "ready"
+    node(lab).end("web", 1)
+    assert not status(lab.context()).ok, "it is back, and counts"
+
+
+def test_a_service_restarts_when_a_file_changes_that_its_command_names(bench: Bench) -> None:
+    def wanted(text: str) -> Topology:
+        files = f", files: {{/etc/web.conf: {{content: {text}}}, /etc/motd: {{content: {text}}}}}"
+        return topology(SERVED % "" + files)
+
+    lab = Lab("t", bench.settings)
+    lab.up(wanted("a"))
+    names = [done.step.name for done in lab.up(wanted("b")).changed]
+    assert names == ["node r", "service r/web"]
+
+
+def test_a_service_that_ends_at_once_fails_up(bench: Bench) -> None:
+    bench.provider.behave("web", Behaviour(log="no such page\n", dies=3))
+    with pytest.raises(LabError) as caught:
+        Lab("t", bench.settings).up(topology(SERVED % ""))
+    assert "no such page" in str(caught.value)
+
+
+def test_up_waits_until_a_service_is_ready(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening: dict[str, int] = {}
+    asked: list[tuple[int, str]] = []
+
+    def sockets(_: object, pid: int, protocol: str) -> dict[str, int]:
+        asked.append((pid, protocol))
+        if len(asked) > 2:
+            listening["7"] = 53
+        return listening
+
+    monkeypatch.setattr("testbed.labs.program_steps.sockets", sockets)
+    ready = ", ready: {port: 53/udp, command: [ask, it], timeout: 30s}, restart: on-failure"
+    Lab("t", bench.settings).up(topology(SERVED % ready))
+    assert asked == [(1, "udp")] * 3
+    assert ("ask", "it") in [call.words for call in bench.provider.calls]
+
+
+def test_a_service_that_does_not_become_ready(bench: Bench) -> None:
+    bench.provider.script(["ask"], Answer(1, err=b"not yet"))
+    ready = ", ready: {command: [ask], timeout: 30ms}"
+    with pytest.raises(LabError) as caught:
+        Lab("t", bench.settings).up(topology(SERVED % ready))
+    assert "not yet" in str(caught.value)
+
+
+def test_the_environment_is_that_of_commands_services_and_tests(bench: Bench) -> None:
+    keys = ", env: {WHO: me}, run: [make it], services: {web: {command: [serve], env: {A: b}}}"
+    lab, wanted = Lab("t", bench.settings), topology(keys)
+    lab.up(wanted)
+    envs = {call.words: dict(call.env) for call in bench.provider.calls if call.node == "r"}
+    assert envs["sh", "-c", "make it"] == {"WHO": "me"}
+    assert envs["web",] == {"WHO": "me", "A": "b"}
+    assert all(
+        "WHO" not in env for words, env in envs.items() if words[:1] in (("ip",), ("sysctl",))
+    )
+    with LiveLab(lab.context()) as live:
+        live.node("r").run(["test-it"])
+        assert on_node(live.node("r"), ["id"], Surroundings({"B": "c"})) == [
+            "env", "WHO=me", "B=c", "id",
+        ]  # fmt: skip
+    assert bench.provider.calls[-1].env == {"WHO": "me"}
+    assert wanted.node_digest("r") == topology().node_digest("r")
+
+
+def test_a_fault_may_kill_a_service_of_its_own() -> None:
+    text = TEXT % (SERVED % "") + "faults: {down: kill r/web}\n"
+    assert load_text(text, "t.yaml").faults["down"].service == "web"
+    with pytest.raises(TopologyError):
+        load_text(text.replace("kill r/web", "kill r/webb"), "t.yaml")
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        (", run: make it", "list"),
+        (", run: ['']", "write one"),
+        (", run: [[]]", "program"),
+        (", run: [{done: x}]", "add it"),
+        (", run: [{command: x, timeout: 5}]", "5s"),
+        (", run: [7]", "quote"),
+        (", env: {1A: b}", "rename"),
+        (", env: {A: 1}", "quote"),
+        (", services: [web]", "below"),
+        (", services: {web: {}}", "add it"),
+        (", services: {Web: {command: x}}", "web"),
+        (", services: {web: {command: x, restart: never}}", "always"),
+        (", services: {web: {command: x, ready: {}}}", "port"),
+        (", roles: [docker], services: {dockerd: {command: x}}", "rename"),
+    ],
+)
+def test_a_mistake_in_programs_has_its_place_and_a_hint(keys: str, hint: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        topology(keys)
+    (problem,) = caught.value.problems
+    assert problem.line == 5
+    assert problem.column > 40
+    assert hint in problem.hint

@@ -39,6 +39,10 @@ def node_settings(
     if draw(st.booleans()):
         content = draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0$")))
         found["files"] = {"/etc/app.conf": {"content": content, "mode": "0640"}}
+    if draw(st.booleans()):
+        found["env"] = {"WHO": "me"}
+        found["run"] = draw(st.lists(st.sampled_from(["make it", ["make", "it"]]), max_size=3))
+        found["services"] = {"web": {"command": ["serve"], "restart": "always"}}
     if draw(st.booleans()) and addresses:
         network = draw(st.sampled_from(sorted(addresses)))
         hop = subnets[network][200]

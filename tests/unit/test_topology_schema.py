@@ -143,6 +143,19 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "sysctls": {"net.ipv4.tcp_rmem": "4096 8192 9000", "net.ipv4.ip_default_ttl": 70},
                 "routes": ["10.9.0.0/16 via 10.168.0.3"],
                 "rules": ["from 10.9.0.0/16 lookup 100"],
+                "env": {"A": "b"},
+                "run": [
+                    {"command": "echo $A", "timeout": "60s"},
+                    {"command": ["make", "it"], "done": ["test", "-e", "it"], "timeout": "5s"},
+                ],
+                "services": {
+                    "web": {
+                        "command": ["serve"],
+                        "env": {"B": "c"},
+                        "ready": {"port": "80/tcp", "timeout": "60s"},
+                        "restart": "always",
+                    }
+                },
                 "files": {
                     "/etc/a": {"file": "a.conf"},
                     "/etc/b": {"content": "", "mode": "0640", "owner": "root:adm"},

@@ -8,6 +8,7 @@ no management interface, and their interfaces have the names and addresses of th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from testbed.errors import UsageError
 from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump, unsaid
 from testbed.nodes import wiring
 from testbed.nodes.containerlab.clabfile import MTU, SUFFIX, names
+from testbed.topology.programs import argv
 from testbed.topology.settings import Sysctls
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Containerlab(Export):
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
         "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.routes", "nodes.*.rules",
-        "foreign",
+        "nodes.*.env", "nodes.*.run", "foreign",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
         "nodes.*.roles": "containerlab starts no daemons on nodes",
@@ -119,14 +121,25 @@ def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
     commands += [f"ip route replace default via {gateway}"] if gateway else []
     commands += [f"ip -{one.family} route replace {one.text}" for one in node.routes]
     commands += [f"ip -{one.family} rule add {one.text}" for one in node.ip_rules]
+    commands += [shlex.join(argv(one.line)) for one in node.run]
     sysctls = {**wiring.settings(topology, name), **node.sysctls}
     return {
+        **({"env": literal(node.env)} if node.env else {}),
         **({"hostname": name} if called != name else {}),
         **({"cpu": node.cpus} if node.cpus else {}),
         **({"memory": f"{node.memory}B"} if node.memory else {}),
         **({"sysctls": Sysctls().plain(sysctls)} if sysctls else {}),
-        **({"exec": commands} if commands else {}),
+        **({"exec": literal(commands)} if commands else {}),
     }
+
+
+def literal(value: Any) -> Any:
+    """Return texts in which containerlab finds no variables: it reads two dollar signs as one."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, Mapping):
+        return {name: literal(one) for name, one in value.items()}
+    return [literal(one) for one in value]
 
 
 def _switch_name(network: str, taken: Mapping[str, Any]) -> str:

@@ -102,7 +102,8 @@ class NetnsNode(Node):
         input: bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Command:
-        return Command(self.name, self._connect, argv, input=input, env=env)
+        merged = {**self.env, **(env or {})}
+        return Command(self.name, self._connect, argv, input=input, env=merged)
 
     def duplex(self, argv: Sequence[str]) -> Duplex:
         """Run a program on the node whose standard streams are one stream of bytes."""

@@ -116,7 +116,8 @@ class StreamNode(Node):
         input: bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Command:
-        return Command(self.name, self.link, argv, input=input, env={**self._env, **(env or {})})
+        merged = {**self._env, **self.env, **(env or {})}
+        return Command(self.name, self.link, argv, input=input, env=merged)
 
     def attach(self, argv: Sequence[str], *, tty: bool, inside: int = 1) -> int:
         from testbed.nodes.stream import pipes

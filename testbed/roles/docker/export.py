@@ -42,7 +42,7 @@ class Compose(Export):
     about = f"Docker Compose: {FILE}"
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
-        "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "containers.*.node",
+        "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.env", "containers.*.node",
         "containers.*.image", "containers.*.network", "containers.*.publish",
         "containers.*.command", "containers.*.env",
         "containers.*.healthcheck", "docker.bip",
@@ -167,6 +167,7 @@ class _Writer:
             "stop_signal": "SIGKILL",  # sleep as pid 1 ignores SIGTERM
             **({"cap_add": ["NET_ADMIN"]} if gateway else {}),
             **({"sysctls": Sysctls().plain(sysctls)} if sysctls else {}),
+            **({"environment": _escaped(node.env)} if node.env else {}),
             **({"cpus": node.cpus} if node.cpus else {}),
             **({"mem_limit": node.memory} if node.memory else {}),
             **({"networks": networks} if networks else {"network_mode": "none"}),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.errors import ContainerError, LabError, StepsFailed, TimeoutExpired
 from testbed.nodes.base import killed_for_memory
+from testbed.nodes.sockets import sockets as listening
 from testbed.roles.base import dead, still_alive
 from testbed.roles.container import enter
 from testbed.roles.docker.engine import ContainerState, Engine
@@ -45,10 +46,6 @@ RETRIES = 3
 LATE = 60.0
 #: Time limit, in seconds, for one run of a `ready` command.
 COMMAND_SECONDS = 10.0
-#: State in /proc/net of a socket that accepts connections or datagrams (proc(5)).
-LISTENS = {"tcp": "0A", "udp": "07"}
-#: Docker's DNS server in a container, 127.0.0.11, in the format of /proc/net.
-DOCKER_DNS = "0B00007F"
 #: Exit statuses of shells and container engines for a command that could not run.
 NOT_RUN = {126: "its command cannot be executed", 127: "its command was not found"}
 
@@ -264,7 +261,7 @@ class _Look:
         ready = self.container.ready
         assert ready is not None
         if ready.port:
-            sockets = _sockets(self._node, state.pid, ready.protocol)
+            sockets = listening(self._node, state.pid, ready.protocol)
             if ready.port not in sockets.values():
                 self.seen = f"does not listen on {ready.port}/{ready.protocol}"
                 return False
@@ -289,7 +286,7 @@ class _Look:
 
     def _serves(self, state: ContainerState) -> bool:
         """Tell whether the container's first process accepts connections."""
-        sockets = _sockets(self._node, state.pid, "tcp")
+        sockets = listening(self._node, state.pid, "tcp")
         if not sockets or self.container.network in ("bridge", "none", ""):
             return bool(sockets)
         # Other processes share the network namespace: check whose socket it is.
@@ -333,22 +330,3 @@ def _check_seconds(inspected: dict[str, Any]) -> float:
     rounds = (check.get("Retries") or RETRIES) + 1
     nanoseconds: int = (check.get("StartPeriod") or 0) + each * rounds
     return nanoseconds / 1e9 + LATE
-
-
-def _sockets(node: Node, pid: int, protocol: str) -> dict[str, int]:
-    """Return the listening ports in a network namespace, by socket inode.
-
-    ``pid`` is a process in the namespace.
-    """
-    found = {}
-    for family in ("", "6"):
-        try:
-            table = node.get(f"/proc/{pid}/net/{protocol}{family}").decode()
-        except OSError:  # the process has just ended, or IPv6 is disabled
-            continue
-        for line in table.splitlines()[1:]:
-            fields = line.split()
-            address, _, port = fields[1].partition(":")
-            if fields[3] == LISTENS[protocol] and address != DOCKER_DNS:
-                found[fields[9]] = int(port, 16)
-    return found

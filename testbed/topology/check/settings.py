@@ -10,6 +10,7 @@ from testbed import registry
 from testbed.errors import MachineError
 from testbed.topology import tree
 from testbed.topology.check.look import Look
+from testbed.topology.declare import role_of
 from testbed.topology.iproute import LOCAL6, TABLES
 from testbed.topology.settings import NETWORK, unreadable
 from testbed.topology.tree import nearest, quote
@@ -30,7 +31,7 @@ class Settings(Look):
     """Rules for the settings of nodes."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
-        return (self.sysctls, self.routes, self.tables, self.files)
+        return (self.sysctls, self.routes, self.tables, self.files, self.services)
 
     def sysctls(self) -> None:
         for node in self.t.nodes.values():
@@ -113,7 +114,7 @@ class Settings(Look):
 
     def _more_links(self, node: Node) -> bool:
         """Tell whether a node may get links and addresses that are not its networks'."""
-        return bool(node.roles or self.t.bridges or self.t.veths)
+        return bool(node.roles or node.run or node.services)
 
     def files(self) -> None:
         """Require the files beside a topology file.  A record need not have them."""
@@ -150,3 +151,16 @@ class Settings(Look):
                     known = [*TABLES.values()]
                     hint = f"write a number from 1 to 252, or {', '.join(known)}"
                     self.add(self.value(*path), "a table of routes", quote(name), hint)
+
+    def services(self) -> None:
+        for node in self.t.nodes.values():
+            taken = {
+                name: role.name
+                for role in filter(None, map(role_of, node.roles))
+                for name in role.services
+            }
+            for name in node.services:
+                if name in taken:
+                    at = self.key("nodes", node.name, "services", name)
+                    wanted = f"a name that no service of {node.name} has"
+                    self.add(at, wanted, f"{name!r}, of the role {taken[name]}", "rename it")
