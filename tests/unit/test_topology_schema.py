@@ -192,6 +192,8 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
             "bip": {"n1": "100.96.3.1/24"},
             "engine": "29",
             "firewall": "nftables",
+            "swarm": ["n1"],
+            "images": ["redis:7"],
             "daemon": {
                 "icc": False,
                 "default-address-pools": [{"base": "10.5.0.0/16", "size": 24}],

@@ -33,7 +33,7 @@ class DockerChecks(Look):
     """Rules for Docker."""
 
     def rules(self) -> tuple[Callable[[], None], ...]:
-        return (self.engine, self.bips, self.bips_are_apart, self.overlay)
+        return (self.engine, self.bips, self.bips_are_apart, self.overlay, self.swarm)
 
     @property
     def _bip(self) -> Mapping[str, IPv4Interface]:
@@ -78,6 +78,27 @@ class DockerChecks(Look):
                 wanted = "a key of daemon.json that testbed does not set on flannel nodes"
                 seen = f"{quote(name)} for {node.name}"
                 self.add(self.key(*path), wanted, seen, OF_OVERLAY[name])
+
+    def swarm(self) -> None:
+        """Report managers that are no Docker nodes, and what a swarm does not allow."""
+        docker = DockerSection.find(self.t)
+        if docker is None or not docker.swarm:
+            return
+        for index, name in enumerate(docker.swarm):
+            at = (ROLE, "swarm", index)
+            if self.on_known_node(name, at, ROLE) and not self.has_role(name, ROLE):
+                wanted, hint = "a node with the role docker", self.nearest_node(name, ROLE)
+                self.add(self.value(*at), wanted, quote(name), hint)
+        members = self.t.with_role(ROLE)
+        for node in members:
+            if daemon_of(self.t, node.name).get("live-restore"):
+                path: Path = (ROLE, "daemon", "live-restore")
+                if "live-restore" in tree.keys_at(self.root, "nodes", node.name, ROLE, "daemon"):
+                    path = ("nodes", node.name, *path)
+                wanted = "no live-restore on nodes of a swarm, since dockerd refuses it"
+                hint = "remove one of them"
+                self.add(self.key(*path), wanted, f"it on {node.name}", hint)
+        self.underlay(ROLE, "", members)
 
     def bips(self) -> None:
         for name in tree.keys_at(self.root, ROLE, "bip"):

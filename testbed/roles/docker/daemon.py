@@ -33,6 +33,7 @@ from testbed.roles.docker.networks import on_node
 from testbed.roles.docker.role import BRIDGE
 from testbed.roles.docker.section import ROLE, DockerSection, daemon_of, engine_of, firewall_of
 from testbed.roles.docker.settle import settle_steps
+from testbed.roles.docker.swarm import MEMBER
 from testbed.roles.flannel.section import FlannelSection
 from testbed.steps.step import Step, node_step
 
@@ -216,6 +217,15 @@ def steps(topology: Topology, node: Spec) -> Iterable[Step]:
 
         yield from compose_steps(topology, node.name, started[-1].name if started else ready)
     yield from settle_steps(topology, node.name, (step.name for step in started))
+    if DockerSection.of(topology).swarm:
+        from testbed.roles.docker import swarm
+
+        yield from swarm.steps(topology, node, _docker_steps(topology))
+
+
+def _docker_steps(topology: Topology) -> dict[str, str]:
+    """Return each Docker node's step for its daemon."""
+    return {node.name: docker_step(node.name) for node in topology.with_role(ROLE)}
 
 
 def ahead(store: Store, topology: Topology, node: str) -> list[str]:
@@ -310,6 +320,11 @@ def _start(context: Context, node: str) -> tuple[str, bool]:
         except ServiceError as error:
             _point_at_settings(error, topology, node)
             raise
+    if not DockerSection.of(topology).swarm and marked(machine, MEMBER):
+        from testbed.roles.docker import swarm
+
+        swarm.leave(machine)
+        how, changed = f"{how}; left its swarm", True
     bridge = f"bridge {config['bridge']}" if "bridge" in config else f"docker0 {bip}"
     return f"dockerd {version}, {bridge}{how}", changed
 

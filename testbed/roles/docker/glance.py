@@ -46,6 +46,28 @@ class Glance:
     networks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A node's part in a swarm; ``state`` is Docker's own term."""
+
+    state: str
+    is_manager: bool
+    error: str
+
+
+def swarm(node: Node) -> Membership:
+    """Return a node's part in a swarm.  Raises the errors of :func:`containers`."""
+    status, body = request(node, "GET", "/info")
+    if status != http.client.OK:
+        raise refused(node, status, body)
+    try:
+        said = json.loads(body)["Swarm"]
+        why = str(said.get("Error") or "")
+        return Membership(str(said["LocalNodeState"]), said["ControlAvailable"] is True, why)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise no_sense(node.name, "tell its part in a swarm", error) from error
+
+
 def containers(node: Node) -> dict[str, Glance]:
     """Return all containers of a node by name.
 

@@ -12,7 +12,7 @@ from testbed.roles.base import files
 from testbed.roles.docker import network_steps
 from testbed.roles.docker.daemon_json import remapped
 from testbed.roles.docker.engine import LAB, Engine
-from testbed.roles.docker.section import daemon_of, engine_of
+from testbed.roles.docker.section import DockerSection, daemon_of, engine_of
 from testbed.steps.step import Step
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def images_step(node: str) -> str:
 
 
 def wanted(topology: Topology, node: str) -> list[str]:
-    """Return the images of a node's containers without duplicates."""
-    return sorted({c.image for c in topology.containers_on(node)})
+    """Return the images of a node's containers, and those of the section, without duplicates."""
+    given = DockerSection.of(topology).images
+    return sorted({*given, *(c.image for c in topology.containers_on(node))})
 
 
 def install_seed(context: Context, node: Node, engine: str) -> None:

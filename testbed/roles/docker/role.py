@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from testbed.topology.model import Topology
 
 BRIDGE = "docker0"
+SWARM_BRIDGE = "docker_gwbridge"  # from overlay networks to the node
 #: Programs for users of a node and their tools.
 COMMANDS = (
     "docker", "dockerd", "docker-proxy", "docker-init",
@@ -135,10 +136,14 @@ class Docker(Role):
         "nf_tables": "docker with firewall iptables-nft or nftables",
         "iptables-legacy": "docker with firewall iptables-legacy",
         "br_netfilter": "docker with --icc=false",
+        "vxlan": "overlay networks of a swarm",
+        "ip_vs": "virtual addresses and ingress ports of a swarm's services (without it: "
+        "--endpoint-mode dnsrr, --publish mode=host)",
         "macvlan": "macvlan networks",
         "ipvlan": "ipvlan networks",
     }
     trials = (
+        Feature("ip_vs", "test -e /proc/net/ip_vs || modprobe -n -q ip_vs", "CONFIG_IP_VS"),
         Feature("macvlan", "ip link add t5 link t0 type macvlan mode bridge", "CONFIG_MACVLAN"),
         Feature("ipvlan", "ip link add t6 link t1 type ipvlan mode l2", "CONFIG_IPVLAN"),
     )
@@ -191,6 +196,8 @@ class Docker(Role):
         nodes = topology.with_role(ROLE)
         if any(daemon_of(topology, node.name).get("icc") is False for node in nodes):
             found.append("br_netfilter")  # a bridge's own packets pass iptables only with it
+        if DockerSection.of(topology).swarm:
+            found.append("vxlan")
         drivers = {one.driver for one in DockerSection.of(topology).networks.values()}
         return [*found, *(name for name in ON_LINKS if name in drivers)]
 
@@ -213,8 +220,11 @@ class Docker(Role):
         from testbed.roles.docker import status
 
         found = {"container": status.containers(context, machine)}
-        networks = status.networks(context, machine)
-        return {**found, "network": networks} if networks else found
+        if networks := status.networks(context, machine):
+            found["network"] = networks
+        if DockerSection.of(context.topology).swarm:
+            found["swarm"] = status.swarm(context, machine)
+        return found
 
     def containers(self, machine: Machine) -> Mapping[str, ContainerProcess]:
         from testbed.roles.docker import processes
@@ -257,6 +267,8 @@ class Docker(Role):
     def links(self, topology: Topology, node: str) -> Iterable[OwnLink]:
         bip = DockerSection.of(topology).bip.get(node)
         yield OwnLink(BRIDGE, "Docker's bridge", bip and bip.ip)
+        if DockerSection.of(topology).swarm:
+            yield OwnLink(SWARM_BRIDGE, "the swarm's bridge")
 
     def parts(self, topology: Topology, node: str) -> tuple[str, ...]:
         from testbed.nodes.engine import PARTS

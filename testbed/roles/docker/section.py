@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -12,8 +12,8 @@ from testbed.roles.docker.daemon_json import DaemonJson, merged
 from testbed.roles.docker.networks import NAME, DockerNetwork
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
-from testbed.topology.declare import Block, Draft, Named, Section, key
-from testbed.topology.shapes import Choice, OneOrEach, Prefixed, Shape
+from testbed.topology.declare import Block, Draft, Named, Section, Underlay, key
+from testbed.topology.shapes import IMAGE, NODE, Choice, Items, OneOrEach, Prefixed, Shape
 
 if TYPE_CHECKING:
     from testbed.topology.model import Node, Topology
@@ -84,7 +84,8 @@ class DockerSection(Section):
     ``bip`` is docker0's address with its prefix by node. ``engine`` is the engine's release, and
     ``firewall`` the packet filter, of every Docker node without its own: read them with
     :func:`engine_of` and :func:`firewall_of`. ``daemon`` are keys of daemon.json: read them with
-    :func:`daemon_of`.
+    :func:`daemon_of`. ``swarm`` are the managers of a swarm of all Docker nodes, ``images`` those
+    to load on each node besides those of its containers.
     """
 
     role: ClassVar[str] = ROLE
@@ -118,10 +119,28 @@ class DockerSection(Section):
         "Docker networks, by name, with Compose's keys.",
         default={},
     )
+    swarm: tuple[str, ...] = key(
+        Items(NODE, "a list of nodes", unique=True),
+        "Managers of a swarm. All other Docker nodes are its workers.",
+        default=(),
+    )
+    images: tuple[str, ...] = key(
+        Items(IMAGE, "a list of images", unique=True),
+        "Images to load on all Docker nodes, for services of a swarm and containers that you "
+        "create. They are found as those of containers.",
+        default=(),
+    )
 
     @classmethod
     def make(cls, given: dict[str, Any], draft: Draft) -> Self | None:
         return cls(**{**given, "bip": _bips(given.get("bip"), draft)})
+
+    def image_names(self) -> tuple[str, ...]:
+        return self.images
+
+    def meshes(self, topology: Topology) -> Iterable[tuple[Underlay, tuple[Node, ...]]]:
+        if self.swarm:
+            yield "", topology.with_role(ROLE)
 
     def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
         engine, firewall = engine_of(topology, node), firewall_of(topology, node)

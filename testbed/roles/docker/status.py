@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.roles.docker import glance
 from testbed.roles.docker.networks import on_node
+from testbed.roles.docker.section import DockerSection
 from testbed.roles.part import Part
 
 if TYPE_CHECKING:
@@ -82,6 +83,20 @@ def _of_compose(name: str, wanted: str, seen: Glance | None) -> Part:
     if state == wanted:
         return Part(name, state, ok=True, detail=seen.address)
     return Part(name, state, ok=False, detail=f"expected: {wanted}")
+
+
+def swarm(context: Context, node: Node) -> list[Part]:
+    """Return the node's part in the swarm of the lab."""
+    managers = DockerSection.of(context.topology).swarm
+    wanted = "manager" if node.name in managers else "worker"
+    try:
+        said = glance.swarm(node)
+    except LabError as error:
+        return [Part(wanted, "unknown", ok=False, detail=error.message)]
+    role = "manager" if said.is_manager else "worker"
+    ok = said.state == "active" and role == wanted
+    other = f"is a {role}" if said.state == "active" and role != wanted else said.error
+    return [Part(wanted, said.state, ok=ok, detail=other)]
 
 
 def containers(context: Context, node: Node) -> list[Part]:
