@@ -39,6 +39,13 @@ nodes:
   end: {}
 docker:
   bip: {host: 172.29.0.1/24}
+  networks:
+    front:
+      subnet: [172.31.0.0/24, "fd00:31::/64"]
+      gateway: 172.31.0.9
+      ip_range: 172.31.0.128/25
+      driver_opts: {com.docker.network.driver.mtu: 1400}
+    end: {internal: true, attachable: true, nodes: [host]}
 containers:
   end:
     node: n-host
@@ -50,6 +57,37 @@ containers:
   web: {node: host, publish: ["2222:22"]}
   job: {node: host, command: ["true"], expect: exit 0}
   alone: {node: host, network: none}
+  many:
+    node: host
+    networks:
+      front:
+        ipv4_address: 172.31.0.20
+        ipv6_address: "fd00:31::20"
+        aliases: [end]
+        mac_address: "02:00:00:00:00:20"
+      end:
+      bridge:
+    entrypoint: [sh, -c]
+    command: ["exec sleep 999 # $$HOME"]
+    hostname: odd.example
+    user: "0:0"
+    working_dir: /tmp
+    labels: {"a.b/c": "50% of $$HOME"}
+    cap_add: [NET_ADMIN]
+    cap_drop: [MKNOD]
+    devices: [/dev/null:/dev/none]
+    sysctls: {net.ipv4.ip_forward: 1}
+    ulimits: {nofile: {soft: 100, hard: 200}, core: 0}
+    volumes: ["data:/data", "data:/again:ro", "/srv:/srv"]
+    tmpfs: [/run]
+    dns: [10.0.0.9]
+    extra_hosts: ["db:10.0.0.5"]
+    restart: unless-stopped
+    init: true
+    stop_signal: SIGKILL
+    stop_grace_period: 1s
+    publish: ["9000-9002:90-92/udp", "[::1]:9003:93"]
+  bare: {node: n-host, mac_address: "02:00:00:00:00:21", privileged: true}
   inside: {node: host, network: host, env: {PORT: "82"}}
 namespaces: {ns1: {node: n-host}, end: {node: n-host}}
 bridges: {br0: {node: n-host}}

@@ -38,7 +38,8 @@ class Mermaid(Export):
     about = "a diagram for Markdown: a Mermaid flowchart"
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.roles", "nodes.*.gateway",
-        "containers.*.node", "containers.*.image", "containers.*.network", "containers.*.publish",
+        "containers.*.node", "containers.*.image", "containers.*.network", "containers.*.networks",
+        "containers.*.publish",
         "namespaces", "bridges", "veths", "foreign",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {"*": "settings that the diagram does not show"}
@@ -148,4 +149,6 @@ def _words(container: Container) -> Iterator[str]:
     yield container.image
     if container.network in {"host", "none"}:
         yield f"network: {container.network}"
+    for one in container.networks.values():
+        yield ", ".join([one.name, *map(str, one.addresses)])
     yield from map(str, container.publish)

@@ -189,6 +189,76 @@ def test_compose_interpolates_nothing_and_confuses_no_names() -> None:
     assert {"containers.web.publish", "containers.end.publish"} <= left_out.keys()
 
 
+def test_compose_has_docker_networks_and_options_of_containers() -> None:
+    found, left_out = composed(odd())
+    many = found["services"]["many"]
+    assert many["networks"] == {
+        "host-front": {
+            "ipv4_address": "172.31.0.20",
+            "ipv6_address": "fd00:31::20",
+            "mac_address": "02:00:00:00:00:20",
+            "aliases": ["end"],
+        },
+        "host-end": {},
+        "host-docker0": {},
+    }
+    assert found["networks"]["host-end"] == {
+        "driver": "bridge", "internal": True, "attachable": True,
+    }  # fmt: skip
+    front = found["networks"]["host-front"]
+    assert (front["enable_ipv6"], front["ipam"]["config"]) == (
+        True,
+        [
+            {"subnet": "172.31.0.0/24", "gateway": "172.31.0.9", "ip_range": "172.31.0.128/25"},
+            {"subnet": "fd00:31::/64"},
+        ],
+    )
+    assert many["hostname"] == "odd.example"
+    assert many["labels"] == {"a.b/c": "50% of $$HOME"}
+    assert many["ulimits"] == {"nofile": {"soft": 100, "hard": 200}, "core": 0}
+    assert (many["restart"], many["init"], many["user"]) == ("unless-stopped", True, "0:0")
+    assert many["ports"] == ["9000-9002:90-92/udp", "9003:93/tcp"]
+    # A volume is that of a node, whose files are not on this machine.
+    assert many["volumes"] == ["host-data:/data", "host-data:/again:ro"]
+    assert found["volumes"] == {"host-data": {}}
+    assert "containers.many.volumes" in left_out
+    bare = found["services"]["bare"]
+    assert bare["networks"] == {"n-host-docker0": {"mac_address": "02:00:00:00:00:21"}}
+    assert bare["privileged"] is True
+
+
+def test_in_compose_a_container_on_a_link_of_a_node_is_on_its_network() -> None:
+    found, left_out = composed(
+        load_text(
+            "name: t\nnetworks: {lan: {subnet: 10.0.0.0/29}}\n"
+            "nodes: {a: {networks: {lan: 10.0.0.2}, roles: [docker]}}\n"
+            "docker:\n  networks:\n"
+            "    near: {driver: macvlan, subnet: 10.0.0.0/29, driver_opts: {parent: eth0}}\n"
+            "    far: {driver: macvlan, driver_opts: {parent: d0}}\n"
+            "containers:\n"
+            "  c1: {node: a, networks: {near: {ipv4_address: 10.0.0.6}}}\n"
+            "  c2: {node: a, networks: [far]}\n",
+            "t",
+        )
+    )
+    assert found["services"]["c1"]["networks"] == {"lan": {"ipv4_address": "10.0.0.6"}}
+    # The bridge's own address is another one.
+    assert found["networks"]["lan"]["ipam"]["config"][0]["gateway"] == "10.0.0.5"
+    assert found["networks"]["a-far"] == {"driver": "macvlan"}
+    assert "docker.networks.far.driver_opts.parent" in left_out
+    assert "a-near" not in found["networks"]
+
+
+def test_compose_publishes_no_port_of_two_ranges() -> None:
+    head = "name: t\nnodes: {a: {roles: [docker], networks: {n: 10.0.0.2}}, b: {roles: [docker], "
+    text = head + "networks: {n: 10.0.0.3}}}\nnetworks: {n: {subnet: 10.0.0.0/24}}\n"
+    two = "containers: {c1: {node: a, publish: ['80-82:80-82']}, c2: {node: b, publish: ['82:1']}}"
+    found, left_out = composed(load_text(text + two, "t"))
+    assert found["services"]["c1"]["ports"] == ["80-82:80-82/tcp"]
+    assert found["services"]["c2"]["ports"] == ["1/tcp"]
+    assert "containers.c2.publish" in left_out
+
+
 @pytest.mark.parametrize("text", [
     "1e3", "12345e67", "-1E+3", ".5e3", "1.e3", "08", "0o17", "0O17", "0X1f", "+0B1", "1_000",
     "12", "0x1f", "1.5", "yes", "null", "2026-11-30", "22:22",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,57 @@ def node_settings(
     return found
 
 
+#: Keys of containers, each of which may be missing.
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "cap_add": st.lists(st.sampled_from(["NET_ADMIN", "ALL"]), unique=True),
+        "sysctls": st.builds(lambda: {"kernel.msgmax": 4096}),
+        "ulimits": st.builds(lambda: {"nofile": {"soft": 1, "hard": 2}}),
+        "volumes": st.builds(lambda: ["data:/data:ro"]),
+        "tmpfs": st.builds(lambda: ["/run"]),
+        "restart": st.sampled_from(["always", "on-failure:3"]),
+        "user": st.sampled_from([0, "www-data", "1:2"]),
+        "stop_grace_period": st.just("3s"),
+    },
+)
+
+
+@st.composite
+def docker_networks(draw: st.DrawFn) -> dict[str, Any]:
+    """Docker networks, with one or two subnets or none."""
+    found: dict[str, Any] = {}
+    for number in range(draw(st.integers(0, 3))):
+        four, six = f"172.{20 + number}.0.0/24", f"fd00:{number}::/64"
+        subnet = draw(
+            st.one_of(st.none(), st.just(four), st.tuples(st.just(four), st.just(six)).map(list))
+        )
+        found[f"Net_{number}"] = {
+            **({"subnet": subnet} if subnet else {}),
+            **dict(draw(st.sampled_from([{}, {"internal": True}, {"driver": "macvlan"}]))),
+        }
+    return found
+
+
+@st.composite
+def placed(draw: st.DrawFn, networks: dict[str, Any], number: int) -> dict[str, Any]:
+    """The networks of a container: a mode, names, or names with fixed addresses."""
+    names = draw(st.lists(st.sampled_from([*networks, "bridge"]), unique=True))
+    form = draw(st.sampled_from(["mode", "list", "mapping"]))
+    if form == "mode" or not names:
+        return {"network": draw(st.sampled_from(["bridge", "none"]))}
+    if form == "list":
+        return {"networks": names}
+    fixed: dict[str, Any] = {name: {} for name in names}
+    for name in names:
+        subnet = networks.get(name, {}).get("subnet")
+        if isinstance(subnet, list):
+            fixed[name] = {"ipv6_address": str(IPv6Network(subnet[1])[number + 9])}
+        elif subnet:
+            fixed[name] = {"ipv4_address": str(IPv4Network(subnet)[number + 9])}
+    return {"networks": fixed}
+
+
 @st.composite
 def topologies(draw: st.DrawFn) -> dict[str, Any]:
     """Plain data of a valid topology: with or without networks, Docker, flannel, containers."""
@@ -87,13 +138,17 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
     with_docker = [name for name, node in nodes.items() if "docker" in node.get("roles", ())]
     if with_docker:
         names = [f"c{draw(NAMES)}-{i}" for i in range(draw(st.integers(0, 4)))]
+        own = draw(docker_networks())
+        if own:
+            data["docker"] = {"networks": own}
         data["containers"] = {
             name: {
                 "node": draw(st.sampled_from(with_docker)),
                 "image": "nginx",
-                "network": draw(st.sampled_from(["bridge", "none"])),
+                **draw(placed(own, number)),
+                **draw(OPTIONS),
             }
-            for name in names
+            for number, name in enumerate(names)
         }
         if not names:
             del data["containers"]

@@ -44,6 +44,8 @@ class Vagrantfile(Export):
         "nodes.*.roles": "Vagrant installs Docker on machines with containers, and nothing else",
         "containers.*.expect": "Vagrant does not check an exit status",
         "containers.*.ready": "Vagrant does not wait for containers",
+        "containers.*.networks": "Vagrant creates no Docker networks",
+        "containers.*": "only the options above are passed to docker run",
         "*": "a Vagrantfile has no such thing",
     }
 
@@ -128,7 +130,8 @@ def _run(container: Container) -> str:
 
 def _arguments(container: Container) -> Iterator[str]:
     """Yield the options of `docker run`."""
-    yield f"--network={container.network}"
+    if container.network:
+        yield f"--network={container.network}"
     for published in container.publish:
         yield f"--publish={published}"
     for key, value in container.env.items():

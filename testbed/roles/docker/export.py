@@ -8,13 +8,15 @@ uplink, and each node's docker0 is a network of the node's containers (compose-s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.exports.base import Export, Exported, LeftOut, Subject, comment, dump, unsaid
 from testbed.nodes import wiring
+from testbed.roles.docker.networks import PARENT, DockerNetwork, networks_of, on_nodes
 from testbed.roles.docker.section import DEFAULT_BIP, DockerSection
+from testbed.topology.attach import BRIDGE
 from testbed.topology.settings import Sysctls
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ HEAD = """\
 """
 
 
+#: Keys of a container that have the same name and form in Compose.
+AS_THEY_ARE = (
+    "entrypoint", "user", "working_dir", "labels", "privileged", "cap_add", "cap_drop", "devices",
+    "sysctls", "ulimits", "volumes", "tmpfs", "dns", "extra_hosts", "restart", "init",
+    "stop_signal", "stop_grace_period",
+)  # fmt: skip
+
+
 class Compose(Export):
     """A Compose file."""
 
@@ -45,7 +55,9 @@ class Compose(Export):
         "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.env", "containers.*.node",
         "containers.*.image", "containers.*.network", "containers.*.publish",
         "containers.*.command", "containers.*.env",
-        "containers.*.healthcheck", "docker.bip",
+        "containers.*.healthcheck", "docker.bip", "docker.networks", "containers.*.networks",
+        "containers.*.hostname", "containers.*.mac_address",
+        *(f"containers.*.{name}" for name in AS_THEY_ARE),
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
         "nodes.*.routes": "the links of a service have no fixed names",
@@ -83,6 +95,7 @@ class _Writer:
     def __post_init__(self) -> None:
         self.left_out: list[LeftOut] = []
         self._taken: set[tuple[int, str]] = set()
+        self._volumes: dict[str, None] = {}
 
     def file(self) -> dict[str, Any]:
         topology = self.topology
@@ -94,6 +107,7 @@ class _Writer:
             "name": topology.name,
             "services": services,
             **({"networks": networks} if networks else {}),
+            **({"volumes": {name: {} for name in self._volumes}} if self._volumes else {}),
         }
 
     def _service(self, container: str) -> str:
@@ -117,6 +131,7 @@ class _Writer:
                 for port in node.on(network.name)
                 for address in port.addresses
             }
+            used |= self._near(network.name)
             options = _pool(network.subnet, used)
             if network.mtu:
                 size = {"com.docker.network.driver.mtu": str(network.mtu)}
@@ -134,6 +149,58 @@ class _Writer:
             pool = {"config": [{"subnet": str(bip.network), "gateway": str(bip.ip)}]} if bip else {}
             yield self._bridge(node), {"ipam": pool} if pool else {}
 
+        for own in networks_of(topology).values():
+            for node in on_nodes(topology, own):
+                if self._lan(node, own) is None:
+                    yield self._docker_network(node, own.name), self._settings(own)
+
+    def _settings(self, network: DockerNetwork) -> dict[str, Any]:
+        """Return a Docker network; a link of a node is none of this machine."""
+        options = dict(network.driver_opts)
+        if parent := options.pop(PARENT, ""):
+            reason = f"your machine has no link {parent} of a node"
+            key = f"docker.networks.{network.name}.driver_opts.{PARENT}"
+            self.left_out.append(LeftOut((key,), reason))
+        pools = [
+            {
+                "subnet": str(subnet),
+                **({"gateway": str(gateway)} if gateway else {}),
+                **({"ip_range": str(part)} if part else {}),
+            }
+            for subnet, gateway, part in network.pools()
+        ]
+        return {
+            "driver": network.driver,
+            **({"driver_opts": options} if options else {}),
+            **({"internal": True} if network.internal else {}),
+            **({"attachable": True} if network.attachable else {}),
+            **({"enable_ipv6": True} if network.ipv6 else {}),
+            **({"ipam": {"config": pools}} if pools else {}),
+        }
+
+    def _docker_network(self, node: str, network: str) -> str:
+        """Return the name of a node's own Docker network."""
+        name = f"{node}-{network}"
+        while name in {*self.topology.networks, self._bridge(node)}:
+            name += "-1"
+        return name
+
+    def _lan(self, node: str, network: DockerNetwork | None) -> str | None:
+        """Return the lab's network that a Docker network is a part of, by a link of the node."""
+        parent = network.driver_opts.get(PARENT) if network else None
+        ports = self.topology.nodes[node].ports
+        return next((port.network for port in ports if port.name == parent), None)
+
+    def _near(self, lan: str) -> set[IPv4Address]:
+        """Return the addresses of containers that are on a network of the lab."""
+        known = networks_of(self.topology)
+        return {
+            one.ipv4_address
+            for container in self.topology.containers.values()
+            for one in container.networks.values()
+            if one.ipv4_address and self._lan(container.node, known.get(one.name)) == lan
+        }
+
     def _bridge(self, node: str) -> str:
         name = f"{node}-docker0"
         while name in self.topology.networks:
@@ -141,7 +208,10 @@ class _Writer:
         return name
 
     def _has_bridge(self, node: str) -> bool:
-        return any(one.network == "bridge" for one in self.topology.containers_on(node))
+        return any(
+            one.network == BRIDGE or BRIDGE in one.networks
+            for one in self.topology.containers_on(node)
+        )
 
     # -- services -----------------------------------------------------------
 
@@ -183,8 +253,24 @@ class _Writer:
             **({"environment": _escaped(container.env)} if container.env else {}),
             **({"healthcheck": _escaped(health)} if health else {}),
             **({"ports": ports} if ports else {}),
+            **{name: _escaped(given[name]) for name in AS_THEY_ARE if name in given},
+            **self._mounted(container),
             **self._network(container),
         }
+
+    def _mounted(self, container: Container) -> dict[str, Any]:
+        """Return the volumes of a container, which each node has for itself."""
+        found = []
+        for volume in container.volumes:
+            source, _, rest = volume.partition(":")
+            if source.startswith("/"):
+                reason = f"{volume}: a path of the node"
+                self.left_out.append(LeftOut((f"containers.{container.name}.volumes",), reason))
+                continue
+            name = f"{container.node}-{source}"
+            self._volumes[name] = None
+            found.append(escaped(f"{name}:{rest}"))
+        return {"volumes": found} if container.volumes else {}
 
     def _network(self, container: Container) -> dict[str, Any]:
         mode, _, other = container.network.partition(":")
@@ -194,20 +280,32 @@ class _Writer:
             return {"network_mode": f"service:{container.node}"}
         if mode == "none":
             return {"network_mode": "none"}
-        return {"hostname": container.name, "networks": [self._bridge(container.node)]}
+        name = {"hostname": container.hostname or container.name}
+        bridge = self._bridge(container.node)
+        if container.mac_address:
+            return {**name, "networks": {bridge: {"mac_address": container.mac_address}}}
+        if not container.networks:
+            return {**name, "networks": [bridge]}
+        known, networks = networks_of(self.topology), {}
+        for one in container.networks.values():
+            own = self._docker_network(container.node, one.name)
+            lan = self._lan(container.node, known.get(one.name))
+            networks[bridge if one.name == BRIDGE else lan or own] = one.to_dict()
+        return {**name, "networks": networks}
 
     def _port(self, container: Container, publish: Publish) -> str:
-        """Return a published port of this machine, which can publish a port only once."""
-        inner, key = f"{publish.container_port}/{publish.protocol}", f"containers.{container.name}"
-        if (publish.host_port, publish.protocol) in self._taken:
+        """Return published ports of this machine, which can publish a port only once."""
+        outer, _, inner = str(replace(publish, address=None)).partition(":")
+        key, each = f"containers.{container.name}", publish.each
+        if any((one.host_port, one.protocol) in self._taken for one in each):
             reason = f"{publish}: the port is taken by another node; Docker chooses one"
             self.left_out.append(LeftOut((f"{key}.publish",), reason))
             return inner
-        self._taken.add((publish.host_port, publish.protocol))
+        self._taken |= {(one.host_port, one.protocol) for one in each}
         if publish.address is not None:
             reason = f"{publish}: the port is published on all addresses of your machine"
             self.left_out.append(LeftOut((f"{key}.publish",), reason))
-        return f"{publish.host_port}:{inner}"
+        return f"{outer}:{inner}"
 
 
 def _pool(subnet: IPv4Network, used: set[IPv4Address]) -> dict[str, Any]:
