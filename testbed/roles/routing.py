@@ -441,6 +441,7 @@ class RouterRole(Role):
     """A role for routers; its nodes forward packets."""
 
     forwards = True
+    networked = False  # its links need no addresses
     node_section = RouterOfNode
 
     def text(self, topology: Topology, node: Node) -> str:

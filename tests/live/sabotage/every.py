@@ -13,6 +13,7 @@ from sabotage import (
     of_performance,
     of_pods,
     of_policies,
+    of_routing,
     of_services,
     of_traces,
 )
@@ -20,6 +21,7 @@ from sabotage.trials import SABOTAGES
 
 __all__ = ["MODULES", "SABOTAGES"]
 MODULES = (
-    *(of_addresses, of_docker, of_flannel, of_namespaces, of_performance, of_traces),
+    *(of_addresses, of_docker, of_flannel, of_namespaces, of_performance),
+    *(of_routing, of_traces),
     *(of_cni, of_ingress, of_kube_router, of_pods, of_policies, of_services),
 )
