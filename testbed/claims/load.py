@@ -120,7 +120,7 @@ class _File(Reader):
         if found is None:
             return None
         if known is not None:
-            self.known_only(found, known)
+            self.known_only(found, known, ignored="")
         entries = found.entries.items()
         return {name: entry.value for name, entry in entries if known is None or name in known}
 

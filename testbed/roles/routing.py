@@ -58,6 +58,7 @@ class ConfigShape(Shape[Config]):
                 "file": text | {"description": "A file beside the topology."},
             },
             "minProperties": 1,
+            "patternProperties": {f"^{keys.EXTENSION}": {}},
             "additionalProperties": False,
         }
         return {"anyOf": [text, inline]}
@@ -81,7 +82,7 @@ class ConfigShape(Shape[Config]):
 
     @staticmethod
     def _file(read: Reader, at: Tree, name: str) -> Config | None:
-        path = Path(read.problems.file_of(at)).parent / name
+        path = Path(read.problems.folder_of(at), name)
         try:
             if path.stat().st_size <= MAX_CONFIG:
                 return Config(path.read_text(encoding="utf-8"), name)

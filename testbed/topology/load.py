@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import UsageError
+from testbed.errors import TopologyError, UsageError
 from testbed.spelling import is_a_path
 from testbed.topology import source as syntax
 from testbed.topology import tree
@@ -137,12 +137,8 @@ def load_text(text: str, source: str, variables: abc.Mapping[str, str] | None = 
     """
     problems = Problems(source)
     parser = _Parser(problems, variables)
-    root = parser.tree(text)
-    if isinstance(root, tree.Mapping) and INCLUDE in root.entries:
-        from testbed.topology.include import whole
-
-        root = whole(root, problems, parser.file)
-    keys = keys_of(Topology)
+    root = parser.whole(text)
+    keys = keys_of(Topology).own
     for name, entry in root.entries.items() if isinstance(root, tree.Mapping) else ():
         if name in keys and keys[name].own:
             hint = "remove it: testbed sets it for other tools' files"
@@ -154,6 +150,23 @@ def load_text(text: str, source: str, variables: abc.Mapping[str, str] | None = 
     elif variables:
         parser.variables.refuse_unused(source)
     return replace(topology, variables=used) if used else topology
+
+
+def places(topology: Topology) -> tuple[Tree, Problems]:
+    """Return the tree of a topology's file, and a collection for problems with its values.
+
+    The tree has no lines if the file cannot be read any more.
+    """
+    source = topology.source or topology.name
+    problems = Problems(source)
+    try:
+        root = _Parser(problems, topology.variables).whole(_read(topology.file))
+        if not problems:
+            return root, problems
+    except TopologyError:
+        pass
+    problems = Problems(source)
+    return syntax.from_data(topology.to_dict(), problems), problems
 
 
 class _Parser:
@@ -178,7 +191,17 @@ class _Parser:
         """The values of the variables that were filled in."""
         return self._variables.used if self._variables else {}
 
+    def whole(self, text: str) -> Tree:
+        """Return the tree of a topology, with the files that it includes."""
+        root = self.tree(text)
+        if isinstance(root, tree.Mapping) and INCLUDE in root.entries:
+            from testbed.topology.include import whole
+
+            return whole(root, self._problems, self.file)
+        return root
+
     def tree(self, text: str) -> Tree:
+        """Return the tree of a text alone."""
         return syntax.from_text(
             text, self._problems, variables=self.variables if "$" in text else None
         )

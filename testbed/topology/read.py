@@ -7,6 +7,7 @@ value, so callers need no checks of their own.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -53,7 +54,7 @@ class Reader:
         found = self.table(at, wanted, empty=not required)
         if found is None:
             return None
-        self.known_only(found, known, keys.EXTENSION)
+        self.known_only(found, known)
         for name in required:
             if name not in found.entries:
                 about = known[name].description
@@ -62,9 +63,9 @@ class Reader:
         return found
 
     def known_only(
-        self, found: tree.Mapping, known: abc.Collection[str], ignored: str | None = None
+        self, found: tree.Mapping, known: abc.Collection[str], *, ignored: str = keys.EXTENSION
     ) -> None:
-        """Refuse the unknown keys of a mapping, except those with an ignored beginning."""
+        """Refuse the unknown keys of a mapping, except those with the ``ignored`` beginning."""
         for name, entry in found.entries.items():
             if name not in known and not (ignored and name.startswith(ignored)):
                 self.problems.add(entry.key, "a known key", quote(name), nearest(name, known))
@@ -138,6 +139,20 @@ class Reader:
             self.problems.add(at, "a finite number", describe(at), "change it, or quote it")
             return None
         return at.value
+
+    def path(self, at: Tree | None, wanted: str = "a path") -> str | None:
+        """Read a path on this machine, for :attr:`Topology.folder`.
+
+        It is absolute if it was relative to another folder: in an included file, or in a topology
+        from standard input.
+        """
+        value = self.text(at, wanted)
+        if at is None or value is None:
+            return None
+        if not value:
+            self.problems.add(at, wanted, "none", "write the path of a file")
+            return None
+        return self.problems.beside(at, os.path.expanduser(value))  # noqa: PTH111  of any text
 
     def matching(self, at: Tree | None, pattern: str, wanted: str, hint: str) -> str | None:
         """Read a text that matches a pattern completely."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from testbed.topology import tree
 from testbed.topology.declare import Block, Composed, Draft, Nested, key, schema_of
-from testbed.topology.shapes import Pattern, Shape, Text, table, whole
+from testbed.topology.shapes import FilePath, Pattern, Shape, Text, table, whole
 from testbed.topology.tree import describe, quote
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ NETWORK = "net."
 MODE = r"0?[0-7]{3,4}"
 #: USER or USER:GROUP, by name or number (chown(1)).
 OWNER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
-PATH = r"[^\0]+"
 TARGET = r"/[^\0]+"
 #: Folders of a node that are the kernel's, or testbed's own.
 NO_FILES = ("/proc", "/sys", "/dev", "/run/testbed")
@@ -112,7 +111,7 @@ class File(Block):
     }
 
     source: str | None = key(
-        Pattern(PATH, "a path", "write the path of a file beside the topology file"),
+        FilePath(),
         "File or folder on this machine, relative to the folder of the topology file.",
         name="file",
         default=None,
@@ -164,8 +163,7 @@ class Files(Composed):
     def _file(draft: Draft, at: Tree) -> File | None:
         if isinstance(at, tree.Mapping):
             return Nested(File).read_in(draft, at)
-        hint = "write a path beside the topology file, or {content: TEXT}"
-        source = draft.read.matching(at, PATH, "a path, or a mapping with file or content", hint)
+        source = draft.read.path(at, "a path, or a mapping with file or content")
         return None if source is None else File(source)
 
     def plain(self, value: Mapping[str, File]) -> dict[str, Any]:

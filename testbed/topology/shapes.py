@@ -378,6 +378,16 @@ class Interface(Shape[str]):
         return read.text(at, "the name of a network, or ethN", correct) or None
 
 
+class FilePath(Shape[str]):
+    """A path on this machine, relative to :attr:`Topology.folder` unless it is absolute."""
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+    def read(self, read: Reader, at: Tree | None) -> str | None:
+        return read.path(at)
+
+
 @dataclass(eq=False, repr=False)
 class Paths(Shape[tuple[str, ...]]):
     """One file of this machine, or several, relative to the folder of the topology file."""
@@ -398,16 +408,16 @@ class Paths(Shape[tuple[str, ...]]):
         return tuple(path for path in found if path is not None)
 
     def _path(self, read: Reader, at: Tree) -> str | None:
-        text = read.text(at, f"{self.what}, or a list of such paths")
-        if text is None:
+        path = read.path(at, f"{self.what}, or a list of such paths")
+        if path is None:
             return None
-        path = os.path.expanduser(text)  # noqa: PTH111  an unknown user is no error here
         # A record may outlive the file.
-        if at.line and not os.path.isfile(os.path.join(read.problems.folder_of(at), path)):  # noqa: PTH113, PTH118  of any text
-            hint = f"check the path, which is relative to {read.problems.folder_of(at)}"
-            read.problems.add(at, self.what, f"no file {quote(text)}", hint)
+        folder = read.problems.folder_of(at)
+        if at.line and not os.path.isfile(os.path.join(folder, path)):  # noqa: PTH113, PTH118  of any text
+            hint = f"check the path, which is relative to {folder}"
+            read.problems.add(at, self.what, f"no file {quote(path)}", hint)
             return None
-        return read.problems.beside(at, path)
+        return path
 
     def plain(self, value: tuple[str, ...]) -> Any:
         return value[0] if len(value) == 1 else list(value)

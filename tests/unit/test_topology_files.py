@@ -27,8 +27,9 @@ from testbed.testing.fakes import Bench
 from testbed.topology import load, load_data, load_text, source
 from testbed.topology.build import build
 from testbed.topology.include import whole
+from testbed.topology.load import places
 from testbed.topology.schema import schema
-from testbed.topology.tree import Mapping, Problems, Tree
+from testbed.topology.tree import Mapping, Problems, Tree, value_at
 from testbed.topology.variables import Unfilled, Variables, escaped
 
 OK = "nodes: {a: {}}\n"
@@ -403,6 +404,33 @@ def test_an_include_may_be_a_variable(folder: Path) -> None:
     path = write("t.yaml", f"name: t\ninclude: ['${{STAGE}}.yaml']\n{OK}")
     found = load(path, variables={"STAGE": "dev", "WHO": "me"})
     assert (found.description, found.variables) == ("of me", {"STAGE": "dev", "WHO": "me"})
+
+
+def test_paths_are_relative_to_the_file_that_has_them(folder: Path) -> None:
+    """Also those of an error that a role finds later (:func:`places`)."""
+    for name in ("parts/x", "z"):
+        write(name, "")
+    write(
+        "parts/a.yaml",
+        "nodes: {a: {networks: {lan: 10.0.0.2}, files: {/x: x, /y: {file: ~/.}}}}\n"
+        "networks: {lan: {subnet: 10.0.0.0/24}}\n"
+        "kubernetes: {apply: [one.yaml]}\ndocker: {daemon: {icc: '${ICC}'}}\n",
+    )
+    nodes = "nodes:\n  a: {files: {/z: z}, roles: [kubernetes]}\n"
+    nodes += "  b: {networks: {lan: 10.0.0.3}, roles: [docker]}\n"
+    path = write("t.yaml", f"name: t\ninclude: parts/a.yaml\n{nodes}")
+    found = load(path, variables={"ICC": "false"})
+    files = {name: file.source for name, file in found.nodes["a"].files.items()}
+    assert files == {"/x": f"{folder}/parts/x", "/y": str(Path.home()), "/z": "z"}
+    section = found.sections["kubernetes"].to_dict()
+    assert section["apply"] == [f"{folder}/parts/one.yaml"]
+    root, problems = places(found)
+    problems.add(value_at(root, "docker", "daemon", "icc"), "another", "this", "change it")
+    (problem,) = problems.found()
+    assert (problem.file, problem.line) == ("parts/a.yaml", 4)
+    Path(path).unlink()
+    root, problems = places(found)
+    assert value_at(root, "docker", "daemon", "icc").line == 0
 
 
 def test_data_includes_nothing() -> None:

@@ -502,3 +502,10 @@ def test_the_docs_mixed_lab_is_the_shipped_one_in_short() -> None:
     printed = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
     shipped = yaml.safe_load(names()["two-node-mixed"].read_text(encoding="utf-8"))
     assert printed == {key: shipped[key] for key in ("name", "networks", "nodes", "flannel")}
+
+
+def test_a_section_of_a_role_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` says why it cannot; until then, the file may have the section."""
+    monkeypatch.setattr("testbed.topology.declare.role_of", lambda _: None)
+    node = "nodes: {a: {networks: {lan: 10.168.0.2}, roles: [kubernetes]}}"
+    assert load_text(f"{LAN}{node}\nkubernetes: {{}}\n", "t.yaml").sections == {}

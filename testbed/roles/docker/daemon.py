@@ -365,8 +365,10 @@ def _point_at_settings(error: ServiceError, topology: Topology, node: str) -> No
     """Add the place of the file's settings to the error of a daemon that does not start."""
     if daemon_of(topology, node):
         from testbed.roles.docker.validate import place
+        from testbed.topology.load import places
 
-        at = place(topology, node, error.log)
+        root, problems = places(topology)
+        at = place(root, node, error.log)
         line = f":{at.line}" if at.line else ""
-        where = f"{topology.source or topology.name}{line}, {'.'.join(map(str, at.path))}"
+        where = f"{problems.file_of(at)}{line}, {'.'.join(map(str, at.path))}"
         error.hint = f"if its log is about daemon.json, correct {where}"

@@ -11,17 +11,15 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.errors import CommandError, TimeoutExpired, TopologyError
+from testbed.errors import CommandError, TimeoutExpired
 from testbed.nodes.engine import PARTS, parse_version, program
 from testbed.process import run
 from testbed.roles.docker.daemon_json import REMAP
 from testbed.roles.docker.section import ROLE, daemon_of, engine_of
-from testbed.topology import source as syntax
 from testbed.topology import tree
-from testbed.topology.tree import Problems
+from testbed.topology.load import places
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store
@@ -39,7 +37,7 @@ MERGED = "merged configuration validation from file and command line flags faile
 
 def refuse_invalid(store: Store, topology: Topology) -> None:
     """Raise TopologyError for settings that a node's engine refuses, with their place."""
-    problems = Problems(topology.source or topology.name)
+    refused: dict[str, str] = {}
     seen: set[str] = set()
     for node in topology.with_role(ROLE):
         if not (given := daemon_of(topology, node.name)):
@@ -50,38 +48,30 @@ def refuse_invalid(store: Store, topology: Topology) -> None:
             continue
         seen.add(said)
         if words := _refusal(store, topology, node.name, release):
-            at = place(topology, node.name, words)
-            wanted = (
-                f"settings in {'.'.join(map(str, at.path))} that dockerd of {node.name} accepts"
-            )
-            problems.add_at(at.line, at.column, wanted, repr(words), "correct daemon.json here")
-    if problems:
-        raise problems.error()
+            refused[node.name] = words
+    if not refused:
+        return
+    root, problems = places(topology)
+    for name, words in refused.items():
+        at = place(root, name, words)
+        inside = f" in {'.'.join(map(str, at.path))}" if at.line else ""
+        wanted = f"settings{inside} that dockerd of {name} accepts"
+        problems.add(at, wanted, repr(words), "correct daemon.json here")
+    raise problems.error()
 
 
-def place(topology: Topology, node: str, words: str) -> Tree:
-    """Return the place of the settings that an engine's words are about.
+def place(root: Tree, node: str, words: str) -> Tree:
+    """Return the place of the settings that an engine's words are about, in a topology's tree.
 
     It is that of a key which the words contain, by default of the whole ``daemon``.
     """
-    root = _root(topology)
-    places = (("nodes", node, ROLE, "daemon"), (ROLE, "daemon"))
-    written = [path for path in places if tree.keys_at(root, *path)]
+    paths = (("nodes", node, ROLE, "daemon"), (ROLE, "daemon"))
+    written = [path for path in paths if tree.keys_at(root, *path)]
     for path in written:
         for name in tree.keys_at(root, *path):
             if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", words):
                 return tree.key_at(root, *path, name)
     return tree.key_at(root, *written[0]) if written else tree.Mapping((ROLE, "daemon"), 0, 0)
-
-
-def _root(topology: Topology) -> Tree:
-    """Return the tree of the topology's file; of its data, without lines, if it cannot be read."""
-    problems = Problems(topology.source)
-    try:
-        text = syntax.to_text(Path(topology.file).read_bytes(), problems)
-        return syntax.from_text(text, problems)
-    except (OSError, ValueError, TopologyError):
-        return syntax.from_data(topology.to_dict(), problems)
 
 
 def _refusal(store: Store, topology: Topology, node: str, release: Release) -> str:

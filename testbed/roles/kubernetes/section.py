@@ -24,10 +24,10 @@ from testbed.topology.shapes import (
     UNDERLAY,
     Choice,
     Choices,
+    FilePath,
     Items,
     Shape,
     Subnet,
-    Text,
     by_node,
     table,
     whole,
@@ -178,7 +178,7 @@ class KubernetesSection(Section):
         default=NO_ARGUMENTS,
     )
     apply: tuple[str, ...] = key(
-        Items(Text(), "a list of files", unique=True),
+        Items(FilePath(), "a list of files", unique=True),
         "Files with objects of the API, beside this file. `up` applies them in this order, "
         "changes them with the files, and deletes those that the files no longer have.",
         default=(),
