@@ -15,7 +15,17 @@ from testbed.steps.wait import Wait
 from testbed.topology import keys, tree
 from testbed.topology.check.look import Look
 from testbed.topology.declare import Block, Nested, key
-from testbed.topology.shapes import Address, Choice, Integer, Items, Pattern, Shape, Subnet, whole
+from testbed.topology.shapes import (
+    Address,
+    Choice,
+    Integer,
+    Items,
+    Pattern,
+    Shape,
+    Subnet,
+    block,
+    whole,
+)
 from testbed.topology.tree import describe, nearest, quote
 
 if TYPE_CHECKING:
@@ -51,17 +61,11 @@ class ConfigShape(Shape[Config]):
 
     def schema(self) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
-        inline = {
-            "type": "object",
-            "properties": {
-                "content": text | {"description": "The configuration itself."},
-                "file": text | {"description": "A file beside the topology."},
-            },
-            "minProperties": 1,
-            "patternProperties": {f"^{keys.EXTENSION}": {}},
-            "additionalProperties": False,
+        both = {
+            "content": text | {"description": "The configuration itself."},
+            "file": text | {"description": "A file beside the topology."},
         }
-        return {"anyOf": [text, inline]}
+        return {"anyOf": [text, block(both, minProperties=1)]}
 
     def read(self, read: Reader, at: Tree | None) -> Config | None:
         if at is None:

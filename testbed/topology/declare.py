@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeV
 from testbed import registry
 from testbed.errors import MachineError
 from testbed.topology import shapes, tree
-from testbed.topology.keys import EXTENSION
 
 if TYPE_CHECKING:
     from testbed.roles.base import Role
@@ -470,11 +469,6 @@ def schema_of(kind: type[Block]) -> dict[str, Any]:
             default = key.shape.plain(own) if shown else None
         if default is not None:
             properties[name]["default"] = default
-    out: dict[str, Any] = {
-        "type": "object",
-        "properties": properties,
-        "patternProperties": {f"^{EXTENSION}": {}},
-        "additionalProperties": False,
-    }
+    out = shapes.block(properties)
     required = list(keys.required)
     return out | ({"required": required} if required else {}) | dict(kind.rules)

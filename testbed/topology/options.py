@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.topology import keys, tree
 from testbed.topology.families import Plainly, Values
 from testbed.topology.settings import Sysctls
-from testbed.topology.shapes import Choices, Items, Pattern, Shape, whole
+from testbed.topology.shapes import Choices, Items, Pattern, Shape, block, whole
 from testbed.topology.tree import describe, nearest, quote
 
 if TYPE_CHECKING:
@@ -139,15 +139,11 @@ class Ulimits(Shape[dict[str, Ulimit]]):
 
     def schema(self) -> dict[str, Any]:
         number = {"type": "integer", "minimum": -1}
-        both = {
-            "type": "object",
-            "properties": {
-                "soft": {"description": "Limit that a process can raise itself.", **number},
-                "hard": {"description": "Highest limit for that.", **number},
-            },
-            "required": ["soft", "hard"],
-            "additionalProperties": False,
+        limits = {
+            "soft": {"description": "Limit that a process can raise itself.", **number},
+            "hard": {"description": "Highest limit for that.", **number},
         }
+        both = block(limits, required=list(limits))
         return {
             "type": "object",
             "propertyNames": {"enum": list(LIMITS)},

@@ -39,6 +39,17 @@ def table(names: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     return {"type": "object", "propertyNames": dict(names), "additionalProperties": dict(values)}
 
 
+def block(properties: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the JSON schema of a mapping with these keys, and those that are ignored."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        **more,
+        "patternProperties": {f"^{keys.EXTENSION}": {}},
+        "additionalProperties": False,
+    }
+
+
 class Shape(ABC, Generic[T]):
     """A form of values."""
 
