@@ -34,12 +34,14 @@ def seen(error: pytest.ExceptionInfo[TopologyError]) -> str:
 
 def test_shipped_names() -> None:
     assert SHIPPED == [
+        "bgp-frr-bird",
         "docker-10-1-27",
         "docker-single",
         "k8s-ingress",
         "k8s-three-node",
         "k8s-two-node",
         "netns-experiments",
+        "ospf-triangle",
         "three-node-udp",
         "two-node",
         "two-node-host-gw",
