@@ -32,7 +32,11 @@ SECONDS = 120.0  # against hanging
 SIZE = "$1 size; echo $TERM"  # $1 is stty(1), here and below
 ASK_SIZE = 'trap "$1 size; exit 5" WINCH; echo ready; while :; do sleep 0.05; done'
 ASK_KEY = 'trap "echo caught; exit 3" INT; echo ready; while :; do sleep 0.05; done'
-JOBS = 'set -m; echo ready; sleep 999; jobs; trap "" INT; echo went-on; fg; echo over; exit 7'
+#: A key that was pressed twice stops the job again (148 = 128 + SIGTSTP): it goes on.
+JOBS = (
+    'set -m; echo ready; sleep 999; jobs; trap "" INT; echo went-on; '
+    "fg; while [ $? = 148 ]; do fg; done; echo over; exit 7"
+)
 NAME = 'test -c "$(tty)" && tty && echo mine > /dev/tty'
 RAW = "$1 raw -echo; echo ready; head -c 300000 | wc -c"
 

@@ -121,14 +121,18 @@ def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
     commands += [f"ip route replace default via {gateway}"] if gateway else []
     commands += [f"ip -{one.family} route replace {one.text}" for one in node.routes]
     commands += [f"ip -{one.family} rule add {one.text}" for one in node.ip_rules]
+    sysctls = Sysctls().plain({**wiring.settings(topology, name), **node.sysctls})
+    # The engine sets its sysctls before the container has these links.
+    links = {port.name for port in node.ports}
+    of_links = [one for one in sysctls if not links.isdisjoint(one.replace("/", ".").split("."))]
+    commands += [f"sysctl -q -w {one}={sysctls.pop(one)}" for one in of_links]
     commands += [shlex.join(argv(one.line)) for one in node.run]
-    sysctls = {**wiring.settings(topology, name), **node.sysctls}
     return {
         **({"env": literal(node.env)} if node.env else {}),
         **({"hostname": name} if called != name else {}),
         **({"cpu": node.cpus} if node.cpus else {}),
         **({"memory": f"{node.memory}B"} if node.memory else {}),
-        **({"sysctls": Sysctls().plain(sysctls)} if sysctls else {}),
+        **({"sysctls": sysctls} if sysctls else {}),
         **({"exec": literal(commands)} if commands else {}),
     }
 
