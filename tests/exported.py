@@ -34,6 +34,7 @@ nodes:
     routes: [10.7.0.0/16 via 10.0.0.2 metric 7]
     rules: [from 10.7.0.0/16 lookup 100]
     env: {WHO: "it's $$me", N: "08"}
+    binds: [/usr/share/doc:/srv/doc:ro]
     run: ["echo $$WHO > /tmp/who", [ip, link, show]]
   1st: {networks: {full: 192.168.121.2}, gateway: true}
   end: {}

@@ -65,6 +65,7 @@ def _with(words: str, differences: Sequence[Difference]) -> str:
 def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
     """Return the specification from which a provider creates a node."""
     digest = topology.node_digest(node.name)
+    binds = settings_steps.binds(topology, node)
     interfaces = len(node.ports)
     return NodeSpec(
         node.name,
@@ -73,6 +74,7 @@ def node_spec(topology: Topology, node: NodeModel) -> NodeSpec:
         node.memory,
         interfaces,
         offers.hidden(topology, node),
+        binds=binds,
         foreign=topology.foreign is not None,
     )
 

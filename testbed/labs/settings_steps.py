@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import CommandError, LabError
 from testbed.labs import file_steps, program_steps
 from testbed.nodes import wiring
+from testbed.nodes.base import Bind
 from testbed.nodes.marks import mark, marked
 from testbed.nodes.netstate import FAMILIES, Seen, look
 from testbed.roles.part import Part
@@ -62,8 +64,17 @@ def about(topology: Topology, node: NodeModel) -> list[str]:
     found = ["forwards packets"] if node.forward else []
     found += [f"sysctl {name}={value}" for name, value in node.sysctls.items()]
     found += [f"file {path}" for path in node.files]
+    found += [f"bind {one}" for one in node.binds]
     found += [f"route {one.text}" for one in node.routes if not is_late(topology, node.name, one)]
     return found + [f"rule {one.text}" for one in node.ip_rules]
+
+
+def binds(topology: Topology, node: NodeModel) -> tuple[Bind, ...]:
+    """Return the binds of a node, with absolute paths on this machine."""
+    return tuple(
+        Bind(topology.folder / Path(one.source).expanduser(), one.target, one.read_only)
+        for one in node.binds
+    )
 
 
 def wanted(topology: Topology, node: str) -> Wanted:
@@ -141,11 +152,17 @@ def parts(context: Context, node: Node) -> dict[str, list[Part]]:
     topology, name = context.topology, node.name
     goal = wanted(topology, name)
     files = file_steps.parts(topology, node)
+    found: dict[str, list[Part]] = {"file": files} if files else {}
+    if mine := binds(topology, topology.nodes[name]):
+        gone = node.unbound(mine)
+        states = ((one, "missing" if one in gone else "present") for one in mine)
+        found["bind"] = [
+            Part(one.target, state, one not in gone, str(one.source)) for one, state in states
+        ]
     if not goal:
-        return {"file": files} if files else {}
+        return found
     seen = look(node, goal.sysctls)
     wrong = {one.what: one.seen for one in differences(topology, name, seen)}
-    found: dict[str, list[Part]] = {"file": files} if files else {}
     for setting, value in goal.sysctls.items():
         there = wrong.get(f"{setting}={value}")
         words = "" if there is None else f"wanted {value}"
@@ -168,6 +185,10 @@ def apply(context: Context, node: Node, *, fresh: bool) -> tuple[list[str], list
     """
     files = file_steps.apply(context.topology, node, fresh=fresh)  # they may name tables
     words, told = _apply(context, node, fresh=fresh)
+    spec = context.topology.nodes[node.name]
+    if spec.binds:
+        words.append(f"{len(spec.binds)} bind{'s' if len(spec.binds) > 1 else ''}")
+        told += [] if fresh else [f"restored bind {one.target}" for one in _bind(context, node)]
     told += [] if fresh else program_steps.remove_old(context.topology, node)
     count = len(context.topology.nodes[node.name].files)
     words += [f"{count} file{'s' if count > 1 else ''}"] if count else []
@@ -212,6 +233,10 @@ def late_steps(topology: Topology, node: NodeModel, after: Iterable[str]) -> Ite
     if late:
         words = "; ".join(f"route {one.text}" for one in late)
         yield Step(f"routes {node.name}", words, (node_step(node.name), *after), act=act)
+
+
+def _bind(context: Context, node: Node) -> list[Bind]:
+    return node.bind(binds(context.topology, context.topology.nodes[node.name]))
 
 
 def _before(node: Node) -> _Set:

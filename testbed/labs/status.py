@@ -164,7 +164,7 @@ def _node(context: Context, name: str, words: str, outside: Sequence[Difference]
         settled = settings_steps.parts(context, node)
         if ran := program_steps.parts(context.topology, node):
             parts["run"] = ran
-        parts |= {kind: settled[kind] for kind in ("rule", "file") if kind in settled}
+        parts |= {kind: settled[kind] for kind in ("rule", "file", "bind") if kind in settled}
         for role in spec.roles:
             for kind, found in ROLES[role].status(context, node).items():
                 parts.setdefault(kind, []).extend(found)

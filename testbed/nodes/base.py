@@ -131,6 +131,15 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or folder of this machine that a node has at a path, and can change if it may."""
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSpec:
     """The settings from which a provider creates one node of a lab.
 
@@ -149,6 +158,7 @@ class NodeSpec:
     hidden: tuple[str, ...] = ()
     #: Trees of Debian packages to lay over this machine's files on the node (Provider.packages).
     layers: tuple[Path, ...] = ()
+    binds: tuple[Bind, ...] = ()  #: files and folders of this machine (Provider.binds)
     foreign: bool = False  #: another tool's file describes the node (``Topology.foreign``)
     #: Return setup to run ahead; called only by providers that support it (:attr:`Node.wakes`).
     ahead: Callable[[], Ahead] | None = field(default=None, compare=False)
@@ -354,6 +364,20 @@ class Node(ABC):
         Raises FileNotFoundError or IsADirectoryError.
         """
 
+    def unbound(self, binds: Sequence[Bind]) -> list[Bind]:
+        """Return those of the node's binds (:attr:`NodeSpec.binds`) that are not mounted."""
+        return list(binds)
+
+    def bind(self, binds: Sequence[Bind]) -> list[Bind]:
+        """Mount those of the node's binds (:attr:`NodeSpec.binds`) that are not mounted.
+
+        Return them.  Raises MachineError if the provider does not support it.
+        """
+        raise MachineError(
+            f"{self.name} cannot have {binds[0].target}: the provider of this node has no binds",
+            hint="copy it with `files`",
+        )
+
     @abstractmethod
     def provide(self, path: Path) -> str:
         """Make a file or folder of this machine readable on the node.
@@ -533,6 +557,8 @@ class Provider(ABC):
     shares_programs: ClassVar[bool] = False
     #: True if nodes can have Debian packages of their own (:attr:`NodeSpec.layers`).
     packages: ClassVar[bool] = False
+    #: True if nodes can have files and folders of this machine (:attr:`NodeSpec.binds`).
+    binds: ClassVar[bool] = False
     #: Kernel features required on this machine, by their names in :mod:`testbed.kernel` or in
     #: ``trials``.
     kernel: ClassVar[tuple[str, ...]] = ()

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import ServiceError, ServiceNotReady, TimeoutExpired
 from testbed.nodes import netstate, originals, wiring
 from testbed.nodes.base import (
+    Bind,
     Node,
     NodeSpec,
     OneByOne,
@@ -343,6 +344,7 @@ class FakeNode(Node):
         self.files: dict[str, bytes] = {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
         self.modes: dict[str, int] = {}
         self.owners: dict[str, str] = {}
+        self.bound = list(spec.binds)
         self.replaced: dict[str, bytes] = {}
         self.programs: dict[str, Path] = {}
         self.gone = threading.Event()
@@ -448,6 +450,15 @@ class FakeNode(Node):
     def _refuse_folder(self, path: str) -> None:
         if any(PurePosixPath(path) in PurePosixPath(file).parents for file in self.files):
             raise _os_error(errno.EISDIR, f"{self.name}:{path}")
+
+    def unbound(self, binds: Sequence[Bind]) -> list[Bind]:
+        return [one for one in binds if one not in self.bound]
+
+    def bind(self, binds: Sequence[Bind]) -> list[Bind]:
+        missing = self.unbound(binds)
+        self._note("bind", *(str(one.source) for one in missing))
+        self.bound += missing
+        return missing
 
     def provide(self, path: Path) -> str:
         return str(path)

@@ -39,7 +39,7 @@ from testbed.topology.foreign import Foreign
 from testbed.topology.iproute import MAIN, Net, Route, RouteText, Rule, RuleText
 from testbed.topology.ports import Port, Ports
 from testbed.topology.programs import SERVICE_NAME, Command, Commands, OwnService
-from testbed.topology.settings import File, Files, Sysctls
+from testbed.topology.settings import Bind, Binding, File, Files, Sysctls
 from testbed.topology.shapes import (
     LAB_NAME,
     NETWORK_NAME,
@@ -170,6 +170,11 @@ class Node(Block):
         "Files on the node, by path: a path beside the topology file, or {content: TEXT}.",
         default={},
         live=True,
+    )
+    binds: tuple[Bind, ...] = key(
+        Items(Binding(), "a list of binds", unique=True),
+        "Files and folders of this machine, as in Compose: ./data:/srv/data:ro.",
+        default=(),
     )
     env: Mapping[str, str] = key(
         Variables(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from testbed.topology import tree
@@ -27,6 +27,7 @@ MODE = r"0?[0-7]{3,4}"
 #: USER or USER:GROUP, by name or number (chown(1)).
 OWNER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 TARGET = r"/[^\0]+"
+BIND = r"(?P<source>[./~][^:\0]*):(?P<target>/[^:\0]+)(:(?P<mode>ro|rw))?"
 #: Folders of a node that are the kernel's, or testbed's own.
 NO_FILES = ("/proc", "/sys", "/dev", "/run/testbed")
 
@@ -168,6 +169,46 @@ class Files(Composed):
 
     def plain(self, value: Mapping[str, File]) -> dict[str, Any]:
         return {path: file.to_dict() for path, file in value.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or folder of this machine at a path of a node.
+
+    ``source`` is relative to the folder of the topology file.
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.target}" + (":ro" if self.read_only else "")
+
+
+class Binding(Shape[Bind]):
+    """A bind in Compose's short form: ``SOURCE:TARGET[:ro|rw]``."""
+
+    def schema(self) -> dict[str, Any]:
+        return whole(BIND)
+
+    def read(self, read: Reader, at: Tree | None) -> Bind | None:
+        wanted = "a bind as SOURCE:TARGET[:ro]"
+        hint = "like ./data:/srv/data or /usr/share/x:/srv/x:ro"
+        text = read.text(at, wanted, lambda text: "" if re.fullmatch(BIND, text) else hint)
+        if at is None or text is None:
+            return None
+        if not (found := re.fullmatch(BIND, text)):
+            if re.fullmatch(r"[^/:~.][^:]*:/.*", text):  # a named volume in Compose
+                hint = f"write ./{text}: a source begins with ., / or ~"
+            read.problems.add(at, wanted, quote(text), hint)
+            return None
+        assert isinstance(at, tree.Scalar)
+        path = target(read, replace(at, text=found["target"]))
+        return Bind(found["source"], path, found["mode"] == "ro") if path else None
+
+    def plain(self, value: Bind) -> str:
+        return str(value)
 
 
 def target(read: Reader, at: tree.Scalar) -> str | None:

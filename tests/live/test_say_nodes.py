@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +45,10 @@ nodes:
           }
     run:
       - {command: nft -f /etc/nat.nft, done: nft list table ip nat}
-  cliente1: {networks: {red1: 10.0.0.101}, routes: [default via 10.0.0.1]}
+  cliente1:
+    networks: {red1: 10.0.0.101}
+    routes: [default via 10.0.0.1]
+    binds: [FOLDER:/srv/data, FOLDER:/srv/same:ro]
   world:
     networks: {outer: 192.168.122.1}
     env: {PORT: "8000"}
@@ -86,12 +92,25 @@ nodes:
 """
 
 
+FOLDER = Path(tempfile.gettempdir()) / f"testbed-say-{os.getpid()}"  # of the user
+
+
 def topology(text: str = TEXT) -> Topology:
-    return replace(load_text(text, "say-nodes.yaml"), file="/say/nodes.yaml")
+    found = load_text(text.replace("FOLDER", str(FOLDER)), "say-nodes.yaml")
+    return replace(found, file="/say/nodes.yaml")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def users() -> Iterator[Path]:
+    FOLDER.mkdir()
+    (FOLDER / "one").write_text("1")
+    yield FOLDER
+    shutil.rmtree(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def lab(users: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    del users
     yield from brought_up(topology(), tmp_path_factory.mktemp("state"))
 
 
@@ -200,6 +219,21 @@ def test_services_of_the_file_are_kept(lab: Lab) -> None:
     assert node.services()["beat"].pid not in (0, before)
     with LiveLab(lab.context()) as live:
         assert live.node("world").run(["printenv", "PORT"]).stdout == "8000\n"
+    assert status(lab.context()).ok
+
+
+def test_a_folder_of_the_user_changes_as_far_as_the_node_may(lab: Lab, users: Path) -> None:
+    node = lab.node("cliente1")
+    assert sorted(path.name for path in users.iterdir()) == ["one"], "nothing by testbed itself"
+    assert node.get("/srv/same/one") == b"1"
+    assert "Read-only" in node.run(["touch", "/srv/same/two"], check=False).stderr
+    node.run(["sh", "-c", "echo 2 > /srv/data/two"])
+    assert (users / "two").read_text() == "2\n"
+    node.run(["umount", "/srv/data"])
+    assert not status(lab.context()).ok
+    (done,) = lab.up(topology()).changed
+    assert "restored bind /srv/data" in done.words
+    assert node.get("/srv/data/two") == b"2\n"
     assert status(lab.context()).ok
 
 

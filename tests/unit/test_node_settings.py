@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from testbed.errors import LabError, TopologyError
+from testbed.errors import LabError, MachineError, TopologyError
 from testbed.labs import plan
 from testbed.labs.commands import Surroundings, on_node
 from testbed.labs.lab import Lab
 from testbed.labs.live import LiveLab
 from testbed.labs.status import status
-from testbed.nodes.fake import Answer, Behaviour, Call, FakeNode
+from testbed.nodes.base import Bind, Node
+from testbed.nodes.fake import Answer, Behaviour, Call, FakeMachine, FakeNode
 from testbed.testing.fakes import Bench
+from testbed.testing.provider import spec
 from testbed.topology import Topology, load, load_data, load_text
 from testbed.topology.iproute import Unreadable, route, rule
 
@@ -723,3 +725,70 @@ def test_a_mistake_in_programs_has_its_place_and_a_hint(keys: str, hint: str) ->
     assert problem.line == 5
     assert problem.column > 40
     assert hint in problem.hint
+
+
+# -- binds --------------------------------------------------------------------------------
+
+
+def bound(folder: Path, binds: str, more: str = "") -> Topology:
+    file = folder / "t.yaml"
+    file.write_text(TEXT % f", binds: [{binds}]{more}")
+    return load(file)
+
+
+def test_binds_are_part_of_a_new_node(bench: Bench, folder: Path) -> None:
+    wanted = bound(folder, "./www:/srv/www:ro, ./app.conf:/etc/app.conf")
+    lab = Lab("t", bench.settings)
+    said, _ = words(lab, wanted)
+    assert said.endswith("2 binds")
+    assert node(lab).spec.binds == (
+        Bind(folder / "www", "/srv/www", read_only=True),
+        Bind(folder / "app.conf", "/etc/app.conf"),
+    )
+    assert lab.up(wanted).changed == []
+    first = node(lab)
+    first.bound.pop()
+    (gone,) = [p for p in status(lab.context()).nodes[0].more["bind"] if not p.ok]
+    assert gone.name == "/etc/app.conf"
+    assert "restored bind /etc/app.conf" in words(lab, wanted)[0]
+    lab.up(bound(folder, "./www:/srv/www"))
+    assert node(lab) is not first, "a new node"
+    assert load_data(wanted.to_dict(), "record") == wanted
+
+
+@pytest.mark.parametrize(
+    ("binds", "hint"),
+    [
+        ("./nothing:/srv/x", "create"),
+        ("www:/srv/www", "./www:/srv/www"),
+        ("./www", "like"),
+        ("./www:srv", "like"),
+        ("./www:/srv:rx", "like"),
+        ("./www:/srv/", "slash"),
+        ("./www:/proc/x", "another"),
+        ("./www:/srv/a, ./app.conf:/srv/a", "another"),
+        ("7", "like"),
+    ],
+)
+def test_a_mistake_in_binds_has_its_place_and_a_hint(folder: Path, binds: str, hint: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        bound(folder, binds)
+    (problem,) = caught.value.problems
+    assert problem.line == 5
+    assert problem.column > 40
+    assert hint in problem.hint
+
+
+@pytest.mark.parametrize("provider", ["qemu", "vagrant", "containerlab"])
+def test_a_provider_without_binds_refuses_them_by_name(folder: Path, provider: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        bound(folder, "./www:/srv/www", f", provider: {provider}")
+    (problem,) = caught.value.problems
+    assert provider in problem.seen
+    assert "files" in problem.hint
+    assert "netns" in problem.hint
+
+
+def test_other_nodes_refuse_binds(folder: Path) -> None:
+    with pytest.raises(MachineError):
+        Node.bind(FakeNode(FakeMachine(), "t", spec("n")), [Bind(folder, "/srv/x")])

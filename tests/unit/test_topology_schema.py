@@ -143,6 +143,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "sysctls": {"net.ipv4.tcp_rmem": "4096 8192 9000", "net.ipv4.ip_default_ttl": 70},
                 "routes": ["10.9.0.0/16 via 10.168.0.3"],
                 "rules": ["from 10.9.0.0/16 lookup 100"],
+                "binds": ["./data:/srv/data:ro", "/usr/share/doc:/srv/doc"],
                 "env": {"A": "b"},
                 "run": [
                     {"command": "echo $A", "timeout": "60s"},

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.artifacts.node_image import NAME as IMAGE
@@ -40,7 +42,7 @@ class Containerlab(Export):
     says: ClassVar[tuple[str, ...]] = (
         "description", "networks", "nodes.*.networks", "nodes.*.gateway", "nodes.*.cpus",
         "nodes.*.memory", "nodes.*.forward", "nodes.*.sysctls", "nodes.*.routes", "nodes.*.rules",
-        "nodes.*.env", "nodes.*.run", "foreign",
+        "nodes.*.env", "nodes.*.run", "nodes.*.binds", "foreign",
     )  # fmt: skip
     reasons: ClassVar[Mapping[str, str]] = {
         "nodes.*.roles": "containerlab starts no daemons on nodes",
@@ -129,12 +131,22 @@ def _node(topology: Topology, name: str, called: str) -> dict[str, Any]:
     commands += [shlex.join(argv(one.line)) for one in node.run]
     return {
         **({"env": literal(node.env)} if node.env else {}),
+        **({"binds": literal(binds(topology, name))} if node.binds else {}),
         **({"hostname": name} if called != name else {}),
         **({"cpu": node.cpus} if node.cpus else {}),
         **({"memory": f"{node.memory}B"} if node.memory else {}),
         **({"sysctls": sysctls} if sysctls else {}),
         **({"exec": literal(commands)} if commands else {}),
     }
+
+
+def binds(topology: Topology, name: str) -> list[str]:
+    """Return the binds of a node with absolute paths on this machine."""
+    found = []
+    for one in topology.nodes[name].binds:
+        source = topology.folder / Path(one.source).expanduser()
+        found.append(str(replace(one, source=str(source))))
+    return found
 
 
 def literal(value: Any) -> Any:

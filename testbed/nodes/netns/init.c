@@ -28,6 +28,8 @@
  *   hide PATH          what is right in a tree, and not to be seen on the node
  *   cover PATH         a file or folder of the machine that is empty on the node
  *   layer DIR          a tree with packages of the node's own: its /usr, /opt and /etc are laid over the machine's
+ *   bind PATH          a file or folder of the machine that the node can change, put below /run/testbed/bind by its
+ *                      number; "bind-ro" is the same, read-only
  *   tied PID           the caller, whose number that is: the node ends with it
  *
  * A request is one SOCK_SEQPACKET message of NUL-ended fields, with files
@@ -466,6 +468,41 @@ static void show_layers(void) {
     }
 }
 
+/* ------------------------------------------------------------------ binds */
+
+#define BINDS "/run/testbed/bind"
+#define MAX_BINDS 64
+static struct bind { int tree, read_only; } binds[MAX_BINDS];
+static int bind_count;
+
+static void find_binds(int argc, char **argv) {
+    for (int i = 6; i + 1 < argc; i += 2) {
+        int read_only = !strcmp(argv[i], "bind-ro");
+        if (!read_only && strcmp(argv[i], "bind")) continue;
+        if (bind_count == MAX_BINDS) errno = E2BIG, die("bind %s", argv[i + 1]);
+        int tree = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
+        if (tree < 0) die("open_tree %s", argv[i + 1]);
+        binds[bind_count++] = (struct bind){tree, read_only};
+    }
+}
+
+static void keep_binds(void) {
+    struct attr attr = {.set = ATTR_RDONLY};
+    struct stat st;
+    char path[64];
+    if (bind_count) make_dir(BINDS, 0711);
+    for (int i = 0; i < bind_count; i++) {
+        snprintf(path, sizeof path, BINDS "/%d", i);
+        if (fstat(binds[i].tree, &st)) die("stat %s", path);
+        if (S_ISDIR(st.st_mode)) make_dir(path, 0700);
+        else write_text(path, "");
+        if (syscall(NR_MOVE_MOUNT, binds[i].tree, "", AT_FDCWD, path, MOVE_F_EMPTY_PATH)) die("move_mount %s", path);
+        if (binds[i].read_only && syscall(NR_MOUNT_SETATTR, AT_FDCWD, path, AT_RECURSIVE, &attr, sizeof attr))
+            die("mount_setattr %s", path);
+        close(binds[i].tree);
+    }
+}
+
 /* ------------------------------------------------------------------ programs of the node's own */
 
 /* Where login shells find their PATH.  The machine's own may name folders of other programs, and
@@ -556,6 +593,7 @@ static void set_up(int argc, char **argv) {
     leave_chroot();
     do_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
     find_layers(argc, argv);
+    find_binds(argc, argv);
     for (int i = 6; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "expose") || count == 16) continue;
         given[count] = syscall(NR_OPEN_TREE, AT_FDCWD, argv[i + 1], TREE_CLONE | O_CLOEXEC | AT_RECURSIVE);
@@ -576,6 +614,7 @@ static void set_up(int argc, char **argv) {
     make_dir("/run/testbed", 0711); /* every user may run what is exposed below it */
     make_dir("/run/testbed/notify", 0700);
     keep_layers();
+    keep_binds();
     make_dir("/run/testbed/etc", 0755);
     make_dir("/run/testbed/etc/upper", 0755);
     make_dir("/run/testbed/etc/work", 0755);

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError, NoSuchNode, TimeoutExpired
 from testbed.nodes import keeper
-from testbed.nodes.base import Node, Service, ServiceState, has_ended, is_stopped
+from testbed.nodes.base import Bind, Node, Service, ServiceState, has_ended, is_stopped
 from testbed.nodes.netns import cgroups
 from testbed.nodes.netns.agent import Command, Connection
 from testbed.nodes.request import ENVIRONMENT, part_of
@@ -28,6 +29,17 @@ PRIVATE = ("/run", "/etc", "/var/lib", "/var/log", "/tmp", "/var/tmp", "/proc", 
 PROGRAMS, HELPERS = "/usr/bin", "/usr/libexec"
 #: Place on a node for files of this machine that one of those folders would hide.
 EXPOSED = "/run/testbed/host"
+#: Place on a node for its binds, by number.
+BINDS = "/run/testbed/bind"
+#: Arguments: a bind, its path, and whether it is a folder.
+MOUNT = """\
+set -e
+if [ ! -e "$2" ]; then
+    mkdir -p "$(dirname "$2")"
+    if [ "$3" = folder ]; then mkdir "$2"; else : > "$2"; fi
+fi
+mount --rbind "$1" "$2"
+"""
 #: Lays a folder of the node over the nearest existing one of this machine above a path.
 OPEN = """\
 set -e
@@ -59,6 +71,17 @@ def path_folders() -> tuple[str, ...]:
     """Return the folders of a node's PATH, except those that are links to others."""
     folders = ENVIRONMENT["PATH"].split(":")
     return tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
+
+
+def mount_points(mountinfo: str) -> set[str]:
+    r"""Return the paths of mounts, of proc_pid_mountinfo(5).
+
+    >>> mount_points("36 35 98:0 /a /srv/a\\040b rw - ext3 /dev/root rw\n")
+    {'/srv/a b'}
+    """
+    lines = (line.split(" ") for line in mountinfo.splitlines())
+    octal = re.compile(r"\\([0-7]{3})")
+    return {octal.sub(lambda found: chr(int(found[1], 8)), one[4]) for one in lines}
 
 
 class NetnsNode(Node):
@@ -166,6 +189,28 @@ class NetnsNode(Node):
             connection.send(["move", part, path])
             words, _ = connection.receive(30.0)
         self._refuse_errno(words, path)
+
+    def bind(self, binds: Sequence[Bind]) -> list[Bind]:
+        missing = self.unbound(binds)
+        for index, bind in enumerate(binds):
+            if bind not in missing:
+                continue
+            kind = "folder" if bind.source.is_dir() else "file"
+            mount = ["sh", "-c", MOUNT, "sh", f"{BINDS}/{index}", bind.target, kind]
+            # The second time the folder above it is the node's own.
+            result = self.run(mount, check=False)
+            if not result.ok and self.run(["sh", "-c", OPEN, "sh", bind.target], check=False).ok:
+                result = self.run(mount, check=False)
+            if not result.ok:
+                raise LabError(
+                    f"{self.name} cannot have {bind.target}: {result.stderr.strip()}",
+                    hint="choose a path below a folder that exists on this machine, such as /srv",
+                )
+        return missing
+
+    def unbound(self, binds: Sequence[Bind]) -> list[Bind]:
+        there = mount_points(self.get("/proc/self/mountinfo").decode(errors="replace"))
+        return [bind for bind in binds if bind.target not in there]
 
     def get(self, path: str) -> bytes:
         fd = self._open(path, os.O_RDONLY, 0)

@@ -63,6 +63,7 @@ class NetnsProvider(OneByOne):
     shares_kernel = True
     shares_programs = True
     packages = True
+    binds = True
     takes = Takes(tasks=2)  # pid 1, and a command
     processes = (os.fsdecode(find.PROGRAM),)
 
@@ -174,6 +175,8 @@ class NetnsProvider(OneByOne):
         if kind == "node":
             argv += own_programs((*spec.hidden, *COMMANDS), spec.layers)
             argv += [word for layer in spec.layers for word in ("layer", str(layer))]
+            for bind in spec.binds:
+                argv += ["bind-ro" if bind.read_only else "bind", bind.source]
             exposed = [*tops_of_programs(), *self._folders()]
         try:
             argv += cgroups.create(folder, spec.name, cpus=spec.cpus, memory=spec.memory)
@@ -190,6 +193,8 @@ class NetnsProvider(OneByOne):
         node = NetnsNode(init)
         if kind == "node":
             node.offer(dict.fromkeys(COMMANDS, self._init()))
+            if spec.binds:
+                node.bind(spec.binds)
         return node
 
     def _folders(self) -> list[Path]:

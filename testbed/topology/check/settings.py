@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from testbed.topology.iproute import Route
     from testbed.topology.model import Node
-    from testbed.topology.tree import Path
+    from testbed.topology.tree import Path, Tree
 
 __all__ = ["Settings"]
 
@@ -31,7 +31,7 @@ class Settings(Look):
     """Rules for the settings of nodes."""
 
     def rules(self) -> tuple[abc.Callable[[], None], ...]:
-        return (self.sysctls, self.routes, self.tables, self.files, self.services)
+        return (self.sysctls, self.routes, self.tables, self.files, self.services, self.binds)
 
     def sysctls(self) -> None:
         for node in self.t.nodes.values():
@@ -118,22 +118,45 @@ class Settings(Look):
 
     def files(self) -> None:
         """Require the files beside a topology file.  A record need not have them."""
+        for node in self.t.nodes.values():
+            for target, file in node.files.items():
+                if file.source is not None:
+                    at = self.value("nodes", node.name, "files", target)
+                    self._is_there(at, file.source)
+
+    def _is_there(self, at: Tree, source: str) -> None:
         if not self.root.line:
             return
         given = pathlib.Path(self.problems.source)
         real = pathlib.Path(os.path.realpath(given))
         folder = real.parent if given.is_file() else pathlib.Path.cwd()
+        path = folder / pathlib.Path(source).expanduser()
+        if why := unreadable(path):
+            hint = f"create {path}, or correct the path"
+            self.add(at, f"a file beside {given.name}", f"{quote(source)}: {why}", hint)
+
+    def binds(self) -> None:
         for node in self.t.nodes.values():
-            for target, file in node.files.items():
-                if file.source is None:
-                    continue
-                path = folder / pathlib.Path(file.source).expanduser()
-                if why := unreadable(path):
-                    at = self.value("nodes", node.name, "files", target)
-                    hint = f"create {path}, or correct the path"
-                    self.add(
-                        at, f"a file beside {given.name}", f"{quote(file.source)}: {why}", hint
-                    )
+            taken: set[str] = set()
+            for index, bind in enumerate(node.binds):
+                at = self.value("nodes", node.name, "binds", self._index("binds", node, index))
+                if bind.target in taken or bind.target in node.files:
+                    wanted, hint = "each path of a node once", "choose another"
+                    self.add(at, wanted, f"{bind.target} again", hint)
+                taken.add(bind.target)
+                self._is_there(at, bind.source)
+            if node.binds and not self.unsure(node.name, "provider") and not self.bad("provider"):
+                self._can_bind(node)
+
+    def _can_bind(self, node: Node) -> None:
+        maker = self.t.provider_of(node.name)
+        there = registry.PROVIDERS.usable()
+        if maker in there and not there[maker].binds:
+            able = [name for name, one in there.items() if one.binds]
+            hint = f"copy them with `files`; nodes of {', '.join(able)} have binds"
+            at = self.key("nodes", node.name, "binds")
+            wanted = "a provider whose nodes can have files of this machine"
+            self.add(at, wanted, f"{node.name} by {maker}", hint)
 
     def tables(self) -> None:
         for node in self.t.nodes.values():
