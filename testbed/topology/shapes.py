@@ -475,6 +475,20 @@ class Data(Shape[Mapping[str, Any]]):
         return dict(value)
 
 
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of all parts; of several values the last one counts.
+
+    Mappings, such as ``features`` of daemon.json, are merged by their keys. ``None`` removes a key.
+    """
+    out: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            before = out.get(name)
+            both = isinstance(before, Mapping) and isinstance(value, Mapping)
+            out[name] = {**before, **value} if both else value  # type: ignore[dict-item]
+    return {name: value for name, value in out.items() if value is not None}
+
+
 @dataclass(eq=False, repr=False)
 class Pattern(Shape[str]):
     """A text that matches a pattern completely, and has at most ``limit`` characters."""

@@ -23,12 +23,13 @@ from testbed.nodes.fake import Answer, FakeNode
 from testbed.registry import ROLES
 from testbed.roles.docker import daemon, validate
 from testbed.roles.docker.checks import OF_OVERLAY
-from testbed.roles.docker.daemon_json import OWNED, merged, remapped
+from testbed.roles.docker.daemon_json import OWNED, remapped
 from testbed.roles.docker.section import daemon_of, engine_of, firewall_of
 from testbed.suites import helpers
 from testbed.testing.fakes import FakeStore
 from testbed.topology import Overrides, load, load_data, load_text, vary
 from testbed.topology.schema import schema
+from testbed.topology.shapes import merged
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Service

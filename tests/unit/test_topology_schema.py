@@ -14,7 +14,7 @@ from testbed.registry import PROVIDERS, ROLES
 from testbed.roles.docker.networks import DockerNetwork
 from testbed.roles.docker.section import ENGINES, FIREWALLS, DockerSection
 from testbed.roles.flannel.section import BACKENDS, FlannelNetwork, FlannelSection
-from testbed.roles.kubernetes.section import Arguments, KubernetesSection
+from testbed.roles.kubernetes.section import Arguments, Configuration, KubernetesSection
 from testbed.roles.routing import Bgp, Ospf, RouterOfNode
 from testbed.topology import load, load_data, names, schema
 from testbed.topology.attach import Attachment
@@ -255,6 +255,10 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
                 "kube-scheduler": {"v": "2"},
                 "kubelet": {"max-pods": "20"},
             },
+            "configuration": {
+                "kubelet": {"maxPods": 20, "logging": {"verbosity": 2}},
+                "kube-proxy": {"featureGates": {"A": False}},
+            },
             "apply": ["web.yaml"],
             "interface": "lan",
         },
@@ -340,6 +344,7 @@ def test_every_key_reaches_the_model_and_comes_back() -> None:
     assert set(everything["flannel"]["networks"]["blue"]) == set(keys_of(FlannelNetwork))
     assert set(everything["kubernetes"]) == set(keys_of(KubernetesSection))
     assert set(everything["kubernetes"]["arguments"]) == set(keys_of(Arguments))
+    assert set(everything["kubernetes"]["configuration"]) == set(keys_of(Configuration))
     first, *others = everything["containers"].values()
     assert set(first).union(*others) == set(keys_of(Container))
     network = everything["docker"]["networks"]["front"]

@@ -26,7 +26,7 @@ from testbed.roles import firewall
 from testbed.roles.base import digest_of, files, start
 from testbed.roles.docker import images
 from testbed.roles.docker.containers import container_steps
-from testbed.roles.docker.daemon_json import RELOADABLE, merged, remapped
+from testbed.roles.docker.daemon_json import RELOADABLE, remapped
 from testbed.roles.docker.engine import Engine, preload
 from testbed.roles.docker.network_steps import networks_steps
 from testbed.roles.docker.networks import on_node
@@ -36,6 +36,7 @@ from testbed.roles.docker.settle import settle_steps
 from testbed.roles.docker.swarm import MEMBER
 from testbed.roles.flannel.section import FlannelSection
 from testbed.steps.step import Step, node_step
+from testbed.topology.shapes import merged
 
 if TYPE_CHECKING:
     from testbed.artifacts import Store

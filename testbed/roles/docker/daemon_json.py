@@ -57,20 +57,6 @@ class DaemonJson(Data):
         return found
 
 
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of all parts; of several values the last one counts.
-
-    Mappings, such as ``features``, are merged by their keys. ``None`` removes a key.
-    """
-    out: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            before = out.get(name)
-            both = isinstance(before, Mapping) and isinstance(value, Mapping)
-            out[name] = {**before, **value} if both else value  # type: ignore[dict-item]
-    return {name: value for name, value in out.items() if value is not None}
-
-
 def remapped(config: Mapping[str, Any]) -> str:
     """Return the user whose subordinate IDs containers run with; empty without user namespaces.
 

@@ -8,12 +8,21 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from testbed.nodes.engine import Release
-from testbed.roles.docker.daemon_json import DaemonJson, merged
+from testbed.roles.docker.daemon_json import DaemonJson
 from testbed.roles.docker.networks import NAME, DockerNetwork
 from testbed.roles.flannel.section import FlannelSection
 from testbed.topology import tree
 from testbed.topology.declare import Block, Draft, Named, Section, Underlay, key
-from testbed.topology.shapes import IMAGE, NODE, Choice, Items, OneOrEach, Prefixed, Shape
+from testbed.topology.shapes import (
+    IMAGE,
+    NODE,
+    Choice,
+    Items,
+    OneOrEach,
+    Prefixed,
+    Shape,
+    merged,
+)
 
 if TYPE_CHECKING:
     from testbed.topology.model import Node, Topology

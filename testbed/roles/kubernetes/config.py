@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.nodes.engine import COLLECT_SELDOM
 from testbed.roles.etcd import TIMING
 from testbed.roles.kubernetes.section import KubernetesSection
+from testbed.topology.shapes import merged
 
 if TYPE_CHECKING:
     from testbed.topology.model import Topology
@@ -183,7 +184,7 @@ def kubelet(topology: Topology) -> dict[str, Any]:
     cluster = KubernetesSection.of(topology)
     signals = ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available",
                "imagefs.inodesFree", "pid.available")  # fmt: skip
-    return {
+    own = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
@@ -213,6 +214,7 @@ def kubelet(topology: Topology) -> dict[str, Any]:
         "nodeStatusUpdateFrequency": "2s",
         "fileCheckFrequency": "60s",
     }
+    return merged(own, cluster.configuration.kubelet)
 
 
 def kubelet_words(topology: Topology, node: str) -> list[str]:
@@ -228,7 +230,7 @@ def kubelet_words(topology: Topology, node: str) -> list[str]:
 
 def proxy(topology: Topology, node: str) -> dict[str, Any]:
     cluster = KubernetesSection.of(topology)
-    return {
+    own = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": cluster.proxy,
@@ -246,6 +248,7 @@ def proxy(topology: Topology, node: str) -> dict[str, Any]:
             "tcpCloseWaitTimeout": "0s",
         },
     }
+    return merged(own, cluster.configuration.proxy)
 
 
 def bridged(topology: Topology, node: str) -> dict[str, Any]:

@@ -47,13 +47,15 @@ def daemon(
         for path, text in files(context.topology).items():
             machine.put(text.encode(), path, mode=0o600)
         path = machine.provide(context.store.binary(program or name))
-        given = KubernetesSection.of(context.topology).arguments.of(name)
+        cluster = KubernetesSection.of(context.topology)
+        given, fields = cluster.arguments.of(name), cluster.configuration.of(name)
+        own = f" {digest_of(given, fields)}" if given or fields else ""
         service = Service(
             name,
             (path, *with_flags(words(context.topology), given)),
             env=runtime.path(context, machine) | dict(env or {}),
             notify=notify,
-            digest=" ".join([digest(context, node), *([digest_of(given)] if given else [])]),
+            digest=digest(context, node) + own,
         )
         seen = way(context, node)
         return about or name, start(machine, service, timeout=SECONDS, context=context, seen=seen)

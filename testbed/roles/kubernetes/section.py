@@ -24,6 +24,7 @@ from testbed.topology.shapes import (
     UNDERLAY,
     Choice,
     Choices,
+    Data,
     FilePath,
     Items,
     Shape,
@@ -113,6 +114,29 @@ class Arguments(Block):
 NO_ARGUMENTS = Arguments()
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration(Block):
+    """Fields of configuration files of the cluster's programs, by program."""
+
+    kubelet: Mapping[str, Any] = key(
+        Data(), "Fields of KubeletConfiguration, on all nodes. null removes one.", default={}
+    )
+    proxy: Mapping[str, Any] = key(
+        Data(),
+        "Fields of KubeProxyConfiguration, on all nodes. null removes one.",
+        name="kube-proxy",
+        default={},
+    )
+
+    def of(self, program: str) -> Mapping[str, Any]:
+        """Return the fields of a program; none for one without this key."""
+        found: Mapping[str, Any] = self.to_dict().get(program, {})
+        return found
+
+
+NO_CONFIGURATION = Configuration()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesSection(Section):
     """A cluster of all nodes with the role.
@@ -177,6 +201,12 @@ class KubernetesSection(Section):
         "Flags of the cluster's programs, in addition to those of the lab, or instead of them.",
         default=NO_ARGUMENTS,
     )
+    configuration: Configuration = key(
+        Nested(Configuration),
+        "Fields of the configuration files of kubelet and kube-proxy, in addition to those of the "
+        "lab, or instead of them.",
+        default=NO_CONFIGURATION,
+    )
     apply: tuple[str, ...] = key(
         Items(FilePath(), "a list of files", unique=True),
         "Files with objects of the API, beside this file. `up` applies them in this order, "
@@ -226,6 +256,8 @@ class KubernetesSection(Section):
             del found["backend"]
         if self.arguments == NO_ARGUMENTS:
             del found["arguments"]
+        if self.configuration == NO_CONFIGURATION:
+            del found["configuration"]
         return found
 
     def image_names(self) -> tuple[str, ...]:
@@ -240,7 +272,7 @@ class KubernetesSection(Section):
     def digest(self, topology: Topology, node: str) -> Mapping[str, Any]:
         found = self.to_dict()
         # These change on nodes that run.
-        for word in ("interface", "images", "arguments", "apply"):
+        for word in ("interface", "images", "arguments", "configuration", "apply"):
             found.pop(word, None)
         api = str(topology.address(self.control_plane))
         return {ROLE: found | {"ranges": str(self.ranges.get(node)), "api": api}}
