@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import LabError
 from testbed.limits import Takes
 from testbed.nodes.base import Service
-from testbed.roles import routing
 from testbed.roles.base import digest_of, start
-from testbed.roles.part import Part
-from testbed.roles.routing import RouterRole, RoutingChecks
+from testbed.roles.router import NEEDS, RouterRole
 from testbed.steps.step import Step, packages_step
 
 if TYPE_CHECKING:
     from testbed.nodes.base import Node as Machine
-    from testbed.roles.routing import RouterOfNode
+    from testbed.roles.routing import Bgp, Ospf, RouterOfNode
     from testbed.steps.context import Context
     from testbed.topology.model import Node, Topology
 
@@ -28,35 +26,17 @@ RUN = "/run/bird"
 SOCKET = f"{RUN}/bird.ctl"  # where birdc(8) looks by default
 PROGRAM = "/usr/sbin/bird"
 #: A message of bird -p: file, line and column, words.
-PROBLEM = re.compile(r"^bird: \S*?:(\d+):\d+ (.+)$", re.MULTILINE)
+PROBLEM = r"(?m)^bird: \S*?:(\d+):\d+ (.+)$"
 PROTOCOLS: Mapping[str, str] = {"ospf": r"protocol\s+ospf\b", "bgp": r"(protocol|template)\s+bgp\b"}
 BIRD_TYPES: Mapping[str | None, str] = {"broadcast": "bcast", "point-to-point": "ptp"}
 #: Sources of routes that the kernel gets (bird.network.cz, user's guide, "RTS_").
 SOURCES = "RTS_STATIC, RTS_OSPF, RTS_OSPF_IA, RTS_OSPF_EXT1, RTS_OSPF_EXT2, RTS_BGP"
 
 
-class BirdChecks(RoutingChecks):
-    """Rules for BIRD."""
-
-    role_name = ROLE
-
-    def rules(self) -> tuple[Callable[[], None], ...]:
-        return (*super().rules(), self.neighbors_have_addresses)
-
-    def neighbors_have_addresses(self) -> None:
-        for node, router in self.routers():
-            for index, one in enumerate(router.bgp.neighbors if router.bgp else ()):
-                if not one.is_address:
-                    path = ("nodes", node.name, ROLE, "bgp", "neighbors", index)
-                    wanted = "an address with its AS number: BIRD has no unnumbered sessions"
-                    hint = "write 10.0.0.2: 65002, or use the role frr"
-                    self.add(self.value(*path), wanted, one.peer, hint)
-
-
 class Bird(RouterRole):
     name = ROLE
-    checks = (BirdChecks,)
-    needs: ClassVar[dict[str, str]] = {ROLE: "a node with BIRD", **routing.NEEDS}
+    title = "BIRD"
+    needs: ClassVar[dict[str, str]] = {ROLE: "a node with BIRD", **NEEDS}
     fact_names = (ROLE,)
     packages = ("bird2",)
     services = (ROLE,)
@@ -75,17 +55,15 @@ class Bird(RouterRole):
         found = re.search(r"BIRD version (\d\S*)", said.stdout + said.stderr)
         return {ROLE: found[1]} if found else {}
 
-    def described(self, facts: Mapping[str, str]) -> Iterable[str]:
-        if ROLE in facts:
-            yield f"BIRD {facts[ROLE]}"
-
-    def status(self, context: Context, machine: Machine) -> Mapping[str, list[Part]]:  # noqa: ARG002  the node knows
-        return {"neighbour": [Part(name, state, ok=True) for name, state in neighbors(machine)]}
+    def neighbors(self, machine: Machine) -> Iterable[tuple[str, str]]:
+        return neighbors(machine)
 
     def written(self, router: RouterOfNode, topology: Topology, node: Node) -> str:
         return written(router, topology, node)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+        from testbed.roles import routing
+
         text = self.text(topology, node)
 
         def act(context: Context) -> tuple[str, bool]:
@@ -99,6 +77,8 @@ class Bird(RouterRole):
 
 def bring_up(context: Context, machine: Machine, node: Node, text: str) -> bool:
     """Start the daemon with a configuration, or find that it runs with it."""
+    from testbed.roles import routing
+
     argv = (PROGRAM, "-f", "-c", CONFIG, "-s", SOCKET, "-P", f"{RUN}/bird.pid")
     digest = digest_of(argv, text)
     there = machine.services().get(ROLE)
@@ -118,11 +98,13 @@ def bring_up(context: Context, machine: Machine, node: Node, text: str) -> bool:
 
 def check(machine: Machine, node: Node, text: str) -> None:
     """Let bird(8) check a configuration.  Raises LabError with the line that it refuses."""
+    from testbed.roles import routing
+
     path = f"{RUN}/testbed-check.conf"
     machine.put(text.encode(), path, mode=0o600)
     done = machine.run([PROGRAM, "-p", "-c", path], check=False)
     said = done.stdout + done.stderr
-    found = {int(number): what for number, what in PROBLEM.findall(said)}
+    found = {int(number): what for number, what in re.findall(PROBLEM, said)}
     routing.refuse_config(ROLE, node, text, found, "bird")
     if not done.ok:
         raise LabError(f"bird cannot read the configuration of {node.name}\n    {said.strip()}")
@@ -142,6 +124,8 @@ def neighbors(machine: Machine) -> list[tuple[str, str]]:
 
 def written(router: RouterOfNode, topology: Topology, node: Node) -> str:
     """Return bird.conf for the settings of a node."""
+    from testbed.roles import routing
+
     number = routing.router_id(router, node)
     lines = [
         f"# {node.name}",
@@ -161,7 +145,9 @@ def written(router: RouterOfNode, topology: Topology, node: Node) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ospf(ospf: routing.Ospf, node: Node) -> list[str]:
+def _ospf(ospf: Ospf, node: Node) -> list[str]:
+    from testbed.roles import routing
+
     passive = {port.name for port in routing.ports_of(node, ospf.passive)}
     lines = [
         "protocol ospf v2 lan {",
@@ -179,7 +165,9 @@ def _ospf(ospf: routing.Ospf, node: Node) -> list[str]:
     return [*lines, "  };", "}"]
 
 
-def _bgp(bgp: routing.Bgp, topology: Topology) -> list[str]:
+def _bgp(bgp: Bgp, topology: Topology) -> list[str]:
+    from testbed.roles import routing
+
     own = ", ".join(routing.prefixes(bgp, topology))
     mine = f"net ~ [ {own} ] || " if own else ""
     lines = []

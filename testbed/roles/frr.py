@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from testbed.errors import LabError
 from testbed.limits import Takes
 from testbed.nodes.base import Service
-from testbed.roles import routing
 from testbed.roles.base import digest_of, start
-from testbed.roles.part import Part
-from testbed.roles.routing import RouterRole, RoutingChecks
+from testbed.roles.router import NEEDS, RouterRole
 from testbed.steps.step import Step, packages_step
 
 if TYPE_CHECKING:
@@ -76,13 +74,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"zebra": ("-s", "90000000")}
 #: A router of a lab tells a change after 0.1 s. By default it waits 5 s between two (RFC 2328,
 #: appendix B, MinLSInterval), and others drop what comes within 1 s (MinLSArrival).
 SOON = (" timers throttle lsa all 100", " timers lsa min-arrival 50")
-PROBLEM = re.compile(r"^line (\d+): (?:% )?([^\[:\n]+)", re.MULTILINE)
-
-
-class FrrChecks(RoutingChecks):
-    """Rules for FRR."""
-
-    role_name = ROLE
+PROBLEM = r"(?m)^line (\d+): (?:% )?([^\[:\n]+)"
 
 
 def base() -> tuple[str, ...]:
@@ -108,8 +100,8 @@ def daemons(text: str) -> tuple[str, ...]:
 
 class Frr(RouterRole):
     name = ROLE
-    checks = (FrrChecks,)
-    needs: ClassVar[dict[str, str]] = {ROLE: "a node with FRR", **routing.NEEDS}
+    title = "FRR"
+    needs: ClassVar[dict[str, str]] = {ROLE: "a node with FRR", **NEEDS}
     fact_names = (ROLE,)
     packages = ("frr",)
     services = ("mgmtd", *BASE, *PROTOCOLS)
@@ -124,7 +116,7 @@ class Frr(RouterRole):
 
     def speaks(self, text: str) -> set[str]:
         found = daemons(text)
-        return {word for word in routing.NEEDS if f"{word}d" in found}
+        return {word for word in NEEDS if f"{word}d" in found}
 
     def facts(self, context: Context) -> Mapping[str, str]:
         node = context.topology.with_role(ROLE)[0].name
@@ -132,17 +124,15 @@ class Frr(RouterRole):
         found = re.search(r"FRRouting (\d\S*)", said)
         return {ROLE: found[1]} if found else {}
 
-    def described(self, facts: Mapping[str, str]) -> Iterable[str]:
-        if ROLE in facts:
-            yield f"FRR {facts[ROLE]}"
-
-    def status(self, context: Context, machine: Machine) -> Mapping[str, list[Part]]:  # noqa: ARG002  the node knows
-        return {"neighbour": [Part(name, state, ok=True) for name, state in neighbors(machine)]}
+    def neighbors(self, machine: Machine) -> Iterable[tuple[str, str]]:
+        return neighbors(machine)
 
     def written(self, router: RouterOfNode, topology: Topology, node: Node) -> str:
         return written(router, topology, node)
 
     def steps(self, topology: Topology, node: Node) -> Iterable[Step]:
+        from testbed.roles import routing
+
         text = self.text(topology, node)
         names = daemons(text)
 
@@ -201,10 +191,12 @@ def _stop_others(
 
 def check(machine: Machine, node: Node, text: str) -> None:
     """Let vtysh(1) check a configuration.  Raises LabError with the lines that it refuses."""
+    from testbed.roles import routing
+
     path = f"{RUN}/testbed-check.conf"
     machine.put(text.encode(), path, mode=0o600)
     said = machine.run(["vtysh", "-C", "-f", path], check=False)
-    found = {int(number): what for number, what in PROBLEM.findall(said.stdout + said.stderr)}
+    found = {int(number): what for number, what in re.findall(PROBLEM, said.stdout + said.stderr)}
     routing.refuse_config(ROLE, node, text, found, "vtysh")
     if not said.ok:
         raise LabError(f"vtysh cannot check the configuration of {node.name}\n{said.stderr}")
@@ -212,6 +204,7 @@ def check(machine: Machine, node: Node, text: str) -> None:
 
 def configured(context: Context, machine: Machine, node: Node, text: str, name: str) -> None:
     """Wait until a daemon has its configuration.  Raises LabError if it refuses a line."""
+    from testbed.roles import routing
 
     def look() -> str | None:
         argv = ["sh", "-c", LOOK, "sh", f"{RUN}/{name}.configured"]
@@ -219,7 +212,7 @@ def configured(context: Context, machine: Machine, node: Node, text: str, name: 
         return done.stdout if done.ok else None
 
     said = routing.wait_until(context, machine, name, look)
-    found = {int(number): what for number, what in PROBLEM.findall(said)}
+    found = {int(number): what for number, what in re.findall(PROBLEM, said)}
     routing.refuse_config(ROLE, node, text, found, name)
     if "exit status" in said:
         raise LabError(f"{name} on {machine.name} refuses its configuration\n    {said.strip()}")
@@ -262,6 +255,8 @@ def written(router: RouterOfNode, topology: Topology, node: Node) -> str:
     OSPF announces changes soon. BGP announces and accepts all prefixes, as before RFC 8212, uses
     equally long paths through different AS at once, and connects again each second.
     """
+    from testbed.roles import routing
+
     lines = [f"hostname {node.name}", "ip forwarding", "ipv6 forwarding"]
     number = routing.router_id(router, node)
     ospf, bgp = router.ospf, router.bgp

@@ -1,4 +1,4 @@
-"""Settings that software for routers shares: a configuration, or a few lines on OSPF and BGP."""
+"""Settings of routers in a file: a configuration, or a few lines on OSPF and BGP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.errors import LabError, ServiceError
-from testbed.roles.base import Role, dead
+from testbed.roles.base import dead
 from testbed.steps.wait import Wait
 from testbed.topology import keys, tree
 from testbed.topology.check.look import Look
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from testbed.topology.read import Reader
     from testbed.topology.tree import Tree
 
-NEEDS = {
-    "ospf": "routers that speak OSPF",
-    "bgp": "routers that speak BGP",
-}
 MAX_CONFIG = 1 << 20  # bytes
 AS_MAX = (1 << 32) - 1  # RFC 6793; areas of OSPF are as large
 READY_SECONDS = 60.0
@@ -442,29 +438,28 @@ def _link_words(router: RouterOfNode) -> Iterator[tuple[tuple[str | int, ...], s
             yield ("bgp", "neighbors", index), one.peer
 
 
-class RouterRole(Role):
-    """A role for routers; its nodes forward packets."""
+class FrrChecks(RoutingChecks):
+    """Rules for FRR."""
 
-    forwards = True
-    networked = False  # its links need no addresses
-    node_section = RouterOfNode
+    role_name = "frr"
 
-    def text(self, topology: Topology, node: Node) -> str:
-        """Return the configuration of a node: the user's, or one that is written."""
-        router = router_of(self.name, node)
-        return router.config.content if router.config else self.written(router, topology, node)
 
-    def written(self, router: RouterOfNode, topology: Topology, node: Node) -> str:
-        """Return the configuration that the settings of a node stand for."""
-        raise NotImplementedError
+class BirdChecks(RoutingChecks):
+    """Rules for BIRD."""
 
-    def speaks(self, text: str) -> set[str]:
-        """Return the protocols of a configuration, of those in :data:`NEEDS`."""
-        raise NotImplementedError
+    role_name = "bird"
 
-    def features(self, topology: Topology) -> set[str]:
-        texts = [self.text(topology, node) for node in topology.with_role(self.name)]
-        return {self.name}.union(*map(self.speaks, texts))
+    def rules(self) -> tuple[Callable[[], None], ...]:
+        return (*super().rules(), self.neighbors_have_addresses)
+
+    def neighbors_have_addresses(self) -> None:
+        for node, router in self.routers():
+            for index, one in enumerate(router.bgp.neighbors if router.bgp else ()):
+                if not one.is_address:
+                    path = ("nodes", node.name, self.role_name, "bgp", "neighbors", index)
+                    wanted = "an address with its AS number: BIRD has no unnumbered sessions"
+                    hint = "write 10.0.0.2: 65002, or use the role frr"
+                    self.add(self.value(*path), wanted, one.peer, hint)
 
 
 def refuse_config(

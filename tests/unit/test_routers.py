@@ -12,7 +12,8 @@ from testbed.labs import plan
 from testbed.labs.lab import Lab
 from testbed.nodes.fake import Answer
 from testbed.registry import ROLES
-from testbed.roles import bird, frr, routing
+from testbed.roles import bird, frr
+from testbed.roles.router import RouterRole
 from testbed.testing import Bench, RoleContract
 from testbed.topology import Topology, load, load_data, load_text
 
@@ -32,7 +33,7 @@ def lab_with(settings: str, role: str = "frr") -> Topology:
 
 def text_of(topology: Topology, role: str = "frr") -> str:
     found = ROLES[role]
-    assert isinstance(found, routing.RouterRole)
+    assert isinstance(found, RouterRole)
     return found.text(topology, topology.nodes["r1"])
 
 
