@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from testbed.errors import LabError, NoAnswer, NoSuchContainer
@@ -43,6 +43,11 @@ class LiveContainer:
     @property
     def address(self) -> str:
         return self.state.address
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """Its IPv4 address on each of its networks by name."""
+        return self.state.addresses
 
     @property
     def pid(self) -> int:
@@ -194,6 +199,10 @@ class LiveLab:
         found = choose(self._running(machine), name)
         if found is None:
             raise self._no_container(name, machine)
+        spec = self.topology.containers.get(name)
+        first = next(iter(spec.networks), "") if spec is not None else ""
+        if first in found.addresses:  # the engine's own order is that of the alphabet
+            found = replace(found, address=found.addresses[first])
         return LiveContainer(machine, found)
 
     def _running(self, machine: Node) -> dict[str, ContainerProcess]:

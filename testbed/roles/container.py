@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SHORT = 6  # length of a short container ID
 
@@ -18,7 +18,8 @@ class ContainerProcess:
 
     ``pid`` is its first process in the node's PID namespace. ``address`` is the address on its
     first network, empty if it has none of its own. ``env`` is the environment of its commands,
-    as NAME=VALUE.
+    as NAME=VALUE. ``addresses`` are those on each of its networks by name, without any on a network
+    without IPv4.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ContainerProcess:
     pid: int
     address: str
     env: tuple[str, ...] = ()
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

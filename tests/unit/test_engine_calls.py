@@ -332,7 +332,9 @@ ONE, OTHER = "ab" * 32, "abcdef" + "0" * 58
 
 def test_a_containers_process_has_its_environment() -> None:
     (found,) = processes._read(json.loads(FULL % ONE.encode()))
-    assert found == ContainerProcess("web", ONE, 77, "172.17.0.2", ("HOSTNAME=h", "A=b", "C=d"))
+    assert found == ContainerProcess(
+        "web", ONE, 77, "172.17.0.2", ("HOSTNAME=h", "A=b", "C=d"), {"bridge": "172.17.0.2"}
+    )
     (bare,) = processes._read({"Name": "web", "ID": "1", "State": {"Pid": 1}, "Config": None})
     assert bare == ContainerProcess("web", "1", 1, "", ("HOSTNAME=",))
 

@@ -52,13 +52,15 @@ def _read(data: Mapping[str, Any]) -> Iterator[ContainerProcess]:
     """Yield the container that a record describes; nothing for an invalid one."""
     try:
         networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
-        address = next((one.get("IPAddress") or "" for one in networks.values()), "")
+        addresses = {name: one.get("IPAddress") or "" for name, one in networks.items()}
+        address = next(iter(addresses.values()), "")
+        addresses = {name: one for name, one in addresses.items() if one}
         pid = int(data["State"]["Pid"])
         config = data.get("Config") or {}
         env = (f"HOSTNAME={config.get('Hostname', '')}", *map(str, config.get("Env") or ()))
         name = str(data["Name"]).lstrip("/")
         if pid > 0:
-            yield ContainerProcess(name, str(data["ID"]), pid, address, env)
+            yield ContainerProcess(name, str(data["ID"]), pid, address, env, addresses)
     except (ValueError, LookupError, TypeError, AttributeError):
         return
 
