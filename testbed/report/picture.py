@@ -292,17 +292,22 @@ class _Drawing:
 
     @staticmethod
     def _place_bridges(card: Card) -> None:
-        """Place each bridge below its boxes, in the first row where it has room."""
-        for bridge in card.bridges:
-            name = bridge["name"]
-            mine = [
-                box
-                for box in card.boxes
-                if any(
-                    card.wires.get((box.name, link["name"]), {}).get("master") == name
-                    for link in box.links
-                )
-            ]
+        """Place each bridge below its boxes, in the first row where it has room.
+
+        Those without boxes come last, so that no wire passes behind them.
+        """
+        masters = {
+            box.name: {
+                card.wires.get((box.name, link["name"]), {}).get("master") for link in box.links
+            }
+            for box in card.boxes
+        }
+
+        def boxes(bridge: Link) -> list[Box]:
+            return [box for box in card.boxes if bridge["name"] in masters[box.name]]
+
+        for bridge in sorted(card.bridges, key=lambda one: not boxes(one)):
+            name, mine = bridge["name"], boxes(bridge)
             left = min((box.x for box in mine), default=card.x + PAD)
             right = max((box.x + box.width for box in mine), default=0.0)
             right = max(right, left + 24 + width(_bridge_words(bridge), WIDE))

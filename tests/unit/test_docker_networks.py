@@ -286,6 +286,11 @@ FINE = [
         "front: {subnet: 172.30.0.0/24, ip_range: 172.30.0.128/25}",
         "web: {node: n1, networks: {front: {ipv4_address: 172.30.0.1}}}",
     ),
+    # Some engines reserve an address there, others do not (moby #50985).
+    nets(
+        "mac: {driver: macvlan, subnet: 172.30.0.0/24}",
+        "web: {node: n1, networks: {mac: {ipv4_address: 172.30.0.1}}}",
+    ),
     # Each node has a network of its own.
     nets(
         FRONT,

@@ -63,6 +63,40 @@ def test_it_is_told_in_words_too() -> None:
     assert "veth1 ↔ web eth0" in description
 
 
+def test_each_wire_of_a_container_on_two_bridges_ends_at_its_bridge() -> None:
+    host = node(
+        "host",
+        links=[
+            link("docker0", 3, "bridge", "172.17.0.1/16"),
+            link("br-1", 4, "bridge", "172.18.0.1/16") | {"network": "front"},
+            link("br-2", 5, "bridge", "172.19.0.1/16") | {"network": "back"},
+            link("v1", 6, "veth") | {"master": "br-1"},
+            link("v2", 7, "veth") | {"master": "br-2"},
+        ],
+        spaces=[
+            {
+                "name": "web",
+                "kind": "container",
+                "links": [
+                    link("eth0", 2, "veth", "172.18.0.2/16"),
+                    link("eth1", 3, "veth", "172.19.0.2/16"),
+                ],
+            }
+        ],
+        pairs=[[["web", "eth0"], ["", "v1"]], [["web", "eth1"], ["", "v2"]]],
+    )
+    root = picture({"networks": [], "nodes": [host], "overlay": None})
+    bridges = [one for one in root.iter("rect") if one.attrib["class"] == "pic-bridge"]
+    tops = sorted(float(one.attrib["y"]) for one in bridges)
+    assert len({*tops}) == 3, "none lies on another"
+    named = [text for text in texts(root) if "(br-" in text]
+    assert [text.partition(" · ")[0] for text in named] == ["front (br-1)", "back (br-2)"]
+    assert place(root, named[1])[1] < place(root, "docker0 · 172.17.0.1/16 · MTU 1500")[1]
+    wires = [one for one in root.iter("polyline") if one.attrib["class"] == "pic-wire"]
+    ends = [float(one.attrib["points"].split()[-1].split(",")[1]) for one in wires]
+    assert ends == tops[:2]
+
+
 def test_a_pair_between_neighbours_is_a_line_between_them() -> None:
     host = node(
         "host",

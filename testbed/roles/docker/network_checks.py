@@ -276,7 +276,7 @@ class NetworkChecks(Look):
             self.add(at, f"an address in a subnet of {network.name}", str(address), hint)
             return
         subnet, gateway, part = pools[0]
-        if gateway is None and part is None:
+        if gateway is None and part is None and _has_gateway(network):
             gateway = subnet[1]  # Docker's choice (libnetwork, ipam)
         if why := _no_host(address, (subnet,)):
             self.add(at, "a host's address", f"{address}, {why}", "use another")
@@ -308,6 +308,14 @@ class NetworkChecks(Look):
             wanted = "published ports on a bridge network that is not internal"
             hint = "add such a network, or remove the ports"
             self.add(self.key("containers", container.name, "publish"), wanted, names, hint)
+
+
+def _has_gateway(network: DockerNetwork) -> bool:
+    """Tell whether every engine gives an address of the subnet to the node itself.
+
+    It depends on the engine for networks on a link, and for isolated ones (moby #50985).
+    """
+    return network.driver == "bridge" and not any("gateway_mode" in o for o in network.driver_opts)
 
 
 def _inside(part: Network, subnet: Network) -> bool:
